@@ -1,0 +1,1 @@
+"""What a task needs to know about images, diffusion and files."""

@@ -1,0 +1,43 @@
+"""What a method makes: tensors and facts, in one file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etude.errors import FormatError
+from etude.files import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KEY = "etude"  # the metadata entry that holds the facts
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What was learned (``tensors``) and how (``facts``: JSON values; params, base digest, family, seed, step …)."""
+
+    method: str
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def save(artifact: Artifact, path: Path | str) -> None:
+    """Write one safetensors file; equal artifacts give equal bytes."""
+    facts = {"method": artifact.method, **artifact.facts}
+    text = json.dumps(facts, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    write_tensors(path, artifact.tensors, {KEY: text, "format": "pt"})
+
+
+def load(path: Path | str) -> Artifact:
+    """Read an artifact; raises FormatError when the file is not one."""
+    tensors, metadata = read_tensors(path)
+    try:
+        facts = json.loads(metadata[KEY])
+        method = facts.pop("method")
+    except (KeyError, json.JSONDecodeError) as error:
+        raise FormatError(path, "is not an artifact of Étude", "name a file under artifacts/<method>/build") from error
+    return Artifact(method, tensors, facts)

@@ -1,0 +1,51 @@
+"""The errors Étude raises on purpose. Each names the place, the fault and the next action.
+
+EtudeError
+├── ParamsError     a params file holds something that cannot be used
+├── InputError      a picture, a caption or a folder of them cannot be used
+├── BaseError       a base model cannot be read, or a method cannot stand on it
+├── FormatError     a weights file is not what it claims to be
+├── TrainingError   a run stopped: its loss is not finite, or its state cannot be resumed
+├── StaleError      what a stage reads was changed while it ran
+└── ConflictError   something that exists would be overwritten
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class EtudeError(Exception):
+    """``place: fault. Next: action.``"""
+
+    def __init__(self, place: str | Path, fault: str, action: str) -> None:
+        self.place, self.fault, self.action = str(place), fault.rstrip("."), action.rstrip(".")
+        super().__init__(f"{self.place}: {self.fault}. Next: {self.action}.")
+
+
+class ParamsError(EtudeError):
+    """A params file holds something that cannot be used."""
+
+
+class InputError(EtudeError):
+    """A picture, a caption or a folder of them cannot be used."""
+
+
+class BaseError(EtudeError):
+    """A base model cannot be read, or a method cannot stand on it."""
+
+
+class FormatError(EtudeError):
+    """A weights file is not what it claims to be."""
+
+
+class TrainingError(EtudeError):
+    """A run stopped: its loss is not finite, or its state cannot be resumed."""
+
+
+class StaleError(EtudeError):
+    """What a stage reads was changed while it ran."""
+
+
+class ConflictError(EtudeError):
+    """Something that exists would be overwritten."""

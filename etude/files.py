@@ -1,0 +1,172 @@
+"""Files that are whole or absent: atomic writes, content hashes, JSON and tensors with one byte form each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etude.errors import FormatError, InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHUNK = 1 << 20  # bytes read at a time when hashing
+
+
+def sha256_file(path: Path | str) -> str:
+    """Hex digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(CHUNK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_tree(path: Path | str, suffixes: Sequence[str] | None = None) -> str:
+    """Hex digest of a file, or of all files below a folder with their relative names.
+
+    Hidden files and ``__pycache__`` do not count; ``suffixes`` (such as ``(".py",)``) narrows what does.
+    Raises InputError when nothing is there.
+    """
+    path = Path(path)
+    if path.is_file():
+        return sha256_file(path)
+    if not path.is_dir():
+        raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first")
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        name = file.relative_to(path).as_posix()
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in name.split("/"))
+        if not hidden and (suffixes is None or file.suffix in suffixes):
+            digest.update(f"{name}\0{sha256_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary sibling to write to; on success it becomes ``path``, on an error it is gone.
+
+    The temporary name keeps the suffix, for libraries that choose a format by it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replace_folder(path: Path | str) -> Iterator[Path]:
+    """Yield a fresh temporary folder; on success it takes the place of ``path``, on an error ``path`` stays."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-old-"))
+            os.replace(path, old / path.name)
+            os.replace(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path | str, data: Any) -> None:
+    """Write JSON atomically: sorted keys, two spaces, no NaN, one byte form for equal data."""
+    text = json.dumps(data, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read JSON; raises InputError when the file is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(path, f"is not JSON ({error})", "delete it and run `dvc repro`") from error
+
+
+def _read_header(path: Path | str) -> tuple[int, dict[str, Any]]:
+    try:
+        with open(path, "rb") as file:
+            prefix = file.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+            if not 2 <= length <= 100_000_000:
+                raise FormatError(path, "is not a safetensors file", "check how it was made or fetched")
+            return length, json.loads(file.read(length))
+    except FileNotFoundError:
+        raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise FormatError(path, "has a damaged safetensors header", "fetch or make it again") from error
+
+
+def read_header(path: Path | str) -> dict[str, Any]:
+    """The header of a safetensors file, without its data: tensor name → dtype and shape, ``__metadata__`` → strings."""
+    return _read_header(path)[1]
+
+
+def read_metadata(path: Path | str) -> dict[str, str]:
+    """The ``__metadata__`` of a safetensors file, read from its header alone."""
+    return dict(read_header(path).get("__metadata__", {}))
+
+
+def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write safetensors atomically, with sorted header keys: equal tensors and metadata give equal bytes.
+
+    The library (0.8) writes metadata in a random order; sorting changes no length, so the header is replaced in place.
+    """
+    from safetensors.torch import save_file
+
+    contiguous = {name: tensors[name].detach().to("cpu").contiguous() for name in sorted(tensors)}
+    with atomic_path(path) as temporary:
+        save_file(contiguous, str(temporary), metadata=dict(metadata or {}) or None)
+        length, header = _read_header(temporary)
+        text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > length:
+            raise FormatError(path, "its header grew when its keys were sorted", "report this as a bug")
+        with open(temporary, "r+b") as file:
+            file.seek(8)
+            file.write(text.ljust(length))
+
+
+def read_tensors(path: Path | str, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file; raises FormatError or InputError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    metadata = read_metadata(path)
+    try:
+        return load_file(str(path), device=device), metadata
+    except SafetensorError as error:
+        raise FormatError(path, f"is damaged ({error})", "fetch or make it again") from error

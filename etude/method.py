@@ -1,0 +1,57 @@
+"""A method is a module with six names; this is their shape, and how a method is found."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from etude.errors import ParamsError
+from etude.params import MethodParams, nearest
+
+if TYPE_CHECKING:
+    from etude.artifact import Artifact
+    from etude.diffusion.base import Base
+
+PIPELINES = Path(__file__).parent.parent / "pipelines"
+NEEDS = ("images", "captions", "class_images", "image", "models")
+
+
+class Method(Protocol):
+    """The six names of ``pipelines/<name>/method.py``."""
+
+    Params: type[MethodParams]  # the schema of this folder's params.yaml
+    bases: tuple[str, ...]  # families of base model it can stand on: sd1, sd2, sdxl
+    formats: tuple[
+        str, ...
+    ]  # the files other programs load: modules of etude.formats, called by the export stage alone
+    axes: Mapping[str, float]  # settings of `apply`, with their defaults: what a grid turns without building again
+
+    @property
+    def build(self) -> Any:
+        """``build(*, base, <needs>, params, report) -> Artifact``: learn; keyword names declare what it needs."""
+
+    def apply(self, artifact: Artifact, base: Base, **settings: float) -> AbstractContextManager[Base]:
+        """Change the base; leaving undoes it exactly."""
+
+
+def method_names() -> list[str]:
+    """Every method there is: the folders of ``pipelines`` that hold a ``method.py``."""
+    return sorted(path.parent.name for path in PIPELINES.glob("*/method.py"))
+
+
+def load_method(name: str) -> Method:
+    """The module of a method; raises ParamsError with the nearest name when there is none."""
+    names = method_names()
+    if name not in names:
+        raise ParamsError("params.yaml", f"there is no method `{name}`{nearest(name, names)}", "correct `methods`")
+    return cast("Method", import_module(f"pipelines.{name}.method"))
+
+
+def needs(method: Method) -> tuple[str, ...]:
+    """What ``build`` asks for, among NEEDS, in that order."""
+    names = inspect.signature(method.build).parameters
+    return tuple(need for need in NEEDS if need in names)

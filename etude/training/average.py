@@ -1,0 +1,43 @@
+"""An exponential moving average of parameters (EMA), which is what a run saves when it is on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+class Average:
+    """Follows ``tensors`` with ``decay``; 0 switches it off. Early steps decay faster, or the start would linger."""
+
+    def __init__(self, tensors: Sequence[Tensor], decay: float) -> None:
+        self.tensors, self.decay = list(tensors), decay
+        self.values = [tensor.detach().clone() for tensor in self.tensors] if decay else []
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the parameters after 0-based ``step``."""
+        if self.decay:
+            decay = min(self.decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(self.values, [t.detach() for t in self.tensors], 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The parameters hold the average inside, and what they held before afterwards."""
+        if not self.decay:
+            yield
+            return
+        kept = [tensor.detach().clone() for tensor in self.tensors]
+        self.load(self.values)
+        try:
+            yield
+        finally:
+            self.load(kept)
+
+    @torch.no_grad()
+    def load(self, values: Sequence[Tensor]) -> None:
+        """Copy ``values`` into the parameters."""
+        for tensor, value in zip(self.tensors, values, strict=True):
+            tensor.copy_(value)

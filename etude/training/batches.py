@@ -1,0 +1,133 @@
+"""What a diffusion run is fed: the cached latents of an image set, and its captions.
+
+Batch i is a pure function of (seed, i), so a resumed run sees the same order without any state of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from etude.diffusion.text import Conditioning
+from etude.errors import InputError
+from etude.files import read_json, read_tensors
+from etude.training.randomness import generator
+
+
+@dataclass(frozen=True)
+class Images:
+    """VAE moments of an image set: ``mean`` and ``logvar`` are N unscaled latents [4, h, w], sizes may differ."""
+
+    names: tuple[str, ...]
+    mean: tuple[Tensor, ...]
+    logvar: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Captions of an image set by image name; ``texts`` as written, ``conditioning`` [1, 77, d] as encoded."""
+
+    texts: dict[str, str]
+    conditioning: dict[str, Conditioning]
+    empty: Conditioning  # the text "": what guidance and caption dropout use
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples of one size: moments [B, 4, h, w], and captions when the method asks for them."""
+
+    names: tuple[str, ...]
+    mean: Tensor
+    logvar: Tensor
+    texts: tuple[str, ...] = ()
+    conditioning: Conditioning | None = None
+
+
+def load_images(folder: Path | str) -> Images:
+    """Read ``data/<set>/latents``; raises InputError when it is empty."""
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files:
+        raise InputError(folder, "holds no latents", "run `dvc repro` so that *encode* fills it")
+    moments = [read_tensors(file)[0] for file in files]
+    return Images(
+        tuple(file.stem for file in files),
+        tuple(moment["mean"] for moment in moments),
+        tuple(moment["logvar"] for moment in moments),
+    )
+
+
+def load_captions(folder: Path | str) -> Captions:
+    """Read ``data/<set>/texts``."""
+    folder = Path(folder)
+    index = read_json(folder / "index.json")
+    entries = index["captions"]
+
+    @cache
+    def read(name: str) -> Conditioning:
+        tensors = read_tensors(folder / f"{name}.safetensors")[0]
+        pooled = tensors.get("pooled")
+        return Conditioning(tensors["hidden"][None], None if pooled is None else pooled[None])
+
+    return Captions(
+        {name: entry["text"] for name, entry in entries.items()},
+        {name: read(entry["file"]) for name, entry in entries.items()},
+        read(index["empty"]),
+    )
+
+
+class Batches:
+    """``batches(i)``: the i-th batch. Images of one size go together; each is seen once before any is seen twice."""
+
+    def __init__(
+        self, images: Images, captions: Captions | None, *, batch_size: int, seed: int, device: str = "cpu"
+    ) -> None:
+        self.batch_size, self.seed = batch_size, seed
+        self.names = images.names
+        self.mean = [tensor.to(device) for tensor in images.mean]
+        self.logvar = [tensor.to(device) for tensor in images.logvar]
+        self.captions = captions
+        missing = [name for name in images.names if captions and name not in captions.texts]
+        if missing:
+            raise InputError(", ".join(missing[:5]), "has no caption", "run `dvc repro` so that *caption* runs")
+        if captions:
+            self.conditioning = {
+                name: Conditioning(c.hidden.to(device), None if c.pooled is None else c.pooled.to(device))
+                for name, c in captions.conditioning.items()
+            }
+        sizes = sorted({tuple(tensor.shape) for tensor in self.mean})
+        self.groups = [[i for i, t in enumerate(self.mean) if tuple(t.shape) == size] for size in sizes]
+        self._order = lru_cache(maxsize=64)(self._shuffled)
+
+    def __call__(self, index: int) -> Batch:
+        """Batch number ``index``, a pure function of it."""
+        chosen = self.members(index)
+        names = tuple(self.names[i] for i in chosen)
+        mean = torch.stack([self.mean[i] for i in chosen])
+        logvar = torch.stack([self.logvar[i] for i in chosen])
+        if not self.captions:
+            return Batch(names, mean, logvar)
+        each = [self.conditioning[name] for name in names]
+        pooled = [c.pooled for c in each if c.pooled is not None]
+        conditioning = Conditioning(torch.cat([c.hidden for c in each]), torch.cat(pooled) if pooled else None)
+        return Batch(names, mean, logvar, tuple(self.captions.texts[name] for name in names), conditioning)
+
+    def members(self, index: int) -> Sequence[int]:
+        """Positions of the images in batch ``index``."""
+        counts = [-(-len(group) // self.batch_size) for group in self.groups]  # batches an epoch, rounded up
+        epoch, position = divmod(index, sum(counts))
+        turns = [number for number, count in enumerate(counts) for _ in range(count)]
+        order = [turns[i] for i in self._order(len(turns), "turns", epoch)]
+        number = order[position]
+        group = self.groups[number]
+        first = (epoch * counts[number] + order[:position].count(number)) * self.batch_size
+        places = range(first, first + self.batch_size)
+        return [group[self._order(len(group), f"group {number}", i // len(group))[i % len(group)]] for i in places]
+
+    def _shuffled(self, length: int, *what: int | str) -> list[int]:
+        permutation: list[int] = torch.randperm(length, generator=generator(self.seed, *what)).tolist()
+        return permutation

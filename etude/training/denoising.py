@@ -1,0 +1,39 @@
+"""The loss that all methods share: how well noise is predicted (ε- and v-prediction alike)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from etude.diffusion.base import Base
+from etude.diffusion.latents import sample_latents
+from etude.diffusion.noise import add_noise, predict, snr, target
+from etude.diffusion.text import Conditioning
+from etude.training.plan import Optimization
+
+
+def denoising_losses(
+    base: Base, mean: Tensor, logvar: Tensor, conditioning: Conditioning, plan: Optimization
+) -> Tensor:
+    """One loss a sample [B]: the mean squared error of the prediction at a random timestep.
+
+    ``mean`` and ``logvar`` are unscaled VAE moments [B, 4, h, w]; latents are drawn from them anew at every call.
+    With ``plan.min_snr`` γ, a sample counts min(snr, γ)/snr, or min(snr, γ)/(snr + 1) for v-prediction
+    (Hang et al., 2023, arXiv:2303.09556). ``plan.noise_offset`` shifts the noise of whole channels.
+    """
+    latents = sample_latents(mean, logvar, torch.randn_like(mean), base.scaling_factor)
+    noise = torch.randn_like(latents)
+    if plan.noise_offset:
+        noise = noise + plan.noise_offset * torch.randn_like(latents[:, :, :1, :1])
+    timesteps = torch.randint(len(base.alphas_cumprod), (len(latents),), device=latents.device)
+    prediction = predict(base, add_noise(base, latents, noise, timesteps), timesteps, conditioning)
+    errors = (prediction.float() - target(base, latents, noise, timesteps).float()).square().mean(dim=(1, 2, 3))
+    if not plan.min_snr:
+        return errors
+    ratio = snr(base, timesteps).float()
+    return errors * ratio.clamp(max=plan.min_snr) / (ratio + (base.prediction == "v_prediction"))
+
+
+def denoising_loss(base: Base, mean: Tensor, logvar: Tensor, conditioning: Conditioning, plan: Optimization) -> Tensor:
+    """The mean of `denoising_losses`."""
+    return denoising_losses(base, mean, logvar, conditioning, plan).mean()

@@ -1,0 +1,206 @@
+"""The one loop: lower ``loss(batch)`` by moving parameters. It knows nothing of diffusion.
+
+Everything random is seeded from the run's seed and the step, and batches are a function of the step, so the state that
+a killed run goes on from is only parameters, optimizer, average and losses: the continued run ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from etude.errors import TrainingError
+from etude.training.average import Average
+from etude.training.plan import Optimization
+from etude.training.randomness import mix
+from etude.training.report import Report
+
+
+class Named(Protocol):
+    """A batch: whatever ``loss`` reads, and the names of its images for error messages."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """One name a sample."""
+
+
+B = TypeVar("B", bound=Named)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share a learning rate: ``rate`` times the plan's."""
+
+    parameters: Mapping[str, Tensor]
+    rate: float = 1.0
+
+
+def fit(
+    parameters: Mapping[str, Tensor] | Sequence[Group],
+    loss: Callable[[B], Tensor],
+    batches: Callable[[int], B],
+    plan: Optimization,
+    report: Report,
+    after_step: Callable[[int], None] | None = None,
+) -> None:
+    """Move ``parameters`` (leaf tensors that require gradients, float32) for ``plan.steps`` steps.
+
+    ``batches(i)`` is a pure function of i; ``loss`` draws from torch's global generator. Afterwards the parameters
+    hold the average when ``plan.ema`` is on. Raises TrainingError, naming step and images, when a loss is not finite:
+    checked at every log interval and before anything is saved, so that no step waits for the device.
+    """
+    groups = [Group(parameters)] if isinstance(parameters, Mapping) else list(parameters)
+    tensors = [tensor for group in groups for tensor in group.parameters.values()]
+    device = _accelerator(report)
+    optimizer = device.prepare(_optimizer(groups, plan))
+    average = Average(tensors, plan.ema)
+    run = _Run(tensors, optimizer, average, device)
+    start = run.restore(report.restore())
+    main = device.is_main_process
+    report.start(start, plan.steps)
+    for step in range(start, plan.steps):
+        for settings, group in zip(optimizer.param_groups, groups, strict=True):
+            settings["lr"] = plan.rate(step) * group.rate
+        value = _gradients(loss, batches, step, plan, report, device)
+        run.losses.append(value)
+        _share(tensors, device)
+        if plan.clip:
+            device.clip_grad_norm_(tensors, plan.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update(step)
+        if after_step:
+            after_step(step)
+        done = step + 1
+        last = done == plan.steps
+        if done % plan.log_every == 0 or done % plan.checkpoint_every == 0 or done % plan.resume_every == 0 or last:
+            _check(run, batches, done, plan, device)
+        if (done % plan.log_every == 0 or last) and main:
+            report.log(done, run.mean_loss(), plan.rate(step))
+        if (done % plan.checkpoint_every == 0 or last) and main:
+            with average.applied():
+                report.checkpoint(done)
+        if (done % plan.resume_every == 0 or last) and main:
+            report.keep(run.state(done))
+        report.advance(done)
+    if plan.ema:
+        average.load(average.values)
+
+
+def _accelerator(report: Report) -> Accelerator:
+    precision = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}[report.precision]
+    if report.device == "cpu" and precision == "fp16":
+        raise TrainingError("params.yaml", "`precision: fp16` needs a GPU", "choose fp32 or bf16")
+    return Accelerator(cpu=report.device == "cpu", mixed_precision=precision)
+
+
+def _optimizer(groups: Sequence[Group], plan: Optimization) -> torch.optim.Optimizer:
+    settings = [{"params": list(g.parameters.values()), "weight_decay": plan.weight_decay} for g in groups]
+    if plan.optimizer == "sgd":
+        return torch.optim.SGD(settings, lr=plan.rate(0))
+    if plan.optimizer == "adamw":
+        return torch.optim.AdamW(settings, lr=plan.rate(0), fused=True)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        action = "`pip install bitsandbytes` on a machine with CUDA, or choose adamw"
+        raise TrainingError("params.yaml", "`optimizer: adamw8bit` needs bitsandbytes", action) from None
+    return AdamW8bit(settings, lr=plan.rate(0))  # type: ignore[no-any-return]
+
+
+def _gradients(
+    loss: Callable[[B], Tensor],
+    batches: Callable[[int], B],
+    step: int,
+    plan: Optimization,
+    report: Report,
+    device: Accelerator,
+) -> Tensor:
+    """Add up the gradients of one step's batches; the mean loss, still on the device."""
+    total: Tensor | None = None
+    for part in range(plan.accumulation):
+        index = (step * plan.accumulation + part) * device.num_processes + device.process_index
+        torch.manual_seed(mix(report.seed, "step", index))
+        batch = batches(index)
+        with device.autocast():
+            value = loss(batch) / plan.accumulation
+        device.backward(value)
+        total = value.detach() if total is None else total + value.detach()
+    assert total is not None
+    return total.float()
+
+
+def _share(tensors: Sequence[Tensor], device: Accelerator) -> None:
+    """Average the gradients over processes. Loose parameters are no module, so DDP cannot do it."""
+    if device.num_processes > 1:
+        for tensor in tensors:
+            if tensor.grad is not None:
+                tensor.grad = device.reduce(tensor.grad, reduction="mean")
+
+
+def _check(run: _Run, batches: Callable[[int], B], done: int, plan: Optimization, device: Accelerator) -> None:
+    """Stop at the first step since the last check whose loss is not finite."""
+    losses = run.collect()
+    for position, value in enumerate(losses):
+        if not math.isfinite(value):
+            step = done - len(losses) + position
+            first = step * plan.accumulation * device.num_processes
+            count = plan.accumulation * device.num_processes
+            names = sorted({name for i in range(first, first + count) for name in batches(i).names})
+            action = "lower `learning_rate`, raise the precision, or look at these images"
+            raise TrainingError(f"step {step + 1}", f"the loss is {value} on {', '.join(names)}", action)
+
+
+class _Run:
+    """What moves while a run goes on, and how it is kept and restored."""
+
+    def __init__(self, tensors: Sequence[Tensor], optimizer: Any, average: Average, device: Accelerator) -> None:
+        self.tensors, self.optimizer, self.average, self.device = tensors, optimizer, average, device
+        self.losses: list[Tensor] = []  # on the device, not yet read
+        self.window: list[float] = []  # read, not yet logged
+
+    def collect(self) -> list[float]:
+        """Read the losses since the last reading: one wait for the device."""
+        values: list[float] = torch.stack(self.losses).tolist() if self.losses else []
+        self.losses.clear()
+        self.window += values
+        return values
+
+    def mean_loss(self) -> float:
+        """Mean of the losses since the last point of the curve."""
+        mean = sum(self.window) / len(self.window)
+        self.window.clear()
+        return mean
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Everything that the rest of the run depends on."""
+        scaler = self.device.scaler
+        return {
+            "step": step,
+            "parameters": [tensor.detach() for tensor in self.tensors],
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.values,
+            "window": self.window,
+            "scaler": scaler.state_dict() if scaler else {},
+        }
+
+    def restore(self, state: dict[str, Any] | None) -> int:
+        """Take over a kept state; the step to go on from, 0 without one."""
+        if state is None:
+            return 0
+        with torch.no_grad():
+            for tensor, value in zip(self.tensors, state["parameters"], strict=True):
+                tensor.copy_(value)
+            for tensor, value in zip(self.average.values, state["average"], strict=True):
+                tensor.copy_(value)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.device.scaler:
+            self.device.scaler.load_state_dict(state["scaler"])
+        self.window = list(state["window"])
+        return int(state["step"])

@@ -1,0 +1,127 @@
+"""What a run leaves behind: checkpoints, previews, its loss curve, and the state from which a killed run goes on.
+
+All of it is written below ``scratch`` while the run goes on; the stage moves it to its outs when it has ended, so a
+finished file is never half a run.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from etude import artifact as artifacts
+from etude.artifact import Artifact
+from etude.errors import TrainingError
+from etude.files import atomic_path
+
+CONSOLE = Console(stderr=True)
+
+
+@dataclass
+class Report:
+    """One run's settings and its folder of results.
+
+    ``artifact`` gives what has been learned so far (the method sets it) and is called at every checkpoint; ``preview``
+    gives a picture of what the model draws now (the task sets it) and may be missing.
+    """
+
+    scratch: Path
+    seed: int
+    device: str  # "cpu" or "cuda"
+    precision: str  # fp32, fp16 or bf16
+    artifact: Callable[[], Artifact] | None = None
+    preview: Callable[[], Image.Image] | None = None
+    watch: Path | None = None  # where previews are also put at once, for people to look at
+    history: list[tuple[int, float, float]] = field(default_factory=list)  # step, loss, learning rate
+    _bar: Progress | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the results are gathered: ``checkpoints/``, ``previews/`` and ``training/``."""
+        return self.scratch / "results"
+
+    @property
+    def _state(self) -> Path:
+        return self.scratch / "state.pt"
+
+    def restore(self) -> dict[str, Any] | None:
+        """The kept state of this very run, or None; raises TrainingError when it cannot be read."""
+        if not self._state.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self._state, map_location="cpu", weights_only=True)
+        except (RuntimeError, OSError, EOFError) as error:
+            action = f"delete {self.scratch} to start again"
+            raise TrainingError(self._state, f"cannot be read ({error})", action) from error
+        self.history = [(int(step), float(loss), float(rate)) for step, loss, rate in state.pop("history")]
+        return state
+
+    def keep(self, state: dict[str, Any]) -> None:
+        """Save the state, whole or not at all."""
+        with atomic_path(self._state) as temporary:
+            torch.save({**state, "history": self.history}, temporary)
+
+    def start(self, step: int, steps: int) -> None:
+        """Say where the run begins; ``step`` above 0 means that it goes on from a kept state."""
+        CONSOLE.print(f"resumed at step {step} of {steps}" if step else f"starting, {steps} steps", highlight=False)
+        if CONSOLE.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=CONSOLE, transient=True)
+            self._bar.start()
+            self._bar.add_task("training", total=steps, completed=step)
+
+    def advance(self, done: int) -> None:
+        """Move the progress bar."""
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=done)
+
+    def log(self, step: int, loss: float, rate: float) -> None:
+        """Add a point to the curve: the mean loss up to ``step``, and the learning rate there."""
+        self.history.append((step, loss, rate))
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], description=f"loss {loss:.4f}")
+        else:
+            CONSOLE.print(f"step {step}: loss {loss:.4f}, learning rate {rate:.3g}", highlight=False)
+
+    def checkpoint(self, step: int) -> None:
+        """Save what has been learned after ``step`` steps, and a picture of it."""
+        if self.artifact:
+            made = self.artifact()
+            stamped = Artifact(made.method, made.tensors, {**made.facts, "step": step})
+            artifacts.save(stamped, self.folder / "checkpoints" / f"{step:06d}.safetensors")
+        if self.preview:
+            with atomic_path(self.folder / "previews" / f"{step:06d}.png") as temporary:
+                self.preview().save(temporary)
+            if self.watch:
+                self.watch.mkdir(parents=True, exist_ok=True)
+                shutil.copy(self.folder / "previews" / f"{step:06d}.png", self.watch)
+
+    def finish(self) -> Path:
+        """Write the curve as DVC plots and metrics below ``training/``; the folder of all results."""
+        from dvclive import Live
+
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+        shutil.rmtree(self.folder / "training", ignore_errors=True)
+        # Without these two, a stage would rewrite dvc.yaml and start experiments of its own.
+        with Live(str(self.folder / "training"), dvcyaml=None, save_dvc_exp=False) as live:
+            for step, loss, rate in self.history:
+                live.step = step
+                live.log_metric("loss", loss)
+                live.log_metric("learning_rate", rate)
+                live.make_summary()
+                live.sync()
+        return self.folder
+
+    def discard(self) -> None:
+        """Forget the kept state: the run has ended and its results are in place."""
+        shutil.rmtree(self.scratch, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""One folder per method; the folder is the registry."""
