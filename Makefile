@@ -1,0 +1,66 @@
+# One Makefile, used by people and by CI alike. `make demo` and `make test` set everything up by themselves.
+#
+# PyTorch comes from pip's index. Choose another build with TORCH_INDEX, for example
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu      (Linux without a GPU)
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cu130    (NVIDIA)
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+BIN := .venv/bin
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export DVC_NO_ANALYTICS := 1
+export DO_NOT_TRACK := 1
+
+.PHONY: help setup demo test test-all check format images preset lock miniature miniature-publish miniature-measure bench
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+setup: $(BIN)/.installed ## make .venv and install what requirements.lock pins
+
+$(BIN)/.installed: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements.lock
+	@touch $@
+
+demo: setup ## the chosen methods on the shipped sample set, from pictures to a report
+	$(RUN) dvc repro
+	@echo
+	@echo "Open in a browser:  artifacts/report/index.html"
+	@$(RUN) python -c 'from etude.params import read_yaml; [print(f"{m}: artifacts/{m}/grid/grid.png, artifacts/pages/{m}/index.html, artifacts/{m}/export/") for m in read_yaml("params.yaml")["methods"]]'
+
+test: setup ## the tests, without those that take minutes
+	$(RUN) python -m pytest -q -m "not slow"
+
+test-all: setup ## every test
+	$(RUN) python -m pytest -q
+
+check: setup ## style, types, layers
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(RUN) lint-imports
+
+format: setup ## let ruff mend what it can
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+images: setup ## bring pictures in: make images FROM=~/photos SET=name [METHOD=lora]
+	@test -n "$(FROM)" -a -n "$(SET)" || { echo "usage: make images FROM=~/photos SET=name [METHOD=lora]"; exit 2; }
+	$(RUN) python -m tasks.images --from "$(FROM)" --set "$(SET)" $(if $(METHOD),--method "$(METHOD)")
+
+preset: setup ## settings for another base: make preset NAME=sd15 (miniature, sd15, sd21, sdxl)
+	@test -n "$(NAME)" || { echo "usage: make preset NAME=sd15"; exit 2; }
+	$(RUN) python -m tasks.preset "$(NAME)"
+
+miniature: setup ## build the embedded base model again (hours on a CPU)
+	cd pipelines/miniature && PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
+
+miniature-publish: setup ## copy the built miniature to models/miniature
+	$(RUN) python -m pipelines.miniature.publish
+
+lock: ## pin what is installed in .venv
+	$(BIN)/python -m pip freeze --exclude etude | sed -E 's/\+(cpu|cu[0-9]+)$$//' > requirements.lock
