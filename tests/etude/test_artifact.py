@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from etude.artifact import Artifact, load, save
+from etude.errors import FormatError
+from etude.files import write_tensors
+
+
+def test_an_artifact_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    made = Artifact("lora", {"a": torch.randn(2, 3)}, {"step": 3, "params": {"rank": 8, "name": "öt"}})
+    save(made, tmp_path / "a.safetensors")
+    back = load(tmp_path / "a.safetensors")
+    assert (back.method, back.facts) == (made.method, made.facts)
+    assert torch.equal(back.tensors["a"], made.tensors["a"])
+
+
+def test_another_safetensors_file_is_no_artifact(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "a.safetensors", {"a": torch.ones(1)}, {"ss_v2": "False"})
+    with pytest.raises(FormatError, match="not an artifact"):
+        load(tmp_path / "a.safetensors")

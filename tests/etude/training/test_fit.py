@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from etude.artifact import Artifact
+from etude.errors import TrainingError
+from etude.training.fit import Group, fit
+from etude.training.plan import Optimization
+from etude.training.report import Report
+from tests.etude.training.test_plan import BLOCK
+
+
+@dataclass
+class Points:
+    names: tuple[str, ...]
+    x: Tensor
+
+
+def batches(index: int) -> Points:
+    """Eight points, a function of the index alone."""
+    return Points((f"point {index}",), torch.randn(8, 4, generator=torch.Generator().manual_seed(index)))
+
+
+def train(
+    scratch: Path, plan: dict[str, Any], *, kill_at: int = -1, poison: int = -1, rates: tuple[float, ...] = (1.0,)
+) -> tuple[list[Tensor], Report]:
+    """Fit weights to the first coordinate, with dropout so that the generator matters."""
+    torch.manual_seed(0)
+    weights = [torch.randn(4, 1, requires_grad=True) for _ in rates]
+    report = Report(scratch=scratch, seed=1, device="cpu", precision="fp32")
+    report.artifact = lambda: Artifact("test", {"w": weights[0].detach().clone()}, {})
+    calls = iter(range(10**6))
+
+    def loss(batch: Points) -> Tensor:
+        error = torch.nn.functional.dropout(batch.x, 0.2) @ torch.stack(weights).sum(0) - batch.x[:, :1]
+        return (error**2).mean() * (float("nan") if next(calls) == poison else 1.0)
+
+    def after_step(step: int) -> None:
+        if step == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    groups = [Group({"w": w}, rate) for w, rate in zip(weights, rates, strict=True)]
+    fit(groups, loss, batches, Optimization(**{**BLOCK, **plan}), report, after_step)
+    return [w.detach().clone() for w in weights], report
+
+
+PLAN = {
+    "steps": 30, "learning_rate": 0.05, "schedule": "cosine", "warmup_steps": 3, "ema": 0.9, "accumulation": 2,
+    "checkpoint_every": 15, "resume_every": 4, "log_every": 5,
+}  # fmt: skip
+
+
+def test_a_killed_run_ends_with_the_same_bits_a_second_time_too(tmp_path: Path) -> None:
+    whole, report = train(tmp_path / "whole", PLAN)
+    for kill in (9, 21):
+        code = (
+            "from pathlib import Path; from tests.etude.training.test_fit import *;"
+            f"train(Path({str(tmp_path / 'killed')!r}), PLAN, kill_at={kill})"
+        )
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert run.returncode == -signal.SIGKILL, run.stderr
+    assert "resumed at step 8 of 30" in run.stderr
+    resumed, again = train(tmp_path / "killed", PLAN)
+    assert torch.equal(whole[0], resumed[0])
+    assert report.history == again.history
+    for step in ("000015", "000030"):
+        name = f"results/checkpoints/{step}.safetensors"
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+
+
+def test_a_run_learns_and_its_curve_shows_it(tmp_path: Path) -> None:
+    _, report = train(tmp_path, {**PLAN, "steps": 200, "ema": 0.0})
+    assert [step for step, _, _ in report.history] == list(range(5, 201, 5))
+    assert report.history[-1][1] < report.history[0][1] / 4
+    report.finish()
+    curve = (tmp_path / "results/training/plots/metrics/loss.tsv").read_text().splitlines()
+    assert curve[0].split("\t") == ["step", "loss"]
+    assert len(curve) == 41
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_images(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"step 7: the loss is nan on point 12, point 13"):
+        train(tmp_path, PLAN, poison=12)
+    assert not list(tmp_path.rglob("checkpoints/*"))
+
+
+def test_accumulation_averages_and_equals_one_large_batch(tmp_path: Path) -> None:
+    def run(accumulation: int, scratch: Path) -> Tensor:
+        w = torch.zeros(4, 1, requires_grad=True)
+
+        def load(index: int) -> Points:
+            parts = [batches(i).x for i in ([index] if accumulation == 2 else [2 * index, 2 * index + 1])]
+            return Points(("a",), torch.cat(parts))
+
+        def loss(batch: Points) -> Tensor:
+            return ((batch.x @ w - batch.x[:, :1]) ** 2).mean()
+
+        plan = Optimization(**{**BLOCK, "steps": 5, "accumulation": accumulation, "optimizer": "sgd", "clip": 0.0})
+        fit({"w": w}, loss, load, plan, Report(scratch, 0, "cpu", "fp32"))
+        return w.detach()
+
+    assert torch.allclose(run(2, tmp_path / "a"), run(1, tmp_path / "b"), atol=1e-7)
+
+
+def test_clipping_bounds_the_norm_of_all_gradients_together(tmp_path: Path) -> None:
+    start = torch.randn(4, 1, generator=torch.Generator().manual_seed(5))
+    w, v = start.clone().requires_grad_(), start.clone().requires_grad_()
+
+    def loss(batch: Points) -> Tensor:
+        return 1000 * ((batch.x @ (w + v)) ** 2).mean()
+
+    sgd = {"steps": 1, "optimizer": "sgd", "clip": 0.5, "weight_decay": 0.0, "learning_rate": 1.0}
+    fit({"w": w, "v": v}, loss, batches, Optimization(**{**BLOCK, **sgd}), Report(tmp_path, 0, "cpu", "fp32"))
+    moved = torch.cat([w.detach() - start, v.detach() - start]).norm()
+    assert moved == pytest.approx(0.5, rel=1e-5)
+
+
+def test_groups_move_at_their_own_rates(tmp_path: Path) -> None:
+    weights, _ = train(tmp_path / "a", {**PLAN, "ema": 0.0}, rates=(1.0, 0.0))
+    torch.manual_seed(0)
+    first, second = torch.randn(4, 1), torch.randn(4, 1)
+    assert not torch.equal(weights[0], first)
+    assert torch.equal(weights[1], second)
+
+
+def test_half_precision_without_a_gpu_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    report = Report(tmp_path, 0, "cpu", "fp16")
+    with pytest.raises(TrainingError, match="choose fp32 or bf16"):
+        fit({"w": torch.zeros(1, requires_grad=True)}, lambda b: b.x.sum(), batches, Optimization(**BLOCK), report)
