@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo test test-all check format images preset lock miniature miniature-publish miniature-measure bench
+.PHONY: help setup demo test test-all check format images preset schemas lock miniature miniature-publish miniature-measure bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ miniature: setup ## build the embedded base model again (hours on a CPU)
 
 miniature-publish: setup ## copy the built miniature to models/miniature
 	$(RUN) python -m pipelines.miniature.publish
+
+schemas: setup ## write the JSON Schemas of the params files, for editors
+	$(RUN) python -m tasks.schemas
 
 lock: ## pin what is installed in .venv
 	$(BIN)/python -m pip freeze --exclude etude | sed -E 's/\+(cpu|cu[0-9]+)$$//' > requirements.lock

@@ -1,0 +1,77 @@
+"""All parameters of the project, checked together before any work: one error that lists every fault."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from etude.captions.settings import Caption
+from etude.diffusion.settings import Sampling
+from etude.errors import ParamsError
+from etude.evaluation.settings import Evaluate
+from etude.grids.settings import Grid
+from etude.images.settings import Prepare
+from etude.method import load_method
+from etude.params import MethodParams, Schema, load, nearest, read_yaml
+
+Name = Field(pattern=r"^[a-z][a-z0-9_]*$")
+
+
+class Project(Schema):
+    """The root params.yaml."""
+
+    methods: list[str] = Field(min_length=1)
+    sets: dict[str, str] = Field(min_length=1)
+    base: str
+    seed: NonNegativeInt
+    threads: PositiveInt
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["fp32", "fp16", "bf16"]
+    prepare: Prepare
+    caption: Caption
+    sampling: Sampling
+    prompts: dict[str, list[str]]
+    evaluate: Evaluate
+    grid: Grid
+
+
+def check(root: Path) -> Project:
+    """Read params.yaml and those of the chosen methods; raises one ParamsError with every fault of every file."""
+    faults: list[str] = []
+    project: Project | None = None
+    try:
+        project = load(root / "params.yaml", Project)
+    except ParamsError as error:
+        faults.append(str(error))
+    chosen = project.methods if project else read_yaml(root / "params.yaml").get("methods")
+    for name in chosen if isinstance(chosen, list) else []:
+        try:
+            path = root / "pipelines" / str(name) / "params.yaml"
+            params: MethodParams = load(path, load_method(str(name)).Params)
+            faults += _set_faults(path, params, project)
+        except ParamsError as error:
+            faults.append(str(error))
+    if faults or project is None:
+        raise _Faults(faults)
+    return project
+
+
+def _set_faults(path: Path, params: MethodParams, project: Project | None) -> list[str]:
+    """A method learns from a set that exists and that has prompts to draw it with."""
+    if project is None:
+        return []
+    if params.set not in project.sets:
+        return [f"{path}: there is no image set `{params.set}`{nearest(params.set, project.sets)}"]
+    if not project.prompts.get(params.set):
+        return [f"params.yaml: `prompts` has none for the image set `{params.set}`, which {path.parent.name} learns"]
+    return []
+
+
+class _Faults(ParamsError):
+    """Several faults, one a line; each names its file and the next action."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("params", f"{len(faults)} faults", "correct them")
+        self.args = ("\n       ".join(faults),)

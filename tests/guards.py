@@ -1,0 +1,99 @@
+"""What the guards look at: the DVC graph as it is written, and the imports as they are."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grimp
+from dvc.repo import Repo
+
+PACKAGES = ("etude", "pipelines", "tasks", "flows")
+MODULE = re.compile(r"-m ([\w.]+)(?: (\S+))?")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage as DVC resolves it: paths are relative to the repository."""
+
+    name: str
+    cmd: str
+    deps: tuple[str, ...]
+    params: dict[str, tuple[str, ...]]  # file → tracked keys; empty: the whole file
+    outs: tuple[str, ...]
+    raw: Any
+
+    @property
+    def module(self) -> str:
+        """The module that ``cmd`` runs."""
+        found = MODULE.search(self.cmd)
+        assert found, self.cmd
+        return found[1]
+
+    @property
+    def argument(self) -> str:
+        """The first word after the module: a method or an image set."""
+        found = MODULE.search(self.cmd)
+        return (found and found[2]) or ""
+
+
+def load_stages(root: Path) -> list[Stage]:
+    """Every stage of every dvc.yaml of the root graph; a file that does not parse is an error, not an empty graph."""
+    stages = []
+    with Repo(str(root)) as repo:
+        repo.index.check_graph()
+        for stage in repo.index.stages:
+            where = Path(stage.path_in_repo).parent.as_posix()
+            if not stage.cmd or where.startswith("pipelines/miniature"):
+                continue
+            relative = [(dep, Path(dep.fs_path).relative_to(root).as_posix()) for dep in stage.deps]
+            params = {path: tuple(dep.params) for dep, path in relative if hasattr(dep, "params")}
+            deps = tuple(path for dep, path in relative if not hasattr(dep, "params"))
+            outs = tuple(Path(out.fs_path).relative_to(root).as_posix() for out in stage.outs)
+            stages.append(Stage(f"{where}:{stage.name}", stage.cmd, deps, params, outs, stage))
+    return stages
+
+
+def build_graph() -> grimp.ImportGraph:
+    """The imports of the project's own modules, those inside functions included, those for types alone left out."""
+    return grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True)
+
+
+def files_needed(graph: grimp.ImportGraph, stage: Stage, methods: Iterable[str], root: Path) -> set[str]:
+    """The files of the project whose code a stage can run.
+
+    A method is loaded by its name, and a format by the method's: what no import statement shows is added here.
+    """
+    start = {stage.module}
+    reached = set().union(*(graph.find_upstream_modules(module) for module in start)) | start
+    if "etude.method" in reached and stage.argument in methods:
+        method = f"pipelines.{stage.argument}.method"
+        reached |= graph.find_upstream_modules(method) | {method}
+    if stage.module == "tasks.export":
+        for module in graph.find_descendants("etude.formats"):
+            reached |= graph.find_upstream_modules(module) | {module}
+    packages = {".".join(name.split(".")[:depth]) for name in reached for depth in range(1, name.count(".") + 1)}
+    return {file for module in reached | packages if (file := _file(module, root))}
+
+
+def _file(module: str, root: Path) -> str | None:
+    path = root / module.replace(".", "/")
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if file.name == "__init__.py" and (not file.exists() or is_docstring_only(file)):
+        return None
+    return file.relative_to(root).as_posix()
+
+
+def is_docstring_only(file: Path) -> bool:
+    """A package's ``__init__.py`` that runs nothing is not code that a stage depends on."""
+    return all(isinstance(node, ast.Expr) for node in ast.parse(file.read_text()).body)
+
+
+def missing_deps(needed: Iterable[str], deps: Iterable[str]) -> list[str]:
+    """The needed files that lie under no dep."""
+    listed = list(deps)
+    return sorted(file for file in needed if not any(file == dep or file.startswith(f"{dep}/") for dep in listed))

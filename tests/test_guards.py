@@ -1,0 +1,166 @@
+"""The rules of the house, held against the tree as it is; each rule is also broken on purpose."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import grimp
+import pytest
+
+from etude.method import load_method, method_names, needs
+from etude.params import Schema, read_yaml
+from tests.guards import PACKAGES, Stage, build_graph, files_needed, load_stages, missing_deps
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return build_graph()
+
+
+@pytest.fixture(scope="module")
+def stages() -> list[Stage]:
+    return load_stages(ROOT)
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The code of the project, to break."""
+    for package in PACKAGES:
+        shutil.copytree(
+            ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "out", "*.png")
+        )
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_the_layers_hold() -> None:
+    result = lint_imports(ROOT)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("etude/training/plan.py", "import etude.grids"),
+        ("etude/files.py", "import etude.params"),
+        ("tasks/prepare.py", "import prefect"),
+        ("pipelines/lora/method.py", "import pipelines.textual_inversion.method"),
+        ("flows/stage.py", "import dvc.repo"),
+        ("flows/run.py", "import etude.training.fit"),
+    ],
+)
+def test_an_import_against_the_layers_is_found(copy: Path, file: str, line: str) -> None:
+    with (copy / file).open("a") as text:
+        text.write(f"\n{line}  # noqa\n")
+    assert lint_imports(copy).returncode == 1
+
+
+def test_every_stage_depends_on_all_code_that_it_runs(graph: grimp.ImportGraph, stages: list[Stage]) -> None:
+    methods = method_names()
+    missing = {s.name: missing_deps(files_needed(graph, s, methods, ROOT), s.deps) for s in stages}
+    assert {name: files for name, files in missing.items() if files} == {}
+
+
+def test_a_dep_left_out_is_found(graph: grimp.ImportGraph, stages: list[Stage]) -> None:
+    build = next(s for s in stages if s.module == "tasks.build")
+    needed = files_needed(graph, build, method_names(), ROOT)
+    assert "etude/training/fit.py" in missing_deps(needed, [d for d in build.deps if d != "etude/training"])
+
+
+def test_what_must_not_retrain_is_no_dep_of_a_build(stages: list[Stage]) -> None:
+    for stage in (s for s in stages if s.module == "tasks.build"):
+        rooms = (
+            "etude/grids",
+            "etude/evaluation",
+            "etude/formats",
+            "etude/pages",
+            "etude/rendering",
+            "flows",
+            "tasks/project.py",
+        )
+        assert not [dep for dep in stage.deps if dep.startswith(rooms)]
+
+
+def test_every_stage_tracks_exactly_the_root_parameters_that_it_reads(stages: list[Stage]) -> None:
+    for stage in stages:
+        dials = getattr(importlib.import_module(stage.module), "Dials", None)
+        read = set(dials.model_fields) if dials else set()
+        assert read == set(stage.params.get("params.yaml", ())), stage.name
+
+
+def test_a_build_tracks_its_whole_params_file_and_the_data_that_it_asks_for(stages: list[Stage]) -> None:
+    for stage in (s for s in stages if s.module == "tasks.build"):
+        method = load_method(stage.argument)
+        own = f"pipelines/{stage.argument}/params.yaml"
+        assert stage.params[own] == ()
+        image_set = read_yaml(ROOT / own)["set"]
+        for need, folder in {"images": "latents", "captions": "texts"}.items():
+            assert (f"data/{image_set}/{folder}" in stage.deps) == (need in needs(method)), (stage.name, need)
+
+
+def test_no_out_escapes_the_cache_or_lies_under_models(stages: list[Stage]) -> None:
+    for stage in stages:
+        assert not stage.raw.always_changed, stage.name
+        for out in stage.raw.outs:
+            assert out.use_cache, stage.name
+            assert not out.persist, stage.name
+        assert not [out for out in stage.outs if out.startswith("models")]
+
+
+def test_every_stage_says_what_it_needs_from_a_flow(stages: list[Stage]) -> None:
+    for stage in stages:
+        flow = (stage.raw.meta or {}).get("flow", {})
+        assert flow.get("resource") in {"cpu", "gpu"}, stage.name
+        assert {"timeout", "retries"} <= set(flow), stage.name
+
+
+def test_evaluate_and_grid_read_the_same_in_every_method() -> None:
+    blocks = []
+    for name in method_names():
+        text = (ROOT / "pipelines" / name / "dvc.yaml").read_text()
+        assert text.splitlines()[:2] == ["vars:", f"  - method: {name}"], name
+        blocks.append(text[text.index("\n  evaluate:") :])
+    assert len(set(blocks)) == 1
+
+
+def test_the_root_graph_reaches_every_chosen_method_and_only_those(stages: list[Stage]) -> None:
+    pages = {s.argument for s in stages if s.module == "tasks.page"}
+    assert pages == set(read_yaml(ROOT / "params.yaml")["methods"])
+
+
+def schemas(base: type[Schema] = Schema) -> list[type[Schema]]:
+    return [
+        s for child in base.__subclasses__() for s in [child, *schemas(child)] if not s.__module__.startswith("tests")
+    ]
+
+
+def test_no_value_hides_in_a_schema() -> None:
+    for name in method_names():
+        load_method(name)
+    importlib.import_module("tasks.project")
+    for schema in schemas():
+        assert not [n for n, field in schema.model_fields.items() if not field.is_required()], schema
+
+
+@pytest.mark.parametrize("module", sorted(p.stem for p in (ROOT / "tasks").glob("*.py") if p.stem != "__init__"))
+def test_a_task_is_imported_without_torch(module: str) -> None:
+    code = f"import sys, tasks.{module}; print([m for m in ('torch', 'diffusers', 'transformers', 'prefect') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_every_method_folder_has_the_same_four_files() -> None:
+    for name in method_names():
+        files = {p.name for p in (ROOT / "pipelines" / name).iterdir()}
+        assert {"README.md", "dvc.yaml", "params.yaml", "method.py"} <= files, name
