@@ -1,0 +1,59 @@
+"""One module per file format of the ecosystem: tensor dictionaries in, files out, and back. No model is imported.
+
+Every format has ``recognise(keys, metadata)``, ``read(path)`` and ``write(artifact, folder)``. The tensors that `read`
+gives and `write` takes have one form for each kind of artifact, whatever the file calls them:
+
+- LoRA: ``<part>.<module>.lora_A.weight`` [r, in(, k, k)] and ``.lora_B.weight`` [out, r(, 1, 1)], where a part is
+  ``unet``, ``text_encoder`` or ``text_encoder_2`` and modules have diffusers' names, without ``text_model.``
+- embedding: ``text_encoder`` [n, d] and, for SDXL, ``text_encoder_2`` [n, d₂]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from torch import Tensor
+
+from etude.artifact import Artifact
+from etude.errors import FormatError
+from etude.files import read_header
+from etude.formats.pickles import read_pickle
+
+FORMATS = ("kohya_lora", "diffusers_lora", "embedding_pt", "embedding_safetensors", "diffusers_embedding")
+
+
+class Format(Protocol):
+    """What a module of this room offers."""
+
+    def recognise(self, keys: Collection[str], metadata: Mapping[str, str]) -> bool:
+        """Whether a file with these tensor names and metadata has this format."""
+
+    def read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors in the common form, and what else the file tells; raises FormatError."""
+
+    def write(self, artifact: Artifact, folder: Path) -> list[Path]:
+        """Write the files of this format into ``folder``; equal artifacts give equal bytes."""
+
+
+def load_format(name: str) -> Format:
+    """The module ``etude.formats.<name>``."""
+    return cast("Format", import_module(f"etude.formats.{name}"))
+
+
+def identify(path: Path | str) -> str:
+    """The name of a file's format, told by its keys; raises FormatError naming them when it is none of FORMATS."""
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        header = read_header(path)
+        metadata = dict(header.pop("__metadata__", {}))
+        keys = list(header)
+    else:
+        keys, metadata = list(read_pickle(path)), {}
+    for name in FORMATS:
+        if load_format(name).recognise(keys, metadata):
+            return name
+    some = ", ".join(sorted(keys)[:5])
+    raise FormatError(path, f"has a form that is not known (keys: {some} …)", f"give one of {', '.join(FORMATS)}")

@@ -1,0 +1,57 @@
+"""diffusers' embedding file ``learned_embeds.safetensors``: the token is the only key, and its rows [n, d] the value.
+
+`load_textual_inversion` takes one text encoder a file, so SDXL's second has ``learned_embeds_2.safetensors``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etude.artifact import Artifact
+from etude.files import read_tensors, write_tensors
+from etude.formats.embeddings import rows, unknown
+from etude.formats.metadata import modelspec
+from etude.formats.pickles import read_pickle
+
+FILES = {"text_encoder": "learned_embeds.safetensors", "text_encoder_2": "learned_embeds_2.safetensors"}
+OTHERS = {"emb_params", "clip_l", "clip_g", "string_to_param"}  # single keys that are no tokens
+
+
+def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
+    """Whether there is one key, and it can be a token."""
+    return len(keys) == 1 and not set(keys) & OTHERS and not any("." in key for key in keys)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Rows of the (first) text encoder, and of the second when its file lies beside; the token as the fact name."""
+    path = Path(path)
+    token, vectors = _one(path)
+    found = {"text_encoder": vectors}
+    second = path.with_name(FILES["text_encoder_2"])
+    if path.name == FILES["text_encoder"] and second.exists():
+        found["text_encoder_2"] = _one(second)[1]
+    return rows(path, found), {"name": token}
+
+
+def _one(path: Path) -> tuple[str, Tensor]:
+    data: Mapping[str, Any] = read_tensors(path)[0] if path.suffix == ".safetensors" else read_pickle(path)
+    values = list(data.items())
+    if not recognise(data, {}) or not isinstance(values[0][1], torch.Tensor):
+        raise unknown(path, data)
+    return values[0]
+
+
+def write(artifact: Artifact, folder: Path) -> list[Path]:
+    """One file a text encoder. Diffusers lower-cases prompts before it looks for tokens, so the token is lower case."""
+    token = str(artifact.facts["name"]).lower()
+    metadata = {"format": "pt"} | modelspec(artifact.facts, "textual-inversion")
+    paths = []
+    for part, tensor in sorted(artifact.tensors.items()):
+        write_tensors(folder / FILES[part], {token: tensor.contiguous()}, metadata)
+        paths.append(folder / FILES[part])
+    return paths

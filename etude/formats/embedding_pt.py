@@ -1,0 +1,60 @@
+"""A1111's embedding file ``<name>.pt``, made so that its safe unpickler takes it. The trigger word is the file's name.
+
+SD1 and SD2: a dictionary with ``string_to_param["*"]`` [n, d]; SDXL: ``clip_l`` and ``clip_g``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etude.artifact import Artifact
+from etude.formats.embeddings import CLIP_NAMES, clip_rows, is_clip_pair, rows, unknown
+from etude.formats.metadata import file_stem
+from etude.formats.pickles import read_pickle, write_pickle
+
+PLACEHOLDER, PLACEHOLDER_ID = "*", 265  # the token that the original code trained; readers look for it by name
+
+
+def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
+    """Whether a pickle has the keys of A1111's dictionary."""
+    return "string_to_param" in keys
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Rows by text encoder, and the facts name and step when the file has them."""
+    data = read_pickle(path)
+    if is_clip_pair(data):
+        return clip_rows(path, data), {}
+    vectors = data.get("string_to_param")
+    if isinstance(vectors, torch.nn.ParameterDict):
+        vectors = vectors._parameters  # its own methods need fields that old files lack
+    if not isinstance(vectors, Mapping) or len(vectors) != 1:
+        raise unknown(path, data)
+    (vector,) = vectors.values()
+    facts = {key: data[key] for key in ("name", "step") if isinstance(data.get(key), str | int)}
+    return rows(path, {"text_encoder": torch.as_tensor(vector).detach()}), facts
+
+
+def write(artifact: Artifact, folder: Path) -> list[Path]:
+    """``<name>.pt`` in float32."""
+    vectors = {part: tensor.detach().to("cpu", torch.float32).clone() for part, tensor in artifact.tensors.items()}
+    data: dict[str, Any]
+    if "text_encoder_2" in vectors:
+        data = {CLIP_NAMES[part]: tensor for part, tensor in sorted(vectors.items())}
+    else:
+        data = {
+            "string_to_token": {PLACEHOLDER: PLACEHOLDER_ID},
+            "string_to_param": {PLACEHOLDER: vectors["text_encoder"]},
+            "name": str(artifact.facts["name"]),
+            "step": artifact.facts.get("step"),
+            "sd_checkpoint": None,
+            "sd_checkpoint_name": artifact.facts.get("base"),
+        }
+    path = folder / f"{file_stem(artifact.facts)}.pt"
+    write_pickle(path, data)
+    return [path]

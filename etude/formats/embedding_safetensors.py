@@ -1,0 +1,45 @@
+"""kohya's and ComfyUI's embedding file ``<name>.safetensors``, which A1111 and SD.Next load too.
+
+``emb_params`` [n, d], or ``clip_l`` and ``clip_g`` for SDXL. The trigger word is the file's name, and stands in the
+header as ``modelspec.trigger_phrase`` for programs that rename files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from etude.artifact import Artifact
+from etude.files import read_tensors, write_tensors
+from etude.formats.embeddings import CLIP_NAMES, clip_rows, is_clip_pair, rows, unknown
+from etude.formats.metadata import file_stem, modelspec
+
+KEY = "emb_params"
+
+
+def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
+    """Whether the only keys are ``emb_params``, or ``clip_l`` and ``clip_g``."""
+    return set(keys) == {KEY} or is_clip_pair(keys)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Rows by text encoder, and the fact name: the trigger word of the header, else the file's name."""
+    tensors, metadata = read_tensors(path)
+    if not recognise(tensors, metadata):
+        raise unknown(path, tensors)
+    facts = {"name": metadata.get("modelspec.trigger_phrase", Path(path).stem)}
+    return (rows(path, {"text_encoder": tensors[KEY]}) if KEY in tensors else clip_rows(path, tensors)), facts
+
+
+def write(artifact: Artifact, folder: Path) -> list[Path]:
+    """``<name>.safetensors`` in the artifact's precision."""
+    if "text_encoder_2" in artifact.tensors:
+        tensors = {CLIP_NAMES[part]: tensor.contiguous() for part, tensor in artifact.tensors.items()}
+    else:
+        tensors = {KEY: artifact.tensors["text_encoder"].contiguous()}
+    path = folder / f"{file_stem(artifact.facts)}.safetensors"
+    write_tensors(path, tensors, {"format": "pt"} | modelspec(artifact.facts, "textual-inversion"))
+    return [path]

@@ -1,0 +1,91 @@
+"""What a file's header tells other programs: kohya's ``ss_*`` keys and hashes, and ``modelspec.*``.
+
+Times, session ids and hosts are left out: equal artifacts give equal files. Written from the description of the keys
+in kohya-ss/sd-scripts (Apache-2.0) and Stability-AI/ModelSpec 1.0.1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+ARCHITECTURES = {
+    ("sd1", "epsilon"): "stable-diffusion-v1",
+    ("sd1", "v_prediction"): "stable-diffusion-v1",
+    ("sd2", "epsilon"): "stable-diffusion-v2-512",
+    ("sd2", "v_prediction"): "stable-diffusion-v2-768-v",
+    ("sdxl", "epsilon"): "stable-diffusion-xl-v1-base",
+    ("sdxl", "v_prediction"): "stable-diffusion-xl-v1-base",
+}
+BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+LEGACY = slice(0x100000, 0x110000)  # the bytes of a file that the oldest model hash reads
+
+
+def file_stem(facts: Mapping[str, Any]) -> str:
+    """The learned word as a file name: letters, digits and ``._-`` only, as A1111 cleans names; never empty."""
+    return re.sub(r"[^\w.-]", "", str(facts["name"])).strip(".") or "etude"
+
+
+def modelspec(facts: Mapping[str, Any], kind: str) -> dict[str, str]:
+    """The ``modelspec.*`` keys for an artifact of ``kind`` "lora" or "textual-inversion"."""
+    prediction = facts.get("prediction", "epsilon")
+    side = int(facts.get("resolution", 512))
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"{ARCHITECTURES[facts['family'], prediction]}/{kind}",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": file_stem(facts),
+        "modelspec.resolution": f"{side}x{side}",
+        "modelspec.trigger_phrase": str(facts["name"]),
+        "modelspec.prediction_type": "v" if prediction == "v_prediction" else "epsilon",
+    }
+
+
+def kohya(facts: Mapping[str, Any]) -> dict[str, str]:
+    """The ``ss_*`` keys of a LoRA. A1111 tells the family by ``ss_base_model_version`` and ``ss_v2``."""
+    params: Mapping[str, Any] = facts.get("params", {})
+    training: Mapping[str, Any] = params.get("training", {})
+    version = BASE_VERSIONS[facts["family"]]
+    if facts["family"] != "sdxl" and facts.get("prediction") == "v_prediction":
+        version += "_v"
+    side = int(facts.get("resolution", 512))
+    keys: dict[str, Any] = {
+        "ss_base_model_version": version,
+        "ss_clip_skip": None,
+        "ss_learning_rate": training.get("learning_rate"),
+        "ss_lr_scheduler": training.get("schedule"),
+        "ss_max_grad_norm": training.get("clip"),
+        "ss_min_snr_gamma": training.get("min_snr") or None,
+        "ss_network_alpha": facts["alpha"],
+        "ss_network_args": "{}",
+        "ss_network_dim": facts["rank"],
+        "ss_network_module": "networks.lora",
+        "ss_noise_offset": training.get("noise_offset") or None,
+        "ss_num_train_images": facts.get("images"),
+        "ss_optimizer": training.get("optimizer"),
+        "ss_output_name": file_stem(facts),
+        "ss_resolution": f"({side}, {side})",
+        "ss_sd_model_name": facts.get("base"),
+        "ss_seed": facts.get("seed"),
+        "ss_steps": facts.get("step"),
+        "ss_tag_frequency": json.dumps({file_stem(facts): facts["tags"]}, sort_keys=True) if "tags" in facts else None,
+        "ss_v2": facts["family"] == "sd2",
+    }
+    return {key: str(value) for key, value in keys.items()}
+
+
+def hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
+    """``sshs_model_hash``, ``sshs_legacy_hash`` and ``modelspec.hash_sha256`` of a file with the ``ss_*`` keys alone.
+
+    The first is the SHA-256 of all bytes after the header; the second eight digits of that of 64 KiB one MiB deep.
+    """
+    whole = save(dict(tensors), {key: value for key, value in metadata.items() if key.startswith("ss_")})
+    body = hashlib.sha256(whole[8 + int.from_bytes(whole[:8], "little") :]).hexdigest()
+    legacy = hashlib.sha256(whole[LEGACY]).hexdigest()[:8]
+    return {"sshs_model_hash": body, "sshs_legacy_hash": legacy, "modelspec.hash_sha256": f"0x{body}"}

@@ -1,0 +1,71 @@
+"""kohya's module names: diffusers' names with ``.`` written as ``_``, and, for SDXL, those of the LDM UNet.
+
+The way back is ambiguous in general, so it is read with the words that occur in these networks.
+"""
+
+from __future__ import annotations
+
+import re
+
+# A word that begins with another comes before it.
+_UNET = (
+    r"down_blocks|mid_block|up_blocks|resnets|attentions|downsamplers|upsamplers|transformer_blocks|attn[12]|to_[qkv]|"
+    r"to_out|ff|net|proj_in|proj_out|proj|conv_in|conv_out|conv_shortcut|conv[12]?|time_emb_proj|time_embedding|"
+    r"add_embedding|linear_[12]"
+)
+_TEXT_ENCODER = r"encoder|layers|self_attn|[qkv]_proj|out_proj|mlp|fc[12]|text_projection"
+_WORD = re.compile(rf"(?:{_UNET}|{_TEXT_ENCODER}|\d+)(?=_|$)")
+_LDM_BLOCK = re.compile(r"(input_blocks|output_blocks)_(\d+)_(\d+)(?:_(.*))?$")
+_LDM_MIDDLE = re.compile(r"middle_block_([012])(?:_(.*))?$")
+_LDM_RESNET = {"in_layers_2": "conv1", "out_layers_3": "conv2", "emb_layers_1": "time_emb_proj"}
+_LDM_RESNET["skip_connection"] = "conv_shortcut"
+_LDM_SINGLE = {
+    "input_blocks_0_0": "conv_in",
+    "out_2": "conv_out",
+    "time_embed_0": "time_embedding.linear_1",
+    "time_embed_2": "time_embedding.linear_2",
+    "label_emb_0_0": "add_embedding.linear_1",
+    "label_emb_0_2": "add_embedding.linear_2",
+}
+
+
+def escape(module: str) -> str:
+    """``down_blocks.0.attentions.1`` → ``down_blocks_0_attentions_1``."""
+    return module.replace(".", "_")
+
+
+def unescape(name: str) -> str | None:
+    """The dotted module name, or None when a word is not known. Takes LDM names of the SDXL UNet too."""
+    name = name.removeprefix("text_model_")
+    if name in _LDM_SINGLE:
+        return _LDM_SINGLE[name]
+    if match := _LDM_BLOCK.match(name):
+        return _from_ldm(match[1], int(match[2]), int(match[3]), match[4] or "")
+    if match := _LDM_MIDDLE.match(name):
+        return _inside(f"mid_block.{('resnets.0', 'attentions.0', 'resnets.1')[int(match[1])]}", match[2] or "")
+    words, position = [], 0
+    while position < len(name):
+        found = _WORD.match(name, position)
+        if not found:
+            return None
+        words.append(found[0])
+        position = found.end() + 1
+    return ".".join(words) or None
+
+
+def _from_ldm(side: str, number: int, part: int, rest: str) -> str | None:
+    """Blocks of the LDM UNet with two resnets a level: ``down_blocks.i.resnets.j`` is ``input_blocks.{3i+j+1}.0``."""
+    if side == "input_blocks":
+        level, place = divmod(number - 1, 3)
+        if place == 2:
+            return f"down_blocks.{level}.downsamplers.0.conv" if rest == "op" else None
+        return _inside(f"down_blocks.{level}.{'attentions' if part else 'resnets'}.{place}", rest)
+    level, place = divmod(number, 3)
+    if rest == "conv" and part:
+        return f"up_blocks.{level}.upsamplers.0.conv"
+    return _inside(f"up_blocks.{level}.{'attentions' if part else 'resnets'}.{place}", rest)
+
+
+def _inside(block: str, rest: str) -> str | None:
+    inner = _LDM_RESNET.get(rest) if ".resnets." in block else unescape(rest)
+    return f"{block}.{inner}" if inner else None

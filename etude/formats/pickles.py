@@ -1,0 +1,54 @@
+"""Pickled files (.pt, .bin, .ckpt): read without running their code, written so that careful programs read them."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from etude.errors import FormatError
+from etude.files import atomic_path
+
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold: files of equal content have equal bytes
+
+
+def read_pickle(path: Path | str) -> Mapping[str, Any]:
+    """The dictionary in a file of ``torch.save``; nothing but tensors and plain values is ever constructed."""
+    action = "fetch it again from a source you trust, as .safetensors if there is one"
+    try:
+        # Embeddings of the first code (2022) hold a ParameterDict; building one runs nothing of the file.
+        with torch.serialization.safe_globals([torch.nn.ParameterDict, set]):
+            data = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise FormatError(path, "is missing", "check the path") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise FormatError(path, f"is not a file that can be opened safely ({reason})", action) from error
+    if not isinstance(data, Mapping):
+        raise FormatError(path, f"holds a {type(data).__name__}, not a dictionary", action)
+    return data
+
+
+def write_pickle(path: Path | str, data: Mapping[str, Any]) -> None:
+    """Like ``torch.save``, with fixed bytes and without the dot-files (``.format_version``, …) of newer torch.
+
+    A1111's safe unpickler knows only ``<top>/data/<n>``, ``version``, ``byteorder`` and ``data.pkl`` and refuses a file
+    with others. Tensors must be plain (no Parameter, no gradient) and own their storage, or it is saved whole.
+    """
+    buffer = io.BytesIO()
+    torch.save(data, buffer)
+    with (
+        zipfile.ZipFile(buffer) as source,
+        atomic_path(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as target,
+    ):
+        for name in source.namelist():
+            inner = name.split("/")[1:]
+            if not any(part.startswith(".") for part in inner):
+                entry = zipfile.ZipInfo("/".join(["archive", *inner]), EPOCH)
+                target.writestr(entry, source.read(name))

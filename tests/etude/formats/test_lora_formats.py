@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from etude import formats
+from etude.artifact import Artifact
+from etude.errors import FormatError
+from etude.files import read_metadata, read_tensors
+from etude.formats import diffusers_lora, kohya_lora
+
+UNET = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+CONV = "unet.mid_block.resnets.0.conv1"
+TEXT = "text_encoder.encoder.layers.3.self_attn.q_proj"
+FACTS = {
+    "name": "sks",
+    "rank": 4,
+    "alpha": 2.0,
+    "family": "sd1",
+    "prediction": "epsilon",
+    "resolution": 512,
+    "step": 300,
+    "seed": 7,
+    "base": "models/miniature",
+    "params": {"training": {"learning_rate": 1e-4, "schedule": "constant", "optimizer": "adamw"}},
+}
+
+
+def lora(family: str = "sd1", dtype: torch.dtype = torch.float16, **facts: object) -> Artifact:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {UNET: ((4, 8), (8, 4)), CONV: ((4, 6, 3, 3), (6, 4, 1, 1)), TEXT: ((4, 8), (8, 4))}
+    if family == "sdxl":
+        shapes["text_encoder_2.encoder.layers.0.mlp.fc1"] = ((4, 12), (24, 4))
+    tensors = {}
+    for name, (down, up) in shapes.items():
+        tensors[f"{name}.lora_A.weight"] = torch.randn(down, generator=generator).to(dtype)
+        tensors[f"{name}.lora_B.weight"] = torch.randn(up, generator=generator).to(dtype)
+    return Artifact("lora", tensors, FACTS | {"family": family} | facts)
+
+
+def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert sorted(found) == sorted(expected)
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype, name
+        assert torch.equal(found[name], tensor), name
+
+
+@pytest.mark.parametrize("module", [kohya_lora, diffusers_lora], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_what_is_written_is_read_back_with_its_alpha(module: formats.Format, family: str, tmp_path: Path) -> None:
+    artifact = lora(family)
+    (path,) = module.write(artifact, tmp_path)
+    tensors, facts = module.read(path)
+    assert_equal(tensors, artifact.tensors)
+    assert (facts["rank"], facts["alpha"], facts.get("alphas")) == (4, 2.0, None)
+    assert formats.identify(path) == module.__name__.rpartition(".")[2]
+
+
+@pytest.mark.parametrize("module", [kohya_lora, diffusers_lora], ids=lambda module: module.__name__)
+def test_alphas_that_differ_between_modules_survive(module: formats.Format, tmp_path: Path) -> None:
+    artifact = lora(alphas={TEXT: 0.3})
+    tensors, facts = module.read(module.write(artifact, tmp_path)[0])
+    assert facts["alpha"] == 2.0
+    assert facts["alphas"] == {TEXT: pytest.approx(0.3)}
+    assert_equal(tensors, artifact.tensors)
+
+
+@pytest.mark.parametrize("module", [kohya_lora, diffusers_lora], ids=lambda module: module.__name__)
+def test_equal_artifacts_give_equal_bytes_without_a_time(module: formats.Format, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        module.write(lora(tags={"a noto sks": 2, "sks": 1}), tmp_path / folder)
+    (first,) = (tmp_path / "a").iterdir()
+    assert first.read_bytes() == (tmp_path / "b" / first.name).read_bytes()
+    assert not [key for key in read_metadata(first) if "date" in key or "_at" in key or "session" in key]
+
+
+def test_kohya_names_are_those_that_other_programs_look_for(tmp_path: Path) -> None:
+    (path,) = kohya_lora.write(lora(), tmp_path)
+    assert path.name == "sks.safetensors"
+    tensors = read_tensors(path)[0]
+    stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    assert tensors[f"{stem}.lora_down.weight"].shape == (4, 8)
+    assert tensors[f"{stem}.lora_up.weight"].shape == (8, 4)
+    assert tensors[f"{stem}.alpha"].item() == 2.0
+    assert "lora_te_text_model_encoder_layers_3_self_attn_q_proj.lora_up.weight" in tensors
+    sdxl = read_tensors(kohya_lora.write(lora("sdxl"), tmp_path)[0])[0]
+    assert "lora_te1_text_model_encoder_layers_3_self_attn_q_proj.alpha" in sdxl
+    assert "lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha" in sdxl
+
+
+@pytest.mark.parametrize(
+    ("family", "prediction", "v2", "version", "architecture"),
+    [
+        ("sd1", "epsilon", "False", "sd_v1", "stable-diffusion-v1/lora"),
+        ("sd2", "v_prediction", "True", "sd_v2_v", "stable-diffusion-v2-768-v/lora"),
+        ("sd2", "epsilon", "True", "sd_v2", "stable-diffusion-v2-512/lora"),
+        ("sdxl", "epsilon", "False", "sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora"),
+    ],
+)
+def test_the_kohya_header_tells_the_family(
+    family: str, prediction: str, v2: str, version: str, architecture: str, tmp_path: Path
+) -> None:
+    (path,) = kohya_lora.write(lora(family, prediction=prediction), tmp_path)
+    metadata = read_metadata(path)
+    assert (metadata["ss_v2"], metadata["ss_base_model_version"]) == (v2, version)
+    assert metadata["modelspec.architecture"] == architecture
+    assert kohya_lora.read(path)[1]["family"] == family
+    assert kohya_lora.read(path)[1]["prediction"] == prediction
+
+
+def test_the_kohya_header_has_what_modelspec_demands_and_what_was_trained(tmp_path: Path) -> None:
+    metadata = read_metadata(kohya_lora.write(lora(tags={"sks": 3}), tmp_path)[0])
+    assert metadata["modelspec.sai_model_spec"] == "1.0.1"
+    assert metadata["modelspec.implementation"] == "diffusers"
+    assert metadata["modelspec.title"] == "sks"
+    assert metadata["modelspec.resolution"] == "512x512"
+    assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("4", "2.0")
+    assert metadata["ss_network_module"] == "networks.lora"
+    assert (metadata["ss_steps"], metadata["ss_seed"], metadata["ss_learning_rate"]) == ("300", "7", "0.0001")
+    assert json.loads(metadata["ss_tag_frequency"]) == {"sks": {"sks": 3}}
+    assert json.loads(metadata["ss_network_args"]) == {}
+
+
+def test_the_model_hash_is_that_of_the_bytes_after_the_header(tmp_path: Path) -> None:
+    (path,) = kohya_lora.write(lora(), tmp_path)
+    data = path.read_bytes()
+    body = data[8 + int.from_bytes(data[:8], "little") :]
+    metadata = read_metadata(path)
+    assert metadata["sshs_model_hash"] == hashlib.sha256(body).hexdigest()
+    assert metadata["modelspec.hash_sha256"] == "0x" + metadata["sshs_model_hash"]
+    assert metadata["sshs_legacy_hash"] == hashlib.sha256(b"").hexdigest()[:8]  # shorter than a MiB: nothing is read
+
+
+def test_a_kohya_file_without_alpha_counts_as_alpha_equal_to_rank(tmp_path: Path) -> None:
+    stem = "lora_unet_mid_block_attentions_0_proj_in"
+    down, up = torch.randn(16, 8), torch.randn(8, 16)
+    save_file({f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}, tmp_path / "old.safetensors")
+    tensors, facts = kohya_lora.read(tmp_path / "old.safetensors")
+    assert facts["alpha"] == 16.0
+    assert torch.equal(tensors["unet.mid_block.attentions.0.proj_in.lora_A.weight"], down)
+
+
+def test_an_sdxl_file_with_ldm_names_is_read(tmp_path: Path) -> None:
+    stem = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_out_0"
+    halves = {f"{stem}.lora_down.weight": torch.ones(2, 4), f"{stem}.lora_up.weight": torch.ones(4, 2)}
+    save_file(halves | {f"{stem}.alpha": torch.tensor(1.0)}, tmp_path / "xl.safetensors")
+    tensors, facts = kohya_lora.read(tmp_path / "xl.safetensors")
+    assert "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0.lora_B.weight" in tensors
+    assert facts == {"rank": 2, "alpha": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("module", "key"),
+    [
+        (kohya_lora, "lora_unet_mid_block_attentions_0_proj_in.hada_w1_a"),
+        (kohya_lora, "lora_unet_mid_block_attentions_0_proj_in.dora_scale"),
+        (kohya_lora, "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight"),
+        (diffusers_lora, "transformer.single_blocks.0.proj.lora_A.weight"),
+        (diffusers_lora, "unet.mid_block.attentions.0.proj_in.lora_magnitude_vector"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_file_of_another_kind_is_refused_by_its_keys(module: formats.Format, key: str, tmp_path: Path) -> None:
+    save_file({key: torch.ones(2, 2)}, tmp_path / "other.safetensors")
+    with pytest.raises(FormatError, match=key.replace(".", r"\.")):
+        module.read(tmp_path / "other.safetensors")
+
+
+def test_halves_that_are_missing_or_do_not_fit_are_named(tmp_path: Path) -> None:
+    stem = "lora_unet_mid_block_attentions_0_proj_in"
+    save_file({f"{stem}.lora_down.weight": torch.ones(4, 8)}, tmp_path / "half.safetensors")
+    with pytest.raises(FormatError, match=r"mid_block\.attentions\.0\.proj_in` has no up weight"):
+        kohya_lora.read(tmp_path / "half.safetensors")
+    halves = {f"{stem}.lora_down.weight": torch.ones(4, 8), f"{stem}.lora_up.weight": torch.ones(8, 3)}
+    save_file(halves, tmp_path / "unequal.safetensors")
+    with pytest.raises(FormatError, match=r"\[4, 8\] and \[8, 3\]"):
+        kohya_lora.read(tmp_path / "unequal.safetensors")
+
+
+OLDER = {
+    "unet.down_blocks.0.attn1.processor.to_out_lora.down.weight": "unet.down_blocks.0.attn1.to_out.0",
+    "unet.down_blocks.0.attn1.to_k.lora.down.weight": "unet.down_blocks.0.attn1.to_k",
+    "down_blocks.0.attn1.processor.to_q_lora.down.weight": "unet.down_blocks.0.attn1.to_q",
+    "text_encoder.text_model.encoder.layers.0.self_attn.to_out_lora.down.weight": (
+        "text_encoder.encoder.layers.0.self_attn.out_proj"
+    ),
+    "text_encoder.text_model.encoder.layers.0.self_attn.v_proj.lora_linear_layer.down.weight": (
+        "text_encoder.encoder.layers.0.self_attn.v_proj"
+    ),
+    "text_encoder_2.text_model.encoder.layers.0.mlp.fc1.lora_A.weight": "text_encoder_2.encoder.layers.0.mlp.fc1",
+}
+
+
+@pytest.mark.parametrize("key", OLDER)
+def test_older_spellings_of_diffusers_are_read(key: str, tmp_path: Path) -> None:
+    down, up = torch.randn(4, 8), torch.randn(6, 4)
+    other = key.replace(".down.", ".up.").replace("lora_A", "lora_B")
+    save_file({key: down, other: up}, tmp_path / "old.safetensors")
+    tensors, facts = diffusers_lora.read(tmp_path / "old.safetensors")
+    assert torch.equal(tensors[f"{OLDER[key]}.lora_A.weight"], down)
+    assert torch.equal(tensors[f"{OLDER[key]}.lora_B.weight"], up)
+    assert facts == {"rank": 4, "alpha": 4.0}
+    assert formats.identify(tmp_path / "old.safetensors") == "diffusers_lora"
+
+
+def test_a_peft_folder_is_read_with_the_alpha_of_its_configuration(tmp_path: Path) -> None:
+    stem = "base_model.model.down_blocks.0.attentions.0.proj_in"
+    halves = {f"{stem}.lora_A.weight": torch.randn(4, 8), f"{stem}.lora_B.weight": torch.randn(6, 4)}
+    save_file(halves, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 8, "alpha_pattern": {}}))
+    tensors, facts = diffusers_lora.read(tmp_path / "adapter_model.safetensors")
+    assert "unet.down_blocks.0.attentions.0.proj_in.lora_A.weight" in tensors
+    assert facts["alpha"] == 8.0
+
+
+def test_a_file_that_holds_no_known_form_is_not_identified(tmp_path: Path) -> None:
+    save_file({"first_stage_model.a.b": torch.ones(2)}, tmp_path / "vae.safetensors")
+    with pytest.raises(FormatError, match="first_stage_model"):
+        formats.identify(tmp_path / "vae.safetensors")
