@@ -1,0 +1,1 @@
+"""Pictures as pixels: find, decode, crop, resize, name by content. Nothing here knows a model."""

@@ -1,0 +1,79 @@
+"""Pictures as they come → training pictures: ``data/<set>/prepared/`` with ``images.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etude.errors import InputError
+from etude.files import replace_folder, write_json
+from etude.images.settings import Prepare
+from etude.params import Schema, pick
+from tasks import run
+from tasks.console import progress, say, warn
+
+if TYPE_CHECKING:
+    from etude.images.preparation import Preparation
+
+__all__ = ["Dials", "Prepare", "prepare"]
+SHOWN = 5  # files named in the log for each kind of finding; images.json names all
+
+
+class Dials(Schema):
+    """The parts of params.yaml that this stage depends on."""
+
+    prepare: Prepare
+
+
+def prepare(name: str, folder: Path) -> None:
+    """Prepare the pictures of the image set NAME, which are in FOLDER."""
+    settings = pick("params.yaml", Dials).prepare
+    from etude.images.folder import list_pictures
+    from etude.images.preparation import Preparation
+
+    files = list_pictures(folder)
+    with replace_folder(Path("data", name, "prepared")) as out:
+        preparation = Preparation(out, settings)
+        for file in progress(files, f"{name}: prepare"):
+            preparation.add(file, folder / file)
+        _refuse_nothing(folder, files, preparation)
+        if settings.flip:
+            preparation.flip()
+        listing = preparation.listing()
+        write_json(out / "images.json", listing)
+    _tell(name, len(files), listing)
+
+
+def _refuse_nothing(folder: Path, files: list[str], preparation: Preparation) -> None:
+    if preparation.images:
+        return
+    if not files:
+        raise InputError(folder, "holds no pictures", "put pictures there (PNG, JPEG, WebP, …)")
+    first, reason = next(iter(preparation.skipped.items()))
+    fault = f"none of its {len(files)} files can be used as a picture; {first}: {reason}"
+    raise InputError(folder, fault, "put usable pictures there, or change `prepare` in params.yaml")
+
+
+def _tell(name: str, files: int, listing: dict[str, Any]) -> None:
+    images = listing["images"].values()
+    flipped = sum(image["flipped"] for image in images)
+    say(f"{name}: {len(images)} pictures ({flipped} of them flipped copies) from {files} files")
+    _list(name, "left out", [f"{file} ({reason})" for file, reason in listing["skipped"].items()])
+    _list(name, "the same pixels as another", [f"{a} = {b}" for a, b in listing["duplicates"].items()])
+    _list(name, "nearly the same", [" ~ ".join(pair) for pair in _sources(listing)])
+    _list(name, "enlarged", [image["sources"][0] for image in images if image["enlarged"] and not image["flipped"]])
+
+
+def _sources(listing: dict[str, Any]) -> list[list[str]]:
+    """The pairs of near duplicates by the names of their files."""
+    return [[listing["images"][one]["sources"][0] for one in pair] for pair in listing["near_duplicates"]]
+
+
+def _list(name: str, finding: str, cases: list[str]) -> None:
+    if cases:
+        more = f" and {len(cases) - SHOWN} more" if len(cases) > SHOWN else ""
+        warn(f"{name}: {finding}: {len(cases)}: {'; '.join(cases[:SHOWN])}{more}")
+
+
+if __name__ == "__main__":
+    run(prepare)

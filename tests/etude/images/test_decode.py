@@ -1,0 +1,236 @@
+import io
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, ImageDraw
+
+from etude.errors import InputError
+from etude.images.decode import ORIENTATION, TURNS, read_picture
+
+WHITE = (255, 255, 255)
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+def drawn(size: tuple[int, int] = (60, 40)) -> Image.Image:
+    """A red picture with a blue top left corner, so that every turn and mirror image of it differs."""
+    image = Image.new("RGB", size, RED)
+    ImageDraw.Draw(image).rectangle((0, 0, size[0] // 3, size[1] // 4), fill=BLUE)
+    return image
+
+
+def pixels(path: Path, background: tuple[int, int, int] = WHITE) -> np.ndarray:
+    picture = read_picture(path, background)
+    assert picture.image.mode == "RGB"
+    assert picture.image.size == picture.size
+    return np.asarray(picture.image).astype(int)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+def test_a_picture_is_turned_upright_as_its_exif_says(tmp_path: Path, orientation: int, suffix: str) -> None:
+    undo = {6: 8, 8: 6}.get(orientation, orientation)  # the turn that makes the camera's picture from the upright one
+    stored = drawn().transpose(TURNS[undo]) if orientation > 1 else drawn()
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    stored.save(tmp_path / f"a.{suffix}", exif=exif, quality=100)
+    found = pixels(tmp_path / f"a.{suffix}")
+    assert found.shape == (40, 60, 3)
+    assert np.abs(found - np.asarray(drawn()).astype(int)).mean() < 6
+
+
+def test_damaged_exif_does_not_spoil_the_pixels(tmp_path: Path) -> None:
+    drawn().save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0garbage that is no directory", quality=100)
+    assert pixels(tmp_path / "a.jpg").shape == (40, 60, 3)
+
+
+@pytest.mark.parametrize("background", [WHITE, (10, 200, 30)])
+def test_colours_hidden_under_transparency_never_show(tmp_path: Path, background: tuple[int, int, int]) -> None:
+    image = drawn().convert("RGBA")
+    image.paste((0, 255, 0, 0), (20, 20, 60, 40))  # a fully transparent green
+    image.paste((0, 0, 0, 128), (0, 30, 10, 40))
+    image.save(tmp_path / "rgba.png")
+    found = pixels(tmp_path / "rgba.png", background)
+    assert tuple(found[30, 40]) == background
+    assert np.abs(found[35, 5] - np.array(background) * 127 / 255).max() <= 1
+    assert tuple(found[2, 2]) == BLUE
+
+
+def test_palettes_grey_with_alpha_and_colour_keys_are_composited_too(tmp_path: Path) -> None:
+    half = Image.new("RGBA", (8, 8), (*RED, 255))
+    half.paste((0, 255, 0, 0), (4, 0, 8, 8))
+    half.save(tmp_path / "half.webp", lossless=True, exact=True)
+    half.convert("P").save(tmp_path / "bytes.png", transparency=bytes([255] * 255 + [0]))
+    flat = Image.new("P", (8, 8), 0)
+    flat.putpalette([*GREEN, *RED])
+    flat.paste(1, (0, 0, 4, 8))
+    flat.save(tmp_path / "index.png", transparency=0)
+    flat.save(tmp_path / "index.gif", transparency=0)
+    grey = Image.new("LA", (8, 8), (90, 255))
+    grey.paste((7, 0), (4, 0, 8, 8))
+    grey.save(tmp_path / "la.png")
+    key = Image.new("RGB", (8, 8), RED)
+    key.paste(GREEN, (4, 0, 8, 8))
+    key.save(tmp_path / "key.png", transparency=GREEN)
+    grey_left = {"la.png": (90, 90, 90)}
+    for name in ("half.webp", "index.png", "index.gif", "la.png", "key.png"):
+        found = pixels(tmp_path / name, (1, 2, 3))
+        assert tuple(found[4, 6]) == (1, 2, 3), name
+        assert tuple(found[4, 1]) == grey_left.get(name, RED), name
+    assert pixels(tmp_path / "bytes.png").shape == (8, 8, 3)
+
+
+def test_the_first_frame_of_an_animation_is_the_picture(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (9, 9), colour) for colour in (RED, GREEN, BLUE)]
+    for name in ("a.gif", "a.webp", "a.png", "a.tif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], lossless=True)
+        assert tuple(pixels(tmp_path / name)[4, 4]) == RED, name
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    Image.fromarray(ramp).save(tmp_path / "a.tif")
+    expected = np.rint(ramp / 257).astype(int)
+    for name in ("a.png", "a.tif"):
+        found = pixels(tmp_path / name)
+        assert np.abs(found[..., 0] - expected).max() <= 1, name
+        assert (found[..., 0] == found[..., 2]).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "RGB"])
+def test_every_mode_becomes_rgb_with_about_the_same_colours(tmp_path: Path, mode: str) -> None:
+    image = drawn().convert(mode)
+    image.save(tmp_path / "a.tif")
+    expected = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(pixels(tmp_path / "a.tif") - expected).mean() < 2
+
+
+def test_a_cmyk_jpeg_is_not_inverted(tmp_path: Path) -> None:
+    drawn().convert("CMYK").save(tmp_path / "a.jpg", quality=100)
+    assert np.abs(pixels(tmp_path / "a.jpg") - np.asarray(drawn()).astype(int)).mean() < 8
+
+
+def test_pixels_without_an_agreed_white_are_refused_and_not_guessed(tmp_path: Path) -> None:
+    Image.new("F", (9, 9), 0.5).save(tmp_path / "f.tif")
+    Image.new("I", (9, 9), 1 << 20).save(tmp_path / "i.tif")
+    for name in ("f.tif", "i.tif"):
+        with pytest.raises(InputError, match="agreed white|outside 0"):
+            read_picture(tmp_path / name, WHITE)
+
+
+def test_a_camera_file_of_several_jpegs_is_read_as_its_first(tmp_path: Path) -> None:
+    drawn((640, 480)).save(
+        tmp_path / "a.jpg", "MPO", save_all=True, append_images=[Image.new("RGB", (640, 480), GREEN)]
+    )
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.format == "MPO"
+    picture = read_picture(tmp_path / "a.jpg", WHITE, lambda _: (160, 120))
+    assert picture.size == (640, 480)
+    assert picture.image.size == (160, 120)
+    assert np.abs(np.asarray(picture.image)[2, 2].astype(int) - BLUE).max() < 12
+
+
+def test_an_embedded_profile_is_brought_to_srgb(tmp_path: Path) -> None:
+    image = Image.new("RGB", (8, 8), (200, 90, 40))
+    wide = wide_profile()
+    image.save(tmp_path / "wide.png", icc_profile=wide)
+    image.save(tmp_path / "srgb.png", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    image.save(tmp_path / "broken.png", icc_profile=b"no profile")
+    assert tuple(pixels(tmp_path / "srgb.png")[0, 0]) == (200, 90, 40)
+    assert tuple(pixels(tmp_path / "broken.png")[0, 0]) == (200, 90, 40)
+    red, green, blue = pixels(tmp_path / "wide.png")[0, 0]
+    assert (red, green, blue) == (90, 200, 40)  # this profile's primaries are swapped
+
+
+def wide_profile() -> bytes:
+    """An sRGB profile with the red and green primaries exchanged: a conversion that nobody can overlook."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    data = bytearray(bytes(data).replace(b"s\0R\0G\0B", b"o\0d\0d\0."))  # its description says sRGB
+    tags = {bytes(data[132 + 12 * i : 136 + 12 * i]): 132 + 12 * i for i in range(data[131])}
+    red, green = tags[b"rXYZ"], tags[b"gXYZ"]
+    data[red + 4 : red + 12], data[green + 4 : green + 12] = data[green + 4 : green + 12], data[red + 4 : red + 12]
+    return bytes(data)
+
+
+def test_a_wrong_suffix_does_not_hide_a_picture(tmp_path: Path) -> None:
+    drawn().save(tmp_path / "really.png")
+    (tmp_path / "really.png").rename(tmp_path / "claims.jpg")
+    assert tuple(pixels(tmp_path / "claims.jpg")[0, 0]) == BLUE
+
+
+def test_a_large_jpeg_is_decoded_smaller_but_never_below_what_is_enough(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    drawn((1600, 1200)).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    drawn((1600, 1200)).save(tmp_path / "a.png")
+    asked = []
+
+    def enough(size: tuple[int, int]) -> tuple[int, int]:
+        asked.append(size)
+        return 290, 390
+
+    picture = read_picture(tmp_path / "a.jpg", WHITE, enough)
+    assert asked == [(1200, 1600)]  # the upright size
+    assert picture.size == (1200, 1600)
+    assert picture.image.size == (300, 400)
+    full = read_picture(tmp_path / "a.jpg", WHITE).image.resize((300, 400), Image.Resampling.BOX)
+    assert np.abs(np.asarray(full).astype(int) - np.asarray(picture.image).astype(int)).mean() < 1
+    assert read_picture(tmp_path / "a.png", WHITE, enough).image.size == (1600, 1200)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"%PDF-1.7 not a picture at all", "not a picture of a known format"),
+        (b"\x89PNG\r\n\x1a\n", "is not a picture|cannot be decoded"),
+    ],
+)
+def test_what_is_no_picture_is_named_with_a_reason(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(InputError, match=reason):
+        read_picture(tmp_path / "a.jpg", WHITE)
+
+
+def test_a_picture_too_large_to_be_meant_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn((200, 100)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9000)
+    with pytest.raises(InputError, match="exceeds limit"):
+        read_picture(tmp_path / "a.png", WHITE)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 15000)  # Pillow would only warn here, and warnings are errors
+    assert pixels(tmp_path / "a.png").shape == (100, 200, 3)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000"])
+def test_a_damaged_file_is_read_or_refused_with_a_reason_and_nothing_else(tmp_path: Path, form: str) -> None:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, form, exif=Image.Exif())
+    whole, dice = buffer.getvalue(), random.Random(form)
+    for case in range(80):
+        damaged = bytearray(whole)
+        if case % 2:
+            del damaged[dice.randrange(len(whole)) :]
+        for _ in range(case % 4 * 2):
+            if damaged:
+                damaged[dice.randrange(min(len(damaged), 600))] = dice.randrange(256)
+        (tmp_path / "a.img").write_bytes(damaged)
+        fault = ""
+        try:
+            assert read_picture(tmp_path / "a.img", WHITE).image.mode == "RGB"
+        except InputError as error:
+            fault = error.fault
+        assert str(tmp_path) not in fault
+
+
+def test_a_truncated_jpeg_is_refused(tmp_path: Path) -> None:
+    drawn((300, 200)).save(tmp_path / "a.jpg", quality=95)
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(InputError, match="a.jpg: cannot be decoded"):
+        read_picture(tmp_path / "a.jpg", WHITE)

@@ -1,0 +1,55 @@
+import io
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from etude.images.identity import near_duplicates, pixel_hash, signature
+
+
+def painting(seed: int, size: int = 128) -> Image.Image:
+    """Soft random shapes: a picture with something in it, different for each seed."""
+    rng = np.random.default_rng(seed)
+    image = Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8)).resize((size, size), 3)
+    for _ in range(4):
+        x, y, r = (int(v) for v in rng.integers(10, size - 10, 3))
+        colour = tuple(int(v) for v in rng.integers(0, 255, 3))
+        ImageDraw.Draw(image).ellipse((x - r // 3, y - r // 3, x + r // 3, y + r // 3), fill=colour)
+    return image.filter(ImageFilter.GaussianBlur(1))
+
+
+def test_a_hash_is_of_pixels_size_and_mode_alone() -> None:
+    image = painting(0)
+    same = Image.open(io.BytesIO(saved(image, "PNG", compress_level=9)))
+    assert pixel_hash(image) == pixel_hash(same.convert("RGB"))
+    one_off = image.copy()
+    one_off.putpixel((3, 4), (1, 2, 3))
+    assert pixel_hash(one_off) != pixel_hash(image)
+    black = [Image.new(mode, size) for mode, size in [("RGB", (4, 2)), ("RGB", (2, 4)), ("L", (4, 6)), ("L", (6, 4))]]
+    assert len({pixel_hash(image) for image in black}) == 4
+
+
+def saved(image: Image.Image, form: str, **options: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def test_recompressed_resized_and_faintly_changed_pictures_are_near_duplicates_and_different_ones_are_not() -> None:
+    found = {}
+    for seed in range(12):
+        image = painting(seed)
+        found[f"{seed:02}"] = signature(image)
+        found[f"{seed:02} jpeg"] = signature(Image.open(io.BytesIO(saved(image, "JPEG", quality=60))).convert("RGB"))
+        found[f"{seed:02} small"] = signature(image.resize((97, 97), 1).resize((128, 128), 3))
+        found[f"{seed:02} brighter"] = signature(image.point(lambda level: min(level + 6, 255)))
+    pairs = near_duplicates(found, 0.05)
+    assert all(one[:2] == other[:2] for one, other in pairs)
+    assert {f"{seed:02}" for seed in range(12)} == {one for one, _ in pairs if len(one) == 2}
+    assert len(pairs) >= 60  # of 72
+
+
+def test_plain_pictures_of_different_colours_are_no_duplicates() -> None:
+    plain = {name: signature(Image.new("RGB", (64, 64), name)) for name in ("red", "blue", "white", "navy")}
+    assert near_duplicates(plain, 0.05) == []
+    mirrored = painting(1).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    assert near_duplicates({"a": signature(painting(1)), "b": signature(mirrored)}, 0.05) == []

@@ -1,0 +1,204 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from etude.errors import InputError
+from etude.files import sha256_tree
+from etude.images.decode import ORIENTATION
+from etude.images.folder import list_pictures
+from etude.images.preparation import Preparation
+from etude.images.settings import Prepare
+
+PLAIN = {
+    "resolution": 64,
+    "buckets": 0,
+    "crop": "center",
+    "split": 0.0,
+    "split_overlap": 0.2,
+    "flip": False,
+    "enlarge": False,
+    "background": "#ffffff",
+    "near_duplicates": 0.05,
+    "unreadable": "skip",
+}
+
+
+def prepared(folder: Path, out: Path, **changes: Any) -> dict[str, Any]:
+    out.mkdir(exist_ok=True)
+    settings = Prepare(**{**PLAIN, **changes})
+    preparation = Preparation(out, settings)
+    for name in list_pictures(folder):
+        preparation.add(name, folder / name)
+    if settings.flip:
+        preparation.flip()
+    listing = preparation.listing()
+    assert {f"{identifier}.png" for identifier in listing["images"]} == {path.name for path in out.iterdir()}
+    for identifier, facts in listing["images"].items():
+        with Image.open(out / f"{identifier}.png") as image:
+            assert image.mode == "RGB"
+            assert list(image.size) == facts["size"]
+    return listing
+
+
+def draw(path: Path, seed: int = 0, size: tuple[int, int] = (100, 80), **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    image = Image.fromarray(rng.integers(0, 255, (5, 5, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    image.save(path, **options)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in"
+
+
+def test_files_of_one_stem_never_collide_and_keep_their_ids_when_renamed(folder: Path, tmp_path: Path) -> None:
+    draw(folder / "a.png", 1)
+    draw(folder / "a.jpg", 2)
+    draw(folder / "sub" / "a.png", 3)
+    before = prepared(folder, tmp_path / "out")["images"]
+    assert sorted(facts["sources"][0] for facts in before.values()) == ["a.jpg", "a.png", "sub/a.png"]
+    (folder / "a.png").rename(folder / "z.png")
+    after = prepared(folder, tmp_path / "out2")["images"]
+    assert after.keys() == before.keys()
+    assert sha256_tree(tmp_path / "out") == sha256_tree(tmp_path / "out2")
+
+
+def test_equal_pixels_are_kept_once_under_the_first_name_and_listed(folder: Path, tmp_path: Path) -> None:
+    draw(folder / "b.png", 1)
+    draw(folder / "a.bmp", 1)
+    draw(folder / "c.png", 1, compress_level=0)
+    draw(folder / "d.png", 2)
+    listing = prepared(folder, tmp_path / "out", flip=True)
+    assert listing["duplicates"] == {"b.png": "a.bmp", "c.png": "a.bmp"}
+    assert len(listing["images"]) == 4
+    assert sorted(map(tuple, (facts["sources"] for facts in listing["images"].values()))) == [
+        ("a.bmp", "b.png", "c.png"),
+        ("a.bmp", "b.png", "c.png"),
+        ("d.png",),
+        ("d.png",),
+    ]
+
+
+def test_one_changed_pixel_gives_one_new_id_and_leaves_the_others(folder: Path, tmp_path: Path) -> None:
+    for seed in range(4):
+        draw(folder / f"{seed}.png", seed)
+    before = set(prepared(folder, tmp_path / "out")["images"])
+    with Image.open(folder / "2.png") as image:
+        changed = image.copy()
+    changed.putpixel((40, 40), (1, 2, 3))
+    changed.save(folder / "2.png")
+    after = set(prepared(folder, tmp_path / "out2")["images"])
+    assert len(before - after) == len(after - before) == 1
+
+
+def test_a_rotated_photograph_is_cropped_upright(folder: Path, tmp_path: Path) -> None:
+    upright = Image.new("RGB", (1200, 2000), (250, 0, 0))
+    ImageDraw.Draw(upright).rectangle((0, 400, 600, 1000), fill=(0, 0, 250))  # top left of the middle square
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    upright.transpose(Image.Transpose.ROTATE_90).save(folder / "a.jpg", exif=exif, quality=95)
+    (facts,) = prepared(folder, tmp_path / "out")["images"].values()
+    assert facts["source_size"] == [1200, 2000]
+    assert facts["crop"] == [0, 400, 1200, 1600]
+    (path,) = (tmp_path / "out").glob("*.png")
+    with Image.open(path) as image:
+        found = np.asarray(image).astype(int)
+    assert np.abs(found[2:30, :30] - (0, 0, 250)).max() < 12
+    assert np.abs(found[34:, :] - (250, 0, 0)).max() < 12
+
+
+def test_small_pictures_are_listed_and_enlarged_only_on_request(folder: Path, tmp_path: Path) -> None:
+    draw(folder / "fits.png", 1, (64, 64))
+    draw(folder / "tiny.png", 2, (20, 300))
+    draw(folder / "tiny_again.png", 2, (20, 300))
+    listing = prepared(folder, tmp_path / "out")
+    assert list(listing["skipped"]) == ["tiny.png", "tiny_again.png"]
+    assert "20×300 pixels are too few for 64×64" in listing["skipped"]["tiny.png"]
+    enlarged = prepared(folder, tmp_path / "out2", enlarge=True)
+    assert {facts["sources"][0]: facts["enlarged"] for facts in enlarged["images"].values()} == {
+        "fits.png": False,
+        "tiny.png": True,
+    }
+    assert len(prepared(folder, tmp_path / "out3", crop="pad")["images"]) == 2  # its long side fits
+
+
+def test_unreadable_files_are_left_out_with_their_reasons_or_stop_the_work(folder: Path, tmp_path: Path) -> None:
+    draw(folder / "good.png")
+    whole = draw(folder / "cut.jpg", 2, quality=95).read_bytes()
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.png").touch()
+    listing = prepared(folder, tmp_path / "out")
+    assert len(listing["images"]) == 1
+    assert listing["skipped"].keys() == {"cut.jpg", "empty.png"}
+    assert "cannot be decoded" in listing["skipped"]["cut.jpg"]
+    assert listing["skipped"]["empty.png"] == "is empty"
+    with pytest.raises(InputError, match="cut.jpg"):
+        prepared(folder, tmp_path / "out2", unreadable="stop")
+
+
+def test_flipped_copies_are_mirror_images_and_none_is_made_that_is_there_already(folder: Path, tmp_path: Path) -> None:
+    draw(folder / "a.png", 1, (64, 64))
+    with Image.open(folder / "a.png") as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "mirrored.png")
+    Image.new("RGB", (64, 64), (5, 6, 7)).save(folder / "plain.png")
+    draw(folder / "b.png", 2, (90, 64))
+    images = prepared(folder, tmp_path / "out", flip=True)["images"]
+    flips = [identifier for identifier, facts in images.items() if facts["flipped"]]
+    assert [images[identifier]["sources"] for identifier in flips] == [["b.png"]]
+    (flip,) = flips
+    with Image.open(tmp_path / "out" / f"{flip}.png") as one, Image.open(tmp_path / f"out/{flip[:-5]}.png") as other:
+        assert (np.asarray(one)[:, ::-1] == np.asarray(other)).all()
+
+
+def test_a_panorama_is_split_into_pictures_of_its_parts(folder: Path, tmp_path: Path) -> None:
+    draw(folder / "wide.png", 1, (400, 100))
+    images = prepared(folder, tmp_path / "out", split=0.5)["images"]
+    assert len(images) == 5
+    stem = min(images)
+    assert sorted(images) == [stem, *(f"{stem}-{number}" for number in range(2, 6))]
+    assert images[stem]["crop"] == [0, 0, 100, 100]
+    assert images[f"{stem}-5"]["crop"] == [300, 0, 400, 100]
+    assert len(prepared(folder, tmp_path / "out2", split=0.2)["images"]) == 1
+
+
+def test_buckets_keep_the_shape_of_a_picture(folder: Path, tmp_path: Path) -> None:
+    draw(folder / "wide.jpg", 1, (3000, 2000))
+    draw(folder / "square.png", 2, (300, 300))
+    images = prepared(folder, tmp_path / "out", resolution=128, buckets=8)["images"].values()
+    assert {facts["sources"][0]: facts["size"] for facts in images} == {
+        "wide.jpg": [152, 104],
+        "square.png": [128, 128],
+    }
+
+
+def test_near_duplicates_are_listed_and_kept(folder: Path, tmp_path: Path) -> None:
+    draw(folder / "a.png", 1)
+    draw(folder / "a.jpg", 1, quality=80)
+    draw(folder / "b.png", 2)
+    listing = prepared(folder, tmp_path / "out", flip=True)
+    assert len(listing["images"]) == 6
+    ((one, other),) = listing["near_duplicates"]
+    assert {listing["images"][one]["sources"][0], listing["images"][other]["sources"][0]} == {"a.png", "a.jpg"}
+
+
+def test_equal_folders_give_equal_bytes(folder: Path, tmp_path: Path) -> None:
+    for seed, suffix in enumerate(["png", "jpg", "webp", "gif"]):
+        draw(folder / f"{seed}.{suffix}", seed, (300 + seed, 200))
+    one = prepared(folder, tmp_path / "out", crop="focus", flip=True)
+    other = prepared(folder, tmp_path / "out2", crop="focus", flip=True)
+    assert one == other
+    assert sha256_tree(tmp_path / "out") == sha256_tree(tmp_path / "out2")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"crop": "none"}, {"resolution": 100}, {"buckets": 40}, {"background": "white"}, {"flip": 1}, {"rnk": 8}]
+)
+def test_settings_that_cannot_work_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Prepare(**{**PLAIN, **wrong})
