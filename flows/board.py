@@ -1,0 +1,130 @@
+"""What a person sees while stages run: a live table in a terminal, a line for each change elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from threading import RLock
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from flows.plan import Stage
+
+NEWS_EVERY = 30.0  # seconds between two signs of life of a running stage, where there is no live table
+ACTIVE = ("running", "running elsewhere", "waiting for another dvc")
+BAD = ("failed", "skipped", "stopped")
+STYLES = dict.fromkeys(ACTIVE, "bold cyan") | {
+    "ran": "green",
+    "restored": "green",
+    "adopted": "green",
+    "unchanged": "dim green",
+    "up to date": "dim green",
+    "failed": "bold red",
+    "skipped": "yellow",
+    "stopped": "yellow",
+}
+
+
+@dataclass
+class Row:
+    """One stage: `since` is when it entered its state, `seconds` what it took once that is known."""
+
+    label: str
+    state: str = "waiting"
+    since: float = field(default_factory=time.monotonic)
+    seconds: float | None = None
+    text: str = ""
+    told: float = 0.0
+
+    @property
+    def rank(self) -> int:
+        """What is shown first where not every stage finds room."""
+        if self.state in (*ACTIVE, "failed"):
+            return 0
+        return {"waiting": 2, "queued": 1, "skipped": 3, "up to date": 4}.get(self.state, 2)
+
+
+class Board:
+    """How the stages of a run are doing, and `where` else one can look. Without a console it only keeps count."""
+
+    def __init__(self, console: Console | None = None, where: str = "") -> None:
+        self.console, self.where, self.rows = console, where, dict[str, Row]()
+        self._start, self._guard = time.monotonic(), RLock()
+        self._live: Live | None = None
+
+    def begin(self, stages: Iterable[Stage]) -> None:
+        """Show these stages, all waiting."""
+        self.rows = {stage.name: Row(stage.label) for stage in stages}
+        if self.console and self.console.is_terminal:
+            self._live = Live(self, console=self.console, refresh_per_second=4, redirect_stdout=False)
+            self._live.start()
+        elif self.where:
+            self._print(f"watch at {self.where}")
+
+    def state(self, stage: Stage, state: str, seconds: float | None = None) -> None:
+        """A stage entered another state; `seconds` is what it took when that is a final one."""
+        with self._guard:
+            row = self.rows[stage.name]
+            row.state, row.since, row.seconds = state, time.monotonic(), seconds
+            row.told = row.since
+            if not self._live and state not in ("waiting", "queued"):
+                because = f" ({'; '.join(stage.why)})" if state == "running" and stage.why else ""
+                self._print(f"{row.label}: {state}{because}{'' if seconds is None else f' in {duration(seconds)}'}")
+
+    def text(self, stage: Stage, text: str) -> None:
+        """The last line of a stage's log, complete or not, is now this one."""
+        with self._guard:
+            row = self.rows[stage.name]
+            row.text = text.strip() or row.text
+            if not self._live and text.strip() and time.monotonic() - row.told > NEWS_EVERY:
+                row.told = time.monotonic()
+                self._print(f"{row.label}: {duration(row.told - row.since)}: {row.text}")
+
+    def end(self) -> None:
+        """Nothing more will happen: whatever still waits never began."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def __rich__(self) -> RenderableType:
+        """The table as it is now, cut to the terminal's height: first what runs or failed, then what waits."""
+        with self._guard:
+            room = (self.console.height if self.console else 40) - 3
+            ranked = sorted(range(len(self.rows)), key=lambda index: list(self.rows.values())[index].rank)[:room]
+            table = Table.grid(padding=(0, 2), expand=True)
+            for ratio, justify in ((None, "left"), (None, "left"), (None, "right"), (1, "left")):
+                table.add_column(ratio=ratio, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
+            for index in sorted(ranked):
+                table.add_row(*_cells(list(self.rows.values())[index]))
+            return Group(table, Text(self._summary(), style="dim", no_wrap=True, overflow="ellipsis"))
+
+    def _summary(self) -> str:
+        states = [row.state for row in self.rows.values()]
+        counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
+        took = duration(time.monotonic() - self._start)
+        return " · ".join([*counts, took, *[self.where] * bool(self.where)])
+
+    def _print(self, line: str) -> None:
+        if self.console:
+            self.console.print(Text(line), soft_wrap=True)
+
+
+def _cells(row: Row) -> tuple[Text, ...]:
+    seconds = time.monotonic() - row.since if row.state in ACTIVE else row.seconds
+    style = STYLES.get(row.state, "dim")
+    took = "" if seconds is None else duration(seconds)
+    text = row.text if row.state in (*ACTIVE, "failed") else ""
+    return Text(row.label), Text(row.state, style), Text(took), Text(text, "dim")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: `3.2 s`, `1:05 min`, `2:03:10 h`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"

@@ -1,0 +1,42 @@
+"""How long stages took here last time: for estimates only, forgotten when `.scratch` is deleted."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from pathlib import Path
+
+from flows.plan import Stage
+
+
+def keep(root: Path, stage: Stage, seconds: float) -> None:
+    """Remember what a stage took."""
+    file = _file(root, stage)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"{seconds:.1f}")
+
+
+def recall(root: Path, stage: Stage) -> float | None:
+    """What a stage took the last time it ran here, in seconds; None when it never did."""
+    try:
+        return float(_file(root, stage).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def estimate(stages: Sequence[Stage], seconds: dict[str, float], jobs: int) -> float:
+    """How long `stages` (upstream first) take with `jobs` at once; `seconds` for each, 0 for those it leaves out."""
+    done: dict[str, float] = {}
+    free = [0.0] * jobs
+    for stage in stages:
+        ready = max((done[name] for name in stage.upstream), default=0.0)
+        if not seconds.get(stage.name):
+            done[stage.name] = ready
+            continue
+        done[stage.name] = max(ready, heapq.heappop(free)) + seconds[stage.name]
+        heapq.heappush(free, done[stage.name])
+    return max(done.values(), default=0.0)
+
+
+def _file(root: Path, stage: Stage) -> Path:
+    return root / ".scratch" / "seconds" / stage.slug

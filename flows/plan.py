@@ -1,0 +1,234 @@
+"""What DVC says there is to do: its graph and its status, as a list of stages. The only file that speaks to DVC."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from dvc.dependency.param import ParamsDependency
+from dvc.exceptions import DvcException
+from dvc.lock import LockError
+from dvc.repo import Repo, lock_repo
+from dvc.repo.reproduce import get_active_graph
+
+from etude.errors import InputError
+
+if TYPE_CHECKING:
+    from dvc.stage import Stage as DvcStage
+
+Graph: TypeAlias = Any  # networkx.DiGraph of DVC's stages; an edge leads from a stage to one that it depends on
+PROJECT_FILE = "dvc.yaml"
+BUSY = "another process is at it"
+
+
+@dataclass(frozen=True)
+class Out:
+    """One output of a stage: its path from the repository's root, and whether DVC shows it as metric or plot."""
+
+    path: str
+    metric: bool = False
+    plot: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the graph.
+
+    `name` is DVC's own address seen from the root, whatever the current folder (`prepare@style`, `photos.dvc`,
+    `pipelines/lora/dvc.yaml:build`); `label` is the short form people read and type (`lora:build`). `upstream` holds
+    names. `why` says what changed since the last run: nothing when it is empty. `timeout` is in seconds, 0 for none.
+    """
+
+    name: str
+    label: str
+    upstream: tuple[str, ...] = ()
+    why: tuple[str, ...] = ()
+    outs: tuple[Out, ...] = ()
+    resource: str = "cpu"
+    timeout: float = 0.0
+    retries: int = 0
+
+    @property
+    def slug(self) -> str:
+        """The label as a relative path: where files about this stage go."""
+        return self.label.replace(":", "/")
+
+
+def load(root: Path, targets: Sequence[str] = (), *, force: bool = False) -> list[Stage]:
+    """Read the graph under `root` and compare it with the workspace; upstream stages come first.
+
+    `targets` are names, labels, `foreach` groups, method folders, dvc.yaml files or outputs; none means what plain
+    `dvc repro` reaches. Their ancestors belong to the plan. With `force` every stage is said to be wanted again.
+    Raises InputError where DVC cannot read the project or a target is unknown.
+    """
+    try:
+        with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
+            graph = get_active_graph(repo.index.graph)
+            names = {stage: _name(stage, repo.root_dir) for stage in graph}
+            labels = _labels(names.values())
+            wanted = _wanted(graph, names, labels, targets)
+            order = dict.fromkeys(chain(*(_upstream_first(graph, stage, names) for stage in wanted)))
+            return [_describe(stage, graph, names, labels, force) for stage in order]
+    except DvcException as error:
+        raise InputError(str(root), _causes(error), "mend it; `dvc status` shows the same fault") from error
+
+
+def pending(stages: Sequence[Stage]) -> dict[Stage, tuple[str, ...]]:
+    """The stages not known to be up to date, and why: what changed, or that what they read may change first."""
+    reasons: dict[str, tuple[str, ...]] = {}
+    labels = {stage.name: stage.label for stage in stages}
+    for stage in stages:
+        after = [labels[name] for name in stage.upstream if name in reasons]
+        if stage.why or after:
+            reasons[stage.name] = stage.why or (f"after {', '.join(after)}",)
+    return {stage: reasons[stage.name] for stage in stages if stage.name in reasons}
+
+
+def forget(root: Path, pid: int) -> None:
+    """Drop what process `pid` holds in DVC's table of busy paths.
+
+    For a process known to be gone whose number something else now has (or keeps, as a zombie nobody reaps): DVC
+    looks at the number only, and would call its paths busy for ever.
+    """
+    from dvc.rwlock import _edit_rwlock
+
+    with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
+        hardlink = repo.config["core"].get("hardlink_lock", False)
+        with _edit_rwlock(repo.tmp_dir, repo.fs, hardlink) as table:
+            for path in [path for path, info in table["write"].items() if info["pid"] == pid]:
+                del table["write"][path]
+            for path, infos in list(table["read"].items()):
+                table["read"][path] = [info for info in infos if info["pid"] != pid]
+                if not table["read"][path]:
+                    del table["read"][path]
+
+
+def _upstream_first(graph: Graph, stage: DvcStage, names: Mapping[DvcStage, str]) -> Iterator[DvcStage]:
+    for other in sorted(graph.successors(stage), key=names.__getitem__):
+        yield from _upstream_first(graph, other, names)
+    yield stage
+
+
+def _name(stage: DvcStage, root: str) -> str:
+    path = Path(stage.path).relative_to(root).as_posix()
+    if not stage.is_data_source and (name := getattr(stage, "name", None)):
+        return str(name) if path == PROJECT_FILE else f"{path}:{name}"
+    return path
+
+
+def _labels(names: Iterable[str]) -> dict[str, str]:
+    """`pipelines/lora/dvc.yaml:build` becomes `lora:build`, unless two stages would then share a label."""
+    names = list(names)
+    short = {name: re.sub(rf"^(?:.*/)?([^/]+)/{re.escape(PROJECT_FILE)}:", r"\1:", name) for name in names}
+    taken = list(short.values())
+    return {name: short[name] if taken.count(short[name]) == 1 else name for name in names}
+
+
+def _wanted(
+    graph: Graph, names: Mapping[DvcStage, str], labels: Mapping[str, str], targets: Sequence[str]
+) -> Iterable[DvcStage]:
+    known = {stage: _addresses(stage, name, labels[name]) for stage, name in names.items()}
+    wanted: dict[DvcStage, None] = {}
+    for target in targets or [PROJECT_FILE]:
+        found = [stage for stage in graph if target.rstrip("/") in known[stage]]
+        if not found:
+            near = difflib.get_close_matches(target, sorted(set().union(*known.values())), n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "`dvc stage list --all` names them all"
+            raise InputError(target, "no stage, group, method or output is called that", hint)
+        wanted |= dict.fromkeys(found)
+    return wanted
+
+
+def _addresses(stage: DvcStage, name: str, label: str) -> set[str]:
+    file = Path(stage.path).relative_to(stage.repo.root_dir)
+    group = {text.partition("@")[0] for text in (name, label)}
+    folder = {file.parent.as_posix(), file.parent.name} if file.name == PROJECT_FILE else set()
+    return {name, label, file.as_posix(), *group, *(folder - {"", "."}), *(_path(out) for out in stage.outs)}
+
+
+def _path(out: Any) -> str:
+    path = Path(out.fs_path)
+    root = Path(out.repo.root_dir)
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(out)
+
+
+def _describe(
+    stage: DvcStage,
+    graph: Graph,
+    names: Mapping[DvcStage, str],
+    labels: Mapping[str, str],
+    force: bool,
+) -> Stage:
+    name = names[stage]
+    flow = (stage.meta or {}).get("flow") or {}
+    outs = (Out(_path(out), metric=bool(out.metric), plot=bool(out.plot)) for out in stage.outs)
+    why = _why(stage)
+    try:
+        return Stage(
+            name=name,
+            label=labels[name],
+            upstream=tuple(sorted(names[other] for other in graph.successors(stage))),
+            why=("forced",) if force and stage.cmd and not why else why,
+            outs=tuple(outs),
+            resource=str(flow.get("resource", "cpu")),
+            timeout=seconds(flow.get("timeout", 0)),
+            retries=int(flow.get("retries", 0)),
+        )
+    except ValueError as error:
+        raise InputError(f"{name}: meta.flow", str(error), "write it as `timeout: 4h` and `retries: 1`") from error
+
+
+def seconds(duration: str | float) -> float:
+    """`90`, `90s`, `30m`, `4h` or `2d` in seconds. Raises ValueError on anything else."""
+    found = re.fullmatch(r"\s*([\d.]+)\s*([smhd]?)\s*", str(duration))
+    if not found:
+        raise ValueError(f"{duration!r} is no duration")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def _why(stage: DvcStage) -> tuple[str, ...]:
+    """What changed since the stage last ran here, a phrase each; nothing when it is up to date."""
+    try:
+        changes = [entry for entries in stage.status().values() for entry in entries]
+    except LockError:
+        return (BUSY,)
+    if changes and stage.cmd and not any(entry.hash_info for entry in (*stage.deps, *stage.outs)):
+        return ("never run",)
+    params = {str(dep): dep for dep in stage.deps if isinstance(dep, ParamsDependency)}
+    why: list[str] = []
+    for entry in changes:
+        if not isinstance(entry, dict):
+            why.append("its command changed" if entry == "changed checksum" else entry)
+            continue
+        for path, change in cast(dict[str, Any], next(iter(entry.values()))).items():
+            if isinstance(change, dict):
+                why += [f"{path}: {_param(params.get(path), key, state)}" for key, state in change.items()]
+            else:
+                why.append(f"{path} {'missing' if change == 'deleted' else change}")
+    return tuple(why)
+
+
+def _param(dep: ParamsDependency | None, key: str, state: str) -> str:
+    if dep is None or state != "modified":
+        return f"{key} {state}"
+    before, now = dict(cast(dict[str, Any], dep.hash_info.value))[key], dep.read_params()[key]
+    if isinstance(before, dict) and isinstance(now, dict):
+        changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+        return ", ".join(f"{key}.{name} {before.get(name)} → {now.get(name)}" for name in changed)
+    return f"{key} {before} → {now}"
+
+
+def _causes(error: BaseException) -> str:
+    """The message of `error` and of what caused it, on one line."""
+    texts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        if (text := " ".join(str(cause).split())) and text not in texts:
+            texts.append(text)
+        cause = cause.__cause__
+    return ": ".join(texts)

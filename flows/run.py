@@ -1,0 +1,115 @@
+"""Run the graph of stages: `python -m flows.run [targets]`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from shutil import which
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from etude.errors import EtudeError, InputError
+
+
+def main(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(help="Stages, methods, groups or outputs; without any, all that plain `dvc repro` reaches."),
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Stages at once.", show_default="one a core")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to hand out.", show_default="all there are")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run stages again that are up to date.")] = False,
+    dry: Annotated[bool, typer.Option("--dry", help="Only say what would run, and why.")] = False,
+) -> None:
+    """Bring stages up to date, independent ones at once, each as a Prefect task. What is up to date is left alone."""
+    try:
+        root = find_root(Path.cwd())
+        if dry:
+            show_plan(root, targets or (), jobs or cores(), force)
+        else:
+            run(root, targets or (), jobs or cores(), devices(gpus), force)
+    except EtudeError as error:
+        leave(f"error: {error}")
+    except KeyboardInterrupt:
+        leave("stopped: the next run goes on from here", 130)
+
+
+def run(root: Path, targets: Sequence[str], jobs: int, gpus: Sequence[str], force: bool) -> None:
+    """Run the flow against this repository's Prefect server, or the one that PREFECT_API_URL names."""
+    from flows import plan, server
+
+    ready = server.connect(root)
+    plan.load(root, targets)  # while the server starts: a wrong target or a broken dvc.yaml shows at once
+    from flows.board import Board
+    from flows.graph import BOARD, repro
+
+    BOARD.set(Board(Console(highlight=False), ready()))
+    state = repro(str(root), list(targets), jobs, list(gpus), force, return_state=True)
+    if not state.is_completed():
+        leave(state.message or f"the flow ended {state.name}")
+
+
+def show_plan(root: Path, targets: Sequence[str], jobs: int, force: bool) -> None:
+    """Print what would run, why, and about how long it takes after what it took here before."""
+    from flows import durations, plan
+    from flows.board import duration
+
+    stages = plan.load(root, targets, force=force)
+    todo = plan.pending(stages)
+    took = {stage.name: seconds for stage in todo if (seconds := durations.recall(root, stage)) is not None}
+    table = Table("stage", "why", "last time", box=None, header_style="bold", pad_edge=False)
+    for stage in todo:
+        last = duration(took[stage.name]) if stage.name in took else ""
+        table.add_row(Text(stage.label), Text("; ".join(todo[stage])), last)
+    console = Console()
+    if todo:
+        console.print(table)
+    console.print(f"{len(todo)} of {len(stages)} stages to run, {len(stages) - len(todo)} up to date", highlight=False)
+    if took:
+        about = duration(durations.estimate(list(todo), took, jobs))
+        unknown = f", not counting the {len(todo) - len(took)} never run here" if len(took) < len(todo) else ""
+        console.print(f"about {about} with {jobs} at once{unknown}", highlight=False)
+
+
+def find_root(folder: Path) -> Path:
+    """The repository that a folder lies in: the nearest folder above with a `.dvc`. Raises InputError without one."""
+    for root in (folder, *folder.parents):
+        if (root / ".dvc").is_dir():
+            return root
+    raise InputError(folder, "there is no DVC repository here", "change into one, or make one with `dvc init`")
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def devices(count: int | None) -> list[str]:
+    """Ids of the GPUs to hand out: what CUDA_VISIBLE_DEVICES allows, else all of nvidia-smi's; at most `count`."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        found = [device for device in allowed.split(",") if device.strip()]
+    elif smi := which("nvidia-smi"):
+        listed = subprocess.run([smi, "-L"], capture_output=True, text=True, check=False).stdout
+        found = [str(number) for number, line in enumerate(line for line in listed.splitlines() if line[:4] == "GPU ")]
+    else:
+        found = []
+    if count is None:
+        return found
+    return found[:count] if found else [str(number) for number in range(count)]
+
+
+def leave(message: str, code: int = 1) -> NoReturn:
+    """Say why on stderr and end the program."""
+    Console(stderr=True, highlight=False).print(Text(message), soft_wrap=True)
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,167 @@
+"""The Prefect server of this repository: started when a flow needs one, gone soon after the last flow that used it.
+
+Every user (a flow, or `python -m flows.server` in a terminal) holds a shared lock on one file; the server leaves when
+it gets that file for itself. The kernel drops the locks of a killed process, so no server is ever left behind. Its
+history is kept in PREFECT_HOME. Where PREFECT_API_URL names another server, that one is used and none is started.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+from typing import IO
+from urllib.error import URLError
+from urllib.request import ProxyHandler, build_opener
+
+from flows.process import POLL, alive
+from flows.slots import locked
+
+PORT = 4200  # Prefect's own; another one where it is taken
+PATIENCE = 120.0  # seconds: the first start of all makes the database
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DVC_NO_ANALYTICS": "1",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the board tells what happens; Prefect keeps the log
+}
+
+
+class ServerError(Exception):
+    """The Prefect server of this repository does not start."""
+
+
+def connect(root: Path) -> Callable[[], str]:
+    """Settings to import Prefect with, and a server for it, used until this process ends.
+
+    Returns at once, while the server starts: the value waits until it answers, and gives its address. Telemetry is
+    off; what the user has set in the environment stays.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1", "localhost"]))
+    if "PREFECT_API_URL" in os.environ:
+        return lambda: os.environ["PREFECT_API_URL"].removesuffix("/api")
+    home = Path(os.environ.setdefault("PREFECT_HOME", str(root / ".scratch" / "prefect")))
+    home.mkdir(parents=True, exist_ok=True)
+    users, starting = (home / "users.lock").open("a"), (home / "starting.lock").open("a")
+    fcntl.flock(users, fcntl.LOCK_SH)  # waits for a server that is leaving
+    fcntl.flock(starting, fcntl.LOCK_EX)
+    url = _recorded(home)[1]
+    process = None if answers(url) else _start(home, url := f"http://127.0.0.1:{_free_port()}")
+    # Registered before Prefect is imported, so that what Prefect sends when the process ends still arrives.
+    atexit.register(_leave, home, users, process)
+    os.environ["PREFECT_API_URL"] = f"{url}/api"
+    return lambda: _wait(home, url, process, starting)
+
+
+def answers(url: str) -> bool:
+    """Whether a Prefect server answers there."""
+    try:
+        with build_opener(ProxyHandler({})).open(f"{url}/api/health", timeout=5) as reply:
+            return bool(reply.status == 200)
+    except (URLError, OSError, ValueError):
+        return False
+
+
+def _recorded(home: Path) -> tuple[int, str]:
+    try:
+        pid, url = (home / "server.txt").read_text().split()
+        return int(pid), url
+    except (FileNotFoundError, ValueError):
+        return 0, ""
+
+
+def _free_port() -> int:
+    for port in (PORT, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise ServerError("no port is free on 127.0.0.1")
+
+
+def _start(home: Path, url: str) -> subprocess.Popen[bytes]:
+    port = url.rpartition(":")[2]
+    env = dict(os.environ, PREFECT_SERVER_API_HOST="127.0.0.1", PREFECT_SERVER_API_PORT=port)
+    env.pop("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", None)
+    with (home / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.server", str(home), port],
+            cwd=Path(__file__).parent.parent,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for the flow, which still has to say how it ended
+        )
+    (home / "server.txt").write_text(f"{process.pid} {url}")
+    return process
+
+
+def _wait(home: Path, url: str, process: subprocess.Popen[bytes] | None, starting: IO[str]) -> str:
+    end = time.monotonic() + PATIENCE
+    while not answers(url):
+        if time.monotonic() > end or (process and process.poll() is not None):
+            text = (home / "server.log").read_text(errors="replace").strip()
+            raise ServerError(f"{home}/server.log ends with:\n{text[-2000:]}")
+        time.sleep(POLL / 2)
+    fcntl.flock(starting, fcntl.LOCK_UN)
+    return url
+
+
+def _leave(home: Path, users: IO[str], process: subprocess.Popen[bytes] | None) -> None:
+    """Stop the server if nobody else uses it."""
+    fcntl.flock(users, fcntl.LOCK_UN)
+    pid = _recorded(home)[0]
+    if not pid or not locked(users.fileno()):
+        return
+    end = time.monotonic() + 5
+    while alive(pid, "-m flows.server") and time.monotonic() < end:
+        os.kill(pid, signal.SIGTERM)
+        time.sleep(POLL)
+        if process:
+            process.poll()
+    (home / "server.txt").unlink(missing_ok=True)
+
+
+def _leave_when_unused(home: Path, leave: Callable[[], None]) -> None:
+    with (home / "users.lock").open("a") as users:
+        while not locked(users.fileno()):
+            time.sleep(POLL * 5)
+        leave()
+        time.sleep(
+            PATIENCE
+        )  # holds the lock until the process ends: who comes now waits, and then starts another server
+
+
+def _serve(home: Path, port: int) -> None:
+    import uvicorn
+
+    config = uvicorn.Config(
+        "prefect.server.api.server:create_app",
+        factory=True,
+        host="127.0.0.1",
+        port=port,
+        log_level="error",
+        lifespan="on",
+        timeout_graceful_shutdown=2,
+    )
+    server = uvicorn.Server(config)
+    Thread(target=_leave_when_unused, args=(home, lambda: setattr(server, "should_exit", True)), daemon=True).start()
+    server.run()
+
+
+if __name__ == "__main__":
+    _serve(Path(sys.argv[1]), int(sys.argv[2]))

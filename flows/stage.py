@@ -1,0 +1,249 @@
+"""Run one stage: a process of its own that writes to a log file, which is followed here.
+
+A file and not a pipe: the stage outlives a flow that is killed, and the next flow adopts what it makes. The log is also
+the stage's lock: every process of the stage inherits it as its output, so it stays locked while one of them lives.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import IO
+
+from flows.plan import Stage, forget
+from flows.process import POLL, alive, group_lives, stop_group
+from flows.slots import StoppedError, locked, slot
+
+GRACE = 10.0  # seconds between asking a stage to stop and killing it: enough to finish writing a resume state
+BUSY_WAITS = (0.5, 1, 2, 4, 8)  # seconds to the next try when another dvc is at the same paths; the last one repeats
+LOG_LIMIT = 1 << 20  # bytes above which a log starts afresh; below it, runs follow one another in it
+LAST_LINES = 20
+
+Tell = Callable[[str, str], None]  # kind ("state", "line" or "glimpse") and text
+
+
+class StageError(Exception):
+    """A stage ended without its outputs. The message names it, its exit code and the last lines of its log."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where and how stages run. `jobs`: how many at once; `gpus`: device ids handed to stages that ask for one."""
+
+    root: Path
+    jobs: int
+    gpus: tuple[str, ...] = ()
+    force: bool = False
+    slots: Path | None = None  # shared by the worktrees of one repository; its own folder otherwise
+
+    @property
+    def slot_folder(self) -> Path:
+        """The folder of the locked files that bound what runs at once."""
+        return self.slots or self.root / ".scratch" / "slots"
+
+    def log(self, stage: Stage) -> Path:
+        """The file that a stage's output goes to."""
+        return self.root / "logs" / f"{stage.slug}.log"
+
+    def holder(self, stage: Stage) -> Path:
+        """The file that says who holds a stage's log: `flow` or `stage`, and a process number."""
+        return self.root / ".scratch" / "running" / f"{stage.slug}.pid"
+
+
+@dataclass
+class Tail:
+    """What is appended to a file, line by line. `last` keeps the end, for telling what went wrong."""
+
+    path: Path
+    offset: int
+    last: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
+    rest: bytes = b""
+
+    def follow(self, tell: Tell) -> None:
+        """Tell every line that became complete, and the present state of an unfinished one (a progress bar)."""
+        with self.path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < self.offset:
+                self.offset, self.rest = 0, b""  # it was started afresh
+            file.seek(self.offset)
+            fresh = file.read()
+        self.offset += len(fresh)
+        *lines, self.rest = (self.rest + fresh).split(b"\n")
+        for line in map(_shown, lines):
+            self.last.append(line)
+            tell("line", line)
+        if fresh and self.rest:
+            tell("glimpse", _shown(self.rest))
+
+
+def run(stage: Stage, site: Site, tell: Tell, stopping: Event) -> str:
+    """Bring a stage up to date: "ran", "restored" from DVC's run-cache, "unchanged", or "adopted" from another flow.
+
+    Raises StageError, or StoppedError when `stopping` is set: no process of the stage is left then.
+    """
+    log, holder = site.log(stage), site.holder(stage)
+    for file in (log, holder):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab", buffering=0) as output, ExitStack() as stack:
+        waited = _lock_log(output, holder, Tail(log, log.stat().st_size), tell, stopping)
+        holder.write_text(f"flow {os.getpid()}")
+        stack.callback(holder.unlink, missing_ok=True)
+        tell("state", "queued")
+        device, fds = None, []
+        if stage.resource == "gpu" and site.gpus:
+            number, fd = stack.enter_context(slot(site.slot_folder, "gpu", len(site.gpus), stopping))
+            device, fds = site.gpus[number], [fd]
+        fds.append(stack.enter_context(slot(site.slot_folder, "job", site.jobs, stopping))[1])
+        if log.stat().st_size > LOG_LIMIT:
+            output.truncate(0)
+        tell("state", "running")
+        outcome = _repro(stage, site, _Inherited(output, fds, environment(device)), tell, stopping)
+        return "adopted" if waited and outcome != "ran" else outcome
+
+
+def environment(device: str | None = None) -> dict[str, str]:
+    """The environment of a stage: this Python first on the path, output unbuffered, nothing reported anywhere."""
+    env = dict(os.environ, PYTHONUNBUFFERED="1", DVC_NO_ANALYTICS="1", DO_NOT_TRACK="1")
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+    if sys.prefix != sys.base_prefix:
+        env["VIRTUAL_ENV"] = sys.prefix
+    if device is not None:
+        env["CUDA_VISIBLE_DEVICES"] = device
+    return env
+
+
+@dataclass(frozen=True)
+class _Inherited:
+    """What a stage's process is given: its log, the descriptors of its slots, its environment."""
+
+    output: IO[bytes]
+    fds: Sequence[int]
+    env: dict[str, str]
+
+
+def _lock_log(output: IO[bytes], holder: Path, tail: Tail, tell: Tell, stopping: Event) -> bool:
+    """Lock the stage's log, following it while someone else holds it. True when someone did."""
+    if locked(output.fileno()):
+        return False
+    tell("state", "running elsewhere")
+    checked = time.monotonic()
+    while not locked(output.fileno()):
+        if stopping.wait(POLL):
+            raise StoppedError
+        tail.follow(tell)
+        if time.monotonic() - checked > GRACE / 4:
+            if _abandoned(holder):
+                break
+            checked = time.monotonic()
+    return True
+
+
+def _abandoned(holder: Path) -> bool:
+    """Whether nobody is left who could finish the stage, though a process still has its log open.
+
+    Where dvc was killed and what it had started was not, nobody would take over the result: that is stopped first.
+    """
+    try:
+        kind, number = holder.read_text().split()
+    except (FileNotFoundError, ValueError):
+        return not holder.exists()
+    if kind == "flow" or alive(int(number)):
+        return False
+    stop_group(int(number), GRACE)
+    return not group_lives(int(number))
+
+
+def _repro(stage: Stage, site: Site, given: _Inherited, tell: Tell, stopping: Event) -> str:
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *["--force"] * site.force]
+    log, tries = site.log(stage), 0
+    while True:
+        tail = Tail(log, log.stat().st_size)
+        with _process([*command, stage.name], site.root, given, stopping) as process:
+            site.holder(stage).write_text(f"stage {process.pid}")
+            late = _follow(process, tail, tell, stage.timeout, stopping)
+        tail.follow(tell)
+        text = "\n".join(tail.last)
+        if process.returncode == 0 and not late:
+            return _outcome(stage, text)
+        blockers = re.findall(r"^ *\(PID (\d+)\): (.*)$", text, re.M)
+        if late or not blockers or "is busy, it is being blocked by" not in text:
+            raise StageError(_fault(stage, process.returncode, log.relative_to(site.root), tail.last, late))
+        tell("state", "waiting for another dvc")
+        _wait_for(blockers, BUSY_WAITS[min(tries, len(BUSY_WAITS) - 1)], site.root, stopping)
+        tries += 1
+
+
+@contextmanager
+def _process(
+    command: Sequence[str], root: Path, given: _Inherited, stopping: Event
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a group of its own; nothing of the group is left when it failed, or when we leave before its end."""
+    if stopping.is_set():
+        raise StoppedError
+    process = subprocess.Popen(
+        command,
+        cwd=root,
+        env=given.env,
+        stdin=subprocess.DEVNULL,
+        stdout=given.output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        pass_fds=given.fds,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() != 0:
+            stop_group(process.pid, GRACE, process)
+
+
+def _follow(process: subprocess.Popen[bytes], tail: Tail, tell: Tell, timeout: float, stopping: Event) -> bool:
+    """Follow a process to its end; True when its time ran out before."""
+    start = time.monotonic()
+    while process.poll() is None:
+        tail.follow(tell)
+        if timeout and time.monotonic() - start > timeout:
+            return True
+        if stopping.wait(POLL):
+            raise StoppedError
+    return False
+
+
+def _outcome(stage: Stage, text: str) -> str:
+    if f"'{stage.name}' didn't change, skipping" in text:
+        return "unchanged"
+    return "restored" if f"'{stage.name}' is cached - skipping run" in text else "ran"
+
+
+def _fault(stage: Stage, code: int | None, log: Path, last: Sequence[str], late: bool) -> str:
+    own = re.findall(r"exited with (-?\d+)", "\n".join(last))
+    how = f"took longer than its {stage.timeout:g} s" if late else f"ended with exit code {own[-1] if own else code}"
+    lines = (f"    {line}" for line in last if line.strip())
+    return "\n".join([f"{stage.label} {how}. Its log, {log}, ends with:", *lines])
+
+
+def _wait_for(blockers: Sequence[tuple[str, str]], patience: float, root: Path, stopping: Event) -> None:
+    """Wait until one of the processes that DVC waits for is gone; clear DVC's table of those that already are."""
+    running = {int(pid): command for pid, command in blockers}
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        gone = [pid for pid, command in running.items() if not alive(pid, command)]
+        for pid in gone:
+            forget(root, pid)
+        if gone:
+            return
+        if stopping.wait(POLL):
+            raise StoppedError
+
+
+def _shown(line: bytes) -> str:
+    """A line as a terminal would leave it: only what follows the last carriage return."""
+    return line.rstrip(b"\r").rpartition(b"\r")[2].decode(errors="replace").rstrip()
