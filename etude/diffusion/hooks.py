@@ -1,0 +1,103 @@
+"""Changes to a base that undo themselves: words that it did not know, weights of other values.
+
+Each is a context manager. Leaving it, also by an error, restores the base bit for bit: nothing is written into tables
+or weights, they are only hidden for a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from etude.diffusion.base import Base
+from etude.errors import BaseError, ConflictError, FormatError
+
+
+@contextmanager
+def added_tokens(base: Base, words: Mapping[str, Tensor | Sequence[Tensor]]) -> Iterator[Base]:
+    """Words that stand for rows [n, d] of token embeddings: textual inversion (Gal et al., 2022, arXiv:2208.01618).
+
+    sdxl takes one tensor for each of its two encoders. A row may ask for a gradient, which then flows to it alone: rows
+    are put into the output of the embedding table, so no gradient of the table's size ever exists. Contexts may be
+    nested. Raises ConflictError for a word in force already, BaseError for rows of another width.
+    """
+    rows = {name: _rows(base, name, vectors) for name, vectors in words.items()}
+    known = {name.lower() for name in base.words}
+    for name in rows:
+        if name.lower() in known:
+            raise ConflictError(name, "is an added word already", "give one of the two another name")
+        known.add(name.lower())
+    with ExitStack() as undo:
+        if not base.words:
+            for number, encoder in enumerate(base.text_encoders):
+                _splice(base, number, encoder.get_input_embeddings(), undo)
+        base.words.update(rows)
+        try:
+            yield base
+        finally:
+            for name in rows:
+                del base.words[name]
+
+
+@contextmanager
+def replaced_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[nn.Module]:
+    """Parameters of ``module`` with other values, by name; cast to its device and precision.
+
+    The parameters stay the same objects, so whatever holds one sees the change. Raises FormatError, before anything is
+    changed, when a name or a shape does not fit.
+    """
+    parameters = dict(module.named_parameters())
+    unknown = sorted(set(tensors) - set(parameters))
+    if unknown:
+        fault = f"{len(unknown)} tensors, such as {unknown[0]}, are not in this {type(module).__name__}"
+        raise FormatError("weights", fault, "use weights that were made for this family of base")
+    for name, tensor in tensors.items():
+        if tensor.shape != parameters[name].shape:
+            fault = f"{name} is {list(tensor.shape)}, the base's is {list(parameters[name].shape)}"
+            raise FormatError("weights", fault, "use weights that were made for this base")
+    before = {name: parameters[name].data for name in tensors}
+    try:
+        for name, tensor in tensors.items():
+            parameters[name].data = tensor.detach().to(before[name])
+        yield module
+    finally:
+        for name, data in before.items():
+            parameters[name].data = data
+
+
+def _rows(base: Base, name: str, vectors: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """One [n, d] for each text encoder, checked."""
+    if not base.text_encoders:
+        raise BaseError(base.path, "was loaded without its text encoder", 'add "text" to the `parts` of load_base')
+    if not name.strip() or name != name.strip():
+        raise BaseError(f"word {name!r}", "is empty, or has spaces around it", "choose another name")
+    rows = (vectors,) if isinstance(vectors, Tensor) else tuple(vectors)
+    shapes = [tuple(tensor.shape) for tensor in rows]
+    widths = [encoder.get_input_embeddings().embedding_dim for encoder in base.text_encoders]
+    count = shapes[0][0] if shapes and shapes[0] else 0
+    if count == 0 or shapes != [(count, width) for width in widths]:
+        wanted = " and ".join(f"[n, {width}]" for width in widths)
+        action = f"give {wanted}: an embedding made for a {base.family} base of this width"
+        raise BaseError(f"word {name!r}", f"has rows of shape {', '.join(map(str, shapes)) or 'nothing'}", action)
+    return rows
+
+
+def _splice(base: Base, number: int, table: nn.Module, undo: ExitStack) -> None:
+    """Put the rows of ``base.words`` where a text encoder's table is asked for negative ids."""
+    asked: list[Tensor] = []
+
+    def before(_module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        asked.append(arguments[0])
+        return (arguments[0].clamp(min=0),)
+
+    def after(_module: nn.Module, _arguments: tuple[Any, ...], output: Tensor) -> Tensor:
+        ids = asked.pop()
+        rows = torch.cat([vectors[number].to(output) for vectors in base.words.values()])
+        return torch.where((ids < 0).unsqueeze(-1), rows[(-1 - ids).clamp(min=0)], output)
+
+    undo.callback(table.register_forward_pre_hook(before).remove)
+    undo.callback(table.register_forward_hook(after).remove)

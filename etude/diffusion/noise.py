@@ -1,0 +1,67 @@
+"""The forward process and what the UNet learns to undo (Ho et al., 2020, arXiv:2006.11239; v: arXiv:2202.00512).
+
+z_t = √ᾱ_t z + √(1 - ᾱ_t) ε, with latents z and noise ε [B, 4, h, w], and integer timesteps t [B].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from etude.diffusion.base import Base
+from etude.diffusion.text import Conditioning
+from etude.errors import BaseError
+
+
+def add_noise(base: Base, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """z_t = √ᾱ z + √(1 - ᾱ) ε."""
+    signal, spread = _coefficients(base, t, latents)
+    return (signal * latents + spread * noise).to(latents.dtype)
+
+
+def target(base: Base, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """What the UNet should answer to z_t: ε, or v = √ᾱ ε - √(1 - ᾱ) z."""
+    if base.prediction == "epsilon":
+        return noise
+    signal, spread = _coefficients(base, t, latents)
+    return (signal * noise - spread * latents).to(latents.dtype)
+
+
+def snr(base: Base, t: Tensor) -> Tensor:
+    """Signal-to-noise ratio ᾱ / (1 - ᾱ) at each timestep, float32, in the shape of t."""
+    alphas = base.alphas_cumprod[t]
+    return alphas / (1 - alphas)
+
+
+def predict(base: Base, noisy: Tensor, t: Tensor, conditioning: Conditioning, time_ids: Tensor | None = None) -> Tensor:
+    """The UNet's answer [B, 4, h, w] to ``noisy`` at t ([B], or one for all).
+
+    sdxl is told the picture's original size, crop and target size in px: ``time_ids`` [B, 6], by default those of an
+    uncropped picture of this size (Podell et al., 2023, arXiv:2307.01952, 2.2).
+    """
+    if base.unet is None:
+        raise BaseError(base.path, "was loaded without its unet", 'add "unet" to the `parts` of load_base')
+    added = None
+    if base.family == "sdxl":
+        added = {
+            "text_embeds": conditioning.pooled,
+            "time_ids": size_ids(base, noisy) if time_ids is None else time_ids,
+        }
+    answer: Tensor = base.unet(
+        noisy, t, encoder_hidden_states=conditioning.hidden, added_cond_kwargs=added, return_dict=False
+    )[0]
+    return answer
+
+
+def size_ids(base: Base, latents: Tensor) -> Tensor:
+    """SDXL's (height, width, 0, 0, height, width) [B, 6] for pictures of the latents' size."""
+    height, width = (base.factor * side for side in latents.shape[-2:])
+    # Filled on the device: a tensor made of Python numbers would be copied there, and the host would wait.
+    columns = [latents.new_full((len(latents), 1), value) for value in (height, width, 0, 0, height, width)]
+    return torch.cat(columns, dim=1)
+
+
+def _coefficients(base: Base, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """√ᾱ and √(1 - ᾱ), shaped to multiply ``like``, in float32 at least: half precision would round 1 - ᾱ away."""
+    alphas = base.alphas_cumprod.to(torch.promote_types(like.dtype, torch.float32))[t].reshape(-1, 1, 1, 1)
+    return alphas.sqrt(), (1 - alphas).sqrt()

@@ -1,0 +1,147 @@
+"""Drawing pictures. `generate` is four steps that can also be used apart: encode, noise, denoise, decode.
+
+A method with its own conditioning or its own guidance hands `denoise` another model function; `guided` is the usual one
+(classifier-free guidance, Ho & Salimans, 2022, arXiv:2207.12598).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+)
+from torch import Generator, Tensor
+
+from etude.diffusion.base import Base
+from etude.diffusion.latents import decode_latents
+from etude.diffusion.noise import predict
+from etude.diffusion.settings import SamplerName, Sampling
+from etude.diffusion.text import Conditioning, encode_prompts
+from etude.errors import InputError
+
+__all__ = ["Sampling", "denoise", "draw_noise", "generate", "generators", "guided", "make_scheduler"]
+
+Model = Callable[[Tensor, Tensor, int], Tensor]  # (latents, t on their device, index of the step) → ε or v
+Progress = Callable[[int, int], None]  # (steps done, steps)
+
+_SCHEDULERS: dict[SamplerName, Any] = {
+    "ddim": DDIMScheduler,  # Song et al., 2021, arXiv:2010.02502
+    "euler": EulerDiscreteScheduler,  # Karras et al., 2022, arXiv:2206.00364
+    "euler_a": EulerAncestralDiscreteScheduler,  # k-diffusion: fresh noise at each step
+    "dpm++": DPMSolverMultistepScheduler,  # 2M: Lu et al., 2022, arXiv:2211.01095
+}
+
+
+@torch.no_grad()
+def generate(
+    base: Base,
+    prompts: Sequence[str] | Conditioning,
+    *,
+    negative: str | Conditioning,
+    seeds: Sequence[int],
+    steps: int,
+    guidance: float,
+    sampler: SamplerName,
+    width: int | None = None,
+    height: int | None = None,
+    clip_skip: int = 0,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Pictures uint8 [B, height, width, 3], one for each prompt and seed, all in one batch.
+
+    A picture's noise comes from its own seed on the CPU: it depends on no neighbour and on no device. Size in px, by
+    default the base's resolution. With ``guidance`` ≤ 1 ``negative`` is not used. Conditioning may take the place of
+    texts.
+    """
+    if len(prompts) != len(seeds):
+        raise InputError("seeds", f"are {len(seeds)} for {len(prompts)} prompts", "give one seed to each prompt")
+    said = prompts if isinstance(prompts, Conditioning) else encode_prompts(base, prompts, clip_skip)
+    unsaid = _negative(base, negative, len(prompts), clip_skip) if guidance > 1 else None
+    randomness = generators(seeds)
+    noise = draw_noise(base, randomness, width or base.resolution, height or base.resolution)
+
+    def model(latents: Tensor, t: Tensor, _index: int) -> Tensor:
+        return guided(base, latents, t, said, unsaid, guidance)
+
+    latents = denoise(model, make_scheduler(base, sampler, steps), noise, randomness, progress)
+    return decode_latents(base, latents)
+
+
+def guided(
+    base: Base, latents: Tensor, t: Tensor, said: Conditioning, unsaid: Conditioning | None, guidance: float
+) -> Tensor:
+    """u + guidance · (c - u), both halves in one batch of 2B; without ``unsaid`` the conditional answer c alone."""
+    noisy = latents.to(base.dtype)
+    if unsaid is None:
+        return predict(base, noisy, t, said).to(latents.dtype)
+    both = Conditioning.cat([unsaid, said])
+    u, c = predict(base, torch.cat([noisy, noisy]), t, both).to(latents.dtype).chunk(2)
+    return u + guidance * (c - u)
+
+
+@torch.no_grad()
+def denoise(
+    model: Model,
+    scheduler: Any,
+    noise: Tensor,
+    randomness: Sequence[Generator] | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Latents [B, 4, h, w] from unit noise, along the scheduler's timesteps.
+
+    The timesteps stay on the CPU, where the scheduler reads them as numbers; the model gets theirs on the device. So
+    the host waits for nothing until the end, except where fresh noise is drawn (``euler_a``).
+    """
+    times = scheduler.timesteps
+    on_device = times.to(noise.device)
+    latents: Tensor = noise * scheduler.init_noise_sigma
+    for index, t in enumerate(times):
+        answer = model(scheduler.scale_model_input(latents, t), on_device[index], index)
+        fresh = {} if randomness is None else {"generator": list(randomness)}
+        latents = scheduler.step(answer, t, latents, return_dict=False, **fresh)[0]
+        if progress is not None:
+            progress(index + 1, len(times))
+    return latents
+
+
+def make_scheduler(base: Base, sampler: SamplerName, steps: int) -> Any:
+    """diffusers' scheduler for a sampler, with the noise schedule, prediction and spacing of the base; on the CPU."""
+    config = {"steps_offset": 1, **base.scheduler_config, "prediction_type": base.prediction, "clip_sample": False}
+    config.pop("_class_name", None)
+    with warnings.catch_warnings():
+        # diffusers 0.42 hands torch tensors to np.array, which NumPy 2 deprecates.
+        warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
+        scheduler = _SCHEDULERS[sampler].from_config(config)
+        scheduler.set_timesteps(steps, device="cpu")
+    return scheduler
+
+
+def generators(seeds: Sequence[int]) -> list[Generator]:
+    """A random source on the CPU for each picture."""
+    return [Generator("cpu").manual_seed(seed) for seed in seeds]
+
+
+def draw_noise(base: Base, randomness: Sequence[Generator], width: int, height: int) -> Tensor:
+    """Unit noise [B, 4, height/8, width/8] on the base's device, at least float32, equal for every precision.
+
+    Raises InputError when the sides are no multiples of 8.
+    """
+    if width % base.factor or height % base.factor:
+        raise InputError("size", f"{width} × {height} px has sides that are no multiples of {base.factor}", "change it")
+    shape = (4, height // base.factor, width // base.factor)
+    noise = torch.stack([torch.randn(shape, generator=source) for source in randomness])
+    return noise.to(device=base.device, dtype=torch.promote_types(base.dtype, torch.float32))
+
+
+def _negative(base: Base, negative: str | Conditioning, count: int, clip_skip: int) -> Conditioning:
+    """The unconditional half. An empty text is encoded like any other, for sdxl too (as A1111 does)."""
+    if isinstance(negative, Conditioning):
+        return negative[[0] * count] if len(negative) == 1 else negative
+    return encode_prompts(base, [negative], clip_skip)[[0] * count]

@@ -1,0 +1,22 @@
+"""The dials of this room. Nothing here imports torch: a typo in params must show before torch is loaded."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from pydantic import Field
+
+from etude.params import Schema
+
+SamplerName = Literal["ddim", "euler", "euler_a", "dpm++"]
+SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+
+
+class Sampling(Schema):
+    """How pictures are drawn: the block `sampling` of params.yaml. Its fields are keywords of `generate`."""
+
+    sampler: SamplerName
+    steps: int = Field(ge=1, le=1000)
+    guidance: float = Field(ge=0)  # 1 or less: the negative prompt is not used, and a step costs half
+    negative: str
+    clip_skip: int = Field(ge=0, le=10)  # last layers of the text encoder that are left out; A1111's "Clip skip" - 1
