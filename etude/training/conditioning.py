@@ -1,0 +1,48 @@
+"""What a batch's captions become on their way into the loss: worded, dropped at times, encoded before or live."""
+
+from __future__ import annotations
+
+import torch
+
+from etude.diffusion.base import Base
+from etude.diffusion.text import Conditioning, encode_prompts
+from etude.training.batches import Batch, Captions
+
+PLAIN = "[caption]"
+
+
+def reworded(base: Base, captions: Captions, wording: str, name: str, clip_skip: int) -> Captions:
+    """Captions worded as ``wording`` tells: [caption] is the own text, [name] is ``name``.
+
+    Plain "[caption]" keeps what the encode stage encoded; anything else is encoded here, each text once.
+    """
+    if wording == PLAIN:
+        return captions
+    texts = {key: wording.replace("[name]", name).replace(PLAIN, text) for key, text in captions.texts.items()}
+    with torch.no_grad():
+        encoded = {text: encode_prompts(base, [text], clip_skip=clip_skip) for text in sorted(set(texts.values()))}
+    return Captions(texts, {key: encoded[text] for key, text in texts.items()}, captions.empty)
+
+
+def dropped(batch: Batch, share: float) -> torch.Tensor:
+    """Which samples lose their caption, so that guidance has an unconditional side: bool [B], drawn on the CPU."""
+    return torch.rand(len(batch.names)) < share
+
+
+def cached(batch: Batch, empty: Conditioning, share: float) -> Conditioning:
+    """The batch's captions as encoded before, a ``share`` of them replaced by the empty text."""
+    assert batch.conditioning is not None
+    hidden, pooled = batch.conditioning.hidden, batch.conditioning.pooled
+    if share:
+        mask = dropped(batch, share).to(hidden.device)[:, None, None]
+        hidden = torch.where(mask, empty.hidden.to(hidden), hidden)
+        if pooled is not None and empty.pooled is not None:
+            pooled = torch.where(mask[:, 0], empty.pooled.to(pooled), pooled)
+    return Conditioning(hidden, pooled)
+
+
+def live(base: Base, batch: Batch, share: float, clip_skip: int) -> Conditioning:
+    """The batch's captions encoded now, for text encoders that are learning; a ``share`` of them empty."""
+    drops = dropped(batch, share).tolist() if share else [False] * len(batch.texts)
+    texts = ["" if drop else text for drop, text in zip(drops, batch.texts, strict=True)]
+    return encode_prompts(base, texts, clip_skip=clip_skip)

@@ -1,0 +1,51 @@
+"""A picture of what a run has learned so far, drawn at every checkpoint: for people, not for measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pydantic import Field, NonNegativeInt
+
+from etude.diffusion.settings import Sampling
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from etude.diffusion.base import Base
+
+
+class Preview(Sampling):
+    """The ``preview`` block of a method's params.yaml; a change of the root's ``sampling`` retrains nothing."""
+
+    prompt: str = Field(description="[name] is the method's name")
+    seeds: list[NonNegativeInt] = Field(description="one picture each, side by side; none: no previews")
+
+
+def draw(base: Base, preview: Preview, name: str) -> Image:
+    """What ``base`` draws now, with whatever is being trained in it: the pictures of all seeds in a row."""
+    import numpy as np
+    from PIL import Image
+
+    from etude.diffusion.sample import generate
+
+    prompts = [preview.prompt.replace("[name]", name)] * len(preview.seeds)
+    sampling = preview.model_dump(exclude={"prompt", "seeds"})
+    with evaluating(base):
+        pictures = generate(base, prompts, seeds=preview.seeds, **sampling)
+    return Image.fromarray(np.concatenate(list(pictures.numpy()), axis=1))
+
+
+@contextmanager
+def evaluating(base: Base) -> Iterator[None]:
+    """No dropout inside; each module is in its own mode again afterwards."""
+    modules = [module for part in (base.unet, *base.text_encoders) for module in part.modules()]
+    training = [module for module in modules if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
