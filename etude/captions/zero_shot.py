@@ -1,0 +1,61 @@
+"""A captioner that names what CLIP sees: zero-shot classification over lists of words (Radford et al., 2021).
+
+It knows no weights: features come in as unit vectors, so any CLIP will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etude.captions.settings import Caption
+from etude.errors import InputError
+
+Array = NDArray[np.floating]
+Read = Callable[[Sequence[str]], Array]  # texts → unit features [n, d]
+
+
+def read_words(path: Path | str) -> list[str]:
+    """The words of a list: one a line, blank lines and lines that begin with # left out, each once."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise InputError(
+            path, "is missing", "name a list of words in `caption.words`, or choose no captioner"
+        ) from None
+    words = list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#")))
+    if not words:
+        raise InputError(path, "holds no words", "write one a line, or choose no captioner")
+    return words
+
+
+def describe(pictures: Array, read: Read, words: Sequence[str], settings: Caption) -> list[str]:
+    """A caption for each of ``pictures`` (unit features [n, d]): style, the ``top`` words, background.
+
+    A word's feature is the mean over the templates, as in the paper. Styles and backgrounds are read as they stand.
+    """
+    features = _word_features(read, words, settings.templates)
+    named = [", ".join(choice) for choice in _best(pictures, features, words, settings.top)]
+    styles = _one_of(pictures, read, settings.styles)
+    backgrounds = _one_of(pictures, read, settings.backgrounds)
+    return [" ".join(filter(None, parts)) for parts in zip(styles, named, backgrounds, strict=True)]
+
+
+def _word_features(read: Read, words: Sequence[str], templates: Sequence[str]) -> Array:
+    sums = sum(read([template.replace("{}", word) for word in words]) for template in templates)
+    return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True))
+
+
+def _one_of(pictures: Array, read: Read, phrases: Sequence[str]) -> list[str]:
+    if not phrases:
+        return [""] * len(pictures)
+    return [choice[0] for choice in _best(pictures, read(phrases), phrases, 1)]
+
+
+def _best(pictures: Array, features: Array, names: Sequence[str], top: int) -> list[list[str]]:
+    """For each picture the ``top`` names of the highest cosine similarity; of equal ones the first in the list."""
+    order = np.argsort(-(pictures @ features.T), axis=1, kind="stable")
+    return [[names[index] for index in row[:top]] for row in order]

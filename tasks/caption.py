@@ -1,0 +1,114 @@
+"""A caption for each training picture: ``data/<set>/captioned/`` with ``captions.json``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from etude.captions.settings import Caption
+from etude.errors import BaseError
+from etude.files import read_json, replace_folder, write_json
+from etude.params import Schema, pick
+from tasks import run
+from tasks.console import say, warn
+
+__all__ = ["Caption", "Dials", "caption"]
+FLIP = "-flip"  # the end of the id of a mirrored copy
+Texts = dict[str, tuple[str, str]]  # id of a picture: its text, and where that comes from
+
+
+class Dials(Schema):
+    """The parts of params.yaml that this stage depends on."""
+
+    caption: Caption
+    device: str
+    threads: int
+
+
+def caption(name: str, folder: Path) -> None:
+    """Caption the prepared pictures of the image set NAME, whose pictures and texts came from FOLDER."""
+    dials = pick("params.yaml", Dials)
+    prepared = Path("data", name, "prepared")
+    images: dict[str, dict[str, Any]] = read_json(prepared / "images.json")["images"]
+    texts = {
+        identifier: found
+        for identifier, facts in images.items()
+        if not facts["flipped"] and (found := _written(folder, facts["sources"], dials.caption))
+    }
+    unnamed = [identifier for identifier, facts in images.items() if not facts["flipped"] and identifier not in texts]
+    texts |= _described(prepared, unnamed, dials)
+    whole = {identifier: _whole(identifier, texts, dials.caption) for identifier in images}
+    with replace_folder(Path("data", name, "captioned")) as out:
+        for identifier, entry in whole.items():
+            (out / f"{identifier}.txt").write_text(entry["text"] + "\n", encoding="utf-8")
+        write_json(out / "captions.json", whole)
+    _tell(name, folder, images, whole)
+
+
+def _written(folder: Path, sources: list[str], settings: Caption) -> tuple[str, str] | None:
+    """The caption that people gave a picture: beside one of its files, else in the name of one."""
+    from etude.captions.beside import read_beside
+    from etude.captions.names import words_of_name
+
+    beside = read_beside(folder, sources)
+    if beside is not None:
+        return beside, "file"
+    named = (words for source in sources if settings.file_names and (words := words_of_name(source)))
+    words = next(named, None)
+    return (words, "name") if words else None
+
+
+def _described(prepared: Path, identifiers: list[str], dials: Dials) -> Texts:
+    """The captions of pictures that nobody named; CLIP is not opened when there are none."""
+    if not identifiers or dials.caption.captioner == "none":
+        return dict.fromkeys(identifiers, ("", "none"))
+    if not (Path(dials.caption.clip) / "config.json").exists():
+        fault = "is no CLIP folder"
+        raise BaseError(dials.caption.clip, fault, "correct `caption.clip`, or set `caption.captioner: none`")
+    import torch
+
+    from etude.captions.zero_shot import describe, read_words
+    from etude.evaluation.features import Clip
+    from etude.training.randomness import make_deterministic
+
+    make_deterministic(dials.threads)
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    device = best if dials.device == "auto" else dials.device
+    clip = Clip(Path(dials.caption.clip), device=device, threads=dials.threads)
+    pictures = clip.pictures([prepared / f"{identifier}.png" for identifier in identifiers])
+    texts = describe(pictures, clip.texts, read_words(dials.caption.words), dials.caption)
+    return {identifier: (text, "clip") for identifier, text in zip(identifiers, texts, strict=True)}
+
+
+def _whole(identifier: str, texts: Texts, settings: Caption) -> dict[str, str]:
+    """The caption as it is trained on: a mirrored copy has its picture's, with left and right exchanged."""
+    from etude.captions.mirror import mirror
+
+    text, origin = texts[identifier.removesuffix(FLIP)]
+    if identifier.endswith(FLIP):
+        text = mirror(text)
+    parts = (settings.prefix.strip(), text, settings.suffix.strip())
+    return {"text": " ".join(part for part in parts if part), "from": origin}
+
+
+def _tell(name: str, folder: Path, images: dict[str, Any], whole: dict[str, dict[str, str]]) -> None:
+    from etude.captions.beside import lonely_texts, other_captions
+
+    counts = Counter(entry["from"] for entry in whole.values())
+    origins = {"file": "from .txt files", "name": "from file names", "clip": "from CLIP", "none": "without a text"}
+    told = ", ".join(f"{counts[origin]} {words}" for origin, words in origins.items() if counts[origin])
+    say(f"{name}: {len(whole)} captions: {told}")
+    sources = [source for facts in images.values() if not facts["flipped"] for source in facts["sources"]]
+    for suffix, count in sorted(other_captions(folder, set(sources)).items()):
+        warn(f"{name}: {count} pictures have a {suffix} file and no .txt: it is not read. Next: rename them to .txt")
+    lonely = lonely_texts(folder, sources)
+    if lonely:
+        warn(f"{name}: {len(lonely)} .txt files belong to no picture that is used, such as {lonely[0]}")
+    empty = sum(not entry["text"] for entry in whole.values())
+    if empty:
+        warn(f"{name}: {empty} captions are empty")
+
+
+if __name__ == "__main__":
+    run(caption)

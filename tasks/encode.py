@@ -1,0 +1,200 @@
+"""What training reads of an image set: ``data/<set>/latents/`` of its pictures, ``data/<set>/texts/`` of its captions.
+
+Every picture and every text is encoded alone and in float32, so its entry hangs on no neighbour, and is kept in
+``.cache/`` under all that it does hang on: pixels or text, weights, code, libraries, device and threads.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etude.errors import BaseError, InputError
+from etude.files import (
+    atomic_path,
+    read_json,
+    read_metadata,
+    replace_folder,
+    sha256_file,
+    sha256_tree,
+    write_json,
+    write_tensors,
+)
+from etude.params import Schema, pick
+from etude.store import Store, key
+from tasks import run
+from tasks.console import progress, say, warn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from etude.diffusion.base import Part
+
+    Entry = tuple[dict[str, Tensor], dict[str, str]]  # tensors and metadata
+    Encoder = Callable[..., Entry]
+
+__all__ = ["Dials", "encode"]
+LIBRARIES = {"vae": ("torch", "diffusers"), "text": ("torch", "transformers", "tokenizers")}
+CUT = "cut"  # metadata of a text's entry: its end, which the text encoder does not read
+
+
+class Dials(Schema):
+    """The parts of params.yaml that this stage depends on."""
+
+    base: str
+    device: str
+    threads: int
+
+
+class Entries:
+    """One kind of entry in the store: served where it is whole, made where it is missing or damaged."""
+
+    def __init__(self, part: Part, dials: Dials) -> None:
+        import etude.diffusion
+        from etude.diffusion.base import choose_device, part_digest
+
+        code = sha256_tree(Path(etude.diffusion.__path__[0]), (".py",)), sha256_file(__file__)
+        libraries = [version(name) for name in LIBRARIES[part]]
+        device = choose_device(dials.device).type
+        self._context = (part_digest(dials.base, part), code, libraries, device, dials.threads)
+        self._store = Store("latents" if part == "vae" else "texts")
+        self.made = self.kept = 0
+
+    def path(self, item: str, encoder: Callable[[], Encoder], *source: Any) -> Path:
+        """The file of what ``encoder()(*source)`` makes; an encoder is not opened for what is there.
+
+        ``item`` names the source in an error.
+        """
+        place = self._store.path(key(source, *self._context))
+        if is_whole(place):
+            self.kept += 1
+        else:
+            tensors, metadata = encoder()(*source)
+            _refuse_infinite(item, tensors)
+            write_tensors(place, tensors, metadata)
+            with atomic_path(_note(place)) as note:
+                note.write_text(sha256_file(place))
+            self.made += 1
+        return place
+
+    def __str__(self) -> str:
+        return f"{self.made} encoded, {self.kept} from cache"
+
+
+def encode(name: str) -> None:
+    """Encode the prepared pictures and the captions of the image set NAME with the base's VAE and text encoder."""
+    dials = pick("params.yaml", Dials)
+    from etude.training.randomness import make_deterministic
+
+    make_deterministic(dials.threads)
+    latents = encode_pictures(name, dials)
+    texts = encode_captions(name, dials)
+    say(f"{name}: latents: {latents}; texts: {texts}")
+
+
+def encode_pictures(name: str, dials: Dials) -> Entries:
+    """Fill ``data/<set>/latents``: for each picture "mean" and "logvar" [4, h/8, w/8], unscaled."""
+    entries = Entries("vae", dials)
+    encoder = cache(lambda: _vae(dials))  # opened for the first picture that is not in the store
+    folder = Path("data", name)
+    pictures = sorted((folder / "prepared").glob("*.png"))
+    if not pictures:
+        raise InputError(folder / "prepared", "holds no pictures", "run `dvc repro` so that *prepare* fills it")
+    with replace_folder(folder / "latents") as out:
+        for path in progress(pictures, f"{name}: latents"):
+            size, pixels = _read_pixels(path)
+            place = entries.path(str(path), encoder, size, pixels)
+            shutil.copyfile(place, out / f"{path.stem}.safetensors")
+    return entries
+
+
+def encode_captions(name: str, dials: Dials) -> Entries:
+    """Fill ``data/<set>/texts``: "hidden" [77, d] and for SDXL "pooled" of each caption, and of the empty text."""
+    entries = Entries("text", dials)
+    encoder = cache(lambda: _text_encoder(dials))
+    folder = Path("data", name)
+    captions = {name: entry["text"] for name, entry in read_json(folder / "captioned" / "captions.json").items()}
+    files = {text: key(text)[:16] for text in sorted({"", *captions.values()})}
+    with replace_folder(folder / "texts") as out:
+        for text, file in progress(list(files.items()), f"{name}: texts"):
+            place = entries.path(text, encoder, text)
+            shutil.copyfile(place, out / f"{file}.safetensors")
+            _tell_cut(name, text, place)
+        index = {identifier: {"text": text, "file": files[text]} for identifier, text in captions.items()}
+        write_json(out / "index.json", {"captions": index, "empty": files[""]})
+    return entries
+
+
+def _vae(dials: Dials) -> Encoder:
+    import torch
+
+    from etude.diffusion.base import load_base
+    from etude.diffusion.latents import encode_images
+
+    base = load_base(dials.base, device=dials.device, parts=("vae",))
+
+    def moments(size: tuple[int, int], pixels: bytes) -> Entry:
+        width, height = size
+        image = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).reshape(1, height, width, 3)
+        mean, logvar = encode_images(base, image)
+        return {"mean": mean[0].cpu(), "logvar": logvar[0].cpu()}, {}
+
+    return moments
+
+
+def _text_encoder(dials: Dials) -> Encoder:
+    import torch
+
+    from etude.diffusion.base import load_base
+    from etude.diffusion.text import encode_tokens, tokenise
+
+    base = load_base(dials.base, device=dials.device, parts=("text",))
+
+    def states(text: str) -> Entry:
+        tokens = tokenise(base, [text])
+        with torch.no_grad():
+            conditioning = encode_tokens(base, tokens)
+        named = {"hidden": conditioning.hidden, "pooled": conditioning.pooled}
+        return {name: tensor[0].cpu() for name, tensor in named.items() if tensor is not None}, {CUT: tokens.cut[0]}
+
+    return states
+
+
+def _read_pixels(path: Path) -> tuple[tuple[int, int], bytes]:
+    """Width and height, and the RGB bytes in rows, of a prepared picture."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return image.size, image.convert("RGB").tobytes()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(path, f"cannot be read ({error})", "run `dvc repro`; *prepare* writes it") from error
+
+
+def _refuse_infinite(item: str, tensors: dict[str, Tensor]) -> None:
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise BaseError("base", f"it encodes `{item}` to values that are not finite", "fetch or choose the base again")
+
+
+def _tell_cut(name: str, text: str, entry: Path) -> None:
+    cut = read_metadata(entry).get(CUT)
+    if cut:
+        warn(f"{name}: a caption is longer than the text encoder reads; left out {cut!r} of {text!r}")
+
+
+def is_whole(entry: Path) -> bool:
+    """Whether an entry is there with the bytes that its note beside it names."""
+    note = _note(entry)
+    return entry.is_file() and note.is_file() and note.read_bytes() == sha256_file(entry).encode()
+
+
+def _note(entry: Path) -> Path:
+    return entry.with_suffix(".sha256")
+
+
+if __name__ == "__main__":
+    run(encode)
