@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -137,3 +138,40 @@ def test_half_precision_without_a_gpu_is_refused_with_a_way_out(tmp_path: Path) 
     report = Report(tmp_path, 0, "cpu", "fp16")
     with pytest.raises(TrainingError, match="choose fp32 or bf16"):
         fit({"w": torch.zeros(1, requires_grad=True)}, lambda b: b.x.sum(), batches, Optimization(**BLOCK), report)
+
+
+PROCESS = """
+import sys, torch
+from pathlib import Path
+from tests.etude.training.test_fit import *
+torch.set_num_threads(1)
+rank = int(os.environ.get("RANK", 0))
+w = torch.ones(4, 1, requires_grad=True)
+report = Report(Path(sys.argv[1]), 0, "cpu", "fp32")
+def loss(batch): return ((batch.x @ w - batch.x[:, :1]) ** 2).mean()
+def load(index): return batches(index) if "RANK" in os.environ else Points(
+    ("a",), torch.cat([batches(2 * index).x, batches(2 * index + 1).x]))
+plan = Optimization(**{**BLOCK, "steps": 5, "optimizer": "sgd", "clip": 0.1, "learning_rate": 0.1, "checkpoint_every": 5})
+fit({"w": w}, loss, load, plan, report)
+torch.save(w.detach(), Path(sys.argv[1]) / f"w{rank}.pt")
+"""
+
+
+def test_two_processes_learn_together_what_one_learns_from_both_batches(tmp_path: Path) -> None:
+    (tmp_path / "process.py").write_text(PROCESS)
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), **meeting} for rank in (0, 1)]
+    for folder, runs in ((tmp_path / "two", ranks), (tmp_path / "one", [{}])):
+        folder.mkdir()
+        command = [sys.executable, str(tmp_path / "process.py"), str(folder)]
+        started = [subprocess.Popen(command, env={**environment, **run}) for run in runs]
+        assert [process.wait(timeout=90) for process in started] == [0] * len(runs)
+    first, second = (torch.load(tmp_path / "two" / f"w{rank}.pt", weights_only=True) for rank in (0, 1))
+    alone = torch.load(tmp_path / "one" / "w0.pt", weights_only=True)
+    assert torch.equal(first, second)
+    assert torch.allclose(first, alone, atol=1e-6)
+    assert not torch.equal(alone, torch.ones(4, 1))
