@@ -1,0 +1,99 @@
+"""Numbers about pictures, as functions of feature arrays: no model and no file is opened here.
+
+A feature is a unit vector of CLIP's joint space; arrays are float64 [n, d]. All cosines lie in [−1, 1].
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+SIGMA = 10.0  # bandwidth of CMMD's kernel
+SCALE = 1000.0  # CMMD is reported in thousandths
+
+
+def unit(features: Array) -> Array:
+    """``features`` [n, d] with every row at length 1."""
+    return np.asarray(features / np.linalg.norm(features, axis=-1, keepdims=True))
+
+
+def text_alignment(pictures: Array, texts: Array) -> Array:
+    """CLIP-T: the cosine of each picture [n, d] with its own text [n, d]; [n].
+
+    Gal et al., 2022 (arXiv:2208.01618), Ruiz et al., 2023 (arXiv:2208.12242).
+    """
+    return np.asarray((pictures * texts).sum(axis=-1))
+
+
+def image_similarity(pictures: Array, real: Array) -> Array:
+    """CLIP-I: each picture's mean cosine with all real ones [m, d]; [n]. Their mean is the mean over all pairs."""
+    return np.asarray((pictures @ real.T).mean(axis=1))
+
+
+def nearest_similarity(pictures: Array, real: Array) -> Array:
+    """Each picture's cosine with the real one nearest to it; [n]. Near 1 for a copy of a training picture."""
+    return np.asarray((pictures @ real.T).max(axis=1))
+
+
+def diversity(pictures: Array) -> float | None:
+    """Mean distance 1 − cos over all pairs of different pictures; None for fewer than two. 0: all alike."""
+    count = len(pictures)
+    if count < 2:
+        return None
+    cosines = (pictures @ pictures.T)[np.triu_indices(count, k=1)]
+    return float((1.0 - cosines).mean())
+
+
+def leave_one_out(real: Array) -> tuple[float, float] | None:
+    """What real pictures score against each other: (mean, nearest) similarity of each with the rest; None for one."""
+    count = len(real)
+    if count < 2:
+        return None
+    others = ~np.eye(count, dtype=bool)
+    cosines = (real @ real.T)[others].reshape(count, count - 1)
+    return float(cosines.mean()), float(cosines.max(axis=1).mean())
+
+
+def kid(pictures: Array, real: Array) -> float | None:
+    """KID on CLIP features: unbiased MMD² with the kernel (cos + 1)³; None below two pictures on a side.
+
+    Bińkowski et al., 2018 (arXiv:1801.01401): k(x, y) = (xᵀy/d + 1)³, here with features of length √d, so that
+    xᵀy/d is their cosine. Unbiased: near 0, and at times below, when both come from one distribution. No subsets are
+    drawn: there are tens of pictures, not thousands.
+    """
+    n, m = len(pictures), len(real)
+    if n < 2 or m < 2:
+        return None
+    own, other, across = ((a @ b.T + 1.0) ** 3 for a, b in ((pictures, pictures), (real, real), (pictures, real)))
+    first = (own.sum() - np.trace(own)) / (n * (n - 1))
+    second = (other.sum() - np.trace(other)) / (m * (m - 1))
+    return float(first + second - 2.0 * across.mean())
+
+
+def cmmd(pictures: Array, real: Array) -> float:
+    """CMMD: 1000 · MMD² with the kernel exp(−|x − y|²/2σ²), σ = 10, biased; 0 for equal sets.
+
+    Jayasumana et al., 2024 (arXiv:2401.09603). Only values measured with one CLIP compare.
+    """
+
+    def kernel(a: Array, b: Array) -> float:
+        squares = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None, :] - 2.0 * (a @ b.T)
+        return float(np.exp(-squares / (2.0 * SIGMA**2)).mean())
+
+    return SCALE * (kernel(pictures, pictures) + kernel(real, real) - 2.0 * kernel(pictures, real))
+
+
+def spread(values: Array) -> tuple[float, float | None]:
+    """Mean of ``values`` [prompts, seeds], and the standard deviation (n − 1) between seeds; None for one seed.
+
+    Each seed's value is its mean over all prompts: the spread tells how far another seed would move the number.
+    """
+    seeds = values.mean(axis=0)
+    return float(seeds.mean()), float(seeds.std(ddof=1)) if len(seeds) > 1 else None
+
+
+def significant(value: float | None, digits: int = 6) -> float | None:
+    """``value`` rounded to ``digits`` significant ones, so that outs show no dust; None stays None."""
+    return None if value is None else float(f"{value:.{digits}g}")

@@ -1,0 +1,85 @@
+"""The files of an evaluation: numbers for DVC and for people, and the pictures that pages show."""
+
+from __future__ import annotations
+
+import csv
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from etude.evaluation.metrics import significant
+from etude.evaluation.settings import METRICS
+from etude.evaluation.study import Examination, Study
+from etude.evaluation.table import Row, summary
+from etude.files import atomic_path, write_json
+from etude.rendering.pictures import open_picture, pixel_digest
+
+NAMED = ("checkpoint", "step")
+
+
+def write(study: Study, found: Examination, out: Path) -> None:
+    """Fill ``artifacts/<method>/evaluation``."""
+    write_json(out / "metrics.json", summary(found.rows, found.best, found.real))
+    write_json(out / "best.json", _best(study, found))
+    write_json(out / "evaluation.json", _asked(study))
+    spreads = [name for name in METRICS if name in found.rows[0].spreads]
+    header = [*NAMED, *METRICS, *(f"{name}_spread" for name in spreads)]
+    write_csv(out / "checkpoints.csv", header, [_row(row, spreads) for row in found.rows])
+    write_csv(out / "validation.csv", [*NAMED, "timestep", "loss"], list(_losses(study, found)))
+    measured = list(found.rows[0].pictures)
+    write_csv(out / "pictures.csv", ["picture", "checkpoint", "prompt", "seed", *measured], list(_each(study, found)))
+    for title, row in {"base": found.rows[0], "best": found.best}.items():
+        (out / "pictures" / title).mkdir(parents=True)
+        for number, request in enumerate(study.requests(row.subject)):
+            for seed in request.seeds:
+                shutil.copyfile(found.drawn.of(request, seed), out / "pictures" / title / f"{number:02d}-{seed}.png")
+
+
+def _best(study: Study, found: Examination) -> dict[str, Any]:
+    """The rule, what it chose, and what it and the base have."""
+    rule = study.evaluate.best
+    chosen = {"checkpoint": found.best.subject.name, "step": found.best.subject.step}
+    values = {"value": found.best.values[rule.metric], "base": found.rows[0].values[rule.metric]}
+    return {**rule.model_dump(), **chosen, **values}
+
+
+def _asked(study: Study) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    asked = {"name": study.name, "prompts": list(study.prompts), "seeds": sorted(study.evaluate.seeds)}
+    measured = {"clip": study.evaluate.clip, "real": len(study.real()), "base": study.studio.path.as_posix()}
+    return {**asked, **measured, "set": study.data.name, "sampling": study.sampling.model_dump()}
+
+
+def _row(row: Row, spreads: Sequence[str]) -> list[Any]:
+    values = [row.values[name] for name in METRICS]
+    return [row.subject.name, row.subject.step, *values, *(row.spreads[name] for name in spreads)]
+
+
+def _losses(study: Study, found: Examination) -> Iterator[list[Any]]:
+    for subject, values in found.curves.items():
+        for step, loss in zip(study.evaluate.validation.timesteps, values, strict=True):
+            yield [subject.name, subject.step, step, significant(loss)]
+
+
+def _each(study: Study, found: Examination) -> Iterator[list[Any]]:
+    """Every picture with its own numbers; the digest of its pixels is its name."""
+    for row in found.rows:
+        for number, request in enumerate(study.requests(row.subject)):
+            for place, seed in enumerate(request.seeds):
+                digest = pixel_digest(open_picture(found.drawn.of(request, seed)))
+                values = [float(array[number, place]) for array in row.pictures.values()]
+                known = [None if math.isnan(value) else significant(value) for value in values]
+                yield [digest, row.subject.name, study.prompts[number], seed, *known]
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A CSV file with a header; None is an empty field."""
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([["" if value is None else value for value in row] for row in rows])
+    with atomic_path(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")

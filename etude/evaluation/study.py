@@ -1,0 +1,94 @@
+"""One method under examination: what is asked of it, what is measured, and the files that say so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from etude.diffusion.settings import Sampling
+from etude.errors import InputError
+from etude.evaluation.features import Clip
+from etude.evaluation.metrics import Array
+from etude.evaluation.settings import Evaluate
+from etude.evaluation.table import Row, best_row, ceiling, measure
+from etude.evaluation.validation import curve, loss_table
+from etude.files import read_json
+from etude.rendering.pictures import Drawn, Request, ask, draw
+from etude.rendering.prompts import fill
+from etude.rendering.studio import Studio
+from etude.rendering.subjects import Subject
+
+T = TypeVar("T")
+
+
+class Track(Protocol):
+    """Shows how the items under a title go by."""
+
+    def __call__(self, items: Sequence[T], title: str, /) -> Iterator[T]:
+        """The items, one after another."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is asked: the same prompts and seeds of the base and of every checkpoint."""
+
+    studio: Studio
+    clip: Clip
+    name: str  # fills [name]
+    prompts: Sequence[str]
+    settings: Mapping[str, float]  # the method's `axes`
+    sampling: Sampling
+    evaluate: Evaluate
+    data: Path  # data/<set>, with prepared/ and latents/
+
+    def requests(self, subject: Subject) -> list[Request]:
+        """One request a prompt."""
+        seeds = self.evaluate.seeds
+        return [ask(subject, prompt, self.name, seeds, self.sampling, self.settings) for prompt in self.prompts]
+
+    def texts(self) -> list[Array | None]:
+        """What CLIP reads of each prompt [d]; None where nothing is left without the name."""
+        read = [fill(prompt, self.evaluate.name) for prompt in self.prompts]
+        return [self.clip.texts([text])[0] if re.search(r"\w", text) else None for text in read]
+
+    def real(self) -> list[str]:
+        """Ids of the training pictures; flipped copies are left out, or each would have a near twin."""
+        listed = read_json(self.data / "prepared" / "images.json")["images"]
+        names = sorted(name for name, facts in listed.items() if not facts["flipped"])
+        if not names:
+            raise InputError(self.data / "prepared", "holds no pictures", "run `dvc repro`")
+        return names
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found: a row a subject, base first; losses by timestep; the real pictures' scores."""
+
+    rows: Sequence[Row]
+    best: Row
+    curves: Mapping[Subject, Sequence[float]]
+    real: Mapping[str, float]
+    drawn: Drawn
+
+
+def examine(study: Study, subjects: Sequence[Subject], track: Track) -> Examination:
+    """Draw, look, measure. ``track`` shows progress over what it is given under a title."""
+    names, method = study.real(), study.studio.method
+    table = loss_table(study.data / "latents", names, study.evaluate.validation, study.name, study.sampling.clip_skip)
+    requests = [request for subject in subjects for request in study.requests(subject)]
+    drawn = draw(study.studio, requests, lambda missing: track(missing, f"{method}: draw"))
+    asked = track(subjects, f"{method}: losses")
+    curves = {subject: curve(study.studio, subject, study.settings, table) for subject in asked}
+    real = study.clip.pictures([study.data / "prepared" / f"{name}.png" for name in names])
+    texts = study.texts()
+    rows = []
+    for subject in track(subjects, f"{method}: measure"):
+        features = [study.clip.pictures(drawn.paths[request]) for request in study.requests(subject)]
+        loss = sum(curves[subject]) / len(curves[subject])
+        rows.append(measure(subject, np.stack(features), texts, real, loss))
+    return Examination(rows, best_row(rows, study.evaluate.best), curves, ceiling(real), drawn)

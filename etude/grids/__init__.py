@@ -1,0 +1,1 @@
+"""XYZ grids: axes and their values, cells, layout and labels."""

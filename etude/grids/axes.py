@@ -1,0 +1,101 @@
+"""Axes with their values found: what `all` and `best` mean for one method, and what is written above a column."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from etude.errors import ParamsError
+from etude.grids import syntax
+from etude.grids.settings import ALL, NUMBERS, AxisSettings
+from etude.params import nearest
+from etude.rendering.subjects import BASE, FINAL, Subject
+
+BEST = "best"
+Value = str | int | float
+PLACE = "params.yaml: grid"
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the values of axes are chosen from."""
+
+    subjects: Mapping[str, Subject]  # by name: "base", "000100" …, in the order of a build
+    best: str  # name of the best checkpoint
+    prompts: Sequence[str]  # of the set, with [name]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One direction of a grid: what is turned, its values, and their labels."""
+
+    name: str
+    values: tuple[Value, ...]
+    labels: tuple[str, ...]
+
+
+def read_axis(settings: AxisSettings | None, known: Known) -> Axis | None:
+    """The axis that ``settings`` asks for; raises ParamsError for a value that does not exist."""
+    if settings is None:
+        return None
+    name, text = settings.axis, str(settings.values)
+    values: Sequence[Value]
+    if name == "checkpoint":
+        values = _checkpoints(text, known)
+    elif name == "prompt":
+        values = known.prompts if text.strip() == ALL else syntax.texts(text)
+    elif name == "size":
+        values = [f"{width}x{height}" for width, height in map(size, syntax.texts(text))]
+    elif name in ("sampler", "replace"):
+        values = syntax.texts(text)
+    else:
+        numbers: Callable[[str], Sequence[Value]] = NUMBERS.get(name, syntax.floats)
+        values = numbers(text)
+    unique = tuple(dict.fromkeys(values))
+    return Axis(name, unique, tuple(label(name, value, known) for value in unique))
+
+
+def label(name: str, value: Value, known: Known) -> str:
+    """What stands beside a row or column: the bare value where it speaks for itself."""
+    if name == "checkpoint":
+        subject = known.subjects[str(value)]
+        text = "untouched base" if subject.path is None else f"step {subject.step}" if subject.step else str(value)
+        return f"{text}, best" if value == known.best else text
+    if name in ("prompt", "sampler", "replace"):
+        return str(value)
+    if name == "size":
+        return str(value).replace("x", " × ")
+    return f"{name} {round(value, 8) if isinstance(value, float) else value}"
+
+
+def size(text: str) -> tuple[int, int]:
+    """``"512x768"`` as (width, height) in pixels, multiples of 8."""
+    match = re.fullmatch(r"(\d{2,4})\s*[x×]\s*(\d{2,4})", text)
+    width, height = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not match or width % 8 or height % 8 or not width * height:
+        raise ParamsError(PLACE, f"`{text}` is not a size", "write 512x768, in multiples of 8")
+    return width, height
+
+
+def _checkpoints(text: str, known: Known) -> list[str]:
+    """Names of subjects: all of them, or base, best, final and steps."""
+    if text.strip() == ALL:
+        return list(known.subjects)
+    named = {BASE: BASE, BEST: known.best, FINAL: next(s.name for s in known.subjects.values() if s.final)}
+    steps = {subject.step: name for name, subject in known.subjects.items() if subject.path}
+    chosen: list[str] = []
+    for part in syntax.texts(text):
+        if part in named:
+            chosen.append(named[part])
+            continue
+        try:
+            wanted = syntax.integers(part)
+        except ValueError:
+            raise ParamsError(PLACE, f"there is no checkpoint `{part}`{nearest(part, named)}", "correct it") from None
+        for step in wanted:
+            if step not in steps:
+                have = ", ".join(str(s) for s in steps if s is not None)
+                raise ParamsError(PLACE, f"no checkpoint was saved at step {step} (saved: {have})", "name one of these")
+            chosen.append(steps[step])
+    return chosen

@@ -1,0 +1,84 @@
+"""From axes to cells, and from cells to the requests that draw them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from etude.diffusion.settings import Sampling
+from etude.errors import ParamsError
+from etude.grids.axes import PLACE, Axis, Known, Value, size
+from etude.params import validate
+from etude.rendering.pictures import Request, ask
+
+SAMPLING = ("guidance", "steps", "sampler")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture of a grid: where it stands, and all that it is drawn with."""
+
+    position: tuple[int, int, int]  # column x, row y, grid z
+    values: Mapping[str, Value]  # of the axes, by name
+    seed: int
+    request: Request  # with this cell's seed alone; `gather` joins the seeds of one request
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a cell is drawn with where no axis says otherwise."""
+
+    name: str  # fills [name]
+    seed: int
+    sampling: Sampling
+    settings: Mapping[str, float]  # the method's `axes`
+
+
+def cells(axes: Sequence[Axis | None], known: Known, defaults: Defaults) -> list[Cell]:
+    """The cells of the axes x, y, z (None: one position), x turning fastest."""
+    x, y, z = (range(len(axis.values)) if axis else range(1) for axis in axes)
+    made = []
+    for k, j, i in product(z, y, x):
+        values = {axis.name: axis.values[at] for axis, at in zip(axes, (i, j, k), strict=True) if axis}
+        swap = next(((axis.values[0], values[axis.name]) for axis in axes if axis and axis.name == "replace"), None)
+        made.append(_cell((i, j, k), values, swap, known, defaults))
+    return made
+
+
+def _cell(
+    position: tuple[int, int, int],
+    values: Mapping[str, Value],
+    swap: tuple[Value, Value] | None,
+    known: Known,
+    defaults: Defaults,
+) -> Cell:
+    subject = known.subjects[str(values.get("checkpoint", known.best))]
+    turned: dict[str, Any] = {name: values[name] for name in SAMPLING if name in values}
+    prompt, negative = str(values.get("prompt", known.prompts[0])), defaults.sampling.negative
+    if swap:
+        prompt, negative = _replaced(prompt, negative, *map(str, swap))
+    sampling = validate({**defaults.sampling.model_dump(), **turned, "negative": negative}, Sampling, PLACE)
+    own = {name: float(values.get(name, value)) for name, value in defaults.settings.items()}
+    seed = int(values.get("seed", defaults.seed))
+    asked = size(str(values["size"])) if "size" in values else None
+    return Cell(position, values, seed, ask(subject, prompt, defaults.name, [seed], sampling, own, asked))
+
+
+def _replaced(prompt: str, negative: str, old: str, new: str) -> tuple[str, str]:
+    """Prompt S/R: the first value of the axis gives way to each."""
+    if old not in prompt and old not in negative:
+        raise ParamsError(
+            PLACE, f"`{old}` is not in the prompt `{prompt}`", "begin `replace` with words of all prompts"
+        )
+    return prompt.replace(old, new), negative.replace(old, new)
+
+
+def gather(cells: Sequence[Cell]) -> list[Request]:
+    """The request of each cell, the seeds of equal ones joined: they are drawn as one batch, as *evaluate* does."""
+    alike = [replace(cell.request, seeds=()) for cell in cells]
+    seeds: dict[Request, set[int]] = {}
+    for cell, request in zip(cells, alike, strict=True):
+        seeds.setdefault(request, set()).add(cell.seed)
+    return [replace(request, seeds=tuple(sorted(seeds[request]))) for request in alike]

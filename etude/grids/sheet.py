@@ -1,0 +1,84 @@
+"""A grid from its axes: the sheet to paint, and the manifest that a program reads."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from etude.errors import InputError
+from etude.grids.axes import Axis, Known
+from etude.grids.cells import Cell, Defaults
+from etude.grids.layout import Label, Sheet
+from etude.rendering.pictures import open_picture, pixel_digest
+from etude.rendering.prompts import fill
+from etude.rendering.subjects import BASE
+
+NUMBERS = ("image_similarity", "nearest_similarity", "text_alignment")
+
+
+def sheet(method: str, base: str, axes: Sequence[Axis | None], known: Known, defaults: Defaults, cell: int) -> Sheet:
+    """Titles of a grid of ``axes`` x, y, z."""
+    columns, rows, blocks = (labels(axis, known) for axis in axes)
+    turned = [axis.name for axis in axes if axis]
+    drawn = defaults.sampling
+    fixed = [f"base {base}", f"name {defaults.name}"]
+    fixed += [] if "checkpoint" in turned else [f"checkpoint {known.best}"]
+    fixed += [] if "prompt" in turned else [known.prompts[0]]
+    fixed += [f"{name} {getattr(drawn, name)}" for name in ("sampler", "steps", "guidance") if name not in turned]
+    fixed += [] if "seed" in turned else [f"seed {defaults.seed}"]
+    fixed += [f"{name} {value:g}" for name, value in sorted(defaults.settings.items()) if name not in turned]
+    shown = zip(("columns", "rows", "blocks"), axes, strict=True)
+    directions = [f"{direction}: {axis.name}" for direction, axis in shown if axis]
+    subtitle = " · ".join([*directions, *fixed])
+    return Sheet(f"{method} · {defaults.name}", subtitle, columns, rows, blocks, (cell, cell))
+
+
+def labels(axis: Axis | None, known: Known) -> list[Label]:
+    """Titles along one axis: the untouched base is quiet, the best checkpoint marked."""
+    if axis is None:
+        return [Label("")]
+    at = axis.name == "checkpoint"
+    return [
+        Label(text, quiet=at and value == BASE, marked=at and value == known.best)
+        for text, value in zip(axis.labels, axis.values, strict=True)
+    ]
+
+
+def measured(path: Path, name: str) -> dict[tuple[str, str], dict[str, float]]:
+    """What the evaluation's ``pictures.csv`` knows of a picture, by (digest of its pixels, prompt as drawn)."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise InputError(path, "is missing", "run `dvc repro` so that the evaluate stage makes it") from None
+    return {
+        (row["picture"], fill(row["prompt"], name)): {column: float(row[column]) for column in NUMBERS if row[column]}
+        for row in rows
+    }
+
+
+def manifest(
+    axes: Sequence[Axis | None],
+    cells: Sequence[Cell],
+    paths: Sequence[Path],
+    numbers: Mapping[tuple[str, str], Mapping[str, float]],
+) -> dict[str, Any]:
+    """What a program reads: the axes, and of each cell its place, what it was drawn with, and its numbers.
+
+    ``paths`` has one picture a cell; a cell that the evaluation did not see has no ``numbers``.
+    """
+    named = {
+        direction: axis and {"axis": axis.name, "values": list(axis.values), "labels": list(axis.labels)}
+        for direction, axis in zip("xyz", axes, strict=True)
+    }
+    return {"axes": named, "cells": [_entry(cell, path, numbers) for cell, path in zip(cells, paths, strict=True)]}
+
+
+def _entry(cell: Cell, path: Path, numbers: Mapping[tuple[str, str], Mapping[str, float]]) -> dict[str, Any]:
+    request, picture = cell.request, pixel_digest(open_picture(path))
+    drawn = {"checkpoint": request.subject.name, "prompt": request.prompt, "seed": cell.seed}
+    drawn |= {"sampling": request.sampling.model_dump(), "settings": dict(request.settings), "size": request.size}
+    known = dict(numbers.get((picture, request.prompt), {}))
+    return {"position": list(cell.position), "picture": picture, **drawn, "numbers": known}

@@ -1,0 +1,57 @@
+"""Words on a picture: Pillow's own scalable font, wrapped at a width. No font of the machine, so bytes are the same."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from PIL import ImageDraw, ImageFont
+
+LEADING = 1.3  # height of a line, in font sizes
+
+
+@cache
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Aileron, which Pillow carries, at ``size`` pixels."""
+    found = ImageFont.load_default(size)
+    assert isinstance(found, ImageFont.FreeTypeFont)  # Pillow built without FreeType has no scalable font
+    return found
+
+
+def wrap(text: str, size: int, width: int) -> list[str]:
+    """Lines of ``text`` no wider than ``width`` pixels: broken between words, and inside one only if it must be."""
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".strip()
+        if font(size).getlength(joined) <= width:
+            lines[-1] = joined
+            continue
+        lines += _pieces(word, size, width)
+    return [line for line in lines if line] or [""]
+
+
+def _pieces(word: str, size: int, width: int) -> list[str]:
+    pieces = [""]
+    for letter in word:
+        if pieces[-1] and font(size).getlength(pieces[-1] + letter) > width:
+            pieces.append("")
+        pieces[-1] += letter
+    return pieces
+
+
+def height(lines: list[str], size: int) -> int:
+    """Pixels that ``lines`` take."""
+    return round(len(lines) * size * LEADING)
+
+
+def write(draw: ImageDraw.ImageDraw, lines: list[str], left: int, top: int, size: int, colour: str) -> None:
+    """Lines from ``top`` down, beginning at ``left``."""
+    for number, line in enumerate(lines):
+        middle = top + (number + 0.5) * size * LEADING
+        draw.text((left, round(middle)), line, font=font(size), fill=colour, anchor="lm")
+
+
+def write_centred(draw: ImageDraw.ImageDraw, lines: list[str], centre: int, top: int, size: int, colour: str) -> None:
+    """Lines from ``top`` down, each centred at ``centre``."""
+    for number, line in enumerate(lines):
+        middle = top + (number + 0.5) * size * LEADING
+        draw.text((centre, round(middle)), line, font=font(size), fill=colour, anchor="mm")

@@ -1,0 +1,122 @@
+"""Draw what is asked for and not yet kept.
+
+A request is drawn as one batch and kept as one entry a picture, under a key of the whole request: a kept picture never
+depends on what else was drawn in the same run, and a new checkpoint draws only its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from etude.diffusion.sample import generate
+from etude.diffusion.settings import Sampling
+from etude.errors import InputError
+from etude.files import atomic_path
+from etude.rendering.prompts import fill
+from etude.rendering.studio import Studio
+from etude.rendering.subjects import Subject
+from etude.store import Part, Store, key
+
+if TYPE_CHECKING:
+    from etude.diffusion.base import Base
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt and its seeds, drawn together by one subject."""
+
+    subject: Subject
+    prompt: str  # with the name filled in
+    seeds: tuple[int, ...]
+    sampling: Sampling
+    settings: tuple[tuple[str, float], ...] = ()  # of the method's `axes`, sorted by name
+    size: tuple[int, int] | None = None  # (width, height) in pixels; None: the resolution of the base
+
+
+def ask(
+    subject: Subject,
+    prompt: str,
+    name: str,
+    seeds: Sequence[int],
+    sampling: Sampling,
+    settings: Mapping[str, float],
+    size: tuple[int, int] | None = None,
+) -> Request:
+    """A request in its one form, so that equal pictures are asked for equally: ``name`` filled in, seeds in order.
+
+    The base has no ``settings``: it is drawn once for all of them.
+    """
+    worded = sampling.model_copy(update={"negative": fill(sampling.negative, name)})
+    own = () if subject.path is None else tuple(sorted(settings.items()))
+    return Request(subject, fill(prompt, name), tuple(sorted(set(seeds))), worded, own, size)
+
+
+Track = Callable[[Sequence[Request]], Iterator[Request]]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Where the pictures of each request are, in the order of its seeds, and how many had to be drawn."""
+
+    paths: dict[Request, tuple[Path, ...]]
+    new: int
+
+    def of(self, request: Request, seed: int) -> Path:
+        """One picture."""
+        return self.paths[request][request.seeds.index(seed)]
+
+
+def draw(studio: Studio, requests: Sequence[Request], track: Track = iter) -> Drawn:
+    """Pictures for every request; ``track`` is given those that must be drawn, and shows how they go by.
+
+    Artifacts are the dearest to change, then their settings: requests of one artifact are drawn one after another.
+    """
+    store = Store("images")
+    paths = {request: _places(studio, store, request) for request in dict.fromkeys(requests)}
+    missing = [request for request, places in paths.items() if not all(place.exists() for place in places)]
+    order = sorted(missing, key=lambda request: (request.subject.step or 0, request.subject.name, request.settings))
+    for (subject, settings), group in groupby(track(order), key=lambda request: (request.subject, request.settings)):
+        with studio.applied(subject, dict(settings)) as base:
+            for request in group:
+                for place, picture in zip(paths[request], _generate(base, request), strict=True):
+                    with atomic_path(place) as temporary:
+                        Image.fromarray(picture).save(temporary)
+    return Drawn(paths, sum(len(request.seeds) for request in missing))
+
+
+def _places(studio: Studio, store: Store, request: Request) -> tuple[Path, ...]:
+    what: list[Part] = [request.prompt, list(request.seeds), request.sampling.model_dump(), list(request.size or ())]
+    group = studio.key(request.subject, dict(request.settings), what)
+    return tuple(store.path(key(group, seed), ".png") for seed in request.seeds)
+
+
+def _generate(base: Base, request: Request) -> NDArray[np.uint8]:
+    """Pictures [B, height, width, 3], one a seed."""
+    width, height = request.size or (base.resolution, base.resolution)
+    prompts = [request.prompt] * len(request.seeds)
+    drawn = generate(base, prompts, seeds=request.seeds, width=width, height=height, **request.sampling.model_dump())
+    return np.asarray(drawn.cpu().numpy())
+
+
+def open_picture(path: Path) -> Image.Image:
+    """The picture in RGB; raises InputError when the file is missing or no picture."""
+    try:
+        with Image.open(path) as file:
+            return file.convert("RGB")
+    except FileNotFoundError:
+        raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first") from None
+    except OSError as error:
+        raise InputError(path, f"is no picture ({error})", "delete it and run `dvc repro`") from error
+
+
+def pixel_digest(picture: Image.Image) -> str:
+    """Hex digest of size and pixels: equal pictures are one, whatever file holds them."""
+    return key(list(picture.size), picture.convert("RGB").tobytes())

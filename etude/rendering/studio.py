@@ -1,0 +1,69 @@
+"""What pictures are drawn with: a base, a method, a device; and the digest of all that a picture depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+from etude import artifact as artifacts
+from etude.diffusion.base import DTYPES, Base, choose_device, load_base
+from etude.diffusion.digest import PARTS, part_digest
+from etude.errors import FormatError
+from etude.files import sha256_file, sha256_tree
+from etude.method import load_method
+from etude.rendering.subjects import Subject
+from etude.store import Part, key
+
+ROOT = Path(__file__).parent.parent.parent
+DRAWING = ("etude/diffusion", "etude/rendering")  # the code that draws
+APPLYING = ("etude/artifact.py", "etude/training")  # what a method's `apply` may use besides, and the method itself
+LIBRARIES = ("diffusers", "peft", "torch", "transformers")
+
+
+class Studio:
+    """Opens the base when the first picture needs it, not before."""
+
+    def __init__(self, base: Path, method: str, *, device: str, precision: str, threads: int) -> None:
+        self.path, self.method, self.precision, self.threads = base, method, precision, threads
+        self.device = choose_device(device).type
+
+    @cached_property
+    def base(self) -> Base:
+        """The loaded base, shared by everything that is drawn."""
+        return load_base(self.path, device=self.device, dtype=DTYPES[self.precision])
+
+    @contextmanager
+    def applied(self, subject: Subject, settings: Mapping[str, float]) -> Iterator[Base]:
+        """The base as ``subject`` changes it, with ``settings`` of the method's ``axes``; undone on leaving."""
+        if subject.path is None:
+            yield self.base
+            return
+        made = artifacts.load(subject.path)
+        if made.method != self.method:
+            raise FormatError(subject.path, f"is made by {made.method}, not {self.method}", "run `dvc repro`")
+        with load_method(self.method).apply(made, self.base, **settings) as changed:
+            yield changed
+
+    def key(self, subject: Subject, settings: Mapping[str, float], *parts: Part) -> str:
+        """The key of a result of ``subject``: weights, settings, code, libraries and device stand in it."""
+        if subject.path is None:
+            return key(self._ground, *parts)  # the base knows neither method nor settings: all methods share its rows
+        return key(self._ground, self._apply, sha256_file(subject.path), dict(settings), *parts)
+
+    @cached_property
+    def _ground(self) -> str:
+        weights = [part_digest(self.path, part) for part in PARTS]
+        libraries = {name: version(name) for name in LIBRARIES}
+        return key(weights, _code(DRAWING), libraries, [self.device, self.precision, self.threads])
+
+    @cached_property
+    def _apply(self) -> str:
+        return key(_code((*APPLYING, f"pipelines/{self.method}")))
+
+
+def _code(places: Sequence[str]) -> dict[str, str]:
+    """Digests of the project's own code: a picture drawn by other code is another picture."""
+    return {place: sha256_tree(ROOT / place, (".py",)) for place in places}

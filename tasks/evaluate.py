@@ -1,0 +1,77 @@
+"""Measure every checkpoint against the untouched base: ``artifacts/<method>/evaluation/``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from etude.diffusion.settings import Sampling
+from etude.evaluation.settings import Evaluate
+from etude.files import replace_folder
+from etude.method import load_method
+from etude.params import MethodParams, Schema, pick, read_yaml
+from tasks import run
+from tasks.console import progress, say
+
+if TYPE_CHECKING:
+    from etude.evaluation.study import Study
+
+__all__ = ["Dials", "evaluate"]
+
+
+class Dials(Schema):
+    """The parts of params.yaml that this stage depends on."""
+
+    base: str
+    device: str
+    evaluate: Evaluate
+    precision: str
+    prompts: dict[str, list[str]]
+    sampling: Sampling
+    threads: int
+
+
+def evaluate(method: str) -> None:
+    """Measure the untouched base, every checkpoint and the final artifact of METHOD."""
+    study = _study(method, pick("params.yaml", Dials))
+    from etude.evaluation.results import write
+    from etude.evaluation.study import examine
+    from etude.rendering.subjects import subjects
+
+    rows = subjects(Path("artifacts", method, "build"))
+    found = examine(study, rows, progress)
+    with replace_folder(Path("artifacts", method, "evaluation")) as out:
+        write(study, found, out)
+    pictures = sum(map(len, found.drawn.paths.values()))
+    say(f"{method}: {len(rows)} rows, {pictures} pictures, {found.drawn.new} of them drawn now")
+    rule = study.evaluate.best
+    value, base = found.best.values[rule.metric], found.rows[0].values[rule.metric]
+    say(f"{method}: best is {found.best.subject.name}: {rule.metric} {value}, untouched base {base}")
+
+
+def _study(method: str, dials: Dials) -> Study:
+    values = read_yaml(f"pipelines/{method}/params.yaml")
+    own = pick(f"pipelines/{method}/params.yaml", MethodParams)
+    from etude.evaluation.features import Clip
+    from etude.evaluation.study import Study
+    from etude.rendering.prompts import prompts_of
+    from etude.rendering.studio import Studio
+    from etude.training.randomness import make_deterministic
+
+    make_deterministic(dials.threads)
+    base = Path(values.get("base", dials.base))
+    studio = Studio(base, method, device=dials.device, precision=dials.precision, threads=dials.threads)
+    return Study(
+        studio=studio,
+        clip=Clip(Path(dials.evaluate.clip), device=studio.device, threads=dials.threads),
+        name=own.name,
+        prompts=prompts_of(dials.prompts, own.set),
+        settings=load_method(method).axes,
+        sampling=dials.sampling,
+        evaluate=dials.evaluate,
+        data=Path("data", own.set),
+    )
+
+
+if __name__ == "__main__":
+    run(evaluate)

@@ -1,0 +1,103 @@
+"""Draw the XYZ grid of a method: ``artifacts/<method>/grid/``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from etude.diffusion.settings import Sampling
+from etude.errors import ParamsError
+from etude.files import read_json, replace_folder, write_json
+from etude.grids.settings import Grid, refuse_unknown
+from etude.method import load_method
+from etude.params import MethodParams, Schema, pick, read_yaml
+from tasks import run
+from tasks.console import progress, say
+
+if TYPE_CHECKING:
+    from etude.grids.axes import Known
+    from etude.rendering.studio import Studio
+
+__all__ = ["Dials", "grid"]
+SHOWN = 8  # training pictures laid beside the grid
+
+
+class Dials(Schema):
+    """The parts of params.yaml that this stage depends on."""
+
+    base: str
+    device: str
+    grid: Grid
+    precision: str
+    prompts: dict[str, list[str]]
+    sampling: Sampling
+    threads: int
+
+
+def grid(method: str) -> None:
+    """Draw the grid of METHOD: what `grid` in params.yaml turns, cell by cell."""
+    dials = pick("params.yaml", Dials)
+    own = pick(f"pipelines/{method}/params.yaml", MethodParams)
+    settings = load_method(method).axes
+    try:
+        refuse_unknown(dials.grid, tuple(settings))
+    except ValueError as error:
+        raise ParamsError("params.yaml: grid", str(error), f"choose an axis that {method} has") from None
+    from etude.grids.axes import read_axis
+    from etude.grids.cells import Defaults, cells, gather
+    from etude.grids.drawing import paint
+    from etude.grids.layout import Layout, refuse_huge
+    from etude.grids.sheet import manifest, measured, sheet
+    from etude.rendering.pictures import draw
+
+    studio, known = _studio(method, dials), _known(method, dials, own)
+    defaults = Defaults(own.name, dials.grid.seed, dials.sampling, settings)
+    axes = [read_axis(axis, known) for axis in (dials.grid.x, dials.grid.y, dials.grid.z)]
+    layout = Layout(sheet(method, studio.path.as_posix(), axes, known, defaults, dials.grid.cell))
+    refuse_huge(layout, dials.grid.limit)
+    each = cells(axes, known, defaults)
+    requests = gather(each)
+    drawn = draw(studio, requests, lambda missing: progress(missing, f"{method}: draw"))
+    paths = [drawn.of(request, cell.seed) for cell, request in zip(each, requests, strict=True)]
+    with replace_folder(Path("artifacts", method, "grid")) as out:
+        paint(layout, {cell.position: path for cell, path in zip(each, paths, strict=True)}).save(out / "grid.png")
+        numbers = measured(Path("artifacts", method, "evaluation", "pictures.csv"), own.name)
+        write_json(out / "manifest.json", manifest(axes, each, paths, numbers))
+        _training(Path("data", own.set, "prepared"), out / "training")
+    width, height = layout.full
+    say(f"{method}: {len(each)} cells, {drawn.new} pictures drawn now; {width} × {height} pixels")
+
+
+def _studio(method: str, dials: Dials) -> Studio:
+    from etude.rendering.studio import Studio
+    from etude.training.randomness import make_deterministic
+
+    make_deterministic(dials.threads)
+    base = Path(read_yaml(f"pipelines/{method}/params.yaml").get("base", dials.base))
+    return Studio(base, method, device=dials.device, precision=dials.precision, threads=dials.threads)
+
+
+def _known(method: str, dials: Dials, own: MethodParams) -> Known:
+    from etude.grids.axes import Known
+    from etude.rendering.prompts import prompts_of
+    from etude.rendering.subjects import subjects
+
+    folder = Path("artifacts", method)
+    found = {subject.name: subject for subject in subjects(folder / "build")}
+    best = read_json(folder / "evaluation" / "best.json")["checkpoint"]
+    return Known(found, best, prompts_of(dials.prompts, own.set))
+
+
+def _training(prepared: Path, out: Path) -> None:
+    """Copies of a few training pictures, to be looked at beside the grid."""
+    listed = read_json(prepared / "images.json")["images"]
+    names = sorted(name for name, facts in listed.items() if not facts["flipped"])
+    out.mkdir()
+    count = min(SHOWN, len(names))
+    for name in (names[number * len(names) // count] for number in range(count)):
+        shutil.copyfile(prepared / f"{name}.png", out / f"{name}.png")
+
+
+if __name__ == "__main__":
+    run(grid)

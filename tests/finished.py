@@ -1,0 +1,94 @@
+"""A finished build to evaluate, draw and show: a tiny base, a few pictures, and a method whose effect is plain.
+
+The method shifts the last bias of the UNet, so every checkpoint draws other pictures, and nothing is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+
+from etude.artifact import Artifact, save
+from etude.diffusion.base import Base
+from etude.diffusion.hooks import replaced_weights
+from etude.files import write_json, write_tensors
+
+SEEDS = [0, 1]
+SAMPLING = {"sampler": "dpm++", "steps": 2, "guidance": 3.0, "negative": "", "clip_skip": 0}
+EVALUATE = {
+    "seeds": SEEDS,
+    "name": "",
+    "best": {"metric": "image_similarity", "direction": "max"},
+    "validation": {"prompt": "[name]", "images": 2, "timesteps": [100, 900], "seed": 0},
+}
+GRID = {
+    "x": {"axis": "checkpoint", "values": "all"},
+    "y": {"axis": "prompt", "values": "all"},
+    "z": {"axis": "seed", "values": "0-1"},
+    "seed": 0,
+    "cell": 32,
+    "limit": 4,
+}
+
+
+class Shift:
+    """The method: ``strength`` times the artifact's shift on the UNet's last bias."""
+
+    axes = {"strength": 1.0}
+    formats = ("kohya_lora",)
+
+    @contextmanager
+    def apply(self, artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Base]:
+        before = base.unet.conv_out.bias.detach()
+        with replaced_weights(base.unet, {"conv_out.bias": before + strength * artifact.tensors["shift"]}):
+            yield base
+
+
+def build(folder: Path, steps: tuple[int, ...] = (10, 20)) -> None:
+    """``artifacts/lora/build`` with checkpoints at ``steps``; the last one is the final artifact."""
+    for step in steps:
+        made = Artifact("lora", {"shift": torch.full((4,), step / 20)}, {"name": "sks", "rank": 4, "step": step})
+        save(made, folder / "artifacts/lora/build/checkpoints" / f"{step:06d}.safetensors")
+    save(made, folder / "artifacts/lora/build/artifact.safetensors")
+
+
+def project(folder: Path, base: Path) -> None:
+    """Everything that the stages after a build read, below ``folder``."""
+    root: dict[str, Any] = {"methods": ["lora"], "base": str(base), "device": "cpu", "precision": "fp32", "threads": 1}
+    root |= {"prompts": {"concept": ["[name]", "a [name] on a red background"]}, "sampling": SAMPLING}
+    root |= {"evaluate": {"clip": str(base / "clip"), **EVALUATE}, "grid": GRID}
+    write_yaml(folder / "params.yaml", root)
+    write_yaml(folder / "pipelines/lora/params.yaml", {"set": "concept", "name": "sks", "rank": 4})
+    listed = {}
+    generator = torch.Generator().manual_seed(0)
+    for number in range(4):
+        name = f"{number:016x}" if number < 3 else f"{0:016x}-flip"
+        pixels = np.random.default_rng(number).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        (folder / "data/concept/prepared").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / "data/concept/prepared" / f"{name}.png")
+        listed[name] = {"flipped": number == 3}
+        moments = {"mean": torch.randn(4, 8, 8, generator=generator), "logvar": torch.full((4, 8, 8), -10.0)}
+        write_tensors(folder / "data/concept/latents" / f"{name}.safetensors", moments)
+    write_json(folder / "data/concept/prepared/images.json", {"images": listed})
+    build(folder)
+
+
+def write_yaml(path: Path, data: Any) -> None:
+    """A params file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    YAML(typ="safe", pure=True).dump(data, path)
+
+
+def enter(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Work in ``folder``, with Shift in the place of LoRA."""
+    monkeypatch.chdir(folder)
+    for place in ("etude.rendering.studio", "tasks.evaluate", "tasks.grid"):
+        monkeypatch.setattr(f"{place}.load_method", lambda name: Shift())

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from etude.errors import EtudeError
+from etude.files import read_json, sha256_tree
+from tasks.evaluate import evaluate
+from tests.finished import build, enter, project, write_yaml
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    project(tmp_path, tiny_base)
+    enter(monkeypatch, tmp_path)
+    return tmp_path
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def cached(folder: Path, kind: str) -> set[Path]:
+    return {path for path in (folder / ".cache" / kind).rglob("*") if path.is_file()}
+
+
+def test_evaluation_measures_the_base_first_and_the_final_artifact_once(folder: Path) -> None:
+    evaluate("lora")
+    out = folder / "artifacts/lora/evaluation"
+    table = rows(out / "checkpoints.csv")
+    assert [row["checkpoint"] for row in table] == ["base", "000010", "000020"]
+    assert [row["step"] for row in table] == ["0", "10", "20"]
+    metrics = read_json(out / "metrics.json")
+    assert metrics["image_similarity"]["base"] == float(table[0]["image_similarity"])
+    assert metrics["image_similarity"]["final"] == float(table[2]["image_similarity"])
+    assert metrics["validation_loss"]["base"] != metrics["validation_loss"]["final"]
+    assert set(metrics["image_similarity"]) >= {"base", "best", "final", "real", "base_spread"}
+    best = read_json(out / "best.json")
+    assert best["value"] == max(float(row["image_similarity"]) for row in table[1:])
+    assert len(rows(out / "pictures.csv")) == 3 * 2 * 2
+    assert len(list((out / "pictures").rglob("*.png"))) == 2 * 2 * 2
+
+
+def test_the_loss_curve_has_a_value_at_each_timestep_and_its_mean_is_the_validation_loss(folder: Path) -> None:
+    evaluate("lora")
+    out = folder / "artifacts/lora/evaluation"
+    curve = [row for row in rows(out / "validation.csv") if row["checkpoint"] == "000010"]
+    assert [row["timestep"] for row in curve] == ["100", "900"]
+    mean = sum(float(row["loss"]) for row in curve) / 2
+    assert float(rows(out / "checkpoints.csv")[1]["validation_loss"]) == pytest.approx(mean, rel=1e-5)
+
+
+def test_a_second_run_draws_nothing_and_writes_the_same_bytes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate("lora")
+    first, pictures = sha256_tree(folder / "artifacts/lora/evaluation"), cached(folder, "images")
+    assert "12 pictures, 12 of them drawn now" in capsys.readouterr().out
+    evaluate("lora")
+    assert "12 pictures, 0 of them drawn now" in capsys.readouterr().out
+    assert sha256_tree(folder / "artifacts/lora/evaluation") == first
+    assert cached(folder, "images") == pictures
+
+
+def test_a_new_checkpoint_draws_only_its_own_row(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate("lora")
+    before = rows(folder / "artifacts/lora/evaluation/checkpoints.csv")
+    build(folder, (10, 20, 30))
+    capsys.readouterr()
+    evaluate("lora")
+    assert "16 pictures, 4 of them drawn now" in capsys.readouterr().out
+    assert rows(folder / "artifacts/lora/evaluation/checkpoints.csv")[:3] == before
+
+
+def test_numbers_do_not_depend_on_what_is_kept(folder: Path) -> None:
+    evaluate("lora")
+    first = sha256_tree(folder / "artifacts/lora/evaluation")
+    for number, path in enumerate(sorted(cached(folder, "images") | cached(folder, "features"))):
+        if number % 3 == 0:
+            path.unlink()
+    evaluate("lora")
+    assert sha256_tree(folder / "artifacts/lora/evaluation") == first
+
+
+def test_flipped_copies_are_no_real_pictures(folder: Path) -> None:
+    evaluate("lora")
+    assert read_json(folder / "artifacts/lora/evaluation/evaluation.json")["real"] == 3
+
+
+def test_a_final_artifact_without_its_checkpoint_is_a_row_of_its_own(folder: Path) -> None:
+    (folder / "artifacts/lora/build/checkpoints/000020.safetensors").unlink()
+    evaluate("lora")
+    table = rows(folder / "artifacts/lora/evaluation/checkpoints.csv")
+    assert [row["checkpoint"] for row in table] == ["base", "000010", "final"]
+
+
+@pytest.mark.parametrize(
+    ("lost", "named"),
+    [
+        ("artifacts/lora/build/artifact.safetensors", "artifact.safetensors"),
+        ("data/concept/prepared/0000000000000001.png", "0000000000000001.png"),
+        ("data/concept/latents/0000000000000000.safetensors", "0000000000000000"),
+        ("data/concept/prepared/images.json", "images.json"),
+    ],
+)
+def test_what_is_missing_is_named_and_leaves_no_half_evaluation(folder: Path, lost: str, named: str) -> None:
+    (folder / lost).unlink()
+    with pytest.raises(EtudeError, match=named):
+        evaluate("lora")
+    assert not (folder / "artifacts/lora/evaluation").exists()
+
+
+def test_a_set_without_prompts_is_an_error_that_says_where_to_add_them(folder: Path) -> None:
+    write_yaml(folder / "pipelines/lora/params.yaml", {"set": "cats", "name": "sks", "rank": 4})
+    with pytest.raises(EtudeError, match=r"prompts\.cats"):
+        evaluate("lora")
