@@ -54,7 +54,7 @@ def check(root: Path) -> Project:
         except ParamsError as error:
             faults.append(str(error))
     if faults or project is None:
-        raise _Faults(faults)
+        raise _FaultsError(faults)
     return project
 
 
@@ -69,7 +69,7 @@ def _set_faults(path: Path, params: MethodParams, project: Project | None) -> li
     return []
 
 
-class _Faults(ParamsError):
+class _FaultsError(ParamsError):
     """Several faults, one a line; each names its file and the next action."""
 
     def __init__(self, faults: list[str]) -> None:

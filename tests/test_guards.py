@@ -155,7 +155,8 @@ def test_no_value_hides_in_a_schema() -> None:
 
 @pytest.mark.parametrize("module", sorted(p.stem for p in (ROOT / "tasks").glob("*.py") if p.stem != "__init__"))
 def test_a_task_is_imported_without_torch(module: str) -> None:
-    code = f"import sys, tasks.{module}; print([m for m in ('torch', 'diffusers', 'transformers', 'prefect') if m in sys.modules])"
+    heavy = ("torch", "diffusers", "transformers", "prefect")
+    code = f"import sys, tasks.{module}; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

@@ -151,7 +151,7 @@ report = Report(Path(sys.argv[1]), 0, "cpu", "fp32")
 def loss(batch): return ((batch.x @ w - batch.x[:, :1]) ** 2).mean()
 def load(index): return batches(index) if "RANK" in os.environ else Points(
     ("a",), torch.cat([batches(2 * index).x, batches(2 * index + 1).x]))
-plan = Optimization(**{**BLOCK, "steps": 5, "optimizer": "sgd", "clip": 0.1, "learning_rate": 0.1, "checkpoint_every": 5})
+plan = Optimization(**{**BLOCK, "steps": 5, "optimizer": "sgd", "clip": 0.1, "learning_rate": 0.1})
 fit({"w": w}, loss, load, plan, report)
 torch.save(w.detach(), Path(sys.argv[1]) / f"w{rank}.pt")
 """

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from etude.diffusion.text import Conditioning
+from etude.errors import InputError
+from etude.files import write_json, write_tensors
+from etude.training.batches import Batches, Captions, Images, load_captions, load_images
+
+
+def images(*sizes: int) -> Images:
+    """One image for each size: its latents hold its number."""
+    tensors = tuple(torch.full((4, size, size), float(i)) for i, size in enumerate(sizes))
+    return Images(tuple(f"image{i}" for i in range(len(sizes))), tensors, tensors)
+
+
+def test_a_batch_is_a_function_of_seed_and_number() -> None:
+    pictures = images(*[8] * 10)
+    one, two = (Batches(pictures, None, batch_size=4, seed=3) for _ in range(2))
+    order = [one(i).names for i in range(12)]
+    assert [two(i).names for i in reversed(range(12))] == order[::-1]
+    assert [Batches(pictures, None, batch_size=4, seed=4)(i).names for i in range(12)] != order
+
+
+def test_every_image_is_seen_once_before_any_is_seen_twice() -> None:
+    batches = Batches(images(*[8] * 10), None, batch_size=4, seed=0)
+    seen = [name for i in range(15) for name in batches(i).names]
+    for epoch in range(6):
+        assert len(set(seen[10 * epoch : 10 * epoch + 10])) == 10
+
+
+def test_a_set_smaller_than_a_batch_still_fills_it() -> None:
+    batch = Batches(images(8, 8), None, batch_size=5, seed=0)(0)
+    assert batch.mean.shape == (5, 4, 8, 8)
+    assert set(batch.names) == {"image0", "image1"}
+
+
+def test_images_of_one_size_go_together_and_all_sizes_get_their_turn() -> None:
+    batches = Batches(images(8, 16, 8, 16, 16, 8, 8), None, batch_size=2, seed=0)
+    seen: list[str] = []
+    for i in range(8):
+        batch = batches(i)
+        assert len({batch.mean.shape[-1]}) == 1
+        seen += batch.names
+    assert set(seen) == {f"image{i}" for i in range(7)}
+
+
+def test_latents_and_captions_stay_with_their_image() -> None:
+    pictures = images(*[8] * 6)
+    conditioning = {name: Conditioning(torch.full((1, 77, 2), float(i))) for i, name in enumerate(pictures.names)}
+    captions = Captions(
+        {name: f"text of {name}" for name in pictures.names}, conditioning, Conditioning(torch.zeros(1, 77, 2))
+    )
+    batch = Batches(pictures, captions, batch_size=4, seed=0)(1)
+    assert batch.conditioning is not None
+    for position, name in enumerate(batch.names):
+        number = float(name.removeprefix("image"))
+        assert batch.mean[position].eq(number).all()
+        assert batch.conditioning.hidden[position].eq(number).all()
+        assert batch.texts[position] == f"text of {name}"
+
+
+def test_an_image_without_a_caption_is_named() -> None:
+    captions = Captions({}, {}, Conditioning(torch.zeros(1, 77, 2)))
+    with pytest.raises(InputError, match="image0"):
+        Batches(images(8), captions, batch_size=1, seed=0)
+
+
+def test_what_encode_wrote_is_read(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "latents/a.safetensors", {"mean": torch.ones(4, 8, 8), "logvar": torch.zeros(4, 8, 8)})
+    write_tensors(tmp_path / "texts/h1.safetensors", {"hidden": torch.ones(77, 2)})
+    write_tensors(tmp_path / "texts/h0.safetensors", {"hidden": torch.zeros(77, 2)})
+    write_json(tmp_path / "texts/index.json", {"captions": {"a": {"text": "cat", "file": "h1"}}, "empty": "h0"})
+    read, captions = load_images(tmp_path / "latents"), load_captions(tmp_path / "texts")
+    assert read.names == ("a",)
+    assert captions.texts == {"a": "cat"}
+    assert captions.conditioning["a"].hidden.shape == (1, 77, 2)
+    assert captions.empty.hidden.eq(0).all()
+    with pytest.raises(InputError, match="no latents"):
+        load_images(tmp_path / "nothing")
