@@ -166,21 +166,26 @@ def _describe(
 ) -> Stage:
     name = names[stage]
     flow = (stage.meta or {}).get("flow") or {}
+    resource = str(flow.get("resource", "cpu"))
     outs = (Out(_path(out), metric=bool(out.metric), plot=bool(out.plot)) for out in stage.outs)
     why = _why(stage)
     try:
+        if resource not in ("cpu", "gpu"):
+            raise ValueError(f"{resource!r} is no resource")
         return Stage(
             name=name,
             label=labels[name],
             upstream=tuple(sorted(names[other] for other in graph.successors(stage))),
             why=("forced",) if force and stage.cmd and not why else why,
             outs=tuple(outs),
-            resource=str(flow.get("resource", "cpu")),
+            resource=resource,
             timeout=seconds(flow.get("timeout", 0)),
             retries=int(flow.get("retries", 0)),
         )
     except ValueError as error:
-        raise InputError(f"{name}: meta.flow", str(error), "write it as `timeout: 4h` and `retries: 1`") from error
+        raise InputError(
+            f"{name}: meta.flow", str(error), "write it as `{resource: gpu, timeout: 4h, retries: 1}`"
+        ) from error
 
 
 def seconds(duration: str | float) -> float:

@@ -1,0 +1,132 @@
+"""Real git and DVC repositories whose stages are tiny programs that tell when they ran, and a real Prefect server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parent.parent.parent
+PATIENCE = 60.0  # seconds until a test gives up waiting for another process
+
+# A stage's program. `work.py NAME [word…]` notes its start in runs.txt, obeys the words, and writes out/NAME.
+WORK = """
+import os, pathlib, sys, time
+name, *words = sys.argv[1:]
+def wait_for(file):
+    end = time.time() + 60
+    while not pathlib.Path(file).exists():
+        assert time.time() < end, file
+        time.sleep(0.02)
+with open("runs.txt", "a") as runs:
+    runs.write(name + "\\n")
+pathlib.Path(name + ".pid").write_text(str(os.getpid()))
+for word in words:
+    if word.startswith("wait:"):
+        wait_for(word[5:])
+    elif word.startswith("fail:") and not pathlib.Path("mended").exists():
+        print("something is wrong with", name)
+        sys.exit(int(word[5:]))
+    elif word == "alone":
+        os.close(os.open("busy", os.O_CREAT | os.O_EXCL))
+        time.sleep(0.3)
+        os.remove("busy")
+        with open("devices.txt", "a") as devices:
+            devices.write(os.environ.get("CUDA_VISIBLE_DEVICES", "none") + "\\n")
+pathlib.Path("out").mkdir(exist_ok=True)
+pathlib.Path("out", name).write_text(name)
+"""
+
+
+@dataclass
+class Project:
+    """A repository to run flows in."""
+
+    root: Path
+
+    def stages(self, file: str = "dvc.yaml", **stages: dict[str, Any]) -> None:
+        """Write a dvc.yaml. Each stage: `words` for its program, `deps`, and any of DVC's own keys."""
+        path = self.root / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        wdir = {} if file == "dvc.yaml" else {"wdir": os.path.relpath(self.root, path.parent)}
+        made = {}
+        for name, given in stages.items():
+            own = {key: value for key, value in given.items() if key != "words"}
+            command = " ".join(["python3 work.py", name, *given.get("words", [])])
+            made[name] = {"cmd": command, "outs": [f"out/{name}"], **wdir, **own}
+        with path.open("w") as text:
+            YAML().dump({"stages": made}, text)
+
+    def runs(self) -> list[str]:
+        """The stages whose programs were started, in order."""
+        file = self.root / "runs.txt"
+        return file.read_text().split() if file.exists() else []
+
+    def dvc(self, *words: str) -> str:
+        """What a dvc command prints. It must succeed."""
+        result = subprocess.run(
+            [sys.executable, "-m", "dvc", *words], cwd=self.root, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    def flow(self, *words: str, **env: str) -> subprocess.Popen[str]:
+        """Start `python -m flows.run` here."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.run", *words],
+            cwd=self.root,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def pid(self, name: str) -> int:
+        """The process of a stage that has begun."""
+        file = self.root / f"{name}.pid"
+        wait_until(lambda: file.exists() and file.read_text() != "")
+        return int(file.read_text())
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    """Wait for another process to bring something about."""
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def empty_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh repository, to copy."""
+    root = tmp_path_factory.mktemp("project") / "empty"
+    subprocess.run(["git", "init", "--quiet", "--template=", str(root)], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=root, check=True)
+    (root / "work.py").write_text(WORK)
+    (root / ".gitignore").write_text("/out/\n/logs/\n/.scratch/\n/runs.txt\n/*.pid\n")
+    return root
+
+
+@pytest.fixture
+def project(empty_project: Path, tmp_path: Path) -> Project:
+    """A repository without stages yet."""
+    return Project(Path(shutil.copytree(empty_project, tmp_path / "project")))
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[str]:
+    """A Prefect server with an empty database, for this process and those it starts; the value is its API's address."""
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield str(PREFECT_API_URL.value())

@@ -1,0 +1,68 @@
+"""Processes and slots: who lives, who is stopped, how many at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from flows.process import alive, group_lives, stop_group
+from flows.slots import StoppedError, locked, slot
+from tests.flows.conftest import wait_until
+
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(100)"
+
+
+def test_a_process_lives_until_it_ends_even_if_nobody_reaps_it() -> None:
+    process = subprocess.Popen(["sleep", "100"])
+    assert alive(process.pid)
+    process.kill()
+    wait_until(lambda: not alive(process.pid))
+    process.wait()
+    assert not alive(process.pid)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux tells the arguments of a process")
+def test_a_later_process_with_the_same_number_is_not_taken_for_the_first() -> None:
+    with subprocess.Popen(["sleep", "100"]) as process:
+        assert alive(process.pid, "sleep 100")
+        assert not alive(process.pid, "dvc repro")
+        process.kill()
+
+
+def test_stopping_a_group_also_ends_a_child_that_does_not_listen() -> None:
+    shell = f"{sys.executable} -c '{DEAF}'; true"
+    leader = subprocess.Popen(["sh", "-c", shell], start_new_session=True, stdout=subprocess.PIPE)
+    assert leader.stdout
+    leader.stdout.readline()  # the child has begun not to listen
+    stop_group(leader.pid, 0.3, leader)
+    assert leader.returncode == -signal.SIGTERM
+    assert not group_lives(leader.pid)
+    leader.stdout.close()
+
+
+def test_no_more_slots_are_given_than_there_are(tmp_path: Path) -> None:
+    stopping = Event()
+    with slot(tmp_path, "job", 2, stopping) as first, slot(tmp_path, "job", 2, stopping) as second:
+        assert {first[0], second[0]} == {0, 1}
+        stopping.set()
+        with pytest.raises(StoppedError), slot(tmp_path, "job", 2, stopping):
+            pass
+    with slot(tmp_path, "job", 2, stopping) as again:
+        assert again[0] == 0
+
+
+def test_a_slot_is_taken_for_as_long_as_a_process_that_inherited_it_lives(tmp_path: Path) -> None:
+    with slot(tmp_path, "gpu", 1, Event()) as (_, file):
+        child = subprocess.Popen(["sleep", "100"], pass_fds=[file])
+    probe = os.open(tmp_path / "gpu-0.lock", os.O_RDWR)
+    assert not locked(probe)
+    child.kill()
+    child.wait()
+    assert locked(probe)
+    os.close(probe)

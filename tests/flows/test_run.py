@@ -1,0 +1,115 @@
+"""The command `python -m flows.run`, as a process of its own: plan, failure, kill, stop, its own server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from flows.process import alive
+from flows.run import devices
+from tests.flows.conftest import ROOT, Project, wait_until
+
+
+def test_help_comes_without_prefect_dvc_or_torch() -> None:
+    code = (
+        "import sys, flows.run, typer.testing as t, typer; app = typer.Typer(); app.command()(flows.run.main);"
+        "assert '--dry' in t.CliRunner().invoke(app, ['--help']).output;"
+        "print([m for m in ('prefect', 'dvc', 'torch') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_plan_says_what_would_run_and_why_and_runs_nothing(project: Project) -> None:
+    (project.root / "params.yaml").write_text("rate: 1\n")
+    project.stages(one={"params": ["rate"]}, two={"deps": ["out/one"]}, three={})
+    project.dvc("repro", "--quiet")
+    (project.root / "params.yaml").write_text("rate: 2\n")
+    flow = project.flow("--dry")
+    text, _ = flow.communicate()
+    assert flow.returncode == 0
+    lines = [line.split(maxsplit=1) for line in text.splitlines()]
+    assert ["one", "params.yaml: rate 1 → 2"] in [[word.strip() for word in line] for line in lines]
+    assert ["two", "after one"] in [[word.strip() for word in line] for line in lines]
+    assert "2 of 3 stages to run, 1 up to date" in text
+    assert len(project.runs()) == 3
+
+
+def test_an_unknown_target_ends_with_code_1_and_one_line(project: Project) -> None:
+    project.stages(one={})
+    flow = project.flow("--dry", "on")
+    text, _ = flow.communicate()
+    assert flow.returncode == 1
+    assert text == "error: on: no stage, group, method or output is called that. Next: did you mean one?.\n"
+
+
+@pytest.mark.slow  # the first start of a server makes its database
+def test_a_flow_with_its_own_server_says_how_it_went_and_leaves_nothing_running(project: Project) -> None:
+    project.stages(bad={"words": ["fail:7"]}, fine={})
+    env = {"PREFECT_HOME": str(project.root / ".scratch/prefect")}
+    flow = project.flow(**env)
+    server = project.root / ".scratch/prefect/server.txt"
+    wait_until(lambda: server.exists() and server.read_text())
+    pid, url = server.read_text().split()
+    text, _ = flow.communicate()
+    assert flow.returncode == 1
+    assert url.startswith("http://127.0.0.1:")
+    assert f"watch at {url}" in text
+    assert "1 of 2 stages failed: bad." in text
+    assert "bad ended with exit code 7. Its log, logs/bad.log, ends with:" in text
+    assert "fine: ran in" in text
+    assert not alive(int(pid))
+    assert not server.exists()
+
+
+def test_a_killed_flow_leaves_its_stage_at_work_and_the_next_flow_adopts_the_result(
+    project: Project, prefect_server: str
+) -> None:
+    project.stages(only={"words": ["wait:go"]}, after={"deps": ["out/only"]})
+    first = project.flow(PREFECT_API_URL=prefect_server)
+    stage = project.pid("only")
+    first.kill()
+    first.communicate()
+    assert alive(stage)
+    second = project.flow(PREFECT_API_URL=prefect_server)
+    assert second.stdout
+    while (line := second.stdout.readline()) and "only: running elsewhere" not in line:
+        pass
+    (project.root / "go").touch()
+    text, _ = second.communicate()
+    assert second.returncode == 0
+    assert "only: adopted in" in text
+    assert project.runs() == ["only", "after"]
+    assert "up to date" in project.dvc("status")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_stopped_flow_ends_its_stages_and_the_next_one_goes_on(
+    project: Project, prefect_server: str, number: signal.Signals
+) -> None:
+    project.stages(quick={}, slow={"words": ["wait:go"], "deps": ["out/quick"]}, after={"deps": ["out/slow"]})
+    flow = project.flow(PREFECT_API_URL=prefect_server)
+    stage = project.pid("slow")
+    flow.send_signal(number)
+    flow.communicate()
+    assert flow.returncode in (-number, 130)
+    assert not alive(stage)
+    (project.root / "go").touch()
+    project.dvc("repro", "--quiet")
+    assert project.runs() == ["quick", "slow", "slow", "after"]
+
+
+def test_the_devices_are_those_that_the_user_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert devices(None) == ["2", "3"]
+    assert devices(1) == ["2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert devices(None) == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv("PATH", os.devnull)
+    assert devices(None) == []
+    assert devices(2) == ["0", "1"]

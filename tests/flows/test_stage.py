@@ -1,0 +1,155 @@
+"""One stage as a process: what it is given, how it ends, and what is left of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from flows import stage as stage_module
+from flows.plan import Stage, load
+from flows.process import alive
+from flows.slots import StoppedError, locked
+from flows.stage import Site, StageError, Tail, environment, run
+from tests.flows.conftest import Project
+
+# DVC 3.67 calls what pygtrie 2.5 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
+
+
+class Told(list[tuple[str, str]]):
+    """What is told of a stage."""
+
+    def __call__(self, kind: str, text: str) -> None:
+        self.append((kind, text))
+
+
+def only(project: Project) -> tuple[Stage, Site]:
+    (stage,) = load(project.root)
+    return stage, Site(project.root, jobs=1)
+
+
+def test_a_stage_runs_then_is_unchanged_then_comes_from_the_run_cache(project: Project) -> None:
+    project.stages(only={"params": ["rate"]})
+    for rate, outcome in ((1, "ran"), (1, "unchanged"), (2, "ran"), (1, "restored")):
+        (project.root / "params.yaml").write_text(f"rate: {rate}\n")
+        assert run(*only(project), Told(), Event()) == outcome
+    assert project.runs() == ["only", "only"]
+    assert (project.root / "logs/only.log").read_text().count("Running stage 'only'") == 2
+
+
+def test_a_failing_stage_is_told_with_its_exit_code_and_the_end_of_its_log(project: Project) -> None:
+    project.stages(only={"words": ["fail:3"]})
+    told = Told()
+    with pytest.raises(StageError) as error:
+        run(*only(project), told, Event())
+    text = str(error.value)
+    assert text.startswith("only ended with exit code 3. Its log, logs/only.log, ends with:")
+    assert "    something is wrong with only" in text.splitlines()
+    assert ("line", "something is wrong with only") in told
+
+
+def test_a_stage_that_takes_too_long_is_stopped_and_says_so(project: Project) -> None:
+    project.stages(only={"words": ["wait:never"], "meta": {"flow": {"timeout": "2s"}}})
+    with pytest.raises(StageError, match="took longer than its 2 s"):
+        run(*only(project), Told(), Event())
+    begun = project.root / "only.pid"  # where the machine is busy the program may not even have begun
+    assert not (begun.exists() and alive(int(begun.read_text())))
+
+
+def test_a_stopped_flow_leaves_no_process_of_the_stage(project: Project) -> None:
+    project.stages(only={"words": ["wait:go"]})
+    stopping = Event()
+
+    def stop() -> None:
+        project.pid("only")
+        stopping.set()
+
+    Thread(target=stop).start()
+    with pytest.raises(StoppedError):
+        run(*only(project), Told(), stopping)
+    assert not alive(project.pid("only"))
+    (project.root / "go").touch()
+    assert run(*only(project), Told(), Event()) == "ran"
+
+
+def test_what_a_killed_dvc_leaves_running_is_stopped_before_the_stage_runs_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage_module, "GRACE", 0.4)
+    project.stages(only={"words": ["wait:go"]})
+    stage, site = only(project)
+    for file in (site.log(stage), site.holder(stage)):
+        file.parent.mkdir(parents=True)
+    with site.log(stage).open("ab") as log:
+        assert locked(log.fileno())
+        command = [sys.executable, "-m", "dvc", "repro", "--single-item", "only"]
+        dvc = subprocess.Popen(command, cwd=project.root, stdout=log, env=environment(), start_new_session=True)
+    site.holder(stage).write_text(f"stage {dvc.pid}")
+    orphan = project.pid("only")
+    dvc.kill()
+    dvc.wait()
+    assert alive(orphan)
+    (project.root / "only.pid").unlink()
+    told = Told()
+    Thread(target=lambda: (project.pid("only"), (project.root / "go").touch())).start()
+    assert run(stage, site, told, Event()) == "ran"
+    assert ("state", "running elsewhere") in told
+    assert not alive(orphan)
+    assert project.runs() == ["only", "only"]
+
+
+def test_a_stage_waits_for_a_dvc_that_someone_started_by_hand(project: Project) -> None:
+    project.stages(only={"words": ["wait:go"]})
+    stage, site = only(project)
+    other = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "--quiet"], cwd=project.root, env=environment())
+    project.pid("only")
+    told = Told()
+
+    def tell(kind: str, text: str) -> None:
+        told(kind, text)
+        if text == "waiting for another dvc":
+            (project.root / "go").touch()
+
+    assert run(stage, site, tell, Event()) == "unchanged"
+    assert other.wait() == 0
+    assert ("state", "waiting for another dvc") in told
+    assert project.runs() == ["only"]
+
+
+def test_paths_that_dvc_holds_for_a_dead_process_are_set_free(project: Project) -> None:
+    project.stages(only={})
+    stage, site = only(project)
+    # A process that has the number of a dvc that was killed.
+    later = subprocess.Popen(["sleep", "100"])
+    held = f'{{"write": {{"{project.root}/out/only": {{"pid": {later.pid}, "cmd": "dvc repro"}}}}, "read": {{}}}}'
+    (project.root / ".dvc/tmp/rwlock").write_text(held)
+    assert run(stage, site, Told(), Event()) == "ran"
+    later.kill()
+    later.wait()
+
+
+def test_a_stage_finds_the_python_that_runs_the_flow_and_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin")
+    env = environment("3")
+    assert env["PATH"] == f"{Path(sys.executable).parent}{os.pathsep}/usr/bin"
+    assert env["VIRTUAL_ENV"] == sys.prefix
+    assert env["CUDA_VISIBLE_DEVICES"] == "3"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert "CUDA_VISIBLE_DEVICES" not in environment()
+
+
+def test_a_log_is_told_line_by_line_and_a_progress_bar_as_it_is_now(tmp_path: Path) -> None:
+    log, told = tmp_path / "log", Told()
+    tail = Tail(log, 0)
+    for text in ("one\ntw", "o\r\n 10%\r 20%", "\r 100%\nlast é"):
+        with log.open("a") as file:
+            file.write(text)
+        tail.follow(told)
+    lines = [("line", "one"), ("glimpse", "tw"), ("line", "two"), ("glimpse", " 20%"), ("line", " 100%")]
+    assert told == [*lines, ("glimpse", "last é")]
+    assert list(tail.last) == ["one", "two", " 100%"]
