@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ GRID = {
 class Shift:
     """The method: ``strength`` times the artifact's shift on the UNet's last bias."""
 
-    axes = {"strength": 1.0}
+    axes: ClassVar = {"strength": 1.0}
     formats = ("kohya_lora",)
 
     @contextmanager

@@ -22,12 +22,16 @@ from etude.rendering.prompts import fill
 from etude.rendering.studio import Studio
 from etude.rendering.subjects import Subject
 from etude.store import Store, key
+from etude.training import randomness
 from etude.training.batches import load_images
 from etude.training.randomness import generator
 
 if TYPE_CHECKING:
     from etude.diffusion.base import Base
     from etude.evaluation.settings import Validation
+
+
+CODE = (__file__, randomness.__file__)  # what makes the noise and the loss
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def loss_table(latents: Path, names: Sequence[str], settings: Validation, name: 
         raise InputError(latents, f"has no latents of {lost[0]}", "run `dvc repro` so that *encode* makes them")
     prompt, steps = fill(settings.prompt, name), tuple(settings.timesteps)
     files = [[picture, sha256_file(latents / f"{picture}.safetensors")] for picture in chosen]
-    digest = key(files, prompt, list(steps), settings.seed, clip_skip, sha256_file(__file__))
+    digest = key(files, prompt, list(steps), settings.seed, clip_skip, [sha256_file(code) for code in CODE])
     latents_by_name = {picture: means[picture] for picture in chosen}
     return Table(latents_by_name, prompt, steps, settings.seed, clip_skip, digest)
 

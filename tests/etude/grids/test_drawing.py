@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from etude.errors import InputError, ParamsError
+from etude.grids.drawing import BAND, GREY, PAPER, paint
+from etude.grids.layout import Label, Layout, Sheet, refuse_huge
+from etude.grids.text import font, wrap
+
+WHITE, RED = (255, 255, 255), (200, 30, 30)
+
+
+def layout(columns: Sequence[Label] = (), rows: Sequence[Label] = (), blocks: int = 1, cell: int = 64) -> Layout:
+    titles = [Label(f"seed {number}" if blocks > 1 else "") for number in range(blocks)]
+    return Layout(Sheet("lora", "what", columns or [Label("")], rows or [Label("")], titles, (cell, cell)))
+
+
+@pytest.fixture
+def red(tmp_path: Path) -> Path:
+    Image.new("RGB", (64, 64), RED).save(tmp_path / "red.png")
+    return tmp_path / "red.png"
+
+
+def dark(picture: Image.Image, box: tuple[int, int, int, int]) -> int:
+    return int((np.asarray(picture.crop(box).convert("L")) < 100).sum())
+
+
+def test_a_picture_lies_in_its_cell_pixel_for_pixel(red: Path) -> None:
+    plan = layout([Label("a"), Label("b")], [Label("c"), Label("d")])
+    made = np.asarray(paint(plan, {(1, 0, 0): red}))
+    left, top = plan.cell(1, 0, 0)
+    assert (made[top : top + 64, left : left + 64] == RED).all()
+    assert not (made[:, : left - 1] == RED).all(axis=-1).any()
+    assert (made == RED).all(axis=-1).sum() == 64 * 64
+
+
+def test_cells_do_not_touch_and_lie_within_the_sheet() -> None:
+    plan = layout([Label("a"), Label("b")], [Label("c"), Label("d")], blocks=3)
+    places = [plan.cell(x, y, z) for x in range(2) for y in range(2) for z in range(3)]
+    for left, top in places:
+        assert 0 <= left <= plan.full[0] - 64
+        assert plan.head <= top <= plan.full[1] - 64
+    apart = [max(abs(a - c), abs(b - d)) for a, b in places for c, d in places if (a, b) != (c, d)]
+    assert min(apart) >= 64 + plan.gap
+
+
+def test_another_shape_is_scaled_with_its_proportions_and_centred(tmp_path: Path) -> None:
+    Image.new("RGB", (200, 100), RED).save(tmp_path / "wide.png")
+    plan = layout()
+    made = np.asarray(paint(plan, {(0, 0, 0): tmp_path / "wide.png"}))
+    left, top = plan.cell(0, 0, 0)
+    cell = made[top : top + 64, left : left + 64]
+    assert (cell[16:48] == RED).all()
+    assert (cell[:16] == WHITE).all()
+    assert (cell[48:] == WHITE).all()
+
+
+def test_titles_stand_beside_their_cells_the_best_is_underlined_and_the_base_is_grey(red: Path) -> None:
+    plan = layout([Label("base", quiet=True), Label("best", marked=True)], [Label("prompt")])
+    made = paint(plan, {(0, 0, 0): red, (1, 0, 0): red})
+    tops = [plan.cell(x, 0, 0) for x in range(2)]
+    first, second = ((left, top - plan.cells_top, left + 64, top - 2) for left, top in tops)
+    assert dark(made, first) == 0
+    assert dark(made, second) > 50
+    left, top = tops[1]
+    underline = np.asarray(made.convert("L").crop((left, top - plan.font // 2, left + 64, top - 2)))
+    assert (underline < 100).any(axis=0).sum() >= font(plan.font).getlength("best") - 2
+    assert Image.new("RGB", (1, 1), GREY).getpixel((0, 0)) in set(made.crop(first).get_flattened_data())
+    row = plan.cell(0, 0, 0)
+    assert dark(made, (row[0] - plan.gutter, row[1], row[0] - 2, row[1] + 64)) > 50
+
+
+def test_without_titles_no_room_is_kept_for_them() -> None:
+    assert layout().gutter == 0
+    assert layout().cells_top == 0
+
+
+def test_the_header_is_a_band_over_the_whole_width(red: Path) -> None:
+    made = paint(layout(), {(0, 0, 0): red})
+    assert made.getpixel((0, 0)) == Image.new("RGB", (1, 1), BAND).getpixel((0, 0))
+    assert made.getpixel((made.width - 1, made.height - 1)) == Image.new("RGB", (1, 1), PAPER).getpixel((0, 0))
+
+
+def test_words_wrap_at_the_width_and_long_ones_break() -> None:
+    lines = wrap("a glossy sks on a red background supercalifragilisticexpialidocious", 12, 80)
+    assert "".join(lines).replace(" ", "").endswith("supercalifragilisticexpialidocious")
+    assert len(lines) > 3
+    assert max(font(12).getlength(line) for line in lines) <= 80
+    assert wrap("", 12, 80) == [""]
+
+
+def test_a_row_grows_with_a_title_that_is_taller_than_a_cell() -> None:
+    plan = layout(rows=[Label("word " * 60), Label("short")])
+    assert plan.row_heights[0] > 64
+    assert plan.row_heights[1] == 64
+
+
+def test_equal_sheets_have_equal_bytes(red: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        paint(layout([Label("a")], [Label("b")], blocks=2), {(0, 0, 1): red}).save(tmp_path / f"{name}.png")
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+def test_a_sheet_above_the_limit_is_refused_with_its_size() -> None:
+    plan = layout([Label(str(number)) for number in range(100)], [Label(str(number)) for number in range(100)])
+    with pytest.raises(ParamsError, match=r"megapixels, above `limit` 4"):
+        refuse_huge(plan, 4)
+    refuse_huge(plan, 100)
+
+
+def test_a_missing_or_broken_picture_is_named(red: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.png: is missing"):
+        paint(layout(), {(0, 0, 0): tmp_path / "gone.png"})
+    red.write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"red\.png: is no picture"):
+        paint(layout(), {(0, 0, 0): red})
