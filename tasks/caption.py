@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from etude.captions.settings import Caption
-from etude.errors import BaseError
 from etude.files import read_json, replace_folder, write_json
 from etude.params import Schema, pick
 from tasks import run
-from tasks.console import say, warn
+from tasks.console import progress, say, warn
 
 __all__ = ["Caption", "Dials", "caption"]
 FLIP = "-flip"  # the end of the id of a mirrored copy
@@ -63,21 +62,18 @@ def _described(prepared: Path, identifiers: list[str], dials: Dials) -> Texts:
     """The captions of pictures that nobody named; CLIP is not opened when there are none."""
     if not identifiers or dials.caption.captioner == "none":
         return dict.fromkeys(identifiers, ("", "none"))
-    if not (Path(dials.caption.clip) / "config.json").exists():
-        fault = "is no CLIP folder"
-        raise BaseError(dials.caption.clip, fault, "correct `caption.clip`, or set `caption.captioner: none`")
     import torch
 
+    from etude.captions.clip import Clip
     from etude.captions.zero_shot import describe, read_words
-    from etude.evaluation.features import Clip
     from etude.training.randomness import make_deterministic
 
     make_deterministic(dials.threads)
+    words = read_words(dials.caption.words)
     best = "cuda" if torch.cuda.is_available() else "cpu"
-    device = best if dials.device == "auto" else dials.device
-    clip = Clip(Path(dials.caption.clip), device=device, threads=dials.threads)
-    pictures = clip.pictures([prepared / f"{identifier}.png" for identifier in identifiers])
-    texts = describe(pictures, clip.texts, read_words(dials.caption.words), dials.caption)
+    clip = Clip(dials.caption.clip, best if dials.device == "auto" else dials.device)
+    pictures = clip.see(progress([prepared / f"{identifier}.png" for identifier in identifiers], "captions"))
+    texts = describe(pictures, clip.read, words, dials.caption)
     return {identifier: (text, "clip") for identifier, text in zip(identifiers, texts, strict=True)}
 
 

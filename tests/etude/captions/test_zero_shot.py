@@ -24,7 +24,7 @@ SEEN = ("cat", "dog", "flat", "glossy", "on a red background", "on a blue backgr
 
 
 def read(texts: Sequence[str]) -> Array:
-    """A CLIP that has a direction for each of SEEN, and reads whichever stand in a text; blurry dogs look flat to it."""
+    """A CLIP that has a direction for each of SEEN, and reads whichever stand in a text; a blurry dog is flat to it."""
     texts = [text.replace("blurry dog", "flat") for text in texts]
     rows = np.array([[float(seen in text) for seen in SEEN] for text in texts])
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)

@@ -1,0 +1,134 @@
+from pathlib import Path
+
+import pytest
+
+from etude.errors import BaseError
+from etude.files import read_json
+from tasks.caption import caption
+from tasks.prepare import prepare
+from tests.tasks.front import captions, draw, make_project, set_param
+
+
+@pytest.fixture
+def raw(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(make_project(tmp_path, tiny_base))
+    return Path("raw")
+
+
+def front(raw: Path) -> dict[str, tuple[str, str]]:
+    prepare("pets", raw)
+    caption("pets", raw)
+    return captions()
+
+
+def test_a_text_beside_a_picture_comes_before_its_name_and_its_name_before_clip(raw: Path) -> None:
+    draw(raw / "red fox.png", 1)
+    draw(raw / "blue cat.png", 2)
+    draw(raw / "IMG_0001.png", 3)
+    (raw / "red fox.txt").write_text("a fox in the snow", encoding="utf-8")
+    found = front(raw)
+    assert found["red fox.png"] == ("a fox in the snow", "file")
+    assert found["blue cat.png"] == ("blue cat", "name")
+    text, origin = found["IMG_0001.png"]
+    assert origin == "clip"
+    assert text in {"cat", "dog", "fox"}
+    for identifier, entry in read_json("data/pets/captioned/captions.json").items():
+        assert Path(f"data/pets/captioned/{identifier}.txt").read_text(encoding="utf-8") == entry["text"] + "\n"
+    set_param("file_names: true", "file_names: false")
+    caption("pets", raw)
+    assert {name: origin for name, (_, origin) in captions().items()} == {
+        "red fox.png": "file",
+        "blue cat.png": "clip",
+        "IMG_0001.png": "clip",
+    }
+
+
+def test_clip_is_not_opened_when_every_picture_has_a_caption(raw: Path) -> None:
+    draw(raw / "a.png", 1)
+    (raw / "a.txt").write_text("a cat", encoding="utf-8")
+    set_param("words: words.txt", "words: gone.txt")
+    assert front(raw) == {"a.png": ("a cat", "file")}
+    draw(raw / "0.png", 2)
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    Path("params.yaml").write_text(text.replace("words: gone.txt", "words: words.txt").replace("/clip", "/unet"))
+    with pytest.raises(BaseError, match=r"unet: is no CLIP folder .*caption.captioner: none"):
+        front(raw)
+
+
+def test_of_equal_pictures_the_first_text_by_name_wins_over_every_name(raw: Path) -> None:
+    draw(raw / "a big dog.png", 1)
+    draw(raw / "b.png", 1)
+    draw(raw / "c.png", 1)
+    (raw / "b.txt").write_text("from b", encoding="utf-8")
+    (raw / "c.txt").write_text("from c", encoding="utf-8")
+    assert front(raw) == {"a big dog.png": ("from b", "file")}
+
+
+def test_the_same_stem_with_two_suffixes_is_two_pictures_that_share_a_text(raw: Path) -> None:
+    draw(raw / "a.png", 1)
+    draw(raw / "a.jpg", 2)
+    (raw / "a.txt").write_text("a cat", encoding="utf-8")
+    assert front(raw) == {"a.jpg": ("a cat", "file"), "a.png": ("a cat", "file")}
+
+
+def test_a_mirrored_copy_has_its_pictures_caption_with_left_and_right_exchanged(raw: Path) -> None:
+    set_param("flip: false", "flip: true")
+    draw(raw / "a.png", 1)
+    (raw / "a.txt").write_text("a cat left of a dog", encoding="utf-8")
+    prepare("pets", raw)
+    caption("pets", raw)
+    entries = read_json("data/pets/captioned/captions.json")
+    (flipped,) = [identifier for identifier in entries if identifier.endswith("-flip")]
+    assert entries[flipped]["text"] == "a cat right of a dog"
+    assert entries[flipped.removesuffix("-flip")]["text"] == "a cat left of a dog"
+
+
+def test_prefix_and_suffix_stand_around_every_caption_and_alone_where_there_is_none(raw: Path) -> None:
+    draw(raw / "red fox.png", 1)
+    draw(raw / "0001.png", 2)
+    set_param("captioner: clip", "captioner: none")
+    set_param('prefix: ""', 'prefix: "noto style,"')
+    set_param('suffix: ""', 'suffix: "on white"')
+    assert front(raw) == {
+        "0001.png": ("noto style, on white", "none"),
+        "red fox.png": ("noto style, red fox on white", "name"),
+    }
+
+
+def test_captions_that_would_be_overlooked_are_counted_in_a_warning(
+    raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        draw(raw / f"{number}.png", number)
+        (raw / f"{number}.caption").write_text("a cat", encoding="utf-8")
+    (raw / "0.txt").write_text("a cat", encoding="utf-8")
+    (raw / "lost.txt").write_text("a cat", encoding="utf-8")
+    set_param("captioner: clip", "captioner: none")
+    front(raw)
+    told = capsys.readouterr()
+    assert "pets: 3 captions: 1 from .txt files, 2 without a text" in told.out
+    assert "2 pictures have a .caption file and no .txt" in told.err
+    assert "1 .txt files belong to no picture that is used, such as lost.txt" in told.err
+    assert "2 captions are empty" in told.err
+
+
+def test_clip_names_what_its_weights_see(raw: Path) -> None:
+    """With random weights no word is right, but the choice is CLIP's own: the nearest of the list."""
+    import torch
+    from PIL import Image
+    from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+    for number in range(6):
+        draw(raw / f"{number}.png", number)
+    found = front(raw)
+    folder = Path("params.yaml").read_text(encoding="utf-8").split("clip: ")[-1].split("\n")[0]
+    model = CLIPModel.from_pretrained(folder).eval()
+    words = ["cat", "dog", "fox"]
+    inputs = CLIPTokenizer.from_pretrained(folder)(words, padding=True, return_tensors="pt")
+    images = read_json("data/pets/prepared/images.json")["images"]
+    for identifier, facts in images.items():
+        with Image.open(f"data/pets/prepared/{identifier}.png") as image:
+            pixels = CLIPImageProcessorPil.from_pretrained(folder)(image, return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            scores = model(**inputs, pixel_values=pixels).logits_per_image[0]
+        assert found[facts["sources"][0]][0] == words[int(scores.argmax())]

@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import pytest
+
+from etude.errors import InputError, ParamsError
+from etude.files import read_json, sha256_tree
+from tasks.prepare import prepare
+from tests.tasks.front import draw, make_project, set_param
+
+
+@pytest.fixture
+def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(make_project(tmp_path, Path("nowhere")))
+    (tmp_path / "raw").mkdir()
+    return Path("raw")
+
+
+def test_a_folder_becomes_pictures_and_a_list_of_what_happened_to_each_file(
+    raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(raw / "a.png", 1)
+    draw(raw / "same.png", 1)
+    draw(raw / "sub" / "small.png", 2, (30, 30))
+    (raw / "broken [red].jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    (raw / "a.txt").write_text("a cat")
+    prepare("pets", raw)
+    listing = read_json("data/pets/prepared/images.json")
+    assert [facts["sources"] for facts in listing["images"].values()] == [["a.png", "same.png"]]
+    assert listing["skipped"].keys() == {"broken [red].jpg", "sub/small.png"}
+    assert listing["duplicates"] == {"same.png": "a.png"}
+    told = capsys.readouterr()
+    assert "pets: 1 pictures (0 of them flipped copies) from 4 files" in told.out
+    assert "left out: 2: broken [red].jpg (" in told.err
+    assert "same.png = a.png" in told.err
+
+
+def test_a_second_run_replaces_the_first_and_gives_the_same_bytes(raw: Path) -> None:
+    draw(raw / "a.png", 1)
+    draw(raw / "b.png", 2)
+    prepare("pets", raw)
+    first = sha256_tree("data/pets/prepared")
+    (raw / "b.png").unlink()
+    prepare("pets", raw)
+    assert len(list(Path("data/pets/prepared").glob("*.png"))) == 1
+    draw(raw / "b.png", 2)
+    prepare("pets", raw)
+    assert sha256_tree("data/pets/prepared") == first
+    assert [path.name for path in Path("data/pets").iterdir()] == ["prepared"]
+
+
+def test_a_folder_without_a_usable_picture_is_an_error_that_names_it_and_what_to_do(raw: Path) -> None:
+    with pytest.raises(InputError, match=r"raw: holds no pictures\. Next: put pictures there"):
+        prepare("pets", raw)
+    draw(raw / "tiny.png", 1, (9, 9))
+    with pytest.raises(InputError, match=r"none of its 1 files .*tiny.png: 9×9 .*enlarge: true"):
+        prepare("pets", raw)
+    assert not Path("data/pets/prepared").exists()
+    assert list(Path("data/pets").iterdir()) == []
+
+
+def test_unreadable_files_stop_the_stage_when_that_is_wished_and_what_was_there_stays(raw: Path) -> None:
+    draw(raw / "a.png", 1)
+    prepare("pets", raw)
+    before = sha256_tree("data/pets/prepared")
+    (raw / "b.png").write_bytes(b"broken")
+    set_param("unreadable: skip", "unreadable: stop")
+    with pytest.raises(InputError, match="b.png"):
+        prepare("pets", raw)
+    assert sha256_tree("data/pets/prepared") == before
+
+
+def test_a_misspelt_setting_is_named_with_the_right_one(raw: Path) -> None:
+    set_param("resolution: 64", "resolutoin: 64")
+    with pytest.raises(ParamsError, match=r"resolutoin.*did you mean `resolution`"):
+        prepare("pets", raw)
