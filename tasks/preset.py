@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 
 from etude.errors import ParamsError
 from etude.files import atomic_path
@@ -60,11 +61,21 @@ def rewrite(path: Path, shown: str, values: dict[str, Any]) -> list[str]:
             raise ParamsError(shown, f"has no `{dotted}`, which the preset sets", "correct the preset")
         if block[last] != value:
             changes.append(f"{shown}: {dotted}: {block[last]} → {value}")
-            block[last] = value
+            block[last] = _in_style(value, block[last])
     if changes:
         with path.open("w", encoding="utf-8") as file:
             yaml.dump(document, file)
     return changes
+
+
+def _in_style(value: Any, old: Any) -> Any:
+    """A list is written as the old one was: in brackets on one line, or an item a line."""
+    if not isinstance(value, list):
+        return value
+    new = CommentedSeq(value)
+    if isinstance(old, CommentedSeq) and old.fa.flow_style():
+        new.fa.set_flow_style()
+    return new
 
 
 if __name__ == "__main__":
