@@ -14,14 +14,14 @@ PLAIN = "[caption]"
 def reworded(base: Base, captions: Captions, wording: str, name: str, clip_skip: int) -> Captions:
     """Captions worded as ``wording`` tells: [caption] is the own text, [name] is ``name``.
 
-    Plain "[caption]" keeps what the encode stage encoded; anything else is encoded here, each text once.
+    Plain "[caption]" without ``clip_skip`` is what the encode stage encoded; all else is encoded here, each text once.
     """
-    if wording == PLAIN:
+    if wording == PLAIN and not clip_skip:
         return captions
     texts = {key: wording.replace("[name]", name).replace(PLAIN, text) for key, text in captions.texts.items()}
     with torch.no_grad():
-        encoded = {text: encode_prompts(base, [text], clip_skip=clip_skip) for text in sorted(set(texts.values()))}
-    return Captions(texts, {key: encoded[text] for key, text in texts.items()}, captions.empty)
+        encoded = {text: encode_prompts(base, [text], clip_skip) for text in sorted({"", *texts.values()})}
+    return Captions(texts, {key: encoded[text] for key, text in texts.items()}, encoded[""])
 
 
 def dropped(batch: Batch, share: float) -> torch.Tensor:

@@ -1,0 +1,163 @@
+"""Learn what a method's params.yaml asks for: ``artifacts/<method>/build/``, and its loss curve in ``…/training/``."""
+
+from __future__ import annotations
+
+import platform
+import re
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etude.errors import BaseError, ParamsError, StaleError
+from etude.files import replace_folder, sha256_tree, write_json
+from etude.method import Method, load_method, needs
+from etude.params import MethodParams, Schema, load, pick, read_yaml
+from etude.store import key
+from tasks import run
+from tasks.console import say
+
+if TYPE_CHECKING:
+    from etude.artifact import Artifact
+    from etude.diffusion.base import Base
+    from etude.training.report import Report
+
+__all__ = ["Dials", "build"]
+LIBRARIES = ("accelerate", "diffusers", "peft", "safetensors", "torch", "transformers")  # whose code makes the bits
+
+
+class Dials(Schema):
+    """The parts of params.yaml that this stage depends on."""
+
+    base: str
+    device: str
+    precision: str
+    seed: int
+    threads: int
+
+
+def build(method: str) -> None:
+    """Learn METHOD from its image set. A run that was killed goes on where its state was last kept."""
+    start, dials, module = time.monotonic(), pick("params.yaml", Dials), load_method(method)
+    params = load(Path("pipelines", method, "params.yaml"), module.Params)
+    path = Path(getattr(params, "base", dials.base))
+    family = _family(method, module, path)
+    inputs = digests(method, {**dials.model_dump(), **params.model_dump(), "base": path.as_posix()})
+    facts = _facts(params, dials, inputs, path) | {"family": family}
+    scratch = Path(".scratch", f"{method}-{key(inputs, facts)[:16]}")
+    base, report = _open(method, params, dials, path, scratch)
+    facts |= {"prediction": base.prediction, "resolution": base.resolution}
+    data = {need: _load(need, params) for need in needs(module)}
+    artifact = module.build(base=base, **data, params=params, report=report)
+    changed = sorted(name for name, digest in inputs.items() if sha256_tree(name) != digest)
+    if changed:
+        raise StaleError(", ".join(changed), "changed while this stage ran", "run `dvc repro` again")
+    _publish(method, artifact, report.finish(), facts)
+    report.discard()
+    _measure(Path("logs", f"build-{method}.json"), time.monotonic() - start)
+    say(f"{method}: {len(artifact.tensors)} tensors in artifacts/{method}/build/artifact.safetensors")
+
+
+def digests(method: str, values: Mapping[str, Any]) -> dict[str, str]:
+    """Hashes of all that the build stage of ``method`` lists as deps, ``${…}`` filled in from ``values``."""
+    deps = read_yaml(Path("pipelines", method, "dvc.yaml"))["stages"]["build"]["deps"]
+    known = {**values, "method": method}
+    paths = [re.sub(r"\$\{(\w+)\}", lambda found: str(known[found[1]]), dep) for dep in deps]
+    return {path: sha256_tree(path) for path in paths}
+
+
+def _family(method: str, module: Method, path: Path) -> str:
+    from etude.diffusion.family import recognise
+
+    family = recognise(path)
+    if family not in module.bases:
+        action = f"name a base of {' or '.join(module.bases)} as `base` in params.yaml"
+        raise BaseError(path, f"is of the family {family}, on which {method} cannot stand", action)
+    return family
+
+
+def _facts(params: MethodParams, dials: Dials, inputs: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """What the artifact tells of its making, and with ``inputs`` all that its bits depend on."""
+    import torch
+
+    from etude.diffusion.base import choose_device
+
+    device = choose_device(dials.device).type
+    processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return {
+        "params": params.model_dump(mode="json"),
+        "base": path.as_posix(),
+        "inputs": {name: inputs[name] for name in inputs if name.startswith("data/") or Path(name) == path},
+        "seed": dials.seed,
+        "threads": dials.threads,
+        "precision": dials.precision,
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "cpu": processor,
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+
+
+def _open(method: str, params: MethodParams, dials: Dials, path: Path, scratch: Path) -> tuple[Base, Report]:
+    """The base in float32, whose trained copies need it (`fit` computes in `precision`), and a report with previews."""
+    from etude.diffusion.base import load_base
+    from etude.training.preview import Preview, draw
+    from etude.training.randomness import make_deterministic
+    from etude.training.report import Report
+
+    make_deterministic(dials.threads)
+    preview: Preview | None = getattr(params, "preview", None)
+    drawing = preview is not None and bool(preview.seeds)
+    base = load_base(path, device=dials.device, parts=("unet", "vae", "text") if drawing else ("unet", "text"))
+    report = Report(scratch, dials.seed, base.device.type, dials.precision, watch=Path("logs", "previews", method))
+    if preview and drawing:
+        report.preview = lambda: draw(base, preview, params.name)
+    return base, report
+
+
+def _load(need: str, params: MethodParams) -> Any:
+    """What `build` asks for by the name of an argument, from the folders of the method's image set."""
+    from etude.training.batches import load_captions, load_images
+
+    folder = Path("data", params.set)
+    if need == "images":
+        return load_images(folder / "latents")
+    if need == "captions":
+        return load_captions(folder / "texts")
+    raise ParamsError("method.py", f"`build` asks for `{need}`, which this stage cannot give", "name another need")
+
+
+def _publish(method: str, artifact: Artifact, results: Path, facts: Mapping[str, Any]) -> None:
+    """Put artifact, checkpoints and previews, each with all facts, and the curve in the place of the old ones."""
+    from etude import artifact as artifacts
+
+    found = {path.name: artifacts.load(path) for path in sorted((results / "checkpoints").glob("*.safetensors"))}
+    steps = [made.facts["step"] for made in found.values()]
+    last = {"step": max(steps)} if steps else {}
+    with replace_folder(Path("artifacts", method, "build")) as out:
+        for name, made in {"artifact.safetensors": artifact, **found}.items():
+            told = {**facts, **(last if made is artifact else {}), **made.facts}
+            place = out / name if made is artifact else out / "checkpoints" / name
+            artifacts.save(artifacts.Artifact(method, made.tensors, told), place)
+        if (results / "previews").is_dir():
+            shutil.copytree(results / "previews", out / "previews")
+    with replace_folder(Path("artifacts", method, "training")) as out:
+        shutil.copytree(results / "training", out, dirs_exist_ok=True)
+
+
+def _measure(path: Path, seconds: float) -> None:
+    """Keep what this run cost, for the page; of a resumed run it is the last part."""
+    import torch
+
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    costs = {"seconds": round(seconds, 1), "memory_bytes": memory}
+    if torch.cuda.is_available():
+        costs["device_memory_bytes"] = torch.cuda.max_memory_allocated()
+    write_json(path, costs)
+
+
+if __name__ == "__main__":
+    run(build)
