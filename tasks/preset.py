@@ -12,7 +12,7 @@ from ruamel.yaml.comments import CommentedSeq
 
 from etude.errors import ParamsError
 from etude.files import atomic_path
-from etude.params import nearest, read_yaml
+from etude.params import nearest
 from tasks import run
 from tasks.console import say
 from tasks.project import check
@@ -25,7 +25,7 @@ def preset(name: str) -> None:
     known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
     if name not in known:
         raise ParamsError(PRESETS, f"there is no preset `{name}`{nearest(name, known)}", "choose one of these")
-    chosen = read_yaml(PRESETS / f"{name}.yaml")
+    chosen = _round_trip().load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
     fetch = chosen.pop("fetch")
     with TemporaryDirectory() as folder:
         draft = Path(folder)
@@ -46,10 +46,7 @@ def preset(name: str) -> None:
 
 def rewrite(path: Path, shown: str, values: dict[str, Any]) -> list[str]:
     """Set dotted keys in a YAML file, comments kept; one line for each value that changed."""
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 4096
-    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml = _round_trip()
     document = yaml.load(path.read_text(encoding="utf-8"))
     changes = []
     for dotted, value in values.items():
@@ -61,21 +58,31 @@ def rewrite(path: Path, shown: str, values: dict[str, Any]) -> list[str]:
             raise ParamsError(shown, f"has no `{dotted}`, which the preset sets", "correct the preset")
         if block[last] != value:
             changes.append(f"{shown}: {dotted}: {block[last]} → {value}")
-            block[last] = _in_style(value, block[last])
+            block[last] = _in_place(block[last], value)
     if changes:
         with path.open("w", encoding="utf-8") as file:
             yaml.dump(document, file)
     return changes
 
 
-def _in_style(value: Any, old: Any) -> Any:
-    """A list is written as the old one was: in brackets on one line, or an item a line."""
-    if not isinstance(value, list):
-        return value
-    new = CommentedSeq(value)
-    if isinstance(old, CommentedSeq) and old.fa.flow_style():
-        new.fa.set_flow_style()
-    return new
+def _round_trip() -> YAML:
+    """A reader and writer that keeps comments, quotes and the way that numbers are written."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _in_place(old: Any, new: Any) -> Any:
+    """A list takes the place of the old one's items: in brackets or an item a line, with what follows the last."""
+    if not isinstance(old, CommentedSeq):
+        return new
+    behind = old.ca.items.pop(len(old) - 1, None)
+    old[:] = list(new)
+    if behind:
+        old.ca.items[len(old) - 1] = behind
+    return old
 
 
 if __name__ == "__main__":
