@@ -16,7 +16,12 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 from transformers.utils.logging import disable_progress_bar
 
-WORDS = ["a", "an", "the", "of", "in", "on", "and", "with", "photo", "picture", "painting", "drawing", "sketch", "icon", "style", "art", "background", "red", "green", "blue", "yellow", "black", "white", "orange", "purple", "pink", "brown", "grey", "cat", "dog", "otter", "bird", "fish", "fox", "bear", "tree", "house", "car", "flower", "apple", "cake", "heart", "star", "moon", "sun", "face", "happy", "sad", "small", "large", "noto", "flat", "glossy", "blob", "twitter", "firefox", "object", "person"]
+TEXT = (
+    "a an the of in on and with photo picture painting drawing sketch icon style art background red green blue yellow "
+    "black white orange purple pink brown grey cat dog otter bird fish fox bear tree house car flower apple cake heart "
+    "star moon sun face happy sad small large noto flat glossy blob twitter firefox object person"
+)
+WORDS = TEXT.split()
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 WIDTH = 32  # of the (first) text encoder; sdxl's second has 48
 SAMPLE = 8  # latent side: 64 px

@@ -163,7 +163,7 @@ def _from_file(path: Path, configs: Path, part: str, kind: Any, dtype: torch.dty
         )
     else:
         model = kind.from_single_file(
-            read_part(path, part), config=str(configs), subfolder=part, torch_dtype=dtype, local_files_only=True
+            read_part(path, part), config=str(configs), subfolder=part, dtype=dtype, local_files_only=True
         )
     return model, sorted(name for name, tensor in model.named_parameters() if tensor.is_meta)
 

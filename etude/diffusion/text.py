@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,13 +75,13 @@ def tokenise(base: Base, prompts: Sequence[str]) -> Tokens:
     of one word stay together: where not all fit, the prompt ends before it.
     """
     _need_text(base)
-    split = [_fit(base, prompt) for prompt in prompts]
-    lengths = [tokenizer.model_max_length for tokenizer in base.tokenizers]
+    # Each encoder has its own tokenizer: those that pad with "!" read a "!" in the text as that padding.
+    fitted = [[_fit(base, tokenizer, prompt) for prompt in prompts] for tokenizer in base.tokenizers]
     ids = tuple(
-        torch.tensor([_framed(encoder, row, length) for row, _ in split], dtype=torch.int64).reshape(-1, length)
-        for encoder, length in zip(base.tokenizers, lengths, strict=True)
+        torch.tensor([row for row, _ in rows], dtype=torch.int64).reshape(len(prompts), tokenizer.model_max_length)
+        for tokenizer, rows in zip(base.tokenizers, fitted, strict=True)
     )
-    return Tokens(ids, tuple(cut for _, cut in split))
+    return Tokens(ids, tuple(max((cut for _, cut in column), key=len) for column in zip(*fitted, strict=True)))
 
 
 def encode_tokens(base: Base, tokens: Tokens, clip_skip: int = 0) -> Conditioning:
@@ -116,28 +117,24 @@ def _layer(states: Sequence[Tensor], from_end: int) -> Tensor:
     return states[-from_end]
 
 
-def _framed(tokenizer: object, row: list[int], length: int) -> list[int]:
-    start, end, pad = (getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad"))
-    return [start, *row, end] + [pad] * (length - len(row) - 2)
-
-
-def _fit(base: Base, prompt: str) -> tuple[list[int], str]:
-    """The ids of a prompt without its frame, and the text that did not fit. A base's tokenizers share their ids."""
-    tokenizer = base.tokenizers[0]
-    room = min(tokenizer.model_max_length for tokenizer in base.tokenizers) - 2
-    ids: list[int] = []
+def _fit(base: Base, tokenizer: Any, prompt: str) -> tuple[list[int], str]:
+    """The ids of a prompt, framed and padded, and the text that did not fit."""
+    length: int = tokenizer.model_max_length
+    ids, cut = [tokenizer.bos_token_id], ""
     for start, text, rows in _pieces(base, prompt):
         if rows:
             found, places = list(rows), [0] * len(rows)
         else:
             coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             found, places = coded["input_ids"], [place for place, _ in coded["offset_mapping"]]
-        left = room - len(ids)
+        left = length - 1 - len(ids)
         if len(found) > left:
             ids += [] if rows else found[:left]
-            return ids, prompt[start + (0 if rows else places[left]) :]
+            cut = prompt[start if rows else start + places[left] :]
+            break
         ids += found
-    return ids, ""
+    ids.append(tokenizer.eos_token_id)
+    return ids + [tokenizer.pad_token_id] * (length - len(ids)), cut
 
 
 def _pieces(base: Base, prompt: str) -> Iterator[tuple[int, str, range]]:

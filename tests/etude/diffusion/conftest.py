@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 
 from etude.diffusion.base import Base, load_base
 from tests.tiny import build_tiny
@@ -34,6 +35,19 @@ def loaded(folder_of: Callable[[str], Path]) -> Callable[[str], Base]:
     @cache
     def load(family: str) -> Base:
         return load_base(folder_of(family), dtype=torch.float64)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def pipeline_of(folder_of: Callable[[str], Path]) -> Callable[[str], DiffusionPipeline]:
+    """Family → diffusers' own pipeline in float64, shared by all tests: leave it as it was."""
+
+    @cache
+    def load(family: str) -> DiffusionPipeline:
+        pipeline = DiffusionPipeline.from_pretrained(folder_of(family), dtype=torch.float64, local_files_only=True)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
     return load
 
