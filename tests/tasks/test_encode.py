@@ -1,0 +1,283 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from etude.errors import BaseError, InputError
+from etude.files import read_json, read_tensors, sha256_tree, write_tensors
+from tasks.caption import caption
+from tasks.encode import encode
+from tasks.prepare import prepare
+from tests.tasks.front import change_a_pixel, counts, draw, make_project, set_param
+
+WORDS = ("cat", "dog", "dog", "fox")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    """A project after its first encoding: four pictures with captions, of which two are equal. Read only."""
+    folder = make_project(tmp_path_factory.mktemp("front"), Path("base"))
+    shutil.copytree(tiny_base, folder / "base")
+    for number in range(len(WORDS)):
+        draw(folder / f"raw/{number}.png", number)
+        (folder / f"raw/{number}.txt").write_text(f"a {WORDS[number]}", encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        front()
+    return folder
+
+
+@pytest.fixture
+def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy to change; the working directory."""
+    shutil.copytree(finished, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
+
+
+def front() -> None:
+    prepare("pets", Path("raw"))
+    caption("pets", Path("raw"))
+    encode("pets")
+
+
+def outs() -> tuple[str, str]:
+    return sha256_tree("data/pets/latents"), sha256_tree("data/pets/texts")
+
+
+@pytest.mark.usefixtures("project")
+def test_outs_hold_the_moments_of_each_picture_and_the_states_of_each_text(tiny_base: Path) -> None:
+    from etude.diffusion.base import load_base
+    from etude.diffusion.latents import encode_images
+    from etude.diffusion.text import encode_prompts
+
+    base = load_base(tiny_base, parts=("vae", "text"))
+    images = read_json("data/pets/prepared/images.json")["images"]
+    assert {path.stem for path in Path("data/pets/latents").iterdir()} == set(images)
+    for identifier in images:
+        with Image.open(f"data/pets/prepared/{identifier}.png") as image:
+            mean, logvar = encode_images(base, torch.from_numpy(np.array(image))[None])
+        found = read_tensors(f"data/pets/latents/{identifier}.safetensors")[0]
+        torch.testing.assert_close(found, {"mean": mean[0], "logvar": logvar[0]}, rtol=0, atol=1e-5)
+        assert found["mean"].dtype == torch.float32
+    index = read_json("data/pets/texts/index.json")
+    assert sorted(entry["text"] for entry in index["captions"].values()) == ["a cat", "a dog", "a dog", "a fox"]
+    for text, file in [("", index["empty"]), *((e["text"], e["file"]) for e in index["captions"].values())]:
+        found = read_tensors(f"data/pets/texts/{file}.safetensors")[0]
+        torch.testing.assert_close(found, {"hidden": encode_prompts(base, [text]).hidden[0]}, rtol=0, atol=1e-5)
+    assert len(list(Path("data/pets/texts").glob("*.safetensors"))) == 4  # three texts and the empty one
+
+
+@pytest.mark.usefixtures("project")
+def test_nothing_is_encoded_or_even_opened_twice(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(*_: object, **__: object) -> None:
+        raise AssertionError("the base was opened")
+
+    before = outs()
+    monkeypatch.setattr("etude.diffusion.base.load_base", opened)
+    encode("pets")
+    assert counts(capsys) == (0, 4, 0, 4)
+    assert outs() == before
+
+
+@pytest.mark.usefixtures("project")
+def test_one_changed_pixel_re_encodes_one_picture_and_no_text(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = outs()[1]
+    change_a_pixel(Path("raw/2.png"))
+    front()
+    assert counts(capsys) == (1, 3, 0, 4)
+    index = read_json("data/pets/texts/index.json")
+    assert len(index["captions"]) == 4
+    assert outs()[1] != texts  # the picture's id has changed, and the index names it
+
+
+@pytest.mark.usefixtures("project")
+def test_one_edited_caption_re_encodes_one_text_and_leaves_the_latents_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    latents = outs()[0]
+    Path("raw/3.txt").write_text("a small fox", encoding="utf-8")
+    front()
+    assert counts(capsys) == (0, 4, 1, 3)
+    assert outs()[0] == latents
+
+
+@pytest.mark.usefixtures("project")
+def test_another_vae_re_encodes_all_pictures_and_no_text(capsys: pytest.CaptureFixture[str]) -> None:
+    before = outs()
+    swap(Path("base/vae/diffusion_pytorch_model.safetensors"), "encoder.conv_in.weight")
+    encode("pets")
+    assert counts(capsys) == (4, 0, 0, 4)
+    assert outs()[0] != before[0]
+    assert outs()[1] == before[1]
+
+
+@pytest.mark.usefixtures("project")
+def test_another_text_encoder_re_encodes_all_texts_and_no_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    before = outs()
+    swap(Path("base/text_encoder/model.safetensors"), "embeddings.token_embedding.weight")
+    encode("pets")
+    assert counts(capsys) == (0, 4, 4, 0)
+    assert outs()[0] == before[0]
+    assert outs()[1] != before[1]
+
+
+@pytest.mark.usefixtures("project")
+def test_another_unet_re_encodes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    swap(Path("base/unet/diffusion_pytorch_model.safetensors"), "conv_in.weight")
+    encode("pets")
+    assert counts(capsys) == (0, 4, 0, 4)
+
+
+def swap(path: Path, name: str) -> None:
+    tensors, metadata = read_tensors(path)
+    write_tensors(path, {**tensors, name: tensors[name] * 1.01}, metadata)
+
+
+@pytest.mark.usefixtures("project")
+def test_a_mirrored_copy_is_a_picture_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    set_param("flip: false", "flip: true")
+    front()
+    assert counts(capsys) == (4, 4, 0, 4)
+    change_a_pixel(Path("raw/1.png"))
+    front()
+    assert counts(capsys) == (2, 6, 0, 4)
+
+
+@pytest.mark.usefixtures("project")
+def test_an_entry_is_the_same_whatever_else_was_missing() -> None:
+    alone = outs()
+    shutil.rmtree(".cache")
+    encode("pets")
+    assert outs() == alone
+    (Path("raw") / "0.png").unlink()
+    front()
+    draw(Path("raw/0.png"), 0)
+    shutil.rmtree(".cache/latents")
+    front()
+    assert outs() == alone
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("damage", ["short", "flipped bit", "empty", "no note", "wrong note"])
+def test_a_damaged_entry_is_noticed_and_made_again(damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = outs()
+    for kind in ("latents", "texts"):
+        entry = sorted(Path(".cache", kind).glob("*/*.safetensors"))[0]
+        data, note = bytearray(entry.read_bytes()), entry.with_suffix(".sha256")
+        if damage == "no note":
+            note.unlink()
+        elif damage == "wrong note":
+            note.write_text("0" * 64)
+        else:
+            data[-5] ^= 4
+            entry.write_bytes({"short": bytes(data[:-9]), "flipped bit": bytes(data), "empty": b""}[damage])
+    encode("pets")
+    assert counts(capsys) == (1, 3, 1, 3)
+    assert outs() == before
+
+
+@pytest.mark.usefixtures("project")
+def test_what_hangs_on_other_code_libraries_or_threads_is_encoded_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_param("threads: 1", "threads: 2")
+    encode("pets")
+    assert counts(capsys) == (4, 0, 4, 0)
+    set_param("threads: 2", "threads: 1")
+    monkeypatch.setattr("tasks.encode.version", lambda _: "0.0")
+    encode("pets")
+    assert counts(capsys) == (4, 0, 4, 0)
+    monkeypatch.setattr("tasks.encode.sha256_tree", lambda *_: "other code")
+    encode("pets")
+    assert counts(capsys) == (4, 0, 4, 0)
+
+
+@pytest.mark.usefixtures("project")
+def test_a_caption_longer_than_the_text_encoder_reads_is_told_each_time(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("raw/0.txt").write_text("cat " * 74 + "dog a red Füchschen", encoding="utf-8")
+    for _ in range(2):
+        front()
+        assert "left out 'a red Füchschen' of 'cat cat" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("project")
+def test_weights_that_give_no_numbers_are_refused_and_nothing_is_kept() -> None:
+    shutil.rmtree(".cache")
+    path = Path("base/vae/diffusion_pytorch_model.safetensors")
+    tensors, metadata = read_tensors(path)
+    tensors["encoder.conv_in.weight"][0, 0, 0, 0] = float("nan")
+    write_tensors(path, tensors, metadata)
+    before = outs()
+    with pytest.raises(BaseError, match=r"prepared/.*\.png.*not finite"):
+        encode("pets")
+    assert not list(Path(".cache").glob("latents/*/*"))
+    assert outs() == before
+
+
+@pytest.mark.usefixtures("project")
+def test_missing_or_damaged_pictures_are_named() -> None:
+    picture = next(Path("data/pets/prepared").glob("*.png"))
+    picture.write_bytes(picture.read_bytes()[:99])
+    with pytest.raises(InputError, match=picture.name):
+        encode("pets")
+    shutil.rmtree("data/pets/prepared")
+    with pytest.raises(InputError, match="prepared: holds no pictures"):
+        encode("pets")
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_leaves_only_whole_entries_and_the_next_run_goes_on(
+    project: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(len(WORDS), 24):
+        draw(Path(f"raw/{number}.png"), number)
+        Path(f"raw/{number}.txt").write_text(f"cat number {number}", encoding="utf-8")
+    prepare("pets", Path("raw"))
+    caption("pets", Path("raw"))
+    before = outs()
+    shutil.rmtree(".cache")
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    code = "from tasks.encode import encode; encode('pets')"
+    for kind, number in (("latents", 5), ("texts", 10)):
+        process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL)
+        wait_for(lambda: entries(kind) >= number)  # noqa: B023 - called before the loop goes on
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert Path("data/pets/texts").exists()
+    kept = entries("latents"), entries("texts")
+    assert outs()[1] == before[1]
+    capsys.readouterr()
+    encode("pets")
+    latents_made, latents_kept, texts_made, texts_kept = counts(capsys)
+    assert latents_made == 0
+    assert latents_kept == 24
+    assert kept[1] - 1 <= texts_kept <= kept[1]  # the last may lack its note
+    assert texts_made + texts_kept == 24
+    after = outs()
+    shutil.rmtree(".cache")
+    encode("pets")
+    assert outs() == after
+
+
+def entries(kind: str) -> int:
+    return sum(not path.name.startswith(".") for path in Path(".cache", kind).glob("*/*.safetensors"))
+
+
+def wait_for(reached: Callable[[], bool]) -> None:
+    for _ in range(6000):
+        if reached():
+            return
+        time.sleep(0.01)
+    raise AssertionError("not reached in a minute")
