@@ -124,6 +124,20 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
+def fault_of(path: Path | str) -> str | None:
+    """Why a file is no picture, by its first bytes alone; None when it claims to be one. Its pixels are not read."""
+    path = Path(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            Image.open(path, formats=FORMATS).close()
+        except UnidentifiedImageError:
+            return _not_a_picture(path)
+        except DAMAGE as error:
+            return f"cannot be opened ({type(error).__name__})"
+    return None
+
+
 def _not_a_picture(path: Path) -> str:
     with open(path, "rb") as file:
         head = file.read(12)
