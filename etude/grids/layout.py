@@ -113,14 +113,15 @@ class Layout:
 
     @cached_property
     def across(self) -> int:
-        """Blocks side by side: what brings the sheet nearest to 4 : 3."""
+        """Blocks side by side: what brings the sheet nearest to 4 : 3, and leaves few places empty."""
         count = len(self.sheet.blocks)
 
-        def unlikeness(across: int) -> float:
-            width = across * (self.block_width + self.margin)
-            return abs(math.log(width / (math.ceil(count / across) * (self.block_height + self.margin)) / (4 / 3)))
+        def badness(across: int) -> float:
+            down = math.ceil(count / across)
+            shape = across * (self.block_width + self.margin) / (down * (self.block_height + self.margin))
+            return abs(math.log(shape / (4 / 3))) + (across * down - count) / count
 
-        return min(range(1, count + 1), key=unlikeness)
+        return min(range(1, count + 1), key=badness)
 
     @cached_property
     def head(self) -> int:

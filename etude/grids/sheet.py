@@ -20,12 +20,12 @@ NUMBERS = ("image_similarity", "nearest_similarity", "text_alignment")
 
 def sheet(method: str, base: str, axes: Sequence[Axis | None], known: Known, defaults: Defaults, cell: int) -> Sheet:
     """Titles of a grid of ``axes`` x, y, z."""
-    columns, rows, blocks = (labels(axis, known) for axis in axes)
+    columns, rows, blocks = (labels(axis, known, defaults.name) for axis in axes)
     turned = [axis.name for axis in axes if axis]
     drawn = defaults.sampling
     fixed = [f"base {base}", f"name {defaults.name}"]
     fixed += [] if "checkpoint" in turned else [f"checkpoint {known.best}"]
-    fixed += [] if "prompt" in turned else [known.prompts[0]]
+    fixed += [] if "prompt" in turned else [fill(known.prompts[0], defaults.name)]
     fixed += [f"{name} {getattr(drawn, name)}" for name in ("sampler", "steps", "guidance") if name not in turned]
     fixed += [] if "seed" in turned else [f"seed {defaults.seed}"]
     fixed += [f"{name} {value:g}" for name, value in sorted(defaults.settings.items()) if name not in turned]
@@ -35,13 +35,13 @@ def sheet(method: str, base: str, axes: Sequence[Axis | None], known: Known, def
     return Sheet(f"{method} · {defaults.name}", subtitle, columns, rows, blocks, (cell, cell))
 
 
-def labels(axis: Axis | None, known: Known) -> list[Label]:
-    """Titles along one axis: the untouched base is quiet, the best checkpoint marked."""
+def labels(axis: Axis | None, known: Known, name: str) -> list[Label]:
+    """Titles along one axis, ``name`` filled in: the untouched base is quiet, the best checkpoint marked."""
     if axis is None:
         return [Label("")]
     at = axis.name == "checkpoint"
     return [
-        Label(text, quiet=at and value == BASE, marked=at and value == known.best)
+        Label(fill(text, name), quiet=at and value == BASE, marked=at and value == known.best)
         for text, value in zip(axis.labels, axis.values, strict=True)
     ]
 

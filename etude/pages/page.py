@@ -1,0 +1,150 @@
+"""The page of one method: what it is, what it learned, and how well, in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from etude.files import read_json
+from etude.pages import words
+from etude.pages.charts import Chart, draw
+from etude.pages.pictures import inline
+from etude.pages.sources import Checkpoint, Findings
+
+THUMB = 192  # pixels of the longest side of pictures beside each other
+PLOTTED = ("image_similarity", "text_alignment", "validation_loss")
+NAMES = {metric.key: metric for metric in words.METRICS}
+
+
+def environment() -> Environment:
+    """Templates of this room; every value is escaped, a missing one is an error."""
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    options = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined, "keep_trailing_newline": True}
+    return Environment(loader=loader, autoescape=True, **options)  # type: ignore[arg-type]
+
+
+def render(found: Findings) -> str:
+    """The page as HTML."""
+    title, sentence = words.title(found.about, found.method)
+    template = environment().get_template("page.html")
+    return template.render(
+        f=found,
+        title=title,
+        sentence=sentence,
+        tiles=list(_tiles(found)),
+        best_name=subject_name(found.best["checkpoint"], found.best["step"]),
+        metric_names={name: metric.name for name, metric in NAMES.items()},
+        pairs=[_pair(found, number) for number in range(len(found.asked["prompts"]))],
+        training=[inline(path, THUMB) for path in found.training],
+        charts=list(_charts(found)),
+        metrics=words.METRICS,
+        table=[_row(found, checkpoint) for checkpoint in found.checkpoints],
+        grid=_grid(found.folder / "grid"),
+        previews=[{"step": int(path.stem), "picture": inline(path)} for path in found.previews],
+        files=[{"path": f.name, "size": words.size(f.size), "about": f.about} for f in found.files],
+        made=list(_made(found)),
+        params=list(flatten(found.facts.get("params", {}))),
+    )
+
+
+def subject_name(checkpoint: str, step: int | None) -> str:
+    """How a row is called: ``untouched base``, ``step 300`` or ``final``."""
+    if checkpoint == "base":
+        return "untouched base"
+    return f"step {step}" if step is not None else checkpoint
+
+
+def worded(prompt: str, name: str) -> str:
+    """A prompt with the name in it."""
+    return prompt.replace("[name]", name)
+
+
+def _tiles(found: Findings) -> Iterator[dict[str, str]]:
+    for key in PLOTTED:
+        values = found.metrics.get(key)
+        if not values or "best" not in values:
+            continue
+        base = f"Untouched base {words.number(values['base'])}."
+        told = [words.verdict(values) if key == "image_similarity" else base]
+        told += [f"Real pictures {words.number(values['real'])}."] if "real" in values else []
+        spread = words.spread(values.get("best_spread"))
+        yield {"name": NAMES[key].name, "value": words.number(values["best"]), "small": spread, "more": " ".join(told)}
+    steps = found.facts.get("step")
+    after = f"after {steps} steps" if steps else ""
+    yield {"name": "Artifact", "value": words.size(found.size), "small": "", "more": after}
+
+
+def _pair(found: Findings, number: int) -> dict[str, Any]:
+    seeds = found.asked["seeds"][:4]
+    shown = {kind: [inline(found.picture(kind, number, seed), THUMB) for seed in seeds] for kind in ("base", "best")}
+    return {"prompt": worded(found.asked["prompts"][number], found.asked["name"]), **shown}
+
+
+def _charts(found: Findings) -> Iterator[dict[str, Any]]:
+    for key in PLOTTED:
+        points = [
+            (float(row.step), value, row.values.get(f"{key}_spread"))
+            for row in found.checkpoints
+            if row.step is not None and (value := row.values[key]) is not None
+        ]
+        if len(points) < 2:
+            continue
+        values = found.metrics.get(key, {})
+        levels = {title: values[name] for name, title in {"real": "real pictures"}.items() if name in values}
+        chart = Chart(NAMES[key].name, points, levels, found.best["step"])
+        yield {"title": NAMES[key].name, "about": NAMES[key].about, "svg": draw(chart)}
+    if len(found.losses) > 1:
+        curve = Chart("Training loss", [(step, loss, None) for step, loss in found.losses], dots=False)
+        yield {
+            "title": "Training loss",
+            "about": "mean since the last point; timesteps are drawn by lot",
+            "svg": draw(curve),
+        }
+
+
+def _row(found: Findings, row: Checkpoint) -> dict[str, Any]:
+    kind = "base" if row.name == "base" else "best" if row.name == found.best["checkpoint"] else ""
+    cells = [
+        {"value": words.number(row.values[m.key]), "spread": words.spread(row.values.get(f"{m.key}_spread"))}
+        for m in words.METRICS
+    ]
+    return {"name": subject_name(row.name, row.step), "kind": kind, "cells": cells}
+
+
+def _grid(folder: Path) -> dict[str, Any]:
+    axes = read_json(folder / "manifest.json")["axes"]
+    shown = zip(("columns", "rows", "one grid for each"), (axes["x"], axes["y"], axes["z"]), strict=True)
+    told = "; ".join(f"{direction}: {axis['axis']}" for direction, axis in shown if axis)
+    about = told[:1].upper() + told[1:]
+    picture = inline(folder / "grid.png")
+    with Image.open(folder / "grid.png") as file:
+        width, height = file.size
+    return {"about": about, "picture": picture, "width": width, "height": height}
+
+
+def _made(found: Findings) -> Iterator[tuple[str, str]]:
+    """What the artifact's facts tell of its making."""
+    known = {"base": "base model", "family": "family", "seed": "seed", "precision": "precision", "device": "device"}
+    for key, title in known.items():
+        if key in found.facts:
+            yield title, str(found.facts[key])
+    sampling = found.asked["sampling"]
+    yield "drawn with", ", ".join(f"{name} {value}" for name, value in sampling.items() if value not in ("", 0))
+    for name, digest in found.facts.get("inputs", {}).items():
+        yield f"SHA-256 of {name}", str(digest)
+    versions = found.facts.get("versions", {})
+    if versions:
+        yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested parameters as (``training.steps``, value)."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

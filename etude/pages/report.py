@@ -1,0 +1,145 @@
+"""The report: the chosen methods side by side, from what their pages hold."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from etude.files import read_json
+from etude.pages import words
+from etude.pages.dumbbell import Bar, draw
+from etude.pages.page import environment, subject_name, worded
+from etude.pages.pictures import inline, shrink
+from etude.pages.sources import Findings
+
+SEEDS = 2  # pictures of a prompt that a report shows of each method
+SHOWN = 6  # training pictures
+COLUMNS = ("image_similarity", "text_alignment", "diversity", "nearest_similarity", "cmmd", "validation_loss")
+NAMES = {metric.key: metric for metric in words.METRICS}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method in the report: what its page wrote down, and where its pictures are."""
+
+    told: Mapping[str, Any]
+    folder: Path  # artifacts/pages/<method>
+
+    @property
+    def method(self) -> str:
+        """Its snake_case name."""
+        return str(self.told["method"])
+
+    @property
+    def field(self) -> tuple[Any, ...]:
+        """What must be equal for numbers and pictures to stand in one table."""
+        asked = self.told["asked"]
+        return asked["set"], asked["base"], asked["clip"], asked["name"], tuple(asked["prompts"]), tuple(asked["seeds"])
+
+
+def keep(found: Findings, out: Path) -> dict[str, Any]:
+    """What the report needs of a page, as data; its pictures go to ``out/pictures``."""
+    title, sentence = words.title(found.about, found.method)
+    (out / "pictures").mkdir(parents=True)
+    for kind in ("base", "best"):
+        for number in range(len(found.asked["prompts"])):
+            for seed in found.asked["seeds"][:SEEDS]:
+                picture = shrink(found.picture(kind, number, seed), None)
+                picture.save(out / "pictures" / f"{kind}-{number:02d}-{seed}.png")
+    for number, path in enumerate(found.training[:SHOWN]):
+        shrink(path, None).save(out / "pictures" / f"training-{number}.png")
+    files = [{"name": file.name, "size": file.size} for file in found.files]
+    named = {"method": found.method, "title": title, "sentence": sentence, "size": found.size, "files": files}
+    return {**named, "asked": dict(found.asked), "best": dict(found.best), "metrics": dict(found.metrics)}
+
+
+def entries(pages: Path, methods: Sequence[str]) -> list[Entry]:
+    """The chosen methods, in their order; pages of others are left alone. Raises InputError for a missing one."""
+    return [Entry(read_json(pages / method / "page.json"), pages / method) for method in methods]
+
+
+def render(found: Sequence[Entry]) -> str:
+    """The report as HTML."""
+    fields = dict.fromkeys(entry.field for entry in found)
+    sections = [_section([entry for entry in found if entry.field == field]) for field in fields]
+    columns = [NAMES[key] for key in COLUMNS]
+    return environment().get_template("report.html").render(sections=sections, columns=columns, count=len(found))
+
+
+def rows(found: Sequence[Entry]) -> Iterator[dict[str, Any]]:
+    """The table as data: a row a method, its metrics of base and best with spreads, sizes in bytes."""
+    for entry in found:
+        told = entry.told
+        row: dict[str, Any] = {"method": entry.method, "set": told["asked"]["set"], "step": told["best"]["step"]}
+        for key in NAMES:
+            values = told["metrics"].get(key, {})
+            row |= {f"{key}{end}": values.get(f"best{end}") for end in ("", "_spread")}
+            row[f"{key}_base"] = values.get("base")
+        yield {**row, "artifact_bytes": told["size"]}
+
+
+def numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """What `dvc metrics show` shows of a row."""
+    return {name: value for name, value in row.items() if isinstance(value, int | float)}
+
+
+def as_csv(table: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV with a header; empty where nothing was measured."""
+    text = StringIO()
+    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return text.getvalue()
+
+
+def _section(group: Sequence[Entry]) -> dict[str, Any]:
+    """Methods that were asked the same."""
+    asked = group[0].told["asked"]
+    pictures = sorted(group[0].folder.glob("pictures/training-*.png"))
+    return {
+        "asked": asked,
+        "chart": draw([_bar(entry) for entry in group], group[0].told["metrics"]["image_similarity"].get("real")),
+        "table": [_row(entry) for entry in group],
+        "methods": [entry.told for entry in group],
+        "verdicts": [(e.told["title"], words.verdict(e.told["metrics"]["image_similarity"])) for e in group],
+        "prompts": [_prompt(group, number) for number in range(len(asked["prompts"]))],
+        "training": [inline(path, 192) for path in pictures],
+    }
+
+
+def _bar(entry: Entry) -> Bar:
+    values = entry.told["metrics"]["image_similarity"]
+    spreads = values.get("base_spread"), values.get("best_spread")
+    return Bar(entry.told["title"], values["base"], values["best"], *spreads)
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    cells = []
+    for key in COLUMNS:
+        values = entry.told["metrics"].get(key, {})
+        cells.append(
+            {
+                "value": words.number(values.get("best")),
+                "spread": words.spread(values.get("best_spread")),
+                "base": words.number(values.get("base")),
+            }
+        )
+    best = entry.told["best"]
+    checkpoint = subject_name(best["checkpoint"], best["step"])
+    return {**entry.told, "cells": cells, "checkpoint": checkpoint, "size": words.size(entry.told["size"])}
+
+
+def _prompt(group: Sequence[Entry], number: int) -> dict[str, Any]:
+    asked = group[0].told["asked"]
+    seeds = asked["seeds"][:SEEDS]
+
+    def shown(entry: Entry, kind: str) -> list[str]:
+        return [inline(entry.folder / "pictures" / f"{kind}-{number:02d}-{seed}.png", 192) for seed in seeds]
+
+    columns = [{"title": "untouched base", "pictures": shown(group[0], "base")}]
+    columns += [{"title": entry.told["title"], "pictures": shown(entry, "best")} for entry in group]
+    return {"text": worded(asked["prompts"][number], asked["name"]), "columns": columns}

@@ -1,0 +1,141 @@
+"""What a page tells, read from the files of a method's stages: nothing is computed anew, and nothing is assumed."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from etude.errors import FormatError, InputError
+from etude.files import read_json, read_metadata
+
+Numbers = Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A row of ``checkpoints.csv``."""
+
+    name: str
+    step: int | None
+    values: Numbers  # metric → value; None where it could not be measured
+
+
+@dataclass(frozen=True)
+class File:
+    """An exported file, and what its format's module says of it."""
+
+    name: str
+    size: int  # bytes
+    about: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that is known of one built and evaluated method."""
+
+    method: str
+    about: tuple[str, ...]  # paragraphs of the module's docstring
+    facts: Mapping[str, Any]  # of the artifact
+    size: int  # bytes of the artifact
+    asked: Mapping[str, Any]  # evaluation.json: name, set, prompts, seeds, sampling …
+    metrics: Mapping[str, Mapping[str, float]]  # metrics.json: metric → base, best, final, real, …
+    best: Mapping[str, Any]  # best.json
+    checkpoints: Sequence[Checkpoint]
+    losses: Sequence[tuple[float, float]]  # (step, training loss)
+    files: Sequence[File]
+    folder: Path  # artifacts/<method>
+
+    def picture(self, kind: str, prompt: int, seed: int) -> Path:
+        """The picture of the untouched ``base`` or of the ``best`` checkpoint."""
+        return self.folder / "evaluation" / "pictures" / kind / f"{prompt:02d}-{seed}.png"
+
+    @property
+    def training(self) -> list[Path]:
+        """Some training pictures."""
+        return sorted((self.folder / "grid" / "training").glob("*.png"))
+
+    @property
+    def previews(self) -> list[Path]:
+        """Pictures drawn while learning, by step."""
+        return sorted((self.folder / "build" / "previews").glob("*.png"))
+
+
+def find(method: str, root: Path = Path()) -> Findings:
+    """Read everything; raises InputError for the first file that is missing."""
+    folder, code = root / "artifacts" / method, root / "pipelines" / method / "method.py"
+    artifact = folder / "build" / "artifact.safetensors"
+    try:
+        facts = json.loads(read_metadata(artifact)["etude"])
+    except (KeyError, json.JSONDecodeError) as error:
+        raise FormatError(artifact, "is not an artifact of Étude", "run `dvc repro` to build it again") from error
+    evaluation = folder / "evaluation"
+    asked = read_json(evaluation / "evaluation.json")
+    return Findings(
+        method=method,
+        about=docstring(code),
+        facts=facts,
+        size=artifact.stat().st_size,
+        asked=asked,
+        metrics=read_json(evaluation / "metrics.json"),
+        best=read_json(evaluation / "best.json"),
+        checkpoints=[_checkpoint(row) for row in read_csv(evaluation / "checkpoints.csv")],
+        losses=losses(folder / "training"),
+        files=exported(folder / "export", root, formats(code), asked["name"]),
+        folder=folder,
+    )
+
+
+def read_csv(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
+    """Rows by column name; raises InputError when the file is missing."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file, delimiter=delimiter))
+    except FileNotFoundError:
+        raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first") from None
+
+
+def _checkpoint(row: Mapping[str, str]) -> Checkpoint:
+    values = {name: float(text) if text else None for name, text in row.items() if name not in ("checkpoint", "step")}
+    return Checkpoint(row["checkpoint"], int(row["step"]) if row["step"] else None, values)
+
+
+def losses(training: Path) -> list[tuple[float, float]]:
+    """The loss curve that dvclive wrote; empty for a method that trains nothing."""
+    path = training / "plots" / "metrics" / "loss.tsv"
+    if not path.exists():
+        return []
+    return [(float(row["step"]), float(row["loss"])) for row in read_csv(path, "\t")]
+
+
+def docstring(code: Path) -> tuple[str, ...]:
+    """Paragraphs of a module's docstring, read without running it."""
+    try:
+        text = ast.get_docstring(ast.parse(code.read_text(encoding="utf-8"))) or ""
+    except FileNotFoundError:
+        raise InputError(code, "is missing", "restore it with git") from None
+    return tuple(" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip())
+
+
+def formats(code: Path) -> list[str]:
+    """The names in a method's ``formats``, read without running it."""
+    for node in ast.parse(code.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "formats" for t in node.targets):
+            return [str(name) for name in ast.literal_eval(node.value)]
+    return []
+
+
+def exported(folder: Path, root: Path, named: Sequence[str], name: str) -> list[File]:
+    """Files for other programs; each with the first sentence of the format whose docstring names it."""
+    about = {}
+    for one in named:
+        told = docstring(root / "etude" / "formats" / f"{one}.py")
+        for pattern in re.findall(r"``(\S+?\.\w+)``", told[0] if told else ""):
+            about[pattern.replace("<name>", name)] = told[0]
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [File(p.relative_to(folder).as_posix(), p.stat().st_size, about.get(p.name, "")) for p in paths]

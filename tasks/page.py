@@ -1,0 +1,27 @@
+"""Write the page of a method: ``artifacts/pages/<method>/``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from etude.files import atomic_path, replace_folder, write_json
+from tasks import run
+from tasks.console import say
+
+
+def page(method: str) -> None:
+    """Write METHOD's page from what its stages left in ``artifacts/``."""
+    from etude.pages.page import render
+    from etude.pages.report import keep
+    from etude.pages.sources import find
+
+    found = find(method)
+    with replace_folder(Path("artifacts", "pages", method)) as out:
+        write_json(out / "page.json", keep(found, out))
+        with atomic_path(out / "index.html") as file:
+            file.write_text(render(found), encoding="utf-8")
+    say(f"{method}: artifacts/pages/{method}/index.html")
+
+
+if __name__ == "__main__":
+    run(page)

@@ -1,0 +1,39 @@
+"""Write the report that compares the chosen methods: ``artifacts/report/``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from etude.files import atomic_path, replace_folder, write_json
+from etude.params import Schema, pick
+from tasks import run
+from tasks.console import say
+
+__all__ = ["Dials", "report"]
+
+
+class Dials(Schema):
+    """The parts of params.yaml that this stage depends on."""
+
+    methods: list[str] = Field(min_length=1)
+
+
+def report() -> None:
+    """Compare the chosen methods, from their pages; pages of others are left alone."""
+    dials = pick("params.yaml", Dials)
+    from etude.pages.report import as_csv, entries, numbers, render, rows
+
+    found = entries(Path("artifacts", "pages"), dials.methods)
+    with replace_folder(Path("artifacts", "report")) as out:
+        table = list(rows(found))
+        write_json(out / "metrics.json", {row["method"]: numbers(row) for row in table})
+        for name, text in {"methods.csv": as_csv(table), "index.html": render(found)}.items():
+            with atomic_path(out / name) as file:
+                file.write_text(text, encoding="utf-8")
+    say(f"{', '.join(dials.methods)}: artifacts/report/index.html")
+
+
+if __name__ == "__main__":
+    run(report)

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+
+from etude.evaluation.settings import METRICS
+from etude.pages import words
+
+
+def test_every_metric_of_an_evaluation_has_a_name() -> None:
+    assert {metric.key for metric in words.METRICS} == set(METRICS)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.81234, "0.812"), (0.01234, "0.0123"), (-0.5, "−0.500"), (None, "–"), (12.3456, "12.346")]
+)
+def test_numbers_have_few_digits_and_what_is_unknown_is_a_dash(value: float | None, text: str) -> None:
+    assert words.number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(12, "12 bytes"), (3_830, "3.83 kB"), (28_400_000, "28.4 MB"), (4_265_000_000, "4.26 GB")]
+)
+def test_sizes_are_in_the_unit_that_suits(count: int, text: str) -> None:
+    assert words.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"base": 0.5, "best": 0.7, "base_spread": 0.02, "best_spread": 0.01}, "10 times the spread"),
+        ({"base": 0.5, "best": 0.55, "base_spread": 0.02, "best_spread": 0.01}, "not certain"),
+        ({"base": 0.5, "best": 0.4, "base_spread": 0.02}, "did not rise"),
+        ({"base": 0.5, "best": 0.7}, "one seed alone"),
+        ({"best": 0.7}, ""),
+    ],
+)
+def test_a_gain_is_weighed_against_the_spread_between_seeds(values: dict[str, float], text: str) -> None:
+    assert text in words.verdict(values)
+    assert bool(text) == bool(words.verdict(values))
+
+
+def test_a_method_is_named_by_its_docstring() -> None:
+    assert words.title(("LoRA: a low-rank change.", "More."), "lora") == ("LoRA", "A low-rank change.")
+    assert words.title(("No colon here",), "lora") == ("lora", "No colon here")
+    assert words.title((), "lora") == ("lora", "lora")

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from etude.errors import EtudeError
+from etude.files import read_json, sha256_tree, write_json
+from tasks.evaluate import evaluate
+from tasks.grid import grid
+from tasks.page import page
+from tests.finished import enter, project
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def finish(folder: Path) -> None:
+    """What the build and export stages leave besides the artifact."""
+    for place in ("pipelines/lora/method.py", "etude/formats/kohya_lora.py", "etude/formats/diffusers_lora.py"):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / place, folder / place)
+    curve = folder / "artifacts/lora/training/plots/metrics/loss.tsv"
+    curve.parent.mkdir(parents=True)
+    curve.write_text("step\tloss\n5\t0.5\n10\t0.25\n")
+    (folder / "artifacts/lora/export").mkdir()
+    (folder / "artifacts/lora/export/sks.safetensors").write_bytes(bytes(1234))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    project(folder, tiny_base)
+    finish(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        enter(patch, folder)
+        evaluate("lora")
+        grid("lora")
+    return folder
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(finished, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+def html(folder: Path) -> str:
+    page("lora")
+    return (folder / "artifacts/pages/lora/index.html").read_text(encoding="utf-8")
+
+
+class Tags(HTMLParser):
+    """Tags in order, and whether all are closed in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.seen.append(tag)
+        if tag not in ("meta", "img", "br", "line", "circle", "polyline"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: object) -> None:
+        self.seen.append(tag)
+
+
+def test_a_page_is_one_well_formed_file_without_scripts_or_addresses_of_others(folder: Path) -> None:
+    text = html(folder)
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == []
+    assert "script" not in tags.seen
+    assert not re.findall(r'(?:src|href)="(?!data:|\.\./)', text)
+    assert "://" not in re.sub(r"data:[^\"]+", "", text)
+
+
+def test_a_page_shows_the_numbers_that_were_measured(folder: Path) -> None:
+    text = html(folder)
+    metrics = read_json(folder / "artifacts/lora/evaluation/metrics.json")
+    for name in ("base", "best"):
+        assert f"{metrics['image_similarity'][name]:.3f}" in text
+    assert "untouched base" in text
+    assert "step 10" in text
+    assert "1.23 kB" in text
+    assert "kohya&#39;s LoRA file" in text  # what the format's module says of sks.safetensors
+    assert text.count("<polyline") == 4  # three metrics and the training loss
+
+
+def test_pictures_are_inside_the_page_as_png(folder: Path) -> None:
+    found = re.findall(r'src="data:image/png;base64,([^"]+)"', html(folder))
+    assert len(found) == 2 * 2 * 2 + 3 + 1  # prompts × (base, best) × seeds, training pictures, grid
+    assert all(base64.b64decode(data).startswith(b"\x89PNG") for data in found)
+
+
+def test_equal_inputs_give_equal_bytes(folder: Path) -> None:
+    page("lora")
+    first = sha256_tree(folder / "artifacts/pages/lora")
+    page("lora")
+    assert sha256_tree(folder / "artifacts/pages/lora") == first
+
+
+def test_names_and_prompts_are_escaped(folder: Path) -> None:
+    path = folder / "artifacts/lora/evaluation/evaluation.json"
+    told = read_json(path)
+    write_json(
+        path, {**told, "name": "<script>x</script>", "prompts": ['"><img onerror=x> [name]', *told["prompts"][1:]]}
+    )
+    text = html(folder)
+    assert "<script" not in text
+    assert "<img onerror" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_a_method_that_trains_nothing_has_no_loss_curve(folder: Path) -> None:
+    shutil.rmtree(folder / "artifacts/lora/training")
+    assert "Training loss" not in html(folder)
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "artifacts/lora/evaluation/metrics.json",
+        "artifacts/lora/evaluation/checkpoints.csv",
+        "artifacts/lora/evaluation/pictures/best/00-0.png",
+        "artifacts/lora/grid/grid.png",
+        "artifacts/lora/build/artifact.safetensors",
+    ],
+)
+def test_what_is_missing_is_named_and_leaves_no_half_page(folder: Path, lost: str) -> None:
+    (folder / lost).unlink()
+    with pytest.raises(EtudeError, match=Path(lost).name):
+        page("lora")
+    assert not (folder / "artifacts/pages/lora").exists()
+
+
+def test_a_page_is_written_without_torch() -> None:
+    code = "import sys, etude.pages.page, etude.pages.report, etude.pages.sources; print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
