@@ -1,0 +1,67 @@
+"""Short runs of any method on a tiny base: what the tests of this folder share."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etude.artifact import Artifact
+from etude.diffusion.base import Base
+from etude.diffusion.sample import generate
+from etude.diffusion.text import encode_prompts
+from etude.method import load_method, needs
+from etude.params import MethodParams, read_yaml, validate
+from etude.training.batches import Captions, Images
+from etude.training.preview import draw
+from etude.training.report import Report
+
+SHORT = {"steps": 6, "batch_size": 2, "checkpoint_every": 3, "resume_every": 1, "log_every": 2, "warmup_steps": 0}
+ROOT = Path(__file__).parent.parent.parent
+
+
+def params_of(method: str, training: dict[str, Any] | None = None, **changes: Any) -> MethodParams:
+    """The method's own params.yaml, with a short run and what is named changed."""
+    values = read_yaml(ROOT / "pipelines" / method / "params.yaml")
+    values |= {"training": values["training"] | SHORT | (training or {})}
+    values["preview"] = values["preview"] | {"steps": 2, "seeds": [0]}
+    return validate(values | changes, load_method(method).Params, method)
+
+
+def image_set(base: Base) -> dict[str, Any]:
+    """Three random pictures' latents, and captions of them."""
+    side = base.resolution // 8
+    generator = torch.Generator().manual_seed(5)
+    mean = tuple(torch.randn(4, side, side, generator=generator) for _ in range(3))
+    texts = {"a": "noto otter", "b": "flat otter on a red background", "c": "otter"}
+    encoded = {name: encode_prompts(base, [text]) for name, text in texts.items()}
+    captions = Captions(texts, encoded, encode_prompts(base, [""]))
+    logvar = tuple(torch.full_like(tensor, -6.0) for tensor in mean)
+    return {"images": Images(("a", "b", "c"), mean, logvar), "captions": captions}
+
+
+def learn(method: str, base: Base, params: MethodParams, scratch: Path, *, kill_at: int = 0) -> Artifact:
+    """Build; with ``kill_at`` the process dies without warning after that step."""
+
+    class Dying(Report):
+        def advance(self, done: int) -> None:
+            if done == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    report = Dying(scratch, seed=3, device="cpu", precision="fp32")
+    preview: Any = getattr(params, "preview", None)
+    report.preview = lambda: draw(base, preview, params.name)
+    data = image_set(base)
+    module = load_method(method)
+    built: Artifact = module.build(base=base, params=params, report=report, **{n: data[n] for n in needs(module)})
+    return built
+
+
+def picture(base: Base, prompt: str = "noto otter", **settings: Any) -> Tensor:
+    """What the base draws now, uint8 [1, H, W, 3]."""
+    asked = {"negative": "", "seeds": [1], "steps": 2, "guidance": 3.0, "sampler": "ddim"} | settings
+    return generate(base, [prompt], **asked)

@@ -1,0 +1,143 @@
+"""What every folder of `pipelines` with a method.py keeps to, on a tiny base."""
+
+from __future__ import annotations
+
+import ast
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from etude import artifact as artifacts
+from etude.artifact import Artifact
+from etude.diffusion.base import Base, load_base
+from etude.method import NEEDS, load_method, method_names, needs
+from etude.params import load, read_yaml
+from tests.pipelines.learning import ROOT, learn, params_of, picture
+
+NAMES = ("Params", "bases", "build", "apply", "formats", "axes")
+FOLDERS = {"images": "data/${set}/latents", "captions": "data/${set}/texts"}
+each_method = pytest.mark.parametrize("method", method_names())
+
+
+@dataclass
+class Built:
+    method: str
+    base: Base
+    folder: Path  # of the tiny base
+    scratch: Path
+    artifact: Artifact
+
+
+@pytest.fixture(scope="module", params=method_names())
+def built(request: pytest.FixtureRequest, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    torch.set_num_threads(1)
+    method, base = request.param, load_base(tiny_base)
+    scratch = tmp_path_factory.mktemp(method)
+    return Built(method, base, tiny_base, scratch, learn(method, base, params_of(method), scratch))
+
+
+@each_method
+def test_a_method_has_its_six_names_and_its_four_files(method: str) -> None:
+    folder, module = ROOT / "pipelines" / method, load_method(method)
+    assert [name for name in NAMES if not hasattr(module, name)] == []
+    assert [f for f in ("README.md", "dvc.yaml", "params.yaml", "method.py") if not (folder / f).exists()] == []
+    assert set(module.bases) <= {"sd1", "sd2", "sdxl"}
+    load(folder / "params.yaml", module.Params)
+
+
+@each_method
+def test_a_method_fits_on_one_screen_after_another(method: str) -> None:
+    text = (ROOT / "pipelines" / method / "method.py").read_text()
+    assert len(text.splitlines()) <= 200
+    spans = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef)]
+    assert [n.name for n in spans if (n.end_lineno or 0) - n.lineno >= 40] == []
+
+
+@each_method
+def test_the_build_stage_depends_on_the_data_that_build_names_and_no_other(method: str) -> None:
+    deps = read_yaml(ROOT / "pipelines" / method / "dvc.yaml")["stages"]["build"]["deps"]
+    asked = needs(load_method(method))
+    assert {need for need, folder in FOLDERS.items() if folder in deps} == set(asked) & set(FOLDERS)
+    assert set(asked) <= set(NEEDS)
+
+
+def test_methods_are_known_without_importing_torch() -> None:
+    code = (
+        "import sys; from etude.method import *; [load_method(name) for name in method_names()];"
+        "sys.exit(', '.join({'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules)) or None)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def test_what_was_saved_and_loaded_draws_what_was_built_and_not_what_the_base_draws(built: Built) -> None:
+    artifacts.save(built.artifact, built.scratch / "artifact.safetensors")
+    loaded, module = artifacts.load(built.scratch / "artifact.safetensors"), load_method(built.method)
+    assert loaded.facts == built.artifact.facts
+    untouched = picture(built.base)
+    with module.apply(built.artifact, built.base) as changed:
+        first = picture(changed)
+    with module.apply(loaded, built.base) as changed:
+        second = picture(changed)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, untouched)
+    assert torch.equal(picture(built.base), untouched)
+
+
+def test_the_base_is_whole_after_building_and_after_leaving_apply_by_an_error(built: Built) -> None:
+    fresh = load_base(built.folder)
+    with pytest.raises(KeyboardInterrupt), load_method(built.method).apply(built.artifact, built.base):
+        raise KeyboardInterrupt
+    for part in ("unet", "vae"):
+        compare(getattr(built.base, part), getattr(fresh, part))
+    for encoder, other in zip(built.base.text_encoders, fresh.text_encoders, strict=True):
+        compare(encoder, other)
+    assert torch.equal(picture(built.base), picture(fresh))
+
+
+def compare(module: torch.nn.Module, other: torch.nn.Module) -> None:
+    assert [(name, type(layer)) for name, layer in module.named_modules()] == [
+        (name, type(layer)) for name, layer in other.named_modules()
+    ]
+    tensors, others = module.state_dict(), other.state_dict()
+    assert list(tensors) == list(others)
+    assert [name for name, tensor in tensors.items() if not torch.equal(tensor, others[name])] == []
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+    assert not any(layer.training for layer in module.modules())
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in module.modules())
+
+
+def test_every_axis_is_a_setting_of_apply_and_changes_the_picture(built: Built) -> None:
+    module = load_method(built.method)
+    with module.apply(built.artifact, built.base, **module.axes) as changed:
+        usual = picture(changed)
+    for axis, value in module.axes.items():
+        with module.apply(built.artifact, built.base, **{axis: value / 2}) as changed:
+            assert not torch.equal(picture(changed), usual), axis
+
+
+def test_two_builds_are_the_same_and_so_is_one_that_was_killed(built: Built, tmp_path: Path) -> None:
+    code = (
+        "import sys, torch; from pathlib import Path; from tests.pipelines.learning import *;"
+        "from etude.diffusion.base import load_base; torch.set_num_threads(1);"
+        "learn(sys.argv[1], load_base(sys.argv[2]), params_of(sys.argv[1]), Path(sys.argv[3]), kill_at=4)"
+    )
+    command = [sys.executable, "-c", code, built.method, str(built.folder), str(tmp_path / "killed")]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    assert torch.load(tmp_path / "killed" / "state.pt", weights_only=True)["step"] in (3, 4)
+    for scratch in (tmp_path / "killed", tmp_path / "again"):
+        made = learn(built.method, built.base, params_of(built.method), scratch)
+        assert made.facts == built.artifact.facts
+        assert sorted(made.tensors) == sorted(built.artifact.tensors)
+        assert all(torch.equal(made.tensors[name], tensor) for name, tensor in built.artifact.tensors.items())
+        for part in ("checkpoints", "previews"):
+            files = sorted((built.scratch / "results" / part).iterdir())
+            assert len(files) == 2
+            for file in files:
+                assert (scratch / "results" / part / file.name).read_bytes() == file.read_bytes(), file.name

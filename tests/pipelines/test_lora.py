@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from torch import Tensor
+from torch.nn.functional import conv2d
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from etude.artifact import Artifact
+from etude.diffusion.base import Base, load_base
+from etude.diffusion.latents import decode_pixels
+from etude.diffusion.noise import predict
+from etude.diffusion.sample import denoise, guided, make_scheduler
+from etude.diffusion.text import encode_prompts
+from etude.errors import BaseError, ParamsError
+from etude.formats import diffusers_lora, kohya_lora
+from etude.training.report import Report
+from pipelines.lora import method as lora
+from tests.pipelines.learning import image_set, params_of
+from tests.tiny import build_tiny
+
+ALL = ["attention", "feed_forward", "projection", "resnet"]
+
+
+def random_lora(base: Base, *, targets: list[str], rank: int = 4, alpha: float = 3.0, text: bool = True) -> Artifact:
+    """Pairs for every layer that the targets name, with a B that is not zero."""
+    params: Any = params_of("lora", rank=rank, alpha=alpha, targets=targets, text_encoder_rate=1.0 if text else 0.0)
+    generator = torch.Generator().manual_seed(9)
+    with lora._inserted(base, params, seed=0) as pairs:
+        tensors = {name: torch.randn(p.shape, generator=generator) * 0.2 for name, p in pairs.items()}
+    facts = {"name": "otter", "rank": rank, "alpha": alpha, "family": base.family, "prediction": base.prediction}
+    return Artifact("lora", tensors, facts)
+
+
+@pytest.fixture(scope="module")
+def base64(tiny_base: Path) -> Base:
+    return load_base(tiny_base, dtype=torch.float64)
+
+
+def test_the_change_of_every_weight_is_alpha_over_rank_times_b_times_a(base64: Base) -> None:
+    artifact = random_lora(base64, targets=ALL)
+    before = {name: weight.clone() for name, weight in base64.unet.named_parameters()}
+    with lora.apply(artifact, base64, strength=0.5):
+        after = {name: weight.clone() for name, weight in base64.unet.named_parameters()}
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert len(changed) == len([name for name in artifact.tensors if name.startswith("unet.")]) // 2
+    for name in changed:
+        stem = f"unet.{name.removesuffix('.weight')}"
+        down, up = (artifact.tensors[f"{stem}.lora_{half}.weight"].double() for half in "AB")
+        difference = after[name] - before[name]
+        formula = "or,ri->oi" if down.ndim == 2 else "orxy,rikl->oikl"
+        expected = torch.einsum(formula, up, down)
+        assert torch.allclose(difference, 0.5 * 3.0 / 4 * expected, atol=1e-12), name
+
+
+def test_a_changed_convolution_is_the_old_one_and_two_small_ones_beside_it(base64: Base) -> None:
+    artifact = random_lora(base64, targets=["resnet"], text=False)
+    layer = base64.unet.down_blocks[0].resnets[0].conv1
+    stem = "unet.down_blocks.0.resnets.0.conv1"
+    down, up = (artifact.tensors[f"{stem}.lora_{half}.weight"].double() for half in "AB")
+    x = torch.randn(2, layer.in_channels, 8, 8, dtype=torch.float64)
+    plain = layer(x)
+    with lora.apply(artifact, base64):
+        changed = layer(x)
+    beside = conv2d(conv2d(x, down, padding=1), up)
+    assert torch.allclose(changed, plain + 3.0 / 4 * beside, atol=1e-11)
+
+
+def test_what_is_trained_is_what_is_applied(tiny_base: Path) -> None:
+    base = load_base(tiny_base)
+    params: Any = params_of("lora", rank=4, alpha=3.0, targets=ALL, text_encoder_rate=1.0)
+    inputs = torch.randn(2, 4, 8, 8), torch.tensor([10, 700])
+    with lora._inserted(base, params, seed=0) as pairs:
+        for name, parameter in pairs.items():
+            parameter.data = torch.randn_like(parameter) * 0.1
+            assert parameter.dtype == torch.float32, name
+        with torch.no_grad():
+            trained = predict(base, *inputs, encode_prompts(base, ["otter", "cat"]))
+        tensors = {name: parameter.detach().clone() for name, parameter in pairs.items()}
+    with lora.apply(Artifact("lora", tensors, {"alpha": 3.0}), base), torch.no_grad():
+        applied = predict(base, *inputs, encode_prompts(base, ["otter", "cat"]))
+    assert torch.allclose(trained, applied, atol=1e-5)
+
+
+def test_an_alpha_of_a_single_layer_counts_for_that_layer(base64: Base) -> None:
+    artifact = random_lora(base64, targets=["attention"])
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    weight = base64.unet.get_submodule(name).weight
+    with lora.apply(artifact, base64):
+        usual = weight.clone()
+    other = Artifact("lora", artifact.tensors, artifact.facts | {"alphas": {f"unet.{name}": 6.0}})
+    with lora.apply(other, base64):
+        doubled = weight.clone()
+    assert torch.allclose(doubled - weight, 2 * (usual - weight), atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_small_change_is_not_rounded_away_in_half_precision(tiny_base: Path, dtype: torch.dtype) -> None:
+    base, exact = load_base(tiny_base, dtype=dtype), load_base(tiny_base, dtype=torch.float64)
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    layer, reference = base.unet.get_submodule(name), exact.unet.get_submodule(name)
+    down, up = torch.full((1, 32), 1.0), torch.full((16, 1), 1e-5)
+    pair = {f"unet.{name}.lora_A.weight": down, f"unet.{name}.lora_B.weight": up}
+    x = torch.ones(1, 32)
+    with torch.no_grad():
+        reference.weight.zero_()
+        reference.weight[:, 0] = 1.0
+        layer.weight.copy_(reference.weight)
+        with lora.apply(Artifact("lora", pair, {"alpha": 1.0}), base):
+            moved = layer(x.to(dtype) * 100 * (torch.arange(32) > 0))
+    assert torch.allclose(moved.double(), torch.full((1, 16), 1e-5 * 3100, dtype=torch.float64), rtol=0.02)
+    assert not layer._forward_hooks
+
+
+def test_a_lora_of_another_base_is_refused_and_leaves_the_base_alone(tiny_base: Path) -> None:
+    base = load_base(tiny_base)
+    before = {name: weight.clone() for name, weight in base.unet.named_parameters()}
+    artifact = random_lora(base, targets=["attention"])
+    last = [name for name in artifact.tensors if name.startswith("text_encoder.") and "lora_A" in name][-1]
+    wider = Artifact("lora", artifact.tensors | {last: torch.zeros(4, 768)}, artifact.facts)
+    with pytest.raises(BaseError, match=r"has no layer `text_encoder\.encoder"), lora.apply(wider, base):
+        pass
+    assert all(torch.equal(weight, before[name]) for name, weight in base.unet.named_parameters())
+
+
+@pytest.fixture(params=[kohya_lora, diffusers_lora], ids=["kohya", "diffusers"])
+def form(request: pytest.FixtureRequest) -> Iterator[Any]:
+    return request.param
+
+
+def test_diffusers_predicts_the_same_from_our_files(form: Any, tiny_base: Path, tmp_path: Path) -> None:
+    base = load_base(tiny_base)
+    artifact = random_lora(base, targets=ALL)
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_base, local_files_only=True)
+    (path,) = form.write(artifact, tmp_path)
+    pipe.load_lora_weights(tmp_path, weight_name=path.name)
+    noisy, t = torch.randn(2, 4, 8, 8), torch.tensor([900, 20])
+    with lora.apply(artifact, base), torch.no_grad():
+        text = encode_prompts(base, ["noto otter", "a red cat"])
+        ours = predict(base, noisy, t, text)
+        ids = pipe.tokenizer(["noto otter", "a red cat"], padding="max_length", return_tensors="pt").input_ids
+        theirs_text = pipe.text_encoder(ids)[0]
+        theirs = pipe.unet(noisy, t, encoder_hidden_states=theirs_text).sample
+    assert (text.hidden - theirs_text).abs().max() < 1e-5
+    assert (ours - theirs).abs().max() < 1e-5
+    assert (ours - predict(base, noisy, t, text)).abs().max() > 1e-2
+
+
+def our_image(base: Base, prompt: str, noise: Tensor) -> Tensor:
+    said, unsaid = encode_prompts(base, [prompt]), encode_prompts(base, [""])
+    latents = denoise(lambda z, t, _: guided(base, z, t, said, unsaid, 3.0), make_scheduler(base, "ddim", 4), noise)
+    return decode_pixels(base, latents).detach()
+
+
+def test_diffusers_draws_the_same_picture_from_our_files(
+    form: Any, base64: Base, tiny_base: Path, tmp_path: Path
+) -> None:
+    artifact = random_lora(base64, targets=ALL)
+    noise = torch.randn(1, 4, 8, 8, dtype=torch.float64)
+    with lora.apply(artifact, base64), torch.no_grad():
+        ours = our_image(base64, "noto otter", noise)
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_base, local_files_only=True).to(torch.float64)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = DDIMScheduler.from_config(make_scheduler(base64, "ddim", 4).config)
+    (path,) = form.write(artifact, tmp_path)
+    pipe.load_lora_weights(tmp_path, weight_name=path.name)
+    asked = {"guidance_scale": 3.0, "num_inference_steps": 4, "height": 64, "width": 64, "output_type": "pt"}
+    theirs = pipe("noto otter", latents=noise, **asked).images
+    assert theirs.dtype == torch.float64
+    assert (ours - theirs).abs().max() < 1e-6
+
+
+def test_diffusers_predicts_the_same_for_sdxl_with_both_text_encoders(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    folder = build_tiny(tmp_path_factory.mktemp("sdxl") / "tiny", "sdxl")
+    base = load_base(folder, dtype=torch.float64)  # its text states reach hundreds: float32 would differ by 1e-4
+    artifact = random_lora(base, targets=["attention"])
+    assert any(name.startswith("text_encoder_2.") for name in artifact.tensors)
+    pipe = StableDiffusionXLPipeline.from_pretrained(folder, local_files_only=True).to(torch.float64)
+    noisy, t = torch.randn(1, 4, 8, 8, dtype=torch.float64), torch.tensor([500])
+    with lora.apply(artifact, base), torch.no_grad():
+        text = encode_prompts(base, ["noto otter"])
+        ours = predict(base, noisy, t, text)
+    for form in (kohya_lora, diffusers_lora):
+        (path,) = form.write(artifact, tmp_path)
+        pipe.load_lora_weights(tmp_path, weight_name=path.name)
+        with torch.no_grad():
+            hidden, _, pooled, _ = pipe.encode_prompt("noto otter", do_classifier_free_guidance=False)
+            added = {"text_embeds": pooled, "time_ids": torch.tensor([[64, 64, 0, 0, 64, 64]])}
+            theirs = pipe.unet(noisy, t, encoder_hidden_states=hidden, added_cond_kwargs=added).sample
+        assert (text.hidden - hidden).abs().max() < 1e-6
+        assert (ours - theirs).abs().max() < 1e-6
+        pipe.unload_lora_weights()
+
+
+def true_sd15() -> Any:
+    """The parts of SD 1.5 that a LoRA changes, without weights."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+        size = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+        text = CLIPTextModel(CLIPTextConfig(**size))
+    return SimpleNamespace(unet=unet, text_encoders=(text,))
+
+
+def count(base: Any, targets: list[str], text: bool) -> tuple[int, int]:
+    """(layers, values) of a LoRA of rank 4, both by what is put into the model."""
+    params: Any = params_of("lora", rank=4, targets=targets, text_encoder_rate=1.0 if text else 0.0)
+    with lora._inserted(base, params, seed=0) as pairs:
+        return len(pairs) // 2, sum(parameter.numel() for parameter in pairs.values())
+
+
+def test_counts_on_the_true_sd15_are_those_of_the_formulas(tmp_path: Path) -> None:
+    base = true_sd15()
+    assert count(base, ["attention"], text=False) == (128, 199_296 * 4)
+    kohya = ["attention", "feed_forward", "projection"]
+    assert count(base, kohya, text=False) == (192, 423_936 * 4)
+    assert count(base, kohya, text=True) == (192 + 72, 589_824 * 4)
+    assert count(base, ALL, text=False) == (228 + 50, (506_816 + 544_000) * 4)
+
+
+def test_a_kohya_file_for_sd15_is_as_large_as_its_values(tmp_path: Path) -> None:
+    params: Any = params_of("lora", rank=4, targets=["attention", "feed_forward", "projection"], text_encoder_rate=1.0)
+    with lora._inserted(true_sd15(), params, seed=0) as pairs:
+        tensors = {name: torch.zeros(pair.shape, dtype=torch.float16) for name, pair in pairs.items()}
+    facts = {"name": "sks", "rank": 4, "alpha": 4.0, "family": "sd1"}
+    (path,) = kohya_lora.write(Artifact("lora", tensors, facts), tmp_path)
+    assert path.stat().st_size == pytest.approx(589_824 * 4 * 2 + 264 * 4, rel=0.05)
+
+
+def run(base: Base, scratch: Path, **changes: Any) -> Artifact:
+    params: Any = params_of("lora", {"steps": 3}, **changes)
+    report = Report(scratch, seed=3, device="cpu", precision="fp32")
+    return lora.build(base=base, params=params, report=report, **image_set(base))
+
+
+def test_the_text_encoder_learns_only_on_request_and_at_its_own_rate(tiny_base: Path, tmp_path: Path) -> None:
+    base = load_base(tiny_base)
+    without = run(base, tmp_path / "a")
+    assert {name.partition(".")[0] for name in without.tensors} == {"unet"}
+    slow, fast = (run(base, tmp_path / str(rate), text_encoder_rate=rate, save="fp32") for rate in (0.001, 1.0))
+    name = "text_encoder.encoder.layers.3.self_attn.v_proj.lora_B.weight"
+    assert 0 < slow.tensors[name].abs().max() < 0.01 * fast.tensors[name].abs().max()
+
+
+def test_the_start_is_the_one_that_was_asked_for(tiny_base: Path) -> None:
+    base = load_base(tiny_base)
+    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v.lora_A.weight"
+    starts = {}
+    for initial in ("gaussian", "kaiming"):
+        params: Any = params_of("lora", rank=16, initial=initial)
+        with lora._inserted(base, params, seed=1) as pairs:
+            starts[initial] = pairs[name].detach().clone()
+            assert all(not p.any() for n, p in pairs.items() if "lora_B" in n)
+        with lora._inserted(base, params, seed=1) as pairs:
+            assert torch.equal(pairs[name], starts[initial])
+    assert starts["gaussian"].std() == pytest.approx(1 / 16, rel=0.2)
+    assert starts["kaiming"].abs().max() <= 32**-0.5  # √(6 / (1 + 5)) / √in
+    assert starts["kaiming"].std() == pytest.approx((3 * 32) ** -0.5, rel=0.2)
+
+
+def test_dropout_and_dropped_captions_change_what_is_learned(tiny_base: Path, tmp_path: Path) -> None:
+    base = load_base(tiny_base)
+    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v.lora_B.weight"
+    results = [
+        run(base, tmp_path / str(number), save="fp32", **changes).tensors[name]
+        for number, changes in enumerate(({}, {"dropout": 0.5}, {"caption_dropout": 0.9}))
+    ]
+    assert not torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_captions_are_worded_as_asked(tiny_base: Path, tmp_path: Path) -> None:
+    base = load_base(tiny_base)
+    plain = run(base, tmp_path / "a")
+    worded = run(base, tmp_path / "b", caption="[name], [caption]", name="fox")
+    assert plain.facts["tags"] == {"noto otter": 1, "flat otter on a red background": 1, "otter": 1}
+    assert sorted(worded.facts["tags"]) == ["fox, flat otter on a red background", "fox, noto otter", "fox, otter"]
+    assert any(not torch.equal(plain.tensors[name], worded.tensors[name]) for name in plain.tensors)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"rank": 0}, "rank"), ({"targets": ["attn"]}, "targets"), ({"caption": "a"}, "caption"), ({"save": 16}, "save")],
+)
+def test_a_value_that_cannot_be_is_named(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ParamsError, match=f"`{said}"):
+        params_of("lora", **change)

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from torch import Tensor
+
+from etude.artifact import Artifact
+from etude.diffusion.base import Base, load_base
+from etude.diffusion.latents import decode_pixels
+from etude.diffusion.noise import predict
+from etude.diffusion.sample import denoise, guided, make_scheduler
+from etude.diffusion.text import encode_prompts
+from etude.errors import ParamsError
+from etude.formats import diffusers_embedding, embedding_pt, embedding_safetensors
+from etude.training.report import Report
+from pipelines.textual_inversion import method as inversion
+from tests.pipelines.learning import image_set, params_of
+from tests.tiny import build_tiny
+
+METHOD = "textual_inversion"
+
+
+def embedding(base: Base, vectors: int = 3) -> Artifact:
+    table = base.text_encoders[0].get_input_embeddings().weight
+    rows = torch.randn(vectors, table.shape[1], generator=torch.Generator().manual_seed(2)) * table.std().float()
+    facts = {"name": "sks", "family": base.family, "prediction": base.prediction, "step": 6}
+    return Artifact(METHOD, {"text_encoder": rows}, facts)
+
+
+def run(base: Base, scratch: Path, training: dict[str, Any] | None = None, **changes: Any) -> Artifact:
+    params: Any = params_of(METHOD, training, **changes)
+    report = Report(scratch, seed=3, device="cpu", precision="fp32")
+    return inversion.build(base=base, images=image_set(base)["images"], params=params, report=report)
+
+
+def starts(base: Base, words: str, count: int) -> Tensor:
+    return next(inversion._starts(base, words, count))
+
+
+def test_the_start_repeats_one_word_spreads_several_and_is_zero_for_none(tiny_base: Path) -> None:
+    base = load_base(tiny_base, parts=("text",))
+    table, tokenizer = base.text_encoders[0].get_input_embeddings().weight, base.tokenizers[0]
+    cat, dog = tokenizer("cat dog", add_special_tokens=False)["input_ids"]
+    assert torch.equal(starts(base, "cat", 3), table[[cat, cat, cat]])
+    assert torch.equal(starts(base, "cat dog", 4), table[[cat, cat, dog, dog]])
+    assert torch.equal(starts(base, "cat dog", 3), table[[cat, cat, dog]])
+    assert torch.equal(starts(base, "cat dog", 1), table[[cat]])
+    assert torch.equal(starts(base, "", 2), torch.zeros(2, table.shape[1]))
+
+
+def test_only_the_new_rows_are_ever_parameters(tiny_base: Path, tmp_path: Path) -> None:
+    base = load_base(tiny_base)
+    artifact = run(base, tmp_path, vectors=3)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert [tuple(tensor.shape) for tensor in state["parameters"]] == [(3, 32)]
+    assert torch.equal(state["parameters"][0], artifact.tensors["text_encoder"])
+    assert all(p.grad is None for p in base.text_encoders[0].parameters())
+    assert not torch.equal(artifact.tensors["text_encoder"], starts(base, "cat", 3))
+
+
+def test_learning_reads_no_captions() -> None:
+    assert "captions" not in inspect.signature(inversion.build).parameters
+
+
+def test_a_largest_norm_holds_after_every_step(tiny_base: Path, tmp_path: Path) -> None:
+    base = load_base(tiny_base)
+    free = run(base, tmp_path / "free", {"learning_rate": 1.0}).tensors["text_encoder"].norm(dim=1)
+    held = run(base, tmp_path / "held", {"learning_rate": 1.0}, largest_norm=0.5).tensors["text_encoder"].norm(dim=1)
+    assert free.min() > 0.5
+    assert torch.allclose(held, torch.full_like(held, 0.5), atol=1e-6)
+
+
+def test_every_template_is_drawn_from(tiny_base: Path, tmp_path: Path) -> None:
+    base = load_base(tiny_base)
+    one = run(base, tmp_path / "a", templates=["[name]"])
+    two = run(base, tmp_path / "b", templates=["[name]", "a photo of [name] on a red background"])
+    assert not torch.equal(one.tensors["text_encoder"], two.tensors["text_encoder"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"vectors": 76}, "vectors"), ({"templates": ["a photo"]}, "templates"), ({"templates": []}, "templates")],
+)
+def test_a_value_that_cannot_be_is_named(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ParamsError, match=f"`{said}"):
+        params_of(METHOD, **change)
+
+
+FORMS = {
+    "pt": (embedding_pt, "sks.pt", {}),
+    "safetensors": (embedding_safetensors, "sks.safetensors", {"token": "sks"}),
+    "diffusers": (diffusers_embedding, "learned_embeds.safetensors", {}),
+}
+PROMPTS = ["a photo of sks on a red background", "noto cat"]
+
+
+def load_into(pipe: Any, form: str, artifact: Artifact, folder: Path) -> None:
+    module, name, extra = FORMS[form]
+    module.write(artifact, folder)
+    pipe.load_textual_inversion(folder, weight_name=name, **extra)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("vectors", [1, 4])
+def test_diffusers_predicts_the_same_from_our_files(form: str, vectors: int, tiny_base: Path, tmp_path: Path) -> None:
+    base = load_base(tiny_base, parts=("unet", "text"))
+    artifact = embedding(base, vectors)
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_base, local_files_only=True)
+    load_into(pipe, form, artifact, tmp_path)
+    noisy, t = torch.randn(2, 4, 8, 8), torch.tensor([900, 20])
+    with torch.no_grad():
+        with inversion.apply(artifact, base):
+            text = encode_prompts(base, PROMPTS)
+        ours = predict(base, noisy, t, text)
+        theirs_text = pipe.encode_prompt(PROMPTS, "cpu", 1, do_classifier_free_guidance=False)[0]
+        theirs = pipe.unet(noisy, t, encoder_hidden_states=theirs_text).sample
+        without = encode_prompts(base, PROMPTS)
+    assert (text.hidden - theirs_text).abs().max() < 1e-5
+    assert (ours - theirs).abs().max() < 1e-5
+    moved = (text.hidden - without.hidden).abs().amax(dim=(1, 2))
+    assert moved[0] > 0.1
+    assert moved[1] == 0
+
+
+def test_diffusers_draws_the_same_picture_from_our_file(tiny_base: Path, tmp_path: Path) -> None:
+    base = load_base(tiny_base, dtype=torch.float64)
+    artifact, noise = embedding(base), torch.randn(1, 4, 8, 8, dtype=torch.float64)
+    with inversion.apply(artifact, base), torch.no_grad():
+        said, unsaid = encode_prompts(base, PROMPTS[:1]), encode_prompts(base, [""])
+    scheduler = make_scheduler(base, "ddim", 4)
+    ours = decode_pixels(base, denoise(lambda z, t, _: guided(base, z, t, said, unsaid, 3.0), scheduler, noise))
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_base, local_files_only=True).to(torch.float64)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = DDIMScheduler.from_config(scheduler.config)
+    load_into(pipe, "diffusers", artifact, tmp_path)
+    asked = {"guidance_scale": 3.0, "num_inference_steps": 4, "height": 64, "width": 64, "output_type": "pt"}
+    theirs = pipe(PROMPTS[0], latents=noise, **asked).images
+    assert theirs.dtype == torch.float64
+    assert (ours.detach() - theirs).abs().max() < 1e-6
+
+
+def test_sdxl_learns_rows_for_both_of_its_encoders(tmp_path: Path) -> None:
+    base = load_base(build_tiny(tmp_path / "tiny", "sdxl"), parts=("unet", "text"))
+    artifact = run(base, tmp_path / "scratch", {"steps": 2, "checkpoint_every": 2}, vectors=2)
+    assert {part: tuple(rows.shape) for part, rows in artifact.tensors.items()} == {
+        "text_encoder": (2, 32),
+        "text_encoder_2": (2, 48),
+    }
+    with inversion.apply(artifact, base), torch.no_grad():
+        changed = encode_prompts(base, ["a photo of otter"])
+    untouched = encode_prompts(base, ["a photo of otter"])
+    moved = (changed.hidden - untouched.hidden).abs().amax(dim=(0, 1))
+    assert moved[:32].max() > 1e-3
+    assert moved[32:].max() > 1e-3
+
+
+@pytest.mark.parametrize(("width", "vectors"), [(768, 1), (1024, 8)])
+def test_files_of_the_true_widths_hold_a_row_of_float32_for_each_vector(
+    width: int, vectors: int, tmp_path: Path
+) -> None:
+    with torch.device("meta"):
+        encoder = SimpleNamespace(get_input_embeddings=lambda: torch.nn.Embedding(49408, width))
+    base: Any = SimpleNamespace(tokenizers=(lambda *_, **__: {"input_ids": [320]},), text_encoders=(encoder,))
+    rows = torch.zeros(starts(base, "cat", vectors).shape)
+    assert rows.numel() == vectors * width
+    facts = {"name": "sks", "family": "sd1", "step": 1}
+    for module, _, _ in FORMS.values():
+        (path,) = module.write(Artifact(METHOD, {"text_encoder": rows}, facts), tmp_path)
+        assert 4 * rows.numel() < path.stat().st_size < 4 * rows.numel() + 4096
