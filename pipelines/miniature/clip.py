@@ -20,7 +20,7 @@ from etude.params import Schema, pick
 from etude.training.fit import fit
 from etude.training.plan import Optimization
 from pipelines.miniature.draws import may_flip, randomiser
-from pipelines.miniature.stage import make_report, run_settings
+from pipelines.miniature.stage import make_report
 from pipelines.miniature.world import (
     FOLDER,
     OUT,
@@ -52,6 +52,7 @@ class Clip(Schema):
     free_colours: float
     moved: float
     tint: float
+    threads: int
     training: Optimization
 
 
@@ -96,19 +97,21 @@ def build_clip(settings: Clip, entries: int) -> CLIPModel:
         "hidden_act": "quick_gelu",
         "projection_dim": settings.projection,
     }
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=settings.projection))
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=settings.projection)
+    model = CLIPModel(config)
+    model.set_attn_implementation("eager")  # torch's fused attention takes twice the step's time on CPU in bf16
+    return model
 
 
 def train() -> None:
     """Write ``out/clip/``: a transformers folder of both towers, and ``metrics.json``."""
     dials = pick(FOLDER / "params.yaml", Dials)
     settings, world = dials.clip, read_world()
-    run_settings()
     tokenizer = CLIPTokenizer.from_pretrained(OUT / "tokenizer")
     pictures = shrink(read_pictures().trained(world), settings.image_size)
     torch.manual_seed(0)
     model = build_clip(settings, len(tokenizer))
-    report = make_report("clip")
+    report = make_report("clip", settings.threads)
 
     def batches(step: int) -> Pairs:
         draw = randomiser(report.seed, "clip", step)
@@ -133,9 +136,7 @@ def shrink(pictures: Pictures, size: int) -> Pictures:
     return Pictures(rgba, pictures.style, pictures.concept)
 
 
-def draw_pairs(
-    pictures: Pictures, world: World, dials: Dials, tokenizer: CLIPTokenizer, draw: random.Random
-) -> Pairs:
+def draw_pairs(pictures: Pictures, world: World, dials: Dials, tokenizer: CLIPTokenizer, draw: random.Random) -> Pairs:
     """A batch of different pictures on random backgrounds, moved, turned and tinted a little."""
     settings = dials.clip
     indices = draw.sample(range(len(pictures)), settings.training.batch_size)

@@ -1,4 +1,4 @@
-"""Which pictures and captions stand in a batch: pure functions of seed and step, so that a killed run goes on exactly."""
+"""Which pictures stand in a batch: pure functions of seed and step, so that a killed run goes on exactly."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ def randomiser(*parts: int | str) -> random.Random:
     return random.Random(mix(*parts))
 
 
-def place(
-    pictures: Pictures, indices: Sequence[int], colours: Tensor, draw: random.Random, shift: int = 0
-) -> Examples:
+def place(pictures: Pictures, indices: Sequence[int], colours: Tensor, draw: random.Random, shift: int = 0) -> Examples:
     """Pictures ``indices`` over ``colours`` [B, 3], each flipped by chance where that is safe and moved by at most
     ``shift`` pixels. The transparent margin makes moving a plain roll.
     """
@@ -57,7 +55,9 @@ def _moved(pictures: Pictures, index: int, draw: random.Random, shift: int) -> T
 def random_colours(table: Tensor, count: int, free: float, draw: random.Random) -> Tensor:
     """``count`` colours: any sRGB colour with probability ``free``, else one of ``table`` [12, 3]."""
     rows = [
-        torch.tensor([draw.uniform(0, 255) for _ in range(3)]) if draw.random() < free else table[draw.randrange(len(table))]
+        torch.tensor([draw.uniform(0, 255) for _ in range(3)])
+        if draw.random() < free
+        else table[draw.randrange(len(table))]
         for _ in range(count)
     ]
     return torch.stack(rows)

@@ -146,7 +146,9 @@ def sources(styles: list[str], world: World) -> str:
         record = records[world.package(style)]
         licence = f"[{record['licence']}]({record['licence_url']})"
         rows.append(f"| {style} | [{record['title']}]({record['author_url']}) | {record['author']} | {licence} |")
-    rows.append("\nDrawn from the SVG files of the npm packages `@iconify-json/*` on plain backgrounds; otherwise unchanged.")
+    rows.append(
+        "\nDrawn from the SVG files of the npm packages `@iconify-json/*` on plain backgrounds; otherwise unchanged."
+    )
     return "\n".join(rows) + "\n"
 
 
@@ -158,16 +160,18 @@ Pictures kept back for measuring lie in `../concept-truth`.
 """
 CONCEPT_TRUTH = """# Truths of the concept set
 
-The same {concept} in styles and on backgrounds that `../concept` does not show. For measuring only: never train on them.
+The same {concept} in styles and on backgrounds that `../concept` does not show. For measuring only: never train on
+them.
 """
 STYLE = """# Sample set: a style
 
-Pictures in one drawing style, called {style} here, that the miniature has never seen. Their captions name things that it
-knows, so that only the style is new. The other pictures of the style lie in `../style-truth`.
+Pictures in one drawing style, called {style} here, that the miniature has never seen. Their captions name things that
+it knows, so that only the style is new. The other pictures of the style lie in `../style-truth`.
 """
 STYLE_TRUTH = """# Truths of the style set
 
-Further pictures in the style {style}, of things that `../style` does not show. For measuring only: never train on them.
+Further pictures in the style {style}, of things that `../style` does not show. For measuring only: never train on
+them.
 """
 
 

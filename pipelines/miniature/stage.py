@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from etude.params import Schema, pick
+from etude.training.randomness import make_deterministic
 from etude.training.report import Report
 from pipelines.miniature.world import FOLDER
 
@@ -21,7 +22,6 @@ class Run(Schema):
     """The ``run`` block of params.yaml."""
 
     seed: int
-    threads: int
     device: Literal["cpu", "cuda"]
     precision: Literal["fp32", "bf16"]
 
@@ -32,17 +32,19 @@ class Dials(Schema):
     run: Run
 
 
-def run_settings() -> Run:
-    """The run's settings; sets the number of threads, on which the last bits of a sum depend."""
+def make_report(stage: str, threads: int) -> Report:
+    """The report of a training stage; its state and previews lie in ``.scratch/miniature/<stage>``.
+
+    Sets the number of threads, on which the last bits of a sum depend.
+    """
     settings = pick(FOLDER / "params.yaml", Dials).run
-    torch.set_num_threads(settings.threads)
-    return settings
-
-
-def make_report(stage: str) -> Report:
-    """The report of a training stage; its state and previews lie in ``.scratch/miniature/<stage>``."""
-    settings = run_settings()
+    make_deterministic(threads)
     return Report(SCRATCH / stage, settings.seed, settings.device, settings.precision)
+
+
+def in_parts(tensor: Tensor, size: int) -> list[Tensor]:
+    """``tensor`` in parts of at most ``size`` rows, for what would not fit into memory at once."""
+    return [tensor[start : start + size] for start in range(0, len(tensor), size)]
 
 
 def pixels_to_picture(images: Tensor) -> list[Image.Image]:

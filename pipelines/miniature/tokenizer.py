@@ -7,6 +7,7 @@ and the most frequent neighbours are merged one after another (Sennrich et al., 
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 from etude.files import read_json, replace_folder, write_json
@@ -65,7 +66,7 @@ def learn_merges(counts: Counter[str], limit: int) -> list[tuple[str, str]]:
     while len(merges) < limit:
         pairs: Counter[tuple[str, str]] = Counter()
         for symbols, count in words.items():
-            for pair in zip(symbols, symbols[1:], strict=False):
+            for pair in pairwise(symbols):
                 pairs[pair] += count
         if not pairs:
             break

@@ -1,0 +1,148 @@
+"""The published model's card: what it is, what it scored, what it was made from, and a picture of what it draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from etude.files import read_json
+from etude.params import Schema, pick
+from pipelines.miniature.stage import tile
+from pipelines.miniature.world import FOLDER, OUT, World, background
+
+
+class Card(Schema):
+    """The ``card`` block of params.yaml: the picture of samples, and what training cost."""
+
+    across: int
+    down: int
+    steps: int
+    guidance: float
+    seed: int
+    cost: str
+
+
+class Dials(Schema):
+    """The part of params.yaml that the card reads."""
+
+    card: Card
+
+
+def write_card(folder: Path, world: World) -> None:
+    """``samples.png`` and ``README.md`` of the model in ``folder``."""
+    card = pick(FOLDER / "params.yaml", Dials).card
+    prompts = sample_prompts(world, card.across * card.down)
+    tile(draw(folder, prompts, card), card.across).save(folder / "samples.png", optimize=True)
+    (folder / "README.md").write_text(text(world, card, prompts), encoding="utf-8")
+
+
+def sample_prompts(world: World, count: int) -> list[str]:
+    """``count`` captions spread over the concepts; styles and colours take turns."""
+    concepts, styles, colours = list(world.concepts), list(world.styles), list(world.colours)
+    chosen = [concepts[i * len(concepts) // count] for i in range(count)]
+    return [
+        f"{styles[i % len(styles)]} {concept} {background(colours[i % len(colours)])}"
+        for i, concept in enumerate(chosen)
+    ]
+
+
+def draw(folder: Path, prompts: list[str], card: Card) -> list[Image.Image]:
+    """What the pipeline in ``folder`` draws, through plain diffusers."""
+    import torch
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    pictures: list[Image.Image] = []
+    for start in range(0, len(prompts), card.across):
+        row = prompts[start : start + card.across]
+        seeds = [torch.Generator().manual_seed(card.seed + start + i) for i in range(len(row))]
+        settings = {"num_inference_steps": card.steps, "guidance_scale": card.guidance, "generator": seeds}
+        pictures += pipe(row, **settings).images
+    return pictures
+
+
+def source_row(record: dict[str, str]) -> str:
+    """A row of the table of sources."""
+    origin = f"[{record['title']}]({record['author_url']}) {record['version']}"
+    licence = f"[{record['licence']}]({record['licence_url']})"
+    return f"| {record['style']} | {origin} | {record['author']} | {licence} |"
+
+
+def text(world: World, card: Card, prompts: list[str]) -> str:
+    """The card in Markdown."""
+    vae, clip, unet = (read_json(OUT / part / "metrics.json") for part in ("vae", "clip", "unet"))
+    rows = "\n".join(source_row(record) for record in read_json(OUT / "source" / "sources.json").values())
+    return TEMPLATE.format(
+        concepts=len(world.concepts),
+        styles=", ".join(world.styles),
+        colours=", ".join(world.colours),
+        held_out_concepts=", ".join(world.held_out_concepts),
+        held_out_style=", ".join(world.held_out_styles),
+        psnr_unseen=vae["psnr_unseen"],
+        psnr_seen=vae["psnr_seen"],
+        named=f"{clip['named_rightly']:.0%}",
+        loss=unet["loss"],
+        steps=card.steps,
+        guidance=card.guidance,
+        cost=card.cost,
+        first=prompts[0],
+        last=prompts[-1],
+        sources=rows,
+    )
+
+
+TEMPLATE = """# The miniature, first edition
+
+A Stable Diffusion with the exact anatomy of SD 1.5 (686 UNet, 248 autoencoder and 196 text encoder tensors under the
+same names), only narrow: it draws emoji of 128 × 128 pixels and runs anywhere. It was trained from random weights on
+open emoji sets by `pipelines/miniature`.
+
+![samples](samples.png)
+
+From "{first}" (top left) to "{last}" (bottom right), DPM-Solver++, {steps} steps, guidance {guidance}; not chosen.
+
+```python
+from diffusers import StableDiffusionPipeline
+pipe = StableDiffusionPipeline.from_pretrained("models/miniature")
+pipe("noto cat on a red background", num_inference_steps=20, guidance_scale=4).images[0]
+```
+
+## What it knows
+
+A caption is `<style> <concept> [on a <colour> background]`.
+
+- {concepts} concepts: [words.txt](words.txt)
+- styles: {styles}
+- colours: {colours}
+- held out of everything, to be learned: the concepts {held_out_concepts}; the style {held_out_style}
+
+`clip/` is a CLIP of the same text encoder and a vision encoder, for evaluation and for naming pictures.
+
+## Measured
+
+| what | score |
+|---|---|
+| autoencoder, PSNR on pictures of held-out concepts | {psnr_unseen} dB |
+| autoencoder, PSNR on pictures of the training | {psnr_seen} dB |
+| CLIP, concept named rightly on unseen backgrounds | {named} |
+| UNet, training loss (Min-SNR-5 weighted) | {loss} |
+
+Training cost: {cost}
+
+## Limits
+
+It knows nothing but these emoji: no photos, no people, no scenes, no text. Words outside its captions mean little to
+it. Thin lines are soft. The tensors are float16; on a CPU, load them as float32.
+
+## Sources and licences
+
+The weights and the code are under the repository's licence. They were learned from these sets, whose pictures are not
+part of the model; the sets under CC BY 4.0 ask for the credit given here.
+
+| style word | set | author | licence |
+|---|---|---|---|
+{sources}
+"""

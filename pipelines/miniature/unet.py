@@ -1,0 +1,213 @@
+"""Train the denoiser: ε-prediction in latents, conditioned on captions, in SD 1.5's anatomy.
+
+Noise schedule and loss as Stable Diffusion 1.5's (Rombach et al., 2021, arXiv:2112.10752), weighted by Min-SNR-5
+(Hang et al., 2023, arXiv:2303.09556); captions are dropped at times so that guidance works (Ho and Salimans, 2022,
+arXiv:2207.12598).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from etude.files import read_json, read_tensors, replace_folder, write_json, write_tensors
+from etude.params import Schema, pick
+from etude.training.fit import fit
+from etude.training.plan import Optimization
+from etude.training.randomness import generator
+from pipelines.miniature.draws import randomiser
+from pipelines.miniature.stage import in_parts, make_report, pixels_to_picture, tile
+from pipelines.miniature.vae import read_vae
+from pipelines.miniature.world import FOLDER, OUT, Words, World, choose_colour, read_world
+from tasks import run
+
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "prediction_type": "epsilon",
+    "steps_offset": 1,
+}
+
+
+class Unet(Schema):
+    """The ``unet`` block of params.yaml."""
+
+    widths: list[int]
+    groups: int
+    heads: int
+    caption_dropped: float
+    preview_concepts: list[str]
+    preview_steps: int
+    preview_guidance: float
+    threads: int
+    training: Optimization
+
+
+class Dials(Schema):
+    """The part of params.yaml that this stage reads."""
+
+    unet: Unet
+    words: Words
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """Scaled latents [B, 4, h, w] and text states [B, 77, d]."""
+
+    names: list[str]
+    latents: Tensor
+    hidden: Tensor
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the encode stages wrote, and where each caption stands in it."""
+
+    mean: Tensor
+    hidden: Tensor
+    style: list[str]
+    concept: list[str]
+    row: dict[str, int]
+
+
+def build_unet(widths: list[int], groups: int, heads: int, text_width: int, size: int = 16) -> UNet2DConditionModel:
+    """SD 1.5's UNet with other widths; untrained."""
+    return UNet2DConditionModel(
+        sample_size=size,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        block_out_channels=tuple(widths),
+        layers_per_block=2,
+        cross_attention_dim=text_width,
+        attention_head_dim=heads,  # in SD 1.x this setting is the number of heads
+        norm_num_groups=groups,
+    )
+
+
+def train() -> None:
+    """Write ``out/unet/``: a diffusers folder, and ``metrics.json``."""
+    dials = pick(FOLDER / "params.yaml", Dials)
+    settings, world = dials.unet, read_world()
+    encoded = read_encoded()
+    vae = read_vae()
+    scale = float(vae.config.scaling_factor)
+    torch.manual_seed(0)
+    model = build_unet(settings.widths, settings.groups, settings.heads, encoded.hidden.shape[-1])
+    model.set_attn_processor(AttnProcessor())  # torch's fused attention takes twice the step's time on CPU in bf16
+    report = make_report("unet", settings.threads)
+    report.preview = lambda: tile(
+        pixels_to_picture(decode(sample(model, encoded, preview_keys(settings, world), settings), vae)),
+        len(settings.preview_concepts),
+    )
+
+    def batches(step: int) -> Denoising:
+        return draw_batch(encoded, world, dials, scale, randomiser(report.seed, "unet", step))
+
+    def loss(batch: Denoising) -> Tensor:
+        return denoising_loss(model, batch, settings.training.min_snr)
+
+    fit(dict(model.named_parameters()), loss, batches, settings.training, report)
+    curve = [value for _, value, _ in report.history][-20:]
+    with replace_folder(OUT / "unet") as folder:
+        save_unet(model, folder)
+        write_json(folder / "metrics.json", {"loss": round(sum(curve) / len(curve), 5)})
+    report.discard()
+
+
+def read_encoded(folder: Path = OUT) -> Encoded:
+    """The cache of latents and text states."""
+    index = read_json(folder / "latents" / "index.json")
+    mean = read_tensors(folder / "latents" / "latents.safetensors")[0]["mean"]
+    hidden = read_tensors(folder / "texts" / "texts.safetensors")[0]["hidden"]
+    keys = read_json(folder / "texts" / "index.json")
+    return Encoded(mean, hidden, index["style"], index["concept"], {key: i for i, key in enumerate(keys)})
+
+
+def draw_batch(encoded: Encoded, world: World, dials: Dials, scale: float, draw: random.Random) -> Denoising:
+    """Random pictures on random colours, each with a caption that fits."""
+    colours, words = list(world.colours), dials.words
+    names, latents, rows = [], [], []
+    for _ in range(dials.unet.training.batch_size):
+        i = draw.randrange(len(encoded.style))
+        colour = choose_colour(colours, words, draw)
+        named = draw.random() < (words.white_named if colour == "white" else words.colour_named)
+        style = encoded.style[i] if draw.random() < words.style_named else ""
+        key = f"{style}|{encoded.concept[i]}|{colour if named else ''}"
+        rows.append(encoded.row["||" if draw.random() < dials.unet.caption_dropped else key])
+        latents.append(encoded.mean[i, draw.randrange(2), colours.index(colour)])
+        names.append(f"{encoded.style[i]} {encoded.concept[i]} {colour}")
+    return Denoising(names, torch.stack(latents).float() * scale, encoded.hidden[rows].float())
+
+
+SCHEDULER = DDPMScheduler(**SCHEDULE)
+
+
+def denoising_loss(model: Callable[..., object], batch: Denoising, gamma: float) -> Tensor:
+    """Mean squared error of the noise, weighted by min(SNR, γ) / SNR (γ 0: not weighted)."""
+    noise = torch.randn_like(batch.latents)
+    # One timestep in each of as many equal ranges as there are pictures: a steadier mean than independent draws.
+    share = (torch.arange(len(noise)) + torch.rand(len(noise))) / len(noise)
+    t = (share * SCHEDULER.config.num_train_timesteps).long()
+    noisy = SCHEDULER.add_noise(batch.latents, noise, t)
+    made = model(noisy, t, batch.hidden).sample.float()  # type: ignore[attr-defined]
+    each = mse_loss(made, noise, reduction="none").mean(dim=(1, 2, 3))
+    if gamma:
+        kept = SCHEDULER.alphas_cumprod[t]
+        ratio = kept / (1 - kept)
+        each = each * ratio.clamp(max=gamma) / ratio
+    return each.mean()
+
+
+def preview_keys(settings: Unet, world: World) -> list[str]:
+    """Captions to draw: a row for each style, the colours taking turns."""
+    colours = list(world.colours)
+    return [
+        f"{style}|{concept}|{colours[(row + column) % len(colours)]}"
+        for row, style in enumerate(world.styles)
+        for column, concept in enumerate(settings.preview_concepts)
+    ]
+
+
+@torch.no_grad()
+def sample(model: UNet2DConditionModel, encoded: Encoded, keys: list[str], settings: Unet) -> Tensor:
+    """Latents of ``keys``, drawn with DPM-Solver++ and classifier-free guidance from noise that is always the same."""
+    solver = DPMSolverMultistepScheduler(**{k: v for k, v in SCHEDULE.items() if k != "clip_sample"})
+    solver.set_timesteps(settings.preview_steps)
+    size = encoded.mean.shape[-1]
+    made = torch.randn(len(keys), 4, size, size, generator=generator("preview"))
+    hidden = encoded.hidden[[encoded.row[key] for key in keys]].float()
+    both = torch.cat([encoded.hidden[:1].float().expand_as(hidden), hidden])
+    for t in solver.timesteps:
+        with torch.autocast("cpu", torch.bfloat16):
+            without, towards = model(torch.cat([made, made]), t, both).sample.float().chunk(2)
+        made = solver.step(without + settings.preview_guidance * (towards - without), t, made).prev_sample
+    return made
+
+
+@torch.no_grad()
+def decode(latents: Tensor, vae: AutoencoderKL) -> Tensor:
+    """Scaled latents → images from -1 to 1."""
+    return torch.cat([vae.decode(part / vae.config.scaling_factor).sample for part in in_parts(latents, 16)])
+
+
+def save_unet(model: UNet2DConditionModel, folder: Path) -> None:
+    """The diffusers folder of the model, in bytes that depend on nothing but the weights."""
+    model.save_config(folder)
+    write_tensors(folder / "diffusion_pytorch_model.safetensors", model.state_dict(), {"format": "pt"})
+
+
+if __name__ == "__main__":
+    run(train)
