@@ -26,7 +26,7 @@ class Preparation:
 
     An id is the first 16 hex digits of the hash of a file's upright, opaque pixels, then ``-2``, ``-3``, … for further
     cuts of a split picture and ``-flip`` for a mirrored copy. So a.png and a.jpg never meet, and a picture keeps its id
-    when it is renamed.
+    when it is renamed. (A large JPEG is hashed as it is decoded, smaller: its id may change with the resolution.)
     """
 
     def __init__(self, out: Path, settings: Prepare) -> None:
@@ -130,7 +130,7 @@ def pieces(picture: Picture, target: Size, settings: Prepare) -> Iterator[tuple[
         yield pad(image, target, settings.colour), [0, 0, *picture.size]
         return
     if not boxes:
-        focus = focal_point(image) if settings.crop == "focus" else None
+        focus = focal_point(image, target) if settings.crop == "focus" else None
         boxes = [crop_box(image.size, target, focus)]
     for box in boxes:
         yield cut(image, box, target), _in_file(box, picture)

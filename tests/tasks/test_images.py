@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,17 +36,17 @@ rank: 8                    # r
 """
 
 
-@pytest.fixture
-def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of pictures outside an empty project, which is the working directory."""
-    project, photos = tmp_path / "project", tmp_path / "photos"
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a project that has no pictures yet, and one of photos beside it."""
+    folder = tmp_path_factory.mktemp("images")
+    project, photos = folder / "project", folder / "photos"
     (project / "pipelines" / "lora").mkdir(parents=True)
     (project / "pipelines" / "lora" / "method.py").touch()
     (project / "pipelines" / "lora" / "params.yaml").write_text(METHOD, encoding="utf-8")
     (project / "params.yaml").write_text(PARAMS, encoding="utf-8")
     for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
         subprocess.run(command, cwd=project, check=True)
-    monkeypatch.chdir(project)
     draw(photos / "a.png", 1)
     draw(photos / "holiday" / "b.jpg", 2)
     (photos / "a.txt").write_text("a dog", encoding="utf-8")
@@ -53,7 +54,15 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (photos / "movie.mov").write_bytes(b"\0\0\0\x14ftypqt  ")
     (photos / ".DS_Store").write_bytes(b"x")
     (photos / "notes.txt").write_text("no caption", encoding="utf-8")
-    return photos
+    return folder
+
+
+@pytest.fixture
+def photos(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the photos; the project is the working directory."""
+    shutil.copytree(template, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy" / "project")
+    return tmp_path / "copy" / "photos"
 
 
 def bring(photos: Path, name: str = "mydog", **options: Any) -> None:

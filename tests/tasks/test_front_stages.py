@@ -1,0 +1,81 @@
+"""The front as DVC runs it: the repository's own dvc.yaml, code and params, on pictures drawn here."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etude.params import read_yaml
+from tasks.preset import rewrite
+from tests.tasks.front import draw
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, root: Path) -> Path:
+    """A git and DVC repository with the project's code, a tiny base and two image sets."""
+    folder = tmp_path_factory.mktemp("front") / "project"
+    for room in ("etude", "tasks", "pipelines"):
+        shutil.copytree(root / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "out", "dvc.lock"))
+    for file in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(root / file, folder / file)
+    shutil.copytree(tiny_base, folder / "base")
+    (folder / "words.txt").write_text("cat\ndog\n", encoding="utf-8")
+    sets = {"concept": "pictures/one", "style": "pictures/the other"}
+    values = {f"sets.{name}": path for name, path in sets.items()}
+    values |= {"base": "base", "caption.clip": "base/clip", "caption.words": "words.txt", "prepare.resolution": 64}
+    rewrite(folder / "params.yaml", "params.yaml", {**values, "prepare.flip": False})
+    for number, path in enumerate(sets.values()):
+        for seed in range(3):
+            draw(folder / path / f"{seed}.png", 10 * number + seed)
+            (folder / path / f"{seed}.txt").write_text(f"picture {seed} of {number}", encoding="utf-8")
+    draw(folder / "pictures/one/0003.png", 99)  # CLIP is to name it
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(command, cwd=folder, check=True)
+    return folder
+
+
+def repro(project: Path) -> str:
+    """What `dvc repro` of the front says."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = [sys.executable, "-m", "dvc", "repro", "encode@concept", "encode@style"]
+    done = subprocess.run(command, cwd=project, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def locked(project: Path) -> dict[str, dict[str, Any]]:
+    """Out → hash, of every stage in dvc.lock."""
+    stages = read_yaml(project / "dvc.lock")["stages"].values()
+    return {out["path"]: out["md5"] for stage in stages for out in stage["outs"]}
+
+
+def test_each_change_runs_what_depends_on_it_and_encodes_only_what_is_new(project: Path) -> None:
+    said = repro(project)
+    assert "concept: latents: 4 encoded, 0 from cache; texts: " in said
+    assert "style: latents: 3 encoded, 0 from cache; texts: " in said
+    first = locked(project)
+    assert len(first) == 8
+    assert "Running stage" not in repro(project)
+
+    (project / "pictures/one/1.txt").write_text("another text", encoding="utf-8")
+    said = repro(project)
+    assert "concept: latents: 0 encoded, 4 from cache; texts: 1 encoded, 4 from cache" in said
+    assert "@style" not in "".join(line for line in said.splitlines() if "Running stage" in line)
+    assert changed(project, first) == {"data/concept/captioned", "data/concept/texts"}
+
+    (project / "pictures/one/1.txt").write_text("picture 1 of 0", encoding="utf-8")
+    draw(project / "pictures/the other/0.png", 500)
+    said = repro(project)
+    assert "style: latents: 1 encoded, 2 from cache; texts: 0 encoded, 4 from cache" in said
+    assert "Running stage" not in "".join(line for line in said.splitlines() if "@concept" in line)  # DVC restores them
+    assert changed(project, first) == {f"data/style/{room}" for room in ("prepared", "captioned", "latents", "texts")}
+
+
+def changed(project: Path, before: dict[str, Any]) -> set[str]:
+    return {out for out, md5 in locked(project).items() if md5 != before[out]}
