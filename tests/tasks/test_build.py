@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etude import artifact as artifacts
+from etude.errors import BaseError, StaleError
+from etude.files import read_json, sha256_tree
+from etude.method import load_method
+from etude.params import read_yaml
+from tasks.build import build, digests
+from tests.pipelines.learning import ROOT
+from tests.tasks.learning import change, make_project
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    make_project(tmp_path, tiny_base, "lora", alpha=4.0)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def outs(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterator[Path]:
+    """A project after its build."""
+    folder = make_project(tmp_path_factory.mktemp("built"), tiny_base, "lora", alpha=4.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        build("lora")
+        yield folder
+
+
+def test_a_build_leaves_artifact_checkpoints_previews_and_curve_and_nothing_else(built: Path) -> None:
+    assert outs(built / "artifacts/lora") == [
+        "build/artifact.safetensors",
+        "build/checkpoints/000003.safetensors",
+        "build/checkpoints/000006.safetensors",
+        "build/previews/000003.png",
+        "build/previews/000006.png",
+        "training/metrics.json",
+        "training/plots/metrics/learning_rate.tsv",
+        "training/plots/metrics/loss.tsv",
+    ]
+    assert list((built / ".scratch").iterdir()) == []
+    costs = read_json(built / "logs/build-lora.json")
+    assert costs["seconds"] > 0
+    assert costs["memory_bytes"] > 50_000_000
+
+
+def test_artifact_and_checkpoints_tell_how_they_were_made(built: Path) -> None:
+    made = artifacts.load(built / "artifacts/lora/build/artifact.safetensors")
+    assert made.method == "lora"
+    facts = made.facts
+    assert (facts["name"], facts["rank"], facts["alpha"], facts["step"]) == ("otter", 8, 4.0, 6)
+    assert (facts["family"], facts["prediction"], facts["resolution"]) == ("sd1", "epsilon", 64)
+    assert (facts["base"], facts["seed"], facts["device"], facts["precision"]) == ("models/tiny", 3, "cpu", "fp32")
+    assert facts["inputs"]["models/tiny"] == sha256_tree(built / "models/tiny")
+    assert facts["params"]["training"]["steps"] == 6
+    assert {"torch", "diffusers", "peft"} <= set(facts["versions"])
+    assert str(built) not in str(facts)
+    first = artifacts.load(built / "artifacts/lora/build/checkpoints/000003.safetensors")
+    assert first.facts == {**facts, "step": 3}
+
+
+def kill(project: Path, method: str, step: int) -> None:
+    """The task in a process of its own, which dies without warning after ``step``."""
+    code = (
+        "import os, signal; from etude.training.report import Report; from tasks.build import build;"
+        f"Report.advance = lambda self, done: done == {step} and os.kill(os.getpid(), signal.SIGKILL);"
+        f"build({method!r})"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+
+
+def test_a_killed_build_leaves_no_out_and_goes_on_to_the_same_bytes_unless_an_input_changed(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kill(project, "lora", 4)
+    assert not (project / "artifacts").exists()
+    change(project / "pipelines/lora/params.yaml", rank=4)
+    build("lora")
+    assert "starting, 6 steps" in capsys.readouterr().err
+    change(project / "pipelines/lora/params.yaml", rank=8)
+    build("lora")
+    assert "resumed at step 4 of 6" in capsys.readouterr().err
+    resumed = sha256_tree(project / "artifacts")
+    build("lora")
+    assert "starting, 6 steps" in capsys.readouterr().err
+    assert sha256_tree(project / "artifacts") == resumed
+
+
+def test_every_dep_of_the_stage_is_an_input(project: Path) -> None:
+    values = {"set": "concept", "base": "models/tiny"}
+    before = digests("lora", values)
+    assert {"data/concept/latents", "data/concept/texts", "models/tiny", "etude/training", "tasks/build.py"} <= set(
+        before
+    )
+    picture = project / "data/concept/latents/a.safetensors"
+    picture.write_bytes(picture.read_bytes()[:-1] + b"\x01")
+    after = digests("lora", values)
+    assert [path for path in before if before[path] != after[path]] == ["data/concept/latents"]
+
+
+def test_a_build_whose_inputs_changed_meanwhile_saves_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load_method("lora")
+    learn = module.build
+
+    @functools.wraps(learn)
+    def meddle(**given: Any) -> Any:
+        (project / "data/concept/texts/index.json").write_text("{}")
+        return learn(**given)
+
+    monkeypatch.setattr(module, "build", meddle)
+    with pytest.raises(StaleError, match=r"data/concept/texts: changed while this stage ran"):
+        build("lora")
+    assert not (project / "artifacts").exists()
+
+
+def test_a_base_that_the_method_cannot_stand_on_is_refused_before_it_is_loaded(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_method("lora"), "bases", ("sdxl",))
+    monkeypatch.setattr("etude.diffusion.base.load_base", None)
+    with pytest.raises(BaseError, match="is of the family sd1, on which lora cannot stand.*base of sdxl"):
+        build("lora")
+
+
+def test_a_base_that_is_missing_is_named(project: Path) -> None:
+    change(project / "params.yaml", base="models/other")
+    with pytest.raises(BaseError, match="models/other"):
+        build("lora")
+
+
+def test_textual_inversion_needs_no_captions_and_previews_can_be_left_out(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_project(tmp_path, tiny_base, "textual_inversion")
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "pipelines/textual_inversion/params.yaml"
+    change(own, preview=read_yaml(own)["preview"] | {"seeds": []})
+    shutil.rmtree(tmp_path / "data/concept/texts")
+    build("textual_inversion")
+    made = artifacts.load(tmp_path / "artifacts/textual_inversion/build/artifact.safetensors")
+    assert made.tensors["text_encoder"].shape == (4, 32)
+    assert not (tmp_path / "artifacts/textual_inversion/build/previews").exists()
