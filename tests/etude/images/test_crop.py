@@ -90,7 +90,7 @@ def test_a_cut_is_the_boxed_part_and_padding_keeps_the_whole() -> None:
     image = Image.new("RGB", (300, 100), (255, 0, 0))
     image.paste((0, 0, 255), (100, 0, 200, 100))
     middle = np.asarray(cut(image, (100, 0, 200, 100), (32, 32)))
-    assert (middle[2:-2, 2:-2] == (0, 0, 255)).all()
+    assert (middle[:, 4:-4] == (0, 0, 255)).all()  # nearer to its edge, Lanczos sees what lies beyond the box
     padded = np.asarray(pad(image, (30, 30), (9, 8, 7)))
     assert (padded[:10] == (9, 8, 7)).all()
     assert (padded[20:] == (9, 8, 7)).all()
