@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from transformers.utils import logging as transformers_logging
 
-from etude.diffusion.checkpoint import read_part
+from etude.diffusion.checkpoint import read_parts
 from etude.diffusion.digest import PARTS, Part, part_digest
 from etude.diffusion.family import Family, read_config, recognise, weight_files
 from etude.diffusion.single import CONFIGS, config_folder, single_scheduler
@@ -30,6 +30,8 @@ __all__ = ["DTYPES", "PARTS", "Base", "Part", "choose_device", "load_base", "par
 
 Prediction = Literal["epsilon", "v_prediction"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_TEXT_MODELS = {"": CLIPTextModel, "_2": CLIPTextModelWithProjection}
+_SCHEDULER = Path("scheduler") / "scheduler_config.json"
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
 
 
@@ -66,27 +68,28 @@ def load_base(
     parts: Sequence[Part] = PARTS,
 ) -> Base:
     """Load the named parts of a base; device ``auto`` is the best there is. Raises BaseError."""
-    path, device = Path(path), choose_device(device)
+    path = Path(path)
     family = recognise(path)
     single = path.is_file()
     configs = config_folder(path, family) if single else path
     scheduler = single_scheduler(path, family, configs) if single else read_config(path / _SCHEDULER)
     vae_config = read_config(configs / "vae" / "config.json")
     vae_dtype = torch.float32 if dtype == torch.float16 and vae_config.get("force_upcast", True) else dtype
+    source = _Source(path, configs, read_parts(path, parts) if single else None, choose_device(device))
     texts = ("", "_2")[: 2 if family == "sdxl" else 1] if "text" in parts else ()
     with _quiet():
         return Base(
             path=path,
             family=family,
             prediction=_prediction(path, scheduler),
-            unet=_load(path, configs, "unet", UNet2DConditionModel, device, dtype) if "unet" in parts else None,
-            vae=_load(path, configs, "vae", AutoencoderKL, device, vae_dtype) if "vae" in parts else None,
-            text_encoders=_load_texts(path, configs, texts, device, dtype),
+            unet=_load(source, "unet", UNet2DConditionModel, dtype) if "unet" in parts else None,
+            vae=_load(source, "vae", AutoencoderKL, vae_dtype) if "vae" in parts else None,
+            text_encoders=tuple(_load(source, f"text_encoder{end}", _TEXT_MODELS[end], dtype) for end in texts),
             tokenizers=tuple(load_tokenizer(configs / f"tokenizer{end}", family) for end in texts),
-            alphas_cumprod=DDPMScheduler(**_only(scheduler, _BETAS)).alphas_cumprod.to(device),
+            alphas_cumprod=DDPMScheduler(**_only(scheduler, _BETAS)).alphas_cumprod.to(source.device),
             resolution=_resolution(configs, family, scheduler),
             scaling_factor=float(vae_config.get("scaling_factor", 0.18215)),
-            device=device,
+            device=source.device,
             dtype=dtype,
             scheduler_config=scheduler,
         )
@@ -99,9 +102,6 @@ def choose_device(name: str | torch.device) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-_SCHEDULER = Path("scheduler") / "scheduler_config.json"
 
 
 def _only(config: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -124,47 +124,49 @@ def _resolution(configs: Path, family: Family, scheduler: dict[str, Any]) -> int
     return 8 * (size if isinstance(size, int) else min(size))
 
 
-def _load_texts(
-    path: Path, configs: Path, ends: Sequence[str], device: torch.device, dtype: torch.dtype
-) -> tuple[Any, ...]:
-    kinds = {"": CLIPTextModel, "_2": CLIPTextModelWithProjection}
-    return tuple(_load(path, configs, f"text_encoder{end}", kinds[end], device, dtype) for end in ends)
+@dataclass(frozen=True)
+class _Source:
+    """Where models are loaded from, and to."""
+
+    path: Path
+    configs: Path  # the base's own folder, or for a single file the one of its configuration
+    tensors: dict[str, dict[str, Tensor]] | None  # of a single file: part → name → tensor
+    device: torch.device
 
 
-def _load(path: Path, configs: Path, part: str, kind: Any, device: torch.device, dtype: torch.dtype) -> Any:
+def _load(source: _Source, part: str, kind: Any, dtype: torch.dtype) -> Any:
     """One model, every parameter of it from the base's files, frozen and in eval mode."""
-    open_part: Callable[..., Any] = _from_file if path.is_file() else _from_folder
+    open_part = _from_folder if source.tensors is None else _from_file
     try:
-        model, missing = open_part(path, configs, part, kind, dtype)
+        model, missing = open_part(source, part, kind, dtype)
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         fault = f"its {part} does not fit its configuration or is damaged ({reason[0]})"
-        raise BaseError(path, fault, "fetch the base again, or correct the configuration beside it") from error
+        raise BaseError(source.path, fault, "fetch the base again, or correct the configuration beside it") from error
     if missing:
         fault = f"its {part} lacks {len(missing)} tensors, such as {missing[0]}"
-        raise BaseError(path, fault, "fetch the base again, or correct the configuration beside it")
-    return model.requires_grad_(False).eval().to(device)
+        raise BaseError(source.path, fault, "fetch the base again, or correct the configuration beside it")
+    return model.requires_grad_(False).eval().to(source.device)
 
 
-def _from_folder(path: Path, _configs: Path, part: str, kind: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:
-    variant = weight_files(path / part)[1]
+def _from_folder(source: _Source, part: str, kind: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:
+    """The model in a diffusers folder, and the names that it lacks."""
+    folder = source.path / part
+    variant = weight_files(folder)[1]
     model, info = kind.from_pretrained(
-        str(path / part), dtype=dtype, variant=variant, local_files_only=True, output_loading_info=True
+        str(folder), dtype=dtype, variant=variant, local_files_only=True, output_loading_info=True
     )
     return model, sorted(info["missing_keys"])
 
 
-def _from_file(path: Path, configs: Path, part: str, kind: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:
+def _from_file(source: _Source, part: str, kind: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:
     """diffusers' conversion of a part of an LDM file; it leaves what the file lacks on the meta device."""
+    tensors = (source.tensors or {})[part.partition("_")[0]]
+    where = {"config": str(source.configs), "subfolder": part, "local_files_only": True}
     if part.startswith("text_encoder"):
-        tensors = _with_text_model(read_part(path, "text"))
-        model = create_diffusers_clip_model_from_ldm(
-            kind, tensors, subfolder=part, config=str(configs), torch_dtype=dtype, local_files_only=True
-        )
+        model = create_diffusers_clip_model_from_ldm(kind, _with_text_model(tensors), torch_dtype=dtype, **where)
     else:
-        model = kind.from_single_file(
-            read_part(path, part), config=str(configs), subfolder=part, dtype=dtype, local_files_only=True
-        )
+        model = kind.from_single_file(tensors, dtype=dtype, **where)
     return model, sorted(name for name, tensor in model.named_parameters() if tensor.is_meta)
 
 

@@ -6,7 +6,8 @@ Names are read from the header alone. Pickles are opened with ``weights_only=Tru
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,16 +55,21 @@ def read_labels(path: Path | str) -> dict[str, str]:
     return dict(_header(path).get("__metadata__", {})) if Path(path).suffix == ".safetensors" else {}
 
 
-def read_part(path: Path | str, part: str) -> dict[str, Tensor]:
-    """The tensors of ``part`` (unet, vae or text) under their names in the file, memory-mapped where possible."""
+def read_parts(path: Path | str, parts: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of parts (unet, vae, text) under their names in the file, memory-mapped where possible."""
     refuse_pointer(path)
-    if Path(path).suffix != ".safetensors":
-        return {name: tensor for name, tensor in _unpickle(path, "cpu").items() if name.startswith(PREFIXES[part])}
+    if Path(path).suffix == ".safetensors":
+        return {part: _map_part(path, part) for part in parts}
+    tensors = _unpickle(path, "cpu")
+    return {part: {n: tensor for n, tensor in tensors.items() if n.startswith(PREFIXES[part])} for part in parts}
+
+
+def _map_part(path: Path | str, part: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys() if name.startswith(PREFIXES[part])}  # noqa: SIM118 - safe_open is no mapping
+            return {name: file.get_tensor(name) for name in _header(path) if name.startswith(PREFIXES[part])}
     except SafetensorError as error:
         raise BaseError(path, f"is damaged ({error})", "fetch it again") from error
 
@@ -80,7 +86,8 @@ def _unpickle(path: Path | str, device: str) -> dict[str, Tensor]:
     import torch
 
     try:
-        data = torch.load(path, map_location=device, weights_only=True)
+        mapped = device == "cpu" and zipfile.is_zipfile(path)  # files of before torch 1.6 cannot be mapped
+        data = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         fault = "holds more than weights, so it could run code, or is no checkpoint"
         raise BaseError(path, fault, "convert it to .safetensors where you trust it, and name that file") from error

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Literal, get_args
 
-from etude.diffusion.checkpoint import read_part
+from etude.diffusion.checkpoint import read_parts
 from etude.diffusion.family import recognise, weight_files
 from etude.diffusion.single import config_folder, single_scheduler
 from etude.errors import BaseError
@@ -82,7 +82,7 @@ def _digest(file: Path, part: Part | None) -> str:
     import torch
 
     digest = hashlib.sha256()
-    for name, tensor in sorted(read_part(file, part).items()):
+    for name, tensor in sorted(read_parts(file, (part,))[part].items()):
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -76,10 +76,12 @@ def tokenise(base: Base, prompts: Sequence[str]) -> Tokens:
     """
     _need_text(base)
     # Each encoder has its own tokenizer: those that pad with "!" read a "!" in the text as that padding.
-    fitted = [[_fit(base, tokenizer, prompt) for prompt in prompts] for tokenizer in base.tokenizers]
+    lengths = [encoder.config.max_position_embeddings for encoder in base.text_encoders]
+    pairs = list(zip(base.tokenizers, lengths, strict=True))
+    fitted = [[_fit(base, tokenizer, prompt, length) for prompt in prompts] for tokenizer, length in pairs]
     ids = tuple(
-        torch.tensor([row for row, _ in rows], dtype=torch.int64).reshape(len(prompts), tokenizer.model_max_length)
-        for tokenizer, rows in zip(base.tokenizers, fitted, strict=True)
+        torch.tensor([row for row, _ in rows], dtype=torch.int64).reshape(len(prompts), length)
+        for rows, length in zip(fitted, lengths, strict=True)
     )
     return Tokens(ids, tuple(max((cut for _, cut in column), key=len) for column in zip(*fitted, strict=True)))
 
@@ -117,9 +119,8 @@ def _layer(states: Sequence[Tensor], from_end: int) -> Tensor:
     return states[-from_end]
 
 
-def _fit(base: Base, tokenizer: Any, prompt: str) -> tuple[list[int], str]:
+def _fit(base: Base, tokenizer: Any, prompt: str, length: int) -> tuple[list[int], str]:
     """The ids of a prompt, framed and padded, and the text that did not fit."""
-    length: int = tokenizer.model_max_length
     ids, cut = [tokenizer.bos_token_id], ""
     for start, text, rows in _pieces(base, prompt):
         if rows:

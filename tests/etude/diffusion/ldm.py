@@ -24,7 +24,7 @@ def to_ldm(folder: Path, family: str) -> dict[str, Tensor]:
     for name, value in vae.items():
         flat = "mid_block.attentions" in name and name.endswith("weight") and value.ndim == 2
         tensors[f"first_stage_model.{_vae(name)}"] = value[:, :, None, None] if flat else value
-    return tensors | _texts(folder, family)
+    return tensors | _texts(folder, family) | {"betas": torch.zeros(1000), "model_ema.decay": torch.tensor(0.9999)}
 
 
 def _unet(name: str, family: str) -> str:
@@ -70,9 +70,14 @@ def _vae(name: str) -> str:
 def _texts(folder: Path, family: str) -> dict[str, Tensor]:
     first = load_file(folder / "text_encoder" / "model.safetensors")
     if family == "sd2":
-        return _open_clip(first, "cond_stage_model.model.")
+        # Such files hold the layers that SD 2.x does not use as well.
+        unused = {f"transformer.resblocks.23.{name}": torch.zeros(32) for name in ("ln_1.weight", "ln_2.bias")}
+        unused |= {"logit_scale": torch.zeros(()), "text_projection": torch.zeros(32, 32)}
+        prefix = "cond_stage_model.model."
+        return _open_clip(first, prefix) | {prefix + name: value for name, value in unused.items()}
     prefix = "cond_stage_model.transformer." if family == "sd1" else "conditioner.embedders.0.transformer."
     tensors = {f"{prefix}text_model.{name}": value for name, value in first.items()}
+    tensors[f"{prefix}text_model.embeddings.position_ids"] = torch.arange(77).unsqueeze(0)  # older transformers kept it
     if family == "sdxl":
         second = load_file(folder / "text_encoder_2" / "model.safetensors")
         named = {name.removeprefix("text_model."): value for name, value in second.items()}

@@ -18,6 +18,7 @@ from etude.diffusion.base import Base, load_base
 from etude.diffusion.single import CONFIGS, single_scheduler
 from etude.diffusion.tokenizer import load_tokenizer
 from etude.errors import BaseError
+from tests.etude.diffusion.conftest import FAMILIES
 from tests.etude.diffusion.ldm import to_ldm
 
 
@@ -82,16 +83,20 @@ def test_the_shipped_configurations_have_the_published_parameter_counts(family: 
         assert sum(parameter.numel() for parameter in model.parameters()) == count, part
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+@pytest.mark.parametrize(
+    ("family", "form"),
+    [("sd1", "old .ckpt"), *((family, form) for family in FAMILIES for form in (".safetensors", ".ckpt"))],
+)
 def test_a_single_file_with_its_configuration_beside_it_equals_the_folder(
-    folder: Path, family: str, suffix: str, tmp_path: Path
+    folder: Path, family: str, form: str, tmp_path: Path
 ) -> None:
-    file = tmp_path / f"model{suffix}"
+    file = tmp_path / f"model{form.removeprefix('old ')}"
     tensors = to_ldm(folder, family)
-    if suffix == ".ckpt":
-        torch.save({"state_dict": tensors, "global_step": 1}, file)
-    else:
+    if form == ".safetensors":
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+    else:
+        checkpoint = {"state_dict": tensors, "global_step": 1}
+        torch.save(checkpoint, file, _use_new_zipfile_serialization=not form.startswith("old"))
     configuration_beside(folder, tmp_path / "model.config")
 
     one, other = load_base(file), load_base(folder)
