@@ -6,14 +6,13 @@ import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 # `.venv/bin/dvc repro` without an activated environment runs stages with the system's Python: continue with ours.
 _VENV = Path(__file__).parent.parent / ".venv"
 _PYTHON = _VENV / "bin" / "python3"
-if find_spec("pydantic") is None and _PYTHON.exists() and Path(sys.prefix) != _VENV:
+if sys.prefix == sys.base_prefix and "CONDA_PREFIX" not in os.environ and _PYTHON.exists():
     os.execv(_PYTHON, [str(_PYTHON), *sys.orig_argv[1:]])
 
 
