@@ -104,11 +104,13 @@ def encode_pictures(name: str, dials: Dials) -> Entries:
     pictures = sorted((folder / "prepared").glob("*.png"))
     if not pictures:
         raise InputError(folder / "prepared", "holds no pictures", "run `dvc repro` so that *prepare* fills it")
+    places = {
+        path.stem: entries.path(str(path), encoder, *_read_pixels(path))
+        for path in progress(pictures, f"{name}: latents")
+    }
     with replace_folder(folder / "latents") as out:
-        for path in progress(pictures, f"{name}: latents"):
-            size, pixels = _read_pixels(path)
-            place = entries.path(str(path), encoder, size, pixels)
-            shutil.copyfile(place, out / f"{path.stem}.safetensors")
+        for identifier, place in places.items():
+            shutil.copyfile(place, out / f"{identifier}.safetensors")
     return entries
 
 
@@ -119,10 +121,10 @@ def encode_captions(name: str, dials: Dials) -> Entries:
     folder = Path("data", name)
     captions = {name: entry["text"] for name, entry in read_json(folder / "captioned" / "captions.json").items()}
     files = {text: key(text)[:16] for text in sorted({"", *captions.values()})}
+    places = {text: entries.path(text, encoder, text) for text in progress(list(files), f"{name}: texts")}
     with replace_folder(folder / "texts") as out:
-        for text, file in progress(list(files.items()), f"{name}: texts"):
-            place = entries.path(text, encoder, text)
-            shutil.copyfile(place, out / f"{file}.safetensors")
+        for text, place in places.items():
+            shutil.copyfile(place, out / f"{files[text]}.safetensors")
             _tell_cut(name, text, place)
         index = {identifier: {"text": text, "file": files[text]} for identifier, text in captions.items()}
         write_json(out / "index.json", {"captions": index, "empty": files[""]})
