@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -17,9 +18,10 @@ from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, wait
 from prefect.states import Completed, Failed
 
-from flows import durations, plan
+from flows import artifacts, durations, plan
 from flows.board import Board
 from flows.plan import Stage
+from flows.server import PAGES
 from flows.slots import StoppedError
 from flows.stage import Site, StageError, run
 
@@ -50,7 +52,12 @@ class Work:
         if not stage.why and all(self.outcomes[name] == "up to date" for name in stage.upstream):
             return self._over(stage, "up to date")
 
+        start = time.monotonic()
+
         def tell(kind: str, text: str) -> None:
+            nonlocal start
+            if text == "running" and kind == "state":
+                start = time.monotonic()  # waiting for a slot is not the stage's doing
             if kind == "state":
                 self.board.state(stage, text)
             else:
@@ -59,7 +66,6 @@ class Work:
                 logger.info(text)
 
         self.attempts[stage.name] += 1
-        start = time.monotonic()
         try:
             outcome = run(stage, self.site, tell, self.stopping)
         except StoppedError:
@@ -94,7 +100,13 @@ class Work:
 @task(cache_policy=NO_CACHE, persist_result=False)
 def bring_up_to_date(stage: Stage, work: Work) -> State[None]:
     """One stage: a process of `dvc repro`, unless nothing can have changed."""
-    outcome = work.do(stage, get_run_logger())
+    logger = get_run_logger()
+    outcome = work.do(stage, logger)
+    if outcome in ("ran", "restored", "adopted"):
+        try:
+            artifacts.publish(work.site.root, stage, os.environ.get(PAGES, ""))
+        except (OSError, ValueError) as error:  # a picture or a number that cannot be read is not the flow's to judge
+            logger.warning("not shown: %s", error)
     return Completed(name=STATES[outcome], message="; ".join(stage.why) or None)
 
 
@@ -115,6 +127,9 @@ def repro(
     stages = plan.load(site.root, targets, force=force)
     work = Work(site, stages, BOARD.get())
     work.board.begin(stages)
+    todo = plan.pending(stages)
+    if todo:
+        artifacts.publish_plan(todo, len(stages))
     try:
         _carry_out(work)
     except BaseException:
@@ -122,6 +137,8 @@ def repro(
         raise
     finally:
         work.board.end()
+    if todo:
+        artifacts.publish_outcome([(row.label, row.state, row.seconds) for row in work.board.rows.values()])
     if work.faults:
         return Failed(message="\n\n".join([_verdict(work), *work.faults.values()]))
     return Completed(message=_verdict(work))

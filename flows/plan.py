@@ -27,28 +27,20 @@ BUSY = "another process is at it"
 
 
 @dataclass(frozen=True)
-class Out:
-    """One output of a stage: its path from the repository's root, and whether DVC shows it as metric or plot."""
-
-    path: str
-    metric: bool = False
-    plot: bool = False
-
-
-@dataclass(frozen=True)
 class Stage:
     """One stage of the graph.
 
     `name` is DVC's own address seen from the root, whatever the current folder (`prepare@style`, `photos.dvc`,
     `pipelines/lora/dvc.yaml:build`); `label` is the short form people read and type (`lora:build`). `upstream` holds
-    names. `why` says what changed since the last run: nothing when it is empty. `timeout` is in seconds, 0 for none.
+    names. `why` says what changed since the last run: nothing when it is empty. `outs` are paths from the root.
+    `timeout` is in seconds, 0 for none.
     """
 
     name: str
     label: str
     upstream: tuple[str, ...] = ()
     why: tuple[str, ...] = ()
-    outs: tuple[Out, ...] = ()
+    outs: tuple[str, ...] = ()
     resource: str = "cpu"
     timeout: float = 0.0
     retries: int = 0
@@ -167,7 +159,6 @@ def _describe(
     name = names[stage]
     flow = (stage.meta or {}).get("flow") or {}
     resource = str(flow.get("resource", "cpu"))
-    outs = (Out(_path(out), metric=bool(out.metric), plot=bool(out.plot)) for out in stage.outs)
     why = _why(stage)
     try:
         if resource not in ("cpu", "gpu"):
@@ -177,7 +168,7 @@ def _describe(
             label=labels[name],
             upstream=tuple(sorted(names[other] for other in graph.successors(stage))),
             why=("forced",) if force and stage.cmd and not why else why,
-            outs=tuple(outs),
+            outs=tuple(_path(out) for out in stage.outs),
             resource=resource,
             timeout=seconds(flow.get("timeout", 0)),
             retries=int(flow.get("retries", 0)),

@@ -3,6 +3,7 @@
 Every user (a flow, or `python -m flows.server` in a terminal) holds a shared lock on one file; the server leaves when
 it gets that file for itself. The kernel drops the locks of a killed process, so no server is ever left behind. Its
 history is kept in PREFECT_HOME. Where PREFECT_API_URL names another server, that one is used and none is started.
+The repository's own server also shows its pages, under /artifacts: the UI links to them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import IO
@@ -27,6 +29,7 @@ from flows.slots import locked
 
 PORT = 4200  # Prefect's own; another one where it is taken
 PATIENCE = 120.0  # seconds: the first start of all makes the database
+PAGES = "ETUDE_PAGES"  # environment variable: where /artifacts is served
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -56,10 +59,12 @@ def connect(root: Path) -> Callable[[], str]:
     fcntl.flock(users, fcntl.LOCK_SH)  # waits for a server that is leaving
     fcntl.flock(starting, fcntl.LOCK_EX)
     url = _recorded(home)[1]
-    process = None if answers(url) else _start(home, url := f"http://127.0.0.1:{_free_port()}")
+    process = None if answers(url) else _start(home, root, url := f"http://127.0.0.1:{_free_port()}")
     # Registered before Prefect is imported, so that what Prefect sends when the process ends still arrives.
     atexit.register(_leave, home, users, process)
     os.environ["PREFECT_API_URL"] = f"{url}/api"
+    if home.is_relative_to(root):
+        os.environ[PAGES] = url
     return lambda: _wait(home, url, process, starting)
 
 
@@ -92,13 +97,13 @@ def _free_port() -> int:
     raise ServerError("no port is free on 127.0.0.1")
 
 
-def _start(home: Path, url: str) -> subprocess.Popen[bytes]:
+def _start(home: Path, root: Path, url: str) -> subprocess.Popen[bytes]:
     port = url.rpartition(":")[2]
     env = dict(os.environ, PREFECT_SERVER_API_HOST="127.0.0.1", PREFECT_SERVER_API_PORT=port)
     env.pop("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", None)
     with (home / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server", str(home), port],
+            [sys.executable, "-m", "flows.server", str(home), str(root), port],
             cwd=Path(__file__).parent.parent,
             env=env,
             stdin=subprocess.DEVNULL,
@@ -146,22 +151,34 @@ def _leave_when_unused(home: Path, leave: Callable[[], None]) -> None:
         )  # holds the lock until the process ends: who comes now waits, and then starts another server
 
 
-def _serve(home: Path, port: int) -> None:
+def _serve(home: Path, root: Path, port: int) -> None:
     import uvicorn
+    from prefect.server.api.server import create_app
+    from starlette.routing import Mount
+    from starlette.staticfiles import StaticFiles
 
-    config = uvicorn.Config(
-        "prefect.server.api.server:create_app",
-        factory=True,
-        host="127.0.0.1",
-        port=port,
-        log_level="error",
-        lifespan="on",
-        timeout_graceful_shutdown=2,
-    )
+    app = create_app()
+    pages = StaticFiles(directory=root / "artifacts", html=True, check_dir=False)
+    app.router.routes.insert(0, Mount("/artifacts", pages))  # before the UI, which answers to every path
+    host = "127.0.0.1"
+    config = uvicorn.Config(app, host, port, log_level="error", lifespan="on", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     Thread(target=_leave_when_unused, args=(home, lambda: setattr(server, "should_exit", True)), daemon=True).start()
     server.run()
 
 
+def _stay(root: Path) -> None:
+    """Keep the server, and so the UI, for as long as this process lives."""
+    from rich.console import Console
+
+    url = connect(root)()
+    Console(highlight=False).print(f"{url}  (Ctrl-C ends it)")
+    with suppress(KeyboardInterrupt):
+        signal.pause()
+
+
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]), int(sys.argv[2]))
+    if sys.argv[1:]:
+        _serve(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    else:
+        _stay(Path.cwd())

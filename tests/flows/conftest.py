@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +124,7 @@ def project(empty_project: Path, tmp_path: Path) -> Project:
     return Project(Path(shutil.copytree(empty_project, tmp_path / "project")))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prefect_server() -> Iterator[str]:
     """A Prefect server with an empty database, for this process and those it starts; the value is its API's address."""
     from prefect.settings import PREFECT_API_URL
@@ -130,3 +132,6 @@ def prefect_server() -> Iterator[str]:
 
     with prefect_test_harness(server_startup_timeout=120):
         yield str(PREFECT_API_URL.value())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # Prefect's clients leave sockets to the garbage collector
+        gc.collect()

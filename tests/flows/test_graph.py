@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from typing import Any
 from uuid import UUID
 
@@ -112,6 +113,35 @@ def test_a_stage_is_tried_again_as_often_as_it_says(project: Project, monkeypatc
     monkeypatch.setattr(Board, "state", mend)
     assert Seen(project).rows == {"only": "ran", "after": "ran"}
     assert project.runs() == ["only", "only", "after"]
+
+
+SHOW = """
+import json, pathlib
+from PIL import Image
+out = pathlib.Path("out/shown")
+out.mkdir(parents=True)
+Image.effect_noise((1600, 1200), 90).save(out / "grid.png")
+(out / "metrics.json").write_text(json.dumps({"clip": {"text": 0.25}}))
+(out / "index.html").write_text("")
+"""
+
+
+def test_pictures_numbers_and_pages_are_shown_in_prefect(project: Project) -> None:
+    from prefect.client.orchestration import get_client
+
+    (project.root / "show.py").write_text(SHOW)
+    project.stages(shown={"cmd": "python3 show.py"})
+    assert Seen(project).state.is_completed()
+
+    with get_client(sync_client=True) as client:
+        shown = {artifact.key: artifact.data for artifact in client.read_latest_artifacts()}
+    picture = shown["shown-grid"]
+    assert picture.startswith("data:image/webp;base64,")
+    assert 1000 < len(picture) < 300_000
+    assert json.loads(shown["shown-metrics"]) == [{"metric": "clip.text", "value": 0.25}]
+    assert f"[out/shown/index.html]({(project.root / 'out/shown/index.html').as_uri()})" in shown["shown-page"]
+    assert "| shown | never run |" in shown["plan"]
+    assert [row["state"] for row in json.loads(shown["outcome"])] == ["ran"]
 
 
 @pytest.mark.slow

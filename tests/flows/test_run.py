@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
@@ -49,12 +50,19 @@ def test_an_unknown_target_ends_with_code_1_and_one_line(project: Project) -> No
 
 @pytest.mark.slow  # the first start of a server makes its database
 def test_a_flow_with_its_own_server_says_how_it_went_and_leaves_nothing_running(project: Project) -> None:
-    project.stages(bad={"words": ["fail:7"]}, fine={})
+    project.stages(bad={"words": ["fail:7"]}, fine={"words": ["wait:go"]})
+    page = project.root / "artifacts/report/index.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("a report")
     env = {"PREFECT_HOME": str(project.root / ".scratch/prefect")}
     flow = project.flow(**env)
     server = project.root / ".scratch/prefect/server.txt"
     wait_until(lambda: server.exists() and server.read_text())
     pid, url = server.read_text().split()
+    project.pid("fine")
+    with build_opener(ProxyHandler({})).open(f"{url}/artifacts/report/") as reply:
+        assert reply.read() == b"a report"
+    (project.root / "go").touch()
     text, _ = flow.communicate()
     assert flow.returncode == 1
     assert url.startswith("http://127.0.0.1:")

@@ -1,0 +1,91 @@
+"""What Prefect's UI shows of a run besides states and logs: pictures, numbers, the plan and how it ended."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
+
+from flows.plan import Stage
+
+PICTURES = 4  # a folder with more of them holds data, not results
+THUMBNAIL_SIDE = 800  # px
+THUMBNAIL_BYTES = 200_000  # kept in the server's database with every run
+
+
+def publish(root: Path, stage: Stage, site: str = "") -> None:
+    """Show what a stage made: its pictures as thumbnails, `metrics.json` as a table, `index.html` as a link.
+
+    `site` is where the repository's artifacts are served, nothing when they are not.
+    """
+    for out in stage.outs:
+        for file in _pictures(root / out):
+            path = file.relative_to(root).as_posix()
+            create_image_artifact(image_url=thumbnail(file), key=_key(stage.label, file.stem), description=path)
+        if (metrics := root / out / "metrics.json").is_file():
+            numbers = [{"metric": name, "value": value} for name, value in _flat(json.loads(metrics.read_text()))]
+            path = metrics.relative_to(root).as_posix()
+            create_table_artifact(table=numbers, key=_key(stage.label, "metrics"), description=path)
+        if (page := root / out / "index.html").is_file():
+            path = page.relative_to(root).as_posix()
+            link = f"{site}/{path}" if site else page.as_uri()
+            create_link_artifact(link=link, link_text=path, key=_key(stage.label, "page"))
+
+
+def publish_plan(todo: Mapping[Stage, Sequence[str]], total: int) -> None:
+    """Show what a flow is about to do, and why."""
+    lines = [f"{len(todo)} of {total} stages to run, {total - len(todo)} up to date", ""]
+    if todo:
+        lines += ["| stage | why |", "|---|---|"]
+        lines += [f"| {stage.label} | {'; '.join(why).replace('|', chr(92) + '|')} |" for stage, why in todo.items()]
+    create_markdown_artifact(markdown="\n".join(lines), key="plan", description="What was to be done, and why")
+
+
+def publish_outcome(rows: Sequence[tuple[str, str, float | None]]) -> None:
+    """Show how every stage ended: label, state, seconds."""
+    table = [{"stage": label, "state": state, "seconds": round(took, 1) if took else ""} for label, state, took in rows]
+    create_table_artifact(table=table, key="outcome", description="How every stage ended")
+
+
+def thumbnail(file: Path) -> str:
+    """A picture as a data URI of at most THUMBNAIL_BYTES. Raises OSError when it is no picture."""
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        small = picture.convert("RGB")
+    side = THUMBNAIL_SIDE
+    while True:
+        small.thumbnail((side, side))
+        buffer = io.BytesIO()
+        small.save(buffer, "WEBP", quality=80)
+        if buffer.tell() <= THUMBNAIL_BYTES or side < 100:
+            return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        side = side * 3 // 4
+
+
+def _pictures(out: Path) -> list[Path]:
+    found = [out] if out.suffix == ".png" else sorted(out.glob("*.png")) if out.is_dir() else []
+    return [file for file in found if file.is_file()] if len(found) <= PICTURES else []
+
+
+def _flat(data: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield from _flat(value, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, data
+
+
+def _key(*words: str) -> str:
+    return re.sub("[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
