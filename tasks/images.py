@@ -42,13 +42,23 @@ def images(
                 shutil.copyfile(source / file, out / file)
     _track(target)
     _add_set(name, target)
-    if method:
-        own = Path("pipelines", method, "params.yaml")
-        rewrite(own, str(own), {"set": name})
     texts = sum(file.endswith(".txt") for file in files)
     say(f"{len(files) - texts} pictures and {texts} texts are in {target}, tracked by {target}.dvc; set `{name}`")
-    learn = "dvc repro" if method else f"make images FROM={source} SET={name} METHOD=lora   (or another method)"
-    say(f"next: {learn}\nto keep it: git add {target}.dvc {RAW}/.gitignore params.yaml && git commit")
+    changed = [f"{target}.dvc", f"{RAW}/.gitignore", "params.yaml"]
+    if method:
+        changed.append(_point(method, name))
+    say("next: dvc repro" if method else f"next: make images FROM={source} SET={name} METHOD=lora (or another method)")
+    say(f"to keep it: git add {' '.join(changed)} && git commit")
+
+
+def _point(method: str, name: str) -> str:
+    """Let a method learn from the set; its params file."""
+    own = f"pipelines/{method}/params.yaml"
+    rewrite(Path(own), own, {"set": name})
+    say(
+        f"{method} learns from it; `name: {read_yaml(own).get('name')}` in {own} is the word that stands for it: yours?"
+    )
+    return own
 
 
 def _check_names(name: str, method: str, target: Path) -> None:
@@ -96,7 +106,7 @@ def _refuse_overwriting(source: Path, files: list[str], target: Path, replace: b
     changed = sum(sha256_file(source / file) != sha256_file(target / file) for file in there & set(files))
     if there != set(files) or changed:
         new, gone = len(set(files) - there), len(there - set(files))
-        fault = f"holds other pictures: {new} would come, {gone} would go, {changed} would change"
+        fault = f"holds other files: {new} would come, {gone} would go, {changed} would change"
         raise ConflictError(target, fault, "choose another SET, or run `python -m tasks.images` with --replace")
 
 
