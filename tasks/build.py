@@ -134,14 +134,16 @@ def _publish(method: str, artifact: Artifact, results: Path, facts: Mapping[str,
     """Put artifact, checkpoints and previews, each with all facts, and the curve in the place of the old ones."""
     from etude import artifact as artifacts
 
-    found = {path.name: artifacts.load(path) for path in sorted((results / "checkpoints").glob("*.safetensors"))}
-    steps = [made.facts["step"] for made in found.values()]
-    last = {"step": max(steps)} if steps else {}
+    steps = []
     with replace_folder(Path("artifacts", method, "build")) as out:
-        for name, made in {"artifact.safetensors": artifact, **found}.items():
-            told = {**facts, **(last if made is artifact else {}), **made.facts}
-            place = out / name if made is artifact else out / "checkpoints" / name
-            artifacts.save(artifacts.Artifact(method, made.tensors, told), place)
+        for path in sorted((results / "checkpoints").glob("*.safetensors")):
+            made = artifacts.load(path)
+            steps.append(made.facts["step"])
+            told = artifacts.Artifact(method, made.tensors, {**facts, **made.facts})
+            artifacts.save(told, out / "checkpoints" / path.name)
+        last = {"step": max(steps)} if steps else {}
+        told = artifacts.Artifact(method, artifact.tensors, {**facts, **last, **artifact.facts})
+        artifacts.save(told, out / "artifact.safetensors")
         if (results / "previews").is_dir():
             shutil.copytree(results / "previews", out / "previews")
     with replace_folder(Path("artifacts", method, "training")) as out:
