@@ -91,11 +91,10 @@ def _known(method: str, dials: Dials, own: MethodParams) -> Known:
 
 def _training(prepared: Path, out: Path) -> None:
     """Copies of a few training pictures, to be looked at beside the grid."""
-    listed = read_json(prepared / "images.json")["images"]
-    names = sorted(name for name, facts in listed.items() if not facts["flipped"])
+    from etude.rendering.real import evenly, real_pictures
+
     out.mkdir()
-    count = min(SHOWN, len(names))
-    for name in (names[number * len(names) // count] for number in range(count)):
+    for name in evenly(real_pictures(prepared), SHOWN):
         shutil.copyfile(prepared / f"{name}.png", out / f"{name}.png")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from etude.errors import BaseError
 from etude.evaluation.metrics import Array, unit
 from etude.files import atomic_path, sha256_file, sha256_tree
-from etude.rendering.pictures import open_picture, pixel_digest
+from etude.rendering.pixels import open_picture, pixel_digest
 from etude.store import Part, Store, key
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from etude.evaluation.settings import METRICS
 from etude.evaluation.study import Examination, Study
 from etude.evaluation.table import Row, summary
 from etude.files import atomic_path, write_json
-from etude.rendering.pictures import open_picture, pixel_digest
+from etude.rendering.pixels import open_picture, pixel_digest
 
 NAMED = ("checkpoint", "step")
 

@@ -11,15 +11,14 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from etude.diffusion.settings import Sampling
-from etude.errors import InputError
 from etude.evaluation.features import Clip
 from etude.evaluation.metrics import Array
 from etude.evaluation.settings import Evaluate
 from etude.evaluation.table import Row, best_row, ceiling, measure
 from etude.evaluation.validation import curve, loss_table
-from etude.files import read_json
 from etude.rendering.pictures import Drawn, Request, ask, draw
 from etude.rendering.prompts import fill
+from etude.rendering.real import real_pictures
 from etude.rendering.studio import Studio
 from etude.rendering.subjects import Subject
 
@@ -57,12 +56,8 @@ class Study:
         return [self.clip.texts([text])[0] if re.search(r"\w", text) else None for text in read]
 
     def real(self) -> list[str]:
-        """Ids of the training pictures; flipped copies are left out, or each would have a near twin."""
-        listed = read_json(self.data / "prepared" / "images.json")["images"]
-        names = sorted(name for name, facts in listed.items() if not facts["flipped"])
-        if not names:
-            raise InputError(self.data / "prepared", "holds no pictures", "run `dvc repro`")
-        return names
+        """Ids of the training pictures."""
+        return real_pictures(self.data / "prepared")
 
 
 @dataclass(frozen=True)

@@ -88,14 +88,16 @@ def best_row(rows: Sequence[Row], rule: Best) -> Row:
 
 
 def summary(rows: Sequence[Row], best: Row, real: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """For ``dvc metrics show``: metric → base, best, final (with their spread) and real pictures."""
+    """For ``dvc metrics show``: metric → base and best with their spread, final, and real pictures."""
     base = next(row for row in rows if row.subject.name == BASE)
     final = next(row for row in rows if row.subject.final)
     made: dict[str, dict[str, float]] = {}
     for name in METRICS:
         entry: dict[str, float | None] = {"real": real.get(name)}
         for title, row in {"base": base, "best": best, "final": final}.items():
-            entry |= {title: row.values[name], f"{title}_spread": row.spreads.get(name)}
+            entry[title] = row.values[name]
+            if title != "final":  # mostly the best one: its spread stands in checkpoints.csv
+                entry[f"{title}_spread"] = row.spreads.get(name)
         if known := {title: value for title, value in entry.items() if value is not None}:
             made[name] = known
     return made

@@ -16,20 +16,18 @@ from torch import Tensor
 
 from etude.diffusion.noise import add_noise, predict, target
 from etude.diffusion.text import Conditioning, encode_prompts
-from etude.errors import InputError
-from etude.files import read_json, sha256_file, write_json
+from etude.files import read_json, read_tensors, sha256_file, write_json
 from etude.rendering.prompts import fill
+from etude.rendering.real import evenly
 from etude.rendering.studio import Studio
 from etude.rendering.subjects import Subject
 from etude.store import Store, key
 from etude.training import randomness
-from etude.training.batches import load_images
 from etude.training.randomness import generator
 
 if TYPE_CHECKING:
     from etude.diffusion.base import Base
     from etude.evaluation.settings import Validation
-
 
 CODE = (__file__, randomness.__file__)  # what makes the noise and the loss
 
@@ -46,25 +44,14 @@ class Table:
     digest: str  # of all of the above
 
 
-def evenly(names: Sequence[str], count: int) -> list[str]:
-    """At most ``count`` of ``names``, evenly spread from the first on."""
-    count = min(count, len(names))
-    return [names[number * len(names) // count] for number in range(count)]
-
-
 def loss_table(latents: Path, names: Sequence[str], settings: Validation, name: str, clip_skip: int) -> Table:
     """The table for the pictures ``names`` of ``data/<set>/latents``; raises InputError when one is missing."""
-    images = load_images(latents)
-    means = dict(zip(images.names, images.mean, strict=True))
-    chosen = evenly(sorted(names), settings.images)
-    lost = [picture for picture in chosen if picture not in means]
-    if lost:
-        raise InputError(latents, f"has no latents of {lost[0]}", "run `dvc repro` so that *encode* makes them")
+    files = {picture: latents / f"{picture}.safetensors" for picture in evenly(sorted(names), settings.images)}
+    means = {picture: read_tensors(file)[0]["mean"] for picture, file in files.items()}
     prompt, steps = fill(settings.prompt, name), tuple(settings.timesteps)
-    files = [[picture, sha256_file(latents / f"{picture}.safetensors")] for picture in chosen]
-    digest = key(files, prompt, list(steps), settings.seed, clip_skip, [sha256_file(code) for code in CODE])
-    latents_by_name = {picture: means[picture] for picture in chosen}
-    return Table(latents_by_name, prompt, steps, settings.seed, clip_skip, digest)
+    code, data = [sha256_file(file) for file in CODE], {name: sha256_file(file) for name, file in files.items()}
+    digest = key(data, prompt, list(steps), settings.seed, clip_skip, code)
+    return Table(means, prompt, steps, settings.seed, clip_skip, digest)
 
 
 def curve(studio: Studio, subject: Subject, settings: Mapping[str, float], table: Table) -> list[float]:

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from etude.grids.layout import Label, Layout
 from etude.grids.text import font, height, write, write_centred
-from etude.rendering.pictures import open_picture
+from etude.rendering.pixels import open_picture
 
 PAPER, BAND, BLACK, GREY, RULE = "#ffffff", "#f3f3f1", "#111111", "#767676", "#d9d9d6"
 

@@ -11,7 +11,7 @@ from etude.errors import InputError
 from etude.grids.axes import Axis, Known
 from etude.grids.cells import Cell, Defaults
 from etude.grids.layout import Label, Sheet
-from etude.rendering.pictures import open_picture, pixel_digest
+from etude.rendering.pixels import open_picture, pixel_digest
 from etude.rendering.prompts import fill
 from etude.rendering.subjects import BASE
 

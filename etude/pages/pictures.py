@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from etude.errors import InputError
+from etude.rendering.pixels import open_picture
 
 
 def inline(path: Path, most: int | None = None) -> str:
@@ -24,13 +24,7 @@ def inline(path: Path, most: int | None = None) -> str:
 
 def shrink(path: Path, most: int | None) -> Image.Image:
     """The picture in RGB, at most ``most`` pixels on its longest side."""
-    try:
-        with Image.open(path) as file:
-            picture = file.convert("RGB")
-    except FileNotFoundError:
-        raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first") from None
-    except OSError as error:
-        raise InputError(path, f"is no picture ({error})", "delete it and run `dvc repro`") from error
+    picture = open_picture(path)
     if most and max(picture.size) > most:
         picture.thumbnail((most, most), Image.Resampling.LANCZOS)
     return picture

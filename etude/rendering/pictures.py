@@ -18,7 +18,6 @@ from PIL import Image
 
 from etude.diffusion.sample import generate
 from etude.diffusion.settings import Sampling
-from etude.errors import InputError
 from etude.files import atomic_path
 from etude.rendering.prompts import fill
 from etude.rendering.studio import Studio
@@ -104,19 +103,3 @@ def _generate(base: Base, request: Request) -> NDArray[np.uint8]:
     prompts = [request.prompt] * len(request.seeds)
     drawn = generate(base, prompts, seeds=request.seeds, width=width, height=height, **request.sampling.model_dump())
     return np.asarray(drawn.cpu().numpy())
-
-
-def open_picture(path: Path) -> Image.Image:
-    """The picture in RGB; raises InputError when the file is missing or no picture."""
-    try:
-        with Image.open(path) as file:
-            return file.convert("RGB")
-    except FileNotFoundError:
-        raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first") from None
-    except OSError as error:
-        raise InputError(path, f"is no picture ({error})", "delete it and run `dvc repro`") from error
-
-
-def pixel_digest(picture: Image.Image) -> str:
-    """Hex digest of size and pixels: equal pictures are one, whatever file holds them."""
-    return key(list(picture.size), picture.convert("RGB").tobytes())

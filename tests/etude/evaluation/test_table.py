@@ -72,7 +72,7 @@ def test_the_summary_names_base_best_final_and_real_and_leaves_out_what_is_unkno
     assert made == {
         "image_similarity": {
             "real": 0.9, "base": 0.25, "best": 0.75, "final": 0.5,
-            "base_spread": 0.1, "best_spread": 0.1, "final_spread": 0.1,
+            "base_spread": 0.1, "best_spread": 0.1,
         },
         "validation_loss": {"base": 0.25, "best": 0.75, "final": 0.5},
     }  # fmt: skip

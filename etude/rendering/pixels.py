@@ -1,0 +1,26 @@
+"""Picture files as pixels. Nothing here imports torch: pages open pictures too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from etude.errors import InputError
+from etude.store import key
+
+
+def open_picture(path: Path) -> Image.Image:
+    """The picture in RGB; raises InputError when the file is missing or no picture."""
+    try:
+        with Image.open(path) as file:
+            return file.convert("RGB")
+    except FileNotFoundError:
+        raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first") from None
+    except OSError as error:
+        raise InputError(path, f"is no picture ({error})", "delete it and run `dvc repro`") from error
+
+
+def pixel_digest(picture: Image.Image) -> str:
+    """Hex digest of size and pixels: equal pictures are one, whatever file holds them."""
+    return key(list(picture.size), picture.convert("RGB").tobytes())

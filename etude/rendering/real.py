@@ -1,0 +1,27 @@
+"""The training pictures themselves, beside which drawn ones are laid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from etude.errors import InputError
+from etude.files import read_json
+
+
+def real_pictures(prepared: Path) -> list[str]:
+    """Ids of the pictures in ``data/<set>/prepared``, sorted; flipped copies are left out: each is a twin of another.
+
+    Raises InputError when there are none.
+    """
+    listed = read_json(prepared / "images.json")["images"]
+    names = sorted(name for name, facts in listed.items() if not facts["flipped"])
+    if not names:
+        raise InputError(prepared, "holds no pictures", "run `dvc repro` so that *prepare* makes them")
+    return names
+
+
+def evenly(names: Sequence[str], count: int) -> list[str]:
+    """At most ``count`` of ``names``, evenly spread from the first on."""
+    count = min(count, len(names))
+    return [names[number * len(names) // count] for number in range(count)]
