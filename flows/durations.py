@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from flows.plan import Stage
@@ -16,12 +16,27 @@ def keep(root: Path, stage: Stage, seconds: float) -> None:
     file.write_text(f"{seconds:.1f}")
 
 
+def recall_all(root: Path, stages: Iterable[Stage]) -> dict[str, float]:
+    """What stages took here, by name, of those that ever ran here."""
+    return {stage.name: seconds for stage in stages if (seconds := recall(root, stage)) is not None}
+
+
 def recall(root: Path, stage: Stage) -> float | None:
     """What a stage took the last time it ran here, in seconds; None when it never did."""
     try:
         return float(_file(root, stage).read_text())
     except (FileNotFoundError, ValueError):
         return None
+
+
+def urgency(stages: Sequence[Stage], seconds: dict[str, float]) -> dict[str, float]:
+    """Seconds from the beginning of each stage to the end of the longest chain after it; 1 where none are given."""
+    chain: dict[str, float] = {stage.name: 0.0 for stage in stages}
+    for stage in reversed(stages):
+        chain[stage.name] += seconds.get(stage.name, 1.0)
+        for name in stage.upstream:
+            chain[name] = max(chain[name], chain[stage.name])
+    return chain
 
 
 def estimate(stages: Sequence[Stage], seconds: dict[str, float], jobs: int) -> float:

@@ -46,6 +46,7 @@ class Work:
         self.outcomes: dict[str, str] = {}
         self.faults: dict[str, str] = {}
         self.attempts: Counter[str] = Counter()
+        self.urgency = durations.urgency(stages, durations.recall_all(site.root, stages))
 
     def do(self, stage: Stage, logger: Logger | LoggerAdapter[Any]) -> str:
         """Bring one stage up to date. Raises StageError or StoppedError."""
@@ -67,7 +68,7 @@ class Work:
 
         self.attempts[stage.name] += 1
         try:
-            outcome = run(stage, self.site, tell, self.stopping)
+            outcome = run(stage, self.site, tell, self.stopping, self.urgency[stage.name])
         except StoppedError:
             self.board.state(stage, "stopped")
             raise

@@ -62,7 +62,7 @@ def show_plan(root: Path, targets: Sequence[str], jobs: int, force: bool) -> Non
 
     stages = plan.load(root, targets, force=force)
     todo = plan.pending(stages)
-    took = {stage.name: seconds for stage in todo if (seconds := durations.recall(root, stage)) is not None}
+    took = durations.recall_all(root, todo)
     table = Table("stage", "why", "last time", box=None, header_style="bold", pad_edge=False)
     for stage in todo:
         last = duration(took[stage.name]) if stage.name in took else ""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 
 from flows.process import POLL
 
@@ -29,19 +31,41 @@ def locked(file: int) -> bool:
     return True
 
 
-@contextmanager
-def slot(folder: Path, kind: str, count: int, stopping: Event) -> Iterator[tuple[int, int]]:
-    """Wait for one of `count` slots of a kind; gives its number and the descriptor that a child must inherit.
+class Slots:
+    """The slots whose files lie in one folder. Among this process's threads the most urgent one gets the next slot."""
 
-    Raises StoppedError when `stopping` is set first.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [os.open(folder / f"{kind}-{number}.lock", os.O_RDWR | os.O_CREAT, 0o644) for number in range(count)]
-    try:
-        while (number := next((n for n, file in enumerate(files) if locked(file)), None)) is None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._guard, self._tickets = Lock(), count()
+        self._waiting: defaultdict[str, set[tuple[float, int]]] = defaultdict(set)
+
+    @contextmanager
+    def take(self, kind: str, number: int, stopping: Event, urgency: float = 0.0) -> Iterator[tuple[int, int]]:
+        """Wait for one of `number` slots of a kind; gives which, and the descriptor that a child must inherit.
+
+        Raises StoppedError when `stopping` is set first.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files = [os.open(self.folder / f"{kind}-{n}.lock", os.O_RDWR | os.O_CREAT, 0o644) for n in range(number)]
+        ticket = (-urgency, next(self._tickets))
+        try:
+            with self._guard:
+                self._waiting[kind].add(ticket)
+            try:
+                taken = self._wait(kind, ticket, files, stopping)
+            finally:
+                with self._guard:
+                    self._waiting[kind].remove(ticket)
+            yield taken, files[taken]
+        finally:
+            for file in files:
+                os.close(file)
+
+    def _wait(self, kind: str, ticket: tuple[float, int], files: list[int], stopping: Event) -> int:
+        while True:
+            with self._guard:
+                first = min(self._waiting[kind]) == ticket
+            if first and (free := next((n for n, file in enumerate(files) if locked(file)), None)) is not None:
+                return free
             if stopping.wait(POLL):
                 raise StoppedError
-        yield number, files[number]
-    finally:
-        for file in files:
-            os.close(file)

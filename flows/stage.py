@@ -21,7 +21,7 @@ from typing import IO
 
 from flows.plan import Stage, forget
 from flows.process import POLL, alive, group_lives, stop_group
-from flows.slots import StoppedError, locked, slot
+from flows.slots import Slots, StoppedError, locked
 
 GRACE = 10.0  # seconds between asking a stage to stop and killing it: enough to finish writing a resume state
 BUSY_WAITS = (0.5, 1, 2, 4, 8)  # seconds to the next try when another dvc is at the same paths; the last one repeats
@@ -35,20 +35,17 @@ class StageError(Exception):
     """A stage ended without its outputs. The message names it, its exit code and the last lines of its log."""
 
 
-@dataclass(frozen=True)
 class Site:
-    """Where and how stages run. `jobs`: how many at once; `gpus`: device ids handed to stages that ask for one."""
+    """Where and how stages run. `jobs`: how many at once; `gpus`: device ids handed to stages that ask for one.
 
-    root: Path
-    jobs: int
-    gpus: tuple[str, ...] = ()
-    force: bool = False
-    slots: Path | None = None  # shared by the worktrees of one repository; its own folder otherwise
+    `slots` is the folder of the locked files that bound what runs at once: its own, or one shared by several worktrees.
+    """
 
-    @property
-    def slot_folder(self) -> Path:
-        """The folder of the locked files that bound what runs at once."""
-        return self.slots or self.root / ".scratch" / "slots"
+    def __init__(
+        self, root: Path, jobs: int, gpus: Sequence[str] = (), force: bool = False, slots: Path | None = None
+    ) -> None:
+        self.root, self.jobs, self.gpus, self.force = root, jobs, gpus, force
+        self.slots = Slots(slots or root / ".scratch" / "slots")
 
     def log(self, stage: Stage) -> Path:
         """The file that a stage's output goes to."""
@@ -84,9 +81,10 @@ class Tail:
             tell("glimpse", _shown(self.rest))
 
 
-def run(stage: Stage, site: Site, tell: Tell, stopping: Event) -> str:
+def run(stage: Stage, site: Site, tell: Tell, stopping: Event, urgency: float = 0.0) -> str:
     """Bring a stage up to date: "ran", "restored" from DVC's run-cache, "unchanged", or "adopted" from another flow.
 
+    Where several stages wait for a slot, the one of greatest `urgency` begins first.
     Raises StageError, or StoppedError when `stopping` is set: no process of the stage is left then.
     """
     log, holder = site.log(stage), site.holder(stage)
@@ -99,9 +97,9 @@ def run(stage: Stage, site: Site, tell: Tell, stopping: Event) -> str:
         tell("state", "queued")
         device, fds = None, []
         if stage.resource == "gpu" and site.gpus:
-            number, fd = stack.enter_context(slot(site.slot_folder, "gpu", len(site.gpus), stopping))
+            number, fd = stack.enter_context(site.slots.take("gpu", len(site.gpus), stopping, urgency))
             device, fds = site.gpus[number], [fd]
-        fds.append(stack.enter_context(slot(site.slot_folder, "job", site.jobs, stopping))[1])
+        fds.append(stack.enter_context(site.slots.take("job", site.jobs, stopping, urgency))[1])
         if log.stat().st_size > LOG_LIMIT:
             output.truncate(0)
         tell("state", "running")

@@ -157,6 +157,7 @@ def test_an_estimate_knows_what_runs_side_by_side(tmp_path: Path) -> None:
     took = {"a": 1.0, "b": 5.0, "c": 3.0, "d": 1.0}
     assert durations.estimate(stages, took, 1) == 10
     assert durations.estimate(stages, took, 2) == 7
+    assert durations.urgency(stages, took) == {"a": 7, "b": 6, "c": 4, "d": 1}
     assert durations.recall(tmp_path, stages[0]) is None
     durations.keep(tmp_path, stages[0], 2.5)
     assert durations.recall(tmp_path, stages[0]) == 2.5

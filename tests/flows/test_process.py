@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 
 import pytest
 
 from flows.process import alive, group_lives, stop_group
-from flows.slots import StoppedError, locked, slot
+from flows.slots import Slots, StoppedError, locked
 from tests.flows.conftest import wait_until
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(100)"
@@ -47,18 +47,35 @@ def test_stopping_a_group_also_ends_a_child_that_does_not_listen() -> None:
 
 
 def test_no_more_slots_are_given_than_there_are(tmp_path: Path) -> None:
-    stopping = Event()
-    with slot(tmp_path, "job", 2, stopping) as first, slot(tmp_path, "job", 2, stopping) as second:
+    stopping, slots = Event(), Slots(tmp_path)
+    with slots.take("job", 2, stopping) as first, slots.take("job", 2, stopping) as second:
         assert {first[0], second[0]} == {0, 1}
         stopping.set()
-        with pytest.raises(StoppedError), slot(tmp_path, "job", 2, stopping):
+        with pytest.raises(StoppedError), Slots(tmp_path).take("job", 2, stopping):
             pass
-    with slot(tmp_path, "job", 2, stopping) as again:
+    with slots.take("job", 2, stopping) as again:
         assert again[0] == 0
 
 
+def test_the_most_urgent_of_those_that_wait_gets_the_slot(tmp_path: Path) -> None:
+    slots, order = Slots(tmp_path), list[float]()
+
+    def work(urgency: float) -> None:
+        with slots.take("job", 1, Event(), urgency):
+            order.append(urgency)
+
+    with slots.take("job", 1, Event()):
+        threads = [Thread(target=work, args=(urgency,)) for urgency in (1.0, 3.0, 2.0)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(slots._waiting["job"]) == 3)
+    for thread in threads:
+        thread.join()
+    assert order == [3.0, 2.0, 1.0]
+
+
 def test_a_slot_is_taken_for_as_long_as_a_process_that_inherited_it_lives(tmp_path: Path) -> None:
-    with slot(tmp_path, "gpu", 1, Event()) as (_, file):
+    with Slots(tmp_path).take("gpu", 1, Event()) as (_, file):
         child = subprocess.Popen(["sleep", "100"], pass_fds=[file])
     probe = os.open(tmp_path / "gpu-0.lock", os.O_RDWR)
     assert not locked(probe)
