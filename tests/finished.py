@@ -5,6 +5,7 @@ The method shifts the last bias of the UNet, so every checkpoint draws other pic
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,3 +93,10 @@ def enter(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.chdir(folder)
     for place in ("etude.rendering.studio", "tasks.evaluate", "tasks.grid"):
         monkeypatch.setattr(f"{place}.load_method", lambda name: Shift())
+
+
+def copy(finished: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished project to change, with all that it keeps; entered."""
+    shutil.copytree(finished, folder / "work")
+    enter(monkeypatch, folder / "work")
+    return folder / "work"

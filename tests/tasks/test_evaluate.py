@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,14 +9,12 @@ import pytest
 from etude.errors import EtudeError
 from etude.files import read_json, sha256_tree
 from tasks.evaluate import evaluate
-from tests.finished import build, enter, project, write_yaml
+from tests.finished import build, copy, write_yaml
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    project(tmp_path, tiny_base)
-    enter(monkeypatch, tmp_path)
-    return tmp_path
+def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return copy(finished, tmp_path, monkeypatch)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -27,9 +26,8 @@ def cached(folder: Path, kind: str) -> set[Path]:
     return {path for path in (folder / ".cache" / kind).rglob("*") if path.is_file()}
 
 
-def test_evaluation_measures_the_base_first_and_the_final_artifact_once(folder: Path) -> None:
-    evaluate("lora")
-    out = folder / "artifacts/lora/evaluation"
+def test_evaluation_measures_the_base_first_and_the_final_artifact_once(finished: Path) -> None:
+    out = finished / "artifacts/lora/evaluation"
     table = rows(out / "checkpoints.csv")
     assert [row["checkpoint"] for row in table] == ["base", "000010", "000020"]
     assert [row["step"] for row in table] == ["0", "10", "20"]
@@ -44,9 +42,8 @@ def test_evaluation_measures_the_base_first_and_the_final_artifact_once(folder: 
     assert len(list((out / "pictures").rglob("*.png"))) == 2 * 2 * 2
 
 
-def test_the_loss_curve_has_a_value_at_each_timestep_and_its_mean_is_the_validation_loss(folder: Path) -> None:
-    evaluate("lora")
-    out = folder / "artifacts/lora/evaluation"
+def test_the_loss_curve_has_a_value_at_each_timestep_and_its_mean_is_the_validation_loss(finished: Path) -> None:
+    out = finished / "artifacts/lora/evaluation"
     curve = [row for row in rows(out / "validation.csv") if row["checkpoint"] == "000010"]
     assert [row["timestep"] for row in curve] == ["100", "900"]
     mean = sum(float(row["loss"]) for row in curve) / 2
@@ -54,6 +51,7 @@ def test_the_loss_curve_has_a_value_at_each_timestep_and_its_mean_is_the_validat
 
 
 def test_a_second_run_draws_nothing_and_writes_the_same_bytes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(folder / ".cache")
     evaluate("lora")
     first, pictures = sha256_tree(folder / "artifacts/lora/evaluation"), cached(folder, "images")
     assert "12 pictures, 12 of them drawn now" in capsys.readouterr().out
@@ -64,17 +62,14 @@ def test_a_second_run_draws_nothing_and_writes_the_same_bytes(folder: Path, caps
 
 
 def test_a_new_checkpoint_draws_only_its_own_row(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluate("lora")
     before = rows(folder / "artifacts/lora/evaluation/checkpoints.csv")
     build(folder, (10, 20, 30))
-    capsys.readouterr()
     evaluate("lora")
     assert "16 pictures, 4 of them drawn now" in capsys.readouterr().out
     assert rows(folder / "artifacts/lora/evaluation/checkpoints.csv")[:3] == before
 
 
 def test_numbers_do_not_depend_on_what_is_kept(folder: Path) -> None:
-    evaluate("lora")
     first = sha256_tree(folder / "artifacts/lora/evaluation")
     for number, path in enumerate(sorted(cached(folder, "images") | cached(folder, "features"))):
         if number % 3 == 0:
@@ -83,9 +78,8 @@ def test_numbers_do_not_depend_on_what_is_kept(folder: Path) -> None:
     assert sha256_tree(folder / "artifacts/lora/evaluation") == first
 
 
-def test_flipped_copies_are_no_real_pictures(folder: Path) -> None:
-    evaluate("lora")
-    assert read_json(folder / "artifacts/lora/evaluation/evaluation.json")["real"] == 3
+def test_flipped_copies_are_no_real_pictures(finished: Path) -> None:
+    assert read_json(finished / "artifacts/lora/evaluation/evaluation.json")["real"] == 3
 
 
 def test_a_final_artifact_without_its_checkpoint_is_a_row_of_its_own(folder: Path) -> None:
@@ -105,6 +99,7 @@ def test_a_final_artifact_without_its_checkpoint_is_a_row_of_its_own(folder: Pat
     ],
 )
 def test_what_is_missing_is_named_and_leaves_no_half_evaluation(folder: Path, lost: str, named: str) -> None:
+    shutil.rmtree(folder / "artifacts/lora/evaluation")
     (folder / lost).unlink()
     with pytest.raises(EtudeError, match=named):
         evaluate("lora")

@@ -8,17 +8,13 @@ from PIL import Image
 from etude.errors import EtudeError, ParamsError
 from etude.files import read_json, sha256_tree
 from etude.params import read_yaml
-from tasks.evaluate import evaluate
 from tasks.grid import grid
-from tests.finished import build, enter, project, write_yaml
+from tests.finished import build, copy, write_yaml
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    project(tmp_path, tiny_base)
-    enter(monkeypatch, tmp_path)
-    evaluate("lora")
-    return tmp_path
+def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return copy(finished, tmp_path, monkeypatch)
 
 
 def turn(folder: Path, **changes: object) -> None:

@@ -12,10 +12,8 @@ import pytest
 
 from etude.errors import EtudeError
 from etude.files import read_json, sha256_tree, write_json
-from tasks.evaluate import evaluate
-from tasks.grid import grid
 from tasks.page import page
-from tests.finished import enter, project
+from tests.finished import copy
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -32,23 +30,11 @@ def finish(folder: Path) -> None:
     (folder / "artifacts/lora/export/sks.safetensors").write_bytes(bytes(1234))
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
-    folder = tmp_path_factory.mktemp("page")
-    project(folder, tiny_base)
-    finish(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        enter(patch, folder)
-        evaluate("lora")
-        grid("lora")
-    return folder
-
-
 @pytest.fixture
 def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(finished, tmp_path / "work")
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path / "work"
+    folder = copy(finished, tmp_path, monkeypatch)
+    finish(folder)
+    return folder
 
 
 def html(folder: Path) -> str:
