@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from etude.diffusion.noise import add_noise, predict
+from etude.diffusion.text import encode_prompts
+from etude.errors import InputError
+from etude.evaluation.settings import Validation
+from etude.evaluation.validation import curve, loss_table
+from etude.files import read_tensors, write_tensors
+from etude.rendering.studio import Studio
+from etude.rendering.subjects import UNTOUCHED, subjects
+from etude.training.randomness import generator
+from tests.finished import enter, project
+
+LATENTS = Path("data/concept/latents")
+NAMES = [f"{number:016x}" for number in range(3)]
+ASKED = Validation(prompt="[name]", images=2, timesteps=[100, 900], seed=0)
+
+
+@pytest.fixture
+def studio(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Studio:
+    project(tmp_path, tiny_base)
+    enter(monkeypatch, tmp_path)
+    return Studio(tiny_base, "lora", device="cpu", precision="fp32", threads=1)
+
+
+def test_the_loss_is_the_squared_error_of_the_predicted_noise(studio: Studio) -> None:
+    (value,) = curve(studio, UNTOUCHED, {}, loss_table(LATENTS, NAMES[:1], asked(timesteps=[300]), "sks", 0))
+    base = studio.base
+    latents = read_tensors(LATENTS / f"{NAMES[0]}.safetensors")[0]["mean"][None] * base.scaling_factor
+    noise = torch.randn((4, 8, 8), generator=generator(0, "validation", NAMES[0], 300))[None]
+    t = torch.tensor([300])
+    with torch.inference_mode():
+        told = predict(base, add_noise(base, latents, noise, t), t, encode_prompts(base, ["sks"]))
+    assert value == pytest.approx(float((told - noise).square().mean()), rel=1e-5)
+
+
+def asked(**changes: object) -> Validation:
+    return ASKED.model_copy(update=changes)
+
+
+def test_the_same_table_gives_the_same_loss_and_another_seed_another(studio: Studio, tmp_path: Path) -> None:
+    first = curve(studio, UNTOUCHED, {}, loss_table(LATENTS, NAMES, ASKED, "sks", 0))
+    (tmp_path / ".cache").rename(tmp_path / "old")
+    assert curve(studio, UNTOUCHED, {}, loss_table(LATENTS, NAMES, ASKED, "sks", 0)) == first
+    assert curve(studio, UNTOUCHED, {}, loss_table(LATENTS, NAMES, asked(seed=1), "sks", 0)) != first
+    assert len(first) == 2
+
+
+def test_another_picture_leaves_the_noise_of_the_first_alone(studio: Studio) -> None:
+    one = curve(studio, UNTOUCHED, {}, loss_table(LATENTS, NAMES[:1], ASKED, "sks", 0))
+    two = curve(studio, UNTOUCHED, {}, loss_table(LATENTS, NAMES[1:2], ASKED, "sks", 0))
+    both = curve(studio, UNTOUCHED, {}, loss_table(LATENTS, NAMES[:2], ASKED, "sks", 0))
+    assert both == pytest.approx([(a + b) / 2 for a, b in zip(one, two, strict=True)], rel=1e-6)
+
+
+def test_a_checkpoint_has_its_own_loss_and_changed_latents_are_seen(studio: Studio) -> None:
+    table = loss_table(LATENTS, NAMES, ASKED, "sks", 0)
+    untouched = curve(studio, UNTOUCHED, {}, table)
+    assert curve(studio, subjects(Path("artifacts/lora/build"))[1], {"strength": 1.0}, table) != untouched
+    write_tensors(LATENTS / f"{NAMES[0]}.safetensors", {"mean": torch.zeros(4, 8, 8), "logvar": torch.zeros(4, 8, 8)})
+    assert curve(studio, UNTOUCHED, {}, loss_table(LATENTS, NAMES, ASKED, "sks", 0)) != untouched
+
+
+def test_missing_latents_are_named(studio: Studio) -> None:
+    with pytest.raises(InputError, match="0000000000000009"):
+        loss_table(LATENTS, ["0000000000000009"], ASKED, "sks", 0)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from etude.artifact import load, save
+from etude.diffusion.sample import generate
+from etude.diffusion.settings import Sampling
+from etude.errors import FormatError
+from etude.rendering.pictures import Request, ask, draw
+from etude.rendering.pixels import pixel_digest
+from etude.rendering.studio import Studio
+from etude.rendering.subjects import UNTOUCHED, subjects
+from tests.finished import SAMPLING, SEEDS, enter, project
+
+SAMPLED = Sampling.model_validate(SAMPLING)
+
+
+@pytest.fixture
+def studio(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Studio:
+    project(tmp_path, tiny_base)
+    enter(monkeypatch, tmp_path)
+    return open_studio(tiny_base)
+
+
+def open_studio(base: Path, method: str = "lora") -> Studio:
+    return Studio(base, method, device="cpu", precision="fp32", threads=1)
+
+
+def asked(prompt: str = "a red [name]", step: int = 0, strength: float = 1.0) -> Request:
+    subject = next(s for s in subjects(Path("artifacts/lora/build")) if s.step == step)
+    return ask(subject, prompt, "sks", SEEDS, SAMPLED, {"strength": strength})
+
+
+def test_a_kept_picture_is_what_the_model_draws(studio: Studio) -> None:
+    request = asked()
+    drawn = generate(studio.base, ["a red sks"] * 2, seeds=SEEDS, **SAMPLED.model_dump()).numpy()
+    places = draw(studio, [request]).paths[request]
+    for place, pixels in zip(places, drawn, strict=True):
+        with Image.open(place) as picture:
+            assert (np.asarray(picture) == pixels).all()
+
+
+def test_nothing_is_drawn_twice_and_the_base_is_not_even_opened(studio: Studio, tiny_base: Path) -> None:
+    requests = [asked(step=0), asked(step=10)]
+    assert draw(studio, [*requests, requests[0]]).new == 4
+    again = open_studio(tiny_base)
+    assert draw(again, requests).new == 0
+    assert "base" not in vars(again)
+
+
+def test_a_picture_does_not_depend_on_what_else_is_drawn(studio: Studio, tmp_path: Path) -> None:
+    alone = draw(studio, [asked()]).of(asked(), 1).read_bytes()
+    (tmp_path / ".cache").rename(tmp_path / "old")
+    together = draw(studio, [asked("a blue [name]", 20), asked(), asked("a blue [name]")])
+    assert together.of(asked(), 1).read_bytes() == alone
+
+
+def test_one_lost_picture_draws_its_group_again(studio: Studio) -> None:
+    drawn = draw(studio, [asked(), asked(step=10)])
+    lost = drawn.of(asked(), 1)
+    before = lost.read_bytes()
+    lost.unlink()
+    assert draw(studio, [asked(), asked(step=10)]).new == 2
+    assert lost.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"prompt": "a blue sks"},
+        {"seeds": (0, 1, 2)},
+        {"sampling": SAMPLED.model_copy(update={"steps": 3})},
+        {"sampling": SAMPLED.model_copy(update={"negative": "blue"})},
+        {"settings": (("strength", 0.5),)},
+        {"size": (64, 72)},
+    ],
+)
+def test_whatever_changes_a_picture_changes_its_place(studio: Studio, other: dict[str, object]) -> None:
+    request = asked(step=10)
+    changed = replace(request, **other)  # type: ignore[arg-type]
+    paths = draw(studio, [request, changed]).paths
+    assert not set(paths[request]) & set(paths[changed])
+
+
+def test_the_key_knows_weights_device_and_precision_but_the_bases_no_method(studio: Studio, tiny_base: Path) -> None:
+    first, last = subjects(Path("artifacts/lora/build"))[1:]
+    one = studio.key(first, {})
+    assert one != studio.key(last, {})
+    assert one != Studio(tiny_base, "lora", device="cpu", precision="bf16", threads=1).key(first, {})
+    assert one != Studio(tiny_base, "lora", device="cpu", precision="fp32", threads=2).key(first, {})
+    assert one != open_studio(tiny_base, "textual_inversion").key(first, {})
+    assert studio.key(UNTOUCHED, {}) == open_studio(tiny_base, "textual_inversion").key(UNTOUCHED, {"strength": 0.5})
+
+
+def test_equal_questions_are_asked_equally() -> None:
+    worded = SAMPLED.model_copy(update={"negative": "no [name]"})
+    one = ask(UNTOUCHED, " a  [name] ", "sks", [1, 0], worded, {"strength": 0.5})
+    assert one == ask(UNTOUCHED, "a sks", "sks", [0, 1], worded, {})
+    assert one.sampling.negative == "no sks"
+
+
+def test_an_artifact_of_another_method_is_refused(studio: Studio) -> None:
+    path = Path("artifacts/lora/build/checkpoints/000010.safetensors")
+    save(replace(load(path), method="hypernetwork"), path)
+    with pytest.raises(FormatError, match="made by hypernetwork"):
+        draw(studio, [asked(step=10)])
+
+
+def test_pixels_are_known_by_size_and_colour_and_not_by_file() -> None:
+    one = Image.new("RGB", (4, 2), "red")
+    assert pixel_digest(one) == pixel_digest(one.convert("RGBA"))
+    assert pixel_digest(one) != pixel_digest(Image.new("RGB", (2, 4), "red"))
+    assert pixel_digest(one) != pixel_digest(Image.new("RGB", (4, 2), "blue"))
