@@ -16,7 +16,7 @@ class Sampling(Schema):
     """How pictures are drawn: the block `sampling` of params.yaml. Its fields are keywords of `generate`."""
 
     sampler: SamplerName
-    steps: int = Field(ge=1, le=1000)
+    steps: int = Field(ge=1, le=500)  # of the 1000 that it was trained on; schedulers overrun when they need nearly all
     guidance: float = Field(ge=0)  # 1 or less: the negative prompt is not used, and a step costs half
     negative: str
     clip_skip: int = Field(ge=0, le=10)  # last layers of the text encoder that are left out; A1111's "Clip skip" - 1
