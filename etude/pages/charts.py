@@ -26,7 +26,7 @@ class Chart:
 def draw(chart: Chart) -> Markup:
     """The chart as one ``<svg>`` element; names in it are escaped."""
     ys = [y + side * (spread or 0.0) for _, y, spread in chart.points for side in (-1, 1)] + [*chart.levels.values()]
-    across, up = _Scale(LEFT, WIDTH - RIGHT, *_ends([x for x, _, _ in chart.points])), _scale_up(ys)
+    across, up = Scale(LEFT, WIDTH - RIGHT, *_ends([x for x, _, _ in chart.points])), _scale_up(ys)
     parts = [*_ruler(chart, across, up), *_levels(chart, up), *_curve(chart, across, up)]
     label = escape(chart.title)
     svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
@@ -35,8 +35,8 @@ def draw(chart: Chart) -> Markup:
 
 
 @dataclass(frozen=True)
-class _Scale:
-    """From values to pixels."""
+class Scale:
+    """From values between ``low`` and ``high`` to pixels between ``first`` and ``last``."""
 
     first: float
     last: float
@@ -44,13 +44,14 @@ class _Scale:
     high: float
 
     def __call__(self, value: float) -> float:
+        """Pixels of a value."""
         return round(self.first + (value - self.low) / (self.high - self.low) * (self.last - self.first), 1)
 
 
-def _scale_up(values: Sequence[float]) -> _Scale:
+def _scale_up(values: Sequence[float]) -> Scale:
     low, high = _ends(values)
     air = 0.08 * (high - low)
-    return _Scale(HEIGHT - BOTTOM, TOP, low - air, high + air)
+    return Scale(HEIGHT - BOTTOM, TOP, low - air, high + air)
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float]:
@@ -72,7 +73,7 @@ def _steps(chart: Chart) -> list[float]:
     return [x for x, _, _ in chart.points] if chart.dots and len(chart.points) <= 8 else []
 
 
-def _ruler(chart: Chart, across: _Scale, up: _Scale) -> list[str]:
+def _ruler(chart: Chart, across: Scale, up: Scale) -> list[str]:
     parts = []
     for value in ticks(up.low, up.high):
         y = up(value)
@@ -83,7 +84,7 @@ def _ruler(chart: Chart, across: _Scale, up: _Scale) -> list[str]:
     return parts
 
 
-def _levels(chart: Chart, up: _Scale) -> list[str]:
+def _levels(chart: Chart, up: Scale) -> list[str]:
     parts = []
     for name, value in chart.levels.items():
         y = up(value)
@@ -92,7 +93,7 @@ def _levels(chart: Chart, up: _Scale) -> list[str]:
     return parts
 
 
-def _curve(chart: Chart, across: _Scale, up: _Scale) -> list[str]:
+def _curve(chart: Chart, across: Scale, up: Scale) -> list[str]:
     line = " ".join(f"{across(x)},{up(y)}" for x, y, _ in chart.points)
     parts = [f'<polyline class="curve" points="{line}"/>']
     for x, y, spread in chart.points:
