@@ -33,10 +33,10 @@ demo: setup ## the chosen methods on the shipped sample set, from pictures to a 
 	@$(RUN) python -c 'from etude.params import read_yaml; [print(f"{m}: artifacts/{m}/grid/grid.png, artifacts/pages/{m}/index.html, artifacts/{m}/export/") for m in read_yaml("params.yaml")["methods"]]'
 
 test: setup ## the tests, without those that take minutes
-	$(RUN) python -m pytest -q -m "not slow"
+	$(RUN) python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-all: setup ## every test
-	$(RUN) python -m pytest -q
+	$(RUN) python -m pytest -q -n 2 --dist loadfile
 
 check: setup ## style, types, layers
 	$(RUN) ruff check .
