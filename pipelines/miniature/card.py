@@ -73,7 +73,7 @@ def source_row(record: dict[str, str]) -> str:
 
 def text(world: World, card: Card, prompts: list[str]) -> str:
     """The card in Markdown."""
-    vae, clip, unet = (read_json(OUT / part / "metrics.json") for part in ("vae", "clip", "unet"))
+    vae, clip, unet = (read_json(OUT / part / "metrics.json") for part in ("vae", "vision", "unet"))
     rows = "\n".join(source_row(record) for record in read_json(OUT / "source" / "sources.json").values())
     return TEMPLATE.format(
         concepts=len(world.concepts),

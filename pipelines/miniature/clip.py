@@ -6,6 +6,7 @@ in SD 1.5; the whole pair names pictures and measures how well a picture fits it
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,17 @@ from pipelines.miniature.world import (
 from tasks import run
 
 
+class Distortion(Schema):
+    """How pictures are changed before the vision tower sees them."""
+
+    free_colours: float
+    moved: float
+    zoom: float
+    turn: float
+    shift: float
+    tint: float
+
+
 class Clip(Schema):
     """The ``clip`` block of params.yaml."""
 
@@ -49,9 +61,7 @@ class Clip(Schema):
     image_size: int
     patch_size: int
     projection: int
-    free_colours: float
-    moved: float
-    tint: float
+    distortion: Distortion
     threads: int
     training: Optimization
 
@@ -109,16 +119,16 @@ def train() -> None:
     settings, world = dials.clip, read_world()
     tokenizer = CLIPTokenizer.from_pretrained(OUT / "tokenizer")
     pictures = shrink(read_pictures().trained(world), settings.image_size)
-    torch.manual_seed(0)
-    model = build_clip(settings, len(tokenizer))
     report = make_report("clip", settings.threads)
+    torch.manual_seed(report.seed)
+    model = build_clip(settings, len(tokenizer)).to(report.device)
 
     def batches(step: int) -> Pairs:
         draw = randomiser(report.seed, "clip", step)
         return draw_pairs(pictures, world, dials, tokenizer, draw)
 
     fit(dict(model.named_parameters()), lambda batch: contrast(model, batch), batches, settings.training, report)
-    model.eval()
+    model.cpu().eval()
     metrics = measure(model, tokenizer, pictures, world)
     with replace_folder(OUT / "clip") as folder:
         save_clip(model, folder)
@@ -138,46 +148,50 @@ def shrink(pictures: Pictures, size: int) -> Pictures:
 
 def draw_pairs(pictures: Pictures, world: World, dials: Dials, tokenizer: CLIPTokenizer, draw: random.Random) -> Pairs:
     """A batch of different pictures on random backgrounds, moved, turned and tinted a little."""
-    settings = dials.clip
-    indices = draw.sample(range(len(pictures)), settings.training.batch_size)
-    names = [f"{pictures.style[i]} {pictures.concept[i]}" for i in indices]
+    indices = draw.sample(range(len(pictures)), dials.clip.training.batch_size)
+    images, captions = show(pictures, indices, world, dials.words, dials.clip.distortion, draw)
+    tokens = tokenizer(captions, padding=True, truncation=True, return_tensors="pt").input_ids
+    return Pairs([f"{pictures.style[i]} {pictures.concept[i]}" for i in indices], images, tokens)
+
+
+def show(
+    pictures: Pictures, indices: list[int], world: World, words: Words, how: Distortion, draw: random.Random
+) -> tuple[Tensor, list[str]]:
+    """Pictures ``indices`` on backgrounds and distorted, float [B, 3, S, S] from -1 to 1, and their captions."""
     captions, colours = [], []
     for i in indices:
-        colour = choose_colour(list(world.colours), dials.words, draw)
-        free = draw.random() < settings.free_colours
-        named = caption(pictures.style[i], pictures.concept[i], colour, dials.words, draw)
+        colour = choose_colour(list(world.colours), words, draw)
+        free = draw.random() < how.free_colours
+        named = caption(pictures.style[i], pictures.concept[i], colour, words, draw)
         captions.append(named.split(" on a")[0] if free else named)
-        colours.append([draw.uniform(0, 255) for _ in range(3)] if free else list(world.colours[colour]))
-    images = compose(pictures.rgba[indices], torch.tensor(colours, dtype=torch.float32))
-    flips = torch.tensor([may_flip(pictures.concept[i]) and draw.random() < 0.5 for i in indices])
-    images = distort(images, torch.tensor(colours, dtype=torch.float32), flips, settings, draw)
-    tokens = tokenizer(captions, padding=True, truncation=True, return_tensors="pt").input_ids
-    return Pairs(names, images, tokens)
+        colours.append([draw.uniform(0, 255) for _ in range(3)] if free else [float(c) for c in world.colours[colour]])
+    ground = torch.tensor(colours)
+    flips = [may_flip(pictures.concept[i]) and draw.random() < 0.5 for i in indices]
+    return distort(compose(pictures.rgba[indices], ground), ground, flips, how, draw), captions
 
 
-def distort(images: Tensor, colours: Tensor, flips: Tensor, settings: Clip, draw: random.Random) -> Tensor:
-    """Flip where ``flips``; shrink, turn and move a share ``moved``; tint every picture a little."""
+def distort(images: Tensor, colours: Tensor, flips: list[bool], how: Distortion, draw: random.Random) -> Tensor:
+    """Flip where ``flips``; shrink, turn and move a share of the pictures; tint every one a little."""
     rows = []
-    for flip in flips.tolist():
-        moved = draw.random() < settings.moved
-        scale = draw.uniform(0.95, 1.5) if moved else 1.0
-        angle = draw.uniform(-0.25, 0.25) if moved else 0.0
-        x, y = (draw.uniform(-0.25, 0.25) if moved else 0.0 for _ in range(2))
-        sine, cosine = scale * torch.tensor(angle).sin(), scale * torch.tensor(angle).cos()
-        sign = -1.0 if flip else 1.0
-        rows.append(torch.tensor([[sign * cosine, -sine, x], [sign * sine, cosine, y]]))
+    for flip in flips:
+        moved = draw.random() < how.moved
+        scale = draw.uniform(0.95, how.zoom) if moved else 1.0
+        angle = draw.uniform(-how.turn, how.turn) if moved else 0.0
+        x, y = (draw.uniform(-how.shift, how.shift) if moved else 0.0 for _ in range(2))
+        sine, cosine, sign = scale * math.sin(angle), scale * math.cos(angle), -1.0 if flip else 1.0
+        rows.append([[sign * cosine, -sine, x], [sign * sine, cosine, y]])
     ground = (colours / 127.5 - 1)[:, :, None, None]
-    grid = affine_grid(torch.stack(rows), list(images.shape), align_corners=False)
+    grid = affine_grid(torch.tensor(rows), list(images.shape), align_corners=False)
     placed = grid_sample(images - ground, grid, align_corners=False) + ground
-    gain = torch.tensor([[draw.uniform(1 - settings.tint, 1 + settings.tint) for _ in range(3)] for _ in rows])
+    gain = torch.tensor([[draw.uniform(1 - how.tint, 1 + how.tint) for _ in range(3)] for _ in rows])
     return (placed * gain[:, :, None, None]).clamp(-1, 1)
 
 
 def contrast(model: CLIPModel, batch: Pairs) -> Tensor:
     """The symmetric cross-entropy over the batch: which caption belongs to which picture."""
-    made = model(input_ids=batch.tokens, pixel_values=batch.images)
+    made = model(input_ids=batch.tokens.to(model.device), pixel_values=batch.images.to(model.device))
     logits = made.logits_per_text.float()
-    target = torch.arange(len(logits))
+    target = torch.arange(len(logits), device=model.device)
     return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
 
 
@@ -206,6 +220,7 @@ def save_clip(model: CLIPModel, folder: Path) -> None:
 def read_clip(folder: Path = OUT / "clip") -> CLIPModel:
     """The trained model, frozen."""
     model = CLIPModel(CLIPConfig.from_pretrained(folder))
+    model.set_attn_implementation("eager")
     model.load_state_dict(read_tensors(folder / "model.safetensors")[0])
     return model.eval().requires_grad_(False)
 

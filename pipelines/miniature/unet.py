@@ -104,17 +104,19 @@ def train() -> None:
     encoded = read_encoded()
     vae = read_vae()
     scale = float(vae.config.scaling_factor)
-    torch.manual_seed(0)
-    model = build_unet(settings.widths, settings.groups, settings.heads, encoded.hidden.shape[-1])
-    model.set_attn_processor(AttnProcessor())  # torch's fused attention takes twice the step's time on CPU in bf16
     report = make_report("unet", settings.threads)
+    torch.manual_seed(report.seed)
+    model = build_unet(settings.widths, settings.groups, settings.heads, encoded.hidden.shape[-1])
+    model.to(report.device)
+    model.set_attn_processor(AttnProcessor())  # torch's fused attention takes twice the step's time on CPU in bf16
     report.preview = lambda: tile(
         pixels_to_picture(decode(sample(model, encoded, preview_keys(settings, world), settings), vae)),
         len(settings.preview_concepts),
     )
 
     def batches(step: int) -> Denoising:
-        return draw_batch(encoded, world, dials, scale, randomiser(report.seed, "unet", step))
+        batch = draw_batch(encoded, world, dials, scale, randomiser(report.seed, "unet", step))
+        return Denoising(batch.names, batch.latents.to(report.device), batch.hidden.to(report.device))
 
     def loss(batch: Denoising) -> Tensor:
         return denoising_loss(model, batch, settings.training.min_snr)
@@ -147,7 +149,7 @@ def draw_batch(encoded: Encoded, world: World, dials: Dials, scale: float, draw:
         style = encoded.style[i] if draw.random() < words.style_named else ""
         key = f"{style}|{encoded.concept[i]}|{colour if named else ''}"
         rows.append(encoded.row["||" if draw.random() < dials.unet.caption_dropped else key])
-        latents.append(encoded.mean[i, draw.randrange(2), colours.index(colour)])
+        latents.append(encoded.mean[i, colours.index(colour)])
         names.append(f"{encoded.style[i]} {encoded.concept[i]} {colour}")
     return Denoising(names, torch.stack(latents).float() * scale, encoded.hidden[rows].float())
 
@@ -159,13 +161,14 @@ def denoising_loss(model: Callable[..., object], batch: Denoising, gamma: float)
     """Mean squared error of the noise, weighted by min(SNR, γ) / SNR (γ 0: not weighted)."""
     noise = torch.randn_like(batch.latents)
     # One timestep in each of as many equal ranges as there are pictures: a steadier mean than independent draws.
-    share = (torch.arange(len(noise)) + torch.rand(len(noise))) / len(noise)
+    ranges = torch.arange(len(noise), device=noise.device)
+    share = (ranges + torch.rand(len(noise), device=noise.device)) / len(noise)
     t = (share * SCHEDULER.config.num_train_timesteps).long()
     noisy = SCHEDULER.add_noise(batch.latents, noise, t)
     made = model(noisy, t, batch.hidden).sample.float()  # type: ignore[attr-defined]
     each = mse_loss(made, noise, reduction="none").mean(dim=(1, 2, 3))
     if gamma:
-        kept = SCHEDULER.alphas_cumprod[t]
+        kept = SCHEDULER.alphas_cumprod.to(t.device)[t]
         ratio = kept / (1 - kept)
         each = each * ratio.clamp(max=gamma) / ratio
     return each.mean()
@@ -189,10 +192,10 @@ def sample(model: UNet2DConditionModel, encoded: Encoded, keys: list[str], setti
     size = encoded.mean.shape[-1]
     made = torch.randn(len(keys), 4, size, size, generator=generator("preview"))
     hidden = encoded.hidden[[encoded.row[key] for key in keys]].float()
-    both = torch.cat([encoded.hidden[:1].float().expand_as(hidden), hidden])
+    both = torch.cat([encoded.hidden[:1].float().expand_as(hidden), hidden]).to(model.device)
     for t in solver.timesteps:
-        with torch.autocast("cpu", torch.bfloat16):
-            without, towards = model(torch.cat([made, made]), t, both).sample.float().chunk(2)
+        with torch.autocast(model.device.type, torch.bfloat16):
+            without, towards = model(torch.cat([made, made]).to(model.device), t, both).sample.float().cpu().chunk(2)
         made = solver.step(without + settings.preview_guidance * (towards - without), t, made).prev_sample
     return made
 

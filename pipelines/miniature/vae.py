@@ -70,10 +70,11 @@ def train() -> None:
     pictures = read_pictures()
     seen, unseen = pictures.trained(world), pictures.held_out(world)
     table = colour_table(world)
-    torch.manual_seed(0)
+    report = make_report("vae", settings.threads)
+    torch.manual_seed(report.seed)
     model = build_vae(settings.widths, settings.groups, seen.rgba.shape[-1])
     carry_colours(model, settings.first_logvar)
-    report = make_report("vae", settings.threads)
+    model.to(report.device)
     report.preview = lambda: preview(model, unseen, table)
 
     def batches(step: int) -> Examples:
@@ -85,10 +86,10 @@ def train() -> None:
         return Examples(examples.names, avg_pool2d(examples.images, 2)) if small else examples
 
     def loss(batch: Examples) -> Tensor:
-        return reconstruction_loss(model, batch.images, settings)
+        return reconstruction_loss(model, batch.images.to(report.device), settings)
 
     fit(dict(model.named_parameters()), loss, batches, settings.training, report)
-    finish(model, seen, unseen, table)
+    finish(model.cpu(), seen, unseen, table)
     report.discard()
 
 
@@ -107,8 +108,8 @@ def reconstruction_loss(model: AutoencoderKL, images: Tensor, settings: Vae) -> 
 @torch.no_grad()
 def reconstruct(model: AutoencoderKL, images: Tensor) -> Tensor:
     """Images through the latents' mean and back, from -1 to 1."""
-    parts = [model.decode(model.encode(part).latent_dist.mean).sample for part in in_parts(images, 32)]
-    return torch.cat(parts).clamp(-1, 1)
+    parts = [model.decode(model.encode(part.to(model.device)).latent_dist.mean).sample for part in in_parts(images, 32)]
+    return torch.cat(parts).clamp(-1, 1).cpu()
 
 
 def on_colours(pictures: Pictures, table: Tensor) -> Tensor:

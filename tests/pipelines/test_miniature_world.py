@@ -10,7 +10,7 @@ import torch
 
 from etude.errors import InputError
 from etude.params import pick
-from pipelines.miniature import encode, source, tokenizer
+from pipelines.miniature import source, texts, tokenizer
 from pipelines.miniature.samples import Dials as SampleDials
 from pipelines.miniature.samples import concept_pictures, style_pictures
 from pipelines.miniature.world import FOLDER, Words, World, caption, choose_colour, compose, read_world
@@ -23,7 +23,7 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def words() -> Words:
-    return pick(FOLDER / "params.yaml", encode.Dials).words
+    return pick(FOLDER / "params.yaml", texts.Dials).words
 
 
 def held_out_words(world: World) -> set[str]:
@@ -31,7 +31,7 @@ def held_out_words(world: World) -> set[str]:
 
 
 def test_no_held_out_word_stands_in_any_training_caption(world: World, words: Words) -> None:
-    captions = list(encode.all_captions(world, words).values())
+    captions = list(texts.all_captions(world, words).values())
     draw = random.Random(0)
     for concept in world.concepts:
         colour = choose_colour(list(world.colours), words, draw)

@@ -1,0 +1,54 @@
+"""Encode every picture on every colour once, so that the UNet trains without the autoencoder."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from etude.files import replace_folder, write_json, write_tensors
+from etude.params import Schema, pick
+from etude.training.randomness import make_deterministic
+from pipelines.miniature.vae import read_vae
+from pipelines.miniature.world import FOLDER, OUT, Pictures, colour_table, compose, read_pictures, read_world
+from tasks import run
+
+
+class Encode(Schema):
+    """The ``encode`` block of params.yaml."""
+
+    threads: int
+
+
+class Dials(Schema):
+    """The part of params.yaml that this stage reads."""
+
+    encode: Encode
+
+
+def encode() -> None:
+    """Write ``out/latents/``: mean, float16 [pictures, colours, 4, h, w], unscaled, and whose each picture is.
+
+    Not mirrored: a UNet of this size learns one side sooner than two.
+    """
+    make_deterministic(pick(FOLDER / "params.yaml", Dials).encode.threads)
+    world = read_world()
+    pictures = read_pictures().trained(world)
+    with replace_folder(OUT / "latents") as folder:
+        write_tensors(folder / "latents.safetensors", {"mean": latents(read_vae(), pictures, colour_table(world))})
+        write_json(folder / "index.json", {"style": pictures.style, "concept": pictures.concept})
+
+
+@torch.no_grad()
+def latents(vae: AutoencoderKL, pictures: Pictures, table: Tensor) -> Tensor:
+    """Means of all pictures on all colours: float16 [N, C, 4, h, w], not scaled."""
+    rows = []
+    for rgba in pictures.rgba:
+        images = compose(rgba.expand(len(table), *rgba.shape), table)
+        with torch.autocast("cpu", torch.bfloat16):
+            rows.append(vae.encode(images).latent_dist.mean.half())
+    return torch.stack(rows)
+
+
+if __name__ == "__main__":
+    run(encode)
