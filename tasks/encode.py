@@ -91,27 +91,32 @@ def encode(name: str) -> None:
     from etude.training.randomness import make_deterministic
 
     make_deterministic(dials.threads)
-    latents = encode_pictures(name, dials)
+    latents, mirrored = encode_pictures(name, dials)
     texts = encode_captions(name, dials)
-    say(f"{name}: latents: {latents}; texts: {texts}")
+    copies = f" (their mirrored copies: {mirrored})" if mirrored.made + mirrored.kept else ""
+    say(f"{name}: latents: {latents}{copies}; texts: {texts}")
 
 
-def encode_pictures(name: str, dials: Dials) -> Entries:
-    """Fill ``data/<set>/latents``: for each picture "mean" and "logvar" [4, h/8, w/8], unscaled."""
-    entries = Entries("vae", dials)
+def encode_pictures(name: str, dials: Dials) -> tuple[Entries, Entries]:
+    """Fill ``data/<set>/latents``: for each picture "mean" and "logvar" [4, h/8, w/8], unscaled.
+
+    Counted apart: pictures, and the mirrored copies that *prepare* made of them.
+    """
+    entries, mirrored = Entries("vae", dials), Entries("vae", dials)
     encoder = cache(lambda: _vae(dials))  # opened for the first picture that is not in the store
     folder = Path("data", name)
     pictures = sorted((folder / "prepared").glob("*.png"))
     if not pictures:
         raise InputError(folder / "prepared", "holds no pictures", "run `dvc repro` so that *prepare* fills it")
+    flipped = {name for name, image in read_json(folder / "prepared/images.json")["images"].items() if image["flipped"]}
     places = {
-        path.stem: entries.path(str(path), encoder, *_read_pixels(path))
+        path.stem: (mirrored if path.stem in flipped else entries).path(str(path), encoder, *_read_pixels(path))
         for path in progress(pictures, f"{name}: latents")
     }
     with replace_folder(folder / "latents") as out:
         for identifier, place in places.items():
             shutil.copyfile(place, out / f"{identifier}.safetensors")
-    return entries
+    return entries, mirrored
 
 
 def encode_captions(name: str, dials: Dials) -> Entries:

@@ -1,0 +1,158 @@
+"""The whole graph as a user runs it: the repository's own stages through the real DVC, on a tiny base."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from etude.params import read_yaml
+from tasks.preset import rewrite
+
+pytestmark = pytest.mark.slow
+
+ROOMS = ("etude", "tasks", "pipelines", "flows")
+FILES = ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
+QUICK = {  # as small as the stages allow
+    "base": "models/tiny",
+    "caption.clip": "models/tiny/clip",
+    "caption.words": "models/tiny/words.txt",
+    "evaluate.clip": "models/tiny/clip",
+    "prepare.resolution": 64,
+    "sampling.steps": 2,
+    "prompts.concept": ["[name]"],
+    "evaluate.seeds": [0, 1],
+    "evaluate.validation.timesteps": [500],
+    "grid.z.values": "0-1",
+    "grid.cell": 64,
+}
+SHORT = {"training.steps": 30, "training.checkpoint_every": 15, "preview.seeds": []}
+LORA = "pipelines/lora/dvc.yaml"
+
+
+def command(project: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "dvc", *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def dvc(project: Path, *arguments: str) -> str:
+    """What a DVC command says; it must succeed."""
+    done = subprocess.run(
+        command(project, *arguments), cwd=project, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def ran(said: str) -> set[str]:
+    return set(re.findall(r"^Running stage '(.+)':", said, re.MULTILINE))
+
+
+def make_project(folder: Path, root: Path, tiny_base: Path) -> Path:
+    """A git and DVC repository like a fresh clone, with a tiny base and short runs."""
+    for room in ROOMS:
+        shutil.copytree(root / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "out", "dvc.lock"))
+    for file in FILES:
+        shutil.copy(root / file, folder / file)
+    shutil.copytree(root / "data/samples", folder / "data/samples", ignore=shutil.ignore_patterns("*truth"))
+    for number, picture in enumerate(sorted((folder / "data/samples/style").glob("*.png"))):
+        if number > 2:  # three are enough here
+            picture.unlink()
+            picture.with_suffix(".txt").unlink(missing_ok=True)
+    shutil.copytree(tiny_base, folder / "models/tiny")
+    (folder / "models/tiny/words.txt").write_text("cat\ndog\n", encoding="utf-8")
+    rewrite(folder / "params.yaml", "params.yaml", QUICK)
+    for method in ("lora", "textual_inversion"):
+        rewrite(folder / "pipelines" / method / "params.yaml", "params.yaml", SHORT)
+    for arguments in (["git", "init", "-q"], command(folder, "init", "-q"), ["git", "add", "-A"]):
+        subprocess.run(arguments, cwd=folder, check=True, capture_output=True)
+    author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    subprocess.run(["git", *author, "commit", "-qm", "start"], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, root: Path, tiny_base: Path) -> Path:
+    """A project whose whole graph has run."""
+    folder = make_project(tmp_path_factory.mktemp("graph") / "project", root, tiny_base)
+    dvc(folder, "repro")
+    return folder
+
+
+def hashes(project: Path, lock: str) -> dict[str, str]:
+    stages = read_yaml(project / lock)["stages"].values()
+    return {out["path"]: out["md5"] for stage in stages for out in stage["outs"]}
+
+
+def test_the_graph_ends_with_a_report_and_has_then_nothing_to_do(project: Path) -> None:
+    page = (project / "artifacts/report/index.html").read_text(encoding="utf-8")
+    assert "lora" in page
+    assert "textual_inversion" in page
+    for method in ("lora", "textual_inversion"):
+        assert (project / "artifacts" / method / "grid/grid.png").stat().st_size > 1000
+        assert len(list((project / "artifacts" / method / "build/checkpoints").iterdir())) == 2
+    assert "up to date" in dvc(project, "repro")
+    assert "image_similarity" in dvc(project, "metrics", "show")
+    assert "loss" in dvc(project, "plots", "show", "--json")
+
+
+def test_a_changed_rank_reruns_what_depends_on_it_and_nothing_else(project: Path) -> None:
+    said = dvc(project, "exp", "run", "-S", "pipelines/lora/params.yaml:rank=2")
+    build = {f"{LORA}:{stage}" for stage in ("build", "export", "evaluate", "grid")}
+    assert ran(said) == build | {"page@lora", "report"}
+
+
+def test_a_clone_that_is_killed_on_the_way_ends_with_the_same_hashes(
+    project: Path, tmp_path: Path, root: Path, tiny_base: Path
+) -> None:
+    clone = make_project(tmp_path / "clone", root, tiny_base)
+    rewrite(clone / "params.yaml", "params.yaml", {"methods": ["lora"]})
+    dvc(clone, "repro", "encode@concept")
+    build = subprocess.Popen(
+        command(clone, "repro", f"{LORA}:build"), cwd=clone, env=environment(), start_new_session=True
+    )
+    while not list(clone.glob(".scratch/lora-*/state.pt")):
+        assert build.poll() is None
+        time.sleep(0.02)
+    os.killpg(build.pid, signal.SIGKILL)
+    build.wait()
+    said = dvc(clone, "repro")
+    assert re.search(r"resumed at step [1-9]\d* of 30", said)
+    assert not (clone / "artifacts/textual_inversion").exists()
+    dvc(project, "exp", "run", "-S", "pipelines/lora/params.yaml:rank=8")
+    assert hashes(clone, "pipelines/lora/dvc.lock") == hashes(project, "pipelines/lora/dvc.lock")
+
+
+def test_a_typo_stops_before_torch_is_imported(project: Path, tmp_path: Path) -> None:
+    poison = tmp_path / "torch"
+    poison.mkdir()
+    (poison / "__init__.py").write_text("raise SystemExit('torch was imported')")
+    params = project / "pipelines/lora/params.yaml"
+    text = params.read_text()
+    params.write_text(text.replace("rank: 8", "rnk: 8"))
+    try:
+        for task in (["tasks.build", "lora"], ["tasks.prepare", "concept", "data/samples/concept"]):
+            done = subprocess.run(
+                [sys.executable, "-m", *task],
+                cwd=project,
+                env={**environment(), "PYTHONPATH": str(tmp_path)},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 1
+            assert "pipelines/lora/params.yaml" in done.stderr
+            assert "unknown key `rnk`, did you mean `rank`?" in done.stderr
+            assert "torch was imported" not in done.stderr
+    finally:
+        params.write_text(text)
