@@ -33,15 +33,14 @@ STATES = {
     "adopted": "Adopted",
     "ran": "Ran",
 }  # how a stage ended, and the name of the task's state in Prefect
-SILENT = Board()
-BOARD: ContextVar[Board] = ContextVar("board", default=SILENT)  # no parameter: those are stored
+BOARD: ContextVar[Board | None] = ContextVar("board", default=None)  # no parameter: those are stored with the run
 
 
 class Work:
     """One run over the graph: what its tasks share."""
 
-    def __init__(self, site: Site, stages: Sequence[Stage], board: Board) -> None:
-        self.site, self.stages, self.board = site, stages, board
+    def __init__(self, site: Site, stages: Sequence[Stage], board: Board, title: str = "") -> None:
+        self.site, self.stages, self.board, self.title = site, stages, board, title
         self.stopping = Event()
         self.outcomes: dict[str, str] = {}
         self.faults: dict[str, str] = {}
@@ -105,7 +104,7 @@ def bring_up_to_date(stage: Stage, work: Work) -> State[None]:
     outcome = work.do(stage, logger)
     if outcome in ("ran", "restored", "adopted"):
         try:
-            artifacts.publish(work.site.root, stage, os.environ.get(PAGES, ""))
+            artifacts.publish(work.site.root, stage, work.title, os.environ.get(PAGES, ""))
         except (OSError, ValueError) as error:  # a picture or a number that cannot be read is not the flow's to judge
             logger.warning("not shown: %s", error)
     return Completed(name=STATES[outcome], message="; ".join(stage.why) or None)
@@ -118,18 +117,21 @@ def repro(
     jobs: int = 1,
     gpus: Sequence[str] = (),
     force: bool = False,
+    slots: str | None = None,
+    title: str = "",
 ) -> State[None]:
     """Bring stages and what they depend on up to date, independent ones at once.
 
     `targets` as in `plan.load`; `jobs` stages at once, of which those that ask for a GPU have one of `gpus` each.
+    A run elsewhere than in the user's checkout shares its `slots`, and has a `title` that its artifacts are named by.
     Ends Failed, naming what failed and why, when a stage did; everything that does not depend on it is done then.
     """
-    site = Site(Path(root).resolve(), jobs, tuple(gpus), force)
+    site = Site(Path(root).resolve(), jobs, gpus, force, Path(slots) if slots else None)
     stages = plan.load(site.root, targets, force=force)
-    work = Work(site, stages, BOARD.get())
+    work = Work(site, stages, BOARD.get() or Board(), title)
     work.board.begin(stages)
     todo = plan.pending(stages)
-    if todo:
+    if todo and not title:
         artifacts.publish_plan(todo, len(stages))
     try:
         _carry_out(work)
@@ -138,7 +140,7 @@ def repro(
         raise
     finally:
         work.board.end()
-    if todo:
+    if todo and not title:
         artifacts.publish_outcome([(row.label, row.state, row.seconds) for row in work.board.rows.values()])
     if work.faults:
         return Failed(message="\n\n".join([_verdict(work), *work.faults.values()]))

@@ -81,6 +81,18 @@ def pending(stages: Sequence[Stage]) -> dict[Stage, tuple[str, ...]]:
     return {stage: reasons[stage.name] for stage in stages if stage.name in reasons}
 
 
+def cache_folder(root: Path) -> Path:
+    """Where DVC keeps the content of everything."""
+    with Repo(str(root)) as repo:
+        return Path(repo.cache.local_cache_dir)
+
+
+def use_cache(root: Path, cache: Path) -> None:
+    """Let the checkout at `root` keep content in another folder, linked rather than copied where the disk can."""
+    with Repo(str(root)) as repo, repo.config.edit("local") as config:
+        config.setdefault("cache", {}).update(dir=str(cache), type=["reflink", "hardlink", "symlink", "copy"])
+
+
 def forget(root: Path, pid: int) -> None:
     """Drop what process `pid` holds in DVC's table of busy paths.
 

@@ -1,0 +1,57 @@
+"""Run what a past revision ran, elsewhere, and say whether it makes the same: `python -m flows.reproduce v1`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from etude.errors import EtudeError
+from flows.run import cores, devices, find_root, leave
+
+
+def main(
+    revision: Annotated[str, typer.Argument(help="A commit, tag or branch, or the name of a DVC experiment.")],
+    targets: Annotated[list[str] | None, typer.Argument(help="As in `python -m flows.run`.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Stages at once.", show_default="one a core")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to hand out.", show_default="all there are")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Compute everything again, with an empty run-cache.")] = False,
+    tolerance: Annotated[float, typer.Option(min=0, help="What metrics may differ by, relative.")] = 1e-3,
+) -> None:
+    """Run a revision's pipeline again in a folder of its own; your files are not touched.
+
+    Every output is then identical, within tolerance, or different, and what differs is named. Exit code 0: the same.
+    """
+    try:
+        root = find_root(Path.cwd())
+        message, same = reproduce(root, revision, targets or [], jobs or cores(), devices(gpus), force, tolerance)
+    except EtudeError as error:
+        leave(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        leave("stopped", 130)
+    if not same:
+        leave(message)
+    Console(highlight=False).print(message, markup=False, soft_wrap=True)
+
+
+def reproduce(
+    root: Path, revision: str, targets: list[str], jobs: int, gpus: list[str], force: bool, tolerance: float
+) -> tuple[str, bool]:
+    """Run the flow; what it says, and whether everything is the same."""
+    from flows import server, worktree
+
+    ready = server.connect(root)
+    worktree.resolve(root, revision)  # while the server starts: an unknown name shows at once
+    from flows import experiments
+    from flows.board import Board
+    from flows.graph import BOARD
+
+    BOARD.set(Board(Console(highlight=False), ready()))
+    state = experiments.reproduce(revision, str(root), targets, jobs, gpus, force, tolerance, return_state=True)
+    return state.message or "", state.is_completed()
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,99 @@
+"""A revision of the repository in a folder of its own that shares what DVC keeps; gone afterwards.
+
+The folders are few and numbered, each with a lock that its user holds: what a killed user left is cleared by the next.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+
+from etude.errors import InputError
+from flows import plan
+from flows.slots import Slots
+from flows.stage import environment
+
+MOST = 64  # worktrees at once
+
+
+@contextmanager
+def worktree(root: Path, revision: str, *, fresh: bool = False) -> Iterator[Path]:
+    """A checkout of a commit, tag, branch or DVC experiment, with its inputs and without its outputs.
+
+    It shares the repository's DVC cache and run-cache; with `fresh` it has empty ones of its own.
+    Raises InputError when the revision is unknown or an input can neither be found here nor pulled.
+    """
+    commit = resolve(root, revision)
+    folder = root / ".scratch" / "worktrees"
+    with Slots(folder).take("tree", MOST, Event()) as (number, _):
+        tree = folder / str(number)
+        with _one_at_a_time(folder):
+            _remove(root, tree)
+            git(root, "worktree", "add", "--quiet", "--detach", str(tree), commit)
+        try:
+            _prepare(root, tree, fresh)
+            yield tree
+        finally:
+            with _one_at_a_time(folder):
+                _remove(root, tree)
+
+
+def resolve(root: Path, revision: str) -> str:
+    """The commit that a revision or the name of a DVC experiment stands for. Raises InputError for neither."""
+    found = git(root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", check=False)
+    if not found and (refs := git(root, "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{revision}")):
+        found = refs.splitlines()[0]
+    if not found:
+        raise InputError(
+            revision, "no commit, tag, branch or experiment is called that", "see `git tag`, `dvc exp show`"
+        )
+    return found
+
+
+def git(folder: Path, *words: str, check: bool = True) -> str:
+    """What a git command prints. Where it fails: InputError with git's own words, or, without `check`, nothing."""
+    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise InputError(
+            str(folder), f"`git {' '.join(words)}` says: {done.stderr.strip()}", "mend that, and try again"
+        )
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def dvc(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a dvc command in a folder."""
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *words]
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+
+
+def _prepare(root: Path, tree: Path, fresh: bool) -> None:
+    own = root / ".dvc" / "config.local"  # remotes and their credentials
+    if own.exists():
+        shutil.copy(own, tree / ".dvc" / "config.local")
+    plan.use_cache(tree, plan.cache_folder(root))
+    inputs = git(tree, "ls-files", "*.dvc").splitlines()
+    if inputs and dvc(tree, "checkout", *inputs).returncode and (pull := dvc(tree, "pull", *inputs)).returncode:
+        last = pull.stderr.strip().splitlines()[-1:] or ["it cannot be pulled"]
+        raise InputError(", ".join(inputs), f"an input is not in the cache: {last[0]}", "fetch it with `dvc pull`")
+    if fresh:
+        plan.use_cache(tree, tree / ".dvc" / "cache")
+
+
+def _remove(root: Path, tree: Path) -> None:
+    git(root, "worktree", "remove", "--force", "--force", str(tree), check=False)
+    if tree.exists():
+        shutil.rmtree(tree)
+    git(root, "worktree", "prune")
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    with (folder / "git.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
