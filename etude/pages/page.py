@@ -13,7 +13,8 @@ from etude.files import read_json
 from etude.pages import words
 from etude.pages.charts import Chart, draw
 from etude.pages.pictures import inline
-from etude.pages.sources import Checkpoint, Findings
+from etude.pages.readme import section
+from etude.pages.sources import FILES, Checkpoint, Findings
 
 THUMB = 192  # pixels of the longest side of pictures beside each other
 PLOTTED = ("image_similarity", "text_alignment", "validation_loss")
@@ -46,6 +47,8 @@ def render(found: Findings) -> str:
         grid=_grid(found.folder / "grid"),
         previews=[{"step": int(path.stem), "picture": inline(path)} for path in found.previews],
         files=[{"path": f.name, "size": words.size(f.size), "about": f.about} for f in found.files],
+        choose=section(found.readme, "When to choose it"),
+        use=section(found.readme, FILES),
         made=list(_made(found)),
         params=list(flatten(found.facts.get("params", {}))),
     )

@@ -13,7 +13,9 @@ from typing import Any
 
 from etude.errors import FormatError, InputError
 from etude.files import read_json, read_metadata
+from etude.pages.readme import files
 
+FILES = "The files"  # the section of a README on what the export stage writes
 Numbers = Mapping[str, float | None]
 
 
@@ -28,7 +30,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class File:
-    """An exported file, and what its format's module says of it."""
+    """An exported file, and where the README says that it loads."""
 
     name: str
     size: int  # bytes
@@ -50,6 +52,7 @@ class Findings:
     losses: Sequence[tuple[float, float]]  # (step, training loss)
     files: Sequence[File]
     folder: Path  # artifacts/<method>
+    readme: Path  # pipelines/<method>/README.md
 
     def picture(self, kind: str, prompt: int, seed: int) -> Path:
         """The picture of the untouched ``base`` or of the ``best`` checkpoint."""
@@ -86,8 +89,9 @@ def find(method: str, root: Path = Path()) -> Findings:
         best=read_json(evaluation / "best.json"),
         checkpoints=[_checkpoint(row) for row in read_csv(evaluation / "checkpoints.csv")],
         losses=losses(folder / "training"),
-        files=exported(folder / "export", root, formats(code), asked["name"]),
+        files=exported(folder / "export", files(code.with_name("README.md"), FILES, asked["name"])),
         folder=folder,
+        readme=code.with_name("README.md"),
     )
 
 
@@ -122,20 +126,7 @@ def docstring(code: Path) -> tuple[str, ...]:
     return tuple(" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip())
 
 
-def formats(code: Path) -> list[str]:
-    """The names in a method's ``formats``, read without running it."""
-    for node in ast.parse(code.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "formats" for t in node.targets):
-            return [str(name) for name in ast.literal_eval(node.value)]
-    return []
-
-
-def exported(folder: Path, root: Path, named: Sequence[str], name: str) -> list[File]:
-    """Files for other programs; each with the first sentence of the format whose docstring names it."""
-    about = {}
-    for one in named:
-        told = docstring(root / "etude" / "formats" / f"{one}.py")
-        for pattern in re.findall(r"``(\S+?\.\w+)``", told[0] if told else ""):
-            about[pattern.replace("<name>", name)] = told[0]
+def exported(folder: Path, about: Mapping[str, str]) -> list[File]:
+    """Files for other programs, and what ``about`` says of each."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return [File(p.relative_to(folder).as_posix(), p.stat().st_size, about.get(p.name, "")) for p in paths]

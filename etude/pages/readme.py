@@ -1,0 +1,50 @@
+"""What a method's README says, for its page: no one has to write it twice."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from markupsafe import Markup
+
+MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
+
+
+def section(readme: Path, heading: str) -> Markup:
+    """What stands under ``## heading`` as HTML, without tables; empty when there is no such section.
+
+    HTML in the text is escaped.
+    """
+    kept: list[Token] = []
+    inside = False
+    for token in _tokens(readme, heading):
+        if token.type == "table_open":
+            inside = True
+            if len(kept) > 2 and kept[-2].content.endswith(":"):
+                del kept[-3:]  # the paragraph that announces the table
+        if not inside:
+            kept.append(token)
+        inside = inside and token.type != "table_close"
+    return Markup(MARKDOWN.renderer.render(kept, MARKDOWN.options, {}))
+
+
+def files(readme: Path, heading: str, name: str) -> dict[str, str]:
+    """The table under ``## heading`` whose first column names files: file → what the second column says.
+
+    ``<name>`` in a file's name stands for the learned ``name``.
+    """
+    rows: list[list[str]] = []
+    for token in _tokens(readme, heading):
+        if token.type == "tr_open":
+            rows.append([])
+        elif token.type == "inline" and token.level == 4:  # a cell
+            rows[-1].append(token.content.replace("`", "").replace("<name>", name))
+    return {row[0]: row[1] for row in rows if len(row) > 1}
+
+
+def _tokens(readme: Path, heading: str) -> list[Token]:
+    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    found = re.search(rf"^## {re.escape(heading)}$\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return MARKDOWN.parse(found[1]) if found else []

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from etude.pages.readme import files, section
+
+TEXT = """# A
+
+## When to choose it
+
+The *usual* first choice. <script>x</script>
+
+## The files
+
+They lie here:
+
+| file | loads in |
+|---|---|
+| `<name>.pt` | A1111 |
+
+Write `<lora:otter:1>`.
+"""
+
+
+@pytest.fixture
+def readme(tmp_path: Path) -> Path:
+    (tmp_path / "README.md").write_text(TEXT)
+    return tmp_path / "README.md"
+
+
+def test_a_section_ends_where_the_next_begins_and_its_html_is_escaped(readme: Path) -> None:
+    made = section(readme, "When to choose it")
+    assert made == "<p>The <em>usual</em> first choice. &lt;script&gt;x&lt;/script&gt;</p>\n"
+
+
+def test_tables_are_left_out_with_the_line_that_announces_them(readme: Path) -> None:
+    assert section(readme, "The files") == "<p>Write <code>&lt;lora:otter:1&gt;</code>.</p>\n"
+
+
+def test_a_table_of_files_tells_where_each_loads(readme: Path) -> None:
+    told = files(readme, "The files", "otter")
+    assert told["otter.pt"] == "A1111"
+    assert "Write" not in " ".join(told)
+
+
+def test_a_section_or_a_readme_that_is_not_there_is_empty(readme: Path) -> None:
+    assert section(readme, "Size") == ""
+    assert section(readme.with_name("NONE.md"), "The files") == ""
