@@ -24,23 +24,23 @@ THUMBNAIL_SIDE = 800  # px
 THUMBNAIL_BYTES = 200_000  # kept in the server's database with every run
 
 
-def publish(root: Path, stage: Stage, title: str = "", site: str = "") -> None:
+def publish(root: Path, stage: Stage, site: str | None) -> None:
     """Show what a stage made: its pictures as thumbnails, `metrics.json` as a table, `index.html` as a link.
 
-    `title` tells several runs apart; `site` is where the repository's artifacts are served, nothing when they are not.
+    `site` is where the repository's artifacts are served, nothing when they are not.
     """
     for out in stage.outs:
         for file in _pictures(root / out):
             path = file.relative_to(root).as_posix()
-            create_image_artifact(image_url=thumbnail(file), key=_key(title, stage.label, file.stem), description=path)
+            create_image_artifact(image_url=thumbnail(file), key=_key(stage.shown, file.stem), description=path)
         if (metrics := root / out / "metrics.json").is_file():
             numbers = [{"metric": name, "value": value} for name, value in _flat(json.loads(metrics.read_text()))]
             path = metrics.relative_to(root).as_posix()
-            create_table_artifact(table=numbers, key=_key(title, stage.label, "metrics"), description=path)
-        if (page := root / out / "index.html").is_file() and not title:
+            create_table_artifact(table=numbers, key=_key(stage.shown, "metrics"), description=path)
+        if (page := root / out / "index.html").is_file() and not stage.title:
             path = page.relative_to(root).as_posix()
             link = f"{site}/{path}" if site else page.as_uri()
-            create_link_artifact(link=link, link_text=path, key=_key(stage.label, "page"))
+            create_link_artifact(link=link, link_text=path, key=_key(stage.shown, "page"))
 
 
 def publish_plan(todo: Mapping[Stage, Sequence[str]], total: int) -> None:

@@ -33,7 +33,7 @@ STYLES = dict.fromkeys(ACTIVE, "bold cyan") | {
 class Row:
     """One stage: `since` is when it entered its state, `seconds` what it took once that is known."""
 
-    label: str
+    stage: Stage
     state: str = "waiting"
     since: float = field(default_factory=time.monotonic)
     seconds: float | None = None
@@ -58,7 +58,7 @@ class Board:
 
     def begin(self, stages: Iterable[Stage]) -> None:
         """Show these stages, all waiting."""
-        self.rows = {stage.name: Row(stage.label) for stage in stages}
+        self.rows = {stage.shown: Row(stage) for stage in stages}
         if self.console and self.console.is_terminal:
             self._live = Live(self, console=self.console, refresh_per_second=4, redirect_stdout=False)
             self._live.start()
@@ -68,21 +68,21 @@ class Board:
     def state(self, stage: Stage, state: str, seconds: float | None = None) -> None:
         """A stage entered another state; `seconds` is what it took when that is a final one."""
         with self._guard:
-            row = self.rows[stage.name]
+            row = self.rows[stage.shown]
             row.state, row.since, row.seconds = state, time.monotonic(), seconds
             row.told = row.since
             if not self._live and state not in ("waiting", "queued"):
                 because = f" ({'; '.join(stage.why)})" if state == "running" and stage.why else ""
-                self._print(f"{row.label}: {state}{because}{'' if seconds is None else f' in {duration(seconds)}'}")
+                self._print(f"{stage.shown}: {state}{because}{'' if seconds is None else f' in {duration(seconds)}'}")
 
     def text(self, stage: Stage, text: str) -> None:
         """The last line of a stage's log, complete or not, is now this one."""
         with self._guard:
-            row = self.rows[stage.name]
+            row = self.rows[stage.shown]
             row.text = text.strip() or row.text
             if not self._live and text.strip() and time.monotonic() - row.told > NEWS_EVERY:
                 row.told = time.monotonic()
-                self._print(f"{row.label}: {duration(row.told - row.since)}: {row.text}")
+                self._print(f"{stage.shown}: {duration(row.told - row.since)}: {row.text}")
 
     def end(self) -> None:
         """Nothing more will happen: whatever still waits never began."""
@@ -118,7 +118,7 @@ def _cells(row: Row) -> tuple[Text, ...]:
     style = STYLES.get(row.state, "dim")
     took = "" if seconds is None else duration(seconds)
     text = row.text if row.state in (*ACTIVE, "failed") else ""
-    return Text(row.label), Text(row.state, style), Text(took), Text(text, "dim")
+    return Text(row.stage.shown), Text(row.state, style), Text(took), Text(text, "dim")
 
 
 def duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from prefect.states import Completed, Failed
 
 from flows import plan, verdict
 from flows.board import Board
-from flows.graph import BOARD, STATES, repro
+from flows.graph import BOARD, carry_out
+from flows.stage import Site
 from flows.verdict import Run, Verdict
+from flows.work import Work
 from flows.worktree import worktree
 
 
@@ -34,27 +37,23 @@ def reproduce(
     `tolerance`, relative. Ends Completed when all outputs are the same, else Failed; the message tells.
     """
     root = Path(root).resolve()
-    board = BOARD.get() or Board()
-    BOARD.set(board)
     with worktree(root, revision, fresh=force) as tree:
         before = Run(verdict.read_locks(tree), plan.cache_folder(root))
-        slots = str(root / ".scratch" / "slots")
-        done = repro(str(tree), targets, jobs, gpus, force, slots, revision, return_state=True)
+        site = Site(tree, jobs, gpus, force, root / ".scratch" / "slots")
+        stages = [replace(stage, title=revision) for stage in plan.load(tree, targets, force=force)]
+        work = Work(site, stages, BOARD.get() or Board())
+        carry_out(work)
         after = Run(verdict.read_locks(tree), plan.cache_folder(tree))
-        verdicts = verdict.judge(before, after, _over(board), tolerance)
+        done = {stage.name: stage.label for stage in stages if stage.name in work.outcomes}
+        verdicts = verdict.judge(before, after, done, tolerance)
         environment = verdict.environments(before, after)
-    verdicts += [
-        Verdict(row.label, "", verdict.MISSING, (row.state,)) for row in board.rows.values() if row.state not in STATES
-    ]
+    lost = [stage.label for stage in stages if stage.name not in work.outcomes]
+    verdicts += [Verdict(label, "", verdict.MISSING) for label in lost]
     table = [{"stage": v.stage, "output": v.path, "verdict": v.verdict, "what": "; ".join(v.details)} for v in verdicts]
     create_table_artifact(table=table, key="reproduction", description=revision)
-    texts = [_summary(revision, verdicts, environment), *[done.message or ""] * (not done.is_completed())]
-    same = done.is_completed() and verdicts and {v.verdict for v in verdicts} <= {verdict.IDENTICAL, verdict.CLOSE}
+    texts = [_summary(revision, verdicts, environment), *[work.verdict()] * bool(lost)]
+    same = verdicts and {v.verdict for v in verdicts} <= {verdict.IDENTICAL, verdict.CLOSE}
     return (Completed if same else Failed)(message="\n".join(texts))
-
-
-def _over(board: Board) -> dict[str, str]:
-    return {name: row.label for name, row in board.rows.items() if row.state in STATES}
 
 
 def _summary(revision: str, verdicts: Sequence[Verdict], environment: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ class Stage:
     `name` is DVC's own address seen from the root, whatever the current folder (`prepare@style`, `photos.dvc`,
     `pipelines/lora/dvc.yaml:build`); `label` is the short form people read and type (`lora:build`). `upstream` holds
     names. `why` says what changed since the last run: nothing when it is empty. `outs` are paths from the root.
-    `timeout` is in seconds, 0 for none.
+    `timeout` is in seconds, 0 for none. Stages of one `recipe` do the same where they read the same files. `title`
+    tells runs elsewhere than in the user's checkout apart.
     """
 
     name: str
@@ -44,6 +46,13 @@ class Stage:
     resource: str = "cpu"
     timeout: float = 0.0
     retries: int = 0
+    recipe: str = ""
+    title: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The label, told apart from those of other runs."""
+        return f"{self.title} {self.label}".strip()
 
     @property
     def slug(self) -> str:
@@ -65,7 +74,11 @@ def load(root: Path, targets: Sequence[str] = (), *, force: bool = False) -> lis
             labels = _labels(names.values())
             wanted = _wanted(graph, names, labels, targets)
             order = dict.fromkeys(chain(*(_upstream_first(graph, stage, names) for stage in wanted)))
-            return [_describe(stage, graph, names, labels, force) for stage in order]
+            stages: dict[str, Stage] = {}
+            for stage in order:
+                upstream = [stages[name] for name in sorted(names[other] for other in graph.successors(stage))]
+                stages[names[stage]] = _describe(stage, names[stage], labels[names[stage]], upstream, force)
+            return list(stages.values())
     except DvcException as error:
         raise InputError(str(root), _causes(error), "mend it; `dvc status` shows the same fault") from error
 
@@ -161,14 +174,7 @@ def _path(out: Any) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(out)
 
 
-def _describe(
-    stage: DvcStage,
-    graph: Graph,
-    names: Mapping[DvcStage, str],
-    labels: Mapping[str, str],
-    force: bool,
-) -> Stage:
-    name = names[stage]
+def _describe(stage: DvcStage, name: str, label: str, upstream: Sequence[Stage], force: bool) -> Stage:
     flow = (stage.meta or {}).get("flow") or {}
     resource = str(flow.get("resource", "cpu"))
     why = _why(stage)
@@ -177,18 +183,26 @@ def _describe(
             raise ValueError(f"{resource!r} is no resource")
         return Stage(
             name=name,
-            label=labels[name],
-            upstream=tuple(sorted(names[other] for other in graph.successors(stage))),
+            label=label,
+            upstream=tuple(other.name for other in upstream),
             why=("forced",) if force and stage.cmd and not why else why,
             outs=tuple(_path(out) for out in stage.outs),
             resource=resource,
             timeout=seconds(flow.get("timeout", 0)),
             retries=int(flow.get("retries", 0)),
+            recipe=_recipe(stage, name, upstream),
         )
     except ValueError as error:
         raise InputError(
             f"{name}: meta.flow", str(error), "write it as `{resource: gpu, timeout: 4h, retries: 1}`"
         ) from error
+
+
+def _recipe(stage: DvcStage, name: str, upstream: Sequence[Stage]) -> str:
+    params = {_path(dep): dep.read_params() for dep in stage.deps if isinstance(dep, ParamsDependency)}
+    paths = sorted(_path(entry) for entry in (*stage.deps, *stage.outs))
+    text = repr((name, stage.cmd, sorted(params.items()), paths, [other.recipe for other in upstream]))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def seconds(duration: str | float) -> float:
@@ -207,22 +221,23 @@ def _why(stage: DvcStage) -> tuple[str, ...]:
         return (BUSY,)
     if changes and stage.cmd and not any(entry.hash_info for entry in (*stage.deps, *stage.outs)):
         return ("never run",)
-    params = {str(dep): dep for dep in stage.deps if isinstance(dep, ParamsDependency)}
+    entries = {str(entry): entry for entry in (*stage.outs, *stage.deps)}  # DVC tells paths from the current folder
     why: list[str] = []
     for entry in changes:
         if not isinstance(entry, dict):
             why.append("its command changed" if entry == "changed checksum" else entry)
             continue
-        for path, change in cast(dict[str, Any], next(iter(entry.values()))).items():
+        for key, change in cast(dict[str, Any], next(iter(entry.values()))).items():
+            path = _path(entries[key]) if key in entries else key
             if isinstance(change, dict):
-                why += [f"{path}: {_param(params.get(path), key, state)}" for key, state in change.items()]
+                why += [f"{path}: {_param(entries[key], name, state)}" for name, state in change.items()]
             else:
                 why.append(f"{path} {'missing' if change == 'deleted' else change}")
     return tuple(why)
 
 
-def _param(dep: ParamsDependency | None, key: str, state: str) -> str:
-    if dep is None or state != "modified":
+def _param(dep: ParamsDependency, key: str, state: str) -> str:
+    if state != "modified":
         return f"{key} {state}"
     before, now = dict(cast(dict[str, Any], dep.hash_info.value))[key], dep.read_params()[key]
     if isinstance(before, dict) and isinstance(now, dict):

@@ -29,7 +29,7 @@ class Seen:
         self.board = Board()
         BOARD.set(self.board)
         self.state = repro(str(project.root), list(targets), return_state=True, **{"jobs": 4, **settings})
-        self.rows = {row.label: row.state for row in self.board.rows.values()}
+        self.rows = {row.stage.label: row.state for row in self.board.rows.values()}
 
 
 def task_states(flow_run: UUID | None) -> dict[str, str]:

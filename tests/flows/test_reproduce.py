@@ -65,7 +65,7 @@ class Reproduced:
         BOARD.set(board)
         self.state = reproduce(revision, str(project.root), return_state=True, **settings)
         self.message = self.state.message or ""
-        self.rows = {row.label: row.state for row in board.rows.values()}
+        self.rows = {row.stage.label: row.state for row in board.rows.values()}
 
 
 @pytest.mark.usefixtures("prefect_server")
