@@ -18,6 +18,7 @@ from etude.files import replace_folder, sha256_tree, write_json
 from etude.method import Method, load_method, needs
 from etude.params import MethodParams, Schema, load, pick, read_yaml
 from etude.store import key
+from etude.training.processes import is_launched, is_main, launch
 from tasks import run
 from tasks.console import say
 
@@ -36,6 +37,7 @@ class Dials(Schema):
     base: str
     device: str
     precision: str
+    processes: int
     seed: int
     threads: int
 
@@ -46,6 +48,8 @@ def build(method: str) -> None:
     params = load(Path("pipelines", method, "params.yaml"), module.Params)
     path = Path(getattr(params, "base", dials.base))
     family = _family(method, module, path)
+    if dials.processes > 1 and not is_launched():
+        sys.exit(launch(dials.processes))
     inputs = digests(method, {**dials.model_dump(), **params.model_dump(), "base": path.as_posix()})
     facts = _facts(params, dials, inputs, path) | {"family": family}
     scratch = Path(".scratch", f"{method}-{key(inputs, facts)[:16]}")
@@ -53,6 +57,8 @@ def build(method: str) -> None:
     facts |= {"prediction": base.prediction, "resolution": base.resolution}
     data = {need: _load(need, params) for need in needs(module)}
     artifact = module.build(base=base, **data, params=params, report=report)
+    if not is_main():
+        return
     changed = sorted(name for name, digest in inputs.items() if sha256_tree(name) != digest)
     if changed:
         raise StaleError(", ".join(changed), "changed while this stage ran", "run `dvc repro` again")
@@ -94,6 +100,7 @@ def _facts(params: MethodParams, dials: Dials, inputs: Mapping[str, str], path: 
         "inputs": {name: inputs[name] for name in inputs if name.startswith("data/") or Path(name) == path},
         "seed": dials.seed,
         "threads": dials.threads,
+        "processes": dials.processes,
         "precision": dials.precision,
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "cpu": processor,

@@ -27,6 +27,7 @@ class Project(Schema):
     base: str
     seed: NonNegativeInt
     threads: PositiveInt
+    processes: PositiveInt
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["fp32", "fp16", "bf16"]
     prepare: Prepare

@@ -21,6 +21,7 @@ from etude import artifact as artifacts
 from etude.artifact import Artifact
 from etude.errors import TrainingError
 from etude.files import atomic_path
+from etude.training.processes import is_main
 
 CONSOLE = Console(stderr=True)
 
@@ -71,6 +72,8 @@ class Report:
 
     def start(self, step: int, steps: int) -> None:
         """Say where the run begins; ``step`` above 0 means that it goes on from a kept state."""
+        if not is_main():
+            return
         CONSOLE.print(f"resumed at step {step} of {steps}" if step else f"starting, {steps} steps", highlight=False)
         if CONSOLE.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -27,7 +27,8 @@ def make_project(folder: Path, base: Path, method: str, **changes: Any) -> Path:
     shutil.copy(ROOT / "pipelines" / method / "dvc.yaml", own)
     (own / "method.py").symlink_to(ROOT / "pipelines" / method / "method.py")
     write_yaml(own / "params.yaml", params_of(method, **changes).model_dump(mode="json"))
-    dials = {"base": "models/tiny", "device": "cpu", "precision": "fp32", "seed": 3, "threads": 1}
+    dials = {"base": "models/tiny", "device": "cpu", "precision": "fp32", "processes": 1, "seed": 3}
+    dials |= {"threads": 1}
     write_yaml(folder / "params.yaml", dials | {"methods": [method]})
     write_data(folder / "data/concept")
     return folder

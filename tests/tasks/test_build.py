@@ -105,6 +105,32 @@ def test_a_killed_build_leaves_no_out_and_goes_on_to_the_same_bytes_unless_an_in
     assert sha256_tree(project / "artifacts") == resumed
 
 
+def test_several_processes_make_one_artifact_and_one_of_them_speaks(project: Path) -> None:
+    change(project / "params.yaml", processes=2)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", "from tasks.build import build; build('lora')"]
+    run = subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.count("starting, 6 steps") == 1
+    assert run.stdout.count("tensors in artifacts/lora/build") == 1
+    assert artifacts.load(project / "artifacts/lora/build/artifact.safetensors").facts["processes"] == 2
+    assert list((project / ".scratch").iterdir()) == []
+
+
+def test_a_fault_in_one_process_ends_them_all(project: Path) -> None:
+    change(project / "params.yaml", processes=2)
+    shutil.rmtree(project / "data/concept/latents")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", "from tasks.build import build; build('lora')"]
+    run = subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert run.returncode == 1
+    assert "latents" in run.stderr
+
+
 def test_every_dep_of_the_stage_is_an_input(project: Path) -> None:
     values = {"set": "concept", "base": "models/tiny"}
     before = digests("lora", values)
