@@ -11,6 +11,7 @@ from pathlib import Path
 import grimp
 import pytest
 
+from etude.files import read_json
 from etude.method import load_method, method_names, needs
 from etude.params import Schema, read_yaml
 from tests.guards import PACKAGES, Stage, build_graph, files_needed, load_stages, missing_deps
@@ -165,3 +166,11 @@ def test_every_method_folder_has_the_same_four_files() -> None:
     for name in method_names():
         files = {p.name for p in (ROOT / "pipelines" / name).iterdir()}
         assert {"README.md", "dvc.yaml", "params.yaml", "method.py"} <= files, name
+
+
+def test_the_schemas_for_editors_are_those_of_the_code() -> None:
+    from tasks.project import Project
+
+    models = {"params": Project, **{name: load_method(name).Params for name in method_names()}}
+    for name, model in models.items():
+        assert read_json(ROOT / "schemas" / f"{name}.schema.json") == model.model_json_schema(), "make schemas"
