@@ -29,14 +29,12 @@ def publish(root: Path, stage: Stage, site: str | None) -> None:
 
     `site` is where the repository's artifacts are served, nothing when they are not.
     """
+    for path, file in pictures(root, stage).items():
+        create_image_artifact(image_url=thumbnail(file), key=_key(stage.shown, file.stem), description=path)
+    if values := numbers(root, stage):
+        table = [{"metric": name, "value": value} for name, value in values.items()]
+        create_table_artifact(table=table, key=_key(stage.shown, "metrics"), description=f"metrics of {stage.label}")
     for out in stage.outs:
-        for file in _pictures(root / out):
-            path = file.relative_to(root).as_posix()
-            create_image_artifact(image_url=thumbnail(file), key=_key(stage.shown, file.stem), description=path)
-        if (metrics := root / out / "metrics.json").is_file():
-            numbers = [{"metric": name, "value": value} for name, value in _flat(json.loads(metrics.read_text()))]
-            path = metrics.relative_to(root).as_posix()
-            create_table_artifact(table=numbers, key=_key(stage.shown, "metrics"), description=path)
         if (page := root / out / "index.html").is_file() and not stage.title:
             path = page.relative_to(root).as_posix()
             link = f"{site}/{path}" if site else page.as_uri()
@@ -74,9 +72,20 @@ def thumbnail(file: Path) -> str:
         side = side * 3 // 4
 
 
-def _pictures(out: Path) -> list[Path]:
-    found = [out] if out.suffix == ".png" else sorted(out.glob("*.png")) if out.is_dir() else []
-    return [file for file in found if file.is_file()] if len(found) <= PICTURES else []
+def pictures(root: Path, stage: Stage) -> dict[str, Path]:
+    """The pictures that a stage made as a result, by their path from the root; none of a folder full of data."""
+    files: list[Path] = []
+    for out in (root / path for path in stage.outs):
+        found = [out] if out.suffix == ".png" else sorted(out.glob("*.png"))
+        files += found if len(found) <= PICTURES else []
+    return {file.relative_to(root).as_posix(): file for file in files if file.is_file()}
+
+
+def numbers(root: Path, stage: Stage) -> dict[str, Any]:
+    """What stands in the `metrics.json` in or among a stage's outputs, nested names joined by dots."""
+    outs = (root / path for path in stage.outs)
+    files = (out if out.name == "metrics.json" else out / "metrics.json" for out in outs)
+    return dict(pair for file in files if file.is_file() for pair in _flat(json.loads(file.read_text())))
 
 
 def _flat(data: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
+from prefect import flow, task
 from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.futures import wait
 from prefect.states import Completed, Failed
+from prefect.utilities.annotations import quote
 
-from flows import plan, verdict
+from flows import artifacts, comparison, plan, verdict
 from flows.board import Board
-from flows.graph import BOARD, carry_out
+from flows.comparison import Result
+from flows.graph import BOARD, Futures, carry_out, settle, shown, submit
 from flows.stage import Site
 from flows.verdict import Run, Verdict
 from flows.work import Work
-from flows.worktree import worktree
+from flows.worktree import keep, worktree
 
 
 @flow(name="reproduce", validate_parameters=False)
@@ -68,3 +74,69 @@ def _summary(revision: str, verdicts: Sequence[Verdict], environment: Sequence[s
     found = [v.verdict for v in verdicts]
     counts = ", ".join(f"{found.count(kind)} {kind}" for kind in dict.fromkeys(found)) or "nothing was recorded"
     return "\n".join([*lines, f"{revision}: {counts}"])
+
+
+@flow(name="sweep", validate_parameters=False)
+def sweep(
+    overrides: Sequence[str],
+    root: str | Path = ".",
+    targets: Sequence[str] = (),
+    jobs: int = 1,
+    gpus: Sequence[str] = (),
+    name: str = "sweep",
+) -> State[None]:
+    """Run every combination of some parameter values (DVC's `-S` syntax) as an experiment of its own, side by side.
+
+    Each runs in a folder of its own on the present commit with the present edits, and becomes a DVC experiment; stages
+    that several have in common run once. The message names the experiments and a page that compares them.
+    """
+    root = Path(root).resolve()
+    board = BOARD.get() or Board()
+    with ExitStack() as stack:
+        works = {}
+        for values in plan.combinations(overrides):
+            tree = stack.enter_context(worktree(root, "HEAD", edited=True))
+            plan.override(tree, values)
+            site = Site(tree, jobs, gpus, slots=root / ".scratch" / "slots")
+            title = title_of(values)
+            works[title] = Work(site, [replace(stage, title=title) for stage in plan.load(tree, targets)], board)
+        with shown(board, list(works.values())):
+            results = _try_all(root, works, name)
+        page = comparison.write(root, name, results)
+    create_table_artifact(table=[{"experiment": r.name, **r.metrics} for r in results], key="sweep", description=name)
+    faults = [f"{result.name}: {result.fault}" for result in results if result.fault]
+    kept = [result.name for result in results if not result.fault]
+    texts = [*faults, f"{len(kept)} experiments kept: {', '.join(kept)}", f"compared in {page.relative_to(root)}"]
+    return (Failed if faults else Completed)(message="\n".join(texts))
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def keep_experiment(root: Path, work: Work, futures: Futures, name: str) -> Result:
+    """Wait for the stages of one combination; save it as an experiment and read off what it came to."""
+    settle(work, futures)
+    if not work.complete():
+        return Result(name, fault=work.verdict())
+    tree = work.site.root
+    keep(root, tree, name)
+    metrics = {f"{s.label} {key}": value for s in work.stages for key, value in artifacts.numbers(tree, s).items()}
+    drawn = {path: file for stage in work.stages for path, file in artifacts.pictures(tree, stage).items()}
+    return Result(name, metrics, {path: artifacts.thumbnail(file) for path, file in drawn.items()})
+
+
+def _try_all(root: Path, works: dict[str, Work], name: str) -> list[Result]:
+    same: Futures = {}
+    kept = []
+    for title, work in works.items():
+        futures = submit(work, same)
+        todo = keep_experiment.with_options(name=f"keep {title}", task_run_name=f"keep {title}")
+        waited = quote(futures)  # the task itself waits for them, so that it also tells when some fail
+        kept.append(todo.submit(root, work, waited, f"{name}-{title}"))  # type: ignore[call-overload]
+    wait(kept)
+    return [future.result() for future in kept]
+
+
+def title_of(values: Mapping[str, Sequence[str]]) -> str:
+    """A name for a combination of values: `rank-8-rate-0.001`."""
+    pairs = [text.lstrip("+~").partition("=") for texts in values.values() for text in texts]
+    words = " ".join(f"{key.rpartition('.')[2]} {value}" for key, _, value in pairs)
+    return re.sub(r"[^A-Za-z0-9._]+", "-", words).strip("-.")

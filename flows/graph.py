@@ -106,8 +106,11 @@ def submit(work: Work, same: Futures) -> Futures:
 
 
 def settle(work: Work, futures: Futures) -> None:
-    """Wait for the stages of a work, and note those that ended in a way nobody foresaw."""
+    """Wait for the stages of a work, and note those that were never begun or ended in a way nobody foresaw."""
     wait(list(futures.values()))
     for name, future in futures.items():
         if (future.state.is_failed() or future.state.is_crashed()) and name not in work.faults:
             work.faults[name] = f"{name}: {future.state.message}"
+    for stage in work.stages:
+        if stage.name not in work.outcomes and stage.name not in work.faults:
+            work.board.state(stage, "skipped")

@@ -16,6 +16,8 @@ from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo, lock_repo
 from dvc.repo.reproduce import get_active_graph
+from dvc.utils.cli_parse import to_path_overrides
+from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 
 from etude.errors import InputError
 
@@ -104,6 +106,33 @@ def use_cache(root: Path, cache: Path) -> None:
     """Let the checkout at `root` keep content in another folder, linked rather than copied where the disk can."""
     with Repo(str(root)) as repo, repo.config.edit("local") as config:
         config.setdefault("cache", {}).update(dir=str(cache), type=["reflink", "hardlink", "symlink", "copy"])
+
+
+def combinations(overrides: Sequence[str]) -> list[dict[str, list[str]]]:
+    """The combinations that DVC's `-S` overrides stand for (`rank=4,8`, `a.yaml:rate=1e-3,1e-4`): overrides by file.
+
+    Raises InputError where one cannot be read.
+    """
+    from hydra.errors import HydraException
+
+    try:
+        return cast("list[dict[str, list[str]]]", get_hydra_sweeps(to_path_overrides(overrides)))
+    except (DvcException, HydraException) as error:
+        raise InputError(" ".join(overrides), _causes(error), "write it as `-S file.yaml:key=1,2`") from error
+
+
+def override(root: Path, values: Mapping[str, Sequence[str]]) -> None:
+    """Write values into the params files of a checkout, as `dvc exp run -S` does.
+
+    Raises InputError on an unknown file or key.
+    """
+    for path, overrides in values.items():
+        try:
+            apply_overrides(root / path, list(overrides))
+        except (DvcException, OSError) as error:
+            raise InputError(
+                f"{path}:{','.join(overrides)}", _causes(error), "name a file and a key that exist"
+            ) from error
 
 
 def forget(root: Path, pid: int) -> None:

@@ -27,6 +27,10 @@ GRACE = 10.0  # seconds between asking a stage to stop and killing it: enough to
 BUSY_WAITS = (0.5, 1, 2, 4, 8)  # seconds to the next try when another dvc is at the same paths; the last one repeats
 LOG_LIMIT = 1 << 20  # bytes above which a log starts afresh; below it, runs follow one another in it
 LAST_LINES = 20
+HINTS = re.compile(
+    r"To track the changes with git, run:|\s*git add .*dvc.lock|To enable auto staging, run:|Updating lock file .*|"
+    r"\s*dvc config core.autostage true|Use `dvc push` to send your updates to remote storage."
+)  # what DVC says after every stage: it stays in the log, and is not news
 
 Tell = Callable[[str, str], None]  # kind ("state", "line" or "glimpse") and text
 
@@ -76,7 +80,8 @@ class Tail:
         *lines, self.rest = (self.rest + fresh).split(b"\n")
         for line in map(_shown, lines):
             self.last.append(line)
-            tell("line", line)
+            if not HINTS.fullmatch(line):
+                tell("line", line)
         if fresh and self.rest:
             tell("glimpse", _shown(self.rest))
 

@@ -66,6 +66,8 @@ class Work:
             skipped = f", {undone} that depend on it not begun" if undone else ""
             head = f"{len(labels)} of {len(self.stages)} stages failed: {', '.join(labels)}{skipped}."
             return "\n\n".join([head, *self.faults.values()])
+        if not self.complete():
+            return f"{len(self.stages) - len(self.outcomes)} of {len(self.stages)} stages not begun"
         counts = Counter(self.outcomes.values())
         return ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome]) or "nothing to do"
 

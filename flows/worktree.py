@@ -23,10 +23,11 @@ MOST = 64  # worktrees at once
 
 
 @contextmanager
-def worktree(root: Path, revision: str, *, fresh: bool = False) -> Iterator[Path]:
+def worktree(root: Path, revision: str, *, fresh: bool = False, edited: bool = False) -> Iterator[Path]:
     """A checkout of a commit, tag, branch or DVC experiment, with its inputs and without its outputs.
 
-    It shares the repository's DVC cache and run-cache; with `fresh` it has empty ones of its own.
+    It shares the repository's DVC cache and run-cache; with `fresh` it has empty ones of its own. With `edited` it has
+    the user's uncommitted changes to tracked files, and the outputs that the cache has.
     Raises InputError when the revision is unknown or an input can neither be found here nor pulled.
     """
     commit = resolve(root, revision)
@@ -38,6 +39,8 @@ def worktree(root: Path, revision: str, *, fresh: bool = False) -> Iterator[Path
             git(root, "worktree", "add", "--quiet", "--detach", str(tree), commit)
         try:
             _prepare(root, tree, fresh)
+            if edited:
+                _edit(root, tree)
             yield tree
         finally:
             with _one_at_a_time(folder):
@@ -83,6 +86,21 @@ def _prepare(root: Path, tree: Path, fresh: bool) -> None:
         raise InputError(", ".join(inputs), f"an input is not in the cache: {last[0]}", "fetch it with `dvc pull`")
     if fresh:
         plan.use_cache(tree, tree / ".dvc" / "cache")
+
+
+def _edit(root: Path, tree: Path) -> None:
+    changes = subprocess.run(["git", "diff", "--binary", "HEAD"], cwd=root, capture_output=True, check=True).stdout
+    if changes:
+        subprocess.run(["git", "apply", "--whitespace=nowarn"], cwd=tree, input=changes, check=True)
+    dvc(tree, "checkout", "--quiet", "--allow-missing")  # what it cannot find the run makes
+
+
+def keep(root: Path, tree: Path, name: str) -> None:
+    """Save what was run in a worktree as a DVC experiment, on top of the commit that it stands on."""
+    with _one_at_a_time(root / ".scratch" / "worktrees"):
+        done = dvc(tree, "exp", "save", "--force", "--name", name)
+    if done.returncode:
+        raise InputError(name, f"`dvc exp save` says: {done.stderr.strip()}", "mend that, and run the sweep again")
 
 
 def _remove(root: Path, tree: Path) -> None:

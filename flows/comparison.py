@@ -1,0 +1,77 @@
+"""What the experiments of a sweep came to, side by side, as one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; color: #222; }
+div { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+.best { font-weight: bold; }
+figure { margin: 1.5rem 0; } img { max-width: 100%; } .fault { white-space: pre-wrap; color: #a00; }
+</style>
+<h1>{{ title }}</h1>
+<p>Every line is a DVC experiment: <code>dvc exp show</code> lists them, <code>dvc exp apply &lt;name&gt;</code> brings
+one into the workspace. In each column the largest value is bold.</p>
+<div><table>
+<tr><th>experiment</th>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr><td>{{ row.name }}</td>{% for name in columns %}
+<td{% if best.get(name, "") == row.metrics.get(name) %} class="best"{% endif %}>{{ told(row.metrics.get(name)) }}</td>
+{%- endfor %}</tr>
+{% endfor %}</table></div>
+{% for row in rows %}<h2>{{ row.name }}</h2>
+{% if row.fault %}<p class="fault">{{ row.fault }}</p>{% endif %}
+{% for path, picture in row.pictures.items() %}<figure><img src="{{ picture }}" alt="{{ path }}">
+<figcaption>{{ path }}</figcaption></figure>
+{% endfor %}{% endfor %}</html>
+"""
+
+
+@dataclass
+class Result:
+    """One experiment: its numbers by name, its pictures (data URIs) by path, and what went wrong."""
+
+    name: str
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Mapping[str, str] = field(default_factory=dict)
+    fault: str = ""
+
+
+def render(title: str, results: Sequence[Result]) -> str:
+    """The page: a row an experiment, the numbers that differ between them first."""
+    from jinja2 import Environment
+
+    names = list(dict.fromkeys(name for result in results for name in result.metrics))
+    values: dict[str, list[Any]] = {name: [r.metrics.get(name) for r in results if not r.fault] for name in names}
+    same = {name for name in names if len({str(value) for value in values[name]}) == 1}
+    best = {name: max(filter(_is_number, values[name]), default=None) for name in names if name not in same}
+    columns = sorted(names, key=same.__contains__)
+    template = Environment(autoescape=True).from_string(PAGE)
+    return template.render(title=title, rows=results, columns=columns, best=best, told=_told)
+
+
+def write(root: Path, title: str, results: Sequence[Result]) -> Path:
+    """Keep the page among the logs; gives its path."""
+    file = root / "logs" / "sweeps" / f"{title}.html"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(render(title, results))
+    return file
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _told(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,59 @@
+"""Try parameter values side by side: `python -m flows.sweep -S pipelines/lora/params.yaml:rank=4,8`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from etude.errors import EtudeError
+from flows.run import cores, devices, find_root, leave
+
+
+def main(
+    overrides: Annotated[
+        list[str],
+        typer.Option("--set-param", "-S", help="`file:key=value,value`, as DVC's -S; several make a grid."),
+    ],
+    targets: Annotated[list[str] | None, typer.Argument(help="As in `python -m flows.run`.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Stages at once.", show_default="one a core")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to hand out.", show_default="all there are")] = None,
+    name: Annotated[str, typer.Option(help="What the experiments' names and the page's begin with.")] = "sweep",
+) -> None:
+    """Run every combination of parameter values as a DVC experiment of its own; your files are not touched.
+
+    Stages that combinations have in common run once. Ends with a page that compares them; `dvc exp show` lists them.
+    """
+    try:
+        root = find_root(Path.cwd())
+        message, fine = sweep(root, overrides, targets or [], jobs or cores(), devices(gpus), name)
+    except EtudeError as error:
+        leave(f"error: {error}")
+    except KeyboardInterrupt:
+        leave("stopped: what was finished is kept, and the next sweep finds it", 130)
+    if not fine:
+        leave(message)
+    Console(highlight=False).print(message, markup=False, soft_wrap=True)
+
+
+def sweep(
+    root: Path, overrides: list[str], targets: list[str], jobs: int, gpus: list[str], name: str
+) -> tuple[str, bool]:
+    """Run the flow; what it says, and whether every combination was kept."""
+    from flows import plan, server
+
+    ready = server.connect(root)
+    plan.combinations(overrides)  # while the server starts: a value that cannot be read shows at once
+    from flows import experiments
+    from flows.board import Board
+    from flows.graph import BOARD
+
+    BOARD.set(Board(Console(highlight=False), ready()))
+    state = experiments.sweep(overrides, str(root), targets, jobs, gpus, name, return_state=True)
+    return state.message or "", state.is_completed()
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,89 @@
+"""Parameter values tried as experiments, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from etude.errors import InputError
+from flows import plan
+from flows.comparison import Result, render
+from tests.flows.conftest import Project
+from tests.flows.test_reproduce import git, once_published, published
+
+__all__ = ["once_published", "published"]  # fixtures
+
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
+
+
+def test_combinations_are_those_of_dvc() -> None:
+    assert plan.combinations(["rate=1,2", "a/b.yaml:x.y=3"]) == [
+        {"params.yaml": ["rate=1"], "a/b.yaml": ["x.y=3"]},
+        {"params.yaml": ["rate=2"], "a/b.yaml": ["x.y=3"]},
+    ]
+    with pytest.raises(InputError, match="write it as"):
+        plan.combinations(["rate=[1"])
+
+
+def test_an_unknown_key_or_file_is_refused_and_comments_stay(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("rate: 1 # of learning\n")
+    plan.override(tmp_path, {"params.yaml": ["rate=2"]})
+    assert (tmp_path / "params.yaml").read_text() == "rate: 2 # of learning\n"
+    for values in ({"params.yaml": ["rat=2"]}, {"other.yaml": ["rate=2"]}):
+        with pytest.raises(InputError, match="name a file and a key that exist"):
+            plan.override(tmp_path, values)
+
+
+def test_the_page_puts_what_differs_first_and_marks_the_largest() -> None:
+    results = [
+        Result("a", {"same": 1, "clip": 0.123456}, {"grid.png": "data:image/webp;base64,AAAA"}),
+        Result("b", {"same": 1, "clip": 0.5}),
+        Result("c", fault="build <failed>"),
+    ]
+    page = render("sweep", results)
+    assert page.index("<th>clip</th>") < page.index("<th>same</th>")
+    assert '<td class="best">0.5</td>' in page
+    assert page.count('class="best"') == 1
+    assert 'src="data:image/webp;base64,AAAA"' in page
+    assert "build &lt;failed&gt;" in page
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_every_combination_becomes_an_experiment_and_common_stages_run_once(published: Project) -> None:
+    from flows.board import Board
+    from flows.experiments import sweep
+    from flows.graph import BOARD
+
+    counted = published.root.parent / "counted.txt"
+    command = f"python3 work.py common && echo common >> {counted}"
+    stages = {"common": {"cmd": command, "deps": ["work.py"]}, "other": {"deps": ["out/common"]}}
+    measure = {"cmd": "python3 measure.py", "deps": ["in.txt"], "params": ["rate"], "outs": ["out/metrics.json"]}
+    published.stages(**stages, measure=measure)
+    git(published, "add", ".")
+    git(published, "commit", "-qm", "more stages")
+    (published.root / "in.txt.dvc").touch()
+    (published.root / "measure.py").write_text((published.root / "measure.py").read_text() + "# an edit\n")
+    before = git(published, "status", "--short")
+
+    board = Board()
+    BOARD.set(board)
+    state = sweep(["rate=2,3"], str(published.root), jobs=4, return_state=True)
+    assert state.is_completed(), state.message
+    assert state.message == "2 experiments kept: sweep-rate-2, sweep-rate-3\ncompared in logs/sweeps/sweep.html"
+    assert counted.read_text().split() == ["common"]
+    assert {row.state for name, row in board.rows.items() if name.endswith("measure")} == {"ran"}
+    assert git(published, "status", "--short") == before
+    assert git(published, "worktree", "list").count("\n") == 1
+
+    kept = {}
+    for ref in git(published, "for-each-ref", "--format=%(refname)", "refs/exps").split():
+        if ref.rpartition("/")[2].startswith("sweep-"):
+            assert "# an edit" in git(published, "show", f"{ref}:measure.py")
+            kept[ref.rpartition("/")[2]] = git(published, "show", f"{ref}:params.yaml").strip()
+    assert kept == {"sweep-rate-2": "rate: 2", "sweep-rate-3": "rate: 3"}
+    assert "sweep-rate-2" in published.dvc("exp", "list", "--name-only")
+    page = (published.root / "logs/sweeps/sweep.html").read_text()
+    assert "<td>sweep-rate-3</td>" in page
+    assert "<th>measure rate</th>" in page
