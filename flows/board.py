@@ -69,6 +69,8 @@ class Board:
         """A stage entered another state; `seconds` is what it took when that is a final one."""
         with self._guard:
             row = self.rows[stage.shown]
+            if state == row.state:
+                return
             row.state, row.since, row.seconds = state, time.monotonic(), seconds
             row.told = row.since
             if not self._live and state not in ("waiting", "queued"):

@@ -21,9 +21,10 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import IO
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, build_opener
 
+from etude.errors import InputError
 from flows.process import POLL, alive
 from flows.slots import locked
 
@@ -38,10 +39,6 @@ QUIET = {
 }
 
 
-class ServerError(Exception):
-    """The Prefect server of this repository does not start."""
-
-
 def connect(root: Path) -> Callable[[], str]:
     """Settings to import Prefect with, and a server for it, used until this process ends.
 
@@ -52,7 +49,7 @@ def connect(root: Path) -> Callable[[], str]:
         os.environ.setdefault(name, value)
     os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1", "localhost"]))
     if "PREFECT_API_URL" in os.environ:
-        return lambda: os.environ["PREFECT_API_URL"].removesuffix("/api")
+        return lambda: _given(os.environ["PREFECT_API_URL"])
     home = Path(os.environ.setdefault("PREFECT_HOME", str(root / ".scratch" / "prefect")))
     home.mkdir(parents=True, exist_ok=True)
     users, starting = (home / "users.lock").open("a"), (home / "starting.lock").open("a")
@@ -77,6 +74,19 @@ def answers(url: str) -> bool:
         return False
 
 
+def _given(api: str) -> str:
+    """The address of a server that the user named. Raises InputError when nothing answers there."""
+    try:
+        with build_opener().open(f"{api}/health", timeout=20):
+            pass
+    except HTTPError:
+        pass  # something answers; whether it lets us in is Prefect's to say
+    except (URLError, OSError, ValueError) as error:
+        action = "start that server, or unset PREFECT_API_URL for one of the repository's own"
+        raise InputError("PREFECT_API_URL", f"nothing answers at {api} ({error})", action) from error
+    return api.removesuffix("/api")
+
+
 def _recorded(home: Path) -> tuple[int, str]:
     try:
         pid, url = (home / "server.txt").read_text().split()
@@ -94,7 +104,7 @@ def _free_port() -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise ServerError("no port is free on 127.0.0.1")
+    raise InputError("127.0.0.1", "no port is free", "end a program that listens on many")
 
 
 def _start(home: Path, root: Path, url: str) -> subprocess.Popen[bytes]:
@@ -120,7 +130,8 @@ def _wait(home: Path, url: str, process: subprocess.Popen[bytes] | None, startin
     while not answers(url):
         if time.monotonic() > end or (process and process.poll() is not None):
             text = (home / "server.log").read_text(errors="replace").strip()
-            raise ServerError(f"{home}/server.log ends with:\n{text[-2000:]}")
+            fault = f"the Prefect server does not start: {text[-2000:] or 'it says nothing'}"
+            raise InputError(home / "server.log", fault, "mend that, or delete the folder with its history")
         time.sleep(POLL / 2)
     fcntl.flock(starting, fcntl.LOCK_UN)
     return url

@@ -48,6 +48,15 @@ def test_an_unknown_target_ends_with_code_1_and_one_line(project: Project) -> No
     assert text == "error: on: no stage, group, method or output is called that. Next: did you mean one?.\n"
 
 
+def test_a_server_that_does_not_answer_is_named(project: Project) -> None:
+    project.stages(one={})
+    flow = project.flow(PREFECT_API_URL="http://127.0.0.1:9/api")
+    text, _ = flow.communicate()
+    assert flow.returncode == 1
+    assert text.startswith("error: PREFECT_API_URL: nothing answers at http://127.0.0.1:9/api")
+    assert project.runs() == []
+
+
 @pytest.mark.slow  # the first start of a server makes its database
 def test_a_flow_with_its_own_server_says_how_it_went_and_leaves_nothing_running(project: Project) -> None:
     project.stages(bad={"words": ["fail:7"]}, fine={"words": ["wait:go"]})
