@@ -74,7 +74,8 @@ def source_row(record: dict[str, str]) -> str:
 def text(world: World, card: Card, prompts: list[str]) -> str:
     """The card in Markdown."""
     vae, clip, unet = (read_json(OUT / part / "metrics.json") for part in ("vae", "vision", "unet"))
-    rows = "\n".join(source_row(record) for record in read_json(OUT / "source" / "sources.json").values())
+    records = sorted(read_json(OUT / "source" / "sources.json").values(), key=lambda record: str(record["style"]))
+    rows = "\n".join(source_row(record) for record in records if record["style"] in world.styles)
     return TEMPLATE.format(
         concepts=len(world.concepts),
         styles=", ".join(world.styles),
@@ -127,8 +128,8 @@ A caption is `<style> <concept> [on a <colour> background]`.
 |---|---|
 | autoencoder, PSNR on pictures of held-out concepts | {psnr_unseen} dB |
 | autoencoder, PSNR on pictures of the training | {psnr_seen} dB |
-| CLIP, concept named rightly on unseen backgrounds | {named} |
-| UNet, training loss (Min-SNR-5 weighted) | {loss} |
+| CLIP, concept named rightly among all, pictures of the known styles on colours never seen | {named} |
+| UNet, training loss (weights: min(SNR + 0.1, 5) / SNR) | {loss} |
 
 Training cost: {cost}
 

@@ -72,16 +72,32 @@ def save_half(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def tidy_config(path: Path) -> None:
-    """A config without the place it was loaded from."""
+    """A config without what depends on the place and the library's version."""
     config = read_json(path)
     config.pop("_name_or_path", None)
+    config.pop("_diffusers_version", None)
     write_json(path, config)
 
 
-def plain(config: Any) -> dict[str, Any]:
-    """A transformers configuration as JSON, without what depends on the library's version."""
-    dropped = ("transformers_version", "dtype", "_name_or_path", "architectures", "model_type")
-    return {key: value for key, value in config.to_dict().items() if key not in dropped}
+TOWER = [
+    "attention_dropout",
+    "hidden_act",
+    "hidden_size",
+    "initializer_factor",
+    "initializer_range",
+    "intermediate_size",
+    "layer_norm_eps",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "projection_dim",
+]
+TEXT = [*TOWER, *["bos_token_id", "eos_token_id", "max_position_embeddings", "pad_token_id", "vocab_size"]]
+VISION = [*TOWER, *["image_size", "num_channels", "patch_size"]]
+
+
+def plain(config: Any, keys: list[str]) -> dict[str, Any]:
+    """What shapes a tower; not the defaults that every version of transformers adds."""
+    return {key: getattr(config, key) for key in keys}
 
 
 def text_config(clip: CLIPModel) -> dict[str, Any]:
@@ -90,7 +106,7 @@ def text_config(clip: CLIPModel) -> dict[str, Any]:
     Without ``dtype`` transformers would compute in the file's float16 while diffusers computes in float32.
     """
     own = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "dtype": "float32"}
-    return {**own, **plain(clip.config.text_config)}
+    return {**own, **plain(clip.config.text_config, TEXT)}
 
 
 def clip_config(clip: CLIPModel) -> dict[str, Any]:
@@ -101,8 +117,8 @@ def clip_config(clip: CLIPModel) -> dict[str, Any]:
         "dtype": "float32",
         "projection_dim": clip.config.projection_dim,
         "logit_scale_init_value": clip.config.logit_scale_init_value,
-        "text_config": {"model_type": "clip_text_model", **plain(clip.config.text_config)},
-        "vision_config": {"model_type": "clip_vision_model", **plain(clip.config.vision_config)},
+        "text_config": {"model_type": "clip_text_model", **plain(clip.config.text_config, TEXT)},
+        "vision_config": {"model_type": "clip_vision_model", **plain(clip.config.vision_config, VISION)},
     }
 
 

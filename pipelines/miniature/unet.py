@@ -1,6 +1,6 @@
 """Train the denoiser: ε-prediction in latents, conditioned on captions, in SD 1.5's anatomy.
 
-Noise schedule and loss as Stable Diffusion 1.5's (Rombach et al., 2021, arXiv:2112.10752), weighted by Min-SNR-5
+Noise schedule and loss as Stable Diffusion 1.5's (Rombach et al., 2021, arXiv:2112.10752), weighted after Min-SNR-5
 (Hang et al., 2023, arXiv:2303.09556); captions are dropped at times so that guidance works (Ho and Salimans, 2022,
 arXiv:2207.12598).
 """
@@ -47,6 +47,7 @@ class Unet(Schema):
     groups: int
     heads: int
     caption_dropped: float
+    snr_floor: float
     preview_concepts: list[str]
     preview_steps: int
     preview_guidance: float
@@ -119,7 +120,7 @@ def train() -> None:
         return Denoising(batch.names, batch.latents.to(report.device), batch.hidden.to(report.device))
 
     def loss(batch: Denoising) -> Tensor:
-        return denoising_loss(model, batch, settings.training.min_snr)
+        return denoising_loss(model, batch, settings.training.min_snr, settings.snr_floor)
 
     fit(dict(model.named_parameters()), loss, batches, settings.training, report)
     curve = [value for _, value, _ in report.history][-20:]
@@ -157,8 +158,11 @@ def draw_batch(encoded: Encoded, world: World, dials: Dials, scale: float, draw:
 SCHEDULER = DDPMScheduler(**SCHEDULE)
 
 
-def denoising_loss(model: Callable[..., object], batch: Denoising, gamma: float) -> Tensor:
-    """Mean squared error of the noise, weighted by min(SNR, γ) / SNR (γ 0: not weighted)."""
+def denoising_loss(model: Callable[..., object], batch: Denoising, gamma: float, floor: float) -> Tensor:
+    """Mean squared error of the noise, weighted by min(SNR + floor, γ) / SNR: the weight of the picture's error is then
+    ``floor`` where all is noise, and γ at most. There only the caption tells what to draw, and backgrounds come out as
+    named much sooner than with Min-SNR's own weights (floor 0).
+    """
     noise = torch.randn_like(batch.latents)
     # One timestep in each of as many equal ranges as there are pictures: a steadier mean than independent draws.
     ranges = torch.arange(len(noise), device=noise.device)
@@ -167,11 +171,10 @@ def denoising_loss(model: Callable[..., object], batch: Denoising, gamma: float)
     noisy = SCHEDULER.add_noise(batch.latents, noise, t)
     made = model(noisy, t, batch.hidden).sample.float()  # type: ignore[attr-defined]
     each = mse_loss(made, noise, reduction="none").mean(dim=(1, 2, 3))
-    if gamma:
-        kept = SCHEDULER.alphas_cumprod.to(t.device)[t]
-        ratio = kept / (1 - kept)
-        each = each * ratio.clamp(max=gamma) / ratio
-    return each.mean()
+    kept = SCHEDULER.alphas_cumprod.to(t.device)[t]
+    ratio = kept / (1 - kept)
+    weight: Tensor = (ratio + floor).clamp(max=gamma) / ratio
+    return (each * weight).mean()
 
 
 def preview_keys(settings: Unet, world: World) -> list[str]:

@@ -171,3 +171,24 @@ def test_the_published_text_encoder_has_the_names_of_sd15s_file(words: Path, tmp
     tensors, _ = read_tensors(tmp_path / "text_encoder" / "model.safetensors")
     assert len(tensors) == 196
     assert all(name.startswith("text_model.") for name in tensors)
+
+
+@pytest.mark.parametrize(("gamma", "floor"), [(5.0, 0.1), (2.0, 0.0), (5.0, 1.0)])
+def test_an_error_in_the_picture_weighs_its_signal_to_noise_ratio_and_the_floor(gamma: float, floor: float) -> None:
+    """A model that always believes the picture to be off by d has the loss mean(min(SNR + floor, γ)) · d²."""
+    kept = unet.SCHEDULER.alphas_cumprod
+    off, count = 0.3, 1000
+
+    class Answer:
+        def __init__(self, sample: torch.Tensor) -> None:
+            self.sample = sample
+
+    def model(noisy: torch.Tensor, t: torch.Tensor, hidden: torch.Tensor) -> Answer:
+        a = kept[t].view(-1, 1, 1, 1)
+        return Answer((noisy - a.sqrt() * (hidden + off)) / (1 - a).sqrt())
+
+    picture = torch.full((count, 1, 1, 1), 0.5)
+    batch = unet.Denoising(["x"] * count, picture, picture)
+    ratio = kept / (1 - kept)
+    expected = float((ratio + floor).clamp(max=gamma).mean()) * off**2
+    assert float(unet.denoising_loss(model, batch, gamma, floor)) == pytest.approx(expected, rel=1e-3)
