@@ -43,9 +43,9 @@ def reproduce(
     `tolerance`, relative. Ends Completed when all outputs are the same, else Failed; the message tells.
     """
     root = Path(root).resolve()
-    with worktree(root, revision, fresh=force) as tree:
+    with worktree(root, revision, fresh=force) as (tree, lock):
         before = Run(verdict.read_locks(tree), plan.cache_folder(root))
-        site = Site(tree, jobs, gpus, force, root / ".scratch" / "slots")
+        site = Site(tree, jobs, gpus, force, root, [lock])
         stages = [replace(stage, title=revision) for stage in plan.load(tree, targets, force=force)]
         work = Work(site, stages, BOARD.get() or Board())
         carry_out(work)
@@ -95,9 +95,9 @@ def sweep(
     with ExitStack() as stack:
         works = {}
         for values in plan.combinations(overrides):
-            tree = stack.enter_context(worktree(root, "HEAD", edited=True))
+            tree, lock = stack.enter_context(worktree(root, "HEAD", edited=True))
             plan.override(tree, values)
-            site = Site(tree, jobs, gpus, slots=root / ".scratch" / "slots")
+            site = Site(tree, jobs, gpus, home=root, held=[lock])
             title = title_of(values)
             works[title] = Work(site, [replace(stage, title=title) for stage in plan.load(tree, targets)], board)
         with shown(board, list(works.values())):

@@ -42,14 +42,21 @@ class StageError(Exception):
 class Site:
     """Where and how stages run. `jobs`: how many at once; `gpus`: device ids handed to stages that ask for one.
 
-    `slots` is the folder of the locked files that bound what runs at once: its own, or one shared by several worktrees.
+    `home` is the user's checkout where `root` is a worktree of it: they share the slots that bound what runs at once.
+    `held` are descriptors that every stage inherits: locks that must last as long as a stage does.
     """
 
     def __init__(
-        self, root: Path, jobs: int, gpus: Sequence[str] = (), force: bool = False, slots: Path | None = None
+        self,
+        root: Path,
+        jobs: int,
+        gpus: Sequence[str] = (),
+        force: bool = False,
+        home: Path | None = None,
+        held: Sequence[int] = (),
     ) -> None:
-        self.root, self.jobs, self.gpus, self.force = root, jobs, gpus, force
-        self.slots = Slots(slots or root / ".scratch" / "slots")
+        self.root, self.jobs, self.gpus, self.force, self.held = root, jobs, gpus, force, held
+        self.slots = Slots((home or root) / ".scratch" / "slots")
 
     def log(self, stage: Stage) -> Path:
         """The file that a stage's output goes to."""
@@ -100,10 +107,10 @@ def run(stage: Stage, site: Site, tell: Tell, stopping: Event, urgency: float = 
         holder.write_text(f"flow {os.getpid()}")
         stack.callback(holder.unlink, missing_ok=True)
         tell("state", "queued")
-        device, fds = None, []
+        device, fds = None, list(site.held)
         if stage.resource == "gpu" and site.gpus:
             number, fd = stack.enter_context(site.slots.take("gpu", len(site.gpus), stopping, urgency))
-            device, fds = site.gpus[number], [fd]
+            device, fds = site.gpus[number], [*fds, fd]
         fds.append(stack.enter_context(site.slots.take("job", site.jobs, stopping, urgency))[1])
         if log.stat().st_size > LOG_LIMIT:
             output.truncate(0)

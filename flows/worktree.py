@@ -23,16 +23,17 @@ MOST = 64  # worktrees at once
 
 
 @contextmanager
-def worktree(root: Path, revision: str, *, fresh: bool = False, edited: bool = False) -> Iterator[Path]:
+def worktree(root: Path, revision: str, *, fresh: bool = False, edited: bool = False) -> Iterator[tuple[Path, int]]:
     """A checkout of a commit, tag, branch or DVC experiment, with its inputs and without its outputs.
 
     It shares the repository's DVC cache and run-cache; with `fresh` it has empty ones of its own. With `edited` it has
-    the user's uncommitted changes to tracked files, and the outputs that the cache has.
+    the user's uncommitted changes to tracked files, and the outputs that the cache has. Gives the folder, and the
+    descriptor of its lock: a process that inherits it keeps the folder from being cleared while it lives.
     Raises InputError when the revision is unknown or an input can neither be found here nor pulled.
     """
     commit = resolve(root, revision)
     folder = root / ".scratch" / "worktrees"
-    with Slots(folder).take("tree", MOST, Event()) as (number, _):
+    with Slots(folder).take("tree", MOST, Event()) as (number, lock):
         tree = folder / str(number)
         with _one_at_a_time(folder):
             _remove(root, tree)
@@ -41,7 +42,7 @@ def worktree(root: Path, revision: str, *, fresh: bool = False, edited: bool = F
             _prepare(root, tree, fresh)
             if edited:
                 _edit(root, tree)
-            yield tree
+            yield tree, lock
         finally:
             with _one_at_a_time(folder):
                 _remove(root, tree)

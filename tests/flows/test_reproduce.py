@@ -117,10 +117,15 @@ def test_what_a_killed_reproduction_left_is_cleared_by_the_next(published: Proje
     left = published.root / ".scratch/worktrees/0"
     git(published, "worktree", "add", "--quiet", "--detach", str(left), "v1")
     (left / "in.txt").write_text("left over")
-    with worktree(published.root, "v1") as tree:
+    with worktree(published.root, "v1") as (tree, lock):
         assert tree == left
+        orphan = subprocess.Popen(["sleep", "100"], pass_fds=[lock])
         assert (tree / "in.txt").read_text() == "input"
     assert not left.exists()
+    with worktree(published.root, "v1") as (tree, _):
+        assert tree.name == "1"  # a process of the first run still lives in the other
+    orphan.kill()
+    orphan.wait()
 
 
 def test_an_input_that_is_nowhere_stops_with_its_name(published: Project) -> None:
