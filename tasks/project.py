@@ -11,9 +11,9 @@ from etude.captions.settings import Caption
 from etude.diffusion.settings import Sampling
 from etude.errors import ParamsError
 from etude.evaluation.settings import Evaluate
-from etude.grids.settings import Grid
+from etude.grids.settings import Grid, refuse_unknown
 from etude.images.settings import Prepare
-from etude.method import load_method
+from etude.method import Method, load_method
 from etude.params import MethodParams, Schema, load, nearest, read_yaml
 
 Name = Field(pattern=r"^[a-z][a-z0-9_]*$")
@@ -50,8 +50,10 @@ def check(root: Path) -> Project:
     for name in chosen if isinstance(chosen, list) else []:
         try:
             path = root / "pipelines" / str(name) / "params.yaml"
-            params: MethodParams = load(path, load_method(str(name)).Params)
+            method = load_method(str(name))
+            params: MethodParams = load(path, method.Params)
             faults += _set_faults(path, params, project)
+            faults += _grid_faults(str(name), method, project)
         except ParamsError as error:
             faults.append(str(error))
     if faults or project is None:
@@ -67,6 +69,17 @@ def _set_faults(path: Path, params: MethodParams, project: Project | None) -> li
         return [f"{path}: there is no image set `{params.set}`{nearest(params.set, project.sets)}"]
     if not project.prompts.get(params.set):
         return [f"params.yaml: `prompts` has none for the image set `{params.set}`, which {path.parent.name} learns"]
+    return []
+
+
+def _grid_faults(name: str, method: Method, project: Project | None) -> list[str]:
+    """A grid turns what there is to turn, or what this method's `apply` knows."""
+    if project is None:
+        return []
+    try:
+        refuse_unknown(project.grid, tuple(method.axes))
+    except ValueError as error:
+        return [f"params.yaml: `grid`, for {name}: {error}"]
     return []
 
 
