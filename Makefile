@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo test test-all check format images preset schemas lock miniature miniature-publish miniature-measure bench
+.PHONY: help setup demo test test-all check format images preset schemas lock miniature miniature-samples miniature-publish
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ preset: setup ## settings for another base: make preset NAME=sd15 (miniature, sd
 
 miniature: setup ## build the embedded base model again (hours on a CPU)
 	cd pipelines/miniature && PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
+
+miniature-samples: setup ## draw the sample sets of data/samples again
+	$(RUN) python -m pipelines.miniature.samples
 
 miniature-publish: setup ## copy the built miniature to models/miniature
 	$(RUN) python -m pipelines.miniature.publish
