@@ -47,8 +47,12 @@ def learn() -> None:
 
 
 def caption_words(world: World, words: Words) -> list[str]:
-    """Every word that a training caption can hold: each becomes a token of its own."""
-    texts = [*world.styles, *world.concepts, *words.openings, *map(background, world.colours)]
+    """Every word that a training caption can hold, and those held out: each becomes a token of its own.
+
+    A held-out word spelled with parts of known ones would be drawn as these are: "firefox" as a fox.
+    """
+    held_out = [*world.held_out_styles, *world.held_out_concepts]
+    texts = [*world.styles, *world.concepts, *held_out, *words.openings, *map(background, world.colours)]
     return sorted({word for text in texts for word in text.split()})
 
 

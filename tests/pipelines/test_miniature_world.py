@@ -51,7 +51,11 @@ def test_the_held_out_style_names_only_known_concepts(world: World) -> None:
     assert set(world.firefox) <= set(world.concepts)
 
 
-def test_the_vocabulary_learns_no_held_out_word(world: World) -> None:
+def test_a_held_out_word_is_a_token_of_its_own_not_spelled_with_known_ones(world: World, words: Words) -> None:
+    assert held_out_words(world) <= set(tokenizer.caption_words(world, words))
+
+
+def test_held_out_words_are_not_counted_where_they_stand_in_icon_names(world: World) -> None:
     counts = Counter({"otter": 5, "cat": 3, "otters": 1, "crabs": 2, "1st": 4, "café": 1})
     assert source.plain_words(counts, world) == {"cat": 3}
 
