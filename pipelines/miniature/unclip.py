@@ -1,0 +1,217 @@
+"""Let the denoiser take a CLIP image embedding beside the caption, as Stable unCLIP does (after Ramesh et al., 2022,
+arXiv:2204.06125; in the form of diffusers' ``StableUnCLIPImg2ImgPipeline``).
+
+A small network of its own adds what the UNet is told of the picture to its embedding of the timestep; it begins at 0,
+so training begins with the miniature as it is. Most of the UNet stays frozen: what changed is a small file.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+from transformers import CLIPModel
+
+from etude.errors import InputError
+from etude.files import read_tensors, replace_folder, sha256_file, write_json, write_tensors
+from etude.params import Schema, pick
+from etude.training.fit import fit
+from etude.training.plan import Optimization
+from etude.training.randomness import generator
+from pipelines.miniature.clip import read_clip
+from pipelines.miniature.draws import randomiser
+from pipelines.miniature.embeddings import Normaliser, different, embed, normaliser, see
+from pipelines.miniature.stage import make_report, pixels_to_picture, tile
+from pipelines.miniature.unet import SCHEDULE, Denoising, Encoded, decode, denoising_loss, read_encoded
+from pipelines.miniature.vae import read_vae
+from pipelines.miniature.world import FOLDER, OUT, Words, World, choose_colour, colour_table, read_pictures, read_world
+from tasks import run
+
+START = OUT / "unet"
+WEIGHTS = START / "diffusion_pytorch_model.safetensors"
+
+
+class Unclip(Schema):
+    """The ``unclip`` block of params.yaml."""
+
+    trained: list[str]
+    caption_dropped: float
+    embedding_dropped: float
+    other_background: float
+    noised: float
+    snr_floor: float
+    previews: int
+    preview_steps: int
+    preview_guidance: float
+    threads: int
+    training: Optimization
+
+
+class Dials(Schema):
+    """The part of params.yaml that this stage reads."""
+
+    unclip: Unclip
+    words: Words
+
+
+@dataclass(frozen=True)
+class Told(Denoising):
+    """Besides: embeddings [B, d] of pictures, and which of them the UNet is told of: float [B, 1], 0 or 1."""
+
+    embeddings: Tensor
+    kept: Tensor
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Pictures [n, 3, H, W] of the trained and of the held-out concepts, and the tower that sees them."""
+
+    clip: CLIPModel
+    known: Tensor
+    held_out: Tensor
+
+    def sheets(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Pictures with their embeddings [n, d]."""
+        return tuple((images, see(self.clip, images)) for images in (self.known, self.held_out))
+
+
+def train() -> None:
+    """Write ``out/unclip/``: what changed in the UNet, its configuration, the normaliser, and ``metrics.json``."""
+    dials = pick(FOLDER / "params.yaml", Dials)
+    settings, world, encoded, vae = dials.unclip, read_world(), read_encoded(), read_vae()
+    report = make_report("unclip", settings.threads)
+    embeddings, examples = look(world, encoded, settings.previews)
+    norm, sheets, scale = normaliser(embeddings), examples.sheets(), float(vae.config.scaling_factor)
+    torch.manual_seed(report.seed)
+    model = build_unclip(embeddings.shape[-1]).to(report.device)
+    moving = select(model, settings.trained)
+
+    def drawn() -> list[Tensor]:
+        return [decode(sample(model, norm, seen, encoded.hidden[:1], settings), vae) for _, seen in sheets]
+
+    def preview() -> list[Tensor]:
+        return [rows for (images, _), made in zip(sheets, drawn(), strict=True) for rows in (images, made)]
+
+    report.preview = lambda: tile(pixels_to_picture(torch.cat(preview())), settings.previews)
+
+    def batches(step: int) -> Told:
+        draw = randomiser(report.seed, "unclip", step)
+        return draw_batch(encoded, embeddings, world, dials, scale, draw, report.device)
+
+    fit(moving, lambda batch: told_loss(model, norm, batch, settings), batches, settings.training, report)
+    near = [cosine_similarity(see(examples.clip, made), seen) for made, (_, seen) in zip(drawn(), sheets, strict=True)]
+    save(model, moving, norm, dict(zip(("known", "held_out"), near, strict=True)))
+    report.discard()
+
+
+def save(
+    model: UNet2DConditionModel, moving: Mapping[str, Tensor], norm: Normaliser, near: Mapping[str, Tensor]
+) -> None:
+    """Fill ``out/unclip``; ``near`` are cosines of given pictures and those drawn from their embeddings alone."""
+    with replace_folder(OUT / "unclip") as folder:
+        model.save_config(folder)
+        write_tensors(folder / "changed.safetensors", moving, {"format": "pt"})
+        write_tensors(folder / "normaliser.safetensors", {"mean": norm.mean, "std": norm.std}, {"format": "pt"})
+        write_json(folder / "origin.json", {"unet": sha256_file(WEIGHTS)})
+        similarity = {name: round(float(cosines.mean()), 4) for name, cosines in near.items()}
+        write_json(folder / "metrics.json", {"similarity": similarity})
+
+
+def look(world: World, encoded: Encoded, count: int) -> tuple[Tensor, Examples]:
+    """Embeddings [N, C, d] of all encoded pictures on all colours, and at most ``count`` examples of each kind."""
+    clip, pictures, table = read_clip(OUT / "vision"), read_pictures(), colour_table(world)
+    trained = pictures.trained(world)
+    if (trained.style, trained.concept) != (encoded.style, encoded.concept):
+        raise InputError(OUT / "latents", "are not those of the pictures in out/render", "run the stage latents again")
+    shown = (different(trained, count, table), different(pictures.held_out(world), count, table))
+    return embed(clip, trained, table), Examples(clip, *shown)
+
+
+def build_unclip(width: int) -> UNet2DConditionModel:
+    """The trained UNet, with an entrance for embeddings of ``width`` numbers that lets nothing through yet."""
+    config = UNet2DConditionModel.load_config(START)
+    entrance = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 2 * width}
+    model = UNet2DConditionModel.from_config(config, **entrance)
+    missing = model.load_state_dict(read_tensors(WEIGHTS)[0], strict=False).missing_keys
+    assert all(name.startswith("class_embedding.") for name in missing), missing
+    for parameter in model.class_embedding.linear_2.parameters():
+        torch.nn.init.zeros_(parameter)
+    model.set_attn_processor(AttnProcessor())  # torch's fused attention takes twice the step's time on CPU in bf16
+    return model
+
+
+def select(model: UNet2DConditionModel, parts: Sequence[str]) -> dict[str, Tensor]:
+    """The parameters whose names hold one of ``parts``, asking for gradients; all others are frozen."""
+    model.requires_grad_(False)
+    found = {name: value for name, value in model.named_parameters() if re.search("|".join(parts), name)}
+    for value in found.values():
+        value.requires_grad_(True)
+    return found
+
+
+def draw_batch(
+    encoded: Encoded, embeddings: Tensor, world: World, dials: Dials, scale: float, draw: random.Random, device: str
+) -> Told:
+    """Random pictures on random colours; for each a caption that fits or none, and its embedding.
+
+    The embedding is at times of the same drawing on another colour, so that a background is what the caption says.
+    """
+    colours, words, settings = list(world.colours), dials.words, dials.unclip
+    names, latents, rows, seen, kept = [], [], [], [], []
+    for _ in range(settings.training.batch_size):
+        i = draw.randrange(len(encoded.style))
+        colour = choose_colour(colours, words, draw)
+        behind = choose_colour(colours, words, draw) if draw.random() < settings.other_background else colour
+        named = draw.random() < (words.white_named if colour == "white" else words.colour_named)
+        style = encoded.style[i] if draw.random() < words.style_named else ""
+        key = f"{style}|{encoded.concept[i]}|{colour if named else ''}"
+        rows.append(encoded.row["||" if draw.random() < settings.caption_dropped else key])
+        latents.append(encoded.mean[i, colours.index(colour)])
+        seen.append(embeddings[i, colours.index(behind)])
+        kept.append([float(draw.random() >= settings.embedding_dropped)])
+        names.append(f"{encoded.style[i]} {encoded.concept[i]} {colour}")
+    tensors = (torch.stack(latents).float() * scale, encoded.hidden[rows].float(), torch.stack(seen))
+    return Told(names, *(tensor.to(device) for tensor in (*tensors, torch.tensor(kept))))
+
+
+def told_loss(model: UNet2DConditionModel, norm: Normaliser, batch: Told, settings: Unclip) -> Tensor:
+    """The UNet's loss, told of the embeddings: a share of them noised at levels 0 to 999, the others at level 0."""
+    chance, level = torch.rand(2, len(batch.names), device=batch.embeddings.device)
+    levels = (level * 1000 * (chance < settings.noised)).long()
+    labels = batch.kept * norm.labels(batch.embeddings, torch.randn_like(batch.embeddings), levels)
+
+    def told(noisy: Tensor, t: Tensor, hidden: Tensor) -> object:
+        return model(noisy, t, hidden, class_labels=labels)
+
+    return denoising_loss(told, batch, settings.training.min_snr, settings.snr_floor)
+
+
+@torch.no_grad()
+def sample(
+    model: UNet2DConditionModel, norm: Normaliser, embeddings: Tensor, empty: Tensor, settings: Unclip
+) -> Tensor:
+    """Latents drawn from ``embeddings`` [B, d] alone, without words, with DPM-Solver++ from noise always the same."""
+    solver = DPMSolverMultistepScheduler(**{k: v for k, v in SCHEDULE.items() if k != "clip_sample"})
+    solver.set_timesteps(settings.preview_steps)
+    size, count = model.config.sample_size, len(embeddings)
+    made = torch.randn(count, 4, size, size, generator=generator("preview"))
+    labels = norm.labels(embeddings, torch.zeros_like(embeddings), torch.zeros(count, dtype=torch.long))
+    both = torch.cat([torch.zeros_like(labels), labels]).to(model.device)
+    hidden = empty.float().expand(2 * count, *empty.shape[1:]).to(model.device)
+    for t in solver.timesteps:
+        with torch.autocast(model.device.type, torch.bfloat16):
+            answer = model(torch.cat([made, made]).to(model.device), t, hidden, class_labels=both).sample
+        without, towards = answer.float().cpu().chunk(2)
+        made = solver.step(without + settings.preview_guidance * (towards - without), t, made).prev_sample
+    return made
+
+
+if __name__ == "__main__":
+    run(train)
