@@ -2,25 +2,97 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from etude.files import replace_folder
 from etude.method import load_method
 from tasks import run
 from tasks.console import say
 
+if TYPE_CHECKING:
+    from etude.diffusion.family import Family
+    from etude.formats.checkpoints import Frame
+
+INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
+KINDS = {  # what a diffusers folder's index says of each part
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "tokenizer_2": ("transformers", "CLIPTokenizer"),
+}
+PIPELINES: dict[str, dict[str, Any]] = {
+    "sd": {"_class_name": "StableDiffusionPipeline", "safety_checker": [None, None], "feature_extractor": [None, None]},
+    "sdxl": {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True},
+}
+
 
 def export(method: str) -> None:
     """Write METHOD's artifact in each of its formats."""
     module = load_method(method)
     from etude import artifact as artifacts
-    from etude.formats import load_format
+    from etude.formats import write
 
     made = artifacts.load(Path("artifacts", method, "build", "artifact.safetensors"))
+    frame = cache(lambda: read_frame(Path(made.facts["base"])))
     with replace_folder(Path("artifacts", method, "export")) as out:
         for name in module.formats:
-            for path in load_format(name).write(made, out):
-                say(f"{method}: artifacts/{method}/export/{path.name} ({name}, {path.stat().st_size:,} bytes)")
+            for path in write(name, made, out, frame):
+                shown = path.relative_to(out).as_posix()
+                say(f"{method}: artifacts/{method}/export/{shown} ({name}, {path.stat().st_size:,} bytes)")
+
+
+def read_frame(base: Path) -> Frame:
+    """All tensors of a base, and its configuration: what a whole model has besides what was learned."""
+    from etude.diffusion.family import recognise
+    from etude.formats import load_format
+    from etude.formats.checkpoints import Frame
+
+    recognise(base)  # raises BaseError with what is missing
+    tensors, _ = load_format("diffusers_checkpoint" if base.is_dir() else "ldm_checkpoint").read(base)
+    return Frame(tensors, configuration(base))
+
+
+def configuration(base: Path) -> dict[str, bytes]:
+    """What a diffusers folder of this base holds besides weights, by path; for a single file from what Étude ships."""
+    from etude.diffusion.family import folder_parts, recognise
+    from etude.diffusion.single import config_folder
+
+    family = recognise(base)
+    source = base if base.is_dir() else config_folder(base, family)
+    found = [source / INDEX, *(file for part in folder_parts(family) for file in (source / part).glob("*"))]
+    kept = [file for file in found if file.suffix in (".json", ".txt") and ".index." not in file.name and file.exists()]
+    files = {file.relative_to(source).as_posix(): file.read_bytes() for file in sorted(kept)}
+    if base.is_dir():
+        return files
+    unsaid = _unsaid(base, family, source)
+    return unsaid | files | {SCHEDULER: unsaid[SCHEDULER]}  # a single file's marks count before its configuration
+
+
+def _unsaid(base: Path, family: Family, source: Path) -> dict[str, bytes]:
+    """What the configuration of a single file may lack: the index of its parts, its scheduler, CLIP's tokenizers."""
+    from etude.diffusion.family import folder_parts
+    from etude.diffusion.single import single_scheduler
+    from etude.diffusion.tokenizer import load_tokenizer
+
+    parts, scheduler = folder_parts(family), single_scheduler(base, family, source)
+    kinds = {**KINDS, "scheduler": ("diffusers", scheduler["_class_name"])}
+    index = {**PIPELINES["sdxl" if family == "sdxl" else "sd"], **{part: list(kinds[part]) for part in parts}}
+    found = {INDEX: _json(index), SCHEDULER: _json(scheduler)}
+    for part in (part for part in parts if part.startswith("tokenizer") and not (source / part).is_dir()):
+        with TemporaryDirectory() as folder:
+            load_tokenizer(source / part, family).save_pretrained(folder)
+            found |= {f"{part}/{file.name}": file.read_bytes() for file in sorted(Path(folder).iterdir())}
+    return found
+
+
+def _json(data: Any) -> bytes:
+    return (json.dumps(data, indent=2, sort_keys=True) + "\n").encode()
 
 
 if __name__ == "__main__":

@@ -6,11 +6,15 @@ gives and `write` takes have one form for each kind of artifact, whatever the fi
 - LoRA: ``<part>.<module>.lora_A.weight`` [r, in(, k, k)] and ``.lora_B.weight`` [out, r(, 1, 1)], where a part is
   ``unet``, ``text_encoder`` or ``text_encoder_2`` and modules have diffusers' names, without ``text_model.``
 - embedding: ``text_encoder`` [n, d] and, for SDXL, ``text_encoder_2`` [n, d₂]
+- checkpoint: ``<part>.<tensor>``, all tensors of a model or those that were learned (`checkpoints`)
+
+A format whose files hold whole models asks for the rest of the model: its ``write`` has an argument ``frame``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -20,9 +24,18 @@ from torch import Tensor
 from etude.artifact import Artifact
 from etude.errors import FormatError
 from etude.files import read_header
+from etude.formats.checkpoints import Frame
 from etude.formats.pickles import read_pickle
 
-FORMATS = ("kohya_lora", "diffusers_lora", "embedding_pt", "embedding_safetensors", "diffusers_embedding")
+FORMATS = (
+    "kohya_lora",
+    "diffusers_lora",
+    "embedding_pt",
+    "embedding_safetensors",
+    "diffusers_embedding",
+    "ldm_checkpoint",
+    "diffusers_checkpoint",
+)
 
 
 class Format(Protocol):
@@ -34,8 +47,9 @@ class Format(Protocol):
     def read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors in the common form, and what else the file tells; raises FormatError."""
 
-    def write(self, artifact: Artifact, folder: Path) -> list[Path]:
-        """Write the files of this format into ``folder``; equal artifacts give equal bytes."""
+    @property
+    def write(self) -> Callable[..., list[Path]]:
+        """``write(artifact, folder[, frame])``: put the files into ``folder``; equal artifacts give equal bytes."""
 
 
 def load_format(name: str) -> Format:
@@ -43,10 +57,22 @@ def load_format(name: str) -> Format:
     return cast("Format", import_module(f"etude.formats.{name}"))
 
 
+def write(name: str, artifact: Artifact, folder: Path, frame: Callable[[], Frame]) -> list[Path]:
+    """Write an artifact in the format ``name``; ``frame`` is called by formats that hold whole models, by no other."""
+    module = load_format(name)
+    asked = "frame" in inspect.signature(module.write).parameters
+    return module.write(artifact, folder, frame()) if asked else module.write(artifact, folder)
+
+
 def identify(path: Path | str) -> str:
-    """The name of a file's format, told by its keys; raises FormatError naming them when it is none of FORMATS."""
+    """The name of a file's format, told by its keys; raises FormatError naming them when it is none of FORMATS.
+
+    The keys of a folder are the paths in it.
+    """
     path = Path(path)
-    if path.suffix == ".safetensors":
+    if path.is_dir():
+        keys, metadata = [file.relative_to(path).as_posix() for file in path.rglob("*")], {}
+    elif path.suffix == ".safetensors":
         header = read_header(path)
         metadata = dict(header.pop("__metadata__", {}))
         keys = list(header)

@@ -33,12 +33,12 @@ def file_stem(facts: Mapping[str, Any]) -> str:
 
 
 def modelspec(facts: Mapping[str, Any], kind: str) -> dict[str, str]:
-    """The ``modelspec.*`` keys for an artifact of ``kind`` "lora" or "textual-inversion"."""
+    """The ``modelspec.*`` keys for an artifact of ``kind`` "lora" or "textual-inversion"; "": a whole model."""
     prediction = facts.get("prediction", "epsilon")
     side = int(facts.get("resolution", 512))
     return {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{ARCHITECTURES[facts['family'], prediction]}/{kind}",
+        "modelspec.architecture": ARCHITECTURES[facts["family"], prediction] + (f"/{kind}" if kind else ""),
         "modelspec.implementation": "diffusers",
         "modelspec.title": file_stem(facts),
         "modelspec.resolution": f"{side}x{side}",

@@ -18,7 +18,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold: files of equa
 
 
 def read_pickle(path: Path | str) -> Mapping[str, Any]:
-    """The dictionary in a file of ``torch.save``; nothing but tensors and plain values is ever constructed."""
+    """The dictionary in a file of ``torch.save``, or in its ``state_dict``; only tensors and plain values are made."""
     action = "fetch it again from a source you trust, as .safetensors if there is one"
     try:
         # Embeddings of the first code (2022) hold a ParameterDict; building one runs nothing of the file.
@@ -31,6 +31,8 @@ def read_pickle(path: Path | str) -> Mapping[str, Any]:
         raise FormatError(path, f"is not a file that can be opened safely ({reason})", action) from error
     if not isinstance(data, Mapping):
         raise FormatError(path, f"holds a {type(data).__name__}, not a dictionary", action)
+    while isinstance(inner := data.get("state_dict"), Mapping):  # a checkpoint of pytorch-lightning
+        data = inner
     return data
 
 

@@ -1,0 +1,92 @@
+"""diffusers' folder ``<name>/``: ``unet/``, ``vae/``, ``text_encoder/``, tokenizer, scheduler and ``model_index.json``.
+
+diffusers, SD.Next and ComfyUI (as a diffusers model) load it; so does Étude, as a base.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from etude.artifact import Artifact
+from etude.errors import FormatError
+from etude.files import atomic_path, read_json, read_tensors, write_tensors
+from etude.formats.checkpoints import PARTS, Frame, common, complete, of_part, refuse_partial
+from etude.formats.metadata import file_stem
+from etude.formats.pickles import read_pickle
+
+INDEX = "model_index.json"
+STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+
+
+def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
+    """Whether the files of a folder (its paths are the keys) are those of a pipeline."""
+    return "unet/config.json" in keys and any(key.startswith("text_encoder/") for key in keys)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors in the common form, and the facts family, prediction and name; raises FormatError."""
+    path = Path(path)
+    found: dict[str, Tensor] = {}
+    for part in PARTS:
+        for file in _weights(path / part):
+            tensors = read_tensors(file)[0] if file.suffix == ".safetensors" else dict(read_pickle(file))
+            found |= common(part, tensors)
+    unet = read_json(path / "unet" / "config.json")
+    sdxl = unet.get("addition_embed_type") == "text_time"
+    refuse_partial(path, found, PARTS if sdxl else PARTS[:3])
+    prediction = read_json(path / "scheduler" / "scheduler_config.json").get("prediction_type", "epsilon")
+    family = "sdxl" if sdxl else "sd2" if unet.get("use_linear_projection") else "sd1"
+    return found, {"family": family, "prediction": prediction, "name": path.name}
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The files of a part: safetensors before pickles, full precision before half, as diffusers chooses."""
+    for suffix in ("safetensors", "bin"):
+        for infix in ("", ".fp16"):
+            for stem in STEMS:
+                if (file := folder / f"{stem}{infix}.{suffix}").exists():
+                    return [file]
+                if (index := folder / f"{stem}.{suffix}.index{infix}.json").exists():
+                    return [folder / shard for shard in sorted(set(read_json(index)["weight_map"].values()))]
+    return []
+
+
+def write(artifact: Artifact, folder: Path, frame: Frame) -> list[Path]:
+    """The folder ``<name>/`` in the artifact's precision; the configuration is the frame's.
+
+    Parts that are not written, such as a safety checker, are left out of ``model_index.json``.
+    """
+    tensors, home = complete(artifact, frame), folder / file_stem(artifact.facts)
+    if INDEX not in frame.files:
+        raise FormatError(
+            home, "cannot be written without the configuration of a base", "name the base it is made from"
+        )
+    files = dict(frame.files)
+    files[INDEX] = _index(json.loads(files[INDEX]), {name.partition("/")[0] for name in files})
+    paths = []
+    for name, content in sorted(files.items()):
+        paths.append(home / name)
+        with atomic_path(paths[-1]) as temporary:
+            temporary.write_bytes(content)
+    for part in PARTS:
+        if own := of_part(tensors, part):
+            # transformers leaves `text_model.` out of these names today; older versions and ComfyUI need it.
+            text = part.startswith("text_encoder")
+            named = {f"text_model.{n}" if text and n.startswith(_TEXT) else n: tensor for n, tensor in own.items()}
+            paths.append(home / part / f"{'model' if text else STEMS[0]}.safetensors")
+            write_tensors(paths[-1], named, {"format": "pt"})
+    return paths
+
+
+_TEXT = ("embeddings.", "encoder.", "final_layer_norm.")
+
+
+def _index(index: Mapping[str, Any], parts: Collection[str]) -> bytes:
+    kept = {n: [None, None] if isinstance(v, list) and n not in parts else v for n, v in index.items()}
+    kept.pop("_name_or_path", None)  # a path of another machine
+    return (json.dumps(kept, indent=2, sort_keys=True) + "\n").encode()

@@ -1,0 +1,168 @@
+"""The single file ``<name>.safetensors`` in LDM names, which A1111, SD.Next, ComfyUI, Forge, kohya and diffusers load.
+
+UNet below ``model.diffusion_model.``, VAE below ``first_stage_model.``, text encoders below ``cond_stage_model.`` or,
+for SDXL, ``conditioner.embedders.``; those of SD 2.x and SDXL's second one in OpenCLIP's names. The configuration that
+is no part of the file is written beside it, as ``<name>.config/``. A ``.ckpt`` is read as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etude.artifact import Artifact
+from etude.errors import FormatError
+from etude.files import atomic_path, read_tensors, write_tensors
+from etude.formats.checkpoints import Frame, common, complete, of_part, refuse_partial
+from etude.formats.ldm_names import OPEN_CLIP, OPEN_CLIP_ENDS, inverse, translate, unet_table, vae_table
+from etude.formats.metadata import file_stem, modelspec
+from etude.formats.pickles import read_pickle
+
+UNET, VAE = "model.diffusion_model.", "first_stage_model."
+TEXTS = {  # part → its prefix, in each family
+    "sd1": {"text_encoder": "cond_stage_model.transformer."},
+    "sd2": {"text_encoder": "cond_stage_model.model."},
+    "sdxl": {
+        "text_encoder": "conditioner.embedders.0.transformer.",
+        "text_encoder_2": "conditioner.embedders.1.model.",
+    },
+}
+SD2_LAYERS = 23  # files hold 24; the last is never used, and diffusers leaves it out
+_BLOCK = "transformer.resblocks."
+
+
+def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
+    """Whether there is a UNet in LDM names."""
+    return f"{UNET}input_blocks.0.0.weight" in keys
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors in the common form, and the facts family and, where the file tells, prediction and name.
+
+    What no model needs is left out: averages (``model_ema.``), schedules, SD 2.x's last text layer.
+    """
+    path = Path(path)
+    tensors, metadata = read_tensors(path) if path.suffix == ".safetensors" else (_tensors(path), {})
+    if not recognise(tensors, metadata):
+        raise FormatError(path, "holds no UNet in LDM names", "name a Stable Diffusion checkpoint")
+    family = family_of(tensors)
+    unet, vae = _below(tensors, UNET), _below(tensors, VAE)
+    found = common("unet", _named(path, unet, inverse(unet_table(unet))))
+    if vae:
+        found |= common("vae", _flat(_named(path, vae, inverse(vae_table(vae)))))
+    for part, prefix in TEXTS[family].items():
+        found |= common(part, _from_open_clip(part, _below(tensors, prefix), "transformer" not in prefix))
+    refuse_partial(path, found, ("unet", "vae", *TEXTS[family]))
+    facts = {"family": family}
+    if "modelspec.prediction_type" in metadata or "v_pred" in tensors:
+        ε = metadata.get("modelspec.prediction_type") == "epsilon" and "v_pred" not in tensors
+        facts["prediction"] = "epsilon" if ε else "v_prediction"
+    return found, facts | ({"name": metadata["modelspec.title"]} if "modelspec.title" in metadata else {})
+
+
+def family_of(keys: Collection[str]) -> str:
+    """sd1, sd2 or sdxl, by the text encoders."""
+    return next((f for f in ("sdxl", "sd2") if any(k.startswith(TEXTS[f]["text_encoder"]) for k in keys)), "sd1")
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    return {name: value for name, value in read_pickle(path).items() if isinstance(value, Tensor)}
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _named(path: Path | str, tensors: Mapping[str, Tensor], table: Mapping[str, str]) -> dict[str, Tensor]:
+    """Tensors under the names that a table gives them; raises FormatError for those it does not know."""
+    names = {name: translate(name, table) for name in tensors}
+    strange = sorted(name for name, other in names.items() if other is None)
+    if strange:
+        fault = f"holds {len(strange)} tensors that no Stable Diffusion has, such as {strange[0]}"
+        raise FormatError(path, fault, "name a Stable Diffusion 1.x, 2.x or XL model")
+    return {str(names[name]): tensor for name, tensor in tensors.items()}
+
+
+def _flat(vae: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """LDM's attention layers are 1 × 1 convolutions, diffusers' are linear."""
+    return {name: t[:, :, 0, 0] if _is_attention(name) and t.ndim == 4 else t for name, t in vae.items()}
+
+
+def _is_attention(name: str) -> bool:
+    return ".mid_block.attentions." in name and name.endswith(".weight") and "group_norm" not in name
+
+
+def _from_open_clip(part: str, tensors: Mapping[str, Tensor], open_clip: bool) -> dict[str, Tensor]:
+    """A text encoder in transformers' names; CLIP-L has them already."""
+    if not open_clip:
+        return dict(tensors)
+    ends, layers = inverse(OPEN_CLIP_ENDS), inverse(OPEN_CLIP)
+    found = {ends[name]: tensor for name, tensor in tensors.items() if name in ends}
+    if part == "text_encoder_2" and "text_projection" in tensors:
+        found["text_projection.weight"] = tensors["text_projection"].T
+    for name, tensor in tensors.items():
+        match = re.match(rf"{re.escape(_BLOCK)}(\d+)\.(.+)$", name)
+        if not match or (part == "text_encoder" and int(match[1]) >= SD2_LAYERS):
+            continue
+        stem, rest = f"encoder.layers.{match[1]}", match[2]
+        if rest.startswith("attn.in_proj_"):
+            for letter, third in zip("qkv", tensor.chunk(3), strict=True):
+                found[f"{stem}.self_attn.{letter}_proj.{rest.removeprefix('attn.in_proj_')}"] = third
+        elif other := translate(rest, layers):
+            found[f"{stem}.{other}"] = tensor
+    return found
+
+
+def _to_open_clip(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in tensors.items():
+        match = re.match(r"encoder\.layers\.(\d+)\.(.+)$", name)
+        if name in OPEN_CLIP_ENDS:
+            yield OPEN_CLIP_ENDS[name], tensor
+        elif name == "text_projection.weight":
+            yield "text_projection", tensor.T
+        elif match and match[2].startswith("self_attn.q_proj."):
+            thirds = [tensors[name.replace("q_proj", f"{letter}_proj")] for letter in "qkv"]
+            yield f"{_BLOCK}{match[1]}.attn.in_proj_{name.rpartition('.')[2]}", torch.cat(thirds)
+        elif match and (other := translate(match[2], OPEN_CLIP)):
+            yield f"{_BLOCK}{match[1]}.{other}", tensor
+
+
+def to_ldm(tensors: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
+    """A whole model in the common form under LDM names."""
+    unet, vae = of_part(tensors, "unet"), of_part(tensors, "vae")
+    found = {f"{UNET}{name}": tensor for name, tensor in _named("unet", unet, unet_table(unet)).items()}
+    square = {n: t[:, :, None, None] if _is_attention(n) and t.ndim == 2 else t for n, t in vae.items()}
+    found |= {f"{VAE}{name}": tensor for name, tensor in _named("vae", square, vae_table(vae)).items()}
+    for part, prefix in TEXTS[family].items():
+        text = of_part(tensors, part)
+        # transformers leaves `text_model.` out of these names today; all other programs read them with it.
+        clip_l = {f"text_model.{name}": tensor for name, tensor in text.items()}
+        named = clip_l if "transformer" in prefix else dict(_to_open_clip(text))
+        found |= {f"{prefix}{name}": tensor for name, tensor in named.items()}
+    return found
+
+
+def write(artifact: Artifact, folder: Path, frame: Frame) -> list[Path]:
+    """``<name>.safetensors`` in the artifact's precision, with what it needs to be loaded in ``<name>.config/``.
+
+    SDXL that predicts v is marked by an empty ``v_pred``, as such models are (``ztsnr``: no signal at the last t).
+    """
+    facts = artifact.facts
+    tensors = to_ldm(complete(artifact, frame), facts["family"])
+    if facts["family"] == "sdxl" and facts.get("prediction") == "v_prediction":
+        scheduler = frame.files.get("scheduler/scheduler_config.json", b"").replace(b" ", b"")
+        marks = ["v_pred", *(["ztsnr"] if b'"rescale_betas_zero_snr":true' in scheduler else [])]
+        tensors |= {mark: torch.zeros(0) for mark in marks}
+    stem = file_stem(facts)
+    paths = [folder / f"{stem}.safetensors"]
+    write_tensors(paths[0], tensors, {"format": "pt"} | modelspec(facts, ""))
+    for name, content in sorted(frame.files.items()):
+        paths.append(folder / f"{stem}.config" / name)
+        with atomic_path(paths[-1]) as temporary:
+            temporary.write_bytes(content)
+    return paths
