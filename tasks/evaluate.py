@@ -53,7 +53,9 @@ def _study(method: str, dials: Dials) -> Study:
     values = read_yaml(f"pipelines/{method}/params.yaml")
     own = pick(f"pipelines/{method}/params.yaml", MethodParams)
     from etude.evaluation.features import Clip
+    from etude.evaluation.judge import Judge
     from etude.evaluation.study import Study
+    from etude.evaluation.truths import find_truths
     from etude.rendering.prompts import prompts_of
     from etude.rendering.studio import Studio
     from etude.training.randomness import make_deterministic
@@ -61,15 +63,19 @@ def _study(method: str, dials: Dials) -> Study:
     make_deterministic(dials.threads)
     base = Path(values.get("base", dials.base))
     studio = Studio(base, method, device=dials.device, precision=dials.precision, threads=dials.threads)
+    asked = dials.evaluate
+    clip = Clip(Path(asked.clip), device=studio.device, threads=dials.threads)
+    judge = Judge(Path(asked.judge), device=studio.device) if asked.judging else None
     return Study(
         studio=studio,
-        clip=Clip(Path(dials.evaluate.clip), device=studio.device, threads=dials.threads),
+        clip=clip,
         name=own.name,
         prompts=prompts_of(dials.prompts, own.set),
         settings=load_method(method).axes,
         sampling=dials.sampling,
-        evaluate=dials.evaluate,
+        evaluate=asked,
         data=Path("data", own.set),
+        truths=find_truths(Path(asked.truths, f"{own.set}-truth"), clip, judge),
     )
 
 

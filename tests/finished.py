@@ -25,6 +25,9 @@ from etude.files import write_json, write_tensors
 SEEDS = [0, 1]
 SAMPLING = {"sampler": "dpm++", "steps": 2, "guidance": 3.0, "negative": "", "clip_skip": 0}
 EVALUATE = {
+    "truths": "kept",
+    "judge": "judge",
+    "judging": False,
     "seeds": SEEDS,
     "name": "",
     "best": {"metric": "image_similarity", "direction": "max"},

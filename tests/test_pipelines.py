@@ -15,6 +15,7 @@ import pytest
 
 from etude.params import read_yaml
 from tasks.preset import rewrite
+from tests.judging import write_judge
 
 pytestmark = pytest.mark.slow
 
@@ -25,6 +26,8 @@ QUICK = {  # as small as the stages allow
     "caption.clip": "models/tiny/clip",
     "caption.words": "models/tiny/words.txt",
     "evaluate.clip": "models/tiny/clip",
+    "evaluate.judge": "models/tiny/judge",
+    "evaluate.judging": True,
     "prepare.resolution": 64,
     "sampling.steps": 2,
     "prompts.concept": ["[name]"],
@@ -64,12 +67,13 @@ def make_project(folder: Path, root: Path, tiny_base: Path) -> Path:
         shutil.copytree(root / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "out", "dvc.lock"))
     for file in FILES:
         shutil.copy(root / file, folder / file)
-    shutil.copytree(root / "data/samples", folder / "data/samples", ignore=shutil.ignore_patterns("*truth"))
+    shutil.copytree(root / "data/samples", folder / "data/samples", ignore=shutil.ignore_patterns("style-truth"))
     for number, picture in enumerate(sorted((folder / "data/samples/style").glob("*.png"))):
         if number > 2:  # three are enough here
             picture.unlink()
             picture.with_suffix(".txt").unlink(missing_ok=True)
     shutil.copytree(tiny_base, folder / "models/tiny")
+    write_judge(folder / "models/tiny/judge")
     (folder / "models/tiny/words.txt").write_text("cat\ndog\n", encoding="utf-8")
     rewrite(folder / "params.yaml", "params.yaml", QUICK)
     for method in ("lora", "textual_inversion"):
@@ -98,6 +102,7 @@ def test_the_graph_ends_with_a_report_and_has_then_nothing_to_do(project: Path) 
     page = (project / "artifacts/report/index.html").read_text(encoding="utf-8")
     assert "lora" in page
     assert "textual_inversion" in page
+    assert "Does it hit the truth?" in page
     for method in ("lora", "textual_inversion"):
         assert (project / "artifacts" / method / "grid/grid.png").stat().st_size > 1000
         assert len(list((project / "artifacts" / method / "build/checkpoints").iterdir())) == 2

@@ -50,6 +50,8 @@ def _asked(study: Study) -> dict[str, Any]:
     """What the numbers were measured on."""
     asked = {"name": study.name, "prompts": list(study.prompts), "seeds": sorted(study.evaluate.seeds)}
     measured = {"clip": study.evaluate.clip, "real": len(study.real()), "base": study.studio.path.as_posix()}
+    truths, judge = study.truths, study.evaluate.judge if study.evaluate.judging else ""
+    measured |= {"truths": len(truths.paths) if truths else 0, "judge": judge if truths else ""}
     return {**asked, **measured, "set": study.data.name, "sampling": study.sampling.model_dump()}
 
 

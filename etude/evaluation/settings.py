@@ -9,7 +9,17 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from etude.params import Schema
 
 Metric = Literal[
-    "image_similarity", "nearest_similarity", "text_alignment", "diversity", "kid", "cmmd", "validation_loss"
+    "image_similarity",
+    "nearest_similarity",
+    "text_alignment",
+    "truth_similarity",
+    "concept_accuracy",
+    "style_accuracy",
+    "background_accuracy",
+    "diversity",
+    "kid",
+    "cmmd",
+    "validation_loss",
 ]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
@@ -34,6 +44,9 @@ class Evaluate(Schema):
     """How checkpoints are measured."""
 
     clip: str = Field(description="the folder of the CLIP that measures")
+    truths: str = Field(min_length=1, description="folder in which <set>-truth may lie: pictures kept back")
+    judge: str = Field(min_length=1, description="folder of the judge that names concept, style and background")
+    judging: bool = Field(description="whether the judge is asked, where a set brings pictures kept back")
     seeds: list[NonNegativeInt] = Field(min_length=1, description="pictures a prompt")
     name: str = Field(description="what CLIP reads in the place of [name]; empty: nothing")
     best: Best

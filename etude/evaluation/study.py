@@ -15,6 +15,7 @@ from etude.evaluation.features import Clip
 from etude.evaluation.metrics import Array
 from etude.evaluation.settings import Evaluate
 from etude.evaluation.table import Row, best_row, ceiling, measure
+from etude.evaluation.truths import Truths
 from etude.evaluation.validation import curve, loss_table
 from etude.rendering.pictures import Drawn, Request, ask, draw
 from etude.rendering.prompts import fill
@@ -44,6 +45,7 @@ class Study:
     sampling: Sampling
     evaluate: Evaluate
     data: Path  # data/<set>, with prepared/ and latents/
+    truths: Truths | None = None  # where the set brings any
 
     def requests(self, subject: Subject) -> list[Request]:
         """One request a prompt."""
@@ -80,10 +82,13 @@ def examine(study: Study, subjects: Sequence[Subject], track: Track) -> Examinat
     asked = track(subjects, f"{method}: losses")
     curves = {subject: curve(study.studio, subject, study.settings, table) for subject in asked}
     real = study.clip.pictures([study.data / "prepared" / f"{name}.png" for name in names])
-    texts = study.texts()
+    texts, truths = study.texts(), study.truths
     rows = []
     for subject in track(subjects, f"{method}: measure"):
-        features = [study.clip.pictures(drawn.paths[request]) for request in study.requests(subject)]
+        paths = [drawn.paths[request] for request in study.requests(subject)]
+        features = np.stack([study.clip.pictures(row) for row in paths])
+        against = truths.numbers(study.prompts, features, paths) if truths else {}
         loss = sum(curves[subject]) / len(curves[subject])
-        rows.append(measure(subject, np.stack(features), texts, real, loss))
-    return Examination(rows, best_row(rows, study.evaluate.best), curves, ceiling(real), drawn)
+        rows.append(measure(subject, features, texts, real, loss, against))
+    scores = ceiling(real) | (truths.ceiling(study.prompts) if truths else {})
+    return Examination(rows, best_row(rows, study.evaluate.best), curves, scores, drawn)

@@ -26,11 +26,19 @@ class Row:
     pictures: Mapping[str, Array] = field(default_factory=dict)  # metric → [prompts, seeds], of each picture
 
 
-def measure(subject: Subject, pictures: Array, texts: Sequence[Array | None], real: Array, loss: float) -> Row:
+def measure(
+    subject: Subject,
+    pictures: Array,
+    texts: Sequence[Array | None],
+    real: Array,
+    loss: float,
+    against: Mapping[str, Array],
+) -> Row:
     """Every metric of one subject.
 
     ``pictures`` [prompts, seeds, d] and ``real`` [m, d] are unit features; ``texts`` has one [d] a prompt, None where
-    CLIP has nothing to read: such prompts do not count for the text alignment.
+    CLIP has nothing to read: such prompts do not count for the text alignment. ``against`` are the numbers against
+    the truths, [prompts, seeds] each; a prompt with NaN does not count.
     """
     prompts, seeds, width = pictures.shape
     flat = pictures.reshape(-1, width)
@@ -38,8 +46,9 @@ def measure(subject: Subject, pictures: Array, texts: Sequence[Array | None], re
         "image_similarity": metrics.image_similarity(flat, real).reshape(prompts, seeds),
         "nearest_similarity": metrics.nearest_similarity(flat, real).reshape(prompts, seeds),
         "text_alignment": _alignments(pictures, texts),
+        **against,
     }
-    values: dict[str, float | None] = {}
+    values: dict[str, float | None] = dict.fromkeys(METRICS)
     spreads: dict[str, float | None] = {}
     for name, array in each.items():
         read = array[~np.isnan(array).any(axis=1)]

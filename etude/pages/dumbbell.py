@@ -23,7 +23,7 @@ class Bar:
     after_spread: float | None = None
 
 
-def draw(bars: Sequence[Bar], real: float | None) -> Markup:
+def draw(name: str, bars: Sequence[Bar], real: float | None) -> Markup:
     """A row a method: hollow dot before, filled dot after; ``real`` is a dashed line. Names are escaped."""
     ends = [(b.before, b.before_spread) for b in bars] + [(b.after, b.after_spread) for b in bars]
     values = [value + side * (spread or 0.0) for value, spread in ends for side in (-1, 1)]
@@ -31,7 +31,7 @@ def draw(bars: Sequence[Bar], real: float | None) -> Markup:
     air = 0.05 * (max(values) - min(values)) or 0.5
     across = Scale(LEFT, WIDTH - RIGHT, min(values) - air, max(values) + air)
     height = TOP + ROW * len(bars) + BOTTOM
-    parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="image similarity before and after">']
+    parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(name)} before and after">']
     for tick in ticks(across.low, across.high, 6):
         parts.append(_upright("rule", across(tick), height - BOTTOM))
         parts.append(f'<text class="tick" x="{across(tick)}" y="{height - 10}" text-anchor="middle">{tick:g}</text>')

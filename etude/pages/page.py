@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ from etude.pages.readme import section
 from etude.pages.sources import FILES, Checkpoint, Findings
 
 THUMB = 192  # pixels of the longest side of pictures beside each other
-PLOTTED = ("image_similarity", "text_alignment", "validation_loss")
+PLOTTED = (
+    "image_similarity", "truth_similarity", "concept_accuracy", "style_accuracy", "text_alignment", "validation_loss",
+)  # fmt: skip
+VERDICTS = ("image_similarity", "truth_similarity")
 NAMES = {metric.key: metric for metric in words.METRICS}
 
 
@@ -32,6 +35,7 @@ def render(found: Findings) -> str:
     """The page as HTML."""
     title, sentence = words.title(found.about, found.method)
     template = environment().get_template("page.html")
+    columns = words.measured(row.values for row in found.checkpoints)
     return template.render(
         f=found,
         title=title,
@@ -42,8 +46,8 @@ def render(found: Findings) -> str:
         pairs=[_pair(found, number) for number in range(len(found.asked["prompts"]))],
         training=[inline(path, THUMB) for path in found.training],
         charts=list(_charts(found)),
-        metrics=words.METRICS,
-        table=[_row(found, checkpoint) for checkpoint in found.checkpoints],
+        metrics=columns,
+        table=[_row(found, checkpoint, columns) for checkpoint in found.checkpoints],
         grid=_grid(found.folder / "grid"),
         previews=[{"step": int(path.stem), "picture": inline(path)} for path in found.previews],
         files=[{"path": f.name, "size": words.size(f.size), "about": f.about} for f in found.files],
@@ -72,7 +76,7 @@ def _tiles(found: Findings) -> Iterator[dict[str, str]]:
         if not values or "best" not in values:
             continue
         base = f"Untouched base {words.number(values['base'])}."
-        told = [words.verdict(values) if key == "image_similarity" else base]
+        told = [words.verdict(values) if key in VERDICTS else base]
         told += [f"Real pictures {words.number(values['real'])}."] if "real" in values else []
         spread = words.spread(values.get("best_spread"))
         yield {"name": NAMES[key].name, "value": words.number(values["best"]), "small": spread, "more": " ".join(told)}
@@ -92,7 +96,7 @@ def _charts(found: Findings) -> Iterator[dict[str, Any]]:
         points = [
             (float(row.step), value, row.values.get(f"{key}_spread"))
             for row in found.checkpoints
-            if row.step is not None and (value := row.values[key]) is not None
+            if row.step is not None and (value := row.values.get(key)) is not None
         ]
         if len(points) < 2:
             continue
@@ -109,11 +113,11 @@ def _charts(found: Findings) -> Iterator[dict[str, Any]]:
         }
 
 
-def _row(found: Findings, row: Checkpoint) -> dict[str, Any]:
+def _row(found: Findings, row: Checkpoint, columns: Sequence[words.Metric]) -> dict[str, Any]:
     kind = "base" if row.name == "base" else "best" if row.name == found.best["checkpoint"] else ""
     cells = [
-        {"value": words.number(row.values[m.key]), "spread": words.spread(row.values.get(f"{m.key}_spread"))}
-        for m in words.METRICS
+        {"value": words.number(row.values.get(m.key)), "spread": words.spread(row.values.get(f"{m.key}_spread"))}
+        for m in columns
     ]
     return {"name": subject_name(row.name, row.step), "kind": kind, "cells": cells}
 

@@ -18,7 +18,16 @@ from etude.pages.sources import Findings
 
 SEEDS = 2  # pictures of a prompt that a report shows of each method
 SHOWN = 6  # training pictures
-COLUMNS = ("image_similarity", "text_alignment", "diversity", "nearest_similarity", "cmmd", "validation_loss")
+COLUMNS = (
+    "image_similarity", "truth_similarity", "concept_accuracy", "style_accuracy", "background_accuracy",
+    "text_alignment", "diversity", "nearest_similarity", "cmmd", "validation_loss",
+)  # fmt: skip
+CHARTS = {
+    "image_similarity": ("Does it look like the pictures?", "CLIP cosine with the training pictures"),
+    "truth_similarity": ("Does it hit the truth?", "CLIP cosine with pictures kept back, of what each prompt asks for"),
+    "concept_accuracy": ("Is it the concept?", "share of pictures in which the judge names the concept asked for"),
+    "style_accuracy": ("Is it the style?", "share of pictures in which the judge names the style asked for"),
+}
 NAMES = {metric.key: metric for metric in words.METRICS}
 
 
@@ -38,7 +47,8 @@ class Entry:
     def field(self) -> tuple[Any, ...]:
         """What must be equal for numbers and pictures to stand in one table."""
         asked = self.told["asked"]
-        return asked["set"], asked["base"], asked["clip"], asked["name"], tuple(asked["prompts"]), tuple(asked["seeds"])
+        yardsticks = asked["base"], asked["clip"], asked["judge"], asked["truths"]
+        return asked["set"], *yardsticks, asked["name"], tuple(asked["prompts"]), tuple(asked["seeds"])
 
 
 def keep(found: Findings, out: Path) -> dict[str, Any]:
@@ -66,8 +76,7 @@ def render(found: Sequence[Entry]) -> str:
     """The report as HTML."""
     fields = dict.fromkeys(entry.field for entry in found)
     sections = [_section([entry for entry in found if entry.field == field]) for field in fields]
-    columns = [NAMES[key] for key in COLUMNS]
-    return environment().get_template("report.html").render(sections=sections, columns=columns, count=len(found))
+    return environment().get_template("report.html").render(sections=sections, count=len(found))
 
 
 def rows(found: Sequence[Entry]) -> Iterator[dict[str, Any]]:
@@ -100,27 +109,42 @@ def _section(group: Sequence[Entry]) -> dict[str, Any]:
     """Methods that were asked the same."""
     asked = group[0].told["asked"]
     pictures = sorted(group[0].folder.glob("pictures/training-*.png"))
+    known = {metric.key for metric in words.measured(entry.told["metrics"] for entry in group)}
+    columns = [NAMES[key] for key in COLUMNS if key in known]
     return {
         "asked": asked,
-        "chart": draw([_bar(entry) for entry in group], group[0].told["metrics"]["image_similarity"].get("real")),
-        "table": [_row(entry) for entry in group],
+        "charts": [_chart(group, key) for key in CHARTS if all(_measured(entry, key) for entry in group)],
+        "columns": columns,
+        "table": [_row(entry, columns) for entry in group],
         "methods": [entry.told for entry in group],
-        "verdicts": [(e.told["title"], words.verdict(e.told["metrics"]["image_similarity"])) for e in group],
         "prompts": [_prompt(group, number) for number in range(len(asked["prompts"]))],
         "training": [inline(path, 192) for path in pictures],
     }
 
 
-def _bar(entry: Entry) -> Bar:
-    values = entry.told["metrics"]["image_similarity"]
+def _measured(entry: Entry, key: str) -> bool:
+    return {"base", "best"} <= set(entry.told["metrics"].get(key, {}))
+
+
+def _chart(group: Sequence[Entry], key: str) -> dict[str, Any]:
+    """One metric of all methods: the question that it answers, the chart, and a sentence a method."""
+    title, about = CHARTS[key]
+    real = group[0].told["metrics"][key].get("real")
+    verdicts = [(entry.told["title"], words.verdict(entry.told["metrics"][key])) for entry in group]
+    svg = draw(NAMES[key].name, [_bar(entry, key) for entry in group], real)
+    return {"title": title, "name": NAMES[key].name, "about": about, "svg": svg, "verdicts": verdicts}
+
+
+def _bar(entry: Entry, key: str) -> Bar:
+    values = entry.told["metrics"][key]
     spreads = values.get("base_spread"), values.get("best_spread")
     return Bar(entry.told["title"], values["base"], values["best"], *spreads)
 
 
-def _row(entry: Entry) -> dict[str, Any]:
+def _row(entry: Entry, columns: Sequence[words.Metric]) -> dict[str, Any]:
     cells = []
-    for key in COLUMNS:
-        values = entry.told["metrics"].get(key, {})
+    for column in columns:
+        values = entry.told["metrics"].get(column.key, {})
         cells.append(
             {
                 "value": words.number(values.get("best")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -20,11 +20,21 @@ METRICS = (
     Metric("image_similarity", "Image similarity", "higher", "CLIP cosine with the training pictures, over all pairs"),
     Metric("nearest_similarity", "Nearest picture", "", "CLIP cosine with the nearest training picture; 1 is a copy"),
     Metric("text_alignment", "Text alignment", "higher", "CLIP cosine with the prompt, the learned name left out"),
+    Metric("truth_similarity", "Truth similarity", "higher", "CLIP cosine with kept-back pictures of what is asked for"),
+    Metric("concept_accuracy", "Concept accuracy", "higher", "share in which the judge names the concept asked for"),
+    Metric("style_accuracy", "Style accuracy", "higher", "share in which the judge names the style asked for"),
+    Metric("background_accuracy", "Background accuracy", "higher", "share in which the judge names the background"),
     Metric("diversity", "Diversity", "", "1 − cosine between pictures of one prompt; 0 when all seeds look alike"),
     Metric("kid", "KID", "lower", "distance between the sets of pictures, unbiased, in CLIP's space; rough for so few"),
     Metric("cmmd", "CMMD", "lower", "distance between the sets of pictures in CLIP's space, in thousandths"),
     Metric("validation_loss", "Validation loss", "lower", "error at fixed noise and timesteps on training pictures"),
 )  # fmt: skip
+
+
+def measured(tables: Iterable[Mapping[str, object]]) -> tuple[Metric, ...]:
+    """The columns that stand in any of ``tables`` (metric → value or values); None is no value."""
+    known = {name for table in tables for name, value in table.items() if value is not None}
+    return tuple(metric for metric in METRICS if metric.key in known)
 
 
 def number(value: float | None) -> str:

@@ -137,3 +137,23 @@ def test_a_page_is_written_without_torch() -> None:
     code = "import sys, etude.pages.page, etude.pages.report, etude.pages.sources; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
+
+
+def test_a_page_shows_what_was_measured_against_truths_and_leaves_out_what_was_not(folder: Path) -> None:
+    assert "Truth similarity" not in html(folder)
+    evaluation = folder / "artifacts/lora/evaluation"
+    metrics = read_json(evaluation / "metrics.json")
+    metrics["truth_similarity"] = {"base": 0.25, "best": 0.75, "final": 0.75, "real": 0.9, "best_spread": 0.01}
+    write_json(evaluation / "metrics.json", metrics)
+    asked = {**read_json(evaluation / "evaluation.json"), "truths": 18, "judge": "models/miniature/judge"}
+    write_json(evaluation / "evaluation.json", asked)
+    table = (evaluation / "checkpoints.csv").read_text(encoding="utf-8").splitlines()
+    place = table[0].split(",").index("truth_similarity")
+    rows = [line.split(",") for line in table]
+    for number, row in enumerate(rows[1:]):
+        row[place] = f"0.{number + 2}5"
+    (evaluation / "checkpoints.csv").write_text("\n".join(",".join(row) for row in rows), encoding="utf-8")
+    text = html(folder)
+    assert text.count("Truth similarity") >= 3  # tile, chart, column
+    assert "18 pictures kept back" in text
+    assert "models/miniature/judge" in text

@@ -14,7 +14,7 @@ from tests.finished import write_yaml
 
 ASKED: dict[str, Any] = {
     "name": "otter", "prompts": ["[name]", "noto [name]"], "seeds": [0, 1, 2], "set": "concept", "real": 5,
-    "base": "models/miniature", "clip": "models/miniature/clip",
+    "base": "models/miniature", "clip": "models/miniature/clip", "truths": 0, "judge": "",
     "sampling": {"sampler": "dpm++", "steps": 20, "guidance": 4.0, "negative": "", "clip_skip": 0},
 }  # fmt: skip
 
@@ -25,6 +25,14 @@ def told(method: str, title: str, best: float, **asked: Any) -> dict[str, Any]:
     named = {"method": method, "title": title, "sentence": f"What {title} is.", "size": 1000, "files": []}
     chosen = {"checkpoint": "000300", "step": 300, "metric": "image_similarity", "direction": "max"}
     return {**named, "asked": {**ASKED, **asked}, "best": chosen, "metrics": {"image_similarity": similarity}}
+
+
+def kept(told: dict[str, Any], best: float) -> dict[str, Any]:
+    """The same, measured against pictures kept back."""
+    accuracy = {"base": 0.0, "best": best, "final": best, "real": 1.0, "base_spread": 0.0, "best_spread": 0.1}
+    similarity = {**accuracy, "base": 0.3, "real": 0.95}
+    told["metrics"] |= {"truth_similarity": similarity, "concept_accuracy": accuracy}
+    return {**told, "asked": {**told["asked"], "truths": 18, "judge": "models/miniature/judge"}}
 
 
 def write_page(folder: Path, told: dict[str, Any]) -> None:
@@ -107,3 +115,17 @@ def test_what_is_missing_is_named_and_leaves_no_half_report(folder: Path, lost: 
     with pytest.raises(EtudeError, match=Path(lost).name):
         report()
     assert not (folder / "artifacts/report").exists()
+
+
+def test_what_was_measured_against_truths_has_charts_and_columns_and_else_none(folder: Path) -> None:
+    assert "Concept accuracy" not in html(folder)
+    for name in ("lora", "textual_inversion"):
+        path = folder / "artifacts/pages" / name / "page.json"
+        write_json(path, kept(read_json(path), 0.75))
+    text = html(folder)
+    assert "Does it hit the truth?" in text
+    assert "Is it the concept?" in text
+    assert "Is it the style?" not in text
+    assert "against 18 pictures kept back" in text
+    assert text.count("<figure") == 3
+    assert "From 0 to 0.750" in text.replace("0.000", "0")

@@ -33,7 +33,7 @@ def test_a_chart_is_one_well_formed_element_even_of_equal_values() -> None:
 
 def test_names_in_a_chart_are_escaped() -> None:
     svg = draw(Chart("<b>", [(0, 1.0, None), (1, 2.0, None)], {"<script>": 1.5}))
-    bars = draw_bars([Bar("<i>", 0.1, 0.2)], None)
+    bars = draw_bars("image similarity", [Bar("<i>", 0.1, 0.2)], None)
     for text in (svg, bars):
         ElementTree.fromstring(text)
         assert "<script>" not in text
@@ -47,7 +47,7 @@ def test_the_marked_step_is_the_best_dot() -> None:
 
 
 def test_before_and_after_stand_on_one_scale() -> None:
-    svg = draw_bars([Bar("lora", 0.5, 0.7, 0.02, 0.02), Bar("ti", 0.5, 0.9)], real=0.95)
+    svg = draw_bars("image similarity", [Bar("lora", 0.5, 0.7, 0.02, 0.02), Bar("ti", 0.5, 0.9)], real=0.95)
     xs = [float(x) for x in re.findall(r'<circle class="[^"]+" cx="([\d.]+)"', svg)]
     assert xs[0] == xs[2] < xs[1] < xs[3]
     assert "real pictures" in svg

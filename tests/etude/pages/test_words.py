@@ -10,6 +10,11 @@ def test_every_metric_of_an_evaluation_has_a_name() -> None:
     assert {metric.key for metric in words.METRICS} == set(METRICS)
 
 
+def test_columns_are_what_any_row_has_in_their_order() -> None:
+    tables: list[dict[str, float | None]] = [{"cmmd": 1.0, "kid": None}, {"truth_similarity": 0.5, "step": 3}]
+    assert [metric.key for metric in words.measured(tables)] == ["truth_similarity", "cmmd"]
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(0.81234, "0.812"), (0.01234, "0.0123"), (-0.5, "−0.500"), (None, "–"), (12.3456, "12.346")]
 )

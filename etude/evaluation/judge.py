@@ -1,0 +1,93 @@
+"""The judge: a separate classifier that names concept, style and background of a picture, and conditions nothing.
+
+Its folder holds ``config.json`` — ``labels`` (part → its phrases, worded as in captions), ``size`` in pixels, and the
+network's ``widths``, ``blocks`` and ``groups`` — and ``model.safetensors``. Parts are named after the metrics that they
+give: ``concept``, ``style`` and ``background``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps
+from pydantic import Field, PositiveInt
+
+from etude.errors import InputError
+from etude.files import read_json, read_tensors
+from etude.params import Schema, validate
+from etude.rendering.pixels import open_picture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from etude.evaluation.network import Network
+
+Labels = Mapping[str, str]  # part → label, for the parts that are known
+
+
+class Config(Schema):
+    """The judge's ``config.json``."""
+
+    labels: dict[str, list[str]] = Field(min_length=1, description="part → what it can be, worded as in captions")
+    size: PositiveInt
+    widths: list[PositiveInt] = Field(min_length=1)
+    blocks: PositiveInt
+    groups: PositiveInt
+
+
+class Judge:
+    """A judge folder; the weights are opened when the first picture is named. Raises InputError without one."""
+
+    def __init__(self, folder: Path, *, device: str) -> None:
+        if not (folder / "config.json").exists():
+            action = "name its folder in `evaluate.judge` of params.yaml, or set `evaluate.judging: false`"
+            raise InputError(folder, "is no judge", action)
+        self.folder, self.device = folder, device
+        self.config = validate(read_json(folder / "config.json"), Config, folder / "config.json")
+
+    def named(self, paths: Sequence[Path]) -> list[Labels]:
+        """What each picture shows: the likeliest label of every part."""
+        return [self.name(open_picture(path)) for path in paths]
+
+    def name(self, picture: Image.Image) -> Labels:
+        """What one picture shows; it goes through alone, so nothing hangs on its neighbours."""
+        import torch
+
+        with torch.inference_mode():
+            logits = self._network(self.pixels(picture).to(self.device))
+        return {part: self.config.labels[part][int(row[0].argmax())] for part, row in logits.items()}
+
+    def pixels(self, picture: Image.Image) -> Tensor:
+        """The middle of a picture at the judge's size: float [1, 3, S, S] from −1 to 1."""
+        import torch
+
+        square = ImageOps.fit(picture.convert("RGB"), (self.config.size, self.config.size), Image.Resampling.LANCZOS)
+        return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+    def read(self, text: str) -> Labels:
+        """What ``text`` says of a picture. Longer phrases come first: the background "on an orange background" leaves
+        no concept "orange" behind.
+        """
+        phrases = [(phrase, part) for part, known in self.config.labels.items() for phrase in known]
+        found: dict[str, str] = {}
+        for phrase, part in sorted(phrases, key=lambda pair: (-len(pair[0]), pair)):
+            if part not in found and (place := re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE)):
+                found[part] = phrase
+                text = f"{text[: place.start()]}|{text[place.end() :]}"
+        return found
+
+    @cached_property
+    def _network(self) -> Network:
+        from etude.evaluation.network import Network
+
+        config = self.config
+        parts = {part: len(known) for part, known in config.labels.items()}
+        network = Network(config.widths, config.blocks, config.groups, parts)
+        weights = read_tensors(self.folder / "model.safetensors")[0]
+        network.load_state_dict({name: value.float() for name, value in weights.items()})
+        return network.to(self.device).eval().requires_grad_(False)

@@ -1,0 +1,57 @@
+"""The judge's network: a small residual network over a square picture, with a linear head for each part of a caption.
+
+Residual blocks after He et al., 2015 (arXiv:1512.03385), with group normalisation (Wu & He, 2018, arXiv:1803.08494):
+a picture's answer then never depends on the pictures beside it, and the weights are all that there is to keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d, relu
+
+
+class Block(nn.Module):
+    """Two 3 × 3 convolutions beside a short way round; the first one halves the side where ``stride`` is 2."""
+
+    def __init__(self, before: int, after: int, stride: int, groups: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.first_norm = nn.GroupNorm(groups, after)
+        self.second = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.second_norm = nn.GroupNorm(groups, after)
+        same = before == after and stride == 1
+        self.round = nn.Identity() if same else nn.Conv2d(before, after, 1, stride, bias=False)
+        nn.init.zeros_(self.second_norm.weight)  # every block begins as the way round alone
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, before, H, W] → [B, after, H / stride, W / stride]."""
+        inner = self.second_norm(self.second(relu(self.first_norm(self.first(x)))))
+        return relu(inner + self.round(x))
+
+
+class Network(nn.Module):
+    """Pictures [B, 3, S, S] from −1 to 1 → the logits of each part, {part: [B, labels]}.
+
+    The sides of the levels are S/4, S/8, S/16 and so on; ``blocks`` stand in each.
+    """
+
+    def __init__(self, widths: Sequence[int], blocks: int, groups: int, parts: Mapping[str, int]) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, widths[0], 5, 2, 2, bias=False)
+        self.stem_norm = nn.GroupNorm(groups, widths[0])
+        levels: list[nn.Module] = []
+        before = widths[0]
+        for level, width in enumerate(widths):
+            for number in range(blocks):
+                levels.append(Block(before, width, 2 if level and not number else 1, groups))
+                before = width
+        self.levels = nn.Sequential(*levels)
+        self.heads = nn.ModuleDict({part: nn.Linear(before, count) for part, count in parts.items()})
+
+    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
+        """The logits of each part."""
+        seen = max_pool2d(relu(self.stem_norm(self.stem(pictures))), 2)
+        seen = self.levels(seen).mean(dim=(-2, -1))
+        return {part: head(seen) for part, head in self.heads.items()}

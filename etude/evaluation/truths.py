@@ -1,0 +1,110 @@
+"""Pictures of a set that were kept back: what a method should have learned to draw, and numbers against them.
+
+What all of them have in common is the lesson: the concept of a concept set, the style of a style set. A prompt with
+[name] in it asks for the lesson and for whatever else it names; the kept-back pictures that show most of that are its
+truths. Without a judge nothing is known of what a picture shows, and all of them are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from etude.errors import InputError
+from etude.evaluation import metrics
+from etude.evaluation.features import Clip
+from etude.evaluation.judge import Judge, Labels
+from etude.evaluation.metrics import Array, significant
+from etude.rendering.prompts import NAME, fill
+
+SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+PARTS = ("concept", "style", "background")
+
+
+@dataclass(frozen=True)
+class Truths:
+    """Pictures kept back, their unit features [m, d], and what the caption of each says that it shows."""
+
+    paths: Sequence[Path]
+    features: Array
+    shown: Sequence[Labels]
+    judge: Judge | None
+
+    @property
+    def lesson(self) -> Labels:
+        """What all of them show."""
+        first, *others = self.shown
+        return {part: label for part, label in first.items() if all(o.get(part) == label for o in others)}
+
+    def expected(self, prompt: str) -> Labels:
+        """What a picture of ``prompt`` should show, as far as it is said."""
+        said = self.judge.read(fill(prompt, "")) if self.judge else {}
+        return {**said, **self.lesson} if NAME in prompt else said
+
+    def of(self, prompt: str) -> Array:
+        """Features of the pictures that show most of what ``prompt`` asks for."""
+        asked = self.expected(prompt)
+        shared = [sum(shown.get(part) == label for part, label in asked.items()) for shown in self.shown]
+        return self.features[[count == max(shared) for count in shared]]
+
+    def numbers(self, prompts: Sequence[str], pictures: Array, paths: Sequence[Sequence[Path]]) -> dict[str, Array]:
+        """Metric → [prompts, seeds] of drawn pictures: their features [prompts, seeds, d] and their files.
+
+        An accuracy is 1 for a picture that shows what its prompt asks for, else 0; NaN where that is nothing.
+        """
+        near = [metrics.image_similarity(row, self.of(prompt)) for prompt, row in zip(prompts, pictures, strict=True)]
+        found = {"truth_similarity": np.stack(near)}
+        seen = [self.judge.named(row) if self.judge else [] for row in paths]
+        for part in self._judged():
+            wanted = [self.expected(prompt).get(part) for prompt in prompts]
+            rows = [[_right(one[part], label) for one in row] for row, label in zip(seen, wanted, strict=True)]
+            found[accuracy(part)] = np.array(rows)
+        return found
+
+    def ceiling(self, prompts: Sequence[str]) -> dict[str, float]:
+        """What the real pictures score: with each other, prompt by prompt, and before the judge."""
+        alone = [metrics.leave_one_out(self.of(prompt)) for prompt in prompts]
+        means = [scores[0] for scores in alone if scores]
+        found = {"truth_similarity": float(np.mean(means))} if means else {}
+        wanted = {part for prompt in prompts for part in self.expected(prompt)}
+        seen = self.judge.named(self.paths) if self.judge else []
+        for part in self._judged():
+            right = [one[part] == shown[part] for one, shown in zip(seen, self.shown, strict=True) if part in shown]
+            if part in wanted and right:
+                found[accuracy(part)] = float(np.mean(right))
+        return {name: significant(value) or 0.0 for name, value in found.items()}
+
+    def _judged(self) -> list[str]:
+        return [part for part in PARTS if self.judge and part in self.judge.config.labels]
+
+
+def accuracy(part: str) -> str:
+    """The metric of a part."""
+    return f"{part}_accuracy"
+
+
+def _right(seen: str, wanted: str | None) -> float:
+    return np.nan if wanted is None else float(seen == wanted)
+
+
+def find_truths(folder: Path, clip: Clip, judge: Judge | None) -> Truths | None:
+    """The truths in ``folder`` (``<set>-truth``), each captioned by the .txt beside it or by its file name.
+
+    None without such a folder; raises InputError for one that holds no pictures.
+    """
+    if not folder.is_dir():
+        return None
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise InputError(folder, "holds no pictures", "put pictures there, or remove the folder")
+    return Truths(paths, clip.pictures(paths), [judge.read(caption(path)) if judge else {} for path in paths], judge)
+
+
+def caption(path: Path) -> str:
+    """The text beside a picture, or else the words of its file name."""
+    beside = path.with_suffix(".txt")
+    return beside.read_text(encoding="utf-8") if beside.exists() else re.sub(r"[-_]", " ", path.stem)

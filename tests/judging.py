@@ -1,0 +1,28 @@
+"""A judge without learning: random weights in the true form, for what must open one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from etude.evaluation.network import Network
+from etude.files import write_json, write_tensors
+
+LABELS = {
+    "concept": ["cat", "orange", "otter", "sea otter"],
+    "style": ["firefox", "flat", "noto"],
+    "background": ["on a blue background", "on a red background", "on an orange background"],
+}
+
+
+def write_judge(folder: Path, labels: dict[str, list[str]] | None = None) -> Path:
+    """A judge of 32 px with two levels; its answers are arbitrary but fixed."""
+    labels = labels or LABELS
+    shape = {"widths": [8, 16], "blocks": 1, "groups": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Network([8, 16], 1, 2, {part: len(known) for part, known in labels.items()})
+    write_json(folder / "config.json", {"labels": labels, "size": 32, **shape})
+    write_tensors(folder / "model.safetensors", {name: value.half() for name, value in network.state_dict().items()})
+    return folder
