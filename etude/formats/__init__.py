@@ -6,6 +6,7 @@ gives and `write` takes have one form for each kind of artifact, whatever the fi
 - LoRA: ``<part>.<module>.lora_A.weight`` [r, in(, k, k)] and ``.lora_B.weight`` [out, r(, 1, 1)], where a part is
   ``unet``, ``text_encoder`` or ``text_encoder_2`` and modules have diffusers' names, without ``text_model.``
 - embedding: ``text_encoder`` [n, d] and, for SDXL, ``text_encoder_2`` [n, d₂]
+- hypernetwork: ``<width>.<k or v>.<layer>.<linear, norm or activation>.<weight or bias>``
 - checkpoint: ``<part>.<tensor>``, all tensors of a model or those that were learned (`checkpoints`)
 
 A format whose files hold whole models asks for the rest of the model: its ``write`` has an argument ``frame``.
@@ -33,6 +34,7 @@ FORMATS = (
     "embedding_pt",
     "embedding_safetensors",
     "diffusers_embedding",
+    "hypernetwork_pt",
     "ldm_checkpoint",
     "diffusers_checkpoint",
 )
@@ -77,7 +79,7 @@ def identify(path: Path | str) -> str:
         metadata = dict(header.pop("__metadata__", {}))
         keys = list(header)
     else:
-        keys, metadata = list(read_pickle(path)), {}
+        keys, metadata = [str(key) for key in read_pickle(path)], {}  # a hypernetwork's are numbers
     for name in FORMATS:
         if load_format(name).recognise(keys, metadata):
             return name
