@@ -12,8 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 from transformers.utils.logging import disable_progress_bar
 
 TEXT = (
@@ -27,13 +36,16 @@ WIDTH = 32  # of the (first) text encoder; sdxl's second has 48
 SAMPLE = 8  # latent side: 64 px
 
 
-def build_tiny(folder: Path | str, family: str = "sd1", seed: int = 0) -> Path:
-    """Write a random base of family sd1, sd2 (v-prediction) or sdxl; sd1 gets a ``clip/`` for evaluation as well."""
+def build_tiny(folder: Path | str, family: str = "sd1", seed: int = 0, unclip: bool = False) -> Path:
+    """Write a random base of family sd1, sd2 (v-prediction) or sdxl; sd1 gets a ``clip/`` for evaluation as well.
+
+    With ``unclip`` it can be told of a picture, as Stable unCLIP can.
+    """
     folder = Path(folder)
     disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        _unet(family).save_pretrained(folder / "unet")
+        _unet(family, unclip).save_pretrained(folder / "unet")
         _vae().save_pretrained(folder / "vae")
         for number, encoder in enumerate(_text_encoders(family)):
             end = "_2" if number else ""
@@ -41,23 +53,45 @@ def build_tiny(folder: Path | str, family: str = "sd1", seed: int = 0) -> Path:
             write_tokenizer(folder / f"tokenizer{end}", pad=EOS if family != "sd2" and not number else "!")
         if family == "sd1":
             write_clip(folder / "clip")
+        if unclip:
+            write_unclip(folder)
     _write(folder / "scheduler" / "scheduler_config.json", _scheduler(family))
-    _write(folder / "model_index.json", _index(family))
+    _write(folder / "model_index.json", _index(family, unclip))
     return folder
+
+
+def write_unclip(folder: Path) -> None:
+    """What an unCLIP base has besides: image encoder, preprocessor, normaliser, noise schedule."""
+    vision = CLIPVisionConfig(**_vision_size(), initializer_factor=4.0)
+    CLIPVisionModelWithProjection(vision).save_pretrained(folder / "image_encoder")
+    _write(folder / "feature_extractor" / "preprocessor_config.json", _preprocessor())
+    normalizer = StableUnCLIPImageNormalizer(WIDTH)
+    with torch.no_grad():
+        normalizer.mean.normal_()
+        normalizer.std.uniform_(0.5, 1.5)
+    normalizer.save_pretrained(folder / "image_normalizer")
+    DDPMScheduler(beta_schedule="squaredcos_cap_v2").save_pretrained(folder / "image_noising_scheduler")
 
 
 def write_clip(folder: Path) -> None:
     """A random CLIPModel (32 px) with tokenizer and preprocessor: what `evaluate` and the captioner open."""
     text = dict(_text_size(WIDTH, 2), projection_dim=WIDTH)
-    vision = {"hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    vision |= {"image_size": 32, "patch_size": 8, "projection_dim": WIDTH}
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH)).save_pretrained(folder)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=_vision_size(), projection_dim=WIDTH)).save_pretrained(folder)
     write_tokenizer(folder)
+    _write(folder / "preprocessor_config.json", _preprocessor())
+
+
+def _vision_size() -> dict[str, Any]:
+    vision = {"hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return vision | {"image_size": 32, "patch_size": 8, "projection_dim": WIDTH}
+
+
+def _preprocessor() -> dict[str, Any]:
     mean_std = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
     steps = {"do_resize": True, "do_center_crop": True, "do_rescale": True, "do_normalize": True, "resample": 3}
     sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "rescale_factor": 1 / 255}
     kind = {"image_processor_type": "CLIPImageProcessor", "do_convert_rgb": True}
-    _write(folder / "preprocessor_config.json", kind | steps | sizes | mean_std)
+    return kind | steps | sizes | mean_std
 
 
 def write_tokenizer(folder: Path, pad: str = EOS) -> None:
@@ -102,7 +136,7 @@ def _byte_symbols() -> list[str]:
     return [*map(chr, printable), *(chr(256 + number) for number in range(len(others)))]
 
 
-def _unet(family: str) -> UNet2DConditionModel:
+def _unet(family: str, unclip: bool) -> UNet2DConditionModel:
     cross, plain = "CrossAttn", ""
     levels = {"sd1": (cross, cross, cross, plain), "sd2": (cross, cross, cross, plain), "sdxl": (plain, cross, cross)}
     widths = (16, 24, 32) if family == "sdxl" else (16, 24, 32, 32)  # as unequal as the true ones: shortcuts hang on it
@@ -116,6 +150,8 @@ def _unet(family: str) -> UNet2DConditionModel:
     down = tuple(f"{kind}DownBlock2D" for kind in levels[family])
     up = tuple(f"{kind}UpBlock2D" for kind in reversed(levels[family]))
     shape = {"block_out_channels": widths, "down_block_types": down, "up_block_types": up, "norm_num_groups": 8}
+    if unclip:
+        config |= {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 2 * WIDTH}
     return UNet2DConditionModel(sample_size=SAMPLE, layers_per_block=2, **shape, **config)
 
 
@@ -156,7 +192,7 @@ def _scheduler(family: str) -> dict[str, Any]:
     return betas | shared | own | ({"skip_prk_steps": True} if family == "sd1" else {})
 
 
-def _index(family: str) -> dict[str, Any]:
+def _index(family: str, unclip: bool) -> dict[str, Any]:
     names = {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
     names |= {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
     names |= {"scheduler": ["diffusers", _scheduler(family)["_class_name"]]}
@@ -164,8 +200,18 @@ def _index(family: str) -> dict[str, Any]:
         names["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
         names["tokenizer_2"] = ["transformers", "CLIPTokenizer"]
         return {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True, **names}
+    if unclip:
+        return names | _unclip_index()
     extra = {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
     return {"_class_name": "StableDiffusionPipeline", **names, **extra}
+
+
+def _unclip_index() -> dict[str, Any]:
+    names = {"image_encoder": ["transformers", "CLIPVisionModelWithProjection"]}
+    names |= {"feature_extractor": ["transformers", "CLIPImageProcessor"]}
+    names |= {"image_normalizer": ["stable_diffusion", "StableUnCLIPImageNormalizer"]}
+    names |= {"image_noising_scheduler": ["diffusers", "DDPMScheduler"]}
+    return {"_class_name": "StableUnCLIPImg2ImgPipeline", **names}
 
 
 def _write(path: Path, data: Any) -> None:

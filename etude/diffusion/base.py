@@ -24,6 +24,7 @@ from etude.diffusion.digest import PARTS, Part, part_digest
 from etude.diffusion.family import Family, read_config, recognise, weight_files
 from etude.diffusion.single import CONFIGS, config_folder, single_scheduler
 from etude.diffusion.tokenizer import load_tokenizer
+from etude.diffusion.unclip import Unclip, load_unclip
 from etude.errors import BaseError
 
 __all__ = ["DTYPES", "PARTS", "Base", "Part", "choose_device", "load_base", "part_digest"]
@@ -53,6 +54,7 @@ class Base:
     dtype: torch.dtype
     scheduler_config: dict[str, Any]
     words: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)  # those of `hooks.added_tokens`, now in force
+    unclip: Unclip | None = None  # how an unCLIP base is told of a picture; None: the base knows no pictures
 
     @property
     def factor(self) -> int:
@@ -92,7 +94,15 @@ def load_base(
             device=source.device,
             dtype=dtype,
             scheduler_config=scheduler,
+            unclip=_unclip(source) if "unet" in parts else None,
         )
+
+
+def _unclip(source: _Source) -> Unclip | None:
+    config = read_config(source.configs / "unet" / "config.json")
+    if source.tensors is not None or config.get("class_embed_type") != "projection":
+        return None
+    return load_unclip(source.path, config, source.device)
 
 
 def choose_device(name: str | torch.device) -> torch.device:

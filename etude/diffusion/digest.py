@@ -23,7 +23,7 @@ Part = Literal["unet", "vae", "text"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 _FOLDERS: dict[Part, tuple[str, ...]] = {
-    "unet": ("unet", "scheduler"),
+    "unet": ("unet", "scheduler", "image_normalizer", "image_noising_scheduler"),
     "vae": ("vae",),
     "text": ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"),
 }
@@ -34,7 +34,8 @@ _REMEMBERED = 1 << 20  # bytes from which a digest is worth remembering
 def part_digest(path: Path | str, part: Part) -> str:
     """Hex digest of the weights and the configuration of one part of a base; another part's change leaves it alone.
 
-    The unet's includes the scheduler: the noise schedule, and whether ε or v is predicted. Raises BaseError.
+    The unet's includes the scheduler (the noise schedule, and whether ε or v is predicted), and how an unCLIP base is
+    told of a picture. Raises BaseError.
     """
     path = Path(path)
     if part not in PARTS:

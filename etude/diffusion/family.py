@@ -4,6 +4,8 @@
 * sd2: one text encoder, and linear projections around the UNet's attention
 * sd1: one text encoder, and 1 × 1 convolutions there
 
+An unCLIP base is of the family of its anatomy; that it can be told of a picture is a property of its own (`unclip`).
+
 Only JSON files and headers are read. Whether a base predicts ε or v is not its family: its scheduler says.
 """
 
@@ -33,7 +35,8 @@ def recognise(path: Path | str) -> Family:
     """The family of a diffusers folder or a single ``.safetensors``/``.ckpt`` file.
 
     Raises BaseError for anything that no method can stand on: another architecture (SD 3, Flux), other input channels
-    (inpainting), an SDXL refiner, an unCLIP base, an add-on such as a LoRA, a missing part, a Git LFS pointer.
+    (inpainting), an SDXL refiner, an add-on such as a LoRA, a missing part, a Git LFS pointer; also for an unCLIP base
+    as a single file.
     """
     path = Path(path)
     if path.is_dir():
@@ -45,6 +48,9 @@ def recognise(path: Path | str) -> Family:
     if path.with_name(path.name + ".dvc").exists():
         raise BaseError(path, "is tracked, but its content is not here", f"run `dvc pull {path}`")
     raise BaseError(path, "is missing", f"fetch a base with `python -m tasks.base --from … --to {path}`")
+
+
+UNCLIP_PARTS = ("image_encoder", "feature_extractor", "image_normalizer", "image_noising_scheduler")
 
 
 def folder_parts(family: Family) -> tuple[str, ...]:
@@ -93,8 +99,10 @@ def _recognise_folder(path: Path) -> Family:
     if kind != "UNet2DConditionModel" or added not in (None, "text_time"):
         raise BaseError(path, f"its unet is a {kind}{f' with `{added}` conditions' if added else ''}", _CHOOSE)
     _check_channels(path, config.get("in_channels", 4))
-    if config.get("class_embed_type") is not None:
-        raise BaseError(path, "is an unCLIP model", _CHOOSE)
+    if config.get("class_embed_type") not in (None, "projection"):
+        raise BaseError(path, f"its unet is told of classes by `{config['class_embed_type']}`", _CHOOSE)
+    if config.get("class_embed_type"):
+        _check_unclip(path)
     if added and not (path / "text_encoder").is_dir():
         raise BaseError(path, "is an SDXL refiner", "choose the SDXL base instead")
     family: Family = "sdxl" if added else "sd2" if config.get("use_linear_projection") else "sd1"
@@ -131,12 +139,21 @@ def _check_parts(path: Path, family: Family) -> None:
                 raise BaseError(path / part, f"is a {kind}, not CLIP's text encoder", _CHOOSE)
 
 
+def _check_unclip(path: Path) -> None:
+    """An unCLIP base has what tells its UNet of a picture."""
+    missing = [part for part in UNCLIP_PARTS if not _has_part(path / part)]
+    if missing:
+        raise BaseError(path, f"is an unCLIP model without {', '.join(missing)}", "fetch the base again, whole")
+
+
 def _has_part(folder: Path) -> bool:
     if folder.name.startswith("tokenizer"):
         forms = (("tokenizer.json",), ("vocab.json", "merges.txt"))
         return any(all((folder / name).exists() for name in form) for form in forms)
-    if folder.name == "scheduler":
+    if folder.name.endswith("scheduler"):
         return (folder / "scheduler_config.json").exists()
+    if folder.name == "feature_extractor":
+        return (folder / "preprocessor_config.json").exists()
     files = weight_files(folder)[0]
     return (folder / "config.json").exists() and bool(files) and all(file.exists() for file in files)
 

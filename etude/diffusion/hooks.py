@@ -1,4 +1,4 @@
-"""Changes to a base that undo themselves: words that it did not know, weights of other values.
+"""Changes to a base that undo themselves: words that it did not know, weights of other values, a picture to draw like.
 
 Each is a context manager. Leaving it, also by an error, restores the base bit for bit: nothing is written into tables
 or weights, they are only hidden for a while.
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.diffusion.base import Base
+from etude.diffusion.unclip import Supplied
 from etude.errors import BaseError, ConflictError, FormatError
 
 
@@ -67,6 +68,25 @@ def replaced_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterat
     finally:
         for name, data in before.items():
             parameters[name].data = data
+
+
+@contextmanager
+def supplied_picture(base: Base, embedding: Tensor, level: int = 0) -> Iterator[Base]:
+    """An unCLIP base is told of a picture by its CLIP embedding [1, d], noised at ``level`` (0 to 999).
+
+    The innermost of nested contexts counts. Raises BaseError where the base knows no pictures, or others.
+    """
+    if base.unclip is None:
+        action = "name an unCLIP base, such as models/miniature-unclip or Stable unCLIP 2.1, as `base` of the method"
+        raise BaseError(base.path, "is no unCLIP base: it cannot be told of a picture", action)
+    if embedding.shape != (1, base.unclip.width):
+        fault = f"is told of pictures by {base.unclip.width} numbers, not {list(embedding.shape)}"
+        raise BaseError(base.path, fault, "use an embedding by the CLIP of this base")
+    base.unclip.supplied.append(Supplied(embedding.to(base.unclip.mean), level))
+    try:
+        yield base
+    finally:
+        base.unclip.supplied.pop()
 
 
 def _rows(base: Base, name: str, vectors: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from etude.diffusion.base import Base
 from etude.diffusion.text import Conditioning
+from etude.diffusion.unclip import told
 from etude.errors import BaseError
 
 
@@ -37,7 +38,8 @@ def predict(base: Base, noisy: Tensor, t: Tensor, conditioning: Conditioning, ti
     """The UNet's answer [B, 4, h, w] to ``noisy`` at t ([B], or one for all).
 
     sdxl is told the picture's original size, crop and target size in px: ``time_ids`` [B, 6], by default those of an
-    uncropped picture of this size (Podell et al., 2023, arXiv:2307.01952, 2.2).
+    uncropped picture of this size (Podell et al., 2023, arXiv:2307.01952, 2.2). An unCLIP base is told of the picture
+    in force, where ``conditioning`` does not say.
     """
     if base.unet is None:
         raise BaseError(base.path, "was loaded without its unet", 'add "unet" to the `parts` of load_base')
@@ -48,7 +50,12 @@ def predict(base: Base, noisy: Tensor, t: Tensor, conditioning: Conditioning, ti
             "time_ids": size_ids(base, noisy) if time_ids is None else time_ids,
         }
     answer: Tensor = base.unet(
-        noisy, t, encoder_hidden_states=conditioning.hidden, added_cond_kwargs=added, return_dict=False
+        noisy,
+        t,
+        encoder_hidden_states=conditioning.hidden,
+        class_labels=told(base, conditioning).picture,
+        added_cond_kwargs=added,
+        return_dict=False,
     )[0]
     return answer
 

@@ -24,6 +24,7 @@ from etude.diffusion.latents import decode_latents
 from etude.diffusion.noise import predict
 from etude.diffusion.settings import SamplerName, Sampling
 from etude.diffusion.text import Conditioning, encode_prompts
+from etude.diffusion.unclip import told, untold
 from etude.errors import InputError
 
 __all__ = ["Sampling", "denoise", "draw_noise", "generate", "generators", "guided", "make_scheduler"]
@@ -63,6 +64,7 @@ def generate(
     if len(prompts) != len(seeds):
         raise InputError("seeds", f"are {len(seeds)} for {len(prompts)} prompts", "give one seed to each prompt")
     said = prompts if isinstance(prompts, Conditioning) else encode_prompts(base, prompts, clip_skip)
+    said = told(base, said, seeds)
     unsaid = _negative(base, negative, len(prompts), clip_skip) if guidance > 1 else None
     randomness = generators(seeds)
     noise = draw_noise(base, randomness, width or base.resolution, height or base.resolution)
@@ -81,7 +83,7 @@ def guided(
     noisy = latents.to(base.dtype)
     if unsaid is None:
         return predict(base, noisy, t, said).to(latents.dtype)
-    both = Conditioning.cat([unsaid, said])
+    both = Conditioning.cat([untold(base, unsaid), told(base, said)])
     u, c = predict(base, torch.cat([noisy, noisy]), t, both).to(latents.dtype).chunk(2)
     return u + guidance * (c - u)
 
