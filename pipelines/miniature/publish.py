@@ -10,31 +10,46 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import Tensor
 from transformers import CLIPModel
 
-from etude.files import read_json, read_tensors, replace_folder, write_json, write_tensors
+from etude.files import read_json, read_tensors, replace_folder, write_json
 from pipelines.miniature.card import write_card
 from pipelines.miniature.clip import read_clip
+from pipelines.miniature.unclip_card import write_unclip_card
+from pipelines.miniature.unclip_folder import assemble_unclip, is_of, save_half
 from pipelines.miniature.unet import SCHEDULE
 from pipelines.miniature.vae import read_vae
 from pipelines.miniature.world import OUT, World, read_world
 from tasks import run
+from tasks.console import say
 
-MODEL = Path("models/miniature")
+MODEL, UNCLIP = Path("models/miniature"), Path("models/miniature-unclip")
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
 
 
 def publish() -> None:
-    """Write ``models/miniature`` from the stages' outs."""
+    """Write ``models/miniature`` and ``models/miniature-unclip`` from the stages' outs."""
     world = read_world()
     unet = read_unet()
     with replace_folder(MODEL) as folder:
         assemble(folder, unet, read_vae(), read_clip(OUT / "vision"), OUT / "tokenizer")
         write_words(folder, world)
         write_card(folder, world)
+    publish_unclip(world)
+
+
+def publish_unclip(world: World) -> None:
+    """``models/miniature-unclip`` if it is of the UNet just published; an older one would point at other weights."""
+    stage = OUT / "unclip"
+    if not stage.is_dir() or not is_of(stage, OUT / "unet"):
+        shutil.rmtree(UNCLIP, ignore_errors=True)
+        say(f"{UNCLIP} is left out: {stage} is missing, or of another UNet; run the stage unclip and publish again")
+        return
+    with replace_folder(UNCLIP) as folder:
+        clip = read_clip(OUT / "vision")
+        assemble_unclip(folder, MODEL, stage, clip, vision_config(clip))
+        write_unclip_card(folder, stage, world)
 
 
 def read_unet(folder: Path = OUT / "unet") -> UNet2DConditionModel:
@@ -63,12 +78,6 @@ def assemble(folder: Path, unet: UNet2DConditionModel, vae: AutoencoderKL, clip:
             shutil.copyfile(tokenizer / file, place / file)
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler())
     write_json(folder / "model_index.json", model_index())
-
-
-def save_half(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Weights in float16; integers as they are."""
-    half = {name: value.to(torch.float16) if value.is_floating_point() else value for name, value in tensors.items()}
-    write_tensors(path, half, {"format": "pt"})
 
 
 def tidy_config(path: Path) -> None:
@@ -107,6 +116,12 @@ def text_config(clip: CLIPModel) -> dict[str, Any]:
     """
     own = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "dtype": "float32"}
     return {**own, **plain(clip.config.text_config, TEXT)}
+
+
+def vision_config(clip: CLIPModel) -> dict[str, Any]:
+    """The configuration of the vision tower alone."""
+    own = {"architectures": ["CLIPVisionModelWithProjection"], "model_type": "clip_vision_model", "dtype": "float32"}
+    return {**own, **plain(clip.config.vision_config, VISION)}
 
 
 def clip_config(clip: CLIPModel) -> dict[str, Any]:

@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
-from diffusers.pipelines.stable_diffusion.pipeline_stable_unclip_img2img import StableUnCLIPImg2ImgPipeline
+from diffusers import DDPMScheduler, StableUnCLIPImg2ImgPipeline, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
 from torch import Tensor
 
+from etude.diffusion.base import load_base
+from etude.diffusion.family import recognise
+from etude.files import read_tensors, sha256_file, write_json, write_tensors
 from etude.params import pick
-from pipelines.miniature import embeddings, unclip, unet
+from pipelines.miniature import embeddings, publish, unclip, unclip_folder, unet, vae
 from pipelines.miniature.world import FOLDER
+from tests.pipelines.test_miniature_model import small_clip
+from tests.tiny import vocabulary_and_merges, write_tokenizer
 
 WIDTH = 8
 
@@ -87,3 +91,67 @@ def test_a_dropped_embedding_is_all_zeros(start: UNet2DConditionModel, settings:
     unclip.told_loss(model, norm(), dropped, settings)
     assert told[0][0].abs().max() == 0
     assert told[0][1].abs().max() > 0
+
+
+@pytest.fixture
+def published(start: UNet2DConditionModel, settings: unclip.Unclip, tmp_path: Path) -> Path:
+    """Both models side by side, and the UNet that the second should hold in ``expected.safetensors``."""
+    tokenizer, clip = tmp_path / "tokenizer", small_clip(len(write_vocabulary(tmp_path / "tokenizer")))
+    hidden = clip.config.text_config.hidden_size
+    base = unet.build_unet([16, 16, 32, 32], 4, 2, hidden, size=4)
+    unet.save_unet(base, tmp_path)
+    out, model = tmp_path / "out", tmp_path / "miniature"
+    told = unclip.build_unclip(clip.config.projection_dim)
+    moving = unclip.select(told, settings.trained)
+    with torch.no_grad():
+        for value in moving.values():
+            value.add_(0.1 * torch.randn_like(value))
+    own = embeddings.normaliser(torch.randn(9, clip.config.projection_dim))
+    publish.assemble(model, base, vae.build_vae([8, 8, 16, 16], 2, 32), clip, tokenizer)
+    out.mkdir()
+    told.save_config(out)
+    write_tensors(out / "changed.safetensors", moving)
+    write_tensors(out / "normaliser.safetensors", {"mean": own.mean, "std": own.std})
+    write_json(out / "origin.json", {"unet": sha256_file(tmp_path / "diffusion_pytorch_model.safetensors")})
+    unclip_folder.assemble_unclip(tmp_path / "miniature-unclip", model, out, clip, publish.vision_config(clip))
+    write_tensors(tmp_path / "expected.safetensors", told.state_dict())
+    return tmp_path
+
+
+def write_vocabulary(folder: Path) -> dict[str, int]:
+    write_tokenizer(folder)
+    return vocabulary_and_merges()[0]
+
+
+def test_what_is_published_is_a_difference_that_diffusers_and_load_base_read_whole(published: Path) -> None:
+    folder, (expected, _) = published / "miniature-unclip", read_tensors(published / "expected.safetensors")
+    pipe = StableUnCLIPImg2ImgPipeline.from_pretrained(folder, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    base = load_base(folder)
+    assert recognise(folder) == "sd1"
+    assert base.unclip is not None
+    for found in (pipe.unet.state_dict(), base.unet.state_dict()):
+        assert set(found) == set(expected)
+        assert all((found[name] - value).abs().max() < 2e-3 for name, value in expected.items())
+    width = base.unclip.width
+    assert pipe(image_embeds=torch.randn(1, width), prompt="cat", num_inference_steps=2).images[0].size == (32, 32)
+    changed = {name for name, _ in read_tensors(folder / "unet" / unclip_folder.SHARDS[1])[0].items()}
+    assert not [name for name in changed if "conv1" in name or "conv2" in name]
+    whole = published / "miniature" / "unet" / "diffusion_pytorch_model.safetensors"
+    assert (folder / "unet" / unclip_folder.SHARDS[0]).resolve() == whole.resolve()
+
+
+def test_an_unclip_of_another_unet_is_known(published: Path) -> None:
+    assert unclip_folder.is_of(published / "out", published)
+    write_tensors(published / "diffusion_pytorch_model.safetensors", {"other": torch.zeros(1)})
+    assert not unclip_folder.is_of(published / "out", published)
+
+
+def test_what_lies_in_git_is_small_enough_and_whole(root: Path) -> None:
+    models = [root / "models" / name for name in ("miniature", "miniature-unclip")]
+    files = [f for model in models for f in model.rglob("*.safetensors") if not f.is_symlink()]
+    assert sum(file.stat().st_size for file in files) <= 64e6
+    assert max(file.stat().st_size for file in files) <= 30e6
+    assert not [link for link in models[1].rglob("*") if link.is_symlink() and not link.exists()]
+    if models[1].exists():
+        assert recognise(models[1]) == "sd1"
