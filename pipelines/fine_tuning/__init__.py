@@ -1,0 +1,1 @@
+"""Fine-tuning: the method in `method.py`, its numbers in `params.yaml`, its stages in `dvc.yaml`."""
