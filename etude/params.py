@@ -28,7 +28,13 @@ class MethodParams(Schema):
     """What every method's params.yaml has."""
 
     set: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="the image set to learn from: a key of `sets`")
-    name: str = Field(min_length=1, max_length=64, pattern=r"^\S+$", description="the word for what is learned")
+    name: str = Field(
+        min_length=1, max_length=64, pattern=r"^\S+( \S+)*$", description="the word, or words, for what is learned"
+    )
+
+    def image_sets(self) -> list[str]:
+        """Every image set that the method reads: keys of `sets`."""
+        return [self.set]
 
 
 S = TypeVar("S", bound=Schema)

@@ -55,7 +55,7 @@ def build(method: str) -> None:
     scratch = Path(".scratch", f"{method}-{key(inputs, facts)[:16]}")
     base, report = _open(method, params, dials, path, scratch)
     facts |= {"prediction": base.prediction, "resolution": base.resolution}
-    data = {need: _load(need, params) for need in needs(module)}
+    data = {need: _load(need, method, params) for need in needs(module)}
     artifact = module.build(base=base, **data, params=params, report=report)
     if not is_main():
         return
@@ -125,15 +125,18 @@ def _open(method: str, params: MethodParams, dials: Dials, path: Path, scratch: 
     return base, report
 
 
-def _load(need: str, params: MethodParams) -> Any:
+def _load(need: str, method: str, params: MethodParams) -> Any:
     """What `build` asks for by the name of an argument, from the folders of the method's image set."""
     from etude.training.batches import load_captions, load_images
+    from etude.training.prior import load_prior
 
     folder = Path("data", params.set)
     if need == "images":
         return load_images(folder / "latents")
     if need == "captions":
         return load_captions(folder / "texts")
+    if need == "class_images":
+        return load_prior(Path("artifacts", method, "class_images"), params.class_images.real)  # type: ignore[attr-defined]
     raise ParamsError("method.py", f"`build` asks for `{need}`, which this stage cannot give", "name another need")
 
 

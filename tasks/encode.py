@@ -7,7 +7,7 @@ Every picture and every text is encoded alone and in float32, so its entry hangs
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -103,14 +103,14 @@ def encode_pictures(name: str, dials: Dials) -> tuple[Entries, Entries]:
     Counted apart: pictures, and the mirrored copies that *prepare* made of them.
     """
     entries, mirrored = Entries("vae", dials), Entries("vae", dials)
-    encoder = cache(lambda: _vae(dials))  # opened for the first picture that is not in the store
+    encoder = cache(lambda: open_vae(dials))  # opened for the first picture that is not in the store
     folder = Path("data", name)
     pictures = sorted((folder / "prepared").glob("*.png"))
     if not pictures:
         raise InputError(folder / "prepared", "holds no pictures", "run `dvc repro` so that *prepare* fills it")
     flipped = {name for name, image in read_json(folder / "prepared/images.json")["images"].items() if image["flipped"]}
     places = {
-        path.stem: (mirrored if path.stem in flipped else entries).path(str(path), encoder, *_read_pixels(path))
+        path.stem: (mirrored if path.stem in flipped else entries).path(str(path), encoder, *read_pixels(path))
         for path in progress(pictures, f"{name}: latents")
     }
     with replace_folder(folder / "latents") as out:
@@ -120,23 +120,29 @@ def encode_pictures(name: str, dials: Dials) -> tuple[Entries, Entries]:
 
 
 def encode_captions(name: str, dials: Dials) -> Entries:
-    """Fill ``data/<set>/texts``: "hidden" [77, d] and for SDXL "pooled" of each caption, and of the empty text."""
-    entries = Entries("text", dials)
-    encoder = cache(lambda: _text_encoder(dials))
+    """Fill ``data/<set>/texts`` from the captions of the set."""
     folder = Path("data", name)
     captions = {name: entry["text"] for name, entry in read_json(folder / "captioned" / "captions.json").items()}
+    with replace_folder(folder / "texts") as out:
+        return write_texts(name, captions, out, dials)
+
+
+def write_texts(name: str, captions: Mapping[str, str], out: Path, dials: Dials) -> Entries:
+    """Into ``out``: "hidden" [77, d] and for SDXL "pooled" of each caption, and of the empty text; ``index.json``."""
+    entries = Entries("text", dials)
+    encoder = cache(lambda: open_text_encoder(dials))
     files = {text: key(text)[:16] for text in sorted({"", *captions.values()})}
     places = {text: entries.path(text, encoder, text) for text in progress(list(files), f"{name}: texts")}
-    with replace_folder(folder / "texts") as out:
-        for text, place in places.items():
-            shutil.copyfile(place, out / f"{files[text]}.safetensors")
-            _tell_cut(name, text, place)
-        index = {identifier: {"text": text, "file": files[text]} for identifier, text in captions.items()}
-        write_json(out / "index.json", {"captions": index, "empty": files[""]})
+    for text, place in places.items():
+        shutil.copyfile(place, out / f"{files[text]}.safetensors")
+        _tell_cut(name, text, place)
+    index = {identifier: {"text": text, "file": files[text]} for identifier, text in captions.items()}
+    write_json(out / "index.json", {"captions": index, "empty": files[""]})
     return entries
 
 
-def _vae(dials: Dials) -> Encoder:
+def open_vae(dials: Dials) -> Encoder:
+    """The encoder of pictures: width and height, and RGB bytes in rows, to "mean" and "logvar" [4, h/8, w/8]."""
     import torch
 
     from etude.diffusion.base import load_base
@@ -153,7 +159,8 @@ def _vae(dials: Dials) -> Encoder:
     return moments
 
 
-def _text_encoder(dials: Dials) -> Encoder:
+def open_text_encoder(dials: Dials) -> Encoder:
+    """The encoder of texts: to "hidden" [77, d] and for SDXL "pooled"."""
     import torch
 
     from etude.diffusion.base import load_base
@@ -171,7 +178,7 @@ def _text_encoder(dials: Dials) -> Encoder:
     return states
 
 
-def _read_pixels(path: Path) -> tuple[tuple[int, int], bytes]:
+def read_pixels(path: Path) -> tuple[tuple[int, int], bytes]:
     """Width and height, and the RGB bytes in rows, of a prepared picture."""
     from PIL import Image
 

@@ -65,8 +65,9 @@ def _set_faults(path: Path, params: MethodParams, project: Project | None) -> li
     """A method learns from a set that exists and that has prompts to draw it with."""
     if project is None:
         return []
-    if params.set not in project.sets:
-        return [f"{path}: there is no image set `{params.set}`{nearest(params.set, project.sets)}"]
+    missing = sorted(set(params.image_sets()) - set(project.sets))
+    if missing:
+        return [f"{path}: there is no image set `{name}`{nearest(name, project.sets)}" for name in missing]
     if not project.prompts.get(params.set):
         return [f"params.yaml: `prompts` has none for the image set `{params.set}`, which {path.parent.name} learns"]
     return []

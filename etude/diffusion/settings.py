@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from etude.params import Schema
 
@@ -20,3 +20,13 @@ class Sampling(Schema):
     guidance: float = Field(ge=0)  # 1 or less: the negative prompt is not used, and a step costs half
     negative: str
     clip_skip: int = Field(ge=0, le=10)  # last layers of the text encoder that are left out; A1111's "Clip skip" - 1
+
+
+class ClassImages(Sampling):
+    """What the base draws of the class of a thing, so that it is kept: a method's block `class_images`."""
+
+    prompts: list[str] = Field(min_length=1, description="drawn in turn, and what the pictures are learned under")
+    count: NonNegativeInt = Field(description="pictures drawn; 0: only the real ones")
+    seed: NonNegativeInt = Field(description="of the first picture; each of the others has the next")
+    batch_size: PositiveInt = Field(description="pictures drawn at once")
+    real: list[str] = Field(description="image sets whose pictures and captions are used besides")

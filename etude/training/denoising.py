@@ -13,13 +13,19 @@ from etude.training.plan import Optimization
 
 
 def denoising_losses(
-    base: Base, mean: Tensor, logvar: Tensor, conditioning: Conditioning, plan: Optimization
+    base: Base,
+    mean: Tensor,
+    logvar: Tensor,
+    conditioning: Conditioning,
+    plan: Optimization,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """One loss a sample [B]: the mean squared error of the prediction at a random timestep.
 
     ``mean`` and ``logvar`` are unscaled VAE moments [B, 4, h, w]; latents are drawn from them anew at every call.
     With ``plan.min_snr`` γ, a sample counts min(snr, γ)/snr, or min(snr, γ)/(snr + 1) for v-prediction
-    (Hang et al., 2023, arXiv:2303.09556). ``plan.noise_offset`` shifts the noise of whole channels.
+    (Hang et al., 2023, arXiv:2303.09556). ``plan.noise_offset`` shifts the noise of whole channels. With ``mask``
+    [B, 1, h, w] the mean is over its ones.
     """
     latents = sample_latents(mean, logvar, torch.randn_like(mean), base.scaling_factor)
     noise = torch.randn_like(latents)
@@ -27,7 +33,11 @@ def denoising_losses(
         noise = noise + plan.noise_offset * torch.randn_like(latents[:, :, :1, :1])
     timesteps = torch.randint(len(base.alphas_cumprod), (len(latents),), device=latents.device)
     prediction = predict(base, add_noise(base, latents, noise, timesteps), timesteps, conditioning)
-    errors = (prediction.float() - target(base, latents, noise, timesteps).float()).square().mean(dim=(1, 2, 3))
+    squares = (prediction.float() - target(base, latents, noise, timesteps).float()).square()
+    if mask is None:
+        errors = squares.mean(dim=(1, 2, 3))
+    else:
+        errors = (squares * mask).sum(dim=(1, 2, 3)) / (mask.sum(dim=(1, 2, 3)) * squares.shape[1])
     if not plan.min_snr:
         return errors
     ratio = snr(base, timesteps).float()

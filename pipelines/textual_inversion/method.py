@@ -33,6 +33,7 @@ PARTS = ("text_encoder", "text_encoder_2")  # sdxl's word has rows in both
 class Params(MethodParams):
     """pipelines/textual_inversion/params.yaml."""
 
+    name: str = Field(min_length=1, max_length=64, pattern=r"^\S+$", description="the new word")
     vectors: int = Field(ge=1, le=75)  # what fits between the start and the end of a prompt
     initializer: str
     templates: list[Annotated[str, Field(pattern=r"\[name\]")]] = Field(min_length=1)

@@ -18,6 +18,7 @@ from etude.method import load_method, needs
 from etude.params import MethodParams, read_yaml, validate
 from etude.training.batches import Captions, Images
 from etude.training.preview import draw
+from etude.training.prior import Prior
 from etude.training.report import Report
 
 SHORT = {"steps": 6, "batch_size": 2, "checkpoint_every": 3, "resume_every": 1, "log_every": 2, "warmup_steps": 0}
@@ -41,7 +42,20 @@ def image_set(base: Base) -> dict[str, Any]:
     encoded = {name: encode_prompts(base, [text]) for name, text in texts.items()}
     captions = Captions(texts, encoded, encode_prompts(base, [""]))
     logvar = tuple(torch.full_like(tensor, -6.0) for tensor in mean)
-    return {"images": Images(("a", "b", "c"), mean, logvar), "captions": captions}
+    images = Images(("a", "b", "c"), mean, logvar)
+    return {"images": images, "captions": captions, "class_images": class_images(base)}
+
+
+def class_images(base: Base) -> Prior:
+    """Random latents in the place of what the base draws of a class."""
+    side = base.resolution // 8
+    generator = torch.Generator().manual_seed(6)
+    mean = tuple(torch.randn(4, side, side, generator=generator) for _ in range(4))
+    logvar = tuple(torch.full_like(tensor, -6.0) for tensor in mean)
+    names = tuple(f"drawn/{number}" for number in range(4))
+    encoded = encode_prompts(base, ["bear"])
+    captions = Captions(dict.fromkeys(names, "bear"), dict.fromkeys(names, encoded), encode_prompts(base, [""]))
+    return Prior(Images(names, mean, logvar), captions)
 
 
 def learn(method: str, base: Base, params: MethodParams, scratch: Path, *, kill_at: int = 0) -> Artifact:

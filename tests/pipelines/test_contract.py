@@ -20,7 +20,11 @@ from etude.params import load, read_yaml
 from tests.pipelines.learning import ROOT, learn, params_of, picture
 
 NAMES = ("Params", "bases", "build", "apply", "formats", "axes")
-FOLDERS = {"images": "data/${set}/latents", "captions": "data/${set}/texts"}
+FOLDERS = {
+    "images": "data/${set}/latents",
+    "captions": "data/${set}/texts",
+    "class_images": "artifacts/${method}/class_images",
+}
 each_method = pytest.mark.parametrize("method", method_names())
 
 

@@ -1,0 +1,117 @@
+"""Prior preservation: beside its own pictures a method learns pictures of the class, or it would forget the class.
+
+L = mean of the own losses + λ · mean of the class's (Ruiz et al., 2022, arXiv:2208.12242). Each sample is weighted by
+its own timestep, in both halves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from etude.diffusion.base import Base
+from etude.diffusion.text import Conditioning
+from etude.errors import InputError
+from etude.training import conditioning
+from etude.training.batches import Batch, Batches, Captions, Images, load_captions, load_images
+from etude.training.denoising import denoising_losses
+from etude.training.plan import Optimization
+from etude.training.randomness import mix
+
+DRAWN = "drawn"  # the folder of what the base drew, beside those of real pictures
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Pictures of the class, and the texts they are learned under."""
+
+    images: Images
+    captions: Captions
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A batch of own pictures and one of the class, or None when the class is left to itself."""
+
+    own: Batch
+    prior: Batch | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One name a sample."""
+        return self.own.names + (self.prior.names if self.prior else ())
+
+
+def load_prior(folder: Path | str, real: Sequence[str]) -> Prior:
+    """Read ``artifacts/<method>/class_images``: what was drawn, and the image sets ``real``; names tell which.
+
+    Raises InputError when there is no picture at all.
+    """
+    pictures: dict[str, tuple[Tensor, Tensor]] = {}
+    texts: dict[str, str] = {}
+    encoded: dict[str, Conditioning] = {}
+    for place in (Path(folder, name) for name in (DRAWN, *real)):
+        captions = load_captions(place / "texts")
+        if not any((place / "latents").glob("*.safetensors")):
+            continue  # none were asked for
+        images = load_images(place / "latents")
+        for name, mean, logvar in zip(images.names, images.mean, images.logvar, strict=True):
+            full = f"{place.name}/{name}"
+            pictures[full], texts[full] = (mean, logvar), captions.texts[name]
+            encoded[full] = captions.conditioning[name]
+    if not pictures:
+        action = "raise `class_images.count`, or name an image set in `class_images.real`"
+        raise InputError(folder, "holds no pictures of the class", action)
+    means, logvars = zip(*pictures.values(), strict=True)
+    return Prior(Images(tuple(pictures), means, logvars), Captions(texts, encoded, captions.empty))
+
+
+def pairs(own: Batches, prior: Prior, base: Base, *, batch_size: int, clip_skip: int) -> Pairs:
+    """Batches of both; with ``batch_size`` 0 of the own alone."""
+    if not batch_size:
+        return Pairs(own, None)
+    captions = conditioning.reworded(base, prior.captions, conditioning.PLAIN, "", clip_skip)
+    seed, device = mix(own.seed, "class"), str(base.device)
+    return Pairs(own, Batches(prior.images, captions, batch_size=batch_size, seed=seed, device=device))
+
+
+class Pairs:
+    """``pairs(i)``: the i-th pair, a pure function of i."""
+
+    def __init__(self, own: Batches, prior: Batches | None) -> None:
+        self.own, self.prior = own, prior
+
+    def __call__(self, index: int) -> Pair:
+        """Pair number ``index``."""
+        return Pair(self.own(index), self.prior(index) if self.prior else None)
+
+
+def preserving_loss(
+    base: Base,
+    pair: Pair,
+    text: Conditioning,
+    plan: Optimization,
+    weight: float,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """The loss of a pair under ``text``, that of the own samples and then that of the class's, λ = ``weight``.
+
+    ``mask`` [B, 1, h, w] tells what counts of the own pictures. Pictures of one size go through the UNet together.
+    """
+    own, prior = pair.own, pair.prior
+    count = len(own.names)
+    if prior is None:
+        return denoising_losses(base, own.mean, own.logvar, text, plan, mask).mean()
+    if own.mean.shape[1:] == prior.mean.shape[1:]:
+        mean, logvar = torch.cat([own.mean, prior.mean]), torch.cat([own.logvar, prior.logvar])
+        if mask is not None:
+            mask = torch.cat([mask, torch.ones_like(mask[:1]).expand(len(prior.names), -1, -1, -1)])
+        losses = denoising_losses(base, mean, logvar, text, plan, mask)
+        return losses[:count].mean() + weight * losses[count:].mean()
+    first = denoising_losses(base, own.mean, own.logvar, text[:count], plan, mask)
+    second = denoising_losses(base, prior.mean, prior.logvar, text[count:], plan)
+    return first.mean() + weight * second.mean()

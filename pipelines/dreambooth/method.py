@@ -1,0 +1,136 @@
+"""DreamBooth: the whole UNet learns a rare word beside the word of its class (Ruiz et al., 2022, arXiv:2208.12242).
+
+L = MSE("sks bear", own pictures) + λ · MSE("bear", what the base draws under "bear"). The second half, prior
+preservation, keeps the class what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+
+from etude.diffusion.settings import ClassImages
+from etude.params import MethodParams
+from etude.training.plan import Optimization
+from etude.training.preview import Preview
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from etude.artifact import Artifact
+    from etude.diffusion.base import Base
+    from etude.diffusion.text import Conditioning
+    from etude.training.batches import Images
+    from etude.training.fit import Group
+    from etude.training.prior import Pair, Prior
+    from etude.training.report import Report
+
+bases = ("sd1", "sd2", "sdxl")
+formats: tuple[str, ...] = ()
+axes = {"strength": 1.0}
+
+
+class Params(MethodParams):
+    """pipelines/dreambooth/params.yaml."""
+
+    name: str = Field(max_length=64, pattern=r"^\S+( \S+)+$", description="a rare word and the word of the class")
+    templates: list[Annotated[str, Field(pattern=r"\[name\]")]] = Field(min_length=1)
+    prior_weight: NonNegativeFloat
+    prior_batch_size: PositiveInt
+    class_images: ClassImages
+    text_encoder_rate: NonNegativeFloat
+    clip_skip: int = Field(ge=0, le=10)
+    save: Literal["fp32", "fp16", "bf16"]
+    training: Optimization
+    preview: Preview
+
+    @model_validator(mode="after")
+    def _one_class(self) -> Self:
+        word = self.name.partition(" ")[2]
+        strange = [prompt for prompt in self.class_images.prompts if word not in prompt]
+        if strange:
+            raise ValueError(f"`class_images.prompts` has {strange[0]!r} without {word!r}, the class in `name`")
+        if self.prior_weight and not (self.class_images.count or self.class_images.real):
+            raise ValueError(
+                "`prior_weight` needs pictures of the class: raise `class_images.count`, or name a `real` set"
+            )
+        return self
+
+    def image_sets(self) -> list[str]:
+        """That of the thing, and those of real pictures of its class."""
+        return [self.set, *self.class_images.real]
+
+
+def build(*, base: Base, images: Images, class_images: Prior, params: Params, report: Report) -> Artifact:
+    """Train all weights of the UNet; those of the text encoders too when ``text_encoder_rate`` is above 0."""
+    from etude.artifact import Artifact
+    from etude.diffusion.base import DTYPES
+    from etude.diffusion.weights import learning, parts_of
+    from etude.training import prior
+    from etude.training.batches import Batches
+    from etude.training.fit import fit
+
+    plan = params.training
+    own = Batches(images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
+    size = params.prior_batch_size if params.prior_weight else 0
+    pairs = prior.pairs(own, class_images, base, batch_size=size, clip_skip=params.clip_skip)
+    read = _reader(base, params)
+
+    def loss(pair: Pair) -> Tensor:
+        return prior.preserving_loss(base, pair, read(pair), plan, params.prior_weight)
+
+    modules = {part: m for part, m in parts_of(base).items() if part == "unet" or params.text_encoder_rate}
+    with learning(modules) as weights:
+
+        def now() -> Artifact:
+            kept = {name: w.detach().to("cpu", DTYPES[params.save], copy=True) for name, w in weights.items()}
+            facts = {"name": params.name, "images": len(images.names), "class_images": len(class_images.images.names)}
+            return Artifact("dreambooth", kept, facts)
+
+        report.artifact = now
+        fit(_groups(weights, params.text_encoder_rate), loss, pairs, plan, report)
+        return now()
+
+
+@contextmanager
+def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Base]:
+    """Swap the weights, or go ``strength`` of the way from the base's to them; leaving brings back the very same."""
+    from etude.diffusion.weights import swapped
+
+    with swapped(base, artifact.tensors, strength):
+        yield base
+
+
+def _groups(weights: Mapping[str, Tensor], text_rate: float) -> list[Group]:
+    """The UNet's weights at the plan's learning rate, the text encoders' at their share of it."""
+    from etude.training.fit import Group
+
+    unet = {name: tensor for name, tensor in weights.items() if name.startswith("unet.")}
+    text = {name: tensor for name, tensor in weights.items() if name not in unet}
+    return [Group(unet), Group(text, text_rate)] if text else [Group(unet)]
+
+
+def _reader(base: Base, params: Params) -> Callable[[Pair], Conditioning]:
+    """What a pair is conditioned on: a template for each own picture, drawn by lot, then the class's own texts.
+
+    Encoded once, or anew for each pair when the text encoder is learning.
+    """
+    import torch
+
+    from etude.diffusion.text import Conditioning, encode_prompts
+
+    prompts = [template.replace("[name]", params.name) for template in params.templates]
+    known = encode_prompts(base, prompts, params.clip_skip)
+
+    def read(pair: Pair) -> Conditioning:
+        chosen = torch.randint(len(prompts), (len(pair.own.names),)).tolist()
+        if params.text_encoder_rate:
+            texts = [prompts[i] for i in chosen] + list(pair.prior.texts if pair.prior else ())
+            return encode_prompts(base, texts, params.clip_skip)
+        kept = pair.prior.conditioning if pair.prior else None
+        return Conditioning.cat([known[chosen], *([kept] if kept else [])])
+
+    return read

@@ -1,0 +1,122 @@
+"""What the base draws of a class, for methods that keep it: ``artifacts/<method>/class_images/``.
+
+Pictures, their moments and the states of their texts, in the form of *encode*. Each is kept in ``.cache/`` under all
+that it hangs on (prompt, seeds of its batch, sampler, weights, code, libraries, device, threads): nothing is ever
+known by a count of files.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from functools import cache, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from etude.diffusion.settings import ClassImages, Sampling
+from etude.files import atomic_path, replace_folder, sha256_file, sha256_tree
+from etude.params import Schema, pick
+from etude.store import Store, key
+from tasks import encode, run
+from tasks.console import progress, say
+
+__all__ = ["Dials", "class_images"]
+LIBRARIES = ("diffusers", "torch", "transformers")
+
+
+class Dials(encode.Dials):
+    """The parts of params.yaml that this stage depends on."""
+
+    precision: str
+
+
+class Own(Schema):
+    """The part of the method's params.yaml that this stage depends on."""
+
+    class_images: ClassImages
+
+
+def class_images(method: str, real: str = "") -> None:
+    """Draw the class images of METHOD and encode them; with --real take those of an image set as they are."""
+    folder = Path("artifacts", method, "class_images")
+    if real:
+        with replace_folder(folder / real) as out:
+            for part in ("latents", "texts"):
+                shutil.copytree(Path("data", real, part), out / part)
+        say(f"{method}: class images: those of the image set {real}")
+        return
+    dials = pick("params.yaml", Dials)
+    asked = pick(Path("pipelines", method, "params.yaml"), Own).class_images
+    from etude.training.randomness import make_deterministic
+
+    make_deterministic(dials.threads)
+    with replace_folder(folder / "drawn") as out:
+        drawn, kept = _fill(out, asked, dials, method)
+    say(f"{method}: class images: {drawn} drawn, {kept} from cache")
+
+
+def _fill(out: Path, asked: ClassImages, dials: Dials, method: str) -> tuple[int, int]:
+    """``pictures/``, ``latents/`` and ``texts/`` into ``out``; how many were drawn now, and how many were kept."""
+    found: dict[str, tuple[str, Path]] = {}
+    drawn, base = 0, cache(lambda: _open(dials))
+    context = _context(dials)
+    for prompt, numbers in progress(list(batches(asked)), f"{method}: class images"):
+        places, new = _draw(prompt, [asked.seed + n for n in numbers], asked, context, base)
+        drawn += new
+        found |= {f"{n:05d}": (prompt, place) for n, place in zip(numbers, places, strict=True)}
+    entries, encoder = encode.Entries("vae", dials), cache(lambda: encode.open_vae(dials))
+    for part in ("pictures", "latents", "texts"):
+        (out / part).mkdir()
+    for name, (prompt, place) in progress(sorted(found.items()), f"{method}: latents"):
+        moments = entries.path(f"{prompt} {name}", encoder, *encode.read_pixels(place))
+        shutil.copyfile(place, out / "pictures" / f"{name}.png")
+        shutil.copyfile(moments, out / "latents" / f"{name}.safetensors")
+    encode.write_texts(method, {name: prompt for name, (prompt, _) in found.items()}, out / "texts", dials)
+    return drawn, len(found) - drawn
+
+
+def batches(asked: ClassImages) -> Iterator[tuple[str, range]]:
+    """Prompt and numbers of the pictures that are drawn at once: prompts take turns, and picture n has seed + n."""
+    for first, prompt in enumerate(asked.prompts):
+        own = range(first, asked.count, len(asked.prompts))
+        for start in range(0, len(own), asked.batch_size):
+            yield prompt, own[start : start + asked.batch_size]
+
+
+def _context(dials: Dials) -> list[Any]:
+    """All that a drawn picture hangs on besides what is asked."""
+    import etude.diffusion
+    from etude.diffusion.base import PARTS, choose_device, part_digest
+
+    code = sha256_tree(Path(etude.diffusion.__path__[0]), (".py",)), sha256_file(__file__)
+    weights = [part_digest(dials.base, part) for part in PARTS]
+    machine = [choose_device(dials.device).type, dials.precision, dials.threads]
+    return [weights, code, [version(name) for name in LIBRARIES], machine]
+
+
+def _open(dials: Dials) -> Any:
+    from etude.diffusion.base import DTYPES, load_base
+
+    return load_base(dials.base, device=dials.device, dtype=DTYPES[dials.precision])
+
+
+def _draw(prompt: str, seeds: list[int], asked: ClassImages, context: list[Any], base: Any) -> tuple[list[Path], int]:
+    """Places of one batch's pictures in the store, and how many were drawn now: all or none."""
+    from PIL import Image
+
+    from etude.diffusion.sample import generate
+
+    sampling = asked.model_dump(include=set(Sampling.model_fields))
+    group = partial(key, context, prompt, seeds, sampling)
+    places = [Store("class_images").path(group(seed), ".png") for seed in seeds]
+    if all(place.is_file() for place in places):
+        return places, 0
+    for place, pixels in zip(places, generate(base(), [prompt] * len(seeds), seeds=seeds, **sampling), strict=True):
+        with atomic_path(place) as temporary:
+            Image.fromarray(pixels.numpy()).save(temporary)
+    return places, len(places)
+
+
+if __name__ == "__main__":
+    run(class_images)

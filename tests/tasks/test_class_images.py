@@ -1,0 +1,133 @@
+"""Class images: drawn once, kept under all that they hang on, encoded as *encode* encodes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from etude.diffusion.base import load_base
+from etude.diffusion.latents import encode_images
+from etude.diffusion.sample import generate
+from etude.diffusion.settings import ClassImages
+from etude.diffusion.text import encode_prompts
+from etude.errors import InputError
+from etude.files import sha256_tree
+from etude.training.prior import load_prior
+from tasks.class_images import batches, class_images
+from tests.tasks.learning import make_project, write_yaml
+
+SAMPLING = {"sampler": "ddim", "steps": 2, "guidance": 2.0, "negative": "", "clip_skip": 0}
+ASKED = {"prompts": ["bear", "a bear"], "count": 5, "seed": 7, "batch_size": 2, "real": []} | SAMPLING
+OUT = Path("artifacts/dreambooth/class_images")
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    """A project whose class images were drawn. Read only."""
+    folder = make_project(tmp_path_factory.mktemp("class"), tiny_base, "dreambooth", class_images=ASKED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        class_images("dreambooth")
+    return folder
+
+
+@pytest.fixture
+def project(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(drawn, tmp_path / "project", symlinks=True)
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
+
+
+def ask(**changes: Any) -> None:
+    write_yaml(Path("pipelines/dreambooth/params.yaml"), {"class_images": ASKED | changes})
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().out.strip().splitlines()[-1].rpartition(": ")[2]
+
+
+def test_prompts_take_turns_and_every_picture_has_a_seed_of_its_own() -> None:
+    asked = ClassImages(**ASKED)
+    assert [(prompt, list(numbers)) for prompt, numbers in batches(asked)] == [
+        ("bear", [0, 2]),
+        ("bear", [4]),
+        ("a bear", [1, 3]),
+    ]
+
+
+@pytest.mark.usefixtures("project")
+def test_the_out_holds_what_the_base_draws_its_moments_and_the_states_of_its_text(tiny_base: Path) -> None:
+    base = load_base(tiny_base)
+    expected = generate(base, ["a bear"] * 2, seeds=[8, 10], **SAMPLING)
+    prior = load_prior(OUT, [])
+    assert prior.images.names == tuple(f"drawn/{number:05d}" for number in range(5))
+    for name, pixels in zip(("00001", "00003"), expected, strict=True):
+        with Image.open(OUT / f"drawn/pictures/{name}.png") as picture:
+            assert np.array_equal(np.asarray(picture), pixels.numpy())
+        place = prior.images.names.index(f"drawn/{name}")
+        mean, logvar = encode_images(base, pixels[None])
+        torch.testing.assert_close(prior.images.mean[place], mean[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(prior.images.logvar[place], logvar[0], rtol=0, atol=1e-5)
+        assert prior.captions.texts[f"drawn/{name}"] == "a bear"
+        states = prior.captions.conditioning[f"drawn/{name}"].hidden
+        torch.testing.assert_close(states, encode_prompts(base, ["a bear"]).hidden, rtol=0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("project")
+def test_nothing_is_drawn_again_and_a_lost_store_gives_the_same_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    before = sha256_tree(OUT)
+    shutil.rmtree("artifacts")
+    class_images("dreambooth")
+    assert said(capsys) == "0 drawn, 5 from cache"
+    shutil.rmtree(".cache")
+    class_images("dreambooth")
+    assert said(capsys) == "5 drawn, 0 from cache"
+    assert sha256_tree(OUT) == before
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"seed": 8}, "5 drawn, 0 from cache"),
+        ({"steps": 3}, "5 drawn, 0 from cache"),
+        ({"prompts": ["bear", "red bear"]}, "2 drawn, 3 from cache"),
+        ({"count": 4}, "0 drawn, 4 from cache"),
+        ({"count": 6}, "1 drawn, 5 from cache"),
+    ],
+)
+def test_what_is_asked_otherwise_is_drawn_anew_however_many_files_there_are(
+    change: dict[str, Any], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask(**change)
+    class_images("dreambooth")
+    assert said(capsys) == expected
+
+
+@pytest.mark.usefixtures("project")
+def test_real_pictures_of_the_class_are_used_with_their_captions() -> None:
+    class_images("dreambooth", real="concept")
+    assert sha256_tree(OUT / "concept/latents") == sha256_tree("data/concept/latents")
+    prior = load_prior(OUT, ["concept"])
+    assert [name for name in prior.images.names if not name.startswith("drawn/")] == [
+        "concept/a",
+        "concept/b",
+        "concept/c",
+    ]
+    assert prior.captions.texts["concept/b"] == "flat otter"
+
+
+@pytest.mark.usefixtures("project")
+def test_no_picture_at_all_is_an_error_and_real_ones_suffice() -> None:
+    ask(count=0)
+    class_images("dreambooth")
+    with pytest.raises(InputError, match="holds no pictures of the class"):
+        load_prior(OUT, [])
+    class_images("dreambooth", real="concept")
+    assert len(load_prior(OUT, ["concept"]).images.names) == 3
