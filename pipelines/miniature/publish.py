@@ -34,9 +34,21 @@ def publish() -> None:
     unet = read_unet()
     with replace_folder(MODEL) as folder:
         assemble(folder, unet, read_vae(), read_clip(OUT / "vision"), OUT / "tokenizer")
+        copy_judge(folder / "judge")
         write_words(folder, world)
         write_card(folder, world)
     publish_unclip(world)
+
+
+def copy_judge(folder: Path) -> None:
+    """The judge as the evaluation opens it; its metrics stand in the card."""
+    stage = OUT / "judge"
+    if not stage.is_dir():
+        say(f"{folder.name} is left out: {stage} is missing; run the stage judge and publish again")
+        return
+    folder.mkdir()
+    for file in ("config.json", "model.safetensors"):
+        shutil.copyfile(stage / file, folder / file)
 
 
 def publish_unclip(world: World) -> None:
