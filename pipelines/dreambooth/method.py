@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from etude.training.report import Report
 
 bases = ("sd1", "sd2", "sdxl")
-formats: tuple[str, ...] = ()
+formats = ("diffusers_checkpoint", "ldm_checkpoint")
 axes = {"strength": 1.0}
 
 
