@@ -17,7 +17,7 @@ from etude.training.plan import Optimization
 from etude.training.preview import Preview
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from etude.artifact import Artifact
     from etude.diffusion.base import Base
@@ -88,7 +88,7 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
 
 
 @contextmanager
-def _recomputed(unet: nn.Module | Any, on: bool) -> Iterator[None]:
+def _recomputed(unet: Any, on: bool) -> Iterator[None]:
     """Activations are computed again for the gradients instead of kept (Chen et al., 2016, arXiv:1604.06174)."""
     if not on:
         yield
