@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from shutil import which
+from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -50,9 +52,24 @@ def run(root: Path, targets: Sequence[str], jobs: int, gpus: Sequence[str], forc
     from flows.graph import BOARD, repro
 
     BOARD.set(Board(Console(highlight=False), ready()))
+    interrupted = note_interrupts()
     state = repro(str(root), list(targets), jobs, list(gpus), force, return_state=True)
+    if interrupted:
+        raise KeyboardInterrupt
     if not state.is_completed():
         leave(state.message or f"the flow ended {state.name}")
+
+
+def note_interrupts() -> list[int]:
+    """A list that grows with every Ctrl-C: Prefect sometimes makes a state of the KeyboardInterrupt that it raises."""
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    return seen
 
 
 def show_plan(root: Path, targets: Sequence[str], jobs: int, force: bool) -> None:
