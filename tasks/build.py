@@ -127,7 +127,7 @@ def _open(method: str, params: MethodParams, dials: Dials, path: Path, scratch: 
 
 def _load(need: str, method: str, params: MethodParams) -> Any:
     """What `build` asks for by the name of an argument, from the folders of the method's image set."""
-    from etude.training.batches import load_captions, load_images
+    from etude.training.batches import load_captions, load_images, load_pictures
     from etude.training.prior import load_prior
 
     folder = Path("data", params.set)
@@ -135,6 +135,8 @@ def _load(need: str, method: str, params: MethodParams) -> Any:
         return load_images(folder / "latents")
     if need == "captions":
         return load_captions(folder / "texts")
+    if need == "pictures":
+        return load_pictures(folder / "prepared")
     if need == "class_images":
         return load_prior(Path("artifacts", method, "class_images"), params.class_images.real)  # type: ignore[attr-defined]
     raise ParamsError("method.py", f"`build` asks for `{need}`, which this stage cannot give", "name another need")

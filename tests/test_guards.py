@@ -106,7 +106,7 @@ def test_a_build_tracks_its_whole_params_file_and_the_data_that_it_asks_for(stag
         own = f"pipelines/{stage.argument}/params.yaml"
         assert stage.params[own] == ()
         image_set = read_yaml(ROOT / own)["set"]
-        for need, folder in {"images": "latents", "captions": "texts"}.items():
+        for need, folder in {"images": "latents", "captions": "texts", "pictures": "prepared"}.items():
             assert (f"data/{image_set}/{folder}" in stage.deps) == (need in needs(method)), (stage.name, need)
 
 

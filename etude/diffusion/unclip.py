@@ -50,11 +50,18 @@ class Unclip:
         """Numbers in an embedding."""
         return self.mean.shape[1]
 
+    def scale(self, embeddings: Tensor) -> Tensor:
+        """Embeddings in units of the base's spread of them, around its mean."""
+        return (embeddings - self.mean.to(embeddings)) / self.std.to(embeddings)
+
+    def unscale(self, embeddings: Tensor) -> Tensor:
+        """Undoes `scale`."""
+        return embeddings * self.std.to(embeddings) + self.mean.to(embeddings)
+
     def labels(self, embeddings: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         """What the UNet is told of ``embeddings`` [B, d] with unit ``noise`` [B, d] at ``level`` int64 [B]: [B, 2d]."""
-        mean, std = self.mean.to(embeddings), self.std.to(embeddings)
         kept = self.alphas_cumprod.to(embeddings)[level][:, None]
-        noised = (kept.sqrt() * (embeddings - mean) / std + (1 - kept).sqrt() * noise) * std + mean
+        noised = self.unscale(kept.sqrt() * self.scale(embeddings) + (1 - kept).sqrt() * noise)
         told = get_timestep_embedding(level, self.width, flip_sin_to_cos=True, downscale_freq_shift=0)
         return torch.cat([noised, told.to(noised)], dim=1)
 

@@ -7,6 +7,7 @@ gives and `write` takes have one form for each kind of artifact, whatever the fi
   ``unet``, ``text_encoder`` or ``text_encoder_2`` and modules have diffusers' names, without ``text_model.``
 - embedding: ``text_encoder`` [n, d] and, for SDXL, ``text_encoder_2`` [n, d₂]
 - hypernetwork: ``<width>.<k or v>.<layer>.<linear, norm or activation>.<weight or bias>``
+- aesthetic embedding: ``embedding`` [1, d]; CLIP image embedding: ``clip_image_embeds`` [1, d]
 - checkpoint: ``<part>.<tensor>``, all tensors of a model or those that were learned (`checkpoints`)
 
 A format whose files hold whole models asks for the rest of the model: its ``write`` has an argument ``frame``.
@@ -26,11 +27,13 @@ from etude.artifact import Artifact
 from etude.errors import FormatError
 from etude.files import read_header
 from etude.formats.checkpoints import Frame
-from etude.formats.pickles import read_pickle
+from etude.formats.pickles import pickle_keys
 
 FORMATS = (
     "kohya_lora",
     "diffusers_lora",
+    "aesthetic_pt",
+    "clip_image_embedding",
     "embedding_pt",
     "embedding_safetensors",
     "diffusers_embedding",
@@ -79,7 +82,7 @@ def identify(path: Path | str) -> str:
         metadata = dict(header.pop("__metadata__", {}))
         keys = list(header)
     else:
-        keys, metadata = [str(key) for key in read_pickle(path)], {}  # a hypernetwork's are numbers
+        keys, metadata = pickle_keys(path), {}
     for name in FORMATS:
         if load_format(name).recognise(keys, metadata):
             return name

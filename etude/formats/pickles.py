@@ -14,29 +14,47 @@ import torch
 from etude.errors import FormatError
 from etude.files import atomic_path
 
+ACTION = "fetch it again from a source you trust, as .safetensors if there is one"
+BARE = "a bare tensor"  # the one key of a file that holds a tensor with nothing around it
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold: files of equal content have equal bytes
 
 
 def read_pickle(path: Path | str) -> Mapping[str, Any]:
     """The dictionary in a file of ``torch.save``, or in its ``state_dict``; only tensors and plain values are made."""
-    action = "fetch it again from a source you trust, as .safetensors if there is one"
-    try:
-        # Embeddings of the first code (2022) hold a ParameterDict; building one runs nothing of the file.
-        with torch.serialization.safe_globals([torch.nn.ParameterDict, set]):
-            data = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise FormatError(path, "is missing", "check the path") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise FormatError(path, f"is not a file that can be opened safely ({reason})", action) from error
+    data = _open(path)
     if not isinstance(data, Mapping):
-        raise FormatError(path, f"holds a {type(data).__name__}, not a dictionary", action)
+        raise FormatError(path, f"holds a {type(data).__name__}, not a dictionary", ACTION)
     while isinstance(inner := data.get("state_dict"), Mapping):  # a checkpoint of pytorch-lightning
         data = inner
     return data
 
 
-def write_pickle(path: Path | str, data: Mapping[str, Any]) -> None:
+def read_tensor(path: Path | str) -> torch.Tensor:
+    """The tensor in a file that holds nothing else."""
+    data = _open(path)
+    if not isinstance(data, torch.Tensor):
+        raise FormatError(path, f"holds a {type(data).__name__}, not a tensor", ACTION)
+    return data.detach()
+
+
+def pickle_keys(path: Path | str) -> list[str]:
+    """The keys of the dictionary in a file, numbers as text; of a tensor with nothing around it BARE alone."""
+    return [BARE] if isinstance(_open(path), torch.Tensor) else [str(key) for key in read_pickle(path)]
+
+
+def _open(path: Path | str) -> Any:
+    try:
+        # Embeddings of the first code (2022) hold a ParameterDict; building one runs nothing of the file.
+        with torch.serialization.safe_globals([torch.nn.ParameterDict, set]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise FormatError(path, "is missing", "check the path") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise FormatError(path, f"is not a file that can be opened safely ({reason})", ACTION) from error
+
+
+def write_pickle(path: Path | str, data: Mapping[str, Any] | torch.Tensor) -> None:
     """Like ``torch.save``, with fixed bytes and without the dot-files (``.format_version``, …) of newer torch.
 
     A1111's safe unpickler knows only ``<top>/data/<n>``, ``version``, ``byteorder`` and ``data.pkl`` and refuses a file

@@ -38,6 +38,14 @@ class Captions:
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """The prepared pictures of an image set themselves: uint8 [H, W, 3] each, sizes may differ."""
+
+    names: tuple[str, ...]
+    pixels: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
 class Batch:
     """B samples of one size: moments [B, 4, h, w], and captions when the method asks for them."""
 
@@ -59,6 +67,21 @@ def load_images(folder: Path | str) -> Images:
         tuple(moment["mean"] for moment in moments),
         tuple(moment["logvar"] for moment in moments),
     )
+
+
+def load_pictures(folder: Path | str) -> Pictures:
+    """Read ``data/<set>/prepared``; raises InputError when it is empty."""
+    import numpy as np
+    from PIL import Image
+
+    files = sorted(Path(folder).glob("*.png"))
+    if not files:
+        raise InputError(folder, "holds no pictures", "run `dvc repro` so that *prepare* fills it")
+    pixels = []
+    for file in files:
+        with Image.open(file) as picture:
+            pixels.append(torch.from_numpy(np.array(picture.convert("RGB"))))
+    return Pictures(tuple(file.stem for file in files), tuple(pixels))
 
 
 def load_captions(folder: Path | str) -> Captions:

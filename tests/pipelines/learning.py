@@ -16,7 +16,7 @@ from etude.diffusion.sample import generate
 from etude.diffusion.text import encode_prompts
 from etude.method import load_method, needs
 from etude.params import MethodParams, read_yaml, validate
-from etude.training.batches import Captions, Images
+from etude.training.batches import Captions, Images, Pictures
 from etude.training.preview import draw
 from etude.training.prior import Prior
 from etude.training.report import Report
@@ -26,11 +26,19 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def params_of(method: str, training: dict[str, Any] | None = None, **changes: Any) -> MethodParams:
-    """The method's own params.yaml, with a short run and what is named changed."""
+    """The method's own params.yaml, with a short run (if it is one that runs) and what is named changed."""
     values = read_yaml(ROOT / "pipelines" / method / "params.yaml")
-    values |= {"training": values["training"] | SHORT | (training or {})}
-    values["preview"] = values["preview"] | {"steps": 2, "seeds": [0]}
+    if "training" in values:
+        values |= {"training": values["training"] | SHORT | (training or {})}
+    if "preview" in values:
+        values["preview"] = values["preview"] | {"steps": 2, "seeds": [0]}
     return validate(values | changes, load_method(method).Params, method)
+
+
+def on_tiny(method: str, folder: Path) -> dict[str, Any]:
+    """What a method's params name of its base, and rates that show on it, for the tiny base in ``folder``."""
+    own = {"clip": str(folder / "clip"), "text": "red cat", "learning_rate": 0.03}
+    return {"aesthetic_gradient": own}.get(method, {})
 
 
 def image_set(base: Base) -> dict[str, Any]:
@@ -43,7 +51,16 @@ def image_set(base: Base) -> dict[str, Any]:
     captions = Captions(texts, encoded, encode_prompts(base, [""]))
     logvar = tuple(torch.full_like(tensor, -6.0) for tensor in mean)
     images = Images(("a", "b", "c"), mean, logvar)
-    return {"images": images, "captions": captions, "class_images": class_images(base)}
+    return {"images": images, "captions": captions, "pictures": pictures(), "class_images": class_images(base)}
+
+
+def pictures() -> Pictures:
+    """Three random pictures, large and small."""
+    generator = torch.Generator().manual_seed(7)
+    sizes = ((64, 64), (40, 56), (32, 32))
+    return Pictures(
+        ("a", "b", "c"), tuple(torch.randint(256, (*s, 3), generator=generator, dtype=torch.uint8) for s in sizes)
+    )
 
 
 def class_images(base: Base) -> Prior:
@@ -68,7 +85,8 @@ def learn(method: str, base: Base, params: MethodParams, scratch: Path, *, kill_
 
     report = Dying(scratch, seed=3, device="cpu", precision="fp32")
     preview: Any = getattr(params, "preview", None)
-    report.preview = lambda: draw(base, preview, params.name)
+    if preview:
+        report.preview = lambda: draw(base, preview, params.name)
     data = image_set(base)
     module = load_method(method)
     built: Artifact = module.build(base=base, params=params, report=report, **{n: data[n] for n in needs(module)})

@@ -17,14 +17,17 @@ from etude.artifact import Artifact
 from etude.diffusion.base import Base, load_base
 from etude.method import NEEDS, load_method, method_names, needs
 from etude.params import load, read_yaml
-from tests.pipelines.learning import ROOT, learn, params_of, picture
+from tests.pipelines.learning import ROOT, learn, on_tiny, params_of, picture
+from tests.tiny import build_tiny
 
 NAMES = ("Params", "bases", "build", "apply", "formats", "axes")
 FOLDERS = {
     "images": "data/${set}/latents",
     "captions": "data/${set}/texts",
+    "pictures": "data/${set}/prepared",
     "class_images": "artifacts/${method}/class_images",
 }
+UNCLIP = ("clip_inversion",)  # methods that stand on an unCLIP base alone
 each_method = pytest.mark.parametrize("method", method_names())
 
 
@@ -40,9 +43,13 @@ class Built:
 @pytest.fixture(scope="module", params=method_names())
 def built(request: pytest.FixtureRequest, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     torch.set_num_threads(1)
-    method, base = request.param, load_base(tiny_base)
-    scratch = tmp_path_factory.mktemp(method)
-    return Built(method, base, tiny_base, scratch, learn(method, base, params_of(method), scratch))
+    method, folder = request.param, tiny_base
+    if method in UNCLIP:
+        folder = build_tiny(tmp_path_factory.mktemp("unclip") / "tiny", unclip=True)
+    base, scratch = load_base(folder), tmp_path_factory.mktemp(method)
+    return Built(
+        method, base, folder, scratch, learn(method, base, params_of(method, **on_tiny(method, folder)), scratch)
+    )
 
 
 @each_method
@@ -121,7 +128,7 @@ def test_every_axis_is_a_setting_of_apply_and_changes_the_picture(built: Built) 
     with module.apply(built.artifact, built.base, **module.axes) as changed:
         usual = picture(changed)
     for axis, value in module.axes.items():
-        with module.apply(built.artifact, built.base, **{axis: value / 2}) as changed:
+        with module.apply(built.artifact, built.base, **{axis: value / 2 if value else 1.0}) as changed:
             assert not torch.equal(picture(changed), usual), axis
 
 
@@ -129,18 +136,22 @@ def test_two_builds_are_the_same_and_so_is_one_that_was_killed(built: Built, tmp
     code = (
         "import sys, torch; from pathlib import Path; from tests.pipelines.learning import *;"
         "from etude.diffusion.base import load_base; torch.set_num_threads(1);"
-        "learn(sys.argv[1], load_base(sys.argv[2]), params_of(sys.argv[1]), Path(sys.argv[3]), kill_at=4)"
+        "params = params_of(sys.argv[1], **on_tiny(sys.argv[1], Path(sys.argv[2])));"
+        "learn(sys.argv[1], load_base(sys.argv[2]), params, Path(sys.argv[3]), kill_at=4)"
     )
-    command = [sys.executable, "-c", code, built.method, str(built.folder), str(tmp_path / "killed")]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert run.returncode == -signal.SIGKILL, run.stderr
-    assert torch.load(tmp_path / "killed" / "state.pt", weights_only=True)["step"] in (3, 4)
+    params = params_of(built.method, **on_tiny(built.method, built.folder))
+    trains = "training" in type(params).model_fields
+    if trains:
+        command = [sys.executable, "-c", code, built.method, str(built.folder), str(tmp_path / "killed")]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert run.returncode == -signal.SIGKILL, run.stderr
+        assert torch.load(tmp_path / "killed" / "state.pt", weights_only=True)["step"] in (3, 4)
     for scratch in (tmp_path / "killed", tmp_path / "again"):
-        made = learn(built.method, built.base, params_of(built.method), scratch)
+        made = learn(built.method, built.base, params, scratch)
         assert made.facts == built.artifact.facts
         assert sorted(made.tensors) == sorted(built.artifact.tensors)
         assert all(torch.equal(made.tensors[name], tensor) for name, tensor in built.artifact.tensors.items())
-        for part in ("checkpoints", "previews"):
+        for part in ("checkpoints", "previews") if trains else ():
             files = sorted((built.scratch / "results" / part).iterdir())
             assert len(files) == 2
             for file in files:

@@ -1,0 +1,37 @@
+"""The aesthetic gradient extension's file ``<name>.pt``: one bare tensor [1, d] by ``torch.save``, no dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etude.artifact import Artifact
+from etude.errors import FormatError
+from etude.formats.metadata import file_stem
+from etude.formats.pickles import BARE, read_tensor, write_pickle
+
+KEY = "embedding"
+
+
+def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
+    """Whether the file is a tensor with nothing around it."""
+    return list(keys) == [BARE]
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensor ``embedding`` [1, d], and the fact name: the file's."""
+    tensor = read_tensor(path)
+    if tensor.ndim != 2 or len(tensor) != 1:
+        raise FormatError(path, f"is a tensor {list(tensor.shape)}, not [1, d]", "name an aesthetic embedding")
+    return {KEY: tensor}, {"name": Path(path).stem}
+
+
+def write(artifact: Artifact, folder: Path) -> list[Path]:
+    """``<name>.pt`` in the artifact's precision."""
+    path = folder / f"{file_stem(artifact.facts)}.pt"
+    write_pickle(path, torch.clone(artifact.tensors[KEY].detach().cpu()))
+    return [path]

@@ -1,0 +1,48 @@
+"""A CLIP image embedding as ``<name>.safetensors``: ``clip_image_embeds`` [1, d] in float32.
+
+No program has a format of its own for it; diffusers takes the tensor as ``image_embeds=``. The header tells which base
+it was learned through, and with which noise level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etude.artifact import Artifact
+from etude.errors import FormatError
+from etude.files import read_tensors, write_tensors
+from etude.formats.metadata import file_stem
+
+KEY = "clip_image_embeds"
+TOLD = ("base", "name")  # facts that stand in the header
+
+
+def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
+    """Whether the only key is ``clip_image_embeds``."""
+    return set(keys) == {KEY}
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensor ``clip_image_embeds`` [1, d], and the facts name, base and noise_level that the header tells."""
+    tensors, metadata = read_tensors(path)
+    if not recognise(tensors, metadata) or tensors[KEY].ndim != 2:
+        raise FormatError(path, f"holds no `{KEY}` [1, d]", "name a file that clip_inversion exported")
+    facts: dict[str, Any] = {"name": Path(path).stem} | {name: metadata[name] for name in TOLD if name in metadata}
+    if metadata.get("noise_level", "").isdigit():
+        facts["noise_level"] = int(metadata["noise_level"])
+    return tensors, facts
+
+
+def write(artifact: Artifact, folder: Path) -> list[Path]:
+    """``<name>.safetensors``."""
+    facts = artifact.facts
+    told = {name: str(facts[name]) for name in (*TOLD, "noise_level") if name in facts}
+    path = folder / f"{file_stem(facts)}.safetensors"
+    tensor = artifact.tensors[KEY].to("cpu", torch.float32)
+    write_tensors(path, {KEY: tensor}, {"format": "pt", "method": "clip_inversion"} | told)
+    return [path]

@@ -1,0 +1,136 @@
+"""CLIP inversion: one CLIP image embedding, learnt through a base that is told of pictures by such embeddings (unCLIP).
+
+As textual inversion learns a word, this learns a point in the space of CLIP's picture embeddings (Ramesh et al., 2022,
+arXiv:2204.06125): it begins where the set's pictures lie on average, and moves to where they are predicted best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, NonNegativeFloat
+
+from etude.params import MethodParams
+from etude.training.plan import Optimization
+from etude.training.preview import Preview
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from etude.artifact import Artifact
+    from etude.diffusion.base import Base
+    from etude.diffusion.text import Conditioning
+    from etude.diffusion.unclip import Unclip
+    from etude.training.batches import Batch, Images, Pictures
+    from etude.training.report import Report
+
+bases = ("sd1", "sd2")  # there is no unCLIP base of the family sdxl
+formats = ("clip_image_embedding",)
+axes = {"strength": 1.0, "noise_level": 0.0}
+
+KEY = "clip_image_embeds"
+
+
+class Params(MethodParams):
+    """pipelines/clip_inversion/params.yaml."""
+
+    base: str
+    start: Literal["pictures", "mean"]
+    templates: list[str] = Field(min_length=1)
+    noise_level: int = Field(ge=0, le=999)
+    pull: NonNegativeFloat
+    clip_skip: int = Field(ge=0, le=10)
+    save: Literal["fp32", "fp16"]
+    training: Optimization
+    preview: Preview
+
+
+def build(*, base: Base, images: Images, pictures: Pictures, params: Params, report: Report) -> Artifact:
+    """Move the embedding, in units of the base's own spread of them, so that the pictures are predicted from it."""
+    import torch
+
+    from etude.artifact import Artifact
+    from etude.diffusion.base import DTYPES
+    from etude.diffusion.hooks import supplied_picture
+    from etude.diffusion.text import encode_prompts
+    from etude.training.batches import Batches
+    from etude.training.fit import fit
+
+    unclip, plan = _unclip(base), params.training
+    batches = Batches(images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
+    start = _start(base, unclip, pictures, params.start)
+    moved = start.clone().requires_grad_()
+    shown = unclip.unscale(start).clone()  # what previews draw from: brought up to date with every checkpoint
+    with torch.no_grad():
+        texts = encode_prompts(base, [t.replace("[name]", params.name) for t in params.templates], params.clip_skip)
+
+    def now() -> Artifact:
+        shown.copy_(unclip.unscale(moved.detach()))
+        kept = {KEY: shown.to("cpu", DTYPES[params.save], copy=True)}
+        return Artifact("clip_inversion", kept, {"name": params.name, "noise_level": params.noise_level})
+
+    def loss(batch: Batch) -> Tensor:
+        value = _loss(base, batch, texts, unclip.unscale(moved), params)
+        return value + params.pull * (moved - start).square().mean() if params.pull else value
+
+    report.artifact = now
+    with supplied_picture(base, shown):
+        fit({KEY: moved}, loss, batches, plan, report)
+    return now()
+
+
+@contextmanager
+def apply(artifact: Artifact, base: Base, strength: float = 1.0, noise_level: float = 0.0) -> Iterator[Base]:
+    """The base draws from the embedding; leaving makes it forget.
+
+    ``strength`` is the share of the way there: from the embedding in force, when one is (so several are interpolated,
+    along an arc), else from the middle of the base's embeddings. More ``noise_level`` (0 to 999) leaves more freedom.
+    """
+    from etude.diffusion.hooks import supplied_picture
+    from etude.diffusion.interpolation import slerp
+
+    unclip = _unclip(base)
+    own = unclip.scale(artifact.tensors[KEY].to(unclip.mean))
+    before = unclip.scale(unclip.supplied[-1].embedding) if unclip.supplied else own.new_zeros(own.shape)
+    between = unclip.unscale(slerp(before, own, strength))
+    with supplied_picture(base, between, round(min(max(noise_level, 0.0), 999.0))) as told:
+        yield told
+
+
+def _loss(base: Base, batch: Batch, texts: Conditioning, embedding: Tensor, params: Params) -> Tensor:
+    """The denoising loss of a batch, told of ``embedding`` [1, d] and of one of ``texts`` by lot."""
+    import torch
+
+    from etude.diffusion.text import Conditioning
+    from etude.training.denoising import denoising_loss
+
+    count = len(batch.names)
+    level = torch.randint(params.noise_level + 1, (count,), device=base.device)
+    embeddings = embedding.expand(count, -1)
+    labels = _unclip(base).labels(embeddings, torch.randn_like(embeddings), level)
+    hidden = texts.hidden[torch.randint(len(texts), (count,))]
+    said = Conditioning(hidden, picture=labels.to(hidden))
+    return denoising_loss(base, batch.mean, batch.logvar, said, params.training)
+
+
+def _unclip(base: Base) -> Unclip:
+    """How the base is told of pictures; raises BaseError where it cannot be."""
+    from etude.errors import BaseError
+
+    if base.unclip is None:
+        action = "name an unCLIP base, such as models/miniature-unclip, as `base` in its params.yaml"
+        raise BaseError(base.path, "is no unCLIP base, on which alone clip_inversion can stand", action)
+    return base.unclip
+
+
+def _start(base: Base, unclip: Unclip, pictures: Pictures, where: str) -> Tensor:
+    """The first embedding [1, d], normalised: the mean of the pictures' own, or of all that the base has seen."""
+    from etude.diffusion.vision import embed_pictures
+
+    if where == "mean":
+        return unclip.mean.new_zeros(unclip.mean.shape)
+    folders = base.path / "image_encoder", base.path / "feature_extractor"
+    seen = embed_pictures(*folders, pictures.pixels, base.device).mean(dim=0, keepdim=True)
+    return unclip.scale(seen.to(unclip.mean))
