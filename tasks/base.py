@@ -25,8 +25,18 @@ from etude.errors import BaseError, ConflictError
 from tasks import run
 from tasks.console import say
 
-FOLDERS = ("", "unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler", "clip")
-FOLDERS += UNCLIP_PARTS
+FOLDERS = (
+    "",
+    "unet",
+    "vae",
+    "text_encoder",
+    "text_encoder_2",
+    "tokenizer",
+    "tokenizer_2",
+    "scheduler",
+    "clip",
+    *UNCLIP_PARTS,
+)
 WEIGHTS = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)(\.fp16)?(-\d+-of-\d+)?\.(safetensors|bin)")
 INDEX = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)\.(safetensors|bin)\.index(\.fp16)?\.json")
 COMMIT = re.compile(r"[0-9a-f]{40}")
