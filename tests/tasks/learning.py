@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from ruamel.yaml import YAML
 
 from etude.files import write_json, write_tensors
@@ -45,11 +46,14 @@ def change(path: Path, **values: Any) -> None:
 
 
 def write_data(folder: Path) -> None:
-    """What *encode* leaves: moments of three pictures, and states of their captions and of the empty text."""
+    """What *prepare* and *encode* leave: three pictures, their moments, and states of their captions and of no text."""
     generator = torch.Generator().manual_seed(5)
     for name in CAPTIONS:
         mean, logvar = torch.randn(4, 8, 8, generator=generator), torch.full((4, 8, 8), -6.0)
         write_tensors(folder / "latents" / f"{name}.safetensors", {"mean": mean, "logvar": logvar})
+    (folder / "prepared").mkdir()
+    for name, colour in zip(CAPTIONS, ("red", "green", "blue"), strict=True):
+        Image.new("RGB", (64, 64), colour).save(folder / "prepared" / f"{name}.png")
     index = {name: {"text": text, "file": f"text-{name}"} for name, text in CAPTIONS.items()}
     for name in [*(entry["file"] for entry in index.values()), "empty"]:
         write_tensors(folder / "texts" / f"{name}.safetensors", {"hidden": torch.randn(77, 32, generator=generator)})

@@ -185,3 +185,20 @@ def test_textual_inversion_needs_no_captions_and_previews_can_be_left_out(
     made = artifacts.load(tmp_path / "artifacts/textual_inversion/build/artifact.safetensors")
     assert made.tensors["text_encoder"].shape == (4, 32)
     assert not (tmp_path / "artifacts/textual_inversion/build/previews").exists()
+
+
+def test_a_method_that_trains_nothing_reads_the_pictures_and_leaves_its_artifact_alone(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_project(tmp_path, tiny_base, "aesthetic_gradient", clip="models/tiny/clip")
+    monkeypatch.chdir(tmp_path)
+    for folder in ("latents", "texts"):
+        shutil.rmtree(tmp_path / "data/concept" / folder)
+    change(tmp_path / "pipelines/aesthetic_gradient/params.yaml", set="concept")
+    build("aesthetic_gradient")
+    out = tmp_path / "artifacts/aesthetic_gradient"
+    assert [name for name in outs(out) if name.startswith("build")] == ["build/artifact.safetensors"]
+    assert (out / "training").is_dir()
+    made = artifacts.load(out / "build/artifact.safetensors")
+    assert (made.tensors["embedding"].shape, made.facts["images"]) == ((1, 32), 3)
+    assert {"data/concept/prepared", "models/tiny"} <= set(made.facts["inputs"])

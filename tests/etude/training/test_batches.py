@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from etude.diffusion.text import Conditioning
 from etude.errors import InputError
 from etude.files import write_json, write_tensors
-from etude.training.batches import Batches, Captions, Images, load_captions, load_images
+from etude.training.batches import Batches, Captions, Images, load_captions, load_images, load_pictures
 
 
 def images(*sizes: int) -> Images:
@@ -81,3 +82,14 @@ def test_what_encode_wrote_is_read(tmp_path: Path) -> None:
     assert captions.empty.hidden.eq(0).all()
     with pytest.raises(InputError, match="no latents"):
         load_images(tmp_path / "nothing")
+
+
+def test_pictures_come_in_the_order_of_their_names_with_their_sizes(tmp_path: Path) -> None:
+    Image.new("RGB", (6, 4), (1, 2, 3)).save(tmp_path / "b.png")
+    Image.new("RGB", (8, 8), "white").save(tmp_path / "a.png")
+    found = load_pictures(tmp_path)
+    assert found.names == ("a", "b")
+    assert [tuple(pixels.shape) for pixels in found.pixels] == [(8, 8, 3), (4, 6, 3)]
+    assert found.pixels[1][0, 0].tolist() == [1, 2, 3]
+    with pytest.raises(InputError, match="holds no pictures"):
+        load_pictures(tmp_path / "none")
