@@ -9,12 +9,14 @@ import torch
 from diffusers import DDPMScheduler, StableUnCLIPImg2ImgPipeline, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
 from torch import Tensor
+from transformers import CLIPModel
 
 from etude.diffusion.base import load_base
 from etude.diffusion.family import recognise
+from etude.diffusion.vision import embed_pictures
 from etude.files import read_tensors, sha256_file, write_json, write_tensors
 from etude.params import pick
-from pipelines.miniature import embeddings, publish, unclip, unclip_folder, unet, vae
+from pipelines.miniature import embeddings, publish, unclip, unclip_card, unclip_folder, unet, vae
 from pipelines.miniature.world import FOLDER
 from tests.pipelines.test_miniature_model import small_clip
 from tests.tiny import vocabulary_and_merges, write_tokenizer
@@ -123,22 +125,34 @@ def write_vocabulary(folder: Path) -> dict[str, int]:
     return vocabulary_and_merges()[0]
 
 
+# diffusers 0.42 hands torch tensors to np.array, which NumPy 2 deprecates
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_what_is_published_is_a_difference_that_diffusers_and_load_base_read_whole(published: Path) -> None:
     folder, (expected, _) = published / "miniature-unclip", read_tensors(published / "expected.safetensors")
     pipe = StableUnCLIPImg2ImgPipeline.from_pretrained(folder, local_files_only=True)
-    pipe.set_progress_bar_config(disable=True)
     base = load_base(folder)
     assert recognise(folder) == "sd1"
     assert base.unclip is not None
     for found in (pipe.unet.state_dict(), base.unet.state_dict()):
         assert set(found) == set(expected)
         assert all((found[name] - value).abs().max() < 2e-3 for name, value in expected.items())
-    width = base.unclip.width
-    assert pipe(image_embeds=torch.randn(1, width), prompt="cat", num_inference_steps=2).images[0].size == (32, 32)
+    card = pick(FOLDER / "params.yaml", unclip_card.Dials).card.model_copy(update={"steps": 1})
+    assert [made.size for made in unclip_card.draw(folder, torch.rand(1, 3, 128, 128), card)] == [(32, 32)]
     changed = {name for name, _ in read_tensors(folder / "unet" / unclip_folder.SHARDS[1])[0].items()}
     assert not [name for name in changed if "conv1" in name or "conv2" in name]
     whole = published / "miniature" / "unet" / "diffusion_pytorch_model.safetensors"
     assert (folder / "unet" / unclip_folder.SHARDS[0]).resolve() == whole.resolve()
+
+
+def test_training_sees_pictures_as_the_published_eye_does(published: Path) -> None:
+    folder = published / "miniature-unclip"
+    coarse = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    images = torch.nn.functional.interpolate(coarse, size=128, mode="bilinear")
+    pixels = ((images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+    theirs = embed_pictures(folder / "image_encoder", folder / "feature_extractor", list(pixels))
+    clip = CLIPModel.from_pretrained(published / "miniature" / "clip", dtype=torch.float32).eval()
+    ours = embeddings.see(clip, pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
+    assert ((ours - theirs).norm(dim=1) / theirs.norm(dim=1)).max() < 0.02
 
 
 def test_an_unclip_of_another_unet_is_known(published: Path) -> None:
