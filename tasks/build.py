@@ -118,7 +118,8 @@ def _open(method: str, params: MethodParams, dials: Dials, path: Path, scratch: 
     make_deterministic(dials.threads)
     preview: Preview | None = getattr(params, "preview", None)
     drawing = preview is not None and bool(preview.seeds)
-    base = load_base(path, device=dials.device, parts=("unet", "vae", "text") if drawing else ("unet", "text"))
+    decoding = drawing or bool(getattr(params, "reconstruction", 0))
+    base = load_base(path, device=dials.device, parts=("unet", "vae", "text") if decoding else ("unet", "text"))
     report = Report(scratch, dials.seed, base.device.type, dials.precision, watch=Path("logs", "previews", method))
     if preview and drawing:
         report.preview = lambda: draw(base, preview, params.name)

@@ -18,6 +18,7 @@ from etude.files import (
     atomic_path,
     read_json,
     read_metadata,
+    read_tensors,
     replace_folder,
     sha256_file,
     sha256_tree,
@@ -100,6 +101,7 @@ def encode(name: str) -> None:
 def encode_pictures(name: str, dials: Dials) -> tuple[Entries, Entries]:
     """Fill ``data/<set>/latents``: for each picture "mean" and "logvar" [4, h/8, w/8], unscaled.
 
+    A picture with an attention mask also has "attention" [h/8, w/8], its grey from 0 to 1.
     Counted apart: pictures, and the mirrored copies that *prepare* made of them.
     """
     entries, mirrored = Entries("vae", dials), Entries("vae", dials)
@@ -115,7 +117,8 @@ def encode_pictures(name: str, dials: Dials) -> tuple[Entries, Entries]:
     }
     with replace_folder(folder / "latents") as out:
         for identifier, place in places.items():
-            shutil.copyfile(place, out / f"{identifier}.safetensors")
+            mask = folder / "prepared" / "attention" / f"{identifier}.png"
+            _place(place, mask if mask.exists() else None, out / f"{identifier}.safetensors")
     return entries, mirrored
 
 
@@ -176,6 +179,22 @@ def open_text_encoder(dials: Dials) -> Encoder:
         return {name: tensor[0].cpu() for name, tensor in named.items() if tensor is not None}, {CUT: tokens.cut[0]}
 
     return states
+
+
+def _place(entry: Path, mask: Path | None, path: Path) -> None:
+    """Copy an entry to its place, with the grey of a mask brought to the size of its latents (bicubic)."""
+    if mask is None:
+        shutil.copyfile(entry, path)
+        return
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    tensors, metadata = read_tensors(entry)
+    height, width = tensors["mean"].shape[-2:]
+    with Image.open(mask) as image:
+        grey = np.asarray(image.convert("L").resize((width, height), Image.Resampling.BICUBIC))
+    write_tensors(path, {**tensors, "attention": torch.tensor(grey).float() / 255}, metadata)
 
 
 def read_pixels(path: Path) -> tuple[tuple[int, int], bytes]:

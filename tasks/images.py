@@ -74,10 +74,10 @@ def _check_names(name: str, method: str, target: Path) -> None:
 
 
 def _chosen(source: Path, target: Path) -> list[str]:
-    """The pictures below ``source``, by their content, and the texts, as sorted relative names."""
+    """The pictures below ``source``, by their content, with masks and texts beside them, as sorted relative names."""
     from etude.captions.beside import other_captions
     from etude.images.decode import fault_of
-    from etude.images.folder import list_files, list_pictures
+    from etude.images.folder import list_files, list_masks, list_pictures
 
     if target.resolve() != source.resolve() and target.resolve().is_relative_to(source.resolve()):
         raise InputError(source, f"holds {target} itself", "choose the folder with the pictures alone")
@@ -93,7 +93,8 @@ def _chosen(source: Path, target: Path) -> list[str]:
         raise InputError(source, "holds no pictures", "name a folder with pictures (PNG, JPEG, WebP, …)")
     stems = {Path(file).with_suffix("") for file in pictures}
     texts = [file for file in list_files(source) if file.endswith(".txt") and Path(file).with_suffix("") in stems]
-    return sorted([*pictures, *texts])
+    masks = [mask for picture, mask in list_masks(source).items() if picture in pictures]
+    return sorted([*pictures, *masks, *texts])
 
 
 def _refuse_overwriting(source: Path, files: list[str], target: Path, replace: bool) -> None:

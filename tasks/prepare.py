@@ -28,14 +28,14 @@ class Dials(Schema):
 def prepare(name: str, folder: Path) -> None:
     """Prepare the pictures of the image set NAME, which are in FOLDER."""
     settings = pick("params.yaml", Dials).prepare
-    from etude.images.folder import list_pictures
+    from etude.images.folder import list_masks, list_pictures
     from etude.images.preparation import Preparation
 
-    files = list_pictures(folder)
+    files, masks = list_pictures(folder), list_masks(folder)
     with replace_folder(Path("data", name, "prepared")) as out:
         preparation = Preparation(out, settings)
         for file in progress(files, f"{name}: prepare"):
-            preparation.add(file, folder / file)
+            preparation.add(file, folder / file, folder / masks[file] if file in masks else None)
         _refuse_nothing(folder, files, preparation)
         if settings.flip:
             preparation.flip()

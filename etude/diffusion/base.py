@@ -55,6 +55,7 @@ class Base:
     scheduler_config: dict[str, Any]
     words: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)  # those of `hooks.added_tokens`, now in force
     unclip: Unclip | None = None  # how an unCLIP base is told of a picture; None: the base knows no pictures
+    unsaid: list[str] = field(default_factory=list)  # those of `hooks.unsaid`, now in force
 
     @property
     def factor(self) -> int:

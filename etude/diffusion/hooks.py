@@ -1,4 +1,4 @@
-"""Changes to a base that undo themselves: words that it did not know, weights of other values, a picture to draw like.
+"""Changes to a base that undo themselves: new words, texts to draw away from, other weights, a picture to draw like.
 
 Each is a context manager. Leaving it, also by an error, restores the base bit for bit: nothing is written into tables
 or weights, they are only hidden for a while.
@@ -42,6 +42,19 @@ def added_tokens(base: Base, words: Mapping[str, Tensor | Sequence[Tensor]]) -> 
         finally:
             for name in rows:
                 del base.words[name]
+
+
+@contextmanager
+def unsaid(base: Base, text: str) -> Iterator[Base]:
+    """Whatever is drawn is drawn away from ``text`` as well: it is added to every negative prompt.
+
+    So what is applied to a base speaks on the unconditional side of guidance too, whoever asks for a picture.
+    """
+    base.unsaid.append(text)
+    try:
+        yield base
+    finally:
+        base.unsaid.remove(text)
 
 
 @contextmanager

@@ -28,6 +28,14 @@ def target(base: Base, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     return (signal * noise - spread * latents).to(latents.dtype)
 
 
+def original(base: Base, noisy: Tensor, answer: Tensor, t: Tensor) -> Tensor:
+    """The latents ẑ that an answer to ``noisy`` at t [B] amounts to: (z_t - √(1-ᾱ) ε)/√ᾱ, or √ᾱ z_t - √(1-ᾱ) v."""
+    signal, spread = _coefficients(base, t, noisy)
+    if base.prediction == "epsilon":
+        return ((noisy - spread * answer) / signal).to(noisy.dtype)
+    return (signal * noisy - spread * answer).to(noisy.dtype)
+
+
 def snr(base: Base, t: Tensor) -> Tensor:
     """Signal-to-noise ratio ᾱ / (1 - ᾱ) at each timestep, float32, in the shape of t."""
     alphas = base.alphas_cumprod[t]

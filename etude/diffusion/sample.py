@@ -143,7 +143,11 @@ def draw_noise(base: Base, randomness: Sequence[Generator], width: int, height: 
 
 
 def _negative(base: Base, negative: str | Conditioning, count: int, clip_skip: int) -> Conditioning:
-    """The unconditional half. An empty text is encoded like any other, for sdxl too (as A1111 does)."""
+    """The unconditional half. An empty text is encoded like any other, for sdxl too (as A1111 does).
+
+    A text is followed by those that `hooks.unsaid` adds.
+    """
     if isinstance(negative, Conditioning):
         return negative[[0] * count] if len(negative) == 1 else negative
-    return encode_prompts(base, [negative], clip_skip)[[0] * count]
+    text = ", ".join(filter(None, [negative, *base.unsaid]))
+    return encode_prompts(base, [text], clip_skip)[[0] * count]

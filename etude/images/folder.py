@@ -12,6 +12,7 @@ BESIDE = frozenset(
     | {".json", ".jsonl", ".yaml", ".yml", ".toml", ".csv", ".tsv", ".py", ".dvc", ".npz", ".npy", ".pt"}
     | {".safetensors"}
 )
+MASK = "_att"  # ends the stem of a mask that lies beside its picture, as DreamArtist names them
 CARDS = frozenset({"license", "licence", "notice", "readme", "credits", "attribution", "copying"})
 
 
@@ -25,8 +26,20 @@ def list_files(folder: Path | str) -> list[str]:
 
 
 def list_pictures(folder: Path | str) -> list[str]:
-    """The files below ``folder`` that are to be read as pictures: all but captions, caches, cards and the like."""
-    return [name for name in list_files(folder) if _picture(Path(name))]
+    """The files below ``folder`` to be read as pictures: all but captions, masks, caches, cards and the like."""
+    names = [name for name in list_files(folder) if _picture(Path(name))]
+    masks = set(_masks(names).values())
+    return [name for name in names if name not in masks]
+
+
+def list_masks(folder: Path | str) -> dict[str, str]:
+    """Picture → the attention mask beside it: ``otter.png`` → ``otter_att.png``, of whatever suffix."""
+    return _masks([name for name in list_files(folder) if _picture(Path(name))])
+
+
+def _masks(names: list[str]) -> dict[str, str]:
+    stems = {Path(name).with_suffix("").as_posix(): name for name in names}
+    return {name: stems[stem + MASK] for stem, name in stems.items() if stem + MASK in stems}
 
 
 def _hidden(part: str) -> bool:

@@ -18,6 +18,8 @@ from etude.images.identity import Signature, near_duplicates, pixel_hash, signat
 from etude.images.settings import Prepare
 
 OVERSAMPLING = 2  # a JPEG is decoded at no less than this many times the pixels it is used at
+MASKS = "attention"  # the folder of masks in `out`
+EVEN = 127  # the grey of a mask that weighs as much as none
 PNG_LEVEL = 1  # of zlib; fixed, since a file's bytes are its identity for DVC
 
 
@@ -38,8 +40,11 @@ class Preparation:
         self._prepared: set[str] = set()  # hashes of written pixels
         self._signatures: dict[str, Signature] = {}
 
-    def add(self, name: str, path: Path) -> None:
-        """Prepare the file ``path``, known as ``name``; list it when it cannot be used."""
+    def add(self, name: str, path: Path, mask: Path | None = None) -> None:
+        """Prepare the file ``path``, known as ``name``; list it when it cannot be used.
+
+        An attention ``mask`` is cut as its picture is, into ``attention/<id>.png``; a damaged one raises InputError.
+        """
         enough = partial(pixels_enough, settings=self.settings)
         try:
             picture = read_picture(path, self.settings.colour, enough)
@@ -53,14 +58,14 @@ class Preparation:
         if known:
             self._note_duplicate(name, known)
         else:
-            self._of_source[pixels] = self._cut(name, picture, pixels[:16])
+            self._of_source[pixels] = self._cut(name, picture, pixels[:16], mask)
 
     def _note_duplicate(self, name: str, known: list[str]) -> None:
         self.duplicates[name] = self.images[known[0]]["sources"][0]
         for identifier in known:
             self.images[identifier]["sources"].append(name)
 
-    def _cut(self, name: str, picture: Picture, stem: str) -> list[str]:
+    def _cut(self, name: str, picture: Picture, stem: str, mask: Path | None) -> list[str]:
         target = target_size(picture.size, self.settings)
         enlarged = is_enlarged(picture.size, target, self.settings)
         if enlarged and not self.settings.enlarge:
@@ -71,6 +76,9 @@ class Preparation:
         for number, (image, box) in enumerate(pieces(picture, target, self.settings), start=1):
             identifier = stem if number == 1 else f"{stem}-{number}"
             facts = {"sources": [name], "source_size": list(picture.size), "crop": box, "enlarged": enlarged}
+            if mask:
+                facts["attention"] = mask.name
+                self._save_mask(identifier, mask_piece(mask, picture.size, box, target, self.settings))
             self._write(identifier, image, {**facts, "flipped": False})
             made.append(identifier)
         return made
@@ -89,6 +97,13 @@ class Preparation:
                 mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             if pixel_hash(mirrored) not in self._prepared:
                 self._write(f"{identifier}-flip", mirrored, {**facts, "flipped": True})
+                if "attention" in facts:
+                    with Image.open(self.out / MASKS / f"{identifier}.png") as mask:
+                        self._save_mask(f"{identifier}-flip", mask.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+
+    def _save_mask(self, identifier: str, mask: Image.Image) -> None:
+        (self.out / MASKS).mkdir(exist_ok=True)
+        mask.save(self.out / MASKS / f"{identifier}.png", compress_level=PNG_LEVEL)
 
     def listing(self) -> dict[str, Any]:
         """What ``images.json`` holds: the pictures, what was left out and why, and what looks alike."""
@@ -134,6 +149,16 @@ def pieces(picture: Picture, target: Size, settings: Prepare) -> Iterator[tuple[
         boxes = [crop_box(image.size, target, focus)]
     for box in boxes:
         yield cut(image, box, target), _in_file(box, picture)
+
+
+def mask_piece(path: Path, size: Size, box: list[int], target: Size, settings: Prepare) -> Image.Image:
+    """The part of a mask that belongs to ``box`` of a picture of ``size``, as grey of the target's size."""
+    image = read_picture(path, (0, 0, 0)).image
+    if settings.crop == "pad" and box == [0, 0, *size]:
+        return pad(image.resize(size), target, (EVEN, EVEN, EVEN)).convert("L")
+    across, down = image.width / size[0], image.height / size[1]
+    part = box[0] * across, box[1] * down, box[2] * across, box[3] * down
+    return cut(image, part, target).convert("L")
 
 
 def _in_file(box: Box, picture: Picture) -> list[int]:

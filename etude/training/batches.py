@@ -18,14 +18,20 @@ from etude.errors import InputError
 from etude.files import read_json, read_tensors
 from etude.training.randomness import generator
 
+EVEN = 127 / 255  # the grey of a mask that weighs as much as none
+
 
 @dataclass(frozen=True)
 class Images:
-    """VAE moments of an image set: ``mean`` and ``logvar`` are N unscaled latents [4, h, w], sizes may differ."""
+    """VAE moments of an image set: ``mean`` and ``logvar`` are N unscaled latents [4, h, w], sizes may differ.
+
+    ``attention``: for each picture the grey [h, w], 0 to 1, of the mask beside it, or None; empty: no picture has one.
+    """
 
     names: tuple[str, ...]
     mean: tuple[Tensor, ...]
     logvar: tuple[Tensor, ...]
+    attention: tuple[Tensor | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,17 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples of one size: moments [B, 4, h, w], and captions when the method asks for them."""
+    """B samples of one size: moments [B, 4, h, w], and captions when the method asks for them.
+
+    ``attention`` [B, 1, h, w], 0 to 1, where any of the pictures has a mask; EVEN stands for one that has none.
+    """
 
     names: tuple[str, ...]
     mean: Tensor
     logvar: Tensor
     texts: tuple[str, ...] = ()
     conditioning: Conditioning | None = None
+    attention: Tensor | None = None
 
 
 def load_images(folder: Path | str) -> Images:
@@ -66,6 +76,7 @@ def load_images(folder: Path | str) -> Images:
         tuple(file.stem for file in files),
         tuple(moment["mean"] for moment in moments),
         tuple(moment["logvar"] for moment in moments),
+        tuple(moment.get("attention") for moment in moments),
     )
 
 
@@ -113,6 +124,7 @@ class Batches:
         self.names = images.names
         self.mean = [tensor.to(device) for tensor in images.mean]
         self.logvar = [tensor.to(device) for tensor in images.logvar]
+        self.attention = [None if mask is None else mask.to(device) for mask in images.attention]
         self.captions = captions
         missing = [name for name in images.names if captions and name not in captions.texts]
         if missing:
@@ -132,12 +144,21 @@ class Batches:
         names = tuple(self.names[i] for i in chosen)
         mean = torch.stack([self.mean[i] for i in chosen])
         logvar = torch.stack([self.logvar[i] for i in chosen])
+        attention = self._attention(chosen)
         if not self.captions:
-            return Batch(names, mean, logvar)
+            return Batch(names, mean, logvar, attention=attention)
         each = [self.conditioning[name] for name in names]
         pooled = [c.pooled for c in each if c.pooled is not None]
         conditioning = Conditioning(torch.cat([c.hidden for c in each]), torch.cat(pooled) if pooled else None)
-        return Batch(names, mean, logvar, tuple(self.captions.texts[name] for name in names), conditioning)
+        texts = tuple(self.captions.texts[name] for name in names)
+        return Batch(names, mean, logvar, texts, conditioning, attention)
+
+    def _attention(self, chosen: Sequence[int]) -> Tensor | None:
+        masks = [self.attention[i] for i in chosen] if self.attention else []
+        if not any(mask is not None for mask in masks):
+            return None
+        even = torch.full_like(self.mean[chosen[0]][0], EVEN)
+        return torch.stack([even if mask is None else mask for mask in masks])[:, None]
 
     def members(self, index: int) -> Sequence[int]:
         """Positions of the images in batch ``index``."""

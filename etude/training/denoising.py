@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,38 @@ from etude.diffusion.text import Conditioning
 from etude.training.plan import Optimization
 
 
+@dataclass(frozen=True)
+class Noised:
+    """Latents [B, 4, h, w] drawn from their moments, and what became of them at random timesteps [B]."""
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    noisy: Tensor
+
+
+def noised(base: Base, mean: Tensor, logvar: Tensor, plan: Optimization) -> Noised:
+    """Draw latents from unscaled moments, noise (``plan.noise_offset`` shifts whole channels of it) and timesteps."""
+    latents = sample_latents(mean, logvar, torch.randn_like(mean), base.scaling_factor)
+    noise = torch.randn_like(latents)
+    if plan.noise_offset:
+        noise = noise + plan.noise_offset * torch.randn_like(latents[:, :, :1, :1])
+    timesteps = torch.randint(len(base.alphas_cumprod), (len(latents),), device=latents.device)
+    return Noised(latents, noise, timesteps, add_noise(base, latents, noise, timesteps))
+
+
+def weighted(base: Base, errors: Tensor, timesteps: Tensor, plan: Optimization) -> Tensor:
+    """The errors [B] of samples at their timesteps, weighed as ``plan.min_snr`` asks.
+
+    With γ, a sample counts min(snr, γ)/snr, or min(snr, γ)/(snr + 1) for v-prediction (Hang et al., 2023,
+    arXiv:2303.09556).
+    """
+    if not plan.min_snr:
+        return errors
+    ratio = snr(base, timesteps).float()
+    return errors * ratio.clamp(max=plan.min_snr) / (ratio + (base.prediction == "v_prediction"))
+
+
 def denoising_losses(
     base: Base,
     mean: Tensor,
@@ -20,28 +54,19 @@ def denoising_losses(
     plan: Optimization,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """One loss a sample [B]: the mean squared error of the prediction at a random timestep.
+    """One loss a sample [B]: the mean squared error of the prediction at a random timestep, `weighted`.
 
-    ``mean`` and ``logvar`` are unscaled VAE moments [B, 4, h, w]; latents are drawn from them anew at every call.
-    With ``plan.min_snr`` γ, a sample counts min(snr, γ)/snr, or min(snr, γ)/(snr + 1) for v-prediction
-    (Hang et al., 2023, arXiv:2303.09556). ``plan.noise_offset`` shifts the noise of whole channels. With ``mask``
-    [B, 1, h, w] the mean is over its ones.
+    ``mean`` and ``logvar`` are unscaled VAE moments [B, 4, h, w]; latents are drawn from them anew at every call. With
+    ``mask`` [B, 1, h, w] the mean is over its ones.
     """
-    latents = sample_latents(mean, logvar, torch.randn_like(mean), base.scaling_factor)
-    noise = torch.randn_like(latents)
-    if plan.noise_offset:
-        noise = noise + plan.noise_offset * torch.randn_like(latents[:, :, :1, :1])
-    timesteps = torch.randint(len(base.alphas_cumprod), (len(latents),), device=latents.device)
-    prediction = predict(base, add_noise(base, latents, noise, timesteps), timesteps, conditioning)
-    squares = (prediction.float() - target(base, latents, noise, timesteps).float()).square()
+    drawn = noised(base, mean, logvar, plan)
+    prediction = predict(base, drawn.noisy, drawn.timesteps, conditioning)
+    squares = (prediction.float() - target(base, drawn.latents, drawn.noise, drawn.timesteps).float()).square()
     if mask is None:
         errors = squares.mean(dim=(1, 2, 3))
     else:
         errors = (squares * mask).sum(dim=(1, 2, 3)) / (mask.sum(dim=(1, 2, 3)) * squares.shape[1])
-    if not plan.min_snr:
-        return errors
-    ratio = snr(base, timesteps).float()
-    return errors * ratio.clamp(max=plan.min_snr) / (ratio + (base.prediction == "v_prediction"))
+    return weighted(base, errors, drawn.timesteps, plan)
 
 
 def denoising_loss(base: Base, mean: Tensor, logvar: Tensor, conditioning: Conditioning, plan: Optimization) -> Tensor:

@@ -55,11 +55,12 @@ def build(*, base: Base, images: Images, params: Params, report: Report) -> Arti
     from etude.training.batches import Batches
     from etude.training.denoising import denoising_loss
     from etude.training.fit import fit
+    from etude.training.words import starting_rows
 
     plan = params.training
     batches = Batches(images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     prompts = [template.replace("[name]", params.name) for template in params.templates]
-    starts = _starts(base, params.initializer, params.vectors)
+    starts = starting_rows(base, params.initializer, params.vectors)
     rows = {part: start.requires_grad_() for part, start in zip(PARTS, starts, strict=False)}
 
     def now() -> Artifact:
@@ -85,22 +86,6 @@ def apply(artifact: Artifact, base: Base) -> Iterator[Base]:
     rows = [artifact.tensors[part] for part in PARTS if part in artifact.tensors]
     with added_tokens(base, {artifact.facts["name"]: rows}) as changed:
         yield changed
-
-
-def _starts(base: Base, words: str, count: int) -> Iterator[Tensor]:
-    """[count, d] float32 for each text encoder: row i is the embedding of token ⌊i·m/count⌋ of the m in ``words``.
-
-    So one word is repeated and several are spread (A1111's rule); no words give zeros.
-    """
-    import torch
-
-    for tokenizer, encoder in zip(base.tokenizers, base.text_encoders, strict=True):
-        table = encoder.get_input_embeddings().weight.detach().float()
-        ids = tokenizer(words, add_special_tokens=False)["input_ids"]
-        if ids:
-            yield table[[ids[i * len(ids) // count] for i in range(count)]].clone()
-        else:
-            yield torch.zeros(count, table.shape[1], device=table.device)
 
 
 def _shortened(rows: dict[str, Tensor], largest: float) -> Callable[[int], None] | None:

@@ -19,6 +19,7 @@ from etude.diffusion.text import encode_prompts
 from etude.errors import ParamsError
 from etude.formats import diffusers_embedding, embedding_pt, embedding_safetensors
 from etude.training.report import Report
+from etude.training.words import starting_rows
 from pipelines.textual_inversion import method as inversion
 from tests.pipelines.learning import image_set, params_of
 from tests.tiny import build_tiny
@@ -40,7 +41,7 @@ def run(base: Base, scratch: Path, training: dict[str, Any] | None = None, **cha
 
 
 def starts(base: Base, words: str, count: int) -> Tensor:
-    return next(inversion._starts(base, words, count))
+    return starting_rows(base, words, count)[0]
 
 
 def test_the_start_repeats_one_word_spreads_several_and_is_zero_for_none(tiny_base: Path) -> None:

@@ -283,3 +283,26 @@ def test_one_changed_picture_counts_as_one_and_its_mirrored_copy_apart(capsys: p
     said = capsys.readouterr().out.splitlines()[-1]
     assert "latents: 1 encoded, 3 from cache (their mirrored copies: 1 encoded, 3 from cache)" in said
     assert "texts: 0 encoded" in said
+
+
+@pytest.mark.usefixtures("project")
+def test_a_mask_beside_a_picture_comes_with_its_latents_and_re_encodes_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = {path.stem: read_tensors(path)[0] for path in Path("data/pets/latents").iterdir()}
+    grey = np.zeros((64, 80), dtype=np.uint8)
+    grey[:32] = 255
+    Image.fromarray(grey).save("raw/1_att.png")
+    prepare("pets", Path("raw"))
+    encode("pets")
+    assert counts(capsys) == (0, 4, 0, 4)
+    images = read_json("data/pets/prepared/images.json")["images"]
+    assert len(images) == 4
+    for identifier, facts in images.items():
+        found = read_tensors(f"data/pets/latents/{identifier}.safetensors")[0]
+        assert torch.equal(found["mean"], before[identifier]["mean"])
+        assert ("attention" in found) == (facts["sources"] == ["1.png"])
+        if "attention" in found:
+            assert found["attention"].shape == (8, 8)
+            assert found["attention"][:3].min() > 0.99
+            assert found["attention"][-3:].max() < 0.01

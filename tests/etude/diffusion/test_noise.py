@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from etude.diffusion.base import Base
-from etude.diffusion.noise import add_noise, predict, size_ids, snr, target
+from etude.diffusion.noise import add_noise, original, predict, size_ids, snr, target
 from etude.diffusion.text import encode_prompts
 from etude.errors import BaseError
 
@@ -45,6 +45,7 @@ def test_from_z_t_and_the_target_the_latents_follow(base: Base, draw: tuple[torc
     else:
         found = alphas.sqrt() * noisy - (1 - alphas).sqrt() * answer
     torch.testing.assert_close(found, latents)
+    torch.testing.assert_close(original(base, noisy, answer, t), latents)
 
 
 def test_half_precision_latents_are_mixed_in_float32(sd1: Base, draw: tuple[torch.Tensor, ...]) -> None:

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from etude.errors import InputError
 from etude.files import sha256_tree
 from etude.images.decode import ORIENTATION
-from etude.images.folder import list_pictures
+from etude.images.folder import list_masks, list_pictures
 from etude.images.preparation import Preparation
 from etude.images.settings import Prepare
 
@@ -30,12 +30,15 @@ def prepared(folder: Path, out: Path, **changes: Any) -> dict[str, Any]:
     out.mkdir(exist_ok=True)
     settings = Prepare(**{**PLAIN, **changes})
     preparation = Preparation(out, settings)
+    masks = list_masks(folder)
     for name in list_pictures(folder):
-        preparation.add(name, folder / name)
+        preparation.add(name, folder / name, folder / masks[name] if name in masks else None)
     if settings.flip:
         preparation.flip()
     listing = preparation.listing()
-    assert {f"{identifier}.png" for identifier in listing["images"]} == {path.name for path in out.iterdir()}
+    assert {f"{identifier}.png" for identifier in listing["images"]} == {
+        path.name for path in out.iterdir() if path.is_file()
+    }
     for identifier, facts in listing["images"].items():
         with Image.open(out / f"{identifier}.png") as image:
             assert image.mode == "RGB"
@@ -202,3 +205,35 @@ def test_equal_folders_give_equal_bytes(folder: Path, tmp_path: Path) -> None:
 def test_settings_that_cannot_work_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Prepare(**{**PLAIN, **wrong})
+
+
+@pytest.mark.parametrize("crop", ["center", "focus", "pad"])
+@pytest.mark.parametrize("split", [0.0, 0.9])
+def test_a_mask_is_cut_padded_and_mirrored_as_its_picture_is(
+    crop: str, split: float, folder: Path, tmp_path: Path
+) -> None:
+    grey = Image.new("L", (160, 80), 0)
+    ImageDraw.Draw(grey).rectangle((100, 10, 150, 60), fill=255)
+    grey.convert("RGB").save(folder / "a.png")  # a picture that is its own mask: both must be cut alike
+    grey.resize((80, 40)).save(folder / "a_att.png")  # a mask may be smaller
+    draw(folder / "plain.png", 3, (80, 80))
+    listing = prepared(folder, tmp_path / "out", crop=crop, split=split, flip=True, enlarge=True, background="#7f7f7f")
+    masked = [identifier for identifier, facts in listing["images"].items() if facts.get("attention") == "a_att.png"]
+    assert len(masked) == len(listing["images"]) - 2
+    assert len(masked) >= (4 if split else 2)
+    assert sorted(path.stem for path in (tmp_path / "out/attention").iterdir()) == sorted(masked)
+    for identifier in masked:
+        with (
+            Image.open(tmp_path / f"out/{identifier}.png") as picture,
+            Image.open(tmp_path / f"out/attention/{identifier}.png") as mask,
+        ):
+            assert mask.mode == "L"
+            difference = np.abs(np.asarray(mask, dtype=float) - np.asarray(picture.convert("L"), dtype=float))
+            assert difference.mean() < 6
+
+
+def test_a_damaged_mask_is_an_error_and_not_left_out(folder: Path, tmp_path: Path) -> None:
+    draw(folder / "a.png")
+    (folder / "a_att.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="a_att.png"):
+        prepared(folder, tmp_path / "out")

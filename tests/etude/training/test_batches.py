@@ -93,3 +93,15 @@ def test_pictures_come_in_the_order_of_their_names_with_their_sizes(tmp_path: Pa
     assert found.pixels[1][0, 0].tolist() == [1, 2, 3]
     with pytest.raises(InputError, match="holds no pictures"):
         load_pictures(tmp_path / "none")
+
+
+def test_masks_come_with_their_pictures_and_a_picture_without_one_weighs_evenly() -> None:
+    pictures = images(8, 8, 8)
+    assert Batches(pictures, None, batch_size=3, seed=0)(0).attention is None
+    masks = (torch.zeros(8, 8), None, torch.ones(8, 8))
+    masked = Images(pictures.names, pictures.mean, pictures.logvar, masks)
+    batch = Batches(masked, None, batch_size=3, seed=0)(0)
+    assert batch.attention is not None
+    assert batch.attention.shape == (3, 1, 8, 8)
+    found = {name: float(mask.mean()) for name, mask in zip(batch.names, batch.attention, strict=True)}
+    assert found == pytest.approx({"image0": 0.0, "image1": 127 / 255, "image2": 1.0})

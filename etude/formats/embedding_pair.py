@@ -1,0 +1,55 @@
+"""DreamArtist's two words as A1111's embeddings: ``<name>.pt`` and ``<name>-neg.pt``, and the same as ``.safetensors``.
+
+Each of the four is an ordinary embedding; the pair is told by their names alone. The negative word goes into the
+negative prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from etude.artifact import Artifact
+from etude.errors import FormatError
+from etude.formats import embedding_pt, embedding_safetensors
+
+ENDS = {"positive": ("",), "negative": ("-neg", "-uc")}  # the second is what DreamArtist's first code wrote
+MODULES = {".pt": embedding_pt, ".safetensors": embedding_safetensors}
+
+
+def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
+    """Never: by its keys, each file is an embedding of one word."""
+    return False
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Rows as ``positive.<text encoder>`` and ``negative.<text encoder>``, from ``<name>`` and the file beside it."""
+    path = Path(path)
+    module = MODULES.get(path.suffix)
+    beside = [path.with_stem(path.stem + end) for end in ENDS["negative"]]
+    partner = next((file for file in beside if file.exists()), None)
+    if module is None or partner is None:
+        names = " or ".join(file.name for file in beside)
+        raise FormatError(path, f"has no {names} beside it", "name the positive file of a pair")
+    positive, facts = module.read(path)
+    negative, _ = module.read(partner)
+    sides = {"positive": positive, "negative": negative}
+    tensors = {f"{side}.{part}": rows for side, found in sides.items() for part, rows in found.items()}
+    return tensors, {**facts, "name": path.stem}
+
+
+def write(artifact: Artifact, folder: Path) -> list[Path]:
+    """The four files."""
+    paths = []
+    for side, (end, *_) in ENDS.items():
+        rows = {
+            name.partition(".")[2]: tensor
+            for name, tensor in artifact.tensors.items()
+            if name.partition(".")[0] == side
+        }
+        word = Artifact(artifact.method, rows, {**artifact.facts, "name": f"{artifact.facts['name']}{end}"})
+        paths += [path for module in MODULES.values() for path in module.write(word, folder)]
+    return paths
