@@ -26,6 +26,7 @@ from torch import Tensor
 from etude.artifact import Artifact
 from etude.errors import FormatError
 from etude.files import read_header
+from etude.formats import embedding_image
 from etude.formats.checkpoints import Frame
 from etude.formats.pickles import pickle_keys
 
@@ -35,6 +36,7 @@ FORMATS = (
     "aesthetic_pt",
     "clip_image_embedding",
     "embedding_pt",
+    "embedding_image",
     "embedding_safetensors",
     "diffusers_embedding",
     "hypernetwork_pt",
@@ -81,6 +83,9 @@ def identify(path: Path | str) -> str:
         header = read_header(path)
         metadata = dict(header.pop("__metadata__", {}))
         keys = list(header)
+    elif path.suffix in embedding_image.SUFFIXES:
+        embedding_image.read_dictionary(path)
+        keys, metadata = [embedding_image.CHUNK], {}
     else:
         keys, metadata = pickle_keys(path), {}
     for name in FORMATS:

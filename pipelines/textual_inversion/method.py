@@ -5,11 +5,13 @@ Only the n rows [n, d] are ever parameters: the table stays as it is, so nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from etude.params import MethodParams
 from etude.training.plan import Optimization
@@ -20,13 +22,14 @@ if TYPE_CHECKING:
 
     from etude.artifact import Artifact
     from etude.diffusion.base import Base
-    from etude.training.batches import Batch, Images
+    from etude.training.batches import Batch, Captions, Images
     from etude.training.report import Report
 
 bases = ("sd1", "sd2", "sdxl")
 formats = ("embedding_pt", "embedding_safetensors", "diffusers_embedding")
 axes: dict[str, float] = {}  # its strength is that of a word in a prompt
 
+FILEWORDS = "[filewords]"  # A1111's word for a picture's caption
 PARTS = ("text_encoder", "text_encoder_2")  # sdxl's word has rows in both
 
 
@@ -37,6 +40,9 @@ class Params(MethodParams):
     vectors: int = Field(ge=1, le=75)  # what fits between the start and the end of a prompt
     initializer: str
     templates: list[Annotated[str, Field(pattern=r"\[name\]")]] = Field(min_length=1)
+    progressive: NonNegativeInt
+    anchor: NonNegativeFloat
+    usual_norm: NonNegativeFloat
     largest_norm: NonNegativeFloat
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16", "bf16"]
@@ -44,10 +50,8 @@ class Params(MethodParams):
     preview: Preview
 
 
-def build(*, base: Base, images: Images, params: Params, report: Report) -> Artifact:
+def build(*, base: Base, images: Images, captions: Captions, params: Params, report: Report) -> Artifact:
     """Train the rows on noise predicted under prompts that hold the word."""
-    import torch
-
     from etude.artifact import Artifact
     from etude.diffusion.base import DTYPES
     from etude.diffusion.hooks import added_tokens
@@ -57,25 +61,30 @@ def build(*, base: Base, images: Images, params: Params, report: Report) -> Arti
     from etude.training.fit import fit
     from etude.training.words import starting_rows
 
-    plan = params.training
-    batches = Batches(images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
-    prompts = [template.replace("[name]", params.name) for template in params.templates]
+    plan, name = params.training, params.name
+    batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     starts = starting_rows(base, params.initializer, params.vectors)
-    rows = {part: start.requires_grad_() for part, start in zip(PARTS, starts, strict=False)}
+    rows = {part: start.clone().requires_grad_() for part, start in zip(PARTS, starts, strict=False)}
+
+    def use(step: int) -> None:
+        base.words[name] = tuple(row[: _used(step, params)] for row in rows.values())
 
     def now() -> Artifact:
-        kept = {part: row.detach().to("cpu", DTYPES[params.save], copy=True) for part, row in rows.items()}
-        return Artifact("textual_inversion", kept, {"name": params.name, "vectors": params.vectors})
+        said = zip(PARTS, base.words[name], strict=False)
+        kept = {part: row.detach().to("cpu", DTYPES[params.save], copy=True) for part, row in said}
+        return Artifact("textual_inversion", kept, {"name": name, "vectors": len(kept[PARTS[0]])})
 
-    def loss(batch: Batch) -> Tensor:
-        chosen = torch.randint(len(prompts), (len(batch.names),)).tolist()
-        conditioning = encode_prompts(base, [prompts[i] for i in chosen], params.clip_skip)
-        return denoising_loss(base, batch.mean, batch.logvar, conditioning, plan)
+    def loss(turn: Turn) -> Tensor:
+        use(turn.step)
+        conditioning = encode_prompts(base, _texts(params, turn.batch.texts), params.clip_skip)
+        value = denoising_loss(base, turn.batch.mean, turn.batch.logvar, conditioning, plan)
+        return value + params.anchor * _strayed(rows, starts) if params.anchor else value
 
     report.artifact = now
-    with added_tokens(base, {params.name: tuple(rows.values())}):
-        fit(rows, loss, batches, plan, report, _shortened(rows, params.largest_norm))
-    return now()
+    with added_tokens(base, {name: tuple(rows.values())}):
+        fit(rows, loss, _turns(batches, plan), plan, report, _held(rows, params))
+        use(plan.steps - 1)
+        return now()
 
 
 @contextmanager
@@ -88,13 +97,61 @@ def apply(artifact: Artifact, base: Base) -> Iterator[Base]:
         yield changed
 
 
-def _shortened(rows: dict[str, Tensor], largest: float) -> Callable[[int], None] | None:
-    """After each step: v ← v · min(1, largest/‖v‖). Vectors that grow drown out the other words of a prompt."""
+@dataclass(frozen=True)
+class Turn:
+    """A batch, and the 0-based step that it belongs to."""
+
+    batch: Batch
+    step: int
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of its images."""
+        return self.batch.names
+
+
+def _turns(batches: Callable[[int], Batch], plan: Optimization) -> Callable[[int], Turn]:
+    """Batch ``index`` with its step; several processes share the batches of a step."""
+    each = plan.accumulation * int(os.environ.get("WORLD_SIZE", 1))
+    return lambda index: Turn(batches(index), index // each)
+
+
+def _texts(params: Params, captions: Sequence[str]) -> list[str]:
+    """The text that each picture is learned under: a template drawn by lot, filled in."""
+    import torch
+
+    chosen = torch.randint(len(params.templates), (len(captions),)).tolist()
+    filled = zip((params.templates[i] for i in chosen), captions, strict=True)
+    return [template.replace("[name]", params.name).replace(FILEWORDS, caption) for template, caption in filled]
+
+
+def _used(step: int, params: Params) -> int:
+    """How many vectors the word has at a step: with ``progressive`` one at first, and one more after so many steps."""
+    return min(1 + step // params.progressive, params.vectors) if params.progressive else params.vectors
+
+
+def _strayed(rows: Mapping[str, Tensor], starts: Sequence[Tensor]) -> Tensor:
+    """Mean over the vectors of ‖v - start‖², summed over the text encoders."""
+    far = [(row - start).square().sum(dim=1).mean() for row, start in zip(rows.values(), starts, strict=True)]
+    return sum(far[1:], far[0])
+
+
+def _held(rows: Mapping[str, Tensor], params: Params) -> Callable[[int], None]:
+    """After each step, the lengths of vectors are held: those that grow drown out the other words of a prompt.
+
+    With ``usual_norm`` l: v ← v/‖v‖ · (‖v‖ + λ(l - ‖v‖)), λ = min(1, 100 · learning rate), as cloneofsimo's pivotal
+    tuning does. Then, with ``largest_norm``: v ← v · min(1, largest/‖v‖).
+    """
     import torch
 
     @torch.no_grad()
-    def shorten(_step: int) -> None:
+    def hold(step: int) -> None:
         for row in rows.values():
-            row.mul_((largest / row.norm(dim=1, keepdim=True)).clamp(max=1))
+            if params.usual_norm:
+                norm = row.norm(dim=1, keepdim=True).clamp(min=1e-12)
+                pull = min(1.0, 100 * params.training.rate(step))
+                row.mul_((norm + pull * (params.usual_norm - norm)) / norm)
+            if params.largest_norm:
+                row.mul_((params.largest_norm / row.norm(dim=1, keepdim=True)).clamp(max=1))
 
-    return shorten if largest else None
+    return hold

@@ -26,8 +26,11 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def params_of(method: str, training: dict[str, Any] | None = None, **changes: Any) -> MethodParams:
-    """The method's own params.yaml, with a short run (if it is one that runs) and what is named changed."""
-    values = read_yaml(ROOT / "pipelines" / method / "params.yaml")
+    """The method's own params.yaml, with a short run (if it is one that runs) and what is named changed.
+
+    The word is one of the captions of `image_set`, and of the prompt of `picture`.
+    """
+    values = read_yaml(ROOT / "pipelines" / method / "params.yaml") | {"name": "otter"}
     if "training" in values:
         values |= {"training": values["training"] | SHORT | (training or {})}
     if "preview" in values:

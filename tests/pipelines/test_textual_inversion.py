@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +9,9 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
+from etude import artifact as artifacts
 from etude.artifact import Artifact
+from etude.diffusion import text
 from etude.diffusion.base import Base, load_base
 from etude.diffusion.latents import decode_pixels
 from etude.diffusion.noise import predict
@@ -25,6 +26,7 @@ from tests.pipelines.learning import image_set, params_of
 from tests.tiny import build_tiny
 
 METHOD = "textual_inversion"
+CAPTIONS = ("noto otter", "flat otter on a red background", "otter")  # of `image_set`
 
 
 def embedding(base: Base, vectors: int = 3) -> Artifact:
@@ -37,7 +39,9 @@ def embedding(base: Base, vectors: int = 3) -> Artifact:
 def run(base: Base, scratch: Path, training: dict[str, Any] | None = None, **changes: Any) -> Artifact:
     params: Any = params_of(METHOD, training, **changes)
     report = Report(scratch, seed=3, device="cpu", precision="fp32")
-    return inversion.build(base=base, images=image_set(base)["images"], params=params, report=report)
+    data = image_set(base)
+    asked = {name: data[name] for name in ("images", "captions")}
+    return inversion.build(base=base, **asked, params=params, report=report)
 
 
 def starts(base: Base, words: str, count: int) -> Tensor:
@@ -65,8 +69,84 @@ def test_only_the_new_rows_are_ever_parameters(tiny_base: Path, tmp_path: Path) 
     assert not torch.equal(artifact.tensors["text_encoder"], starts(base, "cat", 3))
 
 
-def test_learning_reads_no_captions() -> None:
-    assert "captions" not in inspect.signature(inversion.build).parameters
+def test_captions_are_read_where_a_template_asks_for_them(tiny_base: Path, tmp_path: Path) -> None:
+    base = load_base(tiny_base)
+    said: list[list[str]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        real = text.encode_prompts
+        patch.setattr(text, "encode_prompts", lambda b, prompts, skip=0: said.append(prompts) or real(b, prompts, skip))
+        run(base, tmp_path / "a", {"steps": 2}, name="sks")
+        plain, said[:] = [*said], []
+        run(base, tmp_path / "b", {"steps": 2}, name="sks", templates=["a picture of [name], [filewords]"])
+    assert {prompt for prompts in plain for prompt in prompts} <= {"sks", ""} | set(CAPTIONS)
+    asked = {prompt for prompts in said for prompt in prompts} - {"", *CAPTIONS}
+    assert asked <= {f"a picture of sks, {caption}" for caption in CAPTIONS}
+    assert len(asked) > 1
+
+
+def test_a_word_grows_by_one_vector_at_a_time(tiny_base: Path, tmp_path: Path) -> None:
+    base = load_base(tiny_base)
+    grown = run(base, tmp_path, {"steps": 5, "checkpoint_every": 1}, vectors=4, initializer="cat", progressive=2)
+    files = sorted((tmp_path / "results" / "checkpoints").iterdir())
+    learned = [artifacts.load(file) for file in files]
+    assert [made.facts["vectors"] for made in learned] == [1, 1, 2, 2, 3]
+    assert [len(made.tensors["text_encoder"]) for made in learned] == [1, 1, 2, 2, 3]
+    assert torch.equal(grown.tensors["text_encoder"], learned[-1].tensors["text_encoder"])
+    state = torch.load(tmp_path / "state.pt", weights_only=True)["parameters"][0]
+    start = starts(base, "cat", 4)
+    assert torch.equal(state[3], start[3])  # not yet in use: as it began
+    assert not torch.equal(state[2], start[2])
+
+
+def test_a_word_that_grows_ends_the_same_after_a_break(tiny_base: Path, tmp_path: Path) -> None:
+    base = load_base(tiny_base)
+    whole = run(base, tmp_path / "a", {"steps": 5}, vectors=3, progressive=2)
+
+    class Stopping(Report):
+        def advance(self, done: int) -> None:
+            if done == 3:
+                raise KeyboardInterrupt
+
+    params: Any = params_of(METHOD, {"steps": 5}, vectors=3, progressive=2)
+    data = image_set(base)
+    asked: Any = {"base": base, "images": data["images"], "captions": data["captions"], "params": params}
+    with pytest.raises(KeyboardInterrupt):
+        inversion.build(**asked, report=Stopping(tmp_path / "b", seed=3, device="cpu", precision="fp32"))
+    for _ in range(2):  # the second time nothing is left to do
+        again = inversion.build(**asked, report=Report(tmp_path / "b", seed=3, device="cpu", precision="fp32"))
+        assert again.facts == whole.facts
+        assert torch.equal(again.tensors["text_encoder"], whole.tensors["text_encoder"])
+
+
+def test_an_anchor_adds_the_mean_squared_distance_from_the_start(tiny_base: Path, tmp_path: Path) -> None:
+    rows = {"a": torch.randn(3, 4, dtype=torch.float64).requires_grad_(), "b": torch.randn(3, 2).double()}
+    begun = tuple(torch.randn_like(row) for row in rows.values())
+    strayed = inversion._strayed(rows, begun)
+    distances = [((row - start) ** 2).sum() / 3 for row, start in zip(rows.values(), begun, strict=True)]
+    assert torch.allclose(strayed, distances[0] + distances[1])
+    strayed.backward()
+    assert torch.allclose(rows["a"].grad, 2 / 3 * (rows["a"].detach() - begun[0]))  # type: ignore[arg-type]
+    base = load_base(tiny_base)
+    start = starts(base, "cat", 4)
+    far, near = (
+        (run(base, tmp_path / str(w), {"learning_rate": 0.1}, anchor=w, vectors=4, initializer="cat").tensors["text_encoder"] - start).norm()
+        for w in (0.0, 100.0)
+    )
+    assert near < far
+
+
+def test_lengths_are_pulled_as_pivotal_tuning_pulls_them() -> None:
+    params: Any = params_of(METHOD, {"learning_rate": 0.002}, usual_norm=0.4)
+    row = torch.randn(5, 8)
+    before, norms = row.clone(), row.norm(dim=1, keepdim=True)
+    inversion._held({"text_encoder": row}, params)(0)
+    assert torch.allclose(row, before / norms * (norms + 0.2 * (0.4 - norms)), atol=1e-6)
+    zero = torch.zeros(1, 8)
+    inversion._held({"text_encoder": zero}, params)(0)
+    assert not zero.any()
+    fast: Any = params_of(METHOD, {"learning_rate": 0.5}, usual_norm=0.4)
+    inversion._held({"text_encoder": row}, fast)(0)
+    assert torch.allclose(row.norm(dim=1), torch.full((5,), 0.4), atol=1e-6)
 
 
 def test_a_largest_norm_holds_after_every_step(tiny_base: Path, tmp_path: Path) -> None:
@@ -117,14 +197,14 @@ def test_diffusers_predicts_the_same_from_our_files(form: str, vectors: int, tin
     noisy, t = torch.randn(2, 4, 8, 8), torch.tensor([900, 20])
     with torch.no_grad():
         with inversion.apply(artifact, base):
-            text = encode_prompts(base, PROMPTS)
-        ours = predict(base, noisy, t, text)
+            said = encode_prompts(base, PROMPTS)
+        ours = predict(base, noisy, t, said)
         theirs_text = pipe.encode_prompt(PROMPTS, "cpu", 1, do_classifier_free_guidance=False)[0]
         theirs = pipe.unet(noisy, t, encoder_hidden_states=theirs_text).sample
         without = encode_prompts(base, PROMPTS)
-    assert (text.hidden - theirs_text).abs().max() < 1e-5
+    assert (said.hidden - theirs_text).abs().max() < 1e-5
     assert (ours - theirs).abs().max() < 1e-5
-    moved = (text.hidden - without.hidden).abs().amax(dim=(1, 2))
+    moved = (said.hidden - without.hidden).abs().amax(dim=(1, 2))
     assert moved[0] > 0.1
     assert moved[1] == 0
 
