@@ -129,7 +129,12 @@ def test_an_anchor_adds_the_mean_squared_distance_from_the_start(tiny_base: Path
     base = load_base(tiny_base)
     start = starts(base, "cat", 4)
     far, near = (
-        (run(base, tmp_path / str(w), {"learning_rate": 0.1}, anchor=w, vectors=4, initializer="cat").tensors["text_encoder"] - start).norm()
+        (
+            run(base, tmp_path / str(w), {"learning_rate": 0.1}, anchor=w, vectors=4, initializer="cat").tensors[
+                "text_encoder"
+            ]
+            - start
+        ).norm()
         for w in (0.0, 100.0)
     )
     assert near < far
