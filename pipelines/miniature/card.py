@@ -73,7 +73,7 @@ def source_row(record: dict[str, str]) -> str:
 
 def text(world: World, card: Card, prompts: list[str]) -> str:
     """The card in Markdown."""
-    vae, clip, unet = (read_json(OUT / part / "metrics.json") for part in ("vae", "vision", "unet"))
+    vae, clip, unet = (read_json(OUT / part / "metrics.json") for part in ("decoder", "vision", "unet"))
     records = sorted(read_json(OUT / "source" / "sources.json").values(), key=lambda record: str(record["style"]))
     rows = "\n".join(source_row(record) for record in records if record["style"] in world.styles)
     return TEMPLATE.format(

@@ -33,7 +33,7 @@ def publish() -> None:
     world = read_world()
     unet = read_unet()
     with replace_folder(MODEL) as folder:
-        assemble(folder, unet, read_vae(), read_clip(OUT / "vision"), OUT / "tokenizer")
+        assemble(folder, unet, read_vae(OUT / "decoder"), read_clip(OUT / "vision"), OUT / "tokenizer")
         copy_judge(folder / "judge")
         write_words(folder, world)
         write_card(folder, world)

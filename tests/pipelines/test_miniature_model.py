@@ -15,7 +15,7 @@ from etude.files import read_tensors
 from etude.params import pick
 from etude.training.fit import fit
 from etude.training.report import Report
-from pipelines.miniature import clip, draws, publish, tokenizer, unet, vae
+from pipelines.miniature import clip, decoder, draws, publish, tokenizer, unet, vae
 from pipelines.miniature.start import carry_colours
 from pipelines.miniature.world import FOLDER, Pictures
 
@@ -192,3 +192,21 @@ def test_an_error_in_the_picture_weighs_its_signal_to_noise_ratio_and_the_floor(
     ratio = kept / (1 - kept)
     expected = float((ratio + floor).clamp(max=gamma).mean()) * off**2
     assert float(unet.denoising_loss(model, batch, gamma, floor)) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_decoder_that_is_trained_further_leaves_the_latents_as_they_are() -> None:
+    settings = pick(FOLDER / "params.yaml", decoder.Dials).decoder
+    torch.manual_seed(0)
+    model = vae.build_vae([8, 8, 8, 8], 2, 16).eval().requires_grad_(False)
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    before = model.encode(images).latent_dist.mean
+    optimizer = torch.optim.AdamW(decoder.decoding_parameters(model).values(), lr=1e-2)
+    losses = []
+    for _ in range(20):
+        value = decoder.decoding_loss(model, images, settings)
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(value.item())
+    assert losses[-1] < 0.9 * losses[0]
+    assert torch.equal(model.encode(images).latent_dist.mean, before)
