@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from etude.diffusion.base import Base
 
 PIPELINES = Path(__file__).parent.parent / "pipelines"
-NEEDS = ("images", "captions", "pictures", "class_images", "image", "models")
+NEEDS = ("images", "captions", "pictures", "views", "class_images", "image", "models")
 
 
 class Method(Protocol):

@@ -130,6 +130,7 @@ def _load(need: str, method: str, params: MethodParams) -> Any:
     """What `build` asks for by the name of an argument, from the folders of the method's image set."""
     from etude.training.batches import load_captions, load_images, load_pictures
     from etude.training.prior import load_prior
+    from etude.training.views import load_views
 
     folder = Path("data", params.set)
     if need == "images":
@@ -138,6 +139,8 @@ def _load(need: str, method: str, params: MethodParams) -> Any:
         return load_captions(folder / "texts")
     if need == "pictures":
         return load_pictures(folder / "prepared")
+    if need == "views":
+        return load_views(Path("artifacts", method, "views"), list(params.concepts))  # type: ignore[attr-defined]
     if need == "class_images":
         return load_prior(Path("artifacts", method, "class_images"), params.class_images.real)  # type: ignore[attr-defined]
     raise ParamsError("method.py", f"`build` asks for `{need}`, which this stage cannot give", "name another need")

@@ -8,6 +8,7 @@ gives and `write` takes have one form for each kind of artifact, whatever the fi
 - embedding: ``text_encoder`` [n, d] and, for SDXL, ``text_encoder_2`` [n, d₂]
 - hypernetwork: ``<width>.<k or v>.<layer>.<linear, norm or activation>.<weight or bias>``
 - aesthetic embedding: ``embedding`` [1, d]; CLIP image embedding: ``clip_image_embeds`` [1, d]
+- layers and words: ``unet.<parameter>`` (or its difference, ``….delta``) and ``words.<i>.<part>`` (`deltas`)
 - checkpoint: ``<part>.<tensor>``, all tensors of a model or those that were learned (`checkpoints`)
 
 A format whose files hold whole models asks for the rest of the model: its ``write`` has an argument ``frame``.
@@ -40,6 +41,9 @@ FORMATS = (
     "embedding_safetensors",
     "diffusers_embedding",
     "hypernetwork_pt",
+    "adobe_delta",
+    "webui_delta",
+    "diffusers_custom_diffusion",
     "ldm_checkpoint",
     "diffusers_checkpoint",
 )

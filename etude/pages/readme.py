@@ -33,14 +33,15 @@ def section(readme: Path, heading: str) -> Markup:
 def files(readme: Path, heading: str, name: str) -> dict[str, str]:
     """The table under ``## heading`` whose first column names files: file → what the second column says.
 
-    ``<name>`` in a file's name stands for the learned ``name``.
+    ``<name>`` in a file's name stands for the learned ``name``, of which file names leave out spaces and signs.
     """
+    stem = re.sub(r"[^\w.-]", "", name)
     rows: list[list[str]] = []
     for token in _tokens(readme, heading):
         if token.type == "tr_open":
             rows.append([])
         elif token.type == "inline" and token.level == 4:  # a cell
-            rows[-1].append(token.content.replace("`", "").replace("<name>", name))
+            rows[-1].append(token.content.replace("`", "").replace("<name>", stem))
     return {row[0]: row[1] for row in rows if len(row) > 1}
 
 

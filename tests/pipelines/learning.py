@@ -20,6 +20,7 @@ from etude.training.batches import Captions, Images, Pictures
 from etude.training.preview import draw
 from etude.training.prior import Prior
 from etude.training.report import Report
+from etude.training.views import Views
 
 SHORT = {"steps": 6, "batch_size": 2, "checkpoint_every": 3, "resume_every": 1, "log_every": 2, "warmup_steps": 0}
 ROOT = Path(__file__).parent.parent.parent
@@ -54,7 +55,10 @@ def image_set(base: Base) -> dict[str, Any]:
     captions = Captions(texts, encoded, encode_prompts(base, [""]))
     logvar = tuple(torch.full_like(tensor, -6.0) for tensor in mean)
     images = Images(("a", "b", "c"), mean, logvar)
-    return {"images": images, "captions": captions, "pictures": pictures(), "class_images": class_images(base)}
+    return {"images": images, "captions": captions, "pictures": pictures()} | {
+        "views": views(images),
+        "class_images": class_images(base),
+    }
 
 
 def pictures() -> Pictures:
@@ -63,6 +67,16 @@ def pictures() -> Pictures:
     sizes = ((64, 64), (40, 56), (32, 32))
     return Pictures(
         ("a", "b", "c"), tuple(torch.randint(256, (*s, 3), generator=generator, dtype=torch.uint8) for s in sizes)
+    )
+
+
+def views(images: Images, name: str = "concept") -> Views:
+    """The pictures as views of an image set: one far, with a part that counts, one near and one whole."""
+    names = tuple(f"{name}/{picture}-000" for picture in images.names)
+    masks = {full: torch.ones_like(mean[:1]) for full, mean in zip(names, images.mean, strict=True)}
+    masks[names[0]][:, :3] = 0
+    return Views(
+        Images(names, images.mean, images.logvar), masks, dict(zip(names, ("far", "near", "whole"), strict=True))
     )
 
 

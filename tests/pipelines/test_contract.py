@@ -25,6 +25,7 @@ FOLDERS = {
     "images": "data/${set}/latents",
     "captions": "data/${set}/texts",
     "pictures": "data/${set}/prepared",
+    "views": "artifacts/${method}/views",
     "class_images": "artifacts/${method}/class_images",
 }
 UNCLIP = ("clip_inversion",)  # methods that stand on an unCLIP base alone

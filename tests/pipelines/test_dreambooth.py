@@ -148,7 +148,7 @@ def test_on_the_true_sd15_it_holds_all_values_of_the_unet_and_of_the_text_encode
     [
         ({"name": "sks"}, "`name`"),
         ({"templates": ["a photo"]}, "`templates"),
-        ({"name": "sks dog"}, "'bear' without 'dog', the class in `name`"),
+        ({"name": "sks dog"}, "'eagle' without 'dog', the class in `name`"),
         ({"prior_weight": -1.0}, "`prior_weight"),
     ],
 )

@@ -30,7 +30,9 @@ OUT = Path("artifacts/dreambooth/class_images")
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     """A project whose class images were drawn. Read only."""
-    folder = make_project(tmp_path_factory.mktemp("class"), tiny_base, "dreambooth", class_images=ASKED)
+    folder = make_project(
+        tmp_path_factory.mktemp("class"), tiny_base, "dreambooth", name="sks bear", class_images=ASKED
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         class_images("dreambooth")

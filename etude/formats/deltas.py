@@ -1,0 +1,83 @@
+"""Weights of single layers and new words (Custom Diffusion): what its formats share.
+
+The common form has ``unet.<parameter>`` for a changed weight as a whole, or ``unet.<parameter>.delta`` for its
+difference from the base's, and ``words.<i>.text_encoder`` [1, d] (SDXL also ``…text_encoder_2``) for the i-th of the
+fact ``words``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from etude.artifact import Artifact
+from etude.errors import FormatError
+from etude.formats.checkpoints import Frame
+
+DELTA = ".delta"
+
+
+def differences(artifact: Artifact, frame: Frame) -> dict[str, Tensor]:
+    """ΔW float32 by parameter of the UNet, without ``unet.``; raises FormatError when the base has no such one."""
+    found = {}
+    for name, tensor in _weights(artifact).items():
+        own = _of_base(name, tensor, frame)
+        found[name.removesuffix(DELTA)] = tensor.float() if name.endswith(DELTA) else tensor.float() - own.float()
+    return found
+
+
+def wholes(artifact: Artifact, frame: Frame) -> dict[str, Tensor]:
+    """W' in the artifact's precision by parameter of the UNet, without ``unet.``."""
+    found = {}
+    for name, tensor in _weights(artifact).items():
+        if name.endswith(DELTA):
+            tensor = (_of_base(name, tensor, frame).float() + tensor.float()).to(tensor.dtype)
+        found[name.removesuffix(DELTA)] = tensor
+    return found
+
+
+def words(artifact: Artifact) -> dict[str, dict[str, Tensor]]:
+    """Rows [1, d] by word and text encoder."""
+    return {
+        word: {
+            name.rpartition(".")[2]: tensor
+            for name, tensor in artifact.tensors.items()
+            if name.startswith(f"words.{number}.")
+        }
+        for number, word in enumerate(artifact.facts["words"])
+    }
+
+
+def common(
+    weights: Mapping[str, Tensor], rows: Mapping[str, Mapping[str, Tensor]], *, delta: bool
+) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """The common form of weights (or, with ``delta``, differences) and words, and the fact ``words``."""
+    tensors = {f"unet.{name}{DELTA if delta else ''}": tensor for name, tensor in weights.items()}
+    for number, own in enumerate(rows.values()):
+        for part, row in own.items():
+            tensors[f"words.{number}.{part}"] = row[None] if row.ndim == 1 else row
+    return tensors, {"words": list(rows)}
+
+
+def factors(delta: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """U·S [out, r] and Vᵀ [r, in], float32, of the fewest singular values whose sum is above ``share`` of all.
+
+    Computed in float64 on the CPU, so that equal changes give equal files.
+    """
+    u, s, v = torch.linalg.svd(delta.double().cpu(), full_matrices=False)
+    rank = min(int((s.cumsum(0) / s.sum().clamp(min=1e-30) <= share).sum()) + 1, len(s))
+    return (u[:, :rank] * s[:rank]).float().contiguous(), v[:rank].float().contiguous()
+
+
+def _weights(artifact: Artifact) -> dict[str, Tensor]:
+    return {name.removeprefix("unet."): t for name, t in artifact.tensors.items() if name.startswith("unet.")}
+
+
+def _of_base(name: str, tensor: Tensor, frame: Frame) -> Tensor:
+    own = frame.tensors.get(f"unet.{name.removesuffix(DELTA)}")
+    if own is None or own.shape != tensor.shape:
+        action = "build it again on the base that `base` names"
+        raise FormatError("artifact.safetensors", f"holds `{name}`, which its base has not", action)
+    return own

@@ -1,0 +1,58 @@
+"""diffusers' files of Custom Diffusion: ``pytorch_custom_diffusion_weights.bin`` and ``<word>.bin`` a word.
+
+``<attention>.processor.to_k_custom_diffusion.weight`` and so on; layers of self-attention stand in it as empty
+dictionaries, without which diffusers (0.42) does not load it. That is why it is no safetensors file:
+``pipe.unet.load_attn_procs(folder, weight_name=…, _pipeline=pipe)``, and ``pipe.load_textual_inversion`` for the words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from etude.artifact import Artifact
+from etude.errors import FormatError
+from etude.files import read_tensors
+from etude.formats.checkpoints import Frame
+from etude.formats.deltas import common, wholes, words
+from etude.formats.metadata import file_stem
+from etude.formats.pickles import read_pickle, write_pickle
+
+FILE = "pytorch_custom_diffusion_weights.bin"
+_OWN = re.compile(r"\.processor\.(to_[qkv]|to_out)_custom_diffusion\.")
+_LAYER = re.compile(r"\.attn2\.(to_[qkv]|to_out)\.")
+
+
+def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
+    """Whether there are processors of Custom Diffusion."""
+    return any(_OWN.search(key) for key in keys)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Whole weights; words are files of their own."""
+    data: Mapping[str, Any] = read_tensors(path)[0] if path.suffix == ".safetensors" else read_pickle(path)
+    if not recognise(data, {}):
+        raise FormatError(path, "holds no processors of Custom Diffusion", "name another file")
+    return common({_OWN.sub(r".\1.", key): tensor for key, tensor in data.items() if len(tensor)}, {}, delta=False)
+
+
+def write(artifact: Artifact, folder: Path, frame: Frame) -> list[Path]:
+    """The weights as one file, and each word as one (SDXL: ``<word>_2.bin`` for its second text encoder)."""
+    data: dict[str, Any] = {
+        f"{name.removeprefix('unet.').removesuffix('.to_q.weight')}.processor": {}
+        for name in sorted(frame.tensors)
+        if name.startswith("unet.") and name.endswith(".attn1.to_q.weight")
+    }
+    for name, tensor in wholes(artifact, frame).items():
+        data[_LAYER.sub(r".attn2.processor.\1_custom_diffusion.", name)] = tensor.clone()
+    paths = [folder / FILE]
+    write_pickle(paths[0], data)
+    for word, rows in words(artifact).items():
+        for number, (_, row) in enumerate(sorted(rows.items())):
+            paths.append(folder / f"{file_stem({'name': word})}{'_2' if number else ''}.bin")
+            write_pickle(paths[-1], {word.lower(): row[0].clone()})  # diffusers lower-cases prompts
+    return paths

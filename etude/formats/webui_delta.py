@@ -1,0 +1,81 @@
+"""The delta file of the web UI's custom-diffusion extension: ``<name>.delta.safetensors``, applied as ``<delta:…>``.
+
+Differences by LDM names, ``model.diffusion_model.…``, or factors ``….US`` and ``….Vh`` in half precision; the header's
+``json`` tells which. The words are ordinary embeddings beside it, ``<word>.pt``, known by their file names. Written
+from the description of the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etude.artifact import Artifact
+from etude.errors import FormatError
+from etude.files import read_tensors, write_tensors
+from etude.formats import embedding_pt
+from etude.formats.checkpoints import Frame, of_part
+from etude.formats.deltas import common, differences, factors, words
+from etude.formats.ldm_checkpoint import UNET
+from etude.formats.ldm_names import inverse, translate, unet_table
+from etude.formats.metadata import file_stem
+
+HEADER, VERSION = "json", "0.2.0"
+WHOLE, FACTORS = "delta", "delta_factors"
+
+
+def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
+    """Whether the header has the extension's list of entries."""
+    return '"entries"' in metadata.get(HEADER, "") and any(key.startswith(UNET) for key in keys)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Differences in the common form; no words, which are files of their own."""
+    tensors, metadata = read_tensors(path)
+    if not recognise(tensors, metadata):
+        raise FormatError(path, "has no list of entries in its header", "name a .delta.safetensors")
+    entries: Mapping[str, str] = json.loads(metadata[HEADER])["entries"]
+    found = {}
+    for name, kind in entries.items():
+        if kind == FACTORS:
+            found[name.removeprefix(UNET)] = tensors[f"{name}.US"].float() @ tensors[f"{name}.Vh"].float()
+        else:
+            found[name.removeprefix(UNET)] = tensors[name]
+    table = inverse(unet_table(_blocks(any(".transformer_blocks.1." in name for name in found))))
+    named = {translate(name, table): tensor for name, tensor in found.items()}
+    if None in named:
+        raise FormatError(path, "holds layers that no Stable Diffusion has", "name another file")
+    return common({str(name): tensor for name, tensor in named.items()}, {}, delta=True)
+
+
+def _blocks(sdxl: bool) -> list[str]:
+    """Names that tell `unet_table` the blocks: four levels of two resnets, three with attention; SDXL three and two."""
+    levels, attended = (3, (0, 1)) if sdxl else (4, (1, 2, 3))
+    downs = [f"down_blocks.{i}.resnets.{j}.norm1.weight" for i in range(levels) for j in range(2)]
+    return downs + [f"up_blocks.{i}.attentions.0.norm.weight" for i in attended]
+
+
+def write(artifact: Artifact, folder: Path, frame: Frame) -> list[Path]:
+    """``<name>.delta.safetensors``, with factors when the fact ``compress`` is above 0, and ``<word>.pt`` a word."""
+    stem, table = file_stem(artifact.facts), unet_table(of_part(frame.tensors, "unet"))
+    share, precision = artifact.facts.get("compress", 0.0), next(iter(artifact.tensors.values())).dtype
+    tensors, entries = {}, {}
+    for name, delta in differences(artifact, frame).items():
+        ldm = f"{UNET}{translate(name, table)}"
+        if share and delta.ndim == 2:
+            us, vh = factors(delta, share)
+            tensors[f"{ldm}.US"], tensors[f"{ldm}.Vh"] = us.to(torch.float16), vh.to(torch.float16)
+            entries[ldm] = FACTORS
+        else:
+            tensors[ldm], entries[ldm] = delta.to(precision), WHOLE
+    header = json.dumps({"meta": {"version": VERSION}, "entries": entries}, sort_keys=True)
+    paths = [folder / f"{stem}.delta.safetensors"]
+    write_tensors(paths[0], tensors, {HEADER: header})
+    for word, rows in words(artifact).items():
+        paths += embedding_pt.write(Artifact("textual_inversion", rows, {**artifact.facts, "name": word}), folder)
+    return paths

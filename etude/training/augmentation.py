@@ -1,0 +1,29 @@
+"""The dials of Custom Diffusion's augmentation, and how its views are told apart. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
+
+from etude.params import Schema
+
+Kind = Literal["far", "whole", "near"]
+KIND, MASK = "kind", "mask"  # of a view's file: an entry of its header, and a tensor
+
+
+class Augmentation(Schema):
+    """The block `augmentation`. Sizes are shares of the picture's own."""
+
+    views: NonNegativeInt = Field(description="of each picture; 0: the picture as it is")
+    smaller: float = Field(ge=0, le=1, description="share of the views that are smaller; the others are larger")
+    smallest: float = Field(gt=0, le=1)
+    largest: tuple[PositiveFloat, PositiveFloat] = Field(strict=False, description="size of a larger view: from, to")
+    far_below: float = Field(ge=0, le=1, description="size below which a view counts as seen from far away")
+    seed: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not 1 <= self.largest[0] <= self.largest[1]:
+            raise ValueError(f"`largest` {list(self.largest)} is not 1 ≤ from ≤ to")
+        return self

@@ -1,0 +1,197 @@
+"""Custom Diffusion: keys and values of the cross-attention, and a new word a concept (Kumari et al., 2022).
+
+arXiv:2212.04488. L = Σ m (ŷ - y)² / Σ m on views of the own pictures, with a mask m of what counts, + λ · MSE on class
+images. Several concepts are learned together, or apart and merged in closed form (`merge.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+
+from etude.diffusion.settings import ClassImages
+from etude.params import MethodParams, Schema
+from etude.training.augmentation import Augmentation
+from etude.training.plan import Optimization
+from etude.training.preview import Preview
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from etude.artifact import Artifact
+    from etude.diffusion.base import Base
+    from etude.diffusion.text import Conditioning
+    from etude.training.prior import Pair, Prior
+    from etude.training.report import Report
+    from etude.training.views import Views
+
+bases = ("sd1", "sd2", "sdxl")
+formats = ("adobe_delta", "webui_delta", "diffusers_custom_diffusion", "svd_lora")
+axes = {"strength": 1.0}
+
+PARTS = ("text_encoder", "text_encoder_2")  # sdxl's word has a row in both
+LEARNED = {"crossattn_kv": r"\.attn2\.to_[kv]\.weight$", "crossattn": r"\.attn2\."}
+
+
+class Concept(Schema):
+    """What is learned from one image set."""
+
+    word: str = Field(min_length=1, max_length=64, pattern=r"^\S+$")
+    initializer: str = Field(min_length=1)
+    prompt: str = Field(pattern=r"\[word\]")
+
+    def worded(self) -> str:
+        """The text that its pictures are learned under."""
+        return self.prompt.replace("[word]", self.word)
+
+
+class Params(MethodParams):
+    """pipelines/custom_diffusion/params.yaml."""
+
+    concepts: dict[str, Concept] = Field(min_length=1)
+    layers: Literal["crossattn_kv", "crossattn"]
+    word_rate: NonNegativeFloat
+    augmentation: Augmentation
+    far: list[str] = Field(min_length=1)
+    near: list[str] = Field(min_length=1)
+    prior_weight: NonNegativeFloat
+    prior_batch_size: PositiveInt
+    class_images: ClassImages
+    clip_skip: int = Field(ge=0, le=10)
+    save: Literal["fp32", "fp16", "bf16"]
+    compress: float = Field(ge=0, lt=1)
+    lora_rank: int = Field(ge=0)
+    training: Optimization
+    preview: Preview
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        words = [concept.word.lower() for concept in self.concepts.values()]
+        if len(set(words)) < len(words):
+            raise ValueError("`concepts` has one word twice: give each concept its own")
+        if self.set not in self.concepts or self.concepts[self.set].word not in self.name:
+            raise ValueError("`set` is one of `concepts`, and `name` holds its word")
+        if self.prior_weight and not (self.class_images.count or self.class_images.real):
+            raise ValueError(
+                "`prior_weight` needs pictures of the class: raise `class_images.count`, or name a `real` set"
+            )
+        return self
+
+    def image_sets(self) -> list[str]:
+        """Those of the concepts, and those of real pictures of their classes."""
+        return [*self.concepts, *self.class_images.real]
+
+
+def build(*, base: Base, views: Views, class_images: Prior, params: Params, report: Report) -> Artifact:
+    """Train weights of the cross-attention, and the words' rows."""
+    import torch
+
+    from etude.artifact import Artifact
+    from etude.diffusion.base import DTYPES
+    from etude.diffusion.hooks import added_tokens
+    from etude.diffusion.weights import learning
+    from etude.training import prior
+    from etude.training.batches import Batches
+    from etude.training.fit import Group, fit
+
+    plan, concepts = params.training, list(params.concepts.values())
+    own = Batches(views.images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
+    size = params.prior_batch_size if params.prior_weight else 0
+    pairs = prior.pairs(own, class_images, base, batch_size=size, clip_skip=params.clip_skip)
+    rows = [_starts(base, concept.initializer) for concept in concepts]
+    named = {f"words.{i}.{part}": row for i, own in enumerate(rows) for part, row in zip(PARTS, own, strict=False)}
+    read, masks = _reader(base, params, views), {name: mask.to(base.device) for name, mask in views.masks.items()}
+    facts: dict[str, Any] = {"name": params.name, "words": [concept.word for concept in concepts]}
+    facts |= {"prompts": [concept.worded() for concept in concepts], "compress": params.compress}
+    facts |= {"lora_rank": params.lora_rank, "images": len(views.images.names)}
+
+    def loss(pair: Pair) -> Tensor:
+        mask = torch.stack([masks[name] for name in pair.own.names])
+        return prior.preserving_loss(base, pair, read(pair), plan, params.prior_weight, mask)
+
+    with ExitStack() as undo:
+        weights = undo.enter_context(
+            learning({"unet": base.unet}, lambda n: bool(re.search(LEARNED[params.layers], n)))
+        )
+        undo.enter_context(added_tokens(base, dict(zip(facts["words"], rows, strict=True))))
+        undo.enter_context(_still_start(base.unet))
+
+        def now() -> Artifact:
+            learned = {**weights, **named}
+            kept = {name: t.detach().to("cpu", DTYPES[params.save], copy=True) for name, t in learned.items()}
+            return Artifact("custom_diffusion", kept, facts)
+
+        report.artifact = now
+        fit([Group(weights), Group(named, params.word_rate)], loss, pairs, plan, report)
+        return now()
+
+
+@contextmanager
+def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Base]:
+    """Swap the weights, or go ``strength`` of the way to them, and know the words; leaving undoes both exactly."""
+    from etude.diffusion.hooks import added_tokens
+    from etude.diffusion.weights import parameters_of, swapped
+
+    known = parameters_of("unet", base.unet)
+    weights = {name: tensor for name, tensor in artifact.tensors.items() if name.startswith("unet.")}
+    for name in [name for name in weights if name.endswith(".delta")]:  # files of others hold differences
+        whole = name.removesuffix(".delta")
+        delta = weights.pop(name)
+        weights[whole] = known[whole].detach() + delta.to(known[whole]) if whole in known else delta
+    tensors, count = artifact.tensors, range(len(base.text_encoders))
+    words = {
+        word: [tensors[f"words.{i}.{PARTS[j]}"] for j in count if f"words.{i}.{PARTS[j]}" in tensors]
+        for i, word in enumerate(artifact.facts["words"])
+    }
+    with swapped(base, weights, strength), added_tokens(base, words):
+        yield base
+
+
+def _starts(base: Base, words: str) -> list[Tensor]:
+    """[1, d] float32 for each text encoder: the row of a known word; of several tokens their mean."""
+    rows = []
+    for tokenizer, encoder in zip(base.tokenizers, base.text_encoders, strict=True):
+        ids = tokenizer(words, add_special_tokens=False)["input_ids"]
+        row = encoder.get_input_embeddings().weight.detach()[ids].float().mean(dim=0, keepdim=True)
+        rows.append(row.requires_grad_())
+    return rows
+
+
+@contextmanager
+def _still_start(unet: nn.Module) -> Iterator[None]:
+    """No gradient flows through key and value of the first token, which is the same in every prompt."""
+    import torch
+
+    def hold(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        return torch.cat([output[:, :1].detach(), output[:, 1:]], dim=1)
+
+    with ExitStack() as undo:
+        for name, module in unet.named_modules():
+            if re.search(r"\.attn2\.to_[kv]$", name):
+                undo.callback(module.register_forward_hook(hold).remove)
+        yield
+
+
+def _reader(base: Base, params: Params, views: Views) -> Callable[[Pair], Conditioning]:
+    """What a pair is conditioned on: a view by its concept's text, said to be far or near; then the class's."""
+    import torch
+
+    from etude.diffusion.text import Conditioning, encode_prompts
+
+    said = {"far": params.far, "near": params.near, "whole": [""]}
+
+    def text(name: str) -> str:
+        beginnings = said[views.kinds[name]]
+        chosen = beginnings[int(torch.randint(len(beginnings), ()))]
+        return f"{chosen} {params.concepts[name.partition('/')[0]].worded()}".strip()
+
+    def read(pair: Pair) -> Conditioning:
+        live = encode_prompts(base, [text(name) for name in pair.own.names], params.clip_skip)
+        kept = pair.prior.conditioning if pair.prior else None
+        return Conditioning.cat([live, *([kept] if kept else [])])
+
+    return read

@@ -1,0 +1,51 @@
+"""Merge concepts that Custom Diffusion learned apart into one artifact, in closed form and without training.
+
+python -m tasks.merge_concepts captions.txt merged.safetensors owl.safetensors crab.safetensors
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from etude.errors import ConflictError, InputError
+from etude.params import Schema, pick
+from tasks import run
+from tasks.console import say
+
+__all__ = ["Dials", "merge_concepts"]
+
+
+class Dials(Schema):
+    """The parts of params.yaml that this command reads."""
+
+    base: str
+    device: str
+    threads: int
+
+
+def merge_concepts(captions: Path, out: Path, made: list[Path]) -> None:
+    """Write OUT from the artifacts MADE, two or more.
+
+    CAPTIONS is a text file with a line for each text that the model should go on drawing as before: a few hundred, with
+    many different words.
+    """
+    dials = pick("params.yaml", Dials)
+    if out.exists():
+        raise ConflictError(out, "is there already", "name another file")
+    if len(made) < 2:
+        raise InputError("artifacts", "are fewer than two", "name every artifact.safetensors to merge")
+    from etude import artifact as artifacts
+    from etude.diffusion.base import load_base
+    from etude.training.randomness import make_deterministic
+    from pipelines.custom_diffusion.merge import merge
+
+    make_deterministic(dials.threads)
+    texts = [line.strip() for line in captions.read_text(encoding="utf-8").splitlines() if line.strip()]
+    base = load_base(dials.base, device=dials.device, parts=("unet", "text"))
+    merged = merge(base, [artifacts.load(path) for path in made], texts)
+    artifacts.save(merged, out)
+    say(f"{out}: {', '.join(merged.facts['words'])}")
+
+
+if __name__ == "__main__":
+    run(merge_concepts)

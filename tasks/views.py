@@ -1,0 +1,79 @@
+"""Views of an image set's pictures, smaller and larger, encoded: ``artifacts/<method>/views/<set>/``.
+
+Each is encoded once and kept in ``.cache/`` as *encode* keeps pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+from etude.errors import InputError
+from etude.files import read_tensors, replace_folder, write_tensors
+from etude.params import Schema, pick
+from etude.training.augmentation import KIND, MASK, Augmentation
+from tasks import encode, run
+from tasks.console import progress, say
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+__all__ = ["Dials", "views"]
+
+
+class Dials(encode.Dials):
+    """The parts of params.yaml that this stage depends on."""
+
+
+class Own(Schema):
+    """The part of the method's params.yaml that this stage depends on."""
+
+    augmentation: Augmentation
+
+
+def views(method: str, name: str) -> None:
+    """Make and encode the views of the image set NAME that METHOD learns."""
+    dials = pick("params.yaml", Dials)
+    asked = pick(Path("pipelines", method, "params.yaml"), Own).augmentation
+    from etude.training.randomness import make_deterministic
+
+    make_deterministic(dials.threads)
+    pictures = sorted(Path("data", name, "prepared").glob("*.png"))
+    if not pictures:
+        raise InputError(f"data/{name}/prepared", "holds no pictures", "run `dvc repro` so that *prepare* fills it")
+    entries, encoder = encode.Entries("vae", dials), cache(lambda: encode.open_vae(dials))
+    with replace_folder(Path("artifacts", method, "views", name)) as out:
+        for path in progress(pictures, f"{name}: views"):
+            for number, (picture, mask, kind) in enumerate(_views(path, asked)):
+                entry = entries.path(f"{path} {number}", encoder, picture.size, picture.tobytes())
+                tensors = read_tensors(entry)[0] | {MASK: mask}
+                write_tensors(out / f"{path.stem}-{number:03d}.safetensors", tensors, {KIND: kind})
+    say(f"{method}: views of {len(pictures)} pictures of {name}: {entries}")
+
+
+def _views(path: Path, asked: Augmentation) -> Iterator[tuple[Image.Image, Tensor, str]]:
+    """Each view with its mask [1, h, w] (uint8) and kind; a function of the picture's name, the number and the seed."""
+    import torch
+    from PIL import Image
+
+    from etude.images.views import CELL, counted, place, view
+
+    size, pixels = encode.read_pixels(path)
+    picture = Image.frombytes("RGB", size, pixels)
+    shape = (1, size[1] // CELL, size[0] // CELL)
+    if not asked.views:
+        yield picture, torch.ones(shape, dtype=torch.uint8), "whole"
+    for number in range(asked.views):
+        placing = place(size, asked, Random(f"{asked.seed}/{path.stem}/{number}"))
+        mask = torch.zeros(shape, dtype=torch.uint8)
+        columns, rows = counted(size, placing)
+        mask[:, rows.start : rows.stop, columns.start : columns.stop] = 1
+        yield view(picture, placing), mask, placing.kind
+
+
+if __name__ == "__main__":
+    run(views)

@@ -1,0 +1,228 @@
+"""Custom Diffusion's files: keys, sizes, round trips, and diffusers' own loaders."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+from etude.artifact import Artifact
+from etude.diffusion.base import Base, load_base
+from etude.diffusion.noise import predict
+from etude.diffusion.text import encode_prompts
+from etude.errors import FormatError
+from etude.files import read_header, read_metadata, read_tensors, write_tensors
+from etude.formats import (
+    adobe_delta,
+    diffusers_custom_diffusion,
+    embedding_pt,
+    identify,
+    kohya_lora,
+    svd_lora,
+    webui_delta,
+)
+from etude.formats.checkpoints import Frame
+from etude.formats.deltas import factors
+from etude.formats.ldm_checkpoint import UNET, to_ldm
+from etude.formats.pickles import read_pickle, write_pickle
+from pipelines.custom_diffusion import method as custom
+from tasks.export import read_frame
+from tests.tiny import build_tiny
+
+LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
+PROMPTS = ["a photo of <otter> bear", "a red cat"]
+
+
+@pytest.fixture(scope="module")
+def frame(tiny_base: Path) -> Frame:
+    return read_frame(tiny_base)
+
+
+def learned(frame: Frame, layers: str = "crossattn_kv", **facts: Any) -> Artifact:
+    """Random changes of the layers, and a random word."""
+    generator = torch.Generator().manual_seed(1)
+    tensors = {
+        name: tensor + 0.2 * torch.randn(tensor.shape, generator=generator) * tensor.std()
+        for name, tensor in frame.tensors.items()
+        if re.search(custom.LEARNED[layers], name)
+    }
+    for part in (part for part in custom.PARTS if any(name.startswith(f"{part}.") for name in frame.tensors)):
+        table = frame.tensors[f"{part}.embeddings.token_embedding.weight"]
+        tensors[f"words.0.{part}"] = torch.randn(1, table.shape[1], generator=generator) * table.std()
+    known = {"name": "<otter> bear", "words": ["<otter>"], "family": "sd1", "prediction": "epsilon", "step": 6}
+    return Artifact("custom_diffusion", tensors, known | facts)
+
+
+def ours(base: Base, artifact: Artifact, noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    with custom.apply(artifact, base), torch.no_grad():
+        return predict(base, noisy, t, encode_prompts(base, PROMPTS))
+
+
+def theirs(pipe: Any, noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    ids = pipe.tokenizer(PROMPTS, padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        predicted: torch.Tensor = pipe.unet(noisy, t, encoder_hidden_states=pipe.text_encoder(ids)[0]).sample
+    return predicted
+
+
+def test_adobes_file_holds_whole_weights_by_diffusers_names_and_each_word_once(frame: Frame, tmp_path: Path) -> None:
+    artifact = learned(frame)
+    (path,) = adobe_delta.write(artifact, tmp_path, frame)
+    data = read_pickle(path)
+    assert path.name == "delta.bin"
+    assert set(data) == {"unet", "modifier_token"}
+    assert len(data["unet"]) == 32
+    assert torch.equal(data["unet"][f"{LAYER}.to_k.weight"], artifact.tensors[f"unet.{LAYER}.to_k.weight"])
+    assert data["modifier_token"]["<otter>"].shape == (32,)
+    tensors, facts = adobe_delta.read(path)
+    assert facts == {"words": ["<otter>"]}
+    assert set(tensors) == set(artifact.tensors)
+    assert all(torch.equal(tensor, artifact.tensors[name]) for name, tensor in tensors.items())
+    assert identify(path) == "adobe_delta"
+    assert adobe_delta.write(artifact, tmp_path / "again", frame)[0].read_bytes() == path.read_bytes()
+
+
+def test_a_compressed_delta_keeps_the_fewest_singular_values_above_the_share(frame: Frame, tmp_path: Path) -> None:
+    artifact = learned(frame, compress=0.6)
+    whole, compressed = adobe_delta.write(artifact, tmp_path, frame)
+    assert compressed.stat().st_size < whole.stat().st_size
+    name = f"{LAYER}.to_v.weight"
+    stored = read_pickle(compressed)["unet"][name]
+    delta = artifact.tensors[f"unet.{name}"] - frame.tensors[f"unet.{name}"]
+    s = torch.linalg.svdvals(delta.double())
+    rank = stored["u"].shape[1]
+    assert stored["v"].shape == (rank, delta.shape[1])
+    assert s[: rank - 1].sum() <= 0.6 * s.sum() < s[:rank].sum()
+    error = (stored["u"] @ stored["v"] - delta).double().norm()
+    assert float(error) == pytest.approx(float(s[rank:].square().sum().sqrt()), rel=1e-4)  # the best there is
+    tensors, _ = adobe_delta.read(compressed)
+    torch.testing.assert_close(tensors[f"unet.{name}.delta"], stored["u"] @ stored["v"])
+    full, _ = factors(delta, 1 - 1e-9)
+    assert full.shape[1] == min(delta.shape)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_the_web_uis_file_holds_differences_by_the_names_of_the_model(family: str, tmp_path: Path) -> None:
+    frame = read_frame(build_tiny(tmp_path / "tiny", family))
+    artifact = learned(frame, "crossattn", family=family)
+    path, *words = webui_delta.write(artifact, tmp_path, frame)
+    assert [file.name for file in (path, *words)] == ["otterbear.delta.safetensors", "otter.pt"]
+    assert identify(path) == "webui_delta"
+    names = set(to_ldm(frame.tensors, family))
+    header = read_header(path)
+    header.pop("__metadata__")
+    assert set(header) <= names
+    assert all(name.startswith(UNET) for name in header)
+    tensors, _ = webui_delta.read(path)
+    assert len(tensors) == len([name for name in artifact.tensors if name.startswith("unet.")])
+    for name, delta in tensors.items():
+        whole = name.removesuffix(".delta")
+        torch.testing.assert_close(delta, artifact.tensors[whole] - frame.tensors[whole])
+    rows, facts = embedding_pt.read(words[0])
+    assert torch.equal(rows["text_encoder"], artifact.tensors["words.0.text_encoder"])
+    if family != "sdxl":
+        assert facts["name"] == "<otter>"
+
+
+def test_the_web_uis_factors_are_in_half_precision_and_told_in_the_header(frame: Frame, tmp_path: Path) -> None:
+    artifact = learned(frame, compress=0.8)
+    path, _ = webui_delta.write(artifact, tmp_path, frame)
+    assert '"delta_factors"' in read_metadata(path)["json"]
+    assert '"version": "0.2.0"' in read_metadata(path)["json"]
+    stored = read_tensors(path)[0]
+    assert {name.rpartition(".")[2] for name in stored} == {"US", "Vh"}
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    name = f"unet.{LAYER}.to_k.weight"
+    us, vh = factors(artifact.tensors[name] - frame.tensors[name], 0.8)
+    torch.testing.assert_close(webui_delta.read(path)[0][f"{name}.delta"], us @ vh, rtol=0.01, atol=1e-3)
+
+
+@pytest.mark.parametrize("layers", ["crossattn_kv", "crossattn"])
+def test_diffusers_loads_its_file_and_predicts_the_same(
+    layers: str, frame: Frame, tiny_base: Path, tmp_path: Path
+) -> None:
+    artifact, base = learned(frame, layers), load_base(tiny_base)
+    path, word = diffusers_custom_diffusion.write(artifact, tmp_path, frame)
+    data = read_pickle(path)
+    assert [name for name, value in data.items() if len(value) == 0] == sorted(
+        n.removeprefix("unet.").replace(".to_q.weight", ".processor") for n in frame.tensors if "attn1.to_q.weight" in n
+    )
+    ends = {name.partition(".attn2.processor.")[2] for name, value in data.items() if len(value)}
+    kv = {"to_k_custom_diffusion.weight", "to_v_custom_diffusion.weight"}
+    out = {"to_q_custom_diffusion.weight", "to_out_custom_diffusion.0.weight", "to_out_custom_diffusion.0.bias"}
+    assert ends == (kv if layers == "crossattn_kv" else kv | out)
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_base, local_files_only=True)
+    pipe.unet.load_attn_procs(str(tmp_path), weight_name=path.name, _pipeline=pipe)
+    pipe.load_textual_inversion(str(tmp_path), weight_name=word.name)
+    noisy, t = torch.randn(2, 4, 8, 8), torch.tensor([900, 20])
+    found = ours(base, artifact, noisy, t)
+    assert (found - theirs(pipe, noisy, t)).abs().max() < 1e-5
+    assert identify(path) == "diffusers_custom_diffusion"
+    tensors, _ = diffusers_custom_diffusion.read(path)
+    assert all(torch.equal(tensor, artifact.tensors[name]) for name, tensor in tensors.items())
+    assert len(tensors) == len([name for name in artifact.tensors if name.startswith("unet.")])
+
+
+def test_the_lora_is_exact_at_full_rank_in_diffusers(frame: Frame, tiny_base: Path, tmp_path: Path) -> None:
+    artifact, base = learned(frame), load_base(tiny_base)
+    (path,) = svd_lora.write(artifact, tmp_path, frame)
+    assert identify(path) == "kohya_lora"
+    diffusers_custom_diffusion.write(artifact, tmp_path, frame)
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_base, local_files_only=True)
+    pipe.load_lora_weights(str(tmp_path), weight_name=path.name)
+    pipe.load_textual_inversion(str(tmp_path), weight_name="otter.bin")
+    noisy, t = torch.randn(2, 4, 8, 8), torch.tensor([900, 20])
+    assert (ours(base, artifact, noisy, t) - theirs(pipe, noisy, t)).abs().max() < 1e-5
+
+
+def test_a_lora_of_lower_rank_is_the_nearest_and_biases_are_left_out(frame: Frame, tmp_path: Path) -> None:
+    artifact = learned(frame, "crossattn", lora_rank=3)
+    (path,) = svd_lora.write(artifact, tmp_path, frame)
+    tensors, facts = kohya_lora.read(path)
+    assert (facts["rank"], facts["alpha"]) == (3, 3.0)
+    assert len(tensors) == 2 * 4 * 16
+    name = f"unet.{LAYER}.to_q"
+    delta = (artifact.tensors[f"{name}.weight"] - frame.tensors[f"{name}.weight"]).double()
+    error = (tensors[f"{name}.lora_B.weight"] @ tensors[f"{name}.lora_A.weight"]).double() - delta
+    assert float(error.norm()) == pytest.approx(float(torch.linalg.svdvals(delta)[3:].square().sum().sqrt()), rel=1e-4)
+
+
+@pytest.mark.parametrize("form", [adobe_delta, webui_delta, diffusers_custom_diffusion])
+def test_a_file_of_another_kind_and_a_base_of_another_size_are_refused(
+    form: ModuleType, frame: Frame, tmp_path: Path
+) -> None:
+    path = tmp_path / ("x.safetensors" if form is webui_delta else "x.bin")
+    if form is webui_delta:
+        write_tensors(path, {"emb_params": torch.zeros(1, 4)})
+    else:
+        write_pickle(path, {"emb_params": torch.zeros(1, 4)})
+    with pytest.raises(FormatError, match="name a"):
+        form.read(path)
+    strange = learned(frame)
+    tensors = strange.tensors | {f"unet.{LAYER}.to_k.weight.delta": torch.zeros(3, 3)}
+    with pytest.raises(FormatError, match="which its base has not"):
+        form.write(Artifact("custom_diffusion", tensors, strange.facts), tmp_path, frame)
+
+
+def test_sizes_on_the_true_sd15_are_those_of_the_formulas(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+    shapes = {f"unet.{name}": p.shape for name, p in unet.named_parameters()}
+    tensors = {
+        name: torch.zeros(shape, dtype=torch.float16)
+        for name, shape in shapes.items()
+        if re.search(custom.LEARNED["crossattn_kv"], name)
+    }
+    tensors["words.0.text_encoder"] = torch.zeros(1, 768, dtype=torch.float16)
+    frame = Frame({name: torch.zeros((), dtype=torch.float16).expand(shape) for name, shape in shapes.items()}, {})
+    facts = {"name": "<new1> cat", "words": ["<new1>"], "family": "sd1", "prediction": "epsilon"}
+    artifact = Artifact("custom_diffusion", tensors, facts)
+    for form in (adobe_delta, webui_delta, diffusers_custom_diffusion):
+        path = form.write(artifact, tmp_path, frame)[0]
+        assert path.stat().st_size == pytest.approx(19_169_280 * 2, rel=0.01)
+        path.unlink()

@@ -1,0 +1,80 @@
+"""The stage that makes and encodes views."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from etude.diffusion.base import load_base
+from etude.diffusion.latents import encode_images
+from etude.files import sha256_tree
+from etude.training.views import load_views
+from tasks.views import _views, views
+from tests.pipelines.learning import params_of
+from tests.tasks.front import draw
+from tests.tasks.learning import make_project, write_yaml
+
+METHOD = "custom_diffusion"
+OUT = Path("artifacts/custom_diffusion/views")
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    make_project(tmp_path, tiny_base, METHOD)
+    for number in range(2):
+        draw(tmp_path / f"data/concept/prepared/{number}.png", number, (64, 64))
+    monkeypatch.chdir(tmp_path)
+    ask(views=3)
+    return tmp_path
+
+
+def ask(**changes: Any) -> Any:
+    params = params_of(METHOD).model_dump(mode="json")
+    changed = params | {"augmentation": params["augmentation"] | changes}
+    write_yaml(Path("pipelines/custom_diffusion/params.yaml"), changed)
+    return params_of(METHOD, augmentation=changed["augmentation"]).augmentation  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("project")
+def test_each_view_is_encoded_with_its_mask_and_kind_and_none_twice(
+    tiny_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ask(views=3)
+    views(METHOD, "concept")
+    found = load_views(OUT, ["concept"])
+    assert found.images.names == tuple(f"concept/{p}-00{n}" for p in range(2) for n in range(3))
+    base = load_base(tiny_base, parts=("vae",))
+    for number, (picture, mask, kind) in enumerate(_views(Path("data/concept/prepared/1.png"), asked)):
+        name = f"concept/1-00{number}"
+        pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).reshape(1, 64, 64, 3)
+        mean = found.images.mean[found.images.names.index(name)]
+        torch.testing.assert_close(mean, encode_images(base, pixels)[0][0], rtol=0, atol=1e-5)
+        assert torch.equal(found.masks[name], mask.float())
+        assert found.kinds[name] == kind
+    assert "6 encoded, 0 from cache" in capsys.readouterr().out
+    before = sha256_tree(OUT)
+    shutil.rmtree(OUT)
+    ask(views=4)
+    views(METHOD, "concept")
+    assert "2 encoded, 6 from cache" in capsys.readouterr().out
+    ask(views=3)
+    views(METHOD, "concept")
+    assert sha256_tree(OUT) == before
+
+
+@pytest.mark.usefixtures("project")
+def test_no_views_is_the_picture_as_it_is_and_all_of_it_counts() -> None:
+    asked = ask(views=0)
+    views(METHOD, "concept")
+    found = load_views(OUT, ["concept"])
+    assert found.images.names == ("concept/0-000", "concept/1-000")
+    assert all(bool(mask.all()) for mask in found.masks.values())
+    assert set(found.kinds.values()) == {"whole"}
+    ((picture, _, _),) = _views(Path("data/concept/prepared/0.png"), asked)
+    with Image.open("data/concept/prepared/0.png") as file:
+        assert picture.tobytes() == file.convert("RGB").tobytes()
