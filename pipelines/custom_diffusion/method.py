@@ -76,9 +76,7 @@ class Params(MethodParams):
         if self.set not in self.concepts or self.concepts[self.set].word not in self.name:
             raise ValueError("`set` is one of `concepts`, and `name` holds its word")
         if self.prior_weight and not (self.class_images.count or self.class_images.real):
-            raise ValueError(
-                "`prior_weight` needs pictures of the class: raise `class_images.count`, or name a `real` set"
-            )
+            raise ValueError("`prior_weight` needs pictures: raise `class_images.count`, or name a `real` set")
         return self
 
     def image_sets(self) -> list[str]:
@@ -98,25 +96,22 @@ def build(*, base: Base, views: Views, class_images: Prior, params: Params, repo
     from etude.training.batches import Batches
     from etude.training.fit import Group, fit
 
-    plan, concepts = params.training, list(params.concepts.values())
+    plan = params.training
     own = Batches(views.images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     size = params.prior_batch_size if params.prior_weight else 0
     pairs = prior.pairs(own, class_images, base, batch_size=size, clip_skip=params.clip_skip)
-    rows = [_starts(base, concept.initializer) for concept in concepts]
-    named = {f"words.{i}.{part}": row for i, own in enumerate(rows) for part, row in zip(PARTS, own, strict=False)}
+    rows = [_starts(base, concept.initializer) for concept in params.concepts.values()]
+    named = {f"words.{i}.{part}": row for i, word in enumerate(rows) for part, row in zip(PARTS, word, strict=False)}
     read, masks = _reader(base, params, views), {name: mask.to(base.device) for name, mask in views.masks.items()}
-    facts: dict[str, Any] = {"name": params.name, "words": [concept.word for concept in concepts]}
-    facts |= {"prompts": [concept.worded() for concept in concepts], "compress": params.compress}
-    facts |= {"lora_rank": params.lora_rank, "images": len(views.images.names)}
+    facts = _facts(params, len(views.images.names))
 
     def loss(pair: Pair) -> Tensor:
         mask = torch.stack([masks[name] for name in pair.own.names])
         return prior.preserving_loss(base, pair, read(pair), plan, params.prior_weight, mask)
 
     with ExitStack() as undo:
-        weights = undo.enter_context(
-            learning({"unet": base.unet}, lambda n: bool(re.search(LEARNED[params.layers], n)))
-        )
+        chosen = re.compile(LEARNED[params.layers])
+        weights = undo.enter_context(learning({"unet": base.unet}, lambda name: bool(chosen.search(name))))
         undo.enter_context(added_tokens(base, dict(zip(facts["words"], rows, strict=True))))
         undo.enter_context(_still_start(base.unet))
 
@@ -139,16 +134,22 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
     known = parameters_of("unet", base.unet)
     weights = {name: tensor for name, tensor in artifact.tensors.items() if name.startswith("unet.")}
     for name in [name for name in weights if name.endswith(".delta")]:  # files of others hold differences
-        whole = name.removesuffix(".delta")
-        delta = weights.pop(name)
+        whole, delta = name.removesuffix(".delta"), weights.pop(name)
         weights[whole] = known[whole].detach() + delta.to(known[whole]) if whole in known else delta
-    tensors, count = artifact.tensors, range(len(base.text_encoders))
+    rows = {name: tensor for name, tensor in artifact.tensors.items() if name.startswith("words.")}
     words = {
-        word: [tensors[f"words.{i}.{PARTS[j]}"] for j in count if f"words.{i}.{PARTS[j]}" in tensors]
+        word: [rows[name] for part in PARTS if (name := f"words.{i}.{part}") in rows]
         for i, word in enumerate(artifact.facts["words"])
     }
     with swapped(base, weights, strength), added_tokens(base, words):
         yield base
+
+
+def _facts(params: Params, count: int) -> dict[str, Any]:
+    """What the artifact tells besides: its words, the texts of their concepts, and what the export stage is asked."""
+    concepts = params.concepts.values()
+    told = {"words": [concept.word for concept in concepts], "prompts": [concept.worded() for concept in concepts]}
+    return told | {"name": params.name, "images": count, "compress": params.compress, "lora_rank": params.lora_rank}
 
 
 def _starts(base: Base, words: str) -> list[Tensor]:
@@ -185,9 +186,9 @@ def _reader(base: Base, params: Params, views: Views) -> Callable[[Pair], Condit
     said = {"far": params.far, "near": params.near, "whole": [""]}
 
     def text(name: str) -> str:
-        beginnings = said[views.kinds[name]]
-        chosen = beginnings[int(torch.randint(len(beginnings), ()))]
-        return f"{chosen} {params.concepts[name.partition('/')[0]].worded()}".strip()
+        chosen = said[views.kinds[name]]
+        beginning = chosen[int(torch.randint(len(chosen), ()))]
+        return f"{beginning} {params.concepts[name.partition('/')[0]].worded()}".strip()
 
     def read(pair: Pair) -> Conditioning:
         live = encode_prompts(base, [text(name) for name in pair.own.names], params.clip_skip)
