@@ -1,7 +1,7 @@
 """The judge: a separate classifier that names concept, style and background of a picture, and conditions nothing.
 
 Its folder holds ``config.json`` — ``labels`` (part → its phrases, worded as in captions), ``size`` in pixels, and the
-network's ``widths``, ``blocks`` and ``groups`` — and ``model.safetensors``. Parts are named after the metrics that they
+network's ``widths``, ``blocks``, ``groups`` and ``grid`` — and ``model.safetensors``. Parts are named after the metrics that they
 give: ``concept``, ``style`` and ``background``.
 """
 
@@ -38,6 +38,7 @@ class Config(Schema):
     widths: list[PositiveInt] = Field(min_length=1)
     blocks: PositiveInt
     groups: PositiveInt
+    grid: PositiveInt
 
 
 class Judge:
@@ -87,7 +88,7 @@ class Judge:
 
         config = self.config
         parts = {part: len(known) for part, known in config.labels.items()}
-        network = Network(config.widths, config.blocks, config.groups, parts)
+        network = Network(config.widths, config.blocks, config.groups, config.grid, parts)
         weights = read_tensors(self.folder / "model.safetensors")[0]
         network.load_state_dict({name: value.float() for name, value in weights.items()})
         return network.to(self.device).eval().requires_grad_(False)

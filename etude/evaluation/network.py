@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d, relu
+from torch.nn.functional import adaptive_avg_pool2d, max_pool2d, relu
 
 
 class Block(nn.Module):
@@ -34,11 +34,14 @@ class Block(nn.Module):
 class Network(nn.Module):
     """Pictures [B, 3, S, S] from −1 to 1 → the logits of each part, {part: [B, labels]}.
 
-    The sides of the levels are S/4, S/8, S/16 and so on; ``blocks`` stand in each.
+    The sides of the levels are S/4, S/8, S/16 and so on; ``blocks`` stand in each. The heads read the last level as a
+    grid of ``grid`` × ``grid`` places: what is drawn stands in the middle, so places tell much: after 140 steps of 64 pictures
+    of the miniature a plain mean left the concepts' loss at 6.15 nats, where it began, and a grid of 4 at 3.48.
     """
 
-    def __init__(self, widths: Sequence[int], blocks: int, groups: int, parts: Mapping[str, int]) -> None:
+    def __init__(self, widths: Sequence[int], blocks: int, groups: int, grid: int, parts: Mapping[str, int]) -> None:
         super().__init__()
+        self.grid = grid
         self.stem = nn.Conv2d(3, widths[0], 5, 2, 2, bias=False)
         self.stem_norm = nn.GroupNorm(groups, widths[0])
         levels: list[nn.Module] = []
@@ -48,10 +51,10 @@ class Network(nn.Module):
                 levels.append(Block(before, width, 2 if level and not number else 1, groups))
                 before = width
         self.levels = nn.Sequential(*levels)
-        self.heads = nn.ModuleDict({part: nn.Linear(before, count) for part, count in parts.items()})
+        self.heads = nn.ModuleDict({part: nn.Linear(before * grid**2, count) for part, count in parts.items()})
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         """The logits of each part."""
         seen = max_pool2d(relu(self.stem_norm(self.stem(pictures))), 2)
-        seen = self.levels(seen).mean(dim=(-2, -1))
+        seen = adaptive_avg_pool2d(self.levels(seen), self.grid).flatten(1)
         return {part: head(seen) for part, head in self.heads.items()}

@@ -49,6 +49,7 @@ class Judge(Schema):
     widths: list[int]
     blocks: int
     groups: int
+    grid: int
     label_smoothing: float
     shade: float
     distortion: Distortion
@@ -84,7 +85,7 @@ def labels(world: World) -> dict[str, list[str]]:
 def build_network(settings: Judge, world: World) -> Network:
     """The judge's network, untrained."""
     parts = {part: len(known) for part, known in labels(world).items()}
-    return Network(settings.widths, settings.blocks, settings.groups, parts)
+    return Network(settings.widths, settings.blocks, settings.groups, settings.grid, parts)
 
 
 def train() -> None:
@@ -177,7 +178,7 @@ def measure(network: Network, vae: AutoencoderKL, pictures: Pictures, world: Wor
 
 def save_judge(folder: Path, network: Network, settings: Judge, world: World, size: int) -> None:
     """The folder that ``etude.evaluation.judge`` opens: labels, size and shape, and the weights in float16."""
-    shape = {"widths": settings.widths, "blocks": settings.blocks, "groups": settings.groups}
+    shape = settings.model_dump(include={"widths", "blocks", "groups", "grid"})
     write_json(folder / "config.json", {"labels": labels(world), "size": size, **shape})
     write_tensors(folder / "model.safetensors", {name: value.half() for name, value in network.state_dict().items()})
 

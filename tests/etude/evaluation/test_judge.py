@@ -33,7 +33,7 @@ def test_a_picture_gets_the_likeliest_label_of_every_part(judge: Judge) -> None:
     picture = Image.radial_gradient("L").convert("RGB").resize((48, 32))
     named = judge.name(picture)
     weights = {name: value.float() for name, value in read_tensors(judge.folder / "model.safetensors")[0].items()}
-    network = Network([8, 16], 1, 2, {part: len(known) for part, known in judge.config.labels.items()})
+    network = Network([8, 16], 1, 2, 2, {part: len(known) for part, known in judge.config.labels.items()})
     network.load_state_dict(weights)
     with torch.inference_mode():
         logits = network(judge.pixels(picture))
