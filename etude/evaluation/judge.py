@@ -1,8 +1,8 @@
 """The judge: a separate classifier that names concept, style and background of a picture, and conditions nothing.
 
 Its folder holds ``config.json`` — ``labels`` (part → its phrases, worded as in captions), ``size`` in pixels, and the
-network's ``widths``, ``blocks``, ``groups`` and ``grid`` — and ``model.safetensors``. Parts are named after the metrics that they
-give: ``concept``, ``style`` and ``background``.
+network's ``widths``, ``blocks``, ``groups`` and ``grid`` — and ``model.safetensors``. The parts are ``concept``,
+``style`` and ``background``.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ class Network(nn.Module):
     """Pictures [B, 3, S, S] from −1 to 1 → the logits of each part, {part: [B, labels]}.
 
     The sides of the levels are S/4, S/8, S/16 and so on; ``blocks`` stand in each. The heads read the last level as a
-    grid of ``grid`` × ``grid`` places: what is drawn stands in the middle, so places tell much: after 140 steps of 64 pictures
-    of the miniature a plain mean left the concepts' loss at 6.15 nats, where it began, and a grid of 4 at 3.48.
+    grid of ``grid`` × ``grid`` places: what is drawn stands in the middle, so places tell much. After 140 steps of 64
+    pictures of the miniature a plain mean left the concepts' loss where it began, at 6.15 nats, a grid of 4 at 3.48.
     """
 
     def __init__(self, widths: Sequence[int], blocks: int, groups: int, grid: int, parts: Mapping[str, int]) -> None:
