@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo test test-all check format images preset schemas lock miniature miniature-samples miniature-publish
+.PHONY: help setup demo test test-all check format images preset schemas lock miniature miniature-samples miniature-publish miniature-measure miniature-card
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -64,6 +64,12 @@ miniature-samples: setup ## draw the sample sets of data/samples again
 
 miniature-publish: setup ## copy the built miniature to models/miniature
 	$(RUN) python -m pipelines.miniature.publish
+
+miniature-measure: setup ## measure models/miniature, real pictures beside drawn ones [SEED=7]
+	$(RUN) python -m pipelines.miniature.measure --model models/miniature $(if $(SEED),--seed $(SEED))
+
+miniature-card: setup ## write the card of models/miniature, with what was measured of it
+	$(RUN) python -m pipelines.miniature.card
 
 schemas: setup ## write the JSON Schemas of the params files, for editors
 	$(RUN) python -m tasks.schemas

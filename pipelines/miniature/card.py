@@ -5,11 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 from PIL import Image
+from pydantic import ConfigDict
 
 from etude.files import read_json
 from etude.params import Schema, pick
+from pipelines.miniature import table
+from pipelines.miniature.kept import ICONS, source_row
 from pipelines.miniature.stage import tile
-from pipelines.miniature.world import FOLDER, OUT, World, background
+from pipelines.miniature.world import FOLDER, World, background, read_world
+from tasks import run
+
+MODEL = Path("models/miniature")
+
+
+class Measure(Schema):
+    """Of the ``measure`` block of params.yaml, what the card reads."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    bars: table.Bars
 
 
 class Card(Schema):
@@ -27,14 +41,21 @@ class Dials(Schema):
     """The part of params.yaml that the card reads."""
 
     card: Card
+    measure: Measure
+
+
+def card() -> None:
+    """Write the card of ``models/miniature`` again, with what was measured of it."""
+    write_card(MODEL, read_world())
 
 
 def write_card(folder: Path, world: World) -> None:
     """``samples.png`` and ``README.md`` of the model in ``folder``."""
-    card = pick(FOLDER / "params.yaml", Dials).card
-    prompts = sample_prompts(world, card.across * card.down)
-    tile(draw(folder, prompts, card), card.across).save(folder / "samples.png", optimize=True)
-    (folder / "README.md").write_text(text(world, card, prompts), encoding="utf-8")
+    dials = pick(FOLDER / "params.yaml", Dials)
+    prompts = sample_prompts(world, dials.card.across * dials.card.down)
+    tile(draw(folder, prompts, dials.card), dials.card.across).save(folder / "samples.png", optimize=True)
+    measured = table.of_model(folder, dials.measure.bars)
+    (folder / "README.md").write_text(text(world, dials.card, prompts, measured), encoding="utf-8")
 
 
 def sample_prompts(world: World, count: int) -> list[str]:
@@ -64,17 +85,9 @@ def draw(folder: Path, prompts: list[str], card: Card) -> list[Image.Image]:
     return pictures
 
 
-def source_row(record: dict[str, str]) -> str:
-    """A row of the table of sources."""
-    origin = f"[{record['title']}]({record['author_url']}) {record['version']}"
-    licence = f"[{record['licence']}]({record['licence_url']})"
-    return f"| {record['style']} | {origin} | {record['author']} | {licence} |"
-
-
-def text(world: World, card: Card, prompts: list[str]) -> str:
+def text(world: World, card: Card, prompts: list[str], measured: str) -> str:
     """The card in Markdown."""
-    vae, clip, unet = (read_json(OUT / part / "metrics.json") for part in ("decoder", "vision", "unet"))
-    records = sorted(read_json(OUT / "source" / "sources.json").values(), key=lambda record: str(record["style"]))
+    records = sorted(read_json(ICONS / "sources.json").values(), key=lambda record: str(record["style"]))
     rows = "\n".join(source_row(record) for record in records if record["style"] in world.styles)
     return TEMPLATE.format(
         concepts=len(world.concepts),
@@ -82,10 +95,7 @@ def text(world: World, card: Card, prompts: list[str]) -> str:
         colours=", ".join(world.colours),
         held_out_concepts=", ".join(world.held_out_concepts),
         held_out_style=", ".join(world.held_out_styles),
-        psnr_unseen=vae["psnr_unseen"],
-        psnr_seen=vae["psnr_seen"],
-        named=f"{clip['named_rightly']:.0%}",
-        loss=unet["loss"],
+        measured=measured,
         steps=card.steps,
         guidance=card.guidance,
         cost=card.cost,
@@ -95,7 +105,7 @@ def text(world: World, card: Card, prompts: list[str]) -> str:
     )
 
 
-TEMPLATE = """# The miniature, first edition
+TEMPLATE = """# The miniature
 
 A Stable Diffusion with the exact anatomy of SD 1.5 (686 UNet, 248 autoencoder and 196 text encoder tensors under the
 same names), only narrow: it draws emoji of 128 × 128 pixels and runs anywhere. It was trained from random weights on
@@ -120,16 +130,12 @@ A caption is `<style> <concept> [on a <colour> background]`.
 - colours: {colours}
 - held out of everything, to be learned: the concepts {held_out_concepts}; the style {held_out_style}
 
-`clip/` is a CLIP of the same text encoder and a vision encoder, for evaluation and for naming pictures.
+`clip/` is a CLIP of the same text encoder and a vision encoder, for evaluation and for naming pictures. `judge/` is a
+classifier of concept, style and background that conditions nothing: evaluations ask it what a picture shows.
 
 ## Measured
 
-| what | score |
-|---|---|
-| autoencoder, PSNR on pictures of held-out concepts | {psnr_unseen} dB |
-| autoencoder, PSNR on pictures of the training | {psnr_seen} dB |
-| CLIP, concept named rightly among all, pictures of the known styles on colours never seen | {named} |
-| UNet, training loss (weights: min(SNR + 0.1, 5) / SNR) | {loss} |
+{measured}
 
 Training cost: {cost}
 
@@ -147,3 +153,7 @@ part of the model; the sets under CC BY 4.0 ask for the credit given here.
 |---|---|---|---|
 {sources}
 """
+
+
+if __name__ == "__main__":
+    run(card)

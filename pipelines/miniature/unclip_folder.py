@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPModel
 
 from etude.errors import InputError
 from etude.files import read_header, read_json, read_tensors, sha256_file, write_json, write_tensors
+from pipelines.miniature.assembly import save_half
 from pipelines.miniature.embeddings import NOISING
 
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
@@ -86,12 +86,6 @@ def link(path: Path, target: Path) -> None:
     """A relative link, that holds wherever both folders lie side by side."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.symlink_to(Path("..", "..", target.parent.parent.name, *target.parts[-2:]))
-
-
-def save_half(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Weights in float16; integers as they are."""
-    half = {name: value.to(torch.float16) if value.is_floating_point() else value for name, value in tensors.items()}
-    write_tensors(path, half, {"format": "pt"})
 
 
 def model_index() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from etude.files import read_tensors
 from etude.params import pick
 from etude.training.fit import fit
 from etude.training.report import Report
-from pipelines.miniature import clip, decoder, draws, publish, tokenizer, unet, vae
+from pipelines.miniature import assembly, clip, decoder, draws, tokenizer, unet, vae
 from pipelines.miniature.start import carry_colours
 from pipelines.miniature.world import FOLDER, Pictures
 
@@ -147,7 +147,7 @@ def test_what_is_published_loads_as_a_pipeline_and_a_clip(words: Path, tmp_path:
     entries = len(CLIPTokenizer.from_pretrained(words))
     both = small_clip(entries)
     denoiser = unet.build_unet([16, 16, 32, 32], 4, 2, 32, size=4)
-    publish.assemble(tmp_path, denoiser, vae.build_vae([8, 8, 16, 16], 2, 32), both, words)
+    assembly.assemble(tmp_path, denoiser, vae.build_vae([8, 8, 16, 16], 2, 32), both, words)
 
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
@@ -167,7 +167,7 @@ def test_what_is_published_loads_as_a_pipeline_and_a_clip(words: Path, tmp_path:
 def test_the_published_text_encoder_has_the_names_of_sd15s_file(words: Path, tmp_path: Path) -> None:
     both = small_clip(len(CLIPTokenizer.from_pretrained(words)))
     denoiser = unet.build_unet([16, 16, 32, 32], 4, 2, 32, size=4)
-    publish.assemble(tmp_path, denoiser, vae.build_vae([8, 8, 16, 16], 2, 32), both, words)
+    assembly.assemble(tmp_path, denoiser, vae.build_vae([8, 8, 16, 16], 2, 32), both, words)
     tensors, _ = read_tensors(tmp_path / "text_encoder" / "model.safetensors")
     assert len(tensors) == 196
     assert all(name.startswith("text_model.") for name in tensors)

@@ -16,7 +16,7 @@ from etude.diffusion.family import recognise
 from etude.diffusion.vision import embed_pictures
 from etude.files import read_tensors, sha256_file, write_json, write_tensors
 from etude.params import pick
-from pipelines.miniature import embeddings, publish, unclip, unclip_card, unclip_folder, unet, vae
+from pipelines.miniature import assembly, embeddings, unclip, unclip_card, unclip_folder, unet, vae
 from pipelines.miniature.world import FOLDER
 from tests.pipelines.test_miniature_model import small_clip
 from tests.tiny import vocabulary_and_merges, write_tokenizer
@@ -109,13 +109,13 @@ def published(start: UNet2DConditionModel, settings: unclip.Unclip, tmp_path: Pa
         for value in moving.values():
             value.add_(0.1 * torch.randn_like(value))
     own = embeddings.normaliser(torch.randn(9, clip.config.projection_dim))
-    publish.assemble(model, base, vae.build_vae([8, 8, 16, 16], 2, 32), clip, tokenizer)
+    assembly.assemble(model, base, vae.build_vae([8, 8, 16, 16], 2, 32), clip, tokenizer)
     out.mkdir()
     told.save_config(out)
     write_tensors(out / "changed.safetensors", moving)
     write_tensors(out / "normaliser.safetensors", {"mean": own.mean, "std": own.std})
     write_json(out / "origin.json", {"unet": sha256_file(tmp_path / "diffusion_pytorch_model.safetensors")})
-    unclip_folder.assemble_unclip(tmp_path / "miniature-unclip", model, out, clip, publish.vision_config(clip))
+    unclip_folder.assemble_unclip(tmp_path / "miniature-unclip", model, out, clip, assembly.vision_config(clip))
     write_tensors(tmp_path / "expected.safetensors", told.state_dict())
     return tmp_path
 
