@@ -173,18 +173,20 @@ def test_a_base_that_is_missing_is_named(project: Path) -> None:
         build("lora")
 
 
-def test_textual_inversion_needs_no_captions_and_previews_can_be_left_out(
+def test_a_method_that_names_no_captions_needs_none_and_previews_can_be_left_out(
     tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_project(tmp_path, tiny_base, "textual_inversion")
+    make_project(tmp_path, tiny_base, "dream_artist")
     monkeypatch.chdir(tmp_path)
-    own = tmp_path / "pipelines/textual_inversion/params.yaml"
-    change(own, preview=read_yaml(own)["preview"] | {"seeds": []})
+    own = tmp_path / "pipelines/dream_artist/params.yaml"
+    blocks = {side: read_yaml(own)[side] | {"vectors": count} for side, count in (("positive", 2), ("negative", 3))}
+    change(own, preview=read_yaml(own)["preview"] | {"seeds": []}, reconstruction=0.5, **blocks)
     shutil.rmtree(tmp_path / "data/concept/texts")
-    build("textual_inversion")
-    made = artifacts.load(tmp_path / "artifacts/textual_inversion/build/artifact.safetensors")
-    assert made.tensors["text_encoder"].shape == (4, 32)
-    assert not (tmp_path / "artifacts/textual_inversion/build/previews").exists()
+    build("dream_artist")
+    made = artifacts.load(tmp_path / "artifacts/dream_artist/build/artifact.safetensors")
+    assert made.tensors["positive.text_encoder"].shape == (2, 32)
+    assert made.tensors["negative.text_encoder"].shape == (3, 32)
+    assert not (tmp_path / "artifacts/dream_artist/build/previews").exists()
 
 
 def test_a_method_that_trains_nothing_reads_the_pictures_and_leaves_its_artifact_alone(
