@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from etude.errors import ParamsError
 from etude.params import MethodParams, nearest
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 PIPELINES = Path(__file__).parent.parent / "pipelines"
 NEEDS = ("images", "captions", "pictures", "views", "class_images", "image", "models")
+
+
+class Input(NamedTuple):
+    """One of the ``models`` that ``build`` may ask for: a file or folder, and the SHA-256 of what it holds."""
+
+    path: Path
+    digest: str
 
 
 class Method(Protocol):

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etude.errors import BaseError, ParamsError, StaleError
-from etude.files import replace_folder, sha256_tree, write_json
-from etude.method import Method, load_method, needs
+from etude.files import read_json, replace_folder, sha256_tree, write_json
+from etude.method import Input, Method, load_method, needs
 from etude.params import MethodParams, Schema, load, pick, read_yaml
 from etude.store import key
 from etude.training.processes import is_launched, is_main, launch
@@ -24,7 +24,7 @@ from tasks.console import say
 
 if TYPE_CHECKING:
     from etude.artifact import Artifact
-    from etude.diffusion.base import Base
+    from etude.diffusion.base import Base, Part
     from etude.training.report import Report
 
 __all__ = ["Dials", "build"]
@@ -51,9 +51,10 @@ def build(method: str) -> None:
     if dials.processes > 1 and not is_launched():
         sys.exit(launch(dials.processes))
     inputs = digests(method, {**dials.model_dump(), **params.model_dump(), "base": path.as_posix()})
+    inputs |= {name: sha256_tree(name) for name in getattr(params, "models", {}).values()}
     facts = _facts(params, dials, inputs, path) | {"family": family}
     scratch = Path(".scratch", f"{method}-{key(inputs, facts)[:16]}")
-    base, report = _open(method, params, dials, path, scratch)
+    base, report = _open(method, module, params, dials, path, scratch)
     facts |= {"prediction": base.prediction, "resolution": base.resolution}
     data = {need: _load(need, method, params) for need in needs(module)}
     artifact = module.build(base=base, **data, params=params, report=report)
@@ -93,11 +94,12 @@ def _facts(params: MethodParams, dials: Dials, inputs: Mapping[str, str], path: 
     from etude.diffusion.base import choose_device
 
     device = choose_device(dials.device).type
+    read = [path, *map(Path, getattr(params, "models", {}).values())]
     processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     return {
         "params": params.model_dump(mode="json"),
         "base": path.as_posix(),
-        "inputs": {name: inputs[name] for name in inputs if name.startswith("data/") or Path(name) == path},
+        "inputs": {name: inputs[name] for name in inputs if name.startswith("data/") or Path(name) in read},
         "seed": dials.seed,
         "threads": dials.threads,
         "processes": dials.processes,
@@ -108,7 +110,9 @@ def _facts(params: MethodParams, dials: Dials, inputs: Mapping[str, str], path: 
     }
 
 
-def _open(method: str, params: MethodParams, dials: Dials, path: Path, scratch: Path) -> tuple[Base, Report]:
+def _open(
+    method: str, module: Method, params: MethodParams, dials: Dials, path: Path, scratch: Path
+) -> tuple[Base, Report]:
     """The base in float32, whose trained copies need it (`fit` computes in `precision`), and a report with previews."""
     from etude.diffusion.base import load_base
     from etude.training.preview import Preview, draw
@@ -119,7 +123,9 @@ def _open(method: str, params: MethodParams, dials: Dials, path: Path, scratch: 
     preview: Preview | None = getattr(params, "preview", None)
     drawing = preview is not None and bool(preview.seeds)
     decoding = drawing or bool(getattr(params, "reconstruction", 0))
-    base = load_base(path, device=dials.device, parts=("unet", "vae", "text") if decoding else ("unet", "text"))
+    learned: tuple[Part, ...] = ("unet", "vae", "text") if decoding else ("unet", "text")
+    parts = learned if "models" not in needs(module) else ()  # a merge reads files, one weight at a time
+    base = load_base(path, device=dials.device, parts=parts)
     report = Report(scratch, dials.seed, base.device.type, dials.precision, watch=Path("logs", "previews", method))
     if preview and drawing:
         report.preview = lambda: draw(base, preview, params.name)
@@ -127,11 +133,13 @@ def _open(method: str, params: MethodParams, dials: Dials, path: Path, scratch: 
 
 
 def _load(need: str, method: str, params: MethodParams) -> Any:
-    """What `build` asks for by the name of an argument, from the folders of the method's image set."""
+    """What `build` asks for by the name of an argument: from the folders of the method's image set, or its models."""
     from etude.training.batches import load_captions, load_images, load_pictures
     from etude.training.prior import load_prior
     from etude.training.views import load_views
 
+    if need == "models":
+        return {name: _input(method, name, Path(path)) for name, path in getattr(params, "models", {}).items()}
     folder = Path("data", params.set)
     if need == "images":
         return load_images(folder / "latents")
@@ -144,6 +152,14 @@ def _load(need: str, method: str, params: MethodParams) -> Any:
     if need == "class_images":
         return load_prior(Path("artifacts", method, "class_images"), params.class_images.real)  # type: ignore[attr-defined]
     raise ParamsError("method.py", f"`build` asks for `{need}`, which this stage cannot give", "name another need")
+
+
+def _input(method: str, name: str, path: Path) -> Input:
+    """One of the models, if it is still what its *input* stage saw; raises StaleError."""
+    digest = read_json(Path("artifacts", method, "inputs", f"{name}.json"))["sha256"]
+    if sha256_tree(path) != digest:
+        raise StaleError(path, f"is not what the stage input@{name} of {method} saw", "run `dvc repro`")
+    return Input(path, digest)
 
 
 def _publish(method: str, artifact: Artifact, results: Path, facts: Mapping[str, Any]) -> None:

@@ -41,7 +41,7 @@ def export(method: str) -> None:
     made = artifacts.load(Path("artifacts", method, "build", "artifact.safetensors"))
     frame = cache(lambda: read_frame(Path(made.facts["base"])))
     with replace_folder(Path("artifacts", method, "export")) as out:
-        for name in module.formats:
+        for name in made.facts.get("formats", module.formats):  # a method of several kinds says which suit this one
             for path in write(name, made, out, frame):
                 shown = path.relative_to(out).as_posix()
                 say(f"{method}: artifacts/{method}/export/{shown} ({name}, {path.stat().st_size:,} bytes)")

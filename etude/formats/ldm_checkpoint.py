@@ -160,7 +160,8 @@ def write(artifact: Artifact, folder: Path, frame: Frame) -> list[Path]:
         tensors |= {mark: torch.zeros(0) for mark in marks}
     stem = file_stem(facts)
     paths = [folder / f"{stem}.safetensors"]
-    write_tensors(paths[0], tensors, {"format": "pt"} | modelspec(facts, ""))
+    metadata = {"format": "pt"} | modelspec(facts, "") | facts.get("metadata", {})  # such as a merge's recipe
+    write_tensors(paths[0], tensors, metadata)
     for name, content in sorted(frame.files.items()):
         paths.append(folder / f"{stem}.config" / name)
         with atomic_path(paths[-1]) as temporary:

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from etude import artifact as artifacts
 from etude.artifact import Artifact
 from etude.diffusion.base import Base
 from etude.diffusion.sample import generate
 from etude.diffusion.text import encode_prompts
-from etude.method import load_method, needs
+from etude.files import sha256_tree
+from etude.method import Input, load_method, needs
 from etude.params import MethodParams, read_yaml, validate
 from etude.training.batches import Captions, Images, Pictures
 from etude.training.preview import draw
@@ -92,6 +94,20 @@ def class_images(base: Base) -> Prior:
     return Prior(Images(names, mean, logvar), captions)
 
 
+def parents(base: Base, folder: Path) -> dict[str, Input]:
+    """Two artifacts of whole weights, a and b, as fine-tuning and DreamBooth leave them: other weights of attention."""
+    found = {}
+    for number, letter in enumerate("ab"):
+        generator = torch.Generator().manual_seed(number)
+        chosen = {f"unet.{n}": p for n, p in base.unet.named_parameters() if "attn2.to_" in n}
+        noise = {name: p.std() * torch.randn(p.shape, generator=generator) for name, p in chosen.items()}
+        tensors = {name: chosen[name] + noise[name] for name in chosen}
+        path = folder / letter / "artifact.safetensors"
+        artifacts.save(Artifact("fine_tuning", tensors, {"name": "otter", "family": base.family}), path)
+        found[letter] = Input(path.parent, sha256_tree(path.parent))
+    return found
+
+
 def learn(method: str, base: Base, params: MethodParams, scratch: Path, *, kill_at: int = 0) -> Artifact:
     """Build; with ``kill_at`` the process dies without warning after that step."""
 
@@ -104,8 +120,8 @@ def learn(method: str, base: Base, params: MethodParams, scratch: Path, *, kill_
     preview: Any = getattr(params, "preview", None)
     if preview:
         report.preview = lambda: draw(base, preview, params.name)
-    data = image_set(base)
     module = load_method(method)
+    data = image_set(base) | ({"models": parents(base, scratch / "models")} if "models" in needs(module) else {})
     built: Artifact = module.build(base=base, params=params, report=report, **{n: data[n] for n in needs(module)})
     return built
 

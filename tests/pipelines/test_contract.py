@@ -76,6 +76,7 @@ def test_the_build_stage_depends_on_the_data_that_build_names_and_no_other(metho
     asked = needs(load_method(method))
     assert {need for need, folder in FOLDERS.items() if folder in deps} == set(asked) & set(FOLDERS)
     assert set(asked) <= set(NEEDS)
+    assert ("models" in asked) == ("artifacts/${method}/inputs" in deps)
 
 
 def test_methods_are_known_without_importing_torch() -> None:

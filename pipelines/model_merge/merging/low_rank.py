@@ -1,0 +1,82 @@
+"""LoRA in merges: as a model, and as the result: several in one, or what a whole model learned, by singular values.
+
+Extraction is kohya's (``extract_lora_from_models``): the singular vectors of the largest singular values, their tails
+clamped. ``concatenated`` is exact: the ranks stand side by side.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etude.formats.pairs import Pair
+
+DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+# Layers that LoRA files of kohya's kind can name: not the embeddings, norms and biases.
+LAYERS = re.compile(
+    r"unet\..*(attn[12]\.to_([qkv]|out\.0)|ff\.net\.(0\.proj|2)|proj_in|proj_out|conv1|conv2|conv_shortcut|"
+    r"time_emb_proj|(down|up)samplers\.0\.conv)\.weight|text_encoder(_2)?\..*(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])\.weight"
+)
+
+
+class Fused(Mapping[str, Tensor]):
+    """The weights that a LoRA changes, by their names: W + α/r · B·A, in float32.
+
+    ``tensors`` and ``facts`` are those of a LoRA in the common form; ``below`` has the weights W.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], below: Mapping[str, Tensor]) -> None:
+        self.tensors, self.below = tensors, below
+        self.alpha, self.alphas = facts["alpha"], facts.get("alphas", {})
+        self.names = [f"{name.removesuffix(DOWN)}.weight" for name in tensors if name.endswith(DOWN)]
+
+    def __getitem__(self, name: str) -> Tensor:
+        layer = name.removesuffix(".weight")
+        if layer + DOWN not in self.tensors:
+            raise KeyError(name)
+        weight: Tensor = self.below[name].float()
+        down, up = (self.tensors[layer + end].to(weight) for end in (DOWN, UP))
+        scale: float = self.alphas.get(layer, self.alpha) / len(down)
+        return weight + scale * (up.flatten(1) @ down.flatten(1)).view_as(weight)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def extracted(difference: Tensor, rank: int, clamp: float) -> Pair:
+    """The pair of rank r nearest to ``difference`` [out, in(, k, k)], α = r.
+
+    Values beyond the quantile ``clamp`` of both matrices are cut to it (1: none are), which tames outliers of a model
+    that was trained long, and makes the pair an approximation even at full rank.
+    """
+    flat = difference.float().flatten(1)
+    u, s, vh = torch.linalg.svd(flat, full_matrices=False)
+    r = min(rank, len(s))
+    up, down = u[:, :r] * s[:r], vh[:r]
+    if clamp < 1:
+        values = torch.cat([up.flatten(), down.flatten()])
+        limit = float(values.sort().values[max(int(clamp * values.numel()) - 1, 0)])
+        up, down = up.clamp(-limit, limit), down.clamp(-limit, limit)
+    up = up.reshape(len(flat), r, *([1] * (difference.ndim - 2)))
+    return Pair(down.reshape(r, *difference.shape[1:]).contiguous(), up.contiguous(), float(r))
+
+
+def concatenated(
+    loras: Sequence[Mapping[str, Pair]], weights: Sequence[float], α: Mapping[str, float]
+) -> dict[str, Pair]:
+    """α · Σ weight · LoRA with ``α`` by weight name, exact: each layer's rank is the sum of theirs."""
+    pairs = {}
+    for name in sorted({name for lora in loras for name in lora if f"{name}.weight" in α}):
+        found = [(lora[name], weight) for lora, weight in zip(loras, weights, strict=True) if name in lora]
+        down = torch.cat([pair.down.float() for pair, _ in found])
+        scales = [α[f"{name}.weight"] * weight * pair.alpha / pair.rank for pair, weight in found]
+        up = torch.cat([pair.up.float() * scale for (pair, _), scale in zip(found, scales, strict=True)], dim=1)
+        pairs[name] = Pair(down, up, float(len(down)))
+    return pairs

@@ -1,0 +1,61 @@
+"""The same tensor of several models, piece by piece: what a formula sees of it at a time.
+
+Sums are added up in float64 over pieces of one fixed size, so they do not depend on the memory there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+SIZE = 1 << 21  # values a piece: 8 MB in float32
+_HALF = 1 << 16
+
+
+class Pieces:
+    """Tensors of one shape as flat pieces, at least in float32."""
+
+    def __init__(self, tensors: Sequence[Tensor], size: int = SIZE) -> None:
+        self.flat = [tensor.reshape(-1) for tensor in tensors]
+        self.count, self.models, self.size = self.flat[0].numel(), len(tensors), size
+        self.dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        return (self.at(start) for start in range(0, self.count, self.size))
+
+    def at(self, start: int) -> list[Tensor]:
+        """The piece from value ``start`` on, of every model."""
+        return [tensor[start : start + self.size].to(self.dtype) for tensor in self.flat]
+
+
+def total(pieces: Pieces, sums: Callable[[list[Tensor]], Sequence[Tensor]]) -> list[float]:
+    """What ``sums`` gives for each piece, in float64, added up."""
+    found = [[float(value) for value in sums([part.double() for part in piece])] for piece in pieces]
+    return [sum(column) for column in zip(*found, strict=True)]
+
+
+def kth_smallest(pieces: Pieces, value: Callable[[list[Tensor]], Tensor], k: int) -> float:
+    """The k-th smallest of |value|, exact in float32: found in its upper 16 bits first, then in the lower.
+
+    A float that is not negative is ordered as its bits are, so two counts in 2¹⁶ places stand for a sort.
+    """
+
+    def bits() -> Iterator[Tensor]:
+        return (value(piece).abs().float().view(torch.int32) for piece in pieces)
+
+    upper, k = _place(((part >> 16) for part in bits()), k)
+    lower, _ = _place(((part & (_HALF - 1))[(part >> 16) == upper] for part in bits()), k)
+    return float(torch.tensor([upper << 16 | lower], dtype=torch.int32).view(torch.float32))
+
+
+def _place(keys: Iterator[Tensor], k: int) -> tuple[int, int]:
+    """The key that the k-th smallest has, and which of those with this key it is."""
+    counts = torch.zeros(_HALF, dtype=torch.int64)
+    for part in keys:
+        counts += torch.bincount(part, minlength=_HALF)
+    below = counts.cumsum(0)
+    place = int(torch.searchsorted(below, k))
+    return place, k - (int(below[place - 1]) if place else 0)
