@@ -51,11 +51,8 @@ def given(**paths: Path) -> dict[str, Input]:
 
 
 def build(base: Base, models: Mapping[str, Input], scratch: Path, **changes: Any) -> Artifact:
-    asked: dict[str, Any] = {
-        "name": "otter",
-        "save": "fp32",
-        "weights": [1.0] * len([n for n in models if n != "vae"]),
-    } | changes
+    count = len([name for name in models if name != "vae"])
+    asked: dict[str, Any] = {"name": "otter", "save": "fp32", "weights": [1.0] * count} | changes
     asked["models"] = {name: model.path.as_posix() for name, model in models.items()}
     params: Any = params_of("model_merge", **asked)
     report = Report(scratch, seed=3, device="cpu", precision="fp32")

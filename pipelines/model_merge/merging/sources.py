@@ -55,7 +55,7 @@ class Model:
 
 def open_base(path: Path) -> dict[str, Tensor]:
     """All weights of a base, mapped into memory; raises FormatError."""
-    return (diffusers_checkpoint if path.is_dir() else ldm_checkpoint).read(path)[0]
+    return diffusers_checkpoint.read(path)[0] if path.is_dir() else ldm_checkpoint.read(path)[0]
 
 
 def open_model(path: Path, base: Weights, family: str) -> Model:
