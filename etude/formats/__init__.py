@@ -36,6 +36,7 @@ FORMATS = (
     "diffusers_lora",
     "aesthetic_pt",
     "clip_image_embedding",
+    "peft_lora",
     "embedding_pt",
     "embedding_image",
     "embedding_safetensors",
