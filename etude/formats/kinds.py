@@ -1,0 +1,80 @@
+"""What a file is: whose it is among the methods, and of which family of base, told by its keys and shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from etude import artifact as artifacts
+from etude.artifact import KEY, Artifact
+from etude.errors import FormatError, InputError
+from etude.files import read_metadata
+from etude.formats import FORMATS, identify, load_format
+
+OWN = "artifact"  # Étude's own form, which every method has
+METHODS = {  # format → the method whose `apply` uses what is in it; formats of one method are of one kind
+    "kohya_lora": "lora",
+    "diffusers_lora": "lora",
+    "peft_lora": "lora",
+    "embedding_pt": "textual_inversion",
+    "embedding_safetensors": "textual_inversion",
+    "diffusers_embedding": "textual_inversion",
+    "embedding_image": "textual_inversion",
+    "hypernetwork_pt": "hypernetwork",
+    "ldm_checkpoint": "model_merge",
+    "diffusers_checkpoint": "model_merge",
+}
+WHOLE = ("fine_tuning", "dreambooth", "model_merge")  # methods whose artifacts are weights, as those of checkpoints are
+WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}  # of the text that a UNet is given
+CONTEXT = "attn2.to_k.lora_A.weight"
+
+
+def open_any(path: Path) -> tuple[str, Artifact]:
+    """Name of the format and content of a file or folder, ours or not; raises FormatError or InputError.
+
+    A foreign file's facts have a name (else the file's), and the family where it can be told.
+    """
+    built = path / "artifact.safetensors"
+    path = built if built.exists() else path
+    if not path.exists():
+        raise InputError(path, "is missing", "check the path")
+    if path.is_file() and path.suffix == ".safetensors" and KEY in read_metadata(path):
+        return OWN, artifacts.load(path)
+    name = identify(path)
+    if name not in METHODS:
+        raise FormatError(path, f"is a {name}, of which no method makes use", f"give one of {', '.join(METHODS)}")
+    tensors, facts = load_format(name).read(path)
+    told = {key: value for key, value in facts.items() if value is not None}
+    family = told.get("family") or family_of(tensors)
+    return name, Artifact(METHODS[name], tensors, {"name": path.stem} | told | ({"family": family} if family else {}))
+
+
+def same_kind(artifact: Artifact) -> tuple[str, ...]:
+    """The formats in which an artifact can be written."""
+    kind = "model_merge" if artifact.method in WHOLE and "rank" not in artifact.facts else artifact.method
+    if kind == "model_merge" and "rank" in artifact.facts:
+        kind = "lora"
+    return tuple(name for name in FORMATS if METHODS.get(name) == kind)
+
+
+def family_of(tensors: Mapping[str, Tensor]) -> str | None:
+    """sd1, sd2 or sdxl by the widths of an embedding or a LoRA; None where they are of no Stable Diffusion known."""
+    if any(name.startswith("text_encoder_2") or ".transformer_blocks.1." in name for name in tensors):
+        return "sdxl"
+    context = next((tensor for name, tensor in tensors.items() if name.endswith(CONTEXT)), None)
+    if context is None and "text_encoder" in tensors:
+        context = tensors["text_encoder"]
+    if context is None:
+        context = next((t for n, t in tensors.items() if n.endswith("self_attn.q_proj.lora_A.weight")), None)
+    return None if context is None else WIDTHS.get(context.shape[-1])
+
+
+def described(facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """``facts`` with what every format is written with; raises FormatError when the family is not known."""
+    if "family" not in facts:
+        fault = "does not tell for which family of base it was made, and its widths are of none that Étude knows"
+        raise FormatError(path, fault, "say --family sd1, sd2 or sdxl")
+    return {"prediction": "epsilon", **facts}

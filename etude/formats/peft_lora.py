@@ -1,0 +1,83 @@
+"""PEFT's folder ``<name>/<part>/``: ``adapter_model.safetensors`` and ``adapter_config.json`` for each part.
+
+An adapter is of one model, so a LoRA of the UNet and of text encoders has several; ``PeftModel.from_pretrained`` takes
+one. CLIP's layers are called as transformers calls them today (≥ 5.6: without ``text_model.`` in the first encoder).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from etude.artifact import Artifact
+from etude.errors import FormatError
+from etude.files import write_json, write_tensors
+from etude.formats import diffusers_lora
+from etude.formats.metadata import file_stem
+from etude.formats.pairs import PARTS, Pair, join, split
+
+FILE, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PREFIX = "base_model.model."
+
+
+def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
+    """Whether the files of a folder (its paths are the keys) are an adapter, or those of parts."""
+    return any(place in keys for place in (FILE, *(f"{part}/{FILE}" for part in PARTS)))
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors in the common form, and the facts rank, alpha, alphas and name; raises FormatError."""
+    path = Path(path)
+    pairs: dict[str, Pair] = {}
+    for part in ("", *PARTS):
+        if (file := path / part / FILE).exists():
+            found = split(*diffusers_lora.read(file))
+            pairs |= {_placed(name, part): pair for name, pair in found.items()}
+    if not pairs:
+        raise FormatError(path, f"holds no {FILE}", "name a folder that PEFT saved")
+    tensors, facts = join(pairs)
+    return tensors, facts | {"name": path.name}
+
+
+def _placed(name: str, part: str) -> str:
+    """The name below the part that its folder is called by: both of SDXL's text encoders have the same layers."""
+    return f"{part}.{name.partition('.')[2]}" if part.startswith("text_encoder") else name
+
+
+def write(artifact: Artifact, folder: Path) -> list[Path]:
+    """Two files a part; alphas that differ stand in the configuration's ``alpha_pattern``."""
+    pairs: dict[str, dict[str, Pair]] = defaultdict(dict)
+    for name, pair in split(artifact.tensors, artifact.facts).items():
+        part, _, module = name.partition(".")
+        pairs[part][f"text_model.{module}" if part == "text_encoder_2" else module] = pair
+    paths = []
+    for part, own in sorted(pairs.items()):
+        home = folder / file_stem(artifact.facts) / part
+        tensors = {f"{PREFIX}{module}.lora_A.weight": pair.down.contiguous() for module, pair in own.items()}
+        tensors |= {f"{PREFIX}{module}.lora_B.weight": pair.up.contiguous() for module, pair in own.items()}
+        write_tensors(home / FILE, tensors, {"format": "pt"})
+        write_json(home / CONFIG, _config(own))
+        paths += [home / CONFIG, home / FILE]
+    return paths
+
+
+def _config(pairs: Mapping[str, Pair]) -> dict[str, Any]:
+    """What PEFT's LoraConfig is made from."""
+    _, facts = join(pairs)
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+        "r": facts["rank"],
+        "lora_alpha": facts["alpha"],
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted(pairs),
+        "rank_pattern": {name: pair.rank for name, pair in sorted(pairs.items()) if pair.rank != facts["rank"]},
+        "alpha_pattern": facts.get("alphas", {}),
+    }

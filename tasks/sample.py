@@ -1,0 +1,227 @@
+"""Draw with any base and any stack of artifacts, one's own and others', as one labelled picture.
+
+python -m tasks.sample "lora:0.8 + hypernetwork:0.5 + ~/embeddings/sks.pt" --prompt "[name] on a red background"
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from etude.diffusion.settings import SAMPLERS, Sampling
+from etude.errors import BaseError, ConflictError, FormatError, InputError, ParamsError
+from etude.grids import syntax
+from etude.method import load_method, method_names
+from etude.params import Schema, nearest, pick, validate
+from etude.rendering.prompts import NAME, fill
+from tasks import run
+from tasks.console import say
+
+if TYPE_CHECKING:
+    from etude.artifact import Artifact
+    from etude.diffusion.base import Base
+
+STACK = "the stack"
+
+
+class Dials(Schema):
+    """What is drawn with where the command line does not say."""
+
+    base: str
+    device: str
+    precision: str
+    sampling: Sampling
+    threads: int
+
+
+class Layer(NamedTuple):
+    """One artifact of a stack, and how it is applied."""
+
+    text: str  # as it was asked for
+    artifact: Artifact
+    settings: dict[str, float]
+
+
+def sample(
+    stack: Annotated[str, typer.Argument(help='"lora:0.8 + file.pt": methods, method@step, paths; "": the base alone')],
+    prompt: Annotated[list[str], typer.Option(help="a row each; [name] is the word of what was learned")],
+    seeds: Annotated[str, typer.Option(help="a column each, such as 0-3 or 1,5")] = "0-3",
+    base: Annotated[str, typer.Option(help="a base; else that of params.yaml")] = "",
+    out: Annotated[Path, typer.Option(help="the picture to write")] = Path("sample.png"),
+    size: Annotated[str, typer.Option(help="such as 512x768; else the base's resolution")] = "",
+    steps: Annotated[int, typer.Option(help="else those of `sampling` in params.yaml")] = 0,
+    guidance: Annotated[float, typer.Option(help="else that of params.yaml")] = -1.0,
+    sampler: Annotated[str, typer.Option(help=f"{', '.join(SAMPLERS)}; else that of params.yaml")] = "",
+    negative: Annotated[str, typer.Option(help="what to draw away from; else that of params.yaml")] = "",
+) -> None:
+    """Draw every prompt with every seed. Nothing existing is overwritten."""
+    if out.exists():
+        raise ConflictError(out, "exists already", "choose another --out, or delete it")
+    dials = pick("params.yaml", Dials)
+    given = {"steps": steps, "sampler": sampler, "negative": negative, "guidance": guidance if guidance >= 0 else ""}
+    chosen = {key: value for key, value in given.items() if value not in ("", 0) or (key, value) == ("guidance", 0.0)}
+    sampling = validate(dials.sampling.model_dump() | chosen, Sampling, "command line")
+    numbers, sides = _numbers(seeds), _size(size)
+    parts = [split_layer(text) for text in re.split(r"\s+\+\s+", stack.strip()) if text]
+    from etude.diffusion.base import DTYPES, load_base
+    from etude.training.randomness import make_deterministic
+
+    make_deterministic(dials.threads)
+    layers = ordered([open_layer(*part) for part in parts])
+    loaded = load_base(base or dials.base, device=dials.device, dtype=DTYPES[dials.precision])
+    name = next((str(layer.artifact.facts["name"]) for layer in layers if "name" in layer.artifact.facts), "")
+    if not name and any(NAME in text for text in prompt):
+        raise InputError(STACK, "has no word for [name]", "write the prompt without it")
+    texts = [fill(text, name) for text in prompt]
+    with ExitStack() as undo, TemporaryDirectory() as folder:
+        for layer in layers:
+            undo.enter_context(_applied(layer, loaded))
+        worded = sampling.model_copy(update={"negative": fill(sampling.negative, name)})
+        paths = _draw(loaded, texts, numbers, worded, sides, Path(folder))
+        _paint(stack, loaded, texts, numbers, worded, paths, out)
+    say(f"{out}: {len(texts)} × {len(numbers)} pictures by {loaded.path}{f' with {stack}' if stack else ''}")
+
+
+def split_layer(text: str) -> tuple[str, dict[str, float] | float | None]:
+    """What is applied, and its number (``:0.8``) or numbers (``:strength=0.8,steps=5``); raises InputError."""
+    what, colon, tail = text.rpartition(":")
+    if not colon or "/" in tail:
+        return text, None
+    try:
+        if "=" not in tail:
+            return what, float(tail)
+        pairs = (item.partition("=") for item in tail.split(","))
+        return what, {key.strip(): float(value) for key, _, value in pairs}
+    except ValueError:
+        fault = f"`{tail}` after the colon is no number"
+        raise InputError(text, fault, "write name:0.8 or name:setting=0.8") from None
+
+
+def open_layer(what: str, numbers: dict[str, float] | float | None) -> Layer:
+    """The artifact of a method (``lora``, ``lora@80`` after 80 steps), or in a file; raises what says what is wrong."""
+    from etude.formats.kinds import open_any
+
+    method, _, step = what.partition("@")
+    names = method_names()
+    path = Path(what).expanduser()
+    if method in names and not path.is_file():
+        build = Path("artifacts", method, "build")
+        path = build / (f"checkpoints/{int(step):06d}" if step.isdigit() else "artifact")
+        path = path.with_suffix(".safetensors")
+        if not path.exists():
+            raise InputError(path, "is missing", f"run `dvc repro pipelines/{method}/dvc.yaml:build`, or name another")
+    elif not path.exists():
+        fault = f"is no method{nearest(what, names)} and no file here"
+        raise InputError(what, fault, f"name a file, or one of {', '.join(names)}")
+    artifact = open_any(path)[1]
+    if artifact.method not in names:
+        raise FormatError(path, f"is made by {artifact.method}, which is no method here", "name another")
+    return Layer(what, artifact, _settings(what, artifact.method, numbers))
+
+
+def _settings(what: str, method: str, numbers: dict[str, float] | float | None) -> dict[str, float]:
+    """Keywords of the method's `apply`."""
+    axes = load_method(method).axes
+    if isinstance(numbers, dict):
+        for name in numbers:
+            if name not in axes:
+                fault = f"{method} has no setting `{name}`{nearest(name, axes)}"
+                raise InputError(what, fault, f"choose among {', '.join(axes) or 'none: it has no settings'}")
+        return {**axes, **numbers}
+    if numbers is None:
+        return dict(axes)
+    if "strength" not in axes:
+        action = f"name one of its settings, as {what}:{next(iter(axes))}=…" if axes else "leave the number out"
+        raise InputError(what, f"{method} has no strength", action)
+    return {**axes, "strength": numbers}
+
+
+def ordered(layers: Sequence[Layer]) -> list[Layer]:
+    """Whole weights first, since what is put on top of them would be lost under them; raises InputError for two."""
+    from etude.formats.kinds import WHOLE
+
+    whole = [layer for layer in layers if layer.artifact.method in WHOLE]
+    if len(whole) > 1:
+        both = " and ".join(layer.text for layer in whole[:2])
+        raise InputError(both, "replace the same weights", "merge them first (pipelines/model_merge)")
+    return [*whole, *(layer for layer in layers if layer.artifact.method not in WHOLE)]
+
+
+def _applied(layer: Layer, base: Base) -> Any:
+    """The method's context; raises BaseError when the artifact is of another family than the base."""
+    method = load_method(layer.artifact.method)
+    family = layer.artifact.facts.get("family", base.family)
+    if base.family not in method.bases or family != base.family:
+        able = family if family != base.family else " or ".join(method.bases)
+        raise BaseError(base.path, f"is {base.family}, {layer.text} is made for {able}", "choose another --base")
+    return method.apply(layer.artifact, base, **layer.settings)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return list(dict.fromkeys(syntax.integers(text)))
+    except ValueError as error:
+        raise ParamsError("--seeds", str(error), "write 0-3 or 1,5") from None
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    from etude.grids.axes import size
+
+    return size(text) if text else None
+
+
+def _draw(
+    base: Base, texts: list[str], seeds: list[int], sampling: Sampling, size: tuple[int, int] | None, folder: Path
+) -> dict[tuple[int, int, int], Path]:
+    """One file for each place in the picture: (column of a seed, row of a prompt, 0)."""
+    from PIL import Image
+
+    from etude.diffusion.sample import generate
+
+    width, height = size or (base.resolution, base.resolution)
+    paths = {}
+    for row, text in enumerate(texts):
+        asked = sampling.model_dump()
+        pictures = generate(base, [text] * len(seeds), seeds=seeds, width=width, height=height, **asked)
+        for column, pixels in enumerate(pictures.cpu().numpy()):
+            paths[column, row, 0] = folder / f"{row}-{column}.png"
+            Image.fromarray(pixels).save(paths[column, row, 0])
+    return paths
+
+
+def _paint(
+    stack: str,
+    base: Base,
+    texts: list[str],
+    seeds: list[int],
+    sampling: Sampling,
+    paths: dict[tuple[int, int, int], Path],
+    out: Path,
+) -> None:
+    from PIL import Image
+
+    from etude.files import atomic_path
+    from etude.grids.drawing import paint
+    from etude.grids.layout import Label, Layout, Sheet
+
+    with Image.open(paths[0, 0, 0]) as first:
+        cell = first.size
+    told = [
+        f"base {base.path.as_posix()}",
+        f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance:g}",
+    ]
+    told += [f"negative: {sampling.negative}"] if sampling.negative else []
+    rows, columns = [Label(text) for text in texts], [Label(f"seed {seed}") for seed in seeds]
+    sheet = Sheet(stack or "untouched base", " · ".join(told), columns, rows, [Label("")], cell)
+    with atomic_path(out) as temporary:
+        paint(Layout(sheet), paths).save(temporary, format="PNG")
+
+
+if __name__ == "__main__":
+    run(sample)

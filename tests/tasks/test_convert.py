@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from etude import artifact as artifacts
+from etude.artifact import Artifact
+from etude.diffusion.base import load_base
+from etude.errors import ConflictError, FormatError, InputError
+from etude.files import read_tensors, write_tensors
+from etude.formats import FORMATS, identify, load_format
+from etude.formats.kinds import METHODS, family_of, open_any, same_kind
+from etude.method import method_names
+from tasks.convert import convert
+from tests.pipelines.learning import picture
+
+DOWN = "unet.mid_block.attentions.0"
+WIDE = f"{DOWN}.transformer_blocks.0.attn2.to_k"
+FACTS: dict[str, Any] = {"name": "sks", "family": "sd1", "prediction": "epsilon"}
+
+
+def lora(family: str = "sd1", width: int = 768) -> Artifact:
+    source = torch.Generator().manual_seed(0)
+    shapes = {f"{DOWN}.proj_in": (12, 12, 1, 1), WIDE: (12, width)}
+    shapes["text_encoder.encoder.layers.1.mlp.fc1"] = (16, 8)
+    if family == "sdxl":
+        shapes["text_encoder_2.encoder.layers.1.mlp.fc1"] = (20, 10)
+    tensors = {}
+    for name, (rows, columns, *kernel) in shapes.items():
+        tensors[f"{name}.lora_A.weight"] = torch.randn(3, columns, *kernel, generator=source)
+        tensors[f"{name}.lora_B.weight"] = torch.randn(rows, 3, *kernel, generator=source)
+    facts = {"rank": 3, "alpha": 1.5, "alphas": {f"{DOWN}.proj_in": 3.0}}
+    return Artifact("lora", tensors, FACTS | facts | {"family": family})
+
+
+def embedding(width: int = 768) -> Artifact:
+    rows = torch.randn(2, width, generator=torch.Generator().manual_seed(0))
+    return Artifact("textual_inversion", {"text_encoder": rows}, FACTS | {"vectors": 2})
+
+
+def written(artifact: Artifact, form: str, folder: Path) -> Path:
+    """A file or folder as the program whose format it is would have it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = load_format(form).write(artifact, folder)
+    return folder / "sks" if form == "peft_lora" else paths[0]
+
+
+def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return set(found) == set(expected) and all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+LORAS = ("kohya_lora", "diffusers_lora", "peft_lora")
+EMBEDDINGS = ("embedding_pt", "embedding_safetensors", "diffusers_embedding")
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("to", LORAS)
+@pytest.mark.parametrize("form", LORAS)
+def test_a_lora_keeps_every_value_from_any_format_to_any(form: str, to: str, family: str, tmp_path: Path) -> None:
+    made = lora(family, 2048 if family == "sdxl" else 768)
+    convert(written(made, form, tmp_path / "in"), to, tmp_path / "out", "sks", "")
+    (top,) = (tmp_path / "out").iterdir()
+    assert identify(top) == to
+    tensors, facts = load_format(to).read(top)
+    assert same(tensors, made.tensors)
+    assert (facts["alpha"], facts["alphas"]) == (1.5, {f"{DOWN}.proj_in": 3.0})
+
+
+@pytest.mark.parametrize("to", EMBEDDINGS)
+@pytest.mark.parametrize("form", EMBEDDINGS)
+def test_an_embedding_keeps_every_value_and_its_word(form: str, to: str, tmp_path: Path) -> None:
+    made = embedding()
+    convert(written(made, form, tmp_path / "in"), to, tmp_path / "out", "", "")
+    (path,) = (tmp_path / "out").iterdir()
+    assert identify(path) == to
+    tensors, facts = load_format(to).read(path)
+    assert same(tensors, made.tensors)
+    assert facts["name"] == "sks"
+
+
+def test_a_whole_model_goes_from_folder_to_file_and_back_and_draws_the_same(tiny_base: Path, tmp_path: Path) -> None:
+    convert(tiny_base, "ldm_checkpoint", tmp_path / "single", "model", "")
+    single = tmp_path / "single/model.safetensors"
+    convert(single, "diffusers_checkpoint", tmp_path / "folder", "model", "")
+    drawn = picture(load_base(tiny_base))
+    assert torch.equal(picture(load_base(single)), drawn)
+    assert torch.equal(picture(load_base(tmp_path / "folder/model")), drawn)
+    assert sorted(p.name for p in (tmp_path / "single").iterdir()) == ["model.config", "model.safetensors"]
+    first = load_format("diffusers_checkpoint").read(tiny_base)[0]
+    assert same(load_format("diffusers_checkpoint").read(tmp_path / "folder/model")[0], first)
+
+
+def test_an_artifact_of_ours_is_converted_too(tmp_path: Path) -> None:
+    made = lora()
+    artifacts.save(made, tmp_path / "artifacts/lora/build/artifact.safetensors")
+    convert(tmp_path / "artifacts/lora/build", "peft_lora", tmp_path / "out", "", "")
+    assert same(load_format("peft_lora").read(tmp_path / "out/sks")[0], made.tensors)
+
+
+def test_what_cannot_be_converted_says_what_can(tmp_path: Path) -> None:
+    path = written(lora(), "kohya_lora", tmp_path / "in")
+    with pytest.raises(
+        FormatError, match=r"is a kohya_lora, which cannot become `embedding_pt`.*diffusers_lora or peft_"
+    ):
+        convert(path, "embedding_pt", tmp_path / "out", "", "")
+    with pytest.raises(FormatError, match=r"cannot become `pef_lora`, did you mean `peft_lora`"):
+        convert(path, "pef_lora", tmp_path / "out", "", "")
+    with pytest.raises(InputError, match=r"nothing: is missing"):
+        convert(tmp_path / "nothing", "kohya_lora", tmp_path / "out", "", "")
+    write_tensors(tmp_path / "x.safetensors", {"a.b": torch.ones(1), "c.d": torch.ones(1)})
+    with pytest.raises(FormatError, match=r"has a form that is not known \(keys: a\.b, c\.d"):
+        convert(tmp_path / "x.safetensors", "kohya_lora", tmp_path / "out", "", "")
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_overwritten_and_no_draft_is_left(tmp_path: Path) -> None:
+    path = written(embedding(), "embedding_pt", tmp_path / "in")
+    convert(path, "embedding_safetensors", tmp_path / "out", "", "")
+    before = (tmp_path / "out/sks.safetensors").read_bytes()
+    with pytest.raises(ConflictError, match=r"sks\.safetensors: exists already"):
+        convert(path, "embedding_safetensors", tmp_path / "out", "", "")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["sks.safetensors"]
+    assert (tmp_path / "out/sks.safetensors").read_bytes() == before
+
+
+def test_the_family_is_told_by_widths_or_must_be_said(tmp_path: Path) -> None:
+    assert [family_of(lora(width=w).tensors) for w in (768, 1024, 2048, 64)] == ["sd1", "sd2", "sdxl", None]
+    assert [family_of(embedding(w).tensors) for w in (768, 1024, 64)] == ["sd1", "sd2", None]
+    assert family_of(lora("sdxl", 64).tensors) == "sdxl"
+    path = written(lora(width=64), "diffusers_lora", tmp_path / "in")
+    with pytest.raises(FormatError, match="does not tell for which family.*say --family sd1"):
+        convert(path, "kohya_lora", tmp_path / "out", "", "")
+    convert(path, "kohya_lora", tmp_path / "out", "sks", "sd1")
+    assert open_any(tmp_path / "out/sks.safetensors")[1].facts["family"] == "sd1"
+
+
+def test_every_format_of_a_kind_belongs_to_a_method_that_is_there() -> None:
+    assert set(METHODS.values()) <= set(method_names())
+    assert [name for name in METHODS if name not in FORMATS] == []
+    assert same_kind(Artifact("fine_tuning", {}, {})) == ("ldm_checkpoint", "diffusers_checkpoint")
+    assert "kohya_lora" in same_kind(Artifact("model_merge", {}, {"rank": 4}))
+
+
+def test_peft_itself_opens_the_folder_and_computes_the_same(tiny_base: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    from etude.diffusion.weights import swapped
+    from pipelines.model_merge.merging.low_rank import Fused
+
+    base = load_base(tiny_base)
+    names = dict(base.unet.named_parameters())
+    layer = f"{DOWN.removeprefix('unet.')}.transformer_blocks.0.attn2.to_v.weight"
+    rows, columns = names[layer].shape
+    key = f"unet.{layer.removesuffix('.weight')}"
+    tensors = {f"{key}.lora_A.weight": torch.randn(3, columns), f"{key}.lora_B.weight": torch.randn(rows, 3)}
+    made = Artifact("lora", tensors, FACTS | {"rank": 3, "alpha": 1.5})
+    load_format("peft_lora").write(made, tmp_path)
+    fused = dict(Fused(tensors, made.facts, {f"unet.{layer}": names[layer].detach()}))
+    asked = (torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.randn(1, 77, 32))
+    with torch.no_grad():
+        with swapped(base, fused):
+            ours = base.unet(*asked).sample
+        model = PeftModel.from_pretrained(base.unet, str(tmp_path / "sks/unet"))
+        theirs = model(*asked).sample
+        model.unload()
+    assert (ours - theirs).abs().max() < 1e-5
+    assert (ours - base.unet(*asked).sample).abs().max() > 1e-3
+
+
+def test_a_checkpoint_pickle_becomes_safetensors(tiny_base: Path, tmp_path: Path) -> None:
+    convert(tiny_base, "ldm_checkpoint", tmp_path / "one", "model", "")
+    whole, _ = read_tensors(tmp_path / "one/model.safetensors")
+    torch.save({"state_dict": whole}, tmp_path / "old.ckpt")
+    shutil.copytree(tmp_path / "one/model.config", tmp_path / "old.config")
+    convert(tmp_path / "old.ckpt", "ldm_checkpoint", tmp_path / "two", "", "")
+    assert same(read_tensors(tmp_path / "two/old.safetensors")[0], whole)

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from etude import artifact as artifacts
+from etude.artifact import Artifact
+from etude.diffusion.base import load_base
+from etude.errors import BaseError, ConflictError, FormatError, InputError, ParamsError
+from etude.formats import embedding_pt, hypernetwork_pt, kohya_lora
+from tasks.sample import Layer, open_layer, ordered, sample, split_layer
+from tests.pipelines.test_lora import random_lora
+from tests.tasks.learning import write_yaml
+
+SAMPLING = {"sampler": "dpm++", "steps": 2, "guidance": 3.0, "negative": "", "clip_skip": 0}
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny base, a LoRA that was built here, and files that others might have made."""
+    dials: dict[str, Any] = {"base": "models/tiny", "device": "cpu", "precision": "fp32", "threads": 1}
+    write_yaml(tmp_path / "params.yaml", dials | {"sampling": SAMPLING})
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/tiny").symlink_to(tiny_base)
+    made = random_lora(load_base(tiny_base), targets=["attention"])
+    for name in ("artifact", "checkpoints/000080"):
+        artifacts.save(made, tmp_path / f"artifacts/lora/build/{name}.safetensors")
+    kohya_lora.write(Artifact("lora", made.tensors, made.facts | {"name": "others"}), tmp_path)
+    rows = Artifact("textual_inversion", {"text_encoder": torch.randn(2, 32)}, {"name": "blorp", "family": "sd1"})
+    embedding_pt.write(rows, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def draw(stack: str, out: str = "x.png", **changes: Any) -> bytes:
+    asked: dict[str, Any] = {"prompt": ["noto otter"], "seeds": "0-1", "base": "", "size": "", "steps": 0}
+    asked |= {"guidance": -1.0, "sampler": "", "negative": ""} | changes
+    sample(stack, out=Path(out), **asked)
+    return Path(out).read_bytes()
+
+
+def test_a_stack_of_own_and_foreign_files_is_drawn_with_labels(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = ["[name] on a red background", "cat"]
+    draw("lora:0.8 + blorp.pt", prompt=prompts)
+    with Image.open("x.png") as picture:
+        assert picture.width > 2 * 64
+        assert picture.height > 2 * 64
+    assert "x.png: 2 × 2 pictures by models/tiny with lora:0.8 + blorp.pt" in capsys.readouterr().out
+
+
+def test_every_layer_of_a_stack_counts_and_the_base_is_drawn_without_one(project: Path) -> None:
+    stacks = ("", "lora:0.5", "lora", "others.safetensors", "lora + others.safetensors:0.5", "lora@80:0.25")
+    drawn = [draw(stack, f"{number}.png", seeds="0") for number, stack in enumerate(stacks)]
+    assert len(set(drawn)) == len(stacks)
+
+
+def test_what_was_built_here_and_its_exported_file_draw_the_same_cells(project: Path) -> None:
+    pictures = []
+    for stack in ("lora", "others.safetensors"):
+        draw(stack, f"{stack}.png", seeds="3", prompt=["noto otter"])
+        with Image.open(f"{stack}.png") as picture:
+            pictures.append(picture.crop((picture.width - 90, picture.height - 90, *picture.size)).tobytes())
+    assert pictures[0] == pictures[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("lora", ("lora", None)),
+        ("lora:0.8", ("lora", 0.8)),
+        ("lora:-1", ("lora", -1.0)),
+        ("a b/c.safetensors:.5", ("a b/c.safetensors", 0.5)),
+        ("aesthetic:weight=0.5,steps=3", ("aesthetic", {"weight": 0.5, "steps": 3.0})),
+        ("C:/x/y.pt", ("C:/x/y.pt", None)),
+    ],
+)
+def test_a_layer_is_read(text: str, found: Any) -> None:
+    assert split_layer(text) == found
+
+
+@pytest.mark.parametrize(
+    ("stack", "error", "said"),
+    [
+        ("lorra:0.8", InputError, "lorra: is no method, did you mean `lora`"),
+        ("lora:much", InputError, "`much` after the colon is no number"),
+        ("lora:width=2", InputError, "lora has no setting `width`.*choose among strength"),
+        ("blorp.pt:0.5", InputError, "textual_inversion has no strength"),
+        ("hypernetwork", InputError, r"artifacts/hypernetwork/build/artifact\.safetensors: is missing.*dvc repro"),
+        ("lora@81", InputError, r"000081\.safetensors: is missing"),
+        ("params.yaml", FormatError, "params.yaml"),
+    ],
+)
+def test_a_layer_that_cannot_be_says_why_and_nothing_is_written(
+    stack: str, error: type[Exception], said: str, project: Path
+) -> None:
+    with pytest.raises(error, match=said):
+        draw(stack)
+    assert not Path("x.png").exists()
+
+
+def test_other_faults_are_named(project: Path) -> None:
+    with pytest.raises(InputError, match=r"has no word for \[name\]"):
+        draw("", prompt=["[name]"])
+    with pytest.raises(ParamsError, match="--seeds"):
+        draw("", seeds="a-b")
+    with pytest.raises(ParamsError, match="sampler"):
+        draw("", sampler="dpm")
+    with pytest.raises(BaseError, match="models/none"):
+        draw("", base="models/none")
+    wrong = Artifact("lora", {}, {"family": "sdxl", "name": "x", "alpha": 1.0, "rank": 1})
+    artifacts.save(wrong, project / "xl.safetensors")
+    with pytest.raises(BaseError, match=r"is sd1, xl\.safetensors is made for sdxl"):
+        draw("xl.safetensors")
+    Path("x.png").write_bytes(b"mine")
+    with pytest.raises(ConflictError, match="exists already"):
+        draw("lora")
+
+
+def test_whole_weights_go_below_what_is_put_on_them() -> None:
+    lora, whole = (Layer(m, Artifact(m, {}, {}), {}) for m in ("lora", "fine_tuning"))
+    assert [layer.text for layer in ordered([lora, whole])] == ["fine_tuning", "lora"]
+    with pytest.raises(InputError, match="replace the same weights.*merge them first"):
+        ordered([whole, Layer("x", Artifact("model_merge", {}, {}), {})])
+
+
+def test_a_hypernetwork_of_others_is_drawn_with(project: Path) -> None:
+    tensors = {}
+    for width in (32, 16, 24):
+        for side in "kv":
+            tensors |= {f"{width}.{side}.{i}.linear.{end}": torch.randn(s) / 4 for i, end, s in layers(width)}
+    facts = {"structure": [1.0, 2.0, 1.0], "activation": "relu", "activate_output": True, "layer_norm": False}
+    facts |= {"name": "net", "initial": "Normal", "family": "sd1", "step": 1, "base": "x", "dropout": [0, 0, 0]}
+    hypernetwork_pt.write(Artifact("hypernetwork", tensors, facts), project)
+    assert open_layer("net.pt", 0.5).settings == {"strength": 0.5}
+    assert draw("net.pt:0.5", "a.png", seeds="0") != draw("lora:0.5 + net.pt:0.5", "b.png", seeds="0")
+
+
+def layers(width: int) -> list[tuple[int, str, tuple[int, ...]]]:
+    shapes = [(0, (2 * width, width)), (1, (width, 2 * width))]
+    return [(i, end, shape if end == "weight" else shape[:1]) for i, shape in shapes for end in ("weight", "bias")]
