@@ -34,9 +34,9 @@ from etude.formats.pickles import pickle_keys
 FORMATS = (
     "kohya_lora",
     "diffusers_lora",
+    "peft_lora",
     "aesthetic_pt",
     "clip_image_embedding",
-    "peft_lora",
     "embedding_pt",
     "embedding_image",
     "embedding_safetensors",

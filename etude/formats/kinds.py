@@ -24,6 +24,7 @@ METHODS = {  # format → the method whose `apply` uses what is in it; formats o
     "diffusers_embedding": "textual_inversion",
     "embedding_image": "textual_inversion",
     "hypernetwork_pt": "hypernetwork",
+    "clip_image_embedding": "clip_inversion",
     "ldm_checkpoint": "model_merge",
     "diffusers_checkpoint": "model_merge",
 }
@@ -45,7 +46,8 @@ def open_any(path: Path) -> tuple[str, Artifact]:
         return OWN, artifacts.load(path)
     name = identify(path)
     if name not in METHODS:
-        raise FormatError(path, f"is a {name}, of which no method makes use", f"give one of {', '.join(METHODS)}")
+        fault = f"is a {name}, which by itself can be neither applied nor converted"
+        raise FormatError(path, fault, "name the artifact of the method that made it (artifacts/<method>/build)")
     tensors, facts = load_format(name).read(path)
     told = {key: value for key, value in facts.items() if value is not None}
     family = told.get("family") or family_of(tensors)

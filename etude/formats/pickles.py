@@ -16,6 +16,7 @@ from etude.files import atomic_path
 
 ACTION = "fetch it again from a source you trust, as .safetensors if there is one"
 BARE = "a bare tensor"  # the one key of a file that holds a tensor with nothing around it
+_GARBAGE = (IndexError, KeyError, TypeError, AttributeError)  # what unpickling some other kind of file ends in
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold: files of equal content have equal bytes
 
 
@@ -49,7 +50,7 @@ def _open(path: Path | str) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise FormatError(path, "is missing", "check the path") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, *_GARBAGE) as error:
         reason = str(error).partition("\n")[0]
         raise FormatError(path, f"is not a file that can be opened safely ({reason})", ACTION) from error
 

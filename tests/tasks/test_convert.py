@@ -55,7 +55,7 @@ def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
 
 
 LORAS = ("kohya_lora", "diffusers_lora", "peft_lora")
-EMBEDDINGS = ("embedding_pt", "embedding_safetensors", "diffusers_embedding")
+EMBEDDINGS = ("embedding_pt", "embedding_image", "embedding_safetensors", "diffusers_embedding")
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
@@ -88,8 +88,8 @@ def test_a_whole_model_goes_from_folder_to_file_and_back_and_draws_the_same(tiny
     single = tmp_path / "single/model.safetensors"
     convert(single, "diffusers_checkpoint", tmp_path / "folder", "model", "")
     drawn = picture(load_base(tiny_base))
-    assert torch.equal(picture(load_base(single)), drawn)
-    assert torch.equal(picture(load_base(tmp_path / "folder/model")), drawn)
+    for path in (single, tmp_path / "folder/model"):
+        assert (picture(load_base(path)).int() - drawn.int()).abs().max() <= 1  # the VAE's attention adds up otherwise
     assert sorted(p.name for p in (tmp_path / "single").iterdir()) == ["model.config", "model.safetensors"]
     first = load_format("diffusers_checkpoint").read(tiny_base)[0]
     assert same(load_format("diffusers_checkpoint").read(tmp_path / "folder/model")[0], first)
