@@ -38,20 +38,20 @@ def learning(
     """Parameters of ``modules`` (by part) as leaves that ask for gradients, by their names in an artifact.
 
     ``chosen`` tells by that name which. They are copies that take the places of the base's own weights; on leaving,
-    those are back in their places, frozen.
+    those are back in their places, frozen. A GPU's memory is left to the copies: there the own ones wait on the host.
     """
     found = {name: p for part, module in modules.items() for name, p in parameters_of(part, module).items()}
     parameters = {name: parameter for name, parameter in found.items() if chosen(name)}
-    before = {name: parameter.data for name, parameter in parameters.items()}
+    before = {name: p.data.cpu() if p.is_cuda else p.data for name, p in parameters.items()}
     try:
         for name, parameter in parameters.items():
-            parameter.data = before[name].clone()
+            parameter.data = before[name].to(parameter.device, copy=True)
             parameter.requires_grad_(True)
         yield parameters
     finally:
         for name, parameter in parameters.items():
             parameter.requires_grad_(False)
-            parameter.data, parameter.grad = before[name], None
+            parameter.data, parameter.grad = before[name].to(parameter.device), None
 
 
 @contextmanager

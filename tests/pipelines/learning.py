@@ -31,9 +31,11 @@ ROOT = Path(__file__).parent.parent.parent
 def params_of(method: str, training: dict[str, Any] | None = None, **changes: Any) -> MethodParams:
     """The method's own params.yaml, with a short run (if it is one that runs) and what is named changed.
 
-    The word is one of the captions of `image_set`, and of the prompt of `picture`.
+    The word is one of the captions of `image_set`, and of the prompt of `picture`; a name of several words stays, for it
+    has to fit other params.
     """
-    values = read_yaml(ROOT / "pipelines" / method / "params.yaml") | {"name": "otter"}
+    values = read_yaml(ROOT / "pipelines" / method / "params.yaml")
+    values |= {} if " " in values["name"] else {"name": "otter"}
     if "training" in values:
         values |= {"training": values["training"] | SHORT | (training or {})}
     if "preview" in values:
