@@ -31,8 +31,8 @@ ROOT = Path(__file__).parent.parent.parent
 def params_of(method: str, training: dict[str, Any] | None = None, **changes: Any) -> MethodParams:
     """The method's own params.yaml, with a short run (if it is one that runs) and what is named changed.
 
-    The word is one of the captions of `image_set`, and of the prompt of `picture`; a name of several words stays, for it
-    has to fit other params.
+    The word is one of the captions of `image_set`, and of the prompt of `picture`. A name of several words stays: other
+    params have to fit it.
     """
     values = read_yaml(ROOT / "pipelines" / method / "params.yaml")
     values |= {} if " " in values["name"] else {"name": "otter"}
