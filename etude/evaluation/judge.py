@@ -1,8 +1,7 @@
 """The judge: a separate classifier that names concept, style and background of a picture, and conditions nothing.
 
 Its folder holds ``config.json`` — ``labels`` (part → its phrases, worded as in captions), ``size`` in pixels, and the
-network's ``widths``, ``blocks``, ``groups`` and ``grid`` — and ``model.safetensors``. The parts are ``concept``,
-``style`` and ``background``.
+shape of the network — and ``model.safetensors``. The parts are ``concept``, ``style`` and ``background``.
 """
 
 from __future__ import annotations
@@ -39,6 +38,8 @@ class Config(Schema):
     blocks: PositiveInt
     groups: PositiveInt
     grid: PositiveInt
+    rank: PositiveInt
+    given: dict[str, str] = Field(description="part → the part that it is told for each label of")
 
 
 class Judge:
@@ -88,7 +89,8 @@ class Judge:
 
         config = self.config
         parts = {part: len(known) for part, known in config.labels.items()}
-        network = Network(config.widths, config.blocks, config.groups, config.grid, parts)
+        shape = config.widths, config.blocks, config.groups, config.grid, config.rank, config.given
+        network = Network(*shape, parts)
         weights = read_tensors(self.folder / "model.safetensors")[0]
         network.load_state_dict({name: value.float() for name, value in weights.items()})
         return network.to(self.device).eval().requires_grad_(False)

@@ -50,6 +50,8 @@ class Judge(Schema):
     blocks: int
     groups: int
     grid: int
+    rank: int
+    given: dict[str, str]
     label_smoothing: float
     shade: float
     distortion: Distortion
@@ -85,7 +87,8 @@ def labels(world: World) -> dict[str, list[str]]:
 def build_network(settings: Judge, world: World) -> Network:
     """The judge's network, untrained."""
     parts = {part: len(known) for part, known in labels(world).items()}
-    return Network(settings.widths, settings.blocks, settings.groups, settings.grid, parts)
+    shape = settings.widths, settings.blocks, settings.groups, settings.grid, settings.rank, settings.given
+    return Network(*shape, parts)
 
 
 def train() -> None:
@@ -145,8 +148,8 @@ def numbers(pictures: Pictures, indices: Sequence[int], colours: Sequence[int], 
 
 
 def naming_loss(network: Network, batch: Shown, smoothing: float) -> Tensor:
-    """Cross-entropy of concept, style and background together."""
-    logits = network(batch.images)
+    """Cross-entropy of concept, of style where the concept is known, and of background, together."""
+    logits = network(batch.images, batch.truth)
     losses = [
         cross_entropy(logits[part].float(), truth, ignore_index=UNKNOWN, label_smoothing=smoothing)
         for part, truth in batch.truth.items()
@@ -178,7 +181,7 @@ def measure(network: Network, vae: AutoencoderKL, pictures: Pictures, world: Wor
 
 def save_judge(folder: Path, network: Network, settings: Judge, world: World, size: int) -> None:
     """The folder that ``etude.evaluation.judge`` opens: labels, size and shape, and the weights in float16."""
-    shape = settings.model_dump(include={"widths", "blocks", "groups", "grid"})
+    shape = settings.model_dump(include={"widths", "blocks", "groups", "grid", "rank", "given"})
     write_json(folder / "config.json", {"labels": labels(world), "size": size, **shape})
     write_tensors(folder / "model.safetensors", {name: value.half() for name, value in network.state_dict().items()})
 

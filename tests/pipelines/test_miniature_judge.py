@@ -25,7 +25,7 @@ def world() -> World:
 @pytest.fixture(scope="module")
 def settings() -> judge.Judge:
     chosen = pick(FOLDER / "params.yaml", judge.Dials).judge
-    return chosen.model_copy(update={"widths": [8, 16], "blocks": 1, "groups": 2, "grid": 2})
+    return chosen.model_copy(update={"widths": [8, 16], "blocks": 1, "groups": 2, "grid": 2, "rank": 4})
 
 
 def squares(world: World) -> Pictures:

@@ -33,13 +33,25 @@ def test_a_picture_gets_the_likeliest_label_of_every_part(judge: Judge) -> None:
     picture = Image.radial_gradient("L").convert("RGB").resize((48, 32))
     named = judge.name(picture)
     weights = {name: value.float() for name, value in read_tensors(judge.folder / "model.safetensors")[0].items()}
-    network = Network([8, 16], 1, 2, 2, {part: len(known) for part, known in judge.config.labels.items()})
+    counts = {part: len(known) for part, known in judge.config.labels.items()}
+    network = Network([8, 16], 1, 2, 2, 4, {"style": "concept"}, counts)
     network.load_state_dict(weights)
     with torch.inference_mode():
         logits = network(judge.pixels(picture))
     assert set(named) == {"concept", "style", "background"}
     for part, row in logits.items():
         assert named[part] == judge.config.labels[part][int(row[0].argmax())]
+
+
+def test_a_given_part_is_weighed_by_how_likely_the_other_is(judge: Judge) -> None:
+    noise = torch.rand(2, 3, 32, 32) * 2 - 1
+    network = judge._network
+    told = network(noise)
+    concepts = torch.softmax(told["concept"].double(), dim=1)
+    known = [network(noise, {"concept": torch.full((2,), number)})["style"] for number in range(concepts.shape[1])]
+    by_hand = sum(concepts[:, n, None] * torch.softmax(each.double(), dim=1) for n, each in enumerate(known))
+    assert torch.allclose(told["style"].double().exp(), by_hand, atol=1e-6)
+    assert not torch.allclose(known[0], known[1], atol=1e-3)  # each concept has styles of its own
 
 
 def test_a_picture_of_any_size_is_seen_at_the_judges_size(judge: Judge) -> None:
