@@ -20,7 +20,7 @@ from etude.params import MethodParams, Schema, load, pick, read_yaml
 from etude.store import key
 from etude.training.processes import is_launched, is_main, launch
 from tasks import run
-from tasks.console import say
+from tasks.console import say, warn
 
 if TYPE_CHECKING:
     from etude.artifact import Artifact
@@ -54,6 +54,7 @@ def build(method: str) -> None:
     inputs |= {name: sha256_tree(name) for name in getattr(params, "models", {}).values()}
     facts = _facts(params, dials, inputs, path) | {"family": family}
     scratch = Path(".scratch", f"{method}-{key(inputs, facts)[:16]}")
+    _tell_other_vae(method, path, Path(dials.base))
     base, report = _open(method, module, params, dials, path, scratch)
     facts |= {"prediction": base.prediction, "resolution": base.resolution}
     data = {need: _load(need, method, params) for need in needs(module)}
@@ -85,6 +86,14 @@ def _family(method: str, module: Method, path: Path) -> str:
         action = f"name a base of {' or '.join(module.bases)} as `base` in params.yaml"
         raise BaseError(path, f"is of the family {family}, on which {method} cannot stand", action)
     return family
+
+
+def _tell_other_vae(method: str, own: Path, shared: Path) -> None:
+    """A method with a base of its own reads latents that the root's base encoded: both need one VAE."""
+    from etude.diffusion.digest import part_digest
+
+    if own != shared and part_digest(own, "vae") != part_digest(shared, "vae"):
+        warn(f"{method}: the files of {own}/vae are not those of {shared}/vae, which encoded the pictures")
 
 
 def _facts(params: MethodParams, dials: Dials, inputs: Mapping[str, str], path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from etude.params import read_yaml
 from tasks.build import build, digests
 from tests.pipelines.learning import ROOT
 from tests.tasks.learning import change, make_project
+from tests.tiny import build_tiny
 
 
 @pytest.fixture
@@ -204,3 +205,21 @@ def test_a_method_that_trains_nothing_reads_the_pictures_and_leaves_its_artifact
     made = artifacts.load(out / "build/artifact.safetensors")
     assert (made.tensors["embedding"].shape, made.facts["images"]) == ((1, 32), 3)
     assert {"data/concept/prepared", "models/tiny"} <= set(made.facts["inputs"])
+
+
+def test_a_base_of_ones_own_is_told_apart_when_its_vae_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = build_tiny(tmp_path / "own", unclip=True)
+    make_project(tmp_path, own, "clip_inversion")
+    change(tmp_path / "pipelines/clip_inversion/params.yaml", base="models/tiny")
+    monkeypatch.chdir(tmp_path)
+    other = Path(shutil.copytree(own, tmp_path / "models/other"))
+    change(tmp_path / "params.yaml", base="models/other")
+    build("clip_inversion")
+    assert "warning" not in capsys.readouterr().err
+    assert (tmp_path / "artifacts/clip_inversion/build/previews/000006.png").exists()
+    (other / "vae/config.json").write_text((other / "vae/config.json").read_text() + "\n")
+    build("clip_inversion")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "warning: clip_inversion: the files of models/tiny/vae are not those of models/other/vae" in said
