@@ -144,13 +144,14 @@ def _settings(what: str, method: str, numbers: dict[str, float] | float | None) 
 
 def ordered(layers: Sequence[Layer]) -> list[Layer]:
     """Whole weights first, since what is put on top of them would be lost under them; raises InputError for two."""
-    from etude.formats.kinds import WHOLE
+    from etude.formats.kinds import FIRST, WHOLE
 
     whole = [layer for layer in layers if layer.artifact.method in WHOLE]
     if len(whole) > 1:
         both = " and ".join(layer.text for layer in whole[:2])
         raise InputError(both, "replace the same weights", "merge them first (pipelines/model_merge)")
-    return [*whole, *(layer for layer in layers if layer.artifact.method not in WHOLE)]
+    place = {method: number for number, method in enumerate(FIRST)}
+    return sorted(layers, key=lambda layer: place.get(layer.artifact.method, len(FIRST)))
 
 
 def _applied(layer: Layer, base: Base) -> Any:

@@ -25,10 +25,14 @@ METHODS = {  # format → the method whose `apply` uses what is in it; formats o
     "embedding_image": "textual_inversion",
     "hypernetwork_pt": "hypernetwork",
     "clip_image_embedding": "clip_inversion",
+    "adobe_delta": "custom_diffusion",
+    "webui_delta": "custom_diffusion",
+    "diffusers_custom_diffusion": "custom_diffusion",
     "ldm_checkpoint": "model_merge",
     "diffusers_checkpoint": "model_merge",
 }
 WHOLE = ("fine_tuning", "dreambooth", "model_merge")  # methods whose artifacts are weights, as those of checkpoints are
+FIRST = (*WHOLE, "custom_diffusion")  # in a stack these come before what is added to weights
 WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}  # of the text that a UNet is given
 CONTEXT = "attn2.to_k.lora_A.weight"
 
@@ -49,6 +53,8 @@ def open_any(path: Path) -> tuple[str, Artifact]:
         fault = f"is a {name}, which by itself can be neither applied nor converted"
         raise FormatError(path, fault, "name the artifact of the method that made it (artifacts/<method>/build)")
     tensors, facts = load_format(name).read(path)
+    if facts.get("words"):
+        facts = {"name": " ".join(facts["words"])} | facts
     told = {key: value for key, value in facts.items() if value is not None}
     family = told.get("family") or family_of(tensors)
     return name, Artifact(METHODS[name], tensors, {"name": path.stem} | told | ({"family": family} if family else {}))
@@ -59,6 +65,8 @@ def same_kind(artifact: Artifact) -> tuple[str, ...]:
     kind = "model_merge" if artifact.method in WHOLE and "rank" not in artifact.facts else artifact.method
     if kind == "model_merge" and "rank" in artifact.facts:
         kind = "lora"
+    if kind == "custom_diffusion" and "base" not in artifact.facts:
+        return ()  # whole weights and differences are turned into each other by the base, which files do not name
     return tuple(name for name in FORMATS if METHODS.get(name) == kind)
 
 

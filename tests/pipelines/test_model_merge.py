@@ -17,7 +17,7 @@ from torch import Tensor
 from etude import artifact as artifacts
 from etude.artifact import Artifact
 from etude.diffusion.base import Base, load_base
-from etude.errors import FormatError, InputError, ParamsError
+from etude.errors import FormatError, InputError, ParamsError, StaleError
 from etude.files import read_metadata, read_tensors, sha256_tree, write_tensors
 from etude.formats import diffusers_checkpoint, kohya_lora, ldm_checkpoint
 from etude.formats.pairs import split
@@ -27,8 +27,11 @@ from pipelines.model_merge import method as merge
 from pipelines.model_merge.merging.low_rank import Fused, extracted
 from pipelines.model_merge.merging.rebasin import Rebased, block_counter, match
 from pipelines.model_merge.merging.sources import open_base, open_model, open_vae
-from tasks.export import read_frame
+from tasks import build as task_build
+from tasks.digest import digest
+from tasks.export import export, read_frame
 from tests.pipelines.learning import ROOT, params_of, parents, picture
+from tests.tasks.learning import make_project
 from tests.tiny import build_tiny
 
 PROJ = "unet.mid_block.attentions.0.proj_in"
@@ -345,6 +348,34 @@ artifact.save(made, folder / "made.safetensors")
 report.advance(0)
 print(report.most)
 """
+
+
+def test_the_stages_hash_build_and_export_what_params_name(
+    base: Base, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = {"a": "artifacts/fine_tuning/build", "b": "artifacts/dreambooth/build"}
+    make_project(tmp_path, tiny_base, "model_merge", models=named)
+    (tmp_path / "pipelines/model_merge/merging").symlink_to(ROOT / "pipelines/model_merge/merging")
+    for letter, model in parents(base, tmp_path / "drawn").items():
+        (tmp_path / named[letter]).parent.mkdir(parents=True)
+        model.path.rename(tmp_path / named[letter])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="artifacts/model_merge/inputs: is missing"):
+        task_build.build("model_merge")
+    for letter, path in named.items():
+        digest("model_merge", letter, path)
+    task_build.build("model_merge")
+    made = artifacts.load("artifacts/model_merge/build/artifact.safetensors")
+    assert set(made.facts["inputs"]) == {"models/tiny", *named.values()}
+    assert (made.facts["family"], made.facts["prediction"], made.facts["resolution"]) == ("sd1", "epsilon", 64)
+    assert sorted(p.name for p in Path("artifacts/model_merge").iterdir()) == ["build", "inputs", "training"]
+    export("model_merge")
+    (single,) = Path("artifacts/model_merge/export").glob("*.safetensors")
+    recipe = json.loads(read_metadata(single)["sd_merge_recipe"])
+    assert recipe["primary_model_hash"] == sha256_tree(named["a"])
+    artifacts.save(Artifact("fine_tuning", {}, {}), Path(named["a"], "artifact.safetensors"))
+    with pytest.raises(StaleError, match="is not what the stage input@a of model_merge saw"):
+        task_build.build("model_merge")
 
 
 def write_holes(path: Path, count: int, side: int) -> None:
