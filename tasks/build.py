@@ -131,7 +131,8 @@ def _open(
     make_deterministic(dials.threads)
     preview: Preview | None = getattr(params, "preview", None)
     drawing = preview is not None and bool(preview.seeds)
-    decoding = drawing or bool(getattr(params, "reconstruction", 0))
+    comparing = {"images", "pictures"} <= set(needs(module))  # latents with pixels
+    decoding = drawing or comparing or bool(getattr(params, "reconstruction", 0))
     learned: tuple[Part, ...] = ("unet", "vae", "text") if decoding else ("unet", "text")
     parts = learned if "models" not in needs(module) else ()  # a merge reads files, one weight at a time
     base = load_base(path, device=dials.device, parts=parts)

@@ -59,7 +59,9 @@ class Shift:
 def build(folder: Path, steps: tuple[int, ...] = (10, 20)) -> None:
     """``artifacts/lora/build`` with checkpoints at ``steps``; the last one is the final artifact."""
     for step in steps:
-        made = Artifact("lora", {"shift": torch.full((4,), step / 20)}, {"name": "sks", "rank": 4, "step": step})
+        own = {"name": "Shift", "about": "of the last bias", "better": "", "value": step / 20, "base": 0.0, "real": 1.5}
+        facts = {"name": "sks", "rank": 4, "step": step, "measures": {"shift": own}}
+        made = Artifact("lora", {"shift": torch.full((4,), step / 20)}, facts)
         save(made, folder / "artifacts/lora/build/checkpoints" / f"{step:06d}.safetensors")
     save(made, folder / "artifacts/lora/build/artifact.safetensors")
 

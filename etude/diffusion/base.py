@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,8 @@ __all__ = ["DTYPES", "PARTS", "Base", "Part", "choose_device", "load_base", "par
 
 Prediction = Literal["epsilon", "v_prediction"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# How a method draws that brings its own noise, path and guidance: (prompts, seeds, width, height) → uint8 [B, H, W, 3].
+Course = Callable[[Any, Sequence[int], int, int], Tensor]
 _TEXT_MODELS = {"": CLIPTextModel, "_2": CLIPTextModelWithProjection}
 _SCHEDULER = Path("scheduler") / "scheduler_config.json"
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
@@ -54,6 +56,7 @@ class Base:
     dtype: torch.dtype
     scheduler_config: dict[str, Any]
     words: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)  # those of `hooks.added_tokens`, now in force
+    courses: list[Course] = field(default_factory=list)  # those of `hooks.own_course`; the last one draws
     unclip: Unclip | None = None  # how an unCLIP base is told of a picture; None: the base knows no pictures
     unsaid: list[str] = field(default_factory=list)  # those of `hooks.unsaid`, now in force
 

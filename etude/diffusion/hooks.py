@@ -1,4 +1,4 @@
-"""Changes to a base that undo themselves: new words, texts to draw away from, other weights, a picture to draw like.
+"""Changes to a base that undo themselves: new words, texts to draw away from, other weights, pictures, ways of drawing.
 
 Each is a context manager. Leaving it, also by an error, restores the base bit for bit: nothing is written into tables
 or weights, they are only hidden for a while.
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from etude.diffusion.base import Base
+from etude.diffusion.base import Base, Course
 from etude.diffusion.unclip import Supplied
 from etude.errors import BaseError, ConflictError, FormatError
 
@@ -100,6 +100,16 @@ def supplied_picture(base: Base, embedding: Tensor, level: int = 0) -> Iterator[
         yield base
     finally:
         base.unclip.supplied.pop()
+
+
+@contextmanager
+def own_course(base: Base, course: Course) -> Iterator[Base]:
+    """`generate` hands prompts, seeds and size to ``course``, which draws; the innermost of nested contexts counts."""
+    base.courses.append(course)
+    try:
+        yield base
+    finally:
+        base.courses.pop()
 
 
 def _rows(base: Base, name: str, vectors: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

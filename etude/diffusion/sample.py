@@ -59,10 +59,12 @@ def generate(
 
     A picture's noise comes from its own seed on the CPU: it depends on no neighbour and on no device. Size in px, by
     default the base's resolution. With ``guidance`` ≤ 1 ``negative`` is not used. Conditioning may take the place of
-    texts.
+    texts. A base with a course of its own (`hooks.own_course`) is asked for prompts, seeds and size alone.
     """
     if len(prompts) != len(seeds):
         raise InputError("seeds", f"are {len(seeds)} for {len(prompts)} prompts", "give one seed to each prompt")
+    if base.courses:
+        return base.courses[-1](prompts, seeds, width or base.resolution, height or base.resolution)
     said = prompts if isinstance(prompts, Conditioning) else encode_prompts(base, prompts, clip_skip)
     said = told(base, said, seeds)
     unsaid = _negative(base, negative, len(prompts), clip_skip) if guidance > 1 else None

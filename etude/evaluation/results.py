@@ -16,15 +16,18 @@ from etude.evaluation.study import Examination, Study
 from etude.evaluation.table import Row, summary
 from etude.files import atomic_path, write_json
 from etude.rendering.pixels import open_picture, pixel_digest
+from etude.rendering.subjects import Subject, facts_of
 
 NAMED = ("checkpoint", "step")
 
 
 def write(study: Study, found: Examination, out: Path) -> None:
     """Fill ``artifacts/<method>/evaluation``."""
-    write_json(out / "metrics.json", summary(found.rows, found.best, found.real))
+    own = own_measures(found.best.subject, next(row.subject for row in found.rows if row.subject.final))
+    metrics = summary(found.rows, found.best, found.real)
+    write_json(out / "metrics.json", metrics | {name: values for name, (values, _) in own.items()})
     write_json(out / "best.json", _best(study, found))
-    write_json(out / "evaluation.json", _asked(study))
+    write_json(out / "evaluation.json", _asked(study) | {"measures": {name: told for name, (_, told) in own.items()}})
     spreads = [name for name in METRICS if name in found.rows[0].spreads]
     header = [*NAMED, *METRICS, *(f"{name}_spread" for name in spreads)]
     write_csv(out / "checkpoints.csv", header, [_row(row, spreads) for row in found.rows])
@@ -36,6 +39,22 @@ def write(study: Study, found: Examination, out: Path) -> None:
         for number, request in enumerate(study.requests(row.subject)):
             for seed in request.seeds:
                 shutil.copyfile(found.drawn.of(request, seed), out / "pictures" / title / f"{number:02d}-{seed}.png")
+
+
+def own_measures(best: Subject, final: Subject) -> dict[str, tuple[dict[str, float], dict[str, str]]]:
+    """What a method has measured of itself at its build: values in the form of `summary`, and the words for them.
+
+    Such a measure stands in an artifact's fact ``measures`` by its key: ``name``, ``about``, ``better`` ("higher",
+    "lower" or ""), ``value``, and where they are known ``base``, without the method, and ``real``, at most.
+    """
+    paths = {"best": best.path, "final": final.path}
+    found = {title: facts_of(path).get("measures", {}) for title, path in paths.items() if path}
+    told = {}
+    for key, measure in found.get("best", {}).items():
+        values = {title: measures[key]["value"] for title, measures in found.items() if key in measures}
+        values |= {title: measure[title] for title in ("base", "real") if title in measure}
+        told[key] = (values, {name: measure[name] for name in ("name", "about", "better")})
+    return told
 
 
 def _best(study: Study, found: Examination) -> dict[str, Any]:

@@ -9,6 +9,7 @@ gives and `write` takes have one form for each kind of artifact, whatever the fi
 - hypernetwork: ``<width>.<k or v>.<layer>.<linear, norm or activation>.<weight or bias>``
 - aesthetic embedding: ``embedding`` [1, d]; CLIP image embedding: ``clip_image_embeds`` [1, d]
 - layers and words: ``unet.<parameter>`` (or its difference, ``….delta``) and ``words.<i>.<part>`` (`deltas`)
+- inverted pictures: ``<picture>.latent`` [1, 4, h, w] and ``<picture>.null_embeddings`` [N, 77, d]
 - checkpoint: ``<part>.<tensor>``, all tensors of a model or those that were learned (`checkpoints`)
 
 A format whose files hold whole models asks for the rest of the model: its ``write`` has an argument ``frame``.
@@ -47,6 +48,7 @@ FORMATS = (
     "diffusers_custom_diffusion",
     "ldm_checkpoint",
     "diffusers_checkpoint",
+    "null_text",
 )
 
 

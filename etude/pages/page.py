@@ -80,6 +80,12 @@ def _tiles(found: Findings) -> Iterator[dict[str, str]]:
         told += [f"Real pictures {words.number(values['real'])}."] if "real" in values else []
         spread = words.spread(values.get("best_spread"))
         yield {"name": NAMES[key].name, "value": words.number(values["best"]), "small": spread, "more": " ".join(told)}
+    for key, measure in found.asked.get("measures", {}).items():
+        values = found.metrics[key]
+        levels = {"base": "Without it", "real": "At most"}
+        told = [f"{title} {words.number(values[name])}." for name, title in levels.items() if name in values]
+        more = " ".join([*told, f"{measure['about'][:1].upper()}{measure['about'][1:]}."])
+        yield {"name": measure["name"], "value": words.number(values["best"]), "small": "", "more": more}
     steps = found.facts.get("step")
     after = f"after {steps} steps" if steps else ""
     yield {"name": "Artifact", "value": words.size(found.size), "small": "", "more": after}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ def params_of(method: str, training: dict[str, Any] | None = None, **changes: An
         values |= {"training": values["training"] | SHORT | (training or {})}
     if "preview" in values:
         values["preview"] = values["preview"] | {"steps": 2, "seeds": [0]}
+    if "optimization" in values:
+        values |= {"steps": 6, "optimization": values["optimization"] | {"inner_steps": 2}}
     return validate(values | changes, load_method(method).Params, method)
 
 
@@ -59,16 +62,16 @@ def image_set(base: Base) -> dict[str, Any]:
     captions = Captions(texts, encoded, encode_prompts(base, [""]))
     logvar = tuple(torch.full_like(tensor, -6.0) for tensor in mean)
     images = Images(("a", "b", "c"), mean, logvar)
-    return {"images": images, "captions": captions, "pictures": pictures()} | {
+    shown = pictures([(8 * side, 8 * side)] * 3)
+    return {"images": images, "captions": captions, "pictures": shown} | {
         "views": views(images),
         "class_images": class_images(base),
     }
 
 
-def pictures() -> Pictures:
+def pictures(sizes: Sequence[tuple[int, int]] = ((64, 64), (40, 56), (32, 32))) -> Pictures:
     """Three random pictures, large and small."""
     generator = torch.Generator().manual_seed(7)
-    sizes = ((64, 64), (40, 56), (32, 32))
     return Pictures(
         ("a", "b", "c"), tuple(torch.randint(256, (*s, 3), generator=generator, dtype=torch.uint8) for s in sizes)
     )

@@ -46,6 +46,14 @@ def test_evaluation_measures_the_base_first_and_the_final_artifact_once(finished
     assert len(list((out / "pictures").rglob("*.png"))) == 2 * 2 * 2
 
 
+def test_what_a_method_measured_of_itself_stands_beside_what_is_measured_of_all(finished: Path) -> None:
+    out = finished / "artifacts/lora/evaluation"
+    best = {"000010": 0.5, "000020": 1.0}[read_json(out / "best.json")["checkpoint"]]
+    assert read_json(out / "metrics.json")["shift"] == {"base": 0.0, "best": best, "final": 1.0, "real": 1.5}
+    words = {"name": "Shift", "about": "of the last bias", "better": ""}
+    assert read_json(out / "evaluation.json")["measures"] == {"shift": words}
+
+
 def test_the_loss_curve_has_a_value_at_each_timestep_and_its_mean_is_the_validation_loss(finished: Path) -> None:
     out = finished / "artifacts/lora/evaluation"
     curve = [row for row in rows(out / "validation.csv") if row["checkpoint"] == "000010"]

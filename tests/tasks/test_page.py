@@ -78,6 +78,8 @@ def test_a_page_shows_the_numbers_that_were_measured(folder: Path) -> None:
     metrics = read_json(folder / "artifacts/lora/evaluation/metrics.json")
     for name in ("base", "best"):
         assert f"{metrics['image_similarity'][name]:.3f}" in text
+    assert "Shift" in text
+    assert "Without it 0. At most 1.500. Of the last bias." in text
     assert "untouched base" in text
     assert "step 10" in text
     assert "1.23 kB" in text
