@@ -26,6 +26,7 @@ OUT = Path("artifacts/custom_diffusion/views")
 @pytest.fixture
 def project(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     make_project(tmp_path, tiny_base, METHOD)
+    shutil.rmtree(tmp_path / "data/concept/prepared", ignore_errors=True)
     for number in range(2):
         draw(tmp_path / f"data/concept/prepared/{number}.png", number, (64, 64))
     monkeypatch.chdir(tmp_path)
