@@ -71,10 +71,12 @@ def verdict(values: Mapping[str, float]) -> str:
         return ""
     known = [values[name] for name in ("base_spread", "best_spread") if name in values]
     gain, width = best - base, max(known, default=0.0)
-    if not width:
+    if not known:
         return f"From {number(base)} to {number(best)}; one seed alone tells no spread."
     if gain <= 0:
         return f"From {number(base)} to {number(best)}: it did not rise."
+    if not width:
+        return f"From {number(base)} to {number(best)}, the same with every seed."
     if gain <= 3 * width:
         return f"From {number(base)} to {number(best)}: less than three times the spread between seeds, so not certain."
     return f"From {number(base)} to {number(best)}: {gain / width:.0f} times the spread between seeds."
