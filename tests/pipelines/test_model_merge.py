@@ -304,6 +304,20 @@ def test_rebasin_finds_the_order_of_shuffled_units_and_no_order_changes_the_mode
     assert [name for name in moved if not torch.equal(found[name], weights[name])] == []
 
 
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_models_of_the_other_families_are_merged_and_drawn_and_units_in_order_stay_so(
+    family: str, tmp_path: Path
+) -> None:
+    base = load_base(build_tiny(tmp_path / "tiny", family))
+    models, untouched = parents(base, tmp_path), picture(base)
+    plain, ordered = (build(base, models, tmp_path / str(way), rebasin=way) for way in (False, True))
+    assert set(plain.tensors) == set(ordered.tensors)
+    assert all(torch.equal(plain.tensors[name], ordered.tensors[name]) for name in plain.tensors)
+    with merge.apply(ordered, base) as changed:
+        assert not torch.equal(picture(changed), untouched)
+    assert torch.equal(picture(base), untouched)
+
+
 def test_rebasin_keeps_blocks_together() -> None:
     generator = torch.Generator().manual_seed(0)
     units = torch.randn(12, 5, generator=generator)
