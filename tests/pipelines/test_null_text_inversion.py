@@ -47,9 +47,12 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Base]:
 
 def run(base: Base, scratch: Path, **changes: Any) -> Artifact:
     params: Any = params_of(METHOD, **changes)
-    data = image_set(base)
-    del data["class_images"]
-    return null.build(base=base, params=params, report=Report(scratch, 3, "cpu", "fp32"), **data)
+    return null.build(base=base, params=params, report=Report(scratch, 3, "cpu", "fp32"), **data(base))
+
+
+def data(base: Base) -> dict[str, Any]:
+    everything = image_set(base)
+    return {need: everything[need] for need in ("images", "captions", "pictures")}
 
 
 @pytest.fixture(scope="module")
@@ -321,7 +324,7 @@ def test_a_file_a_picture_is_read_back_and_draws_the_same(
     exact: Callable[[str], Base], inverted: Artifact, tmp_path: Path
 ) -> None:
     base, paths = exact("sd1"), null_text.write(inverted, tmp_path)
-    assert [path.name for path in paths] == [f"owl-{name}.safetensors" for name in "abc"]
+    assert [path.name for path in paths] == [f"{inverted.facts['name']}-{name}.safetensors" for name in "abc"]
     assert {identify(path) for path in paths} == {"null_text"}
     metadata = read_metadata(paths[1])
     assert metadata["prompt"] == inverted.facts["captions"]["b"]
@@ -366,9 +369,8 @@ def test_a_run_that_is_killed_at_any_step_goes_on_to_the_same_bits(
             if done in (2, 3, 5):
                 raise KeyboardInterrupt
 
-    base, params, data = exact("sd1"), params_of(METHOD, steps=3, batch_size=1, pictures=2), image_set(exact("sd1"))
-    del data["class_images"]
-    asked: Any = {"base": base, "params": params, **data}
+    params = params_of(METHOD, steps=3, batch_size=1, pictures=2)
+    asked: Any = {"base": exact("sd1"), "params": params, **data(exact("sd1"))}
     whole = null.build(report=Report(tmp_path / "whole", 3, "cpu", "fp32"), **asked)
     for _ in range(3):  # in the first picture, at its end, in the second
         with pytest.raises(KeyboardInterrupt):
