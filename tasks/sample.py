@@ -119,7 +119,7 @@ def open_layer(what: str, numbers: dict[str, float] | float | None) -> Layer:
     elif not path.exists():
         fault = f"is no method{nearest(what, names)} and no file here"
         raise InputError(what, fault, f"name a file, or one of {', '.join(names)}")
-    artifact = open_any(path)[1]
+    artifact = open_any(path, pairs=True)[1]
     if artifact.method not in names:
         raise FormatError(path, f"is made by {artifact.method}, which is no method here", "name another")
     return Layer(what, artifact, _settings(what, artifact.method, numbers))

@@ -40,6 +40,7 @@ FORMATS = (
     "clip_image_embedding",
     "embedding_pt",
     "embedding_image",
+    "embedding_pair",
     "embedding_safetensors",
     "diffusers_embedding",
     "hypernetwork_pt",

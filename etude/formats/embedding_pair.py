@@ -27,18 +27,24 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Rows as ``positive.<text encoder>`` and ``negative.<text encoder>``, from ``<name>`` and the file beside it."""
-    path = Path(path)
-    module = MODULES.get(path.suffix)
-    beside = [path.with_stem(path.stem + end) for end in ENDS["negative"]]
-    partner = next((file for file in beside if file.exists()), None)
-    if module is None or partner is None:
-        names = " or ".join(file.name for file in beside)
+    path, beside = Path(path), partner(path)
+    if beside is None:
+        names = " or ".join(f"{Path(path).stem}{end}{Path(path).suffix}" for end in ENDS["negative"])
         raise FormatError(path, f"has no {names} beside it", "name the positive file of a pair")
+    module = MODULES[path.suffix]
     positive, facts = module.read(path)
-    negative, _ = module.read(partner)
+    negative, _ = module.read(beside)
     sides = {"positive": positive, "negative": negative}
     tensors = {f"{side}.{part}": rows for side, found in sides.items() for part, rows in found.items()}
     return tensors, {**facts, "name": path.stem}
+
+
+def partner(path: Path) -> Path | None:
+    """The file of the negative word beside that of the positive one; None: the file is no half of a pair."""
+    if path.suffix not in MODULES:
+        return None
+    files = (path.with_stem(path.stem + end) for end in ENDS["negative"])
+    return next((file for file in files if file.exists()), None)
 
 
 def write(artifact: Artifact, folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from etude import artifact as artifacts
 from etude.artifact import KEY, Artifact
 from etude.errors import FormatError, InputError
 from etude.files import read_metadata
-from etude.formats import FORMATS, identify, load_format
+from etude.formats import FORMATS, embedding_pair, identify, load_format
 
 OWN = "artifact"  # Étude's own form, which every method has
 METHODS = {  # format → the method whose `apply` uses what is in it; formats of one method are of one kind
@@ -23,6 +23,7 @@ METHODS = {  # format → the method whose `apply` uses what is in it; formats o
     "embedding_safetensors": "textual_inversion",
     "diffusers_embedding": "textual_inversion",
     "embedding_image": "textual_inversion",
+    "embedding_pair": "dream_artist",
     "hypernetwork_pt": "hypernetwork",
     "clip_image_embedding": "clip_inversion",
     "adobe_delta": "custom_diffusion",
@@ -37,10 +38,11 @@ WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}  # of the text that a UNet is g
 CONTEXT = "attn2.to_k.lora_A.weight"
 
 
-def open_any(path: Path) -> tuple[str, Artifact]:
+def open_any(path: Path, *, pairs: bool = False) -> tuple[str, Artifact]:
     """Name of the format and content of a file or folder, ours or not; raises FormatError or InputError.
 
-    A foreign file's facts have a name (else the file's), and the family where it can be told.
+    A foreign file's facts have a name (else the file's), and the family where it can be told. With ``pairs`` an
+    embedding that has its negative one beside it (``<name>-neg``) comes with it, as DreamArtist means it.
     """
     built = path / "artifact.safetensors"
     path = built if built.exists() else path
@@ -52,6 +54,8 @@ def open_any(path: Path) -> tuple[str, Artifact]:
     if name not in METHODS:
         fault = f"is a {name}, which by itself can be neither applied nor converted"
         raise FormatError(path, fault, "name the artifact of the method that made it (artifacts/<method>/build)")
+    if pairs and METHODS[name] == "textual_inversion" and embedding_pair.partner(path):
+        name = "embedding_pair"
     tensors, facts = load_format(name).read(path)
     if facts.get("words"):
         facts = {"name": " ".join(facts["words"])} | facts
@@ -72,11 +76,11 @@ def same_kind(artifact: Artifact) -> tuple[str, ...]:
 
 def family_of(tensors: Mapping[str, Tensor]) -> str | None:
     """sd1, sd2 or sdxl by the widths of an embedding or a LoRA; None where they are of no Stable Diffusion known."""
-    if any(name.startswith("text_encoder_2") or ".transformer_blocks.1." in name for name in tensors):
+    if any("text_encoder_2" in name.split(".")[:2] or ".transformer_blocks.1." in name for name in tensors):
         return "sdxl"
     context = next((tensor for name, tensor in tensors.items() if name.endswith(CONTEXT)), None)
-    if context is None and "text_encoder" in tensors:
-        context = tensors["text_encoder"]
+    if context is None:
+        context = tensors.get("text_encoder", tensors.get("positive.text_encoder"))
     if context is None:
         context = next((t for n, t in tensors.items() if n.endswith("self_attn.q_proj.lora_A.weight")), None)
     return None if context is None else WIDTHS.get(context.shape[-1])

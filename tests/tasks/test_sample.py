@@ -11,7 +11,7 @@ from etude import artifact as artifacts
 from etude.artifact import Artifact
 from etude.diffusion.base import load_base
 from etude.errors import BaseError, ConflictError, FormatError, InputError, ParamsError
-from etude.formats import embedding_pt, hypernetwork_pt, kohya_lora
+from etude.formats import embedding_pair, embedding_pt, hypernetwork_pt, kohya_lora
 from tasks.sample import Layer, open_layer, ordered, sample, split_layer
 from tests.pipelines.test_lora import random_lora
 from tests.tasks.learning import write_yaml
@@ -139,6 +139,17 @@ def test_a_hypernetwork_of_others_is_drawn_with(project: Path) -> None:
     hypernetwork_pt.write(Artifact("hypernetwork", tensors, facts), project)
     assert open_layer("net.pt", 0.5).settings == {"strength": 0.5}
     assert draw("net.pt:0.5", "a.png", seeds="0") != draw("lora:0.5 + net.pt:0.5", "b.png", seeds="0")
+
+
+def test_an_embedding_comes_with_the_negative_one_beside_it(project: Path) -> None:
+    rows = {f"{side}.text_encoder": torch.randn(2, 32) for side in ("positive", "negative")}
+    embedding_pair.write(Artifact("dream_artist", rows, {"name": "blip", "family": "sd1"}), project)
+    assert open_layer("blip.pt", None).artifact.method == "dream_artist"
+    assert open_layer("blip-neg.pt", None).artifact.method == "textual_inversion"
+    both = draw("blip.pt", "a.png", seeds="0", prompt=["[name] cat"])
+    (project / "blip-neg.pt").unlink()
+    assert open_layer("blip.pt", None).artifact.method == "textual_inversion"
+    assert draw("blip.pt", "b.png", seeds="0", prompt=["[name] cat"]) != both
 
 
 def layers(width: int) -> list[tuple[int, str, tuple[int, ...]]]:
