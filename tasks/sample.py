@@ -213,13 +213,16 @@ def _paint(
 
     with Image.open(paths[0, 0, 0]) as first:
         cell = first.size
+    drawn = f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance:g}"
     told = [
+        *([stack] if stack else []),
         f"base {base.path.as_posix()}",
-        f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance:g}",
-    ]
+        drawn,
+    ]  # these lines are wrapped, a title is not
     told += [f"negative: {sampling.negative}"] if sampling.negative else []
     rows, columns = [Label(text) for text in texts], [Label(f"seed {seed}") for seed in seeds]
-    sheet = Sheet(stack or "untouched base", " · ".join(told), columns, rows, [Label("")], cell)
+    title = "a stack of artifacts" if stack else "untouched base"
+    sheet = Sheet(title, " · ".join(told), columns, rows, [Label("")], cell)
     with atomic_path(out) as temporary:
         paint(Layout(sheet), paths).save(temporary, format="PNG")
 

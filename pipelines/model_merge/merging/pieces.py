@@ -11,7 +11,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-SIZE = 1 << 21  # values a piece: 8 MB in float32
+SIZE = 1 << 20  # values a piece: 4 MB in float32
 _HALF = 1 << 16
 
 
