@@ -153,7 +153,7 @@ def test_the_exported_models_draw_what_apply_draws(
     with fine_tuning.apply(artifact, base) as changed:
         expected = picture(changed)
     assert (expected.int() - picture(base).int()).abs().max() > 20
-    for name in ("firefox.safetensors", "firefox"):
+    for name in ("otter.safetensors", "otter"):
         drawn = picture(load_base(Path("artifacts/fine_tuning/export") / name))
         assert (drawn.int() - expected.int()).abs().max() <= 1, name  # tensors lie otherwise in memory
 
