@@ -25,18 +25,7 @@ from etude.errors import BaseError, ConflictError
 from tasks import run
 from tasks.console import say
 
-FOLDERS = (
-    "",
-    "unet",
-    "vae",
-    "text_encoder",
-    "text_encoder_2",
-    "tokenizer",
-    "tokenizer_2",
-    "scheduler",
-    "clip",
-    *UNCLIP_PARTS,
-)
+FOLDERS = ("", "unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler", "clip")
 WEIGHTS = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)(\.fp16)?(-\d+-of-\d+)?\.(safetensors|bin)")
 INDEX = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)\.(safetensors|bin)\.index(\.fp16)?\.json")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -93,7 +82,7 @@ def needed(names: Iterable[str], half: bool = False) -> list[str]:
     for name in sorted(names):
         folder, _, file = name.rpartition("/")
         by_folder.setdefault(folder, []).append(file)
-    for folder in FOLDERS:
+    for folder in (*FOLDERS, *(UNCLIP_PARTS if "image_normalizer" in by_folder else ())):
         files = by_folder.get(folder, [])
         weights = [file for file in files if WEIGHTS.fullmatch(file) or INDEX.fullmatch(file)]
         for mark, want in ((".safetensors", True), (".fp16", half)):

@@ -179,6 +179,12 @@ def test_of_a_hubs_files_each_model_is_fetched_once() -> None:
     ]
 
 
+def test_of_an_unclip_base_what_tells_it_of_a_picture_is_fetched_as_well() -> None:
+    own = ["image_encoder/config.json", "image_encoder/model.safetensors", "image_normalizer/config.json"]
+    own += ["image_normalizer/diffusion_pytorch_model.safetensors", "image_noising_scheduler/scheduler_config.json"]
+    assert set(needed([*HUB, *own])) - set(needed(HUB)) == {*own, "feature_extractor/preprocessor_config.json"}
+
+
 def test_shards_come_with_their_index() -> None:
     shards = [f"unet/diffusion_pytorch_model-0000{n}-of-00002.safetensors" for n in (1, 2)]
     index = "unet/diffusion_pytorch_model.safetensors.index.json"
