@@ -20,6 +20,7 @@ from dvc.utils.cli_parse import to_path_overrides
 from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 
 from etude.errors import InputError
+from flows.settings import seconds
 
 if TYPE_CHECKING:
     from dvc.stage import Stage as DvcStage
@@ -232,14 +233,6 @@ def _recipe(stage: DvcStage, name: str, upstream: Sequence[Stage]) -> str:
     paths = sorted(_path(entry) for entry in (*stage.deps, *stage.outs))
     text = repr((name, stage.cmd, sorted(params.items()), paths, [other.recipe for other in upstream]))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def seconds(duration: str | float) -> float:
-    """`90`, `90s`, `30m`, `4h` or `2d` in seconds. Raises ValueError on anything else."""
-    found = re.fullmatch(r"\s*([\d.]+)\s*([smhd]?)\s*", str(duration))
-    if not found:
-        raise ValueError(f"{duration!r} is no duration")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
 def _why(stage: DvcStage) -> tuple[str, ...]:

@@ -1,0 +1,69 @@
+"""Run flows when it is time for them: `python -m flows.serve`. The times stand in flows/params.yaml."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from etude.errors import EtudeError
+from flows import settings
+from flows.run import find_root, leave
+
+CODE = Path(__file__).parent.parent
+
+
+def main(
+    now: Annotated[
+        list[str] | None, typer.Option(help="Also start this one at once: nightly, changed or weekly.")
+    ] = None,
+) -> None:
+    """Run the graph nightly and when pictures or parameters changed, and reproduce the last tag weekly.
+
+    Stays until Ctrl-C. Times and time zone stand in flows/params.yaml.
+    """
+    try:
+        root = find_root(Path.cwd())
+        serve(root, settings.load(root), now or ())
+    except EtudeError as error:
+        leave(f"error: {error}")
+    except KeyboardInterrupt:
+        leave("stopped", 130)
+
+
+def serve(root: Path, given: settings.Settings, now: list[str] | tuple[str, ...] = ()) -> None:
+    """Serve the deployments from this repository's Prefect server, or the one that PREFECT_API_URL names."""
+    from flows import server
+
+    ready = server.connect(root)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CODE), os.environ.get("PYTHONPATH")]))
+    import prefect
+    from prefect.deployments import run_deployment
+
+    from flows.schedule import deployments
+
+    made = deployments(root, given)
+    if not made:
+        leave(f"nothing to wait for: {settings.FILE} says never to all")
+    console = Console(highlight=False)
+    console.print(f"watch at {ready()}", soft_wrap=True)
+    for one in made:
+        one.apply()
+        console.print(f"{one.flow_name}: {_told(one, given.time_zone)}", soft_wrap=True)
+        if one.flow_name in now:
+            run_deployment(f"{one.flow_name}/{one.name}", timeout=0)
+    prefect.serve(*made, limit=1, print_starting_message=False)  # one at a time: they share the checkout
+
+
+def _told(one: object, zone: str) -> str:
+    """When a deployment runs, in words."""
+    schedule = getattr(one, "schedules")[0].schedule  # noqa: B009
+    cron = getattr(schedule, "cron", None)
+    return f"{cron} ({zone})" if cron else f"every {schedule.interval}"
+
+
+if __name__ == "__main__":
+    typer.run(main)

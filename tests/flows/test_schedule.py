@@ -1,0 +1,140 @@
+"""What runs by itself: the settings, the fingerprint, the deployments, and a served flow."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from etude.errors import InputError, ParamsError
+from flows import settings
+from tests.flows.conftest import ROOT, Project, wait_until
+
+SETTINGS = (ROOT / settings.FILE).read_text()
+
+
+def write(project: Project, text: str = SETTINGS) -> None:
+    """The settings of a repository with one image set."""
+    (project.root / "flows").mkdir(exist_ok=True)
+    (project.root / settings.FILE).write_text(text)
+    (project.root / "params.yaml").write_text("sets: {photos: pictures}\n")
+    (project.root / "pictures").mkdir(exist_ok=True)
+    (project.root / "pictures/a.png").write_text("a")
+
+
+def test_the_settings_name_every_fault_at_once(project: Project) -> None:
+    wrong = SETTINGS.replace("Etc/UTC ", "Mars/City").replace("0 2 * * *", "at two").replace("10m", "1s")
+    write(project, wrong.replace("jobs:", "job:"))
+    with pytest.raises(ParamsError) as error:
+        settings.load(project.root)
+    text = str(error.value)
+    for part in (
+        "'Mars/City' is no time zone",
+        "`nightly.cron`",
+        "too short",
+        "unknown key `job`, did you mean `jobs`?",
+    ):
+        assert part in text
+
+
+def test_prefects_own_file_says_the_same_as_the_settings() -> None:
+    given = settings.load(ROOT)
+    told = {
+        entry["entrypoint"].partition(":")[2]: entry
+        for entry in YAML(typ="safe").load(ROOT / "prefect.yaml")["deployments"]
+    }
+    assert told["nightly"]["schedules"] == [{"cron": given.nightly.cron, "timezone": given.time_zone}]
+    every = settings.seconds(given.changed.interval)
+    assert told["changed"]["schedules"] == [{"interval": every, "timezone": given.time_zone}]
+    assert told["weekly"]["schedules"] == [{"cron": given.weekly.cron, "timezone": given.time_zone}]
+    assert told["weekly"]["parameters"] == {"force": given.weekly.force, "tolerance": given.weekly.tolerance}
+
+
+def test_help_of_the_commands_comes_without_prefect_dvc_or_torch() -> None:
+    code = (
+        "import sys, flows.serve, typer.testing as t, typer; app = typer.Typer(); app.command()(flows.serve.main);"
+        "assert '--now' in t.CliRunner().invoke(app, ['--help']).output;"
+        "print([m for m in ('prefect', 'dvc', 'torch') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_each_schedule_becomes_a_deployment_and_an_empty_one_none(project: Project) -> None:
+    from flows.schedule import deployments
+
+    write(project)
+    given = settings.load(project.root)
+    made = {one.flow_name: one for one in deployments(project.root, given)}
+    assert sorted(made) == ["changed", "nightly", "weekly"]
+    assert made["nightly"].entrypoint == "flows.schedule.nightly"
+    (schedule,) = made["nightly"].schedules or ()
+    assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 2 * * *", "Etc/UTC")
+    write(project, SETTINGS.replace('"0 2 * * *"', '""').replace("10m", '""'))
+    assert [one.flow_name for one in deployments(project.root, settings.load(project.root))] == ["weekly"]
+    write(project, SETTINGS.replace("0 2 * * *", "99 2 * * *"))
+    with pytest.raises(InputError, match="cannot read cron '99 2"):
+        deployments(project.root, settings.load(project.root))
+
+
+def test_the_fingerprint_changes_with_a_picture_and_with_a_parameter_and_with_nothing_else(project: Project) -> None:
+    from flows.schedule import fingerprint
+
+    write(project)
+    first = fingerprint(project.root)
+    (project.root / "other.txt").write_text("x")
+    assert fingerprint(project.root) == first
+    (project.root / "pictures/b.png").write_text("b")
+    second = fingerprint(project.root)
+    (project.root / "pipelines/lora").mkdir(parents=True)
+    (project.root / "pipelines/lora/params.yaml").write_text("rank: 4\n")
+    assert len({first, second, fingerprint(project.root)}) == 3
+
+
+def test_a_look_runs_the_graph_once_for_each_change_and_however_it_ends(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.states import Failed
+
+    from flows import schedule
+
+    write(project)
+    monkeypatch.setattr(schedule, "repro_here", lambda *_: Failed(message="ran and failed"))
+    told = []
+    for step in range(4):
+        if step == 2:
+            (project.root / "pictures/b.png").write_text("b")
+        told.append(schedule.changed.fn(str(project.root), 1).message)
+    assert told == ["ran and failed", "no picture and no parameter changed"] * 2
+
+
+def test_the_weekly_run_wants_a_tag(project: Project) -> None:
+    from flows.schedule import last_tag
+
+    with pytest.raises(InputError, match="no tag leads"):
+        last_tag(project.root)
+
+
+@pytest.mark.slow  # a process that serves, and one for the flow
+def test_a_served_flow_runs_in_the_repository_and_leaves_with_ctrl_c(project: Project, prefect_server: str) -> None:
+    write(project)
+    project.stages(one={})
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": prefect_server, "COLUMNS": "200"}
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "flows.serve", "--now", "nightly"],
+        cwd=project.root,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_until(lambda: project.runs() == ["one"] and (project.root / "out/one").exists())
+    serving.send_signal(signal.SIGINT)
+    text, _ = serving.communicate(timeout=60)
+    assert "nightly: 0 2 * * * (Etc/UTC)" in text
+    assert Path(project.root / "logs/one.log").exists()
