@@ -153,8 +153,8 @@ def _load(need: str, method: str, params: MethodParams) -> Any:
     folder = Path("data", params.set)
     if need == "images":
         return load_images(folder / "latents")
-    if need == "captions":
-        return load_captions(folder / "texts")
+    if need == "captions":  # None where `reads` says so: an edited caption rebuilds nothing
+        return load_captions(folder / "texts") if getattr(params, "reads", "texts") == "texts" else None
     if need == "pictures":
         return load_pictures(folder / "prepared")
     if need == "views":

@@ -117,6 +117,17 @@ def test_a_changed_rank_reruns_what_depends_on_it_and_nothing_else(project: Path
     assert ran(said) == build | {"page@lora", "report"}
 
 
+def test_an_edited_caption_rebuilds_what_reads_captions_and_nothing_else(project: Path) -> None:
+    caption = next((project / "data/samples/concept").glob("*.txt"))
+    text = caption.read_text(encoding="utf-8")
+    caption.write_text(f"{text} seen from afar", encoding="utf-8")
+    said = dvc(project, "repro", f"{LORA}:build", "pipelines/textual_inversion/dvc.yaml:build")
+    caption.write_text(text, encoding="utf-8")
+    assert re.search(r"\b1 encoded", said)
+    assert ran(said) == {"caption@concept", "encode@concept", "prepare@concept", f"{LORA}:build"}
+    dvc(project, "repro")
+
+
 def test_a_clone_that_is_killed_on_the_way_ends_with_the_same_hashes(
     project: Path, tmp_path: Path, root: Path, tiny_base: Path
 ) -> None:
@@ -134,7 +145,7 @@ def test_a_clone_that_is_killed_on_the_way_ends_with_the_same_hashes(
     said = dvc(clone, "repro")
     assert re.search(r"resumed at step [1-9]\d* of 30", said)
     assert not (clone / "artifacts/textual_inversion").exists()
-    dvc(project, "exp", "run", "-S", "pipelines/lora/params.yaml:rank=8")
+    dvc(project, "exp", "run", "-S", "pipelines/lora/params.yaml:rank=16")
     assert hashes(clone, "pipelines/lora/dvc.lock") == hashes(project, "pipelines/lora/dvc.lock")
 
 
@@ -144,7 +155,7 @@ def test_a_typo_stops_before_torch_is_imported(project: Path, tmp_path: Path) ->
     (poison / "__init__.py").write_text("raise SystemExit('torch was imported')")
     params = project / "pipelines/lora/params.yaml"
     text = params.read_text()
-    params.write_text(text.replace("rank: 8", "rnk: 8"))
+    params.write_text(text.replace("\nrank: ", "\nrnk: "))
     try:
         for task in (["tasks.build", "lora"], ["tasks.prepare", "concept", "data/samples/concept"]):
             done = subprocess.run(

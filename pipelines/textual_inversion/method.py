@@ -9,9 +9,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 
 from etude.params import MethodParams
 from etude.training.plan import Optimization
@@ -40,6 +40,7 @@ class Params(MethodParams):
     vectors: int = Field(ge=1, le=75)  # what fits between the start and the end of a prompt
     initializer: str
     templates: list[Annotated[str, Field(pattern=r"\[name\]")]] = Field(min_length=1)
+    reads: Literal["prepared", "texts"]
     progressive: NonNegativeInt
     anchor: NonNegativeFloat
     usual_norm: NonNegativeFloat
@@ -49,8 +50,15 @@ class Params(MethodParams):
     training: Optimization
     preview: Preview
 
+    @model_validator(mode="after")
+    def _reads_what_it_needs(self) -> Self:
+        asked = any(FILEWORDS in template for template in self.templates)
+        if asked != (self.reads == "texts"):
+            raise ValueError(f"`reads` is `texts` where a template holds {FILEWORDS}, and `prepared` where none does")
+        return self
 
-def build(*, base: Base, images: Images, captions: Captions, params: Params, report: Report) -> Artifact:
+
+def build(*, base: Base, images: Images, captions: Captions | None, params: Params, report: Report) -> Artifact:
     """Train the rows on noise predicted under prompts that hold the word."""
     from etude.artifact import Artifact
     from etude.diffusion.base import DTYPES
@@ -76,7 +84,8 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
 
     def loss(turn: Turn) -> Tensor:
         use(turn.step)
-        conditioning = encode_prompts(base, _texts(params, turn.batch.texts), params.clip_skip)
+        captions = turn.batch.texts or [""] * len(turn.names)
+        conditioning = encode_prompts(base, _texts(params, captions), params.clip_skip)
         value = denoising_loss(base, turn.batch.mean, turn.batch.logvar, conditioning, plan)
         return value + params.anchor * _strayed(rows, starts) if params.anchor else value
 

@@ -77,11 +77,27 @@ def test_captions_are_read_where_a_template_asks_for_them(tiny_base: Path, tmp_p
         patch.setattr(text, "encode_prompts", lambda b, prompts, skip=0: said.append(prompts) or real(b, prompts, skip))
         run(base, tmp_path / "a", {"steps": 2}, name="sks")
         plain, said[:] = [*said], []
-        run(base, tmp_path / "b", {"steps": 2}, name="sks", templates=["a picture of [name], [filewords]"])
+        filled = ["a picture of [name], [filewords]"]
+        run(base, tmp_path / "b", {"steps": 2}, name="sks", reads="texts", templates=filled)
     assert {prompt for prompts in plain for prompt in prompts} <= {"sks", ""} | set(CAPTIONS)
     asked = {prompt for prompts in said for prompt in prompts} - {"", *CAPTIONS}
     assert asked <= {f"a picture of sks, {caption}" for caption in CAPTIONS}
     assert len(asked) > 1
+
+
+def test_without_captions_to_read_none_is_needed(tiny_base: Path, tmp_path: Path) -> None:
+    base, report = load_base(tiny_base), Report(tmp_path, seed=3, device="cpu", precision="fp32")
+    params: Any = params_of(METHOD, {"steps": 2})
+    made = inversion.build(base=base, images=image_set(base)["images"], captions=None, params=params, report=report)
+    assert made.tensors["text_encoder"].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("reads", "template"), [("prepared", "[name], [filewords]"), ("texts", "[name]"), ("latents", "[name]")]
+)
+def test_what_is_read_fits_the_templates(reads: str, template: str) -> None:
+    with pytest.raises(ParamsError, match="reads"):
+        params_of(METHOD, reads=reads, templates=[template])
 
 
 def test_a_word_grows_by_one_vector_at_a_time(tiny_base: Path, tmp_path: Path) -> None:
