@@ -15,11 +15,11 @@ from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, wait
 from prefect.states import Completed, Failed
 
-from flows import artifacts, plan
+from flows import artifacts, machines, plan
 from flows.board import Board
 from flows.plan import Stage
 from flows.server import PAGES
-from flows.stage import Site
+from flows.stage import Site, run
 from flows.work import Work
 
 RETRY_AFTER = 2.0  # seconds
@@ -34,18 +34,23 @@ def repro(
     jobs: int = 1,
     gpus: Sequence[str] = (),
     force: bool = False,
+    pools: bool = False,
 ) -> State[None]:
     """Bring stages and what they depend on up to date, independent ones at once.
 
     `targets` as in `plan.load`; `jobs` stages at once, of which those that ask for a GPU have one of `gpus` each.
+    With `pools` the workers of Prefect's work pools run the stages, and what they made is brought here.
     Ends Failed, naming what failed and why, when a stage did; everything that does not depend on it is done then.
     """
     site = Site(Path(root).resolve(), jobs, gpus, force)
-    work = Work(site, plan.load(site.root, targets, force=force), BOARD.get() or Board())
+    stages = plan.load(site.root, targets, force=force)
+    work = Work(site, stages, BOARD.get() or Board(), machines.carrier(site.root, stages) if pools else run)
     todo = plan.pending(work.stages)
     if todo:
         artifacts.publish_plan(todo, len(work.stages))
     carry_out(work)
+    if pools:
+        machines.collect(site.root, [stage.name for stage in stages if stage.name in work.outcomes and stage.why])
     if todo:
         artifacts.publish_outcome([(row.stage.shown, row.state, row.seconds) for row in work.board.rows.values()])
     return (Completed if work.complete() else Failed)(message=work.verdict())

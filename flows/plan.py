@@ -103,6 +103,13 @@ def cache_folder(root: Path) -> Path:
         return Path(repo.cache.local_cache_dir)
 
 
+def remote(root: Path) -> str:
+    """Where DVC pushes to by default; nothing when no remote is named."""
+    with Repo(str(root)) as repo:
+        name = repo.config["core"].get("remote", "")
+        return str(repo.config["remote"][name]["url"]) if name in repo.config["remote"] else ""
+
+
 def use_cache(root: Path, cache: Path) -> None:
     """Let the checkout at `root` keep content in another folder, linked rather than copied where the disk can."""
     with Repo(str(root)) as repo, repo.config.edit("local") as config:

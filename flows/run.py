@@ -27,6 +27,9 @@ def main(
     jobs: Annotated[int | None, typer.Option(min=1, help="Stages at once.", show_default="one a core")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to hand out.", show_default="all there are")] = None,
     force: Annotated[bool, typer.Option("--force", help="Run stages again that are up to date.")] = False,
+    pools: Annotated[
+        bool, typer.Option("--pools", help="Let workers on other machines run the stages: see flows/README.md.")
+    ] = False,
     dry: Annotated[bool, typer.Option("--dry", help="Only say what would run, and why.")] = False,
 ) -> None:
     """Bring stages up to date, independent ones at once, each as a Prefect task. What is up to date is left alone."""
@@ -35,14 +38,16 @@ def main(
         if dry:
             show_plan(root, targets or (), jobs or cores(), force)
         else:
-            run(root, targets or (), jobs or cores(), devices(gpus), force)
+            if pools and force:
+                raise InputError("--force", "workers take what is already made", "leave out --force or --pools")
+            run(root, targets or (), jobs or cores(), devices(gpus), force, pools)
     except EtudeError as error:
         leave(f"error: {error}")
     except KeyboardInterrupt:
         leave("stopped: the next run goes on from here", 130)
 
 
-def run(root: Path, targets: Sequence[str], jobs: int, gpus: Sequence[str], force: bool) -> None:
+def run(root: Path, targets: Sequence[str], jobs: int, gpus: Sequence[str], force: bool, pools: bool) -> None:
     """Run the flow against this repository's Prefect server, or the one that PREFECT_API_URL names."""
     from flows import plan, server
 
@@ -51,9 +56,14 @@ def run(root: Path, targets: Sequence[str], jobs: int, gpus: Sequence[str], forc
     from flows.board import Board
     from flows.graph import BOARD, repro
 
-    BOARD.set(Board(Console(highlight=False), ready()))
+    where = ready()
+    if pools:
+        from flows.machines import shared_commit
+
+        shared_commit(root)  # what no worker would see is told before anything begins
+    BOARD.set(Board(Console(highlight=False), where))
     interrupted = note_interrupts()
-    state = repro(str(root), list(targets), jobs, list(gpus), force, return_state=True)
+    state = repro(str(root), list(targets), jobs, list(gpus), force, pools, return_state=True)
     if interrupted:
         raise KeyboardInterrupt
     if not state.is_completed():

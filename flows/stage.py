@@ -43,7 +43,8 @@ class Site:
     """Where and how stages run. `jobs`: how many at once; `gpus`: device ids handed to stages that ask for one.
 
     `home` is the user's checkout where `root` is a worktree of it: they share the slots that bound what runs at once.
-    `held` are descriptors that every stage inherits: locks that must last as long as a stage does.
+    `held` are descriptors that every stage inherits: locks that must last as long as a stage does. With `pull` a stage
+    takes what it needs, down to the inputs, from DVC's remote.
     """
 
     def __init__(
@@ -54,8 +55,9 @@ class Site:
         force: bool = False,
         home: Path | None = None,
         held: Sequence[int] = (),
+        pull: bool = False,
     ) -> None:
-        self.root, self.jobs, self.gpus, self.force, self.held = root, jobs, gpus, force, held
+        self.root, self.jobs, self.gpus, self.force, self.held, self.pull = root, jobs, gpus, force, held, pull
         self.slots = Slots((home or root) / ".scratch" / "slots")
 
     def log(self, stage: Stage) -> Path:
@@ -172,7 +174,8 @@ def _abandoned(holder: Path) -> bool:
 
 
 def _repro(stage: Stage, site: Site, given: _Inherited, tell: Tell, stopping: Event) -> str:
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *["--force"] * site.force]
+    words = ["--pull" if site.pull else "--single-item", *["--force"] * site.force]
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *words]
     log, tries = site.log(stage), 0
     while True:
         tail = Tail(log, log.stat().st_size)

@@ -6,21 +6,27 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from threading import Event
+from typing import TypeAlias
 
 from flows import durations
 from flows.board import Board
 from flows.plan import Stage
 from flows.slots import StoppedError
-from flows.stage import Site, StageError, run
+from flows.stage import Site, StageError, Tell, run
 
 OUTCOMES = ("up to date", "unchanged", "restored", "adopted", "ran")  # how a stage that did not fail can end
 
+Carry: TypeAlias = Callable[[Stage, Site, Tell, Event, float], str]
+
 
 class Work:
-    """What the tasks of one run share. Setting `stopping` ends every process of it."""
+    """What the tasks of one run share. Setting `stopping` ends every process of it.
 
-    def __init__(self, site: Site, stages: Sequence[Stage], board: Board) -> None:
-        self.site, self.stages, self.board = site, stages, board
+    `carry` is what brings a stage up to date: `flows.stage.run` here, or something that has it done elsewhere.
+    """
+
+    def __init__(self, site: Site, stages: Sequence[Stage], board: Board, carry: Carry = run) -> None:
+        self.site, self.stages, self.board, self.carry = site, stages, board, carry
         self.stopping = Event()
         self.outcomes: dict[str, str] = {}
         self.faults: dict[str, str] = {}
@@ -46,7 +52,7 @@ class Work:
 
         self.attempts[stage.name] += 1
         try:
-            outcome = run(stage, self.site, tell, self.stopping, self.urgency[stage.name])
+            outcome = self.carry(stage, self.site, tell, self.stopping, self.urgency[stage.name])
         except StoppedError:
             self.board.state(stage, "stopped")
             raise

@@ -23,8 +23,11 @@ MOST = 64  # worktrees at once
 
 
 @contextmanager
-def worktree(root: Path, revision: str, *, fresh: bool = False, edited: bool = False) -> Iterator[tuple[Path, int]]:
-    """A checkout of a commit, tag, branch or DVC experiment, with its inputs and without its outputs.
+def worktree(
+    root: Path, revision: str, *, fresh: bool = False, edited: bool = False, inputs: bool = True
+) -> Iterator[tuple[Path, int]]:
+    """A checkout of a commit, tag, branch or DVC experiment, with its inputs and without its outputs;
+    without `inputs` these are left out as well.
 
     It shares the repository's DVC cache and run-cache; with `fresh` it has empty ones of its own. With `edited` it has
     the user's uncommitted changes to tracked files, and the outputs that the cache has. Gives the folder, and the
@@ -39,7 +42,7 @@ def worktree(root: Path, revision: str, *, fresh: bool = False, edited: bool = F
             _remove(root, tree)
             git(root, "worktree", "add", "--quiet", "--detach", str(tree), commit)
         try:
-            _prepare(root, tree, fresh)
+            _prepare(root, tree, fresh, inputs)
             if edited:
                 _edit(root, tree)
             yield tree, lock
@@ -76,12 +79,12 @@ def dvc(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
 
 
-def _prepare(root: Path, tree: Path, fresh: bool) -> None:
+def _prepare(root: Path, tree: Path, fresh: bool, wanted: bool) -> None:
     own = root / ".dvc" / "config.local"  # remotes and their credentials
     if own.exists():
         shutil.copy(own, tree / ".dvc" / "config.local")
     plan.use_cache(tree, plan.cache_folder(root))
-    inputs = git(tree, "ls-files", "*.dvc").splitlines()
+    inputs = git(tree, "ls-files", "*.dvc").splitlines() if wanted else []
     if inputs and dvc(tree, "checkout", *inputs).returncode and (pull := dvc(tree, "pull", *inputs)).returncode:
         last = pull.stderr.strip().splitlines()[-1:] or ["it cannot be pulled"]
         raise InputError(", ".join(inputs), f"an input is not in the cache: {last[0]}", "fetch it with `dvc pull`")

@@ -1,0 +1,68 @@
+"""Let this machine take stages: `python -m flows.worker cpu`, in a clone of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from etude.errors import EtudeError, InputError
+from flows.run import cores, devices, find_root, leave
+from flows.serve import CODE
+
+
+def main(
+    pool: Annotated[str, typer.Argument(help="cpu or gpu: which stages to take.")] = "cpu",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Stages at once.", show_default="one a core, or one a GPU")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to hand out.", show_default="all there are")] = None,
+) -> None:
+    """Take stages from a work pool of the Prefect server at PREFECT_API_URL until Ctrl-C.
+
+    Run it in a clone that has the shared DVC remote; the clone's files are not touched.
+    """
+    try:
+        code = work(find_root(Path.cwd()), pool, limit, devices(gpus) if pool == "gpu" else [])
+    except EtudeError as error:
+        leave(f"error: {error}")
+    raise typer.Exit(code)
+
+
+def work(root: Path, pool: str, limit: int | None, gpus: list[str]) -> int:
+    """Run a Prefect worker for a pool; its exit code. Raises InputError where this machine cannot be one."""
+    if pool not in ("cpu", "gpu"):
+        raise InputError(pool, "there is no such pool", "name cpu or gpu")
+    if pool == "gpu" and not gpus:
+        raise InputError("gpu", "this machine shows no GPU", "name cpu, or say how many with --gpus")
+    if "PREFECT_API_URL" not in os.environ:
+        fault = "it does not say which server hands the stages out"
+        raise InputError("PREFECT_API_URL", fault, "set it, as http://10.0.0.1:4200/api")
+    from flows import server
+
+    ready = server.connect(root)
+    most = limit or (len(gpus) if pool == "gpu" else cores())
+    paths = filter(None, [str(CODE), os.environ.get("PYTHONPATH")])
+    own = {"PYTHONPATH": os.pathsep.join(paths), "ETUDE_CLONE": str(root), "ETUDE_JOBS": str(most)}
+    os.environ.update(own, ETUDE_GPUS=",".join(gpus))
+    os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
+    ready()
+    from flows.machines import make_pools
+
+    make_pools()
+    Console(highlight=False).print(f"takes stages of {pool}, {most} at once  (Ctrl-C ends it)")
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
+    worker = subprocess.Popen([*command, "--limit", str(most)], cwd=root)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda which, _: worker.send_signal(which))
+    return worker.wait()
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,153 @@
+"""The same graph on several machines: workers with clones of their own, and one DVC remote that they share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from etude.errors import InputError
+from flows import machines, verdict
+from flows.board import Board
+from flows.machines import share, shared_commit
+from flows.plan import load
+from tests.flows.conftest import ROOT, Project, wait_until
+
+# Notes its start outside of every clone, waits where it is told to, and makes a number from those that it reads.
+STEP = """
+import pathlib, sys, time
+name, *deps = sys.argv[1:]
+told = pathlib.Path({told!r})
+with open(told / "runs", "a") as runs:
+    runs.write(name + "\\n")
+while (told / ("hold-" + name)).exists():
+    time.sleep(0.05)
+pathlib.Path("out").mkdir(exist_ok=True)
+text = pathlib.Path("in.txt").read_text() + "".join(pathlib.Path("out", dep).read_text() for dep in deps)
+pathlib.Path("out", name).write_text(name + " of " + text)
+"""
+GRAPH = {"a": [], "b": ["a"], "c": ["a"], "d": [], "end": ["b", "c", "d"]}
+
+
+def git(folder: Path, *words: str) -> str:
+    own = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "protocol.file.allow=always"]
+    return subprocess.run(["git", *own, *words], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def shared(project: Project, tmp_path: Path) -> Project:
+    """A repository with a graph, an input that DVC tracks, an origin and a remote."""
+    told = tmp_path / "told"
+    told.mkdir()
+    (project.root / "step.py").write_text(STEP.format(told=str(told)))
+    stages = {}
+    for name, deps in GRAPH.items():
+        reads = ["in.txt", "step.py", *(f"out/{dep}" for dep in deps)]
+        stages[name] = {"cmd": " ".join(["python3 step.py", name, *deps]), "deps": reads}
+    project.stages(**stages)
+    (project.root / "in.txt").write_text("input")
+    project.dvc("add", "--quiet", "in.txt")
+    project.dvc("remote", "add", "--quiet", "--default", "shared", str(tmp_path / "remote"))
+    git(project.root, "add", ".")
+    git(project.root, "commit", "-qm", "graph")
+    git(tmp_path, "clone", "--quiet", "--bare", str(project.root), "origin.git")
+    git(project.root, "remote", "add", "origin", str(tmp_path / "origin.git"))
+    git(project.root, "fetch", "--quiet", "origin")
+    return project
+
+
+@pytest.fixture
+def start_worker(prefect_server: str, tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
+    """Clones the origin under a name and starts a worker there."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        git(tmp_path, "clone", "--quiet", str(tmp_path / "origin.git"), name)
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": prefect_server}
+        command = [sys.executable, "-m", "flows.worker", "cpu", "--limit", "1"]
+        with (tmp_path / f"{name}.log").open("wb") as log:
+            started.append(subprocess.Popen(command, cwd=tmp_path / name, env=env, stdout=log, stderr=log))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        kill_all(worker.pid)
+        worker.wait()
+
+
+def kill_all(pid: int) -> None:
+    """End a machine: a process and all that it started."""
+    children = [file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children")]
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    for child in chain(*children):
+        kill_all(int(child))
+
+
+def runs(tmp_path: Path) -> list[str]:
+    file = tmp_path / "told/runs"
+    return sorted(file.read_text().split()) if file.exists() else []
+
+
+def test_what_is_not_committed_or_not_pushed_is_refused_by_name(shared: Project) -> None:
+    assert len(shared_commit(shared.root)) == 40
+    (shared.root / "new.txt").write_text("new")
+    (shared.root / "step.py").write_text("edited")
+    with pytest.raises(InputError, match=r"step\.py, new\.txt: not committed"):
+        shared_commit(shared.root)
+    git(shared.root, "add", ".")
+    git(shared.root, "commit", "-qm", "edit")
+    with pytest.raises(InputError, match="no remote branch has this commit"):
+        shared_commit(shared.root)
+
+
+def test_an_edited_input_and_a_missing_remote_are_refused(shared: Project) -> None:
+    (shared.root / "in.txt").write_text("edited")
+    with pytest.raises(InputError, match=r"in\.txt: changed and not committed"):
+        share(shared.root, load(shared.root))
+    shared.dvc("remote", "remove", "shared")
+    with pytest.raises(InputError, match="there is none that machines could share"):
+        share(shared.root, load(shared.root))
+
+
+@pytest.mark.slow  # three workers, a process for each stage
+def test_workers_with_their_own_clones_finish_the_graph_even_when_one_is_lost(
+    shared: Project,
+    tmp_path: Path,
+    start_worker: Callable[[str], subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from flows.graph import BOARD, repro
+
+    alone = Project(Path(shutil.copytree(shared.root, tmp_path / "alone")))
+    alone.dvc("repro", "--quiet")
+    (tmp_path / "told/runs").unlink()
+    monkeypatch.setattr(machines, "LOST", 20.0)
+    (tmp_path / "told/hold-d").touch()
+    workers = [start_worker("one"), start_worker("two")]
+
+    def lose_one() -> None:
+        wait_until(lambda: "d" in runs(tmp_path))
+        logs = list((tmp_path / "one").glob(".scratch/worktrees/*/logs/d.log"))
+        kill_all(workers[0 if logs else 1].pid)
+        (tmp_path / "told/hold-d").unlink()
+        start_worker("three")
+
+    Thread(target=lose_one, daemon=True).start()
+    board = Board()
+    BOARD.set(board)
+    state = repro(str(shared.root), pools=True, return_state=True)
+    assert state.is_completed(), state.message
+    assert runs(tmp_path) == ["a", "b", "c", "d", "d", "end"]  # d twice: its first machine was lost
+    assert verdict.read_locks(shared.root) == verdict.read_locks(alone.root)
+    assert (shared.root / "out/end").read_text() == (alone.root / "out/end").read_text()
+    assert "up to date" in shared.dvc("status")
