@@ -72,7 +72,8 @@ def apply(
     """
     from etude.diffusion.steering import Steps, aim, mixed_readings
 
-    tensors = artifact.tensors
+    # Tensors of a file may lie unaligned in memory and add up otherwise, and Adam's first step makes much of little.
+    tensors = {name: tensor.contiguous().clone() for name, tensor in artifact.tensors.items()}
     _refuse_other_clip(base, artifact.facts["clip"], tensors["projection"])
     text = tensors.get("text")
     towards = aim(tensors["embedding"], text, negative=artifact.facts["negative"], turn=turn)

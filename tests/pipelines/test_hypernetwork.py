@@ -240,7 +240,8 @@ def test_it_learns_on_the_other_families(family: str, tmp_path: Path) -> None:
 def run(base: Base, scratch: Path, training: dict[str, Any] | None = None, **changes: Any) -> Artifact:
     params: Any = params_of(METHOD, {"steps": 3, "checkpoint_every": 3} | (training or {}), **changes)
     report = Report(scratch, seed=3, device="cpu", precision="fp32")
-    return hypernetwork.build(base=base, params=params, report=report, **image_set(base))
+    data = image_set(base)
+    return hypernetwork.build(base=base, images=data["images"], captions=data["captions"], params=params, report=report)
 
 
 def test_what_is_trained_is_what_is_applied(tiny_base: Path) -> None:

@@ -237,7 +237,8 @@ def test_a_kohya_file_for_sd15_is_as_large_as_its_values(tmp_path: Path) -> None
 def run(base: Base, scratch: Path, **changes: Any) -> Artifact:
     params: Any = params_of("lora", {"steps": 3}, **changes)
     report = Report(scratch, seed=3, device="cpu", precision="fp32")
-    return lora.build(base=base, params=params, report=report, **image_set(base))
+    data = image_set(base)
+    return lora.build(base=base, images=data["images"], captions=data["captions"], params=params, report=report)
 
 
 def test_the_text_encoder_learns_only_on_request_and_at_its_own_rate(tiny_base: Path, tmp_path: Path) -> None:

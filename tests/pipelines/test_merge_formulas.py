@@ -322,7 +322,7 @@ def test_presets_are_those_of_the_published_table() -> None:
         "ONE_THIRD_SMOOTHSTEP": {8: 1, 16: 0, 24: 1},
         "ONE_FOURTH_R_SMOOTHSTEP": {6: 0, 12: 1},
         "REVERSE_COSINE": {1: 0.00427756931309475, 24: 1},
-        "TRUE_CUBIC_HERMITE": {0: 0, 1: 0.199031876929012, 17: 0.442901234567901, 24: 1},
+        "TRUE_CUBIC_HERMITE": {0: 0, 1: 0.199031876929012, 16: 0.442901234567901, 24: 1},
         "FAKE_REVERSE_CUBIC_HERMITE": {0: 1, 1: 0.842423804012346, 12: 0.5, 24: 0},
         "WRAP12": {5: 1, 6: 0, 18: 0, 19: 1},
         "RING08_SOFT": {4: 0, 5: 0.5, 6: 1, 9: 0.5, 15: 0.5, 18: 1, 19: 0.5},

@@ -65,7 +65,7 @@ def test_artifact_and_checkpoints_tell_how_they_were_made(built: Path) -> None:
     made = artifacts.load(built / "artifacts/lora/build/artifact.safetensors")
     assert made.method == "lora"
     facts = made.facts
-    assert (facts["name"], facts["rank"], facts["alpha"], facts["step"]) == ("otter", 8, 4.0, 6)
+    assert (facts["name"], facts["rank"], facts["alpha"], facts["step"]) == ("otter", 16, 4.0, 6)
     assert (facts["family"], facts["prediction"], facts["resolution"]) == ("sd1", "epsilon", 64)
     assert (facts["base"], facts["seed"], facts["device"], facts["precision"]) == ("models/tiny", 3, "cpu", "fp32")
     assert facts["inputs"]["models/tiny"] == sha256_tree(built / "models/tiny")
@@ -97,7 +97,7 @@ def test_a_killed_build_leaves_no_out_and_goes_on_to_the_same_bytes_unless_an_in
     change(project / "pipelines/lora/params.yaml", rank=4)
     build("lora")
     assert "starting, 6 steps" in capsys.readouterr().err
-    change(project / "pipelines/lora/params.yaml", rank=8)
+    change(project / "pipelines/lora/params.yaml", rank=16)
     build("lora")
     assert "resumed at step 4 of 6" in capsys.readouterr().err
     resumed = sha256_tree(project / "artifacts")
