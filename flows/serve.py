@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ def main(
 
     Stays until Ctrl-C. Times and time zone stand in flows/params.yaml.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what runs in the background deaf to it
     try:
         root = find_root(Path.cwd())
         serve(root, settings.load(root), now or ())

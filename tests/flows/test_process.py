@@ -30,7 +30,7 @@ def test_a_process_lives_until_it_ends_even_if_nobody_reaps_it() -> None:
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux tells the arguments of a process")
 def test_a_later_process_with_the_same_number_is_not_taken_for_the_first() -> None:
     with subprocess.Popen(["sleep", "100"]) as process:
-        assert alive(process.pid, "sleep 100")
+        wait_until(lambda: alive(process.pid, "sleep 100"))  # its arguments show a moment after it starts
         assert not alive(process.pid, "dvc repro")
         process.kill()
 

@@ -135,6 +135,9 @@ def test_a_served_flow_runs_in_the_repository_and_leaves_with_ctrl_c(project: Pr
     )
     wait_until(lambda: project.runs() == ["one"] and (project.root / "out/one").exists())
     serving.send_signal(signal.SIGINT)
-    text, _ = serving.communicate(timeout=60)
+    try:
+        text, _ = serving.communicate(timeout=60)
+    finally:
+        serving.kill()
     assert "nightly: 0 2 * * * (Etc/UTC)" in text
     assert Path(project.root / "logs/one.log").exists()
