@@ -13,6 +13,7 @@ Metric = Literal[
     "nearest_similarity",
     "text_alignment",
     "truth_similarity",
+    "style_similarity",
     "concept_accuracy",
     "style_accuracy",
     "background_accuracy",

@@ -54,10 +54,16 @@ class Truths:
     def numbers(self, prompts: Sequence[str], pictures: Array, paths: Sequence[Sequence[Path]]) -> dict[str, Array]:
         """Metric → [prompts, seeds] of drawn pictures: their features [prompts, seeds, d] and their files.
 
-        An accuracy is 1 for a picture that shows what its prompt asks for, else 0; NaN where that is nothing.
+        An accuracy is 1 for a picture that shows what its prompt asks for, else 0; NaN where that is nothing. Where
+        the lesson is a style, the style similarity compares a picture with all truths, whose subjects differ: more of
+        it is more of what they have in common. NaN where a prompt asks for another style.
         """
         near = [metrics.image_similarity(row, self.of(prompt)) for prompt, row in zip(prompts, pictures, strict=True)]
         found = {"truth_similarity": np.stack(near)}
+        if self._teaches_style():
+            alike = [metrics.image_similarity(row, self.features) for row in pictures]
+            asked = [self.expected(prompt).get("style") == self.lesson["style"] for prompt in prompts]
+            found["style_similarity"] = np.where(np.array(asked)[:, None], np.stack(alike), np.nan)
         seen = [self.judge.named(row) if self.judge else [] for row in paths]
         for part in self._judged():
             wanted = [self.expected(prompt).get(part) for prompt in prompts]
@@ -70,6 +76,8 @@ class Truths:
         alone = [metrics.leave_one_out(self.of(prompt)) for prompt in prompts]
         means = [scores[0] for scores in alone if scores]
         found = {"truth_similarity": float(np.mean(means))} if means else {}
+        if self._teaches_style() and (scores := metrics.leave_one_out(self.features)):
+            found["style_similarity"] = scores[0]
         wanted = {part for prompt in prompts for part in self.expected(prompt)}
         seen = self.judge.named(self.paths) if self.judge else []
         for part in self._judged():
@@ -77,6 +85,9 @@ class Truths:
             if part in wanted and right:
                 found[accuracy(part)] = float(np.mean(right))
         return {name: significant(value) or 0.0 for name, value in found.items()}
+
+    def _teaches_style(self) -> bool:
+        return "style" in self.lesson and "concept" not in self.lesson
 
     def _judged(self) -> list[str]:
         return [part for part in PARTS if self.judge and part in self.judge.config.labels]

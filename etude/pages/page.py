@@ -18,7 +18,8 @@ from etude.pages.sources import FILES, Checkpoint, Findings
 
 THUMB = 192  # pixels of the longest side of pictures beside each other
 PLOTTED = (
-    "image_similarity", "truth_similarity", "concept_accuracy", "style_accuracy", "text_alignment", "validation_loss",
+    "image_similarity", "truth_similarity", "style_similarity", "concept_accuracy", "style_accuracy", "text_alignment",
+    "validation_loss",
 )  # fmt: skip
 VERDICTS = ("image_similarity", "truth_similarity")
 NAMES = {metric.key: metric for metric in words.METRICS}

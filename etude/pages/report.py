@@ -19,12 +19,13 @@ from etude.pages.sources import Findings
 SEEDS = 2  # pictures of a prompt that a report shows of each method
 SHOWN = 6  # training pictures
 COLUMNS = (
-    "image_similarity", "truth_similarity", "concept_accuracy", "style_accuracy", "background_accuracy",
-    "text_alignment", "diversity", "nearest_similarity", "cmmd", "validation_loss",
+    "image_similarity", "truth_similarity", "style_similarity", "concept_accuracy", "style_accuracy",
+    "background_accuracy", "text_alignment", "diversity", "nearest_similarity", "cmmd", "validation_loss",
 )  # fmt: skip
 CHARTS = {
     "image_similarity": ("Does it look like the pictures?", "CLIP cosine with the training pictures"),
     "truth_similarity": ("Does it hit the truth?", "CLIP cosine with pictures kept back, of what each prompt asks for"),
+    "style_similarity": ("Is it drawn in that style?", "CLIP cosine with all kept-back pictures of the style"),
     "concept_accuracy": ("Is it the concept?", "share of pictures in which the judge names the concept asked for"),
     "style_accuracy": ("Is it the style?", "share of pictures in which the judge names the style asked for"),
 }

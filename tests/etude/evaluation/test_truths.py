@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,22 @@ def test_drawn_pictures_are_compared_with_their_own_truths_and_judged(judge: Jud
     assert made["style_accuracy"].tolist() == [[0, 0], [1, 1]]
     assert made["background_accuracy"][0].tolist() == [1, 0]
     assert np.isnan(made["background_accuracy"][1]).all()  # nothing was asked for
+
+
+def test_where_a_style_is_to_be_learned_pictures_are_compared_with_all_of_it(judge: Judge, tmp_path: Path) -> None:
+    kept = truths(judge, "flat otter", "flat cat", "flat orange")
+    red = paint(tmp_path, "one", (200, 0, 0))
+    pictures = unit(np.array([[[1.0, 0.0, 0.0]], [[1.0, 1.0, 1.0]], [[0.0, 0.0, 1.0]]]))
+    made = kept.numbers(["[name] otter", "flat cat", "noto cat"], pictures, [[red]] * 3)["style_similarity"]
+    assert made[:2].tolist() == [[pytest.approx(1 / 3)], [pytest.approx(1 / np.sqrt(3))]]
+    assert np.isnan(made[2]).all()  # asks for another style
+    alike = truths(judge, "flat otter", "flat cat")
+    turned = replace(alike, paths=[red, red], features=unit(np.array([[1.0, 0.0], [1.0, 1.0]])))
+    assert turned.ceiling(["[name]"])["style_similarity"] == pytest.approx(1 / np.sqrt(2), rel=1e-5)
+    for captions in (["noto otter", "flat otter"], ["flat otter", "flat otter"]):  # a concept is to be learned
+        other = replace(truths(judge, *captions), paths=[red, red])
+        assert "style_similarity" not in other.numbers(["[name]"], np.array([[[1.0, 0.0]]]), [[red]])
+        assert "style_similarity" not in other.ceiling(["[name]"])
 
 
 def test_without_a_judge_there_is_only_the_similarity(tmp_path: Path) -> None:
