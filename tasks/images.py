@@ -77,11 +77,12 @@ def _chosen(source: Path, target: Path) -> list[str]:
     """The pictures below ``source``, by their content, with masks and texts beside them, as sorted relative names."""
     from etude.captions.beside import other_captions
     from etude.images.decode import fault_of
-    from etude.images.folder import list_files, list_masks, list_pictures
+    from etude.images.folder import list_files, list_pictures
 
     if target.resolve() != source.resolve() and target.resolve().is_relative_to(source.resolve()):
         raise InputError(source, f"holds {target} itself", "choose the folder with the pictures alone")
-    faults = {file: fault_of(source / file) for file in list_pictures(source)}
+    masks = list_pictures(source)
+    faults = {file: fault_of(source / file) for file in masks}
     pictures = [file for file, fault in faults.items() if fault is None]
     others = [f"{file} ({fault})" for file, fault in faults.items() if fault]
     if others:
@@ -93,8 +94,7 @@ def _chosen(source: Path, target: Path) -> list[str]:
         raise InputError(source, "holds no pictures", "name a folder with pictures (PNG, JPEG, WebP, …)")
     stems = {Path(file).with_suffix("") for file in pictures}
     texts = [file for file in list_files(source) if file.endswith(".txt") and Path(file).with_suffix("") in stems]
-    masks = [mask for picture, mask in list_masks(source).items() if picture in pictures]
-    return sorted([*pictures, *masks, *texts])
+    return sorted({*pictures, *texts, *(mask for file in pictures if (mask := masks[file]))})
 
 
 def _refuse_overwriting(source: Path, files: list[str], target: Path, replace: bool) -> None:

@@ -28,15 +28,15 @@ class Dials(Schema):
 def prepare(name: str, folder: Path) -> None:
     """Prepare the pictures of the image set NAME, which are in FOLDER."""
     settings = pick("params.yaml", Dials).prepare
-    from etude.images.folder import list_masks, list_pictures
+    from etude.images.folder import list_pictures
     from etude.images.preparation import Preparation
 
-    files, masks = list_pictures(folder), list_masks(folder)
+    files = list_pictures(folder)
     with replace_folder(Path("data", name, "prepared")) as out:
         preparation = Preparation(out, settings)
-        for file in progress(files, f"{name}: prepare"):
-            preparation.add(file, folder / file, folder / masks[file] if file in masks else None)
-        _refuse_nothing(folder, files, preparation)
+        for file, mask in progress(list(files.items()), f"{name}: prepare"):
+            preparation.add(file, folder / file, folder / mask if mask else None)
+        _refuse_nothing(folder, len(files), preparation)
         if settings.flip:
             preparation.flip()
         listing = preparation.listing()
@@ -44,13 +44,13 @@ def prepare(name: str, folder: Path) -> None:
     _tell(name, len(files), listing)
 
 
-def _refuse_nothing(folder: Path, files: list[str], preparation: Preparation) -> None:
+def _refuse_nothing(folder: Path, files: int, preparation: Preparation) -> None:
     if preparation.images:
         return
     if not files:
         raise InputError(folder, "holds no pictures", "put pictures there (PNG, JPEG, WebP, …)")
     first, reason = next(iter(preparation.skipped.items()))
-    fault = f"none of its {len(files)} files can be used as a picture; {first}: {reason}"
+    fault = f"none of its {files} files can be used as a picture; {first}: {reason}"
     raise InputError(folder, fault, "put usable pictures there, or change `prepare` in params.yaml")
 
 

@@ -8,7 +8,8 @@ from etude.errors import InputError
 
 # What lies beside pictures without being one; everything else is tried by its content, whatever its suffix.
 BESIDE = frozenset(
-    {".txt", ".caption", ".md", ".rst", ".html", ".pdf", ".log", ".xmp", ".xml", ".aae", ".ini", ".db", ".zip"}
+    {".txt", ".caption", ".captions", ".cap", ".tags", ".text"}
+    | {".md", ".rst", ".html", ".pdf", ".log", ".xmp", ".xml", ".aae", ".ini", ".db", ".zip"}
     | {".json", ".jsonl", ".yaml", ".yml", ".toml", ".csv", ".tsv", ".py", ".dvc", ".npz", ".npy", ".pt"}
     | {".safetensors"}
 )
@@ -17,29 +18,34 @@ CARDS = frozenset({"license", "licence", "notice", "readme", "credits", "attribu
 
 
 def list_files(folder: Path | str) -> list[str]:
-    """All files below ``folder``, hidden ones left out, as sorted POSIX names relative to it."""
+    """All files below ``folder``, hidden ones left out, as sorted POSIX names relative to it.
+
+    Raises InputError for a folder that is not here, and for a name that is no text, which no listing could hold.
+    """
     folder = Path(folder)
     if not folder.is_dir():
+        if folder.with_name(f"{folder.name}.dvc").exists():
+            raise InputError(folder, "is tracked, but its content is not here", f"run `dvc pull {folder}`")
         raise InputError(folder, "is not a folder", "put the pictures there, or correct the folder's name")
-    names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(name.as_posix() for name in names if not any(_hidden(part) for part in name.parts))
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    names = sorted(path.as_posix() for path in paths if not any(_hidden(part) for part in path.parts))
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise InputError(folder, f"holds {name!a}, a name that is not UTF-8", "rename that file") from None
+    return names
 
 
-def list_pictures(folder: Path | str) -> list[str]:
-    """The files below ``folder`` to be read as pictures: all but captions, masks, caches, cards and the like."""
-    names = [name for name in list_files(folder) if _picture(Path(name))]
-    masks = set(_masks(names).values())
-    return [name for name in names if name not in masks]
+def list_pictures(folder: Path | str) -> dict[str, str | None]:
+    """The files below ``folder`` to be read as pictures, all but captions, masks, caches, cards and the like.
 
-
-def list_masks(folder: Path | str) -> dict[str, str]:
-    """Picture → the attention mask beside it: ``otter.png`` → ``otter_att.png``, of whatever suffix."""
-    return _masks([name for name in list_files(folder) if _picture(Path(name))])
-
-
-def _masks(names: list[str]) -> dict[str, str]:
-    stems = {Path(name).with_suffix("").as_posix(): name for name in names}
-    return {name: stems[stem + MASK] for stem, name in stems.items() if stem + MASK in stems}
+    Each with the attention mask beside it, if there is one: ``otter.png`` → ``otter_att.png``, of whatever suffix.
+    """
+    stems = {name: Path(name).with_suffix("").as_posix() for name in list_files(folder) if _picture(Path(name))}
+    wanted = {stem + MASK for stem in stems.values()}
+    masks = {stem: name for name, stem in stems.items() if stem in wanted}
+    return {name: masks.get(stem + MASK) for name, stem in stems.items() if stem not in wanted}
 
 
 def _hidden(part: str) -> bool:

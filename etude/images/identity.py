@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +24,7 @@ def pixel_hash(image: Image.Image) -> str:
 class Signature(NamedTuple):
     """What survives re-compression and resizing: 512 bits of relative brightness, and 48 colour levels."""
 
-    bits: int
+    bits: NDArray[np.uint64]
     tint: NDArray[np.int16]
 
 
@@ -36,15 +35,18 @@ def signature(image: Image.Image) -> Signature:
     down = np.asarray(grey.resize((GRID, GRID + 1), Image.Resampling.BOX), dtype=np.int16)
     bits = np.concatenate([(np.diff(across, axis=1) >= FLAT).ravel(), (np.diff(down, axis=0) >= FLAT).ravel()])
     tint = np.asarray(image.resize((4, 4), Image.Resampling.BOX), dtype=np.int16)
-    return Signature(int.from_bytes(np.packbits(bits).tobytes(), "big"), tint)
+    return Signature(np.packbits(bits).view(np.uint64), tint)
 
 
 def near_duplicates(signatures: dict[str, Signature], share: float) -> list[tuple[str, str]]:
     """Pairs of names whose signatures differ in at most ``share`` of their bits and hardly in colour, sorted."""
-    allowed = int(share * 2 * GRID * GRID)
-    return [
-        (one, other)
-        for one, other in combinations(sorted(signatures), 2)
-        if (signatures[one].bits ^ signatures[other].bits).bit_count() <= allowed
-        and int(np.abs(signatures[one].tint - signatures[other].tint).max()) <= TINT
-    ]
+    allowed, names = int(share * 2 * GRID * GRID), sorted(signatures)
+    bits = np.array([signatures[name].bits for name in names])
+    tints = np.array([signatures[name].tint for name in names])
+    pairs = []
+    for place, name in enumerate(names):  # all the later ones at once: pairs grow with the square of the set
+        near = np.bitwise_count(bits[place + 1 :] ^ bits[place]).sum(axis=1) <= allowed
+        others = place + 1 + np.flatnonzero(near)
+        alike = np.abs(tints[others] - tints[place]).max(axis=(1, 2, 3)) <= TINT
+        pairs += [(name, names[other]) for other in others[alike]]
+    return pairs

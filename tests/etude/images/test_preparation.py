@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from etude.errors import InputError
 from etude.files import sha256_tree
 from etude.images.decode import ORIENTATION
-from etude.images.folder import list_masks, list_pictures
+from etude.images.folder import list_pictures
 from etude.images.preparation import Preparation
 from etude.images.settings import Prepare
 
@@ -30,9 +30,8 @@ def prepared(folder: Path, out: Path, **changes: Any) -> dict[str, Any]:
     out.mkdir(exist_ok=True)
     settings = Prepare(**{**PLAIN, **changes})
     preparation = Preparation(out, settings)
-    masks = list_masks(folder)
-    for name in list_pictures(folder):
-        preparation.add(name, folder / name, folder / masks[name] if name in masks else None)
+    for name, mask in list_pictures(folder).items():
+        preparation.add(name, folder / name, folder / mask if mask else None)
     if settings.flip:
         preparation.flip()
     listing = preparation.listing()
