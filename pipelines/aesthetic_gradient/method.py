@@ -45,8 +45,8 @@ def build(*, base: Base, pictures: Pictures, params: Params, report: Report) -> 
     import torch
 
     from etude.artifact import Artifact
-    from etude.diffusion.base import DTYPES
     from etude.diffusion.vision import embed_pictures, text_projection
+    from etude.training.learned import saved
 
     folder = Path(params.clip)
     mean = embed_pictures(folder, folder, pictures.pixels, base.device).mean(dim=0, keepdim=True)
@@ -58,8 +58,7 @@ def build(*, base: Base, pictures: Pictures, params: Params, report: Report) -> 
             tensors["text"] = _text_feature(base, params.text, projection)
     facts = {"name": params.name, "images": len(pictures.names), "clip": params.clip}
     facts |= {"learning_rate": params.learning_rate, "text": params.text, "negative": params.negative}
-    dtype = DTYPES[params.save]
-    return Artifact("aesthetic_gradient", {name: tensor.cpu().to(dtype) for name, tensor in tensors.items()}, facts)
+    return Artifact("aesthetic_gradient", saved(tensors, params.save), facts)
 
 
 @contextmanager

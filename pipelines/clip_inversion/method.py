@@ -52,11 +52,11 @@ def build(*, base: Base, images: Images, pictures: Pictures, params: Params, rep
     import torch
 
     from etude.artifact import Artifact
-    from etude.diffusion.base import DTYPES
     from etude.diffusion.hooks import supplied_picture
     from etude.diffusion.text import encode_prompts
     from etude.training.batches import Batches
     from etude.training.fit import fit
+    from etude.training.learned import saved
 
     unclip, plan = _unclip(base), params.training
     batches = Batches(images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
@@ -68,8 +68,8 @@ def build(*, base: Base, images: Images, pictures: Pictures, params: Params, rep
 
     def now() -> Artifact:
         shown.copy_(unclip.unscale(moved.detach()))
-        kept = {KEY: shown.to("cpu", DTYPES[params.save], copy=True)}
-        return Artifact("clip_inversion", kept, {"name": params.name, "noise_level": params.noise_level})
+        facts = {"name": params.name, "noise_level": params.noise_level}
+        return Artifact("clip_inversion", saved({KEY: shown}, params.save), facts)
 
     def loss(batch: Batch) -> Tensor:
         value = _loss(base, batch, texts, unclip.unscale(moved), params)

@@ -89,12 +89,12 @@ def build(*, base: Base, views: Views, class_images: Prior, params: Params, repo
     import torch
 
     from etude.artifact import Artifact
-    from etude.diffusion.base import DTYPES
     from etude.diffusion.hooks import added_tokens
     from etude.diffusion.weights import learning
     from etude.training import prior
     from etude.training.batches import Batches
     from etude.training.fit import Group, fit
+    from etude.training.learned import saved
 
     plan = params.training
     own = Batches(views.images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
@@ -116,9 +116,7 @@ def build(*, base: Base, views: Views, class_images: Prior, params: Params, repo
         undo.enter_context(_still_start(base.unet))
 
         def now() -> Artifact:
-            learned = {**weights, **named}
-            kept = {name: t.detach().to("cpu", DTYPES[params.save], copy=True) for name, t in learned.items()}
-            return Artifact("custom_diffusion", kept, facts)
+            return Artifact("custom_diffusion", saved({**weights, **named}, params.save), facts)
 
         report.artifact = now
         fit([Group(weights), Group(named, params.word_rate)], loss, pairs, plan, report)

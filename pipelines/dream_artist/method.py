@@ -71,11 +71,11 @@ def build(*, base: Base, images: Images, params: Params, report: Report) -> Arti
     import torch
 
     from etude.artifact import Artifact
-    from etude.diffusion.base import DTYPES
     from etude.diffusion.text import encode_prompts
     from etude.training.batches import Batches
     from etude.training.denoising import noised
     from etude.training.fit import Group, fit
+    from etude.training.learned import saved
 
     plan, guidance = params.training, parse_guidance(params.guidance)
     batches = Batches(images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
@@ -84,9 +84,7 @@ def build(*, base: Base, images: Images, params: Params, report: Report) -> Arti
     positive, negative = (_named(rows, side) for side in SIDES)
 
     def now() -> Artifact:
-        named = {**positive, **negative}
-        kept = {name: row.detach().to("cpu", DTYPES[params.save], copy=True) for name, row in named.items()}
-        return Artifact("dream_artist", kept, {"name": params.name})
+        return Artifact("dream_artist", saved({**positive, **negative}, params.save), {"name": params.name})
 
     def loss(batch: Batch) -> Tensor:
         chosen = torch.randint(len(params.templates), (len(batch.names),)).tolist()

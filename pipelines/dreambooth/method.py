@@ -6,7 +6,7 @@ preservation, keeps the class what it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from etude.diffusion.base import Base
     from etude.diffusion.text import Conditioning
     from etude.training.batches import Images
-    from etude.training.fit import Group
     from etude.training.prior import Pair, Prior
     from etude.training.report import Report
 
@@ -67,11 +66,11 @@ class Params(MethodParams):
 def build(*, base: Base, images: Images, class_images: Prior, params: Params, report: Report) -> Artifact:
     """Train all weights of the UNet; those of the text encoders too when ``text_encoder_rate`` is above 0."""
     from etude.artifact import Artifact
-    from etude.diffusion.base import DTYPES
     from etude.diffusion.weights import learning, parts_of
     from etude.training import prior
     from etude.training.batches import Batches
     from etude.training.fit import fit
+    from etude.training.learned import groups, saved
 
     plan = params.training
     own = Batches(images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
@@ -86,12 +85,11 @@ def build(*, base: Base, images: Images, class_images: Prior, params: Params, re
     with learning(modules) as weights:
 
         def now() -> Artifact:
-            kept = {name: w.detach().to("cpu", DTYPES[params.save], copy=True) for name, w in weights.items()}
             facts = {"name": params.name, "images": len(images.names), "class_images": len(class_images.images.names)}
-            return Artifact("dreambooth", kept, facts)
+            return Artifact("dreambooth", saved(weights, params.save), facts)
 
         report.artifact = now
-        fit(_groups(weights, params.text_encoder_rate), loss, pairs, plan, report)
+        fit(groups(weights, params.text_encoder_rate), loss, pairs, plan, report)
         return now()
 
 
@@ -102,15 +100,6 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
 
     with swapped(base, artifact.tensors, strength):
         yield base
-
-
-def _groups(weights: Mapping[str, Tensor], text_rate: float) -> list[Group]:
-    """The UNet's weights at the plan's learning rate, the text encoders' at their share of it."""
-    from etude.training.fit import Group
-
-    unet = {name: tensor for name, tensor in weights.items() if name.startswith("unet.")}
-    text = {name: tensor for name, tensor in weights.items() if name not in unet}
-    return [Group(unet), Group(text, text_rate)] if text else [Group(unet)]
 
 
 def _reader(base: Base, params: Params) -> Callable[[Pair], Conditioning]:

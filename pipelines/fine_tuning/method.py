@@ -6,7 +6,7 @@ the average of the weights over the last steps (EMA), which is smoother than the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from etude.artifact import Artifact
     from etude.diffusion.base import Base
     from etude.training.batches import Batch, Captions, Images
-    from etude.training.fit import Group
     from etude.training.report import Report
 
 bases = ("sd1", "sd2", "sdxl")
@@ -46,12 +45,12 @@ class Params(MethodParams):
 def build(*, base: Base, images: Images, captions: Captions, params: Params, report: Report) -> Artifact:
     """Train all weights of the UNet; those of the text encoders too when ``text_encoder_rate`` is above 0."""
     from etude.artifact import Artifact
-    from etude.diffusion.base import DTYPES
     from etude.diffusion.weights import learning, parts_of
     from etude.training import conditioning
     from etude.training.batches import Batches
     from etude.training.denoising import denoising_loss
     from etude.training.fit import fit
+    from etude.training.learned import groups, saved
 
     plan, learn_text = params.training, params.text_encoder_rate > 0
     captions = conditioning.reworded(base, captions, params.caption, params.name, params.clip_skip)
@@ -70,11 +69,11 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
         undo.enter_context(_recomputed(base.unet, params.recompute))
 
         def now() -> Artifact:
-            kept = {name: w.detach().to("cpu", DTYPES[params.save], copy=True) for name, w in weights.items()}
-            return Artifact("fine_tuning", kept, {"name": params.name, "images": len(images.names)})
+            facts = {"name": params.name, "images": len(images.names)}
+            return Artifact("fine_tuning", saved(weights, params.save), facts)
 
         report.artifact = now
-        fit(_groups(weights, params.text_encoder_rate), loss, batches, plan, report)
+        fit(groups(weights, params.text_encoder_rate), loss, batches, plan, report)
         return now()
 
 
@@ -98,12 +97,3 @@ def _recomputed(unet: Any, on: bool) -> Iterator[None]:
         yield
     finally:
         unet.disable_gradient_checkpointing()
-
-
-def _groups(weights: Mapping[str, Tensor], text_rate: float) -> list[Group]:
-    """The UNet's weights at the plan's learning rate, the text encoders' at their share of it."""
-    from etude.training.fit import Group
-
-    unet = {name: tensor for name, tensor in weights.items() if name.startswith("unet.")}
-    text = {name: tensor for name, tensor in weights.items() if name not in unet}
-    return [Group(unet), Group(text, text_rate)] if text else [Group(unet)]

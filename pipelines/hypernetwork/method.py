@@ -69,11 +69,11 @@ class Params(MethodParams):
 def build(*, base: Base, images: Images, captions: Captions, params: Params, report: Report) -> Artifact:
     """Train the networks on the noise that the base, with them in place, predicts under each caption."""
     from etude.artifact import Artifact
-    from etude.diffusion.base import DTYPES
     from etude.training import conditioning
     from etude.training.batches import Batches
     from etude.training.denoising import denoising_loss
     from etude.training.fit import fit
+    from etude.training.learned import saved
 
     plan = params.training
     captions = conditioning.reworded(base, captions, params.caption, params.name, params.clip_skip)
@@ -84,8 +84,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     with _learning(base, params, report.seed) as weights:
 
         def now() -> Artifact:
-            kept = {name: weight.detach().to("cpu", DTYPES[params.save], copy=True) for name, weight in weights.items()}
-            return Artifact("hypernetwork", kept, facts)
+            return Artifact("hypernetwork", saved(weights, params.save), facts)
 
         def loss(batch: Batch) -> Tensor:
             text = conditioning.cached(batch, captions.empty, params.caption_dropout)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from etude.artifact import Artifact
     from etude.diffusion.base import Base
     from etude.training.batches import Batch, Captions, Images
-    from etude.training.fit import Group
     from etude.training.report import Report
 
 bases = ("sd1", "sd2", "sdxl")
@@ -57,11 +56,11 @@ class Params(MethodParams):
 def build(*, base: Base, images: Images, captions: Captions, params: Params, report: Report) -> Artifact:
     """Train the pairs; the text encoders learn too when ``text_encoder_rate`` is above 0."""
     from etude.artifact import Artifact
-    from etude.diffusion.base import DTYPES
     from etude.training import conditioning
     from etude.training.batches import Batches
     from etude.training.denoising import denoising_loss
     from etude.training.fit import fit
+    from etude.training.learned import groups, saved
 
     plan, learn_text = params.training, params.text_encoder_rate > 0
     captions = conditioning.reworded(base, captions, params.caption, params.name, params.clip_skip)
@@ -71,8 +70,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     with _inserted(base, params, report.seed) as pairs:
 
         def now() -> Artifact:
-            kept = {name: tensor.detach().to("cpu", DTYPES[params.save], copy=True) for name, tensor in pairs.items()}
-            return Artifact("lora", kept, facts)
+            return Artifact("lora", saved(pairs, params.save), facts)
 
         def loss(batch: Batch) -> Tensor:
             if learn_text:
@@ -82,7 +80,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
             return denoising_loss(base, batch.mean, batch.logvar, text, plan)
 
         report.artifact = now
-        fit(_groups(pairs, params.text_encoder_rate), loss, batches, plan, report)
+        fit(groups(pairs, params.text_encoder_rate), loss, batches, plan, report)
         return now()
 
 
@@ -94,9 +92,10 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
     rounded away, the change is computed beside them.
     """
     from etude.diffusion.hooks import replaced_weights
+    from etude.diffusion.weights import parts_of
 
     with ExitStack() as undo:
-        for part, module in _parts(base).items():
+        for part, module in parts_of(base).items():
             weights = {}
             for name, layer, down, up in _layers(artifact, base, part, module):
                 if layer.weight.dtype.itemsize < 4:
@@ -108,22 +107,9 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
         yield base
 
 
-def _parts(base: Base) -> dict[str, nn.Module]:
-    names = ("unet", "text_encoder", "text_encoder_2")
-    return dict(zip(names, (base.unet, *base.text_encoders), strict=False))
-
-
 def _short(name: str) -> str:
     """A layer's name without the prefix that some versions of transformers give to CLIP's layers."""
     return name.removeprefix("text_model.")
-
-
-def _groups(pairs: dict[str, Tensor], text_rate: float) -> list[Group]:
-    from etude.training.fit import Group
-
-    unet = {name: tensor for name, tensor in pairs.items() if name.startswith("unet.")}
-    text = {name: tensor for name, tensor in pairs.items() if name not in unet}
-    return [Group(unet), Group(text, text_rate)] if text else [Group(unet)]
 
 
 @contextmanager
@@ -132,6 +118,7 @@ def _inserted(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tenso
     import torch
     from peft import LoraConfig, LoraModel
 
+    from etude.diffusion.weights import parts_of
     from etude.training.randomness import mix
 
     config = LoraConfig(
@@ -141,7 +128,7 @@ def _inserted(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tenso
         target_modules=rf"(.*\.)?({'|'.join(TARGETS[target] for target in params.targets)})",
         init_lora_weights="gaussian" if params.initial == "gaussian" else True,  # N(0, 1/r), or Kaiming uniform
     )
-    parts = _parts(base) if params.text_encoder_rate else {"unet": base.unet}
+    parts = parts_of(base) if params.text_encoder_rate else {"unet": base.unet}
     tuners = []
     try:
         torch.manual_seed(mix(seed, "lora"))  # peft draws A from the CPU's global generator

@@ -52,8 +52,8 @@ def build(
 ) -> Artifact:
     """Invert pictures of the set, batch by batch; a killed run goes on at the step where it was."""
     from etude.artifact import Artifact
-    from etude.diffusion.base import DTYPES
     from etude.training import conditioning
+    from etude.training.learned import saved
     from pipelines.null_text_inversion.batch import Album, Progress, invert, measures, sheet
     from pipelines.null_text_inversion.inversion import Inversion, Rule
     from pipelines.null_text_inversion.path import plan
@@ -82,11 +82,11 @@ def build(
         "psnr": progress.scores,
         "measures": measures(progress.scores),
     }
-    kept = {name: tensor.to("cpu", DTYPES[params.save], copy=True) for name, tensor in tensors.items()}
-    report.artifact = lambda: Artifact("null_text_inversion", kept, facts)
+    made = Artifact("null_text_inversion", saved(tensors, params.save), facts)
+    report.artifact = lambda: made
     report.preview = lambda: sheet(progress, pixels)
     report.checkpoint(total)
-    return report.artifact()
+    return made
 
 
 @contextmanager

@@ -61,12 +61,12 @@ class Params(MethodParams):
 def build(*, base: Base, images: Images, captions: Captions | None, params: Params, report: Report) -> Artifact:
     """Train the rows on noise predicted under prompts that hold the word."""
     from etude.artifact import Artifact
-    from etude.diffusion.base import DTYPES
     from etude.diffusion.hooks import added_tokens
     from etude.diffusion.text import encode_prompts
     from etude.training.batches import Batches
     from etude.training.denoising import denoising_loss
     from etude.training.fit import fit
+    from etude.training.learned import saved
     from etude.training.words import starting_rows
 
     plan, name = params.training, params.name
@@ -78,8 +78,7 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
         base.words[name] = tuple(row[: _used(step, params)] for row in rows.values())
 
     def now() -> Artifact:
-        said = zip(PARTS, base.words[name], strict=False)
-        kept = {part: row.detach().to("cpu", DTYPES[params.save], copy=True) for part, row in said}
+        kept = saved(dict(zip(PARTS, base.words[name], strict=False)), params.save)
         return Artifact("textual_inversion", kept, {"name": name, "vectors": len(kept[PARTS[0]])})
 
     def loss(turn: Turn) -> Tensor:

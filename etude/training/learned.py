@@ -1,0 +1,22 @@
+"""What a method has learned: as groups for `fit`, and as tensors of an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from etude.diffusion.base import DTYPES
+from etude.training.fit import Group
+
+
+def groups(parameters: Mapping[str, Tensor], text_rate: float) -> list[Group]:
+    """Those of the UNet (``unet.…``) at the plan's learning rate, the text encoders' at ``text_rate`` times it."""
+    unet = {name: tensor for name, tensor in parameters.items() if name.startswith("unet.")}
+    text = {name: tensor for name, tensor in parameters.items() if name not in unet}
+    return [Group(unet), Group(text, text_rate)] if text else [Group(unet)]
+
+
+def saved(tensors: Mapping[str, Tensor], precision: str) -> dict[str, Tensor]:
+    """Copies on the CPU, in the precision that an artifact is saved in: fp32, fp16 or bf16."""
+    return {name: tensor.detach().to("cpu", DTYPES[precision], copy=True) for name, tensor in tensors.items()}
