@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -66,11 +67,17 @@ class Batch:
     attention: Tensor | None = None
 
 
-def load_images(folder: Path | str) -> Images:
-    """Read ``data/<set>/latents``; raises InputError when it is empty."""
+def latent_files(folder: Path | str) -> list[Path]:
+    """The files of latents in a folder, by name; raises InputError when there are none."""
     files = sorted(Path(folder).glob("*.safetensors"))
     if not files:
-        raise InputError(folder, "holds no latents", "run `dvc repro` so that *encode* fills it")
+        raise InputError(folder, "holds no latents", "run `dvc repro` so that the stage that fills it runs")
+    return files
+
+
+def load_images(folder: Path | str) -> Images:
+    """Read ``data/<set>/latents``; raises InputError when it is empty."""
+    files = latent_files(folder)
     moments = [read_tensors(file)[0] for file in files]
     return Images(
         tuple(file.stem for file in files),
@@ -129,14 +136,14 @@ class Batches:
         missing = [name for name in images.names if captions and name not in captions.texts]
         if missing:
             raise InputError(", ".join(missing[:5]), "has no caption", "run `dvc repro` so that *caption* runs")
-        if captions:
-            self.conditioning = {
-                name: Conditioning(c.hidden.to(device), None if c.pooled is None else c.pooled.to(device))
-                for name, c in captions.conditioning.items()
-            }
+        if captions:  # many pictures may share a text: it lies on the device once
+            moved = {id(said): said.to(device) for said in captions.conditioning.values()}
+            self.conditioning = {name: moved[id(said)] for name, said in captions.conditioning.items()}
         sizes = sorted({tuple(tensor.shape) for tensor in self.mean})
         self.groups = [[i for i, t in enumerate(self.mean) if tuple(t.shape) == size] for size in sizes]
+        self.counts = [-(-len(group) // batch_size) for group in self.groups]  # batches an epoch, rounded up
         self._order = lru_cache(maxsize=64)(self._shuffled)
+        self._epoch = lru_cache(maxsize=2)(self._turns)
 
     def __call__(self, index: int) -> Batch:
         """Batch number ``index``, a pure function of it."""
@@ -147,9 +154,7 @@ class Batches:
         attention = self._attention(chosen)
         if not self.captions:
             return Batch(names, mean, logvar, attention=attention)
-        each = [self.conditioning[name] for name in names]
-        pooled = [c.pooled for c in each if c.pooled is not None]
-        conditioning = Conditioning(torch.cat([c.hidden for c in each]), torch.cat(pooled) if pooled else None)
+        conditioning = Conditioning.cat([self.conditioning[name] for name in names])
         texts = tuple(self.captions.texts[name] for name in names)
         return Batch(names, mean, logvar, texts, conditioning, attention)
 
@@ -162,15 +167,18 @@ class Batches:
 
     def members(self, index: int) -> Sequence[int]:
         """Positions of the images in batch ``index``."""
-        counts = [-(-len(group) // self.batch_size) for group in self.groups]  # batches an epoch, rounded up
-        epoch, position = divmod(index, sum(counts))
-        turns = [number for number, count in enumerate(counts) for _ in range(count)]
-        order = [turns[i] for i in self._order(len(turns), "turns", epoch)]
-        number = order[position]
+        epoch, position = divmod(index, sum(self.counts))
+        number, turn = self._epoch(epoch)[position]
         group = self.groups[number]
-        first = (epoch * counts[number] + order[:position].count(number)) * self.batch_size
+        first = (epoch * self.counts[number] + turn) * self.batch_size
         places = range(first, first + self.batch_size)
         return [group[self._order(len(group), f"group {number}", i // len(group))[i % len(group)]] for i in places]
+
+    def _turns(self, epoch: int) -> list[tuple[int, int]]:
+        """An epoch's batches in their order: the group of each, and how many of that group came before it."""
+        groups = [number for number, length in enumerate(self.counts) for _ in range(length)]
+        earlier = [count() for _ in self.counts]
+        return [(groups[i], next(earlier[groups[i]])) for i in self._shuffled(len(groups), "turns", epoch)]
 
     def _shuffled(self, length: int, *what: int | str) -> list[int]:
         permutation: list[int] = torch.randperm(length, generator=generator(self.seed, *what)).tolist()

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor
 
-from etude.files import read_metadata, read_tensors
+from etude.files import read_tensors
 from etude.training.augmentation import KIND, MASK, Kind
-from etude.training.batches import Images, load_images
+from etude.training.batches import Images, latent_files
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,15 @@ class Views:
 
 
 def load_views(folder: Path | str, sets: Sequence[str]) -> Views:
-    """Read ``artifacts/<method>/views/<set>`` of each set."""
-    names: list[str] = []
+    """Read ``artifacts/<method>/views/<set>`` of each set; raises InputError when one is empty."""
     moments: list[tuple[Tensor, Tensor]] = []
     masks: dict[str, Tensor] = {}
     kinds: dict[str, Kind] = {}
     for place in (Path(folder, name) for name in sets):
-        images = load_images(place)
-        for name, mean, logvar in zip(images.names, images.mean, images.logvar, strict=True):
-            full, file = f"{place.name}/{name}", place / f"{name}.safetensors"
-            names.append(full)
-            moments.append((mean, logvar))
-            masks[full] = read_tensors(file)[0][MASK].float()
-            kinds[full] = read_metadata(file)[KIND]  # type: ignore[assignment]
+        for file in latent_files(place):
+            tensors, metadata = read_tensors(file)
+            name = f"{place.name}/{file.stem}"
+            moments.append((tensors["mean"], tensors["logvar"]))
+            masks[name], kinds[name] = tensors[MASK].float(), cast("Kind", metadata[KIND])
     means, logvars = zip(*moments, strict=True)
-    return Views(Images(tuple(names), means, logvars), masks, kinds)
+    return Views(Images(tuple(masks), means, logvars), masks, kinds)

@@ -105,3 +105,12 @@ def test_masks_come_with_their_pictures_and_a_picture_without_one_weighs_evenly(
     assert batch.attention.shape == (3, 1, 8, 8)
     found = {name: float(mask.mean()) for name, mask in zip(batch.names, batch.attention, strict=True)}
     assert found == pytest.approx({"image0": 0.0, "image1": 127 / 255, "image2": 1.0})
+
+
+def test_a_text_that_many_pictures_share_lies_on_the_device_once() -> None:
+    pictures, said = images(8, 8, 8), Conditioning(torch.zeros(1, 77, 2))
+    texts = dict.fromkeys(pictures.names, "a cat")
+    captions = Captions(texts, dict.fromkeys(pictures.names, said), said)
+    moved = Batches(pictures, captions, batch_size=1, seed=0, device="meta").conditioning
+    assert len({id(each.hidden) for each in moved.values()}) == 1
+    assert moved["image0"].hidden.is_meta
