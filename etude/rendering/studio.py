@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -51,7 +51,12 @@ class Studio:
         """The key of a result of ``subject``: weights, settings, code, libraries and device stand in it."""
         if subject.path is None:
             return key(self._ground, *parts)  # the base knows neither method nor settings: all methods share its rows
-        return key(self._ground, self._apply, sha256_file(subject.path), dict(settings), *parts)
+        return key(self._ground, self._apply, self._digest(subject.path), dict(settings), *parts)
+
+    @cached_property
+    def _digest(self) -> Callable[[Path], str]:
+        """Of artifacts: some are gigabytes, and every prompt asks."""
+        return cache(sha256_file)
 
     @cached_property
     def _ground(self) -> str:

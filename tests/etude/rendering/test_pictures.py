@@ -97,6 +97,14 @@ def test_the_key_knows_weights_device_and_precision_but_the_bases_no_method(stud
     assert studio.key(UNTOUCHED, {}) == open_studio(tiny_base, "textual_inversion").key(UNTOUCHED, {"strength": 0.5})
 
 
+def test_an_artifact_is_hashed_once_for_all_prompts(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr("etude.rendering.studio.sha256_file", lambda path: read.append(path.name) or path.name)
+    subject = asked(step=10).subject
+    assert studio.key(subject, {}, "a") != studio.key(subject, {}, "b")
+    assert read == ["000010.safetensors"]
+
+
 def test_equal_questions_are_asked_equally() -> None:
     worded = SAMPLED.model_copy(update={"negative": "no [name]"})
     one = ask(UNTOUCHED, " a  [name] ", "sks", [1, 0], worded, {"strength": 0.5})
