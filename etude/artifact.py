@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etude.errors import FormatError
-from etude.files import read_tensors, write_tensors
+from etude.files import read_metadata, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,9 +36,21 @@ def save(artifact: Artifact, path: Path | str) -> None:
 def load(path: Path | str) -> Artifact:
     """Read an artifact; raises FormatError when the file is not one."""
     tensors, metadata = read_tensors(path)
+    facts = _facts(path, metadata)
+    return Artifact(facts.pop("method"), tensors, facts)
+
+
+def facts_of(path: Path | str) -> dict[str, Any]:
+    """The facts in an artifact's header, ``method`` among them; its tensors are not read. Raises FormatError."""
+    return _facts(path, read_metadata(path))
+
+
+def _facts(path: Path | str, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
-        facts = json.loads(metadata[KEY])
-        method = facts.pop("method")
-    except (KeyError, json.JSONDecodeError) as error:
-        raise FormatError(path, "is not an artifact of Étude", "name a file under artifacts/<method>/build") from error
-    return Artifact(method, tensors, facts)
+        facts: dict[str, Any] = json.loads(metadata.get(KEY, "{}"))
+    except json.JSONDecodeError:
+        facts = {}
+    if "method" not in facts:
+        action = "name a file under artifacts/<method>/build, or run `dvc repro` to build it again"
+        raise FormatError(path, "is not an artifact of Étude", action)
+    return facts

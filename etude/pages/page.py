@@ -22,7 +22,6 @@ PLOTTED = (
     "validation_loss",
 )  # fmt: skip
 VERDICTS = ("image_similarity", "truth_similarity")
-NAMES = {metric.key: metric for metric in words.METRICS}
 
 
 def environment() -> Environment:
@@ -43,7 +42,7 @@ def render(found: Findings) -> str:
         sentence=sentence,
         tiles=list(_tiles(found)),
         best_name=subject_name(found.best["checkpoint"], found.best["step"]),
-        metric_names={name: metric.name for name, metric in NAMES.items()},
+        metric_names={name: metric.name for name, metric in words.BY_KEY.items()},
         pairs=[_pair(found, number) for number in range(len(found.asked["prompts"]))],
         training=[inline(path, THUMB) for path in found.training],
         charts=list(_charts(found)),
@@ -80,7 +79,12 @@ def _tiles(found: Findings) -> Iterator[dict[str, str]]:
         told = [words.verdict(values) if key in VERDICTS else base]
         told += [f"Real pictures {words.number(values['real'])}."] if "real" in values else []
         spread = words.spread(values.get("best_spread"))
-        yield {"name": NAMES[key].name, "value": words.number(values["best"]), "small": spread, "more": " ".join(told)}
+        yield {
+            "name": words.BY_KEY[key].name,
+            "value": words.number(values["best"]),
+            "small": spread,
+            "more": " ".join(told),
+        }
     for key, measure in found.asked.get("measures", {}).items():
         values = found.metrics[key]
         levels = {"base": "Without it", "real": "At most"}
@@ -109,8 +113,8 @@ def _charts(found: Findings) -> Iterator[dict[str, Any]]:
             continue
         values = found.metrics.get(key, {})
         levels = {title: values[name] for name, title in {"real": "real pictures"}.items() if name in values}
-        chart = Chart(NAMES[key].name, points, levels, found.best["step"])
-        yield {"title": NAMES[key].name, "about": NAMES[key].about, "svg": draw(chart)}
+        chart = Chart(words.BY_KEY[key].name, points, levels, found.best["step"])
+        yield {"title": words.BY_KEY[key].name, "about": words.BY_KEY[key].about, "svg": draw(chart)}
     if len(found.losses) > 1:
         curve = Chart("Training loss", [(step, loss, None) for step, loss in found.losses], dots=False)
         yield {

@@ -29,7 +29,6 @@ CHARTS = {
     "concept_accuracy": ("Is it the concept?", "share of pictures in which the judge names the concept asked for"),
     "style_accuracy": ("Is it the style?", "share of pictures in which the judge names the style asked for"),
 }
-NAMES = {metric.key: metric for metric in words.METRICS}
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def rows(found: Sequence[Entry]) -> Iterator[dict[str, Any]]:
     for entry in found:
         told = entry.told
         row: dict[str, Any] = {"method": entry.method, "set": told["asked"]["set"], "step": told["best"]["step"]}
-        for key in NAMES:
+        for key in words.BY_KEY:
             values = told["metrics"].get(key, {})
             row |= {f"{key}{end}": values.get(f"best{end}") for end in ("", "_spread")}
             row[f"{key}_base"] = values.get("base")
@@ -111,7 +110,7 @@ def _section(group: Sequence[Entry]) -> dict[str, Any]:
     asked = group[0].told["asked"]
     pictures = sorted(group[0].folder.glob("pictures/training-*.png"))
     known = {metric.key for metric in words.measured(entry.told["metrics"] for entry in group)}
-    columns = [NAMES[key] for key in COLUMNS if key in known]
+    columns = [words.BY_KEY[key] for key in COLUMNS if key in known]
     return {
         "asked": asked,
         "charts": [_chart(group, key) for key in CHARTS if all(_measured(entry, key) for entry in group)],
@@ -132,8 +131,8 @@ def _chart(group: Sequence[Entry], key: str) -> dict[str, Any]:
     title, about = CHARTS[key]
     real = group[0].told["metrics"][key].get("real")
     verdicts = [(entry.told["title"], words.verdict(entry.told["metrics"][key])) for entry in group]
-    svg = draw(NAMES[key].name, [_bar(entry, key) for entry in group], real)
-    return {"title": title, "name": NAMES[key].name, "about": about, "svg": svg, "verdicts": verdicts}
+    svg = draw(words.BY_KEY[key].name, [_bar(entry, key) for entry in group], real)
+    return {"title": title, "name": words.BY_KEY[key].name, "about": about, "svg": svg, "verdicts": verdicts}
 
 
 def _bar(entry: Entry, key: str) -> Bar:

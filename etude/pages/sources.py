@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ast
 import csv
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from etude.errors import FormatError, InputError
-from etude.files import read_json, read_metadata
+from etude.artifact import facts_of
+from etude.errors import InputError
+from etude.files import read_json
 from etude.pages.readme import files
 
 FILES = "The files"  # the section of a README on what the export stage writes
@@ -73,16 +73,12 @@ def find(method: str, root: Path = Path()) -> Findings:
     """Read everything; raises InputError for the first file that is missing."""
     folder, code = root / "artifacts" / method, root / "pipelines" / method / "method.py"
     artifact = folder / "build" / "artifact.safetensors"
-    try:
-        facts = json.loads(read_metadata(artifact)["etude"])
-    except (KeyError, json.JSONDecodeError) as error:
-        raise FormatError(artifact, "is not an artifact of Étude", "run `dvc repro` to build it again") from error
     evaluation = folder / "evaluation"
     asked = read_json(evaluation / "evaluation.json")
     return Findings(
         method=method,
         about=docstring(code),
-        facts=facts,
+        facts=facts_of(artifact),
         size=artifact.stat().st_size,
         asked=asked,
         metrics=read_json(evaluation / "metrics.json"),

@@ -30,6 +30,7 @@ METRICS = (
     Metric("cmmd", "CMMD", "lower", "distance between the sets of pictures in CLIP's space, in thousandths"),
     Metric("validation_loss", "Validation loss", "lower", "error at fixed noise and timesteps on training pictures"),
 )  # fmt: skip
+BY_KEY = {metric.key: metric for metric in METRICS}
 
 
 def measured(tables: Iterable[Mapping[str, object]]) -> tuple[Metric, ...]:

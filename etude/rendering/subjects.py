@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from etude.artifact import KEY
-from etude.errors import FormatError, InputError
-from etude.files import read_metadata
+from etude.artifact import facts_of
+from etude.errors import InputError
 
 BASE = "base"
 FINAL = "final"
@@ -26,15 +23,6 @@ class Subject:
 
 
 UNTOUCHED = Subject(BASE, 0)
-
-
-def facts_of(path: Path) -> dict[str, Any]:
-    """The facts in an artifact's header; its tensors are not read."""
-    try:
-        facts = json.loads(read_metadata(path)[KEY])
-    except (KeyError, json.JSONDecodeError) as error:
-        raise FormatError(path, "is not an artifact of Étude", "run `dvc repro` to build it again") from error
-    return dict(facts)
 
 
 def subjects(build: Path) -> list[Subject]:

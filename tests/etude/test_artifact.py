@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from etude.artifact import Artifact, load, save
+from etude.artifact import Artifact, facts_of, load, save
 from etude.errors import FormatError
 from etude.files import write_tensors
 
@@ -21,4 +21,14 @@ def test_an_artifact_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 def test_another_safetensors_file_is_no_artifact(tmp_path: Path) -> None:
     write_tensors(tmp_path / "a.safetensors", {"a": torch.ones(1)}, {"ss_v2": "False"})
     with pytest.raises(FormatError, match="not an artifact"):
+        load(tmp_path / "a.safetensors")
+
+
+def test_facts_are_read_without_the_tensors(tmp_path: Path) -> None:
+    made = Artifact("lora", {"a": torch.ones(1)}, {"step": 3})
+    save(made, tmp_path / "a.safetensors")
+    with (tmp_path / "a.safetensors").open("r+b") as file:
+        file.truncate((tmp_path / "a.safetensors").stat().st_size - 4)  # cut into the data
+    assert facts_of(tmp_path / "a.safetensors") == {"method": "lora", "step": 3}
+    with pytest.raises(FormatError, match="is damaged"):
         load(tmp_path / "a.safetensors")
