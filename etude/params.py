@@ -45,7 +45,9 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ParamsError(path, "is missing", "restore it with `git checkout -- " + str(path) + "`") from None
+        raise ParamsError(path, "is missing", f"restore it with `git checkout -- {path}`") from None
+    except UnicodeDecodeError as error:
+        raise ParamsError(path, f"is not text in UTF-8 (byte {error.start})", "save it as UTF-8") from None
     try:
         data = YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -24,6 +22,7 @@ from etude.diffusion.family import UNCLIP_PARTS, read_config, recognise, weight_
 from etude.errors import BaseError, ConflictError
 from tasks import run
 from tasks.console import say
+from tasks.tracking import track
 
 FOLDERS = ("", "unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler", "clip")
 WEIGHTS = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)(\.fp16)?(-\d+-of-\d+)?\.(safetensors|bin)")
@@ -51,7 +50,7 @@ def base(
             fetch(source, revision, draft, half)
         kind = _checked(draft, source)
     tracked = [path for path in (to, to.with_suffix(".config")) if path.exists()]
-    _track(tracked)
+    track(tracked, f"mend that, then run `dvc add {' '.join(map(str, tracked))}`")
     if revision and not local.exists():
         note_origin(Path(f"{to}.dvc"), source, revision)
     say(f"{to}: {kind}; tracked by DVC. Next: git add {' '.join(f'{path}.dvc' for path in tracked)}")
@@ -173,14 +172,6 @@ def _draft(to: Path) -> Iterator[Path]:
             os.replace(path, to.parent / path.name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _track(paths: list[Path]) -> None:
-    command = [sys.executable, "-m", "dvc", "add", "--quiet", *map(str, paths)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ran.returncode:
-        reason = (ran.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise BaseError(paths[0], f"is here, but DVC does not track it ({reason})", f"run `dvc add {paths[0]}`")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +11,12 @@ import typer
 
 from etude.errors import ConflictError, InputError, ParamsError
 from etude.files import atomic_path, replace_folder, sha256_file
+from etude.method import method_names
 from etude.params import nearest, read_yaml
 from tasks import run
 from tasks.console import progress, say, warn
 from tasks.preset import rewrite
+from tasks.tracking import track
 
 RAW = Path("data/raw")
 RESERVED = {"raw", "samples"}  # folders of data/ that are no set's
@@ -40,7 +40,7 @@ def images(
             for file in progress(files, f"{name}: copy"):
                 (out / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / file, out / file)
-    _track(target)
+    track([target], "mend that and run this again")
     _add_set(name, target)
     texts = sum(file.endswith(".txt") for file in files)
     say(f"{len(files) - texts} pictures and {texts} texts are in {target}, tracked by {target}.dvc; set `{name}`")
@@ -68,9 +68,8 @@ def _check_names(name: str, method: str, target: Path) -> None:
     if name in RESERVED or sets.get(name, str(target)) != str(target):
         taken = sets.get(name, f"data/{name}, which has another use")
         raise ConflictError(name, f"this name stands for {taken}", "choose another name with SET=")
-    methods = sorted(path.parent.name for path in Path("pipelines").glob("*/method.py"))
-    if method and method not in methods:
-        raise ParamsError(method, f"there is no such method{nearest(method, methods)}", "choose one of these")
+    if method and method not in method_names():
+        raise ParamsError(method, f"there is no such method{nearest(method, method_names())}", "choose one of these")
 
 
 def _chosen(source: Path, target: Path) -> list[str]:
@@ -109,14 +108,6 @@ def _refuse_overwriting(source: Path, files: list[str], target: Path, replace: b
         new, gone = len(set(files) - there), len(there - set(files))
         fault = f"holds other files: {new} would come, {gone} would go, {changed} would change"
         raise ConflictError(target, fault, "choose another SET, or run `python -m tasks.images` with --replace")
-
-
-def _track(target: Path) -> None:
-    command = [sys.executable, "-m", "dvc", "add", "--quiet", str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip() or "no reason given").splitlines()[0].removeprefix("ERROR: ")
-        raise InputError(target, f"is copied, but `dvc add` failed ({reason})", "mend that and run this again")
 
 
 def _add_set(name: str, target: Path) -> None:

@@ -60,8 +60,8 @@ def rewrite(path: Path, shown: str, values: dict[str, Any]) -> list[str]:
             changes.append(f"{shown}: {dotted}: {block[last]} → {value}")
             block[last] = _in_place(block[last], value)
     if changes:
-        with path.open("w", encoding="utf-8") as file:
-            yaml.dump(document, file)
+        with atomic_path(path) as temporary:
+            yaml.dump(document, temporary)
     return changes
 
 

@@ -67,9 +67,11 @@ def _set_faults(path: Path, params: MethodParams, project: Project | None) -> li
         return []
     missing = sorted(set(params.image_sets()) - set(project.sets))
     if missing:
-        return [f"{path}: there is no image set `{name}`{nearest(name, project.sets)}" for name in missing]
+        action = "Next: correct it, or bring the pictures in with `make images`."
+        return [f"{path}: there is no image set `{name}`{nearest(name, project.sets)}. {action}" for name in missing]
     if not project.prompts.get(params.set):
-        return [f"params.yaml: `prompts` has none for the image set `{params.set}`, which {path.parent.name} learns"]
+        fault = f"`prompts` has none for the image set `{params.set}`, which {path.parent.name} learns"
+        return [f"params.yaml: {fault}. Next: add `prompts.{params.set}`."]
     return []
 
 
@@ -80,7 +82,7 @@ def _grid_faults(name: str, method: Method, project: Project | None) -> list[str
     try:
         refuse_unknown(project.grid, tuple(method.axes))
     except ValueError as error:
-        return [f"params.yaml: `grid`, for {name}: {error}"]
+        return [f"params.yaml: `grid`, for {name}: {error}. Next: correct `grid`, or take {name} out of `methods`."]
     return []
 
 

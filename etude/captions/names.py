@@ -12,59 +12,13 @@ UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 # Cameras and phones begin a name with one of these.
 CODES = frozenset({"img", "imag", "dsc", "dscn", "dscf", "dcim", "pxl", "mvimg", "vid", "gopr", "dji", "pano", "burst"})
 # Programs give names made of these; with digits and hashes they say nothing of what is seen.
-GIVEN = CODES | frozenset(
-    {
-        "image",
-        "images",
-        "photo",
-        "photos",
-        "pic",
-        "picture",
-        "pictures",
-        "screenshot",
-        "screen",
-        "shot",
-        "scan",
-        "scanned",
-        "untitled",
-        "unnamed",
-        "download",
-        "file",
-        "whatsapp",
-        "signal",
-        "telegram",
-        "facebook",
-        "received",
-        "snapchat",
-        "cropped",
-        "edited",
-        "resized",
-        "original",
-        "final",
-        "copy",
-        "temp",
-        "tmp",
-        "out",
-        "output",
-        "result",
-        "sample",
-        "grid",
-        "seed",
-        "mp",
-        "mv",
-        "at",
-        "am",
-        "pm",
-        "jpg",
-        "jpeg",
-        "png",
-        "webp",
-        "gif",
-        "bmp",
-        "tif",
-        "tiff",
-    }
-)
+GIVEN = CODES | {
+    "image", "images", "photo", "photos", "pic", "picture", "pictures", "screenshot", "screen", "shot", "scan",
+    "scanned", "untitled", "unnamed", "download", "file", "whatsapp", "signal", "telegram", "facebook", "received",
+    "snapchat", "cropped", "edited", "resized", "original", "final", "copy", "temp", "tmp", "out", "output",
+    "result", "sample", "grid", "seed", "mp", "mv", "at", "am", "pm", "jpg", "jpeg", "png", "webp", "gif", "bmp",
+    "tif", "tiff",
+}  # fmt: skip
 
 
 def words_of_name(source: str) -> str | None:

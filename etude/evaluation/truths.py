@@ -116,6 +116,11 @@ def find_truths(folder: Path, clip: Clip, judge: Judge | None) -> Truths | None:
 
 
 def caption(path: Path) -> str:
-    """The text beside a picture, or else the words of its file name."""
+    """The text beside a picture, or else the words of its file name; raises InputError for one that is no text."""
     beside = path.with_suffix(".txt")
-    return beside.read_text(encoding="utf-8") if beside.exists() else re.sub(r"[-_]", " ", path.stem)
+    if not beside.exists():
+        return re.sub(r"[-_]", " ", path.stem)
+    try:
+        return beside.read_text(encoding="utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise InputError(beside, f"is not text in UTF-8 (byte {error.start})", "save it as UTF-8") from error

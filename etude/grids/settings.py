@@ -29,8 +29,11 @@ class AxisSettings(Schema):
     def _readable(self) -> Self:
         if self.axis in TEXTS:
             syntax.texts(str(self.values))
-        else:
+            return self
+        try:
             NUMBERS.get(self.axis, syntax.floats)(str(self.values))  # a method's own axes are numbers
+        except ValueError as error:
+            raise ValueError(f"{error}; `{self.axis}` is no axis of texts{nearest(self.axis, TEXTS)}") from None
         return self
 
 

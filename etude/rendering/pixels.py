@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from etude.errors import InputError
 from etude.store import key
 
 
 def open_picture(path: Path) -> Image.Image:
-    """The picture in RGB; raises InputError when the file is missing or no picture."""
+    """The picture in RGB, upright as a camera meant it; raises InputError when the file is missing or no picture."""
     try:
         with Image.open(path) as file:
-            return file.convert("RGB")
+            return ImageOps.exif_transpose(file).convert("RGB")
     except FileNotFoundError:
         raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first") from None
     except OSError as error:

@@ -67,3 +67,14 @@ def test_broken_yaml_is_an_error_that_names_the_file(tmp_path: Path, text: str) 
 def test_a_missing_file_says_how_to_get_it_back(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="git checkout"):
         read_yaml(tmp_path / "p.yaml")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_bytes("name: café\n".encode("latin-1"))
+    with pytest.raises(ParamsError, match=r"p\.yaml: is not text in UTF-8 \(byte 9\)"):
+        read_yaml(tmp_path / "p.yaml")
+
+
+def test_a_mark_at_the_start_and_the_line_ends_of_windows_do_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_bytes(b"\xef\xbb\xbfseed: 3\r\nname: no\r\n")
+    assert read_yaml(tmp_path / "p.yaml") == {"seed": 3, "name": "no"}

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from etude.diffusion.base import load_base
-from etude.errors import BaseError, ConflictError
+from etude.errors import BaseError, ConflictError, InputError
 from etude.files import sha256_tree
 from etude.params import read_yaml
 from tasks.base import base, kind_of, needed, note_origin
@@ -80,7 +80,7 @@ def test_a_single_file_comes_with_the_configuration_beside_it(tmp_path: Path, re
 def test_a_clip_comes_in_the_same_way_and_without_dvc_the_error_says_what_is_left(
     tiny_base: Path, project: Path
 ) -> None:
-    with pytest.raises(BaseError, match=r"models/clip: is here, but DVC does not track it.*dvc add models/clip"):
+    with pytest.raises(InputError, match=r"models/clip: is here, but `dvc add` failed .*`dvc add models/clip`"):
         base(source=str(tiny_base / "clip"), to=Path("models/clip"))
     assert kind_of(Path("models/clip")) == "clip"
     (project / "models" / "clip" / "vocab.json").unlink()

@@ -132,3 +132,12 @@ def test_a_set_without_truths_has_none_and_an_empty_folder_is_an_error(tmp_path:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no pictures"):
         find_truths(tmp_path / "empty", clip, None)
+
+
+def test_a_caption_of_any_editor_is_read_and_one_that_is_no_text_is_named(tmp_path: Path) -> None:
+    beside = tmp_path / "a.txt"
+    beside.write_bytes(b"\xef\xbb\xbfa noto otter\r\n")
+    assert caption(tmp_path / "a.png") == "a noto otter"
+    beside.write_bytes("un café".encode("latin-1"))
+    with pytest.raises(InputError, match=r"a\.txt: is not text in UTF-8"):
+        caption(tmp_path / "a.png")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from etude.errors import ParamsError
-from etude.grids.settings import Grid, refuse_unknown
+from etude.grids.settings import AxisSettings, Grid, refuse_unknown
 from etude.params import validate
 from tests.finished import GRID
 
@@ -33,3 +33,8 @@ def test_an_axis_that_no_method_knows_is_named_with_the_nearest_known_one() -> N
     with pytest.raises(ValueError, match="did you mean `strength`"):
         refuse_unknown(grid, ("strength",))
     refuse_unknown(read(x={"axis": "strength", "values": "0-1"}), ("strength",))
+
+
+def test_a_misspelt_axis_of_texts_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ParamsError, match="`promt` is no axis of texts, did you mean `prompt`"):
+        validate({"axis": "promt", "values": "all"}, AxisSettings, "params.yaml")

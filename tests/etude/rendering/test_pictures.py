@@ -12,7 +12,7 @@ from etude.diffusion.sample import generate
 from etude.diffusion.settings import Sampling
 from etude.errors import FormatError
 from etude.rendering.pictures import Request, ask, draw
-from etude.rendering.pixels import pixel_digest
+from etude.rendering.pixels import open_picture, pixel_digest
 from etude.rendering.studio import Studio
 from etude.rendering.subjects import UNTOUCHED, subjects
 from tests.finished import SAMPLING, SEEDS, enter, project
@@ -124,3 +124,10 @@ def test_pixels_are_known_by_size_and_colour_and_not_by_file() -> None:
     assert pixel_digest(one) == pixel_digest(one.convert("RGBA"))
     assert pixel_digest(one) != pixel_digest(Image.new("RGB", (2, 4), "red"))
     assert pixel_digest(one) != pixel_digest(Image.new("RGB", (4, 2), "blue"))
+
+
+def test_a_picture_that_a_camera_laid_on_its_side_is_opened_upright(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=turned)
+    assert open_picture(tmp_path / "a.jpg").size == (20, 40)
