@@ -34,17 +34,26 @@ def merge_concepts(captions: Path, out: Path, made: list[Path]) -> None:
         raise ConflictError(out, "is there already", "name another file")
     if len(made) < 2:
         raise InputError("artifacts", "are fewer than two", "name every artifact.safetensors to merge")
+    texts = read_captions(captions)
     from etude import artifact as artifacts
     from etude.diffusion.base import load_base
     from etude.training.randomness import make_deterministic
     from pipelines.custom_diffusion.merge import merge
 
     make_deterministic(dials.threads)
-    texts = [line.strip() for line in captions.read_text(encoding="utf-8").splitlines() if line.strip()]
     base = load_base(dials.base, device=dials.device, parts=("unet", "text"))
     merged = merge(base, [artifacts.load(path) for path in made], texts)
     artifacts.save(merged, out)
     say(f"{out}: {', '.join(merged.facts['words'])}")
+
+
+def read_captions(path: Path) -> list[str]:
+    """The lines of a text file that say something; raises InputError when it is missing or no text."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(path, f"cannot be read ({error})", "name a text file in UTF-8, a caption a line") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 if __name__ == "__main__":

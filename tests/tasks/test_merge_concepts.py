@@ -13,7 +13,7 @@ from etude.artifact import Artifact
 from etude.diffusion.base import load_base
 from etude.errors import ConflictError, InputError
 from pipelines.custom_diffusion import method as custom
-from tasks.merge_concepts import merge_concepts
+from tasks.merge_concepts import merge_concepts, read_captions
 from tests.tasks.learning import write_yaml
 from tests.tiny import WORDS
 
@@ -42,3 +42,10 @@ def test_two_artifacts_become_one_that_knows_both_words_and_replaces_nothing(
         assert set(base.words) == {"<a>", "<b>"}
     with pytest.raises(ConflictError, match="is there already"):
         merge_concepts(captions, Path("both.safetensors"), paths)
+
+
+def test_captions_are_lines_that_say_something_and_a_missing_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa cat\r\n\r\n a dog \r\n")
+    assert read_captions(tmp_path / "a.txt") == ["a cat", "a dog"]
+    with pytest.raises(InputError, match=r"gone\.txt: cannot be read"):
+        read_captions(tmp_path / "gone.txt")
