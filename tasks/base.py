@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from etude.diffusion.checkpoint import SUFFIXES, refuse_pointer
-from etude.diffusion.family import UNCLIP_PARTS, read_config, recognise, weight_files
+from etude.diffusion.family import UNCLIP_PARTS, VARIATION_PARTS, read_config, recognise, weight_files
 from etude.errors import BaseError, ConflictError
 from tasks import run
 from tasks.console import say
@@ -81,7 +81,8 @@ def needed(names: Iterable[str], half: bool = False) -> list[str]:
     for name in sorted(names):
         folder, _, file = name.rpartition("/")
         by_folder.setdefault(folder, []).append(file)
-    for folder in (*FOLDERS, *(UNCLIP_PARTS if "image_normalizer" in by_folder else ())):
+    told = UNCLIP_PARTS if "image_normalizer" in by_folder else () if "text_encoder" in by_folder else VARIATION_PARTS
+    for folder in (*FOLDERS, *told):
         files = by_folder.get(folder, [])
         weights = [file for file in files if WEIGHTS.fullmatch(file) or INDEX.fullmatch(file)]
         for mark, want in ((".safetensors", True), (".fp16", half)):

@@ -36,10 +36,12 @@ WIDTH = 32  # of the (first) text encoder; sdxl's second has 48
 SAMPLE = 8  # latent side: 64 px
 
 
-def build_tiny(folder: Path | str, family: str = "sd1", seed: int = 0, unclip: bool = False) -> Path:
+def build_tiny(
+    folder: Path | str, family: str = "sd1", seed: int = 0, unclip: bool = False, variation: bool = False
+) -> Path:
     """Write a random base of family sd1, sd2 (v-prediction) or sdxl; sd1 gets a ``clip/`` for evaluation as well.
 
-    With ``unclip`` it can be told of a picture, as Stable unCLIP can.
+    With ``unclip`` it can be told of a picture, as Stable unCLIP can. With ``variation`` it is told of pictures alone.
     """
     folder = Path(folder)
     disable_progress_bar()
@@ -47,24 +49,30 @@ def build_tiny(folder: Path | str, family: str = "sd1", seed: int = 0, unclip: b
         torch.manual_seed(seed)
         _unet(family, unclip).save_pretrained(folder / "unet")
         _vae().save_pretrained(folder / "vae")
-        for number, encoder in enumerate(_text_encoders(family)):
+        for number, encoder in enumerate([] if variation else _text_encoders(family)):
             end = "_2" if number else ""
             encoder.save_pretrained(folder / f"text_encoder{end}")
             write_tokenizer(folder / f"tokenizer{end}", pad=EOS if family != "sd2" and not number else "!")
         if family == "sd1":
             write_clip(folder / "clip")
+        if unclip or variation:
+            write_eye(folder)
         if unclip:
             write_unclip(folder)
     _write(folder / "scheduler" / "scheduler_config.json", _scheduler(family))
-    _write(folder / "model_index.json", _index(family, unclip))
+    _write(folder / "model_index.json", _variation_index() if variation else _index(family, unclip))
     return folder
 
 
-def write_unclip(folder: Path) -> None:
-    """What an unCLIP base has besides: image encoder, preprocessor, normaliser, noise schedule."""
+def write_eye(folder: Path) -> None:
+    """What sees pictures: image encoder and preprocessor."""
     vision = CLIPVisionConfig(**_vision_size(), initializer_factor=4.0)
     CLIPVisionModelWithProjection(vision).save_pretrained(folder / "image_encoder")
     _write(folder / "feature_extractor" / "preprocessor_config.json", _preprocessor())
+
+
+def write_unclip(folder: Path) -> None:
+    """What an unCLIP base has besides: normaliser and noise schedule."""
     normalizer = StableUnCLIPImageNormalizer(WIDTH)
     with torch.no_grad():
         normalizer.mean.normal_()
@@ -212,6 +220,12 @@ def _unclip_index() -> dict[str, Any]:
     names |= {"image_normalizer": ["stable_diffusion", "StableUnCLIPImageNormalizer"]}
     names |= {"image_noising_scheduler": ["diffusers", "DDPMScheduler"]}
     return {"_class_name": "StableUnCLIPImg2ImgPipeline", **names}
+
+
+def _variation_index() -> dict[str, Any]:
+    names = _index("sd1", False) | _unclip_index() | {"_class_name": "StableDiffusionImageVariationPipeline"}
+    absent = ("text_encoder", "tokenizer", "image_normalizer", "image_noising_scheduler")
+    return {name: value for name, value in names.items() if name not in absent}
 
 
 def _write(path: Path, data: Any) -> None:

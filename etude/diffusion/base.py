@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from etude.diffusion.checkpoint import read_parts
 from etude.diffusion.digest import PARTS, Part, part_digest
-from etude.diffusion.family import Family, read_config, recognise, weight_files
+from etude.diffusion.family import Family, is_variation, read_config, recognise, weight_files
 from etude.diffusion.single import CONFIGS, config_folder, single_scheduler
 from etude.diffusion.tokenizer import load_tokenizer
 from etude.diffusion.unclip import Unclip, load_unclip
@@ -47,7 +47,7 @@ class Base:
     prediction: Prediction  # what the unet's output is: the noise ε, or v = √ᾱ ε - √(1-ᾱ) z
     unet: Any  # UNet2DConditionModel
     vae: Any  # AutoencoderKL; in float32 where the base says that half precision overflows
-    text_encoders: tuple[Any, ...]  # CLIPTextModel; for sdxl also CLIPTextModelWithProjection
+    text_encoders: tuple[Any, ...]  # CLIPTextModel; for sdxl also CLIPTextModelWithProjection; image variations: none
     tokenizers: tuple[Any, ...]  # CLIPTokenizer, one for each text encoder
     alphas_cumprod: Tensor  # ᾱ [1000] float32, on `device`: the share of signal in the variance at each timestep
     resolution: int  # side in px that it was trained at
@@ -82,7 +82,7 @@ def load_base(
     vae_config = read_config(configs / "vae" / "config.json")
     vae_dtype = torch.float32 if dtype == torch.float16 and vae_config.get("force_upcast", True) else dtype
     source = _Source(path, configs, read_parts(path, parts) if single else None, choose_device(device))
-    texts = ("", "_2")[: 2 if family == "sdxl" else 1] if "text" in parts else ()
+    texts = ("", "_2")[: 2 if family == "sdxl" else 1] if "text" in parts and not is_variation(path) else ()
     with _quiet():
         return Base(
             path=path,
@@ -103,10 +103,9 @@ def load_base(
 
 
 def _unclip(source: _Source) -> Unclip | None:
-    config = read_config(source.configs / "unet" / "config.json")
-    if source.tensors is not None or config.get("class_embed_type") != "projection":
+    if source.tensors is not None:
         return None
-    return load_unclip(source.path, config, source.device)
+    return load_unclip(source.path, read_config(source.path / "unet" / "config.json"), source.device)
 
 
 def choose_device(name: str | torch.device) -> torch.device:

@@ -5,6 +5,7 @@
 * sd1: one text encoder, and 1 × 1 convolutions there
 
 An unCLIP base is of the family of its anatomy; that it can be told of a picture is a property of its own (`unclip`).
+So is one of image variations (`is_variation`), which has an image encoder in the place of the text encoder.
 
 Only JSON files and headers are read. Whether a base predicts ε or v is not its family: its scheduler says.
 """
@@ -51,6 +52,14 @@ def recognise(path: Path | str) -> Family:
 
 
 UNCLIP_PARTS = ("image_encoder", "feature_extractor", "image_normalizer", "image_noising_scheduler")
+
+
+VARIATION_PARTS = ("image_encoder", "feature_extractor")
+
+
+def is_variation(path: Path) -> bool:
+    """Whether a folder is a base of image variations, which is told of pictures alone and reads no texts."""
+    return (path / "image_encoder").is_dir() and not (path / "text_encoder").exists()
 
 
 def folder_parts(family: Family) -> tuple[str, ...]:
@@ -127,10 +136,13 @@ def _check_channels(path: Path, channels: int) -> None:
 
 def _check_parts(path: Path, family: Family) -> None:
     """Every part is there with its configuration and its weights, and not as a Git LFS pointer."""
-    missing = [part for part in folder_parts(family) if not _has_part(path / part)]
+    parts = folder_parts(family)
+    if is_variation(path):
+        parts = (*(part for part in parts if not part.startswith(("text", "token"))), *VARIATION_PARTS)
+    missing = [part for part in parts if not _has_part(path / part)]
     if missing:
         raise BaseError(path, f"lacks {', '.join(missing)}, or a file of it", "fetch the base again, whole")
-    for part in folder_parts(family):
+    for part in parts:
         for file in sorted(p for p in (path / part).iterdir() if p.is_file()):
             refuse_pointer(file)
         if part.startswith("text_encoder"):

@@ -87,7 +87,7 @@ def replaced_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterat
 def supplied_picture(base: Base, embedding: Tensor, level: int = 0) -> Iterator[Base]:
     """An unCLIP base is told of a picture by its CLIP embedding [1, d], noised at ``level`` (0 to 999).
 
-    The innermost of nested contexts counts. Raises BaseError where the base knows no pictures, or others.
+    The innermost of nested contexts counts. Raises BaseError where the base knows no pictures, or others, or no noise.
     """
     if base.unclip is None:
         action = "name an unCLIP base, such as models/miniature-unclip or Stable unCLIP 2.1, as `base` of the method"
@@ -95,6 +95,7 @@ def supplied_picture(base: Base, embedding: Tensor, level: int = 0) -> Iterator[
     if embedding.shape != (1, base.unclip.width):
         fault = f"is told of pictures by {base.unclip.width} numbers, not {list(embedding.shape)}"
         raise BaseError(base.path, fault, "use an embedding by the CLIP of this base")
+    base.unclip.refuse_noise(base.path, level)
     base.unclip.supplied.append(Supplied(embedding.to(base.unclip.mean), level))
     try:
         yield base

@@ -19,7 +19,7 @@ from etude.errors import BaseError
 class Conditioning:
     """What the UNet is told. ``hidden`` [B, 77, d]; ``pooled`` [B, p] for sdxl, None for the others.
 
-    ``picture`` [B, 2d]: what an unCLIP base is told of a picture; None: of the one in force (`unclip.told`).
+    ``picture`` [B, 2d] or [B, d]: what an unCLIP base is told of a picture; None: of the one in force (`unclip.told`).
     """
 
     hidden: Tensor
@@ -71,7 +71,12 @@ class PromptCutWarning(UserWarning):
 
 
 def encode_prompts(base: Base, prompts: Sequence[str], clip_skip: int = 0) -> Conditioning:
-    """Encode prompts; a too long one is cut, with a PromptCutWarning. See `encode_tokens`."""
+    """Encode prompts; a too long one is cut, with a PromptCutWarning. See `encode_tokens`.
+
+    A base of image variations reads none: [B, 1, d] zeros, where it is told of a picture (`unclip`).
+    """
+    if base.unclip is not None and base.unclip.instead:
+        return Conditioning(torch.zeros(len(prompts), 1, base.unclip.width, device=base.device, dtype=base.dtype))
     tokens = tokenise(base, prompts)
     for prompt, cut in zip(prompts, tokens.cut, strict=True):
         if cut:
@@ -120,6 +125,10 @@ def encode_tokens(base: Base, tokens: Tokens, clip_skip: int = 0) -> Conditionin
 
 
 def _need_text(base: Base) -> None:
+    if base.unclip is not None and base.unclip.instead:
+        raise BaseError(
+            base.path, "reads no texts: it is one of image variations", "let clip_inversion alone stand on it"
+        )
     if not base.text_encoders:
         raise BaseError(base.path, "was loaded without its text encoder", 'add "text" to the `parts` of load_base')
 

@@ -1,8 +1,11 @@
-"""What an unCLIP base has besides: its UNet is told of a picture by the picture's CLIP embedding (Stable unCLIP).
+"""What an unCLIP base has besides: its UNet is told of a picture by the picture's CLIP embedding z [d].
 
-As in diffusers' ``StableUnCLIPImg2ImgPipeline``: an embedding z [d] is normalised, noised at a level k of 0 to 999,
-brought back to its own scale and joined with the sinusoidal embedding of k. All zeros tell of no picture: the
-unconditional half of guidance, and what a base without an embedding in force is told.
+* Stable unCLIP, as in diffusers' ``StableUnCLIPImg2ImgPipeline``: z is normalised, noised at a level k of 0 to 999,
+  brought back to its own scale and joined with the sinusoidal embedding of k; it stands beside the text
+* image variations, as in ``StableDiffusionImageVariationPipeline``: z as it is stands in the place of a text of one
+  token; such a base has no text encoder and reads no texts
+
+All zeros tell of no picture: the unconditional half of guidance, and what a base without an embedding in force is told.
 """
 
 from __future__ import annotations
@@ -10,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DDPMScheduler
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Generator, Tensor
 
-from etude.diffusion.family import read_config, weight_files
+from etude.diffusion.family import is_variation, read_config, weight_files
 from etude.errors import BaseError
 
 if TYPE_CHECKING:
@@ -38,11 +41,15 @@ class Supplied:
 
 @dataclass(frozen=True)
 class Unclip:
-    """How a base is told of a picture. ``mean`` and ``std`` [1, d] of its embeddings, ``alphas_cumprod`` [1000]."""
+    """How a base is told of a picture. ``mean`` and ``std`` [1, d] of its embeddings, ``alphas_cumprod`` [1000].
+
+    ``instead``: image variations, told in the place of the text, without a normaliser (mean 0, std 1) and noise.
+    """
 
     mean: Tensor
     std: Tensor
     alphas_cumprod: Tensor
+    instead: bool = False
     supplied: list[Supplied] = field(default_factory=list)  # by `hooks.supplied_picture`; the last one is in force
 
     @property
@@ -65,9 +72,38 @@ class Unclip:
         told = get_timestep_embedding(level, self.width, flip_sin_to_cos=True, downscale_freq_shift=0)
         return torch.cat([noised, told.to(noised)], dim=1)
 
+    def refuse_noise(self, path: Path, level: int) -> None:
+        """Raise BaseError for a level of noise that the base in ``path`` has never seen."""
+        if level and self.instead:
+            raise BaseError(
+                path, "is one of image variations, which know no noise on embeddings", "set `noise_level: 0`"
+            )
 
-def load_unclip(path: Path, config: dict[str, object], device: torch.device) -> Unclip:
-    """The normaliser and the noise schedule of an unCLIP base, whose UNet's configuration is ``config``."""
+    def telling(self, text: Conditioning, embeddings: Tensor, noise: Tensor, level: Tensor) -> Conditioning:
+        """``text``, B of them, with what the UNet is told of ``embeddings``; see `labels` for these."""
+        told = embeddings if self.instead else self.labels(embeddings, noise, level)
+        return self._joined(text, told.to(text.hidden))
+
+    def silent(self, text: Conditioning) -> Conditioning:
+        """``text`` with nothing told of any picture."""
+        return self._joined(text, text.hidden.new_zeros(len(text), self.width * (1 if self.instead else 2)))
+
+    def _joined(self, text: Conditioning, told: Tensor) -> Conditioning:
+        return replace(text, picture=told, **({"hidden": told[:, None]} if self.instead else {}))
+
+
+def load_unclip(path: Path, config: dict[str, Any], device: torch.device) -> Unclip | None:
+    """How the base in ``path`` is told of a picture; None where it is not. ``config`` is that of its UNet."""
+    if is_variation(path):
+        width = int(config["cross_attention_dim"])
+        blank = torch.zeros(1, width, device=device)
+        return Unclip(blank, torch.ones_like(blank), torch.ones(LEVELS, device=device), instead=True)
+    if config.get("class_embed_type") != "projection":
+        return None
+    return _load_normaliser(path, config, device)
+
+
+def _load_normaliser(path: Path, config: dict[str, Any], device: torch.device) -> Unclip:
     from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
 
     folder = path / "image_normalizer"
@@ -95,16 +131,14 @@ def told(base: Base, conditioning: Conditioning, seeds: Sequence[int] | None = N
     now, count = base.unclip.supplied[-1], len(conditioning)
     noise = torch.stack([_noise(seed, base.unclip.width) for seed in seeds or [0] * count]).to(now.embedding)
     level = torch.full((count,), now.level, device=now.embedding.device)
-    labels = base.unclip.labels(now.embedding.expand(count, -1), noise, level)
-    return replace(conditioning, picture=labels.to(conditioning.hidden))
+    return base.unclip.telling(conditioning, now.embedding.expand(count, -1), noise, level)
 
 
 def untold(base: Base, conditioning: Conditioning) -> Conditioning:
     """``conditioning`` that tells an unCLIP base of no picture, unless it says something itself."""
     if base.unclip is None or conditioning.picture is not None:
         return conditioning
-    nothing = conditioning.hidden.new_zeros(len(conditioning), 2 * base.unclip.width)
-    return replace(conditioning, picture=nothing)
+    return base.unclip.silent(conditioning)
 
 
 def _noise(seed: int, width: int) -> Tensor:

@@ -59,6 +59,7 @@ def build(*, base: Base, images: Images, pictures: Pictures, params: Params, rep
     from etude.training.learned import saved
 
     unclip, plan = _unclip(base), params.training
+    unclip.refuse_noise(base.path, params.noise_level)
     batches = Batches(images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     start = _start(base, unclip, pictures, params.start)
     moved = start.clone().requires_grad_()
@@ -103,15 +104,13 @@ def _loss(base: Base, batch: Batch, texts: Conditioning, embedding: Tensor, para
     """The denoising loss of a batch, told of ``embedding`` [1, d] and of one of ``texts`` by lot."""
     import torch
 
-    from etude.diffusion.text import Conditioning
     from etude.training.denoising import denoising_loss
 
     count = len(batch.names)
     level = torch.randint(params.noise_level + 1, (count,), device=base.device)
     embeddings = embedding.expand(count, -1)
-    labels = _unclip(base).labels(embeddings, torch.randn_like(embeddings), level)
-    hidden = texts.hidden[torch.randint(len(texts), (count,))]
-    said = Conditioning(hidden, picture=labels.to(hidden))
+    noise = torch.randn_like(embeddings)
+    said = _unclip(base).telling(texts[torch.randint(len(texts), (count,))], embeddings, noise, level)
     return denoising_loss(base, batch.mean, batch.logvar, said, params.training)
 
 

@@ -185,6 +185,12 @@ def test_of_an_unclip_base_what_tells_it_of_a_picture_is_fetched_as_well() -> No
     assert set(needed([*HUB, *own])) - set(needed(HUB)) == {*own, "feature_extractor/preprocessor_config.json"}
 
 
+def test_of_a_base_of_image_variations_what_sees_pictures_is_fetched() -> None:
+    eye = {"feature_extractor/preprocessor_config.json", "image_encoder/config.json", "image_encoder/model.safetensors"}
+    rest = [name for name in needed(HUB) if not name.startswith(("text_encoder", "tokenizer"))]
+    assert set(needed([*rest, *eye, "safety_checker/model.safetensors"])) == {*rest, *eye}
+
+
 def test_shards_come_with_their_index() -> None:
     shards = [f"unet/diffusion_pytorch_model-0000{n}-of-00002.safetensors" for n in (1, 2)]
     index = "unet/diffusion_pytorch_model.safetensors.index.json"

@@ -1,4 +1,4 @@
-"""Bases that are told of a picture: against diffusers' StableUnCLIPImg2ImgPipeline, for both families there are."""
+"""Bases that are told of a picture: against diffusers' pipelines for unCLIP (both families) and image variations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableUnCLIPImg2ImgPipeline
+from diffusers import DDIMScheduler, StableDiffusionImageVariationPipeline, StableUnCLIPImg2ImgPipeline
 from torch import Tensor
 
 from etude.diffusion.base import Base, load_base
@@ -19,7 +19,7 @@ from etude.diffusion.family import recognise
 from etude.diffusion.hooks import supplied_picture
 from etude.diffusion.noise import predict
 from etude.diffusion.sample import denoise, generate, guided, make_scheduler
-from etude.diffusion.text import Conditioning, encode_prompts
+from etude.diffusion.text import Conditioning, encode_prompts, tokenise
 from etude.errors import BaseError
 from tests.tiny import WIDTH, build_tiny
 
@@ -174,3 +174,60 @@ def test_the_digest_of_the_unet_knows_how_it_is_told(path: Path, tmp_path: Path)
     schedule.write_text(schedule.read_text().replace("squaredcos_cap_v2", "linear"))
     assert part_digest(copy, "unet") != part_digest(path, "unet")
     assert part_digest(copy, "text") == part_digest(path, "text")
+
+
+@pytest.fixture(scope="module")
+def variation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base of image variations. Read only."""
+    return build_tiny(tmp_path_factory.mktemp("variation") / "sd1", variation=True)
+
+
+def test_a_base_of_image_variations_is_told_of_pictures_in_the_place_of_texts(variation: Path) -> None:
+    assert recognise(variation) == "sd1"
+    base = load(variation)
+    assert base.text_encoders == base.tokenizers == ()
+    assert base.unclip is not None
+    assert (base.unclip.instead, base.unclip.width) == (True, WIDTH)
+    assert torch.equal(base.unclip.scale(embedding()), embedding())
+    said = encode_prompts(base, ["a cat", "a dog"])
+    assert (said.hidden.shape, said.hidden.abs().max()) == ((2, 1, WIDTH), 0)
+    with pytest.raises(BaseError, match="reads no texts: it is one of image variations"):
+        tokenise(base, ["a cat"])
+    with pytest.raises(BaseError, match=r"know no noise.*`noise_level: 0`"), supplied_picture(base, embedding(), 1):
+        pass
+    assert len({part_digest(variation, part) for part in ("unet", "vae", "text")}) == 3
+
+
+def test_diffusers_draws_the_same_variation(variation: Path) -> None:
+    base = load(variation)
+    pipe = StableDiffusionImageVariationPipeline.from_pretrained(
+        variation, local_files_only=True, safety_checker=None, requires_safety_checker=False
+    ).to(torch.float64)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = DDIMScheduler.from_config(make_scheduler(base, "ddim", 2).config)
+    pixels, latents = torch.randn(1, 3, 32, 32).double(), torch.randn(1, 4, 8, 8).double()
+    with torch.no_grad():
+        z = pipe.image_encoder(pixels).image_embeds
+    theirs = pipe(pixels, latents=latents, guidance_scale=3.0, num_inference_steps=2, output_type="latent").images
+    with torch.no_grad(), supplied_picture(base, z):
+        said, unsaid = (encode_prompts(base, [text]) for text in ("a cat", ""))
+        scheduler = make_scheduler(base, "ddim", 2)
+        ours = denoise(lambda x, t, _: guided(base, x, t, said, unsaid, 3.0), scheduler, latents)
+    assert (ours - theirs).abs().max() < 1e-5  # embeddings are supplied in float32
+
+
+def test_a_variation_is_drawn_of_the_picture_in_force_whatever_is_said(variation: Path) -> None:
+    base = load(variation)
+    untouched = draw(base)
+    with supplied_picture(base, embedding()):
+        told = draw(base)
+    assert not torch.equal(told, untouched)
+    assert torch.equal(draw(base), untouched)
+
+
+@pytest.mark.parametrize("part", ["feature_extractor", "vae"])
+def test_a_missing_part_of_a_base_of_variations_is_named(variation: Path, part: str, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(variation, tmp_path / "base"))
+    shutil.rmtree(copy / part)
+    with pytest.raises(BaseError, match=f"lacks {part}"):
+        recognise(copy)
