@@ -42,7 +42,7 @@ def weighted(base: Base, errors: Tensor, timesteps: Tensor, plan: Optimization) 
     """
     if not plan.min_snr:
         return errors
-    ratio = snr(base, timesteps).float()
+    ratio = snr(base, timesteps).to(errors)
     return errors * ratio.clamp(max=plan.min_snr) / (ratio + (base.prediction == "v_prediction"))
 
 
@@ -61,7 +61,7 @@ def denoising_losses(
     """
     drawn = noised(base, mean, logvar, plan)
     prediction = predict(base, drawn.noisy, drawn.timesteps, conditioning)
-    squares = (prediction.float() - target(base, drawn.latents, drawn.noise, drawn.timesteps).float()).square()
+    squares = (_wide(prediction) - _wide(target(base, drawn.latents, drawn.noise, drawn.timesteps))).square()
     if mask is None:
         errors = squares.mean(dim=(1, 2, 3))
     else:
@@ -72,3 +72,8 @@ def denoising_losses(
 def denoising_loss(base: Base, mean: Tensor, logvar: Tensor, conditioning: Conditioning, plan: Optimization) -> Tensor:
     """The mean of `denoising_losses`."""
     return denoising_losses(base, mean, logvar, conditioning, plan).mean()
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """In float32 at least: squares of small errors vanish in half precision."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -47,16 +47,22 @@ def params_of(method: str, training: dict[str, Any] | None = None, **changes: An
 
 
 def on_tiny(method: str, folder: Path) -> dict[str, Any]:
-    """What a method's params name of its base, and rates that show on it, for the tiny base in ``folder``."""
-    own = {"clip": str(folder / "clip"), "text": "red cat", "learning_rate": 0.03}
-    return {"aesthetic_gradient": own}.get(method, {})
+    """What a method's params name of the tiny base in ``folder``, and what else goes by lot switched on."""
+    changes: dict[str, dict[str, Any]] = {
+        "aesthetic_gradient": {"clip": str(folder / "clip"), "text": "red cat", "learning_rate": 0.03},
+        "clip_inversion": {"noise_level": 300, "pull": 0.1, "templates": ["[name]", "a [name]"]},
+        "dreambooth": {"templates": ["[name]", "a [name]"], "text_encoder_rate": 0.5},
+        "fine_tuning": {"caption_dropout": 0.5, "text_encoder_rate": 0.5},
+        "hypernetwork": {"caption_dropout": 0.5, "dropout": [0, 0.3, 0]},
+    }
+    return changes.get(method, {})
 
 
 def image_set(base: Base) -> dict[str, Any]:
-    """Three random pictures' latents, and captions of them."""
+    """Three random pictures' latents, in float64 for a base in float64, and captions of them."""
     side = base.resolution // 8
     generator = torch.Generator().manual_seed(5)
-    mean = tuple(torch.randn(4, side, side, generator=generator) for _ in range(3))
+    mean = tuple(_at_least_float32(base, torch.randn(4, side, side, generator=generator)) for _ in range(3))
     texts = {"a": "noto otter", "b": "flat otter on a red background", "c": "otter"}
     encoded = {name: encode_prompts(base, [text]) for name, text in texts.items()}
     captions = Captions(texts, encoded, encode_prompts(base, [""]))
@@ -67,6 +73,10 @@ def image_set(base: Base) -> dict[str, Any]:
         "views": views(images),
         "class_images": class_images(base),
     }
+
+
+def _at_least_float32(base: Base, tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(base.dtype, torch.float32))
 
 
 def pictures(sizes: Sequence[tuple[int, int]] = ((64, 64), (40, 56), (32, 32))) -> Pictures:
@@ -91,7 +101,7 @@ def class_images(base: Base) -> Prior:
     """Random latents in the place of what the base draws of a class."""
     side = base.resolution // 8
     generator = torch.Generator().manual_seed(6)
-    mean = tuple(torch.randn(4, side, side, generator=generator) for _ in range(4))
+    mean = tuple(_at_least_float32(base, torch.randn(4, side, side, generator=generator)) for _ in range(4))
     logvar = tuple(torch.full_like(tensor, -6.0) for tensor in mean)
     names = tuple(f"drawn/{number}" for number in range(4))
     encoded = encode_prompts(base, ["bear"])
