@@ -88,6 +88,10 @@ def _fault(detail: ErrorDetails, schema: type[BaseModel]) -> str:
         return f"`{where}` is missing"
     if detail["type"] == "value_error":
         return ": ".join(filter(None, [".".join(str(part) for part in detail["loc"]), str(detail["ctx"]["error"])]))
+    if detail["type"] in ("too_short", "string_too_short"):
+        return f"`{where}` needs {detail['ctx']['min_length']} or more, not {detail['input']!r}"
+    if detail["type"] == "string_pattern_mismatch" and (wanted := _description(schema, detail["loc"])):
+        return f"`{where}` is {detail['input']!r}, which does not fit `{detail['ctx']['pattern']}`: {wanted}"
     return f"`{where}` {detail['msg'][0].lower()}{detail['msg'][1:]}, not {detail['input']!r}"
 
 
@@ -98,6 +102,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if match:
         return f", did you mean `{match[0]}`?"
     return f" (known: {', '.join(known)})" if known else ""
+
+
+def _description(schema: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    """What the innermost field around ``location`` says of itself."""
+    models, said = [schema], ""
+    for part in location:
+        for field in [model.model_fields[str(part)] for model in models if str(part) in model.model_fields]:
+            said, models = field.description or said, _models(field.annotation) or models
+    return said
 
 
 def _keys_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -46,7 +46,7 @@ def input_widths(unet: nn.Module) -> list[int]:
 def make_networks(widths: Iterable[int], design: Design) -> Networks:
     """Networks for these widths, as torch starts them; see `initialise`. A tensor's name: ``768.k.0.linear.weight``.
 
-    Raises FormatError for an activation that is not known.
+    Raises FormatError for an activation that is not known, and for a multiple so small that no number is left.
     """
     pairs = {str(width): nn.ModuleDict({side: _stack(width, design) for side in SIDES}) for width in widths}
     return nn.ModuleDict(pairs)
@@ -122,6 +122,9 @@ def _attentions(unet: nn.Module) -> Iterator[Any]:
 
 def _stack(width: int, design: Design) -> nn.Sequential:
     widths = [int(width * multiple) for multiple in design.structure]
+    if 0 in widths:
+        fault = f"its structure {list(design.structure)} leaves nothing of a width of {width}"
+        raise FormatError("hypernetwork", fault, "use larger multiples")
     dropout = [*design.dropout[1:]] or [0.0] * len(widths)
     layers = []
     for number, (inner, outer) in enumerate(pairwise(widths)):

@@ -49,7 +49,7 @@ class Pair:
 def load_prior(folder: Path | str, real: Sequence[str]) -> Prior:
     """Read ``artifacts/<method>/class_images``: what was drawn, and the image sets ``real``; names tell which.
 
-    Raises InputError when there is no picture at all.
+    It may be empty, which only `pairs` minds: a run without prior preservation asks for no pictures.
     """
     pictures: dict[str, tuple[Tensor, Tensor]] = {}
     texts: dict[str, str] = {}
@@ -63,17 +63,17 @@ def load_prior(folder: Path | str, real: Sequence[str]) -> Prior:
             full = f"{place.name}/{name}"
             pictures[full], texts[full] = (mean, logvar), captions.texts[name]
             encoded[full] = captions.conditioning[name]
-    if not pictures:
-        action = "raise `class_images.count`, or name an image set in `class_images.real`"
-        raise InputError(folder, "holds no pictures of the class", action)
-    means, logvars = zip(*pictures.values(), strict=True)
-    return Prior(Images(tuple(pictures), means, logvars), Captions(texts, encoded, captions.empty))
+    means, logvars = ([moments[i] for moments in pictures.values()] for i in (0, 1))
+    return Prior(Images(tuple(pictures), tuple(means), tuple(logvars)), Captions(texts, encoded, captions.empty))
 
 
 def pairs(own: Batches, prior: Prior, base: Base, *, batch_size: int, clip_skip: int) -> Pairs:
-    """Batches of both; with ``batch_size`` 0 of the own alone."""
+    """Batches of both; with ``batch_size`` 0 of the own alone. Raises InputError when the class has no pictures."""
     if not batch_size:
         return Pairs(own, None)
+    if not prior.images.names:
+        action = "raise `class_images.count`, name an image set in `class_images.real`, or set `prior_weight: 0`"
+        raise InputError("class_images", "hold no pictures of the class", action)
     captions = conditioning.reworded(base, prior.captions, conditioning.PLAIN, "", clip_skip)
     seed, device = mix(own.seed, "class"), str(base.device)
     return Pairs(own, Batches(prior.images, captions, batch_size=batch_size, seed=seed, device=device))

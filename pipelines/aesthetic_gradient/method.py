@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 
 from etude.params import MethodParams
 
@@ -33,11 +33,17 @@ axes = {"steps": 5.0, "weight": 0.9, "slerp": 0.0, "turn": 0.1}
 class Params(MethodParams):
     """pipelines/aesthetic_gradient/params.yaml."""
 
-    clip: str
+    clip: str = Field(min_length=1)
     text: str
     negative: bool
     learning_rate: PositiveFloat
     save: Literal["fp32", "fp16"]
+
+    @model_validator(mode="after")
+    def _away_from_something(self) -> Self:
+        if self.negative and not self.text:
+            raise ValueError("`negative` turns the aim away from `text`, which is empty")
+        return self
 
 
 def build(*, base: Base, pictures: Pictures, params: Params, report: Report) -> Artifact:

@@ -40,9 +40,9 @@ LEARNED = {"crossattn_kv": r"\.attn2\.to_[kv]\.weight$", "crossattn": r"\.attn2\
 class Concept(Schema):
     """What is learned from one image set."""
 
-    word: str = Field(min_length=1, max_length=64, pattern=r"^\S+$")
+    word: str = Field(min_length=1, max_length=64, pattern=r"^\S+$", description="one word, without spaces")
     initializer: str = Field(min_length=1)
-    prompt: str = Field(pattern=r"\[word\]")
+    prompt: str = Field(pattern=r"\[word\]", description="a text with [word] in it")
 
     def worded(self) -> str:
         """The text that its pictures are learned under."""
@@ -73,8 +73,10 @@ class Params(MethodParams):
         words = [concept.word.lower() for concept in self.concepts.values()]
         if len(set(words)) < len(words):
             raise ValueError("`concepts` has one word twice: give each concept its own")
-        if self.set not in self.concepts or self.concepts[self.set].word not in self.name:
-            raise ValueError("`set` is one of `concepts`, and `name` holds its word")
+        if self.set not in self.concepts:
+            raise ValueError(f"`set` is {self.set!r}, which is none of `concepts`: {', '.join(self.concepts)}")
+        if (word := self.concepts[self.set].word) not in self.name:
+            raise ValueError(f"`name` is {self.name!r}, without {word!r}, the word of the concept {self.set!r}")
         if self.prior_weight and not (self.class_images.count or self.class_images.real):
             raise ValueError("`prior_weight` needs pictures: raise `class_images.count`, or name a `real` set")
         return self

@@ -35,8 +35,12 @@ axes = {"strength": 1.0}
 class Params(MethodParams):
     """pipelines/dreambooth/params.yaml."""
 
-    name: str = Field(max_length=64, pattern=r"^\S+( \S+)+$", description="a rare word and the word of the class")
-    templates: list[Annotated[str, Field(pattern=r"\[name\]")]] = Field(min_length=1)
+    name: str = Field(
+        max_length=64, pattern=r"^\S+( \S+)+$", description="a rare word and the word of the class, `sks dog`"
+    )
+    templates: list[Annotated[str, Field(pattern=r"\[name\]")]] = Field(
+        min_length=1, description="texts, each with [name] in it"
+    )
     prior_weight: NonNegativeFloat
     prior_batch_size: PositiveInt
     class_images: ClassImages
@@ -48,10 +52,12 @@ class Params(MethodParams):
 
     @model_validator(mode="after")
     def _one_class(self) -> Self:
-        word = self.name.partition(" ")[2]
-        strange = [prompt for prompt in self.class_images.prompts if word not in prompt]
-        if strange:
-            raise ValueError(f"`class_images.prompts` has {strange[0]!r} without {word!r}, the class in `name`")
+        rare, _, word = self.name.partition(" ")
+        for prompt in self.class_images.prompts:
+            if word not in prompt:
+                raise ValueError(f"`class_images.prompts` has {prompt!r} without {word!r}, the class in `name`")
+            if rare in prompt.split():
+                raise ValueError(f"`class_images.prompts` has {prompt!r} with {rare!r}: the class alone is kept")
         if self.prior_weight and not (self.class_images.count or self.class_images.real):
             raise ValueError(
                 "`prior_weight` needs pictures of the class: raise `class_images.count`, or name a `real` set"

@@ -33,7 +33,7 @@ class Params(MethodParams):
     """pipelines/fine_tuning/params.yaml."""
 
     text_encoder_rate: NonNegativeFloat
-    caption: str = Field(pattern=r"\[caption\]|\[name\]")
+    caption: str = Field(pattern=r"\[caption\]|\[name\]", description="a text with [caption] or [name] in it")
     caption_dropout: float = Field(ge=0, lt=1)
     clip_skip: int = Field(ge=0, le=10)
     recompute: bool

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from etude.errors import ParamsError
 from etude.params import MethodParams
 from etude.training.plan import Optimization
 from etude.training.preview import Preview
@@ -48,7 +49,7 @@ class Params(MethodParams):
     layer_norm: Literal["none", "a1111", "unit"]
     dropout: list[float]
     initial: Literal["Normal", "XavierUniform", "XavierNormal", "KaimingUniform", "KaimingNormal"]
-    caption: str = Field(pattern=r"\[caption\]|\[name\]")
+    caption: str = Field(pattern=r"\[caption\]|\[name\]", description="a text with [caption] or [name] in it")
     caption_dropout: float = Field(ge=0, lt=1)
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16", "bf16"]
@@ -125,7 +126,11 @@ def _learning(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tenso
     design = Design(
         params.structure, params.activation, params.activate_output, params.layer_norm != "none", params.dropout
     )
-    networks: Networks = make_networks(params.widths or input_widths(base.unet), design)
+    known = input_widths(base.unet)
+    if strange := sorted(set(params.widths) - set(known)):
+        fault = f"`widths` has {strange[0]}, but {base.path} has {', '.join(map(str, known))}"
+        raise ParamsError("pipelines/hypernetwork/params.yaml", fault, "name some of these, or [] for all")
+    networks: Networks = make_networks(params.widths or known, design)
     initialise(networks, params.initial, params.activation, params.layer_norm == "unit")
     base.unet.hypernetwork = networks.to(base.device).train()  # a part of the UNet, so that previews end its dropout
     try:

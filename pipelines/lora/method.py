@@ -45,7 +45,7 @@ class Params(MethodParams):
     initial: Literal["gaussian", "kaiming"]
     dropout: float = Field(ge=0, lt=1)
     text_encoder_rate: NonNegativeFloat
-    caption: str = Field(pattern=r"\[caption\]|\[name\]")
+    caption: str = Field(pattern=r"\[caption\]|\[name\]", description="a text with [caption] or [name] in it")
     caption_dropout: float = Field(ge=0, lt=1)
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16", "bf16"]

@@ -41,7 +41,7 @@ class Params(MethodParams):
     batch_size: PositiveInt
     steps: int = Field(ge=2, le=500)
     guidance: float = Field(gt=1)
-    caption: str = Field(pattern=r"\[caption\]|\[name\]")
+    caption: str = Field(pattern=r"\[caption\]|\[name\]", description="a text with [caption] or [name] in it")
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16"]
     optimization: Optimization

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from pydantic import Field
@@ -17,6 +18,11 @@ class Inner(Schema):
 class Outer(Schema):
     seed: int
     inner: Inner
+
+
+class Worded(Schema):
+    texts: list[Annotated[str, Field(pattern="x")]] = Field(min_length=1, description="texts with an x")
+    plain: str = Field(pattern="y")
 
 
 def write(path: Path, text: str) -> Path:
@@ -38,6 +44,15 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         load(file, Outer)
     for part in ("`seed` is missing", "`sed`", "`inner.rank`", "`inner.alpha`", "4 faults"):
         assert part in str(caught.value)
+
+
+def test_a_text_that_does_not_fit_is_told_what_it_should_be_and_an_empty_list_how_long(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError) as caught:
+        load(write(tmp_path / "p.yaml", "texts: [ax, b]\nplain: z\n"), Worded)
+    assert "`texts.1` is 'b', which does not fit `x`: texts with an x" in str(caught.value)
+    assert "`plain` string should match pattern 'y', not 'z'" in str(caught.value)
+    with pytest.raises(ParamsError, match=r"`texts` needs 1 or more, not \[\]"):
+        load(write(tmp_path / "p.yaml", "texts: []\nplain: y\n"), Worded)
 
 
 def test_a_text_is_no_number_and_a_number_no_text(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from etude.diffusion.base import Base, load_base
 from etude.diffusion.hooks import added_tokens
 from etude.diffusion.steering import aim
 from etude.diffusion.text import encode_prompts, tokenise
-from etude.errors import BaseError, FormatError
+from etude.errors import BaseError, FormatError, ParamsError
 from etude.formats import aesthetic_pt, identify
 from etude.training.report import Report
 from pipelines.aesthetic_gradient import method as aesthetic
@@ -155,6 +155,11 @@ def test_a_clip_of_another_width_is_refused_by_its_name(base: Base) -> None:
         pass
     with pytest.raises(BaseError, match="no CLIP that sees pictures"):
         build(base, clip=str(base.path / "text_encoder"))
+
+
+def test_away_from_no_text_is_refused() -> None:
+    with pytest.raises(ParamsError, match="`negative` turns the aim away from `text`, which is empty"):
+        params_of(METHOD, negative=True, text="")
 
 
 @pytest.mark.parametrize(("save", "size"), [(torch.float32, 3072), (torch.float16, 1536)])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from etude import artifact as artifacts
@@ -18,7 +19,9 @@ from etude.diffusion.text import encode_prompts
 from etude.diffusion.weights import learning, parts_of
 from etude.errors import FormatError, ParamsError
 from etude.formats import diffusers_checkpoint, ldm_checkpoint
+from etude.training.batches import Batches
 from etude.training.prior import Prior
+from etude.training.randomness import mix
 from etude.training.report import Report
 from pipelines.dreambooth import method as dreambooth
 from tasks.export import read_frame
@@ -26,6 +29,8 @@ from tests.pipelines.learning import class_images, image_set, params_of, picture
 from tests.tiny import build_tiny
 
 METHOD = "dreambooth"
+ASKED = params_of(METHOD).model_dump()["class_images"]
+PLAIN = {"optimizer": "sgd", "learning_rate": 10.0, "weight_decay": 0.0, "clip": 0.0, "steps": 1}
 
 
 def run(
@@ -39,6 +44,42 @@ def run(
     return dreambooth.build(
         base=base, images=images, class_images=prior or class_images(base), params=params, report=report
     )
+
+
+def written_out(base: Base, seed: int, templates: list[str], λ: float, γ: float) -> Tensor:
+    """The first step's loss: mean w (ε_θ(z_t, "sks bear") - ε)² + λ · mean w (ε_θ(z_t, "bear") - ε)².
+
+    w = min(snr, γ) / snr, of each sample's own timestep.
+    """
+    own = Batches(image_set(base)["images"], None, batch_size=2, seed=seed)(0)
+    prior = class_images(base)
+    kept = Batches(prior.images, prior.captions, batch_size=2, seed=mix(seed, "class"))(0)
+    torch.manual_seed(mix(seed, "step", 0))
+    texts = [templates[i] for i in torch.randint(len(templates), (2,)).tolist()] + ["bear", "bear"]
+    mean, logvar = torch.cat([own.mean, kept.mean]), torch.cat([own.logvar, kept.logvar])
+    z = (mean + (0.5 * logvar).exp() * torch.randn_like(mean)) * base.scaling_factor
+    ε = torch.randn_like(mean)
+    ᾱ = base.alphas_cumprod.double()[t := torch.randint(1000, (4,))].view(4, 1, 1, 1)
+    hidden = encode_prompts(base, texts).hidden
+    squares = (base.unet(ᾱ.sqrt() * z + (1 - ᾱ).sqrt() * ε, t, encoder_hidden_states=hidden).sample - ε).square()
+    snr = (ᾱ / (1 - ᾱ)).flatten()
+    first, second = (squares.mean(dim=(1, 2, 3)) * snr.clamp(max=γ) / snr).chunk(2)
+    return first.mean() + λ * second.mean()
+
+
+def test_a_step_goes_against_the_gradient_of_the_written_formula(tiny_base: Path, tmp_path: Path) -> None:
+    base = load_base(tiny_base, dtype=torch.float64)
+    templates = ["[name]", "a photo of [name]"]
+    asked = {"name": "sks bear", "class_images": ASKED | {"prompts": ["bear"]}, "prior_batch_size": 2}
+    made = run(
+        base, tmp_path, PLAIN | {"batch_size": 2, "min_snr": 5.0}, templates=templates, prior_weight=0.3, **asked
+    )
+    for parameter in base.unet.parameters():
+        parameter.requires_grad_(True)
+    written_out(base, 3, [text.replace("[name]", "sks bear") for text in templates], 0.3, 5.0).backward()
+    for name, parameter in base.unet.named_parameters():
+        expected = parameter.detach() - 10 * parameter.grad
+        torch.testing.assert_close(made.tensors[f"unet.{name}"], expected.float(), rtol=1e-5, atol=1e-6)
 
 
 def same(one: Artifact, other: Artifact) -> bool:
@@ -146,10 +187,12 @@ def test_on_the_true_sd15_it_holds_all_values_of_the_unet_and_of_the_text_encode
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"name": "sks"}, "`name`"),
+        ({"name": "sks"}, "`name` is 'sks'.*a rare word and the word of the class"),
         ({"templates": ["a photo"]}, "`templates"),
         ({"name": "sks dog"}, "'eagle' without 'dog', the class in `name`"),
         ({"prior_weight": -1.0}, "`prior_weight"),
+        ({"class_images": ASKED | {"prompts": []}}, r"`class_images.prompts` needs 1 or more, not \[\]"),
+        ({"class_images": ASKED | {"prompts": ["sks eagle"]}}, "'sks eagle' with 'sks': the class alone is kept"),
     ],
 )
 def test_a_value_that_cannot_be_is_named(change: dict[str, Any], said: str) -> None:

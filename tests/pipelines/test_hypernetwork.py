@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from etude.diffusion.noise import predict
 from etude.diffusion.text import encode_prompts
 from etude.errors import BaseError, FormatError, ParamsError
 from etude.params import validate
+from etude.training.batches import Batches
+from etude.training.randomness import mix
 from etude.training.report import Report
 from pipelines.hypernetwork import method as hypernetwork
 from tests.pipelines.learning import image_set, learn, params_of, picture
@@ -284,6 +288,39 @@ def test_the_gradient_is_the_slope_of_the_loss(tiny_base: Path) -> None:
             assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope, rel=1e-4, abs=1e-12), name
 
 
+def test_a_step_goes_against_the_gradient_of_the_written_formula(tiny_base: Path, tmp_path: Path) -> None:
+    """mean (ε_θ(√ᾱ z + √(1-ᾱ) ε, t, c) - ε)², with keys and values of x + stack(x), written out from the tensors."""
+    base, seed = load_base(tiny_base, dtype=torch.float64), 3
+    plain = {"steps": 1, "optimizer": "sgd", "learning_rate": 10.0, "weight_decay": 0.0, "clip": 0.0, "min_snr": 0.0}
+    changes = {"structure": [1, 2, 1], "activation": "swish", "initial": "XavierNormal", "caption_dropout": 0.0}
+    params: Any = params_of(METHOD, plain, **changes)
+    with hypernetwork._learning(base, params, seed) as weights:
+        start = {name: weight.detach().double().requires_grad_() for name, weight in weights.items()}
+    made = run(base, tmp_path, plain, **changes)
+    data = image_set(base)
+    batch = Batches(data["images"], None, batch_size=2, seed=seed)(0)
+    torch.manual_seed(mix(seed, "step", 0))
+    z = (batch.mean + (0.5 * batch.logvar).exp() * torch.randn_like(batch.mean)) * base.scaling_factor
+    ε = torch.randn_like(z)
+    ᾱ = base.alphas_cumprod.double()[t := torch.randint(1000, (2,))].view(2, 1, 1, 1)
+    text = encode_prompts(base, [data["captions"].texts[name] for name in batch.names]).hidden
+    started = Artifact(METHOD, start, made.facts)
+
+    def changed(side: str, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+        return reference(started, side, inputs[0], 1.0)
+
+    with ExitStack() as undo:
+        for name, layer in base.unet.named_modules():
+            if re.search(r"attn[12]\.to_[kv]$", name):
+                undo.callback(layer.register_forward_pre_hook(partial(changed, name[-1])).remove)
+        answer = base.unet(ᾱ.sqrt() * z + (1 - ᾱ).sqrt() * ε, t, encoder_hidden_states=text).sample
+    (answer - ε).square().mean().backward()
+    for name, tensor in start.items():
+        assert tensor.grad is not None
+        expected = (tensor.detach() - 10 * tensor.grad).float()
+        torch.testing.assert_close(made.tensors[name], expected, rtol=1e-4, atol=1e-6)
+
+
 def test_dropout_is_for_learning_and_not_for_previews(tiny_base: Path, tmp_path: Path) -> None:
     base = load_base(tiny_base)
     params: Any = params_of(METHOD, dropout=[0, 0.9, 0], initial="XavierNormal")
@@ -350,6 +387,15 @@ def test_a_hypernetwork_of_another_base_or_a_broken_one_is_refused(tiny_base: Pa
 def test_a_value_that_cannot_be_is_named(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ParamsError, match=said):
         params_of(METHOD, **change)
+
+
+def test_what_only_the_base_can_tell_is_refused_before_anything_is_learned(tiny_base: Path, tmp_path: Path) -> None:
+    base = load_base(tiny_base)
+    with pytest.raises(ParamsError, match=r"`widths` has 768, but .* has 16, 24, 32"):
+        run(base, tmp_path, widths=[16, 768])
+    with pytest.raises(FormatError, match=r"\[1.0, 0.05, 1.0\] leaves nothing of a width of 16"):
+        run(base, tmp_path, structure=[1, 0.05, 1])
+    assert not hasattr(base.unet, "hypernetwork")
 
 
 def test_structures_of_the_notes_are_accepted() -> None:

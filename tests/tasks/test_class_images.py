@@ -18,7 +18,8 @@ from etude.diffusion.settings import ClassImages
 from etude.diffusion.text import encode_prompts
 from etude.errors import InputError
 from etude.files import sha256_tree
-from etude.training.prior import load_prior
+from etude.training.batches import Batches, load_images
+from etude.training.prior import load_prior, pairs
 from tasks.class_images import batches, class_images
 from tests.tasks.learning import make_project, write_yaml
 
@@ -126,10 +127,13 @@ def test_real_pictures_of_the_class_are_used_with_their_captions() -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_no_picture_at_all_is_an_error_and_real_ones_suffice() -> None:
+def test_no_picture_at_all_is_an_error_where_one_is_asked_for_and_real_ones_suffice(tiny_base: Path) -> None:
     ask(count=0)
     class_images("dreambooth")
-    with pytest.raises(InputError, match="holds no pictures of the class"):
-        load_prior(OUT, [])
+    own, base = Batches(load_images("data/concept/latents"), None, batch_size=2, seed=0), load_base(tiny_base)
+    nothing = load_prior(OUT, [])
+    with pytest.raises(InputError, match="hold no pictures of the class.*`prior_weight: 0`"):
+        pairs(own, nothing, base, batch_size=2, clip_skip=0)
+    assert pairs(own, nothing, base, batch_size=0, clip_skip=0)(0).prior is None
     class_images("dreambooth", real="concept")
     assert len(load_prior(OUT, ["concept"]).images.names) == 3
