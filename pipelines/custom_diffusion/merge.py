@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from etude.artifact import Artifact
     from etude.diffusion.base import Base
 
-FRAME = "a photo of {}"  # beside the bare text, so that the concept is also met in a sentence
+FRAMES = ("a photo of {}", "painting in the style of {}")  # of a thing, of "<word> art": it is also met in a sentence
 RIDGE = 1e-9  # of C's mean diagonal: where the captions tell nothing of a direction, the least change is taken
 BEGINNING, LEFT_OUT = "photo of a", 3  # a caption that begins so tells nothing in its first three words
 
@@ -42,7 +42,7 @@ def merge(base: Base, made: Sequence[Artifact], captions: Sequence[str]) -> Arti
         raise InputError("captions", "are none", "give a few hundred, with many different words")
     with added_tokens(base, words), torch.no_grad():
         kept = states(base, list(captions)).double()
-        texts = [[text for prompt in one.facts["prompts"] for text in (prompt, FRAME.format(prompt))] for one in made]
+        texts = [[text for prompt in one.facts["prompts"] for text in (prompt, framed(prompt))] for one in made]
         asked = [states(base, own).double() for own in texts]
     targets, owners = _distinct(asked)
     tensors = {}
@@ -70,6 +70,11 @@ def solve(weight: Tensor, kept: Tensor, targets: Tensor, values: Tensor) -> Tens
     missing = values.T - weight @ targets.T
     change: Tensor = missing @ torch.linalg.solve(d @ targets.T, d)
     return weight + change
+
+
+def framed(prompt: str) -> str:
+    """A concept's text in the middle of a sentence."""
+    return FRAMES["art" in prompt.split()].format(prompt)
 
 
 def states(base: Base, texts: Sequence[str]) -> Tensor:

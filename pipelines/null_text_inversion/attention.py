@@ -19,7 +19,7 @@ from torch import Tensor
 from etude.diffusion.base import Base
 from etude.diffusion.text import tokenise
 
-SELF_TOKENS = 16**2  # the paper's code copies self-attention on maps of at most 16 × 16
+SELF_TOKENS = 32**2  # null-text's code copies self-attention on maps of at most 32 × 32 (Prompt-to-Prompt's: 16 × 16)
 _WEIGHTED = re.compile(r"\(([^():]+):(-?\d+(?:\.\d+)?)\)")
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from torch import Tensor
 
 from etude import artifact as artifacts
 from etude.artifact import Artifact
@@ -17,7 +19,9 @@ from etude.diffusion.hooks import added_tokens
 from etude.diffusion.text import encode_prompts
 from etude.diffusion.weights import learning
 from etude.errors import InputError, ParamsError
+from etude.training.batches import Batches
 from etude.training.prior import Pair
+from etude.training.randomness import mix
 from etude.training.report import Report
 from etude.training.views import Views
 from pipelines.custom_diffusion import merge as merging
@@ -72,6 +76,56 @@ def test_no_gradient_comes_from_the_first_token(tiny_base: Path) -> None:
         expected = 2 * (layer.weight @ hidden[:, 1:].flatten(0, 1).T) @ hidden[:, 1:].flatten(0, 1)
         torch.testing.assert_close(weights[f"unet.{name}.weight"].grad, expected)
     assert not layer._forward_hooks
+
+
+def written_out(base: Base, seed: int, seen: Views, λ: float) -> Tensor:
+    """The first step's loss: Σ m (ε_θ(z_t, "small <otter> bear") - ε)² / Σ m + λ · mean (ε_θ(z_t, "bear") - ε)²."""
+    own = Batches(seen.images, None, batch_size=2, seed=seed)(0)
+    prior = class_images(base)
+    kept = Batches(prior.images, prior.captions, batch_size=1, seed=mix(seed, "class"))(0)
+    torch.manual_seed(mix(seed, "step", 0))
+    begin = {"far": "small ", "near": "large ", "whole": ""}
+    texts = [begin[seen.kinds[name]] + "<otter> bear" for name in own.names] + ["bear"]
+    [torch.randint(1, ()) for _ in own.names]  # the lot of each beginning, among one
+    mean, logvar = torch.cat([own.mean, kept.mean]), torch.cat([own.logvar, kept.logvar])
+    z = (mean + (0.5 * logvar).exp() * torch.randn_like(mean)) * base.scaling_factor
+    ε = torch.randn_like(mean)
+    ᾱ = base.alphas_cumprod.double()[t := torch.randint(1000, (3,))].view(3, 1, 1, 1)
+    text = encode_prompts(base, texts).hidden
+    squares = (base.unet(ᾱ.sqrt() * z + (1 - ᾱ).sqrt() * ε, t, encoder_hidden_states=text).sample - ε).square()
+    total = λ * squares[2].mean()
+    for i, name in enumerate(own.names):
+        m = seen.masks[name].double().expand(4, -1, -1)
+        total = total + (m * squares[i]).sum() / m.sum() / 2
+    return total
+
+
+def still(first: Tensor, own: Tensor, x: Tensor) -> Tensor:
+    """x Wᵀ, with a matrix of its own for the first token, which does not learn."""
+    return torch.cat([x[:, :1] @ first.T, x[:, 1:] @ own.T], dim=1)
+
+
+def test_a_step_goes_against_the_gradient_of_the_written_formula(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = load_base(tiny_base, dtype=torch.float64)
+    seen = views(image_set(base)["images"])
+    plain = {"optimizer": "sgd", "learning_rate": 10.0, "weight_decay": 0.0, "clip": 0.0, "min_snr": 0.0}
+    asked = {"prior_weight": 0.3, "prior_batch_size": 1, "far": ["small"], "near": ["large"], "word_rate": 0.5}
+    made = run(base, tmp_path, plain | {"batch_size": 2}, seen, **asked)
+    layers = {n: m for n, m in base.unet.named_modules() if n.endswith((".attn2.to_k", ".attn2.to_v"))}
+    assert len(layers) == 32
+    for layer in layers.values():
+        first, own = layer.weight.detach().clone(), layer.weight.requires_grad_(True)
+        monkeypatch.setattr(layer, "forward", partial(still, first, own))
+    (row,) = (start.double().requires_grad_() for start in own_rows(base, "bear"))
+    with added_tokens(base, {"<otter>": row}):
+        written_out(base, 3, seen, 0.3).backward()
+    for name, layer in layers.items():
+        expected = layer.weight.detach() - 10 * layer.weight.grad
+        torch.testing.assert_close(made.tensors[f"unet.{name}.weight"], expected.float(), rtol=1e-5, atol=1e-6)
+    expected = (row.detach() - 5 * row.grad).float()
+    torch.testing.assert_close(made.tensors["words.0.text_encoder"], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_view_is_read_as_far_or_near_and_the_class_by_its_own_text(tiny_base: Path) -> None:
@@ -180,8 +234,10 @@ def test_a_start_of_several_tokens_is_their_mean(tiny_base: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"name": "otter"}, "`name` holds its word"),
-        ({"set": "style"}, "`set` is one of `concepts`"),
+        ({"name": "otter"}, "`name` is 'otter', without '<owl>'"),
+        ({"set": "style"}, "`set` is 'style', which is none of `concepts`: concept"),
+        ({"concepts": {"concept": OTTER | {"word": "an otter"}}}, "word` is 'an otter'.* one word"),
+        ({"concepts": {"concept": OTTER | {"prompt": "bear"}}}, r"prompt` is 'bear'.* \[word\] in it"),
         ({"layers": "all"}, "`layers`"),
         ({"concepts": {"concept": FOX, "style": FOX}}, "one word twice"),
         ({"concepts": {}}, "`concepts`"),
@@ -237,6 +293,11 @@ def test_a_merge_changes_what_should_stay_as_little_as_can_be() -> None:
     few = merging.solve(weight, kept[:5], targets, values)  # fewer captions than directions
     torch.testing.assert_close(few @ targets.T, values.T, rtol=0, atol=1e-5)
     assert (few - weight).norm() < 10 * (expected - weight).norm()
+
+
+def test_a_thing_is_met_in_a_photo_and_an_art_in_a_painting() -> None:
+    assert merging.framed("<owl> art") == "painting in the style of <owl> art"
+    assert merging.framed("<cart> cart") == "a photo of <cart> cart"
 
 
 def test_what_cannot_be_merged_is_named(

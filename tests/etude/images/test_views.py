@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from etude.images.views import GREY, LEAST, counted, place, view
+from etude.images.views import GREY, LEAST, Placing, counted, place, view
 from etude.params import read_yaml
 from etude.training.augmentation import Augmentation
 from tests.pipelines.learning import ROOT
@@ -40,6 +40,18 @@ def test_views_keep_to_their_sizes_and_only_cells_wholly_inside_count(size: tupl
     share = sum(placing.kind != "near" for placing in placings) / len(placings)
     assert share == pytest.approx(ASKED.smaller, abs=0.08)
     assert placings[:5] == [place(size, ASKED, chance) for chance in [Random(0)] for _ in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("placing", "columns", "rows"),
+    [
+        (Placing(40, 40, 10, 17, "far"), range(2, 5), range(3, 6)),  # cells 2 to 5 and 3 to 6 are inside, less a border
+        (Placing(64, 64, 0, 0, "whole"), range(1, 7), range(1, 7)),
+        (Placing(80, 80, 9, 4, "near"), range(8), range(8)),
+    ],
+)
+def test_of_a_smaller_view_a_border_of_one_cell_does_not_count(placing: Placing, columns: range, rows: range) -> None:
+    assert counted((64, 64), placing) == (columns, rows)
 
 
 def test_a_small_view_stands_on_grey_and_a_large_one_is_cut() -> None:
