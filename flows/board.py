@@ -58,12 +58,18 @@ class Board:
 
     def begin(self, stages: Iterable[Stage]) -> None:
         """Show these stages, all waiting."""
-        self.rows = {stage.shown: Row(stage) for stage in stages}
+        self.rows = {}
+        self.add(stages)
         if self.console and self.console.is_terminal:
             self._live = Live(self, console=self.console, refresh_per_second=4, redirect_stdout=False)
             self._live.start()
         elif self.where:
             self._print(f"watch at {self.where}")
+
+    def add(self, stages: Iterable[Stage]) -> None:
+        """Show these stages too, waiting."""
+        with self._guard:
+            self.rows |= {stage.shown: Row(stage) for stage in stages}
 
     def state(self, stage: Stage, state: str, seconds: float | None = None) -> None:
         """A stage entered another state; `seconds` is what it took when that is a final one."""

@@ -1,4 +1,4 @@
-"""What the experiments of a sweep came to, side by side, as one HTML file."""
+"""Experiments: what is to be tried, and what it came to, side by side, as one HTML file."""
 
 from __future__ import annotations
 
@@ -36,6 +36,15 @@ one into the workspace. In each column the largest value is bold.</p>
 <figcaption>{{ path }}</figcaption></figure>
 {% endfor %}{% endfor %}</html>
 """
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One experiment to be run: DVC's overrides by params file, and what is to be brought up to date with them."""
+
+    title: str
+    values: Mapping[str, Sequence[str]]
+    targets: Sequence[str] = ()
 
 
 @dataclass

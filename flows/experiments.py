@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.futures import wait
+from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
 from flows import artifacts, comparison, plan, verdict
 from flows.board import Board
-from flows.comparison import Result
+from flows.comparison import Result, Trial
 from flows.graph import BOARD, Futures, carry_out, settle, shown, submit
 from flows.stage import Site
+from flows.study import STUDY
 from flows.verdict import Run, Verdict
 from flows.work import Work
-from flows.worktree import keep, worktree
+from flows.worktree import edits_of, keep, resolve, worktree
+
+Done: TypeAlias = Callable[[Trial, Result], None]
 
 
 @flow(name="reproduce", validate_parameters=False)
@@ -91,18 +94,11 @@ def sweep(
     that several have in common run once. The message names the experiments and a page that compares them.
     """
     root = Path(root).resolve()
-    board = BOARD.get() or Board()
-    with ExitStack() as stack:
-        works = {}
-        for values in plan.combinations(overrides):
-            tree, lock = stack.enter_context(worktree(root, "HEAD", edited=True))
-            plan.override(tree, values)
-            site = Site(tree, jobs, gpus, home=root, held=[lock])
-            title = title_of(values)
-            works[title] = Work(site, [replace(stage, title=title) for stage in plan.load(tree, targets)], board)
-        with shown(board, list(works.values())):
-            results = _try_all(root, works, name)
-        page = comparison.write(root, name, results)
+    trials = [Trial(title_of(values), values, targets) for values in plan.combinations(overrides)]
+    found: dict[str, Result] = {}
+    try_all(root, trials, jobs, gpus, lambda trial, result: found.update({trial.title: result}), name)
+    results = [found[trial.title] for trial in trials]
+    page = comparison.write(root, name, results)
     create_table_artifact(table=[{"experiment": r.name, **r.metrics} for r in results], key="sweep", description=name)
     faults = [f"{result.name}: {result.fault}" for result in results if result.fault]
     kept = [result.name for result in results if not result.fault]
@@ -110,29 +106,84 @@ def sweep(
     return (Failed if faults else Completed)(message="\n".join(texts))
 
 
+@flow(name="evidence", validate_parameters=False)
+def evidence(jobs: int = 1, gpus: Sequence[str] = ()) -> State[None]:
+    """Run what the STUDY has to run, side by side; numbers and page are written as each experiment ends.
+
+    Ends Failed, with the reasons, when an experiment could not be measured; all others are then.
+    """
+    study = STUDY.get()
+    faults: list[str] = []
+
+    def done(trial: Trial, result: Result) -> None:
+        if result.fault:
+            faults.append(f"{trial.title}: {result.fault}")
+        else:
+            study.take(trial, result)
+
+    try_all(study.root, study.todo, jobs, gpus, done)
+    measured = f"{len(study.todo) - len(faults)} of {len(study.todo)} experiments measured: {study.page}"
+    return (Failed if faults else Completed)(message="\n".join([*faults, measured]))
+
+
 @task(cache_policy=NO_CACHE, persist_result=False)
-def keep_experiment(root: Path, work: Work, futures: Futures, name: str) -> Result:
-    """Wait for the stages of one combination; save it as an experiment and read off what it came to."""
+def keep_experiment(root: Path, work: Work, futures: Futures, name: str, saved: bool) -> Result:
+    """Wait for the stages of one combination; read off what it came to, and save it as an experiment."""
     settle(work, futures)
     if not work.complete():
         return Result(name, fault=work.verdict())
     tree = work.site.root
-    keep(root, tree, name)
     metrics = {f"{s.label} {key}": value for s in work.stages for key, value in artifacts.numbers(tree, s).items()}
     drawn = {path: file for stage in work.stages for path, file in artifacts.pictures(tree, stage).items()}
+    if saved:
+        keep(root, tree, name)
     return Result(name, metrics, {path: artifacts.thumbnail(file) for path, file in drawn.items()})
 
 
-def _try_all(root: Path, works: dict[str, Work], name: str) -> list[Result]:
+def try_all(root: Path, trials: Sequence[Trial], jobs: int, gpus: Sequence[str], done: Done, name: str = "") -> None:
+    """Run trials in worktrees of their own, one more than `jobs` at once; `done` is told of each as soon as it ends.
+
+    All stand on what is committed and edited now. While some run the next is made ready; stages of one recipe run once.
+    With a `name`, which begins their names, they are kept as DVC experiments.
+    """
+    board = BOARD.get() or Board()
+    state = resolve(root, "HEAD"), edits_of(root)
+    works: list[Work] = []
     same: Futures = {}
-    kept = []
-    for title, work in works.items():
-        futures = submit(work, same)
-        todo = keep_experiment.with_options(name=f"keep {title}", task_run_name=f"keep {title}")
-        waited = quote(futures)  # the task itself waits for them, so that it also tells when some fail
-        kept.append(todo.submit(root, work, waited, f"{name}-{title}"))  # type: ignore[call-overload]
-    wait(kept)
-    return [future.result() for future in kept]
+    running: dict[PrefectFuture[Result], tuple[Trial, ExitStack]] = {}
+    with ExitStack() as stack, shown(board, works):
+        for trial in trials:
+            while len(running) > jobs:
+                _tell_next(running, done)
+            tree = stack.enter_context(ExitStack())
+            work = _open(state, trial, Site(root, jobs, gpus), board, tree)
+            works.append(work)
+            futures = submit(work, same)
+            todo = keep_experiment.with_options(name=f"keep {trial.title}", task_run_name=f"keep {trial.title}")
+            waited = quote(futures)  # the task itself waits for them, so that it also tells when some fail
+            title = f"{name}-{trial.title}".lstrip("-")
+            kept = todo.submit(root, work, waited, title, bool(name))  # type: ignore[call-overload]
+            running[kept] = trial, tree
+        while running:
+            _tell_next(running, done)
+
+
+def _open(state: tuple[str, bytes], trial: Trial, home: Site, board: Board, stack: ExitStack) -> Work:
+    """The worktree of a trial, which lasts until `stack` is closed, and what is to be done there."""
+    commit, edits = state
+    tree, lock = stack.enter_context(worktree(home.root, commit, edits=edits))
+    plan.override(tree, trial.values)
+    stages = [replace(stage, title=trial.title) for stage in plan.load(tree, trial.targets)]
+    board.add(stages)
+    return Work(Site(tree, home.jobs, home.gpus, home=home.root, held=[lock]), stages, board)
+
+
+def _tell_next(running: dict[PrefectFuture[Result], tuple[Trial, ExitStack]], done: Done) -> None:
+    """Wait for one of the trials; tell of it, and clear its worktree."""
+    future = next(as_completed(list(running)))
+    trial, tree = running.pop(future)
+    with tree:
+        done(trial, future.result())
 
 
 def title_of(values: Mapping[str, Sequence[str]]) -> str:

@@ -63,6 +63,31 @@ class Stage:
         return self.label.replace(":", "/")
 
 
+@dataclass(frozen=True)
+class Sources:
+    """What a target and its ancestors read that none of them makes: paths, parameters by file (no keys: all), commands.
+
+    `outs` is what they make.
+    """
+
+    paths: tuple[str, ...]
+    outs: tuple[str, ...]
+    params: Mapping[str, tuple[str, ...]]
+    commands: tuple[str, ...]
+
+
+def sources(root: Path, targets: Iterable[str]) -> dict[str, Sources]:
+    """What the result of each target hangs on, as the repository stands. Raises InputError as `load` does."""
+    try:
+        with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
+            graph = get_active_graph(repo.index.graph)
+            names = {stage: _name(stage, repo.root_dir) for stage in graph}
+            labels = _labels(names.values())
+            return {target: _sources(graph, names, _wanted(graph, names, labels, [target])) for target in targets}
+    except DvcException as error:
+        raise InputError(str(root), _causes(error), "mend it; `dvc status` shows the same fault") from error
+
+
 def load(root: Path, targets: Sequence[str] = (), *, force: bool = False) -> list[Stage]:
     """Read the graph under `root` and compare it with the workspace; upstream stages come first.
 
@@ -166,6 +191,20 @@ def _upstream_first(graph: Graph, stage: DvcStage, names: Mapping[DvcStage, str]
     for other in sorted(graph.successors(stage), key=names.__getitem__):
         yield from _upstream_first(graph, other, names)
     yield stage
+
+
+def _sources(graph: Graph, names: Mapping[DvcStage, str], wanted: Iterable[DvcStage]) -> Sources:
+    order = dict.fromkeys(chain(*(_upstream_first(graph, stage, names) for stage in wanted)))
+    made = sorted(_path(out) for stage in order if not stage.is_data_source for out in stage.outs)
+    entries = [*chain(*(stage.deps for stage in order)), *chain(*(s.outs for s in order if s.is_data_source))]
+    paths = {_path(entry) for entry in entries if not isinstance(entry, ParamsDependency)}
+    given = {path for path in paths if not any(f"{path}/".startswith(f"{out}/") for out in made)}
+    params: dict[str, list[str]] = {}
+    for dep in (entry for entry in entries if isinstance(entry, ParamsDependency)):
+        params.setdefault(_path(dep), []).extend(dep.params or [""])  # "": all of the file
+    tracked = {path: () if "" in keys else tuple(sorted(set(keys))) for path, keys in sorted(params.items())}
+    commands = sorted(stage.cmd for stage in order if stage.cmd)
+    return Sources(tuple(sorted(given)), tuple(made), tracked, tuple(commands))
 
 
 def _name(stage: DvcStage, root: str) -> str:

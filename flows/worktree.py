@@ -24,14 +24,14 @@ MOST = 64  # worktrees at once
 
 @contextmanager
 def worktree(
-    root: Path, revision: str, *, fresh: bool = False, edited: bool = False, inputs: bool = True
+    root: Path, revision: str, *, fresh: bool = False, edits: bytes | None = None, inputs: bool = True
 ) -> Iterator[tuple[Path, int]]:
     """A checkout of a commit, tag, branch or DVC experiment, with its inputs and without its outputs;
     without `inputs` these are left out as well.
 
-    It shares the repository's DVC cache and run-cache; with `fresh` it has empty ones of its own. With `edited` it has
-    the user's uncommitted changes to tracked files, and the outputs that the cache has. Gives the folder, and the
-    descriptor of its lock: a process that inherits it keeps the folder from being cleared while it lives.
+    It shares the repository's DVC cache, run-cache and `.cache`; with `fresh` it has empty ones of its own. With
+    `edits`, a patch, it has those changes, and the outputs that the cache has. Gives the folder, and the descriptor of
+    its lock: a process that inherits it keeps the folder from being cleared while it lives.
     Raises InputError when the revision is unknown or an input can neither be found here nor pulled.
     """
     commit = resolve(root, revision)
@@ -43,8 +43,8 @@ def worktree(
             git(root, "worktree", "add", "--quiet", "--detach", str(tree), commit)
         try:
             _prepare(root, tree, fresh, inputs)
-            if edited:
-                _edit(root, tree)
+            if edits is not None:
+                _edit(tree, edits)
             yield tree, lock
         finally:
             with _one_at_a_time(folder):
@@ -90,13 +90,21 @@ def _prepare(root: Path, tree: Path, fresh: bool, wanted: bool) -> None:
         raise InputError(", ".join(inputs), f"an input is not in the cache: {last[0]}", "fetch it with `dvc pull`")
     if fresh:
         plan.use_cache(tree, tree / ".dvc" / "cache")
+    else:
+        store = root / ".cache"  # what is kept there is named by all that it depends on, so it is shared too
+        store.mkdir(exist_ok=True)
+        (tree / ".cache").symlink_to(store, target_is_directory=True)
 
 
-def _edit(root: Path, tree: Path) -> None:
-    changes = subprocess.run(["git", "diff", "--binary", "HEAD"], cwd=root, capture_output=True, check=True).stdout
-    if changes:
-        subprocess.run(["git", "apply", "--whitespace=nowarn"], cwd=tree, input=changes, check=True)
+def _edit(tree: Path, edits: bytes) -> None:
+    if edits:
+        subprocess.run(["git", "apply", "--whitespace=nowarn"], cwd=tree, input=edits, check=True)
     dvc(tree, "checkout", "--quiet", "--allow-missing")  # what it cannot find the run makes
+
+
+def edits_of(root: Path) -> bytes:
+    """The user's uncommitted changes to tracked files, as a patch."""
+    return subprocess.run(["git", "diff", "--binary", "HEAD"], cwd=root, capture_output=True, check=True).stdout
 
 
 def keep(root: Path, tree: Path, name: str) -> None:

@@ -162,3 +162,23 @@ def test_an_estimate_knows_what_runs_side_by_side(tmp_path: Path) -> None:
     assert durations.recall(tmp_path, stages[0]) is None
     durations.keep(tmp_path, stages[0], 2.5)
     assert durations.recall(tmp_path, stages[0]) == 2.5
+
+
+def test_sources_are_what_no_stage_makes(project: Project) -> None:
+    for name in ("a.txt", "b.txt", "folder/c.txt"):
+        (project.root / name).parent.mkdir(exist_ok=True)
+        (project.root / name).write_text(name)
+    (project.root / "params.yaml").write_text("rate: 1\nsize: {width: 2}\n")
+    (project.root / "all.yaml").write_text("x: 1\n")
+    project.dvc("add", "--quiet", "b.txt")
+    one = {"deps": ["a.txt", "b.txt"], "params": ["rate", {"all.yaml": None}]}
+    two = {"deps": ["out/one", "folder"], "params": ["size.width", "rate"]}
+    project.stages(one=one, two=two, apart={"deps": ["a.txt"]})
+    found = plan.sources(project.root, ["two", "apart"])
+    assert found["two"] == plan.Sources(
+        paths=("a.txt", "b.txt", "folder"),
+        outs=("out/one", "out/two"),
+        params={"all.yaml": (), "params.yaml": ("rate", "size.width")},
+        commands=("python3 work.py one", "python3 work.py two"),
+    )
+    assert found["apart"].paths == ("a.txt",)

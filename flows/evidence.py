@@ -1,0 +1,77 @@
+"""Measure what the founding notes claim: `python -m flows.evidence`. Hours for all of it; parts with --only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from etude.errors import EtudeError
+from flows.run import cores, devices, find_root, leave, note_interrupts
+
+
+def main(
+    only: Annotated[
+        list[str] | None, typer.Option(help="Methods, image sets, claims, experiments.", show_default="all")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many of the seeds.", show_default="all")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Stages at once.", show_default="one a core")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to hand out.", show_default="all there are")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set-param", "-S", help="`file:key=value` for all of it: only to try, goes to logs/evidence."),
+    ] = None,
+    dry: Annotated[bool, typer.Option("--dry", help="Check everything and write the page; run nothing.")] = False,
+) -> None:
+    """Run the experiments of flows/evidence.yaml that are not measured yet, and write docs/evidence.md.
+
+    What was measured on the present code, data and parameters is not run again; what is stopped goes on next time.
+    """
+    try:
+        root = find_root(Path.cwd())
+        wanted = [word for text in only or [] for word in text.replace(",", " ").split()]
+        message, fine = measure(root, wanted, seeds, jobs or cores(), devices(gpus), overrides or [], dry)
+    except EtudeError as error:
+        leave(f"error: {error}")
+    except KeyboardInterrupt:
+        leave("stopped: what was measured is kept, and the next run goes on from there", 130)
+    if not fine:
+        leave(message)
+    _say(message)
+
+
+def measure(
+    root: Path, only: list[str], seeds: int | None, jobs: int, gpus: list[str], also: list[str], dry: bool
+) -> tuple[str, bool]:
+    """Run what is missing; what it says, and whether all of it was measured."""
+    from flows import server
+    from flows.study import STUDY, prepare
+
+    ready = None if dry else server.connect(root)  # it starts while everything is checked
+    study = prepare(root, only, seeds, also)
+    study.write()
+    _say(study.told())
+    if not ready or not study.todo:
+        return study.page, True
+    where = ready()
+    from flows import experiments
+    from flows.board import Board
+    from flows.graph import BOARD
+
+    BOARD.set(Board(Console(highlight=False), where))
+    STUDY.set(study)
+    interrupted = note_interrupts()
+    state = experiments.evidence(jobs, gpus, return_state=True)
+    if interrupted:
+        raise KeyboardInterrupt
+    return state.message or "", state.is_completed()
+
+
+def _say(text: str) -> None:
+    Console(highlight=False).print(text, markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

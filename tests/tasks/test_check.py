@@ -1,0 +1,31 @@
+"""All parameters of several folders, checked together."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from etude.errors import ParamsError
+from tasks.check import check
+
+
+def draft(folder: Path, root: Path, old: str = "", new: str = "") -> Path:
+    for file in ("params.yaml", *(str(path.relative_to(root)) for path in root.glob("pipelines/*/params.yaml"))):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / file, folder / file)
+    text = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(text.replace(old, new, 1))
+    return folder
+
+
+def test_faults_of_all_folders_are_told_at_once(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fine = draft(tmp_path / "fine", root)
+    check([fine])
+    assert "fine" in capsys.readouterr().out
+    folders = [draft(tmp_path / name, root, "threads:", f"{name}:") for name in ("treads", "thraeds")]
+    with pytest.raises(ParamsError) as raised:
+        check([fine, *folders])
+    for name in ("treads", "thraeds"):
+        assert f"{name}: {tmp_path / name / 'params.yaml'}" in str(raised.value)
