@@ -4,7 +4,8 @@ Every format has ``recognise(keys, metadata)``, ``read(path)`` and ``write(artif
 gives and `write` takes have one form for each kind of artifact, whatever the file calls them:
 
 - LoRA: ``<part>.<module>.lora_A.weight`` [r, in(, k, k)] and ``.lora_B.weight`` [out, r(, 1, 1)], where a part is
-  ``unet``, ``text_encoder`` or ``text_encoder_2`` and modules have diffusers' names, without ``text_model.``
+  ``unet``, ``text_encoder`` or ``text_encoder_2`` and modules have diffusers' names, without ``text_model.``;
+  LoHa, LoKr and DoRA have factors of LyCORIS' names (`etude.diffusion.factors` tells what they amount to)
 - embedding: ``text_encoder`` [n, d] and, for SDXL, ``text_encoder_2`` [n, d₂]
 - hypernetwork: ``<width>.<k or v>.<layer>.<linear, norm or activation>.<weight or bias>``
 - aesthetic embedding: ``embedding`` [1, d]; CLIP image embedding: ``clip_image_embeds`` [1, d]

@@ -27,9 +27,11 @@ _HALVES = (
     (re.compile(r"\.(to_[qkv]|to_out)_lora\.(down|up)\.weight$"), r".\1"),
     (re.compile(r"\.(?:lora|lora_linear_layer)\.(down|up)\.weight$"), ""),
     (re.compile(r"\.lora_(A|B)\.(?:default\.)?weight$"), ""),
+    (re.compile(r"\.lora_(magnitude_vector)(?:\.default)?(?:\.weight)?$"), ""),
     (re.compile(r"\.(alpha)$"), ""),
 )
-_ROLES = {"A": "down", "B": "up", "down": "down", "up": "up", "alpha": "alpha"}
+_ROLES = {"A": "down", "B": "up", "down": "down", "up": "up", "alpha": "alpha", "magnitude_vector": "magnitude"}
+_MAGNITUDE = ".dora_scale"
 _TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 
@@ -77,7 +79,11 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for key, place in places.items():
         if place:
             found[place[0]][place[1]] = tensors[key]
-    return join(collect(path, found, _alphas(found, _config(path, metadata))))
+    tensors, facts = join(collect(path, found, _alphas(found, _config(path, metadata))))
+    for name, halves in found.items():
+        if "magnitude" in halves:
+            tensors[name + _MAGNITUDE] = halves["magnitude"].reshape(-1, *[1] * (halves["down"].ndim - 1))
+    return tensors, facts
 
 
 def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -105,20 +111,25 @@ def _alphas(modules: Collection[str], config: Mapping[str, Any]) -> dict[str, fl
 
 def write(artifact: Artifact, folder: Path) -> list[Path]:
     """``pytorch_lora_weights.safetensors``; the header makes alpha exact in ``load_lora_weights``."""
-    pairs = split(artifact.tensors, artifact.facts)
+    magnitudes = {n.removesuffix(_MAGNITUDE): t for n, t in artifact.tensors.items() if n.endswith(_MAGNITUDE)}
+    plain = {name: tensor for name, tensor in artifact.tensors.items() if not name.endswith(_MAGNITUDE)}
+    pairs = split(plain, artifact.facts)
     tensors: dict[str, Tensor] = {}
     for name, pair in pairs.items():
         part, _, module = name.partition(".")
         full = f"{part}.{module}" if part == "unet" else f"{part}.text_model.{module}"
         tensors[f"{full}.lora_A.weight"] = pair.down.contiguous()
         tensors[f"{full}.lora_B.weight"] = pair.up.contiguous()
-    adapter = json.dumps(_adapter(pairs), sort_keys=True)
+        if name in magnitudes:  # as peft has it: [out] or [1, out, 1, 1]
+            flat, deep = magnitudes[name].flatten(), pair.down.ndim == 4
+            tensors[f"{full}.lora_magnitude_vector"] = flat.view(1, -1, 1, 1) if deep else flat
+    adapter = json.dumps(_adapter(pairs, bool(magnitudes)), sort_keys=True)
     path = folder / FILE
     write_tensors(path, tensors, {ADAPTER: adapter, "format": "pt"} | headers.modelspec(artifact.facts, "lora"))
     return [path]
 
 
-def _adapter(pairs: Mapping[str, Pair]) -> dict[str, Any]:
+def _adapter(pairs: Mapping[str, Pair], dora: bool) -> dict[str, Any]:
     """Fields of LoraConfig for each part. Modules are named in full, so that no other module is met by a short name."""
     fields: dict[str, Any] = {}
     for part in PARTS:
@@ -131,5 +142,6 @@ def _adapter(pairs: Mapping[str, Pair]) -> dict[str, Any]:
                 f"{part}.target_modules": sorted(own),
                 f"{part}.rank_pattern": {m: p.rank for m, p in sorted(own.items()) if p.rank != facts["rank"]},
                 f"{part}.alpha_pattern": facts.get("alphas", {}),
+                **({f"{part}.use_dora": True} if dora else {}),
             }
     return fields

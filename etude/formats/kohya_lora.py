@@ -1,7 +1,8 @@
 """kohya's LoRA file, which A1111, SD.Next, ComfyUI, Forge, kohya and diffusers load: ``<name>.safetensors``.
 
 ``lora_unet_<module>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``; text encoders ``lora_te_text_model_…``
-(SDXL: ``lora_te1_…`` and ``lora_te2_…``). What is read may lack alphas (alpha = rank).
+(SDXL: ``lora_te1_…`` and ``lora_te2_…``). Its kin have LyCORIS' names: ``.hada_w1_a`` and so on, ``.lokr_w1``,
+``.dora_scale``. What is read may lack alphas (alpha = rank).
 """
 
 from __future__ import annotations
@@ -15,24 +16,40 @@ import torch
 from torch import Tensor
 
 from etude.artifact import Artifact
+from etude.errors import FormatError
 from etude.files import read_tensors, write_tensors
 from etude.formats import metadata as headers
 from etude.formats.module_names import escape, unescape
-from etude.formats.pairs import collect, join, split, unknown
+from etude.formats.pairs import ranks_and_alphas, unknown
 
 PREFIXES = {
     "lora_unet_": "unet",
     "lora_te_": "text_encoder",
     "lora_te1_": "text_encoder",
     "lora_te2_": "text_encoder_2",
+    "lycoris_": "unet",  # LyCORIS' own wrapper: modules of one model, called by their names alone
 }
-SUFFIXES = {
-    "lora_down.weight": "down",
-    "lora_up.weight": "up",
-    "lora_A.weight": "down",
-    "lora_B.weight": "up",
-    "alpha": "alpha",
+WRITTEN = {  # factor in the common form → in the file
+    "lora_A.weight": "lora_down.weight",
+    "lora_B.weight": "lora_up.weight",
+    "lora_mid.weight": "lora_mid.weight",
+    **{f"hada_{name}": f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
+    **{f"lokr_{name}": f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
+    "dora_scale": "dora_scale",
+    "diff": "diff",
 }
+READ = {other: own for own, other in WRITTEN.items()} | {name: name for name in WRITTEN}
+RANKED = ("lora_A.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")  # their first size is the rank
+WHOLE_SETS = (  # the factors of a layer, one of these at least
+    ("lora_A.weight", "lora_B.weight"),
+    ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
+    *(
+        (*one, *other)
+        for one in (("lokr_w1",), ("lokr_w1_a", "lokr_w1_b"))
+        for other in (("lokr_w2",), ("lokr_w2_a", "lokr_w2_b"))
+    ),
+    ("diff",),
+)
 
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
@@ -43,19 +60,41 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors in the common form; facts rank, alpha, alphas, and name and family when the header has them."""
     tensors, metadata = read_tensors(path)
-    found: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    strange = []
+    layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    alphas, strange = {}, []
     for key, tensor in tensors.items():
         escaped, _, suffix = key.partition(".")
         module = _module(escaped)
-        if module and suffix in SUFFIXES:
-            found[module][SUFFIXES[suffix]] = tensor
+        if module and suffix == "alpha":
+            alphas[module] = float(tensor)
+        elif module and suffix in READ:
+            layers[module][READ[suffix]] = tensor
         else:
             strange.append(key)
     if strange:
         raise unknown(path, strange)
-    common, facts = join(collect(path, found, {}))
-    return common, facts | _told(metadata)
+    _check(path, layers)
+    ranks = {name: next((len(f[key]) for key in RANKED if key in f), 1) for name, f in layers.items()}
+    told = ranks_and_alphas({name: (rank, alphas.get(name, float(rank))) for name, rank in ranks.items()})
+    common = {
+        f"{name}.{factor}": t for name, factors in sorted(layers.items()) for factor, t in sorted(factors.items())
+    }
+    return common, told | _told(metadata)
+
+
+def _check(path: Path, layers: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Every layer has all factors of one kind, and the halves of a pair fit; raises FormatError."""
+    if not layers:
+        raise FormatError(path, "holds no LoRA", "name another file")
+    for name, factors in layers.items():
+        if not any(factors.keys() >= set(whole) for whole in WHOLE_SETS):
+            begun = max(WHOLE_SETS, key=lambda whole: (len(factors.keys() & set(whole)), -len(whole)))
+            missing = ", ".join(WRITTEN[factor] for factor in begun if factor not in factors)
+            raise FormatError(path, f"`{name}` has no {missing}", "fetch the file again")
+        down, up, core = (factors.get(factor) for factor in ("lora_A.weight", "lora_B.weight", "lora_mid.weight"))
+        if down is not None and up is not None and core is None and down.shape[:1] != up.shape[1:2]:
+            fault = f"`{name}` has halves {list(down.shape)} and {list(up.shape)}, which do not fit"
+            raise FormatError(path, fault, "fetch the file again")
 
 
 def _module(escaped: str) -> str | None:
@@ -82,15 +121,24 @@ def write(artifact: Artifact, folder: Path) -> list[Path]:
     sdxl = artifact.facts["family"] == "sdxl"
     prefixes = {"unet": "lora_unet_", "text_encoder": "lora_te1_text_model_" if sdxl else "lora_te_text_model_"}
     prefixes["text_encoder_2"] = "lora_te2_text_model_"
+    alphas = artifact.facts.get("alphas", {})
     tensors = {}
-    for name, pair in split(artifact.tensors, artifact.facts).items():
-        part, _, module = name.partition(".")
+    for name, tensor in artifact.tensors.items():
+        factor = next(factor for factor in WRITTEN if name.endswith(f".{factor}"))
+        layer = name.removesuffix(f".{factor}")
+        part, _, module = layer.partition(".")
         escaped = prefixes[part] + escape(module)
-        tensors[f"{escaped}.lora_down.weight"] = pair.down.contiguous()
-        tensors[f"{escaped}.lora_up.weight"] = pair.up.contiguous()
-        tensors[f"{escaped}.alpha"] = torch.tensor(pair.alpha)  # float32 even beside fp16: any alpha is exact enough
-    metadata = headers.kohya(artifact.facts)
+        tensors[f"{escaped}.{WRITTEN[factor]}"] = tensor.contiguous()
+        # float32 even beside fp16: any alpha is exact enough
+        tensors[f"{escaped}.alpha"] = torch.tensor(float(alphas.get(layer, artifact.facts["alpha"])))
+    metadata = headers.kohya(artifact.facts, _algorithm(tensors))
     metadata |= headers.hashes(tensors, metadata) | headers.modelspec(artifact.facts, "lora")
     path = folder / f"{headers.file_stem(artifact.facts)}.safetensors"
     write_tensors(path, tensors, metadata)
     return [path]
+
+
+def _algorithm(tensors: Collection[str]) -> str:
+    """What LyCORIS calls the kind of these factors; "": plain LoRA, which is kohya's own."""
+    kinds = {"hada_": "loha", "lokr_": "lokr", ".diff": "full", ".dora_scale": "lora"}
+    return next((kind for mark, kind in kinds.items() if any(mark in name for name in tensors)), "")

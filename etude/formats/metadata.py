@@ -47,8 +47,11 @@ def modelspec(facts: Mapping[str, Any], kind: str) -> dict[str, str]:
     }
 
 
-def kohya(facts: Mapping[str, Any]) -> dict[str, str]:
-    """The ``ss_*`` keys of a LoRA. A1111 tells the family by ``ss_base_model_version`` and ``ss_v2``."""
+def kohya(facts: Mapping[str, Any], algorithm: str = "") -> dict[str, str]:
+    """The ``ss_*`` keys of a LoRA, or of what LyCORIS calls ``algorithm``.
+
+    A1111 tells the family by ``ss_base_model_version`` and ``ss_v2``.
+    """
     params: Mapping[str, Any] = facts.get("params", {})
     training: Mapping[str, Any] = params.get("training", {})
     version = BASE_VERSIONS[facts["family"]]
@@ -63,9 +66,9 @@ def kohya(facts: Mapping[str, Any]) -> dict[str, str]:
         "ss_max_grad_norm": training.get("clip"),
         "ss_min_snr_gamma": training.get("min_snr") or None,
         "ss_network_alpha": facts["alpha"],
-        "ss_network_args": "{}",
+        "ss_network_args": json.dumps({"algo": algorithm} if algorithm else {}),
         "ss_network_dim": facts["rank"],
-        "ss_network_module": "networks.lora",
+        "ss_network_module": "lycoris.kohya" if algorithm else "networks.lora",
         "ss_noise_offset": training.get("noise_offset") or None,
         "ss_num_train_images": facts.get("images"),
         "ss_optimizer": training.get("optimizer"),

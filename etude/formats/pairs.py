@@ -29,8 +29,19 @@ class Pair:
         return self.down.shape[0]
 
 
+def is_plain(names: Iterable[str]) -> bool:
+    """Whether there are pairs and nothing else: no LoHa, LoKr, DoRA, core of a convolution or whole difference."""
+    return all(name.endswith((".lora_A.weight", ".lora_B.weight")) for name in names)
+
+
 def split(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> dict[str, Pair]:
-    """Pairs by ``<part>.<module>`` from the common form; ``facts`` give ``alpha`` and exceptions in ``alphas``."""
+    """Pairs by ``<part>.<module>`` from the common form; ``facts`` give ``alpha`` and exceptions in ``alphas``.
+
+    Raises FormatError for factors of another kind.
+    """
+    if strange := sorted(name for name in tensors if not is_plain([name])):
+        fault = f"is no plain LoRA: it has {strange[0]}"
+        raise FormatError(str(facts.get("name", "LoRA")), fault, "write it as kohya_lora, which holds every kind")
     alphas: Mapping[str, float] = facts.get("alphas", {})
     names = sorted(name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight"))
     return {
@@ -49,13 +60,15 @@ def join(pairs: Mapping[str, Pair]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for name, pair in pairs.items():
         tensors[f"{name}.lora_A.weight"] = pair.down
         tensors[f"{name}.lora_B.weight"] = pair.up
-    alpha = Counter(pair.alpha for pair in pairs.values()).most_common(1)[0][0]
-    facts: dict[str, Any] = {
-        "rank": Counter(pair.rank for pair in pairs.values()).most_common(1)[0][0],
-        "alpha": alpha,
-    }
-    others = {name: pair.alpha for name, pair in sorted(pairs.items()) if pair.alpha != alpha}
-    return tensors, facts | ({"alphas": others} if others else {})
+    return tensors, ranks_and_alphas({name: (pair.rank, pair.alpha) for name, pair in pairs.items()})
+
+
+def ranks_and_alphas(told: Mapping[str, tuple[int, float]]) -> dict[str, Any]:
+    """The facts ``rank``, ``alpha`` and ``alphas`` from (rank, alpha) by layer."""
+    alpha = Counter(alpha for _, alpha in told.values()).most_common(1)[0][0]
+    facts = {"rank": Counter(rank for rank, _ in told.values()).most_common(1)[0][0], "alpha": alpha}
+    others = {name: other for name, (_, other) in sorted(told.items()) if other != alpha}
+    return facts | ({"alphas": others} if others else {})
 
 
 def collect(
@@ -82,7 +95,9 @@ def collect(
 
 
 def unknown(path: Path | str, keys: Iterable[str]) -> FormatError:
-    """The error for keys that are no plain LoRA: LoHa, LoKr, DoRA, CP-decomposed convolutions, other networks."""
+    """The error for keys that are of no kind of LoRA known."""
     keys = sorted(keys)
     some = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-    return FormatError(path, f"holds keys that are no plain LoRA: {some}", "convert it with the program that made it")
+    return FormatError(
+        path, f"holds keys of no kind of LoRA that is known: {some}", "convert it with the program that made it"
+    )

@@ -1,56 +1,63 @@
-"""LoRA: a low-rank change to the attention weights (Hu et al., 2021, arXiv:2106.09685).
+"""LoRA: a low-rank change to the attention weights (Hu et al., 2021, arXiv:2106.09685), and its kin: DoRA, LoHa, LoKr.
 
-W' = W + strength · α/r · B·A, with A [r, in] random and B [out, r] zero at the start; only A and B are trained.
+W' = W + strength · α/r · B·A, with A [r, in] random and B [out, r] zero at the start; only A and B are trained. What
+the kin make of their factors is told in `etude.diffusion.factors`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from etude.params import MethodParams
 from etude.training.plan import Optimization
 from etude.training.preview import Preview
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from etude.artifact import Artifact
     from etude.diffusion.base import Base
     from etude.training.batches import Batch, Captions, Images
+    from etude.training.fit import Group
     from etude.training.report import Report
 
 bases = ("sd1", "sd2", "sdxl")
 formats = ("kohya_lora", "diffusers_lora")
 axes = {"strength": 1.0}
 
-TARGETS = {  # ends of the names of layers in the UNet and in CLIP's text encoder
-    "attention": r"attn[12]\.to_[qkv]|attn[12]\.to_out\.0|self_attn\.[qkv]_proj|self_attn\.out_proj",
-    "feed_forward": r"ff\.net\.0\.proj|ff\.net\.2|mlp\.fc[12]",
-    "projection": r"proj_in|proj_out",
-    "resnet": r"resnets\.\d\.(conv1|conv2|conv_shortcut|time_emb_proj)|(down|up)samplers\.0\.conv",
-}
-
 
 class Params(MethodParams):
     """pipelines/lora/params.yaml."""
 
+    kind: Literal["lora", "dora", "loha", "lokr"]
     rank: PositiveInt
     alpha: PositiveFloat
+    blocks: dict[str, NonNegativeInt]
+    factor: int = Field(ge=-1)
     targets: list[Literal["attention", "feed_forward", "projection", "resnet"]] = Field(min_length=1)
     initial: Literal["gaussian", "kaiming"]
     dropout: float = Field(ge=0, lt=1)
     text_encoder_rate: NonNegativeFloat
+    plus: PositiveFloat
     caption: str = Field(pattern=r"\[caption\]|\[name\]", description="a text with [caption] or [name] in it")
     caption_dropout: float = Field(ge=0, lt=1)
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16", "bf16"]
     training: Optimization
     preview: Preview
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.plus != 1 and self.kind not in ("lora", "dora"):
+            raise ValueError(f"`plus` {self.plus:g} is a rate of B, which {self.kind} has not: let it be 1.0")
+        if self.factor in (0, 1):
+            raise ValueError(f"`factor` {self.factor} splits nothing: -1 for halves as equal as can be, or 2 and more")
+        return self
 
 
 def build(*, base: Base, images: Images, captions: Captions, params: Params, report: Report) -> Artifact:
@@ -60,17 +67,21 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     from etude.training.batches import Batches
     from etude.training.denoising import denoising_loss
     from etude.training.fit import fit
-    from etude.training.learned import groups, saved
+    from etude.training.learned import saved
+    from pipelines.lora.adapters import alphas, inserted, saved_form
 
     plan, learn_text = params.training, params.text_encoder_rate > 0
     captions = conditioning.reworded(base, captions, params.caption, params.name, params.clip_skip)
     batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     facts: dict[str, Any] = {"name": params.name, "rank": params.rank, "alpha": params.alpha}
     facts |= {"images": len(images.names), "tags": dict(Counter(captions.texts[name] for name in images.names))}
-    with _inserted(base, params, report.seed) as pairs:
+    facts |= {} if params.kind in ("lora", "dora") else {"formats": ["kohya_lora"]}  # diffusers has no other form
+    with inserted(base, params, report.seed) as found:
+        facts |= {"alphas": others} if (others := alphas(list(found), params)) else {}
 
         def now() -> Artifact:
-            return Artifact("lora", saved(pairs, params.save), facts)
+            tensors = {name: saved_form(name, tensor) for name, tensor in found.items()}
+            return Artifact("lora", saved(tensors, params.save), facts)
 
         def loss(batch: Batch) -> Tensor:
             if learn_text:
@@ -80,98 +91,30 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
             return denoising_loss(base, batch.mean, batch.logvar, text, plan)
 
         report.artifact = now
-        fit(groups(pairs, params.text_encoder_rate), loss, batches, plan, report)
+        fit(_groups(found, params), loss, batches, plan, report)
         return now()
 
 
 @contextmanager
 def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Base]:
-    """Add the change, ``strength`` times; leaving brings back the very same weights.
+    """Add the change, ``strength`` times; leaving brings back the very same weights."""
+    from etude.diffusion.factors import added
 
-    Weights are replaced where they have the room. In half precision, where a small change of a large weight would be
-    rounded away, the change is computed beside them.
-    """
-    from etude.diffusion.hooks import replaced_weights
-    from etude.diffusion.weights import parts_of
-
-    with ExitStack() as undo:
-        for part, module in parts_of(base).items():
-            weights = {}
-            for name, layer, down, up in _layers(artifact, base, part, module):
-                if layer.weight.dtype.itemsize < 4:
-                    undo.callback(layer.register_forward_hook(_beside(down, strength * up)).remove)
-                else:
-                    delta = (up.flatten(1) @ down.flatten(1)).view_as(layer.weight)
-                    weights[f"{name}.weight"] = layer.weight + strength * delta
-            undo.enter_context(replaced_weights(module, weights))
-        yield base
+    with added(base, artifact.tensors, artifact.facts, strength) as changed:
+        yield changed
 
 
-def _short(name: str) -> str:
-    """A layer's name without the prefix that some versions of transformers give to CLIP's layers."""
-    return name.removeprefix("text_model.")
+def _groups(found: Mapping[str, Tensor], params: Params) -> list[Group]:
+    """The UNet's and the text encoders' factors at their rates; with LoRA+ those of B apart."""
+    from etude.training.fit import Group
+    from etude.training.learned import groups
 
-
-@contextmanager
-def _inserted(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tensor]]:
-    """peft's layers inside the base, removed on leaving: A and B by their names in the artifact, leaves in float32."""
-    import torch
-    from peft import LoraConfig, LoraModel
-
-    from etude.diffusion.weights import parts_of
-    from etude.training.randomness import mix
-
-    config = LoraConfig(
-        r=params.rank,
-        lora_alpha=params.alpha,
-        lora_dropout=params.dropout,
-        target_modules=rf"(.*\.)?({'|'.join(TARGETS[target] for target in params.targets)})",
-        init_lora_weights="gaussian" if params.initial == "gaussian" else True,  # N(0, 1/r), or Kaiming uniform
-    )
-    parts = parts_of(base) if params.text_encoder_rate else {"unet": base.unet}
-    tuners = []
-    try:
-        torch.manual_seed(mix(seed, "lora"))  # peft draws A from the CPU's global generator
-        pairs = {}
-        for part, module in parts.items():
-            tuners.append(LoraModel(module, config, "default"))
-            for name, parameter in module.named_parameters():
-                if ".lora_" in name:
-                    parameter.data = parameter.data.float()
-                    pairs[f"{part}.{_short(name).replace('.default.', '.')}"] = parameter
-        yield pairs
-    finally:
-        for tuner in tuners:
-            tuner.unload()
-
-
-def _layers(artifact: Artifact, base: Base, part: str, module: nn.Module) -> Iterator[tuple[str, Any, Tensor, Tensor]]:
-    """Name, layer, A and α/r · B of every layer of ``module`` that the artifact changes, in the layer's precision."""
-    from etude.errors import BaseError
-
-    alphas = artifact.facts.get("alphas", {})  # of single layers, in files that others made
-    layers = {f"{part}.{_short(name)}": (name, layer) for name, layer in module.named_modules()}
-    for key, down in artifact.tensors.items():
-        full = key.removesuffix(".lora_A.weight")
-        if full == key or not key.startswith(f"{part}."):
-            continue
-        up = artifact.tensors[f"{full}.lora_B.weight"]
-        name, layer = layers.get(full, ("", None))
-        weight = getattr(layer, "weight", None)
-        if layer is None or weight is None or weight.shape != (len(up), *down.shape[1:]):
-            action = "apply it to a base of the family and size that it was trained on"
-            raise BaseError(base.path, f"has no layer `{full}` of the shape that this LoRA changes", action)
-        scale = alphas.get(full, artifact.facts["alpha"]) / len(down)
-        yield name, layer, down.to(weight), (scale * up.to(weight.device).double()).to(weight)
-
-
-def _beside(down: Tensor, up: Tensor) -> Callable[..., Tensor]:
-    """A forward hook: y + B·A·x, for linear layers and convolutions."""
-    from torch.nn.functional import conv2d, linear
-
-    def add(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if down.ndim == 4:
-            return output + conv2d(conv2d(inputs[0], down, stride=layer.stride, padding=layer.padding), up)
-        return output + linear(linear(inputs[0], down), up)
-
-    return add
+    shared = groups(found, params.text_encoder_rate)
+    if params.plus == 1:
+        return shared
+    halves = []
+    for group in shared:
+        b = {name: tensor for name, tensor in group.parameters.items() if ".lora_B." in name}
+        others = {name: tensor for name, tensor in group.parameters.items() if name not in b}
+        halves += [Group(others, group.rate), Group(b, group.rate * params.plus)]
+    return halves

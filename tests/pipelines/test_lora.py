@@ -18,10 +18,12 @@ from etude.diffusion.latents import decode_pixels
 from etude.diffusion.noise import predict
 from etude.diffusion.sample import denoise, guided, make_scheduler
 from etude.diffusion.text import encode_prompts
-from etude.errors import BaseError, ParamsError
-from etude.formats import diffusers_lora, kohya_lora
+from etude.errors import BaseError, FormatError, ParamsError
+from etude.files import read_metadata
+from etude.formats import diffusers_lora, identify, kohya_lora
 from etude.training.report import Report
 from pipelines.lora import method as lora
+from pipelines.lora.adapters import alphas, inserted, saved_form
 from tests.pipelines.learning import image_set, params_of
 from tests.tiny import build_tiny
 
@@ -32,7 +34,7 @@ def random_lora(base: Base, *, targets: list[str], rank: int = 4, alpha: float =
     """Pairs for every layer that the targets name, with a B that is not zero."""
     params: Any = params_of("lora", rank=rank, alpha=alpha, targets=targets, text_encoder_rate=1.0 if text else 0.0)
     generator = torch.Generator().manual_seed(9)
-    with lora._inserted(base, params, seed=0) as pairs:
+    with inserted(base, params, seed=0) as pairs:
         tensors = {name: torch.randn(p.shape, generator=generator) * 0.2 for name, p in pairs.items()}
     facts = {"name": "otter", "rank": rank, "alpha": alpha, "family": base.family, "prediction": base.prediction}
     return Artifact("lora", tensors, facts)
@@ -76,7 +78,7 @@ def test_what_is_trained_is_what_is_applied(tiny_base: Path) -> None:
     base = load_base(tiny_base)
     params: Any = params_of("lora", rank=4, alpha=3.0, targets=ALL, text_encoder_rate=1.0)
     inputs = torch.randn(2, 4, 8, 8), torch.tensor([10, 700])
-    with lora._inserted(base, params, seed=0) as pairs:
+    with inserted(base, params, seed=0) as pairs:
         for name, parameter in pairs.items():
             parameter.data = torch.randn_like(parameter) * 0.1
             assert parameter.dtype == torch.float32, name
@@ -98,6 +100,98 @@ def test_an_alpha_of_a_single_layer_counts_for_that_layer(base64: Base) -> None:
     with lora.apply(other, base64):
         doubled = weight.clone()
     assert torch.allclose(doubled - weight, 2 * (usual - weight), atol=1e-12)
+
+
+KINDS = ("dora", "loha", "lokr")
+INPUTS = torch.randn(1, 4, 8, 8), torch.tensor([700])
+
+
+def lively(base: Base, kind: str, **changes: Any) -> tuple[Artifact, Tensor]:
+    """A LoRA of a kind with no factor at 0, as it is saved, and what the base answers while it is learned."""
+    params: Any = params_of("lora", kind=kind, rank=4, alpha=3.0, targets=ALL, text_encoder_rate=1.0, **changes)
+    facts = {"name": "otter", "rank": 4, "alpha": 3.0, "family": base.family}
+    with inserted(base, params, seed=0) as found, torch.no_grad():
+        for name, parameter in found.items():
+            parameter.data += torch.randn_like(parameter) * (0.02 if "dora" in name else 0.1)
+        answer = predict(base, *INPUTS, encode_prompts(base, ["otter"]))
+        tensors = {name: saved_form(name, parameter.detach()).clone() for name, parameter in found.items()}
+        facts |= {"alphas": alphas(list(found), params)}
+    return Artifact("lora", tensors, facts), answer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_peft_learns_of_each_kind_is_what_is_applied_and_written(
+    kind: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    base = load_base(tiny_base)
+    before = predict(base, *INPUTS, encode_prompts(base, ["otter"])).detach()
+    artifact, learned = lively(base, kind, blocks={"unet.mid_block": 8, "text_encoder.encoder.layers.3": 2})
+    (path,) = kohya_lora.write(artifact, tmp_path)
+    for tensors, facts in ((artifact.tensors, artifact.facts), kohya_lora.read(path)):
+        with lora.apply(Artifact("lora", tensors, facts), base), torch.no_grad():
+            applied = predict(base, *INPUTS, encode_prompts(base, ["otter"]))
+        assert (applied - learned).abs().max() < 1e-4 * learned.abs().max()
+    assert (applied - before).abs().max() > 1e-2
+    assert identify(path) == "kohya_lora"
+    assert read_metadata(path)["ss_network_module"] == "lycoris.kohya"
+    with lora.apply(artifact, base, strength=0.0), torch.no_grad():
+        assert torch.equal(predict(base, *INPUTS, encode_prompts(base, ["otter"])), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_applied_in_half_precision_too(kind: str, tiny_base: Path) -> None:
+    base, half = load_base(tiny_base), load_base(tiny_base, dtype=torch.bfloat16)
+    artifact, _ = lively(base, kind)
+    name = "down_blocks.0.resnets.0.conv1"
+    layer, coarse = base.unet.get_submodule(name), half.unet.get_submodule(name)
+    x = torch.randn(1, layer.in_channels, 8, 8).bfloat16().float()
+    with lora.apply(artifact, base, 0.5), lora.apply(artifact, half, 0.5), torch.no_grad():
+        assert torch.allclose(layer(x), coarse(x.bfloat16()).float(), rtol=0.05, atol=0.05 * float(layer(x).std()))
+
+
+def test_diffusers_and_peft_draw_a_dora_as_we_do(tiny_base: Path, tmp_path: Path) -> None:
+    base = load_base(tiny_base)
+    artifact, _ = lively(base, "dora")
+    (path,) = diffusers_lora.write(artifact, tmp_path)
+    tensors, facts = diffusers_lora.read(path)
+    assert sorted(tensors) == sorted(artifact.tensors)
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in artifact.tensors.items())
+    assert facts["alpha"] == 3.0
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_base, local_files_only=True)
+    pipe.load_lora_weights(tmp_path, weight_name=path.name)
+    with lora.apply(artifact, base), torch.no_grad():
+        text = encode_prompts(base, ["otter"])
+        ours = predict(base, *INPUTS, text)
+        theirs = pipe.unet(*INPUTS, encoder_hidden_states=text.hidden).sample
+    assert (ours - theirs).abs().max() < 1e-4 * ours.abs().max()
+
+
+def test_blocks_have_ranks_of_their_own_and_the_same_scale(tiny_base: Path, tmp_path: Path) -> None:
+    base = load_base(tiny_base)
+    blocks = {"unet.mid_block": 8, "unet.mid_block.resnets": 2, "unet.down_blocks.0": 0}
+    made = run(base, tmp_path, rank=4, alpha=2.0, blocks=blocks, targets=ALL)
+    ranks = {name.removesuffix(".lora_A.weight"): len(t) for name, t in made.tensors.items() if "lora_A" in name}
+    assert not [name for name in ranks if name.startswith("unet.down_blocks.0.")]
+    assert {rank for name, rank in ranks.items() if name.startswith("unet.mid_block.attentions")} == {8}
+    assert {rank for name, rank in ranks.items() if name.startswith("unet.mid_block.resnets")} == {2}
+    assert {rank for name, rank in ranks.items() if "mid_block" not in name} == {4}
+    assert all(made.facts["alphas"].get(name, 2.0) / rank == 0.5 for name, rank in ranks.items())
+    with pytest.raises(
+        BaseError, match=r"has no `unet\.midblock`, which `blocks` names, did you mean `unet\.mid_block`"
+    ):
+        run(base, tmp_path / "x", blocks={"unet.midblock": 8})
+
+
+def test_with_lora_plus_b_learns_faster_and_a_does_not(tiny_base: Path, tmp_path: Path) -> None:
+    base = load_base(tiny_base)
+    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v.lora_{}.weight"
+    one = {"steps": 1, "learning_rate": 1e-3, "weight_decay": 0.0}
+    params = [params_of("lora", one, plus=plus, save="fp32") for plus in (1.0, 16.0)]
+    plain, plus = (learned(base, tmp_path / str(number), p) for number, p in enumerate(params))
+    assert torch.allclose(plus.tensors[name.format("B")], 16 * plain.tensors[name.format("B")], rtol=1e-3)
+    assert torch.equal(plus.tensors[name.format("A")], plain.tensors[name.format("A")])  # B is 0: A has no gradient yet
+    with pytest.raises(ParamsError, match="`plus` 16 is a rate of B, which loha has not"):
+        params_of("lora", kind="loha", plus=16.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -124,7 +218,10 @@ def test_a_lora_of_another_base_is_refused_and_leaves_the_base_alone(tiny_base: 
     artifact = random_lora(base, targets=["attention"])
     last = [name for name in artifact.tensors if name.startswith("text_encoder.") and "lora_A" in name][-1]
     wider = Artifact("lora", artifact.tensors | {last: torch.zeros(4, 768)}, artifact.facts)
-    with pytest.raises(BaseError, match=r"has no layer `text_encoder\.encoder"), lora.apply(wider, base):
+    with pytest.raises(FormatError, match=r"`text_encoder\.encoder.* the base has \[32, 32\]"), lora.apply(wider, base):
+        pass
+    strange = Artifact("lora", artifact.tensors | {"unet.mid.lora_A.weight": torch.zeros(4, 8)}, artifact.facts)
+    with pytest.raises(BaseError, match=r"has no layer `unet\.mid`"), lora.apply(strange, base):
         pass
     assert all(torch.equal(weight, before[name]) for name, weight in base.unet.named_parameters())
 
@@ -212,7 +309,7 @@ def true_sd15() -> Any:
 def count(base: Any, targets: list[str], text: bool) -> tuple[int, int]:
     """(layers, values) of a LoRA of rank 4, both by what is put into the model."""
     params: Any = params_of("lora", rank=4, targets=targets, text_encoder_rate=1.0 if text else 0.0)
-    with lora._inserted(base, params, seed=0) as pairs:
+    with inserted(base, params, seed=0) as pairs:
         return len(pairs) // 2, sum(parameter.numel() for parameter in pairs.values())
 
 
@@ -227,7 +324,7 @@ def test_counts_on_the_true_sd15_are_those_of_the_formulas(tmp_path: Path) -> No
 
 def test_a_kohya_file_for_sd15_is_as_large_as_its_values(tmp_path: Path) -> None:
     params: Any = params_of("lora", rank=4, targets=["attention", "feed_forward", "projection"], text_encoder_rate=1.0)
-    with lora._inserted(true_sd15(), params, seed=0) as pairs:
+    with inserted(true_sd15(), params, seed=0) as pairs:
         tensors = {name: torch.zeros(pair.shape, dtype=torch.float16) for name, pair in pairs.items()}
     facts = {"name": "sks", "rank": 4, "alpha": 4.0, "family": "sd1"}
     (path,) = kohya_lora.write(Artifact("lora", tensors, facts), tmp_path)
@@ -235,7 +332,10 @@ def test_a_kohya_file_for_sd15_is_as_large_as_its_values(tmp_path: Path) -> None
 
 
 def run(base: Base, scratch: Path, **changes: Any) -> Artifact:
-    params: Any = params_of("lora", {"steps": 3}, **changes)
+    return learned(base, scratch, params_of("lora", {"steps": 3}, **changes))
+
+
+def learned(base: Base, scratch: Path, params: Any) -> Artifact:
     report = Report(scratch, seed=3, device="cpu", precision="fp32")
     data = image_set(base)
     return lora.build(base=base, images=data["images"], captions=data["captions"], params=params, report=report)
@@ -256,10 +356,10 @@ def test_the_start_is_the_one_that_was_asked_for(tiny_base: Path) -> None:
     starts = {}
     for initial in ("gaussian", "kaiming"):
         params: Any = params_of("lora", rank=16, initial=initial)
-        with lora._inserted(base, params, seed=1) as pairs:
+        with inserted(base, params, seed=1) as pairs:
             starts[initial] = pairs[name].detach().clone()
             assert all(not p.any() for n, p in pairs.items() if "lora_B" in n)
-        with lora._inserted(base, params, seed=1) as pairs:
+        with inserted(base, params, seed=1) as pairs:
             assert torch.equal(pairs[name], starts[initial])
     assert starts["gaussian"].std() == pytest.approx(1 / 16, rel=0.2)
     assert starts["kaiming"].abs().max() <= 32**-0.5  # √(6 / (1 + 5)) / √in

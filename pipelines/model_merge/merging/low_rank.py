@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from etude.diffusion.factors import by_layer, change
 from etude.formats.pairs import Pair
 
-DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 # Layers that LoRA files of kohya's kind can name: not the embeddings, norms and biases.
 LAYERS = re.compile(
     r"unet\..*(attn[12]\.to_([qkv]|out\.0)|ff\.net\.(0\.proj|2)|proj_in|proj_out|conv1|conv2|conv_shortcut|"
@@ -24,24 +24,20 @@ LAYERS = re.compile(
 
 
 class Fused(Mapping[str, Tensor]):
-    """The weights that a LoRA changes, by their names: W + α/r · B·A, in float32.
+    """The weights that a LoRA changes, by their names: W', in float32.
 
-    ``tensors`` and ``facts`` are those of a LoRA in the common form; ``below`` has the weights W.
+    ``tensors`` and ``facts`` are those of a LoRA, or one of its kin, in the common form; ``below`` has the weights W.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], below: Mapping[str, Tensor]) -> None:
-        self.tensors, self.below = tensors, below
+        self.layers, self.below = by_layer(tensors), below
         self.alpha, self.alphas = facts["alpha"], facts.get("alphas", {})
-        self.names = [f"{name.removesuffix(DOWN)}.weight" for name in tensors if name.endswith(DOWN)]
+        self.names = [f"{layer}.weight" for layer in self.layers]
 
     def __getitem__(self, name: str) -> Tensor:
         layer = name.removesuffix(".weight")
-        if layer + DOWN not in self.tensors:
-            raise KeyError(name)
         weight: Tensor = self.below[name].float()
-        down, up = (self.tensors[layer + end].to(weight) for end in (DOWN, UP))
-        scale: float = self.alphas.get(layer, self.alpha) / len(down)
-        return weight + scale * (up.flatten(1) @ down.flatten(1)).view_as(weight)
+        return weight + change(layer, self.layers[layer], self.alphas.get(layer, self.alpha), weight)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from etude import artifact as artifacts
 from etude.artifact import KEY
+from etude.diffusion.factors import by_layer
 from etude.errors import FormatError, InputError
 from etude.files import read_metadata, read_tensors
 from etude.formats import diffusers_checkpoint, identify, ldm_checkpoint, load_format
 from etude.formats.checkpoints import PARTS, common
 from etude.formats.ldm_names import inverse, translate, vae_table
-from etude.formats.pairs import Pair, split
-from pipelines.model_merge.merging.low_rank import DOWN, Fused
+from etude.formats.pairs import Pair, is_plain, split
+from pipelines.model_merge.merging.low_rank import Fused
 
 Weights = Mapping[str, Tensor]
 _VAE = ("first_stage_model.", "vae.")
@@ -64,10 +65,10 @@ def open_model(path: Path, base: Weights, family: str) -> Model:
     if facts.get("family", family) != family:
         fault = f"is of the family {facts['family']}, the base of {family}"
         raise FormatError(path, fault, "merge models of one family")
-    if any(name.endswith(DOWN) for name in tensors):
+    if by_layer(tensors):
         fused = Fused(tensors, facts, base)
         _refuse_strange(path, list(fused), base)
-        return Model(Layered(fused, base), list(fused), split(tensors, facts))
+        return Model(Layered(fused, base), list(fused), split(tensors, facts) if is_plain(tensors) else None)
     if not tensors or any(name.partition(".")[0] not in PARTS for name in tensors):
         fault = f"holds no weights of a model (but {', '.join(sorted(tensors)[:3])})"
         raise FormatError(path, fault, "name a checkpoint, a LoRA, or the build of a method that changes weights")

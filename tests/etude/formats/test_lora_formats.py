@@ -159,11 +159,10 @@ def test_an_sdxl_file_with_ldm_names_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "key"),
     [
-        (kohya_lora, "lora_unet_mid_block_attentions_0_proj_in.hada_w1_a"),
-        (kohya_lora, "lora_unet_mid_block_attentions_0_proj_in.dora_scale"),
+        (kohya_lora, "lora_unet_mid_block_attentions_0_proj_in.oft_blocks"),
         (kohya_lora, "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight"),
         (diffusers_lora, "transformer.single_blocks.0.proj.lora_A.weight"),
-        (diffusers_lora, "unet.mid_block.attentions.0.proj_in.lora_magnitude_vector"),
+        (diffusers_lora, "unet.mid_block.attentions.0.proj_in.lora_embedding_A"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -176,7 +175,7 @@ def test_a_file_of_another_kind_is_refused_by_its_keys(module: formats.Format, k
 def test_halves_that_are_missing_or_do_not_fit_are_named(tmp_path: Path) -> None:
     stem = "lora_unet_mid_block_attentions_0_proj_in"
     save_file({f"{stem}.lora_down.weight": torch.ones(4, 8)}, tmp_path / "half.safetensors")
-    with pytest.raises(FormatError, match=r"mid_block\.attentions\.0\.proj_in` has no up weight"):
+    with pytest.raises(FormatError, match=r"mid_block\.attentions\.0\.proj_in` has no lora_up"):
         kohya_lora.read(tmp_path / "half.safetensors")
     halves = {f"{stem}.lora_down.weight": torch.ones(4, 8), f"{stem}.lora_up.weight": torch.ones(8, 3)}
     save_file(halves, tmp_path / "unequal.safetensors")
