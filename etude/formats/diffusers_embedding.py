@@ -9,14 +9,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from etude.artifact import Artifact
-from etude.files import read_tensors, write_tensors
+from etude.files import write_tensors
 from etude.formats.embeddings import rows, unknown
 from etude.formats.metadata import modelspec
-from etude.formats.pickles import read_pickle
+from etude.formats.pickles import read_either
 
 FILES = {"text_encoder": "learned_embeds.safetensors", "text_encoder_2": "learned_embeds_2.safetensors"}
 OTHERS = {"emb_params", "clip_l", "clip_g", "string_to_param"}  # single keys that are no tokens
@@ -39,9 +38,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _one(path: Path) -> tuple[str, Tensor]:
-    data: Mapping[str, Any] = read_tensors(path)[0] if path.suffix == ".safetensors" else read_pickle(path)
+    data, _ = read_either(path)
     values = list(data.items())
-    if not recognise(data, {}) or not isinstance(values[0][1], torch.Tensor):
+    if not recognise(data, {}):
         raise unknown(path, data)
     return values[0]
 

@@ -16,9 +16,10 @@ from typing import Any
 from torch import Tensor
 
 from etude.artifact import Artifact
-from etude.files import read_json, read_tensors, write_tensors
+from etude.files import read_json, write_tensors
 from etude.formats import metadata as headers
 from etude.formats.pairs import PARTS, Pair, collect, join, split, unknown
+from etude.formats.pickles import read_either
 
 FILE = "pytorch_lora_weights.safetensors"
 ADAPTER = "lora_adapter_metadata"  # JSON in the header: "<part>.<field of peft's LoraConfig>"
@@ -70,7 +71,7 @@ def _module(name: str) -> str | None:
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors in the common form, and the facts rank, alpha and alphas."""
     path = Path(path)
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = read_either(path)
     places = {key: _place(key) for key in tensors}
     strange = [key for key, place in places.items() if place is None]
     if strange:

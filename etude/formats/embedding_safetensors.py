@@ -1,7 +1,7 @@
 """kohya's and ComfyUI's embedding file ``<name>.safetensors``, which A1111 and SD.Next load too.
 
 ``emb_params`` [n, d], or ``clip_l`` and ``clip_g`` for SDXL. The trigger word is the file's name, and stands in the
-header as ``modelspec.trigger_phrase`` for programs that rename files.
+header as ``modelspec.trigger_phrase`` for programs that rename files. A pickle with these keys is read as well.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any
 from torch import Tensor
 
 from etude.artifact import Artifact
-from etude.files import read_tensors, write_tensors
+from etude.files import write_tensors
 from etude.formats.embeddings import CLIP_NAMES, clip_rows, is_clip_pair, rows, unknown
 from etude.formats.metadata import file_stem, modelspec
+from etude.formats.pickles import read_either
 
 KEY = "emb_params"
 
@@ -27,7 +28,7 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Rows by text encoder, and the fact name: the trigger word of the header, else the file's name."""
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = read_either(path)
     if not recognise(tensors, metadata):
         raise unknown(path, tensors)
     facts = {"name": metadata.get("modelspec.trigger_phrase", Path(path).stem)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from etude.artifact import KEY, Artifact
 from etude.errors import FormatError, InputError
 from etude.files import read_metadata
 from etude.formats import FORMATS, embedding_pair, identify, load_format
+from etude.formats.pairs import is_plain
 
 OWN = "artifact"  # Étude's own form, which every method has
 METHODS = {  # format → the method whose `apply` uses what is in it; formats of one method are of one kind
@@ -35,7 +37,7 @@ METHODS = {  # format → the method whose `apply` uses what is in it; formats o
 WHOLE = ("fine_tuning", "dreambooth", "model_merge")  # methods whose artifacts are weights, as those of checkpoints are
 FIRST = (*WHOLE, "custom_diffusion")  # in a stack these come before what is added to weights
 WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}  # of the text that a UNet is given
-CONTEXT = "attn2.to_k.lora_A.weight"
+CONTEXT = re.compile(r"attn2\.to_[kv]\.(lora_A\.weight|hada_w1_b)$")  # its last size is the width of the text
 
 
 def open_any(path: Path, *, pairs: bool = False) -> tuple[str, Artifact]:
@@ -71,6 +73,9 @@ def same_kind(artifact: Artifact) -> tuple[str, ...]:
         kind = "lora"
     if kind == "custom_diffusion" and "base" not in artifact.facts:
         return ()  # whole weights and differences are turned into each other by the base, which files do not name
+    if kind == "lora" and not is_plain(artifact.tensors):
+        dora = is_plain(name for name in artifact.tensors if not name.endswith(".dora_scale"))
+        return ("kohya_lora", "diffusers_lora") if dora else ("kohya_lora",)
     return tuple(name for name in FORMATS if METHODS.get(name) == kind)
 
 
@@ -78,7 +83,7 @@ def family_of(tensors: Mapping[str, Tensor]) -> str | None:
     """sd1, sd2 or sdxl by the widths of an embedding or a LoRA; None where they are of no Stable Diffusion known."""
     if any("text_encoder_2" in name.split(".")[:2] or ".transformer_blocks.1." in name for name in tensors):
         return "sdxl"
-    context = next((tensor for name, tensor in tensors.items() if name.endswith(CONTEXT)), None)
+    context = next((tensor for name, tensor in tensors.items() if CONTEXT.search(name)), None)
     if context is None:
         context = tensors.get("text_encoder", tensors.get("positive.text_encoder"))
     if context is None:

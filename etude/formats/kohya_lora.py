@@ -17,10 +17,11 @@ from torch import Tensor
 
 from etude.artifact import Artifact
 from etude.errors import FormatError
-from etude.files import read_tensors, write_tensors
+from etude.files import write_tensors
 from etude.formats import metadata as headers
 from etude.formats.module_names import escape, unescape
 from etude.formats.pairs import ranks_and_alphas, unknown
+from etude.formats.pickles import read_either
 
 PREFIXES = {
     "lora_unet_": "unet",
@@ -59,7 +60,7 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors in the common form; facts rank, alpha, alphas, and name and family when the header has them."""
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = read_either(path)
     layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
     alphas, strange = {}, []
     for key, tensor in tensors.items():

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from etude.artifact import Artifact
 from etude.errors import FormatError
-from etude.files import atomic_path, read_tensors, write_tensors
+from etude.files import atomic_path, write_tensors
 from etude.formats.checkpoints import Frame, common, complete, of_part, refuse_partial
 from etude.formats.ldm_names import OPEN_CLIP, OPEN_CLIP_ENDS, inverse, translate, unet_table, vae_table
 from etude.formats.metadata import file_stem, modelspec
-from etude.formats.pickles import read_pickle
+from etude.formats.pickles import read_either
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 TEXTS = {  # part → its prefix, in each family
@@ -47,7 +47,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     What no model needs is left out: averages (``model_ema.``), schedules, SD 2.x's last text layer.
     """
     path = Path(path)
-    tensors, metadata = read_tensors(path) if path.suffix == ".safetensors" else (_tensors(path), {})
+    tensors, metadata = read_either(path)
     if not recognise(tensors, metadata):
         raise FormatError(path, "holds no UNet in LDM names", "name a Stable Diffusion checkpoint")
     family = family_of(tensors)
@@ -68,10 +68,6 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def family_of(keys: Collection[str]) -> str:
     """sd1, sd2 or sdxl, by the text encoders."""
     return next((f for f in ("sdxl", "sd2") if any(k.startswith(TEXTS[f]["text_encoder"]) for k in keys)), "sd1")
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    return {name: value for name, value in read_pickle(path).items() if isinstance(value, Tensor)}
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from etude.errors import FormatError
-from etude.files import atomic_path
+from etude.files import atomic_path, read_tensors
 
 ACTION = "fetch it again from a source you trust, as .safetensors if there is one"
 BARE = "a bare tensor"  # the one key of a file that holds a tensor with nothing around it
@@ -28,6 +28,16 @@ def read_pickle(path: Path | str) -> Mapping[str, Any]:
     while isinstance(inner := data.get("state_dict"), Mapping):  # a checkpoint of pytorch-lightning
         data = inner
     return data
+
+
+def read_either(path: Path | str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of a ``.safetensors`` file, or the tensors of a pickled dictionary, which has no metadata.
+
+    Programs of 2022 and 2023 wrote the same keys into either (kohya's ``save_model_as``, diffusers' ``.bin``).
+    """
+    if Path(path).suffix == ".safetensors":
+        return read_tensors(path)
+    return {name: tensor for name, tensor in read_pickle(path).items() if isinstance(tensor, torch.Tensor)}, {}
 
 
 def read_tensor(path: Path | str) -> torch.Tensor:

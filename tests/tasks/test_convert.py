@@ -95,6 +95,29 @@ def test_a_whole_model_goes_from_folder_to_file_and_back_and_draws_the_same(tiny
     assert same(load_format("diffusers_checkpoint").read(tmp_path / "folder/model")[0], first)
 
 
+@pytest.mark.parametrize("form", ["embedding_pt", "embedding_safetensors"])
+def test_an_sdxl_embedding_is_opened_whatever_it_is_packed_in(form: str, tmp_path: Path) -> None:
+    rows = {"text_encoder": torch.randn(2, 768), "text_encoder_2": torch.randn(2, 1280)}
+    made = Artifact("textual_inversion", rows, FACTS | {"family": "sdxl"})
+    path = written(made, form, tmp_path / "in")
+    name, opened = open_any(path)
+    assert name in EMBEDDINGS
+    assert same(opened.tensors, rows)
+    assert opened.facts["family"] == "sdxl"
+    torch.save({"emb_params": rows["text_encoder"]}, tmp_path / "kohya.pt")  # kohya's train_textual_inversion, as .pt
+    assert same(open_any(tmp_path / "kohya.pt")[1].tensors, {"text_encoder": rows["text_encoder"]})
+
+
+def test_a_lora_of_another_kind_becomes_only_what_can_hold_it(tmp_path: Path) -> None:
+    plain = lora().tensors
+    dora = Artifact("lora", plain | {f"{WIDE}.dora_scale": torch.ones(12, 1)}, lora().facts)
+    assert same_kind(dora) == ("kohya_lora", "diffusers_lora")
+    assert same_kind(Artifact("lora", {f"{WIDE}.diff": torch.ones(12, 768)}, {})) == ("kohya_lora",)
+    convert(written(dora, "kohya_lora", tmp_path / "in"), "diffusers_lora", tmp_path / "out", "sks", "")
+    (path,) = (tmp_path / "out").iterdir()
+    assert same(load_format("diffusers_lora").read(path)[0], dora.tensors)
+
+
 def test_an_artifact_of_ours_is_converted_too(tmp_path: Path) -> None:
     made = lora()
     artifacts.save(made, tmp_path / "artifacts/lora/build/artifact.safetensors")

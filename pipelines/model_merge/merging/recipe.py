@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from etude.artifact import KEY
@@ -78,7 +79,10 @@ def record(params: Params, models: Mapping[str, Input], base: Input) -> dict[str
         "is_inpainting": False,
         "is_instruct_pix2pix": False,
     }
-    others = {model.digest: _told(model) for model in [*named.values(), *models.values()]}
+    others: dict[str, Any] = {}
+    for model in [*named.values(), *models.values()]:  # in A1111's order: a model, then those it was merged from
+        others[model.digest] = _told(model)
+        others |= json.loads(_header(model).get("sd_merge_models", "{}"))
     return {
         "sd_merge_recipe": json.dumps(recipe),
         "sd_merge_models": json.dumps(others, sort_keys=True),
@@ -86,16 +90,26 @@ def record(params: Params, models: Mapping[str, Input], base: Input) -> dict[str
     }
 
 
+def _file(model: Input) -> Path:
+    built = model.path / "artifact.safetensors"
+    return built if built.exists() else model.path
+
+
+def _header(model: Input) -> dict[str, str]:
+    """What a model's file tells of itself; an artifact of ours tells in its facts what its exported file will."""
+    path = _file(model)
+    header = dict(read_metadata(path)) if path.is_file() and path.suffix == ".safetensors" else {}
+    return header | dict(json.loads(header.get(KEY, "{}")).get("metadata", {}))
+
+
 def _told(model: Input) -> dict[str, Any]:
     """Name, oldest hash, and the recipe of one that is a merge itself."""
-    built = model.path / "artifact.safetensors"
-    path = built if built.exists() else model.path
+    path, header = _file(model), _header(model)
     if path.is_dir():
         return {"name": path.name, "legacy_hash": None, "sd_merge_recipe": None}
     with path.open("rb") as file:
         file.seek(_LEGACY.start)
         legacy = hashlib.sha256(file.read(_LEGACY.stop - _LEGACY.start)).hexdigest()[:8]
-    header = read_metadata(path) if path.suffix == ".safetensors" else {}
-    facts = json.loads(header.get(KEY, "{}"))
-    recipe = header.get("sd_merge_recipe") or facts.get("metadata", {}).get("sd_merge_recipe", "null")
-    return {"name": facts.get("method", path.name), "legacy_hash": legacy, "sd_merge_recipe": json.loads(recipe)}
+    recipe = json.loads(header.get("sd_merge_recipe", "null"))
+    name = json.loads(header.get(KEY, "{}")).get("method", path.name)
+    return {"name": name, "legacy_hash": legacy, "sd_merge_recipe": recipe}

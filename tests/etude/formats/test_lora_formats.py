@@ -219,6 +219,60 @@ def test_a_peft_folder_is_read_with_the_alpha_of_its_configuration(tmp_path: Pat
     assert facts["alpha"] == 8.0
 
 
+# The names that LyCORIS 3 writes, as A1111's `network_*.py` and ComfyUI's `weight_adapter` read them.
+LYCORIS = {
+    "locon": {"lora_down.weight": (2, 8, 1, 1), "lora_up.weight": (6, 2, 1, 1), "lora_mid.weight": (2, 2, 3, 3)},
+    "loha": {"hada_w1_a": (6, 2), "hada_w1_b": (2, 8), "hada_w2_a": (6, 2), "hada_w2_b": (2, 8)},
+    "loha_tucker": {
+        **{"hada_t1": (2, 2, 3, 3), "hada_w1_a": (2, 6), "hada_w1_b": (2, 8)},
+        **{"hada_t2": (2, 2, 3, 3), "hada_w2_a": (2, 6), "hada_w2_b": (2, 8)},
+    },
+    "lokr": {"lokr_w1": (2, 4), "lokr_w2_a": (3, 2), "lokr_w2_b": (2, 2)},
+    "lokr_whole": {"lokr_w1": (2, 4), "lokr_w2": (3, 2)},
+    "lokr_both": {"lokr_w1_a": (2, 2), "lokr_w1_b": (2, 4), "lokr_w2_a": (3, 2), "lokr_w2_b": (2, 2)},
+    "dora": {"lora_down.weight": (2, 8), "lora_up.weight": (6, 2), "dora_scale": (6, 1)},
+    "full": {"diff": (6, 8)},
+}
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+@pytest.mark.parametrize("kind", LYCORIS)
+def test_files_of_lycoris_are_read_and_written_again_as_they_were(kind: str, suffix: str, tmp_path: Path) -> None:
+    stem = "lora_unet_mid_block_resnets_0_conv1"
+    file = {f"{stem}.{name}": torch.randn(shape) for name, shape in LYCORIS[kind].items()}
+    file[f"{stem}.alpha"] = torch.tensor(1.0)
+    path = tmp_path / f"in.{suffix}"
+    save_file(file, path) if suffix == "safetensors" else torch.save(file, path)
+    assert formats.identify(path) == "kohya_lora"
+    tensors, facts = kohya_lora.read(path)
+    assert all(name.startswith("unet.mid_block.resnets.0.conv1.") for name in tensors)
+    assert facts["alpha"] == 1.0
+    again = kohya_lora.write(Artifact("lora", tensors, FACTS | facts), tmp_path)[0]
+    assert_equal(read_tensors(again)[0], file)
+    args = json.loads(read_metadata(again)["ss_network_args"])
+    assert args == {} if kind == "locon" else {"algo": "lora" if kind == "dora" else kind.partition("_")[0]}
+    if kind != "dora":
+        with pytest.raises(FormatError, match="is no plain LoRA: it has unet.mid_block.*write it as kohya_lora"):
+            diffusers_lora.write(Artifact("lora", tensors, FACTS | facts), tmp_path)
+
+
+def test_a_layer_that_lacks_a_factor_is_named(tmp_path: Path) -> None:
+    stem = "lora_unet_mid_block_resnets_0_conv1"
+    save_file(
+        {f"{stem}.hada_w1_a": torch.ones(6, 2), f"{stem}.hada_w1_b": torch.ones(2, 8)}, tmp_path / "x.safetensors"
+    )
+    with pytest.raises(FormatError, match=r"`unet\.mid_block\.resnets\.0\.conv1` has no hada_w2_a, hada_w2_b"):
+        kohya_lora.read(tmp_path / "x.safetensors")
+
+
+def test_the_first_files_of_diffusers_are_pickles(tmp_path: Path) -> None:
+    stem = "mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora"
+    torch.save({f"{stem}.down.weight": torch.ones(4, 8), f"{stem}.up.weight": torch.ones(8, 4)}, tmp_path / "x.bin")
+    assert formats.identify(tmp_path / "x.bin") == "diffusers_lora"
+    tensors, _ = diffusers_lora.read(tmp_path / "x.bin")
+    assert "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight" in tensors
+
+
 def test_a_file_that_holds_no_known_form_is_not_identified(tmp_path: Path) -> None:
     save_file({"first_stage_model.a.b": torch.ones(2)}, tmp_path / "vae.safetensors")
     with pytest.raises(FormatError, match="first_stage_model"):

@@ -1,0 +1,121 @@
+"""Changes of weights by factors, against sums that are written out, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from etude.diffusion.factors import by_layer, change, rank_of
+from etude.errors import FormatError
+
+LINEAR, CONV = (8, 12), (8, 12, 3, 3)
+SOURCE = torch.Generator().manual_seed(0)
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=SOURCE, dtype=torch.float64)
+
+
+def loha(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    return torch.einsum("or,ri->oi", a, b) * torch.einsum("or,ri->oi", c, d)
+
+
+def kronecker(one: Tensor, other: Tensor) -> Tensor:
+    """Entry (a·c, b·d) is one[a, b] · other[c, d]."""
+    product = torch.einsum("ab,cd...->acbd...", one, other)
+    return product.reshape(one.shape[0] * other.shape[0], one.shape[1] * other.shape[1], *other.shape[2:])
+
+
+def core(t: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    return torch.einsum("rskl,ro,si->oikl", t, left, right)
+
+
+def hada(*shapes: tuple[int, ...]) -> dict[str, Tensor]:
+    return {f"hada_{n}": random(*s) for n, s in zip(("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2"), shapes, strict=False)}
+
+
+def lokr(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
+    return {f"lokr_{name}": random(*shape) for name, shape in shapes.items()}
+
+
+def test_loha_is_the_product_of_two_products() -> None:
+    f = hada((8, 2), (2, 12), (8, 2), (2, 12))
+    expected = 3 / 2 * loha(*f.values())
+    assert torch.allclose(change("x", f, 3.0, random(*LINEAR)), expected, atol=1e-12)
+    flat = hada((8, 2), (2, 108), (8, 2), (2, 108))
+    assert torch.allclose(change("x", flat, 3.0, random(*CONV)), 3 / 2 * loha(*flat.values()).view(CONV), atol=1e-12)
+    cores = hada((2, 8), (2, 12), (2, 8), (2, 12), (2, 2, 3, 3), (2, 2, 3, 3))
+    a, b, c, d, t1, t2 = cores.values()
+    assert torch.allclose(change("x", cores, 3.0, random(*CONV)), 3 / 2 * core(t1, a, b) * core(t2, c, d), atol=1e-12)
+
+
+def test_lokr_is_a_product_of_kronecker_and_has_a_scale_where_it_has_a_rank() -> None:
+    whole = lokr(w1=(2, 3), w2=(4, 4))
+    expected = kronecker(*whole.values())
+    assert torch.allclose(change("x", whole, 3.0, random(*LINEAR)), expected, atol=1e-12)
+    assert rank_of(whole) is None
+    low = lokr(w1=(2, 3), w2_a=(4, 2), w2_b=(2, 4))
+    expected = 3 / 2 * kronecker(low["lokr_w1"], low["lokr_w2_a"] @ low["lokr_w2_b"])
+    assert torch.allclose(change("x", low, 3.0, random(*LINEAR)), expected, atol=1e-12)
+    deep = lokr(w1_a=(2, 2), w1_b=(2, 3), w2=(4, 4, 3, 3))
+    expected = 3 / 2 * kronecker(deep["lokr_w1_a"] @ deep["lokr_w1_b"], deep["lokr_w2"])
+    assert torch.allclose(change("x", deep, 3.0, random(*CONV)), expected, atol=1e-12)
+    flat = lokr(w1=(2, 3), w2_a=(4, 2), w2_b=(2, 36))
+    expected = 3 / 2 * kronecker(flat["lokr_w1"], (flat["lokr_w2_a"] @ flat["lokr_w2_b"]).view(4, 4, 3, 3))
+    assert torch.allclose(change("x", flat, 3.0, random(*CONV)), expected, atol=1e-12)
+    cored = lokr(w1=(2, 3), t2=(2, 2, 3, 3), w2_a=(2, 4), w2_b=(2, 4))
+    expected = 3 / 2 * kronecker(cored["lokr_w1"], core(cored["lokr_t2"], cored["lokr_w2_a"], cored["lokr_w2_b"]))
+    assert torch.allclose(change("x", cored, 3.0, random(*CONV)), expected, atol=1e-12)
+
+
+def test_a_convolution_may_have_a_core_between_two_small_ones() -> None:
+    f = {
+        "lora_A.weight": random(2, 12, 1, 1),
+        "lora_B.weight": random(8, 2, 1, 1),
+        "lora_mid.weight": random(2, 2, 3, 3),
+    }
+    a, b, m = (tensor.flatten(1) if tensor.shape[-1] == 1 else tensor for tensor in f.values())
+    assert torch.allclose(change("x", f, 3.0, random(*CONV)), 3 / 2 * core(m, b.T, a), atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [LINEAR, CONV])
+@pytest.mark.parametrize("rows", [True, False])
+def test_dora_gives_every_row_or_column_its_length(shape: tuple[int, ...], rows: bool) -> None:
+    weight, ones = random(*shape), [1] * (len(shape) - 2)
+    f = {"lora_A.weight": random(2, *shape[1:]), "lora_B.weight": random(8, 2, *ones)}
+    plain = weight + change("x", f, 3.0, weight)
+    m = random(*((8, 1) if rows else (1, 12)), *ones).abs()
+    changed = weight + change("x", f | {"dora_scale": m}, 3.0, weight)
+    lines, before = ((w if rows else w.transpose(0, 1)).flatten(1) for w in (changed, plain))
+    assert torch.allclose(lines.norm(dim=1), m.flatten(), atol=1e-12)
+    assert torch.allclose(torch.cosine_similarity(lines, before), torch.ones(len(lines), dtype=torch.float64))
+
+
+def test_a_whole_difference_is_added_as_it_is() -> None:
+    difference = random(*CONV)
+    assert torch.equal(change("x", {"diff": difference}, 3.0, random(*CONV)), difference)
+
+
+def test_factors_that_do_not_fit_are_named() -> None:
+    with pytest.raises(
+        FormatError, match=r"the factors of `unet\.x` do not fit: hada_w1_a \[8, 2\], hada_w1_b \[3, 12\]"
+    ):
+        change("unet.x", hada((8, 2), (3, 12), (8, 2), (2, 12)), 1.0, random(*LINEAR))
+    with pytest.raises(FormatError, match=r"`unet\.x` is changed by \[8, 16\] values, the base has \[8, 12\]"):
+        change("unet.x", {"lora_A.weight": random(2, 16), "lora_B.weight": random(8, 2)}, 1.0, random(*LINEAR))
+
+
+def test_factors_are_told_by_the_ends_of_names() -> None:
+    names = (
+        "unet.a.to_k.lora_A.weight",
+        "unet.a.to_k.lora_B.weight",
+        "unet.b.lokr_w2_a",
+        "unet.b.dora_scale",
+        "words.0",
+    )
+    found = by_layer({name: random(1, 1) for name in names})
+    assert {layer: sorted(factors) for layer, factors in found.items()} == {
+        "unet.a.to_k": ["lora_A.weight", "lora_B.weight"],
+        "unet.b": ["dora_scale", "lokr_w2_a"],
+    }
