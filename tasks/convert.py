@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from etude.errors import ConflictError, FormatError
+from etude.errors import ConflictError, FormatError, ParamsError
 from etude.params import nearest
 from tasks import run
 from tasks.console import say
@@ -32,12 +32,17 @@ def convert(
     from etude.artifact import Artifact
     from etude.formats import write
     from etude.formats.kinds import described, open_any, same_kind
+    from etude.formats.metadata import BASE_VERSIONS
 
+    if family not in ("", *BASE_VERSIONS):
+        raise ParamsError("--family", f"there is no `{family}`{nearest(family, BASE_VERSIONS)}", "say sd1, sd2 or sdxl")
     found, artifact = open_any(source)
     choices = same_kind(artifact)
     if to not in choices:
-        fault = f"is a {found}, which cannot become `{to}`{nearest(to, choices)}"
+        fault = f"is of the format {found}, which cannot become `{to}`{nearest(to, choices)}"
         raise FormatError(source, fault, f"choose --to {' or '.join(choices) or 'nothing: it has one format alone'}")
+    if family and (told := artifact.facts.get("family", family)) != family:
+        raise FormatError(source, f"is made for {told}, not for {family}", "leave --family out")
     chosen = {key: value for key, value in {"name": name, "family": family}.items() if value}
     facts = artifact.facts | chosen
     if to.endswith("_checkpoint"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -38,6 +39,13 @@ class Dials(Schema):
     precision: str
     sampling: Sampling
     threads: int
+
+
+class Steering(Schema):
+    """What the file of an aesthetic embedding does not tell: whose CLIP it is of, and how fast texts are turned."""
+
+    clip: str
+    learning_rate: float
 
 
 class Layer(NamedTuple):
@@ -81,7 +89,10 @@ def sample(
     texts = [fill(text, name) for text in prompt]
     with ExitStack() as undo, TemporaryDirectory() as folder:
         for layer in layers:
-            undo.enter_context(_applied(layer, loaded))
+            try:
+                undo.enter_context(_applied(layer, loaded))
+            except (BaseError, FormatError) as error:  # a method knows what it was given, not from which file
+                raise type(error)(f"{layer.text}: {error.place}", error.fault, error.action) from error
         worded = sampling.model_copy(update={"negative": fill(sampling.negative, name)})
         paths = _draw(loaded, texts, numbers, worded, sides, Path(folder))
         _paint(stack, loaded, texts, numbers, worded, paths, out)
@@ -116,13 +127,27 @@ def open_layer(what: str, numbers: dict[str, float] | float | None) -> Layer:
         path = path.with_suffix(".safetensors")
         if not path.exists():
             raise InputError(path, "is missing", f"run `dvc repro pipelines/{method}/dvc.yaml:build`, or name another")
+    elif not path.exists() and (path.suffix or len(path.parts) > 1):
+        raise InputError(what, "is missing", "check the path")
     elif not path.exists():
         fault = f"is no method{nearest(what, names)} and no file here"
-        raise InputError(what, fault, f"name a file, or one of {', '.join(names)}")
+        raise InputError(what, fault, "name a file, or a method")
     artifact = open_any(path, pairs=True)[1]
+    if artifact.method == "aesthetic_gradient" and "projection" not in artifact.tensors:
+        artifact = _steerable(artifact)
     if artifact.method not in names:
         raise FormatError(path, f"is made by {artifact.method}, which is no method here", "name another")
     return Layer(what, artifact, _settings(what, artifact.method, numbers))
+
+
+def _steerable(artifact: Artifact) -> Artifact:
+    """An aesthetic embedding of others, which is a tensor and nothing else, with what turning texts to it needs."""
+    from etude.diffusion.vision import text_projection
+
+    own = pick("pipelines/aesthetic_gradient/params.yaml", Steering)
+    facts = artifact.facts | {"clip": own.clip, "learning_rate": own.learning_rate, "negative": False}
+    tensors = {**artifact.tensors, "projection": text_projection(Path(own.clip))}
+    return replace(artifact, tensors=tensors, facts=facts)
 
 
 def _settings(what: str, method: str, numbers: dict[str, float] | float | None) -> dict[str, float]:

@@ -55,7 +55,7 @@ def change(layer: str, factors: Factors, alpha: float, weight: Tensor) -> Tensor
     cast = {name: tensor.to(weight.device, wide) for name, tensor in factors.items()}
     own, rank = weight.detach().to(wide), rank_of(factors)
     try:
-        delta = _difference(cast).reshape(len(own), -1)
+        delta = _difference(cast).flatten(1)
     except (KeyError, RuntimeError) as error:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(factors.items()))
         raise FormatError("LoRA", f"the factors of `{layer}` do not fit: {shapes}", "fetch the file again") from error

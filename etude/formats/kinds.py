@@ -27,12 +27,14 @@ METHODS = {  # format → the method whose `apply` uses what is in it; formats o
     "embedding_image": "textual_inversion",
     "embedding_pair": "dream_artist",
     "hypernetwork_pt": "hypernetwork",
+    "aesthetic_pt": "aesthetic_gradient",
     "clip_image_embedding": "clip_inversion",
     "adobe_delta": "custom_diffusion",
     "webui_delta": "custom_diffusion",
     "diffusers_custom_diffusion": "custom_diffusion",
     "ldm_checkpoint": "model_merge",
     "diffusers_checkpoint": "model_merge",
+    "null_text": "null_text_inversion",
 }
 WHOLE = ("fine_tuning", "dreambooth", "model_merge")  # methods whose artifacts are weights, as those of checkpoints are
 FIRST = (*WHOLE, "custom_diffusion")  # in a stack these come before what is added to weights
@@ -53,9 +55,6 @@ def open_any(path: Path, *, pairs: bool = False) -> tuple[str, Artifact]:
     if path.is_file() and path.suffix == ".safetensors" and KEY in read_metadata(path):
         return OWN, artifacts.load(path)
     name = identify(path)
-    if name not in METHODS:
-        fault = f"is a {name}, which by itself can be neither applied nor converted"
-        raise FormatError(path, fault, "name the artifact of the method that made it (artifacts/<method>/build)")
     if pairs and METHODS[name] == "textual_inversion" and embedding_pair.partner(path):
         name = "embedding_pair"
     tensors, facts = load_format(name).read(path)

@@ -61,8 +61,8 @@ def _open(path: Path | str) -> Any:
     except FileNotFoundError:
         raise FormatError(path, "is missing", "check the path") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, *_GARBAGE) as error:
-        reason = str(error).partition("\n")[0]
-        raise FormatError(path, f"is not a file that can be opened safely ({reason})", ACTION) from error
+        fault = "is not a file that can be opened safely: it is damaged, none of weights, or holds what could run code"
+        raise FormatError(path, fault, ACTION) from error
 
 
 def write_pickle(path: Path | str, data: Mapping[str, Any] | torch.Tensor) -> None:

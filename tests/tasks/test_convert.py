@@ -11,7 +11,7 @@ from torch import Tensor
 from etude import artifact as artifacts
 from etude.artifact import Artifact
 from etude.diffusion.base import load_base
-from etude.errors import ConflictError, FormatError, InputError
+from etude.errors import ConflictError, FormatError, InputError, ParamsError
 from etude.files import read_tensors, write_tensors
 from etude.formats import FORMATS, identify, load_format
 from etude.formats.kinds import METHODS, family_of, open_any, same_kind
@@ -128,7 +128,7 @@ def test_an_artifact_of_ours_is_converted_too(tmp_path: Path) -> None:
 def test_what_cannot_be_converted_says_what_can(tmp_path: Path) -> None:
     path = written(lora(), "kohya_lora", tmp_path / "in")
     with pytest.raises(
-        FormatError, match=r"is a kohya_lora, which cannot become `embedding_pt`.*diffusers_lora or peft_"
+        FormatError, match=r"is of the format kohya_lora, which cannot become `embedding_pt`.*diffusers_lora or peft_"
     ):
         convert(path, "embedding_pt", tmp_path / "out", "", "")
     with pytest.raises(FormatError, match=r"cannot become `pef_lora`, did you mean `peft_lora`"):
@@ -158,13 +158,17 @@ def test_the_family_is_told_by_widths_or_must_be_said(tmp_path: Path) -> None:
     path = written(lora(width=64), "diffusers_lora", tmp_path / "in")
     with pytest.raises(FormatError, match="does not tell for which family.*say --family sd1"):
         convert(path, "kohya_lora", tmp_path / "out", "", "")
+    with pytest.raises(ParamsError, match=r"--family: there is no `sd3`, did you mean `sd"):
+        convert(path, "kohya_lora", tmp_path / "out", "", "sd3")
+    with pytest.raises(FormatError, match=r"is made for sdxl, not for sd1\. Next: leave --family out"):
+        convert(written(lora("sdxl", 64), "kohya_lora", tmp_path / "xl"), "diffusers_lora", tmp_path, "", "sd1")
     convert(path, "kohya_lora", tmp_path / "out", "sks", "sd1")
     assert open_any(tmp_path / "out/sks.safetensors")[1].facts["family"] == "sd1"
 
 
 def test_every_format_of_a_kind_belongs_to_a_method_that_is_there() -> None:
     assert set(METHODS.values()) <= set(method_names())
-    assert [name for name in METHODS if name not in FORMATS] == []
+    assert set(METHODS) == set(FORMATS)
     assert same_kind(Artifact("fine_tuning", {}, {})) == ("ldm_checkpoint", "diffusers_checkpoint")
     assert "kohya_lora" in same_kind(Artifact("model_merge", {}, {"rank": 4}))
 

@@ -88,6 +88,7 @@ def test_a_layer_is_read(text: str, found: Any) -> None:
     ("stack", "error", "said"),
     [
         ("lorra:0.8", InputError, "lorra: is no method, did you mean `lora`"),
+        ("none/lora.pt", InputError, r"none/lora\.pt: is missing\. Next: check the path"),
         ("lora:much", InputError, "`much` after the colon is no number"),
         ("lora:width=2", InputError, "lora has no setting `width`.*choose among strength"),
         ("blorp.pt:0.5", InputError, "textual_inversion has no strength"),
@@ -102,6 +103,23 @@ def test_a_layer_that_cannot_be_says_why_and_nothing_is_written(
     with pytest.raises(error, match=said):
         draw(stack)
     assert not Path("x.png").exists()
+
+
+def test_a_fault_that_a_method_finds_names_the_file(project: Path) -> None:
+    wider = Artifact("textual_inversion", {"text_encoder": torch.randn(2, 768)}, {"name": "wide", "family": "sd1"})
+    embedding_pt.write(wider, project)
+    with pytest.raises(BaseError, match=r"wide\.pt: word 'wide': has rows of shape \(2, 768\)"):
+        draw("wide.pt")
+
+
+def test_an_aesthetic_embedding_of_others_is_drawn_with(project: Path) -> None:
+    own = project / "pipelines/aesthetic_gradient/params.yaml"
+    own.parent.mkdir(parents=True)
+    write_yaml(own, {"clip": "models/tiny/clip", "learning_rate": 0.03})
+    torch.save(torch.randn(1, 32), project / "sunset.pt")
+    layer = open_layer("sunset.pt", {"steps": 3.0})
+    assert (layer.artifact.method, layer.settings["steps"]) == ("aesthetic_gradient", 3.0)
+    assert draw("sunset.pt:steps=3", "a.png", seeds="0") != draw("sunset.pt:steps=0", "b.png", seeds="0")
 
 
 def test_other_faults_are_named(project: Path) -> None:
