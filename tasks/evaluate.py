@@ -9,7 +9,7 @@ from etude.diffusion.settings import Sampling
 from etude.evaluation.settings import Evaluate
 from etude.files import replace_folder
 from etude.method import load_method
-from etude.params import MethodParams, Schema, pick, read_yaml
+from etude.params import MethodParams, Schema, pick
 from tasks import run
 from tasks.console import progress, say
 
@@ -50,19 +50,15 @@ def evaluate(method: str) -> None:
 
 
 def _study(method: str, dials: Dials) -> Study:
-    values = read_yaml(f"pipelines/{method}/params.yaml")
     own = pick(f"pipelines/{method}/params.yaml", MethodParams)
     from etude.evaluation.features import Clip
     from etude.evaluation.judge import Judge
     from etude.evaluation.study import Study
     from etude.evaluation.truths import find_truths
     from etude.rendering.prompts import prompts_of
-    from etude.rendering.studio import Studio
-    from etude.training.randomness import make_deterministic
+    from etude.rendering.studio import open_studio
 
-    make_deterministic(dials.threads)
-    base = Path(values.get("base", dials.base))
-    studio = Studio(base, method, device=dials.device, precision=dials.precision, threads=dials.threads)
+    studio = open_studio(method, **dials.model_dump(include={"base", "device", "precision", "threads"}))
     asked = dials.evaluate
     clip = Clip(Path(asked.clip), device=studio.device, threads=dials.threads)
     judge = Judge(Path(asked.judge), device=studio.device) if asked.judging else None

@@ -11,13 +11,12 @@ from etude.errors import ParamsError
 from etude.files import read_json, replace_folder, write_json
 from etude.grids.settings import Grid, refuse_unknown
 from etude.method import load_method
-from etude.params import MethodParams, Schema, pick, read_yaml
+from etude.params import MethodParams, Schema, pick
 from tasks import run
 from tasks.console import progress, say
 
 if TYPE_CHECKING:
     from etude.grids.axes import Known
-    from etude.rendering.studio import Studio
 
 __all__ = ["Dials", "grid"]
 SHOWN = 8  # training pictures laid beside the grid
@@ -50,8 +49,10 @@ def grid(method: str) -> None:
     from etude.grids.layout import Layout, refuse_huge
     from etude.grids.sheet import manifest, measured, sheet
     from etude.rendering.pictures import draw
+    from etude.rendering.studio import open_studio
 
-    studio, known = _studio(method, dials), _known(method, dials, own)
+    studio = open_studio(method, **dials.model_dump(include={"base", "device", "precision", "threads"}))
+    known = _known(method, dials, own)
     defaults = Defaults(own.name, dials.grid.seed, dials.sampling, settings)
     axes = [read_axis(axis, known) for axis in (dials.grid.x, dials.grid.y, dials.grid.z)]
     layout = Layout(sheet(method, studio.path.as_posix(), axes, known, defaults, dials.grid.cell))
@@ -67,15 +68,6 @@ def grid(method: str) -> None:
         _training(Path("data", own.set, "prepared"), out / "training")
     width, height = layout.full
     say(f"{method}: {len(each)} cells, {drawn.new} pictures drawn now; {width} × {height} pixels")
-
-
-def _studio(method: str, dials: Dials) -> Studio:
-    from etude.rendering.studio import Studio
-    from etude.training.randomness import make_deterministic
-
-    make_deterministic(dials.threads)
-    base = Path(read_yaml(f"pipelines/{method}/params.yaml").get("base", dials.base))
-    return Studio(base, method, device=dials.device, precision=dials.precision, threads=dials.threads)
 
 
 def _known(method: str, dials: Dials, own: MethodParams) -> Known:

@@ -14,8 +14,10 @@ from etude.diffusion.digest import PARTS, part_digest
 from etude.errors import FormatError
 from etude.files import sha256_file, sha256_tree
 from etude.method import load_method
+from etude.params import read_yaml
 from etude.rendering.subjects import Subject
 from etude.store import Part, key
+from etude.training.randomness import make_deterministic
 
 ROOT = Path(__file__).parent.parent.parent
 DRAWING = ("etude/diffusion", "etude/rendering")  # the code that draws
@@ -67,6 +69,13 @@ class Studio:
     @cached_property
     def _apply(self) -> str:
         return key(_code((*APPLYING, f"pipelines/{self.method}")))
+
+
+def open_studio(method: str, *, base: str, device: str, precision: str, threads: int) -> Studio:
+    """A method's studio, on its own base or else on ``base``; from here on equal work gives equal bits."""
+    make_deterministic(threads)
+    own = read_yaml(Path("pipelines", method, "params.yaml")).get("base", base)
+    return Studio(Path(own), method, device=device, precision=precision, threads=threads)
 
 
 def _code(places: Sequence[str]) -> dict[str, str]:
