@@ -17,16 +17,11 @@ from etude.diffusion.weights import parts_of
 from etude.errors import BaseError
 from etude.params import nearest
 from etude.training.randomness import mix
+from pipelines.lora.method import TARGETS
 
 if TYPE_CHECKING:
     from pipelines.lora.method import Params
 
-TARGETS = {  # ends of the names of layers in the UNet and in CLIP's text encoder
-    "attention": r"attn[12]\.to_[qkv]|attn[12]\.to_out\.0|self_attn\.[qkv]_proj|self_attn\.out_proj",
-    "feed_forward": r"ff\.net\.0\.proj|ff\.net\.2|mlp\.fc[12]",
-    "projection": r"proj_in|proj_out",
-    "resnet": r"resnets\.\d\.(conv1|conv2|conv_shortcut|time_emb_proj)|(down|up)samplers\.0\.conv",
-}
 _OWN = re.compile(r"\.(lora_|hada_|lokr_)")
 
 

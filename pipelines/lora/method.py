@@ -30,6 +30,13 @@ bases = ("sd1", "sd2", "sdxl")
 formats = ("kohya_lora", "diffusers_lora")
 axes = {"strength": 1.0}
 
+TARGETS = {  # ends of the names of layers in the UNet and in CLIP's text encoder
+    "attention": r"attn[12]\.to_[qkv]|attn[12]\.to_out\.0|self_attn\.[qkv]_proj|self_attn\.out_proj",
+    "feed_forward": r"ff\.net\.0\.proj|ff\.net\.2|mlp\.fc[12]",
+    "projection": r"proj_in|proj_out",
+    "resnet": r"resnets\.\d\.(conv1|conv2|conv_shortcut|time_emb_proj)|(down|up)samplers\.0\.conv",
+}
+
 
 class Params(MethodParams):
     """pipelines/lora/params.yaml."""
