@@ -73,6 +73,7 @@ miniature-card: setup ## write the card of models/miniature, with what was measu
 
 schemas: setup ## write the JSON Schemas of the params files, for editors
 	$(RUN) python -m tasks.schemas
+	$(RUN) python -m flows.settings
 
 evidence: setup ## what the notes claim against what is measured (hours) [ONLY=hypernetwork SEEDS=1 JOBS=2 DRY=1]
 	$(RUN) python -m flows.evidence $(if $(ONLY),--only "$(ONLY)") $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) $(if $(DRY),--dry)

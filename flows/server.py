@@ -17,14 +17,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from threading import Thread
-from typing import IO
+from typing import IO, Annotated
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, build_opener
 
-from etude.errors import InputError
+import typer
+from rich.console import Console
+
+from etude.errors import EtudeError, InputError
 from flows.process import POLL, alive
 from flows.slots import locked
 
@@ -113,7 +115,7 @@ def _start(home: Path, root: Path, url: str) -> subprocess.Popen[bytes]:
     env.pop("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", None)
     with (home / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server", str(home), str(root), port],
+            [sys.executable, "-m", "flows.server", "--serve", str(home), str(root), port],
             cwd=Path(__file__).parent.parent,
             env=env,
             stdin=subprocess.DEVNULL,
@@ -157,9 +159,7 @@ def _leave_when_unused(home: Path, leave: Callable[[], None]) -> None:
         while not locked(users.fileno()):
             time.sleep(POLL * 5)
         leave()
-        time.sleep(
-            PATIENCE
-        )  # holds the lock until the process ends: who comes now waits, and then starts another server
+        time.sleep(PATIENCE)  # keeps the lock until the process ends: who comes now waits, then starts another server
 
 
 def _serve(home: Path, root: Path, port: int) -> None:
@@ -178,18 +178,22 @@ def _serve(home: Path, root: Path, port: int) -> None:
     server.run()
 
 
-def _stay(root: Path) -> None:
-    """Keep the server, and so the UI, for as long as this process lives."""
-    from rich.console import Console
+def main(serving: Annotated[tuple[Path, Path, int] | None, typer.Option("--serve", hidden=True)] = None) -> None:
+    """Keep Prefect's UI open, to look at past runs, until Ctrl-C."""
+    from flows.run import find_root, leave
 
-    url = connect(root)()
-    Console(highlight=False).print(f"{url}  (Ctrl-C ends it)")
-    with suppress(KeyboardInterrupt):
+    if serving:
+        return _serve(*serving)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what runs in the background deaf to it
+    try:
+        url = connect(find_root(Path.cwd()))()
+        Console(highlight=False).print(f"{url}  (Ctrl-C ends it)")
         signal.pause()
+    except EtudeError as error:
+        leave(f"error: {error}")
+    except KeyboardInterrupt:
+        leave("stopped", 130)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        _serve(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
-    else:
-        _stay(Path.cwd())
+    typer.run(main)

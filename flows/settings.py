@@ -1,4 +1,7 @@
-"""The schema of flows/params.yaml: when flows run by themselves."""
+"""The schema of flows/params.yaml: when flows run by themselves.
+
+`python -m flows.settings` writes it as JSON Schema, so that editors complete and check that file.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,11 @@ from zoneinfo import available_timezones
 from pydantic import Field, field_validator
 
 from etude import params
+from etude.files import write_json
 from etude.params import Schema
 
 FILE = Path("flows/params.yaml")
+SCHEMA = Path("schemas/flows.schema.json")
 FIELD = r"[\d*/,\-A-Za-z?#]+"
 NEVER = ""
 
@@ -75,3 +80,7 @@ def seconds(duration: str | float) -> float:
     if not found:
         raise ValueError(f"{duration!r} is no duration")
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+if __name__ == "__main__":
+    write_json(SCHEMA, Settings.model_json_schema())

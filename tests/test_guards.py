@@ -157,7 +157,8 @@ def schemas(base: type[Schema] = Schema) -> list[type[Schema]]:
 def test_no_value_hides_in_a_schema() -> None:
     for name in method_names():
         load_method(name)
-    importlib.import_module("tasks.project")
+    for module in ("tasks.project", "flows.settings"):
+        importlib.import_module(module)
     for schema in schemas():
         assert not [n for n, field in schema.model_fields.items() if not field.is_required()], schema
 
@@ -177,9 +178,11 @@ def test_every_method_folder_has_the_same_four_files() -> None:
 
 
 def test_the_schemas_for_editors_are_those_of_the_code() -> None:
+    from flows.settings import Settings
     from tasks.project import Project
 
-    models = {"params": Project, **{name: load_method(name).Params for name in method_names()}}
+    own = {name: load_method(name).Params for name in method_names()}
+    models: dict[str, type[Schema]] = {"params": Project, "flows": Settings, **own}
     for name, model in models.items():
         path = ROOT / "schemas" / f"{name}.schema.json"
         assert path.exists(), "make schemas"

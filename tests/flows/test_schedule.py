@@ -55,16 +55,6 @@ def test_prefects_own_file_says_the_same_as_the_settings() -> None:
     assert told["weekly"]["parameters"] == {"force": given.weekly.force, "tolerance": given.weekly.tolerance}
 
 
-def test_help_of_the_commands_comes_without_prefect_dvc_or_torch() -> None:
-    code = (
-        "import sys, flows.serve, typer.testing as t, typer; app = typer.Typer(); app.command()(flows.serve.main);"
-        "assert '--now' in t.CliRunner().invoke(app, ['--help']).output;"
-        "print([m for m in ('prefect', 'dvc', 'torch') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 def test_each_schedule_becomes_a_deployment_and_an_empty_one_none(project: Project) -> None:
     from flows.schedule import deployments
 
