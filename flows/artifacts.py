@@ -38,7 +38,7 @@ def publish(root: Path, stage: Stage, site: str | None) -> None:
         if (page := root / out / "index.html").is_file() and not stage.title:
             path = page.relative_to(root).as_posix()
             link = f"{site}/{path}" if site else page.as_uri()
-            create_link_artifact(link=link, link_text=path, key=_key(stage.shown, "page"))
+            create_link_artifact(link=link, link_text=path, key=_key(stage.shown, "page"), description="A page")
 
 
 def publish_plan(todo: Mapping[Stage, Sequence[str]], total: int) -> None:
@@ -96,5 +96,6 @@ def _flat(data: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, data
 
 
-def _key(*words: str) -> str:
-    return re.sub("[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
+def _key(*names: str) -> str:
+    words = re.findall("[a-z0-9]+", " ".join(names).lower())
+    return "-".join(word for word, before in zip(words, ["", *words], strict=False) if word != before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from threading import RLock
 
@@ -15,6 +16,7 @@ from rich.text import Text
 from flows.plan import Stage
 
 NEWS_EVERY = 30.0  # seconds between two signs of life of a running stage, where there is no live table
+OUTCOMES = ("up to date", "unchanged", "restored", "adopted", "ran")  # how a stage that did not fail can end
 ACTIVE = ("running", "running elsewhere", "waiting for another dvc")
 BAD = ("failed", "skipped", "stopped")
 STYLES = dict.fromkeys(ACTIVE, "bold cyan") | {
@@ -75,10 +77,12 @@ class Board:
         """A stage entered another state; `seconds` is what it took when that is a final one."""
         with self._guard:
             row = self.rows[stage.shown]
-            if state == row.state:
+            if state == row.state or row.state in OUTCOMES:
                 return
-            row.state, row.since, row.seconds = state, time.monotonic(), seconds
-            row.told = row.since
+            now = time.monotonic()
+            if seconds is None and row.state in ACTIVE and state not in ACTIVE:
+                seconds = now - row.since
+            row.state, row.since, row.told, row.seconds = state, now, now, seconds
             if not self._live and state not in ("waiting", "queued"):
                 because = f" ({'; '.join(stage.why)})" if state == "running" and stage.why else ""
                 self._print(f"{stage.shown}: {state}{because}{'' if seconds is None else f' in {duration(seconds)}'}")
@@ -119,6 +123,19 @@ class Board:
     def _print(self, line: str) -> None:
         if self.console:
             self.console.print(Text(line), soft_wrap=True)
+
+
+_BOARD: ContextVar[Board | None] = ContextVar("board", default=None)  # no parameter of flows: those are stored
+
+
+def use(board: Board) -> None:
+    """Let the flows that this thread runs show their stages on a board."""
+    _BOARD.set(board)
+
+
+def current() -> Board:
+    """The board in use, or one that nobody sees."""
+    return _BOARD.get() or Board()
 
 
 def _cells(row: Row) -> tuple[Text, ...]:

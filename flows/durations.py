@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from flows.plan import Stage
 
 
 def keep(root: Path, stage: Stage, seconds: float) -> None:
-    """Remember what a stage took."""
+    """Remember what a stage took, where the disk lets us."""
     file = _file(root, stage)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(f"{seconds:.1f}")
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{seconds:.1f}")
 
 
 def recall_all(root: Path, stages: Iterable[Stage]) -> dict[str, float]:

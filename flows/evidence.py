@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from etude.errors import EtudeError
-from flows.run import cores, devices, find_root, leave, note_interrupts
+from flows.run import cores, devices, end_of, find_root, leave
 
 
 def main(
@@ -57,15 +57,11 @@ def measure(
         return study.page, True
     where = ready()
     from flows import experiments
-    from flows.board import Board
-    from flows.graph import BOARD
+    from flows.board import Board, use
 
-    BOARD.set(Board(Console(highlight=False), where))
+    use(Board(Console(highlight=False), where))
     STUDY.set(study)
-    interrupted = note_interrupts()
-    state = experiments.evidence(jobs, gpus, return_state=True)
-    if interrupted:
-        raise KeyboardInterrupt
+    state = end_of(lambda: experiments.evidence(jobs, gpus, return_state=True))
     return state.message or "", state.is_completed()
 
 

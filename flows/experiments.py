@@ -18,9 +18,9 @@ from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
 from flows import artifacts, comparison, plan, verdict
-from flows.board import Board
+from flows.board import Board, current
 from flows.comparison import Result, Trial
-from flows.graph import BOARD, Futures, carry_out, settle, shown, submit
+from flows.graph import Futures, carry_out, settle, shown, submit
 from flows.stage import Site
 from flows.study import STUDY
 from flows.verdict import Run, Verdict
@@ -50,7 +50,7 @@ def reproduce(
         before = Run(verdict.read_locks(tree), plan.cache_folder(root))
         site = Site(tree, jobs, gpus, force, root, [lock])
         stages = [replace(stage, title=revision) for stage in plan.load(tree, targets, force=force)]
-        work = Work(site, stages, BOARD.get() or Board())
+        work = Work(site, stages, current())
         carry_out(work)
         after = Run(verdict.read_locks(tree), plan.cache_folder(tree))
         done = {stage.name: stage.label for stage in stages if stage.name in work.outcomes}
@@ -146,7 +146,7 @@ def try_all(root: Path, trials: Sequence[Trial], jobs: int, gpus: Sequence[str],
     All stand on what is committed and edited now. While some run the next is made ready; stages of one recipe run once.
     With a `name`, which begins their names, they are kept as DVC experiments.
     """
-    board = BOARD.get() or Board()
+    board = current()
     state = resolve(root, "HEAD"), edits_of(root)
     works: list[Work] = []
     same: Futures = {}

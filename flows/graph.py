@@ -5,25 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from httpx import HTTPError
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.futures import PrefectFuture, wait
+from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed, Failed
 
-from flows import artifacts, machines, plan
-from flows.board import Board
+from flows import artifacts, machines, plan, runners
+from flows.board import Board, current
 from flows.plan import Stage
 from flows.server import PAGES
-from flows.stage import Site, run
+from flows.stage import Site, StageError, run
 from flows.work import Work
 
 RETRY_AFTER = 2.0  # seconds
-BOARD: ContextVar[Board | None] = ContextVar("board", default=None)  # no parameter: those are stored with the run
 Futures: TypeAlias = dict[str, PrefectFuture[Any]]
 
 
@@ -44,7 +43,7 @@ def repro(
     """
     site = Site(Path(root).resolve(), jobs, gpus, force)
     stages = plan.load(site.root, targets, force=force)
-    work = Work(site, stages, BOARD.get() or Board(), machines.carrier(site.root, stages) if pools else run)
+    work = Work(site, stages, current(), machines.carrier(site.root, stages) if pools else run)
     todo = plan.pending(work.stages)
     if todo:
         artifacts.publish_plan(todo, len(work.stages))
@@ -57,22 +56,22 @@ def repro(
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def bring_up_to_date(stage: Stage, work: Work) -> State[None]:
+def bring_up_to_date(stage: Stage, work: Work, before: Sequence[str]) -> State[str]:
     """One stage: a process of `dvc repro`, unless nothing can have changed. The state is named after the outcome."""
     logger = get_run_logger()
-    outcome = work.do(stage, logger.info)
+    outcome = work.do(stage, before, logger.info)
     if outcome in ("ran", "restored", "adopted"):
         pages = None if stage.title else os.environ.get(PAGES)
         try:
             artifacts.publish(work.site.root, stage, pages)
-        except (OSError, ValueError) as error:  # a picture or a number that cannot be read is not the flow's to judge
+        except (OSError, ValueError, HTTPError) as error:  # what is made is made, whether it can be shown or not
             logger.warning("not shown: %s", error)
-    return Completed(name=outcome.title().replace(" ", ""), message="; ".join(stage.why) or None)
+    return Completed(name=outcome.title().replace(" ", ""), message="; ".join(stage.why) or None, data=outcome)
 
 
 def carry_out(work: Work) -> None:
     """Run all stages of a work to their end, showing them on its board."""
-    with shown(work.board, [work]):
+    with shown(work.board, [work]), runners.attended(work):
         settle(work, submit(work, {}))
 
 
@@ -104,18 +103,24 @@ def submit(work: Work, same: Futures) -> Futures:
             retry_delay_seconds=RETRY_AFTER,
             retry_condition_fn=lambda *_: not work.stopping.is_set(),
         )
-        before = [futures[name] for name in stage.upstream] + [same[key] for key in [stage.recipe] if key in same]
-        futures[stage.name] = todo.submit(stage, work, wait_for=before)  # type: ignore[call-overload]
+        before = [futures[name] for name in stage.upstream]
+        first = [same[key] for key in [stage.recipe] if key in same]
+        futures[stage.name] = todo.submit(stage, work, before, wait_for=first)  # type: ignore[call-overload]
         same.setdefault(stage.recipe, futures[stage.name])
     return futures
 
 
 def settle(work: Work, futures: Futures) -> None:
-    """Wait for the stages of a work, and note those that were never begun or ended in a way nobody foresaw."""
-    wait(list(futures.values()))
-    for name, future in futures.items():
-        if (future.state.is_failed() or future.state.is_crashed()) and name not in work.faults:
-            work.faults[name] = f"{name}: {future.state.message}"
-    for stage in work.stages:
-        if stage.name not in work.outcomes and stage.name not in work.faults:
-            work.board.state(stage, "skipped")
+    """Wait for the stages of a work, and note how each one ended: as it should, failed, or never begun."""
+    stages = {futures[stage.name]: stage for stage in work.stages}
+    for future in as_completed(list(stages)):
+        future.wait()
+        state, stage = future.state, stages[future]
+        if state.is_completed():
+            work.note(stage, outcome=future.result())
+        elif state.is_failed() or state.is_crashed():
+            error = future.result(raise_on_failure=False)
+            own = isinstance(error, StageError)
+            work.note(stage, fault=str(error) if own else f"{stage.label}: {error or state.message}")
+        else:
+            work.note(stage)

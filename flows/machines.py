@@ -145,7 +145,7 @@ def follow(run: FlowRun, tell: Tell, stopping: Event) -> State[Any] | None:
             if state is not None and state.is_final():
                 return None if state.is_crashed() else state
             if stopping.wait(POLL * 10):
-                client.set_flow_run_state(run.id, Cancelling(), force=True)
+                client.set_flow_run_state(run.id, Cancelling())
                 raise StoppedError
             if state is None or not state.is_running():
                 heard = time.monotonic()
@@ -156,8 +156,8 @@ def follow(run: FlowRun, tell: Tell, stopping: Event) -> State[Any] | None:
                 seen, heard = beat, time.monotonic()
                 tell("glimpse", f"{beat['host']}: {beat['line']}" if beat else "")
             if time.monotonic() - heard > LOST:
-                client.set_flow_run_state(run.id, Crashed(message="its worker is silent"), force=True)
-                return None
+                client.set_flow_run_state(run.id, Crashed(message="its worker is silent"))
+                heard = time.monotonic()
 
 
 def _begin(stage: Stage, commit: str) -> FlowRun:

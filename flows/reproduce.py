@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from etude.errors import EtudeError
-from flows.run import cores, devices, find_root, leave
+from flows.run import cores, devices, end_of, find_root, leave
 
 
 def main(
@@ -45,11 +45,11 @@ def reproduce(
     ready = server.connect(root)
     worktree.resolve(root, revision)  # while the server starts: an unknown name shows at once
     from flows import experiments
-    from flows.board import Board
-    from flows.graph import BOARD
+    from flows.board import Board, use
 
-    BOARD.set(Board(Console(highlight=False), ready()))
-    state = experiments.reproduce(revision, str(root), targets, jobs, gpus, force, tolerance, return_state=True)
+    use(Board(Console(highlight=False), ready()))
+    given = (revision, str(root), targets, jobs, gpus, force, tolerance)
+    state = end_of(lambda: experiments.reproduce(*given, return_state=True))
     return state.message or "", state.is_completed()
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from shutil import which
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from etude.errors import EtudeError, InputError
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
 
 
 def main(
@@ -30,6 +33,9 @@ def main(
     pools: Annotated[
         bool, typer.Option("--pools", help="Let workers on other machines run the stages: see flows/README.md.")
     ] = False,
+    runner: Annotated[
+        str, typer.Option(help="What Prefect runs tasks on: threads, dask or ray; a cluster as dask@tcp://host:8786.")
+    ] = "threads",
     dry: Annotated[bool, typer.Option("--dry", help="Only say what would run, and why.")] = False,
 ) -> None:
     """Bring stages up to date, independent ones at once, each as a Prefect task. What is up to date is left alone."""
@@ -40,34 +46,61 @@ def main(
         else:
             if pools and force:
                 raise InputError("--force", "workers take what is already made", "leave out --force or --pools")
-            run(root, targets or (), jobs or cores(), devices(gpus), force, pools)
+            run(root, targets or (), jobs or cores(), devices(gpus), force, pools, runner)
     except EtudeError as error:
         leave(f"error: {error}")
     except KeyboardInterrupt:
         leave("stopped: the next run goes on from here", 130)
 
 
-def run(root: Path, targets: Sequence[str], jobs: int, gpus: Sequence[str], force: bool, pools: bool) -> None:
+def run(
+    root: Path,
+    targets: Sequence[str],
+    jobs: int,
+    gpus: Sequence[str],
+    force: bool = False,
+    pools: bool = False,
+    runner: str = "threads",
+) -> None:
     """Run the flow against this repository's Prefect server, or the one that PREFECT_API_URL names."""
     from flows import plan, server
 
     ready = server.connect(root)
     plan.load(root, targets)  # while the server starts: a wrong target or a broken dvc.yaml shows at once
-    from flows.board import Board
-    from flows.graph import BOARD, repro
+    from flows import runners
+    from flows.board import Board, use
+    from flows.graph import repro
 
+    flow = repro.with_options(task_runner=runners.make(runner, jobs + len(gpus)))
     where = ready()
     if pools:
         from flows.machines import shared_commit
 
         shared_commit(root)  # what no worker would see is told before anything begins
-    BOARD.set(Board(Console(highlight=False), where))
-    interrupted = note_interrupts()
-    state = repro(str(root), list(targets), jobs, list(gpus), force, pools, return_state=True)
-    if interrupted:
-        raise KeyboardInterrupt
+    use(Board(Console(highlight=False), where))
+    state = end_of(lambda: flow(str(root), list(targets), jobs, list(gpus), force, pools, return_state=True))
     if not state.is_completed():
         leave(state.message or f"the flow ended {state.name}")
+
+
+def end_of(flow: Callable[[], State[Any]]) -> State[Any]:
+    """Run a flow; the state that it ends in.
+
+    Raises KeyboardInterrupt where it was stopped, the EtudeError that ended it, InputError where the server is gone.
+    """
+    from httpx import HTTPError
+
+    interrupted = note_interrupts()
+    try:
+        state = flow()
+    except HTTPError as error:
+        fault = f"it went away while the flow ran ({error})"
+        raise InputError("the Prefect server", fault, "run this again: what is finished is kept") from error
+    if interrupted:
+        raise KeyboardInterrupt
+    if state.is_failed() and isinstance(cause := state.result(raise_on_failure=False), EtudeError):
+        raise cause
+    return state
 
 
 def note_interrupts() -> list[int]:

@@ -112,6 +112,7 @@ def _free_port() -> int:
 def _start(home: Path, root: Path, url: str) -> subprocess.Popen[bytes]:
     port = url.rpartition(":")[2]
     env = dict(os.environ, PREFECT_SERVER_API_HOST="127.0.0.1", PREFECT_SERVER_API_PORT=port)
+    env["PREFECT_UI_API_URL"] = f"{url}/api"  # else the pages ask the server of the user's Prefect profile
     env.pop("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", None)
     with (home / "server.log").open("wb") as log:
         process = subprocess.Popen(

@@ -39,6 +39,9 @@ class Slots:
         self._guard, self._tickets = Lock(), count()
         self._waiting: defaultdict[str, set[tuple[float, int]]] = defaultdict(set)
 
+    def __reduce__(self) -> tuple[type[Slots], tuple[Path]]:
+        return Slots, (self.folder,)
+
     @contextmanager
     def take(self, kind: str, number: int, stopping: Event, urgency: float = 0.0) -> Iterator[tuple[int, int]]:
         """Wait for one of `number` slots of a kind; gives which, and the descriptor that a child must inherit.

@@ -15,7 +15,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from errno import ENOSPC
 from pathlib import Path
+from shutil import disk_usage
 from threading import Event
 from typing import IO
 
@@ -188,7 +190,7 @@ def _repro(stage: Stage, site: Site, given: _Inherited, tell: Tell, stopping: Ev
             return _outcome(stage, text)
         blockers = re.findall(r"^ *\(PID (\d+)\): (.*)$", text, re.M)
         if late or not blockers or "is busy, it is being blocked by" not in text:
-            raise StageError(_fault(stage, process.returncode, log.relative_to(site.root), tail.last, late))
+            raise StageError(_fault(stage, process.returncode, site.root, log, tail.last, late))
         tell("state", "waiting for another dvc")
         _wait_for(blockers, BUSY_WAITS[min(tries, len(BUSY_WAITS) - 1)], site.root, stopping)
         tries += 1
@@ -236,11 +238,14 @@ def _outcome(stage: Stage, text: str) -> str:
     return "restored" if f"'{stage.name}' is cached - skipping run" in text else "ran"
 
 
-def _fault(stage: Stage, code: int | None, log: Path, last: Sequence[str], late: bool) -> str:
-    own = re.findall(r"exited with (-?\d+)", "\n".join(last))
+def _fault(stage: Stage, code: int | None, root: Path, log: Path, last: Sequence[str], late: bool) -> str:
+    text = "\n".join(last)
+    own = re.findall(r"exited with (-?\d+)", text)
     how = f"took longer than its {stage.timeout:g} s" if late else f"ended with exit code {own[-1] if own else code}"
     lines = (f"    {line}" for line in last if line.strip())
-    return "\n".join([f"{stage.label} {how}. Its log, {log}, ends with:", *lines])
+    full = os.strerror(ENOSPC) in text or disk_usage(root).free < LOG_LIMIT
+    hint = ["The disk is full: free some space, and run the flow again. What is finished is kept."] * full
+    return "\n".join([f"{stage.label} {how}. Its log, {log.relative_to(root)}, ends with:", *lines, *hint])
 
 
 def _wait_for(blockers: Sequence[tuple[str, str]], patience: float, root: Path, stopping: Event) -> None:

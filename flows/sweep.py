@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from etude.errors import EtudeError
-from flows.run import cores, devices, find_root, leave
+from flows.run import cores, devices, end_of, find_root, leave
 
 
 def main(
@@ -47,11 +47,10 @@ def sweep(
     ready = server.connect(root)
     plan.combinations(overrides)  # while the server starts: a value that cannot be read shows at once
     from flows import experiments
-    from flows.board import Board
-    from flows.graph import BOARD
+    from flows.board import Board, use
 
-    BOARD.set(Board(Console(highlight=False), ready()))
-    state = experiments.sweep(overrides, str(root), targets, jobs, gpus, name, return_state=True)
+    use(Board(Console(highlight=False), ready()))
+    state = end_of(lambda: experiments.sweep(overrides, str(root), targets, jobs, gpus, name, return_state=True))
     return state.message or "", state.is_completed()
 
 

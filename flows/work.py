@@ -6,15 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from threading import Event
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from flows import durations
-from flows.board import Board
+from flows.board import OUTCOMES, Board
 from flows.plan import Stage
 from flows.slots import StoppedError
 from flows.stage import Site, StageError, Tell, run
-
-OUTCOMES = ("up to date", "unchanged", "restored", "adopted", "ran")  # how a stage that did not fail can end
 
 Carry: TypeAlias = Callable[[Stage, Site, Tell, Event, float], str]
 
@@ -23,6 +21,7 @@ class Work:
     """What the tasks of one run share. Setting `stopping` ends every process of it.
 
     `carry` is what brings a stage up to date: `flows.stage.run` here, or something that has it done elsewhere.
+    `outcomes` and `faults` are known of what is over. A copy in another process shows nothing.
     """
 
     def __init__(self, site: Site, stages: Sequence[Stage], board: Board, carry: Carry = run) -> None:
@@ -33,13 +32,21 @@ class Work:
         self.attempts: Counter[str] = Counter()
         self.urgency = durations.urgency(stages, durations.recall_all(site.root, stages))
 
-    def do(self, stage: Stage, log: Callable[[str], None]) -> str:
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"board": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, board=Board())
+        self.board.begin(self.stages)
+
+    def do(self, stage: Stage, before: Sequence[str], log: Callable[[str], None]) -> str:
         """Bring one stage up to date, with a process only where something can have changed; `log` gets its lines.
 
-        Returns one of OUTCOMES. Raises StageError or StoppedError.
+        `before` is how those that it depends on ended. Returns one of OUTCOMES. Raises StageError or StoppedError.
         """
-        if not stage.why and all(self.outcomes[name] == "up to date" for name in stage.upstream):
-            return self._over(stage, "up to date")
+        if not stage.why and all(outcome == "up to date" for outcome in before):
+            self.board.state(stage, "up to date")
+            return "up to date"
         start = time.monotonic()
 
         def tell(kind: str, text: str) -> None:
@@ -56,13 +63,22 @@ class Work:
         except StoppedError:
             self.board.state(stage, "stopped")
             raise
-        except (StageError, OSError) as error:
-            self._failed(stage, str(error), time.monotonic() - start)
+        except (StageError, OSError):
+            self._failed(stage, time.monotonic() - start)
             raise
         seconds = time.monotonic() - start
         if outcome == "ran":
             durations.keep(self.site.root, stage, seconds)
-        return self._over(stage, outcome, seconds)
+        self.board.state(stage, outcome, seconds)
+        return outcome
+
+    def note(self, stage: Stage, outcome: str = "", fault: str = "") -> None:
+        """A stage is over: how it ended or what went wrong; neither where it was never begun."""
+        if outcome:
+            self.outcomes[stage.name] = outcome
+        elif fault:
+            self.faults[stage.name] = fault
+        self.board.state(stage, outcome or ("failed" if fault else "skipped"))
 
     def verdict(self) -> str:
         """How many stages ended how; where some failed, which, and what each had to say."""
@@ -81,14 +97,7 @@ class Work:
         """Whether every stage is up to date now."""
         return len(self.outcomes) == len(self.stages)
 
-    def _over(self, stage: Stage, outcome: str, seconds: float | None = None) -> str:
-        self.outcomes[stage.name] = outcome
-        self.faults.pop(stage.name, None)
-        self.board.state(stage, outcome, seconds)
-        return outcome
-
-    def _failed(self, stage: Stage, fault: str, seconds: float) -> None:
-        self.faults[stage.name] = fault
+    def _failed(self, stage: Stage, seconds: float) -> None:
         self.board.state(stage, "failed", seconds)
         if self.attempts[stage.name] <= stage.retries:
             return

@@ -24,7 +24,7 @@ def main(
     ] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to hand out.", show_default="all there are")] = None,
 ) -> None:
-    """Take stages from a work pool of the Prefect server at PREFECT_API_URL until Ctrl-C.
+    """Take stages from a work pool of the Prefect server at PREFECT_API_URL until Ctrl-C, and finish those begun.
 
     Run it in a clone that has the shared DVC remote; the clone's files are not touched.
     """
@@ -56,9 +56,10 @@ def work(root: Path, pool: str, limit: int | None, gpus: list[str]) -> int:
     from flows.machines import make_pools
 
     make_pools()
-    Console(highlight=False).print(f"takes stages of {pool}, {most} at once  (Ctrl-C ends it)")
+    Console(highlight=False).print(f"takes stages of {pool}, {most} at once  (Ctrl-C: no more, then it leaves)")
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
-    worker = subprocess.Popen([*command, "--limit", str(most)], cwd=root)
+    # In a session of its own: a terminal's Ctrl-C would reach it beside ours, and the second one kills it.
+    worker = subprocess.Popen([*command, "--limit", str(most)], cwd=root, start_new_session=True)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda which, _: worker.send_signal(which))
     return worker.wait()

@@ -19,14 +19,14 @@ from ruamel.yaml import YAML
 
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 ROOT = Path(__file__).parent.parent.parent
-PATIENCE = 60.0  # seconds until a test gives up waiting for another process
+PATIENCE = 240.0  # seconds until a test gives up waiting for another process
 
 # A stage's program. `work.py NAME [word…]` notes its start in runs.txt, obeys the words, and writes out/NAME.
 WORK = """
 import os, pathlib, sys, time
 name, *words = sys.argv[1:]
 def wait_for(file):
-    end = time.time() + 60
+    end = time.time() + 240
     while not pathlib.Path(file).exists():
         assert time.time() < end, file
         time.sleep(0.02)

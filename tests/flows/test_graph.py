@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from flows.board import Board
+from flows.board import Board, use
 from flows.plan import Stage
 from tests.flows.conftest import Project
 
@@ -24,10 +24,10 @@ class Seen:
     """What one run of the flow came to."""
 
     def __init__(self, project: Project, targets: tuple[str, ...] = (), **settings: Any) -> None:
-        from flows.graph import BOARD, repro
+        from flows.graph import repro
 
         self.board = Board()
-        BOARD.set(self.board)
+        use(self.board)
         self.state = repro(str(project.root), list(targets), return_state=True, **{"jobs": 4, **settings})
         self.rows = {row.stage.label: row.state for row in self.board.rows.values()}
 

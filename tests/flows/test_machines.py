@@ -17,24 +17,28 @@ import pytest
 
 from etude.errors import InputError
 from flows import machines, verdict
-from flows.board import Board
+from flows.board import Board, use
 from flows.machines import share, shared_commit
 from flows.plan import load
+from flows.process import alive
 from tests.flows.conftest import ROOT, Project, wait_until
 
 # Notes its start outside of every clone, waits where it is told to, and makes a number from those that it reads.
 STEP = """
-import pathlib, sys, time
+import os, pathlib, sys, time
 name, *deps = sys.argv[1:]
 told = pathlib.Path({told!r})
 with open(told / "runs", "a") as runs:
     runs.write(name + "\\n")
+(told / ("pid-" + name)).write_text(str(os.getpid()))
+(told / ("device-" + name)).write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
 while (told / ("hold-" + name)).exists():
     time.sleep(0.05)
 pathlib.Path("out").mkdir(exist_ok=True)
 text = pathlib.Path("in.txt").read_text() + "".join(pathlib.Path("out", dep).read_text() for dep in deps)
 pathlib.Path("out", name).write_text(name + " of " + text)
 """
+GPU = {"meta": {"flow": {"resource": "gpu"}}}
 GRAPH = {"a": [], "b": ["a"], "c": ["a"], "d": [], "end": ["b", "c", "d"]}
 
 
@@ -66,14 +70,14 @@ def shared(project: Project, tmp_path: Path) -> Project:
 
 
 @pytest.fixture
-def start_worker(prefect_server: str, tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
-    """Clones the origin under a name and starts a worker there."""
+def start_worker(prefect_server: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Clones the origin under a name and starts a worker there: for pool cpu, or as `flows.worker` is told."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(name: str) -> subprocess.Popen[bytes]:
+    def start(name: str, *pool: str) -> subprocess.Popen[bytes]:
         git(tmp_path, "clone", "--quiet", str(tmp_path / "origin.git"), name)
         env = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": prefect_server}
-        command = [sys.executable, "-m", "flows.worker", "cpu", "--limit", "1"]
+        command = [sys.executable, "-m", "flows.worker", *(pool or ["cpu"]), "--limit", "1"]
         with (tmp_path / f"{name}.log").open("wb") as log:
             started.append(subprocess.Popen(command, cwd=tmp_path / name, env=env, stdout=log, stderr=log))
         return started[-1]
@@ -110,9 +114,14 @@ def test_what_is_not_committed_or_not_pushed_is_refused_by_name(shared: Project)
         shared_commit(shared.root)
 
 
-def test_an_edited_input_and_a_missing_remote_are_refused(shared: Project) -> None:
+def test_an_edited_input_and_a_remote_that_is_missing_or_out_of_reach_are_refused(shared: Project) -> None:
     (shared.root / "in.txt").write_text("edited")
     with pytest.raises(InputError, match=r"in\.txt: changed and not committed"):
+        share(shared.root, load(shared.root))
+    (shared.root / "in.txt").write_text("input")
+    shared.dvc("repro", "--quiet", "a")
+    shared.dvc("remote", "modify", "--quiet", "shared", "url", str(shared.root / "dvc.yaml/below-a-file"))
+    with pytest.raises(InputError, match=r"the DVC remote: `dvc push` says: .*see that this machine can write there"):
         share(shared.root, load(shared.root))
     shared.dvc("remote", "remove", "shared")
     with pytest.raises(InputError, match="there is none that machines could share"):
@@ -123,10 +132,10 @@ def test_an_edited_input_and_a_missing_remote_are_refused(shared: Project) -> No
 def test_workers_with_their_own_clones_finish_the_graph_even_when_one_is_lost(
     shared: Project,
     tmp_path: Path,
-    start_worker: Callable[[str], subprocess.Popen[bytes]],
+    start_worker: Callable[..., subprocess.Popen[bytes]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from flows.graph import BOARD, repro
+    from flows.graph import repro
 
     alone = Project(Path(shutil.copytree(shared.root, tmp_path / "alone")))
     alone.dvc("repro", "--quiet")
@@ -144,10 +153,45 @@ def test_workers_with_their_own_clones_finish_the_graph_even_when_one_is_lost(
 
     Thread(target=lose_one, daemon=True).start()
     board = Board()
-    BOARD.set(board)
+    use(board)
     state = repro(str(shared.root), pools=True, return_state=True)
     assert state.is_completed(), state.message
     assert runs(tmp_path) == ["a", "b", "c", "d", "d", "end"]  # d twice: its first machine was lost
     assert verdict.read_locks(shared.root) == verdict.read_locks(alone.root)
     assert (shared.root / "out/end").read_text() == (alone.root / "out/end").read_text()
+    assert "up to date" in shared.dvc("status")
+
+
+@pytest.mark.slow  # two workers, a process for each stage
+def test_ctrl_c_stops_what_workers_do_and_the_next_run_goes_on_with_gpu_stages_in_their_own_pool(
+    shared: Project,
+    tmp_path: Path,
+    prefect_server: str,
+    start_worker: Callable[..., subprocess.Popen[bytes]],
+) -> None:
+    (shared.root / "dvc.yaml").unlink()
+    shared.stages(
+        a={"cmd": "python3 step.py a", "deps": ["in.txt", "step.py"]},
+        b={"cmd": "python3 step.py b a", "deps": ["in.txt", "step.py", "out/a"], **GPU},
+    )
+    git(shared.root, "commit", "-qam", "two stages")
+    git(shared.root, "push", "--quiet", "origin", "HEAD")
+    start_worker("plain")
+    start_worker("fast", "gpu", "--gpus", "1")
+    (tmp_path / "told/hold-b").touch()
+    flow = shared.flow("--pools", PREFECT_API_URL=prefect_server)
+    begun = tmp_path / "told/pid-b"
+    wait_until(lambda: begun.exists() and begun.read_text())
+    flow.send_signal(signal.SIGINT)
+    text, _ = flow.communicate()
+    assert flow.returncode == 130
+    assert "stopped: the next run goes on from here" in text
+    wait_until(lambda: not alive(int(begun.read_text())))
+
+    (tmp_path / "told/hold-b").unlink()
+    again = shared.flow("--pools", PREFECT_API_URL=prefect_server)
+    text, _ = again.communicate()
+    assert again.returncode == 0, text
+    assert runs(tmp_path) == ["a", "b", "b"]
+    assert (tmp_path / "told/device-b").read_text() == "0"
     assert "up to date" in shared.dvc("status")

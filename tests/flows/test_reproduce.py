@@ -57,12 +57,11 @@ class Reproduced:
     """What a reproduction came to."""
 
     def __init__(self, project: Project, revision: str, **settings: Any) -> None:
-        from flows.board import Board
+        from flows.board import Board, use
         from flows.experiments import reproduce
-        from flows.graph import BOARD
 
         board = Board()
-        BOARD.set(board)
+        use(board)
         self.state = reproduce(revision, str(project.root), return_state=True, **settings)
         self.message = self.state.message or ""
         self.rows = {row.stage.label: row.state for row in board.rows.values()}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Thread
 
@@ -55,10 +57,50 @@ def test_a_failing_stage_is_told_with_its_exit_code_and_the_end_of_its_log(proje
 
 def test_a_stage_that_takes_too_long_is_stopped_and_says_so(project: Project) -> None:
     project.stages(only={"words": ["wait:never"], "meta": {"flow": {"timeout": "2s"}}})
+    stage, site = only(project)
     with pytest.raises(StageError, match="took longer than its 2 s"):
-        run(*only(project), Told(), Event())
+        run(stage, site, Told(), Event())
+    with site.slots.take("job", 1, Event()) as (taken, _):
+        assert taken == 0
     begun = project.root / "only.pid"  # where the machine is busy the program may not even have begun
     assert not (begun.exists() and alive(int(begun.read_text())))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 2 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a small disk cannot be mounted here: {error}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("place", ["cache", "workspace"])
+def test_a_full_disk_is_named_and_what_is_finished_is_kept(project: Project, small_disk: Path, place: str) -> None:
+    if place == "cache":
+        project.dvc("cache", "dir", "--quiet", str(small_disk / "cache"))
+    else:
+        project = Project(Path(shutil.copytree(project.root, small_disk / "project")))
+        project.dvc("cache", "dir", "--quiet", str(small_disk.parent / "cache"))
+    project.stages(
+        fine={}, large={"cmd": "mkdir -p out && head -c 3000000 /dev/zero > out/large", "deps": ["out/fine"]}
+    )
+    fine, large = load(project.root)
+    site = Site(project.root, jobs=1)
+    assert run(fine, site, Told(), Event()) == "ran"
+    with pytest.raises(StageError, match="The disk is full: free some space"):
+        run(large, site, Told(), Event())
+
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    assert run(large, site, Told(), Event()) == "ran"
+    assert run(fine, site, Told(), Event()) == "unchanged"
+    assert "up to date" in project.dvc("status")
+    assert (project.root / "out/large").read_bytes() == bytes(3000000)
 
 
 def test_a_stopped_flow_leaves_no_process_of_the_stage(project: Project) -> None:

@@ -52,9 +52,8 @@ def test_the_page_puts_what_differs_first_and_marks_the_largest() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_every_combination_becomes_an_experiment_and_common_stages_run_once(published: Project) -> None:
-    from flows.board import Board
+    from flows.board import Board, use
     from flows.experiments import sweep
-    from flows.graph import BOARD
 
     counted = published.root.parent / "counted.txt"
     command = f"python3 work.py common && echo common >> {counted}"
@@ -68,7 +67,7 @@ def test_every_combination_becomes_an_experiment_and_common_stages_run_once(publ
     before = git(published, "status", "--short")
 
     board = Board()
-    BOARD.set(board)
+    use(board)
     state = sweep(["rate=2,3"], str(published.root), jobs=4, return_state=True)
     assert state.is_completed(), state.message
     assert state.message == "2 experiments kept: sweep-rate-2, sweep-rate-3\ncompared in logs/sweeps/sweep.html"

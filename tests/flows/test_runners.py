@@ -1,0 +1,86 @@
+"""The same graph on Dask and Ray, which are no part of the usual installation."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+from pathlib import Path
+
+import pytest
+
+from etude.errors import InputError
+from flows import runners
+from flows.board import Board
+from flows.plan import load
+from flows.process import alive
+from flows.runners import Shared, make
+from flows.stage import Site
+from flows.work import Work
+from tests.flows.conftest import Project
+
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
+
+
+@pytest.mark.parametrize("kind", ["dask", "ray"])
+def test_a_runner_that_is_not_installed_is_refused_with_the_command_that_installs_it(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runners, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match=f"prefect-{kind} is not installed.*`pip install prefect-{kind}`"):
+        make(kind, 2)
+
+
+def test_an_unknown_runner_is_refused(project: Project) -> None:
+    project.stages(one={})
+    for name in ("spark", "threads@somewhere"):
+        with pytest.raises(InputError, match="name threads, dask or ray"):
+            make(name, 2)
+
+
+def test_what_is_set_in_one_process_is_set_in_its_copies(tmp_path: Path) -> None:
+    first = Shared(tmp_path / "stopping/one")
+    copy = pickle.loads(pickle.dumps(first))
+    assert not copy.is_set()
+    assert not copy.wait(0)
+    first.set()
+    assert copy.is_set()
+    assert copy.wait(0)
+
+
+def test_a_copy_of_a_run_elsewhere_brings_stages_up_to_date_and_shows_nothing(project: Project, tmp_path: Path) -> None:
+    project.stages(one={})
+    (stage,) = stages = load(project.root)
+    board = Board()
+    board.begin(stages)
+    work = Work(Site(project.root, 1), stages, board)
+    work.stopping = Shared(tmp_path / "stopping")
+    copy = pickle.loads(pickle.dumps(work))
+    assert copy.do(stage, [], str) == "ran"
+    assert project.runs() == ["one"]
+    assert board.rows["one"].state == "waiting"
+
+
+@pytest.mark.slow  # a Dask cluster
+def test_the_graph_on_dask_ends_as_on_threads_and_stops_with_ctrl_c(project: Project, prefect_server: str) -> None:
+    pytest.importorskip("prefect_dask")
+    project.stages(
+        first={},
+        bad={"words": ["fail:7"]},
+        after={"deps": ["out/bad"]},
+        slow={"words": ["wait:go"], "deps": ["out/first"]},
+    )
+    flow = project.flow("--runner", "dask", "--jobs", "2", PREFECT_API_URL=prefect_server)
+    stage = project.pid("slow")
+    flow.send_signal(signal.SIGINT)
+    flow.communicate()
+    assert flow.returncode == 130
+    assert not alive(stage)
+
+    (project.root / "go").touch()
+    again = project.flow("--runner", "dask", PREFECT_API_URL=prefect_server)
+    text, _ = again.communicate()
+    assert again.returncode == 1
+    for line in ("first: up to date", "slow: ran in", "after: skipped", "bad ended with exit code 7. Its log"):
+        assert line in text
+    assert project.runs().count("first") == 1
+    assert "up to date" in project.dvc("status", "slow")
