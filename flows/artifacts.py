@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,19 +20,21 @@ from prefect.artifacts import (
 )
 
 from flows.plan import Stage
+from flows.server import PICTURES
 
-PICTURES = 4  # a folder with more of them holds data, not results
+MOST = 4  # pictures: a folder with more of them holds data, not results
 THUMBNAIL_SIDE = 800  # px
-THUMBNAIL_BYTES = 200_000  # kept in the server's database with every run
+THUMBNAIL_BYTES = 200_000  # kept with every run
 
 
 def publish(root: Path, stage: Stage, site: str | None) -> None:
     """Show what a stage made: its pictures as thumbnails, `metrics.json` as a table, `index.html` as a link.
 
-    `site` is where the repository's artifacts are served, nothing when they are not.
+    `site` is where the repository's own server is, nothing with any other.
     """
     for path, file in pictures(root, stage).items():
-        create_image_artifact(image_url=thumbnail(file), key=_key(stage.shown, file.stem), description=path)
+        address = _address(thumbnail(file), site)
+        create_image_artifact(image_url=address, key=_key(stage.shown, file.stem), description=path)
     if values := numbers(root, stage):
         table = [{"metric": name, "value": value} for name, value in values.items()]
         create_table_artifact(table=table, key=_key(stage.shown, "metrics"), description=f"metrics of {stage.label}")
@@ -56,8 +60,24 @@ def publish_outcome(rows: Sequence[tuple[str, str, float | None]]) -> None:
     create_table_artifact(table=table, key="outcome", description="How every stage ended")
 
 
-def thumbnail(file: Path) -> str:
-    """A picture as a data URI of at most THUMBNAIL_BYTES. Raises OSError when it is no picture."""
+def _address(picture: bytes, site: str | None) -> str:
+    """Where pages show a picture from: the repository's server keeps it with its history, others within the text."""
+    if not site:
+        return data_uri(picture)
+    name = f"{hashlib.sha256(picture).hexdigest()[:16]}.webp"
+    folder = Path(os.environ["PREFECT_HOME"]) / PICTURES
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(picture)
+    return f"/{PICTURES}/{name}"  # of the page's own server, on whichever port it is by then
+
+
+def data_uri(picture: bytes) -> str:
+    """A thumbnail as an address that holds the picture itself."""
+    return f"data:image/webp;base64,{base64.b64encode(picture).decode()}"
+
+
+def thumbnail(file: Path) -> bytes:
+    """A picture as WebP of at most THUMBNAIL_BYTES. Raises OSError when it is no picture."""
     from PIL import Image
 
     with Image.open(file) as picture:
@@ -68,7 +88,7 @@ def thumbnail(file: Path) -> str:
         buffer = io.BytesIO()
         small.save(buffer, "WEBP", quality=80)
         if buffer.tell() <= THUMBNAIL_BYTES or side < 100:
-            return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+            return buffer.getvalue()
         side = side * 3 // 4
 
 
@@ -77,7 +97,7 @@ def pictures(root: Path, stage: Stage) -> dict[str, Path]:
     files: list[Path] = []
     for out in (root / path for path in stage.outs):
         found = [out] if out.suffix == ".png" else sorted(out.glob("*.png"))
-        files += found if len(found) <= PICTURES else []
+        files += found if len(found) <= MOST else []
     return {file.relative_to(root).as_posix(): file for file in files if file.is_file()}
 
 

@@ -137,7 +137,7 @@ def keep_experiment(root: Path, work: Work, futures: Futures, name: str, saved: 
     drawn = {path: file for stage in work.stages for path, file in artifacts.pictures(tree, stage).items()}
     if saved:
         keep(root, tree, name)
-    return Result(name, metrics, {path: artifacts.thumbnail(file) for path, file in drawn.items()})
+    return Result(name, metrics, {path: artifacts.data_uri(artifacts.thumbnail(file)) for path, file in drawn.items()})
 
 
 def try_all(root: Path, trials: Sequence[Trial], jobs: int, gpus: Sequence[str], done: Done, name: str = "") -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+from httpx import HTTPError
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -40,7 +41,7 @@ POOLS = ("cpu", "gpu")  # a stage goes to the pool named as the resource that it
 CLONE, JOBS, GPUS = "ETUDE_CLONE", "ETUDE_JOBS", "ETUDE_GPUS"  # what a worker tells its flows, in the environment
 BEAT = 5.0  # seconds between two signs of life of a stage
 LOST = 12 * BEAT  # seconds of silence after which the machine of a stage counts as lost
-MACHINES = 3  # lost ones after which a stage is given up
+MACHINES = 3  # lost ones, or losses of the server, after which a stage is given up
 LIVING = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
 
 
@@ -124,14 +125,23 @@ def carrier(root: Path, stages: Sequence[Stage]) -> Callable[[Stage, Site, Tell,
         del site, urgency  # the worker has its own site, and Prefect's queue its own order
         if stage.name.endswith(".dvc"):
             return "unchanged"  # an input: workers pull it from the remote
-        tell("state", "queued")
+        fault = ""
         for _ in range(MACHINES):
-            if (state := follow(_begin(stage, commit), tell, stopping)) is not None:
-                if state.is_completed():
-                    return str(state.message)
-                raise StageError(state.message or f"{stage.label} ended {state.name}")
             tell("state", "queued")
-        raise StageError(f"{stage.label}: {MACHINES} workers were lost while they were at it")
+            try:
+                state = follow(_begin(stage, commit), tell, stopping)
+            except HTTPError as error:  # the worker goes on, and is found again
+                fault = f"the Prefect server does not answer ({error})"
+                if stopping.wait(BEAT):
+                    raise StoppedError from error
+                continue
+            if state is None:
+                fault = "its worker was lost"
+            elif state.is_completed():
+                return str(state.message)
+            else:
+                raise StageError(state.message or f"{stage.label} ended {state.name}")
+        raise StageError(f"{stage.label} was begun {MACHINES} times, in vain: {fault}")
 
     return send
 

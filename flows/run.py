@@ -46,6 +46,8 @@ def main(
         else:
             if pools and force:
                 raise InputError("--force", "workers take what is already made", "leave out --force or --pools")
+            if pools and runner != "threads":
+                raise InputError(f"--runner {runner}", "workers run the stages", "leave out --runner or --pools")
             run(root, targets or (), jobs or cores(), devices(gpus), force, pools, runner)
     except EtudeError as error:
         leave(f"error: {error}")
@@ -93,13 +95,14 @@ def end_of(flow: Callable[[], State[Any]]) -> State[Any]:
     interrupted = note_interrupts()
     try:
         state = flow()
+        cause = state.result(raise_on_failure=False) if state.is_failed() else None
+        if isinstance(cause, EtudeError | HTTPError) and not interrupted:
+            raise cause
     except HTTPError as error:
         fault = f"it went away while the flow ran ({error})"
         raise InputError("the Prefect server", fault, "run this again: what is finished is kept") from error
     if interrupted:
         raise KeyboardInterrupt
-    if state.is_failed() and isinstance(cause := state.result(raise_on_failure=False), EtudeError):
-        raise cause
     return state
 
 

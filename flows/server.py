@@ -3,7 +3,7 @@
 Every user (a flow, or `python -m flows.server` in a terminal) holds a shared lock on one file; the server leaves when
 it gets that file for itself. The kernel drops the locks of a killed process, so no server is ever left behind. Its
 history is kept in PREFECT_HOME. Where PREFECT_API_URL names another server, that one is used and none is started.
-The repository's own server also shows its pages, under /artifacts: the UI links to them.
+The repository's own server also shows its pages, under /artifacts, and pictures of past runs: the UI links to them.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from flows.process import POLL, alive
 from flows.slots import locked
 
 PORT = 4200  # Prefect's own; another one where it is taken
-PATIENCE = 120.0  # seconds: the first start of all makes the database
+PATIENCE = 300.0  # seconds: the first start of all makes the database, and machines are busy
 PAGES = "ETUDE_PAGES"  # environment variable: where /artifacts is served
+PICTURES = "pictures"  # the folder in PREFECT_HOME, and where it is served: the pictures of past runs
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -58,7 +59,7 @@ def connect(root: Path) -> Callable[[], str]:
     fcntl.flock(users, fcntl.LOCK_SH)  # waits for a server that is leaving
     fcntl.flock(starting, fcntl.LOCK_EX)
     url = _recorded(home)[1]
-    process = None if answers(url) else _start(home, root, url := f"http://127.0.0.1:{_free_port()}")
+    process = None if answers(url) else _start(home, root, url := f"http://127.0.0.1:{free_port()}")
     # Registered before Prefect is imported, so that what Prefect sends when the process ends still arrives.
     atexit.register(_leave, home, users, process)
     os.environ["PREFECT_API_URL"] = f"{url}/api"
@@ -97,7 +98,8 @@ def _recorded(home: Path) -> tuple[int, str]:
         return 0, ""
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Prefect's own port, or another one where it is taken. Raises InputError when none is free."""
     for port in (PORT, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -171,7 +173,11 @@ def _serve(home: Path, root: Path, port: int) -> None:
 
     app = create_app()
     pages = StaticFiles(directory=root / "artifacts", html=True, check_dir=False)
-    app.router.routes.insert(0, Mount("/artifacts", pages))  # before the UI, which answers to every path
+    pictures = StaticFiles(directory=home / PICTURES, check_dir=False)
+    app.router.routes[:0] = [  # before the UI, which answers to every path
+        Mount("/artifacts", pages),
+        Mount(f"/{PICTURES}", pictures),
+    ]
     host = "127.0.0.1"
     config = uvicorn.Config(app, host, port, log_level="error", lifespan="on", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)

@@ -11,16 +11,19 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
+from httpx import ConnectError
+from prefect.states import Completed
 
 from etude.errors import InputError
 from flows import machines, verdict
 from flows.board import Board, use
 from flows.machines import share, shared_commit
-from flows.plan import load
+from flows.plan import Stage, load
 from flows.process import alive
+from flows.stage import Site, StageError
 from tests.flows.conftest import ROOT, Project, wait_until
 
 # Notes its start outside of every clone, waits where it is told to, and makes a number from those that it reads.
@@ -195,3 +198,25 @@ def test_ctrl_c_stops_what_workers_do_and_the_next_run_goes_on_with_gpu_stages_i
     assert runs(tmp_path) == ["a", "b", "b"]
     assert (tmp_path / "told/device-b").read_text() == "0"
     assert "up to date" in shared.dvc("status")
+
+
+def test_a_server_that_is_away_for_a_moment_fails_no_stage_and_one_that_stays_away_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("shared_commit", "share", "make_pools", "_begin"):
+        monkeypatch.setattr(machines, name, lambda *_: None)
+    monkeypatch.setattr(machines, "BEAT", 0.0)
+    ends = [ConnectError("away"), None, Completed(message="ran"), *[ConnectError("away")] * 3]
+
+    def follow(*_: object) -> object:
+        end = ends.pop(0)
+        if isinstance(end, ConnectError):
+            raise end
+        return end
+
+    monkeypatch.setattr(machines, "follow", follow)
+    given = Stage("a", "a"), Site(tmp_path, 1), lambda *_: None, Event()
+    send = machines.carrier(tmp_path, [])
+    assert send(*given) == "ran"
+    with pytest.raises(StageError, match="a was begun 3 times, in vain: the Prefect server does not answer"):
+        send(*given)

@@ -6,11 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
+from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
-from flows.process import alive
+from flows import server
+from flows.process import alive, stop_group
 from flows.run import devices
 from tests.flows.conftest import ROOT, Project, wait_until
 
@@ -61,24 +64,32 @@ def test_a_server_that_does_not_answer_is_named(project: Project) -> None:
     flow = project.flow(PREFECT_API_URL="http://127.0.0.1:9/api")
     text, _ = flow.communicate()
     assert flow.returncode == 1
-    assert text.startswith("error: PREFECT_API_URL: nothing answers at http://127.0.0.1:9/api")
+    assert text.startswith("error: PREFECT_API_URL: nothing answers at http://127.0.0.1:9/api"), text
     assert project.runs() == []
 
 
 @pytest.mark.slow  # the first start of a server makes its database
-def test_a_flow_with_its_own_server_says_how_it_went_and_leaves_nothing_running(project: Project) -> None:
+def test_a_flow_with_its_own_server_says_how_it_went_and_leaves_nothing_running(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project.stages(bad={"words": ["fail:7"]}, fine={"words": ["wait:go"]})
     page = project.root / "artifacts/report/index.html"
     page.parent.mkdir(parents=True)
     page.write_text("a report")
-    env = {"PREFECT_HOME": str(project.root / ".scratch/prefect")}
-    flow = project.flow(**env)
-    server = project.root / ".scratch/prefect/server.txt"
-    wait_until(lambda: server.exists() and server.read_text())
-    pid, url = server.read_text().split()
+    from flows import artifacts
+
+    home = str(project.root / ".scratch/prefect")
+    monkeypatch.setenv("PREFECT_HOME", home)
+    flow = project.flow(PREFECT_HOME=home)
+    record = project.root / ".scratch/prefect/server.txt"
+    wait_until(lambda: record.exists() and record.read_text())
+    pid, url = record.read_text().split()
     project.pid("fine")
     with build_opener(ProxyHandler({})).open(f"{url}/artifacts/report/") as reply:
         assert reply.read() == b"a report"
+    shown = artifacts._address(b"a picture", url)
+    with build_opener(ProxyHandler({})).open(f"{url}{shown}") as reply:
+        assert reply.read() == b"a picture"
     (project.root / "go").touch()
     text, _ = flow.communicate()
     assert flow.returncode == 1
@@ -88,7 +99,47 @@ def test_a_flow_with_its_own_server_says_how_it_went_and_leaves_nothing_running(
     assert "bad ended with exit code 7. Its log, logs/bad.log, ends with:" in text
     assert "fine: ran in" in text
     assert not alive(int(pid))
-    assert not server.exists()
+    assert not record.exists()
+
+
+@pytest.mark.slow  # a server is started twice
+def test_a_server_that_is_restarted_is_waited_for_and_one_that_is_gone_is_named(
+    project: Project, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"http://127.0.0.1:{server.free_port()}"
+    address = urlsplit(url)
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(address.port)]
+    env = {**os.environ, "PREFECT_HOME": str(tmp_path / "home"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+
+    def start() -> subprocess.Popen[bytes]:
+        log = (tmp_path / "server.log").open("ab")
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+        log.close()
+        request.addfinalizer(lambda: stop_group(process.pid, 0.0, process))
+        wait_until(lambda: server.answers(url))
+        return process
+
+    project.stages(only={"words": ["wait:go"]}, after={"deps": ["out/only"]}, last={"words": ["wait:end"]})
+    running = start()
+    flow = project.flow("after", PREFECT_API_URL=f"{url}/api")
+    project.pid("only")
+    stop_group(running.pid, 0.0, running)
+    (project.root / "go").touch()
+    wait_until((project.root / "out/only").exists)
+    running = start()
+    text, _ = flow.communicate()
+    assert flow.returncode == 0, text
+    assert project.runs() == ["only", "after"]
+
+    flow = project.flow("last", PREFECT_API_URL=f"{url}/api")
+    project.pid("last")
+    stop_group(running.pid, 0.0, running)
+    (project.root / "end").touch()
+    text, _ = flow.communicate()
+    assert flow.returncode == 1
+    assert "error: the Prefect server: it went away while the flow ran" in text
+    assert "run this again: what is finished is kept" in text
+    assert "up to date" in project.dvc("status")
 
 
 def test_a_killed_flow_leaves_its_stage_at_work_and_the_next_flow_adopts_the_result(
