@@ -22,12 +22,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold: files of equa
 
 def read_pickle(path: Path | str) -> Mapping[str, Any]:
     """The dictionary in a file of ``torch.save``, or in its ``state_dict``; only tensors and plain values are made."""
-    data = _open(path)
-    if not isinstance(data, Mapping):
-        raise FormatError(path, f"holds a {type(data).__name__}, not a dictionary", ACTION)
-    while isinstance(inner := data.get("state_dict"), Mapping):  # a checkpoint of pytorch-lightning
-        data = inner
-    return data
+    return _dictionary(path, _open(path))
 
 
 def read_either(path: Path | str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -50,7 +45,16 @@ def read_tensor(path: Path | str) -> torch.Tensor:
 
 def pickle_keys(path: Path | str) -> list[str]:
     """The keys of the dictionary in a file, numbers as text; of a tensor with nothing around it BARE alone."""
-    return [BARE] if isinstance(_open(path), torch.Tensor) else [str(key) for key in read_pickle(path)]
+    data = _open(path)
+    return [BARE] if isinstance(data, torch.Tensor) else [str(key) for key in _dictionary(path, data)]
+
+
+def _dictionary(path: Path | str, data: object) -> Mapping[str, Any]:
+    if not isinstance(data, Mapping):
+        raise FormatError(path, f"holds a {type(data).__name__}, not a dictionary", ACTION)
+    while isinstance(inner := data.get("state_dict"), Mapping):  # a checkpoint of pytorch-lightning
+        data = inner
+    return data
 
 
 def _open(path: Path | str) -> Any:
