@@ -66,7 +66,7 @@ class Board:
             self._live = Live(self, console=self.console, refresh_per_second=4, redirect_stdout=False)
             self._live.start()
         elif self.where:
-            self._print(f"watch at {self.where}")
+            self.note(f"watch at {self.where}")
 
     def add(self, stages: Iterable[Stage]) -> None:
         """Show these stages too, waiting."""
@@ -85,7 +85,7 @@ class Board:
             row.state, row.since, row.told, row.seconds = state, now, now, seconds
             if not self._live and state not in ("waiting", "queued"):
                 because = f" ({'; '.join(stage.why)})" if state == "running" and stage.why else ""
-                self._print(f"{stage.shown}: {state}{because}{'' if seconds is None else f' in {duration(seconds)}'}")
+                self.note(f"{stage.shown}: {state}{because}{'' if seconds is None else f' in {duration(seconds)}'}")
 
     def text(self, stage: Stage, text: str) -> None:
         """The last line of a stage's log, complete or not, is now this one."""
@@ -94,7 +94,7 @@ class Board:
             row.text = text.strip() or row.text
             if not self._live and text.strip() and time.monotonic() - row.told > NEWS_EVERY:
                 row.told = time.monotonic()
-                self._print(f"{stage.shown}: {duration(row.told - row.since)}: {row.text}")
+                self.note(f"{stage.shown}: {duration(row.told - row.since)}: {row.text}")
 
     def end(self) -> None:
         """Nothing more will happen: whatever still waits never began."""
@@ -120,7 +120,8 @@ class Board:
         took = duration(time.monotonic() - self._start)
         return " · ".join([*counts, took, *[self.where] * bool(self.where)])
 
-    def _print(self, line: str) -> None:
+    def note(self, line: str) -> None:
+        """Say something that stays above the table."""
         if self.console:
             self.console.print(Text(line), soft_wrap=True)
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -112,14 +113,16 @@ def evidence(jobs: int = 1, gpus: Sequence[str] = ()) -> State[None]:
 
     Ends Failed, with the reasons, when an experiment could not be measured; all others are then.
     """
-    study = STUDY.get()
+    study, board = STUDY.get(), current()
     faults: list[str] = []
+    ended = count(1)
 
     def done(trial: Trial, result: Result) -> None:
         if result.fault:
             faults.append(f"{trial.title}: {result.fault}")
         else:
             study.take(trial, result)
+        board.note(f"{trial.title}: {'failed' if result.fault else 'measured'}, {next(ended)} of {len(study.todo)}")
 
     try_all(study.root, study.todo, jobs, gpus, done)
     measured = f"{len(study.todo) - len(faults)} of {len(study.todo)} experiments measured: {study.page}"

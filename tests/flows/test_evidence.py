@@ -297,7 +297,9 @@ def test_a_small_evidence_from_end_to_end(tmp_path: Path, tiny_base: Path) -> No
             YAML().dump(small | changes, file)
 
     say()
-    assert "2 experiments: 0 measured already, 2 to run" in run(project, "--seeds", "1")
+    said = run(project, "--seeds", "1")
+    assert "2 experiments: 0 measured already, 2 to run" in said
+    assert "measured, 2 of 2" in said
     assert "4 experiments: 2 measured already, 2 to run" in run(project)
     told = json.loads((project / "docs/evidence.json").read_text())
     assert told["claims"]["learns"]["n"] == 2
