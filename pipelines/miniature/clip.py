@@ -21,6 +21,7 @@ from etude.params import Schema, pick
 from etude.training.fit import fit
 from etude.training.plan import Optimization
 from pipelines.miniature.draws import may_flip, randomiser
+from pipelines.miniature.earlier import begin_clip
 from pipelines.miniature.stage import make_report
 from pipelines.miniature.world import (
     FOLDER,
@@ -121,7 +122,9 @@ def train() -> None:
     pictures = shrink(read_pictures().trained(world), settings.image_size)
     report = make_report("clip", settings.threads)
     torch.manual_seed(report.seed)
-    model = build_clip(settings, len(tokenizer)).to(report.device)
+    model = build_clip(settings, len(tokenizer))
+    begin_clip(model, tokenizer.get_vocab())
+    model.to(report.device)
 
     def batches(step: int) -> Pairs:
         draw = randomiser(report.seed, "clip", step)

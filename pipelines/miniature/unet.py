@@ -24,6 +24,7 @@ from etude.training.fit import fit
 from etude.training.plan import Optimization
 from etude.training.randomness import generator
 from pipelines.miniature.draws import randomiser
+from pipelines.miniature.earlier import begin
 from pipelines.miniature.stage import in_parts, make_report, pixels_to_picture, tile
 from pipelines.miniature.vae import read_vae
 from pipelines.miniature.world import FOLDER, OUT, Words, World, choose_colour, read_world
@@ -108,6 +109,7 @@ def train() -> None:
     report = make_report("unet", settings.threads)
     torch.manual_seed(report.seed)
     model = build_unet(settings.widths, settings.groups, settings.heads, encoded.hidden.shape[-1])
+    begin(model, "unet")
     model.to(report.device)
     model.set_attn_processor(AttnProcessor())  # torch's fused attention takes twice the step's time on CPU in bf16
     report.preview = lambda: tile(

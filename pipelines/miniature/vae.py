@@ -20,6 +20,7 @@ from etude.params import Schema, pick
 from etude.training.fit import fit
 from etude.training.plan import Optimization
 from pipelines.miniature.draws import Examples, place, random_colours, randomiser
+from pipelines.miniature.earlier import begin
 from pipelines.miniature.stage import in_parts, make_report, pixels_to_picture, tile
 from pipelines.miniature.start import carry_colours
 from pipelines.miniature.world import FOLDER, OUT, Pictures, colour_table, read_pictures, read_world
@@ -73,7 +74,8 @@ def train() -> None:
     report = make_report("vae", settings.threads)
     torch.manual_seed(report.seed)
     model = build_vae(settings.widths, settings.groups, seen.rgba.shape[-1])
-    carry_colours(model, settings.first_logvar)
+    if not begin(model, "vae"):
+        carry_colours(model, settings.first_logvar)
     model.to(report.device)
     report.preview = lambda: preview(model, unseen, table)
 

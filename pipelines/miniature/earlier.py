@@ -1,0 +1,83 @@
+"""An earlier edition's weights, taken out of git: trainings go on from them instead of from random ones.
+
+What is published lies in git for good, so a commit names its weights exactly, and a machine that has nothing but the
+repository can take the training further. `earlier: ""` begins anew.
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from etude.errors import InputError
+from etude.files import read_json, read_tensors, replace_folder
+from etude.params import Schema, pick
+from pipelines.miniature.world import FOLDER, OUT
+from tasks import run
+
+PUBLISHED = "models/miniature"
+
+
+class Dials(Schema):
+    """The part of params.yaml that this stage reads."""
+
+    earlier: str
+
+
+def take() -> None:
+    """Write ``out/earlier/``: ``models/miniature`` of the commit, or an empty folder."""
+    commit = pick(FOLDER / "params.yaml", Dials).earlier
+    with replace_folder(OUT / "earlier") as folder:
+        if commit:
+            for part in ("unet", "vae", "clip"):
+                unpack(commit, f"{PUBLISHED}/{part}", folder / part)
+
+
+def unpack(commit: str, path: str, folder: Path) -> None:
+    """The folder ``path`` of ``commit``; raises InputError when this clone does not have it."""
+    made = subprocess.run(["git", "archive", f"{commit}:{path}"], capture_output=True, check=False)
+    if made.returncode:
+        action = 'fetch the whole history (`git fetch --unshallow`), or set `earlier: ""` to begin anew'
+        raise InputError(FOLDER / "params.yaml", f"`earlier`: git has no {path} at {commit}", action)
+    with tarfile.open(fileobj=io.BytesIO(made.stdout)) as archive:
+        archive.extractall(folder, filter="data")
+
+
+def earlier_weights(part: str, file: str = "diffusion_pytorch_model.safetensors") -> dict[str, Tensor] | None:
+    """The earlier weights of ``part`` (unet, vae or clip) in float32; None when training begins anew."""
+    path = OUT / "earlier" / part / file
+    if not path.is_file():
+        return None
+    return {
+        name: value.float() if value.is_floating_point() else value for name, value in read_tensors(path)[0].items()
+    }
+
+
+def begin_clip(model: nn.Module, vocabulary: dict[str, int]) -> None:
+    """Set both towers, in place, to the earlier ones if there are any: a token that was known keeps its embedding."""
+    known = earlier_weights("clip", "model.safetensors")
+    if known is None:
+        return
+    name = "text_model.embeddings.token_embedding.weight"
+    rows, before = model.state_dict()[name].clone(), known[name]
+    for token, old in read_json(OUT / "earlier" / "clip" / "vocab.json").items():
+        if token in vocabulary:
+            rows[vocabulary[token]] = before[old]
+    model.load_state_dict({**known, name: rows})
+
+
+def begin(model: nn.Module, part: str) -> bool:
+    """Set ``model``, in place, to the earlier ``part`` if there is one; whether there is."""
+    known = earlier_weights(part)
+    if known is None:
+        return False
+    model.load_state_dict(known)
+    return True
+
+
+if __name__ == "__main__":
+    run(take)

@@ -1,0 +1,82 @@
+"""Training goes on from an earlier edition that git keeps."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from etude.errors import InputError
+from etude.files import write_json, write_tensors
+from etude.params import pick
+from pipelines.miniature import clip, earlier
+from pipelines.miniature.world import FOLDER
+
+
+def small_clip(entries: int) -> clip.CLIPModel:
+    settings = pick(FOLDER / "params.yaml", clip.Dials).clip
+    narrow = {"text_width": 32, "text_layers": 1, "vision_width": 32, "vision_layers": 1, "projection": 32}
+    return clip.build_clip(settings.model_copy(update=narrow), entries)
+
+
+def git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def keep(folder: Path, model: torch.nn.Module, vocabulary: dict[str, int]) -> None:
+    half = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
+    write_tensors(folder / "model.safetensors", half, {"format": "pt"})
+    write_json(folder / "vocab.json", vocabulary)
+
+
+def test_a_known_token_keeps_its_embedding_and_all_else_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, model = small_clip(3), small_clip(4)
+    keep(tmp_path / "earlier" / "clip", before, {"cat": 0, "dog": 1, "lost": 2})
+    monkeypatch.setattr(earlier, "OUT", tmp_path)
+    name = "text_model.embeddings.token_embedding.weight"
+    new = model.state_dict()[name].clone()
+    earlier.begin_clip(model, {"owl": 0, "dog": 1, "fox": 2, "cat": 3})
+    rows, known = model.state_dict()[name], before.state_dict()[name].half().float()
+    assert torch.equal(rows, torch.stack([new[0], known[1], new[2], known[0]]))
+    for other, value in before.state_dict().items():
+        if other != name and value.is_floating_point():
+            assert torch.equal(model.state_dict()[other], value.half().float()), other
+
+
+def test_without_an_earlier_edition_training_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(earlier, "OUT", tmp_path)
+    model = small_clip(3)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    earlier.begin_clip(model, {"cat": 0})
+    assert not earlier.begin(model, "unet")
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in weights.items())
+
+
+def test_the_weights_of_a_commit_come_out_of_git_unchanged_by_what_is_published_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    git("init", "-q")
+    published = tmp_path / earlier.PUBLISHED / "unet" / "weights.bin"
+    published.parent.mkdir(parents=True)
+    commits = []
+    for content in (b"first", b"second"):
+        published.write_bytes(content)
+        git("add", "models")
+        git("-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "publish")
+        commits.append(git("rev-parse", "HEAD"))
+    earlier.unpack(commits[0], f"{earlier.PUBLISHED}/unet", tmp_path / "out")
+    assert (tmp_path / "out" / "weights.bin").read_bytes() == b"first"
+
+
+def test_a_commit_that_the_clone_lacks_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    git("init", "-q")
+    with pytest.raises(InputError, match=r"git has no models/miniature/unet at 0123.*unshallow"):
+        earlier.unpack("0123", "models/miniature/unet", tmp_path / "out")
