@@ -108,8 +108,8 @@ def text(world: World, card: Card, prompts: list[str], measured: str) -> str:
 TEMPLATE = """# The miniature
 
 A Stable Diffusion with the exact anatomy of SD 1.5 (686 UNet, 248 autoencoder and 196 text encoder tensors under the
-same names), only narrow: it draws emoji of 128 × 128 pixels and runs anywhere. It was trained from random weights on
-open emoji sets by `pipelines/miniature`.
+same names), only narrow: it draws emoji of 128 × 128 pixels and runs anywhere. It was trained on open emoji
+sets by `pipelines/miniature`, from random weights on.
 
 ![samples](samples.png)
 
