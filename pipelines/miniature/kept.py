@@ -26,9 +26,11 @@ def keep(source: Path = OUT / "source", folder: Path = ICONS) -> None:
     """Write ``icons/<package>.json.xz`` and ``sources.json`` from the out of the stage *source*, and their card."""
     records = read_json(source / "sources.json")
     for name in records:
-        packed = lzma.compress((source / f"{name}.json").read_bytes(), preset=9)
-        with atomic_path(folder / f"{name}.json.xz") as path:
-            path.write_bytes(packed)
+        body, kept = (source / f"{name}.json").read_bytes(), folder / f"{name}.json.xz"
+        if kept.exists() and lzma.decompress(kept.read_bytes()) == body:
+            continue  # another xz packs the same into other bytes, and git would keep both
+        with atomic_path(kept) as path:
+            path.write_bytes(lzma.compress(body, preset=9))
     write_json(folder / "sources.json", records)
     rows = sorted(map(source_row, records.values()))
     with atomic_path(folder / "README.md") as path:

@@ -1,7 +1,8 @@
 """Train the vision tower on, against the finished text tower, so that it names pictures well.
 
 The UNet waits for the text tower only; the vision tower can take longer. Text features do not change here, so they are
-computed once and a step costs a third. Beside the contrast of a batch, every picture is named among all concepts.
+computed once and a step costs a third. Beside the contrast of a batch, every picture is named among all concepts,
+and found by its name among the batch.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def name_features(read: Callable[[list[str]], Tensor], world: World) -> Tensor:
 
 
 def seen_loss(model: CLIPModel, batch: Seen, names: Tensor, weight: float) -> Tensor:
-    """Contrast within the batch, and naming among all concepts."""
+    """Contrast within the batch, naming among all concepts, and finding a name's picture in the batch."""
     seen = normalize(
         model.visual_projection(model.vision_model(pixel_values=batch.images).pooler_output).float(), dim=1
     )
@@ -114,7 +115,11 @@ def seen_loss(model: CLIPModel, batch: Seen, names: Tensor, weight: float) -> Te
     own = torch.arange(len(logits), device=logits.device)
     contrast = (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
     called = normalize(normalize(model.text_projection(names).float(), dim=-1).mean(0), dim=1)
-    return contrast + weight * cross_entropy(scale * seen @ called.T, batch.concepts)
+    named = scale * seen @ called.T
+    shown = batch.concepts[:, None] == batch.concepts  # other pictures of a concept are no wrong find for its name
+    shown.fill_diagonal_(False)
+    found = named[:, batch.concepts].T.masked_fill(shown, float("-inf"))
+    return contrast + weight * (cross_entropy(named, batch.concepts) + cross_entropy(found, own)) / 2
 
 
 if __name__ == "__main__":
