@@ -48,13 +48,9 @@ def unpack(commit: str, path: str, folder: Path) -> None:
 
 
 def earlier_weights(part: str, file: str = "diffusion_pytorch_model.safetensors") -> dict[str, Tensor] | None:
-    """The earlier weights of ``part`` (unet, vae or clip) in float32; None when training begins anew."""
+    """The earlier weights of ``part`` (unet, vae or clip) as published; None when training begins anew."""
     path = OUT / "earlier" / part / file
-    if not path.is_file():
-        return None
-    return {
-        name: value.float() if value.is_floating_point() else value for name, value in read_tensors(path)[0].items()
-    }
+    return read_tensors(path)[0] if path.is_file() else None
 
 
 def begin_clip(model: nn.Module, vocabulary: dict[str, int]) -> None:
@@ -63,7 +59,7 @@ def begin_clip(model: nn.Module, vocabulary: dict[str, int]) -> None:
     if known is None:
         return
     name = "text_model.embeddings.token_embedding.weight"
-    rows, before = model.state_dict()[name].clone(), known[name]
+    rows, before = model.state_dict()[name].clone(), known[name]  # assignments widen float16 to the model's float32
     for token, old in read_json(OUT / "earlier" / "clip" / "vocab.json").items():
         if token in vocabulary:
             rows[vocabulary[token]] = before[old]
