@@ -285,12 +285,9 @@ def test_a_small_evidence_from_end_to_end(tmp_path: Path, tiny_base: Path) -> No
     from tests.test_pipelines import make_project
 
     project = make_project(tmp_path / "project", ROOT, tiny_base)
-    two = {
-        "one": {"method": "lora", "set": "concept", "judged": ["image_similarity"]},
-        "other": {"method": "textual_inversion", "set": "concept"},
-    }
+    one = {"method": "lora", "set": "concept", "judged": ["image_similarity"]}
     claim = CLAIM | {"metric": "image_similarity"}
-    small = content(experiments=two, claims={"learns": claim}, seeds=[["seed=0"], ["seed=1"]])
+    small = content(experiments={"one": one}, claims={"learns": claim}, seeds=[["seed=0"], ["seed=1"]])
 
     def say(**changes: Any) -> None:
         with (project / claims.FILE).open("w") as file:
@@ -298,14 +295,14 @@ def test_a_small_evidence_from_end_to_end(tmp_path: Path, tiny_base: Path) -> No
 
     say()
     said = run(project, "--seeds", "1")
-    assert "2 experiments: 0 measured already, 2 to run" in said
-    assert "measured, 2 of 2" in said
-    assert "4 experiments: 2 measured already, 2 to run" in run(project)
+    assert "1 experiments: 0 measured already, 1 to run" in said
+    assert "measured, 1 of 1" in said
+    assert "2 experiments: 1 measured already, 1 to run" in run(project)
     told = json.loads((project / "docs/evidence.json").read_text())
     assert told["claims"]["learns"]["n"] == 2
     kept = told["experiments"]["one"]
     assert kept["0"]["metrics"]["image_similarity"]["best"] != kept["1"]["metrics"]["image_similarity"]["best"]
     assert "it learns" in (project / "docs/evidence.md").read_text()
-    assert "4 measured already, 0 to run" in run(project)
-    say(experiments=two | {"other": two["other"] | {"own": ["vectors=1"]}})
+    assert "2 measured already, 0 to run" in run(project)
+    say(experiments={"one": one, "other": one | {"own": ["rank=2"]}})
     assert "4 experiments: 2 measured already, 2 to run" in run(project, "--dry")
