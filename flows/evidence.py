@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from etude.errors import EtudeError
-from flows.run import cores, devices, end_of, find_root, leave
+from flows.run import conclude, cores, devices, end_of, find_root, say, told_in_short
 
 
 def main(
@@ -29,17 +28,10 @@ def main(
 
     What was measured on the present code, data and parameters is not run again; what is stopped goes on next time.
     """
-    try:
+    with told_in_short("stopped: what was measured is kept, and the next run goes on from there"):
         root = find_root(Path.cwd())
         wanted = [word for text in only or [] for word in text.replace(",", " ").split()]
-        message, fine = measure(root, wanted, seeds, jobs or cores(), devices(gpus), overrides or [], dry)
-    except EtudeError as error:
-        leave(f"error: {error}")
-    except KeyboardInterrupt:
-        leave("stopped: what was measured is kept, and the next run goes on from there", 130)
-    if not fine:
-        leave(message)
-    _say(message)
+        conclude(*measure(root, wanted, seeds, jobs or cores(), devices(gpus), overrides or [], dry))
 
 
 def measure(
@@ -52,7 +44,7 @@ def measure(
     ready = None if dry else server.connect(root)  # it starts while everything is checked
     study = prepare(root, only, seeds, also)
     study.write()
-    _say(study.told())
+    say(study.told())
     if not ready or not study.todo:
         return study.page, True
     where = ready()
@@ -63,10 +55,6 @@ def measure(
     STUDY.set(study)
     state = end_of(lambda: experiments.evidence(jobs, gpus, return_state=True))
     return state.message or "", state.is_completed()
-
-
-def _say(text: str) -> None:
-    Console(highlight=False).print(text, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from etude.errors import EtudeError
-from flows.run import cores, devices, end_of, find_root, leave
+from flows.run import conclude, cores, devices, end_of, find_root, told_in_short
 
 
 def main(
@@ -24,16 +23,9 @@ def main(
 
     Every output is then identical, within tolerance, or different, and what differs is named. Exit code 0: the same.
     """
-    try:
+    with told_in_short("stopped", fault=2):
         root = find_root(Path.cwd())
-        message, same = reproduce(root, revision, targets or [], jobs or cores(), devices(gpus), force, tolerance)
-    except EtudeError as error:
-        leave(f"error: {error}", 2)
-    except KeyboardInterrupt:
-        leave("stopped", 130)
-    if not same:
-        leave(message)
-    Console(highlight=False).print(message, markup=False, soft_wrap=True)
+        conclude(*reproduce(root, revision, targets or [], jobs or cores(), devices(gpus), force, tolerance))
 
 
 def reproduce(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import which
 from types import FrameType
@@ -39,7 +40,7 @@ def main(
     dry: Annotated[bool, typer.Option("--dry", help="Only say what would run, and why.")] = False,
 ) -> None:
     """Bring stages up to date, independent ones at once, each as a Prefect task. What is up to date is left alone."""
-    try:
+    with told_in_short("stopped: the next run goes on from here"):
         root = find_root(Path.cwd())
         if dry:
             show_plan(root, targets or (), jobs or cores(), force)
@@ -49,10 +50,6 @@ def main(
             if pools and runner != "threads":
                 raise InputError(f"--runner {runner}", "workers run the stages", "leave out --runner or --pools")
             run(root, targets or (), jobs or cores(), devices(gpus), force, pools, runner)
-    except EtudeError as error:
-        leave(f"error: {error}")
-    except KeyboardInterrupt:
-        leave("stopped: the next run goes on from here", 130)
 
 
 def run(
@@ -166,6 +163,29 @@ def devices(count: int | None) -> list[str]:
     if count is None:
         return found
     return found[:count] if found else [str(number) for number in range(count)]
+
+
+@contextmanager
+def told_in_short(stopped: str, fault: int = 1) -> Iterator[None]:
+    """Around a command: an EtudeError ends it in one line, with the code `fault`; Ctrl-C in the line `stopped`."""
+    try:
+        yield
+    except EtudeError as error:
+        leave(f"error: {error}", fault)
+    except KeyboardInterrupt:
+        leave(stopped, 130)
+
+
+def conclude(message: str, fine: bool) -> None:
+    """Say what a flow came to, and end the program where that is not what was asked for."""
+    if not fine:
+        leave(message)
+    say(message)
+
+
+def say(text: str) -> None:
+    """Print text as it is: brackets are no mark-up, and long lines stay whole."""
+    Console(highlight=False).print(text, markup=False, soft_wrap=True)
 
 
 def leave(message: str, code: int = 1) -> NoReturn:

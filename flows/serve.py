@@ -10,9 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from etude.errors import EtudeError
 from flows import settings
-from flows.run import find_root, leave
+from flows.run import find_root, leave, told_in_short
 
 CODE = Path(__file__).parent.parent
 
@@ -27,13 +26,9 @@ def main(
     Stays until Ctrl-C. Times and time zone stand in flows/params.yaml.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what runs in the background deaf to it
-    try:
+    with told_in_short("stopped"):
         root = find_root(Path.cwd())
         serve(root, settings.load(root), now or ())
-    except EtudeError as error:
-        leave(f"error: {error}")
-    except KeyboardInterrupt:
-        leave("stopped", 130)
 
 
 def serve(root: Path, given: settings.Settings, now: list[str] | tuple[str, ...] = ()) -> None:

@@ -26,7 +26,7 @@ from urllib.request import ProxyHandler, build_opener
 import typer
 from rich.console import Console
 
-from etude.errors import EtudeError, InputError
+from etude.errors import InputError
 from flows.process import POLL, alive
 from flows.slots import locked
 
@@ -187,19 +187,16 @@ def _serve(home: Path, root: Path, port: int) -> None:
 
 def main(serving: Annotated[tuple[Path, Path, int] | None, typer.Option("--serve", hidden=True)] = None) -> None:
     """Keep Prefect's UI open, to look at past runs, until Ctrl-C."""
-    from flows.run import find_root, leave
+    from flows.run import find_root, told_in_short
 
     if serving:
-        return _serve(*serving)
+        _serve(*serving)
+        return
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what runs in the background deaf to it
-    try:
+    with told_in_short("stopped"):
         url = connect(find_root(Path.cwd()))()
         Console(highlight=False).print(f"{url}  (Ctrl-C ends it)")
         signal.pause()
-    except EtudeError as error:
-        leave(f"error: {error}")
-    except KeyboardInterrupt:
-        leave("stopped", 130)
 
 
 if __name__ == "__main__":

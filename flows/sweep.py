@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from etude.errors import EtudeError
-from flows.run import cores, devices, end_of, find_root, leave
+from flows.run import conclude, cores, devices, end_of, find_root, told_in_short
 
 
 def main(
@@ -26,16 +25,9 @@ def main(
 
     Stages that combinations have in common run once. Ends with a page that compares them; `dvc exp show` lists them.
     """
-    try:
+    with told_in_short("stopped: what was finished is kept, and the next sweep finds it"):
         root = find_root(Path.cwd())
-        message, fine = sweep(root, overrides, targets or [], jobs or cores(), devices(gpus), name)
-    except EtudeError as error:
-        leave(f"error: {error}")
-    except KeyboardInterrupt:
-        leave("stopped: what was finished is kept, and the next sweep finds it", 130)
-    if not fine:
-        leave(message)
-    Console(highlight=False).print(message, markup=False, soft_wrap=True)
+        conclude(*sweep(root, overrides, targets or [], jobs or cores(), devices(gpus), name))
 
 
 def sweep(

@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from etude.errors import EtudeError, InputError
-from flows.run import cores, devices, find_root, leave
+from etude.errors import InputError
+from flows.run import cores, devices, find_root, told_in_short
 from flows.serve import CODE
 
 
@@ -28,10 +28,8 @@ def main(
 
     Run it in a clone that has the shared DVC remote; the clone's files are not touched.
     """
-    try:
+    with told_in_short("stopped"):
         code = work(find_root(Path.cwd()), pool, limit, devices(gpus) if pool == "gpu" else [])
-    except EtudeError as error:
-        leave(f"error: {error}")
     raise typer.Exit(code)
 
 
