@@ -109,6 +109,18 @@ def class_images(base: Base) -> Prior:
     return Prior(Images(names, mean, logvar), captions)
 
 
+def squared_errors(base: Base, mean: Tensor, logvar: Tensor, texts: list[str]) -> tuple[Tensor, Tensor]:
+    """(ε_θ(√ᾱ z + √(1-ᾱ) ε, t, text) - ε)² [b, 4, h, w], as the papers write it, and ᾱ [b, 1, 1, 1].
+
+    z, ε and t are the next that torch's generator draws.
+    """
+    z = (mean + (0.5 * logvar).exp() * torch.randn_like(mean)) * base.scaling_factor
+    ε, t = torch.randn_like(z), torch.randint(1000, (len(texts),))
+    ᾱ = base.alphas_cumprod.double()[t].view(-1, 1, 1, 1)
+    hidden = encode_prompts(base, texts).hidden
+    return (base.unet(ᾱ.sqrt() * z + (1 - ᾱ).sqrt() * ε, t, encoder_hidden_states=hidden).sample - ε).square(), ᾱ
+
+
 def parents(base: Base, folder: Path) -> dict[str, Input]:
     """Two artifacts of whole weights, a and b, as fine-tuning and DreamBooth leave them: other weights of attention."""
     found = {}

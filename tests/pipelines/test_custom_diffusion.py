@@ -26,7 +26,7 @@ from etude.training.report import Report
 from etude.training.views import Views
 from pipelines.custom_diffusion import merge as merging
 from pipelines.custom_diffusion import method as custom
-from tests.pipelines.learning import class_images, image_set, params_of, picture, views
+from tests.pipelines.learning import class_images, image_set, params_of, picture, squared_errors, views
 from tests.tiny import WORDS, build_tiny
 
 METHOD = "custom_diffusion"
@@ -88,11 +88,7 @@ def written_out(base: Base, seed: int, seen: Views, λ: float) -> Tensor:
     texts = [begin[seen.kinds[name]] + "<otter> bear" for name in own.names] + ["bear"]
     [torch.randint(1, ()) for _ in own.names]  # the lot of each beginning, among one
     mean, logvar = torch.cat([own.mean, kept.mean]), torch.cat([own.logvar, kept.logvar])
-    z = (mean + (0.5 * logvar).exp() * torch.randn_like(mean)) * base.scaling_factor
-    ε = torch.randn_like(mean)
-    ᾱ = base.alphas_cumprod.double()[t := torch.randint(1000, (3,))].view(3, 1, 1, 1)
-    text = encode_prompts(base, texts).hidden
-    squares = (base.unet(ᾱ.sqrt() * z + (1 - ᾱ).sqrt() * ε, t, encoder_hidden_states=text).sample - ε).square()
+    squares, _ = squared_errors(base, mean, logvar, texts)
     total = λ * squares[2].mean()
     for i, name in enumerate(own.names):
         m = seen.masks[name].double().expand(4, -1, -1)

@@ -25,7 +25,7 @@ from etude.training.randomness import mix
 from etude.training.report import Report
 from pipelines.dreambooth import method as dreambooth
 from tasks.export import read_frame
-from tests.pipelines.learning import class_images, image_set, params_of, picture
+from tests.pipelines.learning import class_images, image_set, params_of, picture, squared_errors
 from tests.tiny import build_tiny
 
 METHOD = "dreambooth"
@@ -57,11 +57,7 @@ def written_out(base: Base, seed: int, templates: list[str], λ: float, γ: floa
     torch.manual_seed(mix(seed, "step", 0))
     texts = [templates[i] for i in torch.randint(len(templates), (2,)).tolist()] + ["bear", "bear"]
     mean, logvar = torch.cat([own.mean, kept.mean]), torch.cat([own.logvar, kept.logvar])
-    z = (mean + (0.5 * logvar).exp() * torch.randn_like(mean)) * base.scaling_factor
-    ε = torch.randn_like(mean)
-    ᾱ = base.alphas_cumprod.double()[t := torch.randint(1000, (4,))].view(4, 1, 1, 1)
-    hidden = encode_prompts(base, texts).hidden
-    squares = (base.unet(ᾱ.sqrt() * z + (1 - ᾱ).sqrt() * ε, t, encoder_hidden_states=hidden).sample - ε).square()
+    squares, ᾱ = squared_errors(base, mean, logvar, texts)
     snr = (ᾱ / (1 - ᾱ)).flatten()
     first, second = (squares.mean(dim=(1, 2, 3)) * snr.clamp(max=γ) / snr).chunk(2)
     return first.mean() + λ * second.mean()

@@ -10,15 +10,8 @@ import torch
 
 from etude.errors import InputError
 from etude.files import write_json, write_tensors
-from etude.params import pick
-from pipelines.miniature import clip, earlier
-from pipelines.miniature.world import FOLDER
-
-
-def small_clip(entries: int) -> clip.CLIPModel:
-    settings = pick(FOLDER / "params.yaml", clip.Dials).clip
-    narrow = {"text_width": 32, "text_layers": 1, "vision_width": 32, "vision_layers": 1, "projection": 32}
-    return clip.build_clip(settings.model_copy(update=narrow), entries)
+from pipelines.miniature import earlier
+from tests.pipelines.test_miniature_model import small_clip
 
 
 def git(*arguments: str) -> str:
@@ -34,7 +27,7 @@ def keep(folder: Path, model: torch.nn.Module, vocabulary: dict[str, int]) -> No
 def test_a_known_token_keeps_its_embedding_and_all_else_is_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, model = small_clip(3), small_clip(4)
+    before, model = small_clip(3, text_layers=1), small_clip(4, text_layers=1)
     keep(tmp_path / "earlier" / "clip", before, {"cat": 0, "dog": 1, "lost": 2})
     monkeypatch.setattr(earlier, "OUT", tmp_path)
     name = "text_model.embeddings.token_embedding.weight"
@@ -49,7 +42,7 @@ def test_a_known_token_keeps_its_embedding_and_all_else_is_taken_over(
 
 def test_without_an_earlier_edition_training_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(earlier, "OUT", tmp_path)
-    model = small_clip(3)
+    model = small_clip(3, text_layers=1)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     earlier.begin_clip(model, {"cat": 0})
     assert not earlier.begin(model, "unet")

@@ -33,9 +33,9 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def small_clip(entries: int = 600) -> CLIPModel:
+def small_clip(entries: int = 600, text_layers: int = 12) -> CLIPModel:
     settings = pick(FOLDER / "params.yaml", clip.Dials).clip
-    narrow = {"text_width": 32, "vision_width": 32, "vision_layers": 1, "projection": 32}
+    narrow = {"text_width": 32, "text_layers": text_layers, "vision_width": 32, "vision_layers": 1, "projection": 32}
     return clip.build_clip(settings.model_copy(update=narrow), entries)
 
 
