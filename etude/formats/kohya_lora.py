@@ -1,8 +1,8 @@
 """kohya's LoRA file, which A1111, SD.Next, ComfyUI, Forge, kohya and diffusers load: ``<name>.safetensors``.
 
 ``lora_unet_<module>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``; text encoders ``lora_te_text_model_…``
-(SDXL: ``lora_te1_…`` and ``lora_te2_…``). Its kin have LyCORIS' names: ``.hada_w1_a`` and so on, ``.lokr_w1``,
-``.dora_scale``. What is read may lack alphas (alpha = rank).
+(SDXL: ``lora_te1_…`` and ``lora_te2_…``, and the modules of the UNet by their LDM names). Its kin have LyCORIS' names:
+``.hada_w1_a`` and so on, ``.lokr_w1``, ``.dora_scale``. What is read may lack alphas (alpha = rank).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from etude.artifact import Artifact
 from etude.errors import FormatError
 from etude.files import write_tensors
 from etude.formats import metadata as headers
-from etude.formats.module_names import escape, unescape
+from etude.formats.module_names import escape, escape_sdxl, unescape
 from etude.formats.pairs import ranks_and_alphas, unknown
 from etude.formats.pickles import read_either
 
@@ -128,7 +128,7 @@ def write(artifact: Artifact, folder: Path) -> list[Path]:
         factor = next(factor for factor in WRITTEN if name.endswith(f".{factor}"))
         layer = name.removesuffix(f".{factor}")
         part, _, module = layer.partition(".")
-        escaped = prefixes[part] + escape(module)
+        escaped = prefixes[part] + (escape_sdxl if sdxl and part == "unet" else escape)(module)
         tensors[f"{escaped}.{WRITTEN[factor]}"] = tensor.contiguous()
         # float32 even beside fp16: any alpha is exact enough
         tensors[f"{escaped}.alpha"] = torch.tensor(float(alphas.get(layer, artifact.facts["alpha"])))

@@ -80,6 +80,9 @@ def _resnet(name: str, ldm: str) -> Iterable[tuple[str, str]]:
         yield f"{name}.{own}", f"{ldm}.{other}"
 
 
+SDXL_UNET = dict(_unet_pairs(levels=3, stride=3, attended=(0, 1)))
+
+
 def vae_table(names: Collection[str]) -> dict[str, str]:
     """For a VAE with these names, of either kind. LDM counts the decoder's levels from the end."""
     levels = max(_numbers(r"encoder\.down(?:_blocks)?\.(\d+)\.", names)) + 1

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from etude.formats.ldm_names import SDXL_UNET, translate
+
 # A word that begins with another comes before it.
 _UNET = (
     r"down_blocks|mid_block|up_blocks|resnets|attentions|downsamplers|upsamplers|transformer_blocks|attn[12]|to_[qkv]|"
@@ -32,6 +34,14 @@ _LDM_SINGLE = {
 def escape(module: str) -> str:
     """``down_blocks.0.attentions.1`` → ``down_blocks_0_attentions_1``."""
     return module.replace(".", "_")
+
+
+def escape_sdxl(module: str) -> str:
+    """``down_blocks.1.attentions.0`` → ``input_blocks_4_1``, as kohya's scripts call the layers of SDXL's UNet.
+
+    A1111 1.10 turns diffusers' names into these by SD 1.x's table, and so leaves the first upsampler of SDXL out.
+    """
+    return escape(translate(module, SDXL_UNET) or module)
 
 
 def unescape(name: str) -> str | None:

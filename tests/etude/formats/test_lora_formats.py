@@ -90,7 +90,12 @@ def test_kohya_names_are_those_that_other_programs_look_for(tmp_path: Path) -> N
     assert tensors[f"{stem}.lora_up.weight"].shape == (8, 4)
     assert tensors[f"{stem}.alpha"].item() == 2.0
     assert "lora_te_text_model_encoder_layers_3_self_attn_q_proj.lora_up.weight" in tensors
+    assert "lora_unet_mid_block_resnets_0_conv1.alpha" in tensors
     sdxl = read_tensors(kohya_lora.write(lora("sdxl"), tmp_path)[0])[0]
+    # diffusers leaves LDM names out of a file that has its own beside them: all are of one kind
+    assert not [name for name in sdxl if "mid_block" in name or "down_blocks" in name]
+    assert "lora_unet_middle_block_0_in_layers_2.lora_down.weight" in sdxl
+    assert "lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q.lora_down.weight" in sdxl
     assert "lora_te1_text_model_encoder_layers_3_self_attn_q_proj.alpha" in sdxl
     assert "lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha" in sdxl
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from etude.formats.module_names import escape, unescape
+from etude.formats.module_names import escape, escape_sdxl, unescape
 
 SD15 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 SDXL = {
@@ -72,6 +72,16 @@ def to_ldm(name: str) -> str:
             first, second = (int(part) if part.isdigit() else 0 for part in match.groups())
             return place(first, second) + name[match.end() :]
     return singles[name]
+
+
+def test_every_layer_of_the_sdxl_unet_is_written_by_its_ldm_name() -> None:
+    """A1111 1.10 (extensions-builtin/Lora/networks.py, load_network) looks for these names beside SD 1.x's.
+
+    Its own table from diffusers' names puts the upsampler of the first level where SD 1.x has it, output_blocks_2_1.
+    """
+    names = layers(SDXL)
+    assert [escape_sdxl(name) for name in names] == [escape(to_ldm(name)) for name in names]
+    assert escape_sdxl("up_blocks.0.upsamplers.0.conv") == "output_blocks_2_2_conv"
 
 
 def test_every_ldm_name_of_the_sdxl_unet_is_understood() -> None:
