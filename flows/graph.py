@@ -49,7 +49,7 @@ def repro(
         artifacts.publish_plan(todo, len(work.stages))
     carry_out(work)
     if pools:
-        machines.collect(site.root, [stage.name for stage in stages if stage.name in work.outcomes and stage.why])
+        machines.collect(site.root, [stage.name for stage in todo if stage.name in work.outcomes])
     if todo:
         artifacts.publish_outcome([(row.stage.shown, row.state, row.seconds) for row in work.board.rows.values()])
     return (Completed if work.complete() else Failed)(message=work.verdict())

@@ -115,6 +115,20 @@ def test_a_stage_is_tried_again_as_often_as_it_says(project: Project, monkeypatc
     assert project.runs() == ["only", "only", "after"]
 
 
+def test_all_that_workers_made_is_brought_here_also_what_only_a_stage_before_it_changed(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project.root / "in.txt").write_text("once")
+    project.stages(one={"deps": ["in.txt"]}, two={"deps": ["out/one"]}, other={})
+    project.dvc("repro", "--quiet")
+    (project.root / "in.txt").write_text("again")
+    brought: list[str] = []
+    monkeypatch.setattr("flows.machines.carrier", lambda *_: lambda *_: "ran")
+    monkeypatch.setattr("flows.machines.collect", lambda _, names: brought.extend(names))
+    assert Seen(project, pools=True).rows == {"one": "ran", "two": "ran", "other": "up to date"}
+    assert brought == ["one", "two"]
+
+
 SHOW = """
 import json, pathlib
 from PIL import Image
