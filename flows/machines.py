@@ -51,13 +51,13 @@ def carry_out(commit: str, target: str) -> State[Any]:
     clone, jobs = Path(os.environ[CLONE]), int(os.environ[JOBS])
     gpus = [device for device in os.environ[GPUS].split(",") if device]
     try:
-        fetch(clone, commit)
-        with worktree(clone, commit, inputs=False) as (tree, lock):
-            (stage,) = (one for one in plan.load(tree, [target]) if one.name == target)
-            site = Site(tree, jobs, gpus, home=clone, held=[lock], pull=True)
-            with pulse() as tell:
+        with pulse() as tell:  # large results are pushed for longer than a worker may be silent
+            fetch(clone, commit)
+            with worktree(clone, commit, inputs=False) as (tree, lock):
+                (stage,) = (one for one in plan.load(tree, [target]) if one.name == target)
+                site = Site(tree, jobs, gpus, home=clone, held=[lock], pull=True)
                 outcome = run(stage, site, tell, Event())
-            push(tree, [target])
+                push(tree, [target])
     except (StageError, InputError) as error:
         return Failed(message=f"{error}\n    on {os.uname().nodename}")
     return Completed(message=outcome)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from threading import Event, Thread
@@ -166,11 +166,13 @@ def test_workers_with_their_own_clones_finish_the_graph_even_when_one_is_lost(
 
 
 @pytest.mark.slow  # two workers, a process for each stage
-def test_ctrl_c_stops_what_workers_do_and_the_next_run_goes_on_with_gpu_stages_in_their_own_pool(
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_flow_stops_what_workers_do_and_the_next_run_goes_on_with_gpu_stages_in_their_own_pool(
     shared: Project,
     tmp_path: Path,
     prefect_server: str,
     start_worker: Callable[..., subprocess.Popen[bytes]],
+    number: signal.Signals,
 ) -> None:
     (shared.root / "dvc.yaml").unlink()
     shared.stages(
@@ -185,10 +187,10 @@ def test_ctrl_c_stops_what_workers_do_and_the_next_run_goes_on_with_gpu_stages_i
     flow = shared.flow("--pools", PREFECT_API_URL=prefect_server)
     begun = tmp_path / "told/pid-b"
     wait_until(lambda: begun.exists() and begun.read_text())
-    flow.send_signal(signal.SIGINT)
+    flow.send_signal(number)
     text, _ = flow.communicate()
-    assert flow.returncode == 130
-    assert "stopped: the next run goes on from here" in text
+    assert flow.returncode in (-number, 130)
+    assert "stopped: the next run goes on from here" in text or number == signal.SIGTERM
     wait_until(lambda: not alive(int(begun.read_text())))
 
     (tmp_path / "told/hold-b").unlink()
@@ -198,6 +200,30 @@ def test_ctrl_c_stops_what_workers_do_and_the_next_run_goes_on_with_gpu_stages_i
     assert runs(tmp_path) == ["a", "b", "b"]
     assert (tmp_path / "told/device-b").read_text() == "0"
     assert "up to date" in shared.dvc("status")
+
+
+def test_a_worker_gives_signs_of_life_from_its_fetch_to_its_push(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    @contextmanager
+    def pulse() -> Iterator[Callable[[str, str], None]]:
+        seen.append("begins")
+        yield lambda *_: None
+        seen.append("ends")
+
+    project.stages(one={})
+    git(project.root, "add", ".")
+    git(project.root, "commit", "-qm", "one stage")
+    for name, value in ((machines.CLONE, str(project.root)), (machines.JOBS, "1"), (machines.GPUS, "")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(machines, "pulse", pulse)
+    monkeypatch.setattr(machines, "fetch", lambda *_: seen.append("fetch"))
+    monkeypatch.setattr(machines, "push", lambda *_: seen.append("push"))
+    state = machines.carry_out.fn(git(project.root, "rev-parse", "HEAD").strip(), "one")
+    assert state.message == "ran"
+    assert seen == ["begins", "fetch", "push", "ends"]
 
 
 def test_a_server_that_is_away_for_a_moment_fails_no_stage_and_one_that_stays_away_does(
