@@ -93,7 +93,7 @@ def invert(inversion: Inversion, batch: Batch, progress: Progress, report: Repor
         nothing, errors = inversion.optimise(z, way[len(path) - i - 1], replace(batch.empty, hidden=start), i)
         _refuse_nan(errors, batch.names, path.times[i])
         z = inversion.advance(z, replace(batch.empty, hidden=nothing), i)
-        progress.nothing.append(nothing)
+        progress.nothing.append(nothing.cpu())  # where those of a resumed run are
         progress.z, progress.step = z, progress.step + 1
         report.log(progress.step, float(errors.mean()), inversion.rate(i))
         if i == len(path) - 1:
