@@ -103,8 +103,9 @@ def _edit(tree: Path, edits: bytes) -> None:
 
 
 def edits_of(root: Path) -> bytes:
-    """The user's uncommitted changes to tracked files, as a patch."""
-    return subprocess.run(["git", "diff", "--binary", "HEAD"], cwd=root, capture_output=True, check=True).stdout
+    """The user's uncommitted changes to tracked files, as a patch, whatever their git is configured to show."""
+    plain = ["--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/"]
+    return subprocess.run(["git", "diff", "--binary", *plain, "HEAD"], cwd=root, capture_output=True, check=True).stdout
 
 
 def keep(root: Path, tree: Path, name: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from etude.errors import InputError
 from flows import plan
 from flows.comparison import Result, render
+from flows.worktree import edits_of, worktree
 from tests.flows.conftest import Project
 from tests.flows.test_reproduce import git, once_published, published
 
@@ -47,6 +48,14 @@ def test_the_page_puts_what_differs_first_and_marks_the_largest() -> None:
     assert page.count('class="best"') == 1
     assert 'src="data:image/webp;base64,AAAA"' in page
     assert "build &lt;failed&gt;" in page
+
+
+def test_edits_are_carried_over_whatever_git_is_configured_to_show(published: Project) -> None:
+    for key, value in {"diff.noprefix": "true", "color.ui": "always", "diff.external": "true"}.items():
+        git(published, "config", key, value)
+    (published.root / "params.yaml").write_text("rate: 7\n")
+    with worktree(published.root, "HEAD", edits=edits_of(published.root)) as (tree, _):
+        assert (tree / "params.yaml").read_text() == "rate: 7\n"
 
 
 @pytest.mark.slow
