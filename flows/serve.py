@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from etude.errors import InputError
 from flows import settings
 from flows.run import find_root, leave, told_in_short
 
@@ -45,6 +46,9 @@ def serve(root: Path, given: settings.Settings, now: list[str] | tuple[str, ...]
     made = deployments(root, given)
     if not made:
         leave(f"nothing to wait for: {settings.FILE} says never to all")
+    for name in now:
+        if name not in (known := [str(one.flow_name) for one in made]):
+            raise InputError(f"--now {name}", "no such flow is served", f"name {' or '.join(known)}")
     console = Console(highlight=False)
     console.print(f"watch at {ready()}", soft_wrap=True)
     for one in made:

@@ -72,6 +72,17 @@ def test_each_schedule_becomes_a_deployment_and_an_empty_one_none(project: Proje
         deployments(project.root, settings.load(project.root))
 
 
+def test_what_is_not_served_cannot_be_started_at_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.serve import serve
+
+    write(project, SETTINGS.replace("10m", '""'))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr("flows.server.connect", lambda _: lambda: "nowhere")
+    for name in ("nigthly", "changed"):
+        with pytest.raises(InputError, match=f"--now {name}: no such flow is served. Next: name nightly or weekly"):
+            serve(project.root, settings.load(project.root), [name])
+
+
 def test_the_fingerprint_changes_with_a_picture_and_with_a_parameter_and_with_nothing_else(project: Project) -> None:
     from flows.schedule import fingerprint
 
