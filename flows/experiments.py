@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +18,7 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
+from etude.errors import InputError
 from flows import artifacts, comparison, plan, verdict
 from flows.board import Board, current
 from flows.comparison import Result, Trial
@@ -95,7 +96,7 @@ def sweep(
     that several have in common run once. The message names the experiments and a page that compares them.
     """
     root = Path(root).resolve()
-    trials = [Trial(title_of(values), values, targets) for values in plan.combinations(overrides)]
+    trials = [Trial(title, values, targets) for title, values in titled(plan.combinations(overrides)).items()]
     found: dict[str, Result] = {}
     try_all(root, trials, jobs, gpus, lambda trial, result: found.update({trial.title: result}), name)
     results = [found[trial.title] for trial in trials]
@@ -139,7 +140,10 @@ def keep_experiment(root: Path, work: Work, futures: Futures, name: str, saved: 
     metrics = {f"{s.label} {key}": value for s in work.stages for key, value in artifacts.numbers(tree, s).items()}
     drawn = {path: file for stage in work.stages for path, file in artifacts.pictures(tree, stage).items()}
     if saved:
-        keep(root, tree, name)
+        try:
+            keep(root, tree, name)
+        except InputError as error:  # the others can still be kept
+            return Result(name, fault=str(error))
     return Result(name, metrics, {path: artifacts.data_uri(artifacts.thumbnail(file)) for path, file in drawn.items()})
 
 
@@ -189,8 +193,16 @@ def _tell_next(running: dict[PrefectFuture[Result], tuple[Trial, ExitStack]], do
         done(trial, future.result())
 
 
-def title_of(values: Mapping[str, Sequence[str]]) -> str:
-    """A name for a combination of values: `rank-8-rate-0.001`."""
-    pairs = [text.lstrip("+~").partition("=") for texts in values.values() for text in texts]
-    words = " ".join(f"{key.rpartition('.')[2]} {value}" for key, _, value in pairs)
-    return re.sub(r"[^A-Za-z0-9._]+", "-", words).strip("-.")
+def titled(combinations: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, Mapping[str, Sequence[str]]]:
+    """Combinations of values by a name: `rank-8-rate-0.001`; where several would share one, a number tells them apart.
+
+    A minus stays: `-S shift=-1,1` gives `shift--1` and `shift-1`.
+    """
+    found: dict[str, Mapping[str, Sequence[str]]] = {}
+    for values in combinations:
+        pairs = [text.lstrip("+~").partition("=") for texts in values.values() for text in texts]
+        words = " ".join(f"{key.rpartition('.')[2]}-{value}" for key, _, value in pairs)
+        title = re.sub(r"[^A-Za-z0-9._-]+", "-", words).strip("-.")
+        names = chain([title], (f"{title}-{number}" for number in count(2)))
+        found[next(name for name in names if name not in found)] = values
+    return found

@@ -8,7 +8,10 @@ import pytest
 
 from etude.errors import InputError
 from flows import plan
+from flows.board import Board
 from flows.comparison import Result, render
+from flows.stage import Site
+from flows.work import Work
 from flows.worktree import edits_of, worktree
 from tests.flows.conftest import Project
 from tests.flows.test_reproduce import git, once_published, published
@@ -25,6 +28,17 @@ def test_combinations_are_those_of_dvc() -> None:
     ]
     with pytest.raises(InputError, match="write it as"):
         plan.combinations(["rate=[1"])
+
+
+def test_every_combination_has_a_name_of_its_own() -> None:
+    from flows.experiments import titled
+
+    assert list(titled(plan.combinations(["a/b.yaml:x.shift=-1,1", "rate=0.5"]))) == [
+        "shift--1-rate-0.5",
+        "shift-1-rate-0.5",
+    ]
+    alike = [{"params.yaml": [f"text={text}"]} for text in ("a b", "a, b", "a; b")]
+    assert titled(alike) == dict(zip(("text-a-b", "text-a-b-2", "text-a-b-3"), alike, strict=True))
 
 
 def test_an_unknown_key_or_file_is_refused_and_comments_stay(tmp_path: Path) -> None:
@@ -56,6 +70,15 @@ def test_edits_are_carried_over_whatever_git_is_configured_to_show(published: Pr
     (published.root / "params.yaml").write_text("rate: 7\n")
     with worktree(published.root, "HEAD", edits=edits_of(published.root)) as (tree, _):
         assert (tree / "params.yaml").read_text() == "rate: 7\n"
+
+
+def test_an_experiment_that_dvc_does_not_keep_is_a_fault_of_that_one_alone(project: Project) -> None:
+    from flows.experiments import keep_experiment
+
+    (project.root / ".scratch/worktrees").mkdir(parents=True)  # without a commit there is nothing to stand on
+    result = keep_experiment.fn(project.root, Work(Site(project.root, 1), [], Board()), {}, "one", True)
+    assert result.name == "one"
+    assert "`dvc exp save` says" in result.fault
 
 
 @pytest.mark.slow
