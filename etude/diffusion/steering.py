@@ -1,6 +1,8 @@
 """A text encoder that steers its reading of a text: the steps a copy takes for it, and how its reading is mixed in.
 
-Aesthetic gradients (Gallego, 2022, arXiv:2209.12330); aim, turn and mixing as in the extension for A1111.
+Aesthetic gradients (Gallego, 2022, arXiv:2209.12330); steps and mixing on a line as in the extension for A1111. Its
+arcs run along the 77 places of each dimension, and the text that it turns to has its own length; here arcs run between
+the vectors of a place, and both aims have length 1.
 """
 
 from __future__ import annotations

@@ -106,6 +106,38 @@ def test_a_compressed_delta_keeps_the_fewest_singular_values_above_the_share(fra
     assert full.shape[1] == min(delta.shape)
 
 
+def test_of_sdxl_a_word_has_its_two_rows_as_adobes_pipeline_takes_them(tmp_path: Path) -> None:
+    """``CustomDiffusionXLPipeline.load_model`` of Adobe's code gives ``[0]`` and ``[1]`` of a word to the encoders."""
+    frame = read_frame(build_tiny(tmp_path / "tiny", "sdxl"))
+    artifact = learned(frame, family="sdxl")
+    (path,) = adobe_delta.write(artifact, tmp_path, frame)
+    data = read_pickle(path)
+    assert set(data) == {"unet", "modifier_token"}
+    first, second = data["modifier_token"]["<otter>"]
+    assert torch.equal(first, artifact.tensors["words.0.text_encoder"][0])
+    assert torch.equal(second, artifact.tensors["words.0.text_encoder_2"][0])
+    tensors, _ = adobe_delta.read(path)
+    assert set(tensors) == set(artifact.tensors)
+    assert all(torch.equal(tensor, artifact.tensors[name]) for name, tensor in tensors.items())
+
+
+def test_only_keys_and_values_are_compressed_as_adobes_code_reads_it(
+    frame: Frame, tiny_base: Path, tmp_path: Path
+) -> None:
+    """``load_model(…, compress=True)`` adds u·v to keys and values alone, and copies what else it finds."""
+    artifact, base = learned(frame, "crossattn", compress=1 - 1e-9), load_base(tiny_base)
+    _, path = adobe_delta.write(artifact, tmp_path, frame)
+    unet = read_pickle(path)["unet"]
+    factored = {name for name, value in unet.items() if isinstance(value, dict)}
+    assert len(unet) == 80
+    assert factored == {name for name in unet if ".attn2.to_k." in name or ".attn2.to_v." in name}
+    assert torch.equal(unet[f"{LAYER}.to_out.0.bias"], artifact.tensors[f"unet.{LAYER}.to_out.0.bias"])
+    tensors, facts = adobe_delta.read(path)
+    noisy, t = torch.randn(2, 4, 8, 8), torch.tensor([900, 20])
+    again = ours(base, Artifact("custom_diffusion", tensors, artifact.facts | facts), noisy, t)
+    torch.testing.assert_close(again, ours(base, artifact, noisy, t), rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_the_web_uis_file_holds_differences_by_the_names_of_the_model(family: str, tmp_path: Path) -> None:
     frame = read_frame(build_tiny(tmp_path / "tiny", family))
