@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +19,9 @@ from prefect.states import Completed, Failed
 from flows import artifacts, machines, plan, runners
 from flows.board import Board, current
 from flows.plan import Stage
+from flows.process import POLL
 from flows.server import PAGES
-from flows.stage import Site, StageError, run
+from flows.stage import GRACE, Site, StageError, run
 from flows.work import Work
 
 RETRY_AFTER = 2.0  # seconds
@@ -77,13 +79,19 @@ def carry_out(work: Work) -> None:
 
 @contextmanager
 def shown(board: Board, works: Sequence[Work]) -> Iterator[None]:
-    """Show the stages of some works while they run; leaving on an error or a signal ends all their processes."""
+    """Show the stages of some works while they run; leaving on an error or a signal ends all their processes.
+
+    They have ended before it leaves: where they work may be cleared next.
+    """
     board.begin([stage for work in works for stage in work.stages])
     try:
         yield
     except BaseException:
         for work in works:
             work.stopping.set()
+        end = time.monotonic() + 2 * GRACE
+        while any(work.busy for work in works) and time.monotonic() < end:
+            time.sleep(POLL)
         raise
     finally:
         board.end()

@@ -21,7 +21,8 @@ class Work:
     """What the tasks of one run share. Setting `stopping` ends every process of it.
 
     `carry` is what brings a stage up to date: `flows.stage.run` here, or something that has it done elsewhere.
-    `outcomes` and `faults` are known of what is over. A copy in another process shows nothing.
+    `outcomes` and `faults` are known of what is over; `busy` names what is at work. A copy in another process shows
+    nothing.
     """
 
     def __init__(self, site: Site, stages: Sequence[Stage], board: Board, carry: Carry = run) -> None:
@@ -29,6 +30,7 @@ class Work:
         self.stopping = Event()
         self.outcomes: dict[str, str] = {}
         self.faults: dict[str, str] = {}
+        self.busy: set[str] = set()
         self.attempts: Counter[str] = Counter()
         self.urgency = durations.urgency(stages, durations.recall_all(site.root, stages))
 
@@ -58,7 +60,10 @@ class Work:
                 log(text)
 
         self.attempts[stage.name] += 1
+        self.busy.add(stage.name)  # before looking at `stopping`: who sets that then waits for all that are busy
         try:
+            if self.stopping.is_set():
+                raise StoppedError
             outcome = self.carry(stage, self.site, tell, self.stopping, self.urgency[stage.name])
         except StoppedError:
             self.board.state(stage, "stopped")
@@ -66,6 +71,8 @@ class Work:
         except (StageError, OSError):
             self._failed(stage, time.monotonic() - start)
             raise
+        finally:
+            self.busy.discard(stage.name)
         seconds = time.monotonic() - start
         if outcome == "ran":
             durations.keep(self.site.root, stage, seconds)

@@ -1,0 +1,45 @@
+"""What the tasks of one run share: how it is stopped."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from flows.board import Board
+from flows.plan import Stage
+from flows.slots import StoppedError
+from flows.stage import Site, Tell
+from flows.work import Work
+
+
+def test_nothing_is_at_work_any_more_when_a_stopped_run_is_left(tmp_path: Path) -> None:
+    from flows.graph import shown
+
+    begun, ended = Event(), Event()
+
+    def carry(stage: Stage, site: Site, tell: Tell, stopping: Event, urgency: float) -> str:
+        begun.set()
+        stopping.wait()
+        time.sleep(0.5)
+        ended.set()
+        raise StoppedError
+
+    def do(stage: Stage) -> None:
+        with pytest.raises(StoppedError):
+            work.do(stage, [], str)
+
+    first, late = (Stage(name, name, why=("never run",)) for name in ("first", "late"))
+    work = Work(Site(tmp_path, 2), [first, late], Board(), carry)
+    thread = Thread(target=do, args=[first])
+    with pytest.raises(KeyboardInterrupt), shown(work.board, [work]):
+        thread.start()
+        begun.wait()
+        raise KeyboardInterrupt
+    assert ended.is_set()
+    begun.clear()
+    do(late)
+    assert not begun.is_set()
+    thread.join()
