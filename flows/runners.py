@@ -88,7 +88,8 @@ class Shared(Event):
 def attended(work: Work) -> Iterator[None]:
     """Show what the stages of a work are at where the flow's tasks live in other processes.
 
-    Leaving on an error or a signal ends them: before it leaves, no process of them is left.
+    Leaving on an error or a signal ends them: before it leaves, no process of them is left. The file that tells them
+    to stop stays in `.scratch`: a task that begins later, while its cluster ends, must still find it.
     """
     context = FlowRunContext.get()
     if context is None or isinstance(context.task_runner, ThreadPoolTaskRunner):
@@ -109,7 +110,6 @@ def attended(work: Work) -> Iterator[None]:
     finally:
         over.set()
         watch.join()
-        stop.file.unlink(missing_ok=True)
 
 
 def _watch(work: Work, over: Event) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import pickle
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from prefect.context import FlowRunContext
 
 from etude.errors import InputError
 from flows import runners
 from flows.board import Board
 from flows.plan import load
 from flows.process import alive
-from flows.runners import Shared, make
+from flows.runners import Shared, attended, make
+from flows.slots import StoppedError
 from flows.stage import Site
 from flows.work import Work
 from tests.flows.conftest import Project
@@ -60,16 +63,35 @@ def test_a_copy_of_a_run_elsewhere_brings_stages_up_to_date_and_shows_nothing(pr
     assert board.rows["one"].state == "waiting"
 
 
-@pytest.mark.slow  # a Dask cluster
-def test_the_graph_on_dask_ends_as_on_threads_and_stops_with_ctrl_c(project: Project, prefect_server: str) -> None:
-    pytest.importorskip("prefect_dask")
+def test_a_task_that_begins_when_its_run_was_already_stopped_does_nothing(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.stages(one={})
+    (stage,) = stages = load(project.root)
+    work = Work(Site(project.root, 1), stages, Board())
+    work.board.begin(stages)
+    monkeypatch.setattr(FlowRunContext, "get", lambda: SimpleNamespace(task_runner="in other processes"))
+    with pytest.raises(KeyboardInterrupt), attended(work):
+        copy = pickle.loads(pickle.dumps(work))
+        raise KeyboardInterrupt
+    with pytest.raises(StoppedError):
+        copy.do(stage, [], str)
+    assert project.runs() == []
+
+
+@pytest.mark.slow  # a cluster of Dask's or Ray's
+@pytest.mark.parametrize("kind", ["dask", "ray"])
+def test_the_graph_on_a_cluster_ends_as_on_threads_and_stops_with_ctrl_c(
+    kind: str, project: Project, prefect_server: str
+) -> None:
+    pytest.importorskip(f"prefect_{kind}")
     project.stages(
         first={},
         bad={"words": ["fail:7"]},
         after={"deps": ["out/bad"]},
         slow={"words": ["wait:go"], "deps": ["out/first"]},
     )
-    flow = project.flow("--runner", "dask", "--jobs", "2", PREFECT_API_URL=prefect_server)
+    flow = project.flow("--runner", kind, "--jobs", "2", PREFECT_API_URL=prefect_server)
     stage = project.pid("slow")
     flow.send_signal(signal.SIGINT)
     flow.communicate()
@@ -77,7 +99,7 @@ def test_the_graph_on_dask_ends_as_on_threads_and_stops_with_ctrl_c(project: Pro
     assert not alive(stage)
 
     (project.root / "go").touch()
-    again = project.flow("--runner", "dask", PREFECT_API_URL=prefect_server)
+    again = project.flow("--runner", kind, PREFECT_API_URL=prefect_server)
     text, _ = again.communicate()
     assert again.returncode == 1
     for line in ("first: up to date", "slow: ran in", "after: skipped", "bad ended with exit code 7. Its log"):
