@@ -69,9 +69,9 @@ def connect(root: Path) -> Callable[[], str]:
 
 
 def answers(url: str) -> bool:
-    """Whether a Prefect server answers there."""
+    """Whether a Prefect server answers there. A busy one is waited for: two on one history would be at odds."""
     try:
-        with build_opener(ProxyHandler({})).open(f"{url}/api/health", timeout=5) as reply:
+        with build_opener(ProxyHandler({})).open(f"{url}/api/health", timeout=20) as reply:
             return bool(reply.status == 200)
     except (URLError, OSError, ValueError):
         return False
