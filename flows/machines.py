@@ -48,6 +48,10 @@ LIVING = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
 @flow(name="stage", validate_parameters=False)
 def carry_out(commit: str, target: str) -> State[Any]:
     """On a worker: bring one stage of a commit up to date and push it. The state's message is the outcome or fault."""
+    if CLONE not in os.environ:
+        return Failed(
+            message=f"the worker on {os.uname().nodename} has no clone: start it with `python -m flows.worker`"
+        )
     clone, jobs = Path(os.environ[CLONE]), int(os.environ[JOBS])
     gpus = [device for device in os.environ[GPUS].split(",") if device]
     try:
