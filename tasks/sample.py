@@ -118,12 +118,14 @@ def open_layer(what: str, numbers: dict[str, float] | float | None) -> Layer:
     """The artifact of a method (``lora``, ``lora@80`` after 80 steps), or in a file; raises what says what is wrong."""
     from etude.formats.kinds import open_any
 
-    method, _, step = what.partition("@")
+    method, at, step = what.partition("@")
     names = method_names()
     path = Path(what).expanduser()
     if method in names and not path.is_file():
+        if at and not step.isdecimal():
+            raise InputError(what, f"`{step}` is no step", f"write {method}@80 for the checkpoint after 80 steps")
         build = Path("artifacts", method, "build")
-        path = build / (f"checkpoints/{int(step):06d}" if step.isdigit() else "artifact")
+        path = build / (f"checkpoints/{int(step):06d}" if at else "artifact")
         path = path.with_suffix(".safetensors")
         if not path.exists():
             raise InputError(path, "is missing", f"run `dvc repro pipelines/{method}/dvc.yaml:build`, or name another")
@@ -199,7 +201,10 @@ def _numbers(text: str) -> list[int]:
 def _size(text: str) -> tuple[int, int] | None:
     from etude.grids.axes import size
 
-    return size(text) if text else None
+    try:
+        return size(text) if text else None
+    except ParamsError as error:  # a grid's sizes stand in params.yaml, this one does not
+        raise ParamsError("--size", error.fault, error.action) from None
 
 
 def _draw(

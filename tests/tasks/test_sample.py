@@ -94,6 +94,7 @@ def test_a_layer_is_read(text: str, found: Any) -> None:
         ("blorp.pt:0.5", InputError, "textual_inversion has no strength"),
         ("hypernetwork", InputError, r"artifacts/hypernetwork/build/artifact\.safetensors: is missing.*dvc repro"),
         ("lora@81", InputError, r"000081\.safetensors: is missing"),
+        ("lora@best", InputError, "lora@best: `best` is no step. Next: write lora@80"),
         ("params.yaml", FormatError, "params.yaml"),
     ],
 )
@@ -125,6 +126,8 @@ def test_an_aesthetic_embedding_of_others_is_drawn_with(project: Path) -> None:
 def test_other_faults_are_named(project: Path) -> None:
     with pytest.raises(InputError, match=r"has no word for \[name\]"):
         draw("", prompt=["[name]"])
+    with pytest.raises(ParamsError, match="--size: `5` is not a size"):
+        draw("", size="5")
     with pytest.raises(ParamsError, match="--seeds"):
         draw("", seeds="a-b")
     with pytest.raises(ParamsError, match="sampler"):
