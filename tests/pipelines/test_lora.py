@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -320,6 +322,36 @@ def test_counts_on_the_true_sd15_are_those_of_the_formulas(tmp_path: Path) -> No
     assert count(base, kohya, text=False) == (192, 423_936 * 4)
     assert count(base, kohya, text=True) == (192 + 72, 589_824 * 4)
     assert count(base, ALL, text=False) == (228 + 50, (506_816 + 544_000) * 4)
+
+
+def values_of(kind: str, layer: Any, rank: int, factor: int) -> int:
+    """Values that a kind gives to a layer [out, in(, k, k)], by its formula."""
+    out, inner, *kernel = layer.weight.shape
+    area = math.prod(kernel)
+    pair = rank * (inner * area + out)
+    if kind in ("lora", "dora"):
+        return pair + (out if kind == "dora" else 0)  # DoRA: the length of every row besides
+    if kind == "loha":
+        return 2 * pair
+    small, wide = out // factor, inner // factor * area  # of the larger factor, out/f × in/f·k²
+    two = small * wide if rank >= max(small, inner // factor) / 2 else rank * (small + wide)
+    return factor * factor + two
+
+
+@pytest.mark.parametrize("kind", ["lora", *KINDS])
+def test_a_file_of_each_kind_for_the_true_sd15_is_as_large_as_its_formula_says(kind: str, tmp_path: Path) -> None:
+    base = true_sd15()
+    params: Any = params_of("lora", rank=8, alpha=8.0, kind=kind, factor=8, targets=ALL, text_encoder_rate=0.0)
+    chosen = re.compile(rf"(.*\.)?({'|'.join(lora.TARGETS.values())})")
+    layers = [layer for name, layer in base.unet.named_modules() if chosen.fullmatch(name)]
+    with inserted(base, params, seed=0) as found:
+        zeros = {n: torch.zeros(p.shape, dtype=torch.float16) for n, p in found.items()}
+    expected = sum(values_of(kind, layer, 8, 8) for layer in layers)
+    assert sum(tensor.numel() for tensor in zeros.values()) == expected
+    facts = {"name": "sks", "rank": 8, "alpha": 8.0, "family": "sd1"}
+    (path,) = kohya_lora.write(Artifact("lora", zeros, facts), tmp_path)
+    header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+    assert path.stat().st_size == header + 2 * expected + 4 * len(layers)  # fp16, and an alpha a layer
 
 
 def test_a_kohya_file_for_sd15_is_as_large_as_its_values(tmp_path: Path) -> None:
