@@ -2,14 +2,14 @@
 arXiv:2204.06125; in the form of diffusers' ``StableUnCLIPImg2ImgPipeline``).
 
 A small network of its own adds what the UNet is told of the picture to its embedding of the timestep; it begins at 0,
-so training begins with the miniature as it is. Most of the UNet stays frozen: what changed is a small file.
+so training begins with the miniature as it is. Then all layers learn: with the convolutions frozen, pictures drawn
+after 22 thousand lay at a cosine of 0.08 to those given.
 """
 
 from __future__ import annotations
 
 import random
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +29,7 @@ from pipelines.miniature.clip import read_clip
 from pipelines.miniature.draws import randomiser
 from pipelines.miniature.embeddings import Normaliser, different, embed, normaliser, see
 from pipelines.miniature.stage import make_report, pixels_to_picture, tile
-from pipelines.miniature.unet import SCHEDULE, Denoising, Encoded, decode, denoising_loss, read_encoded
+from pipelines.miniature.unet import SCHEDULE, Denoising, Encoded, decode, denoising_loss, read_encoded, save_unet
 from pipelines.miniature.vae import read_vae
 from pipelines.miniature.world import FOLDER, OUT, Words, World, choose_colour, colour_table, read_pictures, read_world
 from tasks import run
@@ -41,7 +41,6 @@ WEIGHTS = START / "diffusion_pytorch_model.safetensors"
 class Unclip(Schema):
     """The ``unclip`` block of params.yaml."""
 
-    trained: list[str]
     caption_dropped: float
     embedding_dropped: float
     other_background: float
@@ -83,7 +82,7 @@ class Examples:
 
 
 def train() -> None:
-    """Write ``out/unclip/``: what changed in the UNet, its configuration, the normaliser, and ``metrics.json``."""
+    """Write ``out/unclip/``: the UNet, the normaliser, the UNet that it began as, and ``metrics.json``."""
     dials = pick(FOLDER / "params.yaml", Dials)
     settings, world, encoded, vae = dials.unclip, read_world(), read_encoded(), read_vae()
     report = make_report("unclip", settings.threads)
@@ -91,7 +90,7 @@ def train() -> None:
     norm, sheets, scale = normaliser(embeddings), examples.sheets(), float(vae.config.scaling_factor)
     torch.manual_seed(report.seed)
     model = build_unclip(embeddings.shape[-1]).to(report.device)
-    moving = select(model, settings.trained)
+    learned = dict(model.named_parameters())
 
     def drawn() -> list[Tensor]:
         return [decode(sample(model, norm, seen, encoded.hidden[:1], settings), vae) for _, seen in sheets]
@@ -105,19 +104,16 @@ def train() -> None:
         draw = randomiser(report.seed, "unclip", step)
         return draw_batch(encoded, embeddings, world, dials, scale, draw, report.device)
 
-    fit(moving, lambda batch: told_loss(model, norm, batch, settings), batches, settings.training, report)
+    fit(learned, lambda batch: told_loss(model, norm, batch, settings), batches, settings.training, report)
     near = [cosine_similarity(see(examples.clip, made), seen) for made, (_, seen) in zip(drawn(), sheets, strict=True)]
-    save(model, moving, norm, dict(zip(("known", "held_out"), near, strict=True)))
+    save(model, norm, dict(zip(("known", "held_out"), near, strict=True)))
     report.discard()
 
 
-def save(
-    model: UNet2DConditionModel, moving: Mapping[str, Tensor], norm: Normaliser, near: Mapping[str, Tensor]
-) -> None:
+def save(model: UNet2DConditionModel, norm: Normaliser, near: Mapping[str, Tensor]) -> None:
     """Fill ``out/unclip``; ``near`` are cosines of given pictures and those drawn from their embeddings alone."""
     with replace_folder(OUT / "unclip") as folder:
-        model.save_config(folder)
-        write_tensors(folder / "changed.safetensors", moving, {"format": "pt"})
+        save_unet(model, folder)
         write_tensors(folder / "normaliser.safetensors", {"mean": norm.mean, "std": norm.std}, {"format": "pt"})
         write_json(folder / "origin.json", {"unet": sha256_file(WEIGHTS)})
         similarity = {name: round(float(cosines.mean()), 4) for name, cosines in near.items()}
@@ -145,15 +141,6 @@ def build_unclip(width: int) -> UNet2DConditionModel:
         torch.nn.init.zeros_(parameter)
     model.set_attn_processor(AttnProcessor())  # torch's fused attention takes twice the step's time on CPU in bf16
     return model
-
-
-def select(model: UNet2DConditionModel, parts: Sequence[str]) -> dict[str, Tensor]:
-    """The parameters whose names hold one of ``parts``, asking for gradients; all others are frozen."""
-    model.requires_grad_(False)
-    found = {name: value for name, value in model.named_parameters() if re.search("|".join(parts), name)}
-    for value in found.values():
-        value.requires_grad_(True)
-    return found
 
 
 def draw_batch(

@@ -66,6 +66,6 @@ pipe(picture, prompt="", num_inference_steps=20, guidance_scale=3).images[0]
 | known concepts | {known} |
 | held-out concepts | {held_out} |
 
-The folder holds what changed: the entrance for the embedding, the layers that read the timestep, the attention. All
-else are links into `../miniature`, so keep both folders side by side. Limits, sources and licences are the miniature's.
+The autoencoder, the text encoder and the tokenizer are links into `../miniature`, so keep both folders side by side.
+Limits, sources and licences are the miniature's.
 """

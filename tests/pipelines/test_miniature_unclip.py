@@ -72,14 +72,11 @@ def test_training_begins_with_the_miniature_as_it_is(start: UNet2DConditionModel
     torch.testing.assert_close(before, after, rtol=0, atol=1e-5)
 
 
-def test_only_the_named_layers_learn_and_they_do(start: UNet2DConditionModel, settings: unclip.Unclip) -> None:
+def test_the_entrance_and_all_other_layers_learn(start: UNet2DConditionModel, settings: unclip.Unclip) -> None:
     model = unclip.build_unclip(WIDTH)
-    moving = unclip.select(model, settings.trained)
     unclip.told_loss(model, norm(), batch(), settings).backward()
-    assert {name for name, p in model.named_parameters() if p.grad is not None} == set(moving)
-    assert moving["class_embedding.linear_2.weight"].grad.abs().max() > 0
-    assert not [name for name in moving if moving[name].ndim == 4 and moving[name].shape[-1] > 1]
-    assert sum(p.numel() for p in moving.values()) < sum(p.numel() for p in model.parameters()) / 2
+    assert not [name for name, p in model.named_parameters() if p.grad is None]
+    assert model.class_embedding.linear_2.weight.grad.abs().max() > 0
 
 
 def test_a_dropped_embedding_is_all_zeros(start: UNet2DConditionModel, settings: unclip.Unclip) -> None:
@@ -104,15 +101,13 @@ def published(start: UNet2DConditionModel, settings: unclip.Unclip, tmp_path: Pa
     unet.save_unet(base, tmp_path)
     out, model = tmp_path / "out", tmp_path / "miniature"
     told = unclip.build_unclip(clip.config.projection_dim)
-    moving = unclip.select(told, settings.trained)
     with torch.no_grad():
-        for value in moving.values():
+        for value in told.parameters():
             value.add_(0.1 * torch.randn_like(value))
     own = embeddings.normaliser(torch.randn(9, clip.config.projection_dim))
     assembly.assemble(model, base, vae.build_vae([8, 8, 16, 16], 2, 32), clip, tokenizer)
     out.mkdir()
-    told.save_config(out)
-    write_tensors(out / "changed.safetensors", moving)
+    unet.save_unet(told, out)
     write_tensors(out / "normaliser.safetensors", {"mean": own.mean, "std": own.std})
     write_json(out / "origin.json", {"unet": sha256_file(tmp_path / "diffusion_pytorch_model.safetensors")})
     unclip_folder.assemble_unclip(tmp_path / "miniature-unclip", model, out, clip, assembly.vision_config(clip))
@@ -127,7 +122,7 @@ def write_vocabulary(folder: Path) -> dict[str, int]:
 
 # diffusers 0.42 hands torch tensors to np.array, which NumPy 2 deprecates
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_what_is_published_is_a_difference_that_diffusers_and_load_base_read_whole(published: Path) -> None:
+def test_what_is_published_diffusers_and_load_base_read_alike(published: Path) -> None:
     folder, (expected, _) = published / "miniature-unclip", read_tensors(published / "expected.safetensors")
     pipe = StableUnCLIPImg2ImgPipeline.from_pretrained(folder, local_files_only=True)
     base = load_base(folder)
@@ -138,10 +133,7 @@ def test_what_is_published_is_a_difference_that_diffusers_and_load_base_read_who
         assert all((found[name] - value).abs().max() < 2e-3 for name, value in expected.items())
     card = pick(FOLDER / "params.yaml", unclip_card.Dials).card.model_copy(update={"steps": 1})
     assert [made.size for made in unclip_card.draw(folder, torch.rand(1, 3, 128, 128), card)] == [(32, 32)]
-    changed = {name for name, _ in read_tensors(folder / "unet" / unclip_folder.SHARDS[1])[0].items()}
-    assert not [name for name in changed if "conv1" in name or "conv2" in name]
-    whole = published / "miniature" / "unet" / "diffusion_pytorch_model.safetensors"
-    assert (folder / "unet" / unclip_folder.SHARDS[0]).resolve() == whole.resolve()
+    assert (folder / "vae/config.json").resolve() == (published / "miniature/vae/config.json").resolve()
 
 
 def test_training_sees_pictures_as_the_published_eye_does(published: Path) -> None:
