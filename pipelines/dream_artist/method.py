@@ -1,14 +1,15 @@
 """DreamArtist: two words learnt through guidance, one to draw towards and one to draw away from (arXiv:2211.11337).
 
-With c the answer under a text with the positive word, u the one under the same text with the negative word, the loss is
-that of u + γ(t) · (c - u), which is what a sampler uses (Dong, Wei and Lin, 2022). One picture is enough.
+With c the answer under a text with the positive word, u the one under the same text with the negative word (or under
+that word alone, where texts are captions), the loss is that of u + γ(t) · (c - u), which is what a sampler uses (Dong,
+Wei and Lin, 2022). One picture is enough.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
@@ -16,6 +17,7 @@ from etude.params import MethodParams, Schema
 from etude.training.guidance import Guidance, parse_guidance
 from etude.training.plan import Optimization
 from etude.training.preview import Preview
+from etude.training.templates import NAME, Template, draw, refuse_idle_reading, refuse_silent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from etude.artifact import Artifact
     from etude.diffusion.base import Base
     from etude.diffusion.text import Conditioning
-    from etude.training.batches import Batch, Images
+    from etude.training.batches import Batch, Captions, Images
     from etude.training.denoising import Noised
     from etude.training.report import Report
 
@@ -48,10 +50,12 @@ class Word(Schema):
 class Params(MethodParams):
     """pipelines/dream_artist/params.yaml."""
 
+    trigger: Literal[True]
     positive: Word
     negative: Word
     negative_rate: PositiveFloat
-    templates: list[Annotated[str, Field(pattern=r"\[name\]")]] = Field(min_length=1)
+    templates: list[Template] = Field(min_length=1)
+    reads: Literal["prepared", "texts"]
     guidance: PositiveFloat | str
     reconstruction: NonNegativeFloat
     attention: bool
@@ -63,13 +67,12 @@ class Params(MethodParams):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         parse_guidance(self.guidance)
+        refuse_idle_reading(self.templates, self.reads)
         return self
 
 
-def build(*, base: Base, images: Images, params: Params, report: Report) -> Artifact:
+def build(*, base: Base, images: Images, captions: Captions | None, params: Params, report: Report) -> Artifact:
     """Train the rows of both words."""
-    import torch
-
     from etude.artifact import Artifact
     from etude.diffusion.text import encode_prompts
     from etude.training.batches import Batches
@@ -78,7 +81,8 @@ def build(*, base: Base, images: Images, params: Params, report: Report) -> Arti
     from etude.training.learned import saved
 
     plan, guidance = params.training, parse_guidance(params.guidance)
-    batches = Batches(images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
+    refuse_silent(params.templates, captions.texts if captions else {}, params.name, params.set)
+    batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     rows = _starts(base, params, report.seed)
 
     positive, negative = (_named(rows, side) for side in SIDES)
@@ -87,8 +91,10 @@ def build(*, base: Base, images: Images, params: Params, report: Report) -> Arti
         return Artifact("dream_artist", saved({**positive, **negative}, params.save), {"name": params.name})
 
     def loss(batch: Batch) -> Tensor:
-        chosen = torch.randint(len(params.templates), (len(batch.names),)).tolist()
-        texts = [params.templates[i].replace("[name]", params.name + end) for end in SIDES.values() for i in chosen]
+        towards = draw(params.templates, batch.texts or [""] * len(batch.names), params.name)
+        away = [NAME] * len(towards) if batch.texts else towards  # captions are said on one side, as in drawing
+        texts = [text.replace(NAME, params.name) for text in towards]
+        texts += [text.replace(NAME, params.name + SIDES["negative"]) for text in away]
         both = encode_prompts(base, texts, params.clip_skip)
         drawn = noised(base, batch.mean, batch.logvar, plan)
         answer = _guided(base, drawn, both, guidance)

@@ -9,13 +9,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 
 from etude.params import MethodParams
 from etude.training.plan import Optimization
 from etude.training.preview import Preview
+from etude.training.templates import NAME, Template, draw, refuse_idle_reading, refuse_silent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,17 +30,17 @@ bases = ("sd1", "sd2", "sdxl")
 formats = ("embedding_pt", "embedding_safetensors", "diffusers_embedding")
 axes: dict[str, float] = {}  # its strength is that of a word in a prompt
 
-FILEWORDS = "[filewords]"  # A1111's word for a picture's caption
 PARTS = ("text_encoder", "text_encoder_2")  # sdxl's word has rows in both
 
 
 class Params(MethodParams):
     """pipelines/textual_inversion/params.yaml."""
 
+    trigger: Literal[True]
     name: str = Field(min_length=1, max_length=64, pattern=r"^\S+$", description="the new word")
     vectors: int = Field(ge=1, le=75)  # what fits between the start and the end of a prompt
     initializer: str
-    templates: list[Annotated[str, Field(pattern=r"\[name\]")]] = Field(min_length=1)
+    templates: list[Template] = Field(min_length=1)
     reads: Literal["prepared", "texts"]
     progressive: NonNegativeInt
     anchor: NonNegativeFloat
@@ -52,9 +53,7 @@ class Params(MethodParams):
 
     @model_validator(mode="after")
     def _reads_what_it_needs(self) -> Self:
-        asked = any(FILEWORDS in template for template in self.templates)
-        if asked != (self.reads == "texts"):
-            raise ValueError(f"`reads` is `texts` where a template holds {FILEWORDS}, and `prepared` where none does")
+        refuse_idle_reading(self.templates, self.reads)
         return self
 
 
@@ -70,6 +69,7 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
     from etude.training.words import starting_rows
 
     plan, name = params.training, params.name
+    refuse_silent(params.templates, captions.texts if captions else {}, name, params.set)
     batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     starts = starting_rows(base, params.initializer, params.vectors)
     rows = {part: start.clone().requires_grad_() for part, start in zip(PARTS, starts, strict=False)}
@@ -83,8 +83,8 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
 
     def loss(turn: Turn) -> Tensor:
         use(turn.step)
-        captions = turn.batch.texts or [""] * len(turn.names)
-        conditioning = encode_prompts(base, _texts(params, captions), params.clip_skip)
+        texts = draw(params.templates, turn.batch.texts or [""] * len(turn.names), name)
+        conditioning = encode_prompts(base, [text.replace(NAME, name) for text in texts], params.clip_skip)
         value = denoising_loss(base, turn.batch.mean, turn.batch.logvar, conditioning, plan)
         return value + params.anchor * _strayed(rows, starts) if params.anchor else value
 
@@ -122,15 +122,6 @@ def _turns(batches: Callable[[int], Batch], plan: Optimization) -> Callable[[int
     """Batch ``index`` with its step; several processes share the batches of a step."""
     each = plan.accumulation * int(os.environ.get("WORLD_SIZE", 1))
     return lambda index: Turn(batches(index), index // each)
-
-
-def _texts(params: Params, captions: Sequence[str]) -> list[str]:
-    """The text that each picture is learned under: a template drawn by lot, filled in."""
-    import torch
-
-    chosen = torch.randint(len(params.templates), (len(captions),)).tolist()
-    filled = zip((params.templates[i] for i in chosen), captions, strict=True)
-    return [template.replace("[name]", params.name).replace(FILEWORDS, caption) for template, caption in filled]
 
 
 def _used(step: int, params: Params) -> int:

@@ -37,8 +37,8 @@ def lively(base: Base, *, positive: int = 2, negative: int = 3) -> Artifact:
 def run(base: Base, scratch: Path, training: dict[str, Any] | None = None, **changes: Any) -> Artifact:
     params: Any = params_of(METHOD, {"steps": 3, "checkpoint_every": 3} | (training or {}), **changes)
     report = Report(scratch, seed=3, device="cpu", precision="fp32")
-    images: Images = changes.pop("images", None) or image_set(base)["images"]
-    return artist.build(base=base, images=images, params=params, report=report)
+    data = image_set(base)
+    return artist.build(base=base, images=data["images"], captions=data["captions"], params=params, report=report)
 
 
 def test_the_negative_word_is_in_every_negative_prompt_and_in_no_other(tiny_base: Path) -> None:
@@ -85,7 +85,7 @@ def drawn_batch(base: Base, plan: Any) -> Noised:
 
 @pytest.mark.parametrize("guidance", [3.0, "1-5:cos"])
 def test_loss_and_gradients_are_those_of_the_formula(guidance: float | str, exact: Base) -> None:
-    plan = params_of(METHOD).training  # type: ignore[attr-defined]
+    plan = params_of(METHOD, {"min_snr": 0.0}).training  # type: ignore[attr-defined]
     drawn, scale = drawn_batch(exact, plan), parse_guidance(guidance)
     mask = torch.rand(2, 1, 8, 8, dtype=torch.float64)
     rows = {side: (torch.randn(2, 32, dtype=torch.float64) * 0.3).requires_grad_() for side in artist.SIDES}
@@ -142,9 +142,9 @@ def test_one_picture_is_enough_and_a_mask_on_it_counts(tiny_base: Path, tmp_path
     results = {}
     for name, masks, asked in (("none", (), True), ("half", (half,), True), ("unused", (half,), False)):
         one = Images(whole.names[:1], whole.mean[:1], whole.logvar[:1], masks)
-        params: Any = params_of(METHOD, {"steps": 3}, attention=asked)
+        params: Any = params_of(METHOD, {"steps": 3}, attention=asked, reads="prepared", templates=["[name]"])
         report = Report(tmp_path / name, seed=3, device="cpu", precision="fp32")
-        results[name] = artist.build(base=base, images=one, params=params, report=report).tensors
+        results[name] = artist.build(base=base, images=one, captions=None, params=params, report=report).tensors
     for key in results["none"]:
         assert torch.equal(results["none"][key], results["unused"][key])
         assert not torch.equal(results["none"][key], results["half"][key])
@@ -178,7 +178,11 @@ def test_both_words_are_learned_each_at_its_rate_and_nothing_else(tiny_base: Pat
 
 @pytest.mark.parametrize(
     "change",
-    [{"guidance": "1-6:cos2"}, {"reconstruction": 1.0}, {"templates": ["[name] on a red background"]}],
+    [
+        {"guidance": "1-6:cos2"},
+        {"reconstruction": 1.0},
+        {"templates": ["[name] on a red background"], "reads": "prepared"},
+    ],
     ids=str,
 )
 def test_every_dial_changes_what_is_learned(change: dict[str, Any], tiny_base: Path, tmp_path: Path) -> None:

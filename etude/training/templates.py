@@ -1,0 +1,44 @@
+"""Texts that pictures are learned under: templates with [name], and with A1111's [filewords], a picture's caption."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from etude.errors import InputError
+
+NAME, FILEWORDS = "[name]", "[filewords]"
+Template = Annotated[str, Field(pattern=r"\[name\]|\[filewords\]", description="a text with [name] or [filewords]")]
+
+
+def refuse_idle_reading(templates: Sequence[str], reads: str) -> None:
+    """Raises ValueError where ``reads``, what the build stage depends on, is not what ``templates`` need."""
+    asked = any(FILEWORDS in template for template in templates)
+    if asked != (reads == "texts"):
+        raise ValueError(f"`reads` is `texts` where a template holds {FILEWORDS}, and `prepared` where none does")
+
+
+def refuse_silent(templates: Sequence[str], captions: Mapping[str, str], name: str, image_set: str) -> None:
+    """Every text must say the name: its template does, or else the caption; raises InputError."""
+    if all(NAME in template for template in templates):
+        return
+    for picture, caption in sorted(captions.items()):
+        if not _said(name).search(caption):
+            action = f"write it there, or begin the templates with it: `{NAME} {FILEWORDS}`"
+            raise InputError(f"data/{image_set}", f"the caption of {picture}, `{caption}`, lacks `{name}`", action)
+
+
+def draw(templates: Sequence[str], captions: Sequence[str], name: str) -> list[str]:
+    """A template drawn by lot for each caption, filled in; [name] stays, and stands where the caption says the name."""
+    import torch
+
+    chosen = torch.randint(len(templates), (len(captions),)).tolist()
+    spoken = (_said(name).sub(lambda _: NAME, caption) for caption in captions)
+    return [templates[i].replace(FILEWORDS, caption) for i, caption in zip(chosen, spoken, strict=True)]
+
+
+def _said(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.IGNORECASE)
