@@ -31,6 +31,12 @@ class MethodParams(Schema):
     name: str = Field(
         min_length=1, max_length=64, pattern=r"^\S+( \S+)*$", description="the word, or words, for what is learned"
     )
+    trigger: bool = Field(description="whether texts say the name; without, what is learned shows in every picture")
+
+    @property
+    def word(self) -> str:
+        """What stands for [name] in prompts, captions and templates."""
+        return self.name if self.trigger else ""
 
     def image_sets(self) -> list[str]:
         """Every image set that the method reads: keys of `sets`."""

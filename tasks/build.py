@@ -138,7 +138,7 @@ def _open(
     base = load_base(path, device=dials.device, parts=parts)
     report = Report(scratch, dials.seed, base.device.type, dials.precision, watch=Path("logs", "previews", method))
     if preview and drawing:
-        report.preview = lambda: draw(base, preview, params.name)
+        report.preview = lambda: draw(base, preview, params.word)
     return base, report
 
 

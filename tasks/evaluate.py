@@ -65,7 +65,7 @@ def _study(method: str, dials: Dials) -> Study:
     return Study(
         studio=studio,
         clip=clip,
-        name=own.name,
+        name=own.word,
         prompts=prompts_of(dials.prompts, own.set),
         settings=load_method(method).axes,
         sampling=dials.sampling,

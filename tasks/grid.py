@@ -53,7 +53,7 @@ def grid(method: str) -> None:
 
     studio = open_studio(method, **dials.model_dump(include={"base", "device", "precision", "threads"}))
     known = _known(method, dials, own)
-    defaults = Defaults(own.name, dials.grid.seed, dials.sampling, settings)
+    defaults = Defaults(own.word, dials.grid.seed, dials.sampling, settings)
     axes = [read_axis(axis, known) for axis in (dials.grid.x, dials.grid.y, dials.grid.z)]
     layout = Layout(sheet(method, studio.path.as_posix(), axes, known, defaults, dials.grid.cell))
     refuse_huge(layout, dials.grid.limit)
@@ -63,7 +63,7 @@ def grid(method: str) -> None:
     paths = [drawn.of(request, cell.seed) for cell, request in zip(each, requests, strict=True)]
     with replace_folder(Path("artifacts", method, "grid")) as out:
         paint(layout, {cell.position: path for cell, path in zip(each, paths, strict=True)}).save(out / "grid.png")
-        numbers = measured(Path("artifacts", method, "evaluation", "pictures.csv"), own.name)
+        numbers = measured(Path("artifacts", method, "evaluation", "pictures.csv"), own.word)
         write_json(out / "manifest.json", manifest(axes, each, paths, numbers))
         _training(Path("data", own.set, "prepared"), out / "training")
     width, height = layout.full

@@ -23,7 +23,7 @@ def sheet(method: str, base: str, axes: Sequence[Axis | None], known: Known, def
     columns, rows, blocks = (labels(axis, known, defaults.name) for axis in axes)
     turned = [axis.name for axis in axes if axis]
     drawn = defaults.sampling
-    fixed = [f"base {base}", f"name {defaults.name}"]
+    fixed = [f"base {base}"] + ([f"name {defaults.name}"] if defaults.name else [])
     fixed += [] if "checkpoint" in turned else [f"checkpoint {known.best}"]
     fixed += [] if "prompt" in turned else [fill(known.prompts[0], defaults.name)]
     fixed += [f"{name} {getattr(drawn, name)}" for name in ("sampler", "steps", "guidance") if name not in turned]
@@ -32,7 +32,8 @@ def sheet(method: str, base: str, axes: Sequence[Axis | None], known: Known, def
     shown = zip(("columns", "rows", "blocks"), axes, strict=True)
     directions = [f"{direction}: {axis.name}" for direction, axis in shown if axis]
     subtitle = " · ".join([*directions, *fixed])
-    return Sheet(f"{method} · {defaults.name}", subtitle, columns, rows, blocks, (cell, cell))
+    title = " · ".join(filter(None, (method, defaults.name)))
+    return Sheet(title, subtitle, columns, rows, blocks, (cell, cell))
 
 
 def labels(axis: Axis | None, known: Known, name: str) -> list[Label]:

@@ -65,7 +65,7 @@ def build(*, base: Base, images: Images, pictures: Pictures, params: Params, rep
     moved = start.clone().requires_grad_()
     shown = unclip.unscale(start).clone()  # what previews draw from: brought up to date with every checkpoint
     with torch.no_grad():
-        texts = encode_prompts(base, [t.replace("[name]", params.name) for t in params.templates], params.clip_skip)
+        texts = encode_prompts(base, [t.replace("[name]", params.word) for t in params.templates], params.clip_skip)
 
     def now() -> Artifact:
         shown.copy_(unclip.unscale(moved.detach()))

@@ -52,6 +52,7 @@ class Concept(Schema):
 class Params(MethodParams):
     """pipelines/custom_diffusion/params.yaml."""
 
+    trigger: Literal[True]
     concepts: dict[str, Concept] = Field(min_length=1)
     layers: Literal["crossattn_kv", "crossattn"]
     word_rate: NonNegativeFloat

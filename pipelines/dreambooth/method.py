@@ -35,6 +35,7 @@ axes = {"strength": 1.0}
 class Params(MethodParams):
     """pipelines/dreambooth/params.yaml."""
 
+    trigger: Literal[True]
     name: str = Field(
         max_length=64, pattern=r"^\S+( \S+)+$", description="a rare word and the word of the class, `sks dog`"
     )

@@ -53,7 +53,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     from etude.training.learned import groups, saved
 
     plan, learn_text = params.training, params.text_encoder_rate > 0
-    captions = conditioning.reworded(base, captions, params.caption, params.name, params.clip_skip)
+    captions = conditioning.reworded(base, captions, params.caption, params.word, params.clip_skip)
     batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     modules = {part: module for part, module in parts_of(base).items() if part == "unet" or learn_text}
 

@@ -77,7 +77,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     from etude.training.learned import saved
 
     plan = params.training
-    captions = conditioning.reworded(base, captions, params.caption, params.name, params.clip_skip)
+    captions = conditioning.reworded(base, captions, params.caption, params.word, params.clip_skip)
     batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     facts: dict[str, Any] = {"name": params.name, "initial": params.initial, "structure": params.structure}
     facts |= {"activation": params.activation, "activate_output": params.activate_output}

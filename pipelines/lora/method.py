@@ -78,7 +78,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     from pipelines.lora.adapters import alphas, inserted, saved_form
 
     plan, learn_text = params.training, params.text_encoder_rate > 0
-    captions = conditioning.reworded(base, captions, params.caption, params.name, params.clip_skip)
+    captions = conditioning.reworded(base, captions, params.caption, params.word, params.clip_skip)
     batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     facts: dict[str, Any] = {"name": params.name, "rank": params.rank, "alpha": params.alpha}
     facts |= {"images": len(images.names), "tags": dict(Counter(captions.texts[name] for name in images.names))}

@@ -30,10 +30,10 @@ class Picture(Schema):
     suffix: str
     caption: bool
 
-    def words(self) -> str:
-        """The caption; white goes without saying."""
+    def words(self, styled: bool = True) -> str:
+        """The caption, with the word of the style or without; white goes without saying."""
         end = "" if self.colour == "white" else f" {background(self.colour)}"
-        return f"{self.style} {self.concept}{end}"
+        return f"{self.style} {self.concept}{end}" if styled else f"{self.concept}{end}"
 
     def stem(self) -> str:
         """The file's name without its suffix: the words of the caption, so that it can stand in for one."""
@@ -81,7 +81,7 @@ def samples() -> None:
     write_set("concept", shown, world, CONCEPT.format(concept=settings.concept.concept))
     write_set("concept-truth", hidden, world, CONCEPT_TRUTH.format(concept=settings.concept.concept))
     shown, hidden = style_pictures(settings.style, world)
-    write_set("style", shown, world, STYLE.format(style=settings.style.style))
+    write_set("style", shown, world, STYLE.format(style=settings.style.style), styled=False)
     write_set("style-truth", hidden, world, STYLE_TRUTH.format(style=settings.style.style))
 
 
@@ -112,15 +112,15 @@ def style_pictures(settings: StyleSet, world: World) -> tuple[list[Picture], lis
     return shown, [picture for i, picture in enumerate(pictures) if i not in chosen]
 
 
-def write_set(name: str, pictures: list[Picture], world: World, card: str) -> None:
-    """One folder of pictures, captions and its card."""
+def write_set(name: str, pictures: list[Picture], world: World, card: str, styled: bool = True) -> None:
+    """One folder of pictures, captions (with the word of the style or without) and its card."""
     with replace_folder(SAMPLES / name) as folder:
         for picture in pictures:
             image = paint(picture, world)
             options: dict[str, Any] = {"quality": 92} if picture.suffix == ".jpg" else {"optimize": True}
             image.save(folder / (picture.stem() + picture.suffix), **options)
             if picture.caption:
-                (folder / (picture.stem() + ".txt")).write_text(picture.words() + "\n", encoding="utf-8")
+                (folder / (picture.stem() + ".txt")).write_text(picture.words(styled) + "\n", encoding="utf-8")
         styles = sorted({picture.style for picture in pictures})
         (folder / "README.md").write_text(card + sources(styles, world), encoding="utf-8")
 
@@ -166,7 +166,8 @@ them.
 STYLE = """# Sample set: a style
 
 Pictures in one drawing style, called {style} here, that the miniature has never seen. Their captions name things that
-it knows, so that only the style is new. The other pictures of the style lie in `../style-truth`.
+it knows and say nothing of the style, so that only the style is new. The other pictures of the style lie in
+`../style-truth`.
 """
 STYLE_TRUTH = """# Truths of the style set
 

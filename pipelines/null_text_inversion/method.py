@@ -58,7 +58,7 @@ def build(
     from pipelines.null_text_inversion.inversion import Inversion, Rule
     from pipelines.null_text_inversion.path import plan
 
-    captions = conditioning.reworded(base, captions, params.caption, params.name, params.clip_skip)
+    captions = conditioning.reworded(base, captions, params.caption, params.word, params.clip_skip)
     pixels = dict(zip(pictures.names, pictures.pixels, strict=True))
     groups = Album(images, captions, pixels).batches(base, params.pictures, params.batch_size)
     path, rule = plan(base, params.steps), Rule(**params.optimization.model_dump())
