@@ -20,6 +20,8 @@ from tasks.tracking import track
 
 RAW = Path("data/raw")
 RESERVED = {"raw", "samples"}  # folders of data/ that are no set's
+SAID = {"caption": "[name], [caption]", "templates": ["[name], [filewords]"]}  # the word, whatever captions say
+UNSAID = ("[caption]", ["[filewords]"])
 PROMPTS = ("[name]", "a picture of [name]", "a drawing of [name]", "[name] on a red background")
 SHOWN = 5
 
@@ -52,12 +54,17 @@ def images(
 
 
 def _point(method: str, name: str) -> str:
-    """Let a method learn from the set; its params file."""
+    """Let a method learn from the set; its params file.
+
+    The captions of the sample sets say the word; those of other pictures hardly do, so it is put before them.
+    """
     own = f"pipelines/{method}/params.yaml"
-    rewrite(Path(own), own, {"set": name})
-    say(
-        f"{method} learns from it; `name: {read_yaml(own).get('name')}` in {own} is the word that stands for it: yours?"
-    )
+    values = read_yaml(own)
+    said = {key: SAID[key] for key in SAID if values.get("trigger") and values.get(key) in UNSAID}
+    rewrite(Path(own), own, {"set": name, **said})
+    say(f"{method} learns from it; `name: {values.get('name')}` in {own} is the word that stands for it: yours?")
+    for key, value in said.items():
+        say(f"`{key}: {value}` in {own} puts that word before the captions")
     return own
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from etude.errors import ConflictError, InputError, ParamsError
 from etude.files import sha256_tree
@@ -91,6 +92,24 @@ def test_pictures_and_captions_are_copied_tracked_and_added_with_every_comment_k
     assert "next: dvc repro" in told.out
     assert "1 files are not copied: movie.mov (is not a picture" in told.err
     assert "1 pictures have a .caption file" in told.err
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({"trigger": True, "caption": "[caption]"}, {"trigger": True, "caption": "[name], [caption]"}),
+        ({"trigger": False, "caption": "[caption]"}, {"trigger": False, "caption": "[caption]"}),
+        ({"trigger": True, "caption": "a photo of [name]"}, {"trigger": True, "caption": "a photo of [name]"}),
+        ({"trigger": True, "templates": ["[filewords]"]}, {"trigger": True, "templates": ["[name], [filewords]"]}),
+        ({"trigger": True, "templates": ["a [name]"]}, {"trigger": True, "templates": ["a [name]"]}),
+    ],
+)
+def test_the_word_is_put_before_captions_that_would_not_say_it(
+    photos: Path, own: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    YAML().dump({"set": "concept", "name": "sks"} | own, Path("pipelines/lora/params.yaml"))
+    bring(photos, method="lora")
+    assert read_yaml("pipelines/lora/params.yaml") == {"set": "mydog", "name": "sks"} | expected
 
 
 def test_the_same_pictures_come_in_twice_without_a_change(photos: Path) -> None:
