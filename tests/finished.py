@@ -72,7 +72,7 @@ def project(folder: Path, base: Path) -> None:
     root |= {"prompts": {"concept": ["[name]", "a [name] on a red background"]}, "sampling": SAMPLING}
     root |= {"evaluate": {"clip": str(base / "clip"), **EVALUATE}, "grid": GRID}
     write_yaml(folder / "params.yaml", root)
-    write_yaml(folder / "pipelines/lora/params.yaml", {"set": "concept", "name": "sks", "rank": 4})
+    write_yaml(folder / "pipelines/lora/params.yaml", {"set": "concept", "name": "sks", "trigger": True, "rank": 4})
     listed = {}
     generator = torch.Generator().manual_seed(0)
     for number in range(4):

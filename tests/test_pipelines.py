@@ -78,6 +78,8 @@ def make_project(folder: Path, root: Path, tiny_base: Path) -> Path:
     rewrite(folder / "params.yaml", "params.yaml", QUICK)
     for method in ("lora", "textual_inversion"):
         rewrite(folder / "pipelines" / method / "params.yaml", "params.yaml", SHORT)
+    word_alone = {"templates": ["[name]"], "reads": "prepared"}
+    rewrite(folder / "pipelines/textual_inversion/params.yaml", "params.yaml", word_alone)
     for arguments in (["git", "init", "-q"], command(folder, "init", "-q"), ["git", "add", "-A"]):
         subprocess.run(arguments, cwd=folder, check=True, capture_output=True)
     author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]

@@ -1,8 +1,7 @@
 """DreamArtist: two words learnt through guidance, one to draw towards and one to draw away from (arXiv:2211.11337).
 
-With c the answer under a text with the positive word, u the one under the same text with the negative word (or under
-that word alone, where texts are captions), the loss is that of u + γ(t) · (c - u), which is what a sampler uses (Dong,
-Wei and Lin, 2022). One picture is enough.
+With c the answer under a text with the positive word, u that under the same text with the negative word (or that word
+alone, where texts are captions), the loss is that of u + γ(t) · (c - u), a sampler's (Dong, Wei and Lin, 2022).
 """
 
 from __future__ import annotations
@@ -178,10 +177,7 @@ def _losses(base: Base, drawn: Noised, answer: Tensor, plan: Optimization, weigh
 
 
 def _distances(base: Base, drawn: Noised, answer: Tensor, mean: Tensor) -> Tensor:
-    """How far, in L1, the pictures that the answers amount to are from those of the unscaled latents ``mean``: [B].
-
-    The latter are what the autoencoder makes of the training pictures: the nearest that can be reached.
-    """
+    """How far, in L1, the pictures that the answers amount to are from the autoencoder's of the latents ``mean``: [B]."""
     import torch
 
     from etude.diffusion.noise import original

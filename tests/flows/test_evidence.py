@@ -286,7 +286,7 @@ def test_a_small_evidence_from_end_to_end(tmp_path: Path, tiny_base: Path) -> No
 
     project = make_project(tmp_path / "project", ROOT, tiny_base)
     one = {"method": "lora", "set": "concept", "judged": ["image_similarity"]}
-    claim = CLAIM | {"metric": "image_similarity"}
+    claim = CLAIM | {"metric": "image_similarity", "than": "one.base"}
     small = content(experiments={"one": one}, claims={"learns": claim}, seeds=[["seed=0"], ["seed=1"]])
 
     def say(**changes: Any) -> None:

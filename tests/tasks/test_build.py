@@ -181,7 +181,8 @@ def test_a_method_that_names_no_captions_needs_none_and_previews_can_be_left_out
     monkeypatch.chdir(tmp_path)
     own = tmp_path / "pipelines/dream_artist/params.yaml"
     blocks = {side: read_yaml(own)[side] | {"vectors": count} for side, count in (("positive", 2), ("negative", 3))}
-    change(own, preview=read_yaml(own)["preview"] | {"seeds": []}, reconstruction=0.5, **blocks)
+    word_alone = {"templates": ["[name]"], "reads": "prepared"}
+    change(own, preview=read_yaml(own)["preview"] | {"seeds": []}, reconstruction=0.5, **word_alone, **blocks)
     shutil.rmtree(tmp_path / "data/concept/texts")
     build("dream_artist")
     made = artifacts.load(tmp_path / "artifacts/dream_artist/build/artifact.safetensors")
