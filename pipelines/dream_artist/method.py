@@ -177,7 +177,7 @@ def _losses(base: Base, drawn: Noised, answer: Tensor, plan: Optimization, weigh
 
 
 def _distances(base: Base, drawn: Noised, answer: Tensor, mean: Tensor) -> Tensor:
-    """How far, in L1, the pictures that the answers amount to are from the autoencoder's of the latents ``mean``: [B]."""
+    """How far, in L1, the pictures that the answers amount to are from those of the latents ``mean``: [B]."""
     import torch
 
     from etude.diffusion.noise import original
