@@ -119,7 +119,7 @@ def test_what_is_missing_is_named_and_leaves_no_half_evaluation(folder: Path, lo
 
 
 def test_a_set_without_prompts_is_an_error_that_says_where_to_add_them(folder: Path) -> None:
-    write_yaml(folder / "pipelines/lora/params.yaml", {"set": "cats", "name": "sks", "rank": 4})
+    write_yaml(folder / "pipelines/lora/params.yaml", {"set": "cats", "name": "sks", "trigger": True, "rank": 4})
     with pytest.raises(EtudeError, match=r"prompts\.cats"):
         evaluate("lora")
 
