@@ -97,7 +97,10 @@ def _accelerator(report: Report) -> Accelerator:
     precision = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}[report.precision]
     if report.device == "cpu" and precision == "fp16":
         raise TrainingError("params.yaml", "`precision: fp16` needs a GPU", "choose fp32 or bf16")
-    return Accelerator(cpu=report.device == "cpu", mixed_precision=precision)
+    threads = torch.get_num_threads()
+    accelerator = Accelerator(cpu=report.device == "cpu", mixed_precision=precision)
+    torch.set_num_threads(threads)  # of several processes on a CPU, accelerate gives each a number of its own
+    return accelerator
 
 
 def _optimizer(groups: Sequence[Group], plan: Optimization) -> torch.optim.Optimizer:
@@ -137,11 +140,25 @@ def _gradients(
 
 
 def _share(tensors: Sequence[Tensor], device: Accelerator) -> None:
-    """Average the gradients over processes. Loose parameters are no module, so DDP cannot do it."""
+    """Average the gradients over processes, many a message. Loose parameters are no module, so DDP cannot do it."""
     if device.num_processes > 1:
-        for tensor in tensors:
-            if tensor.grad is not None:
-                tensor.grad = device.reduce(tensor.grad, reduction="mean")
+        for bucket in _buckets([tensor.grad for tensor in tensors if tensor.grad is not None]):
+            mean = device.reduce(torch.cat([gradient.flatten() for gradient in bucket]), reduction="mean")
+            for gradient, part in zip(bucket, mean.split([g.numel() for g in bucket]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+
+def _buckets(gradients: Sequence[Tensor], size: int = 2**24) -> list[list[Tensor]]:
+    """``gradients`` in groups of at least ``size`` numbers, but for the last: few messages, little memory for each."""
+    buckets: list[list[Tensor]] = [[]]
+    count = 0
+    for gradient in gradients:
+        if count >= size:
+            buckets.append([])
+            count = 0
+        buckets[-1].append(gradient)
+        count += gradient.numel()
+    return [bucket for bucket in buckets if bucket]
 
 
 def _check(run: _Run, batches: Callable[[int], B], done: int, plan: Optimization, device: Accelerator) -> None:

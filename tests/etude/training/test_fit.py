@@ -144,7 +144,7 @@ PROCESS = """
 import sys, torch
 from pathlib import Path
 from tests.etude.training.test_fit import *
-torch.set_num_threads(1)
+torch.set_num_threads(3)  # what no library would choose
 rank = int(os.environ.get("RANK", 0))
 w = torch.ones(4, 1, requires_grad=True)
 report = Report(Path(sys.argv[1]), 0, "cpu", "fp32")
@@ -153,13 +153,15 @@ def load(index): return batches(index) if "RANK" in os.environ else Points(
     ("a",), torch.cat([batches(2 * index).x, batches(2 * index + 1).x]))
 plan = Optimization(**{**BLOCK, "steps": 5, "optimizer": "sgd", "clip": 0.1, "learning_rate": 0.1})
 fit({"w": w}, loss, load, plan, report)
+assert torch.get_num_threads() == 3, torch.get_num_threads()
 torch.save(w.detach(), Path(sys.argv[1]) / f"w{rank}.pt")
 """
 
 
 def test_two_processes_learn_together_what_one_learns_from_both_batches(tmp_path: Path) -> None:
     (tmp_path / "process.py").write_text(PROCESS)
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    environment.pop("OMP_NUM_THREADS", None)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
