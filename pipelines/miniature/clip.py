@@ -21,7 +21,7 @@ from etude.params import Schema, pick
 from etude.training.fit import fit
 from etude.training.plan import Optimization
 from pipelines.miniature.draws import may_flip, randomiser
-from pipelines.miniature.earlier import begin_clip
+from pipelines.miniature.earlier import as_published, begin_clip
 from pipelines.miniature.stage import make_report
 from pipelines.miniature.world import (
     FOLDER,
@@ -116,6 +116,8 @@ def build_clip(settings: Clip, entries: int) -> CLIPModel:
 
 def train() -> None:
     """Write ``out/clip/``: a transformers folder of both towers, and ``metrics.json``."""
+    if as_published("clip"):
+        return
     dials = pick(FOLDER / "params.yaml", Dials)
     settings, world = dials.clip, read_world()
     tokenizer = CLIPTokenizer.from_pretrained(OUT / "tokenizer")

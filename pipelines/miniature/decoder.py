@@ -15,6 +15,7 @@ from etude.params import Schema, pick
 from etude.training.fit import fit
 from etude.training.plan import Optimization
 from pipelines.miniature.draws import Examples, place, random_colours, randomiser
+from pipelines.miniature.earlier import as_published
 from pipelines.miniature.stage import make_report
 from pipelines.miniature.vae import on_colours, preview, psnr, read_vae, reconstruct, save_weights
 from pipelines.miniature.world import FOLDER, OUT, colour_table, read_pictures, read_world
@@ -40,6 +41,8 @@ class Dials(Schema):
 
 def train() -> None:
     """Write ``out/decoder/``: the whole autoencoder as a diffusers folder, and ``metrics.json``."""
+    if as_published("decoder"):
+        return
     settings, world = pick(FOLDER / "params.yaml", Dials).decoder, read_world()
     pictures, table = read_pictures(), colour_table(world)
     seen, unseen = pictures.trained(world), pictures.held_out(world)

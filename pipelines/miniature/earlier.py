@@ -1,15 +1,17 @@
-"""An earlier edition's weights, taken out of git: trainings go on from them instead of from random ones.
+"""An earlier edition, taken out of git: trainings go on from its weights, or leave them, instead of beginning anew.
 
 What is published lies in git for good, so a commit names its weights exactly, and a machine that has nothing but the
-repository can take the training further. `earlier: ""` begins anew.
+repository can take the training further. Stages named in `earlier.as_published` train nothing.
 """
 
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -20,31 +22,57 @@ from pipelines.miniature.world import FOLDER, OUT
 from tasks import run
 
 PUBLISHED = "models/miniature"
+PARTS = {"tokenizer": "tokenizer", "vae": "vae", "decoder": "vae", "clip": "clip", "vision": "clip", "judge": "judge"}
+"""Stage → the published folder that its out can be."""
+
+
+class Earlier(Schema):
+    """The ``earlier`` block of params.yaml."""
+
+    commit: str
+    as_published: list[Literal["tokenizer", "vae", "decoder", "clip", "vision", "judge"]]
 
 
 class Dials(Schema):
     """The part of params.yaml that this stage reads."""
 
-    earlier: str
+    earlier: Earlier
 
 
 def take() -> None:
-    """Write ``out/earlier/``: ``models/miniature`` of the commit, or an empty folder."""
-    commit = pick(FOLDER / "params.yaml", Dials).earlier
-    with replace_folder(OUT / "earlier") as folder:
-        if commit:
+    """Write, of ``models/miniature`` at the commit, ``out/earlier/``: what trainings go on from, and
+    ``out/published/``: the outs of the stages that train nothing. Both are empty when all begins anew.
+    """
+    path = FOLDER / "params.yaml"
+    earlier = pick(path, Dials).earlier
+    if earlier.as_published and not earlier.commit:
+        raise InputError(path, "`earlier.as_published` names stages of no commit", "give `earlier.commit`")
+    with replace_folder(OUT / "earlier") as begun, replace_folder(OUT / "published") as published:
+        if earlier.commit:
             for part in ("unet", "vae", "clip"):
-                unpack(commit, f"{PUBLISHED}/{part}", folder / part)
+                unpack(earlier.commit, f"{PUBLISHED}/{part}", begun / part)
+        for stage in earlier.as_published:
+            unpack(earlier.commit, f"{PUBLISHED}/{PARTS[stage]}", published / stage)
 
 
 def unpack(commit: str, path: str, folder: Path) -> None:
     """The folder ``path`` of ``commit``; raises InputError when this clone does not have it."""
     made = subprocess.run(["git", "archive", f"{commit}:{path}"], capture_output=True, check=False)
     if made.returncode:
-        action = 'fetch the whole history (`git fetch --unshallow`), or set `earlier: ""` to begin anew'
-        raise InputError(FOLDER / "params.yaml", f"`earlier`: git has no {path} at {commit}", action)
+        action = 'fetch the whole history (`git fetch --unshallow`), or set `commit: ""` to begin anew'
+        raise InputError(FOLDER / "params.yaml", f"`earlier.commit`: git has no {path} at {commit}", action)
     with tarfile.open(fileobj=io.BytesIO(made.stdout)) as archive:
         archive.extractall(folder, filter="data")
+
+
+def as_published(stage: str) -> bool:
+    """Whether ``stage`` trains nothing; then its out is written as it was published."""
+    published = OUT / "published" / stage
+    if not published.is_dir():
+        return False
+    with replace_folder(OUT / stage) as folder:
+        shutil.copytree(published, folder, dirs_exist_ok=True)
+    return True
 
 
 def earlier_weights(part: str, file: str = "diffusion_pytorch_model.safetensors") -> dict[str, Tensor] | None:

@@ -24,6 +24,7 @@ from etude.training.fit import fit
 from etude.training.plan import Optimization
 from pipelines.miniature.clip import Distortion, distort
 from pipelines.miniature.draws import may_flip, randomiser
+from pipelines.miniature.earlier import as_published
 from pipelines.miniature.softness import Softness, soften
 from pipelines.miniature.stage import in_parts, make_report
 from pipelines.miniature.vae import read_vae, reconstruct
@@ -93,6 +94,8 @@ def build_network(settings: Judge, world: World) -> Network:
 
 def train() -> None:
     """Write ``out/judge/``: ``config.json``, ``model.safetensors`` (float16) and ``metrics.json``."""
+    if as_published("judge"):
+        return
     settings, world = pick(FOLDER / "params.yaml", Dials).judge, read_world()
     pictures, vae = read_pictures(), read_vae()
     report = make_report("judge", settings.threads)

@@ -6,6 +6,7 @@ A command, not a stage (``make miniature-publish``): what is published lies in g
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from etude.files import replace_folder
@@ -14,7 +15,7 @@ from pipelines.miniature.card import write_card
 from pipelines.miniature.clip import read_clip
 from pipelines.miniature.kept import keep
 from pipelines.miniature.unclip_card import write_unclip_card
-from pipelines.miniature.unclip_folder import assemble_unclip, is_of
+from pipelines.miniature.unclip_folder import assemble_unclip, is_of, shared
 from pipelines.miniature.world import OUT, World, read_world
 from tasks import run
 from tasks.console import say
@@ -24,26 +25,33 @@ MODEL, UNCLIP = Path("models/miniature"), Path("models/miniature-unclip")
 
 def publish() -> None:
     """Write ``models/miniature`` and ``models/miniature-unclip`` from the stages' outs, and ``icons/``."""
-    world = read_world()
+    world, linked = read_world(), shared(MODEL)
     keep()
     with replace_folder(MODEL) as folder:
         assemble_all(folder)
         write_words(folder, world)
         write_card(folder, world)
-    publish_unclip(world)
+    publish_unclip(world, linked)
 
 
-def publish_unclip(world: World) -> None:
-    """``models/miniature-unclip`` if it is of the UNet just published; an older one would point at other weights."""
+def publish_unclip(world: World, linked: Mapping[str, str]) -> None:
+    """``models/miniature-unclip`` if its stage went on from the UNet just published.
+
+    An older one stays while all that it links to is as before (``linked``); else it would point at other weights.
+    """
     stage = OUT / "unclip"
-    if not stage.is_dir() or not is_of(stage, OUT / "unet"):
-        shutil.rmtree(UNCLIP, ignore_errors=True)
-        say(f"{UNCLIP} is left out: {stage} is missing, or of another UNet; run the stage unclip and publish again")
+    if stage.is_dir() and is_of(stage, OUT / "unet"):
+        with replace_folder(UNCLIP) as folder:
+            clip = read_clip(OUT / "vision")
+            assemble_unclip(folder, MODEL, stage, clip, vision_config(clip))
+            write_unclip_card(folder, stage, world)
         return
-    with replace_folder(UNCLIP) as folder:
-        clip = read_clip(OUT / "vision")
-        assemble_unclip(folder, MODEL, stage, clip, vision_config(clip))
-        write_unclip_card(folder, stage, world)
+    missing = f"{stage} is missing, or of another UNet: run the stage unclip and publish again"
+    if UNCLIP.is_dir() and linked == shared(MODEL):
+        say(f"{UNCLIP} stays as it is; {missing} to have it go on from this one")
+    else:
+        shutil.rmtree(UNCLIP, ignore_errors=True)
+        say(f"{UNCLIP} is left out; {missing}")
 
 
 def write_words(folder: Path, world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from etude.params import Schema, pick
+from etude.training.processes import is_launched, launch
 from etude.training.randomness import make_deterministic
 from etude.training.report import Report
 from pipelines.miniature.world import FOLDER
@@ -23,6 +25,7 @@ class Run(Schema):
 
     seed: int
     device: Literal["cpu", "cuda"]
+    processes: int
     precision: Literal["fp32", "bf16"]
 
 
@@ -40,6 +43,13 @@ def make_report(stage: str, threads: int) -> Report:
     settings = pick(FOLDER / "params.yaml", Dials).run
     make_deterministic(threads)
     return Report(SCRATCH / stage, settings.seed, settings.device, settings.precision)
+
+
+def in_processes() -> None:
+    """Go on as several processes that average their gradients, where params.yaml asks for more than one."""
+    count = pick(FOLDER / "params.yaml", Dials).run.processes
+    if count > 1 and not is_launched():
+        sys.exit(launch(count))
 
 
 def in_parts(tensor: Tensor, size: int) -> list[Tensor]:

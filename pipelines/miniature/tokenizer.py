@@ -12,6 +12,7 @@ from pathlib import Path
 
 from etude.files import read_json, replace_folder, write_json
 from etude.params import Schema, pick
+from pipelines.miniature.earlier import as_published
 from pipelines.miniature.world import FOLDER, OUT, Words, World, background, read_world
 from tasks import run
 
@@ -34,6 +35,8 @@ class Dials(Schema):
 
 def learn() -> None:
     """Write ``out/tokenizer/``: vocab.json, merges.txt and the settings that transformers reads."""
+    if as_published("tokenizer"):
+        return
     dials = pick(FOLDER / "params.yaml", Dials)
     counts = Counter(read_json(OUT / "source" / "names.json"))
     for word in caption_words(read_world(), dials.words):

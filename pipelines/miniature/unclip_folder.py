@@ -35,6 +35,11 @@ def is_of(unclip: Path, unet: Path) -> bool:
     return bool(read_json(unclip / "origin.json")["unet"] == sha256_file(unet / WEIGHTS))
 
 
+def shared(model: Path) -> dict[str, str]:
+    """What the unCLIP model links to in the published ``model``: file → SHA-256; none where nothing is published."""
+    return {file: sha256_file(model / file) for file in SHARED if (model / file).is_file()}
+
+
 def assemble_unclip(folder: Path, model: Path, unclip: Path, clip: CLIPModel, config: Mapping[str, Any]) -> None:
     """Fill ``folder``, which lies beside the published ``model``; ``config`` is the image encoder's.
 

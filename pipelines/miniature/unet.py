@@ -22,10 +22,11 @@ from etude.files import read_json, read_tensors, replace_folder, write_json, wri
 from etude.params import Schema, pick
 from etude.training.fit import fit
 from etude.training.plan import Optimization
+from etude.training.processes import is_main
 from etude.training.randomness import generator
 from pipelines.miniature.draws import randomiser
 from pipelines.miniature.earlier import begin
-from pipelines.miniature.stage import in_parts, make_report, pixels_to_picture, tile
+from pipelines.miniature.stage import in_parts, in_processes, make_report, pixels_to_picture, tile
 from pipelines.miniature.vae import read_vae
 from pipelines.miniature.world import FOLDER, OUT, Words, World, choose_colour, read_world
 from tasks import run
@@ -101,6 +102,7 @@ def build_unet(widths: list[int], groups: int, heads: int, text_width: int, size
 
 def train() -> None:
     """Write ``out/unet/``: a diffusers folder, and ``metrics.json``."""
+    in_processes()
     dials = pick(FOLDER / "params.yaml", Dials)
     settings, world = dials.unet, read_world()
     encoded = read_encoded()
@@ -125,6 +127,8 @@ def train() -> None:
         return denoising_loss(model, batch, settings.training.min_snr, settings.snr_floor)
 
     fit(dict(model.named_parameters()), loss, batches, settings.training, report)
+    if not is_main():
+        return
     curve = [value for _, value, _ in report.history][-20:]
     with replace_folder(OUT / "unet") as folder:
         save_unet(model, folder)

@@ -20,7 +20,7 @@ from etude.params import Schema, pick
 from etude.training.fit import fit
 from etude.training.plan import Optimization
 from pipelines.miniature.draws import Examples, place, random_colours, randomiser
-from pipelines.miniature.earlier import begin
+from pipelines.miniature.earlier import as_published, begin
 from pipelines.miniature.stage import in_parts, make_report, pixels_to_picture, tile
 from pipelines.miniature.start import carry_colours
 from pipelines.miniature.world import FOLDER, OUT, Pictures, colour_table, read_pictures, read_world
@@ -66,6 +66,8 @@ def build_vae(widths: list[int], groups: int, size: int = 128) -> AutoencoderKL:
 
 def train() -> None:
     """Write ``out/vae/``: a diffusers folder, with the scaling factor measured, and ``metrics.json``."""
+    if as_published("vae"):
+        return
     settings = pick(FOLDER / "params.yaml", Dials).vae
     world = read_world()
     pictures = read_pictures()

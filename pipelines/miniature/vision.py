@@ -21,6 +21,7 @@ from etude.training.fit import fit
 from etude.training.plan import Optimization
 from pipelines.miniature.clip import Distortion, measure, read_clip, save_clip, show, shrink
 from pipelines.miniature.draws import randomiser
+from pipelines.miniature.earlier import as_published
 from pipelines.miniature.stage import in_parts, make_report
 from pipelines.miniature.world import FOLDER, OUT, Words, World, read_pictures, read_world
 from tasks import run
@@ -54,6 +55,8 @@ class Seen:
 
 def train() -> None:
     """Write ``out/vision/``: the transformers folder of both towers, and ``metrics.json``."""
+    if as_published("vision"):
+        return
     dials = pick(FOLDER / "params.yaml", Dials)
     settings, world = dials.vision, read_world()
     report = make_report("vision", settings.threads)

@@ -73,3 +73,39 @@ def test_a_commit_that_the_clone_lacks_is_named_with_what_to_do(
     git("init", "-q")
     with pytest.raises(InputError, match=r"git has no models/miniature/unet at 0123.*unshallow"):
         earlier.unpack("0123", "models/miniature/unet", tmp_path / "out")
+
+
+@pytest.fixture
+def edition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The commit of a repository in which every part of a miniature is published."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(earlier, "OUT", tmp_path / "out")
+    monkeypatch.setattr(earlier, "FOLDER", tmp_path)
+    for part in ("unet", *earlier.PARTS.values()):
+        (tmp_path / earlier.PUBLISHED / part).mkdir(parents=True, exist_ok=True)
+        (tmp_path / earlier.PUBLISHED / part / "weights.bin").write_bytes(part.encode())
+    git("init", "-q")
+    git("add", "models")
+    git("-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "publish")
+    return git("rev-parse", "HEAD")
+
+
+def ask_for(folder: Path, commit: str, stages: list[str]) -> None:
+    write_json(folder / "params.yaml", {"earlier": {"commit": commit, "as_published": stages}})  # JSON is YAML
+
+
+def test_a_stage_that_is_left_as_published_trains_nothing_and_any_other_trains(edition: str, tmp_path: Path) -> None:
+    ask_for(tmp_path, edition, ["decoder", "vision"])
+    earlier.take()
+    taken = {stage: earlier.as_published(stage) for stage in earlier.PARTS}
+    assert {stage for stage, is_so in taken.items() if is_so} == {"decoder", "vision"}
+    assert (tmp_path / "out/decoder/weights.bin").read_bytes() == b"vae"
+    assert (tmp_path / "out/vision/weights.bin").read_bytes() == b"clip"
+    assert (tmp_path / "out/earlier/unet/weights.bin").read_bytes() == b"unet"
+
+
+def test_stages_of_no_edition_are_an_error_before_anything_is_written(edition: str, tmp_path: Path) -> None:
+    ask_for(tmp_path, "", ["vae"])
+    with pytest.raises(InputError, match=r"earlier\.as_published.*give `earlier\.commit`"):
+        earlier.take()
+    assert not (tmp_path / "out").exists()

@@ -16,8 +16,8 @@ from etude.diffusion.family import recognise
 from etude.diffusion.vision import embed_pictures
 from etude.files import read_tensors, sha256_file, write_json, write_tensors
 from etude.params import pick
-from pipelines.miniature import assembly, embeddings, unclip, unclip_card, unclip_folder, unet, vae
-from pipelines.miniature.world import FOLDER
+from pipelines.miniature import assembly, embeddings, publish, unclip, unclip_card, unclip_folder, unet, vae
+from pipelines.miniature.world import FOLDER, read_world
 from tests.pipelines.test_miniature_model import small_clip
 from tests.tiny import vocabulary_and_merges, write_tokenizer
 
@@ -151,6 +151,21 @@ def test_an_unclip_of_another_unet_is_known(published: Path) -> None:
     assert unclip_folder.is_of(published / "out", published)
     write_tensors(published / "diffusion_pytorch_model.safetensors", {"other": torch.zeros(1)})
     assert not unclip_folder.is_of(published / "out", published)
+
+
+@pytest.mark.parametrize("relinked", [False, True], ids=["links as before", "links to other weights"])
+def test_an_unclip_of_another_unet_stays_while_what_it_links_to_is_as_before(
+    published: Path, monkeypatch: pytest.MonkeyPatch, relinked: bool
+) -> None:
+    monkeypatch.setattr(publish, "OUT", published)
+    monkeypatch.setattr(publish, "MODEL", published / "miniature")
+    monkeypatch.setattr(publish, "UNCLIP", published / "miniature-unclip")
+    linked = unclip_folder.shared(published / "miniature")
+    assert len(linked) == len(unclip_folder.SHARED)
+    if relinked:
+        write_tensors(published / "miniature" / "text_encoder" / "model.safetensors", {"other": torch.zeros(1)})
+    publish.publish_unclip(read_world(), linked)
+    assert (published / "miniature-unclip").is_dir() is not relinked
 
 
 def test_what_lies_in_git_is_small_enough_and_whole(root: Path) -> None:
