@@ -271,6 +271,15 @@ def test_what_is_not_measured_says_so(tmp_path: Path) -> None:
     assert "| lora | concept | truth similarity | – | – | – | 0 | – | – | not measured |" in text
 
 
+def test_two_experiments_of_a_method_on_one_set_are_told_apart(tmp_path: Path) -> None:
+    found, memory = evidence(), remember(tmp_path)
+    judged = next(one for one in found.experiments.values() if one.judged)
+    found = found.model_copy(update={"experiments": {**found.experiments, "again": judged}})
+    rows = [line for line in page(found, memory, [], "base").splitlines() if line.startswith("| lora")]
+    assert [row.split(" | ")[0] for row in rows].count("| lora (`again`)") == len(judged.judged)
+    assert [row.split(" | ")[0] for row in rows].count("| lora") == len(judged.judged)
+
+
 def run(project: Path, *words: str) -> str:
     """What `python -m flows.evidence` prints; it must succeed."""
     command = [sys.executable, "-m", "flows.evidence", "--jobs", "2", *words]
