@@ -18,7 +18,7 @@ from etude.files import read_json, replace_folder, sha256_tree, write_json
 from etude.method import Input, Method, load_method, needs
 from etude.params import MethodParams, Schema, load, pick, read_yaml
 from etude.store import key
-from etude.training.processes import is_launched, is_main, launch
+from etude.training.processes import is_main, spread
 from tasks import run
 from tasks.console import say, warn
 
@@ -48,8 +48,7 @@ def build(method: str) -> None:
     params = load(Path("pipelines", method, "params.yaml"), module.Params)
     path = Path(getattr(params, "base", dials.base))
     family = _family(method, module, path)
-    if dials.processes > 1 and not is_launched():
-        sys.exit(launch(dials.processes))
+    spread(dials.processes)
     inputs = digests(method, {**dials.model_dump(), **params.model_dump(), "base": path.as_posix()})
     inputs |= {name: sha256_tree(name) for name in getattr(params, "models", {}).values()}
     facts = _facts(params, dials, inputs, path) | {"family": family}

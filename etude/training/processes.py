@@ -24,6 +24,12 @@ def is_launched() -> bool:
     return RANK in os.environ
 
 
+def spread(count: int) -> None:
+    """Go on as ``count`` processes of this very command; this one ends when they have. Nothing to do for one."""
+    if count > 1 and not is_launched():
+        sys.exit(launch(count))
+
+
 def launch(count: int) -> int:
     """Run this very command once a process, each with a GPU of its own; the first exit code that is not 0, or 0.
 

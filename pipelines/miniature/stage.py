@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from etude.params import Schema, pick
-from etude.training.processes import is_launched, launch
+from etude.training.processes import spread
 from etude.training.randomness import make_deterministic
 from etude.training.report import Report
 from pipelines.miniature.world import FOLDER
@@ -47,9 +46,7 @@ def make_report(stage: str, threads: int) -> Report:
 
 def in_processes() -> None:
     """Go on as several processes that average their gradients, where params.yaml asks for more than one."""
-    count = pick(FOLDER / "params.yaml", Dials).run.processes
-    if count > 1 and not is_launched():
-        sys.exit(launch(count))
+    spread(pick(FOLDER / "params.yaml", Dials).run.processes)
 
 
 def in_parts(tensor: Tensor, size: int) -> list[Tensor]:
