@@ -22,6 +22,8 @@ from pipelines.miniature.world import FOLDER, OUT
 from tasks import run
 
 PUBLISHED = "models/miniature"
+BEGUN = {part: f"{PUBLISHED}/{part}" for part in ("unet", "vae", "clip")} | {"unclip": f"{PUBLISHED}-unclip/unet"}
+"""What trainings go on from → the published folder that holds it."""
 PARTS = {"tokenizer": "tokenizer", "vae": "vae", "decoder": "vae", "clip": "clip", "vision": "clip", "judge": "judge"}
 """Stage → the published folder that its out can be."""
 
@@ -43,14 +45,14 @@ def take() -> None:
     """Write, of ``models/miniature`` at the commit, ``out/earlier/``: what trainings go on from, and
     ``out/published/``: the outs of the stages that train nothing. Both are empty when all begins anew.
     """
-    path = FOLDER / "params.yaml"
-    earlier = pick(path, Dials).earlier
+    params = FOLDER / "params.yaml"
+    earlier = pick(params, Dials).earlier
     if earlier.as_published and not earlier.commit:
-        raise InputError(path, "`earlier.as_published` names stages of no commit", "give `earlier.commit`")
+        raise InputError(params, "`earlier.as_published` names stages of no commit", "give `earlier.commit`")
     with replace_folder(OUT / "earlier") as begun, replace_folder(OUT / "published") as published:
         if earlier.commit:
-            for part in ("unet", "vae", "clip"):
-                unpack(earlier.commit, f"{PUBLISHED}/{part}", begun / part)
+            for part, path in BEGUN.items():
+                unpack(earlier.commit, path, begun / part)
         for stage in earlier.as_published:
             unpack(earlier.commit, f"{PUBLISHED}/{PARTS[stage]}", published / stage)
 
@@ -76,7 +78,7 @@ def as_published(stage: str) -> bool:
 
 
 def earlier_weights(part: str, file: str = "diffusion_pytorch_model.safetensors") -> dict[str, Tensor] | None:
-    """The earlier weights of ``part`` (unet, vae or clip) as published; None when training begins anew."""
+    """The earlier weights of ``part`` (unet, vae, clip or unclip) as published; None when training begins anew."""
     path = OUT / "earlier" / part / file
     return read_tensors(path)[0] if path.is_file() else None
 

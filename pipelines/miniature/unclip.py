@@ -2,8 +2,9 @@
 arXiv:2204.06125; in the form of diffusers' ``StableUnCLIPImg2ImgPipeline``).
 
 A small network of its own adds what the UNet is told of the picture to its embedding of the timestep; it begins at 0,
-so training begins with the miniature as it is. Then all layers learn: with the convolutions frozen, pictures drawn
-after 22 thousand lay at a cosine of 0.08 to those given.
+so training begins with the miniature as it is, or with what an earlier edition of this stage learned beyond its own
+UNet. Then all layers learn: with the convolutions frozen, pictures drawn after 22 thousand lay at a cosine of 0.08 to
+those given.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from etude.files import read_tensors, replace_folder, sha256_file, write_json, w
 from etude.params import Schema, pick
 from etude.training.fit import fit
 from etude.training.plan import Optimization
+from etude.training.processes import is_main
 from etude.training.randomness import generator
 from pipelines.miniature.clip import read_clip
 from pipelines.miniature.draws import randomiser
+from pipelines.miniature.earlier import earlier_weights
 from pipelines.miniature.embeddings import Normaliser, different, embed, normaliser, see
-from pipelines.miniature.stage import make_report, pixels_to_picture, tile
+from pipelines.miniature.stage import in_processes, make_report, pixels_to_picture, tile
 from pipelines.miniature.unet import SCHEDULE, Denoising, Encoded, decode, denoising_loss, read_encoded, save_unet
 from pipelines.miniature.vae import read_vae
 from pipelines.miniature.world import FOLDER, OUT, Words, World, choose_colour, colour_table, read_pictures, read_world
@@ -83,6 +86,7 @@ class Examples:
 
 def train() -> None:
     """Write ``out/unclip/``: the UNet, the normaliser, the UNet that it began as, and ``metrics.json``."""
+    in_processes()
     dials = pick(FOLDER / "params.yaml", Dials)
     settings, world, encoded, vae = dials.unclip, read_world(), read_encoded(), read_vae()
     report = make_report("unclip", settings.threads)
@@ -105,6 +109,8 @@ def train() -> None:
         return draw_batch(encoded, embeddings, world, dials, scale, draw, report.device)
 
     fit(learned, lambda batch: told_loss(model, norm, batch, settings), batches, settings.training, report)
+    if not is_main():
+        return
     near = [cosine_similarity(see(examples.clip, made), seen) for made, (_, seen) in zip(drawn(), sheets, strict=True)]
     save(model, norm, dict(zip(("known", "held_out"), near, strict=True)))
     report.discard()
@@ -131,7 +137,9 @@ def look(world: World, encoded: Encoded, count: int) -> tuple[Tensor, Examples]:
 
 
 def build_unclip(width: int) -> UNet2DConditionModel:
-    """The trained UNet, with an entrance for embeddings of ``width`` numbers that lets nothing through yet."""
+    """The trained UNet, with an entrance for embeddings of ``width`` numbers that lets nothing through yet; where there
+    is an earlier edition, its entrance, and what its layers learned since its own UNet added to this one's.
+    """
     config = UNet2DConditionModel.load_config(START)
     entrance = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 2 * width}
     model = UNet2DConditionModel.from_config(config, **entrance)
@@ -139,6 +147,10 @@ def build_unclip(width: int) -> UNet2DConditionModel:
     assert all(name.startswith("class_embedding.") for name in missing), missing
     for parameter in model.class_embedding.linear_2.parameters():
         torch.nn.init.zeros_(parameter)
+    began, learned = earlier_weights("unet"), earlier_weights("unclip")
+    if began and learned:
+        moved = {name: value - began[name].float() for name, value in model.state_dict().items() if name in began}
+        model.load_state_dict({name: value.float() + moved.get(name, 0.0) for name, value in learned.items()})
     model.set_attn_processor(AttnProcessor())  # torch's fused attention takes twice the step's time on CPU in bf16
     return model
 

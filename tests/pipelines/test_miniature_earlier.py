@@ -81,9 +81,9 @@ def edition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(earlier, "OUT", tmp_path / "out")
     monkeypatch.setattr(earlier, "FOLDER", tmp_path)
-    for part in ("unet", *earlier.PARTS.values()):
-        (tmp_path / earlier.PUBLISHED / part).mkdir(parents=True, exist_ok=True)
-        (tmp_path / earlier.PUBLISHED / part / "weights.bin").write_bytes(part.encode())
+    for path in (*earlier.BEGUN.values(), *(f"{earlier.PUBLISHED}/{part}" for part in earlier.PARTS.values())):
+        (tmp_path / path).mkdir(parents=True, exist_ok=True)
+        (tmp_path / path / "weights.bin").write_text(Path(path).relative_to("models").as_posix())
     git("init", "-q")
     git("add", "models")
     git("-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "publish")
@@ -99,9 +99,10 @@ def test_a_stage_that_is_left_as_published_trains_nothing_and_any_other_trains(e
     earlier.take()
     taken = {stage: earlier.as_published(stage) for stage in earlier.PARTS}
     assert {stage for stage, is_so in taken.items() if is_so} == {"decoder", "vision"}
-    assert (tmp_path / "out/decoder/weights.bin").read_bytes() == b"vae"
-    assert (tmp_path / "out/vision/weights.bin").read_bytes() == b"clip"
-    assert (tmp_path / "out/earlier/unet/weights.bin").read_bytes() == b"unet"
+    assert (tmp_path / "out/decoder/weights.bin").read_text() == "miniature/vae"
+    assert (tmp_path / "out/vision/weights.bin").read_text() == "miniature/clip"
+    assert (tmp_path / "out/earlier/unet/weights.bin").read_text() == "miniature/unet"
+    assert (tmp_path / "out/earlier/unclip/weights.bin").read_text() == "miniature-unclip/unet"
 
 
 def test_stages_of_no_edition_are_an_error_before_anything_is_written(edition: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from etude.diffusion.family import recognise
 from etude.diffusion.vision import embed_pictures
 from etude.files import read_tensors, sha256_file, write_json, write_tensors
 from etude.params import pick
-from pipelines.miniature import assembly, embeddings, publish, unclip, unclip_card, unclip_folder, unet, vae
+from pipelines.miniature import assembly, earlier, embeddings, publish, unclip, unclip_card, unclip_folder, unet, vae
 from pipelines.miniature.world import FOLDER, read_world
 from tests.pipelines.test_miniature_model import small_clip
 from tests.tiny import vocabulary_and_merges, write_tokenizer
@@ -37,6 +37,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UNet2DConditionMod
     unet.save_unet(model, tmp_path)
     monkeypatch.setattr(unclip, "START", tmp_path)
     monkeypatch.setattr(unclip, "WEIGHTS", tmp_path / "diffusion_pytorch_model.safetensors")
+    monkeypatch.setattr(earlier, "OUT", tmp_path)
     return model.eval()
 
 
@@ -70,6 +71,20 @@ def test_training_begins_with_the_miniature_as_it_is(start: UNet2DConditionModel
         before = start(noisy, 500, hidden).sample
         after = model(noisy, 500, hidden, class_labels=torch.randn(2, 2 * WIDTH)).sample
     torch.testing.assert_close(before, after, rtol=0, atol=1e-5)
+
+
+def test_training_goes_on_from_what_an_earlier_edition_learned_beyond_its_own_unet(
+    start: UNet2DConditionModel, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    before = unet.build_unet([16, 16, 32, 32], 4, 2, 16, size=4).state_dict()
+    after = {name: torch.randn_like(value).half() for name, value in unclip.build_unclip(WIDTH).state_dict().items()}
+    for part, weights in {"unet": before, "unclip": after}.items():
+        write_tensors(tmp_path / "earlier" / part / "diffusion_pytorch_model.safetensors", weights, {"format": "pt"})
+    began = start.state_dict()
+    for name, value in unclip.build_unclip(WIDTH).state_dict().items():
+        gained = after[name].float() - before[name] + began[name] if name in began else after[name].float()
+        torch.testing.assert_close(value, gained, rtol=0, atol=1e-6)
 
 
 def test_the_entrance_and_all_other_layers_learn(start: UNet2DConditionModel, settings: unclip.Unclip) -> None:
