@@ -1,7 +1,10 @@
-"""What was measured for the evidence, kept as data, and the page that tells it: `docs/evidence.json` and `.md`."""
+"""What was measured for the evidence, kept as data, and where it is told: `docs/evidence.json` and `.md`, and each
+method's README.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +31,11 @@ the difference lies above zero by more than its interval, is **false** where it 
 otherwise. Values are those of the checkpoint that evaluation calls the best, where nothing else is said.
 """
 EARLIER = "¹ Measured on an earlier state of code, data or parameters."
+CLAIMS = ["| claim | measured | n | interval | verdict |", "|---" * 5 + "|"]
+METHODS = ["| method | set | metric | base | method | better by | n | interval | s | beats it |", "|---" * 10 + "|"]
+
+OF_A_METHOD = re.compile("(?<=<!-- measured: begin -->\n).*?(?=<!-- measured: end -->)", re.DOTALL)
+INTRO_OF_A_METHOD = "Written by `make evidence`; [its page](../../docs/evidence.md) says how, and has all of it.\n"
 
 
 @dataclass
@@ -140,11 +148,38 @@ def page(evidence: Evidence, memory: Memory, found: Sequence[Finding], base: str
         rows = [_claim_row(evidence, f) for f in found if evidence.claims[f.name].source == source]
         rows += [_size_row(s, memory.sizes) for s in evidence.sizes.values() if s.source == source]
         if rows:
-            lines += [f"## {title}\n", "| claim | measured | n | interval | verdict |", "|---" * 5 + "|", *rows, ""]
+            lines += [f"## {title}\n", *CLAIMS, *rows, ""]
     lines += ["## Every method against the untouched base\n"]
     lines += ["Better by more than the standard deviation between the seeds (s): yes or no.\n"]
-    lines += ["| method | set | metric | base | method | better by | n | interval | s | beats it |", "|---" * 10 + "|"]
-    lines += list(_method_rows(evidence, memory))
+    lines += [*METHODS, *_method_rows(evidence, memory, evidence.methods())]
+    return _explained(lines)
+
+
+def write_readmes(root: Path, evidence: Evidence, memory: Memory) -> None:
+    """What was measured of each method, between the marks in its README; one without marks stays as it is."""
+    for method in evidence.methods():
+        file = root / "pipelines" / method / "README.md"
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        told = OF_A_METHOD.sub(lambda _, method=method: of_a_method(evidence, memory, method), text)
+        if told != text:
+            with atomic_path(file) as new:
+                new.write_text(told, encoding="utf-8")
+
+
+def of_a_method(evidence: Evidence, memory: Memory, method: str) -> str:
+    """Its rows beside the untouched base, and the claims about it, as Markdown."""
+    about = [
+        decide(name, claim, memory)
+        for name, claim in evidence.claims.items()
+        if method in (evidence.experiments[side].method for side, _ in claim.sides())
+    ]
+    lines = [INTRO_OF_A_METHOD, *METHODS, *_method_rows(evidence, memory, [method])]
+    if about:
+        lines += ["", *CLAIMS, *(_claim_row(evidence, finding) for finding in about)]
+    return _explained(lines)
+
+
+def _explained(lines: Sequence[str]) -> str:
     text = "\n".join(lines) + "\n"
     return f"{text}\n{EARLIER}\n" if "¹" in text else text
 
@@ -196,10 +231,12 @@ def _bytes(count: int) -> str:
     return f"{size(count)} ({count / 2**20:.4g} MiB)" if count >= 10**6 else f"{count:,} bytes"
 
 
-def _method_rows(evidence: Evidence, memory: Memory) -> Iterator[str]:
+def _method_rows(evidence: Evidence, memory: Memory, methods: Sequence[str]) -> Iterator[str]:
     """A row for each judged metric; further experiments of a method on the same set are named."""
     firsts: dict[tuple[str, str], str] = {}
     for name, experiment in evidence.experiments.items():
+        if experiment.method not in methods:
+            continue
         if experiment.judged:
             first = firsts.setdefault((experiment.method, experiment.set), name)
         for metric in experiment.judged:
