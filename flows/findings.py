@@ -160,7 +160,8 @@ def write_readmes(root: Path, evidence: Evidence, memory: Memory) -> None:
     for method in evidence.methods():
         file = root / "pipelines" / method / "README.md"
         text = file.read_text(encoding="utf-8") if file.exists() else ""
-        told = OF_A_METHOD.sub(lambda _, method=method: of_a_method(evidence, memory, method), text)
+        block = of_a_method(evidence, memory, method)
+        told = OF_A_METHOD.sub(block.replace("\\", r"\\"), text)
         if told != text:
             with atomic_path(file) as new:
                 new.write_text(told, encoding="utf-8")
