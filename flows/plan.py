@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,6 +18,7 @@ from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo, lock_repo
 from dvc.repo.reproduce import get_active_graph
+from dvc.rwlock import RWLOCK_FILE
 from dvc.utils.cli_parse import to_path_overrides
 from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 
@@ -79,7 +82,7 @@ class Sources:
 def sources(root: Path, targets: Iterable[str]) -> dict[str, Sources]:
     """What the result of each target hangs on, as the repository stands. Raises InputError as `load` does."""
     try:
-        with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
+        with _locked(root) as repo:
             graph = get_active_graph(repo.index.graph)
             names = {stage: _name(stage, repo.root_dir) for stage in graph}
             labels = _labels(names.values())
@@ -96,7 +99,7 @@ def load(root: Path, targets: Sequence[str] = (), *, force: bool = False) -> lis
     Raises InputError where DVC cannot read the project or a target is unknown.
     """
     try:
-        with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
+        with _locked(root) as repo:
             graph = get_active_graph(repo.index.graph)
             names = {stage: _name(stage, repo.root_dir) for stage in graph}
             labels = _labels(names.values())
@@ -174,9 +177,9 @@ def forget(root: Path, pid: int) -> None:
     For a process known to be gone whose number something else now has (or keeps, as a zombie nobody reaps): DVC
     looks at the number only, and would call its paths busy for ever.
     """
-    from dvc.rwlock import _edit_rwlock
+    from dvc.rwlock import _edit_rwlock  # no public way to it
 
-    with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
+    with _locked(root) as repo:
         hardlink = repo.config["core"].get("hardlink_lock", False)
         with _edit_rwlock(repo.tmp_dir, repo.fs, hardlink) as table:
             for path in [path for path, info in table["write"].items() if info["pid"] == pid]:
@@ -185,6 +188,26 @@ def forget(root: Path, pid: int) -> None:
                 table["read"][path] = [info for info in infos if info["pid"] != pid]
                 if not table["read"][path]:
                     del table["read"][path]
+
+
+def mend(root: Path) -> None:
+    """Begin DVC's table of busy paths anew if a kill cut it short while it was written: DVC refuses it for ever."""
+    with _locked(root):
+        pass
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[Repo]:
+    """DVC's view of a repository, for one process at a time: whoever writes the table of busy paths holds this lock."""
+    with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
+        table = Path(repo.tmp_dir, RWLOCK_FILE)
+        try:
+            json.loads(table.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            pass
+        except ValueError:
+            table.unlink()
+        yield repo
 
 
 def _upstream_first(graph: Graph, stage: DvcStage, names: Mapping[DvcStage, str]) -> Iterator[DvcStage]:

@@ -21,12 +21,15 @@ from shutil import disk_usage
 from threading import Event
 from typing import IO
 
-from flows.plan import Stage, forget
+from flows.plan import Stage, forget, mend
 from flows.process import POLL, alive, group_lives, stop_group
 from flows.slots import Slots, StoppedError, locked
 
 GRACE = 10.0  # seconds between asking a stage to stop and killing it: enough to finish writing a resume state
 BUSY_WAITS = (0.5, 1, 2, 4, 8)  # seconds to the next try when another dvc is at the same paths; the last one repeats
+TABLE_LOST = re.compile(r"Unable to read RWLock-file|ERROR: failed to reproduce '[^']*': *$", re.MULTILINE)
+"""What a dvc ends with whose entry in the table of busy paths is gone: another was killed while it wrote the table."""
+TABLE_TRIES = 3
 LOG_LIMIT = 1 << 20  # bytes above which a log starts afresh; below it, runs follow one another in it
 LAST_LINES = 20
 HINTS = re.compile(
@@ -178,7 +181,7 @@ def _abandoned(holder: Path) -> bool:
 def _repro(stage: Stage, site: Site, given: _Inherited, tell: Tell, stopping: Event) -> str:
     words = ["--pull" if site.pull else "--single-item", *["--force"] * site.force]
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *words]
-    log, tries = site.log(stage), 0
+    log, tries, lost = site.log(stage), 0, 0
     while True:
         tail = Tail(log, log.stat().st_size)
         with _process([*command, stage.name], site.root, given, stopping) as process:
@@ -188,6 +191,10 @@ def _repro(stage: Stage, site: Site, given: _Inherited, tell: Tell, stopping: Ev
         text = "\n".join(tail.last)
         if process.returncode == 0 and not late:
             return _outcome(stage, text)
+        if not late and TABLE_LOST.search(text) and lost < TABLE_TRIES:
+            mend(site.root)
+            lost += 1
+            continue
         blockers = re.findall(r"^ *\(PID (\d+)\): (.*)$", text, re.M)
         if late or not blockers or "is busy, it is being blocked by" not in text:
             raise StageError(_fault(stage, process.returncode, site.root, log, tail.last, late))

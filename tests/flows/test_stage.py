@@ -175,6 +175,30 @@ def test_paths_that_dvc_holds_for_a_dead_process_are_set_free(project: Project) 
     later.wait()
 
 
+def test_a_table_of_busy_paths_that_a_kill_cut_short_needs_no_hand(project: Project) -> None:
+    project.stages(only={})
+    (project.root / ".dvc/tmp/rwlock").write_text("")
+    stage, site = only(project)
+    (project.root / ".dvc/tmp/rwlock").write_text('{"write": {"')
+    assert run(stage, site, Told(), Event()) == "ran"
+
+
+@pytest.mark.parametrize("left", ["", None])
+def test_nor_does_a_stage_that_was_at_work_meanwhile(project: Project, left: str | None) -> None:
+    project.stages(only={"words": ["wait:go"]})
+    stage, site = only(project)
+    made: list[str] = []
+    thread = Thread(target=lambda: made.append(run(stage, site, Told(), Event())))
+    thread.start()
+    project.pid("only")
+    table = project.root / ".dvc/tmp/rwlock"
+    table.unlink() if left is None else table.write_text(left)
+    (project.root / "go").touch()
+    thread.join()
+    assert made[0] in ("ran", "restored")
+    assert load(project.root)[0].why == ()
+
+
 def test_a_stage_finds_the_python_that_runs_the_flow_and_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin")
     env = environment("3")
