@@ -221,13 +221,17 @@ def _sources(graph: Graph, names: Mapping[DvcStage, str], wanted: Iterable[DvcSt
     made = sorted(_path(out) for stage in order if not stage.is_data_source for out in stage.outs)
     entries = [*chain(*(stage.deps for stage in order)), *chain(*(s.outs for s in order if s.is_data_source))]
     paths = {_path(entry) for entry in entries if not isinstance(entry, ParamsDependency)}
-    given = {path for path in paths if not any(f"{path}/".startswith(f"{out}/") for out in made)}
+    given = {path for path in paths if not any(_within(path, out) or _within(out, path) for out in made)}
     params: dict[str, list[str]] = {}
     for dep in (entry for entry in entries if isinstance(entry, ParamsDependency)):
         params.setdefault(_path(dep), []).extend(dep.params or [""])  # "": all of the file
     tracked = {path: () if "" in keys else tuple(sorted(set(keys))) for path, keys in sorted(params.items())}
     commands = sorted(stage.cmd for stage in order if stage.cmd)
     return Sources(tuple(sorted(given)), tuple(made), tracked, tuple(commands))
+
+
+def _within(path: str, folder: str) -> bool:
+    return f"{path}/".startswith(f"{folder}/")
 
 
 def _name(stage: DvcStage, root: str) -> str:

@@ -182,3 +182,11 @@ def test_sources_are_what_no_stage_makes(project: Project) -> None:
         commands=("python3 work.py one", "python3 work.py two"),
     )
     assert found["apart"].paths == ("a.txt",)
+
+
+def test_a_folder_of_outs_that_another_stage_reads_is_made_and_no_source(project: Project) -> None:
+    one = {"outs": ["out/folder/one"]}
+    project.stages(one=one, two={"deps": ["out/folder"]})
+    found = plan.sources(project.root, ["two"])["two"]
+    assert found.paths == ()
+    assert found.outs == ("out/folder/one", "out/two")
