@@ -1,7 +1,9 @@
 """CLIP inversion: one CLIP image embedding, learnt through a base that is told of pictures by such embeddings (unCLIP).
 
 As textual inversion learns a word, this learns a point in the space of CLIP's picture embeddings (Ramesh et al., 2022,
-arXiv:2204.06125): it begins where the set's pictures lie on average, and moves to where they are predicted best.
+arXiv:2204.06125): it begins where the set's pictures lie on average, and moves to where they are predicted best. What is
+saved lies `emphasis` times as far from the middle of the base's embeddings: as guidance does with texts, that overstates
+what a base hears too faintly.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from etude.params import MethodParams
 from etude.training.plan import Optimization
@@ -41,6 +43,7 @@ class Params(MethodParams):
     templates: list[str] = Field(min_length=1)
     noise_level: int = Field(ge=0, le=999)
     pull: NonNegativeFloat
+    emphasis: PositiveFloat
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16"]
     training: Optimization
@@ -63,12 +66,12 @@ def build(*, base: Base, images: Images, pictures: Pictures, params: Params, rep
     batches = Batches(images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     start = _start(base, unclip, pictures, params.start)
     moved = start.clone().requires_grad_()
-    shown = unclip.unscale(start).clone()  # what previews draw from: brought up to date with every checkpoint
+    shown = unclip.unscale(params.emphasis * start).clone()  # previews draw from it: each checkpoint brings it up to date
     with torch.no_grad():
         texts = encode_prompts(base, [t.replace("[name]", params.word) for t in params.templates], params.clip_skip)
 
     def now() -> Artifact:
-        shown.copy_(unclip.unscale(moved.detach()))
+        shown.copy_(unclip.unscale(params.emphasis * moved.detach()))
         facts = {"name": params.name, "noise_level": params.noise_level}
         return Artifact("clip_inversion", saved({KEY: shown}, params.save), facts)
 

@@ -113,14 +113,21 @@ def test_it_begins_at_the_mean_of_what_the_bases_own_eye_sees(folder: Path) -> N
 
 def test_only_the_embedding_is_ever_a_parameter_and_a_pull_holds_it(folder: Path, tmp_path: Path) -> None:
     base = load(folder)
-    free = run(base, tmp_path / "free", {"learning_rate": 0.5}, pull=0.0).tensors[inversion.KEY]
+    free = run(base, tmp_path / "free", {"learning_rate": 0.5}, pull=0.0, emphasis=1.0).tensors[inversion.KEY]
     state = torch.load(tmp_path / "free" / "state.pt", weights_only=True)
     assert [tuple(tensor.shape) for tensor in state["parameters"]] == [(1, WIDTH)]
-    held = run(base, tmp_path / "held", {"learning_rate": 0.5}, pull=1e4).tensors[inversion.KEY]
+    held = run(base, tmp_path / "held", {"learning_rate": 0.5}, pull=1e4, emphasis=1.0).tensors[inversion.KEY]
     assert base.unclip is not None
     start = base.unclip.unscale(inversion._start(base, base.unclip, pictures(), "pictures"))
     assert (held - start).norm() < (free - start).norm()
     assert base.unclip.supplied == []
+
+
+def test_emphasis_saves_what_was_learned_farther_from_the_middle(folder: Path, tmp_path: Path) -> None:
+    base = load(folder)
+    assert base.unclip is not None
+    plain, thrice = (run(base, tmp_path / str(e), emphasis=e).tensors[inversion.KEY] for e in (1.0, 3.0))
+    torch.testing.assert_close(base.unclip.scale(thrice), 3 * base.unclip.scale(plain), rtol=0, atol=1e-4)
 
 
 def test_strength_goes_from_the_middle_of_all_pictures_to_the_embedding(folder: Path) -> None:
@@ -170,7 +177,7 @@ def test_sd2_learns_it_as_well(tmp_path: Path) -> None:
 def test_it_is_learned_through_image_variations_as_well(tmp_path: Path) -> None:
     base = load_base(build_tiny(tmp_path / "tiny", variation=True))
     untouched = picture(base)
-    made = run(base, tmp_path / "scratch", {"steps": 2, "checkpoint_every": 2})
+    made = run(base, tmp_path / "scratch", {"steps": 2, "checkpoint_every": 2}, emphasis=1.0)
     start = inversion._start(base, inversion._unclip(base), image_set(base)["pictures"], "pictures")
     assert 0 < (made.tensors[inversion.KEY] - start).abs().max() < 0.1
     drawn = []
