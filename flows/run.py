@@ -132,7 +132,7 @@ def show_plan(root: Path, targets: Sequence[str], jobs: int, force: bool) -> Non
         console.print(table)
     console.print(f"{len(todo)} of {len(stages)} stages to run, {len(stages) - len(todo)} up to date", highlight=False)
     if took:
-        about = duration(durations.estimate(list(todo), took, jobs))
+        about = duration(durations.estimate(stages, took, jobs))
         unknown = f", not counting the {len(todo) - len(took)} never run here" if len(took) < len(todo) else ""
         console.print(f"about {about} with {jobs} at once{unknown}", highlight=False)
 

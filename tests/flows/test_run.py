@@ -12,7 +12,8 @@ from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
-from flows import server
+from flows import durations, server
+from flows.plan import Stage
 from flows.process import alive, stop_group
 from flows.run import devices
 from tests.flows.conftest import ROOT, Project, wait_until
@@ -49,6 +50,18 @@ def test_the_plan_says_what_would_run_and_why_and_runs_nothing(project: Project)
     assert ["two", "after one"] in [[word.strip() for word in line] for line in lines]
     assert "2 of 3 stages to run, 1 up to date" in text
     assert len(project.runs()) == 3
+
+
+def test_the_plan_estimates_what_runs_after_a_stage_that_is_up_to_date(project: Project) -> None:
+    (project.root / "params.yaml").write_text("rate: 1\n")
+    project.stages(one={}, two={"deps": ["out/one"], "params": ["rate"]})
+    project.dvc("repro", "--quiet")
+    durations.keep(project.root, Stage("two", "two"), 90.0)
+    (project.root / "params.yaml").write_text("rate: 2\n")
+    flow = project.flow("--dry")
+    text, _ = flow.communicate()
+    assert flow.returncode == 0, text
+    assert "1 of 2 stages to run, 1 up to date\nabout 1:30 min with" in text
 
 
 def test_an_unknown_target_ends_with_code_1_and_one_line(project: Project) -> None:
