@@ -168,14 +168,22 @@ def _leave_when_unused(home: Path, leave: Callable[[], None]) -> None:
 def _serve(home: Path, root: Path, port: int) -> None:
     import uvicorn
     from prefect.server.api.server import create_app
-    from starlette.routing import Mount
+    from starlette.routing import Match, Mount
     from starlette.staticfiles import StaticFiles
+    from starlette.types import Scope
+
+    class Pages(Mount):
+        """Leaves the UI what is no folder of ours: its own pages of artifacts begin with the same word."""
+
+        def matches(self, scope: Scope) -> tuple[Match, Scope]:
+            named = scope["path"].removeprefix("/artifacts/").split("/")[0]
+            return super().matches(scope) if named and (root / "artifacts" / named).is_dir() else (Match.NONE, {})
 
     app = create_app()
     pages = StaticFiles(directory=root / "artifacts", html=True, check_dir=False)
     pictures = StaticFiles(directory=home / PICTURES, check_dir=False)
     app.router.routes[:0] = [  # before the UI, which answers to every path
-        Mount("/artifacts", pages),
+        Pages("/artifacts", pages),
         Mount(f"/{PICTURES}", pictures),
     ]
     host = "127.0.0.1"

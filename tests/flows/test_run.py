@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import ProxyHandler, build_opener
+from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
 
@@ -100,6 +100,10 @@ def test_a_flow_with_its_own_server_says_how_it_went_and_leaves_nothing_running(
     project.pid("fine")
     with build_opener(ProxyHandler({})).open(f"{url}/artifacts/report/") as reply:
         assert reply.read() == b"a report"
+    for own in ("artifacts", "artifacts/artifact/0b9dcd4c-0b0c-4a53-8a57-6a0c1a3e7e1e", "artifacts/key/lora-grid"):
+        request = Request(f"{url}/{own}", headers={"Accept": "text/html"})
+        with build_opener(ProxyHandler({})).open(request) as reply:
+            assert b"<title>Prefect" in reply.read(), own
     shown = artifacts._address(b"a picture", url)
     with build_opener(ProxyHandler({})).open(f"{url}{shown}") as reply:
         assert reply.read() == b"a picture"
