@@ -1,9 +1,9 @@
 """CLIP inversion: one CLIP image embedding, learnt through a base that is told of pictures by such embeddings (unCLIP).
 
 As textual inversion learns a word, this learns a point in the space of CLIP's picture embeddings (Ramesh et al., 2022,
-arXiv:2204.06125): it begins where the set's pictures lie on average, and moves to where they are predicted best. What is
-saved lies `emphasis` times as far from the middle of the base's embeddings: as guidance does with texts, that overstates
-what a base hears too faintly.
+arXiv:2204.06125): it begins where the set's pictures lie on average, and moves to where they are predicted best.
+What is saved lies `emphasis` times as far from the middle of the base's embeddings: as guidance does with texts, that
+overstates what a base hears too faintly.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def build(*, base: Base, images: Images, pictures: Pictures, params: Params, rep
     batches = Batches(images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     start = _start(base, unclip, pictures, params.start)
     moved = start.clone().requires_grad_()
-    shown = unclip.unscale(params.emphasis * start).clone()  # previews draw from it: each checkpoint brings it up to date
+    shown = unclip.unscale(params.emphasis * start).clone()  # previews draw from it; `now` brings it up to date
     with torch.no_grad():
         texts = encode_prompts(base, [t.replace("[name]", params.word) for t in params.templates], params.clip_skip)
 
