@@ -24,7 +24,15 @@ from tasks import run
 PUBLISHED = "models/miniature"
 BEGUN = {part: f"{PUBLISHED}/{part}" for part in ("unet", "vae", "clip")} | {"unclip": f"{PUBLISHED}-unclip/unet"}
 """What trainings go on from → the published folder that holds it."""
-PARTS = {"tokenizer": "tokenizer", "vae": "vae", "decoder": "vae", "clip": "clip", "vision": "clip", "judge": "judge"}
+PARTS = {
+    "tokenizer": "tokenizer",
+    "vae": "vae",
+    "decoder": "vae",
+    "clip": "clip",
+    "vision": "clip",
+    "unet": "unet",
+    "judge": "judge",
+}
 """Stage → the published folder that its out can be."""
 
 
@@ -32,7 +40,7 @@ class Earlier(Schema):
     """The ``earlier`` block of params.yaml."""
 
     commit: str
-    as_published: list[Literal["tokenizer", "vae", "decoder", "clip", "vision", "judge"]]
+    as_published: list[Literal["tokenizer", "vae", "decoder", "clip", "vision", "unet", "judge"]]
 
 
 class Dials(Schema):

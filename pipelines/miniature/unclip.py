@@ -1,29 +1,32 @@
 """Let the denoiser take a CLIP image embedding beside the caption, as Stable unCLIP does (after Ramesh et al., 2022,
 arXiv:2204.06125; in the form of diffusers' ``StableUnCLIPImg2ImgPipeline``).
 
-A small network of its own adds what the UNet is told of the picture to its embedding of the timestep; it begins at 0,
-so training begins with the miniature as it is, or with what an earlier edition of this stage learned beyond its own
-UNet. Then all layers learn: with the convolutions frozen, pictures drawn after 22 thousand lay at a cosine of 0.08 to
-those given.
+A small network of its own adds what the UNet is told of the picture to its embedding of the timestep, which is widened
+so that both have room; training begins with the miniature as it is, or with what an earlier edition of this stage
+learned beyond its own UNet. Then all layers learn, and mostly from the miniature: told the caption of the same picture,
+its answer says in one step what the true noise says only on average (Hinton et al., 2015, arXiv:1503.02531).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers.models import Transformer2DModel
 from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, mse_loss
 from transformers import CLIPModel
 
 from etude.errors import InputError
 from etude.files import read_tensors, replace_folder, sha256_file, write_json, write_tensors
 from etude.params import Schema, pick
-from etude.training.fit import fit
+from etude.training.fit import Group, fit
 from etude.training.plan import Optimization
 from etude.training.processes import is_main
 from etude.training.randomness import generator
@@ -32,7 +35,16 @@ from pipelines.miniature.draws import randomiser
 from pipelines.miniature.earlier import earlier_weights
 from pipelines.miniature.embeddings import Normaliser, different, embed, normaliser, see
 from pipelines.miniature.stage import in_processes, make_report, pixels_to_picture, tile
-from pipelines.miniature.unet import SCHEDULE, Denoising, Encoded, decode, denoising_loss, read_encoded, save_unet
+from pipelines.miniature.unet import (
+    SCHEDULE,
+    Denoising,
+    Encoded,
+    add_noise,
+    decode,
+    read_encoded,
+    save_unet,
+    weighted_error,
+)
 from pipelines.miniature.vae import read_vae
 from pipelines.miniature.world import FOLDER, OUT, Words, World, choose_colour, colour_table, read_pictures, read_world
 from tasks import run
@@ -44,6 +56,10 @@ WEIGHTS = START / "diffusion_pytorch_model.safetensors"
 class Unclip(Schema):
     """The ``unclip`` block of params.yaml."""
 
+    width: int
+    entrance_rate: float
+    imitated: float
+    layers: float
     caption_dropped: float
     embedding_dropped: float
     other_background: float
@@ -65,10 +81,44 @@ class Dials(Schema):
 
 @dataclass(frozen=True)
 class Told(Denoising):
-    """Besides: embeddings [B, d] of pictures, and which of them the UNet is told of: float [B, 1], 0 or 1."""
+    """Besides: embeddings [B, d] of pictures, which of them the UNet is told of: float [B, 1], 0 or 1, and text states
+    [B, 77, d] that say as much in words.
+    """
 
     embeddings: Tensor
     kept: Tensor
+    words: Tensor
+
+
+class Teacher:
+    """The finished UNet, which is told of pictures in words alone, and how much words change there: in what it answers,
+    and after each layer that they reach.
+    """
+
+    def __init__(self, model: UNet2DConditionModel, batch: Denoising, empty: Tensor, settings: Unclip) -> None:
+        """``empty`` [1, 77, d]: the text states of no words."""
+        self.model = model.requires_grad_(False)
+        self.after = listen(model)
+        _, noisy, t = add_noise(batch.latents)
+        with torch.no_grad():
+            told, after = model(noisy, t, batch.hidden).sample, dict(self.after)
+            untold = model(noisy, t, empty.expand_as(batch.hidden)).sample
+            self.change = float(weighted_error(told, untold, t, settings.training.min_snr, settings.snr_floor))
+            changes = {name: float((after[name] - self.after[name]).square().mean()) for name in after}
+        self.changes = {name: change for name, change in changes.items() if change > 0}
+
+
+def listen(model: UNet2DConditionModel) -> dict[str, Tensor]:
+    """What each residual and each attention layer answers, kept up to date whenever ``model`` is called."""
+    heard: dict[str, Tensor] = {}
+
+    def keep(name: str, answer: Tensor | tuple[Tensor, ...]) -> None:
+        heard[name] = answer if isinstance(answer, Tensor) else answer[0]
+
+    for name, layer in model.named_modules():
+        if isinstance(layer, ResnetBlock2D | Transformer2DModel):
+            layer.register_forward_hook(lambda _layer, _given, answer, name=name: keep(name, answer))
+    return heard
 
 
 @dataclass(frozen=True)
@@ -93,8 +143,8 @@ def train() -> None:
     embeddings, examples = look(world, encoded, settings.previews)
     norm, sheets, scale = normaliser(embeddings), examples.sheets(), float(vae.config.scaling_factor)
     torch.manual_seed(report.seed)
-    model = build_unclip(embeddings.shape[-1]).to(report.device)
-    learned = dict(model.named_parameters())
+    model = build_unclip(embeddings.shape[-1], settings.width).to(report.device)
+    heard, empty = listen(model), encoded.hidden[:1].float().to(report.device)
 
     def drawn() -> list[Tensor]:
         return [decode(sample(model, norm, seen, encoded.hidden[:1], settings), vae) for _, seen in sheets]
@@ -108,7 +158,13 @@ def train() -> None:
         draw = randomiser(report.seed, "unclip", step)
         return draw_batch(encoded, embeddings, world, dials, scale, draw, report.device)
 
-    fit(learned, lambda batch: told_loss(model, norm, batch, settings), batches, settings.training, report)
+    def loss(batch: Told) -> Tensor:
+        return told_loss(model, heard, norm, batch, settings, teacher)
+
+    torch.manual_seed(report.seed)
+    first = batches(0)
+    teacher = Teacher(start().to(report.device), replace(first, hidden=first.words), empty, settings)
+    fit(groups(model, settings.entrance_rate), loss, batches, settings.training, report)
     if not is_main():
         return
     near = [cosine_similarity(see(examples.clip, made), seen) for made, (_, seen) in zip(drawn(), sheets, strict=True)]
@@ -136,23 +192,55 @@ def look(world: World, encoded: Encoded, count: int) -> tuple[Tensor, Examples]:
     return embed(clip, trained, table), Examples(clip, *shown)
 
 
-def build_unclip(width: int) -> UNet2DConditionModel:
-    """The trained UNet, with an entrance for embeddings of ``width`` numbers that lets nothing through yet; where there
-    is an earlier edition, its entrance, and what its layers learned since its own UNet added to this one's.
+def start() -> UNet2DConditionModel:
+    """The trained UNet."""
+    model = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(START))
+    model.load_state_dict(read_tensors(WEIGHTS)[0])
+    model.set_attn_processor(AttnProcessor())  # torch's fused attention takes twice the step's time on CPU in bf16
+    return model
+
+
+def build_unclip(width: int, room: int) -> UNet2DConditionModel:
+    """The trained UNet, with an entrance for embeddings of ``width`` numbers that lets nothing through yet, and a
+    timestep's embedding of ``room`` numbers; where there is an earlier edition, its entrance, and what its layers
+    learned since its own UNet added to this one's.
     """
     config = UNet2DConditionModel.load_config(START)
     entrance = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 2 * width}
-    model = UNet2DConditionModel.from_config(config, **entrance)
-    missing = model.load_state_dict(read_tensors(WEIGHTS)[0], strict=False).missing_keys
-    assert all(name.startswith("class_embedding.") for name in missing), missing
-    for parameter in model.class_embedding.linear_2.parameters():
-        torch.nn.init.zeros_(parameter)
+    model = UNet2DConditionModel.from_config(config, **entrance, time_embedding_dim=room)
+    weights = {name: value.float() for name, value in read_tensors(WEIGHTS)[0].items()}
     began, learned = earlier_weights("unet"), earlier_weights("unclip")
     if began and learned:
-        moved = {name: value - began[name].float() for name, value in model.state_dict().items() if name in began}
-        model.load_state_dict({name: value.float() + moved.get(name, 0.0) for name, value in learned.items()})
-    model.set_attn_processor(AttnProcessor())  # torch's fused attention takes twice the step's time on CPU in bf16
+        moved = {name: weights[name] - value.float() for name, value in began.items()}
+        weights = {name: value.float() for name, value in learned.items()}
+        for name, value in moved.items():
+            weights[name][tuple(map(slice, value.shape))] += value
+    else:
+        shut = len(weights["time_embedding.linear_2.bias"])
+        for parameter in model.class_embedding.linear_2.parameters():
+            torch.nn.init.zeros_(parameter[:shut])
+    model.load_state_dict(widened(weights, model.state_dict()))
+    model.set_attn_processor(AttnProcessor())
     return model
+
+
+def widened(known: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``known`` in the shapes of ``fresh``: new inputs of a layer count nothing, new outputs are those of ``fresh``."""
+    made = {name: value.clone() for name, value in fresh.items()}
+    for name, value in known.items():
+        made[name][: len(value)] = 0
+        made[name][tuple(map(slice, value.shape))] = value
+    return made
+
+
+def groups(model: UNet2DConditionModel, rate: float) -> list[Group]:
+    """All layers; those that carry the picture learn ``rate`` times as fast."""
+    named = dict(model.named_parameters())
+    carry = {name for name in named if name.startswith("class_embedding.") or ".time_emb_proj." in name}
+    return [
+        Group({name: named[name] for name in named if name in carry}, rate),
+        Group({name: named[name] for name in named if name not in carry}),
+    ]
 
 
 def draw_batch(
@@ -160,36 +248,56 @@ def draw_batch(
 ) -> Told:
     """Random pictures on random colours; for each a caption that fits or none, and its embedding.
 
-    The embedding is at times of the same drawing on another colour, so that a background is what the caption says.
+    Where the caption names the background, the embedding is at times of the same drawing on another one, so that the
+    background is what the caption says.
     """
     colours, words, settings = list(world.colours), dials.words, dials.unclip
-    names, latents, rows, seen, kept = [], [], [], [], []
+    names, latents, rows, seen, kept, full = [], [], [], [], [], []
     for _ in range(settings.training.batch_size):
         i = draw.randrange(len(encoded.style))
         colour = choose_colour(colours, words, draw)
-        behind = choose_colour(colours, words, draw) if draw.random() < settings.other_background else colour
         named = draw.random() < (words.white_named if colour == "white" else words.colour_named)
         style = encoded.style[i] if draw.random() < words.style_named else ""
-        key = f"{style}|{encoded.concept[i]}|{colour if named else ''}"
-        rows.append(encoded.row["||" if draw.random() < settings.caption_dropped else key])
+        said, told = draw.random() >= settings.caption_dropped, draw.random() >= settings.embedding_dropped
+        row = encoded.row[f"{style}|{encoded.concept[i]}|{colour if named else ''}" if said else "||"]
+        elsewhere = said and named and draw.random() < settings.other_background
+        behind = choose_colour(colours, words, draw) if elsewhere else colour
+        rows.append(row)
+        full.append(encoded.row[f"{encoded.style[i]}|{encoded.concept[i]}|{colour}"] if told else row)
         latents.append(encoded.mean[i, colours.index(colour)])
         seen.append(embeddings[i, colours.index(behind)])
-        kept.append([float(draw.random() >= settings.embedding_dropped)])
+        kept.append([float(told)])
         names.append(f"{encoded.style[i]} {encoded.concept[i]} {colour}")
     tensors = (torch.stack(latents).float() * scale, encoded.hidden[rows].float(), torch.stack(seen))
-    return Told(names, *(tensor.to(device) for tensor in (*tensors, torch.tensor(kept))))
+    words_said = encoded.hidden[full].float()
+    return Told(names, *(tensor.to(device) for tensor in (*tensors, torch.tensor(kept), words_said)))
 
 
-def told_loss(model: UNet2DConditionModel, norm: Normaliser, batch: Told, settings: Unclip) -> Tensor:
-    """The UNet's loss, told of the embeddings: a share of them noised at levels 0 to 999, the others at level 0."""
+def told_loss(
+    model: Callable[..., UNet2DConditionOutput],
+    heard: Mapping[str, Tensor],
+    norm: Normaliser,
+    batch: Told,
+    settings: Unclip,
+    teacher: Teacher,
+) -> Tensor:
+    """How far the UNet, told of the embeddings, is from its aim and from ``teacher``, in units of what words change
+    there. A share of the embeddings is noised at levels 0 to 999, the others at level 0; ``heard`` is what ``model``'s
+    layers answer.
+    """
+    noise, noisy, t = add_noise(batch.latents)
     chance, level = torch.rand(2, len(batch.names), device=batch.embeddings.device)
     levels = (level * 1000 * (chance < settings.noised)).long()
     labels = batch.kept * norm.labels(batch.embeddings, torch.randn_like(batch.embeddings), levels)
-
-    def told(noisy: Tensor, t: Tensor, hidden: Tensor) -> object:
-        return model(noisy, t, hidden, class_labels=labels)
-
-    return denoising_loss(told, batch, settings.training.min_snr, settings.snr_floor)
+    with torch.no_grad():
+        answer = teacher.model(noisy, t, batch.words).sample.float()
+    made = model(noisy, t, batch.hidden, class_labels=labels).sample.float()
+    aim = noise + settings.imitated * (answer - noise)
+    error = weighted_error(made, aim, t, settings.training.min_snr, settings.snr_floor) / teacher.change
+    apart = [
+        mse_loss(heard[name].float(), teacher.after[name].float()) / teacher.changes[name] for name in teacher.changes
+    ]
+    return error + settings.layers * torch.stack(apart).mean()
 
 
 @torch.no_grad()

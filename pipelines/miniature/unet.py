@@ -25,7 +25,7 @@ from etude.training.plan import Optimization
 from etude.training.processes import is_main
 from etude.training.randomness import generator
 from pipelines.miniature.draws import randomiser
-from pipelines.miniature.earlier import begin
+from pipelines.miniature.earlier import as_published, begin
 from pipelines.miniature.stage import in_parts, in_processes, make_report, pixels_to_picture, tile
 from pipelines.miniature.vae import read_vae
 from pipelines.miniature.world import FOLDER, OUT, Words, World, choose_colour, read_world
@@ -102,6 +102,8 @@ def build_unet(widths: list[int], groups: int, heads: int, text_width: int, size
 
 def train() -> None:
     """Write ``out/unet/``: a diffusers folder, and ``metrics.json``."""
+    if as_published("unet"):
+        return
     in_processes()
     dials = pick(FOLDER / "params.yaml", Dials)
     settings, world = dials.unet, read_world()
@@ -169,14 +171,24 @@ def denoising_loss(model: Callable[..., object], batch: Denoising, gamma: float,
     ``floor`` where all is noise, and γ at most. There only the caption tells what to draw, and backgrounds come out as
     named much sooner than with Min-SNR's own weights (floor 0).
     """
-    noise = torch.randn_like(batch.latents)
-    # One timestep in each of as many equal ranges as there are pictures: a steadier mean than independent draws.
-    ranges = torch.arange(len(noise), device=noise.device)
-    share = (ranges + torch.rand(len(noise), device=noise.device)) / len(noise)
-    t = (share * SCHEDULER.config.num_train_timesteps).long()
-    noisy = SCHEDULER.add_noise(batch.latents, noise, t)
+    noise, noisy, t = add_noise(batch.latents)
     made = model(noisy, t, batch.hidden).sample.float()  # type: ignore[attr-defined]
-    each = mse_loss(made, noise, reduction="none").mean(dim=(1, 2, 3))
+    return weighted_error(made, noise, t, gamma, floor)
+
+
+def add_noise(latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Noise, ``latents`` with it, and the timesteps: one in each of as many equal ranges as there are pictures, which
+    is a steadier mean than independent draws.
+    """
+    noise, ranges = torch.randn_like(latents), torch.arange(len(latents), device=latents.device)
+    share = (ranges + torch.rand(len(latents), device=latents.device)) / len(latents)
+    t = (share * SCHEDULER.config.num_train_timesteps).long()
+    return noise, SCHEDULER.add_noise(latents, noise, t), t
+
+
+def weighted_error(made: Tensor, aim: Tensor, t: Tensor, gamma: float, floor: float) -> Tensor:
+    """Mean squared error of the noise at timesteps ``t``, weighted as :func:`denoising_loss` says."""
+    each = mse_loss(made, aim, reduction="none").mean(dim=(1, 2, 3))
     kept = SCHEDULER.alphas_cumprod.to(t.device)[t]
     ratio = kept / (1 - kept)
     weight: Tensor = (ratio + floor).clamp(max=gamma) / ratio

@@ -22,6 +22,7 @@ from tests.pipelines.test_miniature_model import small_clip
 from tests.tiny import vocabulary_and_merges, write_tokenizer
 
 WIDTH = 8
+ROOM = 64  # what the small UNet's embedding of the timestep holds: 4 × 16
 
 
 @pytest.fixture
@@ -43,7 +44,17 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UNet2DConditionMod
 
 def batch(count: int = 2) -> unclip.Told:
     latents, hidden, seen = torch.randn(count, 4, 4, 4), torch.randn(count, 77, 16), torch.randn(count, WIDTH)
-    return unclip.Told(["x"] * count, latents, hidden, seen, torch.ones(count, 1))
+    return unclip.Told(["x"] * count, latents, hidden, seen, torch.ones(count, 1), torch.randn(count, 77, 16))
+
+
+def make_teacher(settings: unclip.Unclip) -> unclip.Teacher:
+    """The small denoiser itself."""
+    told = batch()
+    return unclip.Teacher(unclip.start(), told, torch.zeros(1, 77, 16), settings)
+
+
+def loss(model: UNet2DConditionModel, told: unclip.Told, settings: unclip.Unclip) -> Tensor:
+    return unclip.told_loss(model, unclip.listen(model), norm(), told, settings, make_teacher(settings))
 
 
 def norm() -> embeddings.Normaliser:
@@ -65,46 +76,128 @@ def test_labels_are_those_of_diffusers_pipeline(level: int) -> None:
     torch.testing.assert_close(made, expected, rtol=0, atol=1e-6)
 
 
-def test_training_begins_with_the_miniature_as_it_is(start: UNet2DConditionModel) -> None:
-    model, noisy, hidden = unclip.build_unclip(WIDTH).eval(), torch.randn(2, 4, 4, 4), torch.randn(2, 77, 16)
+@pytest.mark.parametrize("room", [ROOM, 3 * ROOM])
+def test_training_begins_with_the_miniature_as_it_is(start: UNet2DConditionModel, room: int) -> None:
+    model, noisy, hidden = unclip.build_unclip(WIDTH, room).eval(), torch.randn(2, 4, 4, 4), torch.randn(2, 77, 16)
     with torch.no_grad():
         before = start(noisy, 500, hidden).sample
         after = model(noisy, 500, hidden, class_labels=torch.randn(2, 2 * WIDTH)).sample
     torch.testing.assert_close(before, after, rtol=0, atol=1e-5)
 
 
+def publish_earlier(folder: Path) -> tuple[dict[str, Tensor], UNet2DConditionModel]:
+    """Another UNet as the earlier edition's, and its unCLIP one."""
+    torch.manual_seed(1)
+    before, after = unet.build_unet([16, 16, 32, 32], 4, 2, 16, size=4).state_dict(), unclip.build_unclip(WIDTH, ROOM)
+    with torch.no_grad():
+        for value in after.parameters():
+            value.copy_((0.1 * torch.randn_like(value)).half())
+    for part, weights in {"unet": before, "unclip": after.state_dict()}.items():
+        write_tensors(folder / "earlier" / part / "diffusion_pytorch_model.safetensors", weights, {"format": "pt"})
+    return before, after
+
+
 def test_training_goes_on_from_what_an_earlier_edition_learned_beyond_its_own_unet(
     start: UNet2DConditionModel, tmp_path: Path
 ) -> None:
-    torch.manual_seed(1)
-    before = unet.build_unet([16, 16, 32, 32], 4, 2, 16, size=4).state_dict()
-    after = {name: torch.randn_like(value).half() for name, value in unclip.build_unclip(WIDTH).state_dict().items()}
-    for part, weights in {"unet": before, "unclip": after}.items():
-        write_tensors(tmp_path / "earlier" / part / "diffusion_pytorch_model.safetensors", weights, {"format": "pt"})
-    began = start.state_dict()
-    for name, value in unclip.build_unclip(WIDTH).state_dict().items():
-        gained = after[name].float() - before[name] + began[name] if name in began else after[name].float()
+    before, after = publish_earlier(tmp_path)
+    began, learned = start.state_dict(), after.state_dict()
+    for name, value in unclip.build_unclip(WIDTH, ROOM).state_dict().items():
+        gained = learned[name] - before[name] + began[name] if name in began else learned[name]
         torch.testing.assert_close(value, gained, rtol=0, atol=1e-6)
 
 
+def test_more_room_changes_nothing_of_what_an_earlier_edition_draws(
+    start: UNet2DConditionModel, tmp_path: Path
+) -> None:
+    publish_earlier(tmp_path)
+    given = {
+        "timestep": 500,
+        "encoder_hidden_states": torch.randn(2, 77, 16),
+        "class_labels": torch.randn(2, 2 * WIDTH),
+    }
+    noisy = torch.randn(2, 4, 4, 4)
+    with torch.no_grad():
+        narrow, wide = (unclip.build_unclip(WIDTH, room).eval()(noisy, **given).sample for room in (ROOM, 3 * ROOM))
+    torch.testing.assert_close(narrow, wide, rtol=0, atol=1e-5)
+
+
 def test_the_entrance_and_all_other_layers_learn(start: UNet2DConditionModel, settings: unclip.Unclip) -> None:
-    model = unclip.build_unclip(WIDTH)
-    unclip.told_loss(model, norm(), batch(), settings).backward()
+    model = unclip.build_unclip(WIDTH, 3 * ROOM)
+    loss(model, batch(), settings).backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None]
     assert model.class_embedding.linear_2.weight.grad.abs().max() > 0
+    fast, slow = unclip.groups(model, 7.0)
+    assert fast.rate == 7.0
+    assert len(fast.parameters) + len(slow.parameters) == len(list(model.parameters()))
+    assert all("class_embedding" in name or "time_emb_proj" in name for name in fast.parameters)
+
+
+def test_one_that_is_told_in_the_teachers_words_and_answers_as_it_does_has_nothing_to_learn(
+    start: UNet2DConditionModel, settings: unclip.Unclip
+) -> None:
+    told = batch()
+    same = unclip.Told(**{**vars(told), "words": told.hidden})
+    only_imitating = settings.model_copy(update={"imitated": 1.0})
+    model = unclip.build_unclip(WIDTH, ROOM)
+    assert loss(model, same, only_imitating).detach() < 1e-8
+    assert loss(model, told, only_imitating).detach() > 0.1
+
+
+def test_the_aim_lies_between_the_true_noise_and_the_teachers_answer(
+    start: UNet2DConditionModel, settings: unclip.Unclip
+) -> None:
+    told, parts = batch(), {}
+    for imitated in (0.0, 0.5, 1.0):
+        torch.manual_seed(3)
+        teacher, model = make_teacher(settings), unclip.build_unclip(WIDTH, ROOM)
+        torch.manual_seed(4)
+        dials = settings.model_copy(update={"imitated": imitated, "layers": 0.0})
+        with torch.no_grad():
+            parts[imitated] = (
+                unclip.told_loss(model, unclip.listen(model), norm(), told, dials, teacher) * teacher.change
+            )
+    alike = unclip.start()
+    torch.manual_seed(4)
+    alone = unet.denoising_loss(alike, told, settings.training.min_snr, settings.snr_floor)
+    torch.testing.assert_close(parts[0.0], alone, rtol=1e-4, atol=1e-6)
+    assert parts[1.0] < parts[0.5] < parts[0.0]
+
+
+def test_the_embedding_is_of_another_background_only_where_the_caption_names_the_right_one() -> None:
+    world, dials = read_world(), pick(FOLDER / "params.yaml", unclip.Dials)
+    colours, styles, concepts = list(world.colours), ["noto", "flat"], ["cat", "dog"]
+    keys = ["||"] + [
+        f"{style}|{concept}|{colour}" for style in ("", *styles) for concept in concepts for colour in ("", *colours)
+    ]
+    count, hidden = len(colours), torch.arange(len(keys), dtype=torch.float32).view(-1, 1, 1)
+    seen = torch.arange(2 * count, dtype=torch.float32).view(2, count, 1)
+    encoded = unet.Encoded(seen.view(2, count, 1, 1, 1), hidden, styles, concepts, {k: i for i, k in enumerate(keys)})
+    draws = [unclip.randomiser(0, "test", i) for i in range(20)]
+    told = joined([unclip.draw_batch(encoded, seen, world, dials, 1.0, draw, "cpu") for draw in draws])
+    said, full = ([keys[int(i)] for i in states.flatten()] for states in (told.hidden, told.words))
+    elsewhere = told.embeddings.flatten() != told.latents.flatten()
+    assert elsewhere.any()
+    for name, caption, words, other, kept in zip(told.names, said, full, elsewhere, told.kept.flatten(), strict=True):
+        assert not other or caption.endswith(name.split()[-1])
+        assert words == ("|".join(name.split()) if kept else caption)
+    assert {"||"} < set(said)
+
+
+def joined(batches: list[unclip.Told]) -> unclip.Told:
+    names = [name for part in batches for name in part.names]
+    fields = ("latents", "hidden", "embeddings", "kept", "words")
+    return unclip.Told(names, *(torch.cat([getattr(part, field) for part in batches]) for field in fields))
 
 
 def test_a_dropped_embedding_is_all_zeros(start: UNet2DConditionModel, settings: unclip.Unclip) -> None:
-    told: list[Tensor] = []
-
-    def model(noisy: Tensor, t: Tensor, hidden: Tensor, class_labels: Tensor) -> unet.UNet2DConditionModel:
-        told.append(class_labels)
-        return start(noisy, t, hidden)
-
+    model = unclip.build_unclip(WIDTH, ROOM)
+    labels: list[Tensor] = []
+    model.register_forward_pre_hook(lambda _m, _a, given: labels.append(given["class_labels"]), with_kwargs=True)
     dropped = unclip.Told(**{**vars(batch()), "kept": torch.tensor([[0.0], [1.0]])})
-    unclip.told_loss(model, norm(), dropped, settings)
-    assert told[0][0].abs().max() == 0
-    assert told[0][1].abs().max() > 0
+    loss(model, dropped, settings)
+    assert labels[0][0].abs().max() == 0
+    assert labels[0][1].abs().max() > 0
 
 
 @pytest.fixture
@@ -115,7 +208,7 @@ def published(start: UNet2DConditionModel, settings: unclip.Unclip, tmp_path: Pa
     base = unet.build_unet([16, 16, 32, 32], 4, 2, hidden, size=4)
     unet.save_unet(base, tmp_path)
     out, model = tmp_path / "out", tmp_path / "miniature"
-    told = unclip.build_unclip(clip.config.projection_dim)
+    told = unclip.build_unclip(clip.config.projection_dim, 2 * ROOM)
     with torch.no_grad():
         for value in told.parameters():
             value.add_(0.1 * torch.randn_like(value))
