@@ -66,7 +66,7 @@ def build(*, base: Base, images: Images, pictures: Pictures, params: Params, rep
     batches = Batches(images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     start = _start(base, unclip, pictures, params.start)
     moved = start.clone().requires_grad_()
-    shown = unclip.unscale(params.emphasis * start).clone()  # previews draw from it; `now` brings it up to date
+    shown = torch.empty_like(start)  # previews draw from it; `now`, which comes before each, writes it
     with torch.no_grad():
         texts = encode_prompts(base, [t.replace("[name]", params.word) for t in params.templates], params.clip_skip)
 
