@@ -17,21 +17,14 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from etude.errors import InputError
-from etude.files import read_json, read_tensors, write_json, write_tensors
+from etude.files import read_json, write_json, write_tensors
 from pipelines.miniature.clip import read_clip
-from pipelines.miniature.unet import SCHEDULE
+from pipelines.miniature.unet import SCHEDULE, read_unet
 from pipelines.miniature.vae import read_vae
 from pipelines.miniature.world import OUT
 
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
 JUDGE_FILES = ("config.json", "model.safetensors")
-
-
-def read_unet(folder: Path = OUT / "unet") -> UNet2DConditionModel:
-    """The trained denoiser, frozen."""
-    model = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder))
-    model.load_state_dict(read_tensors(folder / "diffusion_pytorch_model.safetensors")[0])
-    return model.eval().requires_grad_(False)
 
 
 def assemble(folder: Path, unet: UNet2DConditionModel, vae: AutoencoderKL, clip: CLIPModel, tokenizer: Path) -> None:

@@ -10,7 +10,7 @@ its answer says in one step what the true noise says only on average (Hinton et 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,7 +18,6 @@ from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
 from diffusers.models import Transformer2DModel
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.resnet import ResnetBlock2D
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, mse_loss
 from transformers import CLIPModel
@@ -42,6 +41,7 @@ from pipelines.miniature.unet import (
     add_noise,
     decode,
     read_encoded,
+    read_unet,
     save_unet,
     weighted_error,
 )
@@ -97,7 +97,8 @@ class Teacher:
 
     def __init__(self, model: UNet2DConditionModel, batch: Denoising, empty: Tensor, settings: Unclip) -> None:
         """``empty`` [1, 77, d]: the text states of no words."""
-        self.model = model.requires_grad_(False)
+        model.set_attn_processor(AttnProcessor())  # torch's fused attention takes twice the step's time on CPU in bf16
+        self.model = model
         self.after = listen(model)
         _, noisy, t = add_noise(batch.latents)
         with torch.no_grad():
@@ -163,7 +164,7 @@ def train() -> None:
 
     torch.manual_seed(report.seed)
     first = batches(0)
-    teacher = Teacher(start().to(report.device), replace(first, hidden=first.words), empty, settings)
+    teacher = Teacher(read_unet(START).to(report.device), replace(first, hidden=first.words), empty, settings)
     fit(groups(model, settings.entrance_rate), loss, batches, settings.training, report)
     if not is_main():
         return
@@ -192,14 +193,6 @@ def look(world: World, encoded: Encoded, count: int) -> tuple[Tensor, Examples]:
     return embed(clip, trained, table), Examples(clip, *shown)
 
 
-def start() -> UNet2DConditionModel:
-    """The trained UNet."""
-    model = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(START))
-    model.load_state_dict(read_tensors(WEIGHTS)[0])
-    model.set_attn_processor(AttnProcessor())  # torch's fused attention takes twice the step's time on CPU in bf16
-    return model
-
-
 def build_unclip(width: int, room: int) -> UNet2DConditionModel:
     """The trained UNet, with an entrance for embeddings of ``width`` numbers that lets nothing through yet, and a
     timestep's embedding of ``room`` numbers; where there is an earlier edition, its entrance, and what its layers
@@ -220,7 +213,7 @@ def build_unclip(width: int, room: int) -> UNet2DConditionModel:
         for parameter in model.class_embedding.linear_2.parameters():
             torch.nn.init.zeros_(parameter[:shut])
     model.load_state_dict(widened(weights, model.state_dict()))
-    model.set_attn_processor(AttnProcessor())
+    model.set_attn_processor(AttnProcessor())  # as the teacher's
     return model
 
 
@@ -274,7 +267,7 @@ def draw_batch(
 
 
 def told_loss(
-    model: Callable[..., UNet2DConditionOutput],
+    model: UNet2DConditionModel,
     heard: Mapping[str, Tensor],
     norm: Normaliser,
     batch: Told,

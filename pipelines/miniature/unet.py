@@ -227,6 +227,13 @@ def decode(latents: Tensor, vae: AutoencoderKL) -> Tensor:
     return torch.cat([vae.decode(part / vae.config.scaling_factor).sample for part in in_parts(latents, 16)])
 
 
+def read_unet(folder: Path = OUT / "unet") -> UNet2DConditionModel:
+    """The trained denoiser, frozen."""
+    model = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder))
+    model.load_state_dict(read_tensors(folder / "diffusion_pytorch_model.safetensors")[0])
+    return model.eval().requires_grad_(False)
+
+
 def save_unet(model: UNet2DConditionModel, folder: Path) -> None:
     """The diffusers folder of the model, in bytes that depend on nothing but the weights."""
     model.save_config(folder)

@@ -50,7 +50,7 @@ def batch(count: int = 2) -> unclip.Told:
 def make_teacher(settings: unclip.Unclip) -> unclip.Teacher:
     """The small denoiser itself."""
     told = batch()
-    return unclip.Teacher(unclip.start(), told, torch.zeros(1, 77, 16), settings)
+    return unclip.Teacher(unet.read_unet(unclip.START), told, torch.zeros(1, 77, 16), settings)
 
 
 def loss(model: UNet2DConditionModel, told: unclip.Told, settings: unclip.Unclip) -> Tensor:
@@ -157,7 +157,7 @@ def test_the_aim_lies_between_the_true_noise_and_the_teachers_answer(
             parts[imitated] = (
                 unclip.told_loss(model, unclip.listen(model), norm(), told, dials, teacher) * teacher.change
             )
-    alike = unclip.start()
+    alike = unet.read_unet(unclip.START)
     torch.manual_seed(4)
     alone = unet.denoising_loss(alike, told, settings.training.min_snr, settings.snr_floor)
     torch.testing.assert_close(parts[0.0], alone, rtol=1e-4, atol=1e-6)
