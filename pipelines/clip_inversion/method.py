@@ -1,22 +1,24 @@
 """CLIP inversion: one CLIP image embedding, learnt through a base that is told of pictures by such embeddings (unCLIP).
 
 As textual inversion learns a word, this learns a point in the space of CLIP's picture embeddings (Ramesh et al., 2022,
-arXiv:2204.06125): it begins where the set's pictures lie on average, and moves to where they are predicted best.
-What is saved lies `emphasis` times as far from the middle of the base's embeddings: as guidance does with texts, that
-overstates what a base hears too faintly.
+arXiv:2204.06125): it begins where the set's pictures lie on average, and moves to where they are predicted best. It is
+learned through guidance (as DreamArtist's words are, Dong et al., 2022, arXiv:2211.11337), and beside what texts say of
+each picture, so that the embedding need not say it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat
 
 from etude.params import MethodParams
 from etude.training.plan import Optimization
 from etude.training.preview import Preview
+from etude.training.templates import NAME, draw
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from etude.diffusion.base import Base
     from etude.diffusion.text import Conditioning
     from etude.diffusion.unclip import Unclip
-    from etude.training.batches import Batch, Images, Pictures
+    from etude.training.batches import Batch, Captions, Images, Pictures
     from etude.training.report import Report
 
 bases = ("sd1", "sd2")  # there is no unCLIP base of the family sdxl
@@ -42,41 +44,47 @@ class Params(MethodParams):
     start: Literal["pictures", "mean"]
     templates: list[str] = Field(min_length=1)
     noise_level: int = Field(ge=0, le=999)
+    guidance: float = Field(ge=1)
     pull: NonNegativeFloat
-    emphasis: PositiveFloat
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16"]
     training: Optimization
     preview: Preview
 
 
-def build(*, base: Base, images: Images, pictures: Pictures, params: Params, report: Report) -> Artifact:
+def build(
+    *, base: Base, images: Images, pictures: Pictures, captions: Captions, params: Params, report: Report
+) -> Artifact:
     """Move the embedding, in units of the base's own spread of them, so that the pictures are predicted from it."""
     import torch
 
     from etude.artifact import Artifact
     from etude.diffusion.hooks import supplied_picture
-    from etude.diffusion.text import encode_prompts
+    from etude.diffusion.text import Conditioning, encode_prompts
     from etude.training.batches import Batches
     from etude.training.fit import fit
     from etude.training.learned import saved
 
     unclip, plan = _unclip(base), params.training
     unclip.refuse_noise(base.path, params.noise_level)
-    batches = Batches(images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
+    batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     start = _start(base, unclip, pictures, params.start)
     moved = start.clone().requires_grad_()
     shown = torch.empty_like(start)  # previews draw from it; `now`, which comes before each, writes it
-    with torch.no_grad():
-        texts = encode_prompts(base, [t.replace("[name]", params.word) for t in params.templates], params.clip_skip)
+
+    @cache
+    def encoded(text: str) -> Conditioning:
+        with torch.no_grad():
+            return encode_prompts(base, [text], params.clip_skip)
 
     def now() -> Artifact:
-        shown.copy_(unclip.unscale(params.emphasis * moved.detach()))
+        shown.copy_(unclip.unscale(moved.detach()))
         facts = {"name": params.name, "noise_level": params.noise_level}
         return Artifact("clip_inversion", saved({KEY: shown}, params.save), facts)
 
     def loss(batch: Batch) -> Tensor:
-        value = _loss(base, batch, texts, unclip.unscale(moved), params)
+        said = Conditioning.cat([encoded(text) for text in _texts(batch, params)])
+        value = _loss(base, batch, said, encoded(""), unclip.unscale(moved), params)
         return value + params.pull * (moved - start).square().mean() if params.pull else value
 
     report.artifact = now
@@ -103,18 +111,36 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0, noise_level: fl
         yield told
 
 
-def _loss(base: Base, batch: Batch, texts: Conditioning, embedding: Tensor, params: Params) -> Tensor:
-    """The denoising loss of a batch, told of ``embedding`` [1, d] and of one of ``texts`` by lot."""
+def _texts(batch: Batch, params: Params) -> list[str]:
+    """A template for each picture, filled in; without a trigger word neither it nor the caption says the name."""
+    texts = draw(params.templates, batch.texts, params.name)
+    return [" ".join(text.replace(NAME, params.word).split()) for text in texts]
+
+
+def _loss(
+    base: Base, batch: Batch, said: Conditioning, nothing: Conditioning, embedding: Tensor, params: Params
+) -> Tensor:
+    """The denoising loss of u + γ · (c - u): c is told of ``embedding`` [1, d] and of the texts ``said`` [B, 77, d], u
+    of ``nothing`` [1, 77, d].
+    """
     import torch
 
-    from etude.training.denoising import denoising_loss
+    from etude.diffusion.noise import predict, target
+    from etude.training.denoising import noised, weighted
 
-    count = len(batch.names)
+    unclip, count = _unclip(base), len(batch.names)
     level = torch.randint(params.noise_level + 1, (count,), device=base.device)
     embeddings = embedding.expand(count, -1)
-    noise = torch.randn_like(embeddings)
-    said = _unclip(base).telling(texts[torch.randint(len(texts), (count,))], embeddings, noise, level)
-    return denoising_loss(base, batch.mean, batch.logvar, said, params.training)
+    told = unclip.telling(said, embeddings, torch.randn_like(embeddings), level)
+    drawn = noised(base, batch.mean, batch.logvar, params.training)
+    answer = predict(base, drawn.noisy, drawn.timesteps, told)
+    if params.guidance != 1:
+        with torch.no_grad():
+            untold = predict(base, drawn.noisy, drawn.timesteps, unclip.silent(nothing[[0] * count]))
+        answer = untold + params.guidance * (answer - untold)
+    wanted = target(base, drawn.latents, drawn.noise, drawn.timesteps)
+    errors = (answer.to(wanted) - wanted).square().mean(dim=(1, 2, 3))
+    return weighted(base, errors, drawn.timesteps, params.training).mean()
 
 
 def _unclip(base: Base) -> Unclip:

@@ -50,7 +50,7 @@ def on_tiny(method: str, folder: Path) -> dict[str, Any]:
     """What a method's params name of the tiny base in ``folder``, and what else goes by lot switched on."""
     changes: dict[str, dict[str, Any]] = {
         "aesthetic_gradient": {"clip": str(folder / "clip"), "text": "red cat", "learning_rate": 0.03},
-        "clip_inversion": {"noise_level": 300, "pull": 0.1, "templates": ["[name]", "a [name]"]},
+        "clip_inversion": {"noise_level": 300, "pull": 0.1, "guidance": 2.0, "templates": ["[filewords]", "a [name]"]},
         "dreambooth": {"templates": ["[name]", "a [name]"], "text_encoder_rate": 0.5},
         "fine_tuning": {"caption_dropout": 0.5, "text_encoder_rate": 0.5},
         "hypernetwork": {"caption_dropout": 0.5, "dropout": [0, 0.3, 0]},

@@ -43,7 +43,7 @@ def artifact(seed: int, length: float = 3.0) -> Artifact:
 def run(base: Base, scratch: Path, training: dict[str, Any] | None = None, **changes: Any) -> Artifact:
     params: Any = params_of(METHOD, training, **changes)
     report = Report(scratch, seed=3, device="cpu", precision="fp32")
-    given = {name: image_set(base)[name] for name in ("images", "pictures")}
+    given = {name: image_set(base)[name] for name in ("images", "pictures", "captions")}
     return inversion.build(base=base, params=params, report=report, **given)
 
 
@@ -57,20 +57,21 @@ def batch() -> Batch:
     return Batch(("a", "b"), mean, torch.full_like(mean, -6.0))
 
 
-@pytest.mark.parametrize("level", [0, 999])
-def test_the_loss_is_the_formula_and_its_gradient_reaches_the_embedding_alone(folder: Path, level: int) -> None:
+@pytest.mark.parametrize(("level", "guidance"), [(0, 1.0), (999, 1.0), (300, 2.5)])
+def test_the_loss_is_the_formula_and_its_gradient_reaches_the_embedding_alone(
+    folder: Path, level: int, guidance: float
+) -> None:
     base, given = load(folder, torch.float64), batch()
-    params: Any = params_of(METHOD, noise_level=level)
-    texts = encode_prompts(base, ["otter", "a cat"])
+    params: Any = params_of(METHOD, {"min_snr": 1.0}, noise_level=level, guidance=guidance)
+    texts, nothing = encode_prompts(base, ["otter", "a cat"]), encode_prompts(base, [""])
     z = artifact(1).tensors[inversion.KEY].double().requires_grad_()
 
     def loss(z: Tensor) -> Tensor:
         torch.manual_seed(5)
-        return inversion._loss(base, given, texts, z, params)
+        return inversion._loss(base, given, texts, nothing, z, params)
 
     torch.manual_seed(5)
     k, noise = torch.randint(level + 1, (2,)), torch.randn(2, WIDTH, dtype=torch.float64)
-    hidden = texts.hidden[torch.randint(2, (2,))]
     latents = (given.mean + (0.5 * given.logvar).exp() * torch.randn_like(given.mean)) * 0.18215
     eps, t = torch.randn_like(latents), torch.randint(1000, (2,))
     assert base.unclip is not None
@@ -85,9 +86,13 @@ def test_the_loss_is_the_formula_and_its_gradient_reaches_the_embedding_alone(fo
     told = torch.cat([(a.sqrt() * (z.detach() - mean) / std + (1 - a).sqrt() * noise) * std + mean, wave], dim=1)
     kept = base.alphas_cumprod.double()[t].view(-1, 1, 1, 1)
     with torch.no_grad():
-        made = base.unet(kept.sqrt() * latents + (1 - kept).sqrt() * eps, t, hidden, class_labels=told).sample
+        noisy, nobody = kept.sqrt() * latents + (1 - kept).sqrt() * eps, torch.zeros_like(told)
+        made = base.unet(noisy, t, texts.hidden, class_labels=told).sample
+        without = base.unet(noisy, t, nothing.hidden.expand(2, -1, -1), class_labels=nobody).sample
+        made = without + guidance * (made - without)
+    weight = ((1 - kept) / kept).clamp(max=1)  # min(snr, 1) / snr
     value = loss(z)
-    torch.testing.assert_close(value.detach(), (made - eps).square().mean().to(value), rtol=1e-4, atol=0)
+    torch.testing.assert_close(value.detach(), (weight * (made - eps).square()).mean().to(value), rtol=1e-4, atol=0)
 
     value.backward()
     assert z.grad is not None
@@ -113,21 +118,26 @@ def test_it_begins_at_the_mean_of_what_the_bases_own_eye_sees(folder: Path) -> N
 
 def test_only_the_embedding_is_ever_a_parameter_and_a_pull_holds_it(folder: Path, tmp_path: Path) -> None:
     base = load(folder)
-    free = run(base, tmp_path / "free", {"learning_rate": 0.5}, pull=0.0, emphasis=1.0).tensors[inversion.KEY]
+    free = run(base, tmp_path / "free", {"learning_rate": 0.5}, pull=0.0).tensors[inversion.KEY]
     state = torch.load(tmp_path / "free" / "state.pt", weights_only=True)
     assert [tuple(tensor.shape) for tensor in state["parameters"]] == [(1, WIDTH)]
-    held = run(base, tmp_path / "held", {"learning_rate": 0.5}, pull=1e4, emphasis=1.0).tensors[inversion.KEY]
+    held = run(base, tmp_path / "held", {"learning_rate": 0.5}, pull=1e4).tensors[inversion.KEY]
     assert base.unclip is not None
     start = base.unclip.unscale(inversion._start(base, base.unclip, pictures(), "pictures"))
     assert (held - start).norm() < (free - start).norm()
     assert base.unclip.supplied == []
 
 
-def test_emphasis_saves_what_was_learned_farther_from_the_middle(folder: Path, tmp_path: Path) -> None:
-    base = load(folder)
-    assert base.unclip is not None
-    plain, thrice = (run(base, tmp_path / str(e), emphasis=e).tensors[inversion.KEY] for e in (1.0, 3.0))
-    torch.testing.assert_close(base.unclip.scale(thrice), 3 * base.unclip.scale(plain), rtol=0, atol=1e-4)
+def test_texts_say_what_captions_say_but_for_the_name_which_the_embedding_tells() -> None:
+    given = Batch(("a", "b"), torch.zeros(2), torch.zeros(2), texts=("a Sks on a red rug", "sksy, drawn"))
+
+    def texts(templates: list[str], **changes: Any) -> list[str]:
+        params: Any = params_of(METHOD, templates=templates, **changes)
+        return inversion._texts(given, params)
+
+    assert texts(["[filewords]"], name="sks") == ["a on a red rug", "sksy, drawn"]
+    assert texts(["[name], [filewords]"], name="owl", trigger=True) == ["owl, a Sks on a red rug", "owl, sksy, drawn"]
+    assert texts([""]) == ["", ""]
 
 
 def test_strength_goes_from_the_middle_of_all_pictures_to_the_embedding(folder: Path) -> None:
@@ -177,7 +187,7 @@ def test_sd2_learns_it_as_well(tmp_path: Path) -> None:
 def test_it_is_learned_through_image_variations_as_well(tmp_path: Path) -> None:
     base = load_base(build_tiny(tmp_path / "tiny", variation=True))
     untouched = picture(base)
-    made = run(base, tmp_path / "scratch", {"steps": 2, "checkpoint_every": 2}, emphasis=1.0)
+    made = run(base, tmp_path / "scratch", {"steps": 2, "checkpoint_every": 2})
     start = inversion._start(base, inversion._unclip(base), image_set(base)["pictures"], "pictures")
     assert 0 < (made.tensors[inversion.KEY] - start).abs().max() < 0.1
     drawn = []
