@@ -1,17 +1,18 @@
-"""Model merge: several models in one, by a formula for each of their weights, without training.
+"""Model merge: several models in one, by a formula for each of their weights.
 
 What other methods learned is merged on the base that they learned it on; whole checkpoints and LoRAs are merged alike.
+No pictures are needed: where weights are learned, the models teach.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from etude.diffusion.settings import Sampling
 from etude.params import MethodParams, Schema, nearest
 from pipelines.model_merge.merging.blocks import COUNT, PRESETS
 from pipelines.model_merge.merging.recipe import MANY, FormulaName, record, takes
@@ -30,8 +31,6 @@ bases = ("sd1", "sd2", "sdxl")
 formats = ("ldm_checkpoint", "diffusers_checkpoint", "kohya_lora", "diffusers_lora")
 axes = {"strength": 1.0}
 
-PARTS = {"unet": ("unet",), "text": ("text_encoder", "text_encoder_2"), "vae": ("vae",)}
-
 
 class Weight(Schema):
     """A number of a formula, by block."""
@@ -46,6 +45,20 @@ class Weight(Schema):
         return self
 
 
+class Learning(Schema):
+    """How weights of single channels are found: the models draw, and the merge is to answer as each of them does."""
+
+    steps: NonNegativeInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    importance: list[PositiveFloat]
+    prompts: dict[str, Annotated[list[str], Field(min_length=1)]]
+    seeds: list[NonNegativeInt] = Field(min_length=1)
+    drawing: Sampling
+    resume_every: PositiveInt
+    log_every: PositiveInt
+
+
 class Params(MethodParams):
     """pipelines/model_merge/params.yaml."""
 
@@ -54,6 +67,7 @@ class Params(MethodParams):
     alpha: Weight
     beta: Weight
     weights: list[float]
+    learning: Learning
     density: float = Field(gt=0, le=1)
     parts: list[Literal["unet", "text", "vae"]] = Field(min_length=1)
     clip: bool
@@ -72,28 +86,45 @@ class Params(MethodParams):
             raise ValueError(f"{self.formula} {fault}")
         if self.formula in MANY and len(self.weights) != len(letters):
             raise ValueError(f"`weights` has {len(self.weights)} numbers for {len(letters)} models")
+        if self.learns and list(self.learning.prompts) != letters:
+            raise ValueError(f"`learning.prompts` is of {', '.join(self.learning.prompts)}, not of each model")
+        if self.learns and len(self.learning.importance) != len(letters):
+            raise ValueError(
+                f"`learning.importance` has {len(self.learning.importance)} numbers for {len(letters)} models"
+            )
         if self.result == "lora" and self.rank == 0 and self.formula != "task_arithmetic":
             raise ValueError("rank 0, LoRAs side by side, is task_arithmetic's; another formula needs a rank")
         return self
 
+    @property
+    def learns(self) -> bool:
+        """Whether channels get weights of their own."""
+        return self.formula == "task_arithmetic" and "unet" in self.parts and self.learning.steps > 0
+
 
 def build(*, base: Base, models: Mapping[str, Input], params: Params, report: Report) -> Artifact:
-    """Merge; weights are read from files and written to one, one tensor at a time."""
+    """Merge; weights are read from files and written to one, one tensor at a time, unless they are learned first."""
+    from dataclasses import replace
+
     from etude.artifact import Artifact
     from etude.diffusion.base import DTYPES
     from etude.method import Input
     from pipelines.model_merge.merging import engine
+    from pipelines.model_merge.merging.results import as_checkpoint, as_lora
     from pipelines.model_merge.merging.sources import open_base, open_model
 
     below = open_base(base.path)
     opened = {name: open_model(m.path, below, base.family) for name, m in models.items() if name != "vae"}
-    weights = _rebased(base, opened) if params.rebasin else [model.weights for model in opened.values()]
-    merge = engine.make(params, weights, below, DTYPES[params.save], report.seed)
+    ordered = _rebased(base, opened) if params.rebasin else [model.weights for model in opened.values()]
+    parents = [replace(model, weights=weights) for model, weights in zip(opened.values(), ordered, strict=True)]
+    merge = engine.make(params, ordered, below, DTYPES[params.save], report.seed)
+    if params.learns:
+        merge = replace(merge, learned=_learned(merge, params, base, parents, report))
     facts: dict[str, Any] = {"name": params.name, "metadata": record(params, models, Input(base.path, ""))}
     if params.result == "lora":
-        tensors, told = _as_lora(merge, params, list(opened.values()), below, report)
+        tensors, told = as_lora(merge, params, parents, below, report)
         return Artifact("model_merge", tensors, facts | told | {"formats": ["kohya_lora", "diffusers_lora"]})
-    tensors = _as_checkpoint(merge, params, list(opened.values()), models.get("vae"), report)
+    tensors = as_checkpoint(merge, params, parents, models.get("vae"), report)
     return Artifact("model_merge", tensors, facts | {"formats": ["ldm_checkpoint", "diffusers_checkpoint"]})
 
 
@@ -122,6 +153,7 @@ def _rebased(base: Base, models: Mapping[str, Model]) -> list[Weights]:
     from etude.diffusion.family import read_config
     from etude.diffusion.single import config_folder
     from pipelines.model_merge.merging.rebasin import Rebased, block_counter
+    from pipelines.model_merge.merging.results import PARTS
 
     configs = config_folder(base.path, base.family) if base.path.is_file() else base.path
     texts = {part: read_config(file) for part in PARTS["text"] if (file := configs / part / "config.json").exists()}
@@ -130,60 +162,14 @@ def _rebased(base: Base, models: Mapping[str, Model]) -> list[Weights]:
     return [first, *(Rebased(first, other, blocks) for other in others)]
 
 
-def _names(models: Sequence[Model], parts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What is merged: every weight in ``parts`` that a model does not take from the base; and what the first brings."""
-    merged = {part for name in parts for part in PARTS[name]}
-    own = {name for model in models for name in model.own if name.partition(".")[0] in merged}
-    return sorted(own), sorted(name for name in models[0].own if name.partition(".")[0] not in merged)
+def _learned(merge: Merge, params: Params, base: Base, models: Sequence[Model], report: Report) -> Weights:
+    """Weights for the channels of the UNet, learned with the text encoders that the merge will have."""
+    from etude.diffusion.base import load_base
+    from pipelines.model_merge.merging.learning import learn
+    from pipelines.model_merge.merging.results import PARTS, names_of
 
-
-def _as_checkpoint(
-    merge: Merge, params: Params, models: Sequence[Model], vae: Input | None, report: Report
-) -> dict[str, Tensor]:
-    """Merged weights, and those of parts that are not merged as model a has them, mapped from a file in scratch."""
-    from etude.files import read_tensors
-    from pipelines.model_merge.merging.sources import open_vae
-    from pipelines.model_merge.merging.stream import write_stream
-
-    merged, kept = _names(models, params.parts)
-    baked = open_vae(vae.path) if vae else {}
-    first = merge.models[0]
-    names = sorted({*merged, *kept, *baked})
-    shapes = {name: (baked if name in baked else first)[name].shape for name in names}
-    number, wanted = {name: i + 1 for i, name in enumerate(names)}, set(merged)
-    report.start(0, len(names))
-
-    def tensor(name: str) -> Tensor:
-        report.advance(number[name])
-        if name in baked:
-            return baked[name]
-        return merge.tensor(name) if name in wanted else first[name]
-
-    path = report.scratch / "merged.safetensors"
-    write_stream(path, shapes, merge.dtype, tensor)
-    return read_tensors(path)[0]
-
-
-def _as_lora(
-    merge: Merge, params: Params, models: Sequence[Model], below: Weights, report: Report
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The merge's difference to the base as pairs of rank ``rank``; rank 0: the LoRAs side by side, which is exact."""
-    from etude.errors import FormatError
-    from etude.formats.pairs import Pair, join
-    from pipelines.model_merge.merging.low_rank import LAYERS, concatenated, extracted
-
-    names = [name for name in _names(models, params.parts)[0] if re.fullmatch(LAYERS, name)]
-    pairs: dict[str, Pair] = {}
-    if params.rank == 0:
-        if any(model.pairs is None for model in models):
-            raise FormatError("models", "are not all LoRAs, as rank 0 asks for", "give a `rank` above 0")
-        α = {name: merge.numbers(name).alpha for name in names}
-        pairs = concatenated([model.pairs or {} for model in models], params.weights, α)
-    report.start(0, len(names))
-    for number, name in enumerate(names if params.rank else []):
-        difference = merge.wide(name) - below[name].float()
-        if difference.any():
-            pairs[name.removesuffix(".weight")] = extracted(difference, params.rank, params.clamp)
-        report.advance(number + 1)
-    saved = {name: Pair(p.down.to(merge.dtype), p.up.to(merge.dtype), p.alpha) for name, p in pairs.items()}
-    return join(saved)
+    merged, kept = names_of(models, params.parts)
+    texts = {name: merge.wide(name) for name in merged if name.startswith(PARTS["text"])}
+    texts |= {name: merge.models[0][name] for name in kept if name.startswith(PARTS["text"])}
+    whole = load_base(base.path, device=base.device, parts=("unet", "text"))
+    return learn(whole, models, texts, params.weights, params.learning, report)

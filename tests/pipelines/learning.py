@@ -41,6 +41,11 @@ def params_of(method: str, training: dict[str, Any] | None = None, **changes: An
         values |= {"training": values["training"] | SHORT | (training or {})}
     if "preview" in values:
         values["preview"] = values["preview"] | {"steps": 2, "seeds": [0]}
+    if "learning" in values:
+        fewer = {"steps": 6, "batch_size": 2, "seeds": [0], "resume_every": 1, "log_every": 2}
+        drawing = values["learning"]["drawing"] | {"steps": 2}
+        prompts = {letter: prompts[:2] for letter, prompts in values["learning"]["prompts"].items()}
+        values["learning"] = values["learning"] | fewer | {"drawing": drawing, "prompts": prompts}
     if "optimization" in values:
         values |= {"steps": 6, "optimization": values["optimization"] | {"inner_steps": 2}}
     return validate(values | changes, load_method(method).Params, method)

@@ -22,6 +22,7 @@ from etude.files import read_metadata, read_tensors, sha256_tree, write_tensors
 from etude.formats import diffusers_checkpoint, kohya_lora, ldm_checkpoint
 from etude.formats.pairs import split
 from etude.method import Input
+from etude.params import read_yaml
 from etude.training.report import Report
 from pipelines.model_merge import method as merge
 from pipelines.model_merge.merging.low_rank import Fused, extracted
@@ -37,6 +38,9 @@ from tests.tiny import build_tiny
 PROJ = "unet.mid_block.attentions.0.proj_in"
 VALUE = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
 TEXT = "text_encoder.encoder.layers.3.mlp.fc1"
+
+ONE = {"unet": 1.0, "rest": 1.0}
+UNLEARNED = read_yaml(ROOT / "pipelines/model_merge/params.yaml")["learning"] | {"steps": 0}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +61,7 @@ def build(base: Base, models: Mapping[str, Input], scratch: Path, **changes: Any
     count = len([name for name in models if name != "vae"])
     asked: dict[str, Any] = {"name": "otter", "save": "fp32", "weights": [1.0] * count} | changes
     asked["models"] = {name: model.path.as_posix() for name, model in models.items()}
-    params: Any = params_of("model_merge", **asked)
+    params: Any = params_of("model_merge", **({"learning": UNLEARNED, "alpha": ONE} | asked))
     report = Report(scratch, seed=3, device="cpu", precision="fp32")
     return merge.build(base=base, models=models, params=params, report=report)
 
@@ -257,6 +261,8 @@ def test_what_cannot_be_merged_is_named(base: Base, weights: dict[str, Tensor], 
         ({"models": {"a": "x", "c": "y"}}, "models are called a, b, c"),
         ({"models": {"a": "x"}, "formula": "slerp"}, "slerp takes two models"),
         ({"weights": [1.0]}, "`weights` has 1 numbers for 2 models"),
+        ({"learning": UNLEARNED | {"steps": 1, "prompts": {"a": ["cat"], "c": ["dog"]}}}, "is of a, c, not of each"),
+        ({"learning": UNLEARNED | {"steps": 1, "importance": [1.0]}}, "`learning.importance` has 1 numbers for 2"),
         ({"alpha": {"unet": "GRAD_W", "rest": 0.0}}, "no preset `GRAD_W`, did you mean `GRAD_"),
         ({"alpha": {"unet": [0.5] * 24, "rest": 0.0}}, "alpha.unet"),
         ({"formula": "ties", "result": "lora", "rank": 0}, "another formula needs a rank"),
@@ -333,6 +339,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from etude.diffusion.base import Base
 from etude.method import Input
+from etude.params import read_yaml
 from etude.training.report import Report
 from etude.params import read_yaml, validate
 from pipelines.model_merge import method
@@ -351,6 +358,7 @@ class Watching(Report):
 
 values = read_yaml("pipelines/model_merge/params.yaml")
 values |= {"parts": ["unet"], "models": {x: "-" for x in "abc"[:count]}, "formula": formula, "weights": [1.0] * count}
+values["learning"]["steps"] = 0
 params = validate(values, method.Params, "-")
 report = Watching(folder / "scratch", 0, "cpu", "fp32")
 models = {x: Input(folder / x, "-") for x in "abc"[:count]}

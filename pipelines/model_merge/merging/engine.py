@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,6 +35,7 @@ class Merge:
     clip: bool
     dtype: torch.dtype
     seed: int
+    learned: Weights = field(default_factory=dict)  # [rows, models], by tensor: in the place of ``weights``
 
     def tensor(self, name: str) -> Tensor:
         """The merged tensor, in the precision that is saved."""
@@ -64,7 +65,8 @@ class Merge:
         """The numbers of the formula at a tensor."""
         place = block_of(name)
         α, β = (w.rest if place is None else weights_of(w.unet)[place] for w in (self.alpha, self.beta))
-        return Numbers(α, β, self.density, self.weights)
+        weights = self.learned[name].unbind(1) if name in self.learned else self.weights
+        return Numbers(α, β, self.density, weights)
 
     def _merged(self, name: str, tensors: list[Tensor]) -> Tensor:
         formula, numbers = FORMULAS[self.formula], self.numbers(name)
@@ -73,10 +75,12 @@ class Merge:
         pieces = Pieces(tensors)
         seen = formula.measure(pieces, numbers) if formula.measure and pieces.count else None
         result = torch.empty(pieces.count, dtype=torch.float64 if pieces.dtype == torch.float64 else self.dtype)
+        length = pieces.count // max(len(tensors[0]), 1)
         for start in range(0, pieces.count, pieces.size):
+            values = slice(start, min(start + pieces.size, pieces.count))
             parts = pieces.at(start)
             known = self._source(formula, name, start) if formula.random else seen
-            result[start : start + pieces.size] = self._clipped(formula.merge(parts, numbers, known), parts)
+            result[values] = self._clipped(formula.merge(parts, numbers.at(values, length), known), parts)
         return result.view(tensors[0].shape)
 
     def _source(self, formula: Formula, name: str, start: int) -> torch.Generator:

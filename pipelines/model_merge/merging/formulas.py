@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -33,7 +33,14 @@ class Numbers:
     alpha: float
     beta: float
     density: float = 1.0  # share of a task vector's values that is kept
-    weights: tuple[float, ...] = ()  # of each task vector
+    weights: tuple[float | Tensor, ...] = ()  # of each task vector; a tensor: of each of its rows
+
+    def at(self, values: slice, length: int) -> Numbers:
+        """Those of a piece: ``values`` of the flattened tensor, whose rows have ``length`` of them."""
+        if not any(isinstance(weight, Tensor) for weight in self.weights):
+            return self
+        rows = torch.arange(values.start, values.stop) // length
+        return replace(self, weights=tuple(w[rows] if isinstance(w, Tensor) else w for w in self.weights))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from etude.diffusion.factors import by_layer, change
 from etude.formats.pairs import Pair
+from pipelines.model_merge.merging.formulas import Numbers
 
 # Layers that LoRA files of kohya's kind can name: not the embeddings, norms and biases.
 LAYERS = re.compile(
@@ -64,15 +65,19 @@ def extracted(difference: Tensor, rank: int, clamp: float) -> Pair:
     return Pair(down.reshape(r, *difference.shape[1:]).contiguous(), up.contiguous(), float(r))
 
 
-def concatenated(
-    loras: Sequence[Mapping[str, Pair]], weights: Sequence[float], α: Mapping[str, float]
-) -> dict[str, Pair]:
-    """α · Σ weight · LoRA with ``α`` by weight name, exact: each layer's rank is the sum of theirs."""
+def concatenated(loras: Sequence[Mapping[str, Pair]], numbers: Mapping[str, Numbers]) -> dict[str, Pair]:
+    """α · Σ weight · LoRA with the ``numbers`` of each weight's name, exact: each layer's rank is the sum of theirs."""
     pairs = {}
-    for name in sorted({name for lora in loras for name in lora if f"{name}.weight" in α}):
-        found = [(lora[name], weight) for lora, weight in zip(loras, weights, strict=True) if name in lora]
+    for name in sorted({name for lora in loras for name in lora if f"{name}.weight" in numbers}):
+        own = numbers[f"{name}.weight"]
+        found = [(lora[name], weight) for lora, weight in zip(loras, own.weights, strict=True) if name in lora]
         down = torch.cat([pair.down.float() for pair, _ in found])
-        scales = [α[f"{name}.weight"] * weight * pair.alpha / pair.rank for pair, weight in found]
-        up = torch.cat([pair.up.float() * scale for (pair, _), scale in zip(found, scales, strict=True)], dim=1)
+        up = torch.cat([_scaled(pair, own.alpha, weight) for pair, weight in found], dim=1)
         pairs[name] = Pair(down, up, float(len(down)))
     return pairs
+
+
+def _scaled(pair: Pair, α: float, weight: float | Tensor) -> Tensor:
+    """The upper matrix with all that the pair is multiplied by; ``weight`` may be one for each of its rows."""
+    up = pair.up.float() * (α * pair.alpha / pair.rank)
+    return up * (weight.view(-1, *[1] * (up.ndim - 1)) if isinstance(weight, Tensor) else weight)
