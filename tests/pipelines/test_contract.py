@@ -156,9 +156,8 @@ def test_a_second_build_is_the_same_also_when_it_was_killed_on_its_way(built: Bu
     assert [
         name for name, tensor in made.tensors.items() if not torch.equal(built.artifact.tensors[name], tensor)
     ] == []
-    files = [[path for path in scratch.glob("results/*/*") if path.is_file()] for scratch in (built.scratch, tmp_path)]
     roots = (built.scratch, tmp_path)
-    results = [{p.relative_to(s): p.read_bytes() for p in found} for s, found in zip(roots, files, strict=True)]
+    results = [{p.relative_to(s): p.read_bytes() for p in s.glob("results/*/*") if p.is_file()} for s in roots]
     assert results[0] == results[1]
     assert {path.parent.name for path in results[0]} >= (
         {"checkpoints", "previews"} if {"training", "optimization"} & blocks else set()

@@ -339,7 +339,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from etude.diffusion.base import Base
 from etude.method import Input
-from etude.params import read_yaml
 from etude.training.report import Report
 from etude.params import read_yaml, validate
 from pipelines.model_merge import method
