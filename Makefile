@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo test test-all check format images preset schemas lock miniature miniature-samples miniature-publish miniature-measure miniature-card evidence
+.PHONY: help setup demo test test-all test-params check format images preset schemas lock miniature miniature-samples miniature-publish miniature-measure miniature-card evidence
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -74,6 +74,9 @@ miniature-card: setup ## write the card of models/miniature, with what was measu
 schemas: setup ## write the JSON Schemas of the params files, for editors
 	$(RUN) python -m tasks.schemas
 	$(RUN) python -m flows.settings
+
+test-params: setup ## after a change of shipped parameters: tests/params, which tests run with, holds them too
+	$(BIN)/python -m tests.shipped
 
 evidence: setup ## what the notes claim against what is measured (hours) [ONLY=hypernetwork SEEDS=1 JOBS=2 DRY=1]
 	$(RUN) python -m flows.evidence $(if $(ONLY),--only "$(ONLY)") $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) $(if $(DRY),--dry)

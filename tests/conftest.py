@@ -25,5 +25,16 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The repository."""
+    """The repository. Its params files are a user's: see `shipped`."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of code and graph with the shipped parameters, for DVC without git. Read only."""
+    from tests.shipped import copy_project
+
+    folder = copy_project(tmp_path_factory.mktemp("shipped") / "project")
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc/config").write_text("[core]\n    no_scm = True\n", encoding="utf-8")
+    return folder

@@ -16,8 +16,7 @@ from etude.files import read_json
 from etude.method import load_method, method_names, needs
 from etude.params import Schema, read_yaml
 from tests.guards import PACKAGES, Stage, build_graph, files_needed, load_stages, missing_deps
-
-ROOT = Path(__file__).parent.parent
+from tests.shipped import ROOT, held
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +25,8 @@ def graph() -> grimp.ImportGraph:
 
 
 @pytest.fixture(scope="module")
-def stages() -> list[Stage]:
-    return load_stages(ROOT)
+def stages(shipped: Path) -> list[Stage]:
+    return load_stages(shipped)
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -106,7 +105,7 @@ def test_a_build_tracks_its_whole_params_file_and_the_data_that_it_asks_for(stag
         method = load_method(stage.argument)
         own = f"pipelines/{stage.argument}/params.yaml"
         assert stage.params[own] == ()
-        params = read_yaml(ROOT / own)
+        params = read_yaml(held(own))
         folders = {"images": "latents", "captions": "texts", "pictures": "prepared"}
         asked = {folders[need] for need in needs(method) if need in folders}
         if "reads" in params:  # a method's choice: captions, or pictures alone
@@ -145,7 +144,7 @@ def test_evaluate_and_grid_read_the_same_in_every_method() -> None:
 
 def test_the_root_graph_reaches_every_chosen_method_and_only_those(stages: list[Stage]) -> None:
     pages = {s.argument for s in stages if s.module == "tasks.page"}
-    assert pages == set(read_yaml(ROOT / "params.yaml")["methods"])
+    assert pages == set(read_yaml(held("params.yaml"))["methods"])
 
 
 LISTS = ("tests", "flows.claims")  # not dials: a list of many claims leaves out what most of them do not need

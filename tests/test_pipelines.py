@@ -16,11 +16,10 @@ import pytest
 from etude.params import read_yaml
 from tasks.preset import rewrite
 from tests.judging import write_judge
+from tests.shipped import copy_project
 
 pytestmark = pytest.mark.slow
 
-ROOMS = ("etude", "tasks", "pipelines", "flows")
-FILES = ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
 QUICK = {  # as small as the stages allow
     "base": "models/tiny",
     "caption.clip": "models/tiny/clip",
@@ -63,10 +62,7 @@ def ran(said: str) -> set[str]:
 
 def make_project(folder: Path, root: Path, tiny_base: Path) -> Path:
     """A git and DVC repository like a fresh clone, with a tiny base and short runs."""
-    for room in ROOMS:
-        shutil.copytree(root / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "out", "dvc.lock"))
-    for file in FILES:
-        shutil.copy(root / file, folder / file)
+    copy_project(folder)
     shutil.copytree(root / "data/samples", folder / "data/samples", ignore=shutil.ignore_patterns("style-truth"))
     for number, picture in enumerate(sorted((folder / "data/samples/style").glob("*.png"))):
         if number > 2:  # three are enough here

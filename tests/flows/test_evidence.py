@@ -23,7 +23,7 @@ from flows.comparison import Result
 from flows.decision import FALSE, HOLDS, UNDECIDED, UNMEASURED, Estimate, estimate, verdict, within
 from flows.findings import Memory, decide, decide_size, metrics_of, page, write, write_readmes
 from flows.plan import Sources
-from tests.flows.conftest import ROOT
+from tests.shipped import PARAMS, ROOT, held
 
 CLAIM = {
     "says": "it learns",
@@ -56,7 +56,7 @@ def evidence(**changes: Any) -> Evidence:
 
 def test_the_repositorys_own_file_names_what_there_is_and_its_drafts_are_valid(tmp_path: Path) -> None:
     found = claims.read(ROOT)
-    drafts = Drafts(ROOT, tmp_path, found).write()
+    drafts = Drafts(PARAMS, tmp_path, found).write()
     assert len(drafts) == len(found.experiments) + 1
     assert len(found.seeds) == 3
     both = {(experiment.method, experiment.set) for experiment in found.experiments.values() if experiment.judged}
@@ -102,11 +102,11 @@ def test_a_value_that_a_method_does_not_take_is_named_before_anything_runs(
 ) -> None:
     one = {"method": "lora", "set": "concept", **experiment}
     with pytest.raises((ParamsError, InputError), match=said):
-        Drafts(ROOT, tmp_path, evidence(experiments={"one": one}, claims={})).write()
+        Drafts(PARAMS, tmp_path, evidence(experiments={"one": one}, claims={})).write()
 
 
 def test_a_trial_has_the_seed_and_the_overrides_by_file(tmp_path: Path) -> None:
-    trial = Drafts(ROOT, tmp_path, evidence(), ["evaluate.seeds=[0]"]).trial("other", 1)
+    trial = Drafts(PARAMS, tmp_path, evidence(), ["evaluate.seeds=[0]"]).trial("other", 1)
     assert trial.title == "other-1"
     assert trial.values == {
         "params.yaml": ["seed=1", "evaluate.seeds=[0]"],
@@ -130,7 +130,7 @@ def test_identity_hangs_on_parameters_data_and_code_and_on_nothing_else(
     root = tmp_path / "root"
     for name in ("params.yaml", *(f"pipelines/{method}/params.yaml" for method in ("lora", "hypernetwork"))):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, root / name)
+        shutil.copy(held(name), root / name)
     for name in ("code/build.py", "code/other.py", "data/samples/concept/owl.txt", "models/miniature/unet.txt"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("as it was")

@@ -14,8 +14,9 @@ from ruamel.yaml import YAML
 from etude.errors import InputError, ParamsError
 from flows import settings
 from tests.flows.conftest import ROOT, Project, wait_until
+from tests.shipped import PARAMS, held
 
-SETTINGS = (ROOT / settings.FILE).read_text()
+SETTINGS = held(str(settings.FILE)).read_text()
 
 
 def write(project: Project, text: str = SETTINGS) -> None:
@@ -43,10 +44,10 @@ def test_the_settings_name_every_fault_at_once(project: Project) -> None:
 
 
 def test_prefects_own_file_says_the_same_as_the_settings() -> None:
-    given = settings.load(ROOT)
+    given = settings.load(PARAMS)
     told = {
         entry["entrypoint"].partition(":")[2]: entry
-        for entry in YAML(typ="safe").load(ROOT / "prefect.yaml")["deployments"]
+        for entry in YAML(typ="safe").load(held("prefect.yaml"))["deployments"]
     }
     assert told["nightly"]["schedules"] == [{"cron": given.nightly.cron, "timezone": given.time_zone}]
     every = settings.seconds(given.changed.interval)

@@ -24,18 +24,18 @@ from etude.training.preview import draw
 from etude.training.prior import Prior
 from etude.training.report import Report
 from etude.training.views import Views
+from tests.shipped import held
 
 SHORT = {"steps": 6, "batch_size": 2, "checkpoint_every": 3, "resume_every": 1, "log_every": 2, "warmup_steps": 0}
-ROOT = Path(__file__).parent.parent.parent
 
 
 def params_of(method: str, training: dict[str, Any] | None = None, **changes: Any) -> MethodParams:
-    """The method's own params.yaml, with a short run (if it is one that runs) and what is named changed.
+    """The method's params as they are shipped, with a short run (if it is one that runs) and what is named changed.
 
     The word is one of the captions of `image_set`, and of the prompt of `picture`. A name of several words stays: other
     params have to fit it.
     """
-    values = read_yaml(ROOT / "pipelines" / method / "params.yaml")
+    values = read_yaml(held(f"pipelines/{method}/params.yaml"))
     values |= {} if " " in values["name"] else {"name": "otter"}
     if "training" in values:
         values |= {"training": values["training"] | SHORT | (training or {})}

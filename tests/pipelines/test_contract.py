@@ -17,7 +17,8 @@ from etude.artifact import Artifact
 from etude.diffusion.base import Base, load_base
 from etude.method import NEEDS, load_method, method_names, needs
 from etude.params import load, read_yaml
-from tests.pipelines.learning import ROOT, learn, on_tiny, params_of, picture
+from tests.pipelines.learning import learn, on_tiny, params_of, picture
+from tests.shipped import ROOT, held
 from tests.tiny import build_tiny
 
 NAMES = ("Params", "bases", "build", "apply", "formats", "axes")
@@ -59,7 +60,7 @@ def test_a_method_has_its_six_names_and_its_four_files(method: str) -> None:
     assert [name for name in NAMES if not hasattr(module, name)] == []
     assert [f for f in ("README.md", "dvc.yaml", "params.yaml", "method.py") if not (folder / f).exists()] == []
     assert set(module.bases) <= {"sd1", "sd2", "sdxl"}
-    load(folder / "params.yaml", module.Params)
+    load(held(f"pipelines/{method}/params.yaml"), module.Params)
 
 
 @each_method

@@ -36,5 +36,5 @@ def test_every_out_lies_in_the_pipelines_own_folder(root: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["dvc.yaml", "params.yaml"])
-def test_nothing_at_the_root_names_the_miniatures_outs(root: Path, path: str) -> None:
-    assert "miniature/out" not in (root / path).read_text(encoding="utf-8")
+def test_nothing_at_the_root_names_the_miniatures_outs(shipped: Path, path: str) -> None:
+    assert "miniature/out" not in (shipped / path).read_text(encoding="utf-8")

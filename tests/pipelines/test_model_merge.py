@@ -31,7 +31,8 @@ from pipelines.model_merge.merging.sources import open_base, open_model, open_va
 from tasks import build as task_build
 from tasks.digest import digest
 from tasks.export import export, read_frame
-from tests.pipelines.learning import ROOT, params_of, parents, picture
+from tests.pipelines.learning import params_of, parents, picture
+from tests.shipped import ROOT, held
 from tests.tasks.learning import make_project
 from tests.tiny import build_tiny
 
@@ -40,7 +41,7 @@ VALUE = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
 TEXT = "text_encoder.encoder.layers.3.mlp.fc1"
 
 ONE = {"unet": 1.0, "rest": 1.0}
-UNLEARNED = read_yaml(ROOT / "pipelines/model_merge/params.yaml")["learning"] | {"steps": 0}
+UNLEARNED = read_yaml(held("pipelines/model_merge/params.yaml"))["learning"] | {"steps": 0}
 
 
 @pytest.fixture(scope="module")
@@ -355,7 +356,7 @@ class Watching(Report):
     def start(self, step, steps): pass
     def advance(self, done): self.most = max(self.most, anonymous())
 
-values = read_yaml("pipelines/model_merge/params.yaml")
+values = read_yaml("tests/params/pipelines/model_merge/params.yaml")
 values |= {"parts": ["unet"], "models": {x: "-" for x in "abc"[:count]}, "formula": formula, "weights": [1.0] * count}
 values["learning"]["steps"] = 0
 params = validate(values, method.Params, "-")

@@ -12,7 +12,8 @@ from ruamel.yaml import YAML
 
 from etude.files import write_json, write_tensors
 from etude.params import read_yaml
-from tests.pipelines.learning import ROOT, params_of
+from tests.pipelines.learning import params_of
+from tests.shipped import ROOT
 
 CAPTIONS = {"a": "noto otter", "b": "flat otter", "c": "otter"}
 

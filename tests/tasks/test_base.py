@@ -197,14 +197,14 @@ def test_shards_come_with_their_index() -> None:
     assert needed([*shards, index, "unet/config.json"]) == ["unet/config.json", *shards, index]
 
 
-def test_the_command_line_names_its_options_and_errors_in_one_line(root: Path, project: Path) -> None:
+def test_the_command_line_names_its_options_and_errors_in_one_line(shipped: Path, project: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "tasks.base", "--from", "a/b", "--to", "models/none-such"],
-        cwd=root,
+        cwd=shipped,
         capture_output=True,
         text=True,
         check=False,
     )
     assert ran.returncode == 1
     assert ran.stderr.startswith("error: a/b: a hub's branches move")
-    assert not (root / "models" / "none-such").exists()
+    assert not (shipped / "models" / "none-such").exists()

@@ -18,7 +18,7 @@ from etude.files import read_json, sha256_tree
 from etude.method import load_method
 from etude.params import read_yaml
 from tasks.build import build, digests
-from tests.pipelines.learning import ROOT
+from tests.shipped import ROOT
 from tests.tasks.learning import change, make_project
 from tests.tiny import build_tiny
 

@@ -9,22 +9,21 @@ import pytest
 
 from etude.errors import ParamsError
 from tasks.check import check
+from tests.shipped import PARAMS
 
 
-def draft(folder: Path, root: Path, old: str = "", new: str = "") -> Path:
-    for file in ("params.yaml", *(str(path.relative_to(root)) for path in root.glob("pipelines/*/params.yaml"))):
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(root / file, folder / file)
+def draft(folder: Path, old: str = "", new: str = "") -> Path:
+    shutil.copytree(PARAMS, folder)
     text = (folder / "params.yaml").read_text()
     (folder / "params.yaml").write_text(text.replace(old, new, 1))
     return folder
 
 
-def test_faults_of_all_folders_are_told_at_once(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fine = draft(tmp_path / "fine", root)
+def test_faults_of_all_folders_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fine = draft(tmp_path / "fine")
     check([fine])
     assert "fine" in capsys.readouterr().out
-    folders = [draft(tmp_path / name, root, "threads:", f"{name}:") for name in ("treads", "thraeds")]
+    folders = [draft(tmp_path / name, "threads:", f"{name}:") for name in ("treads", "thraeds")]
     with pytest.raises(ParamsError) as raised:
         check([fine, *folders])
     for name in ("treads", "thraeds"):

@@ -1,4 +1,4 @@
-"""The front as DVC runs it: the repository's own dvc.yaml, code and params, on pictures drawn here."""
+"""The front as DVC runs it: the repository's own dvc.yaml and code and the shipped params, on pictures drawn here."""
 
 import os
 import shutil
@@ -11,19 +11,17 @@ import pytest
 
 from etude.params import read_yaml
 from tasks.preset import rewrite
+from tests.shipped import copy_project
 from tests.tasks.front import draw
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, root: Path) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     """A git and DVC repository with the project's code, a tiny base and two image sets."""
     folder = tmp_path_factory.mktemp("front") / "project"
-    for room in ("etude", "tasks", "pipelines"):
-        shutil.copytree(root / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "out", "dvc.lock"))
-    for file in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
-        shutil.copy(root / file, folder / file)
+    copy_project(folder)
     shutil.copytree(tiny_base, folder / "base")
     (folder / "words.txt").write_text("cat\ndog\n", encoding="utf-8")
     sets = {"concept": "pictures/one", "style": "pictures/the other"}

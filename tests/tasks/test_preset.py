@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,17 +8,14 @@ import pytest
 
 from etude.params import read_yaml
 from tasks.project import check
+from tests.shipped import ROOT, copy_project
 
-ROOT = Path(__file__).parent.parent.parent
 PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    for folder in ("etude", "tasks", "pipelines", "presets"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "out"))
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    return tmp_path
+    return copy_project(tmp_path / "project")
 
 
 def preset(folder: Path, name: str) -> subprocess.CompletedProcess[str]:
@@ -31,7 +27,7 @@ def texts(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): p.read_text() for p in sorted(folder.rglob("params.yaml"))}
 
 
-def test_the_repository_is_as_the_miniature_wants_it(copy: Path) -> None:
+def test_what_is_shipped_is_as_the_miniature_wants_it(copy: Path) -> None:
     before = texts(copy)
     assert preset(copy, "miniature").returncode == 0
     assert texts(copy) == before

@@ -9,15 +9,14 @@ import pytest
 
 from etude.errors import ParamsError
 from tasks.project import check
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.shipped import held
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     for name in ("params.yaml", "pipelines/lora/params.yaml", "pipelines/textual_inversion/params.yaml"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / name)
+        shutil.copy(held(name), tmp_path / name)
     return tmp_path
 
 

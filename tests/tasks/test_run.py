@@ -17,9 +17,11 @@ OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.
 
 
 @pytest.fixture
-def told(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[Exception], str]:
+def told(
+    shipped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[Exception], str]:
     """What stderr shows when a command ends with an error."""
-    monkeypatch.chdir(root)
+    monkeypatch.chdir(shipped)
     monkeypatch.setattr(sys, "argv", ["task"])
 
     def show(error: Exception) -> str:

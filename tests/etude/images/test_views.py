@@ -11,9 +11,9 @@ from PIL import Image
 from etude.images.views import GREY, LEAST, Placing, counted, place, view
 from etude.params import read_yaml
 from etude.training.augmentation import Augmentation
-from tests.pipelines.learning import ROOT
+from tests.shipped import held
 
-ASKED = Augmentation(**read_yaml(ROOT / "pipelines/custom_diffusion/params.yaml")["augmentation"])
+ASKED = Augmentation(**read_yaml(held("pipelines/custom_diffusion/params.yaml"))["augmentation"])
 
 
 @pytest.mark.parametrize("size", [(128, 128), (64, 64), (160, 96)])

@@ -1,0 +1,48 @@
+"""The project with the parameters that it is shipped with, whatever a user has made of those in the tree.
+
+Tests never read the tree's params files: they belong to the user, who may have chosen a preset, other methods or own
+image sets. ``tests/params`` holds the shipped ones. After a change of a shipped parameter: `python -m tests.shipped`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PARAMS = ROOT / "tests" / "params"
+ROOMS = ("etude", "flows", "pipelines", "presets", "tasks")
+FILES = ("dvc.yaml", ".dvcignore", ".gitignore")
+OWN = ("params.yaml", "prefect.yaml", "flows/params.yaml", "pipelines/*/params.yaml")  # what users change
+
+
+def held(name: str) -> Path:
+    """The tests' copy of a params file; of a method that is not shipped, the file in the tree."""
+    copy = PARAMS / name
+    return copy if copy.exists() else ROOT / name
+
+
+def copy_project(folder: Path) -> Path:
+    """The code, the graph and the shipped parameters, below ``folder``."""
+    left_out = shutil.ignore_patterns("__pycache__", "out", "dvc.lock")
+    for room in ROOMS:
+        shutil.copytree(ROOT / room, folder / room, ignore=left_out)
+    for file in FILES:
+        shutil.copy(ROOT / file, folder / file)
+    shutil.copytree(PARAMS, folder, dirs_exist_ok=True)
+    return folder
+
+
+def take() -> None:
+    """Bring the tree's params files into ``tests/params``."""
+    for pattern in OWN:
+        for file in ROOT.glob(pattern):
+            if file.parent.name == "miniature":
+                continue  # not a user's: it is what models/miniature was made with
+            copy = PARAMS / file.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, copy)
+
+
+if __name__ == "__main__":
+    take()
