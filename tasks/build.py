@@ -1,4 +1,7 @@
-"""Learn what a method's params.yaml asks for: ``artifacts/<method>/build/``, and its loss curve in ``…/training/``."""
+"""Learn what a method's params.yaml asks for: ``artifacts/<method>/build/``.
+
+Its loss curve goes to ``…/training/``, the pictures drawn while it learned to ``…/previews/``.
+"""
 
 from __future__ import annotations
 
@@ -172,7 +175,7 @@ def _input(method: str, name: str, path: Path) -> Input:
 
 
 def _publish(method: str, artifact: Artifact, results: Path, facts: Mapping[str, Any]) -> None:
-    """Put artifact, checkpoints and previews, each with all facts, and the curve in the place of the old ones."""
+    """Put artifact and checkpoints, each with all facts, previews and curve in the place of the old ones."""
     from etude import artifact as artifacts
 
     steps = []
@@ -185,10 +188,10 @@ def _publish(method: str, artifact: Artifact, results: Path, facts: Mapping[str,
         last = {"step": max(steps)} if steps else {}
         told = artifacts.Artifact(method, artifact.tensors, {**facts, **last, **artifact.facts})
         artifacts.save(told, out / "artifact.safetensors")
-        if (results / "previews").is_dir():
-            shutil.copytree(results / "previews", out / "previews")
-    with replace_folder(Path("artifacts", method, "training")) as out:
-        shutil.copytree(results / "training", out, dirs_exist_ok=True)
+    for name in ("previews", "training"):  # a method that draws or learns nothing on the way has an empty folder
+        with replace_folder(Path("artifacts", method, name)) as out:
+            if (results / name).is_dir():
+                shutil.copytree(results / name, out, dirs_exist_ok=True)
 
 
 def _measure(path: Path, seconds: float) -> None:

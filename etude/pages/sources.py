@@ -66,7 +66,7 @@ class Findings:
     @property
     def previews(self) -> list[Path]:
         """Pictures drawn while learning, by step."""
-        return sorted((self.folder / "build" / "previews").glob("*.png"))
+        return sorted((self.folder / "previews").glob("*.png"))
 
 
 def find(method: str, root: Path = Path()) -> Findings:

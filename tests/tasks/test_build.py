@@ -49,8 +49,8 @@ def test_a_build_leaves_artifact_checkpoints_previews_and_curve_and_nothing_else
         "build/artifact.safetensors",
         "build/checkpoints/000003.safetensors",
         "build/checkpoints/000006.safetensors",
-        "build/previews/000003.png",
-        "build/previews/000006.png",
+        "previews/000003.png",
+        "previews/000006.png",
         "training/metrics.json",
         "training/plots/metrics/learning_rate.tsv",
         "training/plots/metrics/loss.tsv",
@@ -219,7 +219,7 @@ def test_a_base_of_ones_own_is_told_apart_when_its_vae_is_another(
     change(tmp_path / "params.yaml", base="models/other")
     build("clip_inversion")
     assert "warning" not in capsys.readouterr().err
-    assert (tmp_path / "artifacts/clip_inversion/build/previews/000006.png").exists()
+    assert (tmp_path / "artifacts/clip_inversion/previews/000006.png").exists()
     (other / "vae/config.json").write_text((other / "vae/config.json").read_text() + "\n")
     build("clip_inversion")
     said = " ".join(capsys.readouterr().err.split())
