@@ -141,7 +141,7 @@ def keep_experiment(root: Path, work: Work, futures: Futures, name: str, saved: 
     drawn = {path: file for stage in work.stages for path, file in artifacts.pictures(tree, stage).items()}
     if saved:
         try:
-            keep(root, tree, name)
+            keep(root, tree, name, [stage.name for stage in work.stages])
         except InputError as error:  # the others can still be kept
             return Result(name, fault=str(error))
     return Result(name, metrics, {path: artifacts.data_uri(artifacts.thumbnail(file)) for path, file in drawn.items()})

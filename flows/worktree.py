@@ -9,7 +9,7 @@ import fcntl
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
@@ -108,10 +108,16 @@ def edits_of(root: Path) -> bytes:
     return subprocess.run(["git", "diff", "--binary", *plain, "HEAD"], cwd=root, capture_output=True, check=True).stdout
 
 
-def keep(root: Path, tree: Path, name: str) -> None:
-    """Save what was run in a worktree as a DVC experiment, on top of the commit that it stands on."""
+def keep(root: Path, tree: Path, name: str, stages: Sequence[str]) -> None:
+    """Save what `stages` made in a worktree as a DVC experiment, on top of the commit that is checked out there.
+
+    Only they are looked at: other pipelines may never have been run here, and DVC would miss their outs. DVC itself
+    would also leave out a pipeline's dvc.lock that git does not track yet.
+    """
+    locks = git(tree, "ls-files", "--others", "--exclude-standard", "*dvc.lock").splitlines()
+    untracked = [word for lock in locks for word in ("--include-untracked", lock)]
     with _one_at_a_time(root / ".scratch" / "worktrees"):
-        done = dvc(tree, "exp", "save", "--force", "--name", name)
+        done = dvc(tree, "exp", "save", "--force", "--name", name, *untracked, *stages)
     if done.returncode:
         raise InputError(name, f"`dvc exp save` says: {done.stderr.strip()}", "mend that, and run the sweep again")
 

@@ -92,6 +92,7 @@ def test_every_combination_becomes_an_experiment_and_common_stages_run_once(publ
     stages = {"common": {"cmd": command, "deps": ["work.py"]}, "other": {"deps": ["out/common"]}}
     measure = {"cmd": "python3 measure.py", "deps": ["in.txt"], "params": ["rate"], "outs": ["out/metrics.json"]}
     published.stages(**stages, measure=measure)
+    published.stages("unchosen/dvc.yaml", never={"outs": ["out/never"]})  # another pipeline, which nobody has run here
     git(published, "add", ".")
     git(published, "commit", "-qm", "more stages")
     (published.root / "in.txt.dvc").touch()
