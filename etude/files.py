@@ -1,24 +1,94 @@
-"""Files that are whole or absent: atomic writes, content hashes, JSON and tensors with one byte form each."""
+"""Files that are whole or absent: atomic writes, content hashes, JSON and tensors with one byte form each.
+
+A name that comes from elsewhere (from another program's file, say) is text, never a path: `file_name` makes the name of
+a file of it, and `Draft.path` alone says where that lies.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import shutil
 import struct
 import tempfile
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etude.errors import FormatError, InputError
+from etude.errors import ConflictError, FormatError, InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CHUNK = 1 << 20  # bytes read at a time when hashing
+LONGEST = 200  # bytes of a name: file systems take 255, and while a file is written its name is longer
+STEM = 100  # bytes of a name that `file_name` makes; what is put behind it still fits
+# Devices of Windows, whatever follows the first dot, and what a name cannot hold on one system or another.
+DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE)
+FORBIDDEN = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
+REPLACE = "Take the place of what is there."  # the help of --replace, of every command that has it
+
+
+def file_name(text: str) -> str:
+    """A name for a file, without suffix, made of any text: letters, digits and ``._-``, as A1111 cleans names.
+
+    Never empty, and never longer than STEM bytes. Different texts may give one name: `Draft.path` refuses the second.
+    """
+    kept = re.sub(r"[^\w.-]", "", unicodedata.normalize("NFC", text)).strip(".").lstrip("-")
+    kept = kept.encode(errors="ignore")[:STEM].decode(errors="ignore").rstrip(".")
+    return f"_{kept}" if DEVICE.fullmatch(kept) else kept or "etude"
+
+
+def _name_fault(name: str) -> str:
+    """Why a file cannot be called ``name`` on every system; empty where it can."""
+    if not name.strip(".") or name.endswith((".", " ")):
+        return "is no file's name"
+    if found := FORBIDDEN.search(name):
+        return f"has {found[0]!r} in it"
+    if DEVICE.fullmatch(name):
+        return "is a device on Windows"
+    return f"has more than {LONGEST} bytes" if len(os.fsencode(name)) > LONGEST else ""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A folder that is being filled: the paths in it, for names from elsewhere."""
+
+    folder: Path
+    _given: set[str] = field(default_factory=set)
+
+    def path(self, *names: str) -> Path:
+        """The path of a file: its name, after those of the folders that it lies in.
+
+        Raises InputError for what is no plain name, for a way out through a link, and for a path that was given
+        before, small and capital letters being alike: two files never become one.
+        """
+        for name in names:
+            if fault := _name_fault(name):
+                raise InputError(repr(name[:80]), f"{fault}: nothing is written under this name", "choose another")
+        path, home = self.folder.joinpath(*names), self.folder.resolve()
+        if not names or path.is_symlink() or home not in path.resolve().parents:
+            raise InputError(path, f"leads out of {self.folder}", "remove the link")
+        key = path.as_posix().casefold()
+        if key in self._given:
+            raise InputError(path.name, "would be written twice: two names give one file", "rename one of the two")
+        self._given.add(key)
+        return path
+
+    def below(self, *names: str) -> Draft:
+        """The draft of a folder in this one, which is made when something is written into it."""
+        return Draft(self.path(*names))
+
+
+def refuse_existing(path: Path, replace: bool = False) -> None:
+    """Raise ConflictError when something is at ``path``, a link to nothing included, unless it may be replaced."""
+    if not replace and os.path.lexists(path):
+        raise ConflictError(path, "exists already", "choose another name or folder, or say --replace")
 
 
 def sha256_file(path: Path | str) -> str:
@@ -96,6 +166,31 @@ def replace_folder(path: Path | str) -> Iterator[Path]:
         else:
             os.replace(temporary, path)
         _sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def add_to_folder(folder: Path, *, replace: bool = False) -> Iterator[Draft]:
+    """Yield a draft; on success all that is in it moves into ``folder``, on an error nothing does.
+
+    Raises ConflictError, before anything moves, for what is there already, unless it may be replaced. A link there is
+    replaced itself; what it leads to stays.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".draft-"))
+    try:
+        (temporary / "new").mkdir()
+        (temporary / "old").mkdir()
+        yield Draft(temporary / "new")
+        tops = sorted(path.name for path in (temporary / "new").iterdir())
+        for name in tops:
+            refuse_existing(folder / name, replace)
+        for name in tops:
+            if os.path.lexists(folder / name):
+                os.replace(folder / name, temporary / "old" / name)
+            os.replace(temporary / "new" / name, folder / name)
+        _sync(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -22,6 +22,7 @@ from etude.method import load_method, method_names
 from etude.params import Schema, nearest, pick, validate
 from etude.rendering.prompts import NAME, fill
 from tasks import run
+from tasks.built import find_path
 from tasks.console import say
 
 if TYPE_CHECKING:
@@ -118,26 +119,11 @@ def open_layer(what: str, numbers: dict[str, float] | float | None) -> Layer:
     """The artifact of a method (``lora``, ``lora@80`` after 80 steps), or in a file; raises what says what is wrong."""
     from etude.formats.kinds import open_any
 
-    method, at, step = what.partition("@")
-    names = method_names()
-    path = Path(what).expanduser()
-    if method in names and not path.is_file():
-        if at and not step.isdecimal():
-            raise InputError(what, f"`{step}` is no step", f"write {method}@80 for the checkpoint after 80 steps")
-        build = Path("artifacts", method, "build")
-        path = build / (f"checkpoints/{int(step):06d}" if at else "artifact")
-        path = path.with_suffix(".safetensors")
-        if not path.exists():
-            raise InputError(path, "is missing", f"run `dvc repro pipelines/{method}/dvc.yaml:build`, or name another")
-    elif not path.exists() and (path.suffix or len(path.parts) > 1):
-        raise InputError(what, "is missing", "check the path")
-    elif not path.exists():
-        fault = f"is no method{nearest(what, names)} and no file here"
-        raise InputError(what, fault, "name a file, or a method")
+    path = find_path(what)
     artifact = open_any(path, pairs=True)[1]
     if artifact.method == "aesthetic_gradient" and "projection" not in artifact.tensors:
         artifact = _steerable(artifact)
-    if artifact.method not in names:
+    if artifact.method not in method_names():
         raise FormatError(path, f"is made by {artifact.method}, which is no method here", "name another")
     return Layer(what, artifact, _settings(what, artifact.method, numbers))
 

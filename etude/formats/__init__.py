@@ -1,6 +1,6 @@
 """One module per file format of the ecosystem: tensor dictionaries in, files out, and back. No model is imported.
 
-Every format has ``recognise(keys, metadata)``, ``read(path)`` and ``write(artifact, folder)``. The tensors that `read`
+Every format has ``recognise(keys, metadata)``, ``read(path)`` and ``write(artifact, draft)``. The tensors that `read`
 gives and `write` takes have one form for each kind of artifact, whatever the file calls them:
 
 - LoRA: ``<part>.<module>.lora_A.weight`` [r, in(, k, k)] and ``.lora_B.weight`` [out, r(, 1, 1)], where a part is
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from etude.artifact import Artifact
 from etude.errors import FormatError
-from etude.files import read_header
+from etude.files import Draft, read_header
 from etude.formats import embedding_image
 from etude.formats.checkpoints import Frame
 from etude.formats.pickles import pickle_keys
@@ -65,7 +65,7 @@ class Format(Protocol):
 
     @property
     def write(self) -> Callable[..., list[Path]]:
-        """``write(artifact, folder[, frame])``: put the files into ``folder``; equal artifacts give equal bytes."""
+        """``write(artifact, draft[, frame])``: fill the draft of a folder; equal artifacts give equal bytes."""
 
 
 def load_format(name: str) -> Format:
@@ -73,11 +73,11 @@ def load_format(name: str) -> Format:
     return cast("Format", import_module(f"etude.formats.{name}"))
 
 
-def write(name: str, artifact: Artifact, folder: Path, frame: Callable[[], Frame]) -> list[Path]:
+def write(name: str, artifact: Artifact, draft: Draft, frame: Callable[[], Frame]) -> list[Path]:
     """Write an artifact in the format ``name``; ``frame`` is called by formats that hold whole models, by no other."""
     module = load_format(name)
     asked = "frame" in inspect.signature(module.write).parameters
-    return module.write(artifact, folder, frame()) if asked else module.write(artifact, folder)
+    return module.write(artifact, draft, frame()) if asked else module.write(artifact, draft)
 
 
 def identify(path: Path | str) -> str:

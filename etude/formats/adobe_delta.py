@@ -15,6 +15,7 @@ from torch import Tensor
 
 from etude.artifact import Artifact
 from etude.errors import FormatError
+from etude.files import Draft
 from etude.formats.checkpoints import Frame
 from etude.formats.deltas import common, differences, factors, wholes, words
 from etude.formats.pickles import read_pickle, write_pickle
@@ -45,12 +46,12 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return whole | tensors, facts
 
 
-def write(artifact: Artifact, folder: Path, frame: Frame) -> list[Path]:
+def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
     """``delta.bin``, and ``delta_compressed.bin`` when the fact ``compress`` is above 0."""
     unet: dict[str, Any] = {name: tensor.clone() for name, tensor in wholes(artifact, frame).items()}
     rows = {word: [own[part][0].clone() for part in PARTS if part in own] for word, own in words(artifact).items()}
     tokens = {word: own if len(own) > 1 else own[0] for word, own in rows.items()}
-    paths = [folder / "delta.bin"]
+    paths = [draft.path("delta.bin")]
     write_pickle(paths[0], {"unet": unet, "modifier_token": tokens})
     if share := artifact.facts.get("compress", 0.0):
         precision = next(iter(artifact.tensors.values())).dtype
@@ -58,6 +59,6 @@ def write(artifact: Artifact, folder: Path, frame: Frame) -> list[Path]:
             if name.endswith(COMPRESSED):
                 u, v = factors(delta, share)
                 unet[name] = {"u": u.to(precision), "v": v.to(precision)}
-        paths.append(folder / "delta_compressed.bin")
+        paths.append(draft.path("delta_compressed.bin"))
         write_pickle(paths[1], {"unet": unet, "modifier_token": tokens})
     return paths

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from etude.artifact import Artifact
 from etude.errors import FormatError
+from etude.files import Draft
 from etude.formats.metadata import file_stem
 from etude.formats.pickles import BARE, read_tensor, write_pickle
 
@@ -30,8 +31,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {KEY: tensor}, {"name": Path(path).stem}
 
 
-def write(artifact: Artifact, folder: Path) -> list[Path]:
+def write(artifact: Artifact, draft: Draft) -> list[Path]:
     """``<name>.pt`` in the artifact's precision."""
-    path = folder / f"{file_stem(artifact.facts)}.pt"
+    path = draft.path(f"{file_stem(artifact.facts)}.pt")
     write_pickle(path, torch.clone(artifact.tensors[KEY].detach().cpu()))
     return [path]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from etude.artifact import Artifact
 from etude.errors import FormatError
-from etude.files import read_tensors, write_tensors
+from etude.files import Draft, read_tensors, write_tensors
 from etude.formats.metadata import file_stem
 
 KEY = "clip_image_embeds"
@@ -38,11 +38,11 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, facts
 
 
-def write(artifact: Artifact, folder: Path) -> list[Path]:
+def write(artifact: Artifact, draft: Draft) -> list[Path]:
     """``<name>.safetensors``."""
     facts = artifact.facts
     told = {name: str(facts[name]) for name in (*TOLD, "noise_level") if name in facts}
-    path = folder / f"{file_stem(facts)}.safetensors"
+    path = draft.path(f"{file_stem(facts)}.safetensors")
     tensor = artifact.tensors[KEY].to("cpu", torch.float32)
     write_tensors(path, {KEY: tensor}, {"format": "pt", "method": "clip_inversion"} | told)
     return [path]

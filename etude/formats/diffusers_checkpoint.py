@@ -14,7 +14,7 @@ from torch import Tensor
 
 from etude.artifact import Artifact
 from etude.errors import FormatError
-from etude.files import atomic_path, read_json, read_tensors, write_tensors
+from etude.files import Draft, atomic_path, read_json, read_tensors, write_tensors
 from etude.formats.checkpoints import PARTS, Frame, common, complete, of_part, refuse_partial
 from etude.formats.metadata import file_stem
 from etude.formats.pickles import read_pickle
@@ -52,16 +52,25 @@ def _weights(folder: Path) -> list[Path]:
                 if (file := folder / f"{stem}{infix}.{suffix}").exists():
                     return [file]
                 if (index := folder / f"{stem}.{suffix}.index{infix}.json").exists():
-                    return [folder / shard for shard in sorted(set(read_json(index)["weight_map"].values()))]
+                    return _shards(index)
     return []
 
 
-def write(artifact: Artifact, folder: Path, frame: Frame) -> list[Path]:
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names, which lie beside it; raises FormatError for one that would lie elsewhere."""
+    names = sorted({str(name) for name in read_json(index).get("weight_map", {}).values()})
+    for name in names:
+        if Path(name).name != name:
+            raise FormatError(index, f"names the file {name!r}, which is not beside it", "fetch the model again")
+    return [index.with_name(name) for name in names]
+
+
+def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
     """The folder ``<name>/`` in the artifact's precision; the configuration is the frame's.
 
     Parts that are not written, such as a safety checker, are left out of ``model_index.json``.
     """
-    tensors, home = complete(artifact, frame), folder / file_stem(artifact.facts)
+    tensors, home = complete(artifact, frame), file_stem(artifact.facts)
     if INDEX not in frame.files:
         raise FormatError(
             home, "cannot be written without the configuration of a base", "name the base it is made from"
@@ -70,7 +79,7 @@ def write(artifact: Artifact, folder: Path, frame: Frame) -> list[Path]:
     files[INDEX] = _index(json.loads(files[INDEX]), {name.partition("/")[0] for name in files})
     paths = []
     for name, content in sorted(files.items()):
-        paths.append(home / name)
+        paths.append(draft.path(home, *name.split("/")))
         with atomic_path(paths[-1]) as temporary:
             temporary.write_bytes(content)
     for part in PARTS:
@@ -78,7 +87,7 @@ def write(artifact: Artifact, folder: Path, frame: Frame) -> list[Path]:
             # transformers leaves `text_model.` out of these names today; older versions and ComfyUI need it.
             text = part.startswith("text_encoder")
             named = {f"text_model.{n}" if text and n.startswith(_TEXT) else n: tensor for n, tensor in own.items()}
-            paths.append(home / part / f"{'model' if text else STEMS[0]}.safetensors")
+            paths.append(draft.path(home, part, f"{'model' if text else STEMS[0]}.safetensors"))
             write_tensors(paths[-1], named, {"format": "pt"})
     return paths
 

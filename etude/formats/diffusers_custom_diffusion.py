@@ -16,7 +16,7 @@ from torch import Tensor
 
 from etude.artifact import Artifact
 from etude.errors import FormatError
-from etude.files import read_tensors
+from etude.files import Draft, read_tensors
 from etude.formats.checkpoints import Frame
 from etude.formats.deltas import common, wholes, words
 from etude.formats.metadata import file_stem
@@ -40,7 +40,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return common({_OWN.sub(r".\1.", key): tensor for key, tensor in data.items() if len(tensor)}, {}, delta=False)
 
 
-def write(artifact: Artifact, folder: Path, frame: Frame) -> list[Path]:
+def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
     """The weights as one file, and each word as one (SDXL: ``<word>_2.bin`` for its second text encoder)."""
     data: dict[str, Any] = {
         f"{name.removeprefix('unet.').removesuffix('.to_q.weight')}.processor": {}
@@ -49,10 +49,11 @@ def write(artifact: Artifact, folder: Path, frame: Frame) -> list[Path]:
     }
     for name, tensor in wholes(artifact, frame).items():
         data[_LAYER.sub(r".attn2.processor.\1_custom_diffusion.", name)] = tensor.clone()
-    paths = [folder / FILE]
+    paths = [draft.path(FILE)]
     write_pickle(paths[0], data)
     for word, rows in words(artifact).items():
         for number, (_, row) in enumerate(sorted(rows.items())):
-            paths.append(folder / f"{file_stem({'name': word})}{'_2' if number else ''}.bin")
+            stem = file_stem({**artifact.facts, "name": word})
+            paths.append(draft.path(f"{stem}{'_2' if number else ''}.bin"))
             write_pickle(paths[-1], {word.lower(): row[0].clone()})  # diffusers lower-cases prompts
     return paths

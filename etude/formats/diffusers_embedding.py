@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from etude.artifact import Artifact
-from etude.files import write_tensors
+from etude.files import Draft, write_tensors
 from etude.formats.embeddings import rows, unknown
 from etude.formats.metadata import modelspec
 from etude.formats.pickles import read_either
@@ -45,12 +45,12 @@ def _one(path: Path) -> tuple[str, Tensor]:
     return values[0]
 
 
-def write(artifact: Artifact, folder: Path) -> list[Path]:
+def write(artifact: Artifact, draft: Draft) -> list[Path]:
     """One file a text encoder. Diffusers lower-cases prompts before it looks for tokens, so the token is lower case."""
     token = str(artifact.facts["name"]).lower()
     metadata = {"format": "pt"} | modelspec(artifact.facts, "textual-inversion")
     paths = []
     for part, tensor in sorted(artifact.tensors.items()):
-        write_tensors(folder / FILES[part], {token: tensor.contiguous()}, metadata)
-        paths.append(folder / FILES[part])
+        paths.append(draft.path(FILES[part]))
+        write_tensors(paths[-1], {token: tensor.contiguous()}, metadata)
     return paths

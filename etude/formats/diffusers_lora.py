@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from etude.artifact import Artifact
-from etude.files import read_json, write_tensors
+from etude.files import Draft, read_json, write_tensors
 from etude.formats import metadata as headers
 from etude.formats.pairs import PARTS, Pair, collect, join, split, unknown
 from etude.formats.pickles import read_either
@@ -110,7 +110,7 @@ def _alphas(modules: Collection[str], config: Mapping[str, Any]) -> dict[str, fl
     return alphas
 
 
-def write(artifact: Artifact, folder: Path) -> list[Path]:
+def write(artifact: Artifact, draft: Draft) -> list[Path]:
     """``pytorch_lora_weights.safetensors``; the header makes alpha exact in ``load_lora_weights``."""
     magnitudes = {n.removesuffix(_MAGNITUDE): t for n, t in artifact.tensors.items() if n.endswith(_MAGNITUDE)}
     plain = {name: tensor for name, tensor in artifact.tensors.items() if not name.endswith(_MAGNITUDE)}
@@ -125,7 +125,7 @@ def write(artifact: Artifact, folder: Path) -> list[Path]:
             flat, deep = magnitudes[name].flatten(), pair.down.ndim == 4
             tensors[f"{full}.lora_magnitude_vector"] = flat.view(1, -1, 1, 1) if deep else flat
     adapter = json.dumps(_adapter(pairs, bool(magnitudes)), sort_keys=True)
-    path = folder / FILE
+    path = draft.path(FILE)
     write_tensors(path, tensors, {ADAPTER: adapter, "format": "pt"} | headers.modelspec(artifact.facts, "lora"))
     return [path]
 

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from etude.artifact import Artifact
 from etude.errors import FormatError
-from etude.files import atomic_path
+from etude.files import Draft, atomic_path
 from etude.formats.embeddings import rows
-from etude.formats.metadata import file_stem
+from etude.formats.metadata import file_stem, word
 
 CHUNK = "sd-ti-embedding"
 TENSOR = "TORCHTENSOR"  # a tensor in the JSON: {"TORCHTENSOR": nested lists}
@@ -71,14 +71,14 @@ def read_dictionary(path: Path | str) -> dict[str, Any]:
     return data
 
 
-def write(artifact: Artifact, folder: Path) -> list[Path]:
+def write(artifact: Artifact, draft: Draft) -> list[Path]:
     """``<name>.png``: a small grey picture with the embedding in its text and in its pixels. SDXL has no such form."""
     if "text_encoder_2" in artifact.tensors:
         raise FormatError("embedding_image", "holds one text encoder's rows, SDXL has two", "choose another format")
     data = {
         "string_to_token": {"*": 265},
         "string_to_param": {"*": {TENSOR: artifact.tensors["text_encoder"].detach().float().tolist()}},
-        "name": str(artifact.facts["name"]),
+        "name": word(artifact.facts),
         "step": artifact.facts.get("step"),
         "sd_checkpoint": None,
         "sd_checkpoint_name": artifact.facts.get("base"),
@@ -86,7 +86,7 @@ def write(artifact: Artifact, folder: Path) -> list[Path]:
     packed = json.dumps(data, sort_keys=True).encode()
     information = PngInfo()
     information.add_text(CHUNK, base64.b64encode(packed).decode())
-    path = folder / f"{file_stem(artifact.facts)}.png"
+    path = draft.path(f"{file_stem(artifact.facts)}.png")
     with atomic_path(path) as temporary:
         Image.fromarray(_hidden(packed)).save(temporary, format="PNG", pnginfo=information, compress_level=1)
     return [path]

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from etude.artifact import Artifact
 from etude.errors import FormatError
+from etude.files import Draft
 from etude.formats import embedding_pt, embedding_safetensors
+from etude.formats.metadata import word
 
 ENDS = {"positive": ("",), "negative": ("-neg", "-uc")}  # the second is what DreamArtist's first code wrote
 MODULES = {".pt": embedding_pt, ".safetensors": embedding_safetensors}
@@ -47,7 +49,7 @@ def partner(path: Path) -> Path | None:
     return next((file for file in files if file.exists()), None)
 
 
-def write(artifact: Artifact, folder: Path) -> list[Path]:
+def write(artifact: Artifact, draft: Draft) -> list[Path]:
     """The four files."""
     paths = []
     for side, (end, *_) in ENDS.items():
@@ -56,6 +58,6 @@ def write(artifact: Artifact, folder: Path) -> list[Path]:
             for name, tensor in artifact.tensors.items()
             if name.partition(".")[0] == side
         }
-        word = Artifact(artifact.method, rows, {**artifact.facts, "name": f"{artifact.facts['name']}{end}"})
-        paths += [path for module in MODULES.values() for path in module.write(word, folder)]
+        own = Artifact(artifact.method, rows, {**artifact.facts, "name": f"{word(artifact.facts)}{end}", "mark": ""})
+        paths += [path for module in MODULES.values() for path in module.write(own, draft)]
     return paths

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from etude.artifact import Artifact
+from etude.files import Draft
 from etude.formats.embeddings import CLIP_NAMES, clip_rows, is_clip_pair, rows, unknown
-from etude.formats.metadata import file_stem
+from etude.formats.metadata import file_stem, word
 from etude.formats.pickles import read_pickle, write_pickle
 
 PLACEHOLDER, PLACEHOLDER_ID = "*", 265  # the token that the original code trained; readers look for it by name
@@ -40,7 +41,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return rows(path, {"text_encoder": torch.as_tensor(vector).detach()}), facts
 
 
-def write(artifact: Artifact, folder: Path) -> list[Path]:
+def write(artifact: Artifact, draft: Draft) -> list[Path]:
     """``<name>.pt`` in float32."""
     vectors = {part: tensor.detach().to("cpu", torch.float32).clone() for part, tensor in artifact.tensors.items()}
     data: dict[str, Any]
@@ -50,11 +51,11 @@ def write(artifact: Artifact, folder: Path) -> list[Path]:
         data = {
             "string_to_token": {PLACEHOLDER: PLACEHOLDER_ID},
             "string_to_param": {PLACEHOLDER: vectors["text_encoder"]},
-            "name": str(artifact.facts["name"]),
+            "name": word(artifact.facts),
             "step": artifact.facts.get("step"),
             "sd_checkpoint": None,
             "sd_checkpoint_name": artifact.facts.get("base"),
         }
-    path = folder / f"{file_stem(artifact.facts)}.pt"
+    path = draft.path(f"{file_stem(artifact.facts)}.pt")
     write_pickle(path, data)
     return [path]

@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from etude.artifact import Artifact
-from etude.files import write_tensors
+from etude.files import Draft, write_tensors
 from etude.formats.embeddings import CLIP_NAMES, clip_rows, is_clip_pair, rows, unknown
-from etude.formats.metadata import file_stem, modelspec
+from etude.formats.metadata import file_stem, modelspec, word
 from etude.formats.pickles import read_either
 
 KEY = "emb_params"
@@ -35,12 +35,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return (rows(path, {"text_encoder": tensors[KEY]}) if KEY in tensors else clip_rows(path, tensors)), facts
 
 
-def write(artifact: Artifact, folder: Path) -> list[Path]:
+def write(artifact: Artifact, draft: Draft) -> list[Path]:
     """``<name>.safetensors`` in the artifact's precision."""
     if "text_encoder_2" in artifact.tensors:
         tensors = {CLIP_NAMES[part]: tensor.contiguous() for part, tensor in artifact.tensors.items()}
     else:
         tensors = {KEY: artifact.tensors["text_encoder"].contiguous()}
-    path = folder / f"{file_stem(artifact.facts)}.safetensors"
-    write_tensors(path, tensors, {"format": "pt"} | modelspec(artifact.facts, "textual-inversion"))
+    path = draft.path(f"{file_stem(artifact.facts)}.safetensors")
+    told = modelspec({**artifact.facts, "name": word(artifact.facts)}, "textual-inversion")
+    write_tensors(path, tensors, {"format": "pt"} | told)
     return [path]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from etude.artifact import Artifact
 from etude.errors import FormatError
+from etude.files import Draft
 from etude.formats.metadata import file_stem
 from etude.formats.pickles import read_pickle, write_pickle
 
@@ -56,7 +57,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, facts | ({"step": data["step"]} if isinstance(data.get("step"), int) else {})
 
 
-def write(artifact: Artifact, folder: Path) -> list[Path]:
+def write(artifact: Artifact, draft: Draft) -> list[Path]:
     """``<name>.pt`` in the artifact's precision, every key told."""
     facts = artifact.facts
     structure = [float(multiple) for multiple in facts["structure"]]
@@ -80,7 +81,7 @@ def write(artifact: Artifact, folder: Path) -> list[Path]:
         "last_layer_dropout": False,
         "optional_info": f"learned with dropout {', '.join(map(str, dropout))}" if dropout else None,
     }
-    path = folder / f"{file_stem(facts)}.pt"
+    path = draft.path(f"{file_stem(facts)}.pt")
     write_pickle(path, data)
     return [path]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from etude.artifact import Artifact
 from etude.errors import FormatError
-from etude.files import write_tensors
+from etude.files import Draft, write_tensors
 from etude.formats import metadata as headers
 from etude.formats.module_names import escape, escape_sdxl, unescape
 from etude.formats.pairs import ranks_and_alphas, unknown
@@ -117,7 +117,7 @@ def _told(metadata: Mapping[str, str]) -> dict[str, Any]:
     return facts
 
 
-def write(artifact: Artifact, folder: Path) -> list[Path]:
+def write(artifact: Artifact, draft: Draft) -> list[Path]:
     """``<name>.safetensors`` with alphas, ``ss_*`` and ``modelspec.*`` metadata and kohya's hashes."""
     sdxl = artifact.facts["family"] == "sdxl"
     prefixes = {"unet": "lora_unet_", "text_encoder": "lora_te1_text_model_" if sdxl else "lora_te_text_model_"}
@@ -134,7 +134,7 @@ def write(artifact: Artifact, folder: Path) -> list[Path]:
         tensors[f"{escaped}.alpha"] = torch.tensor(float(alphas.get(layer, artifact.facts["alpha"])))
     metadata = headers.kohya(artifact.facts, _algorithm(tensors))
     metadata |= headers.hashes(tensors, metadata) | headers.modelspec(artifact.facts, "lora")
-    path = folder / f"{headers.file_stem(artifact.facts)}.safetensors"
+    path = draft.path(f"{headers.file_stem(artifact.facts)}.safetensors")
     write_tensors(path, tensors, metadata)
     return [path]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from etude.artifact import Artifact
 from etude.errors import FormatError
-from etude.files import atomic_path, write_tensors
+from etude.files import Draft, atomic_path, write_tensors
 from etude.formats.checkpoints import Frame, common, complete, of_part, refuse_partial
 from etude.formats.ldm_names import OPEN_CLIP, OPEN_CLIP_ENDS, inverse, translate, unet_table, vae_table
 from etude.formats.metadata import file_stem, modelspec
@@ -143,7 +143,7 @@ def to_ldm(tensors: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
     return found
 
 
-def write(artifact: Artifact, folder: Path, frame: Frame) -> list[Path]:
+def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
     """``<name>.safetensors`` in the artifact's precision, with what it needs to be loaded in ``<name>.config/``.
 
     SDXL that predicts v is marked by an empty ``v_pred``, as such models are (``ztsnr``: no signal at the last t).
@@ -155,11 +155,11 @@ def write(artifact: Artifact, folder: Path, frame: Frame) -> list[Path]:
         marks = ["v_pred", *(["ztsnr"] if b'"rescale_betas_zero_snr":true' in scheduler else [])]
         tensors |= {mark: torch.zeros(0) for mark in marks}
     stem = file_stem(facts)
-    paths = [folder / f"{stem}.safetensors"]
+    paths = [draft.path(f"{stem}.safetensors")]
     metadata = {"format": "pt"} | modelspec(facts, "") | facts.get("metadata", {})  # such as a merge's recipe
     write_tensors(paths[0], tensors, metadata)
     for name, content in sorted(frame.files.items()):
-        paths.append(folder / f"{stem}.config" / name)
+        paths.append(draft.path(f"{stem}.config", *name.split("/")))
         with atomic_path(paths[-1]) as temporary:
             temporary.write_bytes(content)
     return paths

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
+
+from etude.artifact import Artifact
+from etude.files import file_name
 
 ARCHITECTURES = {
     ("sd1", "epsilon"): "stable-diffusion-v1",
@@ -27,9 +30,24 @@ BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 LEGACY = slice(0x100000, 0x110000)  # the bytes of a file that the oldest model hash reads
 
 
+def marked(artifact: Artifact, mark: str) -> Artifact:
+    """The artifact, its files called ``<name>-<mark>``: one checkpoint among others."""
+    return replace(artifact, facts={**artifact.facts, "mark": mark})
+
+
+def word(facts: Mapping[str, Any]) -> str:
+    """The learned word, with the mark of one checkpoint among others, as A1111 calls embeddings: ``owl-000160``."""
+    return f"{facts['name']}-{facts['mark']}" if facts.get("mark") else str(facts["name"])
+
+
 def file_stem(facts: Mapping[str, Any]) -> str:
-    """The learned word as a file name: letters, digits and ``._-`` only, as A1111 cleans names; never empty."""
-    return re.sub(r"[^\w.-]", "", str(facts["name"])).strip(".") or "etude"
+    """What an artifact's files are called, without suffix."""
+    return file_name(str(facts["name"])) + (f"-{file_name(str(facts['mark']))}" if facts.get("mark") else "")
+
+
+def title(facts: Mapping[str, Any]) -> str:
+    """The learned word as a file is called by it: the same for all checkpoints."""
+    return file_name(str(facts["name"]))
 
 
 def modelspec(facts: Mapping[str, Any], kind: str) -> dict[str, str]:
@@ -40,7 +58,7 @@ def modelspec(facts: Mapping[str, Any], kind: str) -> dict[str, str]:
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": ARCHITECTURES[facts["family"], prediction] + (f"/{kind}" if kind else ""),
         "modelspec.implementation": "diffusers",
-        "modelspec.title": file_stem(facts),
+        "modelspec.title": title(facts),
         "modelspec.resolution": f"{side}x{side}",
         "modelspec.trigger_phrase": str(facts["name"]),
         "modelspec.prediction_type": "v" if prediction == "v_prediction" else "epsilon",
@@ -72,12 +90,12 @@ def kohya(facts: Mapping[str, Any], algorithm: str = "") -> dict[str, str]:
         "ss_noise_offset": training.get("noise_offset") or None,
         "ss_num_train_images": facts.get("images"),
         "ss_optimizer": training.get("optimizer"),
-        "ss_output_name": file_stem(facts),
+        "ss_output_name": title(facts),
         "ss_resolution": f"({side}, {side})",
         "ss_sd_model_name": facts.get("base"),
         "ss_seed": facts.get("seed"),
         "ss_steps": facts.get("step"),
-        "ss_tag_frequency": json.dumps({file_stem(facts): facts["tags"]}, sort_keys=True) if "tags" in facts else None,
+        "ss_tag_frequency": json.dumps({title(facts): facts["tags"]}, sort_keys=True) if "tags" in facts else None,
         "ss_v2": facts["family"] == "sd2",
     }
     return {key: str(value) for key, value in keys.items()}

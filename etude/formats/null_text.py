@@ -19,7 +19,7 @@ from torch import Tensor
 
 from etude.artifact import Artifact
 from etude.errors import FormatError
-from etude.files import read_tensors, write_tensors
+from etude.files import Draft, file_name, read_tensors, write_tensors
 from etude.formats.metadata import file_stem
 
 KEYS = ("latent", "null_embeddings")
@@ -44,8 +44,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {f"picture.{key}": tensor for key, tensor in tensors.items()}, facts
 
 
-def write(artifact: Artifact, folder: Path) -> list[Path]:
-    """A file a picture, in the artifact's precision."""
+def write(artifact: Artifact, draft: Draft) -> list[Path]:
+    """A file a picture, called by the picture's name, in the artifact's precision."""
     facts, paths = artifact.facts, []
     base = str(facts.get("base", ""))
     shared = {name: json.dumps(facts[name]) for name in NUMBERS}
@@ -53,7 +53,7 @@ def write(artifact: Artifact, folder: Path) -> list[Path]:
     shared |= {"prediction_type": facts["prediction"], "base": base}
     shared |= {"base_sha256": str(facts.get("inputs", {}).get(base, ""))}
     for name in facts["pictures"]:
-        paths.append(folder / f"{file_stem(facts)}-{name}.safetensors")
+        paths.append(draft.path(f"{file_stem(facts)}-{file_name(name)}.safetensors"))
         tensors = {key: artifact.tensors[f"{name}.{key}"] for key in KEYS}
         write_tensors(paths[-1], tensors, shared | {"prompt": facts["captions"][name]})
     return paths

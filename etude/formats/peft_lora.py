@@ -15,7 +15,7 @@ from torch import Tensor
 
 from etude.artifact import Artifact
 from etude.errors import FormatError
-from etude.files import write_json, write_tensors
+from etude.files import Draft, write_json, write_tensors
 from etude.formats import diffusers_lora
 from etude.formats.metadata import file_stem
 from etude.formats.pairs import PARTS, Pair, join, split
@@ -48,7 +48,7 @@ def _placed(name: str, part: str) -> str:
     return f"{part}.{name.partition('.')[2]}" if part.startswith("text_encoder") else name
 
 
-def write(artifact: Artifact, folder: Path) -> list[Path]:
+def write(artifact: Artifact, draft: Draft) -> list[Path]:
     """Two files a part; alphas that differ stand in the configuration's ``alpha_pattern``."""
     pairs: dict[str, dict[str, Pair]] = defaultdict(dict)
     for name, pair in split(artifact.tensors, artifact.facts).items():
@@ -56,12 +56,12 @@ def write(artifact: Artifact, folder: Path) -> list[Path]:
         pairs[part][f"text_model.{module}" if part == "text_encoder_2" else module] = pair
     paths = []
     for part, own in sorted(pairs.items()):
-        home = folder / file_stem(artifact.facts) / part
+        names = (file_stem(artifact.facts), part)
+        paths += [draft.path(*names, CONFIG), draft.path(*names, FILE)]
         tensors = {f"{PREFIX}{module}.lora_A.weight": pair.down.contiguous() for module, pair in own.items()}
         tensors |= {f"{PREFIX}{module}.lora_B.weight": pair.up.contiguous() for module, pair in own.items()}
-        write_tensors(home / FILE, tensors, {"format": "pt"})
-        write_json(home / CONFIG, _config(own))
-        paths += [home / CONFIG, home / FILE]
+        write_json(paths[-2], _config(own))
+        write_tensors(paths[-1], tensors, {"format": "pt"})
     return paths
 
 

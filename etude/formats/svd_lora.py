@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from etude.artifact import Artifact
+from etude.files import Draft
 from etude.formats import kohya_lora
 from etude.formats.checkpoints import Frame
 from etude.formats.deltas import differences
@@ -26,7 +27,7 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
     return False
 
 
-def write(artifact: Artifact, folder: Path, frame: Frame) -> list[Path]:
+def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
     """``<name>.safetensors`` of rank ``lora_rank`` (a fact; 0: full).
 
     All layers have one alpha, the largest rank: diffusers (0.42) passes over alphas that differ in a file of kohya's.
@@ -36,7 +37,7 @@ def write(artifact: Artifact, folder: Path, frame: Frame) -> list[Path]:
     ranks = {name: min(wanted or min(delta.shape), *delta.shape) for name, delta in deltas.items()}
     alpha = float(max(ranks.values()))
     tensors, facts = join({name: _pair(delta, ranks[name], alpha, precision) for name, delta in deltas.items()})
-    return kohya_lora.write(Artifact("lora", tensors, {**artifact.facts, **facts}), folder)
+    return kohya_lora.write(Artifact("lora", tensors, {**artifact.facts, **facts}), draft)
 
 
 def _pair(delta: Tensor, rank: int, alpha: float, precision: torch.dtype) -> Pair:

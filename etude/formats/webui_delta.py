@@ -17,7 +17,7 @@ from torch import Tensor
 
 from etude.artifact import Artifact
 from etude.errors import FormatError
-from etude.files import read_tensors, write_tensors
+from etude.files import Draft, read_tensors, write_tensors
 from etude.formats import embedding_pt
 from etude.formats.checkpoints import Frame, of_part
 from etude.formats.deltas import common, differences, factors, words
@@ -60,7 +60,7 @@ def _blocks(sdxl: bool) -> list[str]:
     return downs + [f"up_blocks.{i}.attentions.0.norm.weight" for i in attended]
 
 
-def write(artifact: Artifact, folder: Path, frame: Frame) -> list[Path]:
+def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
     """``<name>.delta.safetensors``, with factors when the fact ``compress`` is above 0, and ``<word>.pt`` a word."""
     stem, table = file_stem(artifact.facts), unet_table(of_part(frame.tensors, "unet"))
     share, precision = artifact.facts.get("compress", 0.0), next(iter(artifact.tensors.values())).dtype
@@ -74,8 +74,8 @@ def write(artifact: Artifact, folder: Path, frame: Frame) -> list[Path]:
         else:
             tensors[ldm], entries[ldm] = delta.to(precision), WHOLE
     header = json.dumps({"meta": {"version": VERSION}, "entries": entries}, sort_keys=True)
-    paths = [folder / f"{stem}.delta.safetensors"]
+    paths = [draft.path(f"{stem}.delta.safetensors")]
     write_tensors(paths[0], tensors, {HEADER: header})
     for word, rows in words(artifact).items():
-        paths += embedding_pt.write(Artifact("textual_inversion", rows, {**artifact.facts, "name": word}), folder)
+        paths += embedding_pt.write(Artifact("textual_inversion", rows, {**artifact.facts, "name": word}), draft)
     return paths

@@ -30,6 +30,11 @@ def subjects(build: Path) -> list[Subject]:
 
     ``build`` is ``artifacts/<method>/build``. Raises InputError when it holds no artifact.
     """
+    return [UNTOUCHED, *find_made(build)]
+
+
+def find_made(build: Path) -> list[Subject]:
+    """What `subjects` lists after the base, the last of it being what the build ended with."""
     final = build / "artifact.safetensors"
     if not final.exists():
         raise InputError(final, "is missing", "run `dvc repro` so that the build stage makes it")
@@ -38,4 +43,4 @@ def subjects(build: Path) -> list[Subject]:
     rows = [Subject(f"{step:06d}", step, found[step], final=step == end) for step in sorted(found)]
     if end not in found:
         rows.append(Subject(FINAL, end, final, final=True))
-    return [UNTOUCHED, *rows]
+    return rows

@@ -18,6 +18,7 @@ from etude.diffusion.hooks import added_tokens
 from etude.diffusion.steering import aim
 from etude.diffusion.text import encode_prompts, tokenise
 from etude.errors import BaseError, FormatError, ParamsError
+from etude.files import Draft
 from etude.formats import aesthetic_pt, identify
 from etude.training.report import Report
 from pipelines.aesthetic_gradient import method as aesthetic
@@ -166,7 +167,7 @@ def test_away_from_no_text_is_refused() -> None:
 def test_its_file_is_a_bare_tensor_that_a1111_opens(save: torch.dtype, size: int, tmp_path: Path) -> None:
     """Names as in A1111's check of pickles, modules/safe.py; the extension reads the tensor itself by torch.load."""
     made = Artifact(METHOD, {"embedding": torch.randn(1, 768).to(save), "projection": torch.zeros(2, 2)}, {"name": "x"})
-    (path,) = aesthetic_pt.write(made, tmp_path)
+    (path,) = aesthetic_pt.write(made, Draft(tmp_path))
     assert size < path.stat().st_size < size + 1024
     loaded = torch.load(path, weights_only=True)
     assert torch.equal(loaded, made.tensors["embedding"])

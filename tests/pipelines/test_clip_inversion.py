@@ -14,7 +14,7 @@ from etude.artifact import Artifact
 from etude.diffusion.base import Base, load_base
 from etude.diffusion.text import encode_prompts
 from etude.errors import BaseError, FormatError
-from etude.files import read_header
+from etude.files import Draft, read_header
 from etude.formats import clip_image_embedding, identify
 from etude.training.batches import Batch
 from etude.training.report import Report
@@ -212,7 +212,7 @@ def test_another_base_is_refused(tiny_base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [768, 1024])
 def test_its_file_holds_one_row_of_float32_and_says_where_it_is_from(width: int, tmp_path: Path) -> None:
     made = Artifact(METHOD, {inversion.KEY: torch.randn(1, width).half()}, artifact(1).facts)
-    (path,) = clip_image_embedding.write(made, tmp_path)
+    (path,) = clip_image_embedding.write(made, Draft(tmp_path))
     assert path.name == "sks.safetensors"
     assert 4 * width < path.stat().st_size < 4 * width + 512
     header = read_header(path)
@@ -226,6 +226,6 @@ def test_its_file_holds_one_row_of_float32_and_says_where_it_is_from(width: int,
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     made = Artifact(METHOD, {inversion.KEY: torch.zeros(8)}, artifact(1).facts)
-    (path,) = clip_image_embedding.write(made, tmp_path)
+    (path,) = clip_image_embedding.write(made, Draft(tmp_path))
     with pytest.raises(FormatError, match=r"no `clip_image_embeds` \[1, d\]"):
         clip_image_embedding.read(path)

@@ -18,6 +18,7 @@ from etude.diffusion.noise import predict
 from etude.diffusion.text import encode_prompts
 from etude.diffusion.weights import learning, parts_of
 from etude.errors import FormatError, ParamsError
+from etude.files import Draft
 from etude.formats import diffusers_checkpoint, ldm_checkpoint
 from etude.training.batches import Batches
 from etude.training.prior import Prior
@@ -213,7 +214,7 @@ def test_diffusers_predicts_the_same_from_both_files(tiny_base: Path, tmp_path: 
     artifact = Artifact(METHOD, weights, {"name": "sks bear", "family": "sd1", "prediction": "epsilon"})
     frame = read_frame(tiny_base)
     for form in (diffusers_checkpoint, ldm_checkpoint):
-        form.write(artifact, tmp_path, frame)
+        form.write(artifact, Draft(tmp_path), frame)
     noisy, t = torch.randn(2, 4, 8, 8), torch.tensor([900, 20])
     with dreambooth.apply(artifact, base), torch.no_grad():
         text = encode_prompts(base, ["sks bear", "a red cat"])

@@ -21,7 +21,7 @@ from etude.diffusion.noise import predict
 from etude.diffusion.sample import denoise, guided, make_scheduler
 from etude.diffusion.text import encode_prompts
 from etude.errors import BaseError, FormatError, ParamsError
-from etude.files import read_metadata
+from etude.files import Draft, read_metadata
 from etude.formats import diffusers_lora, identify, kohya_lora
 from etude.training.report import Report
 from pipelines.lora import method as lora
@@ -128,7 +128,7 @@ def test_what_peft_learns_of_each_kind_is_what_is_applied_and_written(
     base = load_base(tiny_base)
     before = predict(base, *INPUTS, encode_prompts(base, ["otter"])).detach()
     artifact, learned = lively(base, kind, blocks={"unet.mid_block": 8, "text_encoder.encoder.layers.3": 2})
-    (path,) = kohya_lora.write(artifact, tmp_path)
+    (path,) = kohya_lora.write(artifact, Draft(tmp_path))
     for tensors, facts in ((artifact.tensors, artifact.facts), kohya_lora.read(path)):
         with lora.apply(Artifact("lora", tensors, facts), base), torch.no_grad():
             applied = predict(base, *INPUTS, encode_prompts(base, ["otter"]))
@@ -154,7 +154,7 @@ def test_each_kind_is_applied_in_half_precision_too(kind: str, tiny_base: Path) 
 def test_diffusers_and_peft_draw_a_dora_as_we_do(tiny_base: Path, tmp_path: Path) -> None:
     base = load_base(tiny_base)
     artifact, _ = lively(base, "dora")
-    (path,) = diffusers_lora.write(artifact, tmp_path)
+    (path,) = diffusers_lora.write(artifact, Draft(tmp_path))
     tensors, facts = diffusers_lora.read(path)
     assert sorted(tensors) == sorted(artifact.tensors)
     assert all(torch.equal(tensors[name], tensor) for name, tensor in artifact.tensors.items())
@@ -237,7 +237,7 @@ def test_diffusers_predicts_the_same_from_our_files(form: Any, tiny_base: Path, 
     base = load_base(tiny_base)
     artifact = random_lora(base, targets=ALL)
     pipe = StableDiffusionPipeline.from_pretrained(tiny_base, local_files_only=True)
-    (path,) = form.write(artifact, tmp_path)
+    (path,) = form.write(artifact, Draft(tmp_path))
     pipe.load_lora_weights(tmp_path, weight_name=path.name)
     noisy, t = torch.randn(2, 4, 8, 8), torch.tensor([900, 20])
     with lora.apply(artifact, base), torch.no_grad():
@@ -267,7 +267,7 @@ def test_diffusers_draws_the_same_picture_from_our_files(
     pipe = StableDiffusionPipeline.from_pretrained(tiny_base, local_files_only=True).to(torch.float64)
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = DDIMScheduler.from_config(make_scheduler(base64, "ddim", 4).config)
-    (path,) = form.write(artifact, tmp_path)
+    (path,) = form.write(artifact, Draft(tmp_path))
     pipe.load_lora_weights(tmp_path, weight_name=path.name)
     asked = {"guidance_scale": 3.0, "num_inference_steps": 4, "height": 64, "width": 64, "output_type": "pt"}
     theirs = pipe("noto otter", latents=noise, **asked).images
@@ -288,7 +288,7 @@ def test_diffusers_predicts_the_same_for_sdxl_with_both_text_encoders(
         text = encode_prompts(base, ["noto otter"])
         ours = predict(base, noisy, t, text)
     for form in (kohya_lora, diffusers_lora):
-        (path,) = form.write(artifact, tmp_path)
+        (path,) = form.write(artifact, Draft(tmp_path))
         pipe.load_lora_weights(tmp_path, weight_name=path.name)
         with torch.no_grad():
             hidden, _, pooled, _ = pipe.encode_prompt("noto otter", do_classifier_free_guidance=False)
@@ -349,7 +349,7 @@ def test_a_file_of_each_kind_for_the_true_sd15_is_as_large_as_its_formula_says(k
     expected = sum(values_of(kind, layer, 8, 8) for layer in layers)
     assert sum(tensor.numel() for tensor in zeros.values()) == expected
     facts = {"name": "sks", "rank": 8, "alpha": 8.0, "family": "sd1"}
-    (path,) = kohya_lora.write(Artifact("lora", zeros, facts), tmp_path)
+    (path,) = kohya_lora.write(Artifact("lora", zeros, facts), Draft(tmp_path))
     header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
     assert path.stat().st_size == header + 2 * expected + 4 * len(layers)  # fp16, and an alpha a layer
 
@@ -359,7 +359,7 @@ def test_a_kohya_file_for_sd15_is_as_large_as_its_values(tmp_path: Path) -> None
     with inserted(true_sd15(), params, seed=0) as pairs:
         tensors = {name: torch.zeros(pair.shape, dtype=torch.float16) for name, pair in pairs.items()}
     facts = {"name": "sks", "rank": 4, "alpha": 4.0, "family": "sd1"}
-    (path,) = kohya_lora.write(Artifact("lora", tensors, facts), tmp_path)
+    (path,) = kohya_lora.write(Artifact("lora", tensors, facts), Draft(tmp_path))
     assert path.stat().st_size == pytest.approx(589_824 * 4 * 2 + 264 * 4, rel=0.05)
 
 

@@ -18,7 +18,7 @@ from etude import artifact as artifacts
 from etude.artifact import Artifact
 from etude.diffusion.base import Base, load_base
 from etude.errors import FormatError, InputError, ParamsError, StaleError
-from etude.files import read_metadata, read_tensors, sha256_tree, write_tensors
+from etude.files import Draft, read_metadata, read_tensors, sha256_tree, write_tensors
 from etude.formats import diffusers_checkpoint, kohya_lora, ldm_checkpoint
 from etude.formats.pairs import split
 from etude.method import Input
@@ -77,7 +77,7 @@ def lora(folder: Path, weights: Mapping[str, Tensor], seed: int = 0, rank: int =
         tensors[f"{name}.lora_B.weight"] = torch.randn(shape[0], rank, *[1] * (len(shape) - 2), generator=source) / 4
     facts = {"name": f"l{seed}", "rank": rank, "alpha": 1.0, "family": "sd1", "prediction": "epsilon"}
     folder.mkdir(parents=True, exist_ok=True)
-    return kohya_lora.write(Artifact("lora", tensors, facts), folder)[0]
+    return kohya_lora.write(Artifact("lora", tensors, facts), Draft(folder))[0]
 
 
 def test_two_artifacts_are_merged_where_one_of_them_changed_something(
@@ -99,7 +99,7 @@ def test_whole_models_are_merged_from_folder_and_single_file_alike(
     theirs = open_base(other)
     facts = {"name": "other", "family": "sd1", "prediction": "epsilon"}
     frame = read_frame(other)
-    single = ldm_checkpoint.write(Artifact("x", {}, facts), tmp_path / "single", frame)[0]
+    single = ldm_checkpoint.write(Artifact("x", {}, facts), Draft(tmp_path / "single"), frame)[0]
     torch.save({"state_dict": read_tensors(single)[0]}, tmp_path / "other.ckpt")
     asked: dict[str, Any] = {"formula": "add_difference", "parts": ["unet", "text", "vae"]}
     made = []
@@ -142,7 +142,7 @@ def test_a_vae_is_baked_in_and_drawn_with(base: Base, tmp_path: Path) -> None:
 def test_a_vae_of_its_own_file_is_read_in_both_forms(base: Base, weights: dict[str, Tensor], tmp_path: Path) -> None:
     frame = read_frame(base.path)
     facts = {"name": "x", "family": "sd1", "prediction": "epsilon"}
-    single, _ = read_tensors(ldm_checkpoint.write(Artifact("x", {}, facts), tmp_path, frame)[0])
+    single, _ = read_tensors(ldm_checkpoint.write(Artifact("x", {}, facts), Draft(tmp_path), frame)[0])
     bare = {n.removeprefix("first_stage_model."): t for n, t in single.items() if n.startswith("first_stage_model.")}
     write_tensors(tmp_path / "vae.safetensors", bare)
     for path in (tmp_path / "vae.safetensors", tmp_path / "x.safetensors", base.path, base.path / "vae"):
@@ -209,7 +209,7 @@ def test_the_files_are_written_with_a1111s_record_and_open_as_bases(base: Base, 
     made = build(base, models, tmp_path, formula="weighted_sum", alpha={"unet": 0.3, "rest": 0.3}, save="fp16")
     told = Artifact("model_merge", made.tensors, made.facts | {"family": "sd1", "prediction": "epsilon"})
     frame = read_frame(base.path)
-    single = ldm_checkpoint.write(told, tmp_path / "out", frame)[0]
+    single = ldm_checkpoint.write(told, Draft(tmp_path / "out"), frame)[0]
     header = read_metadata(single)
     recipe, inputs = json.loads(header["sd_merge_recipe"]), json.loads(header["sd_merge_models"])
     assert recipe == {
@@ -230,7 +230,7 @@ def test_the_files_are_written_with_a1111s_record_and_open_as_bases(base: Base, 
     assert set(inputs) == {models["a"].digest, models["b"].digest}
     assert {entry["name"] for entry in inputs.values()} == {"fine_tuning"}
     assert json.loads(header["etude_merge_recipe"])["formula"] == "weighted_sum"
-    folder = diffusers_checkpoint.write(told, tmp_path / "out", frame)[0].parent
+    folder = diffusers_checkpoint.write(told, Draft(tmp_path / "out"), frame)[0].parent
     with merge.apply(told, base) as changed:
         drawn = picture(changed).int()
     for path in (single, folder):

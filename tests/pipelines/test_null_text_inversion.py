@@ -22,7 +22,7 @@ from etude.diffusion.noise import predict
 from etude.diffusion.sample import make_scheduler
 from etude.diffusion.text import Conditioning, encode_prompts
 from etude.errors import BaseError, FormatError, InputError, TrainingError
-from etude.files import read_metadata, read_tensors
+from etude.files import Draft, read_metadata, read_tensors
 from etude.formats import identify, null_text
 from etude.training.report import Report
 from pipelines.null_text_inversion import inversion as inversions
@@ -343,7 +343,7 @@ def test_the_other_families_are_inverted_and_edited(family: str, exact: Callable
 def test_a_file_a_picture_is_read_back_and_draws_the_same(
     exact: Callable[[str], Base], inverted: Artifact, tmp_path: Path
 ) -> None:
-    base, paths = exact("sd1"), null_text.write(inverted, tmp_path)
+    base, paths = exact("sd1"), null_text.write(inverted, Draft(tmp_path))
     assert [path.name for path in paths] == [f"{inverted.facts['name']}-{name}.safetensors" for name in "abc"]
     assert {identify(path) for path in paths} == {"null_text"}
     metadata = read_metadata(paths[1])
@@ -361,7 +361,7 @@ def test_the_file_of_sd_1_5_has_the_size_of_the_formula(tmp_path: Path) -> None:
     facts = {"name": "cat", "family": "sd1", "prediction": "epsilon", "pictures": ["p"], "captions": {"p": "a cat"}}
     facts |= {"guidance": 7.5, "steps": 50, "timesteps": list(range(981, 0, -20)), "clip_skip": 0}
     tensors = {"p.latent": torch.zeros(1, 4, 64, 64), "p.null_embeddings": torch.zeros(50, 77, 768)}
-    (path,) = null_text.write(Artifact(METHOD, tensors, facts), tmp_path)
+    (path,) = null_text.write(Artifact(METHOD, tensors, facts), Draft(tmp_path))
     size = 50 * 77 * 768 * 4 + 4 * 64 * 64 * 4
     assert size == 11_892_736
     assert size < path.stat().st_size < size + 2048

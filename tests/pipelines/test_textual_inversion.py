@@ -18,6 +18,7 @@ from etude.diffusion.noise import predict
 from etude.diffusion.sample import denoise, guided, make_scheduler
 from etude.diffusion.text import encode_prompts
 from etude.errors import ParamsError
+from etude.files import Draft
 from etude.formats import diffusers_embedding, embedding_pt, embedding_safetensors
 from etude.training.report import Report
 from etude.training.words import starting_rows
@@ -205,7 +206,7 @@ PROMPTS = ["a photo of sks on a red background", "noto cat"]
 
 def load_into(pipe: Any, form: str, artifact: Artifact, folder: Path) -> None:
     module, name, extra = FORMS[form]
-    module.write(artifact, folder)
+    module.write(artifact, Draft(folder))
     pipe.load_textual_inversion(folder, weight_name=name, **extra)
 
 
@@ -274,5 +275,5 @@ def test_files_of_the_true_widths_hold_a_row_of_float32_for_each_vector(
     assert rows.numel() == vectors * width
     facts = {"name": "sks", "family": "sd1", "step": 1}
     for module, _, _ in FORMS.values():
-        (path,) = module.write(Artifact(METHOD, {"text_encoder": rows}, facts), tmp_path)
+        (path,) = module.write(Artifact(METHOD, {"text_encoder": rows}, facts), Draft(tmp_path))
         assert 4 * rows.numel() < path.stat().st_size < 4 * rows.numel() + 4096

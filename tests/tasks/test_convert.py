@@ -12,7 +12,7 @@ from etude import artifact as artifacts
 from etude.artifact import Artifact
 from etude.diffusion.base import load_base
 from etude.errors import ConflictError, FormatError, InputError, ParamsError
-from etude.files import read_tensors, write_tensors
+from etude.files import Draft, read_tensors, write_tensors
 from etude.formats import FORMATS, identify, load_format
 from etude.formats.kinds import METHODS, family_of, open_any, same_kind
 from etude.method import method_names
@@ -46,7 +46,7 @@ def embedding(width: int = 768) -> Artifact:
 def written(artifact: Artifact, form: str, folder: Path) -> Path:
     """A file or folder as the program whose format it is would have it."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = load_format(form).write(artifact, folder)
+    paths = load_format(form).write(artifact, Draft(folder))
     return folder / "sks" if form == "peft_lora" else paths[0]
 
 
@@ -179,6 +179,7 @@ def test_peft_itself_opens_the_folder_and_computes_the_same(tiny_base: Path, tmp
     from etude.diffusion.weights import swapped
     from pipelines.model_merge.merging.low_rank import Fused
 
+    torch.manual_seed(0)
     base = load_base(tiny_base)
     names = dict(base.unet.named_parameters())
     layer = f"{DOWN.removeprefix('unet.')}.transformer_blocks.0.attn2.to_v.weight"
@@ -186,7 +187,7 @@ def test_peft_itself_opens_the_folder_and_computes_the_same(tiny_base: Path, tmp
     key = f"unet.{layer.removesuffix('.weight')}"
     tensors = {f"{key}.lora_A.weight": torch.randn(3, columns), f"{key}.lora_B.weight": torch.randn(rows, 3)}
     made = Artifact("lora", tensors, FACTS | {"rank": 3, "alpha": 1.5})
-    load_format("peft_lora").write(made, tmp_path)
+    load_format("peft_lora").write(made, Draft(tmp_path))
     fused = dict(Fused(tensors, made.facts, {f"unet.{layer}": names[layer].detach()}))
     asked = (torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.randn(1, 77, 32))
     with torch.no_grad():

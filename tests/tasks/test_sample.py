@@ -11,6 +11,7 @@ from etude import artifact as artifacts
 from etude.artifact import Artifact
 from etude.diffusion.base import load_base
 from etude.errors import BaseError, ConflictError, FormatError, InputError, ParamsError
+from etude.files import Draft
 from etude.formats import embedding_pair, embedding_pt, hypernetwork_pt, kohya_lora
 from tasks.sample import Layer, open_layer, ordered, sample, split_layer
 from tests.pipelines.test_lora import random_lora
@@ -27,11 +28,12 @@ def project(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "models").mkdir()
     (tmp_path / "models/tiny").symlink_to(tiny_base)
     made = random_lora(load_base(tiny_base), targets=["attention"])
+    built = Artifact("lora", made.tensors, made.facts | {"step": 80})
     for name in ("artifact", "checkpoints/000080"):
-        artifacts.save(made, tmp_path / f"artifacts/lora/build/{name}.safetensors")
-    kohya_lora.write(Artifact("lora", made.tensors, made.facts | {"name": "others"}), tmp_path)
+        artifacts.save(built, tmp_path / f"artifacts/lora/build/{name}.safetensors")
+    kohya_lora.write(Artifact("lora", made.tensors, made.facts | {"name": "others"}), Draft(tmp_path))
     rows = Artifact("textual_inversion", {"text_encoder": torch.randn(2, 32)}, {"name": "blorp", "family": "sd1"})
-    embedding_pt.write(rows, tmp_path)
+    embedding_pt.write(rows, Draft(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -93,8 +95,10 @@ def test_a_layer_is_read(text: str, found: Any) -> None:
         ("lora:width=2", InputError, "lora has no setting `width`.*choose among strength"),
         ("blorp.pt:0.5", InputError, "textual_inversion has no strength"),
         ("hypernetwork", InputError, r"artifacts/hypernetwork/build/artifact\.safetensors: is missing.*dvc repro"),
-        ("lora@81", InputError, r"000081\.safetensors: is missing"),
-        ("lora@best", InputError, "lora@best: `best` is no step. Next: write lora@80"),
+        ("lora@81", InputError, "lora@81: `81` is no step of its checkpoints: 80. Next: write lora@80"),
+        ("lora@last", InputError, "`last` is no step of its checkpoints: 80"),
+        ("lora@best", InputError, r"artifacts/lora/best\.json: is missing"),
+        ("hypernetwork@80", InputError, r"artifacts/hypernetwork/build/artifact\.safetensors: is missing"),
         ("params.yaml", FormatError, "params.yaml"),
     ],
 )
@@ -108,7 +112,7 @@ def test_a_layer_that_cannot_be_says_why_and_nothing_is_written(
 
 def test_a_fault_that_a_method_finds_names_the_file(project: Path) -> None:
     wider = Artifact("textual_inversion", {"text_encoder": torch.randn(2, 768)}, {"name": "wide", "family": "sd1"})
-    embedding_pt.write(wider, project)
+    embedding_pt.write(wider, Draft(project))
     with pytest.raises(BaseError, match=r"wide\.pt: word 'wide': has rows of shape \(2, 768\)"):
         draw("wide.pt")
 
@@ -157,14 +161,14 @@ def test_a_hypernetwork_of_others_is_drawn_with(project: Path) -> None:
             tensors |= {f"{width}.{side}.{i}.linear.{end}": torch.randn(s) / 4 for i, end, s in layers(width)}
     facts = {"structure": [1.0, 2.0, 1.0], "activation": "relu", "activate_output": True, "layer_norm": False}
     facts |= {"name": "net", "initial": "Normal", "family": "sd1", "step": 1, "base": "x", "dropout": [0, 0, 0]}
-    hypernetwork_pt.write(Artifact("hypernetwork", tensors, facts), project)
+    hypernetwork_pt.write(Artifact("hypernetwork", tensors, facts), Draft(project))
     assert open_layer("net.pt", 0.5).settings == {"strength": 0.5}
     assert draw("net.pt:0.5", "a.png", seeds="0") != draw("lora:0.5 + net.pt:0.5", "b.png", seeds="0")
 
 
 def test_an_embedding_comes_with_the_negative_one_beside_it(project: Path) -> None:
     rows = {f"{side}.text_encoder": torch.randn(2, 32) for side in ("positive", "negative")}
-    embedding_pair.write(Artifact("dream_artist", rows, {"name": "blip", "family": "sd1"}), project)
+    embedding_pair.write(Artifact("dream_artist", rows, {"name": "blip", "family": "sd1"}), Draft(project))
     assert open_layer("blip.pt", None).artifact.method == "dream_artist"
     assert open_layer("blip-neg.pt", None).artifact.method == "textual_inversion"
     both = draw("blip.pt", "a.png", seeds="0", prompt=["[name] cat"])

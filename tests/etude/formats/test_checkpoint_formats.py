@@ -24,7 +24,7 @@ from etude.artifact import Artifact
 from etude.diffusion.base import load_base
 from etude.diffusion.single import CONFIGS
 from etude.errors import FormatError
-from etude.files import read_metadata, read_tensors, sha256_tree
+from etude.files import Draft, read_metadata, read_tensors, sha256_tree
 from etude.formats import diffusers_checkpoint, identify, ldm_checkpoint
 from etude.formats.checkpoints import Frame, common
 from tasks.export import configuration, read_frame
@@ -64,7 +64,7 @@ def test_a_file_holds_the_whole_model_with_what_was_learned_in_it(
 ) -> None:
     base = folder_of(family)
     artifact, frame = learned(base, dtype), read_frame(base)
-    first = module.write(artifact, tmp_path, frame)[0]
+    first = module.write(artifact, Draft(tmp_path), frame)[0]
     path = first if first.suffix == ".safetensors" else tmp_path / "otter"
     assert identify(path) == module.__name__.rpartition(".")[2]
     tensors, facts = module.read(path)
@@ -72,7 +72,7 @@ def test_a_file_holds_the_whole_model_with_what_was_learned_in_it(
     assert {t.dtype for t in tensors.values()} == {dtype}
     assert facts == {"family": family, "prediction": artifact.facts["prediction"], "name": "otter"}
     digest = sha256_tree(tmp_path)
-    module.write(artifact, tmp_path, frame)
+    module.write(artifact, Draft(tmp_path), frame)
     assert sha256_tree(tmp_path) == digest
 
 
@@ -82,7 +82,7 @@ def test_the_single_file_has_the_names_of_the_first_code(
 ) -> None:
     expected = to_ldm(folder_of(family), family)  # written from the published tables, not with this code
     artifact = Artifact("fine_tuning", {}, {"name": "otter", "family": family})
-    found = read_tensors(ldm_checkpoint.write(artifact, tmp_path, read_frame(folder_of(family)))[0])[0]
+    found = read_tensors(ldm_checkpoint.write(artifact, Draft(tmp_path), read_frame(folder_of(family)))[0])[0]
     sd2 = "cond_stage_model.model."
     unused = (f"{sd2}transformer.resblocks.23.", f"{sd2}logit_scale", f"{sd2}text_projection", "betas", "model_ema.")
     assert_equal(found, {n: t for n, t in expected.items() if not n.startswith(unused) and "position_ids" not in n})
@@ -102,8 +102,8 @@ def test_a_single_file_of_the_first_code_is_read(family: str, folder_of: Callabl
 @each_family
 def test_diffusers_loads_both_and_so_does_etude(family: str, folder_of: Callable[[str], Path], tmp_path: Path) -> None:
     artifact, frame = learned(folder_of(family)), read_frame(folder_of(family))
-    ldm_checkpoint.write(artifact, tmp_path, frame)
-    diffusers_checkpoint.write(artifact, tmp_path, frame)
+    ldm_checkpoint.write(artifact, Draft(tmp_path), frame)
+    diffusers_checkpoint.write(artifact, Draft(tmp_path), frame)
     kind = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
     single = kind.from_single_file(
         tmp_path / "otter.safetensors", config=str(tmp_path / "otter.config"), local_files_only=True
@@ -127,9 +127,9 @@ def test_a_single_file_is_a_base_for_the_next_one(
     family: str, folder_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
     artifact = learned(folder_of(family))
-    (path, *_) = ldm_checkpoint.write(artifact, tmp_path, read_frame(folder_of(family)))
+    (path, *_) = ldm_checkpoint.write(artifact, Draft(tmp_path), read_frame(folder_of(family)))
     frame = read_frame(path)
-    kept = diffusers_checkpoint.write(Artifact("", {}, artifact.facts), tmp_path / "again", frame)
+    kept = diffusers_checkpoint.write(Artifact("", {}, artifact.facts), Draft(tmp_path / "again"), frame)
     assert len(kept) > 5
     again = load_base(tmp_path / "again/otter")
     assert again.tokenizers[0]("otter")["input_ids"] == load_base(folder_of(family)).tokenizers[0]("otter")["input_ids"]
@@ -192,7 +192,7 @@ def test_the_true_names_of_the_other_families(family: str, name: str, shape: tup
 
 
 def test_metadata_says_what_a_single_file_predicts(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
-    (path, *_) = ldm_checkpoint.write(learned(folder_of("sd2")), tmp_path, read_frame(folder_of("sd2")))
+    (path, *_) = ldm_checkpoint.write(learned(folder_of("sd2")), Draft(tmp_path), read_frame(folder_of("sd2")))
     metadata = read_metadata(path)
     assert metadata["modelspec.prediction_type"] == "v"
     assert metadata["modelspec.architecture"] == "stable-diffusion-v2-768-v"
@@ -207,7 +207,7 @@ def test_sdxl_that_predicts_v_is_marked_as_other_programs_know_it(
     scheduler |= {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
     files = dict(frame.files) | {"scheduler/scheduler_config.json": json.dumps(scheduler).encode()}
     made = Artifact("", artifact.tensors, artifact.facts | {"prediction": "v_prediction"})
-    (path, *_) = ldm_checkpoint.write(made, tmp_path, Frame(frame.tensors, files))
+    (path, *_) = ldm_checkpoint.write(made, Draft(tmp_path), Frame(frame.tensors, files))
     assert {"v_pred", "ztsnr"} <= set(read_tensors(path)[0])
     assert load_base(path).prediction == "v_prediction"
     assert ldm_checkpoint.read(path)[1]["prediction"] == "v_prediction"
@@ -240,7 +240,7 @@ def test_what_does_not_fit_the_base_is_refused(folder_of: Callable[[str], Path],
     frame = read_frame(folder_of("sd1"))
     artifact = Artifact("", {"unet.conv_in.weight": torch.zeros(3)}, {"name": "a", "family": "sd1"})
     with pytest.raises(FormatError, match=r"1 tensors that its base has not, such as unet\.conv_in\.weight"):
-        ldm_checkpoint.write(artifact, tmp_path, frame)
+        ldm_checkpoint.write(artifact, Draft(tmp_path), frame)
     save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1)}, tmp_path / "a.safetensors")
     with pytest.raises(FormatError, match="lacks vae, text_encoder"):
         ldm_checkpoint.read(tmp_path / "a.safetensors")

@@ -16,7 +16,7 @@ from etude.diffusion.base import Base, load_base
 from etude.diffusion.noise import predict
 from etude.diffusion.text import encode_prompts
 from etude.errors import FormatError
-from etude.files import read_header, read_metadata, read_tensors, write_tensors
+from etude.files import Draft, read_header, read_metadata, read_tensors, write_tensors
 from etude.formats import (
     adobe_delta,
     diffusers_custom_diffusion,
@@ -72,7 +72,7 @@ def theirs(pipe: Any, noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
 
 def test_adobes_file_holds_whole_weights_by_diffusers_names_and_each_word_once(frame: Frame, tmp_path: Path) -> None:
     artifact = learned(frame)
-    (path,) = adobe_delta.write(artifact, tmp_path, frame)
+    (path,) = adobe_delta.write(artifact, Draft(tmp_path), frame)
     data = read_pickle(path)
     assert path.name == "delta.bin"
     assert set(data) == {"unet", "modifier_token"}
@@ -84,12 +84,12 @@ def test_adobes_file_holds_whole_weights_by_diffusers_names_and_each_word_once(f
     assert set(tensors) == set(artifact.tensors)
     assert all(torch.equal(tensor, artifact.tensors[name]) for name, tensor in tensors.items())
     assert identify(path) == "adobe_delta"
-    assert adobe_delta.write(artifact, tmp_path / "again", frame)[0].read_bytes() == path.read_bytes()
+    assert adobe_delta.write(artifact, Draft(tmp_path / "again"), frame)[0].read_bytes() == path.read_bytes()
 
 
 def test_a_compressed_delta_keeps_the_fewest_singular_values_above_the_share(frame: Frame, tmp_path: Path) -> None:
     artifact = learned(frame, compress=0.6)
-    whole, compressed = adobe_delta.write(artifact, tmp_path, frame)
+    whole, compressed = adobe_delta.write(artifact, Draft(tmp_path), frame)
     assert compressed.stat().st_size < whole.stat().st_size
     name = f"{LAYER}.to_v.weight"
     stored = read_pickle(compressed)["unet"][name]
@@ -110,7 +110,7 @@ def test_of_sdxl_a_word_has_its_two_rows_as_adobes_pipeline_takes_them(tmp_path:
     """``CustomDiffusionXLPipeline.load_model`` of Adobe's code gives ``[0]`` and ``[1]`` of a word to the encoders."""
     frame = read_frame(build_tiny(tmp_path / "tiny", "sdxl"))
     artifact = learned(frame, family="sdxl")
-    (path,) = adobe_delta.write(artifact, tmp_path, frame)
+    (path,) = adobe_delta.write(artifact, Draft(tmp_path), frame)
     data = read_pickle(path)
     assert set(data) == {"unet", "modifier_token"}
     first, second = data["modifier_token"]["<otter>"]
@@ -126,7 +126,7 @@ def test_only_keys_and_values_are_compressed_as_adobes_code_reads_it(
 ) -> None:
     """``load_model(…, compress=True)`` adds u·v to keys and values alone, and copies what else it finds."""
     artifact, base = learned(frame, "crossattn", compress=1 - 1e-9), load_base(tiny_base)
-    _, path = adobe_delta.write(artifact, tmp_path, frame)
+    _, path = adobe_delta.write(artifact, Draft(tmp_path), frame)
     unet = read_pickle(path)["unet"]
     factored = {name for name, value in unet.items() if isinstance(value, dict)}
     assert len(unet) == 80
@@ -142,7 +142,7 @@ def test_only_keys_and_values_are_compressed_as_adobes_code_reads_it(
 def test_the_web_uis_file_holds_differences_by_the_names_of_the_model(family: str, tmp_path: Path) -> None:
     frame = read_frame(build_tiny(tmp_path / "tiny", family))
     artifact = learned(frame, "crossattn", family=family)
-    path, *words = webui_delta.write(artifact, tmp_path, frame)
+    path, *words = webui_delta.write(artifact, Draft(tmp_path), frame)
     assert [file.name for file in (path, *words)] == ["otterbear.delta.safetensors", "otter.pt"]
     assert identify(path) == "webui_delta"
     names = set(to_ldm(frame.tensors, family))
@@ -163,7 +163,7 @@ def test_the_web_uis_file_holds_differences_by_the_names_of_the_model(family: st
 
 def test_the_web_uis_factors_are_in_half_precision_and_told_in_the_header(frame: Frame, tmp_path: Path) -> None:
     artifact = learned(frame, compress=0.8)
-    path, _ = webui_delta.write(artifact, tmp_path, frame)
+    path, _ = webui_delta.write(artifact, Draft(tmp_path), frame)
     assert '"delta_factors"' in read_metadata(path)["json"]
     assert '"version": "0.2.0"' in read_metadata(path)["json"]
     stored = read_tensors(path)[0]
@@ -179,7 +179,7 @@ def test_diffusers_loads_its_file_and_predicts_the_same(
     layers: str, frame: Frame, tiny_base: Path, tmp_path: Path
 ) -> None:
     artifact, base = learned(frame, layers), load_base(tiny_base)
-    path, word = diffusers_custom_diffusion.write(artifact, tmp_path, frame)
+    path, word = diffusers_custom_diffusion.write(artifact, Draft(tmp_path), frame)
     data = read_pickle(path)
     assert [name for name, value in data.items() if len(value) == 0] == sorted(
         n.removeprefix("unet.").replace(".to_q.weight", ".processor") for n in frame.tensors if "attn1.to_q.weight" in n
@@ -202,9 +202,9 @@ def test_diffusers_loads_its_file_and_predicts_the_same(
 
 def test_the_lora_is_exact_at_full_rank_in_diffusers(frame: Frame, tiny_base: Path, tmp_path: Path) -> None:
     artifact, base = learned(frame), load_base(tiny_base)
-    (path,) = svd_lora.write(artifact, tmp_path, frame)
+    (path,) = svd_lora.write(artifact, Draft(tmp_path), frame)
     assert identify(path) == "kohya_lora"
-    diffusers_custom_diffusion.write(artifact, tmp_path, frame)
+    diffusers_custom_diffusion.write(artifact, Draft(tmp_path), frame)
     pipe = StableDiffusionPipeline.from_pretrained(tiny_base, local_files_only=True)
     pipe.load_lora_weights(str(tmp_path), weight_name=path.name)
     pipe.load_textual_inversion(str(tmp_path), weight_name="otter.bin")
@@ -214,7 +214,7 @@ def test_the_lora_is_exact_at_full_rank_in_diffusers(frame: Frame, tiny_base: Pa
 
 def test_a_lora_of_lower_rank_is_the_nearest_and_biases_are_left_out(frame: Frame, tmp_path: Path) -> None:
     artifact = learned(frame, "crossattn", lora_rank=3)
-    (path,) = svd_lora.write(artifact, tmp_path, frame)
+    (path,) = svd_lora.write(artifact, Draft(tmp_path), frame)
     tensors, facts = kohya_lora.read(path)
     assert (facts["rank"], facts["alpha"]) == (3, 3.0)
     assert len(tensors) == 2 * 4 * 16
@@ -238,7 +238,7 @@ def test_a_file_of_another_kind_and_a_base_of_another_size_are_refused(
     strange = learned(frame)
     tensors = strange.tensors | {f"unet.{LAYER}.to_k.weight.delta": torch.zeros(3, 3)}
     with pytest.raises(FormatError, match="which its base has not"):
-        form.write(Artifact("custom_diffusion", tensors, strange.facts), tmp_path, frame)
+        form.write(Artifact("custom_diffusion", tensors, strange.facts), Draft(tmp_path), frame)
 
 
 def test_sizes_on_the_true_sd15_are_those_of_the_formulas(tmp_path: Path) -> None:
@@ -255,6 +255,6 @@ def test_sizes_on_the_true_sd15_are_those_of_the_formulas(tmp_path: Path) -> Non
     facts = {"name": "<new1> cat", "words": ["<new1>"], "family": "sd1", "prediction": "epsilon"}
     artifact = Artifact("custom_diffusion", tensors, facts)
     for form in (adobe_delta, webui_delta, diffusers_custom_diffusion):
-        path = form.write(artifact, tmp_path, frame)[0]
+        path = form.write(artifact, Draft(tmp_path), frame)[0]
         assert path.stat().st_size == pytest.approx(19_169_280 * 2, rel=0.01)
         path.unlink()

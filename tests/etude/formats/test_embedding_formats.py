@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from etude import formats
 from etude.artifact import Artifact
 from etude.errors import FormatError
-from etude.files import read_metadata, read_tensors
+from etude.files import Draft, read_metadata, read_tensors
 from etude.formats import diffusers_embedding, embedding_pt, embedding_safetensors
 from etude.formats.pickles import read_pickle, write_pickle
 
@@ -34,7 +34,7 @@ def embedding(family: str = "sd1", vectors: int = 3, width: int = 768) -> Artifa
 @pytest.mark.parametrize("vectors", [1, 4])
 def test_what_is_written_is_read_back(module: formats.Format, family: str, vectors: int, tmp_path: Path) -> None:
     artifact = embedding(family, vectors)
-    paths = module.write(artifact, tmp_path)
+    paths = module.write(artifact, Draft(tmp_path))
     tensors, _ = module.read(paths[0])
     assert sorted(tensors) == sorted(artifact.tensors)
     assert all(torch.equal(tensors[name], artifact.tensors[name]) for name in tensors)
@@ -45,26 +45,26 @@ def test_equal_artifacts_give_equal_bytes(module: formats.Format, tmp_path: Path
     artifact = embedding()
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        module.write(artifact, tmp_path / folder)
+        module.write(artifact, Draft(tmp_path / folder))
     (first,) = (tmp_path / "a").iterdir()
     assert first.read_bytes() == (tmp_path / "b" / first.name).read_bytes()
 
 
 @each_format
 def test_each_format_is_identified_by_its_keys(module: formats.Format, tmp_path: Path) -> None:
-    (path,) = module.write(embedding(), tmp_path)
+    (path,) = module.write(embedding(), Draft(tmp_path))
     assert formats.identify(path) == module.__name__.rpartition(".")[2]
 
 
 @each_format
 def test_a_file_is_no_larger_than_its_vectors_and_a_header(module: formats.Format, tmp_path: Path) -> None:
     for vectors in (1, 8):
-        (path,) = module.write(embedding(vectors=vectors), tmp_path)
+        (path,) = module.write(embedding(vectors=vectors), Draft(tmp_path))
         assert 4 * vectors * 768 < path.stat().st_size < 4 * vectors * 768 + 4096
 
 
 def test_names_are_files_that_every_system_can_hold_and_tokens_stay_whole(tmp_path: Path) -> None:
-    names = [path.name for module in ALL for path in module.write(embedding("sdxl"), tmp_path)]
+    names = [path.name for module in ALL for path in module.write(embedding("sdxl"), Draft(tmp_path))]
     assert names == ["sks.pt", "sks.safetensors", "learned_embeds.safetensors", "learned_embeds_2.safetensors"]
     assert list(read_tensors(tmp_path / "learned_embeds.safetensors")[0]) == ["<sks>"]
     assert read_metadata(tmp_path / "sks.safetensors")["modelspec.trigger_phrase"] == "<sks>"
@@ -73,7 +73,7 @@ def test_names_are_files_that_every_system_can_hold_and_tokens_stay_whole(tmp_pa
 
 def test_the_a1111_dictionary_has_its_keys(tmp_path: Path) -> None:
     artifact = embedding()
-    data = read_pickle(embedding_pt.write(artifact, tmp_path)[0])
+    data = read_pickle(embedding_pt.write(artifact, Draft(tmp_path))[0])
     assert data["string_to_token"] == {"*": 265}
     assert torch.equal(data["string_to_param"]["*"], artifact.tensors["text_encoder"])
     assert (data["name"], data["step"], data["sd_checkpoint"]) == ("<sks>", 200, None)
@@ -114,7 +114,7 @@ def accepted(path: Path) -> bool:
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_the_pt_file_passes_the_safe_unpickler_of_a1111(family: str, tmp_path: Path) -> None:
-    assert accepted(embedding_pt.write(embedding(family), tmp_path)[0])
+    assert accepted(embedding_pt.write(embedding(family), Draft(tmp_path))[0])
 
 
 def test_what_torch_writes_itself_does_not_pass(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from etude import formats
 from etude.artifact import Artifact
 from etude.errors import FormatError
+from etude.files import Draft
 from etude.formats import embedding_image
 
 FACTS = {"name": "sks", "step": 200, "family": "sd1", "base": "models/x"}
@@ -69,7 +70,7 @@ def test_an_embedding_in_a_picture_is_read_from_its_text_or_its_pixels(make: Any
 
 def test_pixels_survive_another_lossless_form_that_drops_the_text(tmp_path: Path) -> None:
     rows = torch.randn(2, 16)
-    (path,) = embedding_image.write(Artifact("textual_inversion", {"text_encoder": rows}, FACTS), tmp_path)
+    (path,) = embedding_image.write(Artifact("textual_inversion", {"text_encoder": rows}, FACTS), Draft(tmp_path))
     with Image.open(path) as image:
         assert "sd-ti-embedding" in image.info
         image.convert("RGBA").save(tmp_path / "copy.webp", lossless=True)
@@ -81,14 +82,14 @@ def test_pixels_survive_another_lossless_form_that_drops_the_text(tmp_path: Path
 
 def test_a_picture_is_written_and_read_back(tmp_path: Path) -> None:
     artifact = Artifact("textual_inversion", {"text_encoder": torch.randn(4, 768)}, FACTS)
-    (path,) = embedding_image.write(artifact, tmp_path)
+    (path,) = embedding_image.write(artifact, Draft(tmp_path))
     assert path.name == "sks.png"
     tensors, _ = embedding_image.read(path)
     assert torch.equal(tensors["text_encoder"], artifact.tensors["text_encoder"])
     before = path.read_bytes()
-    assert embedding_image.write(artifact, tmp_path)[0].read_bytes() == before
+    assert embedding_image.write(artifact, Draft(tmp_path))[0].read_bytes() == before
     with pytest.raises(FormatError, match="SDXL has two"):
-        embedding_image.write(Artifact("x", {"text_encoder_2": torch.ones(1)}, FACTS), tmp_path)
+        embedding_image.write(Artifact("x", {"text_encoder_2": torch.ones(1)}, FACTS), Draft(tmp_path))
 
 
 def test_a_picture_without_an_embedding_is_refused(tmp_path: Path) -> None:

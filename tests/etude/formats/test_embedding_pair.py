@@ -8,7 +8,7 @@ import torch
 from etude import formats
 from etude.artifact import Artifact
 from etude.errors import FormatError
-from etude.files import read_tensors
+from etude.files import Draft, read_tensors
 from etude.formats import embedding_pair
 from etude.formats.pickles import read_pickle
 from tests.etude.formats.test_embedding_formats import accepted
@@ -23,7 +23,7 @@ def pair(family: str = "sd1") -> Artifact:
 
 def test_a_pair_is_two_embeddings_of_a1111_and_their_twins(tmp_path: Path) -> None:
     artifact = pair()
-    paths = embedding_pair.write(artifact, tmp_path)
+    paths = embedding_pair.write(artifact, Draft(tmp_path))
     assert [path.name for path in paths] == ["otter.pt", "otter.safetensors", "otter-neg.pt", "otter-neg.safetensors"]
     for side, stem in (("positive", "otter"), ("negative", "otter-neg")):
         rows = artifact.tensors[f"{side}.text_encoder"]
@@ -45,7 +45,7 @@ def test_a_pair_is_two_embeddings_of_a1111_and_their_twins(tmp_path: Path) -> No
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_a_pair_is_read_back_from_its_positive_file(family: str, suffix: str, tmp_path: Path) -> None:
     artifact = pair(family)
-    embedding_pair.write(artifact, tmp_path)
+    embedding_pair.write(artifact, Draft(tmp_path))
     tensors, facts = embedding_pair.read(tmp_path / f"otter{suffix}")
     assert facts["name"] == "otter"
     assert sorted(tensors) == sorted(artifact.tensors)
@@ -54,7 +54,7 @@ def test_a_pair_is_read_back_from_its_positive_file(family: str, suffix: str, tm
 
 def test_the_first_codes_name_of_a_negative_file_is_known_and_a_lonely_file_is_no_pair(tmp_path: Path) -> None:
     artifact = pair()
-    embedding_pair.write(artifact, tmp_path)
+    embedding_pair.write(artifact, Draft(tmp_path))
     (tmp_path / "otter-neg.pt").rename(tmp_path / "otter-uc.pt")
     assert len(embedding_pair.read(tmp_path / "otter.pt")[0]["negative.text_encoder"]) == 6
     (tmp_path / "otter-uc.pt").unlink()

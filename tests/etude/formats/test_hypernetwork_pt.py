@@ -12,6 +12,7 @@ from etude import formats
 from etude.artifact import Artifact
 from etude.diffusion.hypernetwork import Design, make_networks
 from etude.errors import FormatError
+from etude.files import Draft
 from etude.formats import hypernetwork_pt
 from etude.formats.pickles import read_pickle
 from tests.etude.formats.test_embedding_formats import accepted
@@ -43,7 +44,7 @@ each_design = pytest.mark.parametrize("design", DESIGNS, ids=str)
 @each_design
 def test_what_is_written_is_read_back_and_told_by_its_keys(design: dict[str, Any], tmp_path: Path) -> None:
     artifact = hypernetwork(**design)
-    (path,) = hypernetwork_pt.write(artifact, tmp_path)
+    (path,) = hypernetwork_pt.write(artifact, Draft(tmp_path))
     assert path.name == "sks.pt"
     assert formats.identify(path) == "hypernetwork_pt"
     tensors, facts = hypernetwork_pt.read(path)
@@ -71,7 +72,7 @@ def a1111_sequential(width: int, data: dict[Any, Any]) -> nn.Sequential:
 @each_design
 def test_the_sequentials_of_a1111_load_it_and_compute_the_same(design: dict[str, Any], tmp_path: Path) -> None:
     artifact = hypernetwork(**design, dropout=[0, *[0.3] * (len(design.get("structure", "abc")) - 2), 0])
-    data: Any = read_pickle(hypernetwork_pt.write(artifact, tmp_path)[0])
+    data: Any = read_pickle(hypernetwork_pt.write(artifact, Draft(tmp_path))[0])
     told = {k: artifact.facts[k] for k in ("structure", "activation", "activate_output", "layer_norm")}
     networks: Any = make_networks(WIDTHS, Design(**told)).eval()
     networks.load_state_dict(artifact.tensors)
@@ -85,7 +86,7 @@ def test_the_sequentials_of_a1111_load_it_and_compute_the_same(design: dict[str,
 
 def test_every_key_of_a1111_is_there_and_the_names_count_all_members(tmp_path: Path) -> None:
     artifact = hypernetwork(activation="relu", layer_norm=True, activate_output=True, dropout=[0, 0.3, 0])
-    data: Any = dict(read_pickle(hypernetwork_pt.write(artifact, tmp_path)[0]))
+    data: Any = dict(read_pickle(hypernetwork_pt.write(artifact, Draft(tmp_path))[0]))
     assert list(data.pop(8)[0]) == [f"linear.{i}.{kind}" for i in (0, 2, 3, 5) for kind in ("weight", "bias")]
     assert set(data.pop(16)[1]) == {f"linear.{i}.{kind}" for i in (0, 2, 3, 5) for kind in ("weight", "bias")}
     assert data == {
@@ -109,7 +110,7 @@ def test_the_file_passes_the_safe_unpickler_of_a1111_and_equal_artifacts_give_eq
     artifact = hypernetwork(activation="swish", layer_norm=True)
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        hypernetwork_pt.write(artifact, tmp_path / folder)
+        hypernetwork_pt.write(artifact, Draft(tmp_path / folder))
     assert accepted(tmp_path / "a" / "sks.pt")
     assert (tmp_path / "a" / "sks.pt").read_bytes() == (tmp_path / "b" / "sks.pt").read_bytes()
 
@@ -146,7 +147,7 @@ def test_half_precision_halves_the_file_and_comes_back_as_it_is(tmp_path: Path) 
     sizes = {}
     for dtype in (torch.float32, torch.float16):
         told = {name: tensor.to(dtype) for name, tensor in artifact.tensors.items()}
-        (path,) = hypernetwork_pt.write(Artifact("hypernetwork", told, artifact.facts), tmp_path)
+        (path,) = hypernetwork_pt.write(Artifact("hypernetwork", told, artifact.facts), Draft(tmp_path))
         sizes[dtype] = path.stat().st_size
         tensors, _ = hypernetwork_pt.read(path)
         assert all(torch.equal(tensors[name], told[name]) for name in told)
@@ -156,7 +157,7 @@ def test_half_precision_halves_the_file_and_comes_back_as_it_is(tmp_path: Path) 
 
 
 def test_the_file_for_sd15_has_the_size_that_the_notes_name(tmp_path: Path) -> None:
-    (path,) = hypernetwork_pt.write(hypernetwork(widths=[320, 640, 768, 1280]), tmp_path)
+    (path,) = hypernetwork_pt.write(hypernetwork(widths=[320, 640, 768, 1280]), Draft(tmp_path))
     assert path.stat().st_size / 2**20 == pytest.approx(83.7, abs=0.05)
 
 

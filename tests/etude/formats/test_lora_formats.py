@@ -12,7 +12,7 @@ from torch import Tensor
 from etude import formats
 from etude.artifact import Artifact
 from etude.errors import FormatError
-from etude.files import read_metadata, read_tensors
+from etude.files import Draft, read_metadata, read_tensors
 from etude.formats import diffusers_lora, kohya_lora
 
 UNET = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -55,7 +55,7 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_what_is_written_is_read_back_with_its_alpha(module: formats.Format, family: str, tmp_path: Path) -> None:
     artifact = lora(family)
-    (path,) = module.write(artifact, tmp_path)
+    (path,) = module.write(artifact, Draft(tmp_path))
     tensors, facts = module.read(path)
     assert_equal(tensors, artifact.tensors)
     assert (facts["rank"], facts["alpha"], facts.get("alphas")) == (4, 2.0, None)
@@ -65,7 +65,7 @@ def test_what_is_written_is_read_back_with_its_alpha(module: formats.Format, fam
 @pytest.mark.parametrize("module", [kohya_lora, diffusers_lora], ids=lambda module: module.__name__)
 def test_alphas_that_differ_between_modules_survive(module: formats.Format, tmp_path: Path) -> None:
     artifact = lora(alphas={TEXT: 0.3})
-    tensors, facts = module.read(module.write(artifact, tmp_path)[0])
+    tensors, facts = module.read(module.write(artifact, Draft(tmp_path))[0])
     assert facts["alpha"] == 2.0
     assert facts["alphas"] == {TEXT: pytest.approx(0.3)}
     assert_equal(tensors, artifact.tensors)
@@ -75,14 +75,14 @@ def test_alphas_that_differ_between_modules_survive(module: formats.Format, tmp_
 def test_equal_artifacts_give_equal_bytes_without_a_time(module: formats.Format, tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        module.write(lora(tags={"a noto sks": 2, "sks": 1}), tmp_path / folder)
+        module.write(lora(tags={"a noto sks": 2, "sks": 1}), Draft(tmp_path / folder))
     (first,) = (tmp_path / "a").iterdir()
     assert first.read_bytes() == (tmp_path / "b" / first.name).read_bytes()
     assert not [key for key in read_metadata(first) if "date" in key or "_at" in key or "session" in key]
 
 
 def test_kohya_names_are_those_that_other_programs_look_for(tmp_path: Path) -> None:
-    (path,) = kohya_lora.write(lora(), tmp_path)
+    (path,) = kohya_lora.write(lora(), Draft(tmp_path))
     assert path.name == "sks.safetensors"
     tensors = read_tensors(path)[0]
     stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -91,7 +91,7 @@ def test_kohya_names_are_those_that_other_programs_look_for(tmp_path: Path) -> N
     assert tensors[f"{stem}.alpha"].item() == 2.0
     assert "lora_te_text_model_encoder_layers_3_self_attn_q_proj.lora_up.weight" in tensors
     assert "lora_unet_mid_block_resnets_0_conv1.alpha" in tensors
-    sdxl = read_tensors(kohya_lora.write(lora("sdxl"), tmp_path)[0])[0]
+    sdxl = read_tensors(kohya_lora.write(lora("sdxl"), Draft(tmp_path))[0])[0]
     # diffusers leaves LDM names out of a file that has its own beside them: all are of one kind
     assert not [name for name in sdxl if "mid_block" in name or "down_blocks" in name]
     assert "lora_unet_middle_block_0_in_layers_2.lora_down.weight" in sdxl
@@ -112,7 +112,7 @@ def test_kohya_names_are_those_that_other_programs_look_for(tmp_path: Path) -> N
 def test_the_kohya_header_tells_the_family(
     family: str, prediction: str, v2: str, version: str, architecture: str, tmp_path: Path
 ) -> None:
-    (path,) = kohya_lora.write(lora(family, prediction=prediction), tmp_path)
+    (path,) = kohya_lora.write(lora(family, prediction=prediction), Draft(tmp_path))
     metadata = read_metadata(path)
     assert (metadata["ss_v2"], metadata["ss_base_model_version"]) == (v2, version)
     assert metadata["modelspec.architecture"] == architecture
@@ -121,7 +121,7 @@ def test_the_kohya_header_tells_the_family(
 
 
 def test_the_kohya_header_has_what_modelspec_demands_and_what_was_trained(tmp_path: Path) -> None:
-    metadata = read_metadata(kohya_lora.write(lora(tags={"sks": 3}), tmp_path)[0])
+    metadata = read_metadata(kohya_lora.write(lora(tags={"sks": 3}), Draft(tmp_path))[0])
     assert metadata["modelspec.sai_model_spec"] == "1.0.1"
     assert metadata["modelspec.implementation"] == "diffusers"
     assert metadata["modelspec.title"] == "sks"
@@ -134,7 +134,7 @@ def test_the_kohya_header_has_what_modelspec_demands_and_what_was_trained(tmp_pa
 
 
 def test_the_model_hash_is_that_of_the_bytes_after_the_header(tmp_path: Path) -> None:
-    (path,) = kohya_lora.write(lora(), tmp_path)
+    (path,) = kohya_lora.write(lora(), Draft(tmp_path))
     data = path.read_bytes()
     body = data[8 + int.from_bytes(data[:8], "little") :]
     metadata = read_metadata(path)
@@ -252,13 +252,13 @@ def test_files_of_lycoris_are_read_and_written_again_as_they_were(kind: str, suf
     tensors, facts = kohya_lora.read(path)
     assert all(name.startswith("unet.mid_block.resnets.0.conv1.") for name in tensors)
     assert facts["alpha"] == 1.0
-    again = kohya_lora.write(Artifact("lora", tensors, FACTS | facts), tmp_path)[0]
+    again = kohya_lora.write(Artifact("lora", tensors, FACTS | facts), Draft(tmp_path))[0]
     assert_equal(read_tensors(again)[0], file)
     args = json.loads(read_metadata(again)["ss_network_args"])
     assert args == {} if kind == "locon" else {"algo": "lora" if kind == "dora" else kind.partition("_")[0]}
     if kind != "dora":
         with pytest.raises(FormatError, match="is no plain LoRA: it has unet.mid_block.*write it as kohya_lora"):
-            diffusers_lora.write(Artifact("lora", tensors, FACTS | facts), tmp_path)
+            diffusers_lora.write(Artifact("lora", tensors, FACTS | facts), Draft(tmp_path))
 
 
 def test_a_layer_that_lacks_a_factor_is_named(tmp_path: Path) -> None:
