@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -24,8 +24,8 @@ class Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class MethodParams(Schema):
-    """What every method's params.yaml has."""
+class Learned(Schema):
+    """What every method's params.yaml says of what is learned."""
 
     set: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="the image set to learn from: a key of `sets`")
     name: str = Field(
@@ -37,6 +37,16 @@ class MethodParams(Schema):
     def word(self) -> str:
         """What stands for [name] in prompts, captions and templates."""
         return self.name if self.trigger else ""
+
+
+class MethodParams(Learned):
+    """What every method's params.yaml has."""
+
+    export: Literal["best", "final", "all"] = Field(description="which checkpoints are written for other programs")
+
+    def recipe(self) -> dict[str, Any]:
+        """The values that a build depends on, as JSON; what is exported of it afterwards is none of them."""
+        return self.model_dump(mode="json", exclude={"export"})
 
     def image_sets(self) -> list[str]:
         """Every image set that the method reads: keys of `sets`."""

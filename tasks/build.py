@@ -52,7 +52,7 @@ def build(method: str) -> None:
     path = Path(getattr(params, "base", dials.base))
     family = _family(method, module, path)
     spread(dials.processes)
-    inputs = digests(method, {**dials.model_dump(), **params.model_dump(), "base": path.as_posix()})
+    inputs = digests(method, {**dials.model_dump(), **params.recipe(), "base": path.as_posix()})
     inputs |= {name: sha256_tree(name) for name in getattr(params, "models", {}).values()}
     facts = _facts(params, dials, inputs, path) | {"family": family}
     scratch = Path(".scratch", f"{method}-{key(inputs, facts)[:16]}")
@@ -108,7 +108,7 @@ def _facts(params: MethodParams, dials: Dials, inputs: Mapping[str, str], path: 
     read = [path, *map(Path, getattr(params, "models", {}).values())]
     processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     return {
-        "params": params.model_dump(mode="json"),
+        "params": params.recipe(),
         "base": path.as_posix(),
         "inputs": {name: inputs[name] for name in inputs if name.startswith("data/") or Path(name) in read},
         "seed": dials.seed,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from etude.diffusion.settings import Sampling
 from etude.evaluation.settings import Evaluate
-from etude.files import replace_folder
+from etude.files import replace_folder, write_json
 from etude.method import load_method
-from etude.params import MethodParams, Schema, pick
+from etude.params import Learned, Schema, pick
 from tasks import run
 from tasks.console import progress, say
 
@@ -42,6 +42,8 @@ def evaluate(method: str) -> None:
     found = examine(study, rows, progress)
     with replace_folder(Path("artifacts", method, "evaluation")) as out:
         write(study, found, out)
+    # A file of its own: other numbers with the same best checkpoint do not make *export* run again.
+    write_json(Path("artifacts", method, "best.json"), {"checkpoint": found.best.subject.name})
     pictures = sum(map(len, found.drawn.paths.values()))
     say(f"{method}: {len(rows)} rows, {pictures} pictures, {found.drawn.new} of them drawn now")
     rule = study.evaluate.best
@@ -50,7 +52,7 @@ def evaluate(method: str) -> None:
 
 
 def _study(method: str, dials: Dials) -> Study:
-    own = pick(f"pipelines/{method}/params.yaml", MethodParams)
+    own = pick(f"pipelines/{method}/params.yaml", Learned)
     from etude.evaluation.features import Clip
     from etude.evaluation.judge import Judge
     from etude.evaluation.study import Study

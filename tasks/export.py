@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from etude.files import replace_folder
+from etude.errors import StaleError
+from etude.files import Draft, replace_folder, write_json
 from etude.method import load_method
+from etude.params import Schema, pick
 from tasks import run
+from tasks.built import best_of
 from tasks.console import say
 
 if TYPE_CHECKING:
     from etude.diffusion.family import Family
     from etude.formats.checkpoints import Frame
+    from etude.rendering.subjects import Subject
+
+LISTING = "export.json"  # which checkpoint was written, and each file with its format
+CHECKPOINTS = "checkpoints"  # below the export: a folder a checkpoint, where all are wanted
 
 INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
 KINDS = {  # what a diffusers folder's index says of each part
@@ -32,19 +40,59 @@ PIPELINES: dict[str, dict[str, Any]] = {
 }
 
 
+class Wanted(Schema):
+    """The part of a method's params.yaml that this stage depends on."""
+
+    export: Literal["best", "final", "all"]
+
+
 def export(method: str) -> None:
-    """Write METHOD's artifact in each of its formats."""
-    module = load_method(method)
+    """Write what METHOD made in each of its formats: the best checkpoint, the last one, or the best and each one."""
+    wanted = pick(Path("pipelines", method, "params.yaml"), Wanted).export
+    forms = load_method(method).formats
+    chosen = _chosen(method, wanted)
+    frame = cache(read_frame)
+    files: list[dict[str, str]] = []
+    with replace_folder(Path("artifacts", method, "export")) as out:
+        for folder, subject in chosen.items():
+            paths = _write(subject, forms, Draft(out / folder), frame, apart=bool(folder))
+            files += [{"path": p.relative_to(out).as_posix(), **told} for p, told in paths.items()]
+        first = chosen[""]
+        told = {"export": wanted, "checkpoint": first.name, "step": first.step, "files": files}
+        write_json(out / LISTING, told)
+    for file in files:
+        path = Path("artifacts", method, "export", file["path"])
+        say(f"{method}: {path.as_posix()} ({file['format']} of {file['checkpoint']}, {path.stat().st_size:,} bytes)")
+
+
+def _chosen(method: str, wanted: str) -> dict[str, Subject]:
+    """What is exported, by folder: one checkpoint at the top, and with `all` each of several in a folder of its own."""
+    from etude.rendering.subjects import find_made
+
+    made = find_made(Path("artifacts", method, "build"))
+    best = best_of(method)
+    first = next((one for one in made if (one.final if wanted == "final" else one.name == best)), None)
+    if first is None:
+        raise StaleError(f"artifacts/{method}/best.json", f"names {best}, which was not built", "run `dvc repro` again")
+    each = made if wanted == "all" and len(made) > 1 else []
+    return {"": first, **{f"{CHECKPOINTS}/{subject.name}": subject for subject in each}}
+
+
+def _write(
+    subject: Subject, forms: Sequence[str], draft: Draft, frame: Callable[[Path], Frame], *, apart: bool
+) -> dict[Path, dict[str, str]]:
+    """The files of one checkpoint, each with its format; ``apart`` they have its step in their names."""
     from etude import artifact as artifacts
     from etude.formats import write
+    from etude.formats.metadata import marked
 
-    made = artifacts.load(Path("artifacts", method, "build", "artifact.safetensors"))
-    frame = cache(lambda: read_frame(Path(made.facts["base"])))
-    with replace_folder(Path("artifacts", method, "export")) as out:
-        for name in made.facts.get("formats", module.formats):  # a method of several kinds says which suit this one
-            for path in write(name, made, out, frame):
-                shown = path.relative_to(out).as_posix()
-                say(f"{method}: artifacts/{method}/export/{shown} ({name}, {path.stat().st_size:,} bytes)")
+    made = artifacts.load(subject.path or "")
+    named = marked(made, subject.name) if apart else made
+    found = {}
+    for form in made.facts.get("formats", forms):  # a method of several kinds says which suit this one
+        for path in write(form, named, draft, lambda: frame(Path(made.facts["base"]))):
+            found[path] = {"format": form, "checkpoint": subject.name}
+    return found
 
 
 def read_frame(base: Path) -> Frame:

@@ -11,7 +11,7 @@ from etude.errors import ParamsError
 from etude.files import read_json, replace_folder, write_json
 from etude.grids.settings import Grid, refuse_unknown
 from etude.method import load_method
-from etude.params import MethodParams, Schema, pick
+from etude.params import Learned, Schema, pick
 from tasks import run
 from tasks.console import progress, say
 
@@ -37,7 +37,7 @@ class Dials(Schema):
 def grid(method: str) -> None:
     """Draw the grid of METHOD: what `grid` in params.yaml turns, cell by cell."""
     dials = pick("params.yaml", Dials)
-    own = pick(f"pipelines/{method}/params.yaml", MethodParams)
+    own = pick(f"pipelines/{method}/params.yaml", Learned)
     settings = load_method(method).axes
     try:
         refuse_unknown(dials.grid, tuple(settings))
@@ -70,7 +70,7 @@ def grid(method: str) -> None:
     say(f"{method}: {len(each)} cells, {drawn.new} pictures drawn now; {width} × {height} pixels")
 
 
-def _known(method: str, dials: Dials, own: MethodParams) -> Known:
+def _known(method: str, dials: Dials, own: Learned) -> Known:
     from etude.grids.axes import Known
     from etude.rendering.prompts import prompts_of
     from etude.rendering.subjects import subjects

@@ -100,18 +100,27 @@ def test_every_stage_tracks_exactly_the_root_parameters_that_it_reads(stages: li
         assert read == set(stage.params.get("params.yaml", ())), stage.name
 
 
-def test_a_build_tracks_its_whole_params_file_and_the_data_that_it_asks_for(stages: list[Stage]) -> None:
+def test_a_build_tracks_all_that_its_params_file_says_of_it_and_the_data_that_it_asks_for(stages: list[Stage]) -> None:
     for stage in (s for s in stages if s.module == "tasks.build"):
         method = load_method(stage.argument)
         own = f"pipelines/{stage.argument}/params.yaml"
-        assert stage.params[own] == ()
         params = read_yaml(held(own))
+        assert set(stage.params[own]) == set(params) - {"export"}, stage.name  # what is exported changes no build
         folders = {"images": "latents", "captions": "texts", "pictures": "prepared"}
         asked = {folders[need] for need in needs(method) if need in folders}
         if "reads" in params:  # a method's choice: captions, or pictures alone
             asked = asked - {"texts"} | {params["reads"]}
         listed = {folder for folder in folders.values() if f"data/{params['set']}/{folder}" in stage.deps}
         assert listed == asked, stage.name
+
+
+def test_an_export_depends_on_nothing_of_the_evaluation_but_the_name_of_the_best(stages: list[Stage]) -> None:
+    evaluations = {s.argument: set(s.outs) for s in stages if s.module == "tasks.evaluate"}
+    for stage in (s for s in stages if s.module == "tasks.export"):
+        name = f"artifacts/{stage.argument}/best.json"
+        assert evaluations[stage.argument] & set(stage.deps) == {name}
+        assert not [dep for dep in stage.deps if dep.startswith(f"artifacts/{stage.argument}/evaluation")]
+        assert stage.params == {f"pipelines/{stage.argument}/params.yaml": ("export",)}
 
 
 def test_no_out_escapes_the_cache_or_lies_under_models(stages: list[Stage]) -> None:
@@ -130,15 +139,18 @@ def test_every_stage_says_what_it_needs_from_a_flow(stages: list[Stage]) -> None
         assert {"timeout", "retries"} <= set(flow), stage.name
 
 
-def test_evaluate_and_grid_read_the_same_in_every_method() -> None:
+def test_evaluate_export_and_grid_are_the_same_in_every_method_and_stand_in_this_order() -> None:
     blocks = []
     for name in method_names():
         text = (ROOT / "pipelines" / name / "dvc.yaml").read_text()
         assert text.splitlines()[:2] == ["vars:", f"  - method: {name}"], name
-        block = text[text.index("\n  evaluate:") :]
-        more = (r"pipelines/\$\{method\}/(?!method\.py)\S+",)  # code of the method's own, beside method.py
-        more += ("etude/formats",) if "models" in needs(load_method(name)) else ()
-        blocks.append(re.sub(rf"      - (?:{'|'.join(more)})\n", "", block))
+        assert re.findall(r"^  (\w+):", text, re.MULTILINE)[-4:] == ["build", "evaluate", "export", "grid"], name
+        evaluate, export, grid = re.split(r"\n  (?:export|grid):", text[text.index("\n  evaluate:") :])
+        if "models" in needs(load_method(name)):  # a merge applies what comes from any file
+            evaluate, grid = (part.replace("      - etude/formats\n", "") for part in (evaluate, grid))
+        export = export.replace("      - ${base}\n", "")  # a whole model is written with what was not learned
+        code = r"      - pipelines/\$\{method\}/(?!method\.py)[^:\s]+\n"  # of the method's own, beside method.py
+        blocks.append(tuple(re.sub(code, "", part) for part in (evaluate, export, grid)))
     assert len(set(blocks)) == 1
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,12 @@ import torch
 
 from etude import artifact as artifacts
 from etude.artifact import Artifact
-from etude.errors import InputError
-from etude.files import sha256_tree
+from etude.errors import InputError, StaleError
+from etude.files import read_json, sha256_tree, write_json
 from etude.formats import identify, load_format
 from etude.method import load_method, method_names
 from tasks.export import export
+from tests.finished import write_yaml
 
 FACTS = {"name": "otter", "rank": 2, "alpha": 1.0, "family": "sd1", "prediction": "epsilon", "step": 9}
 NAME = "unet.mid_block.attentions.0.proj_in"
@@ -21,13 +23,43 @@ MADE = {
 }
 
 
+STEPS = (3, 6, 9)
+BEST = "000006"
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for method, tensors in MADE.items():
-        path = tmp_path / "artifacts" / method / "build/artifact.safetensors"
-        artifacts.save(Artifact(method, tensors, FACTS), path)
+    """Builds with three checkpoints, each with other values, of which the second is the best."""
+    for method in MADE:
+        build = tmp_path / "artifacts" / method / "build"
+        for step in STEPS:
+            for file in (f"checkpoints/{step:06d}", "artifact"):
+                artifacts.save(
+                    Artifact(method, values(method, step), FACTS | {"step": step}), build / f"{file}.safetensors"
+                )
+        write_json(build.parent / "best.json", {"checkpoint": BEST})
+        choose(tmp_path, method, "best")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def choose(project: Path, method: str, wanted: str) -> None:
+    write_yaml(project / "pipelines" / method / "params.yaml", {"export": wanted})
+
+
+def values(method: str, step: int) -> dict[str, torch.Tensor]:
+    return {name: tensor * step for name, tensor in MADE[method].items()}
+
+
+def files_of(folder: Path) -> list[Path]:
+    """What other programs load."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and path.name != "export.json")
+
+
+def holds(file: Path, tensors: dict[str, torch.Tensor]) -> bool:
+    found, facts = load_format(identify(file)).read(file)
+    assert facts.get("alpha", 1.0) == 1.0
+    return sorted(found) == sorted(tensors) and all(torch.equal(found[name], tensors[name]) for name in tensors)
 
 
 @pytest.mark.parametrize("method", MADE)
@@ -35,20 +67,77 @@ def test_every_format_of_a_method_is_written_and_told(
     method: str, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     export(method)
-    files = sorted((project / "artifacts" / method / "export").iterdir())
+    files = files_of(project / "artifacts" / method / "export")
     assert sorted(identify(file) for file in files) == sorted(load_method(method).formats)
     said = capsys.readouterr().out
     assert all(file.name in said for file in files)
+    listed = read_json(project / "artifacts" / method / "export/export.json")
+    assert (listed["export"], listed["checkpoint"], listed["step"]) == ("best", BEST, 6)
+    assert {file["path"]: file["format"] for file in listed["files"]} == {file.name: identify(file) for file in files}
 
 
 @pytest.mark.parametrize("method", MADE)
-def test_what_is_exported_is_what_was_built(method: str, project: Path) -> None:
+@pytest.mark.parametrize(("wanted", "step"), [("best", 6), ("final", 9), ("all", 6)])
+def test_the_files_hold_the_very_checkpoint_that_was_asked_for(
+    wanted: str, step: int, method: str, project: Path
+) -> None:
+    choose(project, method, wanted)
     export(method)
-    for file in (project / "artifacts" / method / "export").iterdir():
-        tensors, facts = load_format(identify(file)).read(file)
-        assert sorted(tensors) == sorted(MADE[method])
-        assert all(torch.equal(tensors[name], tensor) for name, tensor in MADE[method].items())
-        assert facts.get("alpha", 1.0) == 1.0
+    for file in files_of(project / "artifacts" / method / "export"):
+        assert holds(file, values(method, step)), file
+
+
+@pytest.mark.parametrize("method", MADE)
+def test_of_all_each_lies_in_a_folder_of_its_own_and_has_its_step_in_its_name(method: str, project: Path) -> None:
+    choose(project, method, "all")
+    export(method)
+    folder = project / "artifacts" / method / "export"
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [f"{step:06d}" for step in STEPS]
+    for step in STEPS:
+        files = files_of(folder / "checkpoints" / f"{step:06d}")
+        assert sorted(identify(file) for file in files) == sorted(load_method(method).formats)
+        assert all(holds(file, values(method, step)) for file in files)
+        fixed = ("pytorch_lora_weights", "learned_embeds")  # names by which diffusers looks for them
+        assert {file.stem for file in files} - set(fixed) == {f"otter-{step:06d}"}
+    assert [path.stem for path in files_of(folder) if path.stem not in fixed] == ["otter"] * (len(files) - 1)
+
+
+def test_the_best_of_all_is_the_same_file_under_both_names(project: Path) -> None:
+    choose(project, "lora", "all")
+    export("lora")
+    folder = project / "artifacts/lora/export"
+    same = folder / f"checkpoints/{BEST}/otter-{BEST}.safetensors"
+    assert same.read_bytes() == (folder / "otter.safetensors").read_bytes()
+
+
+def test_an_embedding_among_others_is_called_by_the_word_that_programs_take_from_its_file(project: Path) -> None:
+    choose(project, "textual_inversion", "all")
+    export("textual_inversion")
+    for file in sorted((project / f"artifacts/textual_inversion/export/checkpoints/{BEST}").glob("otter*")):
+        assert load_format(identify(file)).read(file)[1]["name"] == f"otter-{BEST}"
+
+
+@pytest.mark.parametrize("wanted", ["best", "final", "all"])
+def test_a_method_without_checkpoints_exports_what_it_made(wanted: str, project: Path) -> None:
+    build = project / "artifacts/lora/build"
+    shutil.rmtree(build / "checkpoints")
+    write_json(build.parent / "best.json", {"checkpoint": "final"})
+    choose(project, "lora", wanted)
+    export("lora")
+    folder = project / "artifacts/lora/export"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "export.json",
+        "otter.safetensors",
+        "pytorch_lora_weights.safetensors",
+    ]
+    assert holds(folder / "otter.safetensors", values("lora", 9))
+
+
+def test_a_best_that_was_not_built_is_refused(project: Path) -> None:
+    write_json(project / "artifacts/lora/best.json", {"checkpoint": "000007"})
+    with pytest.raises(StaleError, match=r"best\.json: names 000007, which was not built"):
+        export("lora")
+    assert not (project / "artifacts/lora/export").exists()
 
 
 @pytest.mark.parametrize("method", MADE)
@@ -62,6 +151,7 @@ def test_a_second_export_gives_the_same_bytes_and_removes_what_is_old(method: st
 
 
 def test_an_export_before_a_build_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose(tmp_path, "lora", "best")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"artifacts/lora/build/artifact\.safetensors: is missing"):
         export("lora")

@@ -83,10 +83,12 @@ def record(params: Params, models: Mapping[str, Input], base: Input) -> dict[str
     for model in [*named.values(), *models.values()]:  # in A1111's order: a model, then those it was merged from
         others[model.digest] = _told(model)
         others |= json.loads(_header(model).get("sd_merge_models", "{}"))
+    own = params.recipe()
+    del own["set"]  # it is what a merge is measured on, and changes nothing of it
     return {
         "sd_merge_recipe": json.dumps(recipe),
         "sd_merge_models": json.dumps(others, sort_keys=True),
-        "etude_merge_recipe": json.dumps(params.model_dump(mode="json", exclude={"set"}), sort_keys=True),
+        "etude_merge_recipe": json.dumps(own, sort_keys=True),
     }
 
 
