@@ -70,10 +70,14 @@ def _chosen(method: str, wanted: str) -> dict[str, Subject]:
     from etude.rendering.subjects import find_made
 
     made = find_made(Path("artifacts", method, "build"))
-    best = best_of(method)
-    first = next((one for one in made if (one.final if wanted == "final" else one.name == best)), None)
-    if first is None:
-        raise StaleError(f"artifacts/{method}/best.json", f"names {best}, which was not built", "run `dvc repro` again")
+    first = next(subject for subject in made if subject.final)
+    if wanted != "final":
+        best = best_of(method)
+        named = [subject for subject in made if subject.name == best]
+        if not named:
+            fault = f"names {best}, which was not built"
+            raise StaleError(f"artifacts/{method}/best.json", fault, "run `dvc repro` again")
+        first = named[0]
     each = made if wanted == "all" and len(made) > 1 else []
     return {"": first, **{f"{CHECKPOINTS}/{subject.name}": subject for subject in each}}
 

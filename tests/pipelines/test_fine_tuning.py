@@ -21,6 +21,7 @@ from etude.training.randomness import mix
 from etude.training.report import Report
 from pipelines.fine_tuning import method as fine_tuning
 from tasks.export import export
+from tests.finished import write_yaml
 from tests.pipelines.learning import image_set, params_of, picture
 from tests.tiny import build_tiny
 
@@ -149,6 +150,7 @@ def test_the_exported_models_draw_what_apply_draws(
     facts = {"base": "models/tiny", "family": family, "prediction": base.prediction, "resolution": base.resolution}
     artifact = Artifact(METHOD, learned.tensors, learned.facts | facts)
     artifacts.save(artifact, Path("artifacts/fine_tuning/build/artifact.safetensors"))
+    write_yaml(Path("pipelines/fine_tuning/params.yaml"), {"export": "final"})
     export(METHOD)
     with fine_tuning.apply(artifact, base) as changed:
         expected = picture(changed)

@@ -18,7 +18,7 @@ from etude import artifact as artifacts
 from etude.artifact import Artifact
 from etude.diffusion.base import Base, load_base
 from etude.errors import FormatError, InputError, ParamsError, StaleError
-from etude.files import Draft, read_metadata, read_tensors, sha256_tree, write_tensors
+from etude.files import Draft, read_metadata, read_tensors, sha256_tree, write_json, write_tensors
 from etude.formats import diffusers_checkpoint, kohya_lora, ldm_checkpoint
 from etude.formats.pairs import split
 from etude.method import Input
@@ -391,6 +391,7 @@ def test_the_stages_hash_build_and_export_what_params_name(
     assert set(made.facts["inputs"]) == {"models/tiny", *named.values()}
     assert (made.facts["family"], made.facts["prediction"], made.facts["resolution"]) == ("sd1", "epsilon", 64)
     assert sorted(p.name for p in Path("artifacts/model_merge").iterdir()) == ["build", "inputs", "training"]
+    write_json(Path("artifacts/model_merge/best.json"), {"checkpoint": "final"})
     export("model_merge")
     (single,) = Path("artifacts/model_merge/export").glob("*.safetensors")
     recipe = json.loads(read_metadata(single)["sd_merge_recipe"])
