@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo test test-all test-params check format images preset schemas lock miniature miniature-samples miniature-publish miniature-measure miniature-card evidence
+.PHONY: help setup repository demo base test test-all test-params check format images preset schemas lock miniature miniature-samples miniature-publish miniature-measure miniature-card evidence
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -26,7 +26,12 @@ $(BIN)/.installed: requirements.lock
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements.lock
 	@touch $@
 
-demo: setup ## the chosen methods on the shipped sample set, from pictures to a report
+repository:
+	@test -e .git || { echo "This is a copy without .git, and DVC keeps its records beside git's. Next:"; \
+		echo "  git init && git add -A && git commit -m start      and then this again; or work in a clone"; exit 1; }
+
+demo: repository setup ## the chosen methods on the shipped sample set, from pictures to a report
+	$(RUN) python -m tasks.check
 	$(RUN) dvc repro
 	@echo
 	@echo "Open in a browser:  artifacts/report/index.html"
@@ -48,13 +53,16 @@ format: setup ## let ruff mend what it can
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
-images: setup ## bring pictures in: make images FROM=~/photos SET=name [METHOD=lora]
+images: repository setup ## bring pictures in: make images FROM=~/photos SET=name [METHOD=lora]
 	@test -n "$(FROM)" -a -n "$(SET)" || { echo "usage: make images FROM=~/photos SET=name [METHOD=lora]"; exit 2; }
 	$(RUN) python -m tasks.images --from "$(FROM)" --set "$(SET)" $(if $(METHOD),--method "$(METHOD)")
 
-preset: setup ## settings for another base: make preset NAME=sd15 (miniature, sd15, sd21, sdxl)
+preset: repository setup ## settings for another base: make preset NAME=sd15 (miniature, sd15, sd21, sdxl)
 	@test -n "$(NAME)" || { echo "usage: make preset NAME=sd15"; exit 2; }
 	$(RUN) python -m tasks.preset "$(NAME)"
+
+base: repository setup ## fetch the models that the chosen methods read and that are not here; sizes are told first
+	$(RUN) python -m tasks.base
 
 miniature: setup ## build the embedded base model again (hours on a CPU)
 	cd pipelines/miniature && PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro

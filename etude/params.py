@@ -52,6 +52,10 @@ class MethodParams(Learned):
         """Every image set that the method reads: keys of `sets`."""
         return [self.set]
 
+    def sources(self) -> dict[str, str]:
+        """Every model that the method reads besides the project's: the key that names it, and its path."""
+        return {}
+
 
 S = TypeVar("S", bound=Schema)
 

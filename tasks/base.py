@@ -1,7 +1,8 @@
-"""Bring a base model, or the CLIP that evaluation looks with, into the repository, where DVC tracks it.
+"""Bring base models, and the CLIP that evaluation looks with, into the repository, where DVC tracks them.
 
-From a hub at a commit, or from a folder or file on this machine. A base outside the repository could change unseen, and
-a past experiment without its base cannot be reproduced.
+Without options, what the chosen methods need and is not here, from where the presets say. Else from a hub at a commit,
+or from a folder or file on this machine. A base outside the repository could change unseen, and a past experiment
+without its base cannot be reproduced.
 """
 
 from __future__ import annotations
@@ -9,58 +10,109 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import mkdtemp
 from typing import Annotated
 
 import typer
+from ruamel.yaml import YAML
 
 from etude.diffusion.checkpoint import SUFFIXES, refuse_pointer
-from etude.diffusion.family import UNCLIP_PARTS, VARIATION_PARTS, read_config, recognise, weight_files
-from etude.errors import BaseError, ConflictError
-from tasks import run
+from etude.diffusion.family import read_config, recognise, weight_files
+from etude.errors import BaseError, ConflictError, ParamsError
+from etude.params import read_yaml
+from tasks import hub, run, sources
 from tasks.console import say
-from tasks.tracking import track
+from tasks.project import Project, check
+from tasks.tracking import restore, track
 
-FOLDERS = ("", "unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler", "clip")
-WEIGHTS = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)(\.fp16)?(-\d+-of-\d+)?\.(safetensors|bin)")
-INDEX = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)\.(safetensors|bin)\.index(\.fp16)?\.json")
-COMMIT = re.compile(r"[0-9a-f]{40}")
+PATHLIKE = re.compile(r"[./~\\]|[A-Za-z]:[\\/]")  # how paths begin, and no hub id
 
 
 def base(
-    source: Annotated[str, typer.Option("--from", help="hub id, hub id/file, or a folder or file here")],
-    to: Annotated[Path, typer.Option(help="where it goes: a path below models/")],
+    source: Annotated[str, typer.Option("--from", help="hub id, hub id/file, or a folder or file here")] = "",
+    to: Annotated[Path | None, typer.Option(help="where it goes: a path below models/")] = None,
     revision: Annotated[str, typer.Option(help="the commit, 40 hex digits, when it comes from a hub")] = "",
     half: Annotated[bool, typer.Option("--half", help="take the fp16 files where there are any")] = False,
 ) -> None:
-    """Fetch or copy a base model to TO, check it, and let DVC track it. Nothing existing is overwritten."""
+    """Fetch what the chosen methods need and is not here. With --from and --to: bring one model, of your choice.
+
+    It is checked, and tracked by DVC. Nothing existing is overwritten; an interrupted download goes on where it was.
+    """
+    if not source and not to:
+        fetch_missing()
+        return
+    if not source or not to:
+        raise ParamsError("command line", "--from and --to belong together", "give both, or neither")
     local = Path(source).expanduser()
-    single = PurePosixPath(source).suffix in SUFFIXES
-    if single and to.suffix != local.suffix:
+    if PurePosixPath(source).suffix in SUFFIXES and to.suffix != local.suffix:
         to = to.with_name(to.name + local.suffix)
     _refuse_existing(to)
-    with _draft(to) as draft:
-        if local.exists():
-            kind_of(local)
-            copy(local, draft, half)
-        else:
-            fetch(source, revision, draft, half)
-        kind = _checked(draft, source)
-    tracked = [path for path in (to, to.with_suffix(".config")) if path.exists()]
-    track(tracked, f"mend that, then run `dvc add {' '.join(map(str, tracked))}`")
-    if revision and not local.exists():
-        note_origin(Path(f"{to}.dvc"), source, revision)
-    say(f"{to}: {kind}; tracked by DVC. Next: git add {' '.join(f'{path}.dvc' for path in tracked)}")
+    if is_path(source):
+        tracked = copy(local, to, half)
+    else:
+        snapshot = hub.look(source, revision, half)
+        hub.tell({to: snapshot})
+        tracked = fetch(snapshot, to, sources.Origin(source, revision, half))
+    say(f"next: git add {' '.join(f'{path}.dvc' for path in tracked)}, and name it in params.yaml: `base: {to}`")
+
+
+def fetch_missing() -> None:
+    """Fetch every model that the chosen methods read, that is not here, and whose origin is known."""
+    project = check(Path())
+    for each in sources.missing(Path(), project):
+        if Path(f"{each.path}.dvc").exists() and restore(Path(each.path)):
+            say(f"{each.path}: restored from DVC's cache")
+    lacking = sources.missing(Path(), project)
+    origins = {Path(each.path): known for each in lacking if (known := sources.origin(each.path))}
+    wanted = {to: hub.look(known.source, known.revision, known.half) for to, known in origins.items()}
+    if wanted:
+        hub.tell(wanted)
+    tracked = [path for to, snapshot in wanted.items() for path in fetch(snapshot, to, origins[to])]
+    tracked += _track_others(project)
+    if tracked:
+        say(f"to keep it: git add {' '.join(f'{path}.dvc' for path in tracked)} models/.gitignore && git commit")
+    if still := sources.missing(Path(), project):
+        raise sources.MissingError(still)
+    say("all that the chosen methods read is here. Next: dvc repro")
+
+
+def _track_others(project: Project) -> list[Path]:
+    """Models that a preset names and that came by another way, or whose tracking was interrupted."""
+    here = [Path(each.path) for each in sources.sources(Path(), project) if sources.origin(each.path)]
+    left = [path for path in here if path.exists() and not Path(f"{path}.dvc").exists()]
+    return [tracked for path in left for tracked in _track(path, kind_of(path))]
+
+
+def is_path(source: str) -> bool:
+    """Whether --from names a file or folder here, which need not exist; else it is a hub id. Raises BaseError."""
+    local = Path(source).expanduser()
+    if local.exists():
+        return True
+    first, *others = PurePosixPath(source).parts or ("",)
+    single = PurePosixPath(source).suffix in SUFFIXES and len(others) < 2  # of a hub: owner/name/file
+    if PATHLIKE.match(source) or single or (others and Path(first).is_dir()):
+        raise BaseError(source, "is missing: there is no such file or folder", "correct --from")
+    return False
 
 
 def kind_of(path: Path) -> str:
-    """``sd1``, ``sd2``, ``sdxl`` or ``clip``; raises BaseError for anything else."""
+    """``sd1``, ``sd2``, ``sdxl`` or ``clip``: what it is, found by opening it as every task does. Raises BaseError."""
     config = path / "config.json"
-    if not config.is_file() or read_config(config).get("model_type") != "clip":
-        return recognise(path)
+    if config.is_file() and read_config(config).get("model_type") == "clip":
+        _open_clip(path)
+        return "clip"
+    family = recognise(path)
+    from etude.diffusion.base import DTYPES, PARTS, load_base
+
+    for part in PARTS:  # one at a time, in half precision: it fits into little memory
+        load_base(path, dtype=DTYPES["bf16"], parts=(part,))
+    return family
+
+
+def _open_clip(path: Path) -> None:
     weights = weight_files(path)[0]
     wanted = ("preprocessor_config.json", "vocab.json", "merges.txt")
     missing = [name for name in wanted if not (path / name).exists()] + ([] if weights else ["model.safetensors"])
@@ -68,85 +120,77 @@ def kind_of(path: Path) -> str:
         raise BaseError(path, f"is a CLIP that lacks {', '.join(missing)}", "fetch it again, whole")
     for file in weights:
         refuse_pointer(file)
-    return "clip"
+    from etude.captions.clip import Clip
 
-
-def needed(names: Iterable[str], half: bool = False) -> list[str]:
-    """Of a repository's file names, those that a base or a CLIP is loaded from; each model's weights once.
-
-    safetensors before pickles; full precision unless ``half``, and the other of the two where one is missing.
-    """
-    chosen: list[str] = []
-    by_folder: dict[str, list[str]] = {}
-    for name in sorted(names):
-        folder, _, file = name.rpartition("/")
-        by_folder.setdefault(folder, []).append(file)
-    told = UNCLIP_PARTS if "image_normalizer" in by_folder else () if "text_encoder" in by_folder else VARIATION_PARTS
-    for folder in (*FOLDERS, *told):
-        files = by_folder.get(folder, [])
-        weights = [file for file in files if WEIGHTS.fullmatch(file) or INDEX.fullmatch(file)]
-        for mark, want in ((".safetensors", True), (".fp16", half)):
-            weights = [file for file in weights if (mark in file) == want] or weights
-        words = [file for file in files if file.endswith((".json", ".txt")) and ".index." not in file]
-        papers = [file for file in files if not folder and file.upper().startswith(("LICENSE", "README"))]
-        chosen += [f"{folder}/{file}".lstrip("/") for file in sorted({*weights, *words, *papers})]
-    return chosen
-
-
-def copy(source: Path, target: Path, half: bool = False) -> None:
-    """Copy a single file (with the ``.config`` folder beside it), or what is needed of a folder."""
-    if source.is_file():
-        shutil.copyfile(source, target)
-        if source.with_suffix(".config").is_dir():
-            shutil.copytree(source.with_suffix(".config"), target.with_suffix(".config"))
-        return
-    present = (file.relative_to(source).as_posix() for file in source.rglob("*") if file.is_file())
-    for name in needed(present, half):
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, target / name)
-
-
-def fetch(source: str, revision: str, target: Path, half: bool = False) -> None:
-    """Download what is needed of a hub's repository at a commit, or one file of it (``owner/name/file``)."""
-    owner, _, rest = source.partition("/")
-    name, _, file = rest.partition("/")
-    if not name:
-        raise BaseError(source, "is no path here and no hub id (owner/name)", "correct --from")
-    if not COMMIT.fullmatch(revision):
-        fault = "a hub's branches move: what is fetched today would be another base tomorrow"
-        raise BaseError(
-            f"{owner}/{name}", fault, "give --revision the commit's 40 hex digits, from its page of commits"
-        )
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HFValidationError, HTTPError
-
-    repository = f"{owner}/{name}"
-    folder = target if not file else target.with_name(target.name + "-download")
     try:
-        wanted = [file] if file else needed(HfApi().list_repo_files(repository, revision=revision), half)
-        snapshot_download(repository, revision=revision, local_dir=folder, allow_patterns=wanted)
-        if file:
-            shutil.move(folder / file, target)
-    except (HTTPError, HFValidationError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        action = "check the network, the id and the commit (a gated one needs `hf auth login`), or --from a local copy"
-        raise BaseError(f"{repository}@{revision[:8]}", f"cannot be fetched ({reason})", action) from error
-    finally:
-        shutil.rmtree(folder / ".cache", ignore_errors=True)  # the download's own notes
-        if file:
-            shutil.rmtree(folder, ignore_errors=True)
+        Clip(path, "cpu")
+    except BaseError as error:
+        raise BaseError(path, error.fault, "fetch it again, whole") from error
 
 
-def note_origin(dvc_file: Path, source: str, revision: str) -> None:
+def copy(source: Path, to: Path, half: bool = False) -> list[Path]:
+    """Copy a file (with the ``.config`` folder beside it), or what is needed of a folder; what DVC tracks now."""
+    recognised = kind_of(source) if source.is_file() else ""  # a folder may hold more than what is copied
+    with _draft(to) as draft:
+        if source.is_file():
+            shutil.copyfile(source, draft)
+            if source.with_suffix(".config").is_dir():
+                shutil.copytree(source.with_suffix(".config"), draft.with_suffix(".config"))
+        else:
+            present = (file.relative_to(source).as_posix() for file in source.rglob("*") if file.is_file())
+            for name in hub.needed(present, half):
+                (draft / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name, draft / name)
+        kind = recognised or _checked(draft, str(source))
+    return _track(to, kind)
+
+
+def fetch(snapshot: hub.Snapshot, to: Path, origin: sources.Origin) -> list[Path]:
+    """Download a model, check it and let DVC track it; what DVC tracks newly, which is nothing if it did before."""
+    folder = hub.download(snapshot)
+    brought = folder / snapshot.files[0].name if to.suffix in SUFFIXES else folder
+    try:
+        kind = _checked(brought, snapshot.shown)
+    except BaseError:
+        shutil.rmtree(folder)  # it is whole, and of no use
+        raise
+    to.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(brought, to)
+    shutil.rmtree(folder, ignore_errors=True)
+    recorded = Path(f"{to}.dvc")
+    before = recorded.read_text(encoding="utf-8") if recorded.exists() else ""
+    tracked = _track(to, kind)
+    if not before:
+        note_origin(recorded, origin)
+        return tracked
+    same = read_yaml(recorded)["outs"] == YAML(typ="safe", pure=True).load(before)["outs"]
+    recorded.write_text(before, encoding="utf-8")
+    if not same:
+        shutil.rmtree(to) if to.is_dir() else to.unlink()
+        action = f"restore it from where it was tracked, or `dvc remove {recorded}` and fetch anew"
+        raise BaseError(snapshot.shown, f"is not what {recorded} records", action)
+    return []
+
+
+def note_origin(dvc_file: Path, origin: sources.Origin) -> None:
     """Write into a ``.dvc`` file where its content came from; DVC keeps ``meta`` and reads nothing in it."""
-    with open(dvc_file, "a", encoding="utf-8") as file:
-        file.write(f'meta:\n  from: "{source}"\n  revision: "{revision}"\n')  # quoted: 123e456… is a number in YAML
+    half = "  half: true\n" if origin.half else ""
+    with open(dvc_file, "a", encoding="utf-8") as file:  # quoted: 123e456… is a number in YAML
+        file.write(f'meta:\n  from: "{origin.source}"\n  revision: "{origin.revision}"\n{half}')
 
 
-def _checked(draft: Path, source: str) -> str:
-    """The kind of what was brought; a fault names the source, not the draft that is about to go."""
+def _track(to: Path, kind: str) -> list[Path]:
+    """Let DVC track a model and, of a single file, the configuration beside it."""
+    tracked = [path for path in (to, to.with_suffix(".config")) if path.exists()]
+    track(tracked, f"mend that, then run `dvc add {' '.join(map(str, tracked))}`")
+    say(f"{to}: {kind}, tracked by DVC")
+    return tracked
+
+
+def _checked(brought: Path, source: str) -> str:
+    """The kind of what was brought; a fault names the source, not the place that it is about to leave."""
     try:
-        return kind_of(draft)
+        return kind_of(brought)
     except BaseError as error:
         raise BaseError(source, error.fault, error.action) from error
 

@@ -13,7 +13,7 @@ from ruamel.yaml.comments import CommentedSeq
 from etude.errors import ParamsError
 from etude.files import atomic_path
 from etude.params import nearest
-from tasks import run
+from tasks import run, sources
 from tasks.console import say
 from tasks.project import check
 
@@ -26,22 +26,20 @@ def preset(name: str) -> None:
     if name not in known:
         raise ParamsError(PRESETS, f"there is no preset `{name}`{nearest(name, known)}", "choose one of these")
     chosen = _round_trip().load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
-    fetch = chosen.pop("fetch")
+    chosen.pop("fetch")  # what `tasks.sources` reads
     with TemporaryDirectory() as folder:
         draft = Path(folder)
         for file in ("params.yaml", *sorted(str(p) for p in Path("pipelines").glob("*/params.yaml"))):
             (draft / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, draft / file)
         changes = [line for file, values in chosen.items() for line in rewrite(draft / file, file, values)]
-        check(draft)  # nothing is changed unless all of it fits together
+        project = check(draft)  # nothing is changed unless all of it fits together
         for file in chosen:
             with atomic_path(file) as temporary:
                 shutil.copy(draft / file, temporary)
     say("\n".join(changes) or f"everything is as the preset {name} wants it")
-    for item in fetch:
-        if not Path(item["to"]).exists():
-            revision = item.get("revision", "<commit>")
-            say(f"next: python -m tasks.base --from {item['from']} --revision {revision} --to {item['to']}")
+    if lacking := [each.path for each in sources.missing(Path(), project) if sources.origin(each.path)]:
+        say(f"next: make base (python -m tasks.base), which fetches {' and '.join(lacking)}")
 
 
 def rewrite(path: Path, shown: str, values: dict[str, Any]) -> list[str]:

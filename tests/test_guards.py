@@ -15,6 +15,8 @@ import pytest
 from etude.files import read_json
 from etude.method import load_method, method_names, needs
 from etude.params import Schema, read_yaml
+from tasks.project import check
+from tasks.sources import sources
 from tests.guards import PACKAGES, Stage, build_graph, files_needed, load_stages, missing_deps
 from tests.shipped import ROOT, held
 
@@ -77,6 +79,14 @@ def test_a_dep_left_out_is_found(graph: grimp.ImportGraph, stages: list[Stage]) 
     build = next(s for s in stages if s.module == "tasks.build")
     needed = files_needed(graph, build, method_names(), ROOT)
     assert "etude/training/fit.py" in missing_deps(needed, [d for d in build.deps if d != "etude/training"])
+
+
+def test_all_that_stages_read_and_none_makes_is_known_before_a_run(shipped: Path, stages: list[Stage]) -> None:
+    project = check(shipped).model_copy(update={"methods": method_names()})
+    known = {source.path for source in sources(shipped, project)}
+    made = [out for stage in stages for out in stage.outs]
+    read = {dep for stage in stages for dep in stage.deps if dep.startswith(("data/", "models/", "presets/"))}
+    assert {dep for dep in read if not any(f"{dep}/".startswith(f"{out}/") for out in made)} == known
 
 
 def test_what_must_not_retrain_is_no_dep_of_a_build(stages: list[Stage]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import SafetensorError
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 from transformers.utils import logging
 
@@ -25,12 +26,16 @@ class Clip:
     def __init__(self, folder: Path | str, device: str) -> None:
         logging.disable_progress_bar()
         try:
-            self._model = CLIPModel.from_pretrained(folder, local_files_only=True).eval().to(device)
+            model, told = CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
             self._preprocess = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
             self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            fault = f"is no CLIP folder ({str(error).splitlines()[0]})"
+        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+            fault = f"is no CLIP folder, or damaged ({(str(error).splitlines() or [type(error).__name__])[0]})"
             raise BaseError(folder, fault, "correct `caption.clip`, or set `caption.captioner: none`") from error
+        if told["missing_keys"]:
+            fault = f"lacks {len(told['missing_keys'])} tensors, such as {min(told['missing_keys'])}"
+            raise BaseError(folder, fault, "correct `caption.clip`, or fetch it again")
+        self._model = model.eval().to(device)
         self._device = device
 
     @torch.inference_mode()

@@ -45,6 +45,10 @@ class Params(MethodParams):
             raise ValueError("`negative` turns the aim away from `text`, which is empty")
         return self
 
+    def sources(self) -> dict[str, str]:
+        """The CLIP whose text half is the base's text encoder."""
+        return {"clip": self.clip}
+
 
 def build(*, base: Base, pictures: Pictures, params: Params, report: Report) -> Artifact:
     """The mean of the pictures' embeddings, and what the steps at drawing need besides: nothing is trained here."""

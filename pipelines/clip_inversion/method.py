@@ -51,6 +51,10 @@ class Params(MethodParams):
     training: Optimization
     preview: Preview
 
+    def sources(self) -> dict[str, str]:
+        """The base that is told of pictures."""
+        return {"base": self.base}
+
 
 def build(
     *, base: Base, images: Images, pictures: Pictures, captions: Captions, params: Params, report: Report

@@ -101,6 +101,10 @@ class Params(MethodParams):
         """Whether channels get weights of their own."""
         return self.formula == "task_arithmetic" and "unet" in self.parts and self.learning.steps > 0
 
+    def sources(self) -> dict[str, str]:
+        """The models that are merged."""
+        return {f"models.{name}": path for name, path in self.models.items()}
+
 
 def build(*, base: Base, models: Mapping[str, Input], params: Params, report: Report) -> Artifact:
     """Merge; weights are read from files and written to one, one tensor at a time, unless they are learned first."""

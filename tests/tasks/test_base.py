@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,15 @@ from etude.diffusion.base import load_base
 from etude.errors import BaseError, ConflictError, InputError
 from etude.files import sha256_tree
 from etude.params import read_yaml
-from tasks.base import base, kind_of, needed, note_origin
+from tasks.base import base, kind_of, note_origin
+from tasks.check import check
+from tasks.hub import needed
+from tasks.sources import Origin
+from tests.hub import Hub, reach
+from tests.shipped import copy_project
 
 COMMIT = "0123456789" * 4
+LARGE = "unet/diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture
@@ -51,7 +58,7 @@ def test_a_folder_is_copied_checked_and_tracked(tiny_base: Path, repository: Pat
     assert sha256_tree("models/mine") == sha256_tree(tiny_base)
     assert read_yaml("models/mine.dvc")["outs"][0]["path"] == "mine"
     assert leftovers(repository / "models") == [".gitignore", "mine", "mine.dvc"]
-    note_origin(Path("models/mine.dvc"), "someone/something", COMMIT)
+    note_origin(Path("models/mine.dvc"), Origin("someone/something", COMMIT))
     shutil.rmtree("models/mine")
     dvc("checkout")
     assert load_base("models/mine").family == "sd1"
@@ -77,9 +84,12 @@ def test_a_single_file_comes_with_the_configuration_beside_it(tmp_path: Path, re
     assert {"mine.safetensors.dvc", "mine.config.dvc"} <= set(leftovers(repository / "models"))
 
 
-def test_a_clip_comes_in_the_same_way_and_without_dvc_the_error_says_what_is_left(
+def test_a_clip_comes_in_the_same_way_and_without_git_or_dvc_the_error_says_what_to_do(
     tiny_base: Path, project: Path
 ) -> None:
+    with pytest.raises(InputError, match=r"models/mine: is here, .*without \.git.* Next: run `git init && "):
+        base(source=str(tiny_base / "clip"), to=Path("models/mine"))
+    subprocess.run(["git", "init", "-q"], check=True)
     with pytest.raises(InputError, match=r"models/clip: is here, but `dvc add` failed .*`dvc add models/clip`"):
         base(source=str(tiny_base / "clip"), to=Path("models/clip"))
     assert kind_of(Path("models/clip")) == "clip"
@@ -127,9 +137,56 @@ def test_an_unreachable_hub_is_a_clear_error_and_leaves_nothing_behind(project: 
     assert leftovers(project / "models") == []
 
 
-def test_a_mistyped_path_is_not_taken_for_a_hub_id(project: Path) -> None:
-    with pytest.raises(BaseError, match="no path here"):
+@pytest.mark.parametrize(
+    "source",
+    ["./gone.safetensors", "gone.safetensors", "mine/gone.ckpt", "mine/gone", "../gone", "/gone/far", "~/gone/far"],
+)
+def test_a_path_that_is_not_there_is_said_to_be_missing_and_no_hub_is_asked(project: Path, source: str) -> None:
+    (project / "mine").mkdir()
+    with pytest.raises(BaseError, match=f"^{source}: is missing"):
+        base(source=source, to=Path("models/mine"), revision=COMMIT)
+    with pytest.raises(BaseError, match="no hub id"):
         base(source="nowhere", to=Path("models/mine"), revision=COMMIT)
+
+
+def single_file(folder: Path, tiny_base: Path) -> Path:
+    """SD 1.5's names in one file, with its configuration beside it."""
+    from tests.etude.diffusion.ldm import to_ldm
+    from tests.etude.diffusion.test_base import configuration_beside
+
+    file = folder / "one.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in to_ldm(tiny_base, "sd1").items()}, file)
+    configuration_beside(tiny_base, file.with_suffix(".config"))
+    return file
+
+
+def without_configuration(file: Path) -> None:
+    shutil.rmtree(file.with_suffix(".config"))
+
+
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-10_000])
+
+
+def without_a_tensor(file: Path) -> None:
+    tensors = load_file(file)
+    tensors.pop("model.diffusion_model.time_embed.0.bias")
+    save_file(tensors, file)
+
+
+@pytest.mark.parametrize("spoil", [without_configuration, cut_short, without_a_tensor])
+def test_a_file_that_drawing_would_refuse_is_refused_when_it_is_brought_in(
+    tiny_base: Path, project: Path, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    file = single_file(tmp_path, tiny_base)
+    assert kind_of(file) == "sd1"
+    spoil(file)
+    with pytest.raises(BaseError) as drawing:
+        load_base(file)
+    with pytest.raises(BaseError) as bringing:
+        base(source=str(file), to=Path("models/mine"))
+    assert bringing.value.fault.partition("(")[0] == drawing.value.fault.partition("(")[0]
+    assert leftovers(project / "models") == []
 
 
 HUB = [
@@ -197,6 +254,118 @@ def test_shards_come_with_their_index() -> None:
     assert needed([*shards, index, "unet/config.json"]) == ["unet/config.json", *shards, index]
 
 
+@pytest.fixture(scope="module")
+def photos_project(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
+    """The project with the parameters for SD 1.5, without any model of SD 1.5. Read only."""
+    folder = copy_project(tmp_path_factory.mktemp("photos") / "project")
+    for kept in ("data/samples", "models/miniature/judge"):
+        shutil.copytree(root / kept, folder / kept)
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
+    preset = subprocess.run([sys.executable, "-m", "tasks.preset", "sd15"], cwd=folder, check=True, capture_output=True)
+    assert b"make base" in preset.stdout
+    return folder
+
+
+@pytest.fixture
+def on_photos(photos_project: Path, tmp_path: Path, tiny_base: Path) -> Iterator[tuple[Path, Hub]]:
+    """A copy of that project, and a hub that has what SD 1.5's preset names."""
+    shutil.copytree(photos_project, tmp_path / "copy")
+    without_clip = shutil.copytree(tiny_base, tmp_path / "sd15", ignore=shutil.ignore_patterns("clip"))
+    weights = without_clip / LARGE
+    save_file({**load_file(weights), "more": torch.zeros(3_000_000)}, weights)  # longer than what is written at a time
+    names = {"stable-diffusion-v1-5/stable-diffusion-v1-5": without_clip}
+    with Hub({**names, "openai/clip-vit-large-patch14": tiny_base / "clip"}) as hub:
+        yield tmp_path / "copy", hub
+
+
+def test_one_command_fetches_what_the_chosen_methods_read_and_nothing_else(
+    on_photos: tuple[Path, Hub], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, hub = on_photos
+    monkeypatch.chdir(folder)
+    reach(monkeypatch, hub)
+    with pytest.raises(InputError) as lacking:
+        check()
+    told = str(lacking.value).splitlines()
+    assert [line.split()[0] for line in told] == ["models/sd15", "models/clip-vit-large-patch14"]
+    assert all(line.endswith("is missing. Next: `make base` fetches it.") for line in told)
+
+    base()
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith(
+        "models/sd15: 16 MB in 12 files from stable-diffusion-v1-5/stable-diffusion-v1-5@451f4fe1"
+    )
+    assert told[2].startswith("to fetch: 17 MB; free on this disk")
+    assert told[-1] == "all that the chosen methods read is here. Next: dvc repro"
+    assert read_yaml("models/sd15.dvc")["meta"]["revision"] == "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
+    names = ["sd15", "sd15.dvc", "clip-vit-large-patch14", "clip-vit-large-patch14.dvc"]
+    assert leftovers(folder / "models") == sorted([".gitignore", "miniature", *names])
+    check()
+
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    Path("params.yaml").write_text(text.replace("- textual_inversion", "- clip_inversion", 1), encoding="utf-8")
+    shutil.rmtree("data/samples/style")
+    with pytest.raises(InputError) as lacking:
+        check()
+    told = str(lacking.value).splitlines()
+    assert told[0].startswith("models/sd21-unclip (pipelines/clip_inversion/params.yaml: base): is missing")
+    assert told[1].split(". ")[0].strip() == "data/samples/style (params.yaml: sets.style): is missing"
+    assert "make images FROM=… SET=style" in told[1]
+    assert len(told) == 2
+
+
+@pytest.mark.slow
+def test_what_was_recorded_is_fetched_again_as_it_was_or_refused(
+    on_photos: tuple[Path, Hub], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, hub = on_photos
+    monkeypatch.chdir(folder)
+    reach(monkeypatch, hub)
+    clip, recorded = Path("models/clip-vit-large-patch14"), Path("models/clip-vit-large-patch14.dvc")
+    base()
+    before = recorded.read_bytes()
+    shutil.rmtree(clip)
+    base()
+    assert "clip-vit-large-patch14: restored from DVC's cache" in capsys.readouterr().out
+    shutil.rmtree(clip)
+    shutil.rmtree(".dvc/cache")
+    base()
+    assert kind_of(clip) == "clip"
+    assert recorded.read_bytes() == before
+    shutil.rmtree(clip)
+    shutil.rmtree(".dvc/cache")
+    other = shutil.copytree(hub.repositories["openai/clip-vit-large-patch14"], folder.parent / "other")
+    (other / "README.md").write_text("another", encoding="utf-8")
+    hub.repositories["openai/clip-vit-large-patch14"] = other
+    with pytest.raises(BaseError, match=r"is not what models/clip-vit-large-patch14\.dvc records"):
+        base()
+    assert recorded.read_bytes() == before
+    assert not clip.exists()
+
+
+@pytest.mark.slow
+def test_a_fetch_that_is_killed_goes_on_within_the_file(on_photos: tuple[Path, Hub]) -> None:
+    folder, hub = on_photos
+    hub.stalls = (LARGE, 12_000_000)
+    command = [sys.executable, "-m", "tasks.base"]
+    with subprocess.Popen(command, cwd=folder, env=hub.environment(), stdout=subprocess.PIPE, text=True) as killed:
+        assert hub.stalled.wait(60)
+        part = next(iter(folder.glob(f".scratch/fetch/*/{LARGE}.part")))
+        while part.stat().st_size == 0:
+            assert killed.poll() is None
+        killed.kill()
+    kept = part.stat().st_size
+    assert kept > 10_000_000
+    assert not (folder / "models/sd15").exists()
+    hub.release()
+    done = subprocess.run(command, cwd=folder, env=hub.environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "10 MB of it here already" in done.stdout
+    assert [start for name, start, _ in hub.asked if name == LARGE] == [0, kept]
+    assert kind_of(folder / "models/sd15") == "sd1"
+
+
 def test_the_command_line_names_its_options_and_errors_in_one_line(shipped: Path, project: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "tasks.base", "--from", "a/b", "--to", "models/none-such"],
@@ -206,5 +375,5 @@ def test_the_command_line_names_its_options_and_errors_in_one_line(shipped: Path
         check=False,
     )
     assert ran.returncode == 1
-    assert ran.stderr.startswith("error: a/b: a hub's branches move")
+    assert ran.stderr.startswith("error: a/b: is no path here, and of a hub the commit is missing")
     assert not (shipped / "models" / "none-such").exists()
