@@ -2,6 +2,7 @@
 
 EtudeError
 ├── ParamsError     a params file holds something that cannot be used
+├── ArgumentError   an argument of a command names something that there is not
 ├── InputError      a picture, a caption or a folder of them cannot be used
 ├── BaseError       a base model cannot be read, or a method cannot stand on it
 ├── FormatError     a weights file is not what it claims to be
@@ -20,11 +21,16 @@ class EtudeError(Exception):
 
     def __init__(self, place: str | Path, fault: str, action: str) -> None:
         self.place, self.fault, self.action = str(place), fault.rstrip("."), action.rstrip(".")
-        super().__init__(f"{self.place}: {self.fault}. Next: {self.action}.")
+        end = "" if self.fault.endswith("?") else "."  # did you mean …?
+        super().__init__(f"{self.place}: {self.fault}{end} Next: {self.action}.")
 
 
 class ParamsError(EtudeError):
     """A params file holds something that cannot be used."""
+
+
+class ArgumentError(EtudeError):
+    """An argument of a command names something that there is not."""
 
 
 class InputError(EtudeError):
