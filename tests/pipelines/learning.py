@@ -48,7 +48,7 @@ def params_of(method: str, training: dict[str, Any] | None = None, **changes: An
         values["learning"] = values["learning"] | fewer | {"drawing": drawing, "prompts": prompts}
     if "optimization" in values:
         values |= {"steps": 6, "optimization": values["optimization"] | {"inner_steps": 2}}
-    return validate(values | changes, load_method(method).Params, method)
+    return validate(values | changes, load_method(method).Params, held(f"pipelines/{method}/params.yaml"))
 
 
 def on_tiny(method: str, folder: Path) -> dict[str, Any]:
