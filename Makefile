@@ -3,9 +3,13 @@
 # PyTorch comes from pip's index. Choose another build with TORCH_INDEX, for example
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu      (Linux without a GPU)
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cu130    (NVIDIA)
+#
+# Extras of pyproject.toml are installed by name: make setup EXTRAS="gpu heic" (of: gpu, heic, dask, ray)
 
 PYTHON ?= python3
 TORCH_INDEX ?=
+EXTRAS ?=
+LOCKED := gpu heic dask ray
 BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -17,13 +21,23 @@ export DO_NOT_TRACK := 1
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
-setup: $(BIN)/.installed ## make .venv and install what requirements.lock pins
+ifneq ($(filter-out $(LOCKED),$(EXTRAS)),)
+$(error EXTRAS: there is no $(filter-out $(LOCKED),$(EXTRAS)); choose of: $(LOCKED))
+endif
+
+setup: $(BIN)/.installed $(EXTRAS:%=$(BIN)/.installed-%) ## make .venv, install what requirements.lock pins [EXTRAS="gpu heic dask ray"]
+
+PIP_INSTALL = $(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements.lock
 
 $(BIN)/.installed: requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed; name one with PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || \
+		{ echo "Python 3.11 to 3.14 is needed; name one with PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements.lock
+	$(PIP_INSTALL)
+	@touch $@
+
+$(BIN)/.installed-%: requirements-%.lock $(BIN)/.installed
+	$(PIP_INSTALL) -r $<
 	@touch $@
 
 repository:
@@ -89,5 +103,23 @@ test-params: setup ## after a change of shipped parameters: tests/params, which 
 evidence: setup ## what the notes claim against what is measured (hours) [ONLY=hypernetwork SEEDS=1 JOBS=2 DRY=1]
 	$(RUN) python -m flows.evidence $(if $(ONLY),--only "$(ONLY)") $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) $(if $(DRY),--dry)
 
-lock: ## pin what is installed in .venv
-	$(BIN)/python -m pip freeze --exclude etude | sed -E 's/\+(cpu|cu[0-9]+)$$//' > requirements.lock
+# One resolution for all platforms and Pythons (README names them) and for all extras together, so that any of them can be
+# installed beside any other. What is pinned stays pinned, unless pyproject.toml forbids it or UPGRADE is given.
+# What torch needs of CUDA is left out: torch pins it exactly, and each build of torch (CPU, CUDA 12, 13) needs its own.
+PINS = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --fork-strategy fewest --no-header --no-annotate
+CUDA := ^(cuda-|triton=|nvidia-[^m])
+DRAFT := .cache/lock
+
+lock: ## pin what pyproject.toml asks for, for all platforms: requirements*.lock [UPGRADE=1]
+	@rm -rf $(DRAFT) && mkdir -p $(DRAFT)/new
+	@cat requirements*.lock > $(DRAFT)/all
+	$(PINS) --all-extras $(if $(UPGRADE),--upgrade) --output-file $(DRAFT)/all
+	$(PINS) --extra dev --constraints $(DRAFT)/all --output-file $(DRAFT)/main
+	@{ echo "# By \`make lock\`. CUDA's packages are not here: pip takes those that the chosen build of torch pins."; \
+		grep -vE '$(CUDA)' $(DRAFT)/main; } > $(DRAFT)/new/requirements.lock
+	@set -e; for extra in $(LOCKED); do \
+		$(PINS) --extra $$extra --constraints $(DRAFT)/all --output-file $(DRAFT)/$$extra; \
+		{ echo "# By \`make lock\`. To be installed with requirements.lock: make setup EXTRAS=$$extra"; \
+			grep -vxFf $(DRAFT)/main $(DRAFT)/$$extra; } > $(DRAFT)/new/requirements-$$extra.lock; \
+	done
+	@mv $(DRAFT)/new/*.lock .
