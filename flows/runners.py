@@ -42,8 +42,9 @@ def make(name: str, most: int) -> TaskRunner[Any]:
         raise InputError(f"--runner {name}", "there is no such task runner", "name threads, dask or ray")
     package = KINDS[kind]
     if find_spec(package) is None:
-        pip = package.replace("_", "-")
-        raise InputError(f"--runner {name}", f"{pip} is not installed", f"`pip install {pip}`")
+        raise InputError(
+            f"--runner {name}", f"{package.replace('_', '-')} is not installed", f"`make setup EXTRAS={kind}`"
+        )
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CODE), os.environ.get("PYTHONPATH")]))
     if kind == "dask":
         from prefect_dask import DaskTaskRunner as Runner

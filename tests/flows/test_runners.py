@@ -29,7 +29,7 @@ def test_a_runner_that_is_not_installed_is_refused_with_the_command_that_install
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runners, "find_spec", lambda _: None)
-    with pytest.raises(InputError, match=f"prefect-{kind} is not installed.*`pip install prefect-{kind}`"):
+    with pytest.raises(InputError, match=f"prefect-{kind} is not installed.*`make setup EXTRAS={kind}`"):
         make(kind, 2)
 
 
