@@ -177,6 +177,7 @@ def add_to_folder(folder: Path, *, replace: bool = False) -> Iterator[Draft]:
     Raises ConflictError, before anything moves, for what is there already, unless it may be replaced. A link there is
     replaced itself; what it leads to stays.
     """
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".draft-"))
     try:
@@ -193,6 +194,8 @@ def add_to_folder(folder: Path, *, replace: bool = False) -> Iterator[Draft]:
         _sync(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if new and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def write_json(path: Path | str, data: Any) -> None:

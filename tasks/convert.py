@@ -59,7 +59,11 @@ def convert(
         facts = _of_base(path, facts)
     whole = Artifact(artifact.method, artifact.tensors, described(facts, path))
     with add_to_folder(out, replace=replace) as draft:
-        written = write(to, whole, draft, lambda: _frame(path, whole, base))
+        try:
+            written = write(to, whole, draft, lambda: _frame(path, whole, base))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, StopIteration) as error:
+            fault = f"holds no whole {whole.method}: {type(error).__name__} {error}"
+            raise FormatError(path, fault, "make or fetch it again") from error
         paths = [file.relative_to(draft.folder) for file in written]
     for file in paths:
         say(f"{out / file} ({to}, {(out / file).stat().st_size:,} bytes), from {found}")

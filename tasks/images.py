@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from etude.errors import ConflictError, InputError, ParamsError
-from etude.files import atomic_path, replace_folder, sha256_file
+from etude.files import REPLACE, atomic_path, replace_folder, sha256_file
 from etude.method import method_names
 from etude.params import nearest, read_yaml
 from tasks import run
@@ -30,7 +30,7 @@ def images(
     source: Annotated[Path, typer.Option("--from", help="The folder the pictures are in, texts beside them.")],
     name: Annotated[str, typer.Option("--set", help="What the image set is called: small letters, digits, _.")],
     method: Annotated[str, typer.Option(help="A method that shall learn from it.")] = "",
-    replace: Annotated[bool, typer.Option("--replace", help="Take the place of other pictures of that name.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help=REPLACE)] = False,
 ) -> None:
     """Copy the pictures and the .txt captions of a folder into the project, as the image set NAME."""
     source, target = source.expanduser(), RAW / name

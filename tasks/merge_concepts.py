@@ -6,8 +6,12 @@ python -m tasks.merge_concepts captions.txt merged.safetensors owl.safetensors c
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from etude.errors import ConflictError, InputError
+import typer
+
+from etude.errors import InputError
+from etude.files import REPLACE, refuse_existing
 from etude.params import Schema, pick
 from tasks import run
 from tasks.console import say
@@ -23,15 +27,19 @@ class Dials(Schema):
     threads: int
 
 
-def merge_concepts(captions: Path, out: Path, made: list[Path]) -> None:
-    """Write OUT from the artifacts MADE, two or more.
+def merge_concepts(
+    captions: Path,
+    out: Path,
+    made: list[Path],
+    replace: Annotated[bool, typer.Option("--replace", help=REPLACE)] = False,
+) -> None:
+    """Write OUT from the artifacts MADE, two or more. Nothing existing is overwritten without --replace.
 
     CAPTIONS is a text file with a line for each text that the model should go on drawing as before: a few hundred, with
     many different words.
     """
     dials = pick("params.yaml", Dials)
-    if out.exists():
-        raise ConflictError(out, "is there already", "name another file")
+    refuse_existing(out, replace)
     if len(made) < 2:
         raise InputError("artifacts", "are fewer than two", "name every artifact.safetensors to merge")
     texts = read_captions(captions)

@@ -5,10 +5,10 @@ python -m tasks.sample "lora:0.8 + hypernetwork:0.5 + ~/embeddings/sks.pt" --pro
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from etude.diffusion.settings import SAMPLERS, Sampling
-from etude.errors import BaseError, ConflictError, FormatError, InputError, ParamsError
+from etude.errors import BaseError, FormatError, InputError, ParamsError
+from etude.files import REPLACE, refuse_existing
 from etude.grids import syntax
 from etude.method import load_method, method_names
 from etude.params import Schema, nearest, pick, validate
@@ -68,10 +69,10 @@ def sample(
     guidance: Annotated[float, typer.Option(help="else that of params.yaml")] = -1.0,
     sampler: Annotated[str, typer.Option(help=f"{', '.join(SAMPLERS)}; else that of params.yaml")] = "",
     negative: Annotated[str, typer.Option(help="what to draw away from; else that of params.yaml")] = "",
+    replace: Annotated[bool, typer.Option("--replace", help=REPLACE)] = False,
 ) -> None:
-    """Draw every prompt with every seed. Nothing existing is overwritten."""
-    if out.exists():
-        raise ConflictError(out, "exists already", "choose another --out, or delete it")
+    """Draw every prompt with every seed. Nothing existing is overwritten without --replace."""
+    refuse_existing(out, replace)
     dials = pick("params.yaml", Dials)
     given = {"steps": steps, "sampler": sampler, "negative": negative, "guidance": guidance if guidance >= 0 else ""}
     chosen = {key: value for key, value in given.items() if value not in ("", 0) or (key, value) == ("guidance", 0.0)}
@@ -135,7 +136,7 @@ def _steerable(artifact: Artifact) -> Artifact:
     own = pick("pipelines/aesthetic_gradient/params.yaml", Steering)
     facts = artifact.facts | {"clip": own.clip, "learning_rate": own.learning_rate, "negative": False}
     tensors = {**artifact.tensors, "projection": text_projection(Path(own.clip))}
-    return replace(artifact, tensors=tensors, facts=facts)
+    return dataclasses.replace(artifact, tensors=tensors, facts=facts)
 
 
 def _settings(what: str, method: str, numbers: dict[str, float] | float | None) -> dict[str, float]:

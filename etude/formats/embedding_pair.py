@@ -16,7 +16,7 @@ from etude.artifact import Artifact
 from etude.errors import FormatError
 from etude.files import Draft
 from etude.formats import embedding_pt, embedding_safetensors
-from etude.formats.metadata import word
+from etude.formats.metadata import marked
 
 ENDS = {"positive": ("",), "negative": ("-neg", "-uc")}  # the second is what DreamArtist's first code wrote
 MODULES = {".pt": embedding_pt, ".safetensors": embedding_safetensors}
@@ -58,6 +58,7 @@ def write(artifact: Artifact, draft: Draft) -> list[Path]:
             for name, tensor in artifact.tensors.items()
             if name.partition(".")[0] == side
         }
-        own = Artifact(artifact.method, rows, {**artifact.facts, "name": f"{word(artifact.facts)}{end}", "mark": ""})
+        marks = (artifact.facts.get("mark"), end.removeprefix("-"))
+        own = marked(Artifact(artifact.method, rows, artifact.facts), "-".join(mark for mark in marks if mark))
         paths += [path for module in MODULES.values() for path in module.write(own, draft)]
     return paths

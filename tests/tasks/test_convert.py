@@ -12,7 +12,7 @@ from etude import artifact as artifacts
 from etude.artifact import Artifact
 from etude.diffusion.base import load_base
 from etude.errors import ConflictError, FormatError, InputError, ParamsError
-from etude.files import Draft, read_tensors, write_tensors
+from etude.files import Draft, read_tensors, write_json, write_tensors
 from etude.formats import FORMATS, identify, load_format
 from etude.formats.kinds import METHODS, family_of, open_any, same_kind
 from etude.method import method_names
@@ -207,3 +207,64 @@ def test_a_checkpoint_pickle_becomes_safetensors(tiny_base: Path, tmp_path: Path
     shutil.copytree(tmp_path / "one/model.config", tmp_path / "old.config")
     convert(tmp_path / "old.ckpt", "ldm_checkpoint", tmp_path / "two", "", "")
     assert same(read_tensors(tmp_path / "two/old.safetensors")[0], whole)
+
+
+@pytest.fixture
+def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A LoRA with checkpoints of 80 and 160 steps, of which the first is the best."""
+    monkeypatch.chdir(tmp_path)
+    build = tmp_path / "artifacts/lora/build"
+    for step in (80, 160):
+        for file in (f"checkpoints/{step:06d}", "artifact"):
+            artifacts.save(of_step(step), build / f"{file}.safetensors")
+    write_json(build.parent / "best.json", {"checkpoint": "000080"})
+    return tmp_path
+
+
+def of_step(step: int) -> Artifact:
+    made = lora()
+    return Artifact("lora", {name: tensor * step for name, tensor in made.tensors.items()}, made.facts | {"step": step})
+
+
+@pytest.mark.parametrize(
+    ("source", "file", "step"),
+    [
+        ("lora@80", "sks-000080", 80),
+        ("lora@160", "sks-000160", 160),
+        ("lora@best", "sks-000080", 80),
+        ("lora", "sks", 160),
+        ("lora@final", "sks", 160),
+    ],
+)
+def test_any_checkpoint_of_a_method_is_converted_by_its_step(source: str, file: str, step: int, built: Path) -> None:
+    convert(source, "kohya_lora", Path("out"))
+    (path,) = (built / "out").iterdir()
+    assert path.stem == file
+    assert same(load_format("kohya_lora").read(path)[0], of_step(step).tensors)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("lora@81", "lora@81: `81` is no step of its checkpoints: 80, 160. Next: write lora@160"),
+        ("lora@x/../y", "`x/../y` is no step of its checkpoints: 80, 160"),
+        ("lorra@80", "lorra@80: is no method, did you mean `lora`"),
+        ("hypernetwork@80", r"artifacts/hypernetwork/build/artifact\.safetensors: is missing"),
+    ],
+)
+def test_a_checkpoint_that_is_not_there_is_answered_with_those_that_are(source: str, said: str, built: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        convert(source, "kohya_lora", Path("out"))
+    assert not Path("out").exists()
+
+
+def test_what_is_there_is_replaced_only_on_request_and_whole(built: Path) -> None:
+    convert("lora@80", "peft_lora", Path("out"), name="sks")
+    (built / "out/sks/mine.txt").write_text("kept")
+    with pytest.raises(ConflictError, match="out/sks: exists already.*--replace"):
+        convert("lora@160", "peft_lora", Path("out"), name="sks")
+    assert same(load_format("peft_lora").read(built / "out/sks")[0], of_step(80).tensors)
+    assert (built / "out/sks/mine.txt").exists()
+    convert("lora@160", "peft_lora", Path("out"), name="sks", replace=True)
+    assert same(load_format("peft_lora").read(built / "out/sks")[0], of_step(160).tensors)
+    assert [path.name for path in (built / "out").iterdir()] == ["sks"]

@@ -40,7 +40,7 @@ def test_two_artifacts_become_one_that_knows_both_words_and_replaces_nothing(
     assert "both.safetensors: <a>, <b>" in capsys.readouterr().out
     with custom.apply(artifacts.load("both.safetensors"), base):
         assert set(base.words) == {"<a>", "<b>"}
-    with pytest.raises(ConflictError, match="is there already"):
+    with pytest.raises(ConflictError, match="exists already"):
         merge_concepts(captions, Path("both.safetensors"), paths)
 
 
