@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -145,6 +145,11 @@ def read_encoded(folder: Path = OUT) -> Encoded:
     hidden = read_tensors(folder / "texts" / "texts.safetensors")[0]["hidden"]
     keys = read_json(folder / "texts" / "index.json")
     return Encoded(mean, hidden, index["style"], index["concept"], {key: i for i, key in enumerate(keys)})
+
+
+def encoded_on(encoded: Encoded, device: str) -> Encoded:
+    """The cache on ``device``, from which batches are then drawn there."""
+    return replace(encoded, mean=encoded.mean.to(device), hidden=encoded.hidden.to(device))
 
 
 def draw_batch(encoded: Encoded, world: World, dials: Dials, scale: float, draw: random.Random) -> Denoising:
