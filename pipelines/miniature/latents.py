@@ -10,7 +10,7 @@ from etude.files import replace_folder, write_json, write_tensors
 from etude.params import Schema, pick
 from etude.training.randomness import make_deterministic
 from pipelines.miniature.vae import read_vae
-from pipelines.miniature.world import FOLDER, OUT, Pictures, colour_table, compose, read_pictures, read_world
+from pipelines.miniature.world import FOLDER, OUT, Pictures, World, colour_table, compose, read_pictures, read_world
 from tasks import run
 
 
@@ -27,15 +27,19 @@ class Dials(Schema):
 
 
 def encode() -> None:
+    """Write ``out/latents/`` of the pictures that the stage *render* drew."""
+    make_deterministic(pick(FOLDER / "params.yaml", Dials).encode.threads)
+    write_latents(read_vae(), read_pictures(), read_world())
+
+
+def write_latents(vae: AutoencoderKL, drawn: Pictures, world: World) -> None:
     """Write ``out/latents/``: mean, float16 [pictures, colours, 4, h, w], unscaled, and whose each picture is.
 
     Not mirrored: a UNet of this size learns one side sooner than two.
     """
-    make_deterministic(pick(FOLDER / "params.yaml", Dials).encode.threads)
-    world = read_world()
-    pictures = read_pictures().trained(world)
+    pictures = drawn.trained(world)
     with replace_folder(OUT / "latents") as folder:
-        write_tensors(folder / "latents.safetensors", {"mean": latents(read_vae(), pictures, colour_table(world))})
+        write_tensors(folder / "latents.safetensors", {"mean": latents(vae, pictures, colour_table(world))})
         write_json(folder / "index.json", {"style": pictures.style, "concept": pictures.concept})
 
 
@@ -44,9 +48,9 @@ def latents(vae: AutoencoderKL, pictures: Pictures, table: Tensor) -> Tensor:
     """Means of all pictures on all colours: float16 [N, C, 4, h, w], not scaled."""
     rows = []
     for rgba in pictures.rgba:
-        images = compose(rgba.expand(len(table), *rgba.shape), table)
-        with torch.autocast("cpu", torch.bfloat16):
-            rows.append(vae.encode(images).latent_dist.mean.half())
+        images = compose(rgba.expand(len(table), *rgba.shape), table).to(vae.device)
+        with torch.autocast(vae.device.type, torch.bfloat16):
+            rows.append(vae.encode(images).latent_dist.mean.half().cpu())
     return torch.stack(rows)
 
 

@@ -31,13 +31,18 @@ class Dials(Schema):
 
 
 def encode() -> None:
-    """Write ``out/texts/``: hidden, float16 [captions, 77, d], and the key of each caption."""
+    """Write ``out/texts/`` with the text tower of the stage *clip*."""
     dials = pick(FOLDER / "params.yaml", Dials)
     make_deterministic(dials.encode.threads)
-    captions = all_captions(read_world(), dials.words)
+    write_texts(read_clip(), read_world(), dials.words)
+
+
+def write_texts(clip: CLIPModel, world: World, words: Words) -> None:
+    """Write ``out/texts/``: hidden, float16 [captions, 77, d], and the key of each caption."""
+    captions = all_captions(world, words)
     tokenizer = CLIPTokenizer.from_pretrained(OUT / "tokenizer")
     with replace_folder(OUT / "texts") as folder:
-        write_tensors(folder / "texts.safetensors", {"hidden": texts(read_clip(), tokenizer, list(captions.values()))})
+        write_tensors(folder / "texts.safetensors", {"hidden": texts(clip, tokenizer, list(captions.values()))})
         write_json(folder / "index.json", list(captions))
 
 
@@ -65,7 +70,7 @@ def texts(clip: CLIPModel, tokenizer: CLIPTokenizer, captions: list[str]) -> Ten
     for start in range(0, len(captions), BATCH):
         batch = captions[start : start + BATCH]
         tokens = tokenizer(batch, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
-        parts.append(clip.text_model(input_ids=tokens).last_hidden_state.half())
+        parts.append(clip.text_model(input_ids=tokens.to(clip.device)).last_hidden_state.half().cpu())
     return torch.cat(parts)
 
 

@@ -10,13 +10,16 @@ import torch
 from torch.nn.functional import mse_loss
 
 from etude.errors import InputError, TrainingError
-from etude.params import pick
+from etude.files import write_json
+from etude.params import pick, read_yaml
 from etude.training.fit import fit
 from etude.training.report import CONSOLE
-from pipelines.miniature import long_run, long_run_out, unet
+from pipelines.miniature import long_run, long_run_inputs, long_run_out, unet
+from pipelines.miniature.kept import draw_pictures
 from pipelines.miniature.long_run_state import Rolling, TimeUpError, averaged, read_pieces, states, write_pieces
 from pipelines.miniature.unet import Denoising
-from pipelines.miniature.world import FOLDER
+from pipelines.miniature.vae import psnr, read_vae
+from pipelines.miniature.world import FOLDER, colour_table, compose, read_world
 
 PLAN = pick(FOLDER / "params.yaml", long_run.Dials).long_run.plan("cpu")
 SHORT = PLAN.model_copy(update={"steps": 8, "batch_size": 2, "resume_every": 2, "log_every": 2, "warmup_steps": 3})
@@ -125,3 +128,31 @@ def test_a_gpu_trains_the_same_with_the_numbers_given_for_it() -> None:
     block = pick(FOLDER / "params.yaml", long_run.Dials).long_run
     differing = {key for key, value in block.plan("cuda").model_dump().items() if value != PLAN.model_dump()[key]}
     assert differing == set(block.gpu)
+
+
+def test_its_inputs_come_out_of_what_the_repository_holds_alone(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in ("models/miniature", f"{FOLDER}/icons", f"{FOLDER}/params.yaml"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).symlink_to(root / path)
+    world = read_yaml(root / FOLDER / "world.yaml")
+    few = {concept: world["concepts"][concept] for concept in ("cat",)}
+    write_json(tmp_path / FOLDER / "world.yaml", {**world, "concepts": few})  # JSON is YAML
+    monkeypatch.chdir(tmp_path)
+    long_run_inputs.prepare("cpu")
+    encoded = unet.read_encoded()
+    assert encoded.mean.shape == (6, 12, 4, 16, 16)
+    assert set(encoded.concept) == set(few)
+    assert encoded.hidden.shape == (1 + 7 * 13, 77, 128)
+    drawn = decode_first(encoded, tmp_path)
+    true = draw_pictures(read_world(), pick(FOLDER / "params.yaml", long_run_inputs.Dials).render)
+    row = list(zip(true.style, true.concept, strict=True)).index((encoded.style[0], encoded.concept[0]))
+    assert psnr(drawn, compose(true.rgba[row : row + 1], colour_table(read_world())[:1])) > 22
+
+
+def decode_first(encoded: unet.Encoded, folder: Path) -> torch.Tensor:
+    """The first picture on the first colour, through the autoencoder that was copied."""
+    vae = read_vae(folder / FOLDER / "out/vae")
+    with torch.no_grad():
+        return vae.decode(encoded.mean[:1, 0].float()).sample
