@@ -175,6 +175,17 @@ def _values(data: Any, counted: dict[int, float]) -> float:
     return counted[id(data)]
 
 
+def image_folder(name: str) -> Path:
+    """The folder that params.yaml names for an image set; a stage depends on the folder itself. Raises ParamsError."""
+    sets = read_yaml("params.yaml").get("sets")
+    known = sets if isinstance(sets, dict) else {}
+    if not isinstance(known.get(name), str):
+        raise ParamsError(
+            "params.yaml", f"`sets` has no folder `{name}`{nearest(name, map(str, known))}", "correct `sets`"
+        )
+    return Path(known[name])
+
+
 def load(path: Path | str, schema: type[S]) -> S:
     """Read and check a whole params file; raises one ParamsError that lists every fault."""
     return validate(read_yaml(path), schema, path)

@@ -8,7 +8,7 @@ from typing import Any
 
 from etude.captions.settings import Caption
 from etude.files import read_json, replace_folder, write_json
-from etude.params import Schema, pick
+from etude.params import Schema, image_folder, pick
 from tasks import run
 from tasks.console import progress, say, warn
 
@@ -25,9 +25,9 @@ class Dials(Schema):
     threads: int
 
 
-def caption(name: str, folder: Path) -> None:
-    """Caption the prepared pictures of the image set NAME, whose pictures and texts came from FOLDER."""
-    dials = pick("params.yaml", Dials)
+def caption(name: str) -> None:
+    """Caption the prepared pictures of the image set NAME, with the texts in the folder that they came from."""
+    dials, folder = pick("params.yaml", Dials), image_folder(name)
     prepared = Path("data", name, "prepared")
     images: dict[str, dict[str, Any]] = read_json(prepared / "images.json")["images"]
     texts = {

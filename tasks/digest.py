@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from etude.errors import ParamsError
 from etude.files import sha256_tree, write_json
+from etude.params import read_yaml
 from tasks import run
 from tasks.console import say
 
 
-def digest(method: str, name: str, path: str) -> None:
-    """Write the SHA-256 of PATH, the model NAME of METHOD."""
+def digest(method: str, name: str) -> None:
+    """Write the SHA-256 of the model that METHOD's params.yaml calls NAME in `models`."""
+    own = f"pipelines/{method}/params.yaml"
+    models = read_yaml(own).get("models")
+    if not isinstance(models, dict) or not isinstance(models.get(name), str):
+        raise ParamsError(own, f"`models` has no `{name}`", "correct `models`")
+    path = models[name]
     found = sha256_tree(path)
     write_json(Path("artifacts", method, "inputs", f"{name}.json"), {"path": path, "sha256": found})
     say(f"{method}: {name} is {path} ({found[:10]})")

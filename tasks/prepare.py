@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from etude.errors import InputError
 from etude.files import replace_folder, write_json
 from etude.images.settings import Prepare
-from etude.params import Schema, pick
+from etude.params import Schema, image_folder, pick
 from tasks import run
 from tasks.console import progress, say, warn
 
@@ -25,9 +25,9 @@ class Dials(Schema):
     prepare: Prepare
 
 
-def prepare(name: str, folder: Path) -> None:
-    """Prepare the pictures of the image set NAME, which are in FOLDER."""
-    settings = pick("params.yaml", Dials).prepare
+def prepare(name: str) -> None:
+    """Prepare the pictures of the image set NAME, which are in the folder that params.yaml names."""
+    settings, folder = pick("params.yaml", Dials).prepare, image_folder(name)
     from etude.images.folder import list_pictures
     from etude.images.preparation import Preparation
 

@@ -13,7 +13,7 @@ import grimp
 from dvc.repo import Repo
 
 PACKAGES = ("etude", "pipelines", "tasks", "flows")
-MODULE = re.compile(r"-m ([\w.]+)(?: (\S+))?")
+MODULE = re.compile(r"-m ([\w.]+)(?: '?([^\s']+))?")
 
 
 @dataclass(frozen=True)

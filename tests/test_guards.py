@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -87,6 +88,11 @@ def test_all_that_stages_read_and_none_makes_is_known_before_a_run(shipped: Path
     made = [out for stage in stages for out in stage.outs]
     read = {dep for stage in stages for dep in stage.deps if dep.startswith(("data/", "models/", "presets/"))}
     assert {dep for dep in read if not any(f"{dep}/".startswith(f"{out}/") for out in made)} == known
+
+
+def test_no_path_that_users_name_is_a_word_of_a_shell(stages: list[Stage]) -> None:
+    for stage in stages:
+        assert set(shlex.split(stage.cmd)).isdisjoint(stage.deps), stage.name
 
 
 def test_what_must_not_retrain_is_no_dep_of_a_build(stages: list[Stage]) -> None:

@@ -155,7 +155,7 @@ def test_a_typo_stops_before_torch_is_imported(project: Path, tmp_path: Path) ->
     text = params.read_text()
     params.write_text(text.replace("\nrank: ", "\nrnk: "))
     try:
-        for task in (["tasks.build", "lora"], ["tasks.prepare", "concept", "data/samples/concept"]):
+        for task in (["tasks.build", "lora"], ["tasks.prepare", "concept"]):
             done = subprocess.run(
                 [sys.executable, "-m", *task],
                 cwd=project,

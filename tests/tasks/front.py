@@ -16,6 +16,8 @@ PARAMS = """\
 base: {base}
 device: cpu
 threads: 1
+sets:
+  pets: raw
 prepare:
   resolution: 64
   buckets: 0

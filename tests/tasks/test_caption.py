@@ -15,9 +15,9 @@ def raw(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return Path("raw")
 
 
-def front(raw: Path) -> dict[str, tuple[str, str]]:
-    prepare("pets", raw)
-    caption("pets", raw)
+def front() -> dict[str, tuple[str, str]]:
+    prepare("pets")
+    caption("pets")
     return captions()
 
 
@@ -26,7 +26,7 @@ def test_a_text_beside_a_picture_comes_before_its_name_and_its_name_before_clip(
     draw(raw / "blue cat.png", 2)
     draw(raw / "IMG_0001.png", 3)
     (raw / "red fox.txt").write_text("a fox in the snow", encoding="utf-8")
-    found = front(raw)
+    found = front()
     assert found["red fox.png"] == ("a fox in the snow", "file")
     assert found["blue cat.png"] == ("blue cat", "name")
     text, origin = found["IMG_0001.png"]
@@ -35,7 +35,7 @@ def test_a_text_beside_a_picture_comes_before_its_name_and_its_name_before_clip(
     for identifier, entry in read_json("data/pets/captioned/captions.json").items():
         assert Path(f"data/pets/captioned/{identifier}.txt").read_text(encoding="utf-8") == entry["text"] + "\n"
     set_param("file_names: true", "file_names: false")
-    caption("pets", raw)
+    caption("pets")
     assert {name: origin for name, (_, origin) in captions().items()} == {
         "red fox.png": "file",
         "blue cat.png": "clip",
@@ -47,12 +47,12 @@ def test_clip_is_not_opened_when_every_picture_has_a_caption(raw: Path) -> None:
     draw(raw / "a.png", 1)
     (raw / "a.txt").write_text("a cat", encoding="utf-8")
     set_param("words: words.txt", "words: gone.txt")
-    assert front(raw) == {"a.png": ("a cat", "file")}
+    assert front() == {"a.png": ("a cat", "file")}
     draw(raw / "0.png", 2)
     text = Path("params.yaml").read_text(encoding="utf-8")
     Path("params.yaml").write_text(text.replace("words: gone.txt", "words: words.txt").replace("/clip", "/unet"))
     with pytest.raises(BaseError, match=r"unet: is no CLIP folder .*caption.captioner: none"):
-        front(raw)
+        front()
 
 
 def test_of_equal_pictures_the_first_text_by_name_wins_over_every_name(raw: Path) -> None:
@@ -61,22 +61,22 @@ def test_of_equal_pictures_the_first_text_by_name_wins_over_every_name(raw: Path
     draw(raw / "c.png", 1)
     (raw / "b.txt").write_text("from b", encoding="utf-8")
     (raw / "c.txt").write_text("from c", encoding="utf-8")
-    assert front(raw) == {"a big dog.png": ("from b", "file")}
+    assert front() == {"a big dog.png": ("from b", "file")}
 
 
 def test_the_same_stem_with_two_suffixes_is_two_pictures_that_share_a_text(raw: Path) -> None:
     draw(raw / "a.png", 1)
     draw(raw / "a.jpg", 2)
     (raw / "a.txt").write_text("a cat", encoding="utf-8")
-    assert front(raw) == {"a.jpg": ("a cat", "file"), "a.png": ("a cat", "file")}
+    assert front() == {"a.jpg": ("a cat", "file"), "a.png": ("a cat", "file")}
 
 
 def test_a_mirrored_copy_has_its_pictures_caption_with_left_and_right_exchanged(raw: Path) -> None:
     set_param("flip: false", "flip: true")
     draw(raw / "a.png", 1)
     (raw / "a.txt").write_text("a cat left of a dog", encoding="utf-8")
-    prepare("pets", raw)
-    caption("pets", raw)
+    prepare("pets")
+    caption("pets")
     entries = read_json("data/pets/captioned/captions.json")
     (flipped,) = [identifier for identifier in entries if identifier.endswith("-flip")]
     assert entries[flipped]["text"] == "a cat right of a dog"
@@ -89,7 +89,7 @@ def test_prefix_and_suffix_stand_around_every_caption_and_alone_where_there_is_n
     set_param("captioner: clip", "captioner: none")
     set_param('prefix: ""', 'prefix: "noto style,"')
     set_param('suffix: ""', 'suffix: "on white"')
-    assert front(raw) == {
+    assert front() == {
         "0001.png": ("noto style, on white", "none"),
         "red fox.png": ("noto style, red fox on white", "name"),
     }
@@ -104,7 +104,7 @@ def test_captions_that_would_be_overlooked_are_counted_in_a_warning(
     (raw / "0.txt").write_text("a cat", encoding="utf-8")
     (raw / "lost.txt").write_text("a cat", encoding="utf-8")
     set_param("captioner: clip", "captioner: none")
-    front(raw)
+    front()
     told = capsys.readouterr()
     assert "pets: 3 captions: 1 from .txt files, 2 without a text" in told.out
     assert "2 pictures have a .caption file and no .txt" in told.err
@@ -120,7 +120,7 @@ def test_clip_names_what_its_weights_see(raw: Path) -> None:
 
     for number in range(6):
         draw(raw / f"{number}.png", number)
-    found = front(raw)
+    found = front()
     folder = Path("params.yaml").read_text(encoding="utf-8").split("clip: ")[-1].split("\n")[0]
     model = CLIPModel.from_pretrained(folder).eval()
     words = ["cat", "dog", "fox"]

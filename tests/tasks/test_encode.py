@@ -45,8 +45,8 @@ def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def front() -> None:
-    prepare("pets", Path("raw"))
-    caption("pets", Path("raw"))
+    prepare("pets")
+    caption("pets")
     encode("pets")
 
 
@@ -234,8 +234,8 @@ def test_killed_at_any_moment_it_leaves_only_whole_entries_and_the_next_run_goes
     for number in range(len(WORDS), 24):
         draw(Path(f"raw/{number}.png"), number)
         Path(f"raw/{number}.txt").write_text(f"cat number {number}", encoding="utf-8")
-    prepare("pets", Path("raw"))
-    caption("pets", Path("raw"))
+    prepare("pets")
+    caption("pets")
     before = outs()
     shutil.rmtree(".cache")
     environment = {**os.environ, "PYTHONPATH": str(root)}
@@ -293,7 +293,7 @@ def test_a_mask_beside_a_picture_comes_with_its_latents_and_re_encodes_nothing(
     grey = np.zeros((64, 80), dtype=np.uint8)
     grey[:32] = 255
     Image.fromarray(grey).save("raw/1_att.png")
-    prepare("pets", Path("raw"))
+    prepare("pets")
     encode("pets")
     assert counts(capsys) == (0, 4, 0, 4)
     images = read_json("data/pets/prepared/images.json")["images"]

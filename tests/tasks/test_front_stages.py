@@ -15,6 +15,7 @@ from tests.shipped import copy_project
 from tests.tasks.front import draw
 
 pytestmark = pytest.mark.slow
+HOSTILE = 'pictures/it\'s `touch pwned` $(touch pwned) $HOME; touch pwned # "the other"'  # a folder's name, no more
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     copy_project(folder)
     shutil.copytree(tiny_base, folder / "base")
     (folder / "words.txt").write_text("cat\ndog\n", encoding="utf-8")
-    sets = {"concept": "pictures/one", "style": "pictures/the other"}
+    sets = {"concept": "pictures/one", "style": HOSTILE}
     values = {f"sets.{name}": path for name, path in sets.items()}
     values |= {"base": "base", "caption.clip": "base/clip", "caption.words": "words.txt", "prepare.resolution": 64}
     rewrite(folder / "params.yaml", "params.yaml", {**values, "prepare.flip": False})
@@ -60,6 +61,7 @@ def test_each_change_runs_what_depends_on_it_and_encodes_only_what_is_new(projec
     first = locked(project)
     assert len(first) == 8
     assert "Running stage" not in repro(project)
+    assert not (project / "pwned").exists()
 
     (project / "pictures/one/1.txt").write_text("another text", encoding="utf-8")
     said = repro(project)
@@ -68,7 +70,7 @@ def test_each_change_runs_what_depends_on_it_and_encodes_only_what_is_new(projec
     assert changed(project, first) == {"data/concept/captioned", "data/concept/texts"}
 
     (project / "pictures/one/1.txt").write_text("picture 1 of 0", encoding="utf-8")
-    draw(project / "pictures/the other/0.png", 500)
+    draw(project / HOSTILE / "0.png", 500)
     said = repro(project)
     assert "style: latents: 1 encoded, 2 from cache; texts: 0 encoded, 4 from cache" in said
     assert "Running stage" not in "".join(line for line in said.splitlines() if "@concept" in line)  # DVC restores them

@@ -23,7 +23,7 @@ def test_a_folder_becomes_pictures_and_a_list_of_what_happened_to_each_file(
     draw(raw / "sub" / "small.png", 2, (30, 30))
     (raw / "broken [red].jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
     (raw / "a.txt").write_text("a cat")
-    prepare("pets", raw)
+    prepare("pets")
     listing = read_json("data/pets/prepared/images.json")
     assert [facts["sources"] for facts in listing["images"].values()] == [["a.png", "same.png"]]
     assert listing["skipped"].keys() == {"broken [red].jpg", "sub/small.png"}
@@ -37,39 +37,39 @@ def test_a_folder_becomes_pictures_and_a_list_of_what_happened_to_each_file(
 def test_a_second_run_replaces_the_first_and_gives_the_same_bytes(raw: Path) -> None:
     draw(raw / "a.png", 1)
     draw(raw / "b.png", 2)
-    prepare("pets", raw)
+    prepare("pets")
     first = sha256_tree("data/pets/prepared")
     (raw / "b.png").unlink()
-    prepare("pets", raw)
+    prepare("pets")
     assert len(list(Path("data/pets/prepared").glob("*.png"))) == 1
     draw(raw / "b.png", 2)
-    prepare("pets", raw)
+    prepare("pets")
     assert sha256_tree("data/pets/prepared") == first
     assert [path.name for path in Path("data/pets").iterdir()] == ["prepared"]
 
 
 def test_a_folder_without_a_usable_picture_is_an_error_that_names_it_and_what_to_do(raw: Path) -> None:
     with pytest.raises(InputError, match=r"raw: holds no pictures\. Next: put pictures there"):
-        prepare("pets", raw)
+        prepare("pets")
     draw(raw / "tiny.png", 1, (9, 9))
     with pytest.raises(InputError, match=r"none of its 1 files .*tiny.png: 9×9 .*enlarge: true"):
-        prepare("pets", raw)
+        prepare("pets")
     assert not Path("data/pets/prepared").exists()
     assert list(Path("data/pets").iterdir()) == []
 
 
 def test_unreadable_files_stop_the_stage_when_that_is_wished_and_what_was_there_stays(raw: Path) -> None:
     draw(raw / "a.png", 1)
-    prepare("pets", raw)
+    prepare("pets")
     before = sha256_tree("data/pets/prepared")
     (raw / "b.png").write_bytes(b"broken")
     set_param("unreadable: skip", "unreadable: stop")
     with pytest.raises(InputError, match="b.png"):
-        prepare("pets", raw)
+        prepare("pets")
     assert sha256_tree("data/pets/prepared") == before
 
 
 def test_a_misspelt_setting_is_named_with_the_right_one(raw: Path) -> None:
     set_param("resolution: 64", "resolutoin: 64")
     with pytest.raises(ParamsError, match=r"resolutoin.*did you mean `resolution`"):
-        prepare("pets", raw)
+        prepare("pets")
