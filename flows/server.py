@@ -1,8 +1,15 @@
 """The Prefect server of this repository: started when a flow needs one, gone soon after the last flow that used it.
 
-Every user (a flow, or `python -m flows.server` in a terminal) holds a shared lock on one file; the server leaves when
-it gets that file for itself. The kernel drops the locks of a killed process, so no server is ever left behind. Its
-history is kept in PREFECT_HOME. Where PREFECT_API_URL names another server, that one is used and none is started.
+Lock files in PREFECT_HOME say who is there. The kernel drops a lock with the last process that holds it, and a copy of
+the folder has locks of its own: no kill, no power cut and no copied checkout leaves a wrong answer behind.
+
+- `users.lock` is shared by every user (a flow, or `python -m flows.server` in a terminal). The server leaves when it
+  gets it for itself.
+- `server.lock` is held by the server while it lives. `server.txt` says where it is, and the word that it answers with:
+  whoever answers with another is another checkout's, or another user's.
+- `starting.lock` is held by who looks for the server or starts it.
+
+The history is kept in the same folder. Where PREFECT_API_URL names another server, that one is used, and none started.
 The repository's own server also shows its pages, under /artifacts, and pictures of past runs: the UI links to them.
 """
 
@@ -16,10 +23,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
-from typing import IO, Annotated
+from secrets import token_hex
+from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, build_opener
 
@@ -27,11 +36,15 @@ import typer
 from rich.console import Console
 
 from etude.errors import InputError
-from flows.process import POLL, alive
+from flows.process import POLL
 from flows.slots import locked
 
 PORT = 4200  # Prefect's own; another one where it is taken
 PATIENCE = 300.0  # seconds: the first start of all makes the database, and machines are busy
+RECORDING = 30.0  # seconds that the server has to record what it was sent, before it leaves
+NEWS = 3.0  # seconds of waiting after which a person is told
+USERS, LIFE, STARTING = "users.lock", "server.lock", "starting.lock"
+WORD = "/etude/word"  # where the server says its word
 PAGES = "ETUDE_PAGES"  # environment variable: where /artifacts is served
 PICTURES = "pictures"  # the folder in PREFECT_HOME, and where it is served: the pictures of past runs
 QUIET = {
@@ -42,39 +55,69 @@ QUIET = {
 }
 
 
+@dataclass(frozen=True)
+class Server:
+    """One that was started: its address, and the word that it answers with."""
+
+    url: str
+    word: str
+
+    def answers(self) -> bool:
+        """Whether this very server answers there. A busy one is waited for, 20 s at most."""
+        try:
+            with build_opener(ProxyHandler({})).open(self.url + WORD, timeout=20) as reply:
+                return bool(reply.read(100) == self.word.encode())
+        except (URLError, OSError, ValueError):
+            return False
+
+
 def connect(root: Path) -> Callable[[], str]:
     """Settings to import Prefect with, and a server for it, used until this process ends.
 
     Returns at once, while the server starts: the value waits until it answers, and gives its address. Telemetry is
-    off; what the user has set in the environment stays.
+    off; what the user has set in the environment stays. Raises InputError where PREFECT_HOME cannot be used.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1", "localhost"]))
     if "PREFECT_API_URL" in os.environ:
         return lambda: _given(os.environ["PREFECT_API_URL"])
-    home = Path(os.environ.setdefault("PREFECT_HOME", str(root / ".scratch" / "prefect")))
-    home.mkdir(parents=True, exist_ok=True)
-    users, starting = (home / "users.lock").open("a"), (home / "starting.lock").open("a")
-    fcntl.flock(users, fcntl.LOCK_SH)  # waits for a server that is leaving
-    fcntl.flock(starting, fcntl.LOCK_EX)
-    url = _recorded(home)[1]
-    process = None if answers(url) else _start(home, root, url := f"http://127.0.0.1:{free_port()}")
-    # Registered before Prefect is imported, so that what Prefect sends when the process ends still arrives.
-    atexit.register(_leave, home, users, process)
-    os.environ["PREFECT_API_URL"] = f"{url}/api"
-    if home.is_relative_to(root):
-        os.environ[PAGES] = url
-    return lambda: _wait(home, url, process, starting)
-
-
-def answers(url: str) -> bool:
-    """Whether a Prefect server answers there. A busy one is waited for: two on one history would be at odds."""
+    home = Path(os.environ.get("PREFECT_HOME") or root / ".scratch" / "prefect").expanduser().absolute()
+    os.environ["PREFECT_HOME"] = str(home)
     try:
-        with build_opener(ProxyHandler({})).open(f"{url}/api/health", timeout=20) as reply:
-            return bool(reply.status == 200)
-    except (URLError, OSError, ValueError):
-        return False
+        home.mkdir(parents=True, exist_ok=True)
+        users = (home / USERS).open("a")
+        fcntl.flock(users, fcntl.LOCK_SH)  # waits for a server that is leaving
+        with _life(home) as life:
+            found = _start(home, root, life) if locked(life.fileno()) else recorded(home)
+    except OSError as error:
+        fault = f"the folder of Prefect's history cannot be used ({error.strerror or error})"
+        raise InputError(home, fault, "make it writable, or set PREFECT_HOME to a folder that is") from error
+    # Registered before Prefect is imported, so that what Prefect sends when the process ends still arrives.
+    atexit.register(_leave, home, users)
+    os.environ["PREFECT_API_URL"] = f"{found.url}/api"
+    if home.is_relative_to(root):
+        os.environ[PAGES] = found.url
+    return lambda: _wait(home, found)
+
+
+def recorded(home: Path) -> Server:
+    """The server that was started last. Raises OSError where none ever was."""
+    return Server(*(home / "server.txt").read_text().split())
+
+
+def lives(home: Path) -> bool:
+    """Whether the server that was started last still runs."""
+    with _life(home) as life:
+        return not locked(life.fileno())
+
+
+@contextmanager
+def _life(home: Path) -> Iterator[IO[str]]:
+    """The lock that the server holds while it lives, for one process at a time to look at or to hand on."""
+    with (home / STARTING).open("a") as starting, (home / LIFE).open("a") as life:
+        fcntl.flock(starting, fcntl.LOCK_EX)
+        yield life
 
 
 def _given(api: str) -> str:
@@ -90,116 +133,91 @@ def _given(api: str) -> str:
     return api.removesuffix("/api")
 
 
-def _recorded(home: Path) -> tuple[int, str]:
-    try:
-        pid, url = (home / "server.txt").read_text().split()
-        return int(pid), url
-    except (FileNotFoundError, ValueError):
-        return 0, ""
-
-
-def free_port() -> int:
-    """Prefect's own port, or another one where it is taken. Raises InputError when none is free."""
+def _listen() -> socket.socket:
+    """A socket that listens on Prefect's own port, or on another where that is taken. Raises InputError for none."""
     for port in (PORT, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+            listener.listen()
+        except OSError:
+            listener.close()
+        else:
+            return listener
     raise InputError("127.0.0.1", "no port is free", "end a program that listens on many")
 
 
-def _start(home: Path, root: Path, url: str) -> subprocess.Popen[bytes]:
-    port = url.rpartition(":")[2]
-    env = dict(os.environ, PREFECT_SERVER_API_HOST="127.0.0.1", PREFECT_SERVER_API_PORT=port)
-    env["PREFECT_UI_API_URL"] = f"{url}/api"  # else the pages ask the server of the user's Prefect profile
-    env.pop("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", None)
-    with (home / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server", "--serve", str(home), str(root), port],
+def _start(home: Path, root: Path, life: IO[str]) -> Server:
+    """Start a server that holds `life`. It is handed the socket that already listens: nobody else can get its port."""
+    with _listen() as listener, (home / "server.log").open("wb") as log:
+        port = listener.getsockname()[1]
+        server = Server(f"http://127.0.0.1:{port}", token_hex(8))
+        env = dict(os.environ, PREFECT_SERVER_API_HOST="127.0.0.1", PREFECT_SERVER_API_PORT=str(port))
+        env["PREFECT_UI_API_URL"] = f"{server.url}/api"  # else the pages ask the server of the user's Prefect profile
+        env.pop("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", None)
+        (home / "server.txt").write_text(f"{server.url} {server.word}")
+        words = [str(home), str(root), str(listener.fileno()), server.word]
+        subprocess.Popen(
+            [sys.executable, "-m", "flows.server_process", *words],
             cwd=Path(__file__).parent.parent,
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is for the flow, which still has to say how it ended
+            pass_fds=(listener.fileno(), life.fileno()),
         )
-    (home / "server.txt").write_text(f"{process.pid} {url}")
-    return process
+    return server
 
 
-def _wait(home: Path, url: str, process: subprocess.Popen[bytes] | None, starting: IO[str]) -> str:
+def _wait(home: Path, server: Server) -> str:
     end = time.monotonic() + PATIENCE
-    while not answers(url):
-        if time.monotonic() > end or (process and process.poll() is not None):
+    while not server.answers():
+        if not lives(home):
             text = (home / "server.log").read_text(errors="replace").strip()
             fault = f"the Prefect server does not start: {text[-2000:] or 'it says nothing'}"
             raise InputError(home / "server.log", fault, "mend that, or delete the folder with its history")
+        if time.monotonic() > end:
+            fault = f"the Prefect server of this folder does not answer at {server.url}"
+            action = "end that server; or set PREFECT_HOME to a folder that no other machine uses"
+            raise InputError(home / "server.txt", fault, action)
         time.sleep(POLL / 2)
-    fcntl.flock(starting, fcntl.LOCK_UN)
-    return url
+    return server.url
 
 
-def _leave(home: Path, users: IO[str], process: subprocess.Popen[bytes] | None) -> None:
-    """Stop the server if nobody else uses it."""
+def _leave(home: Path, users: IO[str]) -> None:
+    """Stop using the server; where nobody else uses it, wait until it has recorded all and is gone."""
+    last = locked(users.fileno())
     fcntl.flock(users, fcntl.LOCK_UN)
-    pid = _recorded(home)[0]
-    if not pid or not locked(users.fileno()):
-        return
-    end = time.monotonic() + 5
-    while alive(pid, "-m flows.server") and time.monotonic() < end:
-        os.kill(pid, signal.SIGTERM)
+    begin, told = time.monotonic(), False
+    while last and lives(home):
+        waited = time.monotonic() - begin
+        if waited > 3 * RECORDING or _in_use(users):
+            break
+        if waited > NEWS and not told:
+            sys.stderr.write("waiting until Prefect's server has recorded this run\n")
+            told = True
         time.sleep(POLL)
-        if process:
-            process.poll()
-    (home / "server.txt").unlink(missing_ok=True)
 
 
-def _leave_when_unused(home: Path, leave: Callable[[], None]) -> None:
-    with (home / "users.lock").open("a") as users:
-        while not locked(users.fileno()):
-            time.sleep(POLL * 5)
-        leave()
-        time.sleep(PATIENCE)  # keeps the lock until the process ends: who comes now waits, then starts another server
+def _in_use(users: IO[str]) -> bool:
+    """Whether somebody shares the lock; a server that is leaving holds it alone."""
+    try:
+        if locked(users.fileno()):
+            return False
+        fcntl.flock(users, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        fcntl.flock(users, fcntl.LOCK_UN)
+    return True
 
 
-def _serve(home: Path, root: Path, port: int) -> None:
-    import uvicorn
-    from prefect.server.api.server import create_app
-    from starlette.routing import Match, Mount
-    from starlette.staticfiles import StaticFiles
-    from starlette.types import Scope
-
-    class Pages(Mount):
-        """Leaves the UI what is no folder of ours: its own pages of artifacts begin with the same word."""
-
-        def matches(self, scope: Scope) -> tuple[Match, Scope]:
-            named = scope["path"].removeprefix("/artifacts/").split("/")[0]
-            return super().matches(scope) if named and (root / "artifacts" / named).is_dir() else (Match.NONE, {})
-
-    app = create_app()
-    pages = StaticFiles(directory=root / "artifacts", html=True, check_dir=False)
-    pictures = StaticFiles(directory=home / PICTURES, check_dir=False)
-    app.router.routes[:0] = [  # before the UI, which answers to every path
-        Pages("/artifacts", pages),
-        Mount(f"/{PICTURES}", pictures),
-    ]
-    host = "127.0.0.1"
-    config = uvicorn.Config(app, host, port, log_level="error", lifespan="on", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
-    Thread(target=_leave_when_unused, args=(home, lambda: setattr(server, "should_exit", True)), daemon=True).start()
-    server.run()
-
-
-def main(serving: Annotated[tuple[Path, Path, int] | None, typer.Option("--serve", hidden=True)] = None) -> None:
+def main() -> None:
     """Keep Prefect's UI open, to look at past runs, until Ctrl-C."""
     from flows.run import find_root, told_in_short
 
-    if serving:
-        _serve(*serving)
-        return
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what runs in the background deaf to it
     with told_in_short("stopped"):
         url = connect(find_root(Path.cwd()))()
