@@ -106,18 +106,37 @@ def sha256_tree(path: Path | str, suffixes: Sequence[str] | None = None) -> str:
     Hidden files and ``__pycache__`` do not count; ``suffixes`` (such as ``(".py",)``) narrows what does.
     Raises InputError when nothing is there.
     """
+    files = tree_files(path)
+    if suffixes is not None and "" not in files:
+        files = {name: file for name, file in files.items() if file.suffix in suffixes}
+    return tree_digest({name: sha256_file(file) for name, file in files.items()})
+
+
+def tree_files(path: Path | str) -> dict[str, Path]:
+    """The files below a folder by their relative POSIX names, in order; a file by the name "".
+
+    Hidden files and ``__pycache__`` do not count. Raises InputError when nothing is there.
+    """
     path = Path(path)
     if path.is_file():
-        return sha256_file(path)
+        return {"": path}
     if not path.is_dir():
         raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first")
-    digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        name = file.relative_to(path).as_posix()
-        hidden = any(part.startswith(".") or part == "__pycache__" for part in name.split("/"))
-        if not hidden and (suffixes is None or file.suffix in suffixes):
-            digest.update(f"{name}\0{sha256_file(file)}\n".encode())
-    return digest.hexdigest()
+    found: dict[str, Path] = {}
+    for folder, folders, files in os.walk(path):
+        folders[:] = [name for name in folders if name[0] != "." and name != "__pycache__"]
+        place = Path(folder)
+        paths = (place / name for name in files if name[0] != "." and name != "__pycache__")
+        found |= {file.relative_to(path).as_posix(): file for file in paths if file.is_file()}
+    return dict(sorted(found.items(), key=lambda item: item[0].split("/")))
+
+
+def tree_digest(digests: Mapping[str, str]) -> str:
+    """The hex digest that `sha256_tree` gives, from those of the files that `tree_files` names."""
+    if "" in digests:
+        return digests[""]
+    text = "".join(f"{name}\0{digest}\n" for name, digest in digests.items())
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _sync(path: Path) -> None:

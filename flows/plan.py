@@ -82,7 +82,7 @@ class Sources:
 def sources(root: Path, targets: Iterable[str]) -> dict[str, Sources]:
     """What the result of each target hangs on, as the repository stands. Raises InputError as `load` does."""
     try:
-        with _locked(root) as repo:
+        with locked_repo(root) as repo:
             graph = get_active_graph(repo.index.graph)
             names = {stage: _name(stage, repo.root_dir) for stage in graph}
             labels = _labels(names.values())
@@ -99,7 +99,7 @@ def load(root: Path, targets: Sequence[str] = (), *, force: bool = False) -> lis
     Raises InputError where DVC cannot read the project or a target is unknown.
     """
     try:
-        with _locked(root) as repo:
+        with locked_repo(root) as repo:
             graph = get_active_graph(repo.index.graph)
             names = {stage: _name(stage, repo.root_dir) for stage in graph}
             labels = _labels(names.values())
@@ -179,7 +179,7 @@ def forget(root: Path, pid: int) -> None:
     """
     from dvc.rwlock import _edit_rwlock  # no public way to it
 
-    with _locked(root) as repo:
+    with locked_repo(root) as repo:
         hardlink = repo.config["core"].get("hardlink_lock", False)
         with _edit_rwlock(repo.tmp_dir, repo.fs, hardlink) as table:
             for path in [path for path, info in table["write"].items() if info["pid"] == pid]:
@@ -192,12 +192,12 @@ def forget(root: Path, pid: int) -> None:
 
 def mend(root: Path) -> None:
     """Begin DVC's table of busy paths anew if a kill cut it short while it was written: DVC refuses it for ever."""
-    with _locked(root):
+    with locked_repo(root):
         pass
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[Repo]:
+def locked_repo(root: Path) -> Iterator[Repo]:
     """DVC's view of a repository, for one process at a time: whoever writes the table of busy paths holds this lock."""
     with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
         table = Path(repo.tmp_dir, RWLOCK_FILE)

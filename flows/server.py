@@ -36,8 +36,8 @@ import typer
 from rich.console import Console
 
 from etude.errors import InputError
+from etude.locks import locked
 from flows.process import POLL
-from flows.slots import locked
 
 PORT = 4200  # Prefect's own; another one where it is taken
 PATIENCE = 300.0  # seconds: the first start of all makes the database, and machines are busy

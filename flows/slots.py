@@ -6,7 +6,6 @@ that outlives its flow keeps its slot until it is done.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections import defaultdict
 from collections.abc import Iterator
@@ -15,20 +14,12 @@ from itertools import count
 from pathlib import Path
 from threading import Event, Lock
 
+from etude.locks import locked
 from flows.process import POLL
 
 
 class StoppedError(Exception):
     """The flow is being stopped: what was waiting or running has been given up."""
-
-
-def locked(file: int) -> bool:
-    """Try to lock an open file for as long as it, or a copy that a child inherited, stays open."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 class Slots:

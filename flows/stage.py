@@ -21,9 +21,10 @@ from shutil import disk_usage
 from threading import Event
 from typing import IO
 
+from etude.locks import locked
 from flows.plan import Stage, forget, mend
 from flows.process import POLL, alive, group_lives, stop_group
-from flows.slots import Slots, StoppedError, locked
+from flows.slots import Slots, StoppedError
 
 GRACE = 10.0  # seconds between asking a stage to stop and killing it: enough to finish writing a resume state
 BUSY_WAITS = (0.5, 1, 2, 4, 8)  # seconds to the next try when another dvc is at the same paths; the last one repeats

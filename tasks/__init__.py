@@ -5,10 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from etude.looks import Look
 
 # `.venv/bin/dvc repro` without an activated environment runs stages with the system's Python: continue with ours.
 _VENV = Path(__file__).parent.parent / ".venv"
@@ -16,6 +22,7 @@ _PYTHON = _VENV / "bin" / "python3"
 if sys.prefix == sys.base_prefix and "CONDA_PREFIX" not in os.environ and _PYTHON.exists():
     os.execv(_PYTHON, [str(_PYTHON), *sys.orig_argv[1:]])
 
+_BEGAN = time.time()  # from here on code is imported
 
 # What a machine may lack, which is no fault of the code, and what to do then.
 _LACKS = {
@@ -31,6 +38,7 @@ def run(command: Callable[..., Any]) -> None:
 
     A fault in any params file stops every task before torch is imported and before anything is written. An
     EtudeError becomes one line on stderr and exit code 1; so does what the machine lacks: space, rights, memory.
+    A stage of dvc.yaml is alone at its outs, and fails where what it reads is changed meanwhile.
     """
     import typer
 
@@ -39,7 +47,7 @@ def run(command: Callable[..., Any]) -> None:
     try:
         # Imported by name: the check must not make every stage depend on every schema.
         import_module("tasks.project").check(Path())
-        typer.run(command)
+        typer.run(_watched(command))
     except EtudeError as error:
         told = str(error)
     except OSError as error:
@@ -54,3 +62,32 @@ def run(command: Callable[..., Any]) -> None:
         return
     sys.stderr.write(f"error: {told}\n")
     sys.exit(1)
+
+
+@contextmanager
+def publish(path: Path, look: Look | None = None) -> Iterator[Path]:
+    """Yield a draft folder; at the end it takes the place of ``path``, if what the stage reads is still what it saw.
+
+    So must be what ``look`` saw. Raises StaleError, or ConflictError where a dvc makes ``path`` at this moment.
+    """
+    from etude.files import replace_folder
+
+    watch = import_module("tasks.watch")
+    with replace_folder(path) as draft:
+        yield draft
+        watch.refuse_false(path, look)
+
+
+def seen(file: Path, name: str) -> Look:
+    """What the stage ``name`` of a dvc.yaml reads, as it was when this process began."""
+    look: Look = import_module("tasks.watch").seen(file, name)
+    return look
+
+
+def _watched(command: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(command)
+    def under_watch(*arguments: Any, **options: Any) -> None:
+        with import_module("tasks.watch").watched(_BEGAN):
+            command(*arguments, **options)
+
+    return under_watch

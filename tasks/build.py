@@ -6,7 +6,6 @@ Its loss curve goes to ``…/training/``, the pictures drawn while it learned to
 from __future__ import annotations
 
 import platform
-import re
 import resource
 import shutil
 import sys
@@ -17,17 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etude.errors import BaseError, ParamsError, StaleError
-from etude.files import read_json, replace_folder, sha256_tree, write_json
+from etude.files import read_json, write_json
 from etude.method import Input, Method, load_method, needs
-from etude.params import MethodParams, Schema, load, pick, read_yaml
+from etude.params import MethodParams, Schema, load, pick
 from etude.store import key
 from etude.training.processes import is_main, spread
-from tasks import run
+from tasks import publish, run, seen
 from tasks.console import say, warn
 
 if TYPE_CHECKING:
     from etude.artifact import Artifact
     from etude.diffusion.base import Base, Part
+    from etude.looks import Look
     from etude.training.report import Report
 
 __all__ = ["Dials", "build"]
@@ -52,32 +52,23 @@ def build(method: str) -> None:
     path = Path(getattr(params, "base", dials.base))
     family = _family(method, module, path)
     spread(dials.processes)
-    inputs = digests(method, {**dials.model_dump(), **params.recipe(), "base": path.as_posix()})
-    inputs |= {name: sha256_tree(name) for name in getattr(params, "models", {}).values()}
+    look = seen(Path("pipelines", method, "dvc.yaml"), "build")
+    look.add(getattr(params, "models", {}).values())
+    inputs = look.digests()
     facts = _facts(params, dials, inputs, path) | {"family": family}
     scratch = Path(".scratch", f"{method}-{key(inputs, facts)[:16]}")
     _tell_other_vae(method, path, Path(dials.base))
     base, report = _open(method, module, params, dials, path, scratch)
     facts |= {"prediction": base.prediction, "resolution": base.resolution}
-    data = {need: _load(need, method, params) for need in needs(module)}
+    data = {need: _load(need, method, params, inputs) for need in needs(module)}
     artifact = module.build(base=base, **data, params=params, report=report)
     if not is_main():
         return
-    changed = sorted(name for name, digest in inputs.items() if sha256_tree(name) != digest)
-    if changed:
-        raise StaleError(", ".join(changed), "changed while this stage ran", "run `dvc repro` again")
-    _publish(method, artifact, report.finish(), facts)
+    look.refuse_changed()  # before gigabytes are copied
+    _publish(method, artifact, report.finish(), facts, look)
     report.discard()
     _measure(Path("logs", f"build-{method}.json"), time.monotonic() - start)
     say(f"{method}: {len(artifact.tensors)} tensors in artifacts/{method}/build/artifact.safetensors")
-
-
-def digests(method: str, values: Mapping[str, Any]) -> dict[str, str]:
-    """Hashes of all that the build stage of ``method`` lists as deps, ``${…}`` filled in from ``values``."""
-    deps = read_yaml(Path("pipelines", method, "dvc.yaml"))["stages"]["build"]["deps"]
-    known = {**values, "method": method}
-    paths = [re.sub(r"\$\{(\w+)\}", lambda found: str(known[found[1]]), dep) for dep in deps]
-    return {path: sha256_tree(path) for path in paths}
 
 
 def _family(method: str, module: Method, path: Path) -> str:
@@ -144,14 +135,15 @@ def _open(
     return base, report
 
 
-def _load(need: str, method: str, params: MethodParams) -> Any:
+def _load(need: str, method: str, params: MethodParams, inputs: Mapping[str, str]) -> Any:
     """What `build` asks for by the name of an argument: from the folders of the method's image set, or its models."""
     from etude.training.batches import load_captions, load_images, load_pictures
     from etude.training.prior import load_prior
     from etude.training.views import load_views
 
     if need == "models":
-        return {name: _input(method, name, Path(path)) for name, path in getattr(params, "models", {}).items()}
+        models = getattr(params, "models", {})
+        return {name: _input(method, name, Path(path), inputs[path]) for name, path in models.items()}
     folder = Path("data", params.set)
     if need == "images":
         return load_images(folder / "latents")
@@ -166,20 +158,19 @@ def _load(need: str, method: str, params: MethodParams) -> Any:
     raise ParamsError("method.py", f"`build` asks for `{need}`, which this stage cannot give", "name another need")
 
 
-def _input(method: str, name: str, path: Path) -> Input:
+def _input(method: str, name: str, path: Path, digest: str) -> Input:
     """One of the models, if it is still what its *input* stage saw; raises StaleError."""
-    digest = read_json(Path("artifacts", method, "inputs", f"{name}.json"))["sha256"]
-    if sha256_tree(path) != digest:
+    if read_json(Path("artifacts", method, "inputs", f"{name}.json"))["sha256"] != digest:
         raise StaleError(path, f"is not what the stage input@{name} of {method} saw", "run `dvc repro`")
     return Input(path, digest)
 
 
-def _publish(method: str, artifact: Artifact, results: Path, facts: Mapping[str, Any]) -> None:
+def _publish(method: str, artifact: Artifact, results: Path, facts: Mapping[str, Any], look: Look) -> None:
     """Put artifact and checkpoints, each with all facts, previews and curve in the place of the old ones."""
     from etude import artifact as artifacts
 
     steps = []
-    with replace_folder(Path("artifacts", method, "build")) as out:
+    with publish(Path("artifacts", method, "build"), look) as out:
         for path in sorted((results / "checkpoints").glob("*.safetensors")):
             made = artifacts.load(path)
             steps.append(made.facts["step"])
@@ -189,7 +180,7 @@ def _publish(method: str, artifact: Artifact, results: Path, facts: Mapping[str,
         told = artifacts.Artifact(method, artifact.tensors, {**facts, **last, **artifact.facts})
         artifacts.save(told, out / "artifact.safetensors")
     for name in ("previews", "training"):  # a method that draws or learns nothing on the way has an empty folder
-        with replace_folder(Path("artifacts", method, name)) as out:
+        with publish(Path("artifacts", method, name), look) as out:
             if (results / name).is_dir():
                 shutil.copytree(results / name, out, dirs_exist_ok=True)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from etude.captions.settings import Caption
-from etude.files import read_json, replace_folder, write_json
+from etude.files import read_json, write_json
 from etude.params import Schema, image_folder, pick
-from tasks import run
+from tasks import publish, run
 from tasks.console import progress, say, warn
 
 __all__ = ["Caption", "Dials", "caption"]
@@ -38,7 +38,7 @@ def caption(name: str) -> None:
     unnamed = [identifier for identifier, facts in images.items() if not facts["flipped"] and identifier not in texts]
     texts |= _described(prepared, unnamed, dials)
     whole = {identifier: _whole(identifier, texts, dials.caption) for identifier in images}
-    with replace_folder(Path("data", name, "captioned")) as out:
+    with publish(Path("data", name, "captioned")) as out:
         for identifier, entry in whole.items():
             (out / f"{identifier}.txt").write_text(entry["text"] + "\n", encoding="utf-8")
         write_json(out / "captions.json", whole)

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from etude.diffusion.settings import ClassImages, Sampling
-from etude.files import atomic_path, replace_folder, sha256_file, sha256_tree
+from etude.files import atomic_path, sha256_file, sha256_tree
 from etude.params import Schema, pick
 from etude.store import Store, key
-from tasks import encode, run
+from tasks import encode, publish, run
 from tasks.console import progress, say
 
 __all__ = ["Dials", "class_images"]
@@ -41,7 +41,7 @@ def class_images(method: str, real: str = "") -> None:
     """Draw the class images of METHOD and encode them; with --real take those of an image set as they are."""
     folder = Path("artifacts", method, "class_images")
     if real:
-        with replace_folder(folder / real) as out:
+        with publish(folder / real) as out:
             for part in ("latents", "texts"):
                 shutil.copytree(Path("data", real, part), out / part)
         say(f"{method}: class images: those of the image set {real}")
@@ -51,7 +51,7 @@ def class_images(method: str, real: str = "") -> None:
     from etude.training.randomness import make_deterministic
 
     make_deterministic(dials.threads)
-    with replace_folder(folder / "drawn") as out:
+    with publish(folder / "drawn") as out:
         drawn, kept = _fill(out, asked, dials, method)
     say(f"{method}: class images: {drawn} drawn, {kept} from cache")
 

@@ -19,7 +19,6 @@ from etude.files import (
     read_json,
     read_metadata,
     read_tensors,
-    replace_folder,
     sha256_file,
     sha256_tree,
     write_json,
@@ -27,7 +26,7 @@ from etude.files import (
 )
 from etude.params import Schema, pick
 from etude.store import Store, key
-from tasks import run
+from tasks import publish, run
 from tasks.console import progress, say, warn
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ def encode_pictures(name: str, dials: Dials) -> tuple[Entries, Entries]:
         path.stem: (mirrored if path.stem in flipped else entries).path(str(path), encoder, *read_pixels(path))
         for path in progress(pictures, f"{name}: latents")
     }
-    with replace_folder(folder / "latents") as out:
+    with publish(folder / "latents") as out:
         for identifier, place in places.items():
             mask = folder / "prepared" / "attention" / f"{identifier}.png"
             _place(place, mask if mask.exists() else None, out / f"{identifier}.safetensors")
@@ -126,7 +125,7 @@ def encode_captions(name: str, dials: Dials) -> Entries:
     """Fill ``data/<set>/texts`` from the captions of the set."""
     folder = Path("data", name)
     captions = {name: entry["text"] for name, entry in read_json(folder / "captioned" / "captions.json").items()}
-    with replace_folder(folder / "texts") as out:
+    with publish(folder / "texts") as out:
         return write_texts(name, captions, out, dials)
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from etude.diffusion.settings import Sampling
 from etude.evaluation.settings import Evaluate
-from etude.files import replace_folder, write_json
+from etude.files import write_json
 from etude.method import load_method
 from etude.params import Learned, Schema, pick
-from tasks import run
+from tasks import publish, run
 from tasks.console import progress, say
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def evaluate(method: str) -> None:
 
     rows = subjects(Path("artifacts", method, "build"))
     found = examine(study, rows, progress)
-    with replace_folder(Path("artifacts", method, "evaluation")) as out:
+    with publish(Path("artifacts", method, "evaluation")) as out:
         write(study, found, out)
     # A file of its own: other numbers with the same best checkpoint do not make *export* run again.
     write_json(Path("artifacts", method, "best.json"), {"checkpoint": found.best.subject.name})

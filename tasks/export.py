@@ -10,10 +10,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from etude.errors import StaleError
-from etude.files import Draft, replace_folder, write_json
+from etude.files import Draft, write_json
 from etude.method import load_method
 from etude.params import Schema, pick
-from tasks import run
+from tasks import publish, run
 from tasks.built import best_of
 from tasks.console import say
 
@@ -53,7 +53,7 @@ def export(method: str) -> None:
     chosen = _chosen(method, wanted)
     frame = cache(read_frame)
     files: list[dict[str, str]] = []
-    with replace_folder(Path("artifacts", method, "export")) as out:
+    with publish(Path("artifacts", method, "export")) as out:
         for folder, subject in chosen.items():
             paths = _write(subject, forms, Draft(out / folder), frame, apart=bool(folder))
             files += [{"path": p.relative_to(out).as_posix(), **told} for p, told in paths.items()]

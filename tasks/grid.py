@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from etude.diffusion.settings import Sampling
 from etude.errors import ParamsError
-from etude.files import read_json, replace_folder, write_json
+from etude.files import read_json, write_json
 from etude.grids.settings import Grid, refuse_unknown
 from etude.method import load_method
 from etude.params import Learned, Schema, pick
-from tasks import run
+from tasks import publish, run
 from tasks.console import progress, say
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def grid(method: str) -> None:
     requests = gather(each)
     drawn = draw(studio, requests, lambda missing: progress(missing, f"{method}: draw"))
     paths = [drawn.of(request, cell.seed) for cell, request in zip(each, requests, strict=True)]
-    with replace_folder(Path("artifacts", method, "grid")) as out:
+    with publish(Path("artifacts", method, "grid")) as out:
         paint(layout, {cell.position: path for cell, path in zip(each, paths, strict=True)}).save(out / "grid.png")
         numbers = measured(Path("artifacts", method, "evaluation", "pictures.csv"), own.word)
         write_json(out / "manifest.json", manifest(axes, each, paths, numbers))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from etude.files import atomic_path, replace_folder, write_json
-from tasks import run
+from etude.files import atomic_path, write_json
+from tasks import publish, run
 from tasks.console import say
 
 
@@ -16,7 +16,7 @@ def page(method: str) -> None:
     from etude.pages.sources import find
 
     found = find(method)
-    with replace_folder(Path("artifacts", "pages", method)) as out:
+    with publish(Path("artifacts", "pages", method)) as out:
         write_json(out / "page.json", keep(found, out))
         with atomic_path(out / "index.html") as file:
             file.write_text(render(found), encoding="utf-8")

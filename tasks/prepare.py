@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etude.errors import InputError
-from etude.files import replace_folder, write_json
+from etude.files import write_json
 from etude.images.settings import Prepare
 from etude.params import Schema, image_folder, pick
-from tasks import run
+from tasks import publish, run
 from tasks.console import progress, say, warn
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def prepare(name: str) -> None:
     from etude.images.preparation import Preparation
 
     files = list_pictures(folder)
-    with replace_folder(Path("data", name, "prepared")) as out:
+    with publish(Path("data", name, "prepared")) as out:
         preparation = Preparation(out, settings)
         for file, mask in progress(list(files.items()), f"{name}: prepare"):
             preparation.add(file, folder / file, folder / mask if mask else None)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from etude.files import atomic_path, replace_folder, write_json
+from etude.files import atomic_path, write_json
 from etude.params import Schema, pick
-from tasks import run
+from tasks import publish, run
 from tasks.console import say
 
 __all__ = ["Dials", "report"]
@@ -26,7 +26,7 @@ def report() -> None:
     from etude.pages.report import as_csv, entries, numbers, render, rows
 
     found = entries(Path("artifacts", "pages"), dials.methods)
-    with replace_folder(Path("artifacts", "report")) as out:
+    with publish(Path("artifacts", "report")) as out:
         table = list(rows(found))
         write_json(out / "metrics.json", {row["method"]: numbers(row) for row in table})
         for name, text in {"methods.csv": as_csv(table), "index.html": render(found)}.items():

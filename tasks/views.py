@@ -12,10 +12,10 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from etude.errors import InputError
-from etude.files import read_tensors, replace_folder, write_tensors
+from etude.files import read_tensors, write_tensors
 from etude.params import Schema, pick
 from etude.training.augmentation import KIND, MASK, Augmentation
-from tasks import encode, run
+from tasks import encode, publish, run
 from tasks.console import progress, say
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def views(method: str, name: str) -> None:
     if not pictures:
         raise InputError(f"data/{name}/prepared", "holds no pictures", "run `dvc repro` so that *prepare* fills it")
     entries, encoder = encode.Entries("vae", dials), cache(lambda: encode.open_vae(dials))
-    with replace_folder(Path("artifacts", method, "views", name)) as out:
+    with publish(Path("artifacts", method, "views", name)) as out:
         for path in progress(pictures, f"{name}: views"):
             for number, (picture, mask, kind) in enumerate(_views(path, asked)):
                 entry = entries.path(f"{path} {number}", encoder, picture.size, picture.tobytes())

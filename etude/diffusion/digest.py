@@ -1,14 +1,11 @@
 """The digest of a part of a base: the key under which what it encoded is kept.
 
-Hashing gigabytes at every call would cost seconds, so digests of files are remembered in ``.cache/digests``. An entry
-is keyed by path, size, inode and both times of the file. The change time cannot be set back, and a file touched in the
-last seconds is not remembered (a later write might not move its times), so an entry is never stale.
+Digests of large files are remembered in ``.cache/digests``: see `etude.store.remembered`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -16,8 +13,8 @@ from etude.diffusion.checkpoint import read_parts
 from etude.diffusion.family import recognise, weight_files
 from etude.diffusion.single import config_folder, single_scheduler
 from etude.errors import BaseError
-from etude.files import read_json, sha256_file, sha256_tree, write_json
-from etude.store import Store, key
+from etude.files import sha256_file, sha256_tree
+from etude.store import key, remembered
 
 Part = Literal["unet", "vae", "text"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -27,8 +24,6 @@ _FOLDERS: dict[Part, tuple[str, ...]] = {
     "vae": ("vae",),
     "text": ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"),
 }
-_SETTLED = 3.0  # seconds: coarser than the clock of any file system in use
-_REMEMBERED = 1 << 20  # bytes from which a digest is worth remembering
 
 
 def part_digest(path: Path | str, part: Part) -> str:
@@ -61,19 +56,7 @@ def _folder_digest(folder: Path) -> list[list[str]]:
 
 def _remembered(file: Path, part: Part | None = None) -> str:
     """The digest of a file, or of a part of a single-file base, from the store where it has it."""
-    stat = file.stat()
-    if stat.st_size < _REMEMBERED:
-        return _digest(file, part)
-    times = (stat.st_mtime_ns, stat.st_ctime_ns)
-    identity = (str(file.resolve()), stat.st_size, stat.st_ino, stat.st_dev, *times)
-    entry = Store("digests").path(key("digest", part, *identity), ".json")
-    if entry.exists():
-        return str(read_json(entry))
-    digest = _digest(file, part)
-    settled = time.time_ns() - max(times) > _SETTLED * 1e9
-    if settled and file.stat().st_ctime_ns == stat.st_ctime_ns:
-        write_json(entry, digest)
-    return digest
+    return remembered(file, lambda path: _digest(path, part), part)
 
 
 def _digest(file: Path, part: Part | None) -> str:

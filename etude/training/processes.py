@@ -42,7 +42,12 @@ def launch(count: int) -> int:
     meeting = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": "0"}
     meeting |= {"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo")}
     running = [
-        subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env={**os.environ, **meeting, RANK: str(rank), **seen})
+        # They inherit the stage's lock, which lasts until the last of them has ended.
+        subprocess.Popen(
+            [sys.executable, *sys.orig_argv[1:]],
+            env={**os.environ, **meeting, RANK: str(rank), **seen},
+            close_fds=False,
+        )
         for rank, seen in enumerate({"CUDA_VISIBLE_DEVICES": device} for device in _devices(shown, count))
     ]
     try:

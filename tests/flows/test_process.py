@@ -11,8 +11,9 @@ from threading import Event, Thread
 
 import pytest
 
+from etude.locks import locked
 from flows.process import alive, group_lives, stop_group
-from flows.slots import Slots, StoppedError, locked
+from flows.slots import Slots, StoppedError
 from tests.flows.conftest import wait_until
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(100)"

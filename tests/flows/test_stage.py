@@ -12,10 +12,11 @@ from threading import Event, Thread
 
 import pytest
 
+from etude.locks import locked
 from flows import stage as stage_module
 from flows.plan import Stage, load
 from flows.process import alive
-from flows.slots import StoppedError, locked
+from flows.slots import StoppedError
 from flows.stage import Site, StageError, Tail, environment, run
 from tests.flows.conftest import Project
 

@@ -17,7 +17,8 @@ from etude.errors import BaseError, StaleError
 from etude.files import read_json, sha256_tree
 from etude.method import load_method
 from etude.params import read_yaml
-from tasks.build import build, digests
+from tasks import seen
+from tasks.build import build
 from tests.shipped import ROOT
 from tests.tasks.learning import change, make_project
 from tests.tiny import build_tiny
@@ -133,14 +134,14 @@ def test_a_fault_in_one_process_ends_them_all(project: Path) -> None:
 
 
 def test_every_dep_of_the_stage_is_an_input(project: Path) -> None:
-    values = {"set": "concept", "base": "models/tiny"}
-    before = digests("lora", values)
+    own = Path("pipelines/lora/dvc.yaml")
+    before = seen(own, "build").digests()
     assert {"data/concept/latents", "data/concept/texts", "models/tiny", "etude/training", "tasks/build.py"} <= set(
         before
     )
     picture = project / "data/concept/latents/a.safetensors"
     picture.write_bytes(picture.read_bytes()[:-1] + b"\x01")
-    after = digests("lora", values)
+    after = seen(own, "build").digests()
     assert [path for path in before if before[path] != after[path]] == ["data/concept/latents"]
 
 
@@ -154,7 +155,7 @@ def test_a_build_whose_inputs_changed_meanwhile_saves_nothing(project: Path, mon
         return learn(**given)
 
     monkeypatch.setattr(module, "build", meddle)
-    with pytest.raises(StaleError, match=r"data/concept/texts: changed while this stage ran"):
+    with pytest.raises(StaleError, match=r"data/concept/texts/index.json: changed while this stage ran"):
         build("lora")
     assert not (project / "artifacts").exists()
 

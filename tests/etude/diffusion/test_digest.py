@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from etude import store
 from etude.diffusion import digest
 from etude.diffusion.digest import PARTS, part_digest
 from etude.errors import BaseError
@@ -103,16 +104,16 @@ def test_in_a_single_file_each_part_has_its_own_digest(folder_of: Callable[[str]
 
 
 def test_a_remembered_digest_is_used(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digest, "_SETTLED", -1.0)
-    monkeypatch.setattr(digest, "_REMEMBERED", 0)
+    monkeypatch.setattr(store, "SETTLED", -1.0)
+    monkeypatch.setattr(store, "REMEMBERED", 0)
     before = digests(copy)
     monkeypatch.setattr(digest, "sha256_file", lambda file: pytest.fail(f"{file} was hashed again"))
     assert digests(copy) == before
 
 
 def test_a_change_of_equal_size_and_time_is_noticed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digest, "_SETTLED", -1.0)
-    monkeypatch.setattr(digest, "_REMEMBERED", 0)
+    monkeypatch.setattr(store, "SETTLED", -1.0)
+    monkeypatch.setattr(store, "REMEMBERED", 0)
     file = copy / "unet" / "diffusion_pytorch_model.safetensors"
     before, stat = part_digest(copy, "unet"), file.stat()
 
@@ -127,7 +128,7 @@ def test_a_change_of_equal_size_and_time_is_noticed(copy: Path, monkeypatch: pyt
 
 
 def test_a_file_written_a_moment_ago_is_not_remembered(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digest, "_REMEMBERED", 0)
+    monkeypatch.setattr(store, "REMEMBERED", 0)
     file = copy / "unet" / "config.json"
     file.write_text(file.read_text())
     part_digest(copy, "unet")
