@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,11 @@ from typing import Any
 import psutil
 
 TABLE = Path(".dvc", "tmp", "rwlock")
-ROOT = "DVC_ROOT"
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A dvc that makes a path: its process, and what it reads for that, relative to the root."""
+    """A dvc that makes a path: its process, and the real paths of what it reads for that."""
 
     pid: int
     command: str
@@ -36,18 +35,16 @@ class Holder:
 
 def holder_of(path: str) -> Holder | None:
     """The dvc that DVC's table says makes ``path``; None where it says nothing, or cannot be read."""
-    table = _table()
-    writing: Mapping[str, Any] = table.get("write", {})
-    reading: Mapping[str, Any] = table.get("read", {})
-    root = _root()
-    info = writing.get(os.path.join(root, path))
-    if info is None:
-        return None
-    pid = info["pid"]
-    made = [place for place, one in writing.items() if one["pid"] == pid]
-    read = [place for place, many in reading.items() if any(one["pid"] == pid for one in many) and place not in made]
-    inside = (Path(place) for place in read if Path(place).is_relative_to(root))  # others are names of git references
-    return Holder(pid, info["cmd"], frozenset(place.relative_to(root).as_posix() for place in inside))
+    for root in dict.fromkeys([os.environ.get("DVC_ROOT", "."), "."]):
+        table = _read(Path(root) / TABLE)
+        writing, reading = table.get("write", {}), table.get("read", {})
+        for place, info in writing.items():
+            if os.path.realpath(place) == os.path.realpath(path):
+                pid = info["pid"]
+                read = (p for p, infos in reading.items() if any(one["pid"] == pid for one in infos))
+                paths = (p for p in read if os.path.isabs(p))  # others are names of git references
+                return Holder(pid, info["cmd"], frozenset(os.path.realpath(p) for p in paths if p not in writing))
+    return None
 
 
 def lives(pid: int, command: str = "") -> bool:
@@ -91,17 +88,11 @@ def _ended(process: psutil.Process) -> bool:
         return False
 
 
-def _root() -> str:
-    """The root as DVC spells it, which may lead through a link."""
-    told = os.environ.get(ROOT, "")
-    return told if told and os.path.isdir(told) and os.path.samefile(told, os.curdir) else os.getcwd()
-
-
-def _table() -> dict[str, Any]:
+def _read(file: Path) -> dict[str, Any]:
     """DVC's table. Another dvc may be writing it at this moment: then once more."""
     for _ in range(5):
         try:
-            found = json.loads(TABLE.read_text(encoding="utf-8"))
+            found = json.loads(file.read_text(encoding="utf-8"))
             return found if isinstance(found, dict) else {}
         except ValueError:
             time.sleep(0.05)

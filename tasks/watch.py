@@ -141,10 +141,10 @@ def _touched(file: Path) -> float:
 
 def _refuse_other_deps(stage: Stage, reads: frozenset[str]) -> None:
     """Raise StaleError where DVC, which read dvc.yaml and params when it began, took other paths for the deps."""
-    own = {path for path in (*stage.deps, *stage.params) if not path.startswith(("/", "../"))}
+    own = {os.path.realpath(path) for path in (*stage.deps, *stage.params)}
     if reads and reads != own:
         parts = [("read", sorted(reads - own)), ("did not read", sorted(own - reads))]
-        told = " and ".join(f"{verb} {', '.join(paths)}" for verb, paths in parts if paths)
+        told = " and ".join(f"{verb} {', '.join(map(os.path.relpath, paths))}" for verb, paths in parts if paths)
         raise StaleError(stage.name, f"its params or dvc.yaml changed since dvc began, which {told}", _AGAIN)
 
 
