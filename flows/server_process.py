@@ -23,9 +23,9 @@ from starlette.routing import Match, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from etude.locks import locked
 from flows.process import POLL
 from flows.server import PICTURES, RECORDING, USERS, WORD
-from flows.slots import locked
 
 EVENTS = "/api/events/in"  # where flows send what becomes of their tasks
 

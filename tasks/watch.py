@@ -118,6 +118,9 @@ def refuse_busy(path: str) -> None:
 def _conclude(watch: Watch) -> None:
     """The last look, kept for a flow to compare with what DVC then writes."""
     watch.refuse_changed()
+    now = this_stage()
+    if now is None or (now.deps, now.params) != (watch.stage.deps, watch.stage.params):
+        refuse([f"what dvc.yaml and its params name as deps of {watch.stage.name}"])
     if os.environ.get(RANK, "0") == "0":
         watch.look.write(receipt(watch.stage.name))
 
