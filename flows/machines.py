@@ -155,8 +155,10 @@ def follow(run: FlowRun, tell: Tell, stopping: Event) -> State[Any] | None:
     with get_client(sync_client=True) as client:
         seen, heard = None, time.monotonic()
         while True:
-            state = client.read_flow_run(run.id).state
+            now = client.read_flow_run(run.id)
+            state = now.state
             if state is not None and state.is_final():
+                tell("seconds", str(now.total_run_time.total_seconds()))  # a short one is never seen at work from here
                 return None if state.is_crashed() else state
             if stopping.wait(POLL * 10):
                 client.set_flow_run_state(run.id, Cancelling())

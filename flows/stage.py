@@ -38,7 +38,7 @@ HINTS = re.compile(
     r"\s*dvc config core.autostage true|Use `dvc push` to send your updates to remote storage."
 )  # what DVC says after every stage: it stays in the log, and is not news
 
-Tell = Callable[[str, str], None]  # kind ("state", "line" or "glimpse") and text
+Tell = Callable[[str, str], None]  # kind ("state", "line", "glimpse", or "seconds" that it took) and text
 
 
 class StageError(Exception):
@@ -201,6 +201,7 @@ def _repro(stage: Stage, site: Site, given: _Inherited, tell: Tell, stopping: Ev
             raise StageError(_fault(stage, process.returncode, site.root, log, tail.last, late))
         tell("state", "waiting for another dvc")
         _wait_for(blockers, BUSY_WAITS[min(tries, len(BUSY_WAITS) - 1)], site.root, stopping)
+        tell("state", "running")
         tries += 1
 
 

@@ -17,6 +17,28 @@ from flows.stage import Site, StageError, Tell, run
 Carry: TypeAlias = Callable[[Stage, Site, Tell, Event, float], str]
 
 
+class Clock:
+    """What a stage takes: since it last began to run, for waiting is not its doing; or what its machine measured."""
+
+    def __init__(self) -> None:
+        self._state, self._since = "", time.monotonic()
+        self._measured: float | None = None
+
+    def hear(self, kind: str, text: str) -> None:
+        """Take note of what is told of the stage. A state may be told again and again while it lasts."""
+        if kind == "seconds":
+            self._measured = float(text)
+        elif kind == "state" and text != self._state:
+            self._state = text
+            if text == "running":
+                self._since, self._measured = time.monotonic(), None
+
+    @property
+    def seconds(self) -> float:
+        """So far, or in all."""
+        return time.monotonic() - self._since if self._measured is None else self._measured
+
+
 class Work:
     """What the tasks of one run share. Setting `stopping` ends every process of it.
 
@@ -49,13 +71,12 @@ class Work:
         if not stage.why and all(outcome == "up to date" for outcome in before):
             self.board.state(stage, "up to date")
             return "up to date"
-        start = time.monotonic()
+        clock = Clock()
 
         def tell(kind: str, text: str) -> None:
-            nonlocal start
-            if (kind, text) == ("state", "running"):
-                start = time.monotonic()  # waiting for a slot is not the stage's doing
-            (self.board.state if kind == "state" else self.board.text)(stage, text)
+            clock.hear(kind, text)
+            if kind != "seconds":
+                (self.board.state if kind == "state" else self.board.text)(stage, text)
             if kind == "line" and text:
                 log(text)
 
@@ -69,11 +90,11 @@ class Work:
             self.board.state(stage, "stopped")
             raise
         except (StageError, OSError):
-            self._failed(stage, time.monotonic() - start)
+            self._failed(stage, clock.seconds)
             raise
         finally:
             self.busy.discard(stage.name)
-        seconds = time.monotonic() - start
+        seconds = clock.seconds
         if outcome == "ran":
             durations.keep(self.site.root, stage, seconds)
         self.board.state(stage, outcome, seconds)

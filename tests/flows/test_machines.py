@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -18,12 +19,13 @@ from httpx import ConnectError
 from prefect.states import Completed
 
 from etude.errors import InputError
-from flows import machines, verdict
+from flows import durations, machines, verdict
 from flows.board import Board, use
 from flows.machines import share, shared_commit
 from flows.plan import Stage, load
 from flows.process import alive
 from flows.stage import Site, StageError
+from flows.work import Work
 from tests.flows.conftest import ROOT, Project, wait_until
 
 # Notes its start outside of every clone, waits where it is told to, and makes a number from those that it reads.
@@ -200,6 +202,32 @@ def test_a_stopped_flow_stops_what_workers_do_and_the_next_run_goes_on_with_gpu_
     assert runs(tmp_path) == ["a", "b", "b"]
     assert (tmp_path / "told/device-b").read_text() == "0"
     assert "up to date" in shared.dvc("status")
+
+
+def test_a_stage_on_a_worker_takes_as_long_as_it_ran_there(tmp_path: Path, prefect_server: str) -> None:
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.states import Running
+
+    with get_client(sync_client=True) as client:
+        begun = client.create_flow_run(flow(lambda: None, name="stage"), state=Running())
+
+    def end() -> None:
+        time.sleep(2.5)  # several looks
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(begun.id, Completed(message="ran"))
+
+    def carry(stage: Stage, site: Site, tell: Callable[[str, str], None], stopping: Event, urgency: float) -> str:
+        Thread(target=end).start()
+        state = machines.follow(begun, tell, stopping)
+        assert state
+        return str(state.message)
+
+    stage = Stage("a", "a", why=("never run",))
+    work = Work(Site(tmp_path, 1), [stage], Board(), carry)
+    work.board.begin(work.stages)
+    work.do(stage, [], str)
+    assert (durations.recall(tmp_path, stage) or 0) >= 2.5
 
 
 def test_a_worker_gives_signs_of_life_from_its_fetch_to_its_push(
