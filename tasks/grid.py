@@ -65,7 +65,7 @@ def grid(method: str) -> None:
         paint(layout, {cell.position: path for cell, path in zip(each, paths, strict=True)}).save(out / "grid.png")
         numbers = measured(Path("artifacts", method, "evaluation", "pictures.csv"), own.word)
         write_json(out / "manifest.json", manifest(axes, each, paths, numbers))
-        _training(Path("data", own.set, "prepared"), out / "training")
+        _training(Path("data", own.set), out / "training")
     width, height = layout.full
     say(f"{method}: {len(each)} cells, {drawn.new} pictures drawn now; {width} × {height} pixels")
 
@@ -81,13 +81,14 @@ def _known(method: str, dials: Dials, own: Learned) -> Known:
     return Known(found, best, prompts_of(dials.prompts, own.set))
 
 
-def _training(prepared: Path, out: Path) -> None:
-    """Copies of a few training pictures, to be looked at beside the grid."""
+def _training(data: Path, out: Path) -> None:
+    """Copies of a few training pictures with their captions, to be looked at beside the grid."""
     from etude.rendering.real import evenly, real_pictures
 
     out.mkdir()
-    for name in evenly(real_pictures(prepared), SHOWN):
-        shutil.copyfile(prepared / f"{name}.png", out / f"{name}.png")
+    for name in evenly(real_pictures(data / "prepared"), SHOWN):
+        shutil.copyfile(data / "prepared" / f"{name}.png", out / f"{name}.png")
+        shutil.copyfile(data / "captioned" / f"{name}.txt", out / f"{name}.txt")
 
 
 if __name__ == "__main__":

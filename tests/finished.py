@@ -81,6 +81,8 @@ def project(folder: Path, base: Path) -> None:
         (folder / "data/concept/prepared").mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / "data/concept/prepared" / f"{name}.png")
         listed[name] = {"flipped": number == 3}
+        (folder / "data/concept/captioned").mkdir(parents=True, exist_ok=True)
+        (folder / "data/concept/captioned" / f"{name}.txt").write_text(f"<a> sks & {number}\n", encoding="utf-8")
         moments = {"mean": torch.randn(4, 8, 8, generator=generator), "logvar": torch.full((4, 8, 8), -10.0)}
         write_tensors(folder / "data/concept/latents" / f"{name}.safetensors", moments)
     write_json(folder / "data/concept/prepared/images.json", {"images": listed})

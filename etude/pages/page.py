@@ -13,15 +13,15 @@ from etude.files import read_json
 from etude.pages import words
 from etude.pages.charts import Chart, draw
 from etude.pages.pictures import inline
+from etude.pages.programs import Export, rows
 from etude.pages.readme import section
-from etude.pages.sources import FILES, Checkpoint, Findings
+from etude.pages.sources import CHECKPOINTS, FILES, HELD_OUT, Checkpoint, Findings, caption_of
 
 THUMB = 192  # pixels of the longest side of pictures beside each other
-PLOTTED = (
-    "image_similarity", "truth_similarity", "style_similarity", "concept_accuracy", "style_accuracy", "text_alignment",
-    "validation_loss",
-)  # fmt: skip
+PLOTTED = (*HELD_OUT, "image_similarity", "text_alignment", "validation_loss")
+PUBLISHED = 512  # px, what the smallest published base draws
 VERDICTS = ("image_similarity", "truth_similarity")
+ALONE = "It cannot tell what a picture shows, so look at them; pictures held out would be measured against as well."
 
 
 def environment() -> Environment:
@@ -40,11 +40,12 @@ def render(found: Findings) -> str:
         f=found,
         title=title,
         sentence=sentence,
+        use=_use(found),
         tiles=list(_tiles(found)),
         best_name=subject_name(found.best["checkpoint"], found.best["step"]),
         metric_names={name: metric.name for name, metric in words.BY_KEY.items()},
         pairs=[_pair(found, number) for number in range(len(found.asked["prompts"]))],
-        training=[inline(path, THUMB) for path in found.training],
+        training=[{"picture": inline(path, THUMB), "caption": caption_of(path)} for path in found.training],
         charts=list(_charts(found)),
         metrics=columns,
         table=[_row(found, checkpoint, columns) for checkpoint in found.checkpoints],
@@ -52,7 +53,7 @@ def render(found: Findings) -> str:
         previews=[{"step": int(path.stem), "picture": inline(path)} for path in found.previews],
         files=[{"path": f.name, "size": words.size(f.size), "about": f.about} for f in found.files],
         choose=section(found.readme, "When to choose it"),
-        use=section(found.readme, FILES),
+        told=section(found.readme, FILES),
         made=list(_made(found)),
         params=list(flatten(found.facts.get("params", {}))),
     )
@@ -70,6 +71,29 @@ def worded(prompt: str, name: str) -> str:
     return prompt.replace("[name]", name)
 
 
+def _use(found: Findings) -> dict[str, Any]:
+    """What the box *Use it* says: the exported checkpoint, a row a program, and how to get another checkpoint."""
+    written = found.exported
+    top = [file for file in written["files"] if not file["path"].startswith(f"{CHECKPOINTS}/")]
+    forms = dict.fromkeys(file["format"] for file in top)
+    files = {form: [file["path"] for file in top if file["format"] == form] for form in forms}
+    word = str(found.asked["name"])
+    export = Export(found.method, found.facts, files, found.asked["prompts"][0], bool(word))
+    steps = [str(row.step) for row in found.checkpoints if row.name not in ("base", "final")]
+    others = [step for step in steps if step != str(written["step"])]
+    return {
+        "name": subject_name(written["checkpoint"], written["step"]),
+        "best": written["checkpoint"] == found.best["checkpoint"],
+        "each": written["export"] == "all" and len(steps) > 1,
+        "rows": list(rows(export)),
+        "steps": steps,
+        "command": f"python -m tasks.convert {found.method}@{others[-1]} --to {next(iter(forms))}" if others else "",
+        "forms": list(forms)[1:],
+        "base": str(found.facts.get("base", "")),
+        "small": int(found.facts.get("resolution", PUBLISHED)) < PUBLISHED,
+    }
+
+
 def _tiles(found: Findings) -> Iterator[dict[str, str]]:
     for key in PLOTTED:
         values = found.metrics.get(key)
@@ -78,6 +102,7 @@ def _tiles(found: Findings) -> Iterator[dict[str, str]]:
         base = f"Untouched base {words.number(values['base'])}."
         told = [words.verdict(values) if key in VERDICTS else base]
         told += [f"Real pictures {words.number(values['real'])}."] if "real" in values else []
+        told += [ALONE] if key == "image_similarity" and not found.held_out else []
         spread = words.spread(values.get("best_spread"))
         yield {
             "name": words.BY_KEY[key].name,

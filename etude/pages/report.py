@@ -14,20 +14,20 @@ from etude.pages import words
 from etude.pages.dumbbell import Bar, draw
 from etude.pages.page import environment, subject_name, worded
 from etude.pages.pictures import inline, shrink
-from etude.pages.sources import Findings
+from etude.pages.sources import HELD_OUT, Findings
 
 SEEDS = 2  # pictures of a prompt that a report shows of each method
 SHOWN = 6  # training pictures
 COLUMNS = (
-    "image_similarity", "truth_similarity", "style_similarity", "concept_accuracy", "style_accuracy",
-    "background_accuracy", "text_alignment", "diversity", "nearest_similarity", "cmmd", "validation_loss",
+    *HELD_OUT, "background_accuracy", "image_similarity", "text_alignment", "diversity", "nearest_similarity", "cmmd",
+    "validation_loss",
 )  # fmt: skip
-CHARTS = {
-    "image_similarity": ("Does it look like the pictures?", "CLIP cosine with the training pictures"),
+CHARTS = {  # the first is what a report leads with: image similarity tells nothing of what a picture shows
     "truth_similarity": ("Does it hit the truth?", "CLIP cosine with pictures kept back, of what each prompt asks for"),
-    "style_similarity": ("Is it drawn in that style?", "CLIP cosine with all kept-back pictures of the style"),
     "concept_accuracy": ("Is it the concept?", "share of pictures in which the judge names the concept asked for"),
+    "style_similarity": ("Is it drawn in that style?", "CLIP cosine with all kept-back pictures of the style"),
     "style_accuracy": ("Is it the style?", "share of pictures in which the judge names the style asked for"),
+    "image_similarity": ("Does it look like the pictures?", "CLIP cosine with the training pictures"),
 }
 
 

@@ -15,6 +15,8 @@ from etude.errors import InputError
 from etude.files import read_json
 from etude.pages.readme import files
 
+HELD_OUT = ("truth_similarity", "concept_accuracy", "style_similarity", "style_accuracy")  # metrics that lead a page
+CHECKPOINTS = "checkpoints"  # folder of an export in which each of several checkpoints lies
 FILES = "The files"  # the section of a README on what the export stage writes
 Numbers = Mapping[str, float | None]
 
@@ -50,7 +52,8 @@ class Findings:
     best: Mapping[str, Any]  # best.json
     checkpoints: Sequence[Checkpoint]
     losses: Sequence[tuple[float, float]]  # (step, training loss)
-    files: Sequence[File]
+    exported: Mapping[str, Any]  # export.json: which checkpoint was written, and each file with its format
+    files: Sequence[File]  # of that checkpoint
     folder: Path  # artifacts/<method>
     readme: Path  # pipelines/<method>/README.md
 
@@ -64,6 +67,11 @@ class Findings:
         return sorted((self.folder / "grid" / "training").glob("*.png"))
 
     @property
+    def held_out(self) -> bool:
+        """Whether anything was measured that training pictures do not tell."""
+        return any("best" in self.metrics.get(key, {}) for key in HELD_OUT)
+
+    @property
     def previews(self) -> list[Path]:
         """Pictures drawn while learning, by step."""
         return sorted((self.folder / "previews").glob("*.png"))
@@ -75,6 +83,7 @@ def find(method: str, root: Path = Path()) -> Findings:
     artifact = folder / "build" / "artifact.safetensors"
     evaluation = folder / "evaluation"
     asked = read_json(evaluation / "evaluation.json")
+    written = read_json(folder / "export" / "export.json")
     return Findings(
         method=method,
         about=docstring(code),
@@ -85,7 +94,8 @@ def find(method: str, root: Path = Path()) -> Findings:
         best=read_json(evaluation / "best.json"),
         checkpoints=[_checkpoint(row) for row in read_csv(evaluation / "checkpoints.csv")],
         losses=losses(folder / "training"),
-        files=exported(folder / "export", files(code.with_name("README.md"), FILES, asked["name"])),
+        exported=written,
+        files=exported(folder / "export", written, files(code.with_name("README.md"), FILES, asked["name"])),
         folder=folder,
         readme=code.with_name("README.md"),
     )
@@ -122,7 +132,13 @@ def docstring(code: Path) -> tuple[str, ...]:
     return tuple(" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip())
 
 
-def exported(folder: Path, about: Mapping[str, str]) -> list[File]:
-    """Files for other programs, and what ``about`` says of each."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [File(p.relative_to(folder).as_posix(), p.stat().st_size, about.get(p.name, "")) for p in paths]
+def exported(folder: Path, written: Mapping[str, Any], about: Mapping[str, str]) -> list[File]:
+    """The exported checkpoint's files for other programs, and what ``about`` says of each."""
+    names = sorted(file["path"] for file in written["files"] if not file["path"].startswith(f"{CHECKPOINTS}/"))
+    return [File(name, (folder / name).stat().st_size, about.get(Path(name).name, "")) for name in names]
+
+
+def caption_of(picture: Path) -> str:
+    """The caption that lies beside a training picture."""
+    text = picture.with_suffix(".txt")
+    return text.read_text(encoding="utf-8").strip() if text.exists() else ""

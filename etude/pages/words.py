@@ -17,14 +17,14 @@ class Metric:
 
 
 METRICS = (
+    Metric("truth_similarity", "Truth similarity", "higher", "CLIP cosine with kept-back pictures of what was asked"),
+    Metric("concept_accuracy", "Concept accuracy", "higher", "share in which the judge names the concept asked for"),
+    Metric("style_similarity", "Style similarity", "higher", "CLIP cosine with all kept-back pictures of the style"),
+    Metric("style_accuracy", "Style accuracy", "higher", "share in which the judge names the style asked for"),
+    Metric("background_accuracy", "Background accuracy", "higher", "share in which the judge names the background"),
     Metric("image_similarity", "Image similarity", "higher", "CLIP cosine with the training pictures, over all pairs"),
     Metric("nearest_similarity", "Nearest picture", "", "CLIP cosine with the nearest training picture; 1 is a copy"),
     Metric("text_alignment", "Text alignment", "higher", "CLIP cosine with the prompt, the learned name left out"),
-    Metric("truth_similarity", "Truth similarity", "higher", "CLIP cosine with kept-back pictures of what was asked"),
-    Metric("style_similarity", "Style similarity", "higher", "CLIP cosine with all kept-back pictures of the style"),
-    Metric("concept_accuracy", "Concept accuracy", "higher", "share in which the judge names the concept asked for"),
-    Metric("style_accuracy", "Style accuracy", "higher", "share in which the judge names the style asked for"),
-    Metric("background_accuracy", "Background accuracy", "higher", "share in which the judge names the background"),
     Metric("diversity", "Diversity", "", "1 − cosine between pictures of one prompt; 0 when all seeds look alike"),
     Metric("kid", "KID", "lower", "distance between the sets of pictures, unbiased, in CLIP's space; rough for so few"),
     Metric("cmmd", "CMMD", "lower", "distance between the sets of pictures in CLIP's space, in thousandths"),

@@ -28,6 +28,10 @@ def finish(folder: Path) -> None:
     curve.write_text("step\tloss\n5\t0.5\n10\t0.25\n")
     (folder / "artifacts/lora/export").mkdir()
     (folder / "artifacts/lora/export/sks.safetensors").write_bytes(bytes(1234))
+    written = {"path": "sks.safetensors", "format": "kohya_lora", "checkpoint": "000010"}
+    best = read_json(folder / "artifacts/lora/best.json")["checkpoint"]
+    told = {"export": "best", "checkpoint": best, "step": int(best), "files": [written]}
+    write_json(folder / "artifacts/lora/export/export.json", told)
 
 
 @pytest.fixture
@@ -88,6 +92,33 @@ def test_a_page_shows_the_numbers_that_were_measured(folder: Path) -> None:
     assert text.count("<polyline") == 4  # three metrics and the training loss
 
 
+def test_a_page_begins_with_what_to_do_with_the_files(folder: Path) -> None:
+    text = html(folder)
+    assert text.index("<h2>Use it</h2>") < text.index('class="tiles"') < text.index("<h2>Before and after</h2>")
+    box = text[text.index('<section class="use">') : text.index("</section>")]
+    assert "The best checkpoint, step " in box
+    for told in ("models/Lora/", "models/loras/", "&lt;lora:sks:1&gt;", "Load LoRA", "sks.safetensors"):
+        assert told in box
+    assert [name for name in ("A1111", "ComfyUI", "SD.Next", "diffusers") if f"<td>{name}</td>" not in box] == []
+    assert re.search(r"python -m tasks\.convert lora@(10|20) --to kohya_lora", box)
+    assert 'href="../../report/index.html"' in text
+
+
+def test_a_page_says_when_what_is_exported_is_not_what_it_shows(folder: Path) -> None:
+    path = folder / "artifacts/lora/export/export.json"
+    told = read_json(path)
+    other = {"000010": "000020", "000020": "000010"}[told["checkpoint"]]
+    write_json(path, told | {"export": "final", "checkpoint": other, "step": int(other)})
+    text = html(folder)
+    assert f"What the build ended with, step {int(other)} (the best is step {int(told['checkpoint'])})" in text
+    assert f"lora@{int(told['checkpoint'])} --to kohya_lora" in text
+
+
+def test_a_caption_stands_under_its_training_picture(folder: Path) -> None:
+    shown = re.findall(r'alt="training picture: (.*?)"><figcaption class="note">(.*?)</figcaption>', html(folder))
+    assert shown == [(f"&lt;a&gt; sks &amp; {number}",) * 2 for number in range(3)]
+
+
 def test_pictures_are_inside_the_page_as_png(folder: Path) -> None:
     found = re.findall(r'src="data:image/png;base64,([^"]+)"', html(folder))
     assert len(found) == 2 * 2 * 2 + 3 + 1  # prompts × (base, best) × seeds, training pictures, grid
@@ -142,7 +173,9 @@ def test_a_page_is_written_without_torch() -> None:
 
 
 def test_a_page_shows_what_was_measured_against_truths_and_leaves_out_what_was_not(folder: Path) -> None:
-    assert "Truth similarity" not in html(folder)
+    before = html(folder)
+    assert "Truth similarity" not in before
+    assert "It cannot tell what a picture shows" in before
     evaluation = folder / "artifacts/lora/evaluation"
     metrics = read_json(evaluation / "metrics.json")
     metrics["truth_similarity"] = {"base": 0.25, "best": 0.75, "final": 0.75, "real": 0.9, "best_spread": 0.01}
@@ -156,6 +189,11 @@ def test_a_page_shows_what_was_measured_against_truths_and_leaves_out_what_was_n
         row[place] = f"0.{number + 2}5"
     (evaluation / "checkpoints.csv").write_text("\n".join(",".join(row) for row in rows), encoding="utf-8")
     text = html(folder)
+    tiles = re.findall(r'<div class="name">(.*?)</div>', text)
+    assert tiles.index("Truth similarity") == 0 < tiles.index("Image similarity")  # which says little by itself
+    charts = re.findall(r'<figure class="chart"><h3>(.*?)</h3>', text)
+    assert charts[0] == "Truth similarity"
+    assert "It cannot tell what a picture shows" not in text
     assert text.count("Truth similarity") >= 3  # tile, chart, column
     assert "18 pictures kept back" in text
     assert "models/miniature/judge" in text

@@ -1,0 +1,270 @@
+"""Where an exported file goes in other programs, and what to write there: one table, by format.
+
+Folders and labels are those of the programs' own code, read in November 2026: A1111's `modules/cmd_args.py` and
+`extensions-builtin/Lora/preload.py` (Forge's are the same), ComfyUI's `folder_paths.py` and `nodes.py`, SD.Next's
+options, the extensions'. In names of files ``{stem}`` is what an artifact's files are called, and ``{word}`` each
+of its learned words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from etude.files import file_name
+
+PROGRAMS = ("A1111", "ComfyUI", "SD.Next", "diffusers")  # each has a row on every page, if only to say that it cannot
+
+
+@dataclass(frozen=True)
+class Use:
+    """How one program uses the files of a format."""
+
+    program: str
+    files: tuple[tuple[str, str], ...]  # (an exported file or folder, the program's folder that it goes to)
+    how: str = ""  # what is chosen there; "": nothing, the prompt says all
+    word: str = ""  # how a learned word is written: {} is its file's name; "": as it is
+    tag: str = ""  # what a prompt needs besides
+    negative: str = ""  # what the negative prompt needs
+    code: str = ""  # Python, for diffusers
+    family: str = ""  # of bases of this family alone
+
+
+LORA, LORA_DIFFUSERS = "{stem}.safetensors", "pytorch_lora_weights.safetensors"
+PAIR = ("{stem}.safetensors", "{stem}-neg.safetensors")
+WORDS = "{word}.pt"  # of Custom Diffusion: an embedding a word
+LEARNED, LEARNED_2 = "learned_embeds.safetensors", "learned_embeds_2.safetensors"
+AESTHETIC = "extensions/stable-diffusion-webui-aesthetic-gradients/aesthetic_embeddings"
+
+_LORA = (
+    Use("A1111", ((LORA, "models/Lora"),), tag="<lora:{stem}:1>"),
+    Use("ComfyUI", ((LORA, "models/loras"),), how="node “Load LoRA”"),
+    Use("SD.Next", ((LORA, "models/Lora"),), tag="<lora:{stem}:1>"),
+)
+USES: Mapping[str, tuple[Use, ...]] = {
+    "kohya_lora": _LORA,
+    "diffusers_lora": (
+        Use(
+            "diffusers",
+            ((LORA_DIFFUSERS, ""),),
+            code='pipe.load_lora_weights("{export}", weight_name="pytorch_lora_weights.safetensors")',
+        ),
+    ),
+    "embedding_pt": (Use("A1111", (("{stem}.pt", "embeddings"),), word="{}"),),
+    "embedding_safetensors": (
+        Use("ComfyUI", ((LORA, "models/embeddings"),), word="embedding:{}"),
+        Use("SD.Next", ((LORA, "models/embeddings"),), word="{}"),
+    ),
+    "diffusers_embedding": (
+        Use(
+            "diffusers",
+            ((LEARNED, ""),),
+            code='pipe.load_textual_inversion("{export}", weight_name="learned_embeds.safetensors")',
+        ),
+        Use(
+            "diffusers",
+            ((LEARNED, ""), (LEARNED_2, "")),
+            family="sdxl",
+            code='pipe.load_textual_inversion("{export}", weight_name="learned_embeds.safetensors")\n'
+            'second = {{"text_encoder": pipe.text_encoder_2, "tokenizer": pipe.tokenizer_2}}\n'
+            'pipe.load_textual_inversion("{export}", weight_name="learned_embeds_2.safetensors", **second)',
+        ),
+    ),
+    "embedding_pair": (
+        Use("A1111", tuple((file, "embeddings") for file in PAIR), word="{}", negative="{stem}-neg"),
+        Use(
+            "ComfyUI",
+            tuple((f, "models/embeddings") for f in PAIR),
+            word="embedding:{}",
+            negative="embedding:{stem}-neg",
+        ),
+        Use("SD.Next", tuple((file, "models/embeddings") for file in PAIR), word="{}", negative="{stem}-neg"),
+        Use(
+            "diffusers",
+            tuple((file, "") for file in PAIR),
+            word="{}",
+            negative="{stem}-neg",
+            code='for word in ("{stem}", "{stem}-neg"):\n'
+            '    pipe.load_textual_inversion("{export}", weight_name=f"{{word}}.safetensors", token=word)',
+        ),
+        Use(
+            "diffusers",
+            tuple((file, "") for file in PAIR),
+            family="sdxl",
+            word="{}",
+            negative="{stem}-neg",
+            code="from safetensors.torch import load_file\n\n"
+            'second = {{"text_encoder": pipe.text_encoder_2, "tokenizer": pipe.tokenizer_2}}\n'
+            'for word in ("{stem}", "{stem}-neg"):\n'
+            '    rows = load_file(f"{export}/{{word}}.safetensors")\n'
+            '    pipe.load_textual_inversion(rows["clip_l"], token=word)\n'
+            '    pipe.load_textual_inversion(rows["clip_g"], token=word, **second)',
+        ),
+    ),
+    "embedding_image": (Use("A1111", (("{stem}.png", "embeddings"),), word="{}"),),
+    "hypernetwork_pt": (
+        Use("A1111", (("{stem}.pt", "models/hypernetworks"),), tag="<hypernet:{stem}:1>"),
+        Use("ComfyUI", (("{stem}.pt", "models/hypernetworks"),), how="node “HypernetworkLoader”"),
+    ),
+    "aesthetic_pt": (
+        Use(
+            "A1111",
+            (("{stem}.pt", AESTHETIC),),
+            how="“Open for Clip Aesthetic!”, there “Aesthetic imgs embedding”: {stem}",
+        ),
+    ),
+    "clip_image_embedding": (
+        Use(
+            "diffusers",
+            ((LORA, ""),),
+            code="from safetensors.torch import load_file\n\n"
+            'z = load_file("{export}/{stem}.safetensors")["clip_image_embeds"]\n'
+            'pipe({prompt}, image_embeds=z, noise_level={noise_level}).images[0].save("{stem}.png")',
+        ),
+    ),
+    "adobe_delta": (Use("Adobe's code", (("delta.bin", ""),), how="argument --delta_ckpt"),),
+    "webui_delta": (
+        Use(
+            "A1111 with the extension custom-diffusion-webui",
+            (("{stem}.delta.safetensors", "models/deltas"), (WORDS, "embeddings")),
+            word="{}",
+            tag="<delta:{stem}:1>",
+        ),
+    ),
+    "svd_lora": (
+        Use("A1111", ((LORA, "models/Lora"), (WORDS, "embeddings")), word="{}", tag="<lora:{stem}:1>"),
+        Use(
+            "ComfyUI",
+            ((LORA, "models/loras"), (WORDS, "models/embeddings")),
+            how="node “Load LoRA”",
+            word="embedding:{}",
+        ),
+        Use("SD.Next", ((LORA, "models/Lora"), (WORDS, "models/embeddings")), word="{}", tag="<lora:{stem}:1>"),
+    ),
+    "diffusers_custom_diffusion": (
+        Use(
+            "diffusers",
+            (("pytorch_custom_diffusion_weights.bin", ""), ("{word}.bin", "")),
+            code='weights = "pytorch_custom_diffusion_weights.bin"\n'
+            'pipe.unet.load_attn_procs("{export}", weight_name=weights, _pipeline=pipe)\n'
+            "for word in {words}:\n"
+            '    pipe.load_textual_inversion("{export}", weight_name=f"{{word}}.bin")',
+        ),
+    ),
+    "ldm_checkpoint": (
+        Use("A1111", ((LORA, "models/Stable-diffusion"),), how="as “Stable Diffusion checkpoint”"),
+        Use("ComfyUI", ((LORA, "models/checkpoints"),), how="node “Load Checkpoint”"),
+        Use("SD.Next", ((LORA, "models/Stable-diffusion"),), how="as “Base model”"),
+    ),
+    "diffusers_checkpoint": (
+        Use("diffusers", (("{stem}/", ""),), code='pipe = DiffusionPipeline.from_pretrained("{export}/{stem}")'),
+    ),
+    "peft_lora": (Use("PEFT", (("{stem}/", ""),), how="PeftModel.from_pretrained"),),
+    "null_text": (Use("Étude", (("{stem}-*.safetensors", ""),), how="python -m tasks.sample {method} --prompt …"),),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A program, and what to do there; ``files`` is empty for one that cannot load any."""
+
+    program: str
+    files: Sequence[tuple[str, str]]  # (file, folder)
+    how: str = ""
+    prompt: str = ""
+    negative: str = ""
+    code: str = ""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was exported of one checkpoint, and what a prompt says of it."""
+
+    method: str
+    facts: Mapping[str, Any]
+    files: Mapping[str, Sequence[str]]  # format → paths below the export folder
+    prompt: str  # one of those that were drawn, with [name] in it
+    trigger: bool  # whether texts say the name
+
+    @property
+    def stem(self) -> str:
+        """What its files are called."""
+        return file_name(str(self.facts["name"]))
+
+    @property
+    def folder(self) -> str:
+        """Where they are, from the root of the project."""
+        return f"artifacts/{self.method}/export"
+
+    def find(self, name: str) -> list[str]:
+        """What is there of a name: a file, all that fit a pattern, or a folder (``name/``)."""
+        paths = [path for group in self.files.values() for path in group]
+        if name.endswith("/"):
+            return [name] if any(path.startswith(name) for path in paths) else []
+        return [path for path in paths if fnmatchcase(path, name)]
+
+    @property
+    def words(self) -> list[str]:
+        """The learned words that have files of their own."""
+        return list(self.facts.get("words", [self.facts["name"]]))
+
+
+def rows(export: Export) -> Iterator[Row]:
+    """A row a program: those of PROGRAMS in any case, then others that load a file of these formats."""
+    family = str(export.facts.get("family", ""))
+    uses = [use for form in export.files for use in USES.get(form, ())]
+    own = {use.program for use in uses if use.family == family}
+    fitting = [use for use in uses if use.family == (family if use.program in own else "")]
+    found = [row for use in fitting if (row := _row(use, export))]
+    for program in dict.fromkeys((*PROGRAMS, *(row.program for row in found))):
+        yield from [row for row in found if row.program == program] or [Row(program, ())]
+
+
+def _row(use: Use, export: Export) -> Row | None:
+    """The row of a use, with the files that are there; None: they are not."""
+    files: list[tuple[str, str]] = []
+    for pattern, folder in use.files:
+        names = dict.fromkeys(pattern.format(stem=export.stem, word=file_name(word)) for word in export.words)
+        for name in names:
+            found = export.find(name)
+            if not found:
+                return None
+            files += [(path, folder) for path in found]
+    values = {"stem": export.stem, "method": export.method, "export": export.folder}
+    prompt = _prompt(use, export)
+    code = _code(use, export, prompt, use.negative.format(**values)) if use.code else ""
+    return Row(use.program, files, use.how.format(**values), prompt, use.negative.format(**values), code)
+
+
+def _prompt(use: Use, export: Export) -> str:
+    """An example, in the program's own words."""
+    name = str(export.facts["name"]) if export.trigger else ""
+    if use.word:
+        for word in export.words:
+            name = name.replace(word, use.word.format(file_name(word)))
+    text = " ".join(export.prompt.replace("[name]", name).split())
+    return f"{text} {use.tag.format(stem=export.stem)}".strip()
+
+
+def _code(use: Use, export: Export, prompt: str, negative: str) -> str:
+    """Python that draws with diffusers, from the root of the project."""
+    base, sdxl = str(export.facts.get("base", "")), export.facts.get("family") == "sdxl"
+    kind, load = "DiffusionPipeline", "from_pretrained"
+    if base.endswith((".safetensors", ".ckpt")):
+        kind, load = f"StableDiffusion{'XL' if sdxl else ''}Pipeline", "from_single_file"
+    values = {"export": export.folder, "stem": export.stem, "prompt": repr(prompt)}
+    values |= {"words": repr([file_name(word) for word in export.words])}
+    values |= {"noise_level": str(export.facts.get("noise_level", 0))}
+    body = use.code.format(**values)
+    lines = [f"from diffusers import {kind}", ""]
+    if "pipe = " in body:
+        lines[0] = "from diffusers import DiffusionPipeline"
+    else:
+        lines.append(f'pipe = {kind}.{load}("{base}")')
+    lines.append(body)
+    if "pipe(" not in body:
+        asked = f", negative_prompt={negative!r}" if negative else ""
+        lines.append(f'pipe({prompt!r}{asked}).images[0].save("{export.stem}.png")')
+    return "\n".join(lines)
