@@ -14,6 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.guards import load_stages
+from tests.shipped import copy_project
 
 ROOT = Path(__file__).parent.parent
 SINGLE = (".png", ".json", ".csv", ".tsv")  # outs that are one file
@@ -36,7 +37,7 @@ def write(path: Path, data: dict[str, Any]) -> None:
 def lock_all(folder: Path) -> None:
     """Write dvc.lock files that name, for every stage of every method, outs which no cache has."""
     locks: dict[Path, dict[str, Any]] = {}
-    for stage in load_stages(ROOT):
+    for stage in load_stages(folder):
         outs = []
         for out in stage.outs:
             digest = hashlib.md5(out.encode(), usedforsecurity=False).hexdigest()
@@ -51,24 +52,22 @@ def lock_all(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository's graph with the locks of runs made elsewhere, and one quick pipeline more to run."""
-    folder = tmp_path_factory.mktemp("stranger")
-    for file in [ROOT / "dvc.yaml", ROOT / "params.yaml", *ROOT.glob("pipelines/*/dvc.yaml")]:
-        if "miniature" in file.parts:
-            continue
-        (folder / file.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, folder / file.relative_to(ROOT))
-        if file.parent.parent.name == "pipelines":
-            shutil.copy(file.parent / "params.yaml", folder / file.parent.relative_to(ROOT))
-    lock_all(folder)
-    write(folder / "pipelines/quick/params.yaml", {"rate": 1})
-    stage = {"cmd": "mkdir -p out && cp pipelines/quick/params.yaml out/rate", "wdir": "../..", "outs": ["out"]}
-    stage["params"] = [{"pipelines/quick/params.yaml": None}]
-    write(folder / "pipelines/quick/dvc.yaml", {"stages": {"try": stage}})
+    folder = copy_project(tmp_path_factory.mktemp("stranger") / "clone")
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     dvc(folder, "init", "-q")
     shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots")
     shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
-    (folder / ".gitignore").write_text("/out\n/artifacts/\n/data/*/\n")
+    lock_all(folder)
+    write(folder / "pipelines/quick/params.yaml", {"rate": 1})
+    stage: dict[str, Any] = {
+        "cmd": "mkdir -p out && cp pipelines/quick/params.yaml out/rate",
+        "wdir": "../..",
+        "outs": ["out"],
+    }
+    stage["params"] = [{"pipelines/quick/params.yaml": None}]
+    write(folder / "pipelines/quick/dvc.yaml", {"stages": {"try": stage}})
+    with (folder / ".gitignore").open("a") as file:
+        file.write("/out\n")
     for words in (["add", "-A"], ["-c", "user.name=n", "-c", "user.email=e@localhost", "commit", "-qm", "start"]):
         subprocess.run(["git", *words], cwd=folder, check=True)
     return folder
@@ -92,10 +91,10 @@ def test_the_page_of_plots_opens_without_a_network(stranger: Path) -> None:
     assert re.findall(r"(?:src|href)=[\"']?(?:https?:)?//[^\"'> ]+", page) == []
 
 
-def test_a_plot_given_by_its_path_is_an_out_of_its_own() -> None:
-    outs = {out for stage in load_stages(ROOT) for out in stage.outs}
-    assert not [path for path in plotted_paths(ROOT) if path not in outs]
-    assert "artifacts/lora/grid/grid.png" in plotted_paths(ROOT)
+def test_a_plot_given_by_its_path_is_an_out_of_its_own(shipped: Path) -> None:
+    outs = {out for stage in load_stages(shipped) for out in stage.outs}
+    assert not [path for path in plotted_paths(shipped) if path not in outs]
+    assert "artifacts/lora/grid/grid.png" in plotted_paths(shipped)
 
 
 def plotted_paths(root: Path) -> list[str]:

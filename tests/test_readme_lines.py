@@ -1,0 +1,311 @@
+"""Every command line of README.md and flows/README.md, in order, on a stranger's machine, with what it promises.
+
+A line that has no promise here fails, and so does a promise without a line. The quick form runs in `make test` the lines
+that need no results; the whole, with short trainings, runs in `make test-all`.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+import pytest
+from PIL import Image
+
+from tasks.preset import rewrite
+from tests.stranger import ROOT, Stranger, arrive, command_lines
+
+README, FLOWS = command_lines(ROOT / "README.md"), command_lines(ROOT / "flows/README.md")
+Promise: TypeAlias = Callable[[Stranger, str], None]
+PROMISES: dict[str, Promise] = {}  # pattern of a whole line → runs it and looks at what it promises
+QUICK: set[str] = set()  # patterns of the lines that need no results
+
+
+def promise(pattern: str, *, quick: bool = False) -> Callable[[Promise], Promise]:
+    """What the lines that match ``pattern`` promise."""
+
+    def keep(function: Promise) -> Promise:
+        PROMISES[pattern] = function
+        if quick:
+            QUICK.add(pattern)
+        return function
+
+    return keep
+
+
+def pattern_of(line: str) -> str:
+    """The one pattern that matches the line."""
+    found = [pattern for pattern in PROMISES if re.fullmatch(pattern, line)]
+    assert len(found) == 1, f"{line}: {len(found)} promises"
+    return found[0]
+
+
+@promise(r"make demo")
+def the_demo_ends_with_a_report_and_says_where_things_are(stranger: Stranger, line: str) -> None:
+    said = stranger.run(line)
+    assert "artifacts/report/index.html" in said
+    for method in ("lora", "textual_inversion"):
+        assert f"artifacts/{method}/grid/grid.png" in said
+        stranger.has(f"artifacts/{method}/grid/grid.png", f"artifacts/pages/{method}/index.html")
+        assert list((stranger.clone / "artifacts" / method / "export").iterdir())
+    assert stranger.run("git status --short -- . ':!*dvc.lock'") == ""
+
+
+@promise(r"make (test|test-all|demo TORCH_INDEX=\S+)", quick=True)
+def make_knows_the_target(stranger: Stranger, line: str) -> None:
+    assert stranger.run(f"{line} --dry-run")  # running the tests from a test would never end
+
+
+@promise(r"source \.venv/bin/activate", quick=True)
+def the_environment_is_there(stranger: Stranger, line: str) -> None:
+    assert str(stranger.clone) in stranger.run(f"{line} && command -v python")
+
+
+@promise(r"dvc repro")
+def nothing_is_left_to_do_afterwards(stranger: Stranger, line: str) -> None:
+    stranger.run(line)
+    assert "Data and pipelines are up to date." in stranger.run("dvc repro")
+
+
+@promise(r"dvc exp run -S \S+")
+def a_number_is_tried_and_kept_as_an_experiment(stranger: Stranger, line: str) -> None:
+    before = set(experiments(stranger))
+    stranger.run(line)
+    assert len(set(experiments(stranger)) - before) == 1
+    assert stranger.run("dvc exp show --csv --no-pager").count("branch_base") == len(before) + 1
+
+
+@promise(r"dvc exp run -S 'methods=\[lora\]'")
+def only_the_method_asked_for_is_compared(stranger: Stranger, line: str) -> None:
+    a_number_is_tried_and_kept_as_an_experiment(stranger, line)
+    rows = (stranger.clone / "artifacts/report/methods.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ["lora"]
+
+
+@promise(r"dvc metrics show")
+def numbers_are_shown(stranger: Stranger, line: str) -> None:
+    assert "image_similarity" in stranger.run(line)
+
+
+@promise(r"dvc plots (show|diff.*)")
+def a_page_of_plots_is_written(stranger: Stranger, line: str) -> None:
+    assert "index.html" in stranger.run(line)
+    assert "vegaEmbed" in (stranger.clone / "dvc_plots/index.html").read_text(encoding="utf-8")
+
+
+@promise(r"python -m flows\.run(?: lora)?(?: --jobs \d)?(?: --gpus \d)?")
+def a_flow_finds_what_dvc_made_and_dvc_what_a_flow_made(stranger: Stranger, line: str) -> None:
+    stranger.run(line)
+    assert "Data and pipelines are up to date." in stranger.run("dvc repro pipelines/lora/dvc.yaml")
+
+
+@promise(r"python -m flows\.run --dry", quick=True)
+def it_says_what_would_run_and_runs_nothing(stranger: Stranger, line: str) -> None:
+    before = stranger.run("git status --short --ignored")
+    assert re.search(r"to run|up to date", stranger.run(line))
+    assert stranger.run("git status --short --ignored") == before
+
+
+@promise(r"python -m flows\.server")
+def prefects_pages_answer_until_it_is_stopped(stranger: Stranger, line: str) -> None:
+    assert re.search(r"http://127\.0\.0\.1:\d+", stranger.serve(line, r"http://127"))
+
+
+@promise(r"python -m flows\.sweep -S \S+")
+def every_combination_is_kept(stranger: Stranger, line: str) -> None:
+    values = line.rpartition("=")[2].split(",")
+    assert f"{len(values)} experiments kept" in stranger.run(line)
+    assert {f"sweep-rank-{value}" for value in values} <= set(experiments(stranger))
+    stranger.has("logs/sweeps/sweep.html")
+
+
+@promise(r"python -m flows\.evidence --dry", quick=True)
+def what_is_not_measured_yet_is_listed(stranger: Stranger, line: str) -> None:
+    assert "measured" in stranger.run(line)
+
+
+@promise(r"python -m flows\.reproduce HEAD --force")
+def every_output_comes_out_identical(stranger: Stranger, line: str) -> None:
+    stranger.run("git add -A && git commit -q -m 'what I ran'")
+    assert re.search(r"HEAD: \d+ identical$", stranger.run(line).strip())
+
+
+@promise(r"python -m flows\.serve")
+def the_three_deployments_wait_for_their_time(stranger: Stranger, line: str) -> None:
+    said = stranger.serve(line, r"^weekly: ")
+    assert all(f"{name}: " in said for name in ("nightly", "changed", "weekly"))
+
+
+def experiments(stranger: Stranger) -> list[str]:
+    return stranger.run("dvc exp list --name-only").split()
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def own_server(stranger: Stranger) -> None:
+    """A Prefect server on this machine's own address alone, which the terminal's variables name."""
+    if "PREFECT_API_URL" in stranger.exported:
+        return
+    port = free_port()
+    stranger.exported |= {"PREFECT_HOME": str(stranger.home / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    stranger.leave_running(f"prefect server start --host 127.0.0.1 --port {port}", r"dashboard|Uvicorn running")
+    stranger.exported["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+
+
+@promise(r"prefect work-pool create schedule --type process")
+def the_pool_of_the_schedules_is_made(stranger: Stranger, line: str) -> None:
+    own_server(stranger)
+    stranger.run(line)
+    assert "schedule" in stranger.run("prefect work-pool ls")
+
+
+@promise(r"prefect deploy --all")
+def the_three_flows_are_deployed_with_their_schedules(stranger: Stranger, line: str) -> None:
+    stranger.run(line)
+    said = stranger.run("prefect deployment ls")
+    assert all(f"{name}/pool" in said for name in ("nightly", "changed", "weekly"))
+
+
+@promise(r"prefect worker start --pool schedule")
+def a_worker_waits_for_them(stranger: Stranger, line: str) -> None:
+    stranger.serve(line, r"Worker .* started")
+
+
+@promise(r"export PREFECT_API_URL=\S+|prefect server start --host 0\.0\.0\.0")
+def one_server_is_there_for_all(stranger: Stranger, line: str) -> None:
+    own_server(stranger)  # on 127.0.0.1, not on an address that others reach
+    assert "PREFECT_API_URL" in stranger.run("env")
+
+
+@promise(r"python -m flows\.worker (cpu --limit 2|gpu)")
+def a_machine_waits_for_stages(stranger: Stranger, line: str) -> None:
+    shared(stranger)
+    worker = stranger.home / line.split()[3]
+    if not worker.exists():
+        stranger.run(
+            f"git clone -q {stranger.home / 'origin.git'} {worker} && ln -s {stranger.clone / '.venv'} {worker}"
+        )
+    stranger.leave_running(f"cd {worker} && {line}", r"[Ww]orker .*started|waits|takes")
+
+
+@promise(r"python -m flows\.run --pools")
+def the_results_of_the_machines_come_here(stranger: Stranger, line: str) -> None:
+    try:
+        stranger.run(line)
+        assert "Data and pipelines are up to date." in stranger.run("dvc repro")
+    finally:
+        stranger.leave()
+
+
+def shared(stranger: Stranger) -> None:
+    """An origin that every machine can fetch from, and a DVC remote that all can write to: what is needed once."""
+    origin, remote = stranger.home / "origin.git", stranger.home / "remote"
+    if origin.exists():
+        return
+    stranger.run(
+        f"git clone -q --bare . {origin} && git remote set-url origin {origin} && dvc remote add -d all {remote}"
+    )
+    stranger.run("git add -A && git commit -q -m 'a remote' && git push -q origin HEAD && git fetch -q")
+    stranger.run("dvc push --run-cache -q || dvc push -q")
+
+
+@promise(r"make images FROM=\S+ SET=\S+.*")
+def pictures_come_in_tracked_and_a_method_learns_from_them(stranger: Stranger, line: str) -> None:
+    photos = stranger.home / "photos"
+    photos.mkdir(exist_ok=True)
+    for number, picture in enumerate(sorted((ROOT / "data/samples/style").glob("*.png"))[:3]):
+        with Image.open(picture) as opened:
+            opened.convert("RGB").resize((640, 480)).save(photos / f"IMG_{number:04d}.jpg", quality=95)
+    stranger.run(line)
+    name = re.search(r"SET=(\S+)", line)
+    assert name
+    stranger.has(f"data/raw/{name[1]}.dvc")
+    assert name[1] in (stranger.clone / "params.yaml").read_text()
+
+
+@promise(r"make preset NAME=\w+")
+def the_params_files_have_the_presets_values(stranger: Stranger, line: str) -> None:
+    stranger.run(line)
+    assert "params.yaml" in stranger.run("git diff --name-only")
+
+
+@promise(r"python -m tasks\.sample .*")
+def pictures_are_drawn_with_any_stack(stranger: Stranger, line: str) -> None:
+    exported = stranger.clone / "artifacts/textual_inversion/export"
+    shutil.copy(next(exported.rglob("*.pt")), stranger.home / "sks.pt")
+    stranger.run(line)
+    drawn = re.search(r"--out (\S+)", line)
+    with Image.open(stranger.clone / (drawn[1] if drawn else "sample.png")) as picture:
+        assert picture.width >= 128
+    assert stranger.run("git status --short -- . ':!*dvc.lock'") == ""
+
+
+@promise(r"python -m tasks\.convert .*")
+def a_file_comes_out_in_the_other_format(stranger: Stranger, line: str) -> None:
+    exported = stranger.clone / "artifacts/lora/export"
+    shutil.copy(
+        next(path for path in exported.rglob("*.safetensors") if "pytorch" not in path.name),
+        stranger.home / "lora.safetensors",
+    )
+    stranger.run(line)
+    out = re.search(r"--out (\S+)", line)
+    assert out
+    assert list((stranger.clone / out[1]).rglob("*.safetensors"))
+    assert stranger.run("git status --short -- . ':!*dvc.lock'") == ""
+
+
+SHORT = {"training.steps": 8, "training.checkpoint_every": 4, "preview.seeds": []}
+FEW = {
+    "sampling.steps": 2,
+    "prompts.concept": ["[name]"],
+    "prompts.style": ["[name]"],
+    "evaluate.seeds": [0],
+    "evaluate.validation.images": 2,
+    "evaluate.validation.timesteps": [500],
+    "grid.z.values": "0",
+}
+
+
+def hasten(stranger: Stranger) -> None:
+    """Short trainings and few pictures, committed as the stranger's own."""
+    rewrite(stranger.clone / "params.yaml", "params.yaml", FEW)
+    for method in ("lora", "textual_inversion"):
+        rewrite(stranger.clone / "pipelines" / method / "params.yaml", "params.yaml", SHORT)
+    stranger.run("git commit -qam 'short trainings'")
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stranger]:
+    made = arrive(tmp_path_factory.mktemp("stranger"))
+    hasten(made)
+    yield made
+    made.leave()
+
+
+@pytest.fixture(scope="module")
+def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Stranger:
+    """A stranger who has run nothing yet."""
+    return arrive(tmp_path_factory.mktemp("newcomer"))
+
+
+def test_every_line_has_a_promise_and_every_promise_a_line() -> None:
+    patterns = {pattern_of(line) for line in README + FLOWS}
+    assert set(PROMISES) - patterns == set()
+
+
+@pytest.mark.parametrize("line", [line for line in README + FLOWS if pattern_of(line) in QUICK])
+def test_a_line_that_needs_no_results(newcomer: Stranger, line: str) -> None:
+    PROMISES[pattern_of(line)](newcomer, line)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", README + FLOWS)  # in this order, one after the other
+def test_a_line_of_the_readmes(stranger: Stranger, line: str) -> None:
+    PROMISES[pattern_of(line)](stranger, line)
