@@ -68,7 +68,7 @@ class Stranger:
         )
 
     def serve(self, line: str, ready: str, **env: str) -> str:
-        """Start what stays until Ctrl-C; wait until it prints ``ready`` (a pattern), press Ctrl-C; all that it printed."""
+        """Start what stays until Ctrl-C, and press that once it printed ``ready`` (a pattern); all that it printed."""
         process, said = self._start_until(line, ready, env)
         os.killpg(process.pid, signal.SIGINT)
         return said + process.communicate(timeout=PATIENCE)[0]
