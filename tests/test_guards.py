@@ -12,6 +12,7 @@ from pathlib import Path
 
 import grimp
 import pytest
+from dvc.repo import Repo
 
 from etude.files import read_json
 from etude.method import load_method, method_names, needs
@@ -146,6 +147,14 @@ def test_no_out_escapes_the_cache_or_lies_under_models(stages: list[Stage]) -> N
             assert out.use_cache, stage.name
             assert not out.persist, stage.name
         assert not [out for out in stage.outs if out.startswith("models")]
+
+
+def test_git_ignores_every_out_and_dvc_no_folder_that_people_put_things_in(stages: list[Stage]) -> None:
+    with Repo(str(ROOT)) as repo:
+        for stage in stages:
+            assert not [out for out in stage.outs if not repo.scm.is_ignored(str(ROOT / out))], stage.name
+        for folder in ("data/raw", "data/raw/mydog", "data/samples", "data/samples/mydog", "models", "models/mine"):
+            assert not repo.scm.is_ignored(f"{ROOT / folder}/"), folder  # a .dvc file in it would not be found
 
 
 def test_every_stage_says_what_it_needs_from_a_flow(stages: list[Stage]) -> None:
