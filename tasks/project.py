@@ -54,6 +54,7 @@ def check(root: Path) -> Project:
             params: MethodParams = load(path, method.Params)
             faults += _set_faults(path, params, project)
             faults += _grid_faults(str(name), method, project)
+            faults += _tracking_faults(path, method)
         except ParamsError as error:
             faults.append(str(error))
     if faults or project is None:
@@ -84,6 +85,16 @@ def _grid_faults(name: str, method: Method, project: Project | None) -> list[str
     except ValueError as error:
         return [f"params.yaml: `grid`, for {name}: {error}. Next: correct `grid`, or take {name} out of `methods`."]
     return []
+
+
+def _tracking_faults(path: Path, method: Method) -> list[str]:
+    """A build that tracks single keys tracks all that it depends on: a change of another would be passed over."""
+    graph = path.with_name("dvc.yaml")
+    build = read_yaml(graph).get("stages", {}).get("build", {}) if graph.exists() else {}
+    own = [entry for entry in build.get("params", []) if isinstance(entry, dict)]  # {file: keys, or none for all}
+    tracked = {str(key) for entry in own for keys in entry.values() for key in keys or []}
+    missing = sorted(set(method.Params.model_fields) - {"export"} - tracked) if tracked else []
+    return [f"{graph}: the build stage does not track `{key}`. Next: add it to its `params`." for key in missing]
 
 
 class _FaultsError(ParamsError):

@@ -9,7 +9,7 @@ import pytest
 
 from etude.errors import ParamsError
 from tasks.project import check
-from tests.shipped import held
+from tests.shipped import ROOT, held
 
 
 @pytest.fixture
@@ -41,4 +41,13 @@ def test_the_faults_of_all_files_are_told_at_once_each_with_what_to_do(project: 
 def test_a_set_without_prompts_is_told(project: Path) -> None:
     change(project / "params.yaml", "  concept:\n    - ", "  other:\n    - ")
     with pytest.raises(ParamsError, match=r"none for the image set `concept`, which lora learns\. Next: add"):
+        check(project)
+
+
+def test_a_build_that_would_pass_over_a_change_is_told(project: Path) -> None:
+    graph = project / "pipelines/lora/dvc.yaml"
+    shutil.copy(ROOT / "pipelines/lora/dvc.yaml", graph)
+    check(project)
+    change(graph, "kind, rank, alpha", "kind, alpha")
+    with pytest.raises(ParamsError, match=r"lora/dvc\.yaml: the build stage does not track `rank`\. Next: add it"):
         check(project)
