@@ -67,13 +67,19 @@ format: setup ## let ruff mend what it can
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
-images: repository setup ## bring pictures in: make images FROM=~/photos SET=name [METHOD=lora]
-	@test -n "$(FROM)" -a -n "$(SET)" || { echo "usage: make images FROM=~/photos SET=name [METHOD=lora]"; exit 2; }
-	$(RUN) python -m tasks.images --from "$(FROM)" --set "$(SET)" $(if $(METHOD),--method "$(METHOD)")
+# What is typed is no text of make's or a shell's: a folder may hold $$, quotes or backticks in its name.
+override FROM := $(value FROM)
+override NAME := $(value NAME)
+override CLASS := $(value CLASS)
+export FROM SET NAME CLASS
+
+images: repository setup ## bring pictures in: make images FROM=~/photos SET=mydog NAME=rex CLASS=dog METHOD="lora dreambooth"
+	@test -n "$$FROM" -a -n "$$SET" || { echo 'usage: make images FROM=~/photos SET=mydog [NAME=rex CLASS=dog METHOD="lora"]'; exit 2; }
+	$(RUN) python -m tasks.images --from "$$FROM" --set "$$SET" --name "$$NAME" --class "$$CLASS" $(foreach method,$(METHOD),--method $(method))
 
 preset: repository setup ## settings for another base: make preset NAME=sd15 (miniature, sd15, sd21, sdxl)
 	@test -n "$(NAME)" || { echo "usage: make preset NAME=sd15"; exit 2; }
-	$(RUN) python -m tasks.preset "$(NAME)"
+	$(RUN) python -m tasks.preset "$$NAME"
 
 base: repository setup ## fetch the models that the chosen methods read and that are not here; sizes are told first
 	$(RUN) python -m tasks.base

@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -47,6 +47,8 @@ class Learned(Schema):
 class MethodParams(Learned):
     """What every method's params.yaml has."""
 
+    needs_class: ClassVar[bool] = False  # whether `pointed` needs the class of what is learned
+
     export: Literal["best", "final", "all"] = Field(description="which checkpoints are written for other programs")
 
     def recipe(self) -> dict[str, Any]:
@@ -61,8 +63,29 @@ class MethodParams(Learned):
         """Every model that the method reads besides the project's: the key that names it, and its path."""
         return {}
 
+    @property
+    def class_word(self) -> str:
+        """The class of what is learned, such as dog, where texts of params.yaml say it; empty: none does."""
+        return ""
+
+    def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
+        """What lets it learn from the set ``images`` what is called ``word``, of the class ``kind``: key → value.
+
+        ``kind`` is empty where nobody said it; it never is for a method with `needs_class`.
+        """
+        return {"set": images, "name": word}
+
 
 S = TypeVar("S", bound=Schema)
+
+
+def classed(text: str, before: str, kind: str) -> str:
+    """``text`` with the class ``kind`` in the place of ``before``, and its article: an eagle → a dog."""
+    if not before:
+        return text
+    article = "an" if kind[:1].lower() in "aeiou" else "a"
+    text = re.sub(rf"\ban? (?={re.escape(before)}(?!\w))", f"{article} ", text)
+    return re.sub(rf"(?<!\w){re.escape(before)}(?!\w)", lambda _: kind, text)
 
 
 LARGEST = 500_000  # bytes: what people write is ten times smaller

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from etude.params import read_yaml
-from tasks.preset import rewrite
+from tasks.rewriting import rewrite
 from tests.judging import write_judge
 from tests.shipped import copy_project
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from etude.diffusion.settings import ClassImages
-from etude.params import MethodParams, Schema
+from etude.params import MethodParams, Schema, classed
 from etude.training.augmentation import Augmentation
 from etude.training.plan import Optimization
 from etude.training.preview import Preview
@@ -52,6 +52,8 @@ class Concept(Schema):
 class Params(MethodParams):
     """pipelines/custom_diffusion/params.yaml."""
 
+    needs_class: ClassVar[bool] = True
+
     trigger: Literal[True]
     concepts: dict[str, Concept] = Field(min_length=1)
     layers: Literal["crossattn_kv", "crossattn"]
@@ -85,6 +87,24 @@ class Params(MethodParams):
     def image_sets(self) -> list[str]:
         """Those of the concepts, and those of real pictures of their classes."""
         return [*self.concepts, *self.class_images.real]
+
+    @property
+    def class_word(self) -> str:
+        """The known word that the new one of `set` starts from."""
+        return self.concepts[self.set].initializer
+
+    def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
+        """One concept, whose new word stands before its class; another class's pictures are drawn anew."""
+        before, new = self.class_word, f"<{word}>"
+        prompt = classed(self.concepts[self.set].prompt, before, kind)
+        prompts = [classed(prompt, before, kind) for prompt in self.class_images.prompts]
+        return {
+            "set": images,
+            "name": f"{new} {kind}",
+            "concepts": {images: {"word": new, "initializer": kind, "prompt": prompt}},
+            "class_images.prompts": prompts,
+            "class_images.real": self.class_images.real if kind == before else [],
+        }
 
 
 def build(*, base: Base, views: Views, class_images: Prior, params: Params, report: Report) -> Artifact:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
@@ -49,6 +49,8 @@ class Word(Schema):
 class Params(MethodParams):
     """pipelines/dream_artist/params.yaml."""
 
+    needs_class: ClassVar[bool] = True
+
     trigger: Literal[True]
     positive: Word
     negative: Word
@@ -68,6 +70,10 @@ class Params(MethodParams):
         parse_guidance(self.guidance)
         refuse_idle_reading(self.templates, self.reads)
         return self
+
+    def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
+        """The positive word starts from that of the class."""
+        return {"set": images, "name": word, "positive.initializer": kind}
 
 
 def build(*, base: Base, images: Images, captions: Captions | None, params: Params, report: Report) -> Artifact:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from etude.diffusion.settings import ClassImages
-from etude.params import MethodParams
+from etude.params import MethodParams, classed
 from etude.training.plan import Optimization
 from etude.training.preview import Preview
 
@@ -34,6 +34,8 @@ axes = {"strength": 1.0}
 
 class Params(MethodParams):
     """pipelines/dreambooth/params.yaml."""
+
+    needs_class: ClassVar[bool] = True
 
     trigger: Literal[True]
     name: str = Field(
@@ -68,6 +70,18 @@ class Params(MethodParams):
     def image_sets(self) -> list[str]:
         """That of the thing, and those of real pictures of its class."""
         return [self.set, *self.class_images.real]
+
+    @property
+    def class_word(self) -> str:
+        """What follows the rare word in the name."""
+        return self.name.partition(" ")[2]
+
+    def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
+        """The name holds the class; another class's pictures are drawn anew."""
+        prompts = [classed(prompt, self.class_word, kind) for prompt in self.class_images.prompts]
+        real = self.class_images.real if kind == self.class_word else []
+        own = {"class_images.prompts": prompts, "class_images.real": real}
+        return {"set": images, "name": f"{word} {kind}", **own}
 
 
 def build(*, base: Base, images: Images, class_images: Prior, params: Params, report: Report) -> Artifact:

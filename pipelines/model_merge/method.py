@@ -101,6 +101,13 @@ class Params(MethodParams):
         """Whether channels get weights of their own."""
         return self.formula == "task_arithmetic" and "unet" in self.parts and self.learning.steps > 0
 
+    def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
+        """The name as that of the method whose artifact is merged: with the class, where it had one."""
+        name = f"{word} {kind}".strip() if " " in self.name else word
+        taught = self.learning.prompts.items()
+        said = {f"learning.prompts.{key}": [text.replace(self.name, name) for text in texts] for key, texts in taught}
+        return {"set": images, "name": name, **said}
+
     def sources(self) -> dict[str, str]:
         """The models that are merged."""
         return {f"models.{name}": path for name, path in self.models.items()}

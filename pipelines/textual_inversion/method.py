@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 
@@ -36,6 +36,8 @@ PARTS = ("text_encoder", "text_encoder_2")  # sdxl's word has rows in both
 class Params(MethodParams):
     """pipelines/textual_inversion/params.yaml."""
 
+    needs_class: ClassVar[bool] = True
+
     trigger: Literal[True]
     name: str = Field(min_length=1, max_length=64, pattern=r"^\S+$", description="the new word")
     vectors: int = Field(ge=1, le=75)  # what fits between the start and the end of a prompt
@@ -55,6 +57,10 @@ class Params(MethodParams):
     def _reads_what_it_needs(self) -> Self:
         refuse_idle_reading(self.templates, self.reads)
         return self
+
+    def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
+        """The new word starts from that of the class."""
+        return {"set": images, "name": word, "initializer": kind}
 
 
 def build(*, base: Base, images: Images, captions: Captions | None, params: Params, report: Report) -> Artifact:

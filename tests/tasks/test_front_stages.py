@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from etude.params import read_yaml
-from tasks.preset import rewrite
+from tasks.rewriting import rewrite
 from tests.shipped import copy_project
 from tests.tasks.front import draw
 

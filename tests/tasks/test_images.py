@@ -1,3 +1,7 @@
+"""Bringing pictures in, and letting methods learn from them, with the shipped parameters and the real git and DVC."""
+
+from __future__ import annotations
+
 import shutil
 import subprocess
 import sys
@@ -5,47 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
-from etude.errors import ConflictError, InputError, ParamsError
+from etude.errors import ArgumentError, ConflictError, InputError, ParamsError
 from etude.files import sha256_tree
+from etude.method import method_names
 from etude.params import read_yaml
-from tasks.images import images, insert
+from tasks.images import images
+from tasks.pointing import insert
+from tasks.preset import preset
+from tasks.project import check
+from tests.shipped import copy_project
 from tests.tasks.front import draw
 
-PARAMS = """\
-# The dials.
-
-sets:                      # name: folder
-  # the demo's
-  concept: data/samples/concept  # five pictures
-
-base: models/miniature     # a base
-
-prompts:                   # [name] is the word
-  concept:
-    - "[name]"             # alone
-    - "flat [name]"
-
-seed: 0                    # last
-"""
-METHOD = """\
-# LoRA
-
-set: concept               # a key of `sets`
-rank: 8                    # r
-"""
+LEARNED = ("owl", "eagle", "sks", "firefox", "panda", "concept", "style")  # what the sample sets are about
+ELSEWHERE = {"model_merge": ("learning",)}  # its other model knows things of all kinds
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a project that has no pictures yet, and one of photos beside it."""
+    """A folder with the project, without pictures, and a folder of photos beside it."""
     folder = tmp_path_factory.mktemp("images")
-    project, photos = folder / "project", folder / "photos"
-    (project / "pipelines" / "lora").mkdir(parents=True)
-    (project / "pipelines" / "lora" / "method.py").touch()
-    (project / "pipelines" / "lora" / "params.yaml").write_text(METHOD, encoding="utf-8")
-    (project / "params.yaml").write_text(PARAMS, encoding="utf-8")
+    project, photos = copy_project(folder / "project"), folder / "photos"
     for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
         subprocess.run(command, cwd=project, check=True)
     draw(photos / "a.png", 1)
@@ -66,58 +50,143 @@ def photos(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path / "copy" / "photos"
 
 
-def bring(photos: Path, name: str = "mydog", **options: Any) -> None:
-    images(photos, name, **options)
+def bring(photos: Path, name: str = "mydog", *methods: str, **options: Any) -> None:
+    images(photos, name, list(methods), **options)
+
+
+def texts() -> dict[str, str]:
+    files = [Path("params.yaml"), *Path("pipelines").glob("*/params.yaml")]
+    return {str(path): path.read_text(encoding="utf-8") for path in files}
+
+
+def comments(text: str) -> list[str]:
+    return [line.partition("#")[2] for line in text.splitlines() if "#" in line]
+
+
+def own(method: str) -> dict[str, Any]:
+    return read_yaml(f"pipelines/{method}/params.yaml")
+
+
+def values(data: Any) -> list[Any]:
+    """Every key and value in nested mappings and lists."""
+    if isinstance(data, dict):
+        return [*data, *(value for each in data.values() for value in values(each))]
+    return [value for each in data for value in values(each)] if isinstance(data, list) else [data]
 
 
 def test_pictures_and_captions_are_copied_tracked_and_added_with_every_comment_kept(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bring(photos, method="lora")
+    before = texts()
+    bring(photos)
     found = {path.relative_to("data/raw/mydog").as_posix() for path in Path("data/raw/mydog").rglob("*.*")}
     assert found == {"a.png", "a.txt", "holiday/b.jpg"}
     assert "path: mydog" in Path("data/raw/mydog.dvc").read_text(encoding="utf-8")
-    assert Path("params.yaml").read_text(encoding="utf-8") == PARAMS.replace(
-        "# five pictures\n", "# five pictures\n  mydog: data/raw/mydog\n"
-    ).replace(
-        '    - "flat [name]"\n',
-        '    - "flat [name]"\n  mydog:\n    - "[name]"\n    - "a picture of [name]"\n    - "a drawing of [name]"\n'
-        '    - "[name] on a red background"\n',
-    )
-    method = Path("pipelines/lora/params.yaml").read_text(encoding="utf-8")
-    assert read_yaml("pipelines/lora/params.yaml") == {"set": "mydog", "rank": 8}
-    assert method.count("#") == METHOD.count("#")
+    new = [line for line in texts()["params.yaml"].splitlines() if line not in before["params.yaml"].splitlines()]
+    assert new[0] == "  mydog: data/raw/mydog"
+    assert read_yaml("params.yaml")["prompts"]["mydog"] == [
+        "[name]", "a picture of [name]", "a drawing of [name]", "[name] on a red background"
+    ]  # fmt: skip
+    assert comments(texts()["params.yaml"]) == comments(before["params.yaml"])
+    assert {path for path, text in texts().items() if text != before[path]} == {"params.yaml"}
     told = capsys.readouterr()
     assert "2 pictures and 1 texts are in data/raw/mydog" in told.out
-    assert "next: dvc repro" in told.out
+    assert "METHOD=lora" in told.out
     assert "1 files are not copied: movie.mov (is not a picture" in told.err
     assert "1 pictures have a .caption file" in told.err
 
 
-@pytest.mark.parametrize(
-    ("own", "expected"),
-    [
-        ({"trigger": True, "caption": "[caption]"}, {"trigger": True, "caption": "[name], [caption]"}),
-        ({"trigger": False, "caption": "[caption]"}, {"trigger": False, "caption": "[caption]"}),
-        ({"trigger": True, "caption": "a photo of [name]"}, {"trigger": True, "caption": "a photo of [name]"}),
-        ({"trigger": True, "templates": ["[filewords]"]}, {"trigger": True, "templates": ["[name], [filewords]"]}),
-        ({"trigger": True, "templates": ["a [name]"]}, {"trigger": True, "templates": ["a [name]"]}),
-    ],
-)
-def test_the_word_is_put_before_captions_that_would_not_say_it(
-    photos: Path, own: dict[str, Any], expected: dict[str, Any]
+def test_chosen_methods_speak_of_what_is_learned_and_of_nothing_else_any_more(
+    photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    YAML().dump({"set": "concept", "name": "sks"} | own, Path("pipelines/lora/params.yaml"))
-    bring(photos, method="lora")
-    assert read_yaml("pipelines/lora/params.yaml") == {"set": "mydog", "name": "sks"} | expected
+    before = texts()
+    bring(photos, "mydog", *method_names(), word="rex", kind="dog")
+    told = capsys.readouterr()
+    for method in method_names():
+        kept = {key: value for key, value in own(method).items() if key not in ELSEWHERE.get(method, ())}
+        said = " ".join(str(value) for value in values(kept)).replace("artifacts/", "")
+        assert not [word for word in LEARNED if word in said.split()], method
+        assert own(method)["set"] == "mydog"
+        assert "rex" in own(method)["name"]
+        assert f"pipelines/{method}/params.yaml: set: " in told.out
+        file = f"pipelines/{method}/params.yaml"
+        assert comments(texts()[file]) == comments(before[file])
+    assert own("dreambooth")["name"] == "rex dog"
+    assert own("dreambooth")["class_images"]["prompts"] == ["dog"]
+    assert own("custom_diffusion")["concepts"] == {
+        "mydog": {"word": "<rex>", "initializer": "dog", "prompt": "[word] dog"}
+    }
+    assert own("textual_inversion")["initializer"] == own("dream_artist")["positive"]["initializer"] == "dog"
+    assert own("fine_tuning")["trigger"] is own("hypernetwork")["trigger"] is True
+    assert own("lora")["caption"] == own("fine_tuning")["caption"] == "[name], [caption]"
+    assert own("textual_inversion")["templates"] == ["[name], [filewords]"]
+    assert own("model_merge")["learning"]["prompts"]["b"][1] == "noto rex dog"
+    assert set(read_yaml("params.yaml")["methods"]) == set(method_names())
+    assert check(Path()).sets["mydog"] == "data/raw/mydog"
+    assert "params.yaml: methods: [lora, textual_inversion] → " in told.out
+    assert "the base is models/miniature, which draws emoji alone" in told.err
+    assert "make preset NAME=sd15" in told.out
+
+
+def test_the_class_stays_when_the_preset_changes_and_prompts_suit_the_base(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bring(photos, "mydog", "dreambooth", "custom_diffusion", word="rex", kind="owl")
+    before = {path: read_yaml(path) for path in texts()}
+    preset("sd15")
+    assert own("dreambooth")["class_images"]["prompts"] == ["a photo of an owl"]
+    assert own("custom_diffusion")["class_images"]["prompts"] == ["a photo of an owl"]
+    assert read_yaml("params.yaml")["prompts"]["mydog"][0] == "a photo of [name]"
+    assert "make base" in capsys.readouterr().out
+    bring(photos, "mydog", "dreambooth", word="rex", kind="dog")
+    told = capsys.readouterr()
+    assert own("dreambooth")["class_images"]["prompts"] == ["a photo of a dog"]
+    assert own("dreambooth")["preview"]["prompt"] == "a photo of [name]"
+    assert "emoji" not in told.err
+    assert "next: make base, then dvc repro" in told.out
+    bring(photos, "mydog", "dreambooth", "custom_diffusion", word="rex", kind="owl")
+    preset("miniature")
+    assert {path: read_yaml(path) for path in texts()} == before
+
+
+def test_prompts_that_people_wrote_stay(photos: Path) -> None:
+    bring(photos, "mydog", "lora", word="rex")
+    text = Path("params.yaml").read_text(encoding="utf-8").replace("a drawing of [name]", "[name] at sea")
+    Path("params.yaml").write_text(text, encoding="utf-8")
+    written = read_yaml("params.yaml")["prompts"]["mydog"]
+    preset("sd15")
+    bring(photos, "mydog", "lora", word="rex")
+    assert read_yaml("params.yaml")["prompts"]["mydog"] == written
+
+
+@pytest.mark.parametrize("method", ["dreambooth", "custom_diffusion", "textual_inversion", "dream_artist"])
+def test_a_class_that_a_method_needs_is_asked_for_before_anything_is_written(photos: Path, method: str) -> None:
+    before = texts()
+    with pytest.raises(InputError, match=f"{method} need the class.*CLASS=dog"):
+        bring(photos, "mydog", "lora", method, word="rex")
+    assert texts() == before
+    assert not Path("data").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [{"word": "my dog"}, {"word": "[name]"}, {"word": "dog", "kind": "dog"}, {"kind": 'd"og'}]
+)
+def test_words_that_cannot_be_are_refused_before_anything_is_written(photos: Path, options: dict[str, str]) -> None:
+    before = texts()
+    with pytest.raises(InputError):
+        bring(photos, "mydog", "lora", **options)
+    with pytest.raises(InputError, match="METHOD=lora"):
+        bring(photos, "mydog", word="rex", kind="dog")
+    assert texts() == before
+    assert not Path("data").exists()
 
 
 def test_the_same_pictures_come_in_twice_without_a_change(photos: Path) -> None:
-    bring(photos)
-    before = sha256_tree("data/raw"), Path("params.yaml").read_text(encoding="utf-8")
-    bring(photos)
+    bring(photos, "mydog", "lora", "custom_diffusion", word="rex", kind="dog")
+    before = sha256_tree("data/raw"), texts()
+    bring(photos, "mydog", "lora", "custom_diffusion", word="rex", kind="dog")
     bring(Path("data/raw/mydog"))
-    assert (sha256_tree("data/raw"), Path("params.yaml").read_text(encoding="utf-8")) == before
+    assert (sha256_tree("data/raw"), texts()) == before
 
 
 def test_other_pictures_are_not_overwritten_unless_that_is_asked_for(photos: Path) -> None:
@@ -125,26 +194,27 @@ def test_other_pictures_are_not_overwritten_unless_that_is_asked_for(photos: Pat
     draw(photos / "a.png", 3)
     draw(photos / "c.png", 4)
     (photos / "a.txt").unlink()
-    before = sha256_tree("data/raw")
+    before = sha256_tree("data/raw"), texts()
     with pytest.raises(ConflictError, match="1 would come, 1 would go, 1 would change"):
-        bring(photos)
-    assert sha256_tree("data/raw") == before
+        bring(photos, "mydog", "lora")
+    assert (sha256_tree("data/raw"), texts()) == before
     bring(photos, replace=True)
     assert {path.name for path in Path("data/raw/mydog").iterdir()} == {"a.png", "c.png", "holiday"}
-    assert list(read_yaml("params.yaml")["sets"]) == ["concept", "mydog"]
+    assert list(read_yaml("params.yaml")["sets"]) == ["concept", "style", "mydog"]
 
 
-@pytest.mark.parametrize("name", ["My-Dog", "2dogs", "dog/cat", "", "samples", "raw", "concept"])
+@pytest.mark.parametrize("name", ["My-Dog", "2dogs", "dog/cat", "", "samples", "raw", "concept", "null", "true"])
 def test_names_that_cannot_be_or_are_taken_are_refused_before_anything_is_written(photos: Path, name: str) -> None:
+    before = texts()
     with pytest.raises((InputError, ConflictError)):
         bring(photos, name)
     assert not Path("data").exists()
-    assert Path("params.yaml").read_text(encoding="utf-8") == PARAMS
+    assert texts() == before
 
 
 def test_an_unknown_method_is_named_with_the_nearest(photos: Path) -> None:
-    with pytest.raises(ParamsError, match="did you mean `lora`"):
-        bring(photos, method="lorra")
+    with pytest.raises(ArgumentError, match="did you mean `lora`"):
+        bring(photos, "mydog", "lorra")
     assert not Path("data").exists()
 
 
@@ -158,18 +228,37 @@ def test_folders_without_pictures_or_around_the_project_are_refused(photos: Path
 
 
 def test_when_dvc_fails_its_reason_is_told_and_params_stay(photos: Path) -> None:
+    before = texts()
     Path(".dvc/config").write_text("not a config", encoding="utf-8")
     with pytest.raises(InputError, match=r"data/raw/mydog: is here, but `dvc add` failed \((?!Having)"):
-        bring(photos)
-    assert Path("params.yaml").read_text(encoding="utf-8") == PARAMS
+        bring(photos, "mydog", "lora")
+    assert texts() == before
 
 
 def test_params_of_an_unusual_form_are_left_as_they_are(photos: Path) -> None:
-    Path("params.yaml").write_text("sets: {concept: data/samples/concept}\nprompts: {concept: [a]}\n", encoding="utf-8")
-    before = Path("params.yaml").read_text(encoding="utf-8")
-    with pytest.raises(ParamsError, match="add `mydog` to both by hand"):
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    start, end = text.index("\nsets:"), text.index("\nbase:")
+    sets = "{concept: data/samples/concept, style: data/samples/style}"
+    Path("params.yaml").write_text(f"{text[:start]}\nsets: {sets}\n{text[end:]}", encoding="utf-8")
+    before = texts()
+    with pytest.raises(ParamsError, match="add `mydog: data/raw/mydog` and its prompts by hand"):
         bring(photos)
-    assert Path("params.yaml").read_text(encoding="utf-8") == before
+    assert texts() == before
+    assert not Path("data").exists()
+
+
+def test_make_takes_what_is_typed_as_it_is(photos: Path) -> None:
+    hostile = photos.rename(photos.with_name("Tom & Jerry's `touch pwned` $(touch pwned) $HOME"))
+    shutil.copy(Path(__file__).parents[2] / "Makefile", "Makefile")
+    Path(".venv").symlink_to(sys.prefix)
+    typed = [f"FROM={hostile}", "SET=mydog", "NAME=rex", "CLASS=old dog", "METHOD=lora dreambooth"]
+    done = subprocess.run(
+        ["make", "--old-file=.venv/bin/.installed", "images", *typed], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert own("dreambooth")["name"] == "rex old dog"
+    assert read_yaml("params.yaml")["methods"] == ["lora", "dreambooth"]
+    assert not list(Path().glob("**/pwned"))
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ def test_a_preset_fits_together_and_the_way_back_restores_every_byte(copy: Path,
     result = preset(copy, name)
     assert result.returncode == 0, result.stderr
     assert check(copy).base == f"models/{name}"
-    assert f"--to models/{name}" in result.stdout
+    assert "next: make base (python -m tasks.base), which fetches " in result.stdout
+    assert f" models/{name} " in result.stdout
     changed = texts(copy)
     assert {line.split("#")[1] for t in before.values() for line in t.splitlines() if "#" in line} == {
         line.split("#")[1] for t in changed.values() for line in t.splitlines() if "#" in line
