@@ -11,9 +11,14 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+<<<<<<< HEAD
 from typing import Any, ClassVar, Literal, TypeVar
+=======
+from typing import Annotated, Any, Literal, TypeVar, get_args
+>>>>>>> d5c0015 (wip)
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.composer import Composer, ComposerError
@@ -29,12 +34,28 @@ class Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+# Numbers and texts that several schemas have. Each is bounded: what lies beyond means nothing, or never ends.
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # torch takes 64 bits, and the pictures after the first count on from it
+Steps = Annotated[int, Field(ge=1, le=10_000_000)]  # of learning
+Count = Annotated[int, Field(ge=1, le=10_000)]  # of pictures, at once or in all
+Rate = Annotated[float, Field(gt=0, le=100)]  # of learning
+Scale = Annotated[float, Field(ge=0, le=100)]  # of guidance, or by which one thing weighs against another
+Words = Annotated[str, Field(pattern=r"\S", description="one word or more")]
+SetName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$", description="small letters, digits and _")]
+Location = Annotated[  # ~ is a shell's, which no path here passes through
+    str, Field(pattern=r"^[^\s~-]([^\n]*\S)?$", description="a path, without a space, - or ~ before it")
+]
+
+
 class Learned(Schema):
     """What every method's params.yaml says of what is learned."""
 
-    set: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="the image set to learn from: a key of `sets`")
+    set: SetName = Field(description="the image set to learn from: a key of `sets`")
     name: str = Field(
-        min_length=1, max_length=64, pattern=r"^\S+( \S+)*$", description="the word, or words, for what is learned"
+        min_length=1,
+        max_length=64,
+        pattern=r"^[^\s\[\]]+( [^\s\[\]]+)*$",
+        description="the word, or words, for what is learned, without [ or ]",
     )
     trigger: bool = Field(description="whether texts say the name; without, what is learned shows in every picture")
 
@@ -244,9 +265,21 @@ def _fault(detail: ErrorDetails, schema: type[BaseModel]) -> str:
         return f"`{where}` is missing"
     if detail["type"] in ("too_short", "string_too_short"):
         return f"`{where}` needs {detail['ctx']['min_length']} or more, not {given}"
-    if detail["type"] == "string_pattern_mismatch" and (wanted := _description(schema, detail["loc"])):
-        return f"`{where}` is {given}, which does not fit `{detail['ctx']['pattern']}`: {wanted}"
+    if detail["type"] == "string_pattern_mismatch":
+        pattern = detail["ctx"]["pattern"]
+        if wanted := _description(schema, detail["loc"], pattern):
+            return f"`{where}` is {given}, which does not fit `{pattern}`: {wanted}"
     return f"`{where}` {detail['msg'][0].lower()}{detail['msg'][1:]}, not {given}"
+
+
+def refuse_twice(**lists: Iterable[object]) -> None:
+    """Raises ValueError where a list, named as its key is, holds a value twice."""
+    for key, values in lists.items():
+        seen: list[object] = []
+        for value in values:
+            if value in seen:
+                raise ValueError(f"`{key}` holds {value!r} twice")
+            seen.append(value)
 
 
 def shortened(text: str, most: int = SHOWN) -> str:
@@ -263,13 +296,25 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (known: {', '.join(known)})" if known else ""
 
 
-def _description(schema: type[BaseModel], location: tuple[int | str, ...]) -> str:
-    """What the innermost field around ``location`` says of itself."""
+def _description(schema: type[BaseModel], location: tuple[int | str, ...], pattern: str) -> str:
+    """What the innermost field around ``location`` says of itself, or the type in it that has this pattern."""
     models, said = [schema], ""
     for part in location:
         for field in [model.model_fields[str(part)] for model in models if str(part) in model.model_fields]:
-            said, models = field.description or said, _models(field.annotation) or models
+            inner = [info.description for info in _infos(field.annotation) if pattern in map(_pattern, info.metadata)]
+            said = next(filter(None, inner), None) or field.description or said
+            models = _models(field.annotation) or models
     return said
+
+
+def _infos(annotation: Any) -> list[FieldInfo]:
+    """What is said of the types in an annotation."""
+    own = [info for info in getattr(annotation, "__metadata__", ()) if isinstance(info, FieldInfo)]
+    return own + [info for inner in get_args(annotation) for info in _infos(inner)]
+
+
+def _pattern(metadata: Any) -> str | None:
+    return getattr(metadata, "pattern", None)
 
 
 def _keys_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

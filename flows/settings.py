@@ -39,6 +39,8 @@ class Changed(Schema):
     def _long_enough(cls, interval: str) -> str:
         if interval != NEVER and seconds(interval) < 10:
             raise ValueError("is too short: looking takes seconds; write 10s or more")
+        if interval != NEVER and seconds(interval) > 366 * 86400:
+            raise ValueError('is more than a year: write less, or "" for never')
         return interval
 
 
@@ -49,14 +51,14 @@ class Weekly(Schema):
         pattern=rf"^({FIELD}( {FIELD}){{4}})?$", description='minute, hour, day, month, weekday; "": never'
     )
     force: bool = Field(description="compute everything again; false: stages that DVC remembers are not")
-    tolerance: float = Field(ge=0, description="what metrics may differ by, relative")
+    tolerance: float = Field(ge=0, le=1, description="what metrics may differ by, relative")
 
 
 class Settings(Schema):
     """All of flows/params.yaml."""
 
     time_zone: str = Field(description="in which the crons are read, such as Europe/Zurich")
-    jobs: int = Field(ge=0, description="stages at once; 0: one a core")
+    jobs: int = Field(ge=0, le=1024, description="stages at once; 0: one a core")
     nightly: Nightly
     changed: Changed
     weekly: Weekly

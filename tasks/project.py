@@ -2,40 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, model_validator
 
 from etude.captions.settings import Caption
 from etude.diffusion.settings import Sampling
 from etude.errors import ParamsError
-from etude.evaluation.settings import Evaluate
-from etude.grids.settings import Grid, refuse_unknown
+from etude.evaluation.settings import OF_TRUTHS, Evaluate
+from etude.grids.settings import ALL, Grid, checkpoint_steps, refuse_unknown
+from etude.grids.syntax import texts
 from etude.images.settings import Prepare
-from etude.method import Method, load_method
-from etude.params import MethodParams, Schema, load, nearest, read_yaml
+from etude.method import Method, load_method, method_names
+from etude.params import (
+    Location,
+    MethodParams,
+    Schema,
+    Seed,
+    SetName,
+    load,
+    nearest,
+    read_yaml,
+    refuse_twice,
+    shortened,
+)
 
-Name = Field(pattern=r"^[a-z][a-z0-9_]*$")
+if TYPE_CHECKING:
+    from etude.training.plan import Optimization
+
+RESERVED = ("raw", "samples")  # folders of data/ that are no set's
 
 
 class Project(Schema):
     """The root params.yaml."""
 
-    methods: list[str] = Field(min_length=1)
-    sets: dict[str, str] = Field(min_length=1)
-    base: str
-    seed: NonNegativeInt
-    threads: PositiveInt
-    processes: PositiveInt
+    methods: list[str] = Field(min_length=1, max_length=64)
+    sets: dict[SetName, Location] = Field(min_length=1)
+    base: Location
+    seed: Seed
+    threads: int = Field(ge=1, le=1024)
+    processes: int = Field(ge=1, le=64)
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["fp32", "fp16", "bf16"]
     prepare: Prepare
     caption: Caption
     sampling: Sampling
-    prompts: dict[str, list[str]]
+    prompts: dict[SetName, Annotated[list[str], Field(min_length=1)]]
     evaluate: Evaluate
     grid: Grid
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        refuse_twice(methods=self.methods, **{f"prompts.{name}": said for name, said in self.prompts.items()})
+        if taken := [name for name in self.sets if name in RESERVED]:
+            raise ValueError(f"`sets` has `{taken[0]}`: data/{taken[0]} has another use")
+        if (self.device, self.precision) == ("cpu", "fp16"):
+            raise ValueError("`precision: fp16` needs a GPU, and `device` is cpu: write fp32 or bf16")
+        return self
 
 
 def check(root: Path) -> Project:
@@ -47,14 +72,9 @@ def check(root: Path) -> Project:
     except ParamsError as error:
         faults.append(str(error))
     chosen = project.methods if project else read_yaml(root / "params.yaml").get("methods")
-    for name in chosen if isinstance(chosen, list) else []:
+    for name in dict.fromkeys(map(str, chosen)) if isinstance(chosen, list) else []:
         try:
-            path = root / "pipelines" / str(name) / "params.yaml"
-            method = load_method(str(name))
-            params: MethodParams = load(path, method.Params)
-            faults += _set_faults(path, params, project)
-            faults += _grid_faults(str(name), method, project)
-            faults += _tracking_faults(path, method)
+            faults += _method_faults(root, name, project)
         except ParamsError as error:
             faults.append(str(error))
     if faults or project is None:
@@ -62,39 +82,86 @@ def check(root: Path) -> Project:
     return project
 
 
-def _set_faults(path: Path, params: MethodParams, project: Project | None) -> list[str]:
-    """A method learns from a set that exists and that has prompts to draw it with."""
+def _method_faults(root: Path, name: str, project: Project | None) -> list[str]:
+    """What is wrong with one of `methods`; raises ParamsError where its params file is."""
+    shared, known = root / "params.yaml", method_names()
+    if name not in known:
+        fault = f"`methods` has `{shortened(name)}`, which is none{nearest(name, known)}"
+        raise ParamsError(shared, fault, f"choose among {', '.join(known)}")
+    path, method = root / "pipelines" / name / "params.yaml", load_method(name)
+    params: MethodParams = load(path, method.Params)
     if project is None:
         return []
-    missing = sorted(set(params.image_sets()) - set(project.sets))
-    if missing:
-        action = "Next: correct it, or bring the pictures in with `make images`."
-        return [f"{path}: there is no image set `{name}`{nearest(name, project.sets)}. {action}" for name in missing]
-    if not project.prompts.get(params.set):
-        fault = f"`prompts` has none for the image set `{params.set}`, which {path.parent.name} learns"
-        return [f"params.yaml: {fault}. Next: add `prompts.{params.set}`."]
-    return []
+    found = [(path, *fault) for fault in (*_set_faults(params, project), *_run_faults(params, project))]
+    found += [(shared, *fault) for fault in _drawing_faults(root, name, params, project)]
+    found += [(shared, *fault) for fault in _grid_faults(name, method, params, project)]
+    found += [(path.with_name("dvc.yaml"), *fault) for fault in _tracking_faults(path, method)]
+    return [str(ParamsError(*fault)) for fault in found]
 
 
-def _grid_faults(name: str, method: Method, project: Project | None) -> list[str]:
-    """A grid turns what there is to turn, or what this method's `apply` knows."""
-    if project is None:
-        return []
+Fault = tuple[str, str]  # what is wrong, and what to do
+
+
+def _set_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
+    """A method learns from sets that there are."""
+    for name in sorted(set(params.image_sets()) - set(project.sets)):
+        fault = f"there is no image set `{name}`{nearest(name, project.sets)}"
+        yield fault, "correct it, or bring the pictures in with `make images`"
+
+
+def _run_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
+    """What this machine, or no method, has."""
+    plan: Optimization | None = getattr(params, "training", None)
+    if plan and plan.optimizer == "adamw8bit" and project.device == "cpu":
+        yield "`training.optimizer: adamw8bit` needs a GPU, and `device` is cpu", "write adamw or sgd"
+    for key, place in getattr(params, "models", {}).items():
+        top, _, rest = place.partition("/")
+        made = rest.partition("/")[0]
+        if top == "artifacts" and made not in method_names():
+            yield (
+                f"`models.{key}` is {place}, but no method is called `{made}`{nearest(made, method_names())}",
+                "correct it",
+            )
+
+
+def _drawing_faults(root: Path, name: str, params: MethodParams, project: Project) -> Iterator[Fault]:
+    """What is learned is drawn, and the best checkpoint is chosen by what can then be measured."""
+    if params.set in project.sets and params.set not in project.prompts:
+        fault = f"`prompts` has none for the image set `{params.set}`, which {name} learns"
+        yield fault, f"add `prompts.{params.set}`"
+    metric, truths = project.evaluate.best.metric, Path(project.evaluate.truths, f"{params.set}-truth")
+    here = (root / truths).is_dir() or truths.is_dir()  # a draft has params files alone: the pictures are here
+    if metric in OF_TRUTHS and not here:
+        fault = f"`evaluate.best.metric: {metric}` needs pictures kept back, but there is no {truths}, for {name}"
+        yield fault, "choose another metric, such as image_similarity"
+
+
+def _grid_faults(name: str, method: Method, params: MethodParams, project: Project) -> Iterator[Fault]:
+    """A grid turns what there is to turn or what this method's `apply` knows, and shows checkpoints that are made."""
+    action = f"correct `grid`, or take {name} out of `methods`"
     try:
         refuse_unknown(project.grid, tuple(method.axes))
     except ValueError as error:
-        return [f"params.yaml: `grid`, for {name}: {error}. Next: correct `grid`, or take {name} out of `methods`."]
-    return []
+        yield f"`grid`, for {name}: {error}", action
+    plan: Optimization | None = getattr(params, "training", None)
+    for axis in filter(None, (project.grid.x, project.grid.y, project.grid.z)):
+        if plan is None or axis.axis != "checkpoint" or texts(str(axis.values)) == [ALL]:
+            continue
+        made = {*range(plan.checkpoint_every, plan.steps, plan.checkpoint_every), plan.steps}
+        never = [step for step in checkpoint_steps(texts(str(axis.values))) if step not in made]
+        if never:
+            every = f"every {plan.checkpoint_every} steps, and at {plan.steps}"
+            yield f"`grid`: {name} makes no checkpoint at step {never[0]}, but {every}", action
 
 
-def _tracking_faults(path: Path, method: Method) -> list[str]:
+def _tracking_faults(path: Path, method: Method) -> Iterator[Fault]:
     """A build that tracks single keys tracks all that it depends on: a change of another would be passed over."""
     graph = path.with_name("dvc.yaml")
     build = read_yaml(graph).get("stages", {}).get("build", {}) if graph.exists() else {}
     own = [entry for entry in build.get("params", []) if isinstance(entry, dict)]  # {file: keys, or none for all}
     tracked = {str(key) for entry in own for keys in entry.values() for key in keys or []}
-    missing = sorted(set(method.Params.model_fields) - {"export"} - tracked) if tracked else []
-    return [f"{graph}: the build stage does not track `{key}`. Next: add it to its `params`." for key in missing]
+    for key in sorted(set(method.Params.model_fields) - {"export"} - tracked) if tracked else []:
+        yield f"the build stage does not track `{key}`", "add it to its `params`"
 
 
 class _FaultsError(ParamsError):

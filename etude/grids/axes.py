@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from etude.errors import ParamsError
 from etude.grids import syntax
-from etude.grids.settings import ALL, NUMBERS, AxisSettings
-from etude.params import nearest
-from etude.rendering.subjects import BASE, FINAL, Subject
+from etude.grids.settings import ALL, BASE, BEST, FINAL, NUMBERS, AxisSettings, checkpoint_steps
+from etude.rendering.subjects import Subject
 
-BEST = "best"
 Value = str | int | float
 PLACE = "params.yaml: grid"
 
@@ -70,12 +67,12 @@ def label(name: str, value: Value, known: Known) -> str:
 
 
 def size(text: str) -> tuple[int, int]:
-    """``"512x768"`` as (width, height) in pixels, multiples of 8."""
-    match = re.fullmatch(r"(\d{2,4})\s*[x×]\s*(\d{2,4})", text)
-    width, height = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not match or width % 8 or height % 8 or not width * height:
-        raise ParamsError(PLACE, f"`{text}` is not a size", "write 512x768, in multiples of 8")
-    return width, height
+    """``"512x768"`` as (width, height) in pixels; raises ParamsError."""
+    try:
+        return syntax.size(text)
+    except ValueError as error:
+        fault, _, action = str(error).partition(": ")
+        raise ParamsError(PLACE, fault, action) from None
 
 
 def _checkpoints(text: str, known: Known) -> list[str]:
@@ -89,11 +86,7 @@ def _checkpoints(text: str, known: Known) -> list[str]:
         if part in named:
             chosen.append(named[part])
             continue
-        try:
-            wanted = syntax.integers(part)
-        except ValueError:
-            raise ParamsError(PLACE, f"there is no checkpoint `{part}`{nearest(part, named)}", "correct it") from None
-        for step in wanted:
+        for step in checkpoint_steps([part]):
             if step not in steps:
                 have = ", ".join(str(s) for s in steps if s is not None)
                 raise ParamsError(PLACE, f"no checkpoint was saved at step {step} (saved: {have})", "name one of these")

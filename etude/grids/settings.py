@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Sequence
+from typing import Annotated, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
+from etude.diffusion.settings import SAMPLERS
 from etude.grids import syntax
-from etude.params import Schema, nearest
+from etude.params import Schema, Seed, nearest
 
-ALL = "all"
+ALL, BASE, BEST, FINAL = "all", "base", "best", "final"  # of the axis `checkpoint`, besides steps
+REPLACED = 2  # values of `replace` at least: what is sought, and what takes its place
+LIMITS = {"seed": (0, 2**63 - 1), "steps": (1, 500), "guidance": (0, 100)}
 NUMBERS: dict[str, Callable[[str], list[int] | list[float]]] = {
     "seed": syntax.integers,
     "steps": syntax.integers,
@@ -19,22 +22,61 @@ NUMBERS: dict[str, Callable[[str], list[int] | list[float]]] = {
 TEXTS = ("checkpoint", "prompt", "sampler", "size", "replace")
 
 
+Whole = Annotated[int, Field(ge=-(10**18), le=10**18)]
+Number = Annotated[float, Field(ge=-1e18, le=1e18)]
+
+
 class AxisSettings(Schema):
     """One axis: what it turns, and the values in A1111's syntax (`etude.grids.syntax`)."""
 
     axis: str = Field(description="checkpoint, prompt, seed, guidance, steps, sampler, size, replace, or a method's")
-    values: str | int | float = Field(description="such as all, 1-5 (+2), 0-1 [6], or values by commas")
+    values: str | Whole | Number = Field(description="such as all, 1-5 (+2), 0-1 [6], or values by commas")
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
         if self.axis in TEXTS:
-            syntax.texts(str(self.values))
+            self._check_texts(syntax.texts(str(self.values)))
             return self
         try:
-            NUMBERS.get(self.axis, syntax.floats)(str(self.values))  # a method's own axes are numbers
+            numbers = NUMBERS.get(self.axis, syntax.floats)(str(self.values))  # a method's own axes are numbers
         except ValueError as error:
             raise ValueError(f"{error}; `{self.axis}` is no axis of texts{nearest(self.axis, TEXTS)}") from None
+        low, high = LIMITS.get(self.axis, (-1e6, 1e6))
+        for number in numbers:
+            if not low <= number <= high:
+                raise ValueError(f"`{number}` is not from {low} to {high}, as values of `{self.axis}` are")
         return self
+
+    def _check_texts(self, values: list[str]) -> None:
+        """Raises ValueError for what can be no value of this axis, whatever was built."""
+        if self.axis == "checkpoint" and values != [ALL]:
+            for step in checkpoint_steps(values):
+                if step < 1:
+                    raise ValueError(f"there is no checkpoint at step {step}: steps count from 1")
+        if self.axis == "sampler":
+            for name in values:
+                if name not in SAMPLERS:
+                    raise ValueError(f"there is no sampler `{name}`{nearest(name, SAMPLERS)}")
+        if self.axis == "size":
+            for text in values:
+                syntax.size(text)
+        if self.axis == "replace" and len(values) < REPLACED:
+            raise ValueError(f"`replace` has {values[0]!r} alone: name what takes its place, too")
+
+
+def checkpoint_steps(values: Sequence[str]) -> list[int]:
+    """The steps that values of the axis `checkpoint` name; raises ValueError for what is neither a step nor a name."""
+    steps = []
+    for value in values:
+        if value in (BASE, BEST, FINAL):
+            continue
+        try:
+            steps += syntax.integers(value)
+        except ValueError:
+            known = (ALL, BASE, BEST, FINAL)
+            alone = "; it stands alone" if value == ALL else nearest(value, known)
+            raise ValueError(f"there is no checkpoint `{value}`{alone}") from None
+    return steps
 
 
 class Grid(Schema):
@@ -43,9 +85,9 @@ class Grid(Schema):
     x: AxisSettings | None
     y: AxisSettings | None
     z: AxisSettings | None
-    seed: NonNegativeInt = Field(description="of every picture, where no axis turns it")
+    seed: Seed = Field(description="of every picture, where no axis turns it")
     cell: int = Field(ge=32, le=2048, description="longest side of a drawn picture, in pixels")
-    limit: PositiveInt = Field(description="megapixels; a larger grid is refused before anything is drawn")
+    limit: int = Field(ge=1, le=4000, description="megapixels; a larger grid is refused before anything is drawn")
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:

@@ -17,6 +17,8 @@ import re
 from decimal import Decimal
 from io import StringIO
 
+SMALLEST, LARGEST = 32, 4096  # sides of a picture, in pixels
+MOST_DIGITS = 18  # before the point
 MOST = 1000  # values of one axis: a slip of the pen, not a grid
 ADVICE = "write 1-5, 1-5 (+2), 0-1 [6] or values separated by commas"
 
@@ -27,11 +29,23 @@ _STEP = re.compile(r"[+-](?:\d+(?:\.\d*)?|\.\d+)")
 
 def texts(text: str) -> list[str]:
     """Values separated by commas, stripped; at least one."""
-    rows = list(csv.reader(StringIO(text.strip()), skipinitialspace=True))
+    try:
+        rows = list(csv.reader(StringIO(text.strip()), skipinitialspace=True))
+    except csv.Error as error:
+        raise ValueError(f"`{text}` cannot be split ({error}): {ADVICE}") from None
     values = [value.strip() for row in rows for value in row]
     if not values or not all(values):
         raise ValueError(f"`{text}` has an empty value: {ADVICE}")
     return values
+
+
+def size(text: str) -> tuple[int, int]:
+    """``"512x768"`` as (width, height) in pixels: multiples of 8, from 32 to 4096."""
+    match = re.fullmatch(r"(\d{2,4})\s*[x×]\s*(\d{2,4})", text, re.ASCII)
+    width, height = (int(match[1]), int(match[2])) if match else (0, 0)
+    if width % 8 or height % 8 or not SMALLEST <= min(width, height) <= max(width, height) <= LARGEST:
+        raise ValueError(f"`{text}` is not a size: write 512x768, in multiples of 8 from {SMALLEST} to {LARGEST}")
+    return width, height
 
 
 def integers(text: str) -> list[int]:
@@ -89,6 +103,8 @@ def _number(text: str, whole: bool) -> Decimal:
     if not re.fullmatch(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", text):
         raise ValueError(f"`{text}` is not a number: {ADVICE}")
     number = Decimal(text)
+    if number and number.adjusted() >= MOST_DIGITS:
+        raise ValueError(f"`{text}` is too large: write numbers of at most {MOST_DIGITS} digits")
     if whole and number != int(number):
         raise ValueError(f"`{text}` is not a whole number: {ADVICE}")
     return number

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import Field, model_validator
 
-from etude.params import Schema
+from etude.params import Schema, Seed
 
+Size = Annotated[float, Field(gt=0, le=10)]
 Kind = Literal["far", "whole", "near"]
 KIND, MASK = "kind", "mask"  # of a view's file: an entry of its header, and a tensor
 
@@ -15,12 +16,12 @@ KIND, MASK = "kind", "mask"  # of a view's file: an entry of its header, and a t
 class Augmentation(Schema):
     """The block `augmentation`. Sizes are shares of the picture's own."""
 
-    views: NonNegativeInt = Field(description="of each picture; 0: the picture as it is")
+    views: int = Field(ge=0, le=10_000, description="of each picture; 0: the picture as it is")
     smaller: float = Field(ge=0, le=1, description="share of the views that are smaller; the others are larger")
     smallest: float = Field(gt=0, le=1)
-    largest: tuple[PositiveFloat, PositiveFloat] = Field(strict=False, description="size of a larger view: from, to")
+    largest: tuple[Size, Size] = Field(strict=False, description="size of a larger view: from, to")
     far_below: float = Field(ge=0, le=1, description="size below which a view counts as seen from far away")
-    seed: NonNegativeInt
+    seed: Seed
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -27,6 +27,7 @@ OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.USub: operator.neg,
     ast.UAdd: operator.pos,
 }
+STRONGEST = 100
 NUMBER = r"(\d+\.?\d*|\.\d+)"
 FORM = re.compile(rf"{NUMBER}(?:-{NUMBER}(?::(.+))?)?")
 
@@ -56,6 +57,8 @@ def parse_guidance(text: float | str) -> Guidance:
     if not found:
         raise ValueError(f"`guidance` is `{text}`, which is not a number, `low-high` or `low-high:curve`")
     low, high, curve = found.groups()
+    if not 0 < max(float(low), float(high or 0)) <= STRONGEST:
+        raise ValueError(f"`guidance` is `{text}`: a scale is above 0, and at most {STRONGEST}")
     expression = CURVES.get(curve or "ln", curve)
     try:
         tree = ast.parse(expression, mode="eval").body

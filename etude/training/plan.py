@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from etude.params import Schema
+from etude.params import Count, Rate, Scale, Schema, Steps
 
+FASTEST = 100
+SEGMENT = re.compile(r"((?:\d{1,20}\.?\d{0,20}|\.\d{1,20})(?:[eE][+-]?\d{1,3})?) *(?:: *(-1|\d{1,9})?)?", re.ASCII)
 Rates = list[tuple[float, int | None]]  # (rate, last step it holds for; None: to the end)
 
 
 class Optimization(Schema):
     """Optimizer, schedule and rhythm of one run. A step is one update of the parameters."""
 
-    steps: PositiveInt
-    batch_size: PositiveInt
-    accumulation: PositiveInt = Field(description="batches whose gradients are averaged into one step")
+    steps: Steps
+    batch_size: Count
+    accumulation: Count = Field(description="batches whose gradients are averaged into one step")
     optimizer: Literal["adamw", "adamw8bit", "sgd"]
-    learning_rate: PositiveFloat | str = Field(description="a number, or A1111's `0.005:100, 1e-3:1000`")
+    learning_rate: Rate | str = Field(description="a number, or A1111's `0.005:100, 1e-3:1000`")
     schedule: Literal["constant", "cosine", "linear"] = Field(description="after the warm-up; down to 0 at the end")
-    warmup_steps: NonNegativeInt
-    weight_decay: NonNegativeFloat
-    clip: NonNegativeFloat = Field(description="largest norm of all gradients together; 0: no clipping")
+    warmup_steps: int = Field(ge=0, le=10_000_000)
+    weight_decay: Scale
+    clip: Scale = Field(description="largest norm of all gradients together; 0: no clipping")
     ema: float = Field(ge=0, lt=1, description="decay of the average that is saved; 0: save the last weights")
-    min_snr: NonNegativeFloat = Field(description="γ of Min-SNR weighting (arXiv:2303.09556); 0: off")
-    noise_offset: NonNegativeFloat = Field(description="noise added to whole channels; 0: off")
-    checkpoint_every: PositiveInt = Field(description="steps between published checkpoints; the last is always one")
-    resume_every: PositiveInt = Field(description="steps between savings of the state a killed run goes on from")
-    log_every: PositiveInt = Field(description="steps between points of the loss curve")
+    min_snr: Scale = Field(description="γ of Min-SNR weighting (arXiv:2303.09556); 0: off")
+    noise_offset: float = Field(ge=0, le=1, description="noise added to whole channels; 0: off")
+    checkpoint_every: Steps = Field(description="steps between published checkpoints; the last is always one")
+    resume_every: Steps = Field(description="steps between savings of the state a killed run goes on from")
+    log_every: Steps = Field(description="steps between points of the loss curve")
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -66,14 +69,12 @@ def parse_rates(text: float | str) -> Rates:
         return [(float(text), None)]
     rates: Rates = []
     for segment in filter(None, (part.strip() for part in text.split(","))):
-        rate, _, until = segment.partition(":")
-        try:
-            value, end = float(rate), int(until) if until.strip() else None
-        except ValueError:
-            raise ValueError(f"`learning_rate` has `{segment}`, which is not `rate` or `rate:last_step`") from None
-        end = None if end == -1 else end
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"`learning_rate` has `{segment}`: a rate is above 0")
+        found = SEGMENT.fullmatch(segment)
+        if not found:
+            raise ValueError(f"`learning_rate` has `{segment}`, which is not `rate` or `rate:last_step`")
+        value, end = float(found[1]), None if found[2] in (None, "-1") else int(found[2])
+        if not 0 < value <= FASTEST:
+            raise ValueError(f"`learning_rate` has `{segment}`: a rate is above 0, and at most {FASTEST}")
         last = rates[-1][1] if rates else 0
         if last is None or (end is not None and end <= last):
             raise ValueError(f"`learning_rate` has `{segment}` after a segment that ends at {last or 'the end'}")

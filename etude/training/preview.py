@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, model_validator
 
 from etude.diffusion.settings import Sampling
+from etude.params import Seed, refuse_twice
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,7 +21,12 @@ class Preview(Sampling):
     """The ``preview`` block of a method's params.yaml; a change of the root's ``sampling`` retrains nothing."""
 
     prompt: str = Field(description="[name] is the method's name")
-    seeds: list[NonNegativeInt] = Field(description="one picture each, side by side; none: no previews")
+    seeds: list[Seed] = Field(max_length=64, description="one picture each, side by side; none: no previews")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        refuse_twice(seeds=self.seeds)
+        return self
 
 
 def draw(base: Base, preview: Preview, name: str) -> Image:

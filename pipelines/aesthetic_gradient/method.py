@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import model_validator
 
-from etude.params import MethodParams
+from etude.params import Location, MethodParams, Rate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,10 +33,10 @@ axes = {"steps": 5.0, "weight": 0.9, "slerp": 0.0, "turn": 0.1}
 class Params(MethodParams):
     """pipelines/aesthetic_gradient/params.yaml."""
 
-    clip: str = Field(min_length=1)
+    clip: Location
     text: str
     negative: bool
-    learning_rate: PositiveFloat
+    learning_rate: Rate
     save: Literal["fp32", "fp16"]
 
     @model_validator(mode="after")

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field
 
-from etude.params import MethodParams
+from etude.params import Location, MethodParams
 from etude.training.plan import Optimization
 from etude.training.preview import Preview
 from etude.training.templates import NAME, draw
@@ -40,12 +40,12 @@ KEY = "clip_image_embeds"
 class Params(MethodParams):
     """pipelines/clip_inversion/params.yaml."""
 
-    base: str
+    base: Location
     start: Literal["pictures", "mean"]
     templates: list[str] = Field(min_length=1)
     noise_level: int = Field(ge=0, le=999)
-    guidance: float = Field(ge=1)
-    pull: NonNegativeFloat
+    guidance: float = Field(ge=1, le=100)
+    pull: float = Field(ge=0, le=1e6)
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16"]
     training: Optimization

@@ -11,10 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from etude.diffusion.settings import ClassImages
+<<<<<<< HEAD
 from etude.params import MethodParams, Schema, classed
+=======
+from etude.params import Count, MethodParams, Scale, Schema, SetName, Words
+>>>>>>> d5c0015 (wip)
 from etude.training.augmentation import Augmentation
 from etude.training.plan import Optimization
 from etude.training.preview import Preview
@@ -41,7 +45,7 @@ class Concept(Schema):
     """What is learned from one image set."""
 
     word: str = Field(min_length=1, max_length=64, pattern=r"^\S+$", description="one word, without spaces")
-    initializer: str = Field(min_length=1)
+    initializer: Words
     prompt: str = Field(pattern=r"\[word\]", description="a text with [word] in it")
 
     def worded(self) -> str:
@@ -55,19 +59,19 @@ class Params(MethodParams):
     needs_class: ClassVar[bool] = True
 
     trigger: Literal[True]
-    concepts: dict[str, Concept] = Field(min_length=1)
+    concepts: dict[SetName, Concept] = Field(min_length=1)
     layers: Literal["crossattn_kv", "crossattn"]
-    word_rate: NonNegativeFloat
+    word_rate: Scale
     augmentation: Augmentation
-    far: list[str] = Field(min_length=1)
-    near: list[str] = Field(min_length=1)
-    prior_weight: NonNegativeFloat
-    prior_batch_size: PositiveInt
+    far: list[Words] = Field(min_length=1)
+    near: list[Words] = Field(min_length=1)
+    prior_weight: Scale
+    prior_batch_size: Count
     class_images: ClassImages
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16", "bf16"]
     compress: float = Field(ge=0, lt=1)
-    lora_rank: int = Field(ge=0)
+    lora_rank: int = Field(ge=0, le=1024)
     training: Optimization
     preview: Preview
 

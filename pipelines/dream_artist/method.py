@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+<<<<<<< HEAD
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+=======
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+>>>>>>> d5c0015 (wip)
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, model_validator
 
-from etude.params import MethodParams, Schema
+from etude.params import MethodParams, Rate, Scale, Schema
 from etude.training.guidance import Guidance, parse_guidance
 from etude.training.plan import Optimization
 from etude.training.preview import Preview
@@ -43,7 +47,7 @@ class Word(Schema):
 
     vectors: int = Field(ge=1, le=75)  # what fits between the start and the end of a prompt
     initializer: str
-    noise: NonNegativeFloat
+    noise: Scale
 
 
 class Params(MethodParams):
@@ -54,11 +58,11 @@ class Params(MethodParams):
     trigger: Literal[True]
     positive: Word
     negative: Word
-    negative_rate: PositiveFloat
+    negative_rate: Rate
     templates: list[Template] = Field(min_length=1)
     reads: Literal["prepared", "texts"]
-    guidance: PositiveFloat | str
-    reconstruction: NonNegativeFloat
+    guidance: Annotated[float, Field(gt=0, le=100)] | str
+    reconstruction: Scale
     attention: bool
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16", "bf16"]

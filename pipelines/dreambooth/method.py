@@ -10,10 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from etude.diffusion.settings import ClassImages
+<<<<<<< HEAD
 from etude.params import MethodParams, classed
+=======
+from etude.params import Count, MethodParams, Scale
+>>>>>>> d5c0015 (wip)
 from etude.training.plan import Optimization
 from etude.training.preview import Preview
 
@@ -39,15 +43,17 @@ class Params(MethodParams):
 
     trigger: Literal[True]
     name: str = Field(
-        max_length=64, pattern=r"^\S+( \S+)+$", description="a rare word and the word of the class, `sks dog`"
+        max_length=64,
+        pattern=r"^[^\s\[\]]+( [^\s\[\]]+)+$",
+        description="a rare word and the word of the class, `sks dog`",
     )
     templates: list[Annotated[str, Field(pattern=r"\[name\]")]] = Field(
         min_length=1, description="texts, each with [name] in it"
     )
-    prior_weight: NonNegativeFloat
-    prior_batch_size: PositiveInt
+    prior_weight: Scale
+    prior_batch_size: Count
     class_images: ClassImages
-    text_encoder_rate: NonNegativeFloat
+    text_encoder_rate: Scale
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16", "bf16"]
     training: Optimization

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field
 
-from etude.params import MethodParams
+from etude.params import MethodParams, Scale
 from etude.training.plan import Optimization
 from etude.training.preview import Preview
 
@@ -32,7 +32,7 @@ axes = {"strength": 1.0}
 class Params(MethodParams):
     """pipelines/fine_tuning/params.yaml."""
 
-    text_encoder_rate: NonNegativeFloat
+    text_encoder_rate: Scale
     caption: str = Field(pattern=r"\[caption\]|\[name\]", description="a text with [caption] or [name] in it")
     caption_dropout: float = Field(ge=0, lt=1)
     clip_skip: int = Field(ge=0, le=10)

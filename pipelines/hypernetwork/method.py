@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from etude.errors import ParamsError
-from etude.params import MethodParams
+from etude.params import MethodParams, refuse_twice
 from etude.training.plan import Optimization
 from etude.training.preview import Preview
 
@@ -42,12 +42,12 @@ Activation = Literal[
 class Params(MethodParams):
     """pipelines/hypernetwork/params.yaml."""
 
-    widths: list[PositiveInt]
-    structure: list[PositiveFloat] = Field(min_length=2)
+    widths: list[Annotated[int, Field(ge=1, le=100_000)]]
+    structure: list[Annotated[float, Field(gt=0, le=100)]] = Field(min_length=2, max_length=32)
     activation: Activation
     activate_output: bool
     layer_norm: Literal["none", "a1111", "unit"]
-    dropout: list[float]
+    dropout: list[Annotated[float, Field(ge=0, lt=1)]]
     initial: Literal["Normal", "XavierUniform", "XavierNormal", "KaimingUniform", "KaimingNormal"]
     caption: str = Field(pattern=r"\[caption\]|\[name\]", description="a text with [caption] or [name] in it")
     caption_dropout: float = Field(ge=0, lt=1)
@@ -58,12 +58,13 @@ class Params(MethodParams):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
+        refuse_twice(widths=self.widths)
         if self.structure[0] != 1 or self.structure[-1] != 1:
             raise ValueError(f"`structure` {self.structure} does not begin and end with 1")
         if self.dropout and len(self.dropout) != len(self.structure):
             raise ValueError(f"`dropout` has {len(self.dropout)} values for the {len(self.structure)} of `structure`")
-        if self.dropout and (self.dropout[0] or self.dropout[-1] or not all(0 <= p < 1 for p in self.dropout)):
-            raise ValueError(f"`dropout` {self.dropout} does not begin and end with 0, or is not from 0 to below 1")
+        if self.dropout and (self.dropout[0] or self.dropout[-1]):
+            raise ValueError(f"`dropout` {self.dropout} does not begin and end with 0")
         return self
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from etude.diffusion.base import Base
 from etude.diffusion.weights import parts_of
-from etude.errors import BaseError
+from etude.errors import BaseError, ParamsError
 from etude.params import nearest
 from etude.training.randomness import mix
 from pipelines.lora.method import TARGETS
@@ -28,7 +28,7 @@ _OWN = re.compile(r"\.(lora_|hada_|lokr_)")
 @contextmanager
 def inserted(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tensor]]:
     """The layers in place, removed on leaving: leaves in float32, by name. Raises BaseError for an unknown block."""
-    _check_blocks(base, params.blocks)
+    _check_blocks(base, params)
     parts = {part: module for part, module in parts_of(base).items() if part == "unet" or params.text_encoder_rate}
     tuners: list[Any] = []
     try:
@@ -41,6 +41,8 @@ def inserted(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tensor
                 if _OWN.search(name):
                     parameter.data = parameter.data.float()
                     found[f"{part}.{_named(name)}"] = parameter
+        if not found:
+            raise ParamsError("pipelines/lora/params.yaml", "`blocks` leaves no layer to learn", "raise a rank in it")
         yield found
     finally:
         for tuner in tuners:
@@ -69,22 +71,33 @@ def _rank(layer: str, params: Params) -> int:
 
 def _ranks(part: str, module: nn.Module, params: Params) -> dict[str, int]:
     """The layers that learn, and their ranks."""
-    chosen = re.compile(rf"(.*\.)?({'|'.join(TARGETS[target] for target in params.targets)})")
-    names = [name for name, _ in module.named_modules() if chosen.fullmatch(name)]
-    ranks = {name: _rank(f"{part}.{name.removeprefix('text_model.')}", params) for name in names}
+    ranks = {name: _rank(_place(part, name), params) for name in _chosen(module, params)}
     return {name: rank for name, rank in ranks.items() if rank}
 
 
-def _check_blocks(base: Base, blocks: Mapping[str, int]) -> None:
-    parts = parts_of(base).items() if blocks else ()
-    known = [
-        f"{part}.{name.removeprefix('text_model.')}" for part, module in parts for name, _ in module.named_modules()
-    ]
-    known = [name.removesuffix(".") for name in known]
-    for block in blocks:
+def _chosen(module: nn.Module, params: Params) -> list[str]:
+    """The layers that `targets` names."""
+    chosen = re.compile(rf"(.*\.)?({'|'.join(TARGETS[target] for target in params.targets)})")
+    return [name for name, _ in module.named_modules() if chosen.fullmatch(name)]
+
+
+def _place(part: str, name: str) -> str:
+    """A module as `blocks` calls it."""
+    return f"{part}.{name.removeprefix('text_model.')}".removesuffix(".")
+
+
+def _check_blocks(base: Base, params: Params) -> None:
+    """Raises BaseError for a block that there is not, and for one in which no layer is a target."""
+    parts = parts_of(base).items() if params.blocks else ()
+    known = [_place(part, name) for part, module in parts for name, _ in module.named_modules()]
+    layers = [_place(part, name) for part, module in parts for name in _chosen(module, params)]
+    for block in params.blocks:
         if block not in known:
             action = "name a part or a block in it, such as unet.mid_block or text_encoder.encoder.layers.3"
             raise BaseError(base.path, f"has no `{block}`, which `blocks` names{nearest(block, known)}", action)
+        if not any(f"{layer}.".startswith(f"{block}.") for layer in layers):
+            fault = f"has no layer of `targets` in `{block}`, which `blocks` names"
+            raise BaseError(base.path, fault, "name other targets, or another block")
 
 
 def _named(name: str) -> str:

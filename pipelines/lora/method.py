@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from etude.params import MethodParams
+from etude.params import MethodParams, Scale, refuse_twice
 from etude.training.plan import Optimization
 from etude.training.preview import Preview
 
@@ -38,19 +38,28 @@ TARGETS = {  # ends of the names of layers in the UNet and in CLIP's text encode
 }
 
 
+Block = Annotated[  # where a UNet and a text encoder have layers that learn
+    str,
+    Field(
+        pattern=r"^(unet(\.(mid_block|(down|up)_blocks)(\.\w+)*)?|text_encoder(_2)?(\.encoder(\.\w+)*)?)$",
+        description="a part or a block in it, such as unet.mid_block or text_encoder.encoder.layers.3",
+    ),
+]
+
+
 class Params(MethodParams):
     """pipelines/lora/params.yaml."""
 
     kind: Literal["lora", "dora", "loha", "lokr"]
-    rank: PositiveInt
-    alpha: PositiveFloat
-    blocks: dict[str, NonNegativeInt]
-    factor: int = Field(ge=-1)
+    rank: int = Field(ge=1, le=1024)
+    alpha: float = Field(gt=0, le=10_000)
+    blocks: dict[Block, Annotated[int, Field(ge=0, le=1024)]]
+    factor: int = Field(ge=-1, le=1024)
     targets: list[Literal["attention", "feed_forward", "projection", "resnet"]] = Field(min_length=1)
     initial: Literal["gaussian", "kaiming"]
     dropout: float = Field(ge=0, lt=1)
-    text_encoder_rate: NonNegativeFloat
-    plus: PositiveFloat
+    text_encoder_rate: Scale
+    plus: float = Field(gt=0, le=1000)
     caption: str = Field(pattern=r"\[caption\]|\[name\]", description="a text with [caption] or [name] in it")
     caption_dropout: float = Field(ge=0, lt=1)
     clip_skip: int = Field(ge=0, le=10)
@@ -60,6 +69,9 @@ class Params(MethodParams):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
+        refuse_twice(targets=self.targets)
+        if not self.text_encoder_rate and (idle := [block for block in self.blocks if block.startswith("text")]):
+            raise ValueError(f"`blocks` has `{idle[0]}`, but `text_encoder_rate` 0.0 leaves text encoders as they are")
         if self.plus != 1 and self.kind not in ("lora", "dora"):
             raise ValueError(f"`plus` {self.plus:g} is a rate of B, which {self.kind} has not: let it be 1.0")
         if self.factor in (0, 1):

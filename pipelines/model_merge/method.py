@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from etude.diffusion.settings import Sampling
-from etude.params import MethodParams, Schema, nearest
+from etude.params import Count, Location, MethodParams, Rate, Schema, Seed, Steps, nearest, refuse_twice
 from pipelines.model_merge.merging.blocks import COUNT, PRESETS
 from pipelines.model_merge.merging.recipe import MANY, FormulaName, record, takes
 
@@ -32,11 +32,14 @@ formats = ("ldm_checkpoint", "diffusers_checkpoint", "kohya_lora", "diffusers_lo
 axes = {"strength": 1.0}
 
 
+Weighing = Annotated[float, Field(ge=-100, le=100)]
+
+
 class Weight(Schema):
     """A number of a formula, by block."""
 
-    unet: float | Annotated[list[float], Field(min_length=COUNT, max_length=COUNT)] | str
-    rest: float
+    unet: Weighing | Annotated[list[Weighing], Field(min_length=COUNT, max_length=COUNT)] | str
+    rest: Weighing
 
     @model_validator(mode="after")
     def _known(self) -> Weight:
@@ -48,25 +51,30 @@ class Weight(Schema):
 class Learning(Schema):
     """How weights of single channels are found: the models draw, and the merge is to answer as each of them does."""
 
-    steps: NonNegativeInt
-    batch_size: PositiveInt
-    learning_rate: PositiveFloat
-    importance: list[PositiveFloat]
+    steps: int = Field(ge=0, le=1_000_000)
+    batch_size: Count
+    learning_rate: Rate
+    importance: list[Rate]
     prompts: dict[str, Annotated[list[str], Field(min_length=1)]]
-    seeds: list[NonNegativeInt] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1, max_length=1000)
     drawing: Sampling
-    resume_every: PositiveInt
-    log_every: PositiveInt
+    resume_every: Steps
+    log_every: Steps
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Learning:
+        refuse_twice(seeds=self.seeds, **{f"prompts.{letter}": texts for letter, texts in self.prompts.items()})
+        return self
 
 
 class Params(MethodParams):
     """pipelines/model_merge/params.yaml."""
 
-    models: dict[Annotated[str, Field(pattern=r"^([a-z]|vae)$")], str] = Field(min_length=1)
+    models: dict[Annotated[str, Field(pattern=r"^([a-z]|vae)$")], Location] = Field(min_length=1)
     formula: FormulaName
     alpha: Weight
     beta: Weight
-    weights: list[float]
+    weights: list[Weighing]
     learning: Learning
     density: float = Field(gt=0, le=1)
     parts: list[Literal["unet", "text", "vae"]] = Field(min_length=1)
@@ -92,6 +100,7 @@ class Params(MethodParams):
             raise ValueError(
                 f"`learning.importance` has {len(self.learning.importance)} numbers for {len(letters)} models"
             )
+        refuse_twice(parts=self.parts)
         if self.result == "lora" and self.rank == 0 and self.formula != "task_arithmetic":
             raise ValueError("rank 0, LoRAs side by side, is task_arithmetic's; another formula needs a rank")
         return self

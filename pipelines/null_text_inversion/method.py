@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field
 
-from etude.params import MethodParams, Schema
+from etude.params import Count, MethodParams, Rate, Scale, Schema
 
 if TYPE_CHECKING:
     from etude.artifact import Artifact
@@ -28,19 +28,19 @@ axes = {"cross_replace": 0.8, "self_replace": 0.5}  # shares of the steps in whi
 class Optimization(Schema):
     """The block `optimization`: how the embeddings are moved."""
 
-    inner_steps: PositiveInt
-    learning_rate: PositiveFloat
-    stop: NonNegativeFloat
-    stop_growth: NonNegativeFloat
+    inner_steps: int = Field(ge=1, le=10_000)
+    learning_rate: Rate
+    stop: Scale
+    stop_growth: Scale
 
 
 class Params(MethodParams):
     """pipelines/null_text_inversion/params.yaml."""
 
-    pictures: PositiveInt
-    batch_size: PositiveInt
+    pictures: Count
+    batch_size: Count
     steps: int = Field(ge=2, le=500)
-    guidance: float = Field(gt=1)
+    guidance: float = Field(gt=1, le=100)
     caption: str = Field(pattern=r"\[caption\]|\[name\]", description="a text with [caption] or [name] in it")
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16"]

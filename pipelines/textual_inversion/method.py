@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
+from pydantic import Field, model_validator
 
-from etude.params import MethodParams
+from etude.params import MethodParams, Scale
 from etude.training.plan import Optimization
 from etude.training.preview import Preview
 from etude.training.templates import NAME, Template, draw, refuse_idle_reading, refuse_silent
@@ -39,15 +39,15 @@ class Params(MethodParams):
     needs_class: ClassVar[bool] = True
 
     trigger: Literal[True]
-    name: str = Field(min_length=1, max_length=64, pattern=r"^\S+$", description="the new word")
+    name: str = Field(max_length=64, pattern=r"^[^\s\[\]]+$", description="the new word, without [ or ]")
     vectors: int = Field(ge=1, le=75)  # what fits between the start and the end of a prompt
     initializer: str
     templates: list[Template] = Field(min_length=1)
     reads: Literal["prepared", "texts"]
-    progressive: NonNegativeInt
-    anchor: NonNegativeFloat
-    usual_norm: NonNegativeFloat
-    largest_norm: NonNegativeFloat
+    progressive: int = Field(ge=0, le=1_000_000)
+    anchor: float = Field(ge=0, le=1e6)
+    usual_norm: Scale
+    largest_norm: Scale
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16", "bf16"]
     training: Optimization
@@ -56,6 +56,8 @@ class Params(MethodParams):
     @model_validator(mode="after")
     def _reads_what_it_needs(self) -> Self:
         refuse_idle_reading(self.templates, self.reads)
+        if self.progressive * (self.vectors - 1) >= self.training.steps:
+            raise ValueError(f"`progressive` {self.progressive} never comes to {self.vectors} vectors: lower it")
         return self
 
     def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
