@@ -11,11 +11,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-<<<<<<< HEAD
-from typing import Any, ClassVar, Literal, TypeVar
-=======
-from typing import Annotated, Any, Literal, TypeVar, get_args
->>>>>>> d5c0015 (wip)
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo

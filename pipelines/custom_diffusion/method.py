@@ -14,11 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from etude.diffusion.settings import ClassImages
-<<<<<<< HEAD
-from etude.params import MethodParams, Schema, classed
-=======
-from etude.params import Count, MethodParams, Scale, Schema, SetName, Words
->>>>>>> d5c0015 (wip)
+from etude.params import Count, MethodParams, Scale, Schema, SetName, Words, classed
 from etude.training.augmentation import Augmentation
 from etude.training.plan import Optimization
 from etude.training.preview import Preview

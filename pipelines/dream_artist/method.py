@@ -8,11 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-<<<<<<< HEAD
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
-=======
-from typing import TYPE_CHECKING, Annotated, Literal, Self
->>>>>>> d5c0015 (wip)
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 

@@ -13,11 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from etude.diffusion.settings import ClassImages
-<<<<<<< HEAD
-from etude.params import MethodParams, classed
-=======
-from etude.params import Count, MethodParams, Scale
->>>>>>> d5c0015 (wip)
+from etude.params import Count, MethodParams, Scale, classed
 from etude.training.plan import Optimization
 from etude.training.preview import Preview
 
