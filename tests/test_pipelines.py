@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from etude.files import read_json, read_tensors
 from etude.params import read_yaml
 from tasks.rewriting import rewrite
 from tests.judging import write_judge
@@ -36,7 +38,7 @@ QUICK = {  # as small as the stages allow
     "grid.cell": 64,
 }
 SHORT = {"training.steps": 30, "training.checkpoint_every": 15, "preview.seeds": []}
-LORA = "pipelines/lora/dvc.yaml"
+LORA, PARAMS = "pipelines/lora/dvc.yaml", "pipelines/lora/params.yaml"
 
 
 def command(project: Path, *arguments: str) -> list[str]:
@@ -113,6 +115,29 @@ def test_a_changed_rank_reruns_what_depends_on_it_and_nothing_else(project: Path
     said = dvc(project, "exp", "run", "-S", "pipelines/lora/params.yaml:rank=2")
     build = {f"{LORA}:{stage}" for stage in ("build", "export", "evaluate", "grid")}
     assert ran(said) == build | {"page@lora", "report"}
+
+
+def test_other_numbers_with_the_same_best_checkpoint_export_nothing_again(project: Path) -> None:
+    said = dvc(project, "exp", "run", "-S", "evaluate.validation.seed=7")
+    assert f"{LORA}:evaluate" in ran(said)
+    assert [name for name in ran(said) if name.endswith((":build", ":export"))] == []
+
+
+def test_another_best_checkpoint_is_exported_and_nothing_is_built_for_it(project: Path) -> None:
+    best = read_json(project / "artifacts/lora/best.json")["checkpoint"]
+    direction = read_yaml(project / "params.yaml")["evaluate"]["best"]["direction"]
+    other = {"max": "min", "min": "max"}[direction]  # of two checkpoints with different numbers, the other one
+    said = dvc(project, "exp", "run", "-S", f"evaluate.best.direction={other}", "-S", f"{PARAMS}:export=all")
+    assert read_json(project / "artifacts/lora/best.json")["checkpoint"] != best
+    assert f"{LORA}:export" in ran(said)
+    assert f"{LORA}:build" not in ran(said)
+    exported = read_tensors(next((project / "artifacts/lora/export").glob("owl.safetensors")))[0]
+    for step in ("000015", "000030"):
+        alone = project / f"artifacts/lora/export/checkpoints/{step}/owl-{step}.safetensors"
+        same = all(torch.equal(exported[name], tensor) for name, tensor in read_tensors(alone)[0].items())
+        assert same == (step != best)
+    said = dvc(project, "exp", "run", "-S", f"evaluate.best.direction={direction}", "-S", f"{PARAMS}:export=best")
+    assert not (project / "artifacts/lora/export/checkpoints").exists()
 
 
 def test_an_edited_caption_rebuilds_what_reads_captions_and_nothing_else(project: Path) -> None:
