@@ -85,6 +85,15 @@ class Draft:
         return Draft(self.path(*names))
 
 
+def beside(path: Path, name: object) -> Path:
+    """The file ``name``, which the file ``path`` says lies beside it; raises FormatError for any other place."""
+    if Path(str(name)).name != name:
+        raise FormatError(
+            path, f"names {name!r}, which is no file beside it", "fetch it again, from a source you trust"
+        )
+    return path.with_name(str(name))
+
+
 def refuse_existing(path: Path, replace: bool = False) -> None:
     """Raise ConflictError when something is at ``path``, a link to nothing included, unless it may be replaced."""
     if not replace and os.path.lexists(path):

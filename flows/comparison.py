@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from etude.files import file_name
+
 PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -72,7 +74,7 @@ def render(title: str, results: Sequence[Result]) -> str:
 
 def write(root: Path, title: str, results: Sequence[Result]) -> Path:
     """Keep the page among the logs; gives its path."""
-    file = root / "logs" / "sweeps" / f"{title}.html"
+    file = root / "logs" / "sweeps" / f"{file_name(title)}.html"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(render(title, results))
     return file

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from etude.diffusion.checkpoint import SUFFIXES, Shapes, is_pointer, read_shapes, refuse_pointer
 from etude.errors import BaseError
+from etude.files import beside
 
 Family = Literal["sd1", "sd2", "sdxl"]
 
@@ -81,7 +82,7 @@ def weight_files(folder: Path) -> tuple[list[Path], str | None]:
                     return [file], variant
                 if (index := folder / f"{stem}.{suffix}.index{infix}.json").exists():
                     shards = sorted(set(read_config(index)["weight_map"].values()))
-                    return [index, *(folder / shard for shard in shards)], variant
+                    return [index, *(beside(index, shard) for shard in shards)], variant
     return [], None
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from etude.artifact import Artifact
 from etude.errors import FormatError
-from etude.files import Draft, atomic_path, read_json, read_tensors, write_tensors
+from etude.files import Draft, atomic_path, beside, read_json, read_tensors, write_tensors
 from etude.formats.checkpoints import PARTS, Frame, common, complete, of_part, refuse_partial
 from etude.formats.metadata import file_stem
 from etude.formats.pickles import read_pickle
@@ -52,17 +52,8 @@ def _weights(folder: Path) -> list[Path]:
                 if (file := folder / f"{stem}{infix}.{suffix}").exists():
                     return [file]
                 if (index := folder / f"{stem}.{suffix}.index{infix}.json").exists():
-                    return _shards(index)
+                    return [beside(index, name) for name in sorted(set(read_json(index)["weight_map"].values()))]
     return []
-
-
-def _shards(index: Path) -> list[Path]:
-    """The files that an index names, which lie beside it; raises FormatError for one that would lie elsewhere."""
-    names = sorted({str(name) for name in read_json(index).get("weight_map", {}).values()})
-    for name in names:
-        if Path(name).name != name:
-            raise FormatError(index, f"names the file {name!r}, which is not beside it", "fetch the model again")
-    return [index.with_name(name) for name in names]
 
 
 def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:

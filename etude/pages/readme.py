@@ -9,6 +9,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 
+from etude.files import file_name
+
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
@@ -35,7 +37,7 @@ def files(readme: Path, heading: str, name: str) -> dict[str, str]:
 
     ``<name>`` in a file's name stands for the learned ``name``, of which file names leave out spaces and signs.
     """
-    stem = re.sub(r"[^\w.-]", "", name)
+    stem = file_name(name)
     rows: list[list[str]] = []
     for token in _tokens(readme, heading):
         if token.type == "tr_open":

@@ -82,12 +82,12 @@ def find(method: str, root: Path = Path()) -> Findings:
     folder, code = root / "artifacts" / method, root / "pipelines" / method / "method.py"
     artifact = folder / "build" / "artifact.safetensors"
     evaluation = folder / "evaluation"
-    asked = read_json(evaluation / "evaluation.json")
+    asked, facts = read_json(evaluation / "evaluation.json"), facts_of(artifact)
     written = read_json(folder / "export" / "export.json")
     return Findings(
         method=method,
         about=docstring(code),
-        facts=facts_of(artifact),
+        facts=facts,
         size=artifact.stat().st_size,
         asked=asked,
         metrics=read_json(evaluation / "metrics.json"),
@@ -95,7 +95,7 @@ def find(method: str, root: Path = Path()) -> Findings:
         checkpoints=[_checkpoint(row) for row in read_csv(evaluation / "checkpoints.csv")],
         losses=losses(folder / "training"),
         exported=written,
-        files=exported(folder / "export", written, files(code.with_name("README.md"), FILES, asked["name"])),
+        files=exported(folder / "export", written, files(code.with_name("README.md"), FILES, str(facts["name"]))),
         folder=folder,
         readme=code.with_name("README.md"),
     )

@@ -18,6 +18,7 @@ from etude.files import LONGEST, Draft, file_name, read_tensors, write_tensors
 from etude.formats import FORMATS, load_format
 from etude.formats.kinds import METHODS, same_kind
 from etude.formats.pickles import write_pickle
+from flows import comparison
 from tasks.convert import convert
 
 NAMES = (
@@ -176,7 +177,7 @@ def test_an_index_of_weights_names_files_beside_it_alone(home: Path, tiny_base: 
     for told in (str(secret), "../../../../../../secret.safetensors"):
         index = home / "in/unet/diffusion_pytorch_model.safetensors.index.json"
         index.write_text(json.dumps({"weight_map": {"conv_in.weight": told}}))
-        with pytest.raises(EtudeError, match="not beside it"):
+        with pytest.raises(EtudeError, match="no file beside it"):
             convert(str(home / "in"), "ldm_checkpoint", home / "out")
     assert not (home / "out").exists()
 
@@ -235,3 +236,9 @@ def test_a_draft_gives_a_path_once_and_follows_no_link(tmp_path: Path) -> None:
     for names in (("link", "x.pt"), ("link",)):
         with pytest.raises(InputError, match="leads out of"):
             draft.path(*names)
+
+
+def test_the_page_of_a_sweep_lies_among_the_logs_whatever_its_name(tmp_path: Path) -> None:
+    file = comparison.write(tmp_path, "../../X", [])
+    assert file.parent == tmp_path / "logs/sweeps"
+    assert file.exists()
