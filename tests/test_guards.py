@@ -96,6 +96,19 @@ def test_no_path_that_users_name_is_a_word_of_a_shell(stages: list[Stage]) -> No
         assert set(shlex.split(stage.cmd)).isdisjoint(stage.deps), stage.name
 
 
+def test_git_overlooks_the_environment_also_as_a_link_and_what_commands_write(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    for name in ("sample.png", "owls.png", "converted/x.safetensors", "dvc_plots/index.html", "mine.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    status = subprocess.run(
+        ["git", "status", "--short"], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    assert status.split() == ["??", ".gitignore", "??", "mine.safetensors"]
+
+
 def test_what_must_not_retrain_is_no_dep_of_a_build(stages: list[Stage]) -> None:
     for stage in (s for s in stages if s.module == "tasks.build"):
         rooms = (
