@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from etude.errors import ParamsError
+from etude.errors import ArgumentError
 from etude.params import MethodParams, nearest
 
 if TYPE_CHECKING:
@@ -51,10 +51,11 @@ def method_names() -> list[str]:
 
 
 def load_method(name: str) -> Method:
-    """The module of a method; raises ParamsError with the nearest name when there is none."""
+    """The module of a method; raises ArgumentError with the nearest name when there is none."""
     names = method_names()
     if name not in names:
-        raise ParamsError("params.yaml", f"there is no method `{name}`{nearest(name, names)}", "correct `methods`")
+        fault = f"there is no method `{name}`{nearest(name, names)}"
+        raise ArgumentError("METHOD", fault, f"name one of {', '.join(names)}")
     return cast("Method", import_module(f"pipelines.{name}.method"))
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from etude.command import command_line
 from flows.run import conclude, cores, devices, end_of, find_root, say, told_in_short
 
 
@@ -58,4 +59,4 @@ def measure(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    command_line(main)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from etude.command import command_line
 from flows.run import conclude, cores, devices, end_of, find_root, told_in_short
 
 
@@ -46,4 +47,4 @@ def reproduce(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    command_line(main)

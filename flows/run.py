@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from etude.command import command_line
 from etude.errors import EtudeError, InputError
 
 if TYPE_CHECKING:
@@ -195,4 +196,4 @@ def leave(message: str, code: int = 1) -> NoReturn:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    command_line(main)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from etude.command import command_line
 from etude.errors import InputError
 from flows import settings
 from flows.run import find_root, leave, told_in_short
@@ -67,4 +68,4 @@ def _told(one: object, zone: str) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    command_line(main)

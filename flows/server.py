@@ -32,9 +32,9 @@ from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, build_opener
 
-import typer
 from rich.console import Console
 
+from etude.command import command_line
 from etude.errors import InputError
 from etude.locks import locked
 from flows.process import POLL
@@ -226,4 +226,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    command_line(main)

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from etude.command import command_line
 from etude.errors import InputError
 from flows.run import cores, devices, find_root, told_in_short
 from flows.serve import CODE
@@ -64,4 +65,4 @@ def work(root: Path, pool: str, limit: int | None, gpus: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    command_line(main)

@@ -34,20 +34,18 @@ _LACKS = {
 
 
 def run(command: Callable[..., Any]) -> None:
-    """Run a task's command line: check all parameters of the project first, then do the work.
+    """Run a task's command line: check its arguments and all parameters of the project first, then do the work.
 
-    A fault in any params file stops every task before torch is imported and before anything is written. An
-    EtudeError becomes one line on stderr and exit code 1; so does what the machine lacks: space, rights, memory.
-    A stage of dvc.yaml is alone at its outs, and fails where what it reads is changed meanwhile.
+    A fault in an argument or in any params file stops every task before torch is imported and before anything is
+    written. An EtudeError becomes one line on stderr and exit code 1; so does what the machine lacks: space, rights,
+    memory. A stage of dvc.yaml is alone at its outs, and fails where what it reads is changed meanwhile.
     """
-    import typer
-
     from etude.errors import EtudeError
 
     try:
         # Imported by name: the check must not make every stage depend on every schema.
-        import_module("tasks.project").check(Path())
-        typer.run(_watched(command))
+        checked = import_module("tasks.arguments").checked(_watched(command))
+        import_module("etude.command").command_line(checked)
     except EtudeError as error:
         told = str(error)
     except OSError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -63,8 +63,11 @@ class Project(Schema):
         return self
 
 
-def check(root: Path) -> Project:
-    """Read params.yaml and those of the chosen methods; raises one ParamsError with every fault of every file."""
+def check(root: Path, others: Sequence[str] = ()) -> Project:
+    """Read params.yaml and those of the chosen methods, and of ``others``.
+
+    Raises one ParamsError with every fault of every file.
+    """
     faults: list[str] = []
     project: Project | None = None
     try:
@@ -72,7 +75,7 @@ def check(root: Path) -> Project:
     except ParamsError as error:
         faults.append(str(error))
     chosen = project.methods if project else read_yaml(root / "params.yaml").get("methods")
-    for name in dict.fromkeys(map(str, chosen)) if isinstance(chosen, list) else []:
+    for name in dict.fromkeys([*map(str, chosen if isinstance(chosen, list) else []), *others]):
         try:
             faults += _method_faults(root, name, project)
         except ParamsError as error:
