@@ -121,7 +121,7 @@ USES: Mapping[str, tuple[Use, ...]] = {
             ((LORA, ""),),
             code="from safetensors.torch import load_file\n\n"
             'z = load_file("{export}/{stem}.safetensors")["clip_image_embeds"]\n'
-            'pipe({prompt}, image_embeds=z, noise_level={noise_level}).images[0].save("{stem}.png")',
+            'pipe(prompt={prompt}, image_embeds=z, noise_level={noise_level}).images[0].save("{stem}.png")',
         ),
     ),
     "adobe_delta": (Use("Adobe's code", (("delta.bin", ""),), how="argument --delta_ckpt"),),

@@ -15,6 +15,7 @@ from etude.method import load_method, method_names
 from etude.pages.programs import PROGRAMS, USES, Export, Row, rows
 from tasks.export import read_frame
 from tests.pipelines.test_lora import random_lora
+from tests.tiny import build_tiny
 
 FACTS: dict[str, Any] = {"name": "owl", "family": "sd1", "base": "models/miniature"}
 
@@ -77,7 +78,10 @@ def test_what_needs_no_word_is_drawn_without_one() -> None:
     assert row(found, "A1111").prompt == "panda <hypernet:owl:1>"
 
 
-OTHERS = [pytest.param(form, marks=pytest.mark.slow) for form in ("embedding_pair", "diffusers_checkpoint")]
+OTHERS = [
+    pytest.param(form, marks=pytest.mark.slow)
+    for form in ("embedding_pair", "diffusers_checkpoint", "clip_image_embedding")
+]
 
 
 @pytest.mark.parametrize("form", ["diffusers_lora", "diffusers_embedding", *OTHERS])
@@ -85,6 +89,8 @@ def test_the_code_for_diffusers_draws_what_was_learned(
     form: str, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    if form == "clip_image_embedding":
+        tiny_base = build_tiny(tmp_path / "unclip", unclip=True)
     made = learned(form, tiny_base)
     folder = tmp_path / "artifacts/lora/export"
     folder.mkdir(parents=True)
@@ -93,18 +99,21 @@ def test_the_code_for_diffusers_draws_what_was_learned(
     found = row(Export("lora", made.facts, listed, "[name]", trigger=True), "diffusers")
     drawn = []
     for code in (found.code, untouched(found.code, tiny_base)):
-        exec(
-            code.replace("pipe(", "pipe(generator=torch.manual_seed(0), num_inference_steps=2, prompt="),
-            {"torch": torch},
-        )
+        exec(quick(code), {"torch": torch})
         with Image.open(f"{made.facts['name']}.png") as picture:
             drawn.append(picture.tobytes())
     assert drawn[0] != drawn[1]
 
 
+def quick(code: str) -> str:
+    """The same program in two steps, from one seed."""
+    code = code.replace("pipe('", "pipe(prompt='")
+    return code.replace("pipe(", "pipe(generator=torch.manual_seed(0), num_inference_steps=2, ")
+
+
 def untouched(code: str, base: Path) -> str:
     """The same program, with nothing loaded into the base."""
-    code = code.replace("artifacts/lora/export/zyx", str(base))
+    code = code.replace('"artifacts/lora/export/zyx"', repr(str(base))).replace("image_embeds=z", "image_embeds=0 * z")
     return "\n".join(line for line in code.splitlines() if ".load_" not in line and "for word" not in line)
 
 
@@ -116,6 +125,8 @@ def learned(form: str, base: Path) -> Artifact:
     rows = 9 * torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
     if form == "diffusers_embedding":
         return Artifact("textual_inversion", {"text_encoder": rows}, facts)
+    if form == "clip_image_embedding":
+        return Artifact("clip_inversion", {"clip_image_embeds": rows[:1]}, facts | {"noise_level": 0})
     if form == "embedding_pair":
         sides = {"positive.text_encoder": rows, "negative.text_encoder": -rows}
         return Artifact("dream_artist", sides, facts)
