@@ -7,17 +7,20 @@ lines that need no results; the whole, with short trainings, runs in `make test-
 from __future__ import annotations
 
 import re
-import shutil
 import socket
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 from PIL import Image
 
-from tasks.preset import rewrite
+from etude.params import read_yaml
+from tasks.rewriting import rewrite
+from tests.hub import Hub
+from tests.shipped import held
 from tests.stranger import ROOT, Stranger, arrive, command_lines
+from tests.tiny import build_tiny
 
 README, FLOWS = command_lines(ROOT / "README.md"), command_lines(ROOT / "flows/README.md")
 Promise: TypeAlias = Callable[[Stranger, str], None]
@@ -60,7 +63,7 @@ def the_demo_ends_with_a_report_and_says_where_things_are(stranger: Stranger, li
     assert stranger.run("git status --short -- . ':!*dvc.lock'") == ""
 
 
-@promise(r"make (test|test-all|demo TORCH_INDEX=\S+)", quick=True)
+@promise(r'make (test|demo TORCH_INDEX=\S+|setup EXTRAS="[a-z ]+")', quick=True)
 def make_knows_the_target(stranger: Stranger, line: str) -> None:
     assert stranger.run(f"{line} --dry-run")  # running the tests from a test would never end
 
@@ -80,8 +83,11 @@ def nothing_is_left_to_do_afterwards(stranger: Stranger, line: str) -> None:
 def a_number_is_tried_and_kept_as_an_experiment(stranger: Stranger, line: str) -> None:
     before = set(experiments(stranger))
     stranger.run(line)
-    assert len(set(experiments(stranger)) - before) == 1
-    assert stranger.run("dvc exp show --csv --no-pager").count("branch_base") == len(before) + 1
+    made = set(experiments(stranger)) - before
+    assert len(made) == 1
+    table = stranger.run("dvc exp show --csv --no-pager")
+    assert all(name in table for name in before | made)
+    stranger.run("dvc plots diff HEAD && dvc metrics diff HEAD")
 
 
 @promise(r"dvc exp run -S 'methods=\[lora\]'")
@@ -230,22 +236,24 @@ def pictures_come_in_tracked_and_a_method_learns_from_them(stranger: Stranger, l
         with Image.open(picture) as opened:
             opened.convert("RGB").resize((640, 480)).save(photos / f"IMG_{number:04d}.jpg", quality=95)
     stranger.run(line)
-    name = re.search(r"SET=(\S+)", line)
-    assert name
-    stranger.has(f"data/raw/{name[1]}.dvc")
-    assert name[1] in (stranger.clone / "params.yaml").read_text()
+    given = dict(re.findall(r"([A-Z]+)=(\S+)", line))
+    stranger.has(f"data/raw/{given['SET']}.dvc")
+    params, own = (read_yaml(stranger.clone / file) for file in ("params.yaml", "pipelines/lora/params.yaml"))
+    assert params["sets"][given["SET"]] == f"data/raw/{given['SET']}"
+    assert params["methods"] == [given["METHOD"]]
+    assert (own["set"], own["name"]) == (given["SET"], given["NAME"])
+    rewrite(stranger.clone / "params.yaml", "params.yaml", {f"prompts.{given['SET']}": ["[name]"]})
 
 
 @promise(r"make preset NAME=\w+")
 def the_params_files_have_the_presets_values(stranger: Stranger, line: str) -> None:
     stranger.run(line)
     assert "params.yaml" in stranger.run("git diff --name-only")
+    hasten(stranger, **SMALL)
 
 
 @promise(r"python -m tasks\.sample .*")
 def pictures_are_drawn_with_any_stack(stranger: Stranger, line: str) -> None:
-    exported = stranger.clone / "artifacts/textual_inversion/export"
-    shutil.copy(next(exported.rglob("*.pt")), stranger.home / "sks.pt")
     stranger.run(line)
     drawn = re.search(r"--out (\S+)", line)
     with Image.open(stranger.clone / (drawn[1] if drawn else "sample.png")) as picture:
@@ -253,18 +261,31 @@ def pictures_are_drawn_with_any_stack(stranger: Stranger, line: str) -> None:
     assert stranger.run("git status --short -- . ':!*dvc.lock'") == ""
 
 
-@promise(r"python -m tasks\.convert .*")
-def a_file_comes_out_in_the_other_format(stranger: Stranger, line: str) -> None:
-    exported = stranger.clone / "artifacts/lora/export"
-    shutil.copy(
-        next(path for path in exported.rglob("*.safetensors") if "pytorch" not in path.name),
-        stranger.home / "lora.safetensors",
-    )
-    stranger.run(line)
-    out = re.search(r"--out (\S+)", line)
-    assert out
-    assert list((stranger.clone / out[1]).rglob("*.safetensors"))
+@promise(r"python -m tasks\.convert lora@160 --to \S+ --out \S+")
+def any_checkpoint_comes_out_in_a_format_of_its_kind(stranger: Stranger, line: str) -> None:
+    training = read_yaml(held("pipelines/lora/params.yaml"))["training"]
+    assert 160 % training["checkpoint_every"] == 0
+    assert training["steps"] >= 160
+    stranger.run(line.replace("@160", f"@{SHORT['training.checkpoint_every']}"))  # the first one of the short training
+    assert list((stranger.clone / line.rsplit(maxsplit=1)[-1]).rglob("*.safetensors"))
     assert stranger.run("git status --short -- . ':!*dvc.lock'") == ""
+
+
+@promise(r"make base")
+def the_models_of_the_preset_are_fetched(stranger: Stranger, line: str) -> None:
+    base = build_tiny(stranger.home / "hub/base")
+    repositories = {item["from"]: base for item in read_yaml(stranger.clone / "presets/sd15.yaml")["fetch"]}
+    clip = next(name for name in repositories if "clip-vit" in name)
+    with Hub({**repositories, clip: base / "clip"}) as hub:
+        said = stranger.run(line, HF_ENDPOINT=hub.url)
+    stranger.has("models/sd15/unet", "models/sd15.dvc", "models/clip-vit-large-patch14.dvc")
+    assert not (stranger.clone / "models/sd21-unclip").exists()  # only what the chosen methods read
+    assert "dvc repro" in said.splitlines()[-1]
+
+
+@promise(r"python -m tasks\.check", quick=True)
+def nothing_is_missing(stranger: Stranger, line: str) -> None:
+    assert "fine" in stranger.run(line)
 
 
 SHORT = {"training.steps": 8, "training.checkpoint_every": 4, "preview.seeds": []}
@@ -279,9 +300,12 @@ FEW = {
 }
 
 
-def hasten(stranger: Stranger) -> None:
+SMALL = {"prepare.resolution": 64, "precision": "fp32", "grid.cell": 64}  # on a processor, with a tiny base
+
+
+def hasten(stranger: Stranger, **more: Any) -> None:
     """Short trainings and few pictures, committed as the stranger's own."""
-    rewrite(stranger.clone / "params.yaml", "params.yaml", FEW)
+    rewrite(stranger.clone / "params.yaml", "params.yaml", FEW | more)
     for method in ("lora", "textual_inversion"):
         rewrite(stranger.clone / "pipelines" / method / "params.yaml", "params.yaml", SHORT)
     stranger.run("git commit -qam 'short trainings'")
