@@ -56,8 +56,10 @@ class Params(MethodParams):
     @model_validator(mode="after")
     def _reads_what_it_needs(self) -> Self:
         refuse_idle_reading(self.templates, self.reads)
-        if self.progressive * (self.vectors - 1) >= self.training.steps:
-            raise ValueError(f"`progressive` {self.progressive} never comes to {self.vectors} vectors: lower it")
+        if self.progressive >= self.training.steps:
+            raise ValueError(
+                f"`progressive` {self.progressive} is never reached in {self.training.steps} steps: lower it"
+            )
         return self
 
     def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:

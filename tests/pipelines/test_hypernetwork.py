@@ -378,7 +378,7 @@ def test_a_hypernetwork_of_another_base_or_a_broken_one_is_refused(tiny_base: Pa
         ({"structure": [1]}, "`structure`"),
         ({"dropout": [0, 0.3]}, "`dropout` has 2 values for the 3"),
         ({"dropout": [0, 0.3, 0.3]}, "`dropout` .* begin and end with 0"),
-        ({"dropout": [0, 1.0, 0]}, "`dropout`"),
+        ({"dropout": [0, 1.0, 0]}, r"`dropout\.1`"),
         ({"activation": "glu"}, "`activation`"),
         ({"initial": "normal"}, "`initial`"),
         ({"widths": [0]}, "`widths"),

@@ -119,7 +119,7 @@ OWN = [
     ("lora", {"blocks": {"unte": 4}}, "a part or a block in it"),
     ("lora", {"blocks": {"text_encoder": 4}}, "`text_encoder_rate` 0.0 leaves text encoders as they are"),
     ("lora", {"targets": ["attention", "attention"]}, "`targets` holds 'attention' twice"),
-    ("textual_inversion", {"vectors": 4, "progressive": 100}, "never comes to 4 vectors"),
+    ("textual_inversion", {"progressive": 240}, "`progressive` 240 is never reached in 240 steps"),
     ("textual_inversion", {"name": "a b"}, "the new word"),
     ("hypernetwork", {"structure": [1, 1e9, 1]}, "`structure.1`"),
     ("hypernetwork", {"widths": [320, 320]}, "`widths` holds 320 twice"),
