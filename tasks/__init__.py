@@ -10,17 +10,31 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from etude.looks import Look
 
+_ROOT = Path(__file__).parent.parent
+
+
+def _python() -> Path | None:
+    """The Python of the checkout's environment; in a copy or worktree of it, that of the checkout around or behind."""
+    folders, link = [_ROOT, *_ROOT.parents], _ROOT / ".git"  # DVC's experiments and flows run in .dvc/tmp, .scratch
+    if link.is_file():  # of a worktree; it names <checkout>/.git/worktrees/<name>
+        folders += list((_ROOT / link.read_text(encoding="utf-8").removeprefix("gitdir:").strip()).parents)[2:3]
+    own = [folder for folder in folders if folder == _ROOT or (folder / "tasks" / "__init__.py").exists()]
+    return next((python for each in own if (python := each / ".venv/bin/python3").exists()), None)
+
+
 # `.venv/bin/dvc repro` without an activated environment runs stages with the system's Python: continue with ours.
-_VENV = Path(__file__).parent.parent / ".venv"
-_PYTHON = _VENV / "bin" / "python3"
-if sys.prefix == sys.base_prefix and "CONDA_PREFIX" not in os.environ and _PYTHON.exists():
+if sys.prefix == sys.base_prefix and "CONDA_PREFIX" not in os.environ and (_PYTHON := _python()):
     os.execv(_PYTHON, [str(_PYTHON), *sys.orig_argv[1:]])
+if _LACKING := [name for name in ("pydantic", "ruamel", "torch", "typer") if not find_spec(name)]:
+    _NEXT = "run `make setup`, then `source .venv/bin/activate`, and this again"
+    sys.exit(f"error: {sys.executable}: this Python has no {', '.join(_LACKING)}. Next: {_NEXT}.")
 
 _BEGAN = time.time()  # from here on code is imported
 

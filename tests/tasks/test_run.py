@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +16,7 @@ import torch
 
 from etude.errors import InputError
 from tasks import run
+from tests.shipped import copy_project
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
@@ -59,3 +64,39 @@ def test_what_a_person_can_mend_is_one_line(told: Callable[[Exception], str], er
 def test_a_fault_of_the_code_keeps_its_trace(told: Callable[[Exception], str], error: Exception) -> None:
     with pytest.raises(type(error)):
         told(error)
+
+
+@pytest.fixture
+def system_python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a module as a shell without an activated environment does: with a Python that lacks packages."""
+    python = shutil.which("python3", path=str(Path(sys.base_prefix, "bin")))
+    if sys.prefix == sys.base_prefix or not python:
+        pytest.skip("the tests run in no environment of their own")
+    kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+
+    def ran(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([python, "-m", *words], cwd=folder, env=kept, capture_output=True, text=True, check=False)
+
+    return ran
+
+
+def test_a_stage_finds_the_environment_of_the_checkout_in_experiments_and_worktrees(
+    tmp_path: Path, system_python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    checkout, elsewhere = copy_project(tmp_path / "checkout"), tmp_path / "elsewhere"
+    (checkout / ".venv").symlink_to(sys.prefix)
+    folders = [checkout, copy_project(checkout / ".dvc/tmp/exps/tmp1"), copy_project(elsewhere)]
+    (checkout / ".git/worktrees/elsewhere").mkdir(parents=True)
+    (elsewhere / ".git").write_text(f"gitdir: {checkout}/.git/worktrees/elsewhere\n", encoding="utf-8")
+    for folder in folders:
+        assert system_python(folder, "tasks.prepare", "gone").stderr.startswith("error: params.yaml: `sets` has no")
+
+
+def test_without_any_environment_it_is_said_what_to_do(
+    tmp_path: Path, system_python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    folder = copy_project(tmp_path / "alone")
+    for words in (["tasks.check"], ["tasks.prepare", "concept"]):
+        ran = system_python(folder, *words)
+        assert ran.returncode == 1
+        assert re.fullmatch(r"error: \S+: this Python has no .*typer\. Next: run `make setup`, .*\n", ran.stderr)
