@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from etude.errors import ArgumentError
 from etude.method import method_names
 from etude.params import nearest
+from tasks import sources
 from tasks.project import check
 
 METHODS = {"method": "", "methods": "--method"}  # what commands call methods; shown so, or as the help shows it
@@ -31,6 +33,8 @@ def checked(command: Callable[..., Any]) -> Callable[..., Any]:
                 refuse_unknown(shown or _shown(argument, signature), "method", method, method_names())
                 named.append(method)
         project = check(Path(), named)
+        if "DVC_STAGE" in os.environ:  # `dvc repro` runs it
+            sources.tell(project)
         name = SETS.get(command.__name__, "")
         if given.get(name):
             refuse_unknown(_shown(name, signature), "image set", given[name], project.sets)

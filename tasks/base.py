@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 
 from etude.diffusion.checkpoint import SUFFIXES, refuse_pointer
 from etude.diffusion.family import read_config, recognise, weight_files
-from etude.errors import BaseError, ConflictError, ParamsError
+from etude.errors import ArgumentError, BaseError, ConflictError
 from etude.params import read_yaml
 from tasks import hub, run, sources
 from tasks.console import say
@@ -45,7 +45,7 @@ def base(
         fetch_missing()
         return
     if not source or not to:
-        raise ParamsError("command line", "--from and --to belong together", "give both, or neither")
+        raise ArgumentError("--from and --to", "belong together", "give both, or neither")
     local = Path(source).expanduser()
     if PurePosixPath(source).suffix in SUFFIXES and to.suffix != local.suffix:
         to = to.with_name(to.name + local.suffix)

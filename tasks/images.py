@@ -16,12 +16,11 @@ from etude.params import read_yaml
 from tasks import run, sources
 from tasks.console import progress, say, warn
 from tasks.pointing import MINIATURE, add_set, draws_photos, point, refuse, wordless
-from tasks.project import Project, check
+from tasks.project import RESERVED, Project, check
 from tasks.rewriting import drafts
 from tasks.tracking import track
 
 RAW = Path("data/raw")
-RESERVED = {"raw", "samples"}  # folders of data/ that are no set's
 SHOWN = 5
 
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from etude.errors import ArgumentError, InputError, ParamsError
+from etude.errors import ArgumentError, ParamsError
 from etude.files import atomic_path
 from etude.method import load_method, method_names
-from etude.params import MethodParams, classed, load, nearest, read_yaml
+from etude.params import MethodParams, classed, load, read_yaml
+from tasks.arguments import refuse_unknown
 from tasks.rewriting import rewrite
 
 SHIPPED = "data/samples/"  # image sets that come with prompts of their own
@@ -25,23 +26,21 @@ UNSAID = ("[caption]", ["[filewords]"])
 def refuse(methods: Sequence[str], word: str, kind: str) -> None:
     """Raise an EtudeError for methods that are none, words that cannot be, and a class that is needed and not given."""
     for method in methods:
-        if method not in method_names():
-            fault = f"there is no such method{nearest(method, method_names())}"
-            raise ArgumentError(method, fault, f"choose among {', '.join(method_names())}")
+        refuse_unknown("--method", "method", method, method_names())
     if not methods and (word or kind):
-        raise InputError(
-            "NAME and CLASS", "say what a method learns, and there is none", "give METHOD=lora, or another"
+        raise ArgumentError(
+            "--name and --class", "speak of what METHOD learns", "give METHOD=lora too"
         )
     if word and not re.fullmatch(r"[\w-]{1,40}", word):
-        raise InputError(word, "is no word that can stand for what is learned", "give NAME= letters, digits, - and _")
+        raise ArgumentError("--name", f"`{word}` is no word", "give NAME= letters, digits, - and _")
     if kind and not re.fullmatch(r"[\w'-]+( [\w'-]+)*", kind):
-        raise InputError(kind, "is no word or words of a class", "give CLASS= what it is a case of, such as dog")
+        raise ArgumentError("--class", f"`{kind}` is no word or words", "give CLASS= what it is a case of, such as dog")
     needing = [method for method in methods if load_method(method).Params.needs_class]
     if needing and not kind:
-        fault = f"{' and '.join(needing)} need the class of what the pictures show"
-        raise InputError("CLASS", fault, "give CLASS=dog, or whatever it is a case of")
+        fault = f"is needed by {' and '.join(needing)}: what the pictures show a case of"
+        raise ArgumentError("--class", fault, "give CLASS=dog, or what it is")
     if kind and word == kind:
-        raise InputError(word, "is the class itself, which is not to be forgotten", "give NAME= a word of its own")
+        raise ArgumentError("--name", f"`{word}` is the class itself, which stays as it is", "give a word of its own")
 
 
 def add_set(draft: Path, name: str, folder: Path) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from etude.errors import ArgumentError
 from etude.method import load_method
-from etude.params import classed, load, nearest
+from etude.params import classed, load
 from tasks import run, sources
+from tasks.arguments import refuse_unknown
 from tasks.console import say
 from tasks.pointing import fitting_prompts
 from tasks.project import check
@@ -21,9 +21,7 @@ CLASS = "[class]"  # in a preset: the class of what a method learns
 def preset(name: str) -> None:
     """Rewrite the params files for NAME: miniature, sd15, sd21 or sdxl. Comments stay; `git diff` shows the rest."""
     known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
-    if name not in known:
-        fault = f"there is no such preset{nearest(name, known)}"
-        raise ArgumentError(name, fault, f"choose {', '.join(known[:-1])} or {known[-1]}")
+    refuse_unknown("NAME", "preset", name, known)
     chosen = read_commented(PRESETS / f"{name}.yaml")
     chosen.pop("fetch")  # what `tasks.sources` reads
     with drafts() as draft:

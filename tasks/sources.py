@@ -9,6 +9,7 @@ from typing import NamedTuple
 from etude.errors import InputError
 from etude.method import load_method
 from etude.params import MethodParams, load, read_yaml
+from tasks.console import warn
 from tasks.project import Project
 
 PRESETS = Path("presets")
@@ -71,6 +72,16 @@ def origin(path: str) -> Origin | None:
 def faults(lacking: Iterable[Source]) -> list[str]:
     """One line for each: what is missing, which parameter names it, and what to do."""
     return [f"{source.path} ({source.key}): {_fault(source)}" for source in lacking]
+
+
+def tell(project: Project) -> None:
+    """Warn of what is missing before `dvc repro` ends at it, with no more than a path and `[Errno 2]`.
+
+    Not in a worktree: flows bring there what a stage needs, and no more.
+    """
+    if not Path(".git").is_file():
+        for fault in faults(missing(Path(), project)):
+            warn(fault)
 
 
 def _fault(source: Source) -> str:

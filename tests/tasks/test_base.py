@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -313,6 +314,18 @@ def test_one_command_fetches_what_the_chosen_methods_read_and_nothing_else(
     assert told[1].split(". ")[0].strip() == "data/samples/style (params.yaml: sets.style): is missing"
     assert "make images FROM=… SET=style" in told[1]
     assert len(told) == 2
+
+
+def test_dvc_repro_says_what_is_missing_before_it_ends_at_it(on_photos: tuple[Path, Hub]) -> None:
+    folder, _ = on_photos
+    command = [sys.executable, "-m", "dvc", "repro", "caption@concept"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    ran = subprocess.run(
+        command, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode
+    told, last = ran.stderr.index("models/sd15 (params.yaml: base): is missing. Next: `make base`"), "[Errno 2]"
+    assert told < ran.stderr.index(last)
 
 
 @pytest.mark.slow

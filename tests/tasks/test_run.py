@@ -89,7 +89,7 @@ def test_a_stage_finds_the_environment_of_the_checkout_in_experiments_and_worktr
     (checkout / ".git/worktrees/elsewhere").mkdir(parents=True)
     (elsewhere / ".git").write_text(f"gitdir: {checkout}/.git/worktrees/elsewhere\n", encoding="utf-8")
     for folder in folders:
-        assert system_python(folder, "tasks.prepare", "gone").stderr.startswith("error: params.yaml: `sets` has no")
+        assert system_python(folder, "tasks.prepare", "gone").stderr.startswith("error: NAME: there is no image set")
 
 
 def test_without_any_environment_it_is_said_what_to_do(
