@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from etude.command import command_line
 from etude.errors import InputError
 from flows import settings
-from flows.run import find_root, leave, told_in_short
+from flows.run import find_root, leave, say, told_in_short
+
+if TYPE_CHECKING:
+    from prefect.deployments.runner import RunnerDeployment
 
 CODE = Path(__file__).parent.parent
 
@@ -33,14 +36,17 @@ def main(
         serve(root, settings.load(root), now or ())
 
 
-def serve(root: Path, given: settings.Settings, now: list[str] | tuple[str, ...] = ()) -> None:
-    """Serve the deployments from this repository's Prefect server, or the one that PREFECT_API_URL names."""
+def serve(root: Path, given: settings.Settings, now: Sequence[str] = ()) -> None:
+    """Serve the deployments from this repository's Prefect server, or the one that PREFECT_API_URL names.
+
+    Raises InputError where that server is gone.
+    """
     from flows import server
 
+    own = "PREFECT_API_URL" not in os.environ
     ready = server.connect(root)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CODE), os.environ.get("PYTHONPATH")]))
-    import prefect
-    from prefect.deployments import run_deployment
+    from httpx import HTTPError
 
     from flows.schedule import deployments
 
@@ -50,14 +56,30 @@ def serve(root: Path, given: settings.Settings, now: list[str] | tuple[str, ...]
     for name in now:
         if name not in (known := [str(one.flow_name) for one in made]):
             raise InputError(f"--now {name}", "no such flow is served", f"name {' or '.join(known)}")
-    console = Console(highlight=False)
-    console.print(f"watch at {ready()}", soft_wrap=True)
+    say(f"watch at {ready()}")
+    try:
+        _serve(made, given.time_zone, now, Path(os.environ["PREFECT_HOME"]) if own else None)
+    except HTTPError as error:
+        raise InputError("the Prefect server", f"it does not answer ({error})", "serve again when it does") from error
+
+
+def _serve(made: Sequence[RunnerDeployment], zone: str, now: Sequence[str], home: Path | None) -> None:
+    """Run what is due, and say so; with the `home` of the repository's own server also what that reports of itself."""
+    from prefect.deployments import run_deployment
+
+    from flows import server
+    from flows.watch import Look, Reports, Runs, Serving
+
+    serving = Serving()
+    names = {serving.add(one): str(one.flow_name) for one in made}
+    looks: list[Look] = [Runs(names, zone).look]
+    if home:
+        looks.append(Reports(home / "server.log").look)
     for one in made:
-        one.apply()
-        console.print(f"{one.flow_name}: {_told(one, given.time_zone)}", soft_wrap=True)
+        say(f"{one.flow_name}: {_told(one, zone)}")
         if one.flow_name in now:
             run_deployment(f"{one.flow_name}/{one.name}", timeout=0)
-    prefect.serve(*made, limit=1, print_starting_message=False)  # one at a time: they share the checkout
+    serving.serve(looks, say, lambda: home is None or server.lives(home))
 
 
 def _told(one: object, zone: str) -> str:

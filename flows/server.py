@@ -42,6 +42,7 @@ from flows.process import POLL
 PORT = 4200  # Prefect's own; another one where it is taken
 PATIENCE = 300.0  # seconds: the first start of all makes the database, and machines are busy
 RECORDING = 30.0  # seconds that the server has to record what it was sent, before it leaves
+LATE = "3600"  # seconds: served runs wait for one another, and marking that as late collides with other writes
 NEWS = 3.0  # seconds of waiting after which a person is told
 USERS, LIFE, STARTING = "users.lock", "server.lock", "starting.lock"
 WORD = "/etude/word"  # where the server says its word
@@ -155,6 +156,7 @@ def _start(home: Path, root: Path, life: IO[str]) -> Server:
         server = Server(f"http://127.0.0.1:{port}", token_hex(8))
         env = dict(os.environ, PREFECT_SERVER_API_HOST="127.0.0.1", PREFECT_SERVER_API_PORT=str(port))
         env["PREFECT_UI_API_URL"] = f"{server.url}/api"  # else the pages ask the server of the user's Prefect profile
+        env.setdefault("PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS", LATE)
         env.pop("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", None)
         (home / "server.txt").write_text(f"{server.url} {server.word}")
         words = [str(home), str(root), str(listener.fileno()), server.word]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
 from etude.errors import InputError, ParamsError
-from flows import settings
+from flows import server, settings
 from tests.flows.conftest import ROOT, Project, wait_until
+from tests.flows.test_server import pid_of
 from tests.shipped import PARAMS, held
 
 SETTINGS = held(str(settings.FILE)).read_text()
@@ -122,6 +126,88 @@ def test_the_weekly_run_wants_a_tag(project: Project) -> None:
         last_tag(project.root)
 
 
+def test_the_server_plans_runs_of_every_deployment(project: Project, prefect_server: str) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+    from prefect.client.schemas.objects import StateType
+    from prefect.server.services.scheduler import schedule_recent_deployments  # which is no part of a test's server
+
+    from flows.schedule import deployments
+
+    write(project)
+    with get_client(sync_client=True) as client:
+        for one in deployments(project.root, settings.load(project.root)):
+            made: Any = one.apply()
+            asyncio.run(schedule_recent_deployments())
+            runs = client.read_flow_runs(deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[made])))
+            assert len(runs) >= 3
+            assert {run.state_type for run in runs} == {StateType.SCHEDULED}
+            client.delete_deployment(made)
+
+
+def test_what_the_server_logs_as_an_error_is_told_once_with_its_cause(tmp_path: Path) -> None:
+    from flows.watch import Reports
+
+    log = tmp_path / "server.log"
+    log.write_text("")
+    reports = Reports(log)
+
+    def add(text: str) -> list[str]:
+        with log.open("a") as file:
+            file.write(text)
+        return [
+            line.removeprefix("the Prefect server reports an error: ") for line in [*reports.look(), *reports.look()]
+        ]
+
+    entry = "09:09:38.6{} | ERROR   | docket - [{} ms] schedule()\nTraceback\n  File x\nsqlalchemy.exc.Error: locked\n"
+    assert add("09:09:37.100 | WARNING | prefect.server - slow\n") == []
+    assert add(entry.format(10, 308) + "[SQL: INSERT]\n") == [
+        f"docket - [308 ms] schedule(): sqlalchemy.exc.Error: locked. All of it is in {log}"
+    ]
+    assert add(entry.format(20, 186)) == []
+    assert add("ERROR:    Exception in ASGI application\n") == [f"Exception in ASGI application. All of it is in {log}"]
+
+
+@pytest.mark.slow  # crons of a minute
+def test_what_is_scheduled_runs_and_is_told_until_the_server_is_gone(project: Project) -> None:
+    write(
+        project,
+        SETTINGS.replace('"0 2 * * *"', '"* * * * *"').replace('"0 4 * * sun"', '"* * * * *"').replace("10m", "30s"),
+    )
+    project.stages(one={"params": ["sets"]})
+    project.dvc("repro", "--quiet")
+    for words in (["add", "."], ["commit", "-qm", "a run"], ["tag", "v1"]):
+        subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *words], cwd=project.root, check=True)
+    (project.root / "params.yaml").write_text("sets: {photos: pictures, more: pictures}\n")
+    told = project.root / "told.txt"
+    with told.open("w") as output:
+        serving = subprocess.Popen(
+            [sys.executable, "-m", "flows.serve"],
+            cwd=project.root,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+    def count(text: str) -> int:
+        assert serving.poll() is None, told.read_text()
+        return len(re.findall(text, told.read_text()))
+
+    try:
+        wait_until(lambda: count("changed: completed in .*: 1 ran"))
+        wait_until(lambda: count("nightly: began") > 1 and count("nightly: completed in .*: 1 up to date") > 1)
+        wait_until(lambda: count("weekly: completed in .*: v1: 1 identical"))
+        project.stages(one={"params": ["sets"], "words": ["fail:3"]})
+        wait_until(lambda: count("nightly: failed in .*: 1 of 1 stages failed: one"))
+        os.kill(pid_of(server.recorded(project.root / ".scratch/prefect")), signal.SIGKILL)
+        assert serving.wait() == 1
+        assert "error: the Prefect server: it is gone" in told.read_text()
+    finally:
+        serving.kill()
+        serving.wait()
+    assert "reports an error" not in told.read_text()
+
+
 @pytest.mark.slow  # a process that serves, and one for the flow
 def test_a_served_flow_runs_in_the_repository_and_leaves_with_ctrl_c(project: Project, prefect_server: str) -> None:
     write(project)
@@ -142,4 +228,7 @@ def test_a_served_flow_runs_in_the_repository_and_leaves_with_ctrl_c(project: Pr
     finally:
         serving.kill()
     assert "nightly: 0 2 * * * (Etc/UTC)" in text
+    assert "nightly: began" in text
+    assert text.endswith("stopped\n")
+    assert serving.returncode == 130
     assert Path(project.root / "logs/one.log").exists()
