@@ -85,7 +85,7 @@ class Look:
 
     def other_params(self, values: Mapping[str, Any]) -> list[str]:
         """The parameters that have another value in ``values`` (by file) than was seen."""
-        pairs = {file: (self._values[file], plain(now)) for file, now in values.items()}
+        pairs = {file: (self._values.get(file), plain(now)) for file, now in values.items()}
         return [f"{file}: {line}" for file, pair in pairs.items() for line in _tell(*pair)]
 
     def refuse_changed(self) -> None:

@@ -1,4 +1,7 @@
-"""What DVC says there is to do: its graph and its status, as a list of stages. The only file that speaks to DVC."""
+"""What DVC says there is to do: its graph and its status, as a list of stages.
+
+With `flows.record` the only file that speaks to DVC.
+"""
 
 from __future__ import annotations
 

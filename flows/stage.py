@@ -21,9 +21,11 @@ from shutil import disk_usage
 from threading import Event
 from typing import IO
 
+from etude.errors import StaleError
 from etude.locks import locked
 from flows.plan import Stage, forget, mend
 from flows.process import POLL, alive, group_lives, stop_group
+from flows.record import Record
 from flows.slots import Slots, StoppedError
 
 GRACE = 10.0  # seconds between asking a stage to stop and killing it: enough to finish writing a resume state
@@ -123,8 +125,20 @@ def run(stage: Stage, site: Site, tell: Tell, stopping: Event, urgency: float = 
         if log.stat().st_size > LOG_LIMIT:
             output.truncate(0)
         tell("state", "running")
+        record = Record(site.root, stage.name)
+        if not waited:  # else somebody else's run may have ended just now, and its record is ours to check
+            record.begin()
         outcome = _repro(stage, site, _Inherited(output, fds, environment(device)), tell, stopping)
+        if outcome == "ran" or (waited and outcome == "unchanged"):
+            _check(record, stage)
         return "adopted" if waited and outcome != "ran" else outcome
+
+
+def _check(record: Record, stage: Stage) -> None:
+    try:
+        record.check()
+    except StaleError as error:
+        raise StageError(f"{stage.label}: {error}") from error
 
 
 def environment(device: str | None = None) -> dict[str, str]:
