@@ -16,8 +16,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from etude.params import read_yaml
+from tests.shipped import ROOT, held
 
-ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 120.0  # seconds until a test gives up waiting for another process
 LARGE = 1 << 20  # bytes
 
@@ -150,15 +150,14 @@ class Project:
 
 
 def make_project(folder: Path) -> Project:
-    """A repository with the project's own params, as git has them, and no stages yet."""
+    """A repository with the project's own params, as they are shipped, and no stages yet."""
     for place in ("begun", "go", "steps", "pipelines/lora", ".scratch"):
         (folder / place).mkdir(parents=True)
     (folder / "steps/work.py").write_text(WORK)
     (folder / "steps/late.py").write_text(LATE)
     (folder / "steps/helper.py").write_text('WORD = "helped "\n')
     for path in ("params.yaml", "pipelines/lora/params.yaml"):
-        shown = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, check=True)
-        (folder / path).write_bytes(shown.stdout)
+        shutil.copy(held(path), folder / path)
     set_param(folder / "params.yaml", methods=["lora"])
     (folder / ".dvcignore").write_text("__pycache__\n")
     for command in (["git", "init", "-q", "--template="], [sys.executable, "-m", "dvc", "init", "-q"]):
