@@ -16,13 +16,13 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import typer
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Match, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from etude.command import command_line
 from etude.locks import locked
 from flows.process import POLL
 from flows.server import PICTURES, RECORDING, USERS, WORD
@@ -133,4 +133,4 @@ def main(home: Path, root: Path, listener: int, word: str) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    command_line(main)

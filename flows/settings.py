@@ -12,6 +12,7 @@ from zoneinfo import available_timezones
 from pydantic import Field, field_validator
 
 from etude import params
+from etude.command import command_line
 from etude.files import write_json
 from etude.params import Schema
 
@@ -84,5 +85,10 @@ def seconds(duration: str | float) -> float:
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write schemas/flows.schema.json, by which editors complete and check flows/params.yaml."""
     write_json(SCHEMA, Settings.model_json_schema())
+
+
+if __name__ == "__main__":
+    command_line(main)
