@@ -251,7 +251,10 @@ def validate(data: Mapping[str, Any], schema: type[S], path: Path | str) -> S:
 
 
 def _fault(detail: ErrorDetails, schema: type[BaseModel]) -> str:
-    where, given = shortened(".".join(str(part) for part in detail["loc"])), shortened(repr(detail["input"]))
+    where, given = (
+        shortened(".".join(str(part) for part in detail["loc"] if part != "[key]")),
+        shortened(repr(detail["input"])),
+    )
     if detail["type"] == "value_error":
         return ": ".join(filter(None, [where, str(detail["ctx"]["error"])]))
     where = where or "(whole file)"

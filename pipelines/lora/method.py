@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from etude.params import MethodParams, Scale, refuse_twice
+from etude.params import MethodParams, Scale, nearest, refuse_twice
 from etude.training.plan import Optimization
 from etude.training.preview import Preview
 
@@ -38,13 +38,7 @@ TARGETS = {  # ends of the names of layers in the UNet and in CLIP's text encode
 }
 
 
-Block = Annotated[  # where a UNet and a text encoder have layers that learn
-    str,
-    Field(
-        pattern=r"^(unet(\.(mid_block|(down|up)_blocks)(\.\w+)*)?|text_encoder(_2)?(\.encoder(\.\w+)*)?)$",
-        description="a part or a block in it, such as unet.mid_block or text_encoder.encoder.layers.3",
-    ),
-]
+PLACES = ("unet.down_blocks", "unet.mid_block", "unet.up_blocks", "text_encoder.encoder", "text_encoder_2.encoder")
 
 
 class Params(MethodParams):
@@ -53,7 +47,7 @@ class Params(MethodParams):
     kind: Literal["lora", "dora", "loha", "lokr"]
     rank: int = Field(ge=1, le=1024)
     alpha: float = Field(gt=0, le=10_000)
-    blocks: dict[Block, Annotated[int, Field(ge=0, le=1024)]]
+    blocks: dict[str, Annotated[int, Field(ge=0, le=1024)]]
     factor: int = Field(ge=-1, le=1024)
     targets: list[Literal["attention", "feed_forward", "projection", "resnet"]] = Field(min_length=1)
     initial: Literal["gaussian", "kaiming"]
@@ -70,6 +64,10 @@ class Params(MethodParams):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         refuse_twice(targets=self.targets)
+        for block in self.blocks:
+            place = ".".join(block.split(".")[:2])
+            if place not in (*PLACES, "unet", "text_encoder", "text_encoder_2"):
+                raise ValueError(f"`blocks` has `{block}`, where nothing learns{nearest(place, PLACES)}")
         if not self.text_encoder_rate and (idle := [block for block in self.blocks if block.startswith("text")]):
             raise ValueError(f"`blocks` has `{idle[0]}`, but `text_encoder_rate` 0.0 leaves text encoders as they are")
         if self.plus != 1 and self.kind not in ("lora", "dora"):

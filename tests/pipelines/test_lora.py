@@ -178,10 +178,17 @@ def test_blocks_have_ranks_of_their_own_and_the_same_scale(tiny_base: Path, tmp_
     assert {rank for name, rank in ranks.items() if name.startswith("unet.mid_block.resnets")} == {2}
     assert {rank for name, rank in ranks.items() if "mid_block" not in name} == {4}
     assert all(made.facts["alphas"].get(name, 2.0) / rank == 0.5 for name, rank in ranks.items())
-    with pytest.raises(
-        BaseError, match=r"has no `unet\.midblock`, which `blocks` names, did you mean `unet\.mid_block`"
-    ):
-        run(base, tmp_path / "x", blocks={"unet.midblock": 8})
+    for block, said in {"unet.midblock": "did you mean `unet.mid_block`", "conv_in": "nothing learns"}.items():
+        with pytest.raises(ParamsError, match=said):
+            params_of("lora", blocks={block: 8})
+    for block, said in {
+        "unet.mid_block.attention": "has no .*, did you mean `unet.mid_block.attentions`",
+        "unet.mid_block.resnets": "has no layer of `targets` in `unet.mid_block.resnets`",
+    }.items():
+        with pytest.raises(BaseError, match=said):
+            run(base, tmp_path / "x", blocks={block: 8}, targets=["attention"])
+    with pytest.raises(ParamsError, match="leaves no layer to learn"):
+        run(base, tmp_path / "x", blocks={"unet": 0})
 
 
 def test_with_lora_plus_b_learns_faster_and_a_does_not(tiny_base: Path, tmp_path: Path) -> None:
