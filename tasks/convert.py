@@ -21,6 +21,7 @@ from tasks.console import say
 
 if TYPE_CHECKING:
     from etude.artifact import Artifact
+    from etude.files import Draft
     from etude.formats.checkpoints import Frame
 
 
@@ -38,7 +39,6 @@ def convert(
     A checkpoint has its step in the names of its files, `lora@160` in `owl-000160.safetensors`, unless --name is given.
     """
     from etude.artifact import Artifact
-    from etude.formats import write
     from etude.formats.kinds import described, open_any, same_kind
     from etude.formats.metadata import BASE_VERSIONS
 
@@ -59,14 +59,21 @@ def convert(
         facts = _of_base(path, facts)
     whole = Artifact(artifact.method, artifact.tensors, described(facts, path))
     with add_to_folder(out, replace=replace) as draft:
-        try:
-            written = write(to, whole, draft, lambda: _frame(path, whole, base))
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, StopIteration) as error:
-            fault = f"holds no whole {whole.method}: {type(error).__name__} {error}"
-            raise FormatError(path, fault, "make or fetch it again") from error
-        paths = [file.relative_to(draft.folder) for file in written]
+        paths = _write(to, whole, draft, path, base)
     for file in paths:
         say(f"{out / file} ({to}, {(out / file).stat().st_size:,} bytes), from {found}")
+
+
+def _write(to: str, whole: Artifact, draft: Draft, source: Path, base: str) -> list[Path]:
+    """Fill the draft; the paths in it. An artifact that lacks what its method always has is a FormatError."""
+    from etude.formats import write
+
+    try:
+        written = write(to, whole, draft, lambda: _frame(source, whole, base))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        fault = f"holds no whole {whole.method}: {type(error).__name__} {error}"
+        raise FormatError(source, fault, "make or fetch it again") from error
+    return [file.relative_to(draft.folder) for file in written]
 
 
 def _of_base(source: Path, facts: dict[str, object]) -> dict[str, object]:

@@ -85,9 +85,7 @@ def sample(
     make_deterministic(dials.threads)
     layers = ordered([open_layer(*part) for part in parts])
     loaded = load_base(base or dials.base, device=dials.device, dtype=DTYPES[dials.precision])
-    name = next((str(layer.artifact.facts["name"]) for layer in layers if "name" in layer.artifact.facts), "")
-    if not name and any(NAME in text for text in prompt):
-        raise InputError(STACK, "has no word for [name]", "write the prompt without it")
+    name = _name(layers, prompt)
     texts = [fill(text, name) for text in prompt]
     with ExitStack() as undo, TemporaryDirectory() as folder:
         for layer in layers:
@@ -99,6 +97,14 @@ def sample(
         paths = _draw(loaded, texts, numbers, worded, sides, Path(folder))
         _paint(stack, loaded, texts, numbers, worded, paths, out)
     say(f"{out}: {len(texts)} × {len(numbers)} pictures by {loaded.path}{f' with {stack}' if stack else ''}")
+
+
+def _name(layers: Sequence[Layer], prompts: Sequence[str]) -> str:
+    """What [name] stands for: the word of the first layer that has one; raises InputError where it is asked in vain."""
+    name = next((str(layer.artifact.facts["name"]) for layer in layers if "name" in layer.artifact.facts), "")
+    if not name and any(NAME in text for text in prompts):
+        raise InputError(STACK, "has no word for [name]", "write the prompt without it")
+    return name
 
 
 def split_layer(text: str) -> tuple[str, dict[str, float] | float | None]:
