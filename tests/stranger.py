@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import sysconfig
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from tests.shipped import PARAMS, ROOT
+
 PATIENCE = 900.0  # seconds until a command counts as hung: machines are busy
 FENCE = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 
@@ -107,12 +109,17 @@ class Stranger:
 def arrive(folder: Path, source: Path = ROOT) -> Stranger:
     """Clone the repository as it is committed, with an environment that has the packages of this one.
 
+    Parameters that a user of this checkout committed give way to those that are shipped.
     What `make setup` installs is what the tests run with, so it is not installed a second time: the clone's own .venv
     finds those packages.
     """
     clone, home = folder / "etude", folder / "home"
     home.mkdir(parents=True)
     subprocess.run(["git", "clone", "-q", f"file://{source}", str(clone)], check=True)
+    shutil.copytree(PARAMS, clone, dirs_exist_ok=True)
+    author = ["-c", "user.name=stranger", "-c", "user.email=stranger@localhost"]
+    if subprocess.run(["git", "diff", "--quiet"], cwd=clone, check=False).returncode:
+        subprocess.run(["git", *author, "commit", "-qam", "shipped parameters"], cwd=clone, check=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(clone / ".venv")], check=True)
     own = next((clone / ".venv").rglob("site-packages"))
     (own / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
