@@ -85,6 +85,7 @@ def publish(path: Path, look: Look | None = None) -> Iterator[Path]:
     from etude.files import replace_folder
 
     watch = import_module("tasks.watch")
+    watch.clear_drafts(path)
     with replace_folder(path) as draft:
         yield draft
         watch.refuse_false(path, look)

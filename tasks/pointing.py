@@ -28,9 +28,7 @@ def refuse(methods: Sequence[str], word: str, kind: str) -> None:
     for method in methods:
         refuse_unknown("--method", "method", method, method_names())
     if not methods and (word or kind):
-        raise ArgumentError(
-            "--name and --class", "speak of what METHOD learns", "give METHOD=lora too"
-        )
+        raise ArgumentError("--name and --class", "speak of what METHOD learns", "give METHOD=lora too")
     if word and not re.fullmatch(r"[\w-]{1,40}", word):
         raise ArgumentError("--name", f"`{word}` is no word", "give NAME= letters, digits, - and _")
     if kind and not re.fullmatch(r"[\w'-]+( [\w'-]+)*", kind):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -103,6 +104,13 @@ def refuse_false(path: Path, look: Look | None) -> None:
     refuse_busy(path.as_posix())
     if look is not None and all(look is not watch.look for watch in _current):
         look.refuse_changed()
+
+
+def clear_drafts(path: Path) -> None:
+    """Remove what a killed run of this stage left beside ``path``: the stage is alone here, so nobody works on it."""
+    if any(path.as_posix() in watch.stage.outs for watch in _current):
+        for draft in path.parent.glob(f".{path.name}-*"):
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def refuse_busy(path: str) -> None:

@@ -44,7 +44,7 @@ def quiet(kind: str, text: str) -> None:
     pass
 
 
-@pytest.mark.parametrize("kind", LATE)
+@pytest.mark.parametrize("kind", ["param", pytest.param("picture", marks=pytest.mark.slow)])
 def test_what_is_edited_after_a_stages_last_look_is_not_recorded(project: Project, kind: str) -> None:
     edit, told = LATE[kind]
     project.stages(one={})
