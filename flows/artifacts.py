@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from prefect.artifacts import (
     create_image_artifact,
@@ -34,15 +35,16 @@ def publish(root: Path, stage: Stage, site: str | None) -> None:
     """
     for path, file in pictures(root, stage).items():
         address = _address(thumbnail(file), site)
-        create_image_artifact(image_url=address, key=_key(stage.shown, file.stem), description=path)
+        create_image_artifact(image_url=address, key=_key(stage.shown, file.stem), description=plain(path))
     if values := numbers(root, stage):
         table = [{"metric": name, "value": value} for name, value in values.items()]
-        create_table_artifact(table=table, key=_key(stage.shown, "metrics"), description=f"metrics of {stage.label}")
+        about = plain(f"metrics of {stage.label}")
+        create_table_artifact(table=table, key=_key(stage.shown, "metrics"), description=about)
     for out in stage.outs:
         if (page := root / out / "index.html").is_file() and not stage.title:
             path = page.relative_to(root).as_posix()
-            link = f"{site}/{path}" if site else page.as_uri()
-            create_link_artifact(link=link, link_text=path, key=_key(stage.shown, "page"), description="A page")
+            link = f"{site}/{quote(path)}" if site else page.as_uri()
+            create_link_artifact(link=link, link_text=plain(path), key=_key(stage.shown, "page"), description="A page")
 
 
 def publish_plan(todo: Mapping[Stage, Sequence[str]], total: int) -> None:
@@ -50,8 +52,14 @@ def publish_plan(todo: Mapping[Stage, Sequence[str]], total: int) -> None:
     lines = [f"{len(todo)} of {total} stages to run, {total - len(todo)} up to date", ""]
     if todo:
         lines += ["| stage | why |", "|---|---|"]
-        lines += [f"| {stage.label} | {'; '.join(why).replace('|', chr(92) + '|')} |" for stage, why in todo.items()]
+        lines += [f"| {plain(stage.label)} | {plain('; '.join(why))} |" for stage, why in todo.items()]
     create_markdown_artifact(markdown="\n".join(lines), key="plan", description="What was to be done, and why")
+
+
+def plain(text: str) -> str:
+    """A text that Markdown and HTML show as it is, on one line: names and prompts are no mark-up."""
+    marks = r"[^\w\s.,;:/=→-]|_|:(?=//)|(?<=www)\."  # the last two would become links
+    return re.sub(marks, lambda found: f"&#{ord(found[0])};", " ".join(text.split()), flags=re.IGNORECASE)
 
 
 def publish_outcome(rows: Sequence[tuple[str, str, float | None]]) -> None:

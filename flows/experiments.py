@@ -61,7 +61,7 @@ def reproduce(
     lost = [stage.label for stage in stages if stage.name not in work.outcomes]
     verdicts += [Verdict(label, "", verdict.MISSING) for label in lost]
     table = [{"stage": v.stage, "output": v.path, "verdict": v.verdict, "what": "; ".join(v.details)} for v in verdicts]
-    create_table_artifact(table=table, key="reproduction", description=revision)
+    create_table_artifact(table=table, key="reproduction", description=artifacts.plain(revision))
     texts = [_summary(revision, verdicts, environment), *[work.verdict()] * bool(lost)]
     same = verdicts and {v.verdict for v in verdicts} <= {verdict.IDENTICAL, verdict.CLOSE}
     return (Completed if same else Failed)(message="\n".join(texts))
@@ -101,7 +101,8 @@ def sweep(
     try_all(root, trials, jobs, gpus, lambda trial, result: found.update({trial.title: result}), name)
     results = [found[trial.title] for trial in trials]
     page = comparison.write(root, name, results)
-    create_table_artifact(table=[{"experiment": r.name, **r.metrics} for r in results], key="sweep", description=name)
+    table = [{"experiment": r.name, **r.metrics} for r in results]
+    create_table_artifact(table=table, key="sweep", description=artifacts.plain(name))
     faults = [f"{result.name}: {result.fault}" for result in results if result.fault]
     kept = [result.name for result in results if not result.fault]
     texts = [*faults, f"{len(kept)} experiments kept: {', '.join(kept)}", f"compared in {page.relative_to(root)}"]
