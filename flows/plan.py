@@ -26,12 +26,14 @@ from dvc.utils.cli_parse import to_path_overrides
 from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 
 from etude.errors import InputError
+from etude.project import check
 from flows.settings import seconds
 
 if TYPE_CHECKING:
     from dvc.stage import Stage as DvcStage
 
 Graph: TypeAlias = Any  # networkx.DiGraph of DVC's stages; an edge leads from a stage to one that it depends on
+CHECKOUT = Path(__file__).resolve().parent.parent  # whose code this is
 PROJECT_FILE = "dvc.yaml"
 BUSY = "another process is at it"
 
@@ -99,8 +101,11 @@ def load(root: Path, targets: Sequence[str] = (), *, force: bool = False) -> lis
 
     `targets` are names, labels, `foreach` groups, method folders, dvc.yaml files or outputs; none means what plain
     `dvc repro` reaches. Their ancestors belong to the plan. With `force` every stage is said to be wanted again.
-    Raises InputError where DVC cannot read the project or a target is unknown.
+    Raises ParamsError for parameters that no stage would take, before DVC fills them in, and InputError where DVC
+    cannot read the project or a target is unknown.
     """
+    if root.resolve() == CHECKOUT:  # another revision has other code, which checks its own parameters
+        check(root)
     try:
         with locked_repo(root) as repo:
             graph = get_active_graph(repo.index.graph)

@@ -12,8 +12,8 @@ from typing import Any
 from etude.errors import ArgumentError
 from etude.method import method_names
 from etude.params import nearest
+from etude.project import check
 from tasks import sources
-from tasks.project import check
 
 METHODS = {"method": "", "methods": "--method"}  # what commands call methods; shown so, or as the help shows it
 SETS = {"prepare": "name", "caption": "name", "encode": "name", "views": "name", "class_images": "real"}  # image sets

@@ -23,9 +23,9 @@ from etude.diffusion.checkpoint import SUFFIXES, refuse_pointer
 from etude.diffusion.family import read_config, recognise, weight_files
 from etude.errors import ArgumentError, BaseError, ConflictError
 from etude.params import read_yaml
+from etude.project import Project, check
 from tasks import hub, run, sources
 from tasks.console import say
-from tasks.project import Project, check
 from tasks.tracking import restore, track
 
 PATHLIKE = re.compile(r"[./~\\]|[A-Za-z]:[\\/]")  # how paths begin, and no hub id

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from etude import project
 from etude.errors import ParamsError
-from tasks import project, run, sources
+from tasks import run, sources
 from tasks.console import say
 
 

@@ -13,10 +13,10 @@ from ruamel.yaml import YAML
 from etude.errors import ConflictError, InputError
 from etude.files import REPLACE, replace_folder, sha256_file
 from etude.params import read_yaml
+from etude.project import RESERVED, Project, check
 from tasks import run, sources
 from tasks.console import progress, say, warn
 from tasks.pointing import MINIATURE, add_set, draws_photos, point, refuse, wordless
-from tasks.project import RESERVED, Project, check
 from tasks.rewriting import drafts
 from tasks.tracking import track
 

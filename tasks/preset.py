@@ -7,11 +7,11 @@ from typing import Any
 
 from etude.method import load_method
 from etude.params import classed, load
+from etude.project import check
 from tasks import run, sources
 from tasks.arguments import refuse_unknown
 from tasks.console import say
 from tasks.pointing import fitting_prompts
-from tasks.project import check
 from tasks.rewriting import drafts, read_commented, rewrite
 
 PRESETS = Path("presets")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from etude.files import write_json
 from etude.method import load_method, method_names
+from etude.project import Project
 from tasks import run
-from tasks.project import Project
 
 FOLDER = Path("schemas")
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from etude.errors import InputError
 from etude.method import load_method
 from etude.params import MethodParams, load, read_yaml
+from etude.project import Project
 from tasks.console import warn
-from tasks.project import Project
 
 PRESETS = Path("presets")
 MADE = "artifacts/"  # by stages

@@ -17,7 +17,7 @@ from dvc.repo import Repo
 from etude.files import read_json
 from etude.method import load_method, method_names, needs
 from etude.params import Schema, read_yaml
-from tasks.project import check
+from etude.project import check
 from tasks.sources import sources
 from tests.guards import PACKAGES, Stage, build_graph, files_needed, load_stages, missing_deps
 from tests.shipped import ROOT, held
@@ -118,7 +118,7 @@ def test_what_must_not_retrain_is_no_dep_of_a_build(stages: list[Stage]) -> None
             "etude/pages",
             "etude/rendering",
             "flows",
-            "tasks/project.py",
+            "etude/project.py",
         )
         assert not [dep for dep in stage.deps if dep.startswith(rooms)]
 
@@ -209,7 +209,7 @@ def schemas(base: type[Schema] = Schema) -> list[type[Schema]]:
 def test_no_value_hides_in_a_schema() -> None:
     for name in method_names():
         load_method(name)
-    for module in ("tasks.project", "flows.settings"):
+    for module in ("etude.project", "flows.settings"):
         importlib.import_module(module)
     for schema in schemas():
         assert not [n for n, field in schema.model_fields.items() if not field.is_required()], schema
@@ -230,8 +230,8 @@ def test_every_method_folder_has_the_same_four_files() -> None:
 
 
 def test_the_schemas_for_editors_are_those_of_the_code() -> None:
+    from etude.project import Project
     from flows.settings import Settings
-    from tasks.project import Project
 
     own = {name: load_method(name).Params for name in method_names()}
     models: dict[str, type[Schema]] = {"params": Project, "flows": Settings, **own}

@@ -13,8 +13,8 @@ import pytest
 from etude.errors import EtudeError, ParamsError
 from etude.method import load_method, method_names
 from etude.params import Schema, read_yaml, validate
+from etude.project import Project, check
 from flows.settings import Settings
-from tasks.project import Project, check
 from tests.shipped import PARAMS, ROOT
 
 

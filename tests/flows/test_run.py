@@ -17,6 +17,7 @@ from flows.plan import Stage
 from flows.process import alive, stop_group
 from flows.run import devices
 from tests.flows.conftest import ROOT, Project, wait_until
+from tests.shipped import copy_project
 
 HELP = """
 import importlib, sys, typer, typer.testing
@@ -46,6 +47,25 @@ def test_help_of_every_command_comes_without_what_takes_long_to_import() -> None
     command = [sys.executable, "-c", HELP, *commands]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("  - textual_inversion", "  - textual_inversoin", "which is none, did you mean `textual_inversion`? Next: "),
+        ("\nsets:", "\nsts:", "unknown key `sts`, did you mean `sets`? Next: correct the file"),
+    ],
+)
+def test_a_fault_in_what_dvc_fills_in_is_told_in_our_words(old: str, new: str, said: str, tmp_path: Path) -> None:
+    root = copy_project(tmp_path / "project")
+    subprocess.run(["git", "init", "--quiet", str(root)], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=root, check=True)
+    params = (root / "params.yaml").read_text(encoding="utf-8")
+    (root / "params.yaml").write_text(params.replace(old, new, 1), encoding="utf-8")
+    command = [sys.executable, "-m", "flows.run", "--dry"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert said in done.stderr
 
 
 def test_the_plan_says_what_would_run_and_why_and_runs_nothing(project: Project) -> None:

@@ -14,10 +14,10 @@ from etude.errors import ArgumentError, ConflictError, InputError, ParamsError
 from etude.files import sha256_tree
 from etude.method import method_names
 from etude.params import read_yaml
+from etude.project import check
 from tasks.images import images
 from tasks.pointing import insert
 from tasks.preset import preset
-from tasks.project import check
 from tests.shipped import copy_project
 from tests.tasks.front import draw
 

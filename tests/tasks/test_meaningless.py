@@ -11,9 +11,9 @@ import pytest
 from etude.errors import ParamsError
 from etude.method import load_method, method_names
 from etude.params import Schema
+from etude.project import Project, check
 from flows.settings import Settings
 from tasks.preset import rewrite
-from tasks.project import Project, check
 from tests.shipped import PARAMS
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from etude.params import read_yaml
-from tasks.project import check
+from etude.project import check
 from tests.shipped import ROOT, copy_project
 
 PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))

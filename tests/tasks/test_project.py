@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from etude.errors import ParamsError
-from tasks.project import check
+from etude.project import check
 from tests.shipped import ROOT, held
 
 
