@@ -22,7 +22,7 @@ from etude.params import read_yaml
 from etude.store import REMEMBERED, is_settled, recalled, remembered
 
 SHOWN = 5  # changes named in an error
-MISSING = "(missing)"
+MISSING, UNREADABLE = "(missing)", "(cannot be read)"
 V = TypeVar("V")
 Params = Mapping[str, Sequence[str]]  # file → keys, with dots for those inside; no keys: the whole file
 
@@ -76,7 +76,7 @@ class Look:
 
     def changed_files(self) -> list[str]:
         """The files that are others now, came, or went."""
-        return sorted(place for path, seen in self._files.items() for place in self._differences(path, seen))
+        return sorted({place for path, seen in self._files.items() for place in self._differences(path, seen)})
 
     def changed_params(self) -> list[str]:
         """The parameters that have another value now, or cannot be read any more."""
@@ -142,11 +142,11 @@ def receipt(name: str) -> Path:
 
 
 def values_of(file: Path, keys: Sequence[str]) -> Any:
-    """The values of some keys of a params file, or of the whole file; None where it cannot be read."""
+    """The values of some keys of a params file, or of the whole file; UNREADABLE where it cannot be read."""
     try:
         data = read_yaml(file)
     except (EtudeError, OSError):
-        return None
+        return UNREADABLE
     return plain({key: _at(data, key) for key in keys} if keys else data)
 
 
@@ -176,11 +176,12 @@ def _tell(seen: Any, now: Any, key: str = "") -> list[str]:
     if isinstance(seen, Mapping) and isinstance(now, Mapping):
         pairs = {name: (seen.get(name, MISSING), now.get(name, MISSING)) for name in {**seen, **now}}
         return [line for name, pair in pairs.items() for line in _tell(*pair, f"{key}.{name}".lstrip("."))]
-    return [f"{key} ({_short(seen)} → {_short(now)})".lstrip()]
+    change = f"{_short(seen)} → {_short(now)}"
+    return [f"{key} ({change})" if key else change]
 
 
 def _short(value: Any) -> str:
-    text = value if value == MISSING else json.dumps(value, ensure_ascii=False)
+    text = value if value in (MISSING, UNREADABLE) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 

@@ -22,6 +22,7 @@ from etude.params import read_yaml
 FILE, PARAMS = "dvc.yaml", "params.yaml"
 UNDER_DVC = "DVC_STAGE"  # the variable in which DVC tells a command its stage, as seen from where dvc was run
 _EXPRESSION = re.compile(r"(?<!\\)\$\{([^}]*)\}")
+_BETWEEN = set("();<>|&")  # what stands between the words of one program and the next, or its redirections
 _AGAIN = "run `dvc repro` again"
 
 
@@ -51,10 +52,10 @@ def find(module: str, arguments: Sequence[str], address: str = "") -> Stage | No
     for file in _files(module, arguments, address):
         text = read_yaml(file)
         for stage in _stages(file, text):
-            if any(_words(command) == wanted for command in stage.commands):
+            if any(wanted in _programs(command) for command in stage.commands):
                 return stage
         name = address.rpartition(":")[2]
-        if name and _words(_command(text, name.partition("@")[0]))[:1] == [module]:
+        if name and module in [words[0] for words in _programs(_command(text, name.partition("@")[0]))]:
             fault = f"has no stage `{name}` any more that runs `{shlex.join(['python3', '-m', *wanted])}`"
             raise StaleError(f"{file.as_posix()}, with its params", fault, _AGAIN)
     return None
@@ -81,13 +82,20 @@ def _files(module: str, arguments: Sequence[str], address: str) -> list[Path]:
     return [file for file in dict.fromkeys(places) if file.is_file() and not file.is_absolute()]
 
 
-def _words(command: str) -> list[str]:
-    """What follows `-m` in a command."""
+def _programs(command: str) -> list[list[str]]:
+    """The modules that a shell's command runs with `-m`, each with its arguments."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    found: list[list[str]] = [[]]
     try:
-        words = shlex.split(command)
-    except ValueError:
+        for word in lexer:
+            if set(word) <= _BETWEEN:
+                found.append([])
+            else:
+                found[-1].append(word)
+    except ValueError:  # a quotation that does not end
         return []
-    return words[words.index("-m") + 1 :] if "-m" in words else []
+    return [words[words.index("-m") + 1 :] for words in found if "-m" in words[:-1]]
 
 
 def _command(text: Mapping[str, Any], group: str) -> str:

@@ -69,6 +69,11 @@ FORMS = {
             "outs": ["out/plain", {"out/table.csv": {"cache": False}}],
             "metrics": ["out/metrics.json"],
         },
+        "shell": {
+            "cmd": "DIALS=1 nice python3 -m tasks.five 'my set' > log && (python3 -m tasks.six); echo end",
+            "deps": ["code"],
+            "outs": ["out/shell"],
+        },
         "of_mapping": {
             "foreach": "${sets}",
             "do": {"cmd": 'python3 -m tasks.two ${key} "${item}"', "deps": ["${item}"], "outs": ["two/${key}"]},
@@ -135,6 +140,7 @@ def test_a_stage_is_known_by_its_command(project: Path) -> None:
     assert name("tasks.build", "lora", "3", "4") == "pipelines/lora/dvc.yaml:build"
     assert name("tasks.build", "lora", "3", "4", address="build") == "pipelines/lora/dvc.yaml:build"
     assert name("tasks.two", "one", "elsewhere") is None
+    assert name("tasks.five", "my set") == name("tasks.six") == "shell"
     assert name("tasks.sample", "lora") is None
     assert name("tasks.sample", "lora", address="plain") is None  # somebody's stage that runs another command of ours
 

@@ -139,6 +139,21 @@ def test_a_stage_whose_dvc_was_killed_ends_and_the_next_one_waits_for_it(project
     assert not draft.exists()
 
 
+def test_the_lock_lasts_as_long_as_the_last_process_of_a_stage(project: Project) -> None:
+    project.stages(one={"cmd": "python3 -m steps.many one"})
+    first = project.start(sys.executable, "-m", "steps.many", "one")
+    worker = psutil.Process(project.next()[1])
+    worker.suspend()
+    kill(first)
+    second = project.start(sys.executable, "-m", "steps.many", "one")
+    project.wait_until(lambda: f"one: process {first.pid} is still at it" in project.said())
+    worker.resume()
+    project.next()
+    project.go("one")
+    assert second.wait() == 0
+    assert project.made("one").endswith("9\nend\n")
+
+
 def test_a_person_does_not_publish_where_a_dvc_is_at_work(project: Project) -> None:
     project.stages(one={})
     own = project.start(sys.executable, "-m", "steps.work", "one")

@@ -61,6 +61,23 @@ if __name__ == "__main__":
     tell("late")
     run(work)
 """
+# The same, as two processes of which the first does the work.
+MANY = """
+import time
+from pathlib import Path
+from etude.training.processes import is_main, spread
+from steps.work import run, work
+
+def many(name: str) -> None:
+    spread(2)
+    if is_main():
+        work(name)
+    while not Path("go", name).exists():
+        time.sleep(0.02)
+
+if __name__ == "__main__":
+    run(many)
+"""
 
 
 @dataclass
@@ -155,6 +172,7 @@ def make_project(folder: Path) -> Project:
         (folder / place).mkdir(parents=True)
     (folder / "steps/work.py").write_text(WORK)
     (folder / "steps/late.py").write_text(LATE)
+    (folder / "steps/many.py").write_text(MANY)
     (folder / "steps/helper.py").write_text('WORD = "helped "\n')
     for path in ("params.yaml", "pipelines/lora/params.yaml"):
         shutil.copy(held(path), folder / path)
