@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+_POLL = 0.05  # seconds between two tries
 _FAR = 1 << 30  # the byte that Windows locks: beyond any content, which others may still read
 
 
@@ -29,3 +34,15 @@ def locked(file: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, which is made, for the block; whoever has it now is waited for."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        while not locked(file):
+            time.sleep(_POLL)
+        yield
+    finally:
+        os.close(file)

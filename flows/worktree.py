@@ -5,7 +5,6 @@ The folders are few and numbered, each with a lock that its user holds: what a k
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import subprocess
 import sys
@@ -15,10 +14,12 @@ from pathlib import Path
 from threading import Event
 
 from etude.errors import InputError
+from etude.locks import one_at_a_time
 from flows import plan
 from flows.slots import Slots
 from flows.stage import environment
 
+LOCK = "git.lock"  # of the folder of worktrees: git does not make two at once
 MOST = 64  # worktrees at once
 
 
@@ -38,7 +39,7 @@ def worktree(
     folder = root / ".scratch" / "worktrees"
     with Slots(folder).take("tree", MOST, Event()) as (number, lock):
         tree = folder / str(number)
-        with _one_at_a_time(folder):
+        with one_at_a_time(folder / LOCK):
             _remove(root, tree)
             git(root, "worktree", "add", "--quiet", "--detach", str(tree), commit)
         try:
@@ -47,7 +48,7 @@ def worktree(
                 _edit(tree, edits)
             yield tree, lock
         finally:
-            with _one_at_a_time(folder):
+            with one_at_a_time(folder / LOCK):
                 _remove(root, tree)
 
 
@@ -116,7 +117,7 @@ def keep(root: Path, tree: Path, name: str, stages: Sequence[str]) -> None:
     """
     locks = git(tree, "ls-files", "--others", "--exclude-standard", "*dvc.lock").splitlines()
     untracked = [word for lock in locks for word in ("--include-untracked", lock)]
-    with _one_at_a_time(root / ".scratch" / "worktrees"):
+    with one_at_a_time(root / ".scratch" / "worktrees" / LOCK):
         done = dvc(tree, "exp", "save", "--force", "--name", name, *untracked, *stages)
     if done.returncode:
         raise InputError(name, f"`dvc exp save` says: {done.stderr.strip()}", "mend that, and run the sweep again")
@@ -127,10 +128,3 @@ def _remove(root: Path, tree: Path) -> None:
     if tree.exists():
         shutil.rmtree(tree)
     git(root, "worktree", "prune")
-
-
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    with (folder / "git.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

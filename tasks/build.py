@@ -6,7 +6,6 @@ Its loss curve goes to ``…/training/``, the pictures drawn while it learned to
 from __future__ import annotations
 
 import platform
-import resource
 import shutil
 import sys
 import time
@@ -189,11 +188,21 @@ def _measure(path: Path, seconds: float) -> None:
     """Keep what this run cost, for the page; of a resumed run it is the last part."""
     import torch
 
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    costs = {"seconds": round(seconds, 1), "memory_bytes": memory}
+    costs = {"seconds": round(seconds, 1), "memory_bytes": _peak()}
     if torch.cuda.is_available():
         costs["device_memory_bytes"] = torch.cuda.max_memory_allocated()
     write_json(path, costs)
+
+
+def _peak() -> int:
+    """Bytes of memory that this process had at most."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":
