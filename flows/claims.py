@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ from etude.params import MethodParams, Schema, load, nearest, read_yaml
 from etude.store import key
 from flows import plan
 from flows.comparison import Trial
+from flows.drafts import copy_params
 from flows.plan import Sources
 
 FILE = Path("flows/evidence.yaml")
@@ -172,7 +172,7 @@ class Drafts:
     def write(self) -> list[Path]:
         """A folder an experiment. Raises ParamsError for a value that the method does not take."""
         for name, experiment in self.evidence.experiments.items():
-            self._copy(self.folder / name)
+            copy_params(self.root, self.folder / name)
             for values in ([f"{PARAMS}:methods=[{experiment.method}]"], self.overrides(name)):
                 self._override(name, values)
             method = load_method(experiment.method)
@@ -180,7 +180,7 @@ class Drafts:
             if params.set != experiment.set:
                 raise ParamsError(FILE, f"experiments.{name}: `set` is overridden", "name the set as `set`")
         seeds = self.folder / "seeds"
-        self._copy(seeds)
+        copy_params(self.root, seeds)
         for overrides in self.evidence.seeds:
             self._override("seeds", overrides)
         return [seeds, *(self.folder / name for name in self.evidence.experiments)]
@@ -219,12 +219,6 @@ class Drafts:
             inside = path and not path.startswith(("/", ".")) and len(path) < 200 and (self.root / path).exists()
             self._known_digests[path] = sha256_tree(self.root / path) if inside else ""
         return self._known_digests[path]
-
-    def _copy(self, folder: Path) -> None:
-        for file in (self.root / PARAMS, *sorted(self.root.glob(f"pipelines/*/{PARAMS}"))):
-            to = folder / file.relative_to(self.root)
-            to.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, to)
 
     def _override(self, name: str, overrides: Sequence[str]) -> None:
         plan.override(self.folder / name, _by_file(overrides))

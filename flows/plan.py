@@ -26,6 +26,7 @@ from dvc.utils.cli_parse import to_path_overrides
 from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 
 from etude.errors import InputError
+from etude.params import nearest, read_yaml
 from etude.project import check
 from flows.settings import seconds
 
@@ -171,12 +172,31 @@ def override(root: Path, values: Mapping[str, Sequence[str]]) -> None:
     Raises InputError on an unknown file or key.
     """
     for path, overrides in values.items():
+        shown = f"{path}:{','.join(overrides)}"
         try:
+            for text in overrides:
+                if fault := _unknown(root / path, text):
+                    raise InputError(shown, fault, "name a file and a key that exist")
             apply_overrides(root / path, list(overrides))
         except (DvcException, OSError) as error:
-            raise InputError(
-                f"{path}:{','.join(overrides)}", _causes(error), "name a file and a key that exist"
-            ) from error
+            raise InputError(shown, _causes(error), "name a file and a key that exist") from error
+
+
+def _unknown(file: Path, text: str) -> str:
+    """What is wrong with the key of `key=value`, in a YAML file: hydra tells it in words of its own."""
+    name = text.partition("=")[0]
+    if not file.exists():
+        return "there is no such file"
+    if name.startswith(("+", "~")) or "[" in name or file.suffix not in (".yaml", ".yml"):
+        return ""  # to be added or taken out
+    here: Any = read_yaml(file)
+    for part in name.split("."):
+        entries = dict(enumerate(here)) if isinstance(here, list) else here if isinstance(here, dict) else {}
+        known = {str(key): value for key, value in entries.items()}
+        if part not in known:
+            return f"there is no key `{name}`{nearest(part, known)}"
+        here = known[part]
+    return ""
 
 
 def forget(root: Path, pid: int) -> None:

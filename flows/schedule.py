@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from prefect.types.entrypoint import EntrypointType
 from etude.errors import InputError
 from etude.params import read_yaml
 from flows import graph, settings
+from flows.drafts import params_files
 from flows.experiments import reproduce
 from flows.run import cores, devices
 from flows.settings import NEVER, Settings
@@ -78,12 +79,6 @@ def fingerprint(root: Path) -> str:
             facts = file.stat()
             digest.update(f"{file.relative_to(root)} {facts.st_size} {facts.st_mtime_ns}\n".encode())
     return digest.hexdigest()
-
-
-def params_files(root: Path) -> Iterator[Path]:
-    """The params files that stages read."""
-    yield root / "params.yaml"
-    yield from sorted(root.glob("pipelines/*/params.yaml"))
 
 
 def deployments(root: Path, given: Settings) -> Sequence[RunnerDeployment]:

@@ -35,10 +35,10 @@ def sweep(
     root: Path, overrides: list[str], targets: list[str], jobs: int, gpus: list[str], name: str
 ) -> tuple[str, bool]:
     """Run the flow; what it says, and whether every combination was kept."""
-    from flows import plan, server
+    from flows import drafts, plan, server
 
+    drafts.check(root, plan.combinations(overrides))
     ready = server.connect(root)
-    plan.combinations(overrides)  # while the server starts: a value that cannot be read shows at once
     from flows import experiments
     from flows.board import Board, use
 

@@ -60,6 +60,8 @@ def test_the_layers_hold() -> None:
         ("etude/training/plan.py", "import etude.grids"),
         ("etude/files.py", "import etude.params"),
         ("tasks/prepare.py", "import prefect"),
+        ("tasks/prepare.py", "import flows.settings"),
+        ("flows/run.py", "import tasks.console"),
         ("pipelines/lora/method.py", "import pipelines.textual_inversion.method"),
         ("flows/stage.py", "import dvc.repo"),
         ("flows/run.py", "import etude.training.fit"),

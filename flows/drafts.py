@@ -1,0 +1,48 @@
+"""Drafts of the repository: its params files alone, as overrides leave them, to be checked before anything starts."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from etude.errors import ParamsError
+from etude.project import check as check_all
+from flows import plan
+
+PARAMS = "params.yaml"
+
+
+def params_files(root: Path) -> Iterator[Path]:
+    """The params files that stages read."""
+    yield root / PARAMS
+    yield from sorted(root.glob(f"pipelines/*/{PARAMS}"))
+
+
+def copy_params(root: Path, folder: Path) -> None:
+    """Make `folder` a draft of the repository as it is."""
+    for file in params_files(root):
+        to = folder / file.relative_to(root)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, to)
+
+
+def check(root: Path, combinations: Sequence[Mapping[str, Sequence[str]]]) -> None:
+    """Try overrides by file, each combination on a draft of its own.
+
+    Raises InputError on an unknown file or key, ParamsError on a value that no task takes, naming the combination.
+    """
+    with TemporaryDirectory(prefix="draft-") as temporary, chdir(root):
+        for number, values in enumerate(combinations):
+            draft = Path(temporary, str(number))
+            copy_params(root, draft)
+            plan.override(draft, values)
+            try:
+                if root.resolve() == plan.CHECKOUT:
+                    check_all(draft)
+            except ParamsError as error:
+                shown = " ".join(f"{file}:{text}" for file, texts in values.items() for text in texts)
+                error.args = (f"-S {shown}: {str(error).replace(f'{draft}/', '')}",)
+                raise

@@ -1,0 +1,66 @@
+"""Parameters are checked before anything is started: by a plan, by a sweep, in the words of the tasks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from etude.errors import InputError
+from flows import plan
+from tests.shipped import copy_project
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = copy_project(tmp_path_factory.mktemp("drafts") / "project")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=copy, check=True)
+    return copy
+
+
+def told(checkout: Path, *words: str) -> str:
+    """What a command of this checkout, which must fail, says."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=checkout, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    return done.stderr
+
+
+def test_a_plan_refuses_what_no_task_takes_in_the_same_words(checkout: Path) -> None:
+    params = checkout / "params.yaml"
+    before = params.read_text()
+    params.write_text(before.replace("\nthreads:", "\nthreds:").replace("- lora\n", "- lroa\n"))
+    try:
+        said = told(checkout, "flows.run", "--dry")
+        assert "unknown key `threds`, did you mean `threads`?" in said
+        assert "`methods` has `lroa`" in said
+        assert said.removeprefix("error: ").strip() in told(checkout, "tasks.check", ".")
+    finally:
+        params.write_text(before)
+
+
+def test_a_sweep_is_refused_before_a_server_is_started(checkout: Path) -> None:
+    file = "pipelines/lora/params.yaml"
+    for override, fault in (
+        (f"{file}:rnk=4,8", f"error: {file}:rnk=4: there is no key `rnk`, did you mean `rank`?"),
+        (f"{file}:rank=4,0", f"error: -S {file}:rank=0: {file}: `rank`"),
+        ("pipelines/loar/params.yaml:rank=4", "error: pipelines/loar/params.yaml:rank=4: there is no such file."),
+    ):
+        said = told(checkout, "flows.sweep", "-S", override, "lora")
+        assert said.startswith(fault), said
+        assert said.count("Next:") == 1
+    assert not (checkout / ".scratch/prefect").exists()
+
+
+def test_a_key_within_lists_and_mappings_is_found_or_named(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("grid:\n  rows: [{at: 1}, {at: 2}]\n")
+    plan.override(tmp_path, {"params.yaml": ["grid.rows=[3]", "+grid.more=4"]})
+    assert "more: 4" in (tmp_path / "params.yaml").read_text()
+    for key in ("grid.row", "grid.rows.at", "grid.rows.1", "grid.more.x", "gird.rows"):
+        with pytest.raises(InputError, match=f"there is no key `{key}`"):
+            plan.override(tmp_path, {"params.yaml": [f"{key}=1"]})
