@@ -1,4 +1,4 @@
-"""Parameters are checked before anything is started: by a plan, by a sweep, in the words of the tasks."""
+"""Overrides are checked before anything is started."""
 
 from __future__ import annotations
 
@@ -29,19 +29,6 @@ def told(checkout: Path, *words: str) -> str:
     )
     assert done.returncode == 1, done.stdout + done.stderr
     return done.stderr
-
-
-def test_a_plan_refuses_what_no_task_takes_in_the_same_words(checkout: Path) -> None:
-    params = checkout / "params.yaml"
-    before = params.read_text()
-    params.write_text(before.replace("\nthreads:", "\nthreds:").replace("- lora\n", "- lroa\n"))
-    try:
-        said = told(checkout, "flows.run", "--dry")
-        assert "unknown key `threds`, did you mean `threads`?" in said
-        assert "`methods` has `lroa`" in said
-        assert said.removeprefix("error: ").strip() in told(checkout, "tasks.check", ".")
-    finally:
-        params.write_text(before)
 
 
 def test_a_sweep_is_refused_before_a_server_is_started(checkout: Path) -> None:
