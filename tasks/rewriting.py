@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -83,14 +83,25 @@ def _round_trip() -> YAML:
 def _in_place(old: Any, new: Any) -> Any:
     """``new`` in the form of ``old``: quotes of a text, brackets or lines of a list, comments of a block."""
     if isinstance(old, CommentedSeq):
+        if not old or not new:
+            return _from_or_to_nothing(old, new)
         behind = old.ca.items.pop(len(old) - 1, None)
-        old[:] = [_quoted(old[min(place, len(old) - 1)], value) if old else value for place, value in enumerate(new)]
-        if behind and len(old):
+        old[:] = [_quoted(old[min(place, len(old) - 1)], value) for place, value in enumerate(new)]
+        if behind:
             old.ca.items[len(old) - 1] = behind
         return old
     if isinstance(old, CommentedMap) and isinstance(new, Mapping):
         return _block_in_place(old, new)
     return _quoted(old, new)
+
+
+def _from_or_to_nothing(old: CommentedSeq, new: Sequence[Any]) -> CommentedSeq:
+    """A list that is or becomes empty, in brackets: as lines, an empty one is no YAML."""
+    made = CommentedSeq(new)
+    made.fa.set_flow_style()
+    if behind := old.ca.items.get(max(len(old) - 1, 0)):
+        made.ca.items[max(len(made) - 1, 0)] = behind
+    return made
 
 
 def _quoted(old: Any, new: Any) -> Any:
