@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -114,13 +115,36 @@ def load(root: Path, targets: Sequence[str] = (), *, force: bool = False) -> lis
             labels = _labels(names.values())
             wanted = _wanted(graph, names, labels, targets)
             order = dict.fromkeys(chain(*(_upstream_first(graph, stage, names) for stage in wanted)))
+            _refuse_missing(repo.index.stages, order, root)
             stages: dict[str, Stage] = {}
             for stage in order:
                 upstream = [stages[name] for name in sorted(names[other] for other in graph.successors(stage))]
                 stages[names[stage]] = _describe(stage, names[stage], labels[names[stage]], upstream, force)
             return list(stages.values())
     except DvcException as error:
-        raise InputError(str(root), _causes(error), "mend it; `dvc status` shows the same fault") from error
+        raise InputError(str(root), *_told(root, error)) from error
+
+
+def _told(root: Path, error: DvcException) -> tuple[str, str]:
+    """What DVC says is wrong with a project, and what to do."""
+    if not (root / ".git").exists():
+        return (
+            "is a copy without .git, where DVC keeps no records",
+            "run `git init && git add -A && git commit -m start`",
+        )
+    return _causes(error), "mend it; `dvc status` shows the same fault"
+
+
+def _refuse_missing(known: Iterable[DvcStage], wanted: Iterable[DvcStage], root: Path) -> None:
+    """Raise InputError for what is read, is not there, and is made by no stage: DVC would end at it, half way."""
+    made = [Path(out.fs_path) for stage in known for out in stage.outs]
+    deps = [dep for stage in wanted for dep in stage.deps if not isinstance(dep, ParamsDependency) and not dep.exists]
+    paths = dict.fromkeys(Path(dep.fs_path) for dep in deps)
+    missing = [path for path in paths if not any(path.is_relative_to(o) or o.is_relative_to(path) for o in made)]
+    if missing:
+        shown = ", ".join(os.path.relpath(path, root.resolve()) for path in missing)
+        fault = "is missing, and no stage makes it" if len(missing) == 1 else "are missing, and no stage makes them"
+        raise InputError(shown, fault, "`python -m tasks.check` says which parameters name it, and what brings it")
 
 
 def pending(stages: Sequence[Stage]) -> dict[Stage, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,19 @@ def test_a_target_brings_what_it_depends_on_and_no_more(diamond: Project, target
     assert labels(stages)[-1] == last
     middle = [] if last == "right" else ["left"]
     assert labels(stages)[:-1] == ["first", *middle]
+
+
+def test_what_no_stage_makes_and_is_not_there_is_told_before_anything_runs(diamond: Project) -> None:
+    diamond.stages(second={"deps": ["out/first", "models/base"]}, first={"deps": ["photos"]})
+    with pytest.raises(InputError, match=r"^(?=.*models/base)(?=.*photos).* are missing, and no stage makes them"):
+        plan.load(diamond.root)
+    for name in ("models/base", "photos"):
+        (diamond.root / name).mkdir(parents=True)
+        (diamond.root / name / "file").write_text("there", encoding="utf-8")
+    assert labels(plan.load(diamond.root)) == ["first", "second"]
+    shutil.rmtree(diamond.root / ".git")
+    with pytest.raises(InputError, match=r"is a copy without \.git.* Next: run `git init && "):
+        plan.load(diamond.root)
 
 
 def test_a_group_of_generated_stages_is_a_target(project: Project) -> None:
