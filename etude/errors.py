@@ -21,8 +21,7 @@ class EtudeError(Exception):
 
     def __init__(self, place: str | Path, fault: str, action: str) -> None:
         self.place, self.fault, self.action = str(place), fault.rstrip("."), action.rstrip(".")
-        end = "" if self.fault.endswith("?") else "."  # did you mean …?
-        super().__init__(f"{self.place}: {self.fault}{end} Next: {self.action}.")
+        super().__init__(f"{self.place}: {_ended(self.fault)} Next: {_ended(self.action)}")
 
 
 class ParamsError(EtudeError):
@@ -55,3 +54,7 @@ class StaleError(EtudeError):
 
 class ConflictError(EtudeError):
     """Something that exists would be overwritten."""
+
+
+def _ended(sentence: str) -> str:
+    return sentence if sentence.endswith("?") else f"{sentence}."  # did you mean …?

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from etude.errors import FormatError, ParamsError
+from etude.errors import ArgumentError, FormatError
 from etude.files import REPLACE, add_to_folder, sha256_tree
 from etude.params import nearest
 from tasks import run
@@ -43,7 +43,9 @@ def convert(
     from etude.formats.metadata import BASE_VERSIONS
 
     if family not in ("", *BASE_VERSIONS):
-        raise ParamsError("--family", f"there is no `{family}`{nearest(family, BASE_VERSIONS)}", "say sd1, sd2 or sdxl")
+        raise ArgumentError(
+            "--family", f"there is no `{family}`{nearest(family, BASE_VERSIONS)}", "say sd1, sd2 or sdxl"
+        )
     path = find_path(source)
     found, artifact = open_any(path)
     choices = same_kind(artifact)

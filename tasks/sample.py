@@ -6,6 +6,7 @@ python -m tasks.sample "lora:0.8 + hypernetwork:0.5 + ~/embeddings/sks.pt" --pro
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from etude.diffusion.settings import SAMPLERS, Sampling
-from etude.errors import BaseError, FormatError, InputError, ParamsError
+from etude.errors import ArgumentError, BaseError, FormatError, InputError, ParamsError
 from etude.files import REPLACE, refuse_existing
 from etude.grids import syntax
 from etude.method import load_method, method_names
@@ -65,8 +66,8 @@ def sample(
     base: Annotated[str, typer.Option(help="a base; else that of params.yaml")] = "",
     out: Annotated[Path, typer.Option(help="the picture to write")] = Path("sample.png"),
     size: Annotated[str, typer.Option(help="such as 512x768; else the base's resolution")] = "",
-    steps: Annotated[int, typer.Option(help="else those of `sampling` in params.yaml")] = 0,
-    guidance: Annotated[float, typer.Option(help="else that of params.yaml")] = -1.0,
+    steps: Annotated[int | None, typer.Option(help="else those of `sampling` in params.yaml")] = None,
+    guidance: Annotated[float | None, typer.Option(help="else that of params.yaml")] = None,
     sampler: Annotated[str, typer.Option(help=f"{', '.join(SAMPLERS)}; else that of params.yaml")] = "",
     negative: Annotated[str, typer.Option(help="what to draw away from; else that of params.yaml")] = "",
     replace: Annotated[bool, typer.Option("--replace", help=REPLACE)] = False,
@@ -74,9 +75,8 @@ def sample(
     """Draw every prompt with every seed. Nothing existing is overwritten without --replace."""
     refuse_existing(out, replace)
     dials = pick("params.yaml", Dials)
-    given = {"steps": steps, "sampler": sampler, "negative": negative, "guidance": guidance if guidance >= 0 else ""}
-    chosen = {key: value for key, value in given.items() if value not in ("", 0) or (key, value) == ("guidance", 0.0)}
-    sampling = validate(dials.sampling.model_dump() | chosen, Sampling, "command line")
+    given = {"steps": steps, "sampler": sampler or None, "negative": negative or None, "guidance": guidance}
+    sampling = _sampling(dials.sampling, {key: value for key, value in given.items() if value is not None})
     numbers, sides = _numbers(seeds), _size(size)
     parts = [split_layer(text) for text in re.split(r"\s+\+\s+", stack.strip()) if text]
     from etude.diffusion.base import DTYPES, load_base
@@ -114,12 +114,20 @@ def split_layer(text: str) -> tuple[str, dict[str, float] | float | None]:
         return text, None
     try:
         if "=" not in tail:
-            return what, float(tail)
+            return what, finite(tail)
         pairs = (item.partition("=") for item in tail.split(","))
-        return what, {key.strip(): float(value) for key, _, value in pairs}
+        return what, {key.strip(): finite(value) for key, _, value in pairs}
     except ValueError:
         fault = f"`{tail}` after the colon is no number"
         raise InputError(text, fault, "write name:0.8 or name:setting=0.8") from None
+
+
+def finite(text: str) -> float:
+    """A number; raises ValueError for any other text, nan and inf among them."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def open_layer(what: str, numbers: dict[str, float] | float | None) -> Layer:
@@ -184,11 +192,22 @@ def _applied(layer: Layer, base: Base) -> Any:
     return method.apply(layer.artifact, base, **layer.settings)
 
 
+def _sampling(usual: Sampling, given: dict[str, Any]) -> Sampling:
+    """How it is drawn, with what the command line says; raises ArgumentError."""
+    try:
+        return validate(usual.model_dump() | given, Sampling, "command line")
+    except ParamsError as error:
+        raise ArgumentError("command line", error.fault, "see --help") from None
+
+
 def _numbers(text: str) -> list[int]:
     try:
-        return list(dict.fromkeys(syntax.integers(text)))
+        numbers = list(dict.fromkeys(syntax.integers(text)))
     except ValueError as error:
-        raise ParamsError("--seeds", str(error), "write 0-3 or 1,5") from None
+        raise ArgumentError("--seeds", str(error), "write 0-3 or 1,5") from None
+    if min(numbers) < 0:
+        raise ArgumentError("--seeds", f"{min(numbers)} is no seed", "write numbers from 0 on, such as 0-3 or 1,5")
+    return numbers
 
 
 def _size(text: str) -> tuple[int, int] | None:
@@ -197,7 +216,7 @@ def _size(text: str) -> tuple[int, int] | None:
     try:
         return size(text) if text else None
     except ParamsError as error:  # a grid's sizes stand in params.yaml, this one does not
-        raise ParamsError("--size", error.fault, error.action) from None
+        raise ArgumentError("--size", error.fault, error.action) from None
 
 
 def _draw(

@@ -11,7 +11,7 @@ from torch import Tensor
 from etude import artifact as artifacts
 from etude.artifact import Artifact
 from etude.diffusion.base import load_base
-from etude.errors import ConflictError, FormatError, InputError, ParamsError
+from etude.errors import ArgumentError, ConflictError, FormatError, InputError
 from etude.files import Draft, read_tensors, write_json, write_tensors
 from etude.formats import FORMATS, identify, load_format
 from etude.formats.kinds import METHODS, family_of, open_any, same_kind
@@ -158,7 +158,7 @@ def test_the_family_is_told_by_widths_or_must_be_said(tmp_path: Path) -> None:
     path = written(lora(width=64), "diffusers_lora", tmp_path / "in")
     with pytest.raises(FormatError, match="does not tell for which family.*say --family sd1"):
         convert(path, "kohya_lora", tmp_path / "out", "", "")
-    with pytest.raises(ParamsError, match=r"--family: there is no `sd3`, did you mean `sd"):
+    with pytest.raises(ArgumentError, match=r"--family: there is no `sd3`, did you mean `sd"):
         convert(path, "kohya_lora", tmp_path / "out", "", "sd3")
     with pytest.raises(FormatError, match=r"is made for sdxl, not for sd1\. Next: leave --family out"):
         convert(written(lora("sdxl", 64), "kohya_lora", tmp_path / "xl"), "diffusers_lora", tmp_path, "", "sd1")

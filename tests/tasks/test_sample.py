@@ -10,7 +10,7 @@ from PIL import Image
 from etude import artifact as artifacts
 from etude.artifact import Artifact
 from etude.diffusion.base import load_base
-from etude.errors import BaseError, ConflictError, FormatError, InputError, ParamsError
+from etude.errors import ArgumentError, BaseError, ConflictError, FormatError, InputError
 from etude.files import Draft
 from etude.formats import embedding_pair, embedding_pt, hypernetwork_pt, kohya_lora
 from tasks.sample import Layer, open_layer, ordered, sample, split_layer
@@ -39,8 +39,8 @@ def project(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def draw(stack: str, out: str = "x.png", **changes: Any) -> bytes:
-    asked: dict[str, Any] = {"prompt": ["noto otter"], "seeds": "0-1", "base": "", "size": "", "steps": 0}
-    asked |= {"guidance": -1.0, "sampler": "", "negative": ""} | changes
+    asked: dict[str, Any] = {"prompt": ["noto otter"], "seeds": "0-1", "base": "", "size": "", "steps": None}
+    asked |= {"guidance": None, "sampler": "", "negative": ""} | changes
     sample(stack, out=Path(out), **asked)
     return Path(out).read_bytes()
 
@@ -130,12 +130,16 @@ def test_an_aesthetic_embedding_of_others_is_drawn_with(project: Path) -> None:
 def test_other_faults_are_named(project: Path) -> None:
     with pytest.raises(InputError, match=r"has no word for \[name\]"):
         draw("", prompt=["[name]"])
-    with pytest.raises(ParamsError, match="--size: `5` is not a size"):
+    with pytest.raises(ArgumentError, match="--size: `5` is not a size"):
         draw("", size="5")
-    with pytest.raises(ParamsError, match="--seeds"):
-        draw("", seeds="a-b")
-    with pytest.raises(ParamsError, match="sampler"):
-        draw("", sampler="dpm")
+    for seeds in ("a-b", "-1", "1e999999999", str(2**64)):
+        with pytest.raises(ArgumentError, match="--seeds"):
+            draw("", seeds=seeds)
+    for wrong in ({"sampler": "dpm"}, {"steps": 0}, {"steps": -5}, {"guidance": float("nan")}, {"guidance": -3.0}):
+        with pytest.raises(ArgumentError, match=f"command line: `{next(iter(wrong))}` .* Next: see --help"):
+            draw("", **wrong)
+    with pytest.raises(InputError, match="`nan` after the colon is no number"):
+        draw("lora:nan")
     with pytest.raises(BaseError, match="models/none"):
         draw("", base="models/none")
     wrong = Artifact("lora", {}, {"family": "sdxl", "name": "x", "alpha": 1.0, "rank": 1})
