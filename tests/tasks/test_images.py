@@ -259,6 +259,11 @@ def test_make_takes_what_is_typed_as_it_is(photos: Path) -> None:
     assert own("dreambooth")["name"] == "rex old dog"
     assert read_yaml("params.yaml")["methods"] == ["lora", "dreambooth"]
     assert not list(Path().glob("**/pwned"))
+    shutil.rmtree(".git")
+    for target in ("demo", "preset", "base", "images"):
+        copied = subprocess.run(["make", target, *typed], capture_output=True, text=True, check=False)
+        assert copied.returncode == 2
+        assert "git init && git add -A && git commit" in copied.stdout
 
 
 @pytest.mark.parametrize(
