@@ -67,10 +67,13 @@ format: setup ## let ruff mend what it can
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
-# What is typed is no text of make's or a shell's: a folder may hold $$, quotes or backticks in its name.
-override FROM := $(value FROM)
-override NAME := $(value NAME)
-override CLASS := $(value CLASS)
+# What is typed is no text of make's or a shell's: a folder may hold $$, quotes or backticks in its name. What the
+# environment holds is not meant: in WSL, NAME is the name of the machine.
+typed = $(if $(filter command,$(firstword $(origin $1))),$(value $1))
+override FROM := $(call typed,FROM)
+override SET := $(call typed,SET)
+override NAME := $(call typed,NAME)
+override CLASS := $(call typed,CLASS)
 export FROM SET NAME CLASS
 
 images: repository setup ## bring pictures in: make images FROM=~/photos SET=mydog NAME=rex CLASS=dog METHOD="lora dreambooth"
@@ -78,7 +81,7 @@ images: repository setup ## bring pictures in: make images FROM=~/photos SET=myd
 	$(RUN) python -m tasks.images --from "$$FROM" --set "$$SET" --name "$$NAME" --class "$$CLASS" $(foreach method,$(METHOD),--method $(method))
 
 preset: repository setup ## settings for another base: make preset NAME=sd15 (miniature, sd15, sd21, sdxl)
-	@test -n "$(NAME)" || { echo "usage: make preset NAME=sd15"; exit 2; }
+	@test -n "$$NAME" || { echo "usage: make preset NAME=sd15"; exit 2; }
 	$(RUN) python -m tasks.preset "$$NAME"
 
 base: repository setup ## fetch the models that the chosen methods read and that are not here; sizes are told first

@@ -250,11 +250,7 @@ def test_params_of_an_unusual_form_are_left_as_they_are(photos: Path) -> None:
 def test_make_takes_what_is_typed_as_it_is(photos: Path) -> None:
     hostile = photos.rename(photos.with_name("Tom & Jerry's `touch pwned` $(touch pwned) $HOME"))
     shutil.copy(Path(__file__).parents[2] / "Makefile", "Makefile")
-    Path(".venv").symlink_to(sys.prefix)
-    typed = [f"FROM={hostile}", "SET=mydog", "NAME=rex", "CLASS=old dog", "METHOD=lora dreambooth"]
-    done = subprocess.run(
-        ["make", "--old-file=.venv/bin/.installed", "images", *typed], capture_output=True, text=True, check=False
-    )
+    done = make("images", f"FROM={hostile}", "SET=mydog", "NAME=rex", "CLASS=old dog", "METHOD=lora dreambooth")
     assert done.returncode == 0, done.stdout + done.stderr
     assert own("dreambooth")["name"] == "rex old dog"
     assert read_yaml("params.yaml")["methods"] == ["lora", "dreambooth"]
@@ -264,6 +260,21 @@ def test_make_takes_what_is_typed_as_it_is(photos: Path) -> None:
         copied = subprocess.run(["make", target, *typed], capture_output=True, text=True, check=False)
         assert copied.returncode == 2
         assert "git init && git add -A && git commit" in copied.stdout
+
+
+def test_make_takes_no_name_from_the_environment(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(Path(__file__).parents[2] / "Makefile", "Makefile")
+    monkeypatch.setenv("NAME", "DESKTOP-1")  # as WSL sets it
+    assert "usage: make preset" in make("preset").stdout
+    done = make("images", f"FROM={photos}", "SET=mydog")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    if not Path(".venv").exists():
+        Path(".venv").symlink_to(sys.prefix)
+    command = ["make", "--old-file=.venv/bin/.installed", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
