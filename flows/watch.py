@@ -39,6 +39,7 @@ from flows.board import duration
 from flows.stage import Tail
 
 Look: TypeAlias = Callable[[], Iterator[str]]
+OVERTAKEN = "a later one was due before this could begin"
 LOOK = 2.0  # seconds between two looks
 BEGUN: list[StateType] = [kind for kind in StateType if kind not in (StateType.SCHEDULED, StateType.PENDING)]
 ENTRY = re.compile(r"\d\d:\d\d:\d\d\.\d+ \| (?P<level>\w+) *\| (?P<text>.*)|(?P<plain>ERROR|CRITICAL):? +(?P<said>.*)")
@@ -65,7 +66,7 @@ class Runs:
             if not state or state.timestamp < self.begin or self._told.get(run.id) == state.type:
                 continue
             self._told[run.id] = state.type
-            if run.start_time or not state.is_cancelled():
+            if state.message != OVERTAKEN:
                 yield self._line(run)
 
     def _line(self, run: FlowRun) -> str:
@@ -93,7 +94,7 @@ def _give_up_overtaken(client: SyncPrefectClient, ours: DeploymentFilter) -> Non
     last: set[UUID | None] = set()
     for run in client.read_flow_runs(flow_run_filter=waiting, deployment_filter=ours, sort=order):
         if run.deployment_id in last:
-            client.set_flow_run_state(run.id, Cancelled(message="a later one was due before this could begin"))
+            client.set_flow_run_state(run.id, Cancelled(message=OVERTAKEN))
         last.add(run.deployment_id)
 
 
