@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
@@ -103,8 +103,11 @@ def connect(root: Path) -> Callable[[], str]:
 
 
 def recorded(home: Path) -> Server:
-    """The server that was started last. Raises OSError where none ever was."""
-    return Server(*(home / "server.txt").read_text().split())
+    """The server that was started last. Raises OSError where none ever was, or a full disk lost what is known of it."""
+    words = (home / "server.txt").read_text().split()
+    if len(words) != 2:
+        raise OSError("server.txt is damaged: end what uses this folder")
+    return Server(*words)
 
 
 def lives(home: Path) -> bool:
@@ -193,14 +196,16 @@ def _leave(home: Path, users: IO[str]) -> None:
     last = locked(users.fileno())
     fcntl.flock(users, fcntl.LOCK_UN)
     begin, told = time.monotonic(), False
-    while last and lives(home):
-        waited = time.monotonic() - begin
-        if waited > 3 * RECORDING or _in_use(users):
-            break
-        if waited > NEWS and not told:
-            sys.stderr.write("waiting until Prefect's server has recorded this run\n")
-            told = True
-        time.sleep(POLL)
+    with suppress(KeyboardInterrupt, OSError):  # it records without us too, while its folder is there
+        while last and lives(home) and not _in_use(users):
+            waited = time.monotonic() - begin
+            if waited > NEWS and not told:
+                sys.stderr.write("waiting until Prefect's server has recorded this run\n")
+                told = True
+            if waited > 3 * RECORDING:
+                sys.stderr.write(f"Prefect's server may not have recorded all of this run: see {home}/server.log\n")
+                break
+            time.sleep(POLL)
 
 
 def _in_use(users: IO[str]) -> bool:
