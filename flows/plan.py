@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 from etude.errors import InputError
 from etude.params import nearest, read_yaml
 from etude.project import check
+from flows.mending import mend_locks, mend_table
 from flows.settings import seconds
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def forget(root: Path, pid: int) -> None:
 
 
 def mend(root: Path) -> None:
-    """Begin DVC's table of busy paths anew if a kill cut it short while it was written: DVC refuses it for ever."""
+    """Mend what a kill cut short while DVC wrote it: its table of busy paths, a `dvc.lock`."""
     with locked_repo(root):
         pass
 
@@ -252,13 +252,8 @@ def mend(root: Path) -> None:
 def locked_repo(root: Path) -> Iterator[Repo]:
     """DVC's view of a repository, for one process at a time: whoever writes the table of busy paths holds this lock."""
     with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
-        table = Path(repo.tmp_dir, RWLOCK_FILE)
-        try:
-            json.loads(table.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            pass
-        except ValueError:
-            table.unlink()
+        mend_table(Path(repo.tmp_dir, RWLOCK_FILE))
+        mend_locks(root)
         yield repo
 
 

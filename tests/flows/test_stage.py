@@ -12,6 +12,7 @@ from threading import Event, Thread
 
 import pytest
 
+from etude.errors import InputError
 from etude.locks import locked
 from flows import stage as stage_module
 from flows.plan import Stage, load
@@ -182,6 +183,30 @@ def test_a_table_of_busy_paths_that_a_kill_cut_short_needs_no_hand(project: Proj
     stage, site = only(project)
     (project.root / ".dvc/tmp/rwlock").write_text('{"write": {"')
     assert run(stage, site, Told(), Event()) == "ran"
+
+
+def test_a_lock_that_a_kill_cut_short_needs_no_hand_and_a_merge_is_left_to_its_author(project: Project) -> None:
+    project.stages(only={"deps": ["work.py"]}, other={"deps": ["out/only"]})
+    lock = project.root / "dvc.lock"
+    for stage in load(project.root):
+        run(stage, Site(project.root, jobs=1), Told(), Event())
+    whole = lock.read_bytes()
+    lock.write_bytes(b"")
+    assert [stage.why for stage in load(project.root)] == [("never run",), ("never run",)]
+    assert not lock.exists()
+    assert [run(s, Site(project.root, jobs=1), Told(), Event()) for s in load(project.root)] == ["restored"] * 2
+    assert lock.read_bytes() == whole
+    subprocess.run(["git", "add", "dvc.lock"], cwd=project.root, check=True)
+    author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    subprocess.run(["git", *author, "commit", "-qm", "ran"], cwd=project.root, check=True)
+    lock.write_bytes(whole[: len(whole) // 2])
+    assert [stage.why for stage in load(project.root)] == [(), ()]
+    assert lock.read_bytes() == whole
+    merged = b"<<<<<<< HEAD\n" + whole
+    lock.write_bytes(merged)
+    with pytest.raises(InputError):
+        load(project.root)
+    assert lock.read_bytes() == merged
 
 
 @pytest.mark.parametrize("left", ["", None])

@@ -1,0 +1,47 @@
+"""Files of DVC that a kill cut short while DVC wrote them, which DVC then refuses for ever.
+
+To call where nobody else writes them: under DVC's lock of the repository.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+LOCKS = ("dvc.lock", "*/dvc.lock", "*/*/dvc.lock")
+
+
+def mend_table(table: Path) -> None:
+    """Begin the table of busy paths anew where it is cut short."""
+    try:
+        json.loads(table.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        pass
+    except ValueError:
+        table.unlink()
+
+
+def mend_locks(root: Path) -> None:
+    """Put git's last version in the place of a `dvc.lock` that is cut short, or nothing where git has none.
+
+    What it said besides is lost with it, and comes back from the run-cache. What people leave in a lock (the marks of a
+    merge) ends with its line, and stays.
+    """
+    for lock in (file for pattern in LOCKS for file in root.glob(pattern)):
+        if lock.stat().st_size and _ends_with_its_line(lock):
+            continue
+        name = lock.relative_to(root).as_posix()
+        git = subprocess.run(["git", "show", f"HEAD:./{name}"], cwd=root, capture_output=True, check=False)
+        if git.returncode == 0 and git.stdout:
+            lock.write_bytes(git.stdout)
+        else:
+            lock.unlink()
+        sys.stderr.write(f"warning: {name} was cut short by a kill; what git has is in its place\n")
+
+
+def _ends_with_its_line(file: Path) -> bool:
+    with file.open("rb") as content:
+        content.seek(-1, 2)
+        return content.read(1) == b"\n"
