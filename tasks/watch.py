@@ -107,8 +107,12 @@ def refuse_false(path: Path, look: Look | None) -> None:
 
 
 def clear_drafts(path: Path) -> None:
-    """Remove what a killed run of this stage left beside ``path``: the stage is alone here, so nobody works on it."""
-    if any(path.as_posix() in watch.stage.outs for watch in _current):
+    """Remove what a killed run of this stage left beside ``path``: the stage is alone here, so nobody works on it.
+
+    Its outs are ``path``, or lie in it.
+    """
+    outs = [Path(out) for watch in _current for out in watch.stage.outs]
+    if any(out.is_relative_to(path) for out in outs):
         for draft in path.parent.glob(f".{path.name}-*"):
             shutil.rmtree(draft, ignore_errors=True)
 

@@ -139,6 +139,15 @@ def test_a_stage_whose_dvc_was_killed_ends_and_the_next_one_waits_for_it(project
     assert not draft.exists()
 
 
+def test_drafts_of_a_killed_run_go_also_where_the_outs_lie_in_the_folder_that_is_published(project: Project) -> None:
+    project.stages(one={"outs": ["out/one/made.txt"]})
+    draft = project.root / "out/.one-draft"
+    draft.mkdir(parents=True)
+    project.go("one")
+    assert project.dvc("repro").wait() == 0, project.said()
+    assert not draft.exists()
+
+
 def test_the_lock_lasts_as_long_as_the_last_process_of_a_stage(project: Project) -> None:
     project.stages(one={"cmd": "python3 -m steps.many one"})
     first = project.start(sys.executable, "-m", "steps.many", "one")
