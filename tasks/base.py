@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
 from tempfile import mkdtemp
 from typing import Annotated
@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 from etude.diffusion.checkpoint import SUFFIXES, refuse_pointer
 from etude.diffusion.family import read_config, recognise, weight_files
 from etude.errors import ArgumentError, BaseError, ConflictError
+from etude.locks import locked, one_at_a_time
 from etude.params import read_yaml
 from etude.project import Project, check
 from tasks import hub, run, sources
@@ -41,11 +42,17 @@ def base(
 
     It is checked, and tracked by DVC. Nothing existing is overwritten; an interrupted download goes on where it was.
     """
-    if not source and not to:
-        fetch_missing()
-        return
-    if not source or not to:
+    if bool(source) != bool(to):
         raise ArgumentError("--from and --to", "belong together", "give both, or neither")
+    with _alone():
+        if to:
+            bring(source, to, revision, half)
+        else:
+            fetch_missing()
+
+
+def bring(source: str, to: Path, revision: str, half: bool) -> None:
+    """Bring one model to TO: a copy of what is here, or what a hub has at a commit."""
     local = Path(source).expanduser()
     if PurePosixPath(source).suffix in SUFFIXES and to.suffix != local.suffix:
         to = to.with_name(to.name + local.suffix)
@@ -77,6 +84,19 @@ def fetch_missing() -> None:
     if still := sources.missing(Path(), project):
         raise sources.MissingError(still)
     say("all that the chosen methods read is here. Next: dvc repro")
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Bring models while nobody else does here: two would write the same files."""
+    hub.WAITING.mkdir(parents=True, exist_ok=True)
+    path = hub.WAITING / "lock"
+    with open(path, "a", encoding="utf-8") as file:
+        free = locked(file.fileno())
+        if not free:
+            say("models are being fetched here already: waiting for that")
+        with nullcontext() if free else one_at_a_time(path):
+            yield
 
 
 def _track_others(project: Project) -> list[Path]:
@@ -189,10 +209,13 @@ def _track(to: Path, kind: str) -> list[Path]:
 
 def _checked(brought: Path, source: str) -> str:
     """The kind of what was brought; a fault names the source, not the place that it is about to leave."""
+    beside = str(brought.with_suffix(".config"))
     try:
         return kind_of(brought)
     except BaseError as error:
-        raise BaseError(source, error.fault, error.action) from error
+        told = f"{brought.name} to a folder of yours, put the configuration beside it as {Path(beside).name}"
+        action = f"download {told}, and bring that file with --from" if beside in error.action else error.action
+        raise BaseError(source, error.fault, action) from error
 
 
 def _refuse_existing(to: Path) -> None:

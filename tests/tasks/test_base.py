@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -355,6 +356,27 @@ def test_what_was_recorded_is_fetched_again_as_it_was_or_refused(
         base()
     assert recorded.read_bytes() == before
     assert not clip.exists()
+
+
+@pytest.mark.slow
+def test_of_two_fetches_at_once_the_second_waits_and_has_nothing_left_to_do(
+    on_photos: tuple[Path, Hub], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, hub = on_photos
+    monkeypatch.chdir(folder)
+    reach(monkeypatch, hub)
+    hub.stalls = ("config.json", 10)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(base)
+        assert hub.stalled.wait(60)
+        second = pool.submit(base)
+        while "waiting for that" not in (told := capsys.readouterr().out):
+            assert not second.done(), told
+        hub.release()
+        first.result()
+        second.result()
+    assert [name for name, start, _ in hub.asked if name == LARGE and not start] == [LARGE]
+    assert capsys.readouterr().out.endswith("all that the chosen methods read is here. Next: dvc repro\n")
 
 
 @pytest.mark.slow
