@@ -57,6 +57,7 @@ KINDS: dict[str, tuple[dict[str, Tensor], dict[str, Any]]] = {  # method → wha
         {"guidance": 1.0, "steps": 1, "timesteps": [1], "clip_skip": 0, "base": "models/x", "inputs": {}},
     ),
 }
+MANY = ("lora", "null_text_inversion")  # methods tried with every name: their files have most of them
 
 
 @pytest.fixture
@@ -108,8 +109,11 @@ def try_all(source: Path, artifact: Artifact, home: Path) -> int:
     return written
 
 
-@pytest.mark.parametrize("name", NAMES, ids=[ascii(name)[:20] for name in NAMES])
-@pytest.mark.parametrize("method", KINDS)
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [(method, name) for method in KINDS for name in (NAMES if method in MANY else NAMES[:4])],
+    ids=ascii,
+)
 def test_an_artifact_with_a_hostile_name_is_written_into_the_asked_folder_alone(
     method: str, name: str, home: Path, tmp_path: Path
 ) -> None:
@@ -123,7 +127,7 @@ def test_an_artifact_with_a_hostile_name_is_written_into_the_asked_folder_alone(
 def test_a_file_of_any_format_with_a_hostile_name_is_converted_into_the_asked_folder_alone(
     form: str, home: Path, tmp_path: Path
 ) -> None:
-    for number, name in enumerate(NAMES):
+    for number, name in enumerate(NAMES[::3]):
         made = hostile(METHODS[form], name, tmp_path)
         folder = home / f"in-{number}"
         folder.mkdir()

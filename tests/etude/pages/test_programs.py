@@ -78,13 +78,11 @@ def test_what_needs_no_word_is_drawn_without_one() -> None:
     assert row(found, "A1111").prompt == "panda <hypernet:owl:1>"
 
 
-OTHERS = [
-    pytest.param(form, marks=pytest.mark.slow)
-    for form in ("embedding_pair", "diffusers_checkpoint", "clip_image_embedding")
-]
+FORMS = ("diffusers_embedding", "embedding_pair", "diffusers_checkpoint", "clip_image_embedding")
+OTHERS = [pytest.param(form, marks=pytest.mark.slow) for form in FORMS]
 
 
-@pytest.mark.parametrize("form", ["diffusers_lora", "diffusers_embedding", *OTHERS])
+@pytest.mark.parametrize("form", ["diffusers_lora", *OTHERS])
 def test_the_code_for_diffusers_draws_what_was_learned(
     form: str, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
