@@ -10,10 +10,11 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from posixpath import normpath
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
@@ -38,8 +39,19 @@ Rate = Annotated[float, Field(gt=0, le=100)]  # of learning
 Scale = Annotated[float, Field(ge=0, le=100)]  # of guidance, or by which one thing weighs against another
 Words = Annotated[str, Field(pattern=r"\S", description="one word or more")]
 SetName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$", description="small letters, digits and _")]
+
+
+def _something(path: str) -> str:
+    """Raises ValueError for a folder around all of the project: what is read would be everything."""
+    if set(PurePosixPath(normpath(path)).parts) <= {"/", ".."}:
+        raise ValueError(f"{path!r} is the whole project, or what lies around it: name what is in it")
+    return path
+
+
 Location = Annotated[  # ~ is a shell's, which no path here passes through
-    str, Field(pattern=r"^[^\s~-]([^\n]*\S)?$", description="a path, without a space, - or ~ before it")
+    str,
+    Field(pattern=r"^[^\s~-]([^\n]*\S)?$", description="a path, without a space, - or ~ before it"),
+    AfterValidator(_something),
 ]
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from etude.params import Count, Rate, Scale, Schema, Steps
 
+MOST = 1000  # checkpoints of a run, each of which is measured and drawn
 FASTEST = 100
 SEGMENT = re.compile(r"((?:\d{1,20}\.?\d{0,20}|\.\d{1,20})(?:[eE][+-]?\d{1,3})?) *(?:: *(-1|\d{1,9})?)?", re.ASCII)
 Rates = list[tuple[float, int | None]]  # (rate, last step it holds for; None: to the end)
@@ -38,6 +39,8 @@ class Optimization(Schema):
     def _possible(self) -> Self:
         if self.warmup_steps >= self.steps:
             raise ValueError(f"`warmup_steps` {self.warmup_steps} is not below `steps` {self.steps}")
+        if self.steps > MOST * self.checkpoint_every:
+            raise ValueError(f"`checkpoint_every` {self.checkpoint_every} makes more than {MOST} checkpoints")
         rates = parse_rates(self.learning_rate)
         if len(rates) > 1 and (self.schedule != "constant" or self.warmup_steps):
             raise ValueError("`learning_rate` with steps needs `schedule: constant` and `warmup_steps: 0`")
