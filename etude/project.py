@@ -26,8 +26,8 @@ from etude.params import (
     nearest,
     read_yaml,
     refuse_twice,
-    shortened,
 )
+from etude.yaml import shortened
 
 if TYPE_CHECKING:
     from etude.training.plan import Optimization
