@@ -250,7 +250,8 @@ def test_params_of_an_unusual_form_are_left_as_they_are(photos: Path) -> None:
 def test_make_takes_what_is_typed_as_it_is(photos: Path) -> None:
     hostile = photos.rename(photos.with_name("Tom & Jerry's `touch pwned` $(touch pwned) $HOME"))
     shutil.copy(Path(__file__).parents[2] / "Makefile", "Makefile")
-    done = make("images", f"FROM={hostile}", "SET=mydog", "NAME=rex", "CLASS=old dog", "METHOD=lora dreambooth")
+    typed = [f"FROM={hostile}", "SET=mydog", "NAME=rex", "CLASS=old dog", "METHOD=lora dreambooth"]
+    done = make("images", *typed)
     assert done.returncode == 0, done.stdout + done.stderr
     assert own("dreambooth")["name"] == "rex old dog"
     assert read_yaml("params.yaml")["methods"] == ["lora", "dreambooth"]
