@@ -44,6 +44,8 @@ def base(
     """
     if bool(source) != bool(to):
         raise ArgumentError("--from and --to", "belong together", "give both, or neither")
+    if not source and (revision or half):
+        raise ArgumentError("--revision and --half", "are of a model that --from names", "give --from and --to too")
     with _alone():
         if to:
             bring(source, to, revision, half)
@@ -52,12 +54,14 @@ def base(
 
 
 def bring(source: str, to: Path, revision: str, half: bool) -> None:
-    """Bring one model to TO: a copy of what is here, or what a hub has at a commit."""
+    """Bring one model to TO: a copy of what is here, or what a hub has at a commit. Raises an EtudeError."""
     local = Path(source).expanduser()
     if PurePosixPath(source).suffix in SUFFIXES and to.suffix != local.suffix:
         to = to.with_name(to.name + local.suffix)
     _refuse_existing(to)
     if is_path(source):
+        if revision:
+            raise ArgumentError("--revision", f"is of a hub, and {source} is a path here", "leave it out")
         tracked = copy(local, to, half)
     else:
         snapshot = hub.look(source, revision, half)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from etude.diffusion.base import load_base
-from etude.errors import BaseError, ConflictError, InputError
+from etude.errors import ArgumentError, BaseError, ConflictError, InputError
 from etude.files import sha256_tree
 from etude.params import read_yaml
 from tasks.base import base, kind_of, note_origin
@@ -122,6 +122,15 @@ def test_what_is_no_base_leaves_nothing_behind(tiny_base: Path, project: Path, t
     shutil.rmtree(spoilt / "vae")
     with pytest.raises(BaseError, match="lacks vae"):
         base(source=str(spoilt), to=Path("models/mine"))
+    assert leftovers(project / "models") == []
+
+
+def test_an_option_that_would_mean_nothing_is_refused(tiny_base: Path, project: Path) -> None:
+    for options in ({"half": True}, {"revision": COMMIT}):
+        with pytest.raises(ArgumentError, match="--from"):
+            base(**options)
+    with pytest.raises(ArgumentError, match=r"--revision: .* is a path here"):
+        base(source=str(tiny_base), to=Path("models/mine"), revision=COMMIT)
     assert leftovers(project / "models") == []
 
 
