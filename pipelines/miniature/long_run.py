@@ -34,6 +34,7 @@ class LongRun(Schema):
     """The ``long_run`` block of params.yaml."""
 
     threads: int
+    snr_floor: float
     training: Optimization
     gpu: dict[str, Any]
 
@@ -77,7 +78,7 @@ def train(
         return draw_batch(encoded, world, dials, scale, randomiser(report.seed, "long run", step))
 
     def loss(batch: Denoising) -> Any:
-        return denoising_loss(model, batch, plan.min_snr, settings.snr_floor)
+        return denoising_loss(model, batch, plan.min_snr, dials.long_run.snr_floor)
 
     try:
         fit(parameters, loss, batches, plan, report)
