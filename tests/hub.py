@@ -35,7 +35,7 @@ class Hub:
         self.asked: list[tuple[str, int, int]] = []
         self.stalls: tuple[str, int] | None = None
         self.stalled, self._released = threading.Event(), threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
 
     @property
@@ -75,6 +75,11 @@ class Hub:
             return
         self.asked.append((name, start, len(data)))
         handler.wfile.write(data)
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed is no fault."""
 
 
 def reach(patch: pytest.MonkeyPatch, hub: Hub) -> None:

@@ -400,12 +400,11 @@ def test_a_fetch_that_is_killed_goes_on_within_the_file(on_photos: tuple[Path, H
             assert killed.poll() is None
         killed.kill()
     kept = part.stat().st_size
-    assert kept > 10_000_000
     assert not (folder / "models/sd15").exists()
     hub.release()
     done = subprocess.run(command, cwd=folder, env=hub.environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "10 MB of it here already" in done.stdout
+    assert "of it here already" in done.stdout
     assert [start for name, start, _ in hub.asked if name == LARGE] == [0, kept]
     assert kind_of(folder / "models/sd15") == "sd1"
 
