@@ -25,11 +25,11 @@ from typing import Any, NoReturn
 from etude.errors import ConflictError, StaleError
 from etude.locks import locked
 from etude.looks import Look, receipt, refuse
+from etude.training.processes import is_launched, is_main  # of several processes, which the first one of them began
 from tasks.stages import UNDER_DVC, Stage, load, this_stage
 
 POLL = 0.3  # seconds between two looks at other processes
 CLOCK = 0.01  # seconds by which the times of files may lie behind the clock
-RANK = "RANK"  # set in one of several processes of a stage, which the first one of them began
 _AGAIN = "run `dvc repro` again"
 _current: list[Watch] = []
 
@@ -65,7 +65,7 @@ def watched(began: float) -> Iterator[None]:
     holder = holder_of(stage.outs[0]) if UNDER_DVC in os.environ and stage.outs else None
     if holder and not lives(holder.pid):
         raise StaleError(stage.name, f"dvc (process {holder.pid}), which began it, has ended", _AGAIN)
-    chain = above(holder.pid if holder else None) if {UNDER_DVC, RANK} & set(os.environ) else []
+    chain = above(holder.pid if holder else None) if UNDER_DVC in os.environ or is_launched() else []
     with _ended_with(chain, stage) as told, _alone(stage):
         watch = Watch(stage, Look(stage.deps, stage.params))
         told.append(watch)
@@ -133,7 +133,7 @@ def _conclude(watch: Watch) -> None:
     now = this_stage()
     if now is None or (now.deps, now.params) != (watch.stage.deps, watch.stage.params):
         refuse([f"what dvc.yaml and its params name as deps of {watch.stage.name}"])
-    if os.environ.get(RANK, "0") == "0":
+    if is_main():
         watch.look.write(receipt(watch.stage.name))
 
 
@@ -166,7 +166,7 @@ def _refuse_other_deps(stage: Stage, reads: frozenset[str]) -> None:
 @contextmanager
 def _alone(stage: Stage) -> Iterator[None]:
     """Hold the lock of a stage, after whoever has it now. Processes that inherit the file hold it as well."""
-    if RANK in os.environ:  # inherited from the process that began this one
+    if is_launched():  # inherited from the process that began this one
         yield
         return
     path = Path(".scratch", "locks", f"{stage.name.replace(':', '/')}.lock")
@@ -196,7 +196,7 @@ def _ended_with(processes: list[Any], stage: Stage) -> Iterator[list[Watch]]:
     """End this process when one of these does; at SIGTERM too it ends in order, so that drafts are removed."""
     told: list[Watch] = []
     over = threading.Event()
-    rank = RANK in os.environ  # waits for the others where no signal handler runs
+    launched = is_launched()  # it waits for the others where no signal handler runs
 
     def attend() -> None:
         from tasks.holders import gone
@@ -208,13 +208,13 @@ def _ended_with(processes: list[Any], stage: Stage) -> Iterator[list[Watch]]:
                     watch.abandoned = fault
                 sys.stderr.write(f"error: {StaleError(stage.name, fault, _AGAIN)}\n")
                 sys.stderr.flush()
-                if rank:
+                if launched:
                     os._exit(1)
                 _thread.interrupt_main(signal.SIGTERM)
                 return
 
     before = None
-    if not rank and threading.current_thread() is threading.main_thread():
+    if not launched and threading.current_thread() is threading.main_thread():
         before = signal.signal(signal.SIGTERM, _leave)
     if processes:
         threading.Thread(target=attend, daemon=True).start()
