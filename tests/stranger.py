@@ -101,9 +101,13 @@ class Stranger:
         raise AssertionError(f"{line}: ended before it was ready\n{said}")
 
     def has(self, *names: str) -> None:
-        """The files are there and not empty."""
-        missing = [name for name in names if not (self.clone / name).exists()]
+        """The files and folders are there, and not empty."""
+        missing = [name for name in names if not _holds_something(self.clone / name)]
         assert not missing, missing
+
+
+def _holds_something(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists() and path.stat().st_size > 0
 
 
 def arrive(folder: Path, source: Path = ROOT) -> Stranger:
