@@ -29,7 +29,7 @@ Params = Mapping[str, Sequence[str]]  # file → keys, with dots for those insid
 
 @dataclass
 class Seen:
-    """A file at one moment. `times` and `size` are its stat's; `settled`: a later write is sure to show in them."""
+    """A file at one moment, by its stat (times in ns); `settled`: a later write is sure to show in that."""
 
     size: int
     inode: int
