@@ -6,9 +6,12 @@ To call where nobody else writes them: under DVC's lock of the repository.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from etude.files import atomic_path
 
 LOCKS = ("dvc.lock", "*/dvc.lock", "*/*/dvc.lock")
 
@@ -26,19 +29,24 @@ def mend_table(table: Path) -> None:
 def mend_locks(root: Path) -> None:
     """Put git's last version in the place of a `dvc.lock` that is cut short, or nothing where git has none.
 
-    What it said besides is lost with it, and comes back from the run-cache. What people leave in a lock (the marks of a
-    merge) ends with its line, and stays.
+    What it said besides comes back from the run-cache; what is left of it is kept in `.scratch/cut`. What people leave
+    in a lock (the marks of a merge) ends with its line, and stays.
     """
     for lock in (file for pattern in LOCKS for file in root.glob(pattern)):
         if lock.stat().st_size and _ends_with_its_line(lock):
             continue
         name = lock.relative_to(root).as_posix()
         git = subprocess.run(["git", "show", f"HEAD:./{name}"], cwd=root, capture_output=True, check=False)
+        kept = root / ".scratch" / "cut" / name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(lock, kept)
         if git.returncode == 0 and git.stdout:
-            lock.write_bytes(git.stdout)
+            with atomic_path(lock) as temporary:
+                temporary.write_bytes(git.stdout)
         else:
             lock.unlink()
-        sys.stderr.write(f"warning: {name} was cut short by a kill; what git has is in its place\n")
+        said = f"{name} was cut short by a kill; what git has is in its place, what was left is in .scratch/cut/{name}"
+        sys.stderr.write(f"warning: {said}\n")
 
 
 def _ends_with_its_line(file: Path) -> bool:
