@@ -37,7 +37,7 @@ def mend_locks(root: Path) -> None:
             continue
         name = lock.relative_to(root).as_posix()
         git = subprocess.run(["git", "show", f"HEAD:./{name}"], cwd=root, capture_output=True, check=False)
-        kept = root / ".scratch" / "cut" / name
+        kept = root / ".scratch" / "cut" / f"{name}.cut"  # a name that is no lock's, here too
         kept.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(lock, kept)
         if git.returncode == 0 and git.stdout:
@@ -45,8 +45,8 @@ def mend_locks(root: Path) -> None:
                 temporary.write_bytes(git.stdout)
         else:
             lock.unlink()
-        said = f"{name} was cut short by a kill; what git has is in its place, what was left is in .scratch/cut/{name}"
-        sys.stderr.write(f"warning: {said}\n")
+        said = f"what git has is in its place, what was left is in {kept.relative_to(root)}"
+        sys.stderr.write(f"warning: {name} was cut short by a kill; {said}\n")
 
 
 def _ends_with_its_line(file: Path) -> bool:
