@@ -74,11 +74,13 @@ override FROM := $(call typed,FROM)
 override SET := $(call typed,SET)
 override NAME := $(call typed,NAME)
 override CLASS := $(call typed,CLASS)
-export FROM SET NAME CLASS
+override METHOD := $(call typed,METHOD)
+export FROM SET NAME CLASS METHOD
 
 images: repository setup ## bring pictures in: make images FROM=~/photos SET=mydog NAME=rex CLASS=dog METHOD="lora dreambooth"
 	@test -n "$$FROM" -a -n "$$SET" || { echo 'usage: make images FROM=~/photos SET=mydog [NAME=rex CLASS=dog METHOD="lora"]'; exit 2; }
-	$(RUN) python -m tasks.images --from "$$FROM" --set "$$SET" --name "$$NAME" --class "$$CLASS" $(foreach method,$(METHOD),--method $(method))
+	@set -f; for method in $$METHOD; do set -- "$$@" --method "$$method"; done; \
+		$(RUN) python -m tasks.images --from "$$FROM" --set "$$SET" --name "$$NAME" --class "$$CLASS" "$$@"
 
 preset: repository setup ## settings for another base: make preset NAME=sd15 (miniature, sd15, sd21, sdxl)
 	@test -n "$$NAME" || { echo "usage: make preset NAME=sd15"; exit 2; }

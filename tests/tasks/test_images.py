@@ -255,6 +255,7 @@ def test_make_takes_what_is_typed_as_it_is(photos: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert own("dreambooth")["name"] == "rex old dog"
     assert read_yaml("params.yaml")["methods"] == ["lora", "dreambooth"]
+    assert make("images", *typed[:-1], "METHOD=lora;touch${IFS}pwned").returncode
     assert not list(Path().glob("**/pwned"))
     shutil.rmtree(".git")
     for target in ("demo", "preset", "base", "images"):
