@@ -4,8 +4,8 @@
 #   sh pipelines/miniature/long_run.sh [MINUTES] [STATE]
 #
 # It goes on from the newest state in STATE, else from the averaged weights in STATE/pieces, else from what is published.
-# What it has learned is in STATE/pieces afterwards, in files below 16 MB. They come back whole, or the run counts for
-# nothing; put them where no other state lies, and the run goes on from them there, on a CPU as well.
+# What it has learned is in STATE/pieces afterwards, in files below 16 MB. Copy all of them: without one of them the run
+# cannot go on. Put them where no other state lies, and it goes on from them there, on a CPU as well.
 set -eu
 minutes=${1:-8}
 state=${2:-.scratch/miniature/long_run}
