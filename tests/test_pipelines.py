@@ -138,10 +138,10 @@ def test_other_numbers_with_the_same_best_checkpoint_export_nothing_again(projec
 @pytest.mark.usefixtures("as_before")
 def test_another_best_checkpoint_is_exported_and_nothing_is_built_for_it(project: Path) -> None:
     best = read_json(project / "artifacts/lora/best.json")["checkpoint"]
-    numbers = {row["checkpoint"]: float(row["nearest_similarity"]) for row in checkpoints(project)}
+    numbers = {row["checkpoint"]: float(row["diversity"]) for row in checkpoints(project)}
     other = next(name for name in ("000015", "000030") if name != best)
     direction = "max" if numbers[other] > numbers[best] else "min"
-    rule = ["-S", "evaluate.best.metric=nearest_similarity", "-S", f"evaluate.best.direction={direction}"]
+    rule = ["-S", "evaluate.best.metric=diversity", "-S", f"evaluate.best.direction={direction}"]
     said = dvc(project, "exp", "run", *rule, "-S", f"{PARAMS}:export=all")
     assert read_json(project / "artifacts/lora/best.json")["checkpoint"] == other
     assert f"{LORA}:export" in ran(said)
