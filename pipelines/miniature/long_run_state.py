@@ -101,7 +101,7 @@ def averaged(folder: Path, names: Sequence[str]) -> Learned:
 
 
 def write_pieces(folder: Path, weights: Mapping[str, Tensor]) -> None:
-    """``folder/pieces``: the weights in float16, in files below 16 MB, which are easily copied from one machine to another."""
+    """``folder/pieces``: the weights in float16, in files below 16 MB, to be copied to another machine."""
     pieces: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in weights.items():
