@@ -201,9 +201,9 @@ def test_whenever_dvc_is_killed_alone_the_next_one_makes_the_same(project: Proje
         dvc = project.dvc("repro", "--no-run-cache")
         time.sleep(random.Random(number).uniform(0.2, 1.0) * took)
         kill(dvc, (signal.SIGKILL, signal.SIGTERM)[number % 2])
-        lock = project.root / "dvc.lock"
-        if lock.exists() and not lock.read_text():  # DVC writes it in place, and was killed just then
-            lock.unlink()
+        for own in (project.root / "dvc.lock", project.root / ".dvc/tmp/rwlock"):
+            if own.exists() and not own.read_text():  # DVC writes them in place, and was killed just then
+                own.unlink()
         assert project.dvc("repro", "--no-run-cache").wait() == 0, project.said()
         assert project.made("one") == made, f"kill {number}: {project.said()}"
         assert {path.name for path in (project.root / "out").iterdir()} == {"one", ".gitignore"}
