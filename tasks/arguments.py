@@ -14,6 +14,7 @@ from etude.method import method_names
 from etude.params import nearest
 from etude.project import check
 from tasks import sources
+from tasks.stages import UNDER_DVC
 
 METHODS = {"method": "", "methods": "--method"}  # what commands call methods; shown so, or as the help shows it
 SETS = {"prepare": "name", "caption": "name", "encode": "name", "views": "name", "class_images": "real"}  # image sets
@@ -33,7 +34,7 @@ def checked(command: Callable[..., Any]) -> Callable[..., Any]:
                 refuse_unknown(shown or _shown(argument, signature), "method", method, method_names())
                 named.append(method)
         project = check(Path(), named)
-        if "DVC_STAGE" in os.environ:  # `dvc repro` runs it
+        if UNDER_DVC in os.environ:
             sources.tell(project)
         name = SETS.get(command.__name__, "")
         if given.get(name):
