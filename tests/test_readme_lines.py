@@ -222,6 +222,8 @@ def a_machine_waits_for_stages(stranger: Stranger, line: str) -> None:
         stranger.run(
             f"git clone -q {stranger.home / 'origin.git'} {worker} && ln -s {stranger.clone / '.venv'} {worker}"
         )
+    if line.endswith("gpu"):
+        line += " --gpus 1"  # on a machine without one, too
     stranger.leave_running(f"cd {worker} && {line}", r"[Ww]orker .*started|waits|takes")
 
 
@@ -308,7 +310,7 @@ def nothing_is_missing(stranger: Stranger, line: str) -> None:
     assert "fine" in stranger.run(line)
 
 
-SHORT = {"training.steps": 8, "training.checkpoint_every": 4, "preview.seeds": []}
+SHORT = {"training.steps": 8, "training.warmup_steps": 0, "training.checkpoint_every": 4, "preview.seeds": []}
 FEW = {
     "sampling.steps": 2,
     "prompts.concept": ["[name]"],
