@@ -51,7 +51,7 @@ def test_an_argument_is_looked_at_before_the_params_files(words: str, code: int,
     [
         ("tasks.prepare conzept", "NAME: there is no image set `conzept`, did you mean `concept`? Next: name one of"),
         ("tasks.class_images dreambooth --real x", "--real: there is no image set `x`. Next: name one of concept, st"),
-        ("tasks.preset sd_15", "NAME: there is no preset `sd_15`, did you mean `sd15`? Next: name one of miniature, sd"),
+        ("tasks.preset sd_15", "NAME: there is no preset `sd_15`, did you mean `sd15`? Next: name one of mini"),
     ],
 )
 def test_a_name_that_there_is_not_is_answered_with_those_that_there_are(words: str, said: str, shipped: Path) -> None:
