@@ -130,25 +130,49 @@ def test_a_gpu_trains_the_same_with_the_numbers_given_for_it() -> None:
     assert differing == set(block.gpu)
 
 
-def test_its_inputs_come_out_of_what_the_repository_holds_alone(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for path in ("models/miniature", f"{FOLDER}/icons", f"{FOLDER}/params.yaml"):
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).symlink_to(root / path)
-    world = read_yaml(root / FOLDER / "world.yaml")
-    few = {concept: world["concepts"][concept] for concept in ("cat",)}
-    write_json(tmp_path / FOLDER / "world.yaml", {**world, "concepts": few})  # JSON is YAML
-    monkeypatch.chdir(tmp_path)
-    long_run_inputs.prepare("cpu")
+@pytest.fixture(scope="module")
+def bare(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the repository holds, a world of one concept, and the inputs of a long run made from them."""
+    folder = tmp_path_factory.mktemp("bare")
+    for path in ("models/miniature", f"{FOLDER}/icons"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).symlink_to(root / path)
+    world, params = (read_yaml(root / FOLDER / name) for name in ("world.yaml", "params.yaml"))
+    params["run"] |= {"processes": 1, "precision": "fp32"}  # the precision of the other tests of this process
+    params["long_run"]["training"] |= {"batch_size": 2, "resume_every": 1, "log_every": 1}
+    write_json(folder / FOLDER / "params.yaml", params)  # JSON is YAML
+    write_json(folder / FOLDER / "world.yaml", {**world, "concepts": {"cat": world["concepts"]["cat"]}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        long_run_inputs.prepare("cpu")
+    return folder
+
+
+def test_its_inputs_come_out_of_what_the_repository_holds_alone(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bare)
     encoded = unet.read_encoded()
     assert encoded.mean.shape == (6, 12, 4, 16, 16)
-    assert set(encoded.concept) == set(few)
+    assert set(encoded.concept) == {"cat"}
     assert encoded.hidden.shape == (1 + 7 * 13, 77, 128)
-    drawn = decode_first(encoded, tmp_path)
+    drawn = decode_first(encoded, bare)
     true = draw_pictures(read_world(), pick(FOLDER / "params.yaml", long_run_inputs.Dials).render)
     row = list(zip(true.style, true.concept, strict=True)).index((encoded.style[0], encoded.concept[0]))
     assert psnr(drawn, compose(true.rgba[row : row + 1], colour_table(read_world())[:1])) > 22
+
+
+def test_the_command_trains_for_its_minutes_leaves_pieces_and_goes_on(
+    bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bare)
+    published = read_pieces(tmp_path)
+    for done in ("state-0000001.pt", "state-0000002.pt"):
+        long_run.train(tmp_path, minutes=1e-9)
+        assert states(tmp_path)[-1].name == done
+    learned = read_pieces(tmp_path)
+    assert learned.keys() == published.keys()
+    moved = sum(float((learned[name] - published[name]).abs().max()) > 0 for name in learned)
+    assert moved > len(learned) / 2
+    assert all(float((learned[name] - published[name]).abs().max()) < 0.01 for name in learned)
 
 
 def decode_first(encoded: unet.Encoded, folder: Path) -> torch.Tensor:
