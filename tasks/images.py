@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -58,7 +59,7 @@ def images(
         say(change)
     if silent:
         warn(f"{' and '.join(silent)} leave [name] out of prompts: see `prompts.{name}` in params.yaml")
-    _tell_next(project, chosen, f"FROM={source} SET={name}")
+    _tell_next(project, chosen, f"FROM={shlex.quote(str(source))} SET={name}")
     own = [f"pipelines/{method}/params.yaml" for method in chosen]
     say(f"to keep it: git add {' '.join([f'{target}.dvc', f'{RAW}/.gitignore', 'params.yaml', *own])} && git commit")
 

@@ -264,6 +264,16 @@ def test_make_takes_what_is_typed_as_it_is(photos: Path) -> None:
         assert "git init && git add -A && git commit" in copied.stdout
 
 
+def test_the_next_line_can_be_typed_as_it_is_printed(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = photos.rename(photos.with_name("Tom & Jerry's `touch pwned` $(touch pwned) $HOME"))
+    bring(hostile)
+    line = next(text for text in capsys.readouterr().out.splitlines() if text.startswith("next: make images"))
+    typed = line.removeprefix("next: ").rpartition(" (")[0]
+    shown = subprocess.run(["bash", "-c", f"printf '%s\\n' {typed}"], capture_output=True, text=True, check=True).stdout
+    assert f"FROM={hostile}" in shown.splitlines()
+    assert not Path("pwned").exists()
+
+
 def test_make_takes_no_name_from_the_environment(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(Path(__file__).parents[2] / "Makefile", "Makefile")
     monkeypatch.setenv("NAME", "DESKTOP-1")  # as WSL sets it
