@@ -37,6 +37,8 @@ def mend_locks(root: Path) -> None:
             continue
         name = lock.relative_to(root).as_posix()
         git = subprocess.run(["git", "show", f"HEAD:./{name}"], cwd=root, capture_output=True, check=False)
+        if git.returncode == 0 and git.stdout and lock.read_bytes() == git.stdout.rstrip(b"\n"):
+            continue  # whole: an editor saved it without its last newline
         kept = root / ".scratch" / "cut" / f"{name}.cut"  # a name that is no lock's, here too
         kept.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(lock, kept)
