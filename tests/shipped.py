@@ -24,7 +24,7 @@ def held(name: str) -> Path:
 
 def copy_project(folder: Path) -> Path:
     """The code, the graph and the shipped parameters, below ``folder``."""
-    left_out = shutil.ignore_patterns("__pycache__", "out", "dvc.lock")
+    left_out = shutil.ignore_patterns("__pycache__", "out", "dvc.lock", "cache", "tmp")  # the last two: below .dvc
     for room in ROOMS:
         shutil.copytree(ROOT / room, folder / room, ignore=left_out)
     for file in FILES:

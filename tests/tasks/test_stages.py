@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from etude.errors import StaleError
 from tasks.stages import Stage, every, find
+from tests.shipped import copy_project
 
 
 def as_dvc_reads(root: Path, repository: str = ".") -> dict[str, Stage]:
@@ -54,7 +55,10 @@ def as_we_read() -> dict[str, Stage]:
     }
 
 
-def test_every_stage_of_the_project_is_read_as_dvc_reads_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_stage_of_the_project_is_read_as_dvc_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = copy_project(tmp_path / "project")
+    subprocess.run(["git", "init", "--quiet", str(root)], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=root, check=True)
     monkeypatch.chdir(root)
     assert as_we_read() == as_dvc_reads(root) | as_dvc_reads(root, "pipelines/miniature")
 
