@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -67,7 +68,7 @@ def bring(source: str, to: Path, revision: str, half: bool) -> None:
         snapshot = hub.look(source, revision, half)
         hub.tell({to: snapshot})
         tracked = fetch(snapshot, to, sources.Origin(source, revision, half))
-    say(f"next: git add {' '.join(f'{path}.dvc' for path in tracked)}, and name it in params.yaml: `base: {to}`")
+    say(f"next: git add {shlex.join(f'{path}.dvc' for path in tracked)}, and name it in params.yaml: `base: {to}`")
 
 
 def fetch_missing() -> None:
@@ -84,7 +85,7 @@ def fetch_missing() -> None:
     tracked = [path for to, snapshot in wanted.items() for path in fetch(snapshot, to, origins[to])]
     tracked += _track_others(project)
     if tracked:
-        say(f"to keep it: git add {' '.join(f'{path}.dvc' for path in tracked)} models/.gitignore && git commit")
+        say(f"to keep it: git add {shlex.join(f'{path}.dvc' for path in tracked)} models/.gitignore && git commit")
     if still := sources.missing(Path(), project):
         raise sources.MissingError(still)
     say("all that the chosen methods read is here. Next: dvc repro")
@@ -191,7 +192,7 @@ def fetch(snapshot: hub.Snapshot, to: Path, origin: sources.Origin) -> list[Path
     recorded.write_text(before, encoding="utf-8")
     if not same:
         shutil.rmtree(to) if to.is_dir() else to.unlink()
-        action = f"restore it from where it was tracked, or `dvc remove {recorded}` and fetch anew"
+        action = f"restore it from where it was tracked, or `dvc remove {shlex.quote(str(recorded))}` and fetch anew"
         raise BaseError(snapshot.shown, f"is not what {recorded} records", action)
     return []
 
@@ -206,7 +207,7 @@ def note_origin(dvc_file: Path, origin: sources.Origin) -> None:
 def _track(to: Path, kind: str) -> list[Path]:
     """Let DVC track a model and, of a single file, the configuration beside it."""
     tracked = [path for path in (to, to.with_suffix(".config")) if path.exists()]
-    track(tracked, f"mend that, then run `dvc add {' '.join(map(str, tracked))}`")
+    track(tracked, f"mend that, then run `dvc add {shlex.join(map(str, tracked))}`")
     say(f"{to}: {kind}, tracked by DVC")
     return tracked
 
@@ -229,7 +230,9 @@ def _refuse_existing(to: Path) -> None:
     for path in (to, Path(f"{to}.dvc"), to.with_suffix(".config")):
         if path.exists():
             raise ConflictError(
-                path, "is there already", f"choose another --to, or `dvc remove {to}.dvc` and delete it"
+                path,
+                "is there already",
+                f"choose another --to, or `dvc remove {shlex.quote(f'{to}.dvc')}` and delete it",
             )
 
 
