@@ -154,9 +154,9 @@ def the_three_deployments_wait_for_their_time(stranger: Stranger, line: str) -> 
 
 
 def state(stranger: Stranger) -> list[str]:
-    """What git sees of the clone, but for Python's caches."""
+    """What git sees of the clone, but for the caches of Python and DVC."""
     lines = stranger.run("git status --short --ignored").splitlines()
-    return [line for line in lines if "__pycache__" not in line]
+    return [line for line in lines if "__pycache__" not in line and ".dvc/" not in line]
 
 
 def experiments(stranger: Stranger) -> list[str]:
