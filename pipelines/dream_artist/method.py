@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING
 
-from pydantic import Field, model_validator
-
-from etude.params import MethodParams, Rate, Scale, Schema
 from etude.training.guidance import Guidance, parse_guidance
-from etude.training.plan import Optimization
-from etude.training.preview import Preview
-from etude.training.templates import NAME, Template, draw, refuse_idle_reading, refuse_silent
+from etude.training.templates import NAME, draw, refuse_silent
+from pipelines.dream_artist.settings import Params, Word
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +22,7 @@ if TYPE_CHECKING:
     from etude.diffusion.text import Conditioning
     from etude.training.batches import Batch, Captions, Images
     from etude.training.denoising import Noised
+    from etude.training.plan import Optimization
     from etude.training.report import Report
 
     Rows = Mapping[str, tuple[Tensor, ...]]  # side → [n, d] for each text encoder
@@ -36,44 +33,6 @@ axes: dict[str, float] = {}  # its strength is the guidance of the sampler
 
 PARTS = ("text_encoder", "text_encoder_2")  # sdxl's words have rows in both
 SIDES = {"positive": "", "negative": "-neg"}  # what is added to the name to make the word of a side
-
-
-class Word(Schema):
-    """The ``positive`` or ``negative`` block."""
-
-    vectors: int = Field(ge=1, le=75)  # what fits between the start and the end of a prompt
-    initializer: str
-    noise: Scale
-
-
-class Params(MethodParams):
-    """pipelines/dream_artist/params.yaml."""
-
-    needs_class: ClassVar[bool] = True
-
-    trigger: Literal[True]
-    positive: Word
-    negative: Word
-    negative_rate: Rate
-    templates: list[Template] = Field(min_length=1)
-    reads: Literal["prepared", "texts"]
-    guidance: Annotated[float, Field(gt=0, le=100)] | str
-    reconstruction: Scale
-    attention: bool
-    clip_skip: int = Field(ge=0, le=10)
-    save: Literal["fp32", "fp16", "bf16"]
-    training: Optimization
-    preview: Preview
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        parse_guidance(self.guidance)
-        refuse_idle_reading(self.templates, self.reads)
-        return self
-
-    def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
-        """The positive word starts from that of the class."""
-        return {"set": images, "name": word, "positive.initializer": kind}
 
 
 def build(*, base: Base, images: Images, captions: Captions | None, params: Params, report: Report) -> Artifact:
