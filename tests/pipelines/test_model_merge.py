@@ -357,7 +357,7 @@ class Watching(Report):
     def advance(self, done): self.most = max(self.most, anonymous())
 
 values = read_yaml("tests/params/pipelines/model_merge/params.yaml")
-values |= {"parts": ["unet"], "models": {x: "-" for x in "abc"[:count]}, "formula": formula, "weights": [1.0] * count}
+values |= {"parts": ["unet"], "models": {x: x for x in "abc"[:count]}, "formula": formula, "weights": [1.0] * count}
 values["learning"]["steps"] = 0
 params = validate(values, method.Params, "-")
 report = Watching(folder / "scratch", 0, "cpu", "fp32")
