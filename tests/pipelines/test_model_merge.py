@@ -390,7 +390,12 @@ def test_the_stages_hash_build_and_export_what_params_name(
     made = artifacts.load("artifacts/model_merge/build/artifact.safetensors")
     assert set(made.facts["inputs"]) == {"models/tiny", *named.values()}
     assert (made.facts["family"], made.facts["prediction"], made.facts["resolution"]) == ("sd1", "epsilon", 64)
-    assert sorted(p.name for p in Path("artifacts/model_merge").iterdir()) == ["build", "inputs", "training"]
+    assert sorted(p.name for p in Path("artifacts/model_merge").iterdir()) == [
+        "build",
+        "inputs",
+        "previews",
+        "training",
+    ]
     write_json(Path("artifacts/model_merge/best.json"), {"checkpoint": "final"})
     export("model_merge")
     (single,) = Path("artifacts/model_merge/export").glob("*.safetensors")
