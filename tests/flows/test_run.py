@@ -100,7 +100,7 @@ def test_an_unknown_target_ends_with_code_1_and_one_line(project: Project) -> No
     flow = project.flow("--dry", "on")
     text, _ = flow.communicate()
     assert flow.returncode == 1
-    assert text == "error: on: no stage, group, method or output is called that. Next: did you mean one?.\n"
+    assert text == "error: on: no stage, group, method or output is called that. Next: did you mean one?\n"
 
 
 def test_a_server_that_does_not_answer_is_named(project: Project) -> None:
