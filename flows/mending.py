@@ -17,7 +17,7 @@ LOCKS = ("dvc.lock", "*/dvc.lock", "*/*/dvc.lock")
 
 
 def mend_table(table: Path) -> None:
-    """Begin the table of busy paths anew where it is cut short."""
+    """Start an empty table of busy paths where the one that is there is cut short."""
     try:
         json.loads(table.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -25,7 +25,7 @@ class Clock:
         self._measured: float | None = None
 
     def hear(self, kind: str, text: str) -> None:
-        """Take note of what is told of the stage. A state may be told again and again while it lasts."""
+        """Take what the stage reports. It may report one state several times while that lasts."""
         if kind == "seconds":
             self._measured = float(text)
         elif kind == "state" and text != self._state:

@@ -23,7 +23,7 @@ FILE, PARAMS = "dvc.yaml", "params.yaml"
 UNDER_DVC = "DVC_STAGE"  # the variable in which DVC tells a command its stage, as seen from where dvc was run
 _EXPRESSION = re.compile(r"(?<!\\)\$\{([^}]*)\}")
 _BETWEEN = set("();<>|&")  # what stands between the words of one program and the next, or its redirections
-_AGAIN = "run `dvc repro` again"
+AGAIN = "run `dvc repro` again"  # what to do next, where a stage is not what it was
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def find(module: str, arguments: Sequence[str], address: str = "") -> Stage | No
         name = address.rpartition(":")[2]
         if name and module in [words[0] for words in _programs(_command(text, name.partition("@")[0]))]:
             fault = f"has no stage `{name}` any more that runs `{shlex.join(['python3', '-m', *wanted])}`"
-            raise StaleError(f"{file.as_posix()}, with its params", fault, _AGAIN)
+            raise StaleError(f"{file.as_posix()}, with its params", fault, AGAIN)
     return None
 
 

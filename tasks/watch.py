@@ -26,11 +26,10 @@ from etude.errors import ConflictError, StaleError
 from etude.locks import locked
 from etude.looks import Look, receipt, refuse
 from etude.training.processes import is_launched, is_main  # of several processes, which the first one of them began
-from tasks.stages import UNDER_DVC, Stage, load, this_stage
+from tasks.stages import AGAIN, UNDER_DVC, Stage, load, this_stage
 
 POLL = 0.3  # seconds between two looks at other processes
 CLOCK = 0.01  # seconds by which the times of files may lie behind the clock
-_AGAIN = "run `dvc repro` again"
 _current: list[Watch] = []
 
 
@@ -44,7 +43,7 @@ class Watch:
     def refuse_changed(self) -> None:
         """Raise StaleError where the result would be false, ConflictError where it would be in somebody's way."""
         if self.abandoned:
-            raise StaleError(self.stage.name, self.abandoned, _AGAIN)
+            raise StaleError(self.stage.name, self.abandoned, AGAIN)
         for out in self.stage.outs:
             refuse_busy(out)
         self.look.refuse_changed()
@@ -64,7 +63,7 @@ def watched(began: float) -> Iterator[None]:
 
     holder = holder_of(stage.outs[0]) if UNDER_DVC in os.environ and stage.outs else None
     if holder and not lives(holder.pid):
-        raise StaleError(stage.name, f"dvc (process {holder.pid}), which began it, has ended", _AGAIN)
+        raise StaleError(stage.name, f"dvc (process {holder.pid}), which began it, has ended", AGAIN)
     chain = above(holder.pid if holder else None) if UNDER_DVC in os.environ or is_launched() else []
     with _ended_with(chain, stage) as told, _alone(stage):
         watch = Watch(stage, Look(stage.deps, stage.params))
@@ -160,7 +159,7 @@ def _refuse_other_deps(stage: Stage, reads: frozenset[str]) -> None:
     if reads and reads != own:
         parts = [("read", sorted(reads - own)), ("did not read", sorted(own - reads))]
         told = " and ".join(f"{verb} {', '.join(map(os.path.relpath, paths))}" for verb, paths in parts if paths)
-        raise StaleError(stage.name, f"its params or dvc.yaml changed since dvc began, which {told}", _AGAIN)
+        raise StaleError(stage.name, f"its params or dvc.yaml changed since dvc began, which {told}", AGAIN)
 
 
 @contextmanager
@@ -206,7 +205,7 @@ def _ended_with(processes: list[Any], stage: Stage) -> Iterator[list[Watch]]:
                 fault = f"the process that began it ({lost.pid}) has ended, and nobody would record the result"
                 for watch in told:
                     watch.abandoned = fault
-                sys.stderr.write(f"error: {StaleError(stage.name, fault, _AGAIN)}\n")
+                sys.stderr.write(f"error: {StaleError(stage.name, fault, AGAIN)}\n")
                 sys.stderr.flush()
                 if launched:
                     os._exit(1)
