@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 RESERVED = ("raw", "samples")  # folders of data/ that are no set's
 
 
+def params_files(root: Path) -> list[Path]:
+    """The params files below ``root`` that stages read: its own, and one a pipeline."""
+    return [root / "params.yaml", *sorted(root.glob("pipelines/*/params.yaml"))]
+
+
 class Project(Schema):
     """The root params.yaml."""
 

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import chdir
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from etude.errors import ParamsError
 from etude.project import check as check_all
+from etude.project import params_files
 from flows import plan
-
-PARAMS = "params.yaml"
-
-
-def params_files(root: Path) -> Iterator[Path]:
-    """The params files that stages read."""
-    yield root / PARAMS
-    yield from sorted(root.glob(f"pipelines/*/{PARAMS}"))
 
 
 def copy_params(root: Path, folder: Path) -> None:

@@ -17,8 +17,8 @@ from prefect.types.entrypoint import EntrypointType
 
 from etude.errors import InputError
 from etude.params import read_yaml
+from etude.project import params_files
 from flows import graph, settings
-from flows.drafts import params_files
 from flows.experiments import reproduce
 from flows.run import cores, devices
 from flows.settings import NEVER, Settings

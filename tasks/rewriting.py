@@ -15,12 +15,13 @@ from ruamel.yaml.scalarstring import ScalarString
 
 from etude.errors import ConflictError, ParamsError
 from etude.files import atomic_path
+from etude.project import params_files
 
 
 @contextmanager
 def drafts() -> Iterator[Path]:
     """Yield a folder with a copy of all params files, to change; without an error the copies take the files' places."""
-    files = ["params.yaml", *sorted(str(path) for path in Path("pipelines").glob("*/params.yaml"))]
+    files = [file.as_posix() for file in params_files(Path())]
     before = {file: Path(file).read_bytes() for file in files}
     with TemporaryDirectory() as folder:
         draft = Path(folder)
