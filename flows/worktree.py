@@ -5,12 +5,14 @@ The folders are few and numbered, each with a lock that its user holds: what a k
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Event
 
 from etude.errors import InputError
@@ -104,19 +106,31 @@ def _edit(tree: Path, edits: bytes) -> None:
 
 
 def edits_of(root: Path) -> bytes:
-    """The user's uncommitted changes to tracked files, as a patch, whatever their git is configured to show."""
+    """The user's uncommitted changes to tracked files, as a patch, whatever their git is configured to show.
+
+    The `.dvc` files of pictures and models that came in, with the `.gitignore` beside them, are in it before git tracks
+    them: `dvc repro` reads those inputs as well.
+    """
+    new = git(root, "ls-files", "-z", "--others", "--exclude-standard", "*.dvc", "*.gitignore").split("\0")
     plain = ["--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/"]
-    return subprocess.run(["git", "diff", "--binary", *plain, "HEAD"], cwd=root, capture_output=True, check=True).stdout
+    with TemporaryDirectory(prefix="index-") as folder:
+        index = Path(folder, "index")  # the user's own stays as it is
+        shutil.copyfile(root / git(root, "rev-parse", "--git-path", "index"), index)
+        env = dict(os.environ, GIT_INDEX_FILE=str(index))
+        if paths := [path for path in new if path]:
+            subprocess.run(["git", "add", "--intent-to-add", "--", *paths], cwd=root, env=env, check=True)
+        command = ["git", "diff", "--binary", *plain, "HEAD"]
+        return subprocess.run(command, cwd=root, env=env, capture_output=True, check=True).stdout
 
 
 def keep(root: Path, tree: Path, name: str, stages: Sequence[str]) -> None:
     """Save what `stages` made in a worktree as a DVC experiment, on top of the commit that is checked out there.
 
     Only they are looked at: other pipelines may never have been run here, and DVC would miss their outs. DVC itself
-    would also leave out a pipeline's dvc.lock that git does not track yet.
+    would also leave out what git does not track yet: a pipeline's dvc.lock, inputs that came in.
     """
-    locks = git(tree, "ls-files", "--others", "--exclude-standard", "*dvc.lock").splitlines()
-    untracked = [word for lock in locks for word in ("--include-untracked", lock)]
+    new = git(tree, "ls-files", "-z", "--others", "--exclude-standard", "*dvc.lock", "*.dvc", "*.gitignore").split("\0")
+    untracked = [word for path in new if path for word in ("--include-untracked", path)]
     with one_at_a_time(root / ".scratch" / "worktrees" / LOCK):
         done = dvc(tree, "exp", "save", "--force", "--name", name, *untracked, *stages)
     if done.returncode:

@@ -141,7 +141,7 @@ def what_is_not_measured_yet_is_listed(stranger: Stranger, line: str) -> None:
     files = (
         "params.yaml 'pipelines/*/params.yaml'"  # the evidence is of the miniature, whose parameters these are not now
     )
-    stranger.run(f"git checkout -q origin/HEAD -- {files}")
+    stranger.run(f"git add -A && git commit -q --allow-empty -m 'mine' && git checkout -q origin/HEAD -- {files}")
     assert "measured" in stranger.run(line)
     stranger.run(f"git checkout -q HEAD -- {files}")
 

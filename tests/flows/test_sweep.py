@@ -72,6 +72,17 @@ def test_edits_are_carried_over_whatever_git_is_configured_to_show(published: Pr
         assert (tree / "params.yaml").read_text() == "rate: 7\n"
 
 
+def test_what_came_in_is_there_too_before_it_is_committed(published: Project) -> None:
+    (published.root / "photos").mkdir()
+    (published.root / "photos/a.txt").write_text("a picture")
+    published.dvc("add", "-q", "photos")
+    status = git(published, "status", "--short")
+    with worktree(published.root, "HEAD", edits=edits_of(published.root)) as (tree, _):
+        assert (tree / "photos/a.txt").read_text() == "a picture"
+    assert git(published, "status", "--short") == status
+    assert "photos.dvc" in status
+
+
 def test_an_experiment_that_dvc_does_not_keep_is_a_fault_of_that_one_alone(project: Project) -> None:
     from flows.experiments import keep_experiment
 
