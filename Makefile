@@ -45,11 +45,11 @@ repository:
 		echo "  git init && git add -A && git commit -m start      and then this again; or work in a clone"; exit 1; }
 
 demo: repository setup ## the chosen methods on the shipped sample set, from pictures to a report
-	$(RUN) python -m tasks.check
+	$(RUN) python -m commands.check
 	$(RUN) dvc repro
 	@echo
 	@echo "Open in a browser:  artifacts/report/index.html"
-	@$(RUN) python -c 'from etude.params import read_yaml; [print(f"{m}: artifacts/{m}/grid/grid.png, artifacts/pages/{m}/index.html, artifacts/{m}/export/") for m in read_yaml("params.yaml")["methods"]]'
+	@$(RUN) python -c 'from etude.core.params import read_yaml; [print(f"{m}: artifacts/{m}/grid/grid.png, artifacts/pages/{m}/index.html, artifacts/{m}/export/") for m in read_yaml("params.yaml")["methods"]]'
 
 test: setup ## the tests, without those that take minutes
 	$(RUN) python -m pytest -q -n 2 --dist loadfile -m "not slow"
@@ -80,39 +80,39 @@ export FROM SET NAME CLASS METHOD
 images: repository setup ## bring pictures in: make images FROM=~/photos SET=mydog NAME=rex CLASS=dog METHOD="lora dreambooth"
 	@test -n "$$FROM" -a -n "$$SET" || { echo 'usage: make images FROM=~/photos SET=mydog [NAME=rex CLASS=dog METHOD="lora"]'; exit 2; }
 	@set -f; for method in $$METHOD; do set -- "$$@" --method "$$method"; done; \
-		$(RUN) python -m tasks.images --from "$$FROM" --set "$$SET" --name "$$NAME" --class "$$CLASS" "$$@"
+		$(RUN) python -m commands.images --from "$$FROM" --set "$$SET" --name "$$NAME" --class "$$CLASS" "$$@"
 
 preset: repository setup ## settings for another base: make preset NAME=sd15 (miniature, sd15, sd21, sdxl)
 	@test -n "$$NAME" || { echo "usage: make preset NAME=sd15"; exit 2; }
-	$(RUN) python -m tasks.preset "$$NAME"
+	$(RUN) python -m commands.preset "$$NAME"
 
 base: repository setup ## fetch the models that the chosen methods read and that are not here; sizes are told first
-	$(RUN) python -m tasks.base
+	$(RUN) python -m commands.base
 
 miniature: setup ## build the embedded base model again (hours on a CPU)
-	cd pipelines/miniature && PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
+	cd miniature && PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
 miniature-samples: setup ## draw the sample sets of data/samples again
-	$(RUN) python -m pipelines.miniature.samples
+	$(RUN) python -m miniature.samples
 
 miniature-publish: setup ## copy the built miniature to models/miniature
-	$(RUN) python -m pipelines.miniature.publish
+	$(RUN) python -m miniature.publish
 
 miniature-measure: setup ## measure models/miniature, real pictures beside drawn ones [SEED=7]
-	$(RUN) python -m pipelines.miniature.measure --model models/miniature $(if $(SEED),--seed $(SEED))
+	$(RUN) python -m miniature.measure --model models/miniature $(if $(SEED),--seed $(SEED))
 
 miniature-card: setup ## write the card of models/miniature, with what was measured of it
-	$(RUN) python -m pipelines.miniature.card
+	$(RUN) python -m miniature.card
 
 schemas: setup ## write the JSON Schemas of the params files, for editors
-	$(RUN) python -m tasks.schemas
+	$(RUN) python -m commands.schemas
 	$(RUN) python -m flows.settings
 
 test-params: setup ## after a change of shipped parameters: tests/params, which tests run with, holds them too
 	$(BIN)/python -m tests.shipped
 
 evidence: setup ## what the notes claim against what is measured (hours) [ONLY=hypernetwork SEEDS=1 JOBS=2 DRY=1]
-	$(RUN) python -m flows.evidence $(if $(ONLY),--only "$(ONLY)") $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) $(if $(DRY),--dry)
+	$(RUN) python -m evidence.run $(if $(ONLY),--only "$(ONLY)") $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) $(if $(DRY),--dry)
 
 # One resolution for all platforms and Pythons (README names them) and for all extras together, so that any of them can be
 # installed beside any other. What is pinned stays pinned, unless pyproject.toml forbids it or UPGRADE is given.

@@ -21,10 +21,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-import tasks
-from etude.errors import InputError
-from etude.files import write_json
-from etude.params import read_yaml
+from etude.core.errors import InputError
+from etude.core.files import write_json
+from etude.core.params import read_yaml
+from tasks import shell
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "logs" / "benchmarks" / "flows.json"
@@ -108,4 +108,4 @@ def show(medians: dict[str, float], ways: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    tasks.run(main)
+    shell.run(main)

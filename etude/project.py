@@ -8,26 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from etude.base.settings import Sampling
 from etude.captions.settings import Caption
-from etude.diffusion.settings import Sampling
-from etude.errors import ParamsError
+from etude.core.errors import ParamsError
+from etude.core.method import Method, load_method, method_names
+from etude.core.params import Location, MethodParams, Schema, Seed, SetName, load, nearest, read_yaml, refuse_twice
+from etude.core.yaml import shortened
 from etude.evaluation.settings import OF_TRUTHS, Evaluate
 from etude.grids.settings import ALL, Grid, checkpoint_steps, refuse_unknown
 from etude.grids.syntax import texts
 from etude.images.settings import Prepare
-from etude.method import Method, load_method, method_names
-from etude.params import (
-    Location,
-    MethodParams,
-    Schema,
-    Seed,
-    SetName,
-    load,
-    nearest,
-    read_yaml,
-    refuse_twice,
-)
-from etude.yaml import shortened
 
 if TYPE_CHECKING:
     from etude.training.plan import Optimization

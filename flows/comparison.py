@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from etude.files import file_name
+from etude.core.files import file_name
 
 PAGE = """<!doctype html>
 <html lang="en">

@@ -8,7 +8,7 @@ from contextlib import chdir
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from etude.errors import ParamsError
+from etude.core.errors import ParamsError
 from etude.project import check as check_all
 from etude.project import params_files
 from flows import plan

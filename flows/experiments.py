@@ -18,13 +18,12 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 from flows import artifacts, comparison, plan, verdict
 from flows.board import Board, current
 from flows.comparison import Result, Trial
 from flows.graph import Futures, carry_out, settle, shown, submit
 from flows.stage import Site
-from flows.study import STUDY
 from flows.verdict import Run, Verdict
 from flows.work import Work
 from flows.worktree import edits_of, keep, resolve, worktree
@@ -107,28 +106,6 @@ def sweep(
     kept = [result.name for result in results if not result.fault]
     texts = [*faults, f"{len(kept)} experiments kept: {', '.join(kept)}", f"compared in {page.relative_to(root)}"]
     return (Failed if faults else Completed)(message="\n".join(texts))
-
-
-@flow(name="evidence", validate_parameters=False)
-def evidence(jobs: int = 1, gpus: Sequence[str] = ()) -> State[None]:
-    """Run what the STUDY has to run, side by side; numbers and page are written as each experiment ends.
-
-    Ends Failed, with the reasons, when an experiment could not be measured; all others are then.
-    """
-    study, board = STUDY.get(), current()
-    faults: list[str] = []
-    ended = count(1)
-
-    def done(trial: Trial, result: Result) -> None:
-        if result.fault:
-            faults.append(f"{trial.title}: {result.fault}")
-        else:
-            study.take(trial, result)
-        board.note(f"{trial.title}: {'failed' if result.fault else 'measured'}, {next(ended)} of {len(study.todo)}")
-
-    try_all(study.root, study.todo, jobs, gpus, done)
-    measured = f"{len(study.todo) - len(faults)} of {len(study.todo)} experiments measured: {study.page}"
-    return (Failed if faults else Completed)(message="\n".join([*faults, measured]))
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

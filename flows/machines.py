@@ -29,7 +29,7 @@ from prefect.states import Cancelling, Completed, Crashed, Failed
 from prefect.types.entrypoint import EntrypointType
 from prefect.variables import Variable
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 from flows import plan
 from flows.plan import Stage
 from flows.process import POLL

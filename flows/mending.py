@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from etude.files import atomic_path
+from etude.core.files import atomic_path
 
 LOCKS = ("dvc.lock", "*/dvc.lock", "*/*/dvc.lock")
 

@@ -25,8 +25,8 @@ from dvc.rwlock import RWLOCK_FILE
 from dvc.utils.cli_parse import to_path_overrides
 from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 
-from etude.errors import InputError
-from etude.params import nearest, read_yaml
+from etude.core.errors import InputError
+from etude.core.params import nearest, read_yaml
 from etude.project import check
 from flows.mending import mend_locks, mend_table
 from flows.settings import seconds
@@ -144,7 +144,7 @@ def _refuse_missing(known: Iterable[DvcStage], wanted: Iterable[DvcStage], root:
     if missing:
         shown = ", ".join(os.path.relpath(path, root.resolve()) for path in missing)
         fault = "is missing, and no stage makes it" if len(missing) == 1 else "are missing, and no stage makes them"
-        raise InputError(shown, fault, "`python -m tasks.check` says which parameters name it, and what brings it")
+        raise InputError(shown, fault, "`python -m commands.check` says which parameters name it, and what brings it")
 
 
 def pending(stages: Sequence[Stage]) -> dict[Stage, tuple[str, ...]]:

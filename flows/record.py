@@ -16,7 +16,7 @@ from dvc.repo import Repo
 from dvc.stage.cache import _get_cache_hash  # no public way to an entry of the run-cache
 from dvc.utils.serialize import load_yaml, modify_yaml
 
-from etude.looks import Look, receipt, refuse
+from etude.watch.looks import Look, receipt, refuse
 from flows.plan import PROJECT_FILE, locked_repo
 
 

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from etude.command import command_line
-from etude.errors import EtudeError, InputError
+from etude.command_line import command_line
+from etude.core.errors import EtudeError, InputError
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State

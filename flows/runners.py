@@ -20,7 +20,7 @@ from uuid import uuid4
 from prefect.context import FlowRunContext
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 from flows.plan import Stage
 from flows.process import POLL
 from flows.stage import GRACE, Tail

@@ -15,8 +15,8 @@ from prefect.schedules import Cron, Interval
 from prefect.states import Completed, Failed
 from prefect.types.entrypoint import EntrypointType
 
-from etude.errors import InputError
-from etude.params import read_yaml
+from etude.core.errors import InputError
+from etude.core.params import read_yaml
 from etude.project import params_files
 from flows import graph, settings
 from flows.experiments import reproduce

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from etude.command import command_line
-from etude.errors import InputError
+from etude.command_line import command_line
+from etude.core.errors import InputError
 from flows import settings
 from flows.run import find_root, leave, say, told_in_short
 

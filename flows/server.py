@@ -34,9 +34,9 @@ from urllib.request import ProxyHandler, build_opener
 
 from rich.console import Console
 
-from etude.command import command_line
-from etude.errors import InputError
-from etude.locks import locked
+from etude.command_line import command_line
+from etude.core.errors import InputError
+from etude.watch.locks import locked
 from flows.process import POLL
 
 PORT = 4200  # Prefect's own; another one where it is taken

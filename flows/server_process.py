@@ -22,8 +22,8 @@ from starlette.routing import Match, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from etude.command import command_line
-from etude.locks import locked
+from etude.command_line import command_line
+from etude.watch.locks import locked
 from flows.process import POLL
 from flows.server import PICTURES, RECORDING, USERS, WORD
 

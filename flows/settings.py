@@ -11,10 +11,10 @@ from zoneinfo import available_timezones
 
 from pydantic import Field, field_validator
 
-from etude import params
-from etude.command import command_line
-from etude.files import write_json
-from etude.params import Schema
+from etude.command_line import command_line
+from etude.core import params
+from etude.core.files import write_json
+from etude.core.params import Schema
 
 FILE = Path("flows/params.yaml")
 SCHEMA = Path("schemas/flows.schema.json")

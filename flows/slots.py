@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from threading import Event, Lock
 
-from etude.locks import locked
+from etude.watch.locks import locked
 from flows.process import POLL
 
 

@@ -21,8 +21,8 @@ from shutil import disk_usage
 from threading import Event
 from typing import IO
 
-from etude.errors import StaleError
-from etude.locks import locked
+from etude.core.errors import StaleError
+from etude.watch.locks import locked
 from flows.plan import Stage, forget, mend
 from flows.process import POLL, alive, group_lives, stop_group
 from flows.record import Record

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from etude.command import command_line
+from etude.command_line import command_line
 from flows.run import conclude, cores, devices, end_of, find_root, told_in_short
 
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from etude.errors import EtudeError
-from etude.files import read_header, read_metadata
+from etude.core.errors import EtudeError
+from etude.core.files import read_header, read_metadata
 
 IDENTICAL, CLOSE, DIFFERS, MISSING = "identical", "within tolerance", "differs", "not made"
 ENVIRONMENT = ("versions", "cpu", "device", "threads")  # facts of an artifact that tell where it was made

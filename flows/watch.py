@@ -34,7 +34,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.runner import Runner
 from prefect.states import Cancelled
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 from flows.board import duration
 from flows.stage import Tail
 

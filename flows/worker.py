@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from etude.command import command_line
-from etude.errors import InputError
+from etude.command_line import command_line
+from etude.core.errors import InputError
 from flows.run import cores, devices, find_root, told_in_short
 from flows.serve import CODE
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
 
-from etude.errors import InputError
-from etude.locks import one_at_a_time
+from etude.core.errors import InputError
+from etude.watch.locks import one_at_a_time
 from flows import plan
 from flows.slots import Slots
 from flows.stage import environment

@@ -14,20 +14,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etude.errors import BaseError, ParamsError, StaleError
-from etude.files import read_json, write_json
-from etude.method import Input, Method, load_method, needs
-from etude.params import MethodParams, Schema, load, pick
-from etude.store import key
+from etude.core.errors import BaseError, ParamsError, StaleError
+from etude.core.files import read_json, write_json
+from etude.core.method import Input, Method, load_method, needs
+from etude.core.params import MethodParams, Schema, load, pick
+from etude.core.store import key
 from etude.training.processes import is_main, spread
-from tasks import publish, run, seen
-from tasks.console import say, warn
+from tasks.shell import publish, run, seen
+from tasks.shell.console import say, warn
 
 if TYPE_CHECKING:
-    from etude.artifact import Artifact
-    from etude.diffusion.base import Base, Part
-    from etude.looks import Look
+    from etude.base.base import Base, Part
+    from etude.core.artifact import Artifact
     from etude.training.report import Report
+    from etude.watch.looks import Look
 
 __all__ = ["Dials", "build"]
 LIBRARIES = ("accelerate", "diffusers", "peft", "safetensors", "torch", "transformers")  # whose code makes the bits
@@ -71,7 +71,7 @@ def build(method: str) -> None:
 
 
 def _family(method: str, module: Method, path: Path) -> str:
-    from etude.diffusion.family import recognise
+    from etude.base.family import recognise
 
     family = recognise(path)
     if family not in module.bases:
@@ -82,7 +82,7 @@ def _family(method: str, module: Method, path: Path) -> str:
 
 def _tell_other_vae(method: str, own: Path, shared: Path) -> None:
     """A method with a base of its own reads latents that the root's base encoded: both need one VAE."""
-    from etude.diffusion.digest import part_digest
+    from etude.base.digest import part_digest
 
     if own != shared and part_digest(own, "vae") != part_digest(shared, "vae"):
         warn(f"{method}: the files of {own}/vae are not those of {shared}/vae, which encoded the pictures")
@@ -92,7 +92,7 @@ def _facts(params: MethodParams, dials: Dials, inputs: Mapping[str, str], path: 
     """What the artifact tells of its making, and with ``inputs`` all that its bits depend on."""
     import torch
 
-    from etude.diffusion.base import choose_device
+    from etude.base.base import choose_device
 
     device = choose_device(dials.device).type
     read = [path, *map(Path, getattr(params, "models", {}).values())]
@@ -115,9 +115,9 @@ def _open(
     method: str, module: Method, params: MethodParams, dials: Dials, path: Path, scratch: Path
 ) -> tuple[Base, Report]:
     """The base in float32, whose trained copies need it (`fit` computes in `precision`), and a report with previews."""
-    from etude.diffusion.base import load_base
+    from etude.base.base import load_base
+    from etude.core.randomness import make_deterministic
     from etude.training.preview import Preview, draw
-    from etude.training.randomness import make_deterministic
     from etude.training.report import Report
 
     make_deterministic(dials.threads)
@@ -154,7 +154,7 @@ def _load(need: str, method: str, params: MethodParams, inputs: Mapping[str, str
         return load_views(Path("artifacts", method, "views"), list(params.concepts))  # type: ignore[attr-defined]
     if need == "class_images":
         return load_prior(Path("artifacts", method, "class_images"), params.class_images.real)  # type: ignore[attr-defined]
-    raise ParamsError("method.py", f"`build` asks for `{need}`, which this stage cannot give", "name another need")
+    raise ParamsError("method", f"`build` asks for `{need}`, which this stage cannot give", "name another need")
 
 
 def _input(method: str, name: str, path: Path, digest: str) -> Input:
@@ -166,7 +166,7 @@ def _input(method: str, name: str, path: Path, digest: str) -> Input:
 
 def _publish(method: str, artifact: Artifact, results: Path, facts: Mapping[str, Any], look: Look) -> None:
     """Put artifact and checkpoints, each with all facts, previews and curve in the place of the old ones."""
-    from etude import artifact as artifacts
+    from etude.core import artifact as artifacts
 
     steps = []
     with publish(Path("artifacts", method, "build"), look) as out:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from etude.captions.settings import Caption
-from etude.files import read_json, write_json
-from etude.params import Schema, image_folder, pick
-from tasks import publish, run
-from tasks.console import progress, say, warn
+from etude.core.files import read_json, write_json
+from etude.core.params import Schema, image_folder, pick
+from tasks.shell import publish, run
+from tasks.shell.console import progress, say, warn
 
 __all__ = ["Caption", "Dials", "caption"]
 FLIP = "-flip"  # the end of the id of a mirrored copy
@@ -66,7 +66,7 @@ def _described(prepared: Path, identifiers: list[str], dials: Dials) -> Texts:
 
     from etude.captions.clip import Clip
     from etude.captions.zero_shot import describe, read_words
-    from etude.training.randomness import make_deterministic
+    from etude.core.randomness import make_deterministic
 
     make_deterministic(dials.threads)
     words = read_words(dials.caption.words)

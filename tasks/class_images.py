@@ -14,14 +14,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from etude.diffusion.settings import ClassImages, Sampling
-from etude.files import atomic_path, sha256_file, sha256_tree
-from etude.params import Schema, pick
-from etude.store import Store, key
-from tasks import encode, publish, run
-from tasks.console import progress, say
+from etude.base.settings import ClassImages, Sampling
+from etude.core.code import code_digests
+from etude.core.files import atomic_path
+from etude.core.params import Schema, pick
+from etude.core.store import Store, key
+from tasks import encode
+from tasks.shell import publish, run
+from tasks.shell.console import progress, say
 
 __all__ = ["Dials", "class_images"]
+CODE = ("etude/base", "etude/core", "etude/diffusion", "tasks/class_images.py")  # what draws a picture
 LIBRARIES = ("diffusers", "torch", "transformers")
 
 
@@ -48,7 +51,7 @@ def class_images(method: str, real: str = "") -> None:
         return
     dials = pick("params.yaml", Dials)
     asked = pick(Path("pipelines", method, "params.yaml"), Own).class_images
-    from etude.training.randomness import make_deterministic
+    from etude.core.randomness import make_deterministic
 
     make_deterministic(dials.threads)
     with publish(folder / "drawn") as out:
@@ -86,17 +89,16 @@ def batches(asked: ClassImages) -> Iterator[tuple[str, range]]:
 
 def _context(dials: Dials) -> list[Any]:
     """All that a drawn picture hangs on besides what is asked."""
-    import etude.diffusion
-    from etude.diffusion.base import PARTS, choose_device, part_digest
+    from etude.base.base import PARTS, choose_device, part_digest
 
-    code = sha256_tree(Path(etude.diffusion.__path__[0]), (".py",)), sha256_file(__file__)
+    code = code_digests(*CODE)
     weights = [part_digest(dials.base, part) for part in PARTS]
     machine = [choose_device(dials.device).type, dials.precision, dials.threads]
     return [weights, code, [version(name) for name in LIBRARIES], machine]
 
 
 def _open(dials: Dials) -> Any:
-    from etude.diffusion.base import DTYPES, load_base
+    from etude.base.base import DTYPES, load_base
 
     return load_base(dials.base, device=dials.device, dtype=DTYPES[dials.precision])
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from etude.errors import ParamsError
-from etude.files import sha256_tree, write_json
-from etude.params import read_yaml
-from tasks import run
-from tasks.console import say
+from etude.core.errors import ParamsError
+from etude.core.files import sha256_tree, write_json
+from etude.core.params import read_yaml
+from tasks.shell import run
+from tasks.shell.console import say
 
 
 def digest(method: str, name: str) -> None:

@@ -13,31 +13,32 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etude.errors import BaseError, InputError
-from etude.files import (
+from etude.core.code import code_digests
+from etude.core.errors import BaseError, InputError
+from etude.core.files import (
     atomic_path,
     read_json,
     read_metadata,
     read_tensors,
     sha256_file,
-    sha256_tree,
     write_json,
     write_tensors,
 )
-from etude.params import Schema, pick
-from etude.store import Store, key
-from tasks import publish, run
-from tasks.console import progress, say, warn
+from etude.core.params import Schema, pick
+from etude.core.store import Store, key
+from tasks.shell import publish, run
+from tasks.shell.console import progress, say, warn
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from etude.diffusion.base import Part
+    from etude.base.base import Part
 
     Entry = tuple[dict[str, Tensor], dict[str, str]]  # tensors and metadata
     Encoder = Callable[..., Entry]
 
 __all__ = ["Dials", "encode"]
+CODE = ("etude/base", "etude/core", "tasks/encode.py")  # what makes an entry
 LIBRARIES = {"vae": ("torch", "diffusers"), "text": ("torch", "transformers", "tokenizers")}
 CUT = "cut"  # metadata of a text's entry: its end, which the text encoder does not read
 
@@ -54,10 +55,9 @@ class Entries:
     """One kind of entry in the store: served where it is whole, made where it is missing or damaged."""
 
     def __init__(self, part: Part, dials: Dials) -> None:
-        import etude.diffusion
-        from etude.diffusion.base import choose_device, part_digest
+        from etude.base.base import choose_device, part_digest
 
-        code = sha256_tree(Path(etude.diffusion.__path__[0]), (".py",)), sha256_file(__file__)
+        code = code_digests(*CODE)
         libraries = [version(name) for name in LIBRARIES[part]]
         device = choose_device(dials.device).type
         self._context = (part_digest(dials.base, part), code, libraries, device, dials.threads)
@@ -88,7 +88,7 @@ class Entries:
 def encode(name: str) -> None:
     """Encode the prepared pictures and the captions of the image set NAME with the base's VAE and text encoder."""
     dials = pick("params.yaml", Dials)
-    from etude.training.randomness import make_deterministic
+    from etude.core.randomness import make_deterministic
 
     make_deterministic(dials.threads)
     latents, mirrored = encode_pictures(name, dials)
@@ -147,8 +147,8 @@ def open_vae(dials: Dials) -> Encoder:
     """The encoder of pictures: width and height, and RGB bytes in rows, to "mean" and "logvar" [4, h/8, w/8]."""
     import torch
 
-    from etude.diffusion.base import load_base
-    from etude.diffusion.latents import encode_images
+    from etude.base.base import load_base
+    from etude.base.latents import encode_images
 
     base = load_base(dials.base, device=dials.device, parts=("vae",))
 
@@ -165,8 +165,8 @@ def open_text_encoder(dials: Dials) -> Encoder:
     """The encoder of texts: to "hidden" [77, d] and for SDXL "pooled"."""
     import torch
 
-    from etude.diffusion.base import load_base
-    from etude.diffusion.text import encode_tokens, tokenise
+    from etude.base.base import load_base
+    from etude.base.text import encode_tokens, tokenise
 
     base = load_base(dials.base, device=dials.device, parts=("text",))
 

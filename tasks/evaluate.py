@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etude.diffusion.settings import Sampling
+from etude.base.settings import Sampling
+from etude.core.files import write_json
+from etude.core.method import load_method
+from etude.core.params import Learned, Schema, pick
 from etude.evaluation.settings import Evaluate
-from etude.files import write_json
-from etude.method import load_method
-from etude.params import Learned, Schema, pick
-from tasks import publish, run
-from tasks.console import progress, say
+from tasks.shell import publish, run
+from tasks.shell.console import progress, say
 
 if TYPE_CHECKING:
     from etude.evaluation.study import Study

@@ -9,16 +9,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
-from etude.errors import StaleError
-from etude.files import Draft, write_json
-from etude.method import load_method
-from etude.params import Schema, pick
-from tasks import publish, run
-from tasks.built import best_of
-from tasks.console import say
+from etude.core.errors import StaleError
+from etude.core.files import Draft, write_json
+from etude.core.method import load_method
+from etude.core.params import Schema, pick
+from etude.rendering.built import best_of
+from tasks.shell import publish, run
+from tasks.shell.console import say
 
 if TYPE_CHECKING:
-    from etude.diffusion.family import Family
+    from etude.base.family import Family
     from etude.formats.checkpoints import Frame
     from etude.rendering.subjects import Subject
 
@@ -86,7 +86,7 @@ def _write(
     subject: Subject, forms: Sequence[str], draft: Draft, frame: Callable[[Path], Frame], *, apart: bool
 ) -> dict[Path, dict[str, str]]:
     """The files of one checkpoint, each with its format; ``apart`` they have its step in their names."""
-    from etude import artifact as artifacts
+    from etude.core import artifact as artifacts
     from etude.formats import write
     from etude.formats.metadata import marked
 
@@ -101,7 +101,7 @@ def _write(
 
 def read_frame(base: Path) -> Frame:
     """All tensors of a base, and its configuration: what a whole model has besides what was learned."""
-    from etude.diffusion.family import recognise
+    from etude.base.family import recognise
     from etude.formats import load_format
     from etude.formats.checkpoints import Frame
 
@@ -112,8 +112,8 @@ def read_frame(base: Path) -> Frame:
 
 def configuration(base: Path) -> dict[str, bytes]:
     """What a diffusers folder of this base holds besides weights, by path; for a single file from what Étude ships."""
-    from etude.diffusion.family import folder_parts, recognise
-    from etude.diffusion.single import config_folder
+    from etude.base.family import folder_parts, recognise
+    from etude.base.single import config_folder
 
     family = recognise(base)
     source = base if base.is_dir() else config_folder(base, family)
@@ -128,9 +128,9 @@ def configuration(base: Path) -> dict[str, bytes]:
 
 def _unsaid(base: Path, family: Family, source: Path) -> dict[str, bytes]:
     """What the configuration of a single file may lack: the index of its parts, its scheduler, CLIP's tokenizers."""
-    from etude.diffusion.family import folder_parts
-    from etude.diffusion.single import single_scheduler
-    from etude.diffusion.tokenizer import load_tokenizer
+    from etude.base.family import folder_parts
+    from etude.base.single import single_scheduler
+    from etude.base.tokenizer import load_tokenizer
 
     parts, scheduler = folder_parts(family), single_scheduler(base, family, source)
     kinds = {**KINDS, "scheduler": ("diffusers", scheduler["_class_name"])}

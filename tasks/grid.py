@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etude.diffusion.settings import Sampling
-from etude.errors import ParamsError
-from etude.files import read_json, write_json
+from etude.base.settings import Sampling
+from etude.core.errors import ParamsError
+from etude.core.files import read_json, write_json
+from etude.core.method import load_method
+from etude.core.params import Learned, Schema, pick
 from etude.grids.settings import Grid, refuse_unknown
-from etude.method import load_method
-from etude.params import Learned, Schema, pick
-from tasks import publish, run
-from tasks.console import progress, say
+from tasks.shell import publish, run
+from tasks.shell.console import progress, say
 
 if TYPE_CHECKING:
     from etude.grids.axes import Known

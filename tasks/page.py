@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from etude.files import atomic_path, write_json
-from tasks import publish, run
-from tasks.console import say
+from etude.core.files import atomic_path, write_json
+from tasks.shell import publish, run
+from tasks.shell.console import say
 
 
 def page(method: str) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etude.errors import InputError
-from etude.files import write_json
+from etude.core.errors import InputError
+from etude.core.files import write_json
+from etude.core.params import Schema, image_folder, pick
 from etude.images.settings import Prepare
-from etude.params import Schema, image_folder, pick
-from tasks import publish, run
-from tasks.console import progress, say, warn
+from tasks.shell import publish, run
+from tasks.shell.console import progress, say, warn
 
 if TYPE_CHECKING:
     from etude.images.preparation import Preparation

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from etude.files import atomic_path, write_json
-from etude.params import Schema, pick
-from tasks import publish, run
-from tasks.console import say
+from etude.core.files import atomic_path, write_json
+from etude.core.params import Schema, pick
+from tasks.shell import publish, run
+from tasks.shell.console import say
 
 __all__ = ["Dials", "report"]
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
-from etude.errors import InputError
-from etude.files import read_tensors, write_tensors
-from etude.params import Schema, pick
+from etude.core.errors import InputError
+from etude.core.files import read_tensors, write_tensors
+from etude.core.params import Schema, pick
 from etude.training.augmentation import KIND, MASK, Augmentation
-from tasks import encode, publish, run
-from tasks.console import progress, say
+from tasks import encode
+from tasks.shell import publish, run
+from tasks.shell.console import progress, say
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,7 +40,7 @@ def views(method: str, name: str) -> None:
     """Make and encode the views of the image set NAME that METHOD learns."""
     dials = pick("params.yaml", Dials)
     asked = pick(Path("pipelines", method, "params.yaml"), Own).augmentation
-    from etude.training.randomness import make_deterministic
+    from etude.core.randomness import make_deterministic
 
     make_deterministic(dials.threads)
     pictures = sorted(Path("data", name, "prepared").glob("*.png"))

@@ -38,3 +38,19 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / ".dvc").mkdir()
     (folder / ".dvc/config").write_text("[core]\n    no_scm = True\n", encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    """A project that was evaluated and drawn once, with its ``.cache``. Read only: tests change copies of it."""
+    from tasks.evaluate import evaluate
+    from tasks.grid import grid
+    from tests.finished import enter, project
+
+    folder = tmp_path_factory.mktemp("finished")
+    project(folder, tiny_base)
+    with pytest.MonkeyPatch.context() as patch:
+        enter(patch, folder)
+        evaluate("lora")
+        grid("lora")
+    return folder

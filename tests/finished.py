@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 from ruamel.yaml import YAML
 
-from etude.artifact import Artifact, save
-from etude.diffusion.base import Base
+from etude.base.base import Base
+from etude.core.artifact import Artifact, save
+from etude.core.files import write_json, write_tensors
 from etude.diffusion.hooks import replaced_weights
-from etude.files import write_json, write_tensors
 
 SEEDS = [0, 1]
 SAMPLING = {"sampler": "dpm++", "steps": 2, "guidance": 3.0, "negative": "", "clip_skip": 0}

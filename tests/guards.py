@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import grimp
+import networkx  # DVC brings it
 from dvc.repo import Repo
 
-PACKAGES = ("etude", "pipelines", "tasks", "flows")
+PACKAGES = ("etude", "pipelines", "tasks", "flows", "commands", "evidence", "miniature")
 MODULE = re.compile(r"-m ([\w.]+)(?: '?([^\s']+))?")
 
 
@@ -48,7 +49,7 @@ def load_stages(root: Path) -> list[Stage]:
         repo.index.check_graph()
         for stage in repo.index.stages:
             where = Path(stage.path_in_repo).parent.as_posix()
-            if not stage.cmd or where.startswith("pipelines/miniature"):
+            if not stage.cmd:
                 continue
             relative = [(dep, Path(dep.fs_path).relative_to(root).as_posix()) for dep in stage.deps]
             params = {path: tuple(dep.params) for dep, path in relative if hasattr(dep, "params")}
@@ -70,7 +71,7 @@ def files_needed(graph: grimp.ImportGraph, stage: Stage, methods: Iterable[str],
     """
     start = {stage.module}
     reached = set().union(*(graph.find_upstream_modules(module) for module in start)) | start
-    if "etude.method" in reached and stage.argument in methods:
+    if "etude.core.method" in reached and stage.argument in methods:
         method = f"pipelines.{stage.argument}.method"
         reached |= graph.find_upstream_modules(method) | {method}
     if stage.module == "tasks.export":
@@ -83,17 +84,35 @@ def files_needed(graph: grimp.ImportGraph, stage: Stage, methods: Iterable[str],
 def _file(module: str, root: Path) -> str | None:
     path = root / module.replace(".", "/")
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    if file.name == "__init__.py" and (not file.exists() or is_docstring_only(file)):
+    if file.name == "__init__.py" and (not file.exists() or only_imports(file)):
         return None
     return file.relative_to(root).as_posix()
 
 
-def is_docstring_only(file: Path) -> bool:
-    """A package's ``__init__.py`` that runs nothing is not code that a stage depends on."""
-    return all(isinstance(node, ast.Expr) for node in ast.parse(file.read_text()).body)
+def only_imports(file: Path) -> bool:
+    """A package's ``__init__.py`` that runs nothing is no code that a stage depends on: what it imports is."""
+    return all(isinstance(node, ast.Expr | ast.Import | ast.ImportFrom) for node in ast.parse(file.read_text()).body)
 
 
 def missing_deps(needed: Iterable[str], deps: Iterable[str]) -> list[str]:
     """The needed files that lie under no dep."""
     listed = list(deps)
     return sorted(file for file in needed if not any(file == dep or file.startswith(f"{dep}/") for dep in listed))
+
+
+def circles(graph: grimp.ImportGraph) -> list[list[str]]:
+    """Groups of modules that import each other, over whatever way round."""
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    groups = networkx.strongly_connected_components(networkx.DiGraph(imports))
+    return [sorted(group) for group in groups if len(group) > 1]
+
+
+def of_one_method(graph: grimp.ImportGraph) -> dict[str, str]:
+    """Modules of ``etude`` that are imported by one method's folder and by nothing else; formats apart."""
+    found = {}
+    for module in graph.find_descendants("etude"):
+        importers = {name.split(".")[1] for name in graph.find_modules_that_directly_import(module)}
+        rooms = {name.split(".")[0] for name in graph.find_modules_that_directly_import(module)}
+        if rooms == {"pipelines"} and len(importers) == 1 and not module.startswith("etude.formats"):
+            found[module] = importers.pop()
+    return found

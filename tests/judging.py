@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from etude.core.files import write_json, write_tensors
 from etude.evaluation.network import Network
-from etude.files import write_json, write_tensors
 
 LABELS = {
     "concept": ["cat", "orange", "otter", "sea otter"],

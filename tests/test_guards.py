@@ -14,12 +14,12 @@ import grimp
 import pytest
 from dvc.repo import Repo
 
-from etude.files import read_json
-from etude.method import load_method, method_names, needs
-from etude.params import Schema, read_yaml
+from etude.core.files import read_json
+from etude.core.method import load_method, method_names, needs
+from etude.core.params import Schema, read_yaml
 from etude.project import check
-from tasks.sources import sources
-from tests.guards import PACKAGES, Stage, build_graph, files_needed, load_stages, missing_deps
+from etude.sources import sources
+from tests.guards import PACKAGES, Stage, build_graph, circles, files_needed, load_stages, missing_deps, of_one_method
 from tests.shipped import ROOT, held
 
 
@@ -58,11 +58,11 @@ def test_the_layers_hold() -> None:
     ("file", "line"),
     [
         ("etude/training/plan.py", "import etude.grids"),
-        ("etude/files.py", "import etude.params"),
+        ("etude/core/files.py", "import etude.core.params"),
         ("tasks/prepare.py", "import prefect"),
         ("tasks/prepare.py", "import flows.settings"),
-        ("flows/run.py", "import tasks.console"),
-        ("pipelines/lora/method.py", "import pipelines.textual_inversion.method"),
+        ("flows/run.py", "import tasks.shell.console"),
+        ("pipelines/lora/method/__init__.py", "import pipelines.textual_inversion.method"),
         ("flows/stage.py", "import dvc.repo"),
         ("flows/run.py", "import etude.training.fit"),
     ],
@@ -83,6 +83,27 @@ def test_a_dep_left_out_is_found(graph: grimp.ImportGraph, stages: list[Stage]) 
     build = next(s for s in stages if s.module == "tasks.build")
     needed = files_needed(graph, build, method_names(), ROOT)
     assert "etude/training/fit.py" in missing_deps(needed, [d for d in build.deps if d != "etude/training"])
+
+
+def test_no_module_imports_itself_over_others_also_not_for_types() -> None:
+    assert circles(grimp.build_graph(*PACKAGES)) == []
+
+
+def test_a_circle_is_found() -> None:
+    graph = build_graph()
+    graph.add_import(importer="etude.core.errors", imported="etude.core.params")
+    assert any({"etude.core.errors", "etude.core.params"} <= set(group) for group in circles(graph))
+
+
+def test_what_one_method_alone_imports_lives_with_that_method(graph: grimp.ImportGraph) -> None:
+    assert of_one_method(graph) == {}
+
+
+def test_a_module_that_one_method_alone_imports_is_found() -> None:
+    graph = build_graph()
+    graph.add_module("etude.diffusion.steering")
+    graph.add_import(importer="pipelines.lora.method", imported="etude.diffusion.steering")
+    assert of_one_method(graph) == {"etude.diffusion.steering": "lora"}
 
 
 def test_all_that_stages_read_and_none_makes_is_known_before_a_run(shipped: Path, stages: list[Stage]) -> None:
@@ -189,8 +210,7 @@ def test_evaluate_export_and_grid_are_the_same_in_every_method_and_stand_in_this
         if "models" in needs(load_method(name)):  # a merge applies what comes from any file
             evaluate, grid = (part.replace("      - etude/formats\n", "") for part in (evaluate, grid))
         export = export.replace("      - ${base}\n", "")  # a whole model is written with what was not learned
-        code = r"      - pipelines/\$\{method\}/(?!method\.py)[^:\s]+\n"  # of the method's own, beside method.py
-        blocks.append(tuple(re.sub(code, "", part) for part in (evaluate, export, grid)))
+        blocks.append((evaluate, export, grid))
     assert len(set(blocks)) == 1
 
 
@@ -199,7 +219,7 @@ def test_the_root_graph_reaches_every_chosen_method_and_only_those(stages: list[
     assert pages == set(read_yaml(held("params.yaml"))["methods"])
 
 
-LISTS = ("tests", "flows.claims")  # not dials: a list of many claims leaves out what most of them do not need
+LISTS = ("tests", "evidence.claims")  # not dials: a list of many claims leaves out what most of them do not need
 
 
 def schemas(base: type[Schema] = Schema) -> list[type[Schema]]:
@@ -228,7 +248,7 @@ def test_a_task_is_imported_without_torch(module: str) -> None:
 def test_every_method_folder_has_the_same_four_files() -> None:
     for name in method_names():
         files = {p.name for p in (ROOT / "pipelines" / name).iterdir()}
-        assert {"README.md", "dvc.yaml", "params.yaml", "method.py"} <= files, name
+        assert {"README.md", "dvc.yaml", "params.yaml", "method"} <= files, name
 
 
 def test_the_schemas_for_editors_are_those_of_the_code() -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from etude.files import read_json, read_tensors
-from etude.params import read_yaml
-from tasks.rewriting import rewrite
+from commands.rewriting import rewrite
+from etude.core.files import read_json, read_tensors
+from etude.core.params import read_yaml
 from tests.judging import write_judge
 from tests.shipped import copy_project
 

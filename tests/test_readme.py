@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from etude.method import method_names
+from etude.core.method import method_names
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -17,8 +17,8 @@ from urllib.request import ProxyHandler, build_opener
 import pytest
 from PIL import Image
 
-from etude.params import read_yaml
-from tasks.rewriting import rewrite
+from commands.rewriting import rewrite
+from etude.core.params import read_yaml
 from tests.hub import Hub
 from tests.shipped import held
 from tests.stranger import ROOT, Stranger, arrive, command_lines

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 
 OTHERS = (".caption", ".captions", ".cap", ".tags", ".text", ".TXT")  # of other programs, which are not read here
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 from transformers.utils import logging
 
-from etude.errors import BaseError
+from etude.core.errors import BaseError
 
 Array = NDArray[np.floating[Any]]
 TEXTS = 64  # read at a time

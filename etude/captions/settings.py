@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from etude.params import Location, Schema, refuse_twice
+from etude.core.params import Location, Schema, refuse_twice
 
 Phrase = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
 Template = Annotated[str, Field(pattern=r"\{\}")]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etude.captions.settings import Caption
-from etude.errors import InputError
+from etude.core.errors import InputError
 
 Array = NDArray[np.floating]
 Read = Callable[[Sequence[str]], Array]  # texts → unit features [n, d]

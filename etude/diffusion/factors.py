@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
 
-from etude.diffusion.base import Base
+from etude.base.base import Base
+from etude.core.errors import BaseError, FormatError
 from etude.diffusion.hooks import replaced_weights
 from etude.diffusion.weights import parts_of
-from etude.errors import BaseError, FormatError
 
 Factors = Mapping[str, Tensor]  # those of one layer, by name
 _FACTOR = re.compile(r"\.(lora_(?:A|B|mid)\.weight|hada_\w+|lokr_\w+|dora_scale|diff)$")

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from etude.diffusion.base import Base, Course
-from etude.diffusion.unclip import Supplied
-from etude.errors import BaseError, ConflictError, FormatError
+from etude.base.base import Base, Course
+from etude.base.unclip import Supplied
+from etude.core.errors import BaseError, ConflictError, FormatError
 
 
 @contextmanager

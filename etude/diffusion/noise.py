@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from etude.diffusion.base import Base
-from etude.diffusion.text import Conditioning
-from etude.diffusion.unclip import told
-from etude.errors import BaseError
+from etude.base.base import Base
+from etude.base.text import Conditioning
+from etude.base.unclip import told
+from etude.core.errors import BaseError
 
 
 def add_noise(base: Base, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:

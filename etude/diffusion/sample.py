@@ -19,13 +19,13 @@ from diffusers import (
 )
 from torch import Generator, Tensor
 
-from etude.diffusion.base import Base
-from etude.diffusion.latents import decode_latents
+from etude.base.base import Base
+from etude.base.latents import decode_latents
+from etude.base.settings import SamplerName, Sampling
+from etude.base.text import Conditioning, encode_prompts
+from etude.base.unclip import told, untold
+from etude.core.errors import InputError
 from etude.diffusion.noise import predict
-from etude.diffusion.settings import SamplerName, Sampling
-from etude.diffusion.text import Conditioning, encode_prompts
-from etude.diffusion.unclip import told, untold
-from etude.errors import InputError
 
 __all__ = ["Sampling", "denoise", "draw_noise", "generate", "generators", "guided", "make_scheduler"]
 

@@ -12,9 +12,9 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from etude.diffusion.base import Base
+from etude.base.base import Base
+from etude.core.errors import FormatError
 from etude.diffusion.hooks import replaced_weights
-from etude.errors import FormatError
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 

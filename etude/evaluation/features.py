@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from etude.errors import BaseError
+from etude.core.errors import BaseError
+from etude.core.files import atomic_path, sha256_file, sha256_tree
+from etude.core.store import Part, Store, key
 from etude.evaluation.metrics import Array, unit
-from etude.files import atomic_path, sha256_file, sha256_tree
 from etude.rendering.pixels import open_picture, pixel_digest
-from etude.store import Part, Store, key
 
 if TYPE_CHECKING:
     import torch

@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image, ImageOps
 from pydantic import Field, PositiveInt
 
-from etude.errors import InputError
-from etude.files import read_json, read_tensors
-from etude.params import Schema, validate
+from etude.core.errors import InputError
+from etude.core.files import read_json, read_tensors
+from etude.core.params import Schema, validate
 from etude.rendering.pixels import open_picture
 
 if TYPE_CHECKING:

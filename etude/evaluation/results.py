@@ -10,12 +10,12 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from etude.artifact import facts_of
+from etude.core.artifact import facts_of
+from etude.core.files import atomic_path, write_json
 from etude.evaluation.metrics import significant
 from etude.evaluation.settings import METRICS
 from etude.evaluation.study import Examination, Study
 from etude.evaluation.table import Row, summary
-from etude.files import atomic_path, write_json
 from etude.rendering.pixels import open_picture, pixel_digest
 from etude.rendering.subjects import Subject
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from etude.params import Count, Location, Schema, Seed, refuse_twice
+from etude.core.params import Count, Location, Schema, Seed, refuse_twice
 
 Metric = Literal[
     "image_similarity",

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from etude.diffusion.settings import Sampling
+from etude.base.settings import Sampling
 from etude.evaluation.features import Clip
 from etude.evaluation.metrics import Array
 from etude.evaluation.settings import Evaluate

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 from etude.evaluation import metrics
 from etude.evaluation.metrics import Array, significant
 from etude.evaluation.settings import METRICS, Best

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 from etude.evaluation import metrics
 from etude.evaluation.features import Clip
 from etude.evaluation.judge import Judge, Labels

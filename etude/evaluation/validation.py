@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from etude.base.text import Conditioning, encode_prompts
+from etude.core import randomness
+from etude.core.files import read_json, read_tensors, sha256_file, write_json
+from etude.core.randomness import generator
+from etude.core.store import Store, key
 from etude.diffusion.noise import add_noise, predict, target
-from etude.diffusion.text import Conditioning, encode_prompts
-from etude.files import read_json, read_tensors, sha256_file, write_json
 from etude.rendering.prompts import fill
 from etude.rendering.real import evenly
 from etude.rendering.studio import Studio
 from etude.rendering.subjects import Subject
-from etude.store import Store, key
-from etude.training import randomness
-from etude.training.randomness import generator
 
 if TYPE_CHECKING:
-    from etude.diffusion.base import Base
+    from etude.base.base import Base
     from etude.evaluation.settings import Validation
 
 CODE = (__file__, randomness.__file__)  # what makes the noise and the loss

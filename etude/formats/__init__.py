@@ -26,9 +26,9 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor
 
-from etude.artifact import Artifact
-from etude.errors import FormatError
-from etude.files import Draft, read_header
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
+from etude.core.files import Draft, read_header
 from etude.formats import embedding_image
 from etude.formats.checkpoints import Frame
 from etude.formats.pickles import pickle_keys

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from etude.artifact import Artifact
-from etude.errors import FormatError
-from etude.files import Draft
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
+from etude.core.files import Draft
 from etude.formats.checkpoints import Frame
 from etude.formats.deltas import common, differences, factors, wholes, words
 from etude.formats.pickles import read_pickle, write_pickle

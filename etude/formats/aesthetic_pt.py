@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude.artifact import Artifact
-from etude.errors import FormatError
-from etude.files import Draft
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
+from etude.core.files import Draft
 from etude.formats.metadata import file_stem
 from etude.formats.pickles import BARE, read_tensor, write_pickle
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from etude.artifact import Artifact
-from etude.errors import FormatError
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
 from etude.formats.ldm_names import OLD_ATTENTION
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")

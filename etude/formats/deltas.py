@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from etude.artifact import Artifact
-from etude.errors import FormatError
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
 from etude.formats.checkpoints import Frame
 
 DELTA = ".delta"

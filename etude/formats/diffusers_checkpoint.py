@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-from etude.artifact import Artifact
-from etude.errors import FormatError
-from etude.files import Draft, atomic_path, beside, read_json, read_tensors, write_tensors
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
+from etude.core.files import Draft, atomic_path, beside, read_json, read_tensors, write_tensors
 from etude.formats.checkpoints import PARTS, Frame, common, complete, of_part, refuse_partial
 from etude.formats.metadata import file_stem
 from etude.formats.pickles import read_pickle

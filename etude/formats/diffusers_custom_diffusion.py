@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
-from etude.artifact import Artifact
-from etude.errors import FormatError
-from etude.files import Draft, read_tensors
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
+from etude.core.files import Draft, read_tensors
 from etude.formats.checkpoints import Frame
 from etude.formats.deltas import common, wholes, words
 from etude.formats.metadata import file_stem

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from etude.artifact import Artifact
-from etude.files import Draft, write_tensors
+from etude.core.artifact import Artifact
+from etude.core.files import Draft, write_tensors
 from etude.formats.embeddings import rows, unknown
 from etude.formats.metadata import modelspec
 from etude.formats.pickles import read_either

@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from etude.artifact import Artifact
-from etude.files import Draft, read_json, write_tensors
+from etude.core.artifact import Artifact
+from etude.core.files import Draft, read_json, write_tensors
 from etude.formats import metadata as headers
 from etude.formats.pairs import PARTS, Pair, collect, join, split, unknown
 from etude.formats.pickles import read_either

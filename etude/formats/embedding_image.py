@@ -23,9 +23,9 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from etude.artifact import Artifact
-from etude.errors import FormatError
-from etude.files import Draft, atomic_path
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
+from etude.core.files import Draft, atomic_path
 from etude.formats.embeddings import rows
 from etude.formats.metadata import file_stem, word
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-from etude.artifact import Artifact
-from etude.errors import FormatError
-from etude.files import Draft
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
+from etude.core.files import Draft
 from etude.formats import embedding_pt, embedding_safetensors
 from etude.formats.metadata import marked
 

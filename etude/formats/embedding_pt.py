@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude.artifact import Artifact
-from etude.files import Draft
+from etude.core.artifact import Artifact
+from etude.core.files import Draft
 from etude.formats.embeddings import CLIP_NAMES, clip_rows, is_clip_pair, rows, unknown
 from etude.formats.metadata import file_stem, word
 from etude.formats.pickles import read_pickle, write_pickle

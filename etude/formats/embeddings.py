@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from etude.errors import FormatError
+from etude.core.errors import FormatError
 
 CLIP_NAMES = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}  # SDXL's two encoders in others' files
 

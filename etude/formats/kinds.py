@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from etude import artifact as artifacts
-from etude.artifact import KEY, Artifact
-from etude.errors import FormatError, InputError
-from etude.files import read_metadata
+from etude.core import artifact as artifacts
+from etude.core.artifact import KEY, Artifact
+from etude.core.errors import FormatError, InputError
+from etude.core.files import read_metadata
 from etude.formats import FORMATS, embedding_pair, identify, load_format
 from etude.formats.pairs import is_plain
 

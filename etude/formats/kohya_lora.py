@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude.artifact import Artifact
-from etude.errors import FormatError
-from etude.files import Draft, write_tensors
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
+from etude.core.files import Draft, write_tensors
 from etude.formats import metadata as headers
 from etude.formats.module_names import escape, escape_sdxl, unescape
 from etude.formats.pairs import ranks_and_alphas, unknown

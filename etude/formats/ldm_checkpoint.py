@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude.artifact import Artifact
-from etude.errors import FormatError
-from etude.files import Draft, atomic_path, write_tensors
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
+from etude.core.files import Draft, atomic_path, write_tensors
 from etude.formats.checkpoints import Frame, common, complete, of_part, refuse_partial
 from etude.formats.ldm_names import OPEN_CLIP, OPEN_CLIP_ENDS, inverse, translate, unet_table, vae_table
 from etude.formats.metadata import file_stem, modelspec

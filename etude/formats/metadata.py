@@ -15,8 +15,8 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from etude.artifact import Artifact
-from etude.files import file_name
+from etude.core.artifact import Artifact
+from etude.core.files import file_name
 
 ARCHITECTURES = {
     ("sd1", "epsilon"): "stable-diffusion-v1",

@@ -17,9 +17,9 @@ from typing import Any
 
 from torch import Tensor
 
-from etude.artifact import Artifact
-from etude.errors import FormatError
-from etude.files import Draft, file_name, read_tensors, write_tensors
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
+from etude.core.files import Draft, file_name, read_tensors, write_tensors
 from etude.formats.metadata import file_stem
 
 KEYS = ("latent", "null_embeddings")

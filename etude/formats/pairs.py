@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from etude.errors import FormatError
+from etude.core.errors import FormatError
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 

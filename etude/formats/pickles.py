@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from etude.errors import FormatError
-from etude.files import atomic_path, read_tensors
+from etude.core.errors import FormatError
+from etude.core.files import atomic_path, read_tensors
 
 ACTION = "fetch it again from a source you trust, as .safetensors if there is one"
 BARE = "a bare tensor"  # the one key of a file that holds a tensor with nothing around it

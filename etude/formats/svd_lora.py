@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from etude.artifact import Artifact
-from etude.files import Draft
+from etude.core.artifact import Artifact
+from etude.core.files import Draft
 from etude.formats import kohya_lora
 from etude.formats.checkpoints import Frame
 from etude.formats.deltas import differences

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude.artifact import Artifact
-from etude.errors import FormatError
-from etude.files import Draft, read_tensors, write_tensors
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
+from etude.core.files import Draft, read_tensors, write_tensors
 from etude.formats import embedding_pt
 from etude.formats.checkpoints import Frame, of_part
 from etude.formats.deltas import common, differences, factors, words

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from etude.errors import ParamsError
+from etude.core.errors import ParamsError
 from etude.grids import syntax
 from etude.grids.settings import ALL, BASE, BEST, FINAL, NUMBERS, AxisSettings, checkpoint_steps
 from etude.rendering.subjects import Subject

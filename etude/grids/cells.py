@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from etude.diffusion.settings import Sampling
-from etude.errors import ParamsError
+from etude.base.settings import Sampling
+from etude.core.errors import ParamsError
+from etude.core.params import validate
 from etude.grids.axes import PLACE, Axis, Known, Value, size
-from etude.params import validate
 from etude.rendering.pictures import Request, ask
 
 SAMPLING = ("guidance", "steps", "sampler")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from etude.errors import ParamsError
+from etude.core.errors import ParamsError
 from etude.grids.text import height, wrap
 
 

@@ -7,9 +7,9 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from etude.diffusion.settings import SAMPLERS
+from etude.base.settings import SAMPLERS
+from etude.core.params import Schema, Seed, nearest
 from etude.grids import syntax
-from etude.params import Schema, Seed, nearest
 
 ALL, BASE, BEST, FINAL = "all", "base", "best", "final"  # of the axis `checkpoint`, besides steps
 REPLACED = 2  # values of `replace` at least: what is sought, and what takes its place

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 from etude.grids.axes import Axis, Known
 from etude.grids.cells import Cell, Defaults
 from etude.grids.layout import Label, Sheet

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 
 Size = tuple[int, int]  # width, height
 Colour = tuple[int, int, int]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 
 # What lies beside pictures without being one; everything else is tried by its content, whatever its suffix.
 BESIDE = frozenset(

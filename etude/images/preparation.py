@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 from etude.images.crop import Box, Size, bucket_sizes, crop_box, cut, nearest_size, pad, split_boxes
 from etude.images.decode import Picture, read_picture
 from etude.images.focus import focal_point

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from etude.params import Schema
+from etude.core.params import Schema
 
 
 class Prepare(Schema):

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from etude.files import read_json
+from etude.core.files import read_json
 from etude.pages import words
 from etude.pages.charts import Chart, draw
 from etude.pages.pictures import inline
@@ -87,7 +87,7 @@ def _use(found: Findings) -> dict[str, Any]:
         "each": written["export"] == "all" and len(steps) > 1,
         "rows": list(rows(export)),
         "steps": steps,
-        "command": f"python -m tasks.convert {found.method}@{others[-1]} --to {next(iter(forms))}" if others else "",
+        "command": f"python -m commands.convert {found.method}@{others[-1]} --to {next(iter(forms))}" if others else "",
         "forms": list(forms)[1:],
         "base": str(found.facts.get("base", "")),
         "small": int(found.facts.get("resolution", PUBLISHED)) < PUBLISHED,

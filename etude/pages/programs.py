@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from etude.files import file_name
+from etude.core.files import file_name
 
 PROGRAMS = ("A1111", "ComfyUI", "SD.Next", "diffusers")  # each has a row on every page, if only to say that it cannot
 
@@ -162,7 +162,7 @@ USES: Mapping[str, tuple[Use, ...]] = {
         Use("diffusers", (("{stem}/", ""),), code='pipe = DiffusionPipeline.from_pretrained("{export}/{stem}")'),
     ),
     "peft_lora": (Use("PEFT", (("{stem}/", ""),), how="PeftModel.from_pretrained"),),
-    "null_text": (Use("Étude", (("{stem}-*.safetensors", ""),), how="python -m tasks.sample {method} --prompt …"),),
+    "null_text": (Use("Étude", (("{stem}-*.safetensors", ""),), how="python -m commands.sample {method} --prompt …"),),
 }
 
 

@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 
-from etude.files import file_name
+from etude.core.files import file_name
 
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 

@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from etude.files import read_json
+from etude.core.files import read_json
 from etude.pages import words
 from etude.pages.dumbbell import Bar, draw
 from etude.pages.page import environment, subject_name, worded

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from etude.artifact import facts_of
-from etude.errors import InputError
-from etude.files import read_json
+from etude.core.artifact import facts_of
+from etude.core.errors import InputError
+from etude.core.files import read_json
 from etude.pages.readme import files
 
 HELD_OUT = ("truth_similarity", "concept_accuracy", "style_similarity", "style_accuracy")  # metrics that lead a page
@@ -79,14 +79,14 @@ class Findings:
 
 def find(method: str, root: Path = Path()) -> Findings:
     """Read everything; raises InputError for the first file that is missing."""
-    folder, code = root / "artifacts" / method, root / "pipelines" / method / "method.py"
+    folder, home = root / "artifacts" / method, root / "pipelines" / method
     artifact = folder / "build" / "artifact.safetensors"
     evaluation = folder / "evaluation"
     asked, facts = read_json(evaluation / "evaluation.json"), facts_of(artifact)
     written = read_json(folder / "export" / "export.json")
     return Findings(
         method=method,
-        about=docstring(code),
+        about=docstring(home / "method" / "__init__.py"),
         facts=facts,
         size=artifact.stat().st_size,
         asked=asked,
@@ -95,9 +95,9 @@ def find(method: str, root: Path = Path()) -> Findings:
         checkpoints=[_checkpoint(row) for row in read_csv(evaluation / "checkpoints.csv")],
         losses=losses(folder / "training"),
         exported=written,
-        files=exported(folder / "export", written, files(code.with_name("README.md"), FILES, str(facts["name"]))),
+        files=exported(folder / "export", written, files(home / "README.md", FILES, str(facts["name"]))),
         folder=folder,
-        readme=code.with_name("README.md"),
+        readme=home / "README.md",
     )
 
 

@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from etude.base.settings import Sampling
+from etude.core.files import atomic_path
+from etude.core.store import Part, Store, key
 from etude.diffusion.sample import generate
-from etude.diffusion.settings import Sampling
-from etude.files import atomic_path
 from etude.rendering.prompts import fill
 from etude.rendering.studio import Studio
 from etude.rendering.subjects import Subject
-from etude.store import Part, Store, key
 
 if TYPE_CHECKING:
-    from etude.diffusion.base import Base
+    from etude.base.base import Base
 
 
 @dataclass(frozen=True)

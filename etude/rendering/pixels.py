@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from etude.errors import InputError
-from etude.store import key
+from etude.core.errors import InputError
+from etude.core.store import key
 
 
 def open_picture(path: Path) -> Image.Image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from etude.errors import ParamsError
+from etude.core.errors import ParamsError
 
 NAME = "[name]"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from etude.errors import InputError
-from etude.files import read_json
+from etude.core.errors import InputError
+from etude.core.files import read_json
 
 
 def real_pictures(prepared: Path) -> list[str]:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 
-from etude import artifact as artifacts
-from etude.diffusion.base import DTYPES, Base, choose_device, load_base
-from etude.diffusion.digest import PARTS, part_digest
-from etude.errors import FormatError
-from etude.files import sha256_file, sha256_tree
-from etude.method import load_method
-from etude.params import read_yaml
+from etude.base.base import DTYPES, Base, choose_device, load_base
+from etude.base.digest import PARTS, part_digest
+from etude.core import artifact as artifacts
+from etude.core.code import code_digests
+from etude.core.errors import FormatError
+from etude.core.files import sha256_file
+from etude.core.method import load_method
+from etude.core.params import read_yaml
+from etude.core.randomness import make_deterministic
+from etude.core.store import Part, key
 from etude.rendering.subjects import Subject
-from etude.store import Part, key
-from etude.training.randomness import make_deterministic
 
-ROOT = Path(__file__).parent.parent.parent
-DRAWING = ("etude/diffusion", "etude/rendering")  # the code that draws
-APPLYING = ("etude/artifact.py", "etude/training")  # what a method's `apply` may use besides, and the method itself
+DRAWING = ("etude/base", "etude/core", "etude/diffusion", "etude/rendering")  # the code that draws
+APPLYING = "etude/training"  # what a method's `apply` may use besides, and the method itself
 LIBRARIES = ("diffusers", "peft", "torch", "transformers")
 
 
@@ -64,11 +64,11 @@ class Studio:
     def _ground(self) -> str:
         weights = [part_digest(self.path, part) for part in PARTS]
         libraries = {name: version(name) for name in LIBRARIES}
-        return key(weights, _code(DRAWING), libraries, [self.device, self.precision, self.threads])
+        return key(weights, code_digests(*DRAWING), libraries, [self.device, self.precision, self.threads])
 
     @cached_property
     def _apply(self) -> str:
-        return key(_code((*APPLYING, f"pipelines/{self.method}")))
+        return key(code_digests(APPLYING, f"pipelines/{self.method}"))
 
 
 def open_studio(method: str, *, base: str, device: str, precision: str, threads: int) -> Studio:
@@ -76,8 +76,3 @@ def open_studio(method: str, *, base: str, device: str, precision: str, threads:
     make_deterministic(threads)
     own = read_yaml(Path("pipelines", method, "params.yaml")).get("base", base)
     return Studio(Path(own), method, device=device, precision=precision, threads=threads)
-
-
-def _code(places: Sequence[str]) -> dict[str, str]:
-    """Digests of the project's own code: a picture drawn by other code is another picture."""
-    return {place: sha256_tree(ROOT / place, (".py",)) for place in places}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from etude.artifact import facts_of
-from etude.errors import InputError
+from etude.core.artifact import facts_of
+from etude.core.errors import InputError
 
 BASE = "base"
 FINAL = "final"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from etude.params import Schema, Seed
+from etude.core.params import Schema, Seed
 
 Size = Annotated[float, Field(gt=0, le=10)]
 Kind = Literal["far", "whole", "near"]

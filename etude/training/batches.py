@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from etude.diffusion.text import Conditioning
-from etude.errors import InputError
-from etude.files import read_json, read_tensors
-from etude.training.randomness import generator
+from etude.base.text import Conditioning
+from etude.core.errors import InputError
+from etude.core.files import read_json, read_tensors
+from etude.core.randomness import generator
 
 EVEN = 127 / 255  # the grey of a mask that weighs as much as none
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from etude.diffusion.base import Base
-from etude.diffusion.text import Conditioning, encode_prompts
+from etude.base.base import Base
+from etude.base.text import Conditioning, encode_prompts
 from etude.training.batches import Batch, Captions
 
 PLAIN = "[caption]"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from etude.diffusion.base import Base
-from etude.diffusion.latents import sample_latents
+from etude.base.base import Base
+from etude.base.latents import sample_latents
+from etude.base.text import Conditioning
 from etude.diffusion.noise import add_noise, predict, snr, target
-from etude.diffusion.text import Conditioning
 from etude.training.plan import Optimization
 
 

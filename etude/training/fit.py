@@ -15,10 +15,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from etude.errors import TrainingError
+from etude.core.errors import TrainingError
+from etude.core.randomness import mix
 from etude.training.average import Average
 from etude.training.plan import Optimization
-from etude.training.randomness import mix
 from etude.training.report import Report
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from etude.diffusion.base import DTYPES
+from etude.base.base import DTYPES
 from etude.training.fit import Group
 
 

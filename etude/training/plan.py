@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from etude.params import Count, Rate, Scale, Schema, Steps
+from etude.core.params import Count, Rate, Scale, Schema, Steps
 
 MOST = 1000  # checkpoints of a run, each of which is measured and drawn
 FASTEST = 100

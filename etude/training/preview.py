@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, model_validator
 
-from etude.diffusion.settings import Sampling
-from etude.params import Seed, refuse_twice
+from etude.base.settings import Sampling
+from etude.core.params import Seed, refuse_twice
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from etude.diffusion.base import Base
+    from etude.base.base import Base
 
 
 class Preview(Sampling):

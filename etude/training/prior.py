@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from etude.diffusion.base import Base
-from etude.diffusion.text import Conditioning
-from etude.errors import InputError
+from etude.base.base import Base
+from etude.base.text import Conditioning
+from etude.core.errors import InputError
+from etude.core.randomness import mix
 from etude.training import conditioning
 from etude.training.batches import Batch, Batches, Captions, Images, load_captions, load_images
 from etude.training.denoising import denoising_losses
 from etude.training.plan import Optimization
-from etude.training.randomness import mix
 
 DRAWN = "drawn"  # the folder of what the base drew, beside those of real pictures
 

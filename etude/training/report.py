@@ -17,10 +17,10 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from etude import artifact as artifacts
-from etude.artifact import Artifact
-from etude.errors import TrainingError
-from etude.files import atomic_path
+from etude.core import artifact as artifacts
+from etude.core.artifact import Artifact
+from etude.core.errors import TrainingError
+from etude.core.files import atomic_path
 from etude.training.processes import is_main
 
 CONSOLE = Console(stderr=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 
 NAME, FILEWORDS = "[name]", "[filewords]"
 Template = Annotated[str, Field(pattern=r"\[name\]|\[filewords\]", description="a text with [name] or [filewords]")]

@@ -12,7 +12,7 @@ from typing import cast
 
 from torch import Tensor
 
-from etude.files import read_tensors
+from etude.core.files import read_tensors
 from etude.training.augmentation import KIND, MASK, Kind
 from etude.training.batches import Images, latent_files
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude.diffusion.base import Base
+from etude.base.base import Base
 
 
 def starting_rows(base: Base, words: str, count: int) -> tuple[Tensor, ...]:

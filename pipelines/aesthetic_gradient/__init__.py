@@ -1,1 +1,1 @@
-"""Aesthetic gradient: the method in `method.py`, its numbers in `params.yaml`, its stages in `dvc.yaml`."""
+"""Aesthetic gradient: the method in `method/`, its numbers in `params.yaml`, its stages in `dvc.yaml`."""

@@ -1,1 +1,1 @@
-"""CLIP inversion: the method in `method.py`, its numbers in `params.yaml`, its stages in `dvc.yaml`."""
+"""CLIP inversion: the method in `method/`, its numbers in `params.yaml`, its stages in `dvc.yaml`."""

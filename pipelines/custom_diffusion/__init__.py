@@ -1,1 +1,1 @@
-"""Custom Diffusion: the method in `method.py`, its numbers in `params.yaml`, its stages in `dvc.yaml`."""
+"""Custom Diffusion: the method in `method/`, its numbers in `params.yaml`, its stages in `dvc.yaml`."""

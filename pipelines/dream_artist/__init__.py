@@ -1,1 +1,1 @@
-"""DreamArtist: the method in `method.py`, its numbers in `params.yaml`, its stages in `dvc.yaml`."""
+"""DreamArtist: the method in `method/`, its numbers in `params.yaml`, its stages in `dvc.yaml`."""

@@ -1,1 +1,1 @@
-"""DreamBooth: the method in `method.py`, its numbers in `params.yaml`, its stages in `dvc.yaml`."""
+"""DreamBooth: the method in `method/`, its numbers in `params.yaml`, its stages in `dvc.yaml`."""

@@ -1,1 +1,1 @@
-"""Fine-tuning: the method in `method.py`, its numbers in `params.yaml`, its stages in `dvc.yaml`."""
+"""Fine-tuning: the method in `method/`, its numbers in `params.yaml`, its stages in `dvc.yaml`."""

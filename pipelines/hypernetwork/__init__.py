@@ -1,1 +1,1 @@
-"""Hypernetwork: the method in `method.py`, its numbers in `params.yaml`, its stages in `dvc.yaml`."""
+"""Hypernetwork: the method in `method/`, its numbers in `params.yaml`, its stages in `dvc.yaml`."""

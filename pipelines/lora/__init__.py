@@ -1,1 +1,1 @@
-"""LoRA: the method in `method.py`, its numbers in `params.yaml`, its stages in `dvc.yaml`."""
+"""LoRA: the method in `method/`, its numbers in `params.yaml`, its stages in `dvc.yaml`."""

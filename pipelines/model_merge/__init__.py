@@ -1,1 +1,1 @@
-"""Model merge: the method in `method.py`, its arithmetic in `merging/`, its numbers in `params.yaml`."""
+"""Model merge: the method in `method/`, its numbers in `params.yaml`."""

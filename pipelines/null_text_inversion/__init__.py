@@ -1,1 +1,1 @@
-"""Null-text inversion: `method.py` and what it calls, its numbers in `params.yaml`, its stages in `dvc.yaml`."""
+"""Null-text inversion: the method in `method/`, its numbers in `params.yaml`, its stages in `dvc.yaml`."""

@@ -1,1 +1,1 @@
-"""Textual inversion: the method in `method.py`, its numbers in `params.yaml`, its stages in `dvc.yaml`."""
+"""Textual inversion: the method in `method/`, its numbers in `params.yaml`, its stages in `dvc.yaml`."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 from flows import plan
 from tests.shipped import copy_project
 

@@ -18,7 +18,7 @@ import pytest
 from httpx import ConnectError
 from prefect.states import Completed
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 from flows import durations, machines, verdict
 from flows.board import Board, use
 from flows.machines import share, shared_commit

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 from flows import durations, plan
 from flows.plan import Stage
 from tests.flows.conftest import Project, wait_until

@@ -11,7 +11,7 @@ from threading import Event, Thread
 
 import pytest
 
-from etude.locks import locked
+from etude.watch.locks import locked
 from flows.process import alive, group_lives, stop_group
 from flows.slots import Slots, StoppedError
 from tests.flows.conftest import wait_until

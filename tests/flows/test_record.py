@@ -7,11 +7,11 @@ from threading import Event
 
 import pytest
 
-from etude.errors import StaleError
+from etude.core.errors import StaleError
 from flows.plan import Stage, load
 from flows.record import Record
 from flows.stage import Site, StageError, run
-from tests.tasks.watched import ROOT, Project, copy, make_project, set_param
+from tests.etude.watch.watched import ROOT, Project, copy, make_project, set_param
 
 # DVC 3.67 calls what pygtrie 2.5 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 from flows.worktree import resolve, worktree
 from tests.flows.conftest import Project
 

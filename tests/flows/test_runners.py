@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from prefect.context import FlowRunContext
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 from flows import runners
 from flows.board import Board
 from flows.plan import load

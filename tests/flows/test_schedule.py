@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from etude.errors import InputError, ParamsError
+from etude.core.errors import InputError, ParamsError
 from flows import server, settings
 from tests.flows.conftest import ROOT, Project, wait_until
 from tests.flows.test_server import pid_of

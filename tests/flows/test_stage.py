@@ -12,8 +12,8 @@ from threading import Event, Thread
 
 import pytest
 
-from etude.errors import InputError
-from etude.locks import locked
+from etude.core.errors import InputError
+from etude.watch.locks import locked
 from flows import stage as stage_module
 from flows.plan import Stage, load
 from flows.process import alive

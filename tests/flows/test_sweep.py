@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 from flows import plan
 from flows.board import Board
 from flows.comparison import Result, render

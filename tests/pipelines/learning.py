@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude import artifact as artifacts
-from etude.artifact import Artifact
-from etude.diffusion.base import Base
+from etude.base.base import Base
+from etude.base.text import encode_prompts
+from etude.core import artifact as artifacts
+from etude.core.artifact import Artifact
+from etude.core.files import sha256_tree
+from etude.core.method import Input, load_method, needs
+from etude.core.params import MethodParams, read_yaml, validate
 from etude.diffusion.sample import generate
-from etude.diffusion.text import encode_prompts
-from etude.files import sha256_tree
-from etude.method import Input, load_method, needs
-from etude.params import MethodParams, read_yaml, validate
 from etude.training.batches import Captions, Images, Pictures
 from etude.training.preview import draw
 from etude.training.prior import Prior

@@ -12,16 +12,16 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPImageProcessorPil, CLIPModel
 
-from etude.artifact import Artifact
-from etude.diffusion.base import Base, load_base
+from etude.base.base import Base, load_base
+from etude.base.text import encode_prompts, tokenise
+from etude.core.artifact import Artifact
+from etude.core.errors import BaseError, FormatError, ParamsError
+from etude.core.files import Draft
 from etude.diffusion.hooks import added_tokens
-from etude.diffusion.steering import aim
-from etude.diffusion.text import encode_prompts, tokenise
-from etude.errors import BaseError, FormatError, ParamsError
-from etude.files import Draft
 from etude.formats import aesthetic_pt, identify
 from etude.training.report import Report
 from pipelines.aesthetic_gradient import method as aesthetic
+from pipelines.aesthetic_gradient.method.prompt_steering import aim
 from tests.pipelines.learning import on_tiny, params_of, pictures
 from tests.tiny import WIDTH
 

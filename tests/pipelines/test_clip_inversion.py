@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
-from etude.artifact import Artifact
-from etude.diffusion.base import Base, load_base
-from etude.diffusion.text import encode_prompts
-from etude.errors import BaseError, FormatError
-from etude.files import Draft, read_header
+from etude.base.base import Base, load_base
+from etude.base.text import encode_prompts
+from etude.core.artifact import Artifact
+from etude.core.errors import BaseError, FormatError
+from etude.core.files import Draft, read_header
 from etude.formats import clip_image_embedding, identify
 from etude.training.batches import Batch
 from etude.training.report import Report

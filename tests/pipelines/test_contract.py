@@ -1,4 +1,4 @@
-"""What every folder of `pipelines` with a method.py keeps to, on a tiny base."""
+"""What every folder of `pipelines` with a method keeps to, on a tiny base."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from etude import artifact as artifacts
-from etude.artifact import Artifact
-from etude.diffusion.base import Base, load_base
-from etude.method import NEEDS, load_method, method_names, needs
-from etude.params import load, read_yaml
+from etude.base.base import Base, load_base
+from etude.core import artifact as artifacts
+from etude.core.artifact import Artifact
+from etude.core.method import NEEDS, load_method, method_names, needs
+from etude.core.params import load, read_yaml
 from tests.pipelines.learning import learn, on_tiny, params_of, picture
 from tests.shipped import ROOT, held
 from tests.tiny import build_tiny
@@ -65,7 +65,7 @@ def test_a_method_has_its_six_names_and_its_four_files(method: str) -> None:
 
 @each_method
 def test_a_method_fits_on_one_screen_after_another(method: str) -> None:
-    text = (ROOT / "pipelines" / method / "method.py").read_text()
+    text = (ROOT / "pipelines" / method / "method/__init__.py").read_text()
     assert len(text.splitlines()) <= 200
     spans = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef)]
     assert [n.name for n in spans if (n.end_lineno or 0) - n.lineno >= 40] == []
@@ -83,7 +83,7 @@ def test_the_build_stage_depends_on_the_data_that_build_names_and_no_other(metho
 
 def test_methods_are_known_without_importing_torch() -> None:
     code = (
-        "import sys; from etude.method import *; [load_method(name) for name in method_names()];"
+        "import sys; from etude.core.method import *; [load_method(name) for name in method_names()];"
         "sys.exit(', '.join({'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules)) or None)"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -140,7 +140,7 @@ def test_a_second_build_is_the_same_also_when_it_was_killed_on_its_way(built: Bu
     """What goes step by step is killed in another process and goes on here; all else is simply built again."""
     code = (
         "import sys, torch; from pathlib import Path; from tests.pipelines.learning import *;"
-        "from etude.diffusion.base import load_base; torch.set_num_threads(1);"
+        "from etude.base.base import load_base; torch.set_num_threads(1);"
         "params = params_of(sys.argv[1], **on_tiny(sys.argv[1], Path(sys.argv[2])));"
         "learn(sys.argv[1], load_base(sys.argv[2]), params, Path(sys.argv[3]), kill_at=4)"
     )

@@ -12,20 +12,20 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from etude import artifact as artifacts
-from etude.artifact import Artifact
-from etude.diffusion.base import Base, load_base
+from etude.base.base import Base, load_base
+from etude.base.text import encode_prompts
+from etude.core import artifact as artifacts
+from etude.core.artifact import Artifact
+from etude.core.errors import InputError, ParamsError
+from etude.core.randomness import mix
 from etude.diffusion.hooks import added_tokens
-from etude.diffusion.text import encode_prompts
 from etude.diffusion.weights import learning
-from etude.errors import InputError, ParamsError
 from etude.training.batches import Batches
 from etude.training.prior import Pair
-from etude.training.randomness import mix
 from etude.training.report import Report
 from etude.training.views import Views
-from pipelines.custom_diffusion import merge as merging
 from pipelines.custom_diffusion import method as custom
+from pipelines.custom_diffusion.method import merge as merging
 from tests.pipelines.learning import class_images, image_set, params_of, picture, squared_errors, views
 from tests.tiny import WORDS, build_tiny
 

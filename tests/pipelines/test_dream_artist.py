@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from etude.artifact import Artifact
-from etude.diffusion.base import Base, load_base
+from etude.base.base import Base, load_base
+from etude.base.text import encode_prompts
+from etude.core.artifact import Artifact
+from etude.core.errors import ParamsError
 from etude.diffusion.noise import target
-from etude.diffusion.text import encode_prompts
-from etude.errors import ParamsError
 from etude.training.batches import Images
 from etude.training.denoising import Noised, noised
-from etude.training.guidance import parse_guidance
 from etude.training.report import Report
 from pipelines.dream_artist import method as artist
+from pipelines.dream_artist.method.guidance import parse_guidance
 from tests.pipelines.learning import image_set, params_of, picture
 from tests.tiny import build_tiny
 
@@ -67,7 +67,7 @@ def test_the_words_of_one_are_not_mistaken_for_each_other(tiny_base: Path) -> No
 
 
 def encode_ids(base: Base, text: str) -> Tensor:
-    from etude.diffusion.text import tokenise
+    from etude.base.text import tokenise
 
     return tokenise(base, [text]).ids[0]
 

@@ -11,18 +11,18 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from etude import artifact as artifacts
-from etude.artifact import Artifact
-from etude.diffusion.base import Base, load_base
+from etude.base.base import Base, load_base
+from etude.base.text import encode_prompts
+from etude.core import artifact as artifacts
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError, ParamsError
+from etude.core.files import Draft
+from etude.core.randomness import mix
 from etude.diffusion.noise import predict
-from etude.diffusion.text import encode_prompts
 from etude.diffusion.weights import learning, parts_of
-from etude.errors import FormatError, ParamsError
-from etude.files import Draft
 from etude.formats import diffusers_checkpoint, ldm_checkpoint
 from etude.training.batches import Batches
 from etude.training.prior import Prior
-from etude.training.randomness import mix
 from etude.training.report import Report
 from pipelines.dreambooth import method as dreambooth
 from tasks.export import read_frame

@@ -9,15 +9,15 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from etude import artifact as artifacts
-from etude.artifact import Artifact
-from etude.diffusion.base import Base, load_base
-from etude.diffusion.single import CONFIGS
-from etude.diffusion.text import encode_prompts
+from etude.base.base import Base, load_base
+from etude.base.single import CONFIGS
+from etude.base.text import encode_prompts
+from etude.core import artifact as artifacts
+from etude.core.artifact import Artifact
+from etude.core.errors import ParamsError
+from etude.core.randomness import mix
 from etude.diffusion.weights import parameters_of, parts_of
-from etude.errors import ParamsError
 from etude.training.batches import Batches
-from etude.training.randomness import mix
 from etude.training.report import Report
 from pipelines.fine_tuning import method as fine_tuning
 from tasks.export import export

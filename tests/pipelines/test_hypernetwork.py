@@ -12,17 +12,17 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from etude.artifact import Artifact
-from etude.diffusion.base import Base, load_base
-from etude.diffusion.hypernetwork import Design, initialise, input_widths, make_networks
+from etude.base.base import Base, load_base
+from etude.base.text import encode_prompts
+from etude.core.artifact import Artifact
+from etude.core.errors import BaseError, FormatError, ParamsError
+from etude.core.params import validate
+from etude.core.randomness import mix
 from etude.diffusion.noise import predict
-from etude.diffusion.text import encode_prompts
-from etude.errors import BaseError, FormatError, ParamsError
-from etude.params import validate
 from etude.training.batches import Batches
-from etude.training.randomness import mix
 from etude.training.report import Report
 from pipelines.hypernetwork import method as hypernetwork
+from pipelines.hypernetwork.method.networks import Design, initialise, input_widths, make_networks
 from tests.pipelines.learning import image_set, learn, params_of, picture
 from tests.tiny import build_tiny
 
@@ -187,7 +187,7 @@ def test_with_the_gains_of_a1111_a_stack_begins_near_nothing() -> None:
 
 def true_unet(family: str) -> UNet2DConditionModel:
     """The UNet of a family with its true widths, without values."""
-    from etude.diffusion.single import CONFIGS
+    from etude.base.single import CONFIGS
 
     with torch.device("meta"):
         return UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(CONFIGS / family / "unet"))

@@ -14,18 +14,18 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from etude.artifact import Artifact
-from etude.diffusion.base import Base, load_base
-from etude.diffusion.latents import decode_pixels
+from etude.base.base import Base, load_base
+from etude.base.latents import decode_pixels
+from etude.base.text import encode_prompts
+from etude.core.artifact import Artifact
+from etude.core.errors import BaseError, FormatError, ParamsError
+from etude.core.files import Draft, read_metadata
 from etude.diffusion.noise import predict
 from etude.diffusion.sample import denoise, guided, make_scheduler
-from etude.diffusion.text import encode_prompts
-from etude.errors import BaseError, FormatError, ParamsError
-from etude.files import Draft, read_metadata
 from etude.formats import diffusers_lora, identify, kohya_lora
 from etude.training.report import Report
 from pipelines.lora import method as lora
-from pipelines.lora.adapters import alphas, inserted, saved_form
+from pipelines.lora.method.adapters import alphas, inserted, saved_form
 from tests.pipelines.learning import image_set, params_of
 from tests.tiny import build_tiny
 

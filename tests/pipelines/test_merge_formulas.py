@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from etude.files import read_tensors
-from pipelines.model_merge.merging import formulas, pieces, sorting
-from pipelines.model_merge.merging.blocks import COUNT, PRESETS, block_of
-from pipelines.model_merge.merging.engine import Merge
-from pipelines.model_merge.merging.formulas import FORMULAS
-from pipelines.model_merge.merging.recipe import MANY, FormulaName, takes
+from etude.core.files import read_tensors
 from pipelines.model_merge.method import Weight
+from pipelines.model_merge.method.merging import formulas, pieces, sorting
+from pipelines.model_merge.method.merging.blocks import COUNT, PRESETS, block_of
+from pipelines.model_merge.method.merging.engine import Merge
+from pipelines.model_merge.method.merging.formulas import FORMULAS
+from pipelines.model_merge.method.merging.recipe import MANY, FormulaName, takes
 
 NAME = "unet.mid_block.attentions.0.proj_in.weight"
 SHAPE = (12, 7)

@@ -11,24 +11,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from etude import artifact as artifacts
-from etude.artifact import Artifact
-from etude.diffusion.base import Base, load_base
+from etude.base.base import Base, load_base
+from etude.base.text import encode_prompts
+from etude.core import artifact as artifacts
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
+from etude.core.files import read_tensors
+from etude.core.method import Input
 from etude.diffusion.noise import predict
-from etude.diffusion.text import encode_prompts
 from etude.diffusion.weights import swapped
-from etude.errors import FormatError
-from etude.files import read_tensors
 from etude.formats.pairs import Pair
-from etude.method import Input
 from etude.training.report import Report
 from pipelines.model_merge import method as merge
-from pipelines.model_merge.merging.engine import Merge
-from pipelines.model_merge.merging.formulas import Numbers
-from pipelines.model_merge.merging.learning import Lessons, Mixed, Rows, differences_of, learn, loss_of, teach
-from pipelines.model_merge.merging.low_rank import concatenated
-from pipelines.model_merge.merging.sources import Model, open_base, open_model
 from pipelines.model_merge.method import Learning, Params, Weight
+from pipelines.model_merge.method.merging.engine import Merge
+from pipelines.model_merge.method.merging.formulas import Numbers
+from pipelines.model_merge.method.merging.learning import Lessons, Mixed, Rows, differences_of, learn, loss_of, teach
+from pipelines.model_merge.method.merging.low_rank import concatenated
+from pipelines.model_merge.method.merging.sources import Model, open_base, open_model
 from tests.pipelines.learning import params_of, parents
 from tests.tiny import build_tiny
 

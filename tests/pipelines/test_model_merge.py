@@ -14,20 +14,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from etude import artifact as artifacts
-from etude.artifact import Artifact
-from etude.diffusion.base import Base, load_base
-from etude.errors import FormatError, InputError, ParamsError, StaleError
-from etude.files import Draft, read_metadata, read_tensors, sha256_tree, write_json, write_tensors
+from etude.base.base import Base, load_base
+from etude.core import artifact as artifacts
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError, InputError, ParamsError, StaleError
+from etude.core.files import Draft, read_metadata, read_tensors, sha256_tree, write_json, write_tensors
+from etude.core.method import Input
+from etude.core.params import read_yaml
 from etude.formats import diffusers_checkpoint, kohya_lora, ldm_checkpoint
 from etude.formats.pairs import split
-from etude.method import Input
-from etude.params import read_yaml
 from etude.training.report import Report
 from pipelines.model_merge import method as merge
-from pipelines.model_merge.merging.low_rank import Fused, extracted
-from pipelines.model_merge.merging.rebasin import Rebased, block_counter, match
-from pipelines.model_merge.merging.sources import open_base, open_model, open_vae
+from pipelines.model_merge.method.merging.low_rank import Fused, extracted
+from pipelines.model_merge.method.merging.rebasin import Rebased, block_counter, match
+from pipelines.model_merge.method.merging.sources import open_base, open_model, open_vae
 from tasks import build as task_build
 from tasks.digest import digest
 from tasks.export import export, read_frame
@@ -338,10 +338,10 @@ CODE = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from etude.diffusion.base import Base
-from etude.method import Input
+from etude.base.base import Base
+from etude.core.method import Input
 from etude.training.report import Report
-from etude.params import read_yaml, validate
+from etude.core.params import read_yaml, validate
 from pipelines.model_merge import method
 import torch
 torch.set_num_threads(1)
@@ -365,7 +365,7 @@ models = {x: Input(folder / x, "-") for x in "abc"[:count]}
 base = SimpleNamespace(path=folder / "base", family="sd1")
 made = method.build(base=base, models=models, params=params, report=report)
 report.advance(0)
-from etude import artifact
+from etude.core import artifact
 artifact.save(made, folder / "made.safetensors")
 report.advance(0)
 print(report.most)
@@ -377,7 +377,7 @@ def test_the_stages_hash_build_and_export_what_params_name(
 ) -> None:
     named = {"a": "artifacts/fine_tuning/build", "b": "artifacts/dreambooth/build"}
     make_project(tmp_path, tiny_base, "model_merge", models=named)
-    (tmp_path / "pipelines/model_merge/merging").symlink_to(ROOT / "pipelines/model_merge/merging")
+    (tmp_path / "pipelines/model_merge/method/merging").symlink_to(ROOT / "pipelines/model_merge/method/merging")
     for letter, model in parents(base, tmp_path / "drawn").items():
         (tmp_path / named[letter]).parent.mkdir(parents=True)
         model.path.rename(tmp_path / named[letter])

@@ -14,25 +14,25 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from etude.artifact import Artifact
-from etude.diffusion.base import Base, load_base
+from etude.base.base import Base, load_base
+from etude.base.latents import decode_latents
+from etude.base.text import Conditioning, encode_prompts
+from etude.core.artifact import Artifact
+from etude.core.errors import BaseError, FormatError, InputError, TrainingError
+from etude.core.files import Draft, read_metadata, read_tensors
 from etude.diffusion.hooks import replaced_weights
-from etude.diffusion.latents import decode_latents
 from etude.diffusion.noise import predict
 from etude.diffusion.sample import make_scheduler
-from etude.diffusion.text import Conditioning, encode_prompts
-from etude.errors import BaseError, FormatError, InputError, TrainingError
-from etude.files import Draft, read_metadata, read_tensors
 from etude.formats import identify, null_text
 from etude.training.report import Report
-from pipelines.null_text_inversion import inversion as inversions
 from pipelines.null_text_inversion import method as null
-from pipelines.null_text_inversion.attention import Control, Edit, controlled, edit, read_weights
-from pipelines.null_text_inversion.batch import Progress, measures, psnr
-from pipelines.null_text_inversion.course import Course
-from pipelines.null_text_inversion.inversion import Inversion, Rule
-from pipelines.null_text_inversion.path import Path as Way
-from pipelines.null_text_inversion.path import draw, pivot, plan, towards_noise, towards_picture
+from pipelines.null_text_inversion.method import inversion as inversions
+from pipelines.null_text_inversion.method.attention import Control, Edit, controlled, edit, read_weights
+from pipelines.null_text_inversion.method.batch import Progress, measures, psnr
+from pipelines.null_text_inversion.method.course import Course
+from pipelines.null_text_inversion.method.inversion import Inversion, Rule
+from pipelines.null_text_inversion.method.path import Path as Way
+from pipelines.null_text_inversion.method.path import draw, pivot, plan, towards_noise, towards_picture
 from tests.pipelines.learning import image_set, params_of, picture
 from tests.tiny import build_tiny
 

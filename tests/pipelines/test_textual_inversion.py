@@ -9,16 +9,16 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
-from etude import artifact as artifacts
-from etude.artifact import Artifact
-from etude.diffusion import text
-from etude.diffusion.base import Base, load_base
-from etude.diffusion.latents import decode_pixels
+from etude.base import text
+from etude.base.base import Base, load_base
+from etude.base.latents import decode_pixels
+from etude.base.text import encode_prompts
+from etude.core import artifact as artifacts
+from etude.core.artifact import Artifact
+from etude.core.errors import ParamsError
+from etude.core.files import Draft
 from etude.diffusion.noise import predict
 from etude.diffusion.sample import denoise, guided, make_scheduler
-from etude.diffusion.text import encode_prompts
-from etude.errors import ParamsError
-from etude.files import Draft
 from etude.formats import diffusers_embedding, embedding_pt, embedding_safetensors
 from etude.training.report import Report
 from etude.training.words import starting_rows

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from etude.files import read_json, read_tensors
+from etude.core.files import read_json, read_tensors
 
 PARAMS = """\
 base: {base}

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from ruamel.yaml import YAML
 
-from etude.files import write_json, write_tensors
-from etude.params import read_yaml
+from etude.core.files import write_json, write_tensors
+from etude.core.params import read_yaml
 from tests.pipelines.learning import params_of
 from tests.shipped import ROOT
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from etude import artifact as artifacts
-from etude.errors import BaseError, StaleError
-from etude.files import read_json, sha256_tree
-from etude.method import load_method
-from etude.params import read_yaml
-from tasks import seen
+from etude.core import artifact as artifacts
+from etude.core.errors import BaseError, StaleError
+from etude.core.files import read_json, sha256_tree
+from etude.core.method import load_method
+from etude.core.params import read_yaml
 from tasks.build import build
+from tasks.shell import seen
 from tests.shipped import ROOT
 from tests.tasks.learning import change, make_project
 from tests.tiny import build_tiny
@@ -164,7 +164,7 @@ def test_a_base_that_the_method_cannot_stand_on_is_refused_before_it_is_loaded(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load_method("lora"), "bases", ("sdxl",))
-    monkeypatch.setattr("etude.diffusion.base.load_base", None)
+    monkeypatch.setattr("etude.base.base.load_base", None)
     with pytest.raises(BaseError, match="is of the family sd1, on which lora cannot stand.*base of sdxl"):
         build("lora")
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from etude.errors import BaseError
-from etude.files import read_json
+from etude.core.errors import BaseError
+from etude.core.files import read_json
 from tasks.caption import caption
 from tasks.prepare import prepare
 from tests.tasks.front import captions, draw, make_project, set_param

@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from etude.diffusion.base import load_base
-from etude.diffusion.latents import encode_images
+from etude.base.base import load_base
+from etude.base.latents import encode_images
+from etude.base.settings import ClassImages
+from etude.base.text import encode_prompts
+from etude.core.errors import InputError
+from etude.core.files import sha256_tree
 from etude.diffusion.sample import generate
-from etude.diffusion.settings import ClassImages
-from etude.diffusion.text import encode_prompts
-from etude.errors import InputError
-from etude.files import sha256_tree
 from etude.training.batches import Batches, load_images
 from etude.training.prior import load_prior, pairs
 from tasks.class_images import batches, class_images

@@ -1,6 +1,6 @@
 import pytest
 
-from tasks.console import progress, say, warn
+from tasks.shell.console import progress, say, warn
 
 
 def test_lines_are_printed_whole_and_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

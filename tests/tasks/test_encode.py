@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from etude.errors import BaseError, InputError
-from etude.files import read_json, read_tensors, sha256_tree, write_tensors
+from etude.core.errors import BaseError, InputError
+from etude.core.files import read_json, read_tensors, sha256_tree, write_tensors
 from tasks.caption import caption
 from tasks.encode import encode
 from tasks.prepare import prepare
@@ -56,9 +56,9 @@ def outs() -> tuple[str, str]:
 
 @pytest.mark.usefixtures("project")
 def test_outs_hold_the_moments_of_each_picture_and_the_states_of_each_text(tiny_base: Path) -> None:
-    from etude.diffusion.base import load_base
-    from etude.diffusion.latents import encode_images
-    from etude.diffusion.text import encode_prompts
+    from etude.base.base import load_base
+    from etude.base.latents import encode_images
+    from etude.base.text import encode_prompts
 
     base = load_base(tiny_base, parts=("vae", "text"))
     images = read_json("data/pets/prepared/images.json")["images"]
@@ -85,7 +85,7 @@ def test_nothing_is_encoded_or_even_opened_twice(
         raise AssertionError("the base was opened")
 
     before = outs()
-    monkeypatch.setattr("etude.diffusion.base.load_base", opened)
+    monkeypatch.setattr("etude.base.base.load_base", opened)
     encode("pets")
     assert counts(capsys) == (0, 4, 0, 4)
     assert outs() == before

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from etude.errors import EtudeError
-from etude.files import read_json, sha256_tree
-from etude.params import read_yaml
+from etude.core.errors import EtudeError
+from etude.core.files import read_json, sha256_tree
+from etude.core.params import read_yaml
 from tasks.evaluate import evaluate
 from tests.finished import build, copy, write_yaml
 from tests.judging import write_judge

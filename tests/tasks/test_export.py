@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from etude import artifact as artifacts
-from etude.artifact import Artifact
-from etude.errors import InputError, StaleError
-from etude.files import read_json, sha256_tree, write_json
+from etude.core import artifact as artifacts
+from etude.core.artifact import Artifact
+from etude.core.errors import InputError, StaleError
+from etude.core.files import read_json, sha256_tree, write_json
+from etude.core.method import load_method, method_names
 from etude.formats import identify, load_format
-from etude.method import load_method, method_names
 from tasks.export import export
 from tests.finished import write_yaml
 

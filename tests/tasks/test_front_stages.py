@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from etude.params import read_yaml
-from tasks.rewriting import rewrite
+from commands.rewriting import rewrite
+from etude.core.params import read_yaml
 from tests.shipped import copy_project
 from tests.tasks.front import draw
 

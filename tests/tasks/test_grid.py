@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from etude.errors import EtudeError, ParamsError
-from etude.files import read_json, sha256_tree
-from etude.params import read_yaml
+from etude.core.errors import EtudeError, ParamsError
+from etude.core.files import read_json, sha256_tree
+from etude.core.params import read_yaml
 from tasks.grid import grid
 from tests.finished import build, copy, write_yaml
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from etude.errors import EtudeError
-from etude.files import read_json, sha256_tree, write_json
+from etude.core.errors import EtudeError
+from etude.core.files import read_json, sha256_tree, write_json
 from tasks.page import page
 from tests.finished import copy
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 def finish(folder: Path) -> None:
     """What the build and export stages leave besides the artifact."""
-    for place in ("pipelines/lora/README.md", "pipelines/lora/method.py"):
+    for place in ("pipelines/lora/README.md", "pipelines/lora/method/__init__.py"):
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / place, folder / place)
     curve = folder / "artifacts/lora/training/plots/metrics/loss.tsv"

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from etude.errors import InputError, ParamsError
-from etude.files import read_json, sha256_tree
+from etude.core.errors import InputError, ParamsError
+from etude.core.files import read_json, sha256_tree
 from tasks.prepare import prepare
 from tests.tasks.front import draw, make_project, set_param
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from etude.errors import EtudeError
-from etude.files import read_json, sha256_tree, write_json
+from etude.core.errors import EtudeError
+from etude.core.files import read_json, sha256_tree, write_json
 from tasks.report import report
 from tests.finished import write_yaml
 

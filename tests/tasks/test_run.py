@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from etude.errors import InputError
-from tasks import run
+from etude.core.errors import InputError
+from tasks.shell import run
 from tests.shipped import copy_project
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -96,7 +96,7 @@ def test_without_any_environment_it_is_said_what_to_do(
     tmp_path: Path, system_python: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     folder = copy_project(tmp_path / "alone")
-    for words in (["tasks.check"], ["tasks.prepare", "concept"]):
+    for words in (["commands.check"], ["tasks.prepare", "concept"]):
         ran = system_python(folder, *words)
         assert ran.returncode == 1
         assert re.fullmatch(r"error: \S+: this Python has no .*typer\. Next: run `make setup`, .*\n", ran.stderr)

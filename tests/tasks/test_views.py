@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from etude.diffusion.base import load_base
-from etude.diffusion.latents import encode_images
-from etude.files import sha256_tree
+from etude.base.base import load_base
+from etude.base.latents import encode_images
+from etude.core.files import sha256_tree
 from etude.training.views import load_views
 from tasks.views import _views, views
 from tests.pipelines.learning import params_of

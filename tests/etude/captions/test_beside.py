@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from etude.captions.beside import lonely_texts, other_captions, read_beside
-from etude.errors import InputError
+from etude.core.errors import InputError
 
 
 def test_the_first_of_equal_pictures_that_has_a_text_gives_it(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from etude.captions.settings import Caption
 from etude.captions.zero_shot import Array, describe, read_words
-from etude.errors import InputError
+from etude.core.errors import InputError
 
 SETTINGS = {
     "file_names": True,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from etude.core.errors import FormatError
 from etude.diffusion.factors import by_layer, change, rank_of
-from etude.errors import FormatError
 
 LINEAR, CONV = (8, 12), (8, 12, 3, 3)
 SOURCE = torch.Generator().manual_seed(0)

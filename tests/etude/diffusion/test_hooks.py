@@ -11,10 +11,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from etude.diffusion.base import Base
+from etude.base.base import Base
+from etude.base.text import Conditioning, encode_prompts, tokenise
+from etude.core.errors import BaseError, ConflictError, FormatError
 from etude.diffusion.hooks import added_tokens, replaced_weights
-from etude.diffusion.text import Conditioning, encode_prompts, tokenise
-from etude.errors import BaseError, ConflictError, FormatError
 
 
 def rows_for(base: Base, count: int, seed: int = 0) -> list[Tensor]:

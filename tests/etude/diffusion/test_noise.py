@@ -6,10 +6,10 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from etude.diffusion.base import Base
+from etude.base.base import Base
+from etude.base.text import encode_prompts
+from etude.core.errors import BaseError
 from etude.diffusion.noise import add_noise, original, predict, size_ids, snr, target
-from etude.diffusion.text import encode_prompts
-from etude.errors import BaseError
 
 
 @pytest.fixture

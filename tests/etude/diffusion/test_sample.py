@@ -14,13 +14,13 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from etude.diffusion.base import Base
+from etude.base.base import Base
+from etude.base.settings import SAMPLERS, Sampling
+from etude.base.text import Conditioning, encode_prompts
+from etude.core.errors import InputError, ParamsError
+from etude.core.params import validate
 from etude.diffusion.hooks import added_tokens
 from etude.diffusion.sample import denoise, draw_noise, generate, generators, guided, make_scheduler
-from etude.diffusion.settings import SAMPLERS, Sampling
-from etude.diffusion.text import Conditioning, encode_prompts
-from etude.errors import InputError, ParamsError
-from etude.params import validate
 
 PROMPTS = ["a photo of a red cat", "a blue dog"]
 SETTINGS: dict[str, Any] = {"negative": "sad", "steps": 4, "guidance": 4.0, "sampler": "ddim"}

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from etude.diffusion.base import Base
+from etude.base.base import Base
+from etude.core.errors import FormatError
 from etude.diffusion.weights import learning, parts_of, swapped
-from etude.errors import FormatError
 
 
 def weights(base: Base) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from etude.errors import BaseError
+from etude.core.errors import BaseError
 from etude.evaluation.features import Clip
 
 

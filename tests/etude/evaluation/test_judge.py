@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from etude.errors import EtudeError
+from etude.core.errors import EtudeError
+from etude.core.files import read_json, read_tensors, write_json
 from etude.evaluation.judge import Judge
 from etude.evaluation.network import Network
-from etude.files import read_json, read_tensors, write_json
 from tests.judging import write_judge
 
 

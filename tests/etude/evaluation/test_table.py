@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 from etude.evaluation.metrics import unit
 from etude.evaluation.settings import METRICS, Best
 from etude.evaluation.table import Row, best_row, ceiling, measure, summary

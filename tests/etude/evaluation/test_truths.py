@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 from etude.evaluation.features import Clip
 from etude.evaluation.judge import Judge, Labels
 from etude.evaluation.metrics import unit

@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from etude.base.text import encode_prompts
+from etude.core.errors import InputError
+from etude.core.files import read_tensors, write_tensors
+from etude.core.randomness import generator
 from etude.diffusion.noise import add_noise, predict
-from etude.diffusion.text import encode_prompts
-from etude.errors import InputError
 from etude.evaluation.settings import Validation
 from etude.evaluation.validation import curve, loss_table
-from etude.files import read_tensors, write_tensors
 from etude.rendering.studio import Studio
 from etude.rendering.subjects import UNTOUCHED, subjects
-from etude.training.randomness import generator
 from tests.finished import enter, project
 
 LATENTS = Path("data/concept/latents")

@@ -20,15 +20,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from etude.artifact import Artifact
-from etude.diffusion.base import load_base
-from etude.diffusion.single import CONFIGS
-from etude.errors import FormatError
-from etude.files import Draft, read_metadata, read_tensors, sha256_tree
+from etude.base.base import load_base
+from etude.base.single import CONFIGS
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
+from etude.core.files import Draft, read_metadata, read_tensors, sha256_tree
 from etude.formats import diffusers_checkpoint, identify, ldm_checkpoint
 from etude.formats.checkpoints import Frame, common
 from tasks.export import configuration, read_frame
-from tests.etude.diffusion.ldm import to_ldm
+from tests.etude.base.ldm import to_ldm
 from tests.tiny import build_tiny
 
 FAMILIES = ("sd1", "sd2", "sdxl")
@@ -253,9 +253,9 @@ def test_the_configuration_of_a_single_file_of_true_widths_is_the_shipped_one(
 ) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"")
-    monkeypatch.setattr("etude.diffusion.family.recognise", lambda _: family)
-    monkeypatch.setattr("etude.diffusion.single.config_folder", lambda *_: CONFIGS / family)
-    monkeypatch.setattr("etude.diffusion.single.single_scheduler", lambda *_: {"_class_name": "DDIMScheduler"})
+    monkeypatch.setattr("etude.base.family.recognise", lambda _: family)
+    monkeypatch.setattr("etude.base.single.config_folder", lambda *_: CONFIGS / family)
+    monkeypatch.setattr("etude.base.single.single_scheduler", lambda *_: {"_class_name": "DDIMScheduler"})
     files = configuration(path)
     index = json.loads(files["model_index.json"])
     assert {"unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"} <= set(files)

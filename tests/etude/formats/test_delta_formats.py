@@ -11,12 +11,12 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
-from etude.artifact import Artifact
-from etude.diffusion.base import Base, load_base
+from etude.base.base import Base, load_base
+from etude.base.text import encode_prompts
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
+from etude.core.files import Draft, read_header, read_metadata, read_tensors, write_tensors
 from etude.diffusion.noise import predict
-from etude.diffusion.text import encode_prompts
-from etude.errors import FormatError
-from etude.files import Draft, read_header, read_metadata, read_tensors, write_tensors
 from etude.formats import (
     adobe_delta,
     diffusers_custom_diffusion,

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from etude import formats
-from etude.artifact import Artifact
-from etude.errors import FormatError
-from etude.files import Draft, read_metadata, read_tensors
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
+from etude.core.files import Draft, read_metadata, read_tensors
 from etude.formats import diffusers_embedding, embedding_pt, embedding_safetensors
 from etude.formats.pickles import read_pickle, write_pickle
 

@@ -13,9 +13,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from etude import formats
-from etude.artifact import Artifact
-from etude.errors import FormatError
-from etude.files import Draft
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
+from etude.core.files import Draft
 from etude.formats import embedding_image
 
 FACTS = {"name": "sks", "step": 200, "family": "sd1", "base": "models/x"}

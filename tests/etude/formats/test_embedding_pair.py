@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from etude import formats
-from etude.artifact import Artifact
-from etude.errors import FormatError
-from etude.files import Draft, read_tensors
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
+from etude.core.files import Draft, read_tensors
 from etude.formats import embedding_pair
 from etude.formats.pickles import read_pickle
 from tests.etude.formats.test_embedding_formats import accepted

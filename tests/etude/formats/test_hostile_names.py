@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from etude import artifact as artifacts
-from etude.artifact import Artifact
-from etude.errors import EtudeError, InputError
-from etude.files import LONGEST, Draft, file_name, read_tensors, write_tensors
+from commands.convert import convert
+from etude.core import artifact as artifacts
+from etude.core.artifact import Artifact
+from etude.core.errors import EtudeError, InputError
+from etude.core.files import LONGEST, Draft, file_name, read_tensors, write_tensors
 from etude.formats import FORMATS, load_format
 from etude.formats.kinds import METHODS, same_kind
 from etude.formats.pickles import write_pickle
 from flows import comparison
-from tasks.convert import convert
 
 NAMES = (
     "../../../X",

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from etude import formats
-from etude.artifact import Artifact
-from etude.diffusion.hypernetwork import Design, make_networks
-from etude.errors import FormatError
-from etude.files import Draft
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
+from etude.core.files import Draft
 from etude.formats import hypernetwork_pt
 from etude.formats.pickles import read_pickle
+from pipelines.hypernetwork.method.networks import Design, make_networks
 from tests.etude.formats.test_embedding_formats import accepted
 
 WIDTHS = [8, 16]

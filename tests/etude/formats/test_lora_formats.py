@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from etude import formats
-from etude.artifact import Artifact
-from etude.errors import FormatError
-from etude.files import Draft, read_metadata, read_tensors
+from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
+from etude.core.files import Draft, read_metadata, read_tensors
 from etude.formats import diffusers_lora, kohya_lora
 
 UNET = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"

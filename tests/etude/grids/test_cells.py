@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from etude.diffusion.settings import Sampling
-from etude.errors import ParamsError
+from etude.base.settings import Sampling
+from etude.core.errors import ParamsError
 from etude.grids.axes import Axis, Known, read_axis
 from etude.grids.cells import Cell, Defaults, cells, gather
 from etude.grids.settings import AxisSettings

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from etude.errors import InputError, ParamsError
+from etude.core.errors import InputError, ParamsError
 from etude.grids.drawing import BAND, GREY, PAPER, paint
 from etude.grids.layout import Label, Layout, Sheet, refuse_huge
 from etude.grids.text import font, wrap

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from etude.errors import ParamsError
+from etude.core.errors import ParamsError
+from etude.core.params import validate
 from etude.grids.settings import AxisSettings, Grid, refuse_unknown
-from etude.params import validate
 from tests.finished import GRID
 
 

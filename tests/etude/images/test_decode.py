@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageDraw
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 from etude.images.decode import ORIENTATION, TURNS, read_picture
 
 WHITE = (255, 255, 255)

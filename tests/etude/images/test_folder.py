@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 from etude.images.folder import list_pictures
 
 

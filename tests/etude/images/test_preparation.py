@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from etude.errors import InputError
-from etude.files import sha256_tree
+from etude.core.errors import InputError
+from etude.core.files import sha256_tree
 from etude.images.decode import ORIENTATION
 from etude.images.folder import list_pictures
 from etude.images.preparation import Preparation

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from etude.core.params import read_yaml
 from etude.images.views import GREY, LEAST, Placing, counted, place, view
-from etude.params import read_yaml
 from etude.training.augmentation import Augmentation
 from tests.shipped import held
 

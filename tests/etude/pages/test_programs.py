@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from etude.artifact import Artifact
-from etude.diffusion.base import load_base
-from etude.files import Draft
+from etude.base.base import load_base
+from etude.core.artifact import Artifact
+from etude.core.files import Draft
+from etude.core.method import load_method, method_names
 from etude.formats import FORMATS, load_format, write
-from etude.method import load_method, method_names
 from etude.pages.programs import PROGRAMS, USES, Export, Row, rows
 from tasks.export import read_frame
 from tests.pipelines.test_lora import random_lora

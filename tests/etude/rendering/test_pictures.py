@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from etude.artifact import load, save
+from etude.base.settings import Sampling
+from etude.core.artifact import load, save
+from etude.core.errors import FormatError
 from etude.diffusion.sample import generate
-from etude.diffusion.settings import Sampling
-from etude.errors import FormatError
 from etude.rendering.pictures import Request, ask, draw
 from etude.rendering.pixels import open_picture, pixel_digest
 from etude.rendering.studio import Studio

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from etude.artifact import Artifact, save
-from etude.errors import FormatError, InputError, ParamsError
-from etude.files import write_json, write_tensors
+from etude.core.artifact import Artifact, save
+from etude.core.errors import FormatError, InputError, ParamsError
+from etude.core.files import write_json, write_tensors
 from etude.rendering.prompts import fill, prompts_of
 from etude.rendering.real import evenly, real_pictures
 from etude.rendering.subjects import subjects

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from etude.diffusion.text import Conditioning
-from etude.errors import InputError
-from etude.files import write_json, write_tensors
+from etude.base.text import Conditioning
+from etude.core.errors import InputError
+from etude.core.files import write_json, write_tensors
 from etude.training.batches import Batches, Captions, Images, load_captions, load_images, load_pictures
 
 

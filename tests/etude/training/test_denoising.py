@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from etude.diffusion.base import Base, load_base
-from etude.diffusion.text import encode_prompts
+from etude.base.base import Base, load_base
+from etude.base.text import encode_prompts
 from etude.training.denoising import denoising_losses
 from etude.training.plan import Optimization
 from tests.etude.training.test_plan import BLOCK

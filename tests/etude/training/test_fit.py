@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from etude.artifact import Artifact
-from etude.errors import TrainingError
+from etude.core.artifact import Artifact
+from etude.core.errors import TrainingError
 from etude.training.fit import Group, fit
 from etude.training.plan import Optimization
 from etude.training.report import Report

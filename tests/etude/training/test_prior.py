@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from etude.diffusion.base import Base, load_base
-from etude.diffusion.text import encode_prompts
+from etude.base.base import Base, load_base
+from etude.base.text import encode_prompts
 from etude.training.batches import Batch, Batches, Images
 from etude.training.plan import Optimization
 from etude.training.prior import Pair, pairs, preserving_loss

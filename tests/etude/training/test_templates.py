@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from etude.errors import InputError
+from etude.core.errors import InputError
 from etude.training.templates import draw, refuse_idle_reading, refuse_silent
 
 

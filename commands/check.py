@@ -1,0 +1,37 @@
+"""Check all parameters of the project, or of drafts of it, and that what they name is here, before anything is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from etude import project, sources
+from etude.core.errors import ParamsError
+from tasks.shell import run
+from tasks.shell.console import say
+
+
+def check(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Folders with params.yaml and pipelines/.")] = None,
+) -> None:
+    """Check the params files of FOLDERS, or of this repository; one error lists the faults of all.
+
+    Of this repository also that base, CLIP and pictures are here, which DVC would miss in its own words.
+    """
+    faults = []
+    for folder in folders or [Path()]:
+        try:
+            checked = project.check(folder)
+        except ParamsError as error:
+            faults.append(str(error) if folder == Path() else f"{folder.name}: {error}")
+    if faults:
+        raise ParamsError("params", "\n       ".join(faults), "correct them")
+    if not folders and (lacking := sources.missing(Path(), checked)):
+        raise sources.MissingError(lacking)
+    say("all parameters are fine" + ("" if folders else ", and all that they name is here"))
+
+
+if __name__ == "__main__":
+    run(check)

@@ -1,0 +1,115 @@
+"""Turn a file into another format of its kind: LoRA, embedding, whole model; what it is is told by its keys.
+
+python -m commands.convert otter.safetensors --to diffusers_lora --out converted
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from etude.core.errors import ArgumentError, FormatError
+from etude.core.files import REPLACE, add_to_folder, sha256_tree
+from etude.core.params import nearest
+from etude.rendering.built import find_path
+from tasks.shell import run
+from tasks.shell.console import say
+
+if TYPE_CHECKING:
+    from etude.core.artifact import Artifact
+    from etude.core.files import Draft
+    from etude.formats.checkpoints import Frame
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="a file or folder of any program; or what was built: lora, lora@160")],
+    to: Annotated[str, typer.Option(help="the format, such as kohya_lora; another name lists those that there are")],
+    out: Annotated[Path, typer.Option(help="the folder that it is written to")] = Path("converted"),
+    name: Annotated[str, typer.Option(help="its word and file name; else the file's own")] = "",
+    family: Annotated[str, typer.Option(help="sd1, sd2 or sdxl, when the file does not tell")] = "",
+    base: Annotated[str, typer.Option(help="what it was learned on, when that is not where it was")] = "",
+    replace: Annotated[bool, typer.Option("--replace", help=REPLACE)] = False,
+) -> None:
+    """Write SOURCE in the format TO. Nothing existing is overwritten without --replace.
+
+    A checkpoint has its step in the names of its files, `lora@160` in `owl-000160.safetensors`, unless --name is given.
+    """
+    from etude.core.artifact import Artifact
+    from etude.formats.kinds import described, open_any, same_kind
+    from etude.formats.metadata import BASE_VERSIONS
+
+    if family not in ("", *BASE_VERSIONS):
+        raise ArgumentError(
+            "--family", f"there is no `{family}`{nearest(family, BASE_VERSIONS)}", "say sd1, sd2 or sdxl"
+        )
+    path = find_path(source)
+    found, artifact = open_any(path)
+    choices = same_kind(artifact)
+    if to not in choices:
+        fault = f"is of the format {found}, which cannot become `{to}`{nearest(to, choices)}"
+        raise FormatError(source, fault, f"choose --to {' or '.join(choices) or 'nothing: it has one format alone'}")
+    if family and (told := artifact.facts.get("family", family)) != family:
+        raise FormatError(source, f"is made for {told}, not for {family}", "leave --family out")
+    mark = path.stem if path != Path(source).expanduser() and path.stem.isdecimal() else ""
+    chosen = {"name": name, "family": family, "mark": "" if name else mark}
+    facts = artifact.facts | {key: value for key, value in chosen.items() if value}
+    if to.endswith("_checkpoint"):
+        facts = _of_base(path, facts)
+    whole = Artifact(artifact.method, artifact.tensors, described(facts, path))
+    with add_to_folder(out, replace=replace) as draft:
+        paths = _write(to, whole, draft, path, base)
+    for file in paths:
+        say(f"{out / file} ({to}, {(out / file).stat().st_size:,} bytes), from {found}")
+
+
+def _write(to: str, whole: Artifact, draft: Draft, source: Path, base: str) -> list[Path]:
+    """Fill the draft; the paths in it. An artifact that lacks what its method always has is a FormatError."""
+    from etude.formats import write
+
+    try:
+        written = write(to, whole, draft, lambda: _frame(source, whole, base))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        fault = f"holds no whole {whole.method}: {type(error).__name__} {error}"
+        raise FormatError(source, fault, "make or fetch it again") from error
+    return [file.relative_to(draft.folder) for file in written]
+
+
+def _of_base(source: Path, facts: dict[str, object]) -> dict[str, object]:
+    """What a whole model tells as a base: family, prediction and resolution; an artifact tells them itself."""
+    if "base" in facts:
+        return facts
+    from etude.base.base import load_base
+
+    base = load_base(source, parts=())
+    return facts | {"family": base.family, "prediction": base.prediction, "resolution": base.resolution}
+
+
+def _frame(source: Path, artifact: Artifact, base: str) -> Frame:
+    """What is written besides the weights: of a whole model its own configuration, of an artifact all of its base."""
+    from etude.formats.checkpoints import Frame
+    from tasks.export import configuration, read_frame
+
+    if "base" not in artifact.facts:
+        return Frame({}, configuration(source))
+    learned_on = str(artifact.facts["base"])
+    return read_frame(Path(base).expanduser() if base else _checked_base(source, learned_on, artifact.facts))
+
+
+def _checked_base(source: Path, name: str, facts: Mapping[str, Any]) -> Path:
+    """The base that an artifact names, where that lies in this project and is what it was learned on."""
+    path, here = Path(os.path.normpath(Path.cwd() / name)), Path.cwd()
+    action = "say --base, with the base that it was learned on"
+    if here not in path.parents or not path.exists():
+        raise FormatError(source, f"was learned on {name!r}, which is not in this project", action)
+    known = facts.get("inputs", {}).get(name)
+    if known and sha256_tree(path) != known:
+        raise FormatError(source, f"was learned on another {name} than the one that is here now", action)
+    return path.relative_to(here)
+
+
+if __name__ == "__main__":
+    run(convert)

@@ -1,0 +1,204 @@
+"""A hub's repository at a commit: which of its files a model is loaded from, how large they are, and their bytes.
+
+An interrupted download goes on where it was, within a file too. Every file is compared with the hash that the hub
+tells before it counts as fetched.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from etude.base.family import UNCLIP_PARTS, VARIATION_PARTS
+from etude.core.errors import BaseError
+from tasks.shell.console import say
+
+WAITING = Path(".scratch/fetch")  # what is fetched in part; safe to delete
+FOLDERS = ("", "unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler", "clip")
+WEIGHTS = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)(\.fp16)?(-\d+-of-\d+)?\.(safetensors|bin)")
+INDEX = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)\.(safetensors|bin)\.index(\.fp16)?\.json")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+CHUNK = 1 << 20  # bytes hashed at a time
+
+
+class Remote(NamedTuple):
+    """A file of the repository: its name, bytes, and the hash that its content has."""
+
+    name: str
+    size: int
+    digest: str  # SHA-256 of files in Git LFS (64 digits), git's own SHA-1 of the others (40)
+
+
+class Snapshot(NamedTuple):
+    """What is wanted of a repository at a commit."""
+
+    repository: str
+    revision: str
+    files: tuple[Remote, ...]
+    folder: Path  # where it is fetched to
+
+    @property
+    def shown(self) -> str:
+        """The repository and the commit, in short."""
+        return f"{self.repository}@{self.revision[:8]}"
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def here(self) -> int:
+        """Bytes that were fetched before."""
+        paths = [self.folder / file.name for file in self.files]
+        return sum(each.stat().st_size for path in paths for each in (path, part_of(path)) if each.exists())
+
+
+def part_of(path: Path) -> Path:
+    """Where a file lies until it is whole."""
+    return path.with_name(path.name + ".part")
+
+
+def needed(names: Iterable[str], half: bool = False) -> list[str]:
+    """Of a repository's file names, those that a base or a CLIP is loaded from; each model's weights once.
+
+    safetensors before pickles; full precision unless ``half``, and the other of the two where one is missing.
+    """
+    chosen: list[str] = []
+    by_folder: dict[str, list[str]] = {}
+    for name in sorted(names):
+        folder, _, file = name.rpartition("/")
+        by_folder.setdefault(folder, []).append(file)
+    told = UNCLIP_PARTS if "image_normalizer" in by_folder else () if "text_encoder" in by_folder else VARIATION_PARTS
+    for folder in (*FOLDERS, *told):
+        files = by_folder.get(folder, [])
+        weights = [file for file in files if WEIGHTS.fullmatch(file) or INDEX.fullmatch(file)]
+        for mark, want in ((".safetensors", True), (".fp16", half)):
+            weights = [file for file in weights if (mark in file) == want] or weights
+        words = [file for file in files if file.endswith((".json", ".txt")) and ".index." not in file]
+        papers = [file for file in files if not folder and file.upper().startswith(("LICENSE", "README"))]
+        chosen += [f"{folder}/{file}".lstrip("/") for file in sorted({*weights, *words, *papers})]
+    return chosen
+
+
+def look(source: str, revision: str, half: bool = False) -> Snapshot:
+    """What ``owner/name`` holds at a commit that a model is loaded from, or the one file of ``owner/name/file``.
+
+    Raises BaseError.
+    """
+    owner, _, rest = source.partition("/")
+    name, _, file = rest.partition("/")
+    repository = f"{owner}/{name}"
+    if not name:
+        raise BaseError(source, "is no path here and no hub id (owner/name)", "correct --from")
+    if not COMMIT.fullmatch(revision):
+        fault = "is no path here, and of a hub the commit is missing: its branches move"
+        action = "correct the path, or give --revision the commit's 40 hex digits, from its page of commits"
+        raise BaseError(source, fault, action)
+    from huggingface_hub import HfApi
+
+    with _told(f"{repository}@{revision[:8]}"):
+        listed = HfApi().model_info(repository, revision=revision, files_metadata=True).siblings or []
+    known = {
+        entry.rfilename: Remote(entry.rfilename, entry.size or 0, entry.lfs.sha256 if entry.lfs else str(entry.blob_id))
+        for entry in listed
+    }
+    wanted = [file] if file else needed(known, half)
+    if not wanted or set(wanted) - set(known):
+        fault = f"has no {file}" if file else "holds nothing that a base or a CLIP is loaded from"
+        raise BaseError(f"{repository}@{revision[:8]}", fault, "check the id, the commit and the file's name")
+    folder = WAITING / f"{owner}--{name}@{revision[:12]}{'-half' if half else ''}"
+    return Snapshot(repository, revision, tuple(known[name] for name in wanted), folder)
+
+
+def download(snapshot: Snapshot) -> Path:
+    """Bring what is wanted into the snapshot's folder, from where an earlier try stopped. Raises BaseError."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    _refuse_full_disk(snapshot)
+    for file in snapshot.files:
+        path = snapshot.folder / file.name
+        if path.exists():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _told(snapshot.shown), open(part_of(path), "ab") as part:
+            if part.tell() > file.size:
+                part.truncate(0)
+            http_get(
+                hf_hub_url(snapshot.repository, file.name, revision=snapshot.revision),
+                part,
+                resume_size=part.tell(),
+                headers=build_hf_headers(),
+                expected_size=file.size,
+                displayed_filename=file.name,
+            )
+        if digest(part_of(path), file.digest) != file.digest:
+            part_of(path).unlink()
+            fault = f"{file.name} did not arrive as the hub has it, and is deleted"
+            raise BaseError(snapshot.shown, fault, "run this again: only that file is fetched anew")
+        os.replace(part_of(path), path)
+    return snapshot.folder
+
+
+def digest(path: Path, like: str) -> str:
+    """A file's hash, of the kind that ``like`` is: SHA-256, or git's of a blob."""
+    found = hashlib.sha256() if len(like) == 64 else hashlib.sha1(usedforsecurity=False)
+    if len(like) != 64:
+        found.update(f"blob {path.stat().st_size}\0".encode())
+    with open(path, "rb") as file:
+        while block := file.read(CHUNK):
+            found.update(block)
+    return found.hexdigest()
+
+
+def told_size(count: int) -> str:
+    """Bytes as people say them: ``4.3 GB``, ``12 kB``."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:.0f} {unit}"
+    return f"{count} bytes"
+
+
+def tell(wanted: dict[Path, Snapshot]) -> None:
+    """What is going to be fetched, from where, and how large it is."""
+    for to, snapshot in wanted.items():
+        here = f", {told_size(snapshot.here)} of it here already" if snapshot.here else ""
+        count = f"{len(snapshot.files)} files" if len(snapshot.files) > 1 else "1 file"
+        say(f"{to}: {told_size(snapshot.size)} in {count} from {snapshot.shown}{here}")
+    left = sum(snapshot.size - snapshot.here for snapshot in wanted.values())
+    free = shutil.disk_usage(".").free
+    say(f"to fetch: {told_size(left)}; free on this disk: {told_size(free)}. DVC's cache may take as much again.")
+
+
+def _refuse_full_disk(snapshot: Snapshot) -> None:
+    left, free = snapshot.size - snapshot.here, shutil.disk_usage(".").free
+    if left > free:
+        fault = f"{told_size(left)} are to be fetched, and {told_size(free)} are free on this disk"
+        raise BaseError(snapshot.shown, fault, "free some space; what is fetched already is kept")
+
+
+@contextmanager
+def _told(shown: str) -> Iterator[None]:
+    """A hub's or the network's error as one line, with what to do."""
+    from huggingface_hub.errors import HFValidationError, HTTPError
+
+    try:
+        yield
+    except (HTTPError, HFValidationError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # the disk's fault, and told as such
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        action = (
+            "check the network, the id and the commit (a gated one needs `hf auth login`), then run this again: "
+            "it goes on where it was. Or bring a local copy with --from"
+        )
+        raise BaseError(shown, f"cannot be fetched ({reason})", action) from error

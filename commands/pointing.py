@@ -1,0 +1,138 @@
+"""Let methods learn from an image set of one's own: every value of params files that speaks of what is learned."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from commands.rewriting import rewrite
+from etude.arguments import refuse_unknown
+from etude.core.errors import ArgumentError, ParamsError
+from etude.core.files import atomic_path
+from etude.core.method import load_method, method_names
+from etude.core.params import MethodParams, classed, load, read_yaml
+
+SHIPPED = "data/samples/"  # image sets that come with prompts of their own
+MINIATURE = "models/miniature"
+NAME, CLASS = "[name]", "[class]"
+EMOJI = (NAME, f"a picture of {NAME}", f"a drawing of {NAME}", f"{NAME} on a red background")
+PHOTOS = (f"a photo of {NAME}", f"a painting of {NAME}", f"{NAME} on the beach", f"{NAME} in the snow")
+SAID = {"caption": "[name], [caption]", "templates": ["[name], [filewords]"]}  # the word, whatever captions say
+UNSAID = ("[caption]", ["[filewords]"])
+
+
+def refuse(methods: Sequence[str], word: str, kind: str) -> None:
+    """Raise an EtudeError for methods that are none, words that cannot be, and a class that is needed and not given."""
+    for method in methods:
+        refuse_unknown("--method", "method", method, method_names())
+    if not methods and (word or kind):
+        raise ArgumentError("--name and --class", "speak of what METHOD learns", "give METHOD=lora too")
+    if word and not re.fullmatch(r"[\w-]{1,40}", word):
+        raise ArgumentError("--name", f"`{word}` is no word", "give NAME= letters, digits, - and _")
+    if kind and not re.fullmatch(r"[\w'-]+( [\w'-]+)*", kind):
+        raise ArgumentError("--class", f"`{kind}` is no word or words", "give CLASS= what it is a case of, such as dog")
+    needing = [method for method in methods if load_method(method).Params.needs_class]
+    if needing and not kind:
+        fault = f"is needed by {' and '.join(needing)}: what the pictures show a case of"
+        raise ArgumentError("--class", fault, "give CLASS=dog, or what it is")
+    if kind and word == kind:
+        raise ArgumentError("--name", f"`{word}` is the class itself, which stays as it is", "give a word of its own")
+
+
+def add_set(draft: Path, name: str, folder: Path) -> None:
+    """Write the set, and prompts to draw it with, into params.yaml; every other line stays as it is."""
+    path = draft / "params.yaml"
+    data = read_yaml(path)
+    text = path.read_text(encoding="utf-8")
+    if name not in data["sets"]:
+        text = insert(text, "sets", [f"{name}: {folder.as_posix()}"])
+        data["sets"][name] = folder.as_posix()
+    if name not in data["prompts"]:
+        prompts = _prompts(data["base"])
+        text = insert(text, "prompts", [f"{name}:", *(f'  - "{prompt}"' for prompt in prompts)])
+        data["prompts"][name] = list(prompts)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+        if not _reads_as(temporary, data):
+            fault = "has `sets` or `prompts` in an unusual form"
+            raise ParamsError("params.yaml", fault, f"add `{name}: {folder.as_posix()}` and its prompts by hand")
+
+
+def point(draft: Path, methods: Sequence[str], images: str, word: str, kind: str) -> list[str]:
+    """Choose these methods, and let them learn from the set ``images``; a line for each value that changed."""
+    changes = rewrite(draft / "params.yaml", "params.yaml", {"methods": list(methods)})
+    changes += fitting_prompts(draft)
+    prompts = read_yaml(draft / "params.yaml")["prompts"][images]
+    for method in methods:
+        own = f"pipelines/{method}/params.yaml"
+        params: MethodParams = load(draft / own, load_method(method).Params)
+        values = read_yaml(draft / own)
+        wanted = params.pointed(images, word or images, kind)
+        if word and "caption" in values and not params.trigger:
+            wanted["trigger"] = True  # what learns under captions can learn the word in them
+        said = wanted.get("trigger", params.trigger)
+        wanted |= {key: SAID[key] for key in SAID if said and values.get(key) in UNSAID}
+        if "preview" in values and values["preview"]["prompt"] not in prompts:
+            wanted["preview.prompt"] = prompts[0] if said or not kind else _of_class(prompts[0], kind)
+        changes += rewrite(draft / own, own, wanted)
+    return changes
+
+
+def wordless(draft: Path, methods: Sequence[str]) -> list[str]:
+    """Of the methods, those that leave [name] out of every prompt."""
+    return [method for method in methods if not read_yaml(draft / "pipelines" / method / "params.yaml")["trigger"]]
+
+
+def fitting_prompts(draft: Path) -> list[str]:
+    """Let own image sets be drawn with prompts that suit the base, previews too; those that people wrote stay."""
+    data = read_yaml(draft / "params.yaml")
+    fitting = list(_prompts(data["base"]))
+    own = [name for name, folder in data["sets"].items() if not folder.startswith(SHIPPED)]
+    unfit = {name: texts for name in own if (texts := data["prompts"].get(name)) in (list(EMOJI), list(PHOTOS))}
+    changes = rewrite(draft / "params.yaml", "params.yaml", {f"prompts.{name}": fitting for name in unfit})
+    for method in method_names():
+        file = f"pipelines/{method}/params.yaml"
+        values = read_yaml(draft / file)
+        if values["set"] in unfit and values.get("preview", {}).get("prompt") == unfit[values["set"]][0]:
+            changes += rewrite(draft / file, file, {"preview.prompt": fitting[0]})
+    return changes
+
+
+def draws_photos(base: str) -> bool:
+    """Whether a base can draw photos: any but the miniature, which knows emoji alone."""
+    return not Path(base).as_posix().startswith(MINIATURE)
+
+
+def _prompts(base: str) -> tuple[str, ...]:
+    return PHOTOS if draws_photos(base) else EMOJI
+
+
+def _of_class(prompt: str, kind: str) -> str:
+    """A prompt of the class alone, for what is drawn without a word."""
+    return classed(prompt.replace(f"of {NAME}", f"of a {CLASS}").replace(NAME, CLASS), CLASS, kind)
+
+
+def _reads_as(path: Path, data: dict[str, Any]) -> bool:
+    try:
+        return read_yaml(path) == data
+    except ParamsError:
+        return False
+
+
+def insert(text: str, block: str, lines: list[str]) -> str:
+    """``text`` (YAML) with ``lines`` as the last entry of the top-level mapping ``block``, indented as that is."""
+    rows = [f"{row}\n" for row in text.splitlines()]
+    start = next((number for number, row in enumerate(rows) if row.startswith(f"{block}:")), None)
+    if start is None:
+        return text
+    inside = [start]
+    for number, row in enumerate(rows[start + 1 :], start + 1):
+        if row.strip() and not row.startswith((" ", "#")):
+            break
+        if row.startswith(" ") and row.strip():
+            inside.append(number)
+    indent = re.match(" *", rows[inside[1]])[0] if len(inside) > 1 else "  "  # type: ignore[index]  # it matches any row
+    end = inside[-1] + 1
+    return "".join([*rows[:end], *(f"{indent}{line}\n" for line in lines), *rows[end:]])

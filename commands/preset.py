@@ -1,0 +1,49 @@
+"""Settings that suit another base model: rewrite the values in all params files, so that git shows what changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from commands.pointing import fitting_prompts
+from commands.rewriting import drafts, read_commented, rewrite
+from etude import sources
+from etude.arguments import refuse_unknown
+from etude.core.method import load_method
+from etude.core.params import classed, load
+from etude.project import check
+from tasks.shell import run
+from tasks.shell.console import say
+
+PRESETS = Path("presets")
+CLASS = "[class]"  # in a preset: the class of what a method learns
+
+
+def preset(name: str) -> None:
+    """Rewrite the params files for NAME: miniature, sd15, sd21 or sdxl. Comments stay; `git diff` shows the rest."""
+    known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    refuse_unknown("NAME", "preset", name, known)
+    chosen = read_commented(PRESETS / f"{name}.yaml")
+    chosen.pop("fetch")  # what `etude.sources` reads
+    with drafts() as draft:
+        changes = []
+        for file, values in chosen.items():
+            changes += rewrite(draft / file, file, _of_the_class(draft / file, values))
+        changes += fitting_prompts(draft)
+        project = check(draft)  # nothing is changed unless all of it fits together
+    say("\n".join(changes) or f"everything is as the preset {name} wants it")
+    if lacking := [each.path for each in sources.missing(Path(), project) if sources.origin(each.path)]:
+        say(f"next: make base (python -m commands.base), which fetches {' and '.join(lacking)}")
+
+
+def _of_the_class(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """The values with [class] filled: the class that the method learns now, which a preset leaves as it is."""
+    said = {key: texts for key, texts in values.items() if CLASS in str(texts)}
+    if not said:
+        return values
+    kind = load(path, load_method(path.parent.name).Params).class_word
+    return values | {key: [classed(text, CLASS, kind) for text in texts] for key, texts in said.items()}
+
+
+if __name__ == "__main__":
+    run(preset)

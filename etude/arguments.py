@@ -1,0 +1,63 @@
+"""What a command line names, looked at before the params files: a fault in it is told of the argument."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from etude import sources
+from etude.core.errors import ArgumentError
+from etude.core.method import method_names
+from etude.core.params import nearest
+from etude.project import check
+from etude.watch.stages import UNDER_DVC
+
+METHODS = {"method": "", "methods": "--method"}  # what commands call methods; shown so, or as the help shows it
+SETS = {"prepare": "name", "caption": "name", "encode": "name", "views": "name", "class_images": "real"}  # image sets
+
+
+def checked(command: Callable[..., Any], warn: Callable[[str], None]) -> Callable[..., Any]:
+    """``command``, after its arguments and all parameters of the project were found right; raises EtudeError.
+
+    Under DVC, ``warn`` is told what is missing of what the stages read.
+    """
+    signature = inspect.signature(command)
+
+    @wraps(command)
+    def after_a_look(*arguments: Any, **options: Any) -> Any:
+        given = signature.bind(*arguments, **options).arguments
+        named: list[str] = []
+        for argument, shown in METHODS.items():
+            value = given.get(argument) or []
+            for method in [value] if isinstance(value, str) else value:
+                refuse_unknown(shown or _shown(argument, signature), "method", method, method_names())
+                named.append(method)
+        project = check(Path(), named)
+        if UNDER_DVC in os.environ:
+            for fault in sources.lacking(project):
+                warn(fault)
+        name = SETS.get(command.__name__, "")
+        if given.get(name):
+            refuse_unknown(_shown(name, signature), "image set", given[name], project.sets)
+        return command(*arguments, **options)
+
+    return after_a_look
+
+
+def refuse_unknown(argument: str, kind: str, name: str, known: Iterable[str] | Mapping[str, Any]) -> None:
+    """Raises ArgumentError where ``name`` is not ``known``, with the nearest name and all of them."""
+    names = sorted(known)
+    if name not in names:
+        hint = nearest(name, names)
+        fault = f"there is no {kind} `{name}`{hint if hint.endswith('?') else ''}"  # else all names, which come next
+        raise ArgumentError(argument, fault, f"name one of {', '.join(names)}")
+
+
+def _shown(name: str, signature: inspect.Signature) -> str:
+    """An argument as the help calls it: NAME, or --name where it can be left out."""
+    optional = signature.parameters[name].default is not inspect.Parameter.empty
+    return f"--{name}" if optional else name.upper()

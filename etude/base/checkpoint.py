@@ -1,0 +1,100 @@
+"""Single-file checkpoints (``.safetensors``, ``.ckpt``) in the LDM layout: names and shapes, and the tensors of a part.
+
+Names are read from the header alone. Pickles are opened with ``weights_only=True``: no code in a file ever runs.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etude.core.errors import BaseError, FormatError
+from etude.core.files import read_header
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SUFFIXES = (".safetensors", ".ckpt", ".pt")
+
+# Where a part's tensors stand. The text encoders of SD 1.x, 2.x and XL differ in prefix.
+PREFIXES: dict[str, tuple[str, ...]] = {
+    "unet": ("model.diffusion_model.",),
+    "vae": ("first_stage_model.",),
+    "text": ("cond_stage_model.", "conditioner.embedders."),
+}
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def is_pointer(path: Path | str) -> bool:
+    """Whether a file is what Git LFS leaves in place of one that was not fetched."""
+    with open(path, "rb") as file:
+        return file.read(40).startswith(b"version https://git-lfs.github.com/spec")
+
+
+def refuse_pointer(path: Path | str) -> None:
+    """Raise BaseError when the file was not fetched."""
+    if is_pointer(path):
+        raise BaseError(path, "is a Git LFS pointer, not the file itself", "run `git lfs pull` where it came from")
+
+
+def read_shapes(path: Path | str) -> dict[str, tuple[int, ...]]:
+    """Name → shape of every tensor, without reading any."""
+    refuse_pointer(path)
+    if Path(path).suffix == ".safetensors":
+        header = _header(path)
+        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    return {name: tuple(tensor.shape) for name, tensor in _unpickle(path, "meta").items()}
+
+
+def read_labels(path: Path | str) -> dict[str, str]:
+    """The metadata of a safetensors file; nothing for pickles, which have none."""
+    return dict(_header(path).get("__metadata__", {})) if Path(path).suffix == ".safetensors" else {}
+
+
+def read_parts(path: Path | str, parts: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of parts (unet, vae, text) under their names in the file, memory-mapped where possible."""
+    refuse_pointer(path)
+    if Path(path).suffix == ".safetensors":
+        return {part: _map_part(path, part) for part in parts}
+    tensors = _unpickle(path, "cpu")
+    return {part: {n: tensor for n, tensor in tensors.items() if n.startswith(PREFIXES[part])} for part in parts}
+
+
+def _map_part(path: Path | str, part: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in _header(path) if name.startswith(PREFIXES[part])}
+    except SafetensorError as error:
+        raise BaseError(path, f"is damaged ({error})", "fetch it again") from error
+
+
+def _header(path: Path | str) -> dict[str, Any]:
+    try:
+        return read_header(path)
+    except FormatError as error:
+        raise BaseError(path, error.fault, "fetch it again") from error
+
+
+def _unpickle(path: Path | str, device: str) -> dict[str, Tensor]:
+    """The state dict of a ``.ckpt``, on device cpu, or on meta when only shapes are wanted."""
+    import torch
+
+    try:
+        mapped = device == "cpu" and zipfile.is_zipfile(path)  # files of before torch 1.6 cannot be mapped
+        data = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        fault = "holds more than weights, so it could run code, or is no checkpoint"
+        raise BaseError(path, fault, "convert it to .safetensors where you trust it, and name that file") from error
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise BaseError(path, f"is damaged ({error})", "fetch it again") from error
+    while isinstance(data, dict) and isinstance(data.get("state_dict"), dict):
+        data = data["state_dict"]
+    if not isinstance(data, dict):
+        raise BaseError(path, "holds no dictionary of tensors", "name a Stable Diffusion checkpoint")
+    return {name: value for name, value in data.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}

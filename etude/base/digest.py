@@ -1,0 +1,72 @@
+"""The digest of a part of a base: the key under which what it encoded is kept.
+
+Digests of large files are remembered in ``.cache/digests``: see `etude.core.store.remembered`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal, get_args
+
+from etude.base.checkpoint import read_parts
+from etude.base.family import recognise, weight_files
+from etude.base.single import config_folder, single_scheduler
+from etude.core.errors import BaseError
+from etude.core.files import sha256_file, sha256_tree
+from etude.core.store import key, remembered
+
+Part = Literal["unet", "vae", "text"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+_FOLDERS: dict[Part, tuple[str, ...]] = {
+    "unet": ("unet", "scheduler", "image_normalizer", "image_noising_scheduler"),
+    "vae": ("vae",),
+    "text": ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"),
+}
+
+
+def part_digest(path: Path | str, part: Part) -> str:
+    """Hex digest of the weights and the configuration of one part of a base; another part's change leaves it alone.
+
+    The unet's includes the scheduler (the noise schedule, and whether ε or v is predicted), and how an unCLIP base is
+    told of a picture. Raises BaseError.
+    """
+    path = Path(path)
+    if part not in PARTS:
+        raise BaseError(path, f"has no part `{part}`", f"name one of {', '.join(PARTS)}")
+    family = recognise(path)
+    if path.is_dir():
+        return key("folder", part, [_folder_digest(path / name) for name in _FOLDERS[part] if (path / name).is_dir()])
+    configs = config_folder(path, family)
+    config = [sha256_tree(configs / name) for name in _FOLDERS[part] if (configs / name).is_dir()]
+    scheduler = single_scheduler(path, family, configs) if part == "unet" else None
+    return key("single", part, _remembered(path, part), config, scheduler)
+
+
+def _folder_digest(folder: Path) -> list[list[str]]:
+    """Name and digest of what is loaded from a folder: not of other variants and formats that lie beside it."""
+    weights = weight_files(folder)[0]
+    if weights:
+        files = [folder / "config.json", *weights]
+    else:
+        files = sorted(file for file in folder.iterdir() if file.suffix in (".json", ".txt"))
+    return [[file.name, _remembered(file)] for file in files]
+
+
+def _remembered(file: Path, part: Part | None = None) -> str:
+    """The digest of a file, or of a part of a single-file base, from the store where it has it."""
+    return remembered(file, lambda path: _digest(path, part), part)
+
+
+def _digest(file: Path, part: Part | None) -> str:
+    """Of a whole file; or of the tensors of one part of a single file, in the order of their names."""
+    if part is None:
+        return sha256_file(file)
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(read_parts(file, (part,))[part].items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,209 @@
+"""Which Stable Diffusion a base is, by its anatomy and never by its width or its name.
+
+* sdxl: two text encoders, and a UNet that is told the picture's size (``text_time``)
+* sd2: one text encoder, and linear projections around the UNet's attention
+* sd1: one text encoder, and 1 × 1 convolutions there
+
+An unCLIP base is of the family of its anatomy; that it can be told of a picture is a property of its own (`unclip`).
+So is one of image variations (`is_variation`), which has an image encoder in the place of the text encoder.
+
+Only JSON files and headers are read. Whether a base predicts ε or v is not its family: its scheduler says.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from etude.base.checkpoint import SUFFIXES, Shapes, is_pointer, read_shapes, refuse_pointer
+from etude.core.errors import BaseError
+from etude.core.files import beside
+
+Family = Literal["sd1", "sd2", "sdxl"]
+
+_CHOOSE = "choose a Stable Diffusion 1.x, 2.x or XL base model"
+_CHANNELS = {5: "a depth model", 7: "an upscaler", 8: "an image editor (InstructPix2Pix)", 9: "an inpainting model"}
+_UNET = "model.diffusion_model."
+_TRANSFORMERS = ("joint_blocks.", "double_blocks.", "double_layers.", "layers.", "transformer_blocks.")
+_TEXTS: dict[Family, tuple[str, ...]] = {
+    "sd1": ("cond_stage_model.transformer.",),
+    "sd2": ("cond_stage_model.model.",),
+    "sdxl": ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."),
+}
+
+
+def recognise(path: Path | str) -> Family:
+    """The family of a diffusers folder or a single ``.safetensors``/``.ckpt`` file.
+
+    Raises BaseError for anything that no method can stand on: another architecture (SD 3, Flux), other input channels
+    (inpainting), an SDXL refiner, an add-on such as a LoRA, a missing part, a Git LFS pointer; also for an unCLIP base
+    as a single file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _recognise_folder(path)
+    if path.is_file() and path.suffix in SUFFIXES:
+        return _recognise_shapes(path, read_shapes(path))
+    if path.is_file():
+        raise BaseError(path, f"is no {', '.join(SUFFIXES)} file and no diffusers folder", _CHOOSE)
+    if path.with_name(path.name + ".dvc").exists():
+        raise BaseError(path, "is tracked, but its content is not here", f"run `dvc pull {path}`")
+    raise BaseError(path, "is missing", f"fetch a base with `python -m commands.base --from … --to {path}`")
+
+
+UNCLIP_PARTS = ("image_encoder", "feature_extractor", "image_normalizer", "image_noising_scheduler")
+
+
+VARIATION_PARTS = ("image_encoder", "feature_extractor")
+
+
+def is_variation(path: Path) -> bool:
+    """Whether a folder is a base of image variations, which is told of pictures alone and reads no texts."""
+    return (path / "image_encoder").is_dir() and not (path / "text_encoder").exists()
+
+
+def folder_parts(family: Family) -> tuple[str, ...]:
+    """The folders that a diffusers base of this family has."""
+    parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+    return (*parts, "text_encoder_2", "tokenizer_2") if family == "sdxl" else parts
+
+
+def weight_files(folder: Path) -> tuple[list[Path], str | None]:
+    """The files that a model folder's weights are loaded from, and their variant: ``fp16``, or None.
+
+    safetensors before pickles, full precision before half, as diffusers and transformers choose. Empty when none fit.
+    """
+    for suffix in ("safetensors", "bin"):
+        for variant in (None, "fp16"):
+            infix = f".{variant}" if variant else ""
+            for stem in ("diffusion_pytorch_model", "model", "pytorch_model"):
+                if (file := folder / f"{stem}{infix}.{suffix}").exists():
+                    return [file], variant
+                if (index := folder / f"{stem}.{suffix}.index{infix}.json").exists():
+                    shards = sorted(set(read_config(index)["weight_map"].values()))
+                    return [index, *(beside(index, shard) for shard in shards)], variant
+    return [], None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file of a base; raises BaseError."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BaseError(path, "is missing", "fetch the base again, whole") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        if is_pointer(path):
+            refuse_pointer(path)
+        raise BaseError(path, f"is not JSON ({error})", "fetch the base again") from error
+    if not isinstance(config, dict):
+        raise BaseError(path, "holds no mapping", "fetch the base again")
+    return config
+
+
+def _recognise_folder(path: Path) -> Family:
+    if not (path / "unet" / "config.json").exists():
+        raise BaseError(path, _what_else(path), _CHOOSE)
+    config = read_config(path / "unet" / "config.json")
+    kind, added = config.get("_class_name", "UNet2DConditionModel"), config.get("addition_embed_type")
+    if kind != "UNet2DConditionModel" or added not in (None, "text_time"):
+        raise BaseError(path, f"its unet is a {kind}{f' with `{added}` conditions' if added else ''}", _CHOOSE)
+    _check_channels(path, config.get("in_channels", 4))
+    if config.get("class_embed_type") not in (None, "projection"):
+        raise BaseError(path, f"its unet is told of classes by `{config['class_embed_type']}`", _CHOOSE)
+    if config.get("class_embed_type"):
+        _check_unclip(path)
+    if added and not (path / "text_encoder").is_dir():
+        raise BaseError(path, "is an SDXL refiner", "choose the SDXL base instead")
+    family: Family = "sdxl" if added else "sd2" if config.get("use_linear_projection") else "sd1"
+    _check_parts(path, family)
+    return family
+
+
+def _what_else(path: Path) -> str:
+    """What a folder without a UNet is, for the error."""
+    index = path / "model_index.json"
+    name = read_config(index).get("_class_name") if index.exists() else None
+    if (path / "transformer").is_dir() or (path / "prior").is_dir():
+        return f"is a {name or 'model without a UNet'}, an architecture that no method stands on"
+    return f"is a {name} without its unet" if name else "is no diffusers folder (it has no unet/config.json)"
+
+
+def _check_channels(path: Path, channels: int) -> None:
+    if channels != 4:
+        kind = _CHANNELS.get(channels, "another model")
+        raise BaseError(path, f"its unet takes {channels} channels in place of 4: it is {kind}", _CHOOSE)
+
+
+def _check_parts(path: Path, family: Family) -> None:
+    """Every part is there with its configuration and its weights, and not as a Git LFS pointer."""
+    parts = folder_parts(family)
+    if is_variation(path):
+        parts = (*(part for part in parts if not part.startswith(("text", "token"))), *VARIATION_PARTS)
+    missing = [part for part in parts if not _has_part(path / part)]
+    if missing:
+        raise BaseError(path, f"lacks {', '.join(missing)}, or a file of it", "fetch the base again, whole")
+    for part in parts:
+        for file in sorted(p for p in (path / part).iterdir() if p.is_file()):
+            refuse_pointer(file)
+        if part.startswith("text_encoder"):
+            kind = read_config(path / part / "config.json").get("model_type", "clip_text_model")
+            if kind != "clip_text_model":
+                raise BaseError(path / part, f"is a {kind}, not CLIP's text encoder", _CHOOSE)
+
+
+def _check_unclip(path: Path) -> None:
+    """An unCLIP base has what tells its UNet of a picture."""
+    missing = [part for part in UNCLIP_PARTS if not _has_part(path / part)]
+    if missing:
+        raise BaseError(path, f"is an unCLIP model without {', '.join(missing)}", "fetch the base again, whole")
+
+
+def _has_part(folder: Path) -> bool:
+    if folder.name.startswith("tokenizer"):
+        forms = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+        return any(all((folder / name).exists() for name in form) for form in forms)
+    if folder.name.endswith("scheduler"):
+        return (folder / "scheduler_config.json").exists()
+    if folder.name == "feature_extractor":
+        return (folder / "preprocessor_config.json").exists()
+    files = weight_files(folder)[0]
+    return (folder / "config.json").exists() and bool(files) and all(file.exists() for file in files)
+
+
+def _recognise_shapes(path: Path, shapes: Shapes) -> Family:
+    """The family of a single file, by the names and shapes of its tensors in the LDM layout."""
+    _refuse_other_kinds(path, shapes)
+    _check_channels(path, shapes[_UNET + "input_blocks.0.0.weight"][1])
+    family: Family = "sd1"
+    if len(shapes.get(_UNET + "input_blocks.1.1.proj_in.weight", ())) == 2:
+        family = "sd2"
+    if any(name.startswith("conditioner.") for name in shapes):
+        family = "sdxl"
+    elif _UNET + "label_emb.0.0.weight" in shapes:
+        raise BaseError(path, "is an unCLIP model, or SDXL's UNet without its text encoders", _CHOOSE)
+    wanted = ("first_stage_model.", *_TEXTS[family])
+    missing = [f"{prefix}*" for prefix in wanted if not any(name.startswith(prefix) for name in shapes)]
+    if missing:
+        action = "choose a file that holds the VAE and the text encoder as well"
+        raise BaseError(path, f"lacks {', '.join(missing)}", action)
+    return family
+
+
+def _refuse_other_kinds(path: Path, shapes: Shapes) -> None:
+    """Raise BaseError with what the file is, when it holds no UNet of Stable Diffusion."""
+
+    def has(*prefixes: str) -> bool:
+        return any(name.startswith(prefixes) for name in shapes)
+
+    if has(*_TRANSFORMERS, *(_UNET + name for name in _TRANSFORMERS)):
+        raise BaseError(path, "is a diffusion transformer (SD 3, Flux, …), which no method stands on", _CHOOSE)
+    if has("conditioner.embedders.0.model."):
+        raise BaseError(path, "is an SDXL refiner", "choose the SDXL base instead")
+    if _UNET + "input_blocks.0.0.weight" in shapes:
+        return
+    if has("lora_", "unet.", "base_model.", "text_encoder."):
+        raise BaseError(path, "is an add-on such as a LoRA, not a base model", _CHOOSE)
+    if has("down_blocks.", "encoder.", "text_model.", "embeddings."):
+        raise BaseError(path, "is one part of a diffusers folder", "name the whole folder instead")
+    raise BaseError(path, "holds no UNet of Stable Diffusion", _CHOOSE)

@@ -1,0 +1,179 @@
+"""Prompts as what the UNet reads: tokens, then the states of the text encoder (or of SDXL's two)."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etude.base.base import Base
+from etude.core.errors import BaseError
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the UNet is told. ``hidden`` [B, 77, d]; ``pooled`` [B, p] for sdxl, None for the others.
+
+    ``picture`` [B, 2d] or [B, d]: what an unCLIP base is told of a picture; None: of the one in force (`unclip.told`).
+    """
+
+    hidden: Tensor
+    pooled: Tensor | None = None
+    picture: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.hidden)
+
+    def __getitem__(self, index: slice | Sequence[int] | Tensor) -> Conditioning:
+        return Conditioning(*(None if each is None else each[index] for each in self._tensors))  # type: ignore[arg-type]
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Conditioning:
+        """On another device, or in another precision."""
+        moved = (None if each is None else each.to(device=device, dtype=dtype) for each in self._tensors)
+        return Conditioning(*moved)  # type: ignore[arg-type]
+
+    @property
+    def _tensors(self) -> tuple[Tensor | None, ...]:
+        return self.hidden, self.pooled, self.picture
+
+    @staticmethod
+    def cat(conditionings: Sequence[Conditioning]) -> Conditioning:
+        """One batch of several; all with ``pooled``, or all without, and so with ``picture``."""
+        columns = [
+            [each for each in column if each is not None]
+            for column in zip(*(c._tensors for c in conditionings), strict=True)
+        ]
+        return Conditioning(*(torch.cat(column) if column else None for column in columns))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokenised prompts: ``ids`` int64 [B, 77] for each text encoder, and for each prompt the text that was cut off.
+
+    Negative ids are the rows of added words: -1 - r is row r of ``base.words``, counted through all of them.
+    """
+
+    ids: tuple[Tensor, ...]
+    cut: tuple[str, ...]
+
+    def to(self, device: torch.device | str) -> Tokens:
+        """On another device, so that encoding them again and again copies nothing."""
+        return Tokens(tuple(ids.to(device) for ids in self.ids), self.cut)
+
+
+class PromptCutWarning(UserWarning):
+    """A prompt is longer than the text encoder reads; its end was left out."""
+
+
+def encode_prompts(base: Base, prompts: Sequence[str], clip_skip: int = 0) -> Conditioning:
+    """Encode prompts; a too long one is cut, with a PromptCutWarning. See `encode_tokens`.
+
+    A base of image variations reads none: [B, 1, d] zeros, where it is told of a picture (`unclip`).
+    """
+    if base.unclip is not None and base.unclip.instead:
+        return Conditioning(torch.zeros(len(prompts), 1, base.unclip.width, device=base.device, dtype=base.dtype))
+    tokens = tokenise(base, prompts)
+    for prompt, cut in zip(prompts, tokens.cut, strict=True):
+        if cut:
+            warnings.warn(f"prompt too long, left out {cut!r} of {prompt!r}", PromptCutWarning, stacklevel=2)
+    return encode_tokens(base, tokens, clip_skip)
+
+
+def tokenise(base: Base, prompts: Sequence[str]) -> Tokens:
+    """Prompts as ids: start, at most 75 tokens, end, padding.
+
+    An added word (`hooks.added_tokens`) stands for its rows wherever it appears as a word of its own, in any case. Rows
+    of one word stay together: where not all fit, the prompt ends before it.
+    """
+    _need_text(base)
+    # Each encoder has its own tokenizer: those that pad with "!" read a "!" in the text as that padding.
+    lengths = [encoder.config.max_position_embeddings for encoder in base.text_encoders]
+    pairs = list(zip(base.tokenizers, lengths, strict=True))
+    fitted = [[_fit(base, tokenizer, prompt, length) for prompt in prompts] for tokenizer, length in pairs]
+    ids = tuple(
+        torch.tensor([row for row, _ in rows], dtype=torch.int64).reshape(len(prompts), length)
+        for rows, length in zip(fitted, lengths, strict=True)
+    )
+    return Tokens(ids, tuple(max((cut for _, cut in column), key=len) for column in zip(*fitted, strict=True)))
+
+
+def encode_tokens(base: Base, tokens: Tokens, clip_skip: int = 0) -> Conditioning:
+    """The text encoders' states, in the base's precision; gradients flow to whatever in them asks for it.
+
+    sd1 and sd2 read the last layer, or with ``clip_skip`` n the n-th before it, each time through the final layer norm
+    (A1111's "Clip skip" is n + 1). sdxl reads the last but one of both encoders, without that norm, side by side, and
+    the second's projected state at the end token as ``pooled``.
+    """
+    _need_text(base)
+    if base.family != "sdxl":
+        (encoder,), (ids,) = base.text_encoders, tokens.ids
+        output = encoder(ids.to(base.device), output_hidden_states=clip_skip > 0)
+        if clip_skip:
+            return Conditioning(encoder.final_layer_norm(_layer(output.hidden_states, clip_skip + 1)))
+        return Conditioning(output.last_hidden_state)
+    outputs = [
+        encoder(ids.to(base.device), output_hidden_states=True)
+        for encoder, ids in zip(base.text_encoders, tokens.ids, strict=True)
+    ]
+    hidden = torch.cat([_layer(output.hidden_states, clip_skip + 2) for output in outputs], dim=-1)
+    return Conditioning(hidden, outputs[-1].text_embeds)
+
+
+def _need_text(base: Base) -> None:
+    if base.unclip is not None and base.unclip.instead:
+        raise BaseError(
+            base.path, "reads no texts: it is one of image variations", "let clip_inversion alone stand on it"
+        )
+    if not base.text_encoders:
+        raise BaseError(base.path, "was loaded without its text encoder", 'add "text" to the `parts` of load_base')
+
+
+def _layer(states: Sequence[Tensor], from_end: int) -> Tensor:
+    if from_end >= len(states):
+        raise BaseError("clip_skip", f"leaves out all {len(states) - 1} layers of the text encoder", "lower it")
+    return states[-from_end]
+
+
+def _fit(base: Base, tokenizer: Any, prompt: str, length: int) -> tuple[list[int], str]:
+    """The ids of a prompt, framed and padded, and the text that did not fit."""
+    ids, cut = [tokenizer.bos_token_id], ""
+    for start, text, rows in _pieces(base, prompt):
+        if rows:
+            found, places = list(rows), [0] * len(rows)
+        else:
+            coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            found, places = coded["input_ids"], [place for place, _ in coded["offset_mapping"]]
+        left = length - 1 - len(ids)
+        if len(found) > left:
+            ids += [] if rows else found[:left]
+            cut = prompt[start if rows else start + places[left] :]
+            break
+        ids += found
+    ids.append(tokenizer.eos_token_id)
+    return ids + [tokenizer.pad_token_id] * (length - len(ids)), cut
+
+
+def _pieces(base: Base, prompt: str) -> Iterator[tuple[int, str, range]]:
+    """The prompt's pieces in order: where each starts, its text, and the ids of its rows when it is an added word."""
+    rows: dict[str, range] = {}
+    count = 0
+    for name, vectors in base.words.items():
+        rows[name.lower()] = range(-1 - count, -1 - count - len(vectors[0]), -1)
+        count += len(vectors[0])
+    end = 0
+    for match in _pattern(tuple(rows)).finditer(prompt) if rows else ():
+        yield end, prompt[end : match.start()], range(0)
+        yield match.start(), match.group(), rows[match.group().lower()]
+        end = match.end()
+    yield end, prompt[end:], range(0)
+
+
+def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    """Any of the names as a word of its own, the longest first: `sks` is found in "a sks, red" but not in "masks"."""
+    choices = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    return re.compile(rf"(?<!\w)(?:{choices})(?!\w)", re.IGNORECASE)

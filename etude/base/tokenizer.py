@@ -1,0 +1,34 @@
+"""CLIP's tokenizer: from a base's folder, or, for a single file without one, the one that all of them share."""
+
+from __future__ import annotations
+
+import gzip
+from functools import cache
+from pathlib import Path
+
+from transformers import CLIPTokenizer
+
+from etude.base.family import Family
+from etude.base.single import CONFIGS
+
+
+def load_tokenizer(folder: Path, family: Family) -> CLIPTokenizer:
+    """The tokenizer in ``folder`` (``…/tokenizer`` or ``…/tokenizer_2``), else CLIP's own with the family's padding."""
+    if folder.is_dir():
+        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    pad = "!" if family == "sd2" or folder.name == "tokenizer_2" else "<|endoftext|>"
+    vocabulary, merges = _clip_vocabulary()
+    return CLIPTokenizer(vocab=vocabulary, merges=list(merges), pad_token=pad, model_max_length=77)
+
+
+@cache
+def _clip_vocabulary() -> tuple[dict[str, int], tuple[tuple[str, str], ...]]:
+    """Token → id and merges. The ids follow from the merges: bytes, bytes that end a word, merges, two specials."""
+    lines = gzip.decompress((CONFIGS / "clip_merges.txt.gz").read_bytes()).decode("utf-8").splitlines()[1:]
+    merges = tuple((first, second) for first, second in map(str.split, lines))
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = len(set(range(256)) - set(printable))
+    single = [*map(chr, printable), *(chr(256 + number) for number in range(others))]
+    specials = ["<|startoftext|>", "<|endoftext|>"]
+    tokens = [*single, *(symbol + "</w>" for symbol in single), *(a + b for a, b in merges), *specials]
+    return {token: number for number, token in enumerate(tokens)}, merges

@@ -1,0 +1,146 @@
+"""What an unCLIP base has besides: its UNet is told of a picture by the picture's CLIP embedding z [d].
+
+* Stable unCLIP, as in diffusers' ``StableUnCLIPImg2ImgPipeline``: z is normalised, noised at a level k of 0 to 999,
+  brought back to its own scale and joined with the sinusoidal embedding of k; it stands beside the text
+* image variations, as in ``StableDiffusionImageVariationPipeline``: z as it is stands in the place of a text of one
+  token; such a base has no text encoder and reads no texts
+
+All zeros tell of no picture: the unconditional half of guidance, and what a base without an embedding in force is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import DDPMScheduler
+from diffusers.models.embeddings import get_timestep_embedding
+from torch import Generator, Tensor
+
+from etude.base.family import is_variation, read_config, weight_files
+from etude.core.errors import BaseError
+
+if TYPE_CHECKING:
+    from etude.base.base import Base
+    from etude.base.text import Conditioning
+
+LEVELS = 1000  # of noise on embeddings
+_SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+
+
+@dataclass(frozen=True)
+class Supplied:
+    """An embedding [1, d] in force, and the level at which it is noised."""
+
+    embedding: Tensor
+    level: int
+
+
+@dataclass(frozen=True)
+class Unclip:
+    """How a base is told of a picture. ``mean`` and ``std`` [1, d] of its embeddings, ``alphas_cumprod`` [1000].
+
+    ``instead``: image variations, told in the place of the text, without a normaliser (mean 0, std 1) and noise.
+    """
+
+    mean: Tensor
+    std: Tensor
+    alphas_cumprod: Tensor
+    instead: bool = False
+    supplied: list[Supplied] = field(default_factory=list)  # by `hooks.supplied_picture`; the last one is in force
+
+    @property
+    def width(self) -> int:
+        """Numbers in an embedding."""
+        return self.mean.shape[1]
+
+    def scale(self, embeddings: Tensor) -> Tensor:
+        """Embeddings in units of the base's spread of them, around its mean."""
+        return (embeddings - self.mean.to(embeddings)) / self.std.to(embeddings)
+
+    def unscale(self, embeddings: Tensor) -> Tensor:
+        """Undoes `scale`."""
+        return embeddings * self.std.to(embeddings) + self.mean.to(embeddings)
+
+    def labels(self, embeddings: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        """What the UNet is told of ``embeddings`` [B, d] with unit ``noise`` [B, d] at ``level`` int64 [B]: [B, 2d]."""
+        kept = self.alphas_cumprod.to(embeddings)[level][:, None]
+        noised = self.unscale(kept.sqrt() * self.scale(embeddings) + (1 - kept).sqrt() * noise)
+        told = get_timestep_embedding(level, self.width, flip_sin_to_cos=True, downscale_freq_shift=0)
+        return torch.cat([noised, told.to(noised)], dim=1)
+
+    def refuse_noise(self, path: Path, level: int) -> None:
+        """Raise BaseError for a level of noise that the base in ``path`` has never seen."""
+        if level and self.instead:
+            raise BaseError(
+                path, "is one of image variations, which know no noise on embeddings", "set `noise_level: 0`"
+            )
+
+    def telling(self, text: Conditioning, embeddings: Tensor, noise: Tensor, level: Tensor) -> Conditioning:
+        """``text``, B of them, with what the UNet is told of ``embeddings``; see `labels` for these."""
+        told = embeddings if self.instead else self.labels(embeddings, noise, level)
+        return self._joined(text, told.to(text.hidden))
+
+    def silent(self, text: Conditioning) -> Conditioning:
+        """``text`` with nothing told of any picture."""
+        return self._joined(text, text.hidden.new_zeros(len(text), self.width * (1 if self.instead else 2)))
+
+    def _joined(self, text: Conditioning, told: Tensor) -> Conditioning:
+        return replace(text, picture=told, **({"hidden": told[:, None]} if self.instead else {}))
+
+
+def load_unclip(path: Path, config: dict[str, Any], device: torch.device) -> Unclip | None:
+    """How the base in ``path`` is told of a picture; None where it is not. ``config`` is that of its UNet."""
+    if is_variation(path):
+        width = int(config["cross_attention_dim"])
+        blank = torch.zeros(1, width, device=device)
+        return Unclip(blank, torch.ones_like(blank), torch.ones(LEVELS, device=device), instead=True)
+    if config.get("class_embed_type") != "projection":
+        return None
+    return _load_normaliser(path, config, device)
+
+
+def _load_normaliser(path: Path, config: dict[str, Any], device: torch.device) -> Unclip:
+    from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
+
+    folder = path / "image_normalizer"
+    model, info = StableUnCLIPImageNormalizer.from_pretrained(
+        str(folder), variant=weight_files(folder)[1], local_files_only=True, output_loading_info=True
+    )
+    width = model.mean.shape[1]
+    if info["missing_keys"] or config.get("projection_class_embeddings_input_dim") != 2 * width:
+        fault = f"its image_normalizer of {width} numbers does not fit its unet"
+        raise BaseError(path, fault, "fetch the base again, whole")
+    schedule = read_config(path / "image_noising_scheduler" / "scheduler_config.json")
+    alphas = DDPMScheduler(**{name: schedule[name] for name in _SCHEDULE if name in schedule}).alphas_cumprod
+    return Unclip(model.mean.detach().float().to(device), model.std.detach().float().to(device), alphas.to(device))
+
+
+def told(base: Base, conditioning: Conditioning, seeds: Sequence[int] | None = None) -> Conditioning:
+    """``conditioning`` with what an unCLIP base is told of the picture in force; as it is where it says so itself.
+
+    The embedding's noise comes from each picture's own seed, as the latents' does; without seeds all have the same.
+    """
+    if base.unclip is None or conditioning.picture is not None:
+        return conditioning
+    if not base.unclip.supplied:
+        return untold(base, conditioning)
+    now, count = base.unclip.supplied[-1], len(conditioning)
+    noise = torch.stack([_noise(seed, base.unclip.width) for seed in seeds or [0] * count]).to(now.embedding)
+    level = torch.full((count,), now.level, device=now.embedding.device)
+    return base.unclip.telling(conditioning, now.embedding.expand(count, -1), noise, level)
+
+
+def untold(base: Base, conditioning: Conditioning) -> Conditioning:
+    """``conditioning`` that tells an unCLIP base of no picture, unless it says something itself."""
+    if base.unclip is None or conditioning.picture is not None:
+        return conditioning
+    return base.unclip.silent(conditioning)
+
+
+def _noise(seed: int, width: int) -> Tensor:
+    """Unit noise [d] on the CPU; not the first numbers of ``seed``, which are the latents'."""
+    return torch.randn(width, generator=Generator("cpu").manual_seed(seed + 2**32))

@@ -1,0 +1,56 @@
+"""What a method makes: tensors and facts, in one file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etude.core.errors import FormatError
+from etude.core.files import read_metadata, read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KEY = "etude"  # the metadata entry that holds the facts
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What was learned (``tensors``) and how (``facts``: JSON values; params, base digest, family, seed, step …)."""
+
+    method: str
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def save(artifact: Artifact, path: Path | str) -> None:
+    """Write one safetensors file; equal artifacts give equal bytes."""
+    facts = {"method": artifact.method, **artifact.facts}
+    text = json.dumps(facts, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    write_tensors(path, artifact.tensors, {KEY: text, "format": "pt"})
+
+
+def load(path: Path | str) -> Artifact:
+    """Read an artifact; raises FormatError when the file is not one."""
+    tensors, metadata = read_tensors(path)
+    facts = _facts(path, metadata)
+    return Artifact(facts.pop("method"), tensors, facts)
+
+
+def facts_of(path: Path | str) -> dict[str, Any]:
+    """The facts in an artifact's header, ``method`` among them; its tensors are not read. Raises FormatError."""
+    return _facts(path, read_metadata(path))
+
+
+def _facts(path: Path | str, metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads(metadata.get(KEY, "{}"))
+    except json.JSONDecodeError:
+        facts = {}
+    if "method" not in facts:
+        action = "name a file under artifacts/<method>/build, or run `dvc repro` to build it again"
+        raise FormatError(path, "is not an artifact of Étude", action)
+    return facts

@@ -1,0 +1,227 @@
+"""Strict parameters: every fault at once, with the file, the key and the nearest known name.
+
+YAML is read as 1.2, as DVC reads it (``1e-4`` is a number). Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from posixpath import normpath
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from etude.core.errors import ParamsError
+from etude.core.yaml import SHOWN, read_yaml, shortened
+
+__all__ = ["read_yaml"]  # besides what is here: the whole of a file, unchecked
+
+
+class Schema(BaseModel):
+    """A block of parameters: no unknown keys, no silent conversions, no change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+# Numbers and texts that several schemas have. Each is bounded: what lies beyond means nothing, or never ends.
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # torch takes 64 bits, and the pictures after the first count on from it
+Steps = Annotated[int, Field(ge=1, le=10_000_000)]  # of learning
+Count = Annotated[int, Field(ge=1, le=10_000)]  # of pictures, at once or in all
+Rate = Annotated[float, Field(gt=0, le=100)]  # of learning
+Scale = Annotated[float, Field(ge=0, le=100)]  # of guidance, or by which one thing weighs against another
+Words = Annotated[str, Field(pattern=r"\S", description="one word or more")]
+SetName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$", description="small letters, digits and _")]
+
+
+def _something(path: str) -> str:
+    """Raises ValueError for a folder around all of the project: what is read would be everything."""
+    if set(PurePosixPath(normpath(path)).parts) <= {"/", ".."}:
+        raise ValueError(f"{path!r} is the whole project, or what lies around it: name what is in it")
+    return path
+
+
+Location = Annotated[  # ~ is a shell's, which no path here passes through
+    str,
+    Field(pattern=r"^[^\s~-]([^\n]*\S)?$", description="a path, without a space, - or ~ before it"),
+    AfterValidator(_something),
+]
+
+
+class Learned(Schema):
+    """What every method's params.yaml says of what is learned."""
+
+    set: SetName = Field(description="the image set to learn from: a key of `sets`")
+    name: str = Field(
+        min_length=1,
+        max_length=64,
+        pattern=r"^[^\s\[\]]+( [^\s\[\]]+)*$",
+        description="the word, or words, for what is learned, without [ or ]",
+    )
+    trigger: bool = Field(description="whether texts say the name; without, what is learned shows in every picture")
+
+    @property
+    def word(self) -> str:
+        """What stands for [name] in prompts, captions and templates."""
+        return self.name if self.trigger else ""
+
+
+class MethodParams(Learned):
+    """What every method's params.yaml has."""
+
+    needs_class: ClassVar[bool] = False  # whether `pointed` needs the class of what is learned
+
+    export: Literal["best", "final", "all"] = Field(description="which checkpoints are written for other programs")
+
+    def recipe(self) -> dict[str, Any]:
+        """The values that a build depends on, as JSON; what is exported of it afterwards is none of them."""
+        return self.model_dump(mode="json", exclude={"export"})
+
+    def image_sets(self) -> list[str]:
+        """Every image set that the method reads: keys of `sets`."""
+        return [self.set]
+
+    def sources(self) -> dict[str, str]:
+        """Every model that the method reads besides the project's: the key that names it, and its path."""
+        return {}
+
+    @property
+    def class_word(self) -> str:
+        """The class of what is learned, such as dog, where texts of params.yaml say it; empty: none does."""
+        return ""
+
+    def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
+        """What lets it learn from the set ``images`` what is called ``word``, of the class ``kind``: key → value.
+
+        ``kind`` is empty where nobody said it; it never is for a method with `needs_class`.
+        """
+        return {"set": images, "name": word}
+
+
+S = TypeVar("S", bound=Schema)
+TOLD = 20  # faults of a file
+
+
+def classed(text: str, before: str, kind: str) -> str:
+    """``text`` with the class ``kind`` in the place of ``before``, and its article: an eagle → a dog."""
+    if not before:
+        return text
+    article = "an" if kind[:1].lower() in "aeiou" else "a"
+    text = re.sub(rf"\ban? (?={re.escape(before)}(?!\w))", f"{article} ", text)
+    return re.sub(rf"(?<!\w){re.escape(before)}(?!\w)", lambda _: kind, text)
+
+
+def image_folder(name: str) -> Path:
+    """The folder that params.yaml names for an image set; a stage depends on the folder itself. Raises ParamsError."""
+    sets = read_yaml("params.yaml").get("sets")
+    known = sets if isinstance(sets, dict) else {}
+    if not isinstance(known.get(name), str):
+        raise ParamsError(
+            "params.yaml", f"`sets` has no folder `{name}`{nearest(name, map(str, known))}", "correct `sets`"
+        )
+    return Path(known[name])
+
+
+def load(path: Path | str, schema: type[S]) -> S:
+    """Read and check a whole params file; raises one ParamsError that lists every fault."""
+    return validate(read_yaml(path), schema, path)
+
+
+def pick(path: Path | str, schema: type[S]) -> S:
+    """A stage's view of a params file: only the keys of ``schema``, so that it depends on no others."""
+    data = read_yaml(path)
+    return validate({name: data[name] for name in schema.model_fields if name in data}, schema, path)
+
+
+def validate(data: Mapping[str, Any], schema: type[S], path: Path | str) -> S:
+    """``data`` as ``schema``; ``path`` is named in the faults."""
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        details = error.errors()
+        faults = [shortened(_fault(detail, schema), 10 * SHOWN) for detail in details[:TOLD]]
+        faults += [f"{len(details) - TOLD} more"] if len(details) > TOLD else []
+        many = "" if len(details) == 1 else f"{len(details)} faults: "
+        told = many + "; ".join(faults).replace("?; ", "? ")
+        raise ParamsError(path, told, "correct the file; its comments tell the choices") from None
+
+
+def _fault(detail: ErrorDetails, schema: type[BaseModel]) -> str:
+    where, given = (
+        shortened(".".join(str(part) for part in detail["loc"] if part != "[key]")),
+        shortened(repr(detail["input"])),
+    )
+    if detail["type"] == "value_error":
+        return ": ".join(filter(None, [where, str(detail["ctx"]["error"])]))
+    where = where or "(whole file)"
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key `{where}`{nearest(str(detail['loc'][-1]), _keys_at(schema, detail['loc'][:-1]))}"
+    if detail["type"] == "missing":
+        return f"`{where}` is missing"
+    if detail["type"] in ("too_short", "string_too_short"):
+        return f"`{where}` needs {detail['ctx']['min_length']} or more, not {given}"
+    if detail["type"] == "string_pattern_mismatch":
+        pattern = detail["ctx"]["pattern"]
+        if wanted := _description(schema, detail["loc"], pattern):
+            return f"`{where}` is {given}, which does not fit `{pattern}`: {wanted}"
+    return f"`{where}` {detail['msg'][0].lower()}{detail['msg'][1:]}, not {given}"
+
+
+def refuse_twice(**lists: Iterable[object]) -> None:
+    """Raises ValueError where a list, named as its key is, holds a value twice."""
+    for key, values in lists.items():
+        seen: list[object] = []
+        for value in values:
+            if value in seen:
+                raise ValueError(f"`{key}` holds {value!r} twice")
+            seen.append(value)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``, did you mean `rank`?`` when a known name is near; else the list of known names."""
+    known = sorted(known)
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if match:
+        return f", did you mean `{match[0]}`?"
+    return f" (known: {', '.join(known)})" if known else ""
+
+
+def _description(schema: type[BaseModel], location: tuple[int | str, ...], pattern: str) -> str:
+    """What the innermost field around ``location`` says of itself, or the type in it that has this pattern."""
+    models, said = [schema], ""
+    for part in location:
+        for field in [model.model_fields[str(part)] for model in models if str(part) in model.model_fields]:
+            inner = [info.description for info in _infos(field.annotation) if pattern in map(_pattern, info.metadata)]
+            said = next(filter(None, inner), None) or field.description or said
+            models = _models(field.annotation) or models
+    return said
+
+
+def _infos(annotation: Any) -> list[FieldInfo]:
+    """What is said of the types in an annotation."""
+    own = [info for info in getattr(annotation, "__metadata__", ()) if isinstance(info, FieldInfo)]
+    return own + [info for inner in get_args(annotation) for info in _infos(inner)]
+
+
+def _pattern(metadata: Any) -> str | None:
+    return getattr(metadata, "pattern", None)
+
+
+def _keys_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that the block at ``location`` knows."""
+    models = [schema]
+    for part in location:
+        models = [
+            m for model in models for m in _models(getattr(model.model_fields.get(str(part)), "annotation", None))
+        ] or models
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in getattr(annotation, "__args__", ()) for model in _models(inner)]

@@ -1,0 +1,80 @@
+"""The content-addressed store ``.cache/``: what was computed once from the same bytes is not computed again.
+
+A key names everything that a result depends on, so an entry can be missing but never stale. Safe to delete at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from etude.core.files import read_json, sha256_file, write_json
+
+Part = str | int | float | bool | bytes | None | Sequence["Part"] | Mapping[str, "Part"]
+
+SETTLED = 3.0  # seconds: coarser than the clock of any file system in use
+REMEMBERED = 1 << 20  # bytes from which a digest is worth remembering
+
+
+def key(*parts: Part) -> str:
+    """Hex SHA-256 of a canonical form of ``parts``: (1, "a") and ("1a",) differ, mappings count regardless of order."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=_bytes)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _bytes(value: object) -> str:
+    if isinstance(value, bytes):
+        return "bytes:" + hashlib.sha256(value).hexdigest()
+    raise TypeError(f"{type(value).__name__} cannot be part of a key")
+
+
+class Store:
+    """One kind of entry, such as ``latents``: a folder of files named by their key."""
+
+    def __init__(self, kind: str, root: Path | str = ".cache") -> None:
+        self.folder = Path(root) / kind
+
+    def path(self, name: str, suffix: str = ".safetensors") -> Path:
+        """Where the entry with this key is, or would be. Write it with `atomic_path` or `write_tensors`."""
+        return self.folder / name[:2] / f"{name}{suffix}"
+
+
+def remembered(file: Path, digest: Callable[[Path], str] = sha256_file, kind: str | None = None) -> str:
+    """What ``digest`` says of a file; of a large one it is kept in ``.cache/digests``: hashing gigabytes costs seconds.
+
+    An entry is keyed by ``kind``, path, size, inode and both times of the file. The change time cannot be set back,
+    and a file touched in the last seconds is not remembered (a later write might not move its times), so an entry is
+    never stale.
+    """
+    stat = file.stat()
+    if (known := recalled(file, stat, kind)) is not None:
+        return known
+    found = digest(file)
+    if stat.st_size >= REMEMBERED and is_settled(stat, time.time_ns()) and _times(file.stat()) == _times(stat):
+        write_json(_entry(file, stat, kind), found)
+    return found
+
+
+def recalled(file: Path, stat: os.stat_result, kind: str | None = None) -> str | None:
+    """The digest that is kept for a file with this stat; None where none is."""
+    if stat.st_size < REMEMBERED or not (entry := _entry(file, stat, kind)).exists():
+        return None
+    return str(read_json(entry))
+
+
+def is_settled(stat: os.stat_result, now: int) -> bool:
+    """Whether a write after ``now`` (nanoseconds) is sure to show in the times of this stat."""
+    return now - max(_times(stat)) > SETTLED * 1e9
+
+
+def _times(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _entry(file: Path, stat: os.stat_result, kind: str | None) -> Path:
+    identity = (str(file.resolve()), stat.st_size, stat.st_ino, stat.st_dev, *_times(stat))
+    return Store("digests").path(key("digest", kind, *identity), ".json")

@@ -1,0 +1,104 @@
+"""What the chosen methods read that no stage makes: base, CLIP, pictures; and where the presets say that it is from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from etude.core.errors import InputError
+from etude.core.method import load_method
+from etude.core.params import MethodParams, load, read_yaml
+from etude.project import Project
+
+PRESETS = Path("presets")
+MADE = "artifacts/"  # by stages
+
+
+class Source(NamedTuple):
+    """A file or folder, and the parameter that names it."""
+
+    path: str  # from the repository's root
+    key: str  # such as ``params.yaml: base``
+    set: str = ""  # the image set whose pictures it holds
+
+
+class Origin(NamedTuple):
+    """Where a model is fetched from."""
+
+    source: str  # hub id
+    revision: str
+    half: bool = False  # the fp16 files where there are any
+
+
+def sources(root: Path, project: Project) -> list[Source]:
+    """Every file and folder that ``dvc repro`` reads and no stage makes, each once, as params files name them."""
+    shared = {
+        "base": project.base,
+        "caption.clip": project.caption.clip,
+        "caption.words": project.caption.words,
+        "evaluate.clip": project.evaluate.clip,
+        "evaluate.judge": project.evaluate.judge,
+        "evaluate.truths": project.evaluate.truths,
+    }
+    found = [Source(path, f"params.yaml: {key}") for key, path in shared.items()]
+    for name in project.methods:
+        file = f"pipelines/{name}/params.yaml"
+        params: MethodParams = load(root / file, load_method(name).Params)
+        found += [Source(path, f"{file}: {key}") for key, path in params.sources().items()]
+    found += [Source(path, f"params.yaml: sets.{key}", key) for key, path in project.sets.items()]
+    return list({source.path: source for source in reversed(found) if not source.path.startswith(MADE)}.values())[::-1]
+
+
+def missing(root: Path, project: Project) -> list[Source]:
+    """Of all sources, those that are not there."""
+    return [source for source in sources(root, project) if not (root / source.path).exists()]
+
+
+def origin(path: str) -> Origin | None:
+    """Where a model that is kept at ``path`` comes from: what its ``.dvc`` file notes, else what the presets say."""
+    recorded = Path(f"{path}.dvc")
+    meta = (read_yaml(recorded).get("meta") if recorded.exists() else None) or {}
+    if {"from", "revision"} <= set(meta):
+        return Origin(meta["from"], meta["revision"], bool(meta.get("half")))
+    for preset in sorted(PRESETS.glob("*.yaml")):
+        for item in read_yaml(preset)["fetch"]:
+            if item["to"] == path:
+                return Origin(item["from"], item["revision"])
+    return None
+
+
+def faults(lacking: Iterable[Source]) -> list[str]:
+    """One line for each: what is missing, which parameter names it, and what to do."""
+    return [f"{source.path} ({source.key}): {_fault(source)}" for source in lacking]
+
+
+def lacking(project: Project) -> list[str]:
+    """What is missing, before `dvc repro` ends at it with no more than a path and `[Errno 2]`.
+
+    Nothing in a worktree: flows bring there what a stage needs, and no more.
+    """
+    return [] if Path(".git").is_file() else faults(missing(Path(), project))
+
+
+def _fault(source: Source) -> str:
+    tracked, known = Path(f"{source.path}.dvc").exists(), origin(source.path)
+    fault = "is tracked by DVC, but its content is not here" if tracked else "is missing"
+    actions = ["`make base` fetches it"] if known else []
+    if tracked:
+        actions.append(f"`dvc pull {source.path}` brings it from your DVC remote")
+    elif source.set:
+        actions.append(f"bring the pictures in with `make images FROM=… SET={source.set}`, or correct `sets`")
+    elif not known:
+        actions.append(
+            f"bring it with `python -m commands.base --from … --to {source.path}`, or correct that parameter"
+        )
+    return f"{fault}. Next: {'; or '.join(actions)}."
+
+
+class MissingError(InputError):
+    """What is to be read is not there; one line each."""
+
+    def __init__(self, lacking: Iterable[Source]) -> None:
+        super().__init__("sources", "some are missing", "bring them")
+        self.args = ("\n       ".join(faults(lacking)),)

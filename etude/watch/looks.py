@@ -1,0 +1,206 @@
+"""What a stage reads, as it is at one moment: a second look tells whether it is still the same.
+
+Files are told by their stat first. What they hold is compared only where the stat differs, or where it proves nothing
+because the file was written a moment before the look. The content of a large file is known only where its digest is
+remembered or was asked for; without, a changed stat counts as a changed file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from etude.core.errors import EtudeError, InputError, StaleError
+from etude.core.files import read_json, sha256_file, tree_digest, tree_files, write_json
+from etude.core.params import read_yaml
+from etude.core.store import REMEMBERED, is_settled, recalled, remembered
+
+SHOWN = 5  # changes named in an error
+MISSING, UNREADABLE = "(missing)", "(cannot be read)"
+V = TypeVar("V")
+Params = Mapping[str, Sequence[str]]  # file → keys, with dots for those inside; no keys: the whole file
+
+
+@dataclass
+class Seen:
+    """A file at one moment, by its stat (times in ns); `settled`: a later write is sure to show in that."""
+
+    size: int
+    inode: int
+    modified: int
+    changed: int
+    links: int
+    settled: bool
+    digest: str | None = None
+
+    def alike(self, now: os.stat_result) -> bool:
+        """Whether a stat proves that the file is still the same.
+
+        The change time of a file with several names says nothing: it moves whenever another of its names comes or goes.
+        """
+        same = (self.size, self.inode, self.modified) == (now.st_size, now.st_ino, now.st_mtime_ns)
+        linked = self.links > 1 or now.st_nlink > 1
+        return self.settled and same and (linked or self.changed == now.st_ctime_ns)
+
+
+class Look:
+    """The files below ``paths`` and the values of ``params``, both relative to ``root``, as they are now."""
+
+    def __init__(self, paths: Iterable[str] = (), params: Params | None = None, root: Path | str = ".") -> None:
+        self.root, self.params = Path(root), dict(params or {})
+        self._files: dict[str, dict[str, Seen] | None] = {}
+        self._sources = {file: _see(self.root / file) for file in self.params if (self.root / file).is_file()}
+        self._values = {file: values_of(self.root / file, keys) for file, keys in self.params.items()}
+        self.add(paths)
+
+    def add(self, paths: Iterable[str]) -> None:
+        """Look at more files and folders."""
+        for path in paths:
+            if path not in self._files:
+                found = self._found(path)
+                self._files[path] = None if found is None else _map(_see, found)
+
+    def digests(self) -> dict[str, str]:
+        """What each path holds, as `sha256_tree` tells it; raises InputError for one that is missing."""
+        return {path: self._digest(path, seen) for path, seen in self._files.items()}
+
+    def changed(self) -> list[str]:
+        """What is no longer as it was seen: files, and parameters with both values."""
+        return [*self.changed_params(), *self.changed_files()]
+
+    def changed_files(self) -> list[str]:
+        """The files that are others now, came, or went."""
+        return sorted({place for path, seen in self._files.items() for place in self._differences(path, seen)})
+
+    def changed_params(self) -> list[str]:
+        """The parameters that have another value now, or cannot be read any more."""
+        files = [file for file in self.params if not _same(self._sources.get(file), self.root / file)]
+        return self.other_params({file: values_of(self.root / file, self.params[file]) for file in files})
+
+    def other_params(self, values: Mapping[str, Any]) -> list[str]:
+        """The parameters that have another value in ``values`` (by file) than was seen."""
+        pairs = {file: (self._values.get(file), plain(now)) for file, now in values.items()}
+        return [f"{file}: {line}" for file, pair in pairs.items() for line in _tell(*pair)]
+
+    def refuse_changed(self) -> None:
+        """Raise StaleError where anything is no longer as it was seen."""
+        refuse(self.changed())
+
+    def write(self, path: Path) -> None:
+        """Keep this look, for another process to compare."""
+        files = {place: None if seen is None else _map(asdict, seen) for place, seen in self._files.items()}
+        sources = _map(asdict, self._sources)
+        write_json(path, {"params": self.params, "sources": sources, "values": self._values, "files": files})
+
+    @classmethod
+    def read(cls, path: Path, root: Path) -> Self:
+        """A look that was kept."""
+        kept, look = read_json(path), cls(root=root)
+        look.params, look._values = kept["params"], kept["values"]
+        look._sources = _map(lambda one: Seen(**one), kept["sources"])
+        for place, seen in kept["files"].items():
+            look._files[place] = None if seen is None else _map(lambda one: Seen(**one), seen)
+        return look
+
+    def _found(self, path: str) -> dict[str, Path] | None:
+        try:
+            return tree_files(self.root / path)
+        except InputError:
+            return None
+
+    def _digest(self, path: str, seen: Mapping[str, Seen] | None) -> str:
+        if seen is None:
+            raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first")
+        for name, one in seen.items():
+            one.digest = one.digest or remembered(self.root / path / name)
+        return tree_digest({name: one.digest or "" for name, one in seen.items()})
+
+    def _differences(self, path: str, seen: Mapping[str, Seen] | None) -> list[str]:
+        found = self._found(path)
+        if seen is None or found is None:
+            return [path] if seen is not None or found is not None else []
+        others = [name for name in {*seen, *found} if name not in seen or not _same(seen[name], found.get(name))]
+        return [(Path(path) / name).as_posix() for name in others]
+
+
+def refuse(changes: Sequence[str]) -> None:
+    """Raise StaleError that names the first of these changes, if there are any."""
+    if changes:
+        more = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
+        raise StaleError(", ".join(changes[:SHOWN]) + more, "changed while this stage ran", "run `dvc repro` again")
+
+
+def receipt(name: str) -> Path:
+    """Where a stage keeps what it saw; ``name`` is DVC's address of it from the root."""
+    return Path(".scratch", "seen", f"{name.replace(':', '/')}.json")
+
+
+def values_of(file: Path, keys: Sequence[str]) -> Any:
+    """The values of some keys of a params file, or of the whole file; UNREADABLE where it cannot be read."""
+    try:
+        data = read_yaml(file)
+    except (EtudeError, OSError):
+        return UNREADABLE
+    return plain({key: _at(data, key) for key in keys} if keys else data)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON gives it back, with texts for what JSON has no form for."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def _at(data: Any, key: str) -> Any:
+    for part in key.split("."):
+        if not isinstance(data, Mapping) or part not in data:
+            return MISSING
+        data = data[part]
+    return data
+
+
+def _tell(seen: Any, now: Any, key: str = "") -> list[str]:
+    """Each difference of two plain values, with its key; 1, 1.0 and true differ."""
+    if json.dumps(seen, sort_keys=True) == json.dumps(now, sort_keys=True):
+        return []
+    if isinstance(seen, Mapping) and isinstance(now, Mapping):
+        pairs = {name: (seen.get(name, MISSING), now.get(name, MISSING)) for name in {**seen, **now}}
+        return [line for name, pair in pairs.items() for line in _tell(*pair, f"{key}.{name}".lstrip("."))]
+    change = f"{_short(seen)} → {_short(now)}"
+    return [f"{key} ({change})" if key else change]
+
+
+def _short(value: Any) -> str:
+    text = value if value in (MISSING, UNREADABLE) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _map(function: Callable[[Any], V], mapping: Mapping[str, Any]) -> dict[str, V]:
+    return {key: function(value) for key, value in mapping.items()}
+
+
+def _see(file: Path) -> Seen:
+    stat = file.stat()
+    settled = is_settled(stat, time.time_ns())
+    small = stat.st_size < REMEMBERED
+    digest = remembered(file) if small or not settled else recalled(file, stat)
+    return Seen(stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_nlink, settled, digest)
+
+
+def _same(seen: Seen | None, file: Path | None) -> bool:
+    if seen is None or file is None:
+        return False
+    try:
+        return seen.alike(file.stat()) or (seen.digest is not None and sha256_file(file) == seen.digest)
+    except OSError:  # it went away just now
+        return False

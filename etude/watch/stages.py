@@ -1,0 +1,218 @@
+"""Which stage of which dvc.yaml this process is, and what DVC calls its deps, params and outs.
+
+A stage is known by its command: the module that runs, and its arguments. So it is the same stage whether DVC or a
+person began it. DVC itself is not imported, which would make every stage slow to begin; the forms of dvc.yaml that are
+read here are those that the project uses, and a test compares every stage with DVC's own reading.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from etude.core.errors import StaleError
+from etude.core.params import read_yaml
+
+FILE, PARAMS = "dvc.yaml", "params.yaml"
+UNDER_DVC = "DVC_STAGE"  # the variable in which DVC tells a command its stage, as seen from where dvc was run
+_EXPRESSION = re.compile(r"(?<!\\)\$\{([^}]*)\}")
+_BETWEEN = set("();<>|&")  # what stands between the words of one program and the next, or its redirections
+AGAIN = "run `dvc repro` again"  # what to do next, where a stage is not what it was
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage with everything filled in; paths are relative to the current folder, `params` has keys by file."""
+
+    name: str  # DVC's address from the root: prepare@style, pipelines/lora/dvc.yaml:build
+    commands: tuple[str, ...]
+    deps: tuple[str, ...]
+    params: Mapping[str, tuple[str, ...]]
+    outs: tuple[str, ...]
+
+
+def this_stage() -> Stage | None:
+    """The stage that this process is, or None: most commands are none.
+
+    Raises StaleError where DVC began a stage that dvc.yaml and params no longer describe.
+    """
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return find(spec.name, sys.argv[1:], os.environ.get(UNDER_DVC, "")) if spec else None
+
+
+def find(module: str, arguments: Sequence[str], address: str = "") -> Stage | None:
+    """The stage whose command runs ``module`` with these arguments; ``address`` is DVC's, where DVC began it."""
+    wanted = [module, *arguments]
+    for file in _files(module, arguments, address):
+        text = read_yaml(file)
+        for stage in _stages(file, text):
+            if any(wanted in _programs(command) for command in stage.commands):
+                return stage
+        name = address.rpartition(":")[2]
+        if name and module in [words[0] for words in _programs(_command(text, name.partition("@")[0]))]:
+            fault = f"has no stage `{name}` any more that runs `{shlex.join(['python3', '-m', *wanted])}`"
+            raise StaleError(f"{file.as_posix()}, with its params", fault, AGAIN)
+    return None
+
+
+def load(file: Path, name: str) -> Stage:
+    """A stage by its name; raises StaleError where it is not there."""
+    for stage in every(file, name.partition("@")[0]):
+        if stage.name.rpartition(":")[2] == name:
+            return stage
+    raise StaleError(file, f"has no stage `{name}`", f"restore it with `git checkout -- {file}`")
+
+
+def every(file: Path, group: str = "") -> Iterator[Stage]:
+    """The stages of a file, or of one group of it; those that cannot be filled in are left out: DVC refuses them."""
+    return _stages(file, read_yaml(file), group)
+
+
+def _files(module: str, arguments: Sequence[str], address: str) -> list[Path]:
+    """The dvc.yaml files in which the stage may stand, the likeliest first."""
+    told = address.rpartition(":")[0]
+    places = [Path(told)] * bool(told) + [Path("pipelines", word, FILE) for word in arguments[:1]]
+    places += [Path(*module.split(".")[:-1], FILE), Path(FILE)]
+    return [file for file in dict.fromkeys(places) if file.is_file() and not file.is_absolute()]
+
+
+def _programs(command: str) -> list[list[str]]:
+    """The modules that a shell's command runs with `-m`, each with its arguments."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    found: list[list[str]] = [[]]
+    try:
+        for word in lexer:
+            if set(word) <= _BETWEEN:
+                found.append([])
+            else:
+                found[-1].append(word)
+    except ValueError:  # a quotation that does not end
+        return []
+    return [words[words.index("-m") + 1 :] for words in found if "-m" in words[:-1]]
+
+
+def _command(text: Mapping[str, Any], group: str) -> str:
+    entry = (text.get("stages") or {}).get(group) or {}
+    return str(entry.get("do", entry).get("cmd", ""))
+
+
+def _stages(file: Path, text: Mapping[str, Any], group: str = "") -> Iterator[Stage]:
+    known = _known(file, text)
+    entries = text.get("stages") or {}
+    for name, entry in entries.items():
+        if group and name != group:
+            continue
+        if "foreach" not in entry:
+            yield from _filled(file, name, entry, known)
+            continue
+        try:
+            each = _fill(entry["foreach"], known)
+        except KeyError:
+            continue
+        for key, item in _pairs(each):
+            own = {**known, "item": item, **({"key": key} if isinstance(each, Mapping) else {})}
+            yield from _filled(file, f"{name}@{key}", entry["do"], own)
+
+
+def _pairs(each: Any) -> list[tuple[str, Any]]:
+    """Key and item of what `foreach` goes over: a mapping, values that are their own keys, or numbered blocks."""
+    if isinstance(each, Mapping):
+        return [(_text(key), item) for key, item in each.items()]
+    if any(isinstance(item, Mapping | list) for item in each):
+        return [(str(number), item) for number, item in enumerate(each)]
+    return [(_text(item), item) for item in each]
+
+
+def _known(file: Path, text: Mapping[str, Any]) -> dict[str, Any]:
+    """What `${…}` can name in a file: params.yaml beside it, then its `vars`."""
+    known: dict[str, Any] = {}
+    for entry in [PARAMS, *(text.get("vars") or [])]:
+        if isinstance(entry, Mapping):
+            _merge(known, entry)
+            continue
+        path, _, keys = entry.partition(":")
+        place = Path(os.path.normpath(file.parent / path))
+        if entry == PARAMS and not place.exists():
+            continue
+        values = read_yaml(place)
+        wanted = [key.strip() for key in keys.split(",")] if keys else list(values)
+        _merge(known, {key: values[key] for key in wanted if key in values})
+    return known
+
+
+def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for key, value in more.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _filled(file: Path, name: str, entry: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[Stage]:
+    try:
+        entry = _fill(entry, known)
+    except KeyError:
+        return
+    folder = file.parent / entry.get("wdir", ".")
+    commands = entry["cmd"]
+    yield Stage(
+        name=name if file == Path(FILE) else f"{file.as_posix()}:{name}",
+        commands=tuple(commands) if isinstance(commands, list) else tuple(str(commands).splitlines()),
+        deps=tuple(_place(folder, path) for path in entry.get("deps") or []),
+        params=_params(folder, entry.get("params") or []),
+        outs=tuple(_place(folder, next(iter(out)) if isinstance(out, Mapping) else out) for out in _outs(entry)),
+    )
+
+
+def _outs(entry: Mapping[str, Any]) -> list[Any]:
+    return [out for kind in ("outs", "metrics", "plots") for out in entry.get(kind) or []]
+
+
+def _params(folder: Path, listed: Sequence[Any]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, list[str]] = {}
+    whole: set[str] = set()
+    for one in listed:
+        for file, keys in (one if isinstance(one, Mapping) else {PARAMS: [one]}).items():
+            found.setdefault(_place(folder, file), []).extend(keys or [])
+            if not keys:
+                whole.add(_place(folder, file))
+    return {file: () if file in whole else tuple(dict.fromkeys(keys)) for file, keys in found.items()}
+
+
+def _place(folder: Path, path: Any) -> str:
+    return Path(os.path.normpath(folder / str(path))).as_posix()
+
+
+def _fill(value: Any, known: Mapping[str, Any]) -> Any:
+    """A value of dvc.yaml with every `${…}` in it filled in; raises KeyError for one that nothing names."""
+    if isinstance(value, Mapping):
+        return {_fill(key, known): _fill(inner, known) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_fill(inner, known) for inner in value]
+    if not isinstance(value, str):
+        return value
+    whole = _EXPRESSION.fullmatch(value)
+    if whole:
+        return _select(known, whole[1])
+    return _EXPRESSION.sub(lambda found: _text(_select(known, found[1])), value).replace(r"\${", "${")
+
+
+def _select(known: Any, expression: str) -> Any:
+    """What an expression such as `evaluate.clip` or `sets[0]` names."""
+    for part in expression.replace("[", ".").replace("]", "").split("."):
+        try:
+            known = known[int(part)] if isinstance(known, list) else known[part.strip()]
+        except (TypeError, ValueError, IndexError) as error:
+            raise KeyError(expression) from error
+    return known
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

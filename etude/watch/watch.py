@@ -1,0 +1,229 @@
+"""The watch over one stage while it runs: alone at its scratch and outs, and sure of what it reads.
+
+`tasks.run` opens it around every stage. Imported by name, as it decides on no bit of a result: no stage depends on it.
+
+Alone: a lock that the kernel drops with the last process of the stage. Whoever comes later waits. A stage whose dvc was
+killed would work for nobody, as only DVC records results: it ends itself, and the next run goes on from its last state.
+Sure: what was seen before the work is compared with what is there before anything is published, and again at the end.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from etude.core.errors import ConflictError, StaleError
+from etude.training.processes import is_launched, is_main  # of several processes, which the first one of them began
+from etude.watch.locks import locked
+from etude.watch.looks import Look, receipt, refuse
+from etude.watch.stages import AGAIN, UNDER_DVC, Stage, load, this_stage
+
+POLL = 0.3  # seconds between two looks at other processes
+CLOCK = 0.01  # seconds by which the times of files may lie behind the clock
+_current: list[Watch] = []
+
+
+class Watch:
+    """A stage at work in this process: what it saw, and the processes for which it works."""
+
+    def __init__(self, stage: Stage, look: Look) -> None:
+        self.stage, self.look = stage, look
+        self.abandoned = ""
+
+    def refuse_changed(self) -> None:
+        """Raise StaleError where the result would be false, ConflictError where it would be in somebody's way."""
+        if self.abandoned:
+            raise StaleError(self.stage.name, self.abandoned, AGAIN)
+        for out in self.stage.outs:
+            refuse_busy(out)
+        self.look.refuse_changed()
+
+
+@contextmanager
+def watched(began: float) -> Iterator[None]:
+    """Watch over the stage that this process is, if it is one; ``began`` is when the process began to import code.
+
+    Raises StaleError where what the stage reads changes before the block has ended, or does not fit what DVC read.
+    """
+    stage = this_stage()
+    if stage is None:
+        yield
+        return
+    from etude.watch.holders import above, holder_of, lives
+
+    holder = holder_of(stage.outs[0]) if UNDER_DVC in os.environ and stage.outs else None
+    if holder and not lives(holder.pid):
+        raise StaleError(stage.name, f"dvc (process {holder.pid}), which began it, has ended", AGAIN)
+    chain = above(holder.pid if holder else None) if UNDER_DVC in os.environ or is_launched() else []
+    with _ended_with(chain, stage) as told, _alone(stage):
+        watch = Watch(stage, Look(stage.deps, stage.params))
+        told.append(watch)
+        _refuse_edited_code(stage, began)
+        if holder:
+            _refuse_other_deps(stage, holder.reads)
+        _current.append(watch)
+        try:
+            yield
+        except SystemExit as ended:
+            if not ended.code:
+                _conclude(watch)
+            raise
+        else:
+            _conclude(watch)
+        finally:
+            _current.remove(watch)
+
+
+def seen(file: Path, name: str) -> Look:
+    """What a stage of this file saw when its process began; where none is watched, a look of this moment."""
+    for watch in _current:
+        if watch.stage.name == f"{file.as_posix()}:{name}":
+            return watch.look
+    stage = load(file, name)
+    return Look(stage.deps, stage.params)
+
+
+def refuse_false(path: Path, look: Look | None) -> None:
+    """Raise StaleError or ConflictError where ``path`` may not take the place of what is there.
+
+    Beside the look of the watched stage, ``look`` must still be true.
+    """
+    for watch in _current:
+        watch.refuse_changed()
+    refuse_busy(path.as_posix())
+    if look is not None and all(look is not watch.look for watch in _current):
+        look.refuse_changed()
+
+
+def clear_drafts(path: Path) -> None:
+    """Remove what a killed run of this stage left beside ``path``: the stage is alone here, so nobody works on it.
+
+    Its outs are ``path``, or lie in it.
+    """
+    outs = [Path(out) for watch in _current for out in watch.stage.outs]
+    if any(out.is_relative_to(path) for out in outs):
+        for draft in path.parent.glob(f".{path.name}-*"):
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def refuse_busy(path: str) -> None:
+    """Raise ConflictError where a dvc makes ``path`` at this moment and did not begin this process."""
+    if UNDER_DVC in os.environ:
+        return
+    from etude.watch.holders import holder_of
+
+    if (holder := holder_of(path)) and holder.lives:
+        raise ConflictError(path, f"dvc (process {holder.pid}) is making it", "wait until that has ended")
+
+
+def _conclude(watch: Watch) -> None:
+    """The last look, kept for a flow to compare with what DVC then writes."""
+    watch.refuse_changed()
+    now = this_stage()
+    if now is None or (now.deps, now.params) != (watch.stage.deps, watch.stage.params):
+        refuse([f"what dvc.yaml and its params name as deps of {watch.stage.name}"])
+    if is_main():
+        watch.look.write(receipt(watch.stage.name))
+
+
+def _refuse_edited_code(stage: Stage, began: float) -> None:
+    """Raise StaleError where a module was edited between its import and the first look."""
+    root = Path.cwd()
+    files = [Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
+    own = {file.relative_to(root).as_posix(): file for file in files if file.is_relative_to(root)}
+    deps = {name: file for name, file in own.items() if any(f"{name}/".startswith(f"{dep}/") for dep in stage.deps)}
+    refuse(sorted(name for name, file in deps.items() if _touched(file) >= began - CLOCK))
+
+
+def _touched(file: Path) -> float:
+    try:
+        stat = file.stat()
+    except OSError:
+        return time.time()
+    return max(stat.st_mtime, stat.st_ctime)
+
+
+def _refuse_other_deps(stage: Stage, reads: frozenset[str]) -> None:
+    """Raise StaleError where DVC, which read dvc.yaml and params when it began, took other paths for the deps."""
+    own = {os.path.realpath(path) for path in (*stage.deps, *stage.params)}
+    if reads and reads != own:
+        parts = [("read", sorted(reads - own)), ("did not read", sorted(own - reads))]
+        told = " and ".join(f"{verb} {', '.join(map(os.path.relpath, paths))}" for verb, paths in parts if paths)
+        raise StaleError(stage.name, f"its params or dvc.yaml changed since dvc began, which {told}", AGAIN)
+
+
+@contextmanager
+def _alone(stage: Stage) -> Iterator[None]:
+    """Hold the lock of a stage, after whoever has it now. Processes that inherit the file hold it as well."""
+    if is_launched():  # inherited from the process that began this one
+        yield
+        return
+    path = Path(".scratch", "locks", f"{stage.name.replace(':', '/')}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if not locked(file):
+            _wait(stage, file, path)
+        os.ftruncate(file, 0)
+        os.lseek(file, 0, os.SEEK_SET)
+        os.write(file, str(os.getpid()).encode())
+        os.set_inheritable(file, True)
+        yield
+    finally:
+        os.close(file)
+
+
+def _wait(stage: Stage, file: int, path: Path) -> None:
+    number = path.read_text() or "of another"
+    sys.stderr.write(f"{stage.name}: process {number} is still at it; waiting until that has ended\n")
+    while not locked(file):
+        time.sleep(POLL)
+
+
+@contextmanager
+def _ended_with(processes: list[Any], stage: Stage) -> Iterator[list[Watch]]:
+    """End this process when one of these does; at SIGTERM too it ends in order, so that drafts are removed."""
+    told: list[Watch] = []
+    over = threading.Event()
+    launched = is_launched()  # it waits for the others where no signal handler runs
+
+    def attend() -> None:
+        from etude.watch.holders import gone
+
+        while not over.wait(POLL):
+            if (lost := gone(processes)) is not None:
+                fault = f"the process that began it ({lost.pid}) has ended, and nobody would record the result"
+                for watch in told:
+                    watch.abandoned = fault
+                sys.stderr.write(f"error: {StaleError(stage.name, fault, AGAIN)}\n")
+                sys.stderr.flush()
+                if launched:
+                    os._exit(1)
+                _thread.interrupt_main(signal.SIGTERM)
+                return
+
+    before = None
+    if not launched and threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGTERM, _leave)
+    if processes:
+        threading.Thread(target=attend, daemon=True).start()
+    try:
+        yield told
+    finally:
+        over.set()
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)

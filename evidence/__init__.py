@@ -1,0 +1,1 @@
+"""What the notes that Étude began with claim, measured: ``claims.yaml``, the code that decides it, and the results."""

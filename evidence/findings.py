@@ -1,0 +1,280 @@
+"""What was measured for the evidence, kept as data, and where it is told: `evidence/results.json` and `.md`, and each
+method's README.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from etude.core.files import atomic_path, read_json, write_json
+from etude.pages.words import BY_KEY, number, size
+from evidence.claims import Claim, Evidence, Size
+from evidence.decision import UNMEASURED, Estimate, estimate, verdict, within
+from flows.comparison import Result
+
+ALIKE = 0.05  # share by which sizes that are said to be the same may differ
+Metrics = Mapping[str, Mapping[str, float]]  # metric → kind (base, best, …) → value
+
+INTRO = """# Evidence
+
+What the notes that Étude began with claim of the methods, beside what was measured here: every experiment of
+`evidence/claims.yaml` with up to {seeds} seeds, on `{base}`. `make evidence` measures what is missing and writes this
+page and `evidence.json`, which holds all numbers.
+
+A seed decides both what is drawn by lot in learning and the noise of the pictures that are measured. Two experiments
+are compared seed by seed; the interval is Student's, 95 %, of the mean difference over n seeds. A claim **holds** where
+the difference lies above zero by more than its interval, is **false** where it lies below by more, and is undecided
+otherwise. Values are those of the checkpoint that evaluation calls the best, where nothing else is said.
+"""
+EARLIER = "¹ Measured on an earlier state of code, data or parameters."
+CLAIMS = ["| claim | measured | n | interval | verdict |", "|---" * 5 + "|"]
+METHODS = ["| method | set | metric | base | method | better by | n | interval | s | beats it |", "|---" * 10 + "|"]
+
+OF_A_METHOD = re.compile("(?<=<!-- measured: begin -->\n).*?(?=<!-- measured: end -->)", re.DOTALL)
+INTRO_OF_A_METHOD = "Written by `make evidence`; [its page](../../evidence/results.md) says how, and has all of it.\n"
+
+
+@dataclass
+class Memory:
+    """Numbers of experiments by name and seed, each with the digest of what it was measured on."""
+
+    file: Path
+    runs: dict[str, dict[int, tuple[str, Metrics]]] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    current: dict[str, dict[int, str]] = field(default_factory=dict)  # digests as they would be measured now
+
+    @classmethod
+    def read(cls, file: Path) -> Memory:
+        """What is kept in a file; nothing where there is none."""
+        memory = cls(file)
+        for name, kept in (read_json(file)["experiments"] if file.exists() else {}).items():
+            memory.runs[name] = {int(seed): (run["key"], run["metrics"]) for seed, run in kept.items()}
+        return memory
+
+    def knows(self, name: str, seed: int) -> bool:
+        """Whether an experiment was measured on the present state."""
+        return self.runs.get(name, {}).get(seed, ("", {}))[0] == self.current[name][seed]
+
+    def earlier(self, name: str) -> bool:
+        """Whether any number of an experiment is of an earlier state."""
+        return any(not self.knows(name, seed) for seed in self.runs.get(name, {}))
+
+    def take(self, name: str, seed: int, metrics: Metrics) -> None:
+        """Keep what an experiment came to."""
+        self.runs.setdefault(name, {})[seed] = self.current[name][seed], metrics
+
+    def values(self, name: str, metric: str, kind: str) -> dict[int, float]:
+        """A value by seed, where it was measured."""
+        found = {}
+        for seed, (_, metrics) in sorted(self.runs.get(name, {}).items()):
+            values = metrics.get(metric, {})
+            if kind == "gain" and {"best", "base"} <= set(values):
+                found[seed] = values["best"] - values["base"]
+            elif kind in values:
+                found[seed] = values[kind]
+        return found
+
+
+def metrics_of(result: Result, method: str) -> dict[str, dict[str, float]]:
+    """The metrics of an experiment's evaluation, from the numbers of all its stages."""
+    found: dict[str, dict[str, float]] = {}
+    for name, value in result.metrics.items():
+        stage, _, path = name.partition(" ")
+        if stage == f"{method}:evaluate":
+            metric, _, kind = path.rpartition(".")
+            found.setdefault(metric, {})[kind] = value
+    return found
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim, its two sides where both were measured, how much better `this` is, and what follows."""
+
+    name: str
+    this: Estimate | None
+    than: Estimate | None
+    difference: Estimate | None
+    verdict: str
+    earlier: bool
+
+
+def decide(name: str, claim: Claim, memory: Memory) -> Finding:
+    """Compare seed by seed: this - (times · than + plus), or the other way round where lower is better."""
+    (first, one), (second, other) = claim.sides()
+    this, than = memory.values(first, claim.metric, one), memory.values(second, claim.metric, other)
+    sign = 1.0 if claim.better == "higher" else -1.0
+    both = sorted(set(this) & set(than))
+    if not both:
+        return Finding(name, None, None, None, UNMEASURED, False)
+    difference = estimate([sign * (this[seed] - claim.times * than[seed] - claim.plus) for seed in both])
+    sides = estimate([this[seed] for seed in both]), estimate([than[seed] for seed in both])
+    return Finding(name, *sides, difference, verdict(difference), memory.earlier(first) or memory.earlier(second))
+
+
+def decide_size(claim: Size, sizes: Mapping[str, int]) -> str:
+    """HOLDS, FALSE or UNMEASURED."""
+    if not set(claim.names()) <= set(sizes):
+        return UNMEASURED
+    if claim.like:
+        wanted = sizes[claim.like]
+        return within(sizes[claim.size], (1 - ALIKE) * wanted, (1 + ALIKE) * wanted)
+    return within(sizes[claim.size], claim.least, claim.most)
+
+
+def write(evidence: Evidence, memory: Memory, base: str) -> None:
+    """The numbers, and the page beside them; both depend on nothing but the numbers and the claims."""
+    found = [decide(name, claim, memory) for name, claim in evidence.claims.items()]
+    kept = {
+        name: {str(seed): {"key": digest, "metrics": metrics} for seed, (digest, metrics) in sorted(runs.items())}
+        for name, runs in sorted(memory.runs.items())
+        if name in evidence.experiments
+    }
+    told = {finding.name: _told(finding) for finding in found}
+    sizes = {name: decide_size(claim, memory.sizes) for name, claim in evidence.sizes.items()}
+    counted = dict(sorted(memory.sizes.items()))
+    write_json(memory.file, {"experiments": kept, "claims": told, "bytes": counted, "sizes": sizes})
+    with atomic_path(memory.file.with_suffix(".md")) as file:
+        file.write_text(page(evidence, memory, found, base), encoding="utf-8")
+
+
+def page(evidence: Evidence, memory: Memory, found: Sequence[Finding], base: str) -> str:
+    """The page as Markdown."""
+    lines = [INTRO.format(seeds=len(evidence.seeds), base=base)]
+    for source, title in evidence.sources.items():
+        rows = [_claim_row(evidence, f) for f in found if evidence.claims[f.name].source == source]
+        rows += [_size_row(s, memory.sizes) for s in evidence.sizes.values() if s.source == source]
+        if rows:
+            lines += [f"## {title}\n", *CLAIMS, *rows, ""]
+    lines += ["## Every method against the untouched base\n"]
+    lines += ["Better by more than the standard deviation between the seeds (s): yes or no.\n"]
+    lines += [*METHODS, *_method_rows(evidence, memory, evidence.methods())]
+    return _explained(lines)
+
+
+def write_readmes(root: Path, evidence: Evidence, memory: Memory) -> None:
+    """What was measured of each method, between the marks in its README; one without marks stays as it is."""
+    for method in evidence.methods():
+        file = root / "pipelines" / method / "README.md"
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        block = of_a_method(evidence, memory, method)
+        told = OF_A_METHOD.sub(block.replace("\\", r"\\"), text)
+        if told != text:
+            with atomic_path(file) as new:
+                new.write_text(told, encoding="utf-8")
+
+
+def of_a_method(evidence: Evidence, memory: Memory, method: str) -> str:
+    """Its rows beside the untouched base, and the claims about it, as Markdown."""
+    about = [
+        decide(name, claim, memory)
+        for name, claim in evidence.claims.items()
+        if method in (evidence.experiments[side].method for side, _ in claim.sides())
+    ]
+    lines = [INTRO_OF_A_METHOD, *METHODS, *_method_rows(evidence, memory, [method])]
+    if about:
+        lines += ["", *CLAIMS, *(_claim_row(evidence, finding) for finding in about)]
+    return _explained(lines)
+
+
+def _explained(lines: Sequence[str]) -> str:
+    text = "\n".join(lines) + "\n"
+    return f"{text}\n{EARLIER}\n" if "¹" in text else text
+
+
+def _told(finding: Finding) -> dict[str, Any]:
+    if finding.difference is None:
+        return {"verdict": finding.verdict}
+    sides = {"this": finding.this, "than": finding.than, "difference": finding.difference}
+    told: dict[str, Any] = {name: _numbers(side) for name, side in sides.items() if side}
+    return {**told, "n": finding.difference.count, "verdict": finding.verdict}
+
+
+def _numbers(side: Estimate) -> dict[str, float]:
+    numbers = {"mean": side.mean, "spread": side.spread, "half_interval": side.half}
+    return {name: float(f"{value:.6g}") for name, value in numbers.items() if value is not None}
+
+
+def _claim_row(evidence: Evidence, finding: Finding) -> str:
+    claim = evidence.claims[finding.name]
+    says = f"“{claim.says}” {claim.reading}"
+    if finding.this is None or finding.than is None or finding.difference is None:
+        return _row([says, f"{evidence.metric_name(claim.metric)}: –", "0", "–", finding.verdict])
+    (first, one), (second, other) = claim.sides()
+    beside = f"{_worded(second, other)} {number(finding.than.mean)}"
+    if claim.times != 1:
+        beside += f" (times {claim.times:g})"
+    if claim.plus:
+        beside += f" ({claim.plus:+g})".replace("-", "−")
+    measured = f"{_worded(first, one)} {number(finding.this.mean)}, {beside}"
+    mark = "¹" if finding.earlier else ""
+    cells = [says, f"{evidence.metric_name(claim.metric)}: {measured}{mark}", str(finding.difference.count)]
+    return _row([*cells, _interval(finding.difference), _bold(finding.verdict)])
+
+
+def _worded(experiment: str, kind: str) -> str:
+    return f"`{experiment}`" + ("" if kind == "best" else f" ({kind})")
+
+
+def _size_row(claim: Size, sizes: Mapping[str, int]) -> str:
+    found = decide_size(claim, sizes)
+    says = f"“{claim.says}” {claim.reading}"
+    if found == UNMEASURED:
+        return _row([says, "–", "0", "–", found])
+    measured = ", ".join(f"{name}: {_bytes(sizes[name])}" for name in claim.names())
+    return _row([says, measured, "–", "exact", _bold(found)])
+
+
+def _bytes(count: int) -> str:
+    return f"{size(count)} ({count / 2**20:.4g} MiB)" if count >= 10**6 else f"{count:,} bytes"
+
+
+def _method_rows(evidence: Evidence, memory: Memory, methods: Sequence[str]) -> Iterator[str]:
+    """A row for each judged metric; further experiments of a method on the same set are named."""
+    firsts: dict[tuple[str, str], str] = {}
+    for name, experiment in evidence.experiments.items():
+        if experiment.method not in methods:
+            continue
+        if experiment.judged:
+            first = firsts.setdefault((experiment.method, experiment.set), name)
+        for metric in experiment.judged:
+            sign = -1.0 if metric in BY_KEY and BY_KEY[metric].better == "lower" else 1.0
+            best, base = (memory.values(name, metric, kind) for kind in ("best", "base"))
+            gains = {seed: sign * value for seed, value in memory.values(name, metric, "gain").items()}
+            method = experiment.method if name == first else f"{experiment.method} (`{name}`)"
+            head = [method, experiment.set, evidence.metric_name(metric)]
+            if not gains:
+                yield _row([*head, "–", "–", "–", "0", "–", "–", UNMEASURED])
+                continue
+            gain = estimate(list(gains.values()))
+            beaten = gain.mean > (gain.spread or 0.0)
+            sides = [number(estimate([side[seed] for seed in gains]).mean) for side in (base, best)]
+            told = "yes" if beaten else "**no**"
+            told = f"{told} (one seed)" if gain.count == 1 else told
+            numbers = [_signed(gain.mean), str(gain.count), _interval(gain), _spread(gain.spread)]
+            yield _row([*head, *sides, *numbers, told + ("¹" if memory.earlier(name) else "")])
+
+
+def _interval(value: Estimate) -> str:
+    if value.half is None:
+        return f"{_signed(value.mean)}, of one seed"
+    return f"{_signed(value.mean)} ± {value.half:.2g}"
+
+
+def _spread(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2g}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3g}".replace("-", "−")
+
+
+def _bold(verdict: str) -> str:
+    return verdict if verdict == "undecided" else f"**{verdict}**"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"

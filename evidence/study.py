@@ -1,0 +1,100 @@
+"""The evidence at work: what is to be measured, what is known, and where both are written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from etude.core.errors import ParamsError
+from etude.core.files import read_json
+from etude.core.params import nearest, read_yaml
+from evidence import claims, findings
+from evidence.claims import Drafts, Evidence
+from evidence.findings import Memory
+from flows.comparison import Result, Trial
+
+NUMBERS = Path("evidence/results.json")
+TRIED = Path("logs/evidence/evidence.json")  # what is tried with other values is no evidence
+STUDY: ContextVar[Study] = ContextVar("study")  # no parameter of the flow: those are stored with the run
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is asked for, (experiment, number of the seed) by the title of its trial, and what of it is to be run."""
+
+    root: Path
+    evidence: Evidence
+    memory: Memory
+    wanted: Mapping[str, tuple[str, int]]
+    todo: Sequence[Trial]
+
+    def told(self) -> str:
+        """How much there is to do."""
+        done = len(self.wanted) - len(self.todo)
+        return f"{len(self.wanted)} experiments: {done} measured already, {len(self.todo)} to run"
+
+    @property
+    def page(self) -> str:
+        """Where it is told, from the root."""
+        return self.memory.file.with_suffix(".md").relative_to(self.root).as_posix()
+
+    def take(self, trial: Trial, result: Result) -> None:
+        """Keep what a trial came to, and write it down at once."""
+        name, seed = self.wanted[trial.title]
+        self.memory.take(name, seed, findings.metrics_of(result, self.evidence.experiments[name].method))
+        self.write()
+
+    def write(self) -> None:
+        """The numbers, the page and the methods' READMEs, as they stand; of what is only tried, no READMEs."""
+        self.memory.file.parent.mkdir(parents=True, exist_ok=True)
+        findings.write(self.evidence, self.memory, str(read_yaml(self.root / claims.PARAMS)["base"]))
+        if self.memory.file == self.root / NUMBERS:
+            findings.write_readmes(self.root, self.evidence, self.memory)
+
+
+def prepare(root: Path, only: Sequence[str], seeds: int | None, also: Sequence[str]) -> Study:
+    """Check the claims, the parameters of every experiment, the sizes; find what is not measured on the present state.
+
+    `only` as in `claims.chosen`; the first `seeds` seeds; `also` are overrides of all experiments, whose numbers go
+    elsewhere than the evidence. Raises ParamsError for any fault.
+    """
+    evidence = claims.read(root)
+    names = claims.chosen(evidence, only)
+    memory = Memory.read(root / (TRIED if also else NUMBERS))
+    with TemporaryDirectory(prefix="evidence-") as folder:
+        drafts = Drafts(root, Path(folder), evidence, also)
+        _run(root, "commands.check", *map(str, drafts.write()))
+        memory.sizes = count_sizes(root, evidence)
+        every = range(len(evidence.seeds))
+        memory.current = {name: {seed: drafts.identity(name, seed) for seed in every} for name in evidence.experiments}
+        pairs = [(name, seed) for seed in list(every)[:seeds] for name in names]
+        trials = [drafts.trial(*pair) for pair in pairs]
+    wanted = {trial.title: pair for trial, pair in zip(trials, pairs, strict=True)}
+    return Study(root, evidence, memory, wanted, [t for t in trials if not memory.knows(*wanted[t.title])])
+
+
+def count_sizes(root: Path, evidence: Evidence) -> dict[str, int]:
+    """Bytes by name, of all sizes there are. Raises ParamsError where a claim names another."""
+    with TemporaryDirectory(prefix="sizes-") as folder:
+        _run(root, "commands.sizes", str(Path(folder, "sizes.json")))
+        known: dict[str, int] = read_json(Path(folder, "sizes.json"))
+    for name, claim in evidence.sizes.items():
+        for size in claim.names():
+            if size not in known:
+                fault = f"sizes.{name}: there is no size `{size}`{nearest(size, known)}"
+                raise ParamsError(claims.FILE, fault, "name one that `python -m commands.sizes` counts")
+    return known
+
+
+def _run(root: Path, module: str, *words: str) -> None:
+    """A task of the repository, as a process: flows import nothing of what tasks are made of."""
+    command = [sys.executable, "-m", module, *words]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode:
+        text = done.stderr.strip().removeprefix("error: ") or f"python -m {module} ended with {done.returncode}"
+        raise ParamsError(claims.FILE, text, "correct its overrides, or what they stand on")

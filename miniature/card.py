@@ -1,0 +1,159 @@
+"""The published model's card: what it is, what it scored, what it was made from, and a picture of what it draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+from pydantic import ConfigDict
+
+from etude.core.files import read_json
+from etude.core.params import Schema, pick
+from miniature import table
+from miniature.kept import ICONS, source_row
+from miniature.stage import tile
+from miniature.world import FOLDER, World, background, read_world
+from tasks.shell import run
+
+MODEL = Path("models/miniature")
+
+
+class Measure(Schema):
+    """Of the ``measure`` block of params.yaml, what the card reads."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    bars: table.Bars
+
+
+class Card(Schema):
+    """The ``card`` block of params.yaml: the picture of samples, and what training cost."""
+
+    across: int
+    down: int
+    steps: int
+    guidance: float
+    seed: int
+    cost: str
+
+
+class Dials(Schema):
+    """The part of params.yaml that the card reads."""
+
+    card: Card
+    measure: Measure
+
+
+def card() -> None:
+    """Write the card of ``models/miniature`` again, with what was measured of it."""
+    write_card(MODEL, read_world())
+
+
+def write_card(folder: Path, world: World) -> None:
+    """``samples.png`` and ``README.md`` of the model in ``folder``."""
+    dials = pick(FOLDER / "params.yaml", Dials)
+    prompts = sample_prompts(world, dials.card.across * dials.card.down)
+    tile(draw(folder, prompts, dials.card), dials.card.across).save(folder / "samples.png", optimize=True)
+    measured = table.of_model(folder, dials.measure.bars)
+    (folder / "README.md").write_text(text(world, dials.card, prompts, measured), encoding="utf-8")
+
+
+def sample_prompts(world: World, count: int) -> list[str]:
+    """``count`` captions spread over the concepts; styles and colours take turns."""
+    concepts, styles, colours = list(world.concepts), list(world.styles), list(world.colours)
+    chosen = [concepts[i * len(concepts) // count] for i in range(count)]
+    return [
+        f"{styles[i % len(styles)]} {concept} {background(colours[i % len(colours)])}"
+        for i, concept in enumerate(chosen)
+    ]
+
+
+def draw(folder: Path, prompts: list[str], card: Card) -> list[Image.Image]:
+    """What the pipeline in ``folder`` draws, through plain diffusers."""
+    import torch
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    pictures: list[Image.Image] = []
+    for start in range(0, len(prompts), card.across):
+        row = prompts[start : start + card.across]
+        seeds = [torch.Generator().manual_seed(card.seed + start + i) for i in range(len(row))]
+        settings = {"num_inference_steps": card.steps, "guidance_scale": card.guidance, "generator": seeds}
+        pictures += pipe(row, **settings).images
+    return pictures
+
+
+def text(world: World, card: Card, prompts: list[str], measured: str) -> str:
+    """The card in Markdown."""
+    records = sorted(read_json(ICONS / "sources.json").values(), key=lambda record: str(record["style"]))
+    rows = "\n".join(source_row(record) for record in records if record["style"] in world.styles)
+    return TEMPLATE.format(
+        concepts=len(world.concepts),
+        styles=", ".join(world.styles),
+        colours=", ".join(world.colours),
+        held_out_concepts=", ".join(world.held_out_concepts),
+        held_out_style=", ".join(world.held_out_styles),
+        measured=measured,
+        steps=card.steps,
+        guidance=card.guidance,
+        cost=card.cost,
+        first=prompts[0],
+        last=prompts[-1],
+        sources=rows,
+    )
+
+
+TEMPLATE = """# The miniature
+
+A Stable Diffusion with the exact anatomy of SD 1.5 (686 UNet, 248 autoencoder and 196 text encoder tensors under the
+same names), only narrow: it draws emoji of 128 × 128 pixels and runs anywhere. It was trained on open emoji
+sets by `miniature`, from random weights on.
+
+![samples](samples.png)
+
+From "{first}" (top left) to "{last}" (bottom right), DPM-Solver++, {steps} steps, guidance {guidance}; not chosen.
+
+```python
+from diffusers import StableDiffusionPipeline
+pipe = StableDiffusionPipeline.from_pretrained("models/miniature")
+pipe("noto cat on a red background", num_inference_steps=20, guidance_scale=4).images[0]
+```
+
+## What it knows
+
+A caption is `<style> <concept> [on a <colour> background]`.
+
+- {concepts} concepts: [words.txt](words.txt)
+- styles: {styles}
+- colours: {colours}
+- held out of everything, to be learned: the concepts {held_out_concepts}; the style {held_out_style}
+
+`clip/` is a CLIP of the same text encoder and a vision encoder, for evaluation and for naming pictures. `judge/` is a
+classifier of concept, style and background that conditions nothing: evaluations ask it what a picture shows.
+
+## Measured
+
+{measured}
+
+Training cost: {cost}
+
+## Limits
+
+It knows nothing but these emoji: no photos, no people, no scenes, no text. Words outside its captions mean little to
+it. Thin lines are soft. The tensors are float16; on a CPU, load them as float32.
+
+## Sources and licences
+
+The weights and the code are under the repository's licence. They were learned from these sets, whose pictures are not
+part of the model; the sets under CC BY 4.0 ask for the credit given here.
+
+| style word | set | author | licence |
+|---|---|---|---|
+{sources}
+"""
+
+
+if __name__ == "__main__":
+    run(card)

@@ -1,0 +1,117 @@
+"""An earlier edition, taken out of git: trainings go on from its weights, or leave them, instead of beginning anew.
+
+What is published lies in git for good, so a commit names its weights exactly, and a machine that has nothing but the
+repository can take the training further. Stages named in `earlier.as_published` train nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Literal
+from zipfile import ZipFile
+
+from torch import Tensor, nn
+
+from etude.core.errors import InputError
+from etude.core.files import read_json, read_tensors, replace_folder
+from etude.core.params import Schema, pick
+from miniature.world import FOLDER, OUT
+from tasks.shell import run
+
+PUBLISHED = "models/miniature"
+BEGUN = {part: f"{PUBLISHED}/{part}" for part in ("unet", "vae", "clip")} | {"unclip": f"{PUBLISHED}-unclip/unet"}
+"""What trainings go on from → the published folder that holds it."""
+PARTS = {
+    "tokenizer": "tokenizer",
+    "vae": "vae",
+    "decoder": "vae",
+    "clip": "clip",
+    "vision": "clip",
+    "unet": "unet",
+    "judge": "judge",
+}
+"""Stage → the published folder that its out can be."""
+
+
+class Earlier(Schema):
+    """The ``earlier`` block of params.yaml."""
+
+    commit: str
+    as_published: list[Literal["tokenizer", "vae", "decoder", "clip", "vision", "unet", "judge"]]
+
+
+class Dials(Schema):
+    """The part of params.yaml that this stage reads."""
+
+    earlier: Earlier
+
+
+def take() -> None:
+    """Write, of ``models/miniature`` at the commit, ``out/earlier/``: what trainings go on from, and
+    ``out/published/``: the outs of the stages that train nothing. Both are empty when all begins anew.
+    """
+    params = FOLDER / "params.yaml"
+    earlier = pick(params, Dials).earlier
+    if earlier.as_published and not earlier.commit:
+        raise InputError(params, "`earlier.as_published` names stages of no commit", "give `earlier.commit`")
+    with replace_folder(OUT / "earlier") as begun, replace_folder(OUT / "published") as published:
+        if earlier.commit:
+            for part, path in BEGUN.items():
+                unpack(earlier.commit, path, begun / part)
+        for stage in earlier.as_published:
+            unpack(earlier.commit, f"{PUBLISHED}/{PARTS[stage]}", published / stage)
+
+
+def unpack(commit: str, path: str, folder: Path) -> None:
+    """The folder ``path`` of ``commit``; raises InputError when this clone does not have it."""
+    made = subprocess.run(["git", "archive", "--format=zip", f"{commit}:{path}"], capture_output=True, check=False)
+    if made.returncode:
+        action = 'fetch the whole history (`git fetch --unshallow`), or set `commit: ""` to begin anew'
+        raise InputError(FOLDER / "params.yaml", f"`earlier.commit`: git has no {path} at {commit}", action)
+    with ZipFile(io.BytesIO(made.stdout)) as archive:  # tarfile's safe way of extracting came with Python 3.11.4
+        archive.extractall(folder)
+
+
+def as_published(stage: str) -> bool:
+    """Whether ``stage`` trains nothing; then its out is written as it was published."""
+    published = OUT / "published" / stage
+    if not published.is_dir():
+        return False
+    with replace_folder(OUT / stage) as folder:
+        shutil.copytree(published, folder, dirs_exist_ok=True)
+    return True
+
+
+def earlier_weights(part: str, file: str = "diffusion_pytorch_model.safetensors") -> dict[str, Tensor] | None:
+    """The earlier weights of ``part`` (unet, vae, clip or unclip) as published; None when training begins anew."""
+    path = OUT / "earlier" / part / file
+    return read_tensors(path)[0] if path.is_file() else None
+
+
+def begin_clip(model: nn.Module, vocabulary: dict[str, int]) -> None:
+    """Set both towers, in place, to the earlier ones if there are any: a token that was known keeps its embedding."""
+    known = earlier_weights("clip", "model.safetensors")
+    if known is None:
+        return
+    name = "text_model.embeddings.token_embedding.weight"
+    rows, before = model.state_dict()[name].clone(), known[name]  # assignments widen float16 to the model's float32
+    for token, old in read_json(OUT / "earlier" / "clip" / "vocab.json").items():
+        if token in vocabulary:
+            rows[vocabulary[token]] = before[old]
+    model.load_state_dict({**known, name: rows})
+
+
+def begin(model: nn.Module, part: str) -> bool:
+    """Set ``model``, in place, to the earlier ``part`` if there is one; whether there is."""
+    known = earlier_weights(part)
+    if known is None:
+        return False
+    model.load_state_dict(known)
+    return True
+
+
+if __name__ == "__main__":
+    run(take)

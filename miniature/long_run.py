@@ -1,0 +1,90 @@
+"""Train the denoiser further for as long as there is time: beside other work for days, or for minutes on one GPU.
+
+The stage *unet* trains a number of steps at a rate that falls to 0. This command trains at a constant rate and ends
+when it is stopped, or after some minutes; another start goes on with the same bits. What is measured and published is
+the average of the weights, which ``miniature.long_run_out`` makes the out of the stage *unet*.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from diffusers.models.attention_processor import AttnProcessor
+
+from etude.core.params import Schema, pick
+from etude.core.randomness import make_deterministic
+from etude.training.fit import fit
+from etude.training.plan import Optimization
+from etude.training.processes import spread
+from miniature.draws import randomiser
+from miniature.long_run_state import FOLDER as STATES
+from miniature.long_run_state import Rolling, TimeUpError, averaged, read_pieces, write_pieces
+from miniature.stage import Run
+from miniature.unet import Denoising, build_unet, denoising_loss, draw_batch, encoded_on, read_encoded
+from miniature.unet import Dials as UnetDials
+from miniature.vae import read_vae
+from miniature.world import FOLDER, read_world
+from tasks.shell import run
+
+
+class LongRun(Schema):
+    """The ``long_run`` block of params.yaml."""
+
+    threads: int
+    snr_floor: float
+    training: Optimization
+    gpu: dict[str, Any]
+
+    def plan(self, device: str) -> Optimization:
+        """The training on ``device``: ``gpu`` gives what differs there."""
+        return Optimization(**{**self.training.model_dump(), **(self.gpu if device == "cuda" else {})})
+
+
+class Dials(UnetDials):
+    """The part of params.yaml that this command reads."""
+
+    run: Run
+    long_run: LongRun
+
+
+def train(
+    state: Annotated[Path, typer.Option(help="the folder of the kept states")] = STATES,
+    minutes: Annotated[float, typer.Option(help="minutes after which it ends; 0: none")] = 0,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="what trains")] = "cpu",
+) -> None:
+    """Go on from the newest state in STATE, else from the pieces there, else from the published denoiser."""
+    began = time.monotonic()
+    dials, world = pick(FOLDER / "params.yaml", Dials), read_world()
+    plan = dials.long_run.plan(device)
+    spread(dials.run.processes if device == "cpu" else 1)
+    make_deterministic(dials.long_run.threads)
+    encoded = encoded_on(read_encoded(), device)
+    scale = float(read_vae().config.scaling_factor)
+    settings = dials.unet.model_copy(update={"training": plan})
+    dials = dials.model_copy(update={"unet": settings})
+    model = build_unet(settings.widths, settings.groups, settings.heads, encoded.hidden.shape[-1])
+    model.load_state_dict(read_pieces(state))
+    model.to(device)
+    model.set_attn_processor(AttnProcessor())  # torch's fused attention takes twice the step's time on CPU in bf16
+    parameters = dict(model.named_parameters())
+    report = Rolling(state, dials.run.seed, device, dials.run.precision)
+    report.pictures = plan.batch_size * (dials.run.processes if device == "cpu" else 1)
+    report.until = began + 60 * minutes if minutes else None
+
+    def batches(step: int) -> Denoising:
+        return draw_batch(encoded, world, dials, scale, randomiser(report.seed, "long run", step))
+
+    def loss(batch: Denoising) -> Any:
+        return denoising_loss(model, batch, plan.min_snr, dials.long_run.snr_floor)
+
+    try:
+        fit(parameters, loss, batches, plan, report)
+    except TimeUpError:
+        write_pieces(state, averaged(state, list(parameters)).weights)
+
+
+if __name__ == "__main__":
+    run(train)

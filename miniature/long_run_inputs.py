@@ -1,0 +1,48 @@
+"""Encode what a long run learns from, out of what the repository holds: for a machine on which no stage has run.
+
+It needs neither git nor npm nor a network; the icons are drawn with resvg-py.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from etude.core.files import replace_folder
+from etude.core.params import pick
+from etude.core.randomness import make_deterministic
+from miniature.clip import read_clip
+from miniature.kept import draw_pictures
+from miniature.latents import write_latents
+from miniature.render import Render
+from miniature.texts import Dials as TextDials
+from miniature.texts import write_texts
+from miniature.vae import read_vae
+from miniature.world import FOLDER, OUT, read_world
+from tasks.shell import run
+
+MODEL = Path("models/miniature")
+
+
+class Dials(TextDials):
+    """The part of params.yaml that this command reads."""
+
+    render: Render
+
+
+def prepare(device: Annotated[Literal["cpu", "cuda"], typer.Option(help="what encodes")] = "cpu") -> None:
+    """Write ``out/latents`` and ``out/texts`` with the published autoencoder and CLIP, and those to ``out`` as well."""
+    dials, world = pick(FOLDER / "params.yaml", Dials), read_world()
+    make_deterministic(dials.encode.threads)
+    for part in ("vae", "clip", "tokenizer"):
+        with replace_folder(OUT / part) as folder:
+            shutil.copytree(MODEL / part, folder, dirs_exist_ok=True)
+    write_latents(read_vae().to(device), draw_pictures(world, dials.render), world)
+    write_texts(read_clip().to(device), world, dials.words)
+
+
+if __name__ == "__main__":
+    run(prepare)

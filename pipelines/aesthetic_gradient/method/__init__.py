@@ -1,0 +1,114 @@
+"""Aesthetic gradient: texts are read so that they come nearer to a set's pictures (Gallego, 2022, arXiv:2209.12330).
+
+What is learned is one vector: the mean CLIP embedding of the pictures. When a text is read, a copy of the text encoder
+takes a few steps that turn its CLIP text embedding towards that vector, and the copy's reading is mixed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import model_validator
+
+from etude.core.params import Location, MethodParams, Rate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from etude.base.base import Base
+    from etude.core.artifact import Artifact
+    from etude.training.batches import Pictures
+    from etude.training.report import Report
+
+bases = (
+    "sd1",
+)  # sd2 reads no text embedding, as its encoder ends a layer early; sdxl's second encoder has another CLIP
+formats = ("aesthetic_pt",)
+axes = {"steps": 5.0, "weight": 0.9, "slerp": 0.0, "turn": 0.1}
+
+
+class Params(MethodParams):
+    """pipelines/aesthetic_gradient/params.yaml."""
+
+    clip: Location
+    text: str
+    negative: bool
+    learning_rate: Rate
+    save: Literal["fp32", "fp16"]
+
+    @model_validator(mode="after")
+    def _away_from_something(self) -> Self:
+        if self.negative and not self.text:
+            raise ValueError("`negative` turns the aim away from `text`, which is empty")
+        return self
+
+    def sources(self) -> dict[str, str]:
+        """The CLIP whose text half is the base's text encoder."""
+        return {"clip": self.clip}
+
+
+def build(*, base: Base, pictures: Pictures, params: Params, report: Report) -> Artifact:
+    """The mean of the pictures' embeddings, and what the steps at drawing need besides: nothing is trained here."""
+    import torch
+
+    from etude.base.vision import embed_pictures, text_projection
+    from etude.core.artifact import Artifact
+    from etude.training.learned import saved
+
+    folder = Path(params.clip)
+    mean = embed_pictures(folder, folder, pictures.pixels, base.device).mean(dim=0, keepdim=True)
+    projection = text_projection(folder)
+    _refuse_other_clip(base, params.clip, projection)
+    tensors = {"embedding": mean, "projection": projection}
+    if params.text:
+        with torch.no_grad():
+            tensors["text"] = _text_feature(base, params.text, projection)
+    facts = {"name": params.name, "images": len(pictures.names), "clip": params.clip}
+    facts |= {"learning_rate": params.learning_rate, "text": params.text, "negative": params.negative}
+    return Artifact("aesthetic_gradient", saved(tensors, params.save), facts)
+
+
+@contextmanager
+def apply(
+    artifact: Artifact, base: Base, steps: float = 5.0, weight: float = 0.9, slerp: float = 0.0, turn: float = 0.1
+) -> Iterator[Base]:
+    """Texts are read by copies that took ``steps`` steps, mixed in with ``weight``; leaving removes the hook.
+
+    ``slerp`` of 0.5 or more mixes along an arc. ``turn`` turns the aim towards the text of the params, or away from it.
+    """
+    from pipelines.aesthetic_gradient.method.prompt_steering import Steps, aim, mixed_readings
+
+    # Tensors of a file may lie unaligned in memory and add up otherwise, and Adam's first step makes much of little.
+    tensors = {name: tensor.contiguous().clone() for name, tensor in artifact.tensors.items()}
+    _refuse_other_clip(base, artifact.facts["clip"], tensors["projection"])
+    text = tensors.get("text")
+    towards = aim(tensors["embedding"], text, negative=artifact.facts["negative"], turn=turn)
+    taken = Steps(round(steps), artifact.facts["learning_rate"], tensors["projection"], towards)
+    hook = mixed_readings(taken, weight, arc=slerp >= 0.5, end=base.tokenizers[0].eos_token_id)
+    handle = base.text_encoders[0].register_forward_hook(hook, with_kwargs=True)
+    try:
+        yield base
+    finally:
+        handle.remove()
+
+
+def _refuse_other_clip(base: Base, clip: str, projection: Tensor) -> None:
+    """The projection must fit the text encoder: it belongs to the CLIP whose text half that is."""
+    from etude.core.errors import BaseError
+
+    width = base.text_encoders[0].config.hidden_size
+    if projection.shape[1] != width:
+        fault = f"projects states of width {projection.shape[1]}, the text encoder of {base.path} has {width}"
+        raise BaseError(clip, fault, "name the CLIP whose text half the base has, as `clip` of aesthetic_gradient")
+
+
+def _text_feature(base: Base, text: str, projection: Tensor) -> Tensor:
+    """The CLIP text embedding [1, d] of a text."""
+    from etude.base.text import tokenise
+
+    ids = tokenise(base, [text]).ids[0].to(base.device)
+    pooled: Tensor = base.text_encoders[0](ids).pooler_output
+    return pooled.float().cpu() @ projection.T

@@ -1,0 +1,168 @@
+"""CLIP inversion: one CLIP image embedding, learnt through a base that is told of pictures by such embeddings (unCLIP).
+
+As textual inversion learns a word, this learns a point in the space of CLIP's picture embeddings (Ramesh et al., 2022,
+arXiv:2204.06125): it begins where the set's pictures lie on average, and moves to where they are predicted best. It is
+learned through guidance (as DreamArtist's words are, Dong et al., 2022, arXiv:2211.11337), and beside what texts say of
+each picture, so that the embedding need not say it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from etude.core.params import Location, MethodParams
+from etude.training.plan import Optimization
+from etude.training.preview import Preview
+from etude.training.templates import NAME, draw
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from etude.base.base import Base
+    from etude.base.text import Conditioning
+    from etude.base.unclip import Unclip
+    from etude.core.artifact import Artifact
+    from etude.training.batches import Batch, Captions, Images, Pictures
+    from etude.training.report import Report
+
+bases = ("sd1", "sd2")  # there is no unCLIP base of the family sdxl
+formats = ("clip_image_embedding",)
+axes = {"strength": 1.0, "noise_level": 0.0}
+
+KEY = "clip_image_embeds"
+
+
+class Params(MethodParams):
+    """pipelines/clip_inversion/params.yaml."""
+
+    base: Location
+    start: Literal["pictures", "mean"]
+    templates: list[str] = Field(min_length=1)
+    noise_level: int = Field(ge=0, le=999)
+    guidance: float = Field(ge=1, le=100)
+    pull: float = Field(ge=0, le=1e6)
+    clip_skip: int = Field(ge=0, le=10)
+    save: Literal["fp32", "fp16"]
+    training: Optimization
+    preview: Preview
+
+    def sources(self) -> dict[str, str]:
+        """The base that is told of pictures."""
+        return {"base": self.base}
+
+
+def build(
+    *, base: Base, images: Images, pictures: Pictures, captions: Captions, params: Params, report: Report
+) -> Artifact:
+    """Move the embedding, in units of the base's own spread of them, so that the pictures are predicted from it."""
+    import torch
+
+    from etude.base.text import Conditioning, encode_prompts
+    from etude.core.artifact import Artifact
+    from etude.diffusion.hooks import supplied_picture
+    from etude.training.batches import Batches
+    from etude.training.fit import fit
+    from etude.training.learned import saved
+
+    unclip, plan = _unclip(base), params.training
+    unclip.refuse_noise(base.path, params.noise_level)
+    batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
+    start = _start(base, unclip, pictures, params.start)
+    moved = start.clone().requires_grad_()
+    shown = torch.empty_like(start)  # previews draw from it; `now`, which comes before each, writes it
+
+    @cache
+    def encoded(text: str) -> Conditioning:
+        with torch.no_grad():
+            return encode_prompts(base, [text], params.clip_skip)
+
+    def now() -> Artifact:
+        shown.copy_(unclip.unscale(moved.detach()))
+        facts = {"name": params.name, "noise_level": params.noise_level}
+        return Artifact("clip_inversion", saved({KEY: shown}, params.save), facts)
+
+    def loss(batch: Batch) -> Tensor:
+        said = Conditioning.cat([encoded(text) for text in _texts(batch, params)])
+        value = _loss(base, batch, said, encoded(""), unclip.unscale(moved), params)
+        return value + params.pull * (moved - start).square().mean() if params.pull else value
+
+    report.artifact = now
+    with supplied_picture(base, shown):
+        fit({KEY: moved}, loss, batches, plan, report)
+    return now()
+
+
+@contextmanager
+def apply(artifact: Artifact, base: Base, strength: float = 1.0, noise_level: float = 0.0) -> Iterator[Base]:
+    """The base draws from the embedding; leaving makes it forget.
+
+    ``strength`` is the share of the way there: from the embedding in force, when one is (so several are interpolated,
+    along an arc), else from the middle of the base's embeddings. More ``noise_level`` (0 to 999) leaves more freedom.
+    """
+    from etude.diffusion.hooks import supplied_picture
+    from etude.diffusion.interpolation import slerp
+
+    unclip = _unclip(base)
+    own = unclip.scale(artifact.tensors[KEY].to(unclip.mean))
+    before = unclip.scale(unclip.supplied[-1].embedding) if unclip.supplied else own.new_zeros(own.shape)
+    between = unclip.unscale(slerp(before, own, strength))
+    with supplied_picture(base, between, round(min(max(noise_level, 0.0), 999.0))) as told:
+        yield told
+
+
+def _texts(batch: Batch, params: Params) -> list[str]:
+    """A template for each picture, filled in; without a trigger word neither it nor the caption says the name."""
+    texts = draw(params.templates, batch.texts, params.name)
+    return [" ".join(text.replace(NAME, params.word).split()) for text in texts]
+
+
+def _loss(
+    base: Base, batch: Batch, said: Conditioning, nothing: Conditioning, embedding: Tensor, params: Params
+) -> Tensor:
+    """The denoising loss of u + γ · (c - u): c is told of ``embedding`` [1, d] and of the texts ``said`` [B, 77, d], u
+    of ``nothing`` [1, 77, d].
+    """
+    import torch
+
+    from etude.diffusion.noise import predict, target
+    from etude.training.denoising import noised, weighted
+
+    unclip, count = _unclip(base), len(batch.names)
+    level = torch.randint(params.noise_level + 1, (count,), device=base.device)
+    embeddings = embedding.expand(count, -1)
+    told = unclip.telling(said, embeddings, torch.randn_like(embeddings), level)
+    drawn = noised(base, batch.mean, batch.logvar, params.training)
+    answer = predict(base, drawn.noisy, drawn.timesteps, told)
+    if params.guidance != 1:
+        with torch.no_grad():
+            untold = predict(base, drawn.noisy, drawn.timesteps, unclip.silent(nothing[[0] * count]))
+        answer = untold + params.guidance * (answer - untold)
+    wanted = target(base, drawn.latents, drawn.noise, drawn.timesteps)
+    errors = (answer.to(wanted) - wanted).square().mean(dim=(1, 2, 3))
+    return weighted(base, errors, drawn.timesteps, params.training).mean()
+
+
+def _unclip(base: Base) -> Unclip:
+    """How the base is told of pictures; raises BaseError where it cannot be."""
+    from etude.core.errors import BaseError
+
+    if base.unclip is None:
+        action = "name an unCLIP base, such as models/miniature-unclip, as `base` in its params.yaml"
+        raise BaseError(base.path, "is no unCLIP base, on which alone clip_inversion can stand", action)
+    return base.unclip
+
+
+def _start(base: Base, unclip: Unclip, pictures: Pictures, where: str) -> Tensor:
+    """The first embedding [1, d], normalised: the mean of the pictures' own, or of all that the base has seen."""
+    from etude.base.vision import embed_pictures
+
+    if where == "mean":
+        return unclip.mean.new_zeros(unclip.mean.shape)
+    folders = base.path / "image_encoder", base.path / "feature_extractor"
+    seen = embed_pictures(*folders, pictures.pixels, base.device).mean(dim=0, keepdim=True)
+    return unclip.scale(seen.to(unclip.mean))

@@ -1,0 +1,143 @@
+"""Custom Diffusion: keys and values of the cross-attention, and a new word a concept (Kumari et al., 2022).
+
+arXiv:2212.04488. L = Σ m (ŷ - y)² / Σ m on views of the own pictures, with a mask m of what counts, + λ · MSE on class
+images. Several concepts are learned together, or apart and merged in closed form (`merge.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pipelines.custom_diffusion.method.settings import Params
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from etude.base.base import Base
+    from etude.base.text import Conditioning
+    from etude.core.artifact import Artifact
+    from etude.training.prior import Pair, Prior
+    from etude.training.report import Report
+    from etude.training.views import Views
+
+bases = ("sd1", "sd2", "sdxl")
+formats = ("adobe_delta", "webui_delta", "diffusers_custom_diffusion", "svd_lora")
+axes = {"strength": 1.0}
+
+PARTS = ("text_encoder", "text_encoder_2")  # sdxl's word has a row in both
+LEARNED = {"crossattn_kv": r"\.attn2\.to_[kv]\.weight$", "crossattn": r"\.attn2\."}
+
+
+def build(*, base: Base, views: Views, class_images: Prior, params: Params, report: Report) -> Artifact:
+    """Train weights of the cross-attention, and the words' rows."""
+    import torch
+
+    from etude.core.artifact import Artifact
+    from etude.diffusion.hooks import added_tokens
+    from etude.diffusion.weights import learning
+    from etude.training import prior
+    from etude.training.batches import Batches
+    from etude.training.fit import Group, fit
+    from etude.training.learned import saved
+
+    plan = params.training
+    own = Batches(views.images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
+    size = params.prior_batch_size if params.prior_weight else 0
+    pairs = prior.pairs(own, class_images, base, batch_size=size, clip_skip=params.clip_skip)
+    rows = [_starts(base, concept.initializer) for concept in params.concepts.values()]
+    named = {f"words.{i}.{part}": row for i, word in enumerate(rows) for part, row in zip(PARTS, word, strict=False)}
+    read, masks = _reader(base, params, views), {name: mask.to(base.device) for name, mask in views.masks.items()}
+    facts = _facts(params, len(views.images.names))
+
+    def loss(pair: Pair) -> Tensor:
+        mask = torch.stack([masks[name] for name in pair.own.names])
+        return prior.preserving_loss(base, pair, read(pair), plan, params.prior_weight, mask)
+
+    with ExitStack() as undo:
+        chosen = re.compile(LEARNED[params.layers])
+        weights = undo.enter_context(learning({"unet": base.unet}, lambda name: bool(chosen.search(name))))
+        undo.enter_context(added_tokens(base, dict(zip(facts["words"], rows, strict=True))))
+        undo.enter_context(_still_start(base.unet))
+
+        def now() -> Artifact:
+            return Artifact("custom_diffusion", saved({**weights, **named}, params.save), facts)
+
+        report.artifact = now
+        fit([Group(weights), Group(named, params.word_rate)], loss, pairs, plan, report)
+        return now()
+
+
+@contextmanager
+def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Base]:
+    """Swap the weights, or go ``strength`` of the way to them, and know the words; leaving undoes both exactly."""
+    from etude.diffusion.hooks import added_tokens
+    from etude.diffusion.weights import parameters_of, swapped
+
+    known = parameters_of("unet", base.unet)
+    weights = {name: tensor for name, tensor in artifact.tensors.items() if name.startswith("unet.")}
+    for name in [name for name in weights if name.endswith(".delta")]:  # files of others hold differences
+        whole, delta = name.removesuffix(".delta"), weights.pop(name)
+        weights[whole] = known[whole].detach() + delta.to(known[whole]) if whole in known else delta
+    rows = {name: tensor for name, tensor in artifact.tensors.items() if name.startswith("words.")}
+    words = {
+        word: [rows[name] for part in PARTS if (name := f"words.{i}.{part}") in rows]
+        for i, word in enumerate(artifact.facts["words"])
+    }
+    with swapped(base, weights, strength), added_tokens(base, words):
+        yield base
+
+
+def _facts(params: Params, count: int) -> dict[str, Any]:
+    """What the artifact tells besides: its words, the texts of their concepts, and what the export stage is asked."""
+    concepts = params.concepts.values()
+    told = {"words": [concept.word for concept in concepts], "prompts": [concept.worded() for concept in concepts]}
+    return told | {"name": params.name, "images": count, "compress": params.compress, "lora_rank": params.lora_rank}
+
+
+def _starts(base: Base, words: str) -> list[Tensor]:
+    """[1, d] float32 for each text encoder: the row of a known word; of several tokens their mean."""
+    rows = []
+    for tokenizer, encoder in zip(base.tokenizers, base.text_encoders, strict=True):
+        ids = tokenizer(words, add_special_tokens=False)["input_ids"]
+        row = encoder.get_input_embeddings().weight.detach()[ids].float().mean(dim=0, keepdim=True)
+        rows.append(row.requires_grad_())
+    return rows
+
+
+@contextmanager
+def _still_start(unet: nn.Module) -> Iterator[None]:
+    """No gradient flows through key and value of the first token, which is the same in every prompt."""
+    import torch
+
+    def hold(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        return torch.cat([output[:, :1].detach(), output[:, 1:]], dim=1)
+
+    with ExitStack() as undo:
+        for name, module in unet.named_modules():
+            if re.search(r"\.attn2\.to_[kv]$", name):
+                undo.callback(module.register_forward_hook(hold).remove)
+        yield
+
+
+def _reader(base: Base, params: Params, views: Views) -> Callable[[Pair], Conditioning]:
+    """What a pair is conditioned on: a view by its concept's text, said to be far or near; then the class's."""
+    import torch
+
+    from etude.base.text import Conditioning, encode_prompts
+
+    said = {"far": params.far, "near": params.near, "whole": [""]}
+
+    def text(name: str) -> str:
+        chosen = said[views.kinds[name]]
+        beginning = chosen[int(torch.randint(len(chosen), ()))]
+        return f"{beginning} {params.concepts[name.partition('/')[0]].worded()}".strip()
+
+    def read(pair: Pair) -> Conditioning:
+        live = encode_prompts(base, [text(name) for name in pair.own.names], params.clip_skip)
+        kept = pair.prior.conditioning if pair.prior else None
+        return Conditioning.cat([live, *([kept] if kept else [])])
+
+    return read

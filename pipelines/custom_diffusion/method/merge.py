@@ -1,0 +1,122 @@
+"""Several concepts in one model without training: the closed form of Custom Diffusion (arXiv:2212.04488, 4.2).
+
+For each key and value matrix W, the nearest W' that answers the concepts' words as their own matrices did:
+
+    minimise ‖(W' - W) Kᵀ‖  subject to  W' Tᵀ = Vᵀ   ⇒   W' = W + (Vᵀ - W Tᵀ) (d Tᵀ)⁻¹ d,  d = T C⁻¹,  C = Kᵀ K
+
+K [N, d] are states of captions that should stay as they are, T [m, d] those of the concepts' texts, and V [m, out]
+what the matrix W_i of the concept that a text came from makes of it. Written from the paper and its description.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from etude.core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from etude.base.base import Base
+    from etude.core.artifact import Artifact
+
+FRAMES = ("a photo of {}", "painting in the style of {}")  # of a thing, of "<word> art": it is also met in a sentence
+RIDGE = 1e-9  # of C's mean diagonal: where the captions tell nothing of a direction, the least change is taken
+BEGINNING, LEFT_OUT = "photo of a", 3  # a caption that begins so tells nothing in its first three words
+
+
+def merge(base: Base, made: Sequence[Artifact], captions: Sequence[str]) -> Artifact:
+    """One artifact with the words of all of ``made``; ``captions`` tell what should stay (the paper has 200).
+
+    Raises InputError when an artifact holds more than keys and values, two have the same word, or there is no caption.
+    """
+    import torch
+
+    from etude.core.artifact import Artifact
+    from etude.diffusion.hooks import added_tokens
+
+    words = _words(made)
+    if not captions:
+        raise InputError("captions", "are none", "give a few hundred, with many different words")
+    with added_tokens(base, words), torch.no_grad():
+        kept = states(base, list(captions)).double()
+        texts = [[text for prompt in one.facts["prompts"] for text in (prompt, framed(prompt))] for one in made]
+        asked = [states(base, own).double() for own in texts]
+    targets, owners = _distinct(asked)
+    tensors = {}
+    for name in sorted(made[0].tensors):
+        if name.startswith("unet."):
+            weight = base.unet.get_parameter(name.removeprefix("unet.")).detach().double()
+            own = [one.tensors[name].to(weight) for one in made]
+            values = torch.stack([own[i] @ row for i, row in zip(owners, targets, strict=True)])
+            tensors[name] = solve(weight, kept, targets, values).to(made[0].tensors[name].dtype).cpu()
+    listed = list(words)
+    for number, word in enumerate(listed):
+        parts = ("text_encoder", "text_encoder_2")
+        tensors |= {f"words.{number}.{part}": row for part, row in zip(parts, words[word], strict=False)}
+    prompts = [prompt for one in made for prompt in one.facts["prompts"]]
+    return Artifact("custom_diffusion", tensors, {**made[0].facts, "words": listed, "prompts": prompts})
+
+
+def solve(weight: Tensor, kept: Tensor, targets: Tensor, values: Tensor) -> Tensor:
+    """W' [out, d] from W [out, d], K [N, d], T [m, d] and V [m, out]."""
+    import torch
+
+    gram = kept.T @ kept
+    gram.diagonal().add_(RIDGE * gram.diagonal().mean())
+    d = torch.linalg.solve(gram, targets.T).T
+    missing = values.T - weight @ targets.T
+    change: Tensor = missing @ torch.linalg.solve(d @ targets.T, d)
+    return weight + change
+
+
+def framed(prompt: str) -> str:
+    """A concept's text in the middle of a sentence."""
+    return FRAMES["art" in prompt.split()].format(prompt)
+
+
+def states(base: Base, texts: Sequence[str]) -> Tensor:
+    """The text encoder's states [N, d] at the tokens of each text, from the first after the start to the end token."""
+    import torch
+
+    from etude.base.text import encode_tokens, tokenise
+
+    tokens = tokenise(base, texts)
+    hidden = encode_tokens(base, tokens).hidden
+    rows = []
+    for text, ids, own in zip(texts, tokens.ids[0].tolist(), hidden, strict=True):
+        first = 1 + (LEFT_OUT if text.startswith(BEGINNING) else 0)
+        rows.append(own[first : ids.index(base.tokenizers[0].eos_token_id) + 1])
+    return torch.cat(rows)
+
+
+def _words(made: Sequence[Artifact]) -> dict[str, list[Tensor]]:
+    """Rows by word, of all artifacts; what cannot be merged is refused."""
+    words: dict[str, list[Tensor]] = {}
+    for one in made:
+        others = [n for n in one.tensors if n.startswith("unet.") and not re.search(r"attn2\.to_[kv]\.weight$", n)]
+        if others or {n for n in one.tensors if n[:5] == "unet."} != {n for n in made[0].tensors if n[:5] == "unet."}:
+            fault = f"holds {others[0] if others else 'other layers than the first'}"
+            raise InputError(one.facts["name"], fault, "merge concepts learned with `layers: crossattn_kv`")
+        for number, word in enumerate(one.facts["words"]):
+            if word in words:
+                raise InputError(word, "is the word of two concepts", "learn one of them under another word")
+            names = sorted(name for name in one.tensors if name.startswith(f"words.{number}."))
+            words[word] = [one.tensors[name] for name in names]
+    return words
+
+
+def _distinct(asked: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
+    """All rows once, and for each the number of the artifact that it came from first."""
+    import torch
+
+    rows: list[Tensor] = []
+    owners: list[int] = []
+    for number, own in enumerate(asked):
+        for row in own:
+            if not any(torch.equal(row, other) for other in rows):
+                rows.append(row)
+                owners.append(number)
+    return torch.stack(rows), owners

@@ -1,0 +1,83 @@
+"""What pipelines/custom_diffusion/params.yaml holds."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from etude.base.settings import ClassImages
+from etude.core.params import Count, MethodParams, Scale, Schema, SetName, Words, classed
+from etude.training.augmentation import Augmentation
+from etude.training.plan import Optimization
+from etude.training.preview import Preview
+
+
+class Concept(Schema):
+    """What is learned from one image set."""
+
+    word: str = Field(min_length=1, max_length=64, pattern=r"^\S+$", description="one word, without spaces")
+    initializer: Words
+    prompt: str = Field(pattern=r"\[word\]", description="a text with [word] in it")
+
+    def worded(self) -> str:
+        """The text that its pictures are learned under."""
+        return self.prompt.replace("[word]", self.word)
+
+
+class Params(MethodParams):
+    """pipelines/custom_diffusion/params.yaml."""
+
+    needs_class: ClassVar[bool] = True
+
+    trigger: Literal[True]
+    concepts: dict[SetName, Concept] = Field(min_length=1)
+    layers: Literal["crossattn_kv", "crossattn"]
+    word_rate: Scale
+    augmentation: Augmentation
+    far: list[Words] = Field(min_length=1)
+    near: list[Words] = Field(min_length=1)
+    prior_weight: Scale
+    prior_batch_size: Count
+    class_images: ClassImages
+    clip_skip: int = Field(ge=0, le=10)
+    save: Literal["fp32", "fp16", "bf16"]
+    compress: float = Field(ge=0, lt=1)
+    lora_rank: int = Field(ge=0, le=1024)
+    training: Optimization
+    preview: Preview
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        words = [concept.word.lower() for concept in self.concepts.values()]
+        if len(set(words)) < len(words):
+            raise ValueError("`concepts` has one word twice: give each concept its own")
+        if self.set not in self.concepts:
+            raise ValueError(f"`set` is {self.set!r}, which is none of `concepts`: {', '.join(self.concepts)}")
+        if (word := self.concepts[self.set].word) not in self.name:
+            raise ValueError(f"`name` is {self.name!r}, without {word!r}, the word of the concept {self.set!r}")
+        if self.prior_weight and not (self.class_images.count or self.class_images.real):
+            raise ValueError("`prior_weight` needs pictures: raise `class_images.count`, or name a `real` set")
+        return self
+
+    def image_sets(self) -> list[str]:
+        """Those of the concepts, and those of real pictures of their classes."""
+        return [*self.concepts, *self.class_images.real]
+
+    @property
+    def class_word(self) -> str:
+        """The known word that the new one of `set` starts from."""
+        return self.concepts[self.set].initializer
+
+    def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
+        """One concept, whose new word stands before its class; another class's pictures are drawn again."""
+        before, new = self.class_word, f"<{word}>"
+        prompt = classed(self.concepts[self.set].prompt, before, kind)
+        prompts = [classed(prompt, before, kind) for prompt in self.class_images.prompts]
+        return {
+            "set": images,
+            "name": f"{new} {kind}",
+            "concepts": {images: {"word": new, "initializer": kind, "prompt": prompt}},
+            "class_images.prompts": prompts,
+            "class_images.real": self.class_images.real if kind == before else [],
+        }

@@ -1,0 +1,165 @@
+"""DreamArtist: two words learnt through guidance, one to draw towards and one to draw away from (arXiv:2211.11337).
+
+With c the answer under a text with the positive word, u that under the same text with the negative word (or that word
+alone, where texts are captions), the loss is that of u + γ(t) · (c - u), a sampler's (Dong, Wei and Lin, 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from etude.training.templates import NAME, draw, refuse_silent
+from pipelines.dream_artist.method.guidance import Guidance, parse_guidance
+from pipelines.dream_artist.method.settings import Params, Word
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from etude.base.base import Base
+    from etude.base.text import Conditioning
+    from etude.core.artifact import Artifact
+    from etude.training.batches import Batch, Captions, Images
+    from etude.training.denoising import Noised
+    from etude.training.plan import Optimization
+    from etude.training.report import Report
+
+    Rows = Mapping[str, tuple[Tensor, ...]]  # side → [n, d] for each text encoder
+
+bases = ("sd1", "sd2", "sdxl")
+formats = ("embedding_pair",)
+axes: dict[str, float] = {}  # its strength is the guidance of the sampler
+
+PARTS = ("text_encoder", "text_encoder_2")  # sdxl's words have rows in both
+SIDES = {"positive": "", "negative": "-neg"}  # what is added to the name to make the word of a side
+
+
+def build(*, base: Base, images: Images, captions: Captions | None, params: Params, report: Report) -> Artifact:
+    """Train the rows of both words."""
+    from etude.base.text import encode_prompts
+    from etude.core.artifact import Artifact
+    from etude.training.batches import Batches
+    from etude.training.denoising import noised
+    from etude.training.fit import Group, fit
+    from etude.training.learned import saved
+
+    plan, guidance = params.training, parse_guidance(params.guidance)
+    refuse_silent(params.templates, captions.texts if captions else {}, params.name, params.set)
+    batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
+    rows = _starts(base, params, report.seed)
+
+    positive, negative = (_named(rows, side) for side in SIDES)
+
+    def now() -> Artifact:
+        return Artifact("dream_artist", saved({**positive, **negative}, params.save), {"name": params.name})
+
+    def loss(batch: Batch) -> Tensor:
+        towards = draw(params.templates, batch.texts or [""] * len(batch.names), params.name)
+        away = [NAME] * len(towards) if batch.texts else towards  # captions are said on one side, as in drawing
+        texts = [text.replace(NAME, params.name) for text in towards]
+        texts += [text.replace(NAME, params.name + SIDES["negative"]) for text in away]
+        both = encode_prompts(base, texts, params.clip_skip)
+        drawn = noised(base, batch.mean, batch.logvar, plan)
+        answer = _guided(base, drawn, both, guidance)
+        weight = _weight(batch.attention) if params.attention and batch.attention is not None else None
+        losses = _losses(base, drawn, answer, plan, weight)
+        if params.reconstruction:
+            losses = losses + params.reconstruction * _distances(base, drawn, answer, batch.mean)
+        return losses.mean()
+
+    report.artifact = now
+    with _spoken(base, params.name, rows):
+        fit([Group(positive), Group(negative, params.negative_rate)], loss, batches, plan, report)
+    return now()
+
+
+@contextmanager
+def apply(artifact: Artifact, base: Base) -> Iterator[Base]:
+    """The base knows both words, and draws away from the negative one whatever the negative prompt is."""
+    rows = {
+        side: tuple(artifact.tensors[f"{side}.{part}"] for part in PARTS if f"{side}.{part}" in artifact.tensors)
+        for side in SIDES
+    }
+    with _spoken(base, artifact.facts["name"], rows) as changed:
+        yield changed
+
+
+@contextmanager
+def _spoken(base: Base, name: str, rows: Rows) -> Iterator[Base]:
+    """Both words in force, and the negative one in every negative prompt."""
+    from etude.diffusion.hooks import added_tokens, unsaid
+
+    words = {name + end: rows[side] for side, end in SIDES.items()}
+    with added_tokens(base, words), unsaid(base, name + SIDES["negative"]) as changed:
+        yield changed
+
+
+def _named(rows: Rows, side: str) -> dict[str, Tensor]:
+    """The rows of a side by their names in the artifact."""
+    return {f"{side}.{part}": row for part, row in zip(PARTS, rows[side], strict=False)}
+
+
+def _starts(base: Base, params: Params, seed: int) -> Rows:
+    """Rows to start from, leaves in float32: those of each side's initializer, with a little noise."""
+    import torch
+
+    from etude.core.randomness import generator
+    from etude.training.words import starting_rows
+
+    rows = {}
+    for side in SIDES:
+        word: Word = getattr(params, side)
+        source = generator(seed, side)
+        started = starting_rows(base, word.initializer, word.vectors)
+        noises = [torch.randn(start.shape, generator=source).to(start.device) for start in started]
+        rows[side] = tuple(
+            (start + word.noise * noise).requires_grad_() for start, noise in zip(started, noises, strict=True)
+        )
+    return rows
+
+
+def _guided(base: Base, drawn: Noised, both: Conditioning, guidance: Guidance) -> Tensor:
+    """u + γ(t) · (c - u) [B, 4, h, w], from one batch of 2B; ``both``: the positive texts, then the negative ones."""
+    import torch
+
+    from etude.diffusion.noise import predict
+
+    c, u = predict(base, torch.cat([drawn.noisy] * 2), torch.cat([drawn.timesteps] * 2), both).chunk(2)
+    return u + guidance.at(drawn.timesteps, len(base.alphas_cumprod)).to(u) * (c - u)
+
+
+def _losses(base: Base, drawn: Noised, answer: Tensor, plan: Optimization, weight: Tensor | None) -> Tensor:
+    """One loss a sample [B]: the squared error of the answer, weighed by ``weight`` [B, 1, h, w]."""
+    from etude.diffusion.noise import target
+    from etude.training.denoising import weighted
+
+    wanted = target(base, drawn.latents, drawn.noise, drawn.timesteps)
+    errors = (answer.float() - wanted.float()).square()
+    if weight is not None:
+        errors = errors * weight
+    return weighted(base, errors.mean(dim=(1, 2, 3)), drawn.timesteps, plan)
+
+
+def _distances(base: Base, drawn: Noised, answer: Tensor, mean: Tensor) -> Tensor:
+    """How far, in L1, the pictures that the answers amount to are from those of the latents ``mean``: [B]."""
+    import torch
+
+    from etude.diffusion.noise import original
+
+    with torch.no_grad():
+        pictures = _decoded(base, mean * base.scaling_factor)
+    found = _decoded(base, original(base, drawn.noisy, answer, drawn.timesteps))
+    return (found.float() - pictures.float()).abs().mean(dim=(1, 2, 3))
+
+
+def _decoded(base: Base, latents: Tensor) -> Tensor:
+    """Pixels [B, 3, H, W], about -1 to 1 and not clamped, so that gradients flow everywhere."""
+    pixels: Tensor = base.vae.decode(latents.to(base.vae.dtype) / base.scaling_factor, return_dict=False)[0]
+    return pixels
+
+
+def _weight(attention: Tensor) -> Tensor:
+    """Grey of an attention mask, 0 to 1, as the weight of a place: 0, ¼, ½, ¾, 1 → 0, ½, 1, 3, 5."""
+    grey = 255 * attention
+    return (grey / 127).where(grey <= 127, (grey - 127) / 128 * 4 + 1)

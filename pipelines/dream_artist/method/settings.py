@@ -1,0 +1,51 @@
+"""What pipelines/dream_artist/params.yaml holds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from etude.core.params import MethodParams, Rate, Scale, Schema
+from etude.training.plan import Optimization
+from etude.training.preview import Preview
+from etude.training.templates import Template, refuse_idle_reading
+from pipelines.dream_artist.method.guidance import parse_guidance
+
+
+class Word(Schema):
+    """The ``positive`` or ``negative`` block."""
+
+    vectors: int = Field(ge=1, le=75)  # what fits between the start and the end of a prompt
+    initializer: str
+    noise: Scale
+
+
+class Params(MethodParams):
+    """pipelines/dream_artist/params.yaml."""
+
+    needs_class: ClassVar[bool] = True
+
+    trigger: Literal[True]
+    positive: Word
+    negative: Word
+    negative_rate: Rate
+    templates: list[Template] = Field(min_length=1)
+    reads: Literal["prepared", "texts"]
+    guidance: Annotated[float, Field(gt=0, le=100)] | str
+    reconstruction: Scale
+    attention: bool
+    clip_skip: int = Field(ge=0, le=10)
+    save: Literal["fp32", "fp16", "bf16"]
+    training: Optimization
+    preview: Preview
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        parse_guidance(self.guidance)
+        refuse_idle_reading(self.templates, self.reads)
+        return self
+
+    def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
+        """The positive word starts from that of the class."""
+        return {"set": images, "name": word, "positive.initializer": kind}

@@ -1,0 +1,148 @@
+"""DreamBooth: the whole UNet learns a rare word beside the word of its class (Ruiz et al., 2022, arXiv:2208.12242).
+
+L = MSE("sks bear", own pictures) + λ · MSE("bear", what the base draws under "bear"). The second half, prior
+preservation, keeps the class what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from etude.base.settings import ClassImages
+from etude.core.params import Count, MethodParams, Scale, classed
+from etude.training.plan import Optimization
+from etude.training.preview import Preview
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from etude.base.base import Base
+    from etude.base.text import Conditioning
+    from etude.core.artifact import Artifact
+    from etude.training.batches import Images
+    from etude.training.prior import Pair, Prior
+    from etude.training.report import Report
+
+bases = ("sd1", "sd2", "sdxl")
+formats = ("diffusers_checkpoint", "ldm_checkpoint")
+axes = {"strength": 1.0}
+
+
+class Params(MethodParams):
+    """pipelines/dreambooth/params.yaml."""
+
+    needs_class: ClassVar[bool] = True
+
+    trigger: Literal[True]
+    name: str = Field(
+        max_length=64,
+        pattern=r"^[^\s\[\]]+( [^\s\[\]]+)+$",
+        description="a rare word and the word of the class, `sks dog`",
+    )
+    templates: list[Annotated[str, Field(pattern=r"\[name\]")]] = Field(
+        min_length=1, description="texts, each with [name] in it"
+    )
+    prior_weight: Scale
+    prior_batch_size: Count
+    class_images: ClassImages
+    text_encoder_rate: Scale
+    clip_skip: int = Field(ge=0, le=10)
+    save: Literal["fp32", "fp16", "bf16"]
+    training: Optimization
+    preview: Preview
+
+    @model_validator(mode="after")
+    def _one_class(self) -> Self:
+        rare, _, word = self.name.partition(" ")
+        for prompt in self.class_images.prompts:
+            if word not in prompt:
+                raise ValueError(f"`class_images.prompts` has {prompt!r} without {word!r}, the class in `name`")
+            if rare in prompt.split():
+                raise ValueError(f"`class_images.prompts` has {prompt!r} with {rare!r}: the class alone is kept")
+        if self.prior_weight and not (self.class_images.count or self.class_images.real):
+            raise ValueError(
+                "`prior_weight` needs pictures of the class: raise `class_images.count`, or name a `real` set"
+            )
+        return self
+
+    def image_sets(self) -> list[str]:
+        """That of the thing, and those of real pictures of its class."""
+        return [self.set, *self.class_images.real]
+
+    @property
+    def class_word(self) -> str:
+        """What follows the rare word in the name."""
+        return self.name.partition(" ")[2]
+
+    def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
+        """The name holds the class; another class's pictures are drawn anew."""
+        prompts = [classed(prompt, self.class_word, kind) for prompt in self.class_images.prompts]
+        real = self.class_images.real if kind == self.class_word else []
+        own = {"class_images.prompts": prompts, "class_images.real": real}
+        return {"set": images, "name": f"{word} {kind}", **own}
+
+
+def build(*, base: Base, images: Images, class_images: Prior, params: Params, report: Report) -> Artifact:
+    """Train all weights of the UNet; those of the text encoders too when ``text_encoder_rate`` is above 0."""
+    from etude.core.artifact import Artifact
+    from etude.diffusion.weights import learning, parts_of
+    from etude.training import prior
+    from etude.training.batches import Batches
+    from etude.training.fit import fit
+    from etude.training.learned import groups, saved
+
+    plan = params.training
+    own = Batches(images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
+    size = params.prior_batch_size if params.prior_weight else 0
+    pairs = prior.pairs(own, class_images, base, batch_size=size, clip_skip=params.clip_skip)
+    read = _reader(base, params)
+
+    def loss(pair: Pair) -> Tensor:
+        return prior.preserving_loss(base, pair, read(pair), plan, params.prior_weight)
+
+    modules = {part: m for part, m in parts_of(base).items() if part == "unet" or params.text_encoder_rate}
+    with learning(modules) as weights:
+
+        def now() -> Artifact:
+            facts = {"name": params.name, "images": len(images.names), "class_images": len(class_images.images.names)}
+            return Artifact("dreambooth", saved(weights, params.save), facts)
+
+        report.artifact = now
+        fit(groups(weights, params.text_encoder_rate), loss, pairs, plan, report)
+        return now()
+
+
+@contextmanager
+def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Base]:
+    """Swap the weights, or go ``strength`` of the way from the base's to them; leaving brings back the very same."""
+    from etude.diffusion.weights import swapped
+
+    with swapped(base, artifact.tensors, strength):
+        yield base
+
+
+def _reader(base: Base, params: Params) -> Callable[[Pair], Conditioning]:
+    """What a pair is conditioned on: a template for each own picture, drawn by lot, then the class's own texts.
+
+    Encoded once, or anew for each pair when the text encoder is learning.
+    """
+    import torch
+
+    from etude.base.text import Conditioning, encode_prompts
+
+    prompts = [template.replace("[name]", params.name) for template in params.templates]
+    known = encode_prompts(base, prompts, params.clip_skip)
+
+    def read(pair: Pair) -> Conditioning:
+        chosen = torch.randint(len(prompts), (len(pair.own.names),)).tolist()
+        if params.text_encoder_rate:
+            texts = [prompts[i] for i in chosen] + list(pair.prior.texts if pair.prior else ())
+            return encode_prompts(base, texts, params.clip_skip)
+        kept = pair.prior.conditioning if pair.prior else None
+        return Conditioning.cat([known[chosen], *([kept] if kept else [])])
+
+    return read

@@ -1,0 +1,99 @@
+"""Fine-tuning: all weights of the UNet, and on request of the text encoders, go on learning from captioned pictures.
+
+The same loss that the base was made with (Rombach et al., 2022, arXiv:2112.10752), on other pictures. What is saved is
+the average of the weights over the last steps (EMA), which is smoother than the last step's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from etude.core.params import MethodParams, Scale
+from etude.training.plan import Optimization
+from etude.training.preview import Preview
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from etude.base.base import Base
+    from etude.core.artifact import Artifact
+    from etude.training.batches import Batch, Captions, Images
+    from etude.training.report import Report
+
+bases = ("sd1", "sd2", "sdxl")
+formats = ("ldm_checkpoint", "diffusers_checkpoint")
+axes = {"strength": 1.0}
+
+
+class Params(MethodParams):
+    """pipelines/fine_tuning/params.yaml."""
+
+    text_encoder_rate: Scale
+    caption: str = Field(pattern=r"\[caption\]|\[name\]", description="a text with [caption] or [name] in it")
+    caption_dropout: float = Field(ge=0, lt=1)
+    clip_skip: int = Field(ge=0, le=10)
+    recompute: bool
+    save: Literal["fp32", "fp16", "bf16"]
+    training: Optimization
+    preview: Preview
+
+
+def build(*, base: Base, images: Images, captions: Captions, params: Params, report: Report) -> Artifact:
+    """Train all weights of the UNet; those of the text encoders too when ``text_encoder_rate`` is above 0."""
+    from etude.core.artifact import Artifact
+    from etude.diffusion.weights import learning, parts_of
+    from etude.training import conditioning
+    from etude.training.batches import Batches
+    from etude.training.denoising import denoising_loss
+    from etude.training.fit import fit
+    from etude.training.learned import groups, saved
+
+    plan, learn_text = params.training, params.text_encoder_rate > 0
+    captions = conditioning.reworded(base, captions, params.caption, params.word, params.clip_skip)
+    batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
+    modules = {part: module for part, module in parts_of(base).items() if part == "unet" or learn_text}
+
+    def loss(batch: Batch) -> Tensor:
+        if learn_text:
+            text = conditioning.live(base, batch, params.caption_dropout, params.clip_skip)
+        else:
+            text = conditioning.cached(batch, captions.empty, params.caption_dropout)
+        return denoising_loss(base, batch.mean, batch.logvar, text, plan)
+
+    with ExitStack() as undo:
+        weights = undo.enter_context(learning(modules))
+        undo.enter_context(_recomputed(base.unet, params.recompute))
+
+        def now() -> Artifact:
+            facts = {"name": params.name, "images": len(images.names)}
+            return Artifact("fine_tuning", saved(weights, params.save), facts)
+
+        report.artifact = now
+        fit(groups(weights, params.text_encoder_rate), loss, batches, plan, report)
+        return now()
+
+
+@contextmanager
+def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Base]:
+    """Swap the weights, or go ``strength`` of the way from the base's to them; leaving brings back the very same."""
+    from etude.diffusion.weights import swapped
+
+    with swapped(base, artifact.tensors, strength):
+        yield base
+
+
+@contextmanager
+def _recomputed(unet: Any, on: bool) -> Iterator[None]:
+    """Activations are computed again for the gradients instead of kept (Chen et al., 2016, arXiv:1604.06174)."""
+    if not on:
+        yield
+        return
+    unet.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        unet.disable_gradient_checkpointing()

@@ -1,0 +1,147 @@
+"""Hypernetwork: small networks before the keys and values of every attention layer (NovelAI and A1111, 2022).
+
+k = to_k(H_k(x)) and v = to_v(H_v(x)) with H(x) = x + strength · stack(x), a pair for each width of x; no weight of the
+base changes. While learning, the strength is 1. The networks themselves are in `networks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from etude.core.errors import ParamsError
+from etude.core.params import MethodParams, refuse_twice
+from etude.training.plan import Optimization
+from etude.training.preview import Preview
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from etude.base.base import Base
+    from etude.core.artifact import Artifact
+    from etude.training.batches import Batch, Captions, Images
+    from etude.training.report import Report
+    from pipelines.hypernetwork.method.networks import Design, Networks
+
+bases = ("sd1", "sd2", "sdxl")
+formats = ("hypernetwork_pt",)
+axes = {"strength": 1.0}
+
+# A1111's names. Left out of its list are those that need arguments (threshold, multiheadattention), that halve the
+# width (glu) and that mix the pictures of a batch (softmax, softmin, softmax2d, logsoftmax).
+Activation = Literal[
+    "linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sigmoid", "softsign", "mish",  # these ComfyUI knows too
+    "celu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "logsigmoid", "prelu", "relu6", "rrelu",
+    "selu", "silu", "softplus", "softshrink", "tanhshrink",
+]  # fmt: skip
+
+
+class Params(MethodParams):
+    """pipelines/hypernetwork/params.yaml."""
+
+    widths: list[Annotated[int, Field(ge=1, le=100_000)]]
+    structure: list[Annotated[float, Field(gt=0, le=100)]] = Field(min_length=2, max_length=32)
+    activation: Activation
+    activate_output: bool
+    layer_norm: Literal["none", "a1111", "unit"]
+    dropout: list[Annotated[float, Field(ge=0, lt=1)]]
+    initial: Literal["Normal", "XavierUniform", "XavierNormal", "KaimingUniform", "KaimingNormal"]
+    caption: str = Field(pattern=r"\[caption\]|\[name\]", description="a text with [caption] or [name] in it")
+    caption_dropout: float = Field(ge=0, lt=1)
+    clip_skip: int = Field(ge=0, le=10)
+    save: Literal["fp32", "fp16", "bf16"]
+    training: Optimization
+    preview: Preview
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        refuse_twice(widths=self.widths)
+        if self.structure[0] != 1 or self.structure[-1] != 1:
+            raise ValueError(f"`structure` {self.structure} does not begin and end with 1")
+        if self.dropout and len(self.dropout) != len(self.structure):
+            raise ValueError(f"`dropout` has {len(self.dropout)} values for the {len(self.structure)} of `structure`")
+        if self.dropout and (self.dropout[0] or self.dropout[-1]):
+            raise ValueError(f"`dropout` {self.dropout} does not begin and end with 0")
+        return self
+
+
+def build(*, base: Base, images: Images, captions: Captions, params: Params, report: Report) -> Artifact:
+    """Train the networks on the noise that the base, with them in place, predicts under each caption."""
+    from etude.core.artifact import Artifact
+    from etude.training import conditioning
+    from etude.training.batches import Batches
+    from etude.training.denoising import denoising_loss
+    from etude.training.fit import fit
+    from etude.training.learned import saved
+
+    plan = params.training
+    captions = conditioning.reworded(base, captions, params.caption, params.word, params.clip_skip)
+    batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
+    facts: dict[str, Any] = {"name": params.name, "initial": params.initial, "structure": params.structure}
+    facts |= {"activation": params.activation, "activate_output": params.activate_output}
+    facts |= {"layer_norm": params.layer_norm != "none", "dropout": params.dropout}
+    with _learning(base, params, report.seed) as weights:
+
+        def now() -> Artifact:
+            return Artifact("hypernetwork", saved(weights, params.save), facts)
+
+        def loss(batch: Batch) -> Tensor:
+            text = conditioning.cached(batch, captions.empty, params.caption_dropout)
+            return denoising_loss(base, batch.mean, batch.logvar, text, plan)
+
+        report.artifact = now
+        fit(weights, loss, batches, plan, report)
+        return now()
+
+
+@contextmanager
+def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Base]:
+    """Put the networks in place. Several hypernetworks applied one inside the other form a chain: H₂(H₁(x))."""
+    from pipelines.hypernetwork.method.networks import before_keys_and_values, restored
+
+    networks = restored(artifact.tensors, _design(artifact.facts), base)
+    with before_keys_and_values(base, networks, strength) as changed:
+        yield changed
+
+
+def _design(facts: dict[str, Any], dropout: tuple[float, ...] = ()) -> Design:
+    """The anatomy that facts tell; dropout is for learning alone."""
+    from pipelines.hypernetwork.method.networks import Design
+
+    told = {name: facts[name] for name in ("structure", "activation", "activate_output", "layer_norm")}
+    return Design(**told, dropout=dropout)
+
+
+@contextmanager
+def _learning(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tensor]]:
+    """New networks in place, in training mode: their tensors by their names in the artifact, leaves in float32."""
+    import torch
+
+    from etude.core.randomness import mix
+    from pipelines.hypernetwork.method.networks import (
+        Design,
+        before_keys_and_values,
+        initialise,
+        input_widths,
+        make_networks,
+    )
+
+    torch.manual_seed(mix(seed, "hypernetwork"))
+    design = Design(
+        params.structure, params.activation, params.activate_output, params.layer_norm != "none", params.dropout
+    )
+    known = input_widths(base.unet)
+    if strange := sorted(set(params.widths) - set(known)):
+        fault = f"`widths` has {strange[0]}, but {base.path} has {', '.join(map(str, known))}"
+        raise ParamsError("pipelines/hypernetwork/params.yaml", fault, "name some of these, or [] for all")
+    networks: Networks = make_networks(params.widths or known, design)
+    initialise(networks, params.initial, params.activation, params.layer_norm == "unit")
+    base.unet.hypernetwork = networks.to(base.device).train()  # a part of the UNet, so that previews end its dropout
+    try:
+        with before_keys_and_values(base, networks):
+            yield dict(networks.named_parameters())
+    finally:
+        del base.unet.hypernetwork

@@ -1,0 +1,160 @@
+"""Hypernetworks as A1111 knows them: a small network before the keys and one before the values of attention layers.
+
+k = to_k(H_k(x)) and v = to_v(H_v(x)) with H(x) = x + strength · stack(x); queries stay as they are. A pair (H_k, H_v)
+belongs to a width: every attention layer whose input x is so wide uses it. In SD 1.5 that is 768 for the text of all
+cross-attention layers, and 320, 640 and 1280 for the pictures in the self-attention layers of each level.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from etude.base.base import Base
+from etude.core.errors import BaseError, FormatError
+
+Networks = nn.ModuleDict  # "<width>" → {"k": stack, "v": stack}
+SIDES = ("k", "v")
+DEVIATION = 0.01  # of A1111's normal start
+# Activations of torch that need arguments, halve the width, or mix the pictures of a batch.
+UNFIT = {"threshold", "multiheadattention", "glu", "softmax", "softmin", "softmax2d", "logsoftmax"}
+
+
+@dataclass(frozen=True)
+class Design:
+    """The anatomy that the networks of one hypernetwork share."""
+
+    structure: Sequence[float]  # widths after each layer as multiples of x's, from 1 to 1; products are cut to integers
+    activation: str  # A1111's name: linear, swish (Hardswish), or a class of torch.nn in lower case
+    activate_output: bool  # also after the last layer
+    layer_norm: bool  # after every layer, behind the activation
+    dropout: Sequence[float] = ()  # share set to 0 after each place of `structure`; none: no dropout
+
+
+def input_widths(unet: nn.Module) -> list[int]:
+    """The widths of the inputs of keys and values in a UNet, in rising order."""
+    return sorted({attention.to_k.in_features for attention in _attentions(unet)})
+
+
+def make_networks(widths: Iterable[int], design: Design) -> Networks:
+    """Networks for these widths, as torch starts them; see `initialise`. A tensor's name: ``768.k.0.linear.weight``.
+
+    Raises FormatError for an activation that is not known, and for a multiple so small that no number is left.
+    """
+    pairs = {str(width): nn.ModuleDict({side: _stack(width, design) for side in SIDES}) for width in widths}
+    return nn.ModuleDict(pairs)
+
+
+@torch.no_grad()
+def initialise(networks: Networks, initial: str, activation: str, unit_gain: bool) -> None:
+    """Draw the weights as A1111 does; biases are 0. ``initial``: Normal (σ = 0.01) or {Xavier,Kaiming}{Uniform,Normal}.
+
+    The gains of layer norms start at N(0, 0.01), whatever ``initial`` is, so that such a stack begins near 0; with
+    ``unit_gain`` at 1, as everywhere else.
+    """
+    slope: Literal["leaky_relu", "relu"] = "leaky_relu" if activation == "leakyrelu" else "relu"
+    draw: Callable[[Tensor], Any] = {
+        "Normal": lambda weight: nn.init.normal_(weight, std=DEVIATION),
+        "XavierUniform": nn.init.xavier_uniform_,
+        "XavierNormal": nn.init.xavier_normal_,
+        "KaimingUniform": lambda weight: nn.init.kaiming_uniform_(weight, nonlinearity=slope),
+        "KaimingNormal": lambda weight: nn.init.kaiming_normal_(weight, nonlinearity=slope),
+    }[initial]
+    for layer in networks.modules():
+        if isinstance(layer, nn.Linear):
+            draw(layer.weight)
+            layer.bias.zero_()
+        elif isinstance(layer, nn.LayerNorm):
+            layer.bias.zero_()
+            if unit_gain:
+                layer.weight.fill_(1.0)
+            else:
+                nn.init.normal_(layer.weight, std=DEVIATION)
+
+
+def restored(tensors: Mapping[str, Tensor], design: Design, base: Base) -> Networks:
+    """Networks with these tensors, frozen, on the base's device, in float32 at least; raises FormatError."""
+    dtype = torch.promote_types(base.dtype, torch.float32)
+    widths = sorted({int(name.partition(".")[0]) for name in tensors})
+    with torch.device("meta"):
+        networks = make_networks(widths, design)
+    values = {name: tensor.to(base.device, dtype) for name, tensor in tensors.items()}
+    try:
+        networks.load_state_dict(values, assign=True)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        fault = f"tensors do not fit the structure {list(design.structure)} that it tells ({reason})"
+        raise FormatError("hypernetwork", fault, "use a whole file") from error
+    return networks.requires_grad_(False).eval()
+
+
+@contextmanager
+def before_keys_and_values(base: Base, networks: Networks, strength: float = 1.0) -> Iterator[Base]:
+    """The networks in place. Contexts may be nested: two give H₂(H₁(x)), as A1111's chains do.
+
+    Raises BaseError when the base has no attention layer of any of their widths.
+    """
+    with ExitStack() as undo:
+        met = False
+        for attention in _attentions(base.unet):
+            for side, layer in zip(SIDES, (attention.to_k, attention.to_v), strict=True):
+                if str(layer.in_features) in networks:
+                    stack = networks[str(layer.in_features)][side]  # type: ignore[index]
+                    undo.callback(layer.register_forward_pre_hook(_through(stack, strength)).remove)
+                    met = True
+        if not met:
+            widths = ", ".join(networks)
+            action = "apply it to a base of the family and size that it was trained on"
+            raise BaseError(base.path, f"has no attention whose input has a width of {widths}", action)
+        yield base
+
+
+def _attentions(unet: nn.Module) -> Iterator[Any]:
+    return (module for name, module in unet.named_modules() if name.endswith((".attn1", ".attn2")))
+
+
+def _stack(width: int, design: Design) -> nn.Sequential:
+    widths = [int(width * multiple) for multiple in design.structure]
+    if 0 in widths:
+        fault = f"its structure {list(design.structure)} leaves nothing of a width of {width}"
+        raise FormatError("hypernetwork", fault, "use larger multiples")
+    dropout = [*design.dropout[1:]] or [0.0] * len(widths)
+    layers = []
+    for number, (inner, outer) in enumerate(pairwise(widths)):
+        last = number == len(widths) - 2
+        members: dict[str, nn.Module] = {"linear": nn.Linear(inner, outer)}
+        if design.activation != "linear" and (design.activate_output or not last):
+            members["activation"] = _activation(design.activation)
+        if design.layer_norm:
+            members["norm"] = nn.LayerNorm(outer)
+        if dropout[number]:
+            members["dropout"] = nn.Dropout(dropout[number])
+        layers.append(nn.Sequential(OrderedDict(members)))
+    return nn.Sequential(*layers)
+
+
+def _activation(name: str) -> nn.Module:
+    room = nn.modules.activation
+    known = {name.lower(): getattr(room, name) for name in room.__all__}
+    kind = known.get("hardswish" if name == "swish" else name)
+    if kind is None or name in UNFIT:
+        raise FormatError("hypernetwork", f"its activation `{name}` is not known", "use another hypernetwork")
+    module: nn.Module = kind()
+    return module
+
+
+def _through(stack: nn.Module, strength: float) -> Callable[..., tuple[Any, ...]]:
+    """A forward pre-hook: x → x + strength · stack(x), added up in the stack's precision."""
+
+    def change(_layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        x = inputs[0].to(next(stack.parameters()).dtype)
+        return ((x + strength * stack(x)).to(inputs[0].dtype), *inputs[1:])
+
+    return change

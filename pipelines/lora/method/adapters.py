@@ -1,0 +1,129 @@
+"""peft's layers inside a base, and their parameters by the names that they have in an artifact."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoHaConfig, LoHaModel, LoKrConfig, LoKrModel, LoraConfig, LoraModel
+from peft.tuners.lokr import LoKrLayer
+from torch import Tensor, nn
+
+from etude.base.base import Base
+from etude.core.errors import BaseError, ParamsError
+from etude.core.params import nearest
+from etude.core.randomness import mix
+from etude.diffusion.weights import parts_of
+from pipelines.lora.method import TARGETS
+
+if TYPE_CHECKING:
+    from pipelines.lora.method import Params
+
+_OWN = re.compile(r"\.(lora_|hada_|lokr_)")
+
+
+@contextmanager
+def inserted(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tensor]]:
+    """The layers in place, removed on leaving: leaves in float32, by name. Raises BaseError for an unknown block."""
+    _check_blocks(base, params)
+    parts = {part: module for part, module in parts_of(base).items() if part == "unet" or params.text_encoder_rate}
+    tuners: list[Any] = []
+    try:
+        torch.manual_seed(mix(seed, "lora"))  # peft draws from the CPU's global generator
+        found: dict[str, Tensor] = {}
+        for part, module in parts.items():
+            if ranks := _ranks(part, module, params):
+                tuners.append(_tuned(module, params, ranks))
+            for name, parameter in module.named_parameters():
+                if _OWN.search(name):
+                    parameter.data = parameter.data.float()
+                    found[f"{part}.{_named(name)}"] = parameter
+        if not found:
+            raise ParamsError("pipelines/lora/params.yaml", "`blocks` leaves no layer to learn", "raise a rank in it")
+        yield found
+    finally:
+        for tuner in tuners:
+            tuner.unload()
+
+
+def saved_form(name: str, tensor: Tensor) -> Tensor:
+    """DoRA's magnitude as [out, 1] or [out, 1, 1, 1], as LyCORIS has it; peft has [out] and [1, out, 1, 1]."""
+    if not name.endswith(".dora_scale"):
+        return tensor
+    return tensor[:, None] if tensor.ndim == 1 else tensor.transpose(0, 1)
+
+
+def alphas(names: Sequence[str], params: Params) -> dict[str, float]:
+    """Where the rank of a layer is another than ``rank``, the alpha that keeps its scale at ``alpha`` / ``rank``."""
+    layers = {match.group(1) for name in names if (match := re.match(r"(.+?)\.(lora|hada|lokr)_", name))}
+    ranks = {layer: _rank(layer, params) for layer in sorted(layers)}
+    return {layer: params.alpha * rank / params.rank for layer, rank in ranks.items() if rank != params.rank}
+
+
+def _rank(layer: str, params: Params) -> int:
+    """The rank of ``<part>.<module>``: that of the longest block that it lies in."""
+    blocks = [block for block in params.blocks if f"{layer}.".startswith(f"{block}.")]
+    return params.blocks[max(blocks, key=len)] if blocks else params.rank
+
+
+def _ranks(part: str, module: nn.Module, params: Params) -> dict[str, int]:
+    """The layers that learn, and their ranks."""
+    ranks = {name: _rank(_place(part, name), params) for name in _chosen(module, params)}
+    return {name: rank for name, rank in ranks.items() if rank}
+
+
+def _chosen(module: nn.Module, params: Params) -> list[str]:
+    """The layers that `targets` names."""
+    chosen = re.compile(rf"(.*\.)?({'|'.join(TARGETS[target] for target in params.targets)})")
+    return [name for name, _ in module.named_modules() if chosen.fullmatch(name)]
+
+
+def _place(part: str, name: str) -> str:
+    """A module as `blocks` calls it."""
+    return f"{part}.{name.removeprefix('text_model.')}".removesuffix(".")
+
+
+def _check_blocks(base: Base, params: Params) -> None:
+    """Raises BaseError for a block that there is not, and for one in which no layer is a target."""
+    parts = parts_of(base).items() if params.blocks else ()
+    known = [_place(part, name) for part, module in parts for name, _ in module.named_modules()]
+    layers = [_place(part, name) for part, module in parts for name in _chosen(module, params)]
+    for block in params.blocks:
+        if block not in known:
+            action = "name a part or a block in it, such as unet.mid_block or text_encoder.encoder.layers.3"
+            raise BaseError(base.path, f"has no `{block}`, which `blocks` names{nearest(block, known)}", action)
+        if not any(f"{layer}.".startswith(f"{block}.") for layer in layers):
+            fault = f"has no layer of `targets` in `{block}`, which `blocks` names"
+            raise BaseError(base.path, fault, "name other targets, or another block")
+
+
+def _named(name: str) -> str:
+    """peft's name of a parameter as an artifact has it."""
+    short = name.removeprefix("text_model.").replace(".default", "")
+    return short.replace("lora_magnitude_vector.weight", "dora_scale")
+
+
+def _tuned(module: nn.Module, params: Params, ranks: Mapping[str, int]) -> Any:
+    """The module with peft's layers in it."""
+    others = {re.escape(name): rank for name, rank in ranks.items() if rank != params.rank}
+    shared: dict[str, Any] = {
+        "r": params.rank,
+        "target_modules": "|".join(map(re.escape, ranks)),
+        "rank_pattern": others,
+        "alpha_pattern": {name: params.alpha * rank / params.rank for name, rank in others.items()},
+    }
+    if params.kind in ("lora", "dora"):
+        start = "gaussian" if params.initial == "gaussian" else True  # N(0, 1/r), or Kaiming uniform
+        shared |= {"lora_alpha": params.alpha, "lora_dropout": params.dropout, "init_lora_weights": start}
+        return LoraModel(module, LoraConfig(**shared, use_dora=params.kind == "dora"), "default")
+    shared |= {"alpha": params.alpha, "rank_dropout": params.dropout}
+    if params.kind == "loha":
+        return LoHaModel(module, LoHaConfig(**shared), "default")
+    tuner = LoKrModel(module, LoKrConfig(**shared, decompose_factor=params.factor), "default")
+    for layer in module.modules():
+        if isinstance(layer, LoKrLayer) and layer.lokr_w1 and layer.lokr_w2:
+            layer.scaling["default"] = 1.0  # whole factors have no rank, so their readers know no scale
+    return tuner

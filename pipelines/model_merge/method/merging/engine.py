@@ -1,0 +1,110 @@
+"""One merge: which models, by which formula, with which numbers at which tensor; computed one tensor at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from etude.core.errors import FormatError
+from etude.core.randomness import generator
+from pipelines.model_merge.method.merging.blocks import block_of, weights_of
+from pipelines.model_merge.method.merging.formulas import FORMULAS, Formula, Numbers
+from pipelines.model_merge.method.merging.pieces import Pieces
+
+if TYPE_CHECKING:
+    from pipelines.model_merge.method import Params, Weight
+
+Weights = Mapping[str, Tensor]
+_EXTRA = {8: "instruct-pix2pix", 9: "inpainting"}  # channels that these models' first layer takes besides the latent's
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Models in the order of their letters, with the base last where the formula needs one more."""
+
+    models: Sequence[Weights]
+    formula: str
+    alpha: Weight
+    beta: Weight
+    density: float
+    weights: tuple[float, ...]
+    clip: bool
+    dtype: torch.dtype
+    seed: int
+    learned: Weights = field(default_factory=dict)  # [rows, models], by tensor: in the place of ``weights``
+
+    def tensor(self, name: str) -> Tensor:
+        """The merged tensor, in the precision that is saved."""
+        tensors = [model[name] for model in self.models]
+        if not tensors[0].is_floating_point():
+            return tensors[0]
+        extra = tensors[0].shape[1] - 4 if name == "unet.conv_in.weight" else 0
+        if extra and tensors[0].shape[1] in _EXTRA:
+            return self._narrow(name, tensors)
+        for tensor in tensors[1:]:
+            if tensor.shape != tensors[0].shape:
+                fault = f"is {list(tensors[0].shape)} in one model and {list(tensor.shape)} in another"
+                raise FormatError(name, fault, "merge models of one family and kind")
+        return self._merged(name, tensors).to(self.dtype)
+
+    def wide(self, name: str) -> Tensor:
+        """The merged tensor in float32, for what is computed with it."""
+        return replace(self, dtype=torch.float32).tensor(name)
+
+    def _narrow(self, name: str, tensors: list[Tensor]) -> Tensor:
+        """An inpainting (9) or instruct-pix2pix (8) model's first layer: its first four channels are merged."""
+        result = tensors[0].to(self.dtype, copy=True)
+        result[:, :4] = self._merged(name, [tensor[:, :4] for tensor in tensors]).to(self.dtype)
+        return result
+
+    def numbers(self, name: str) -> Numbers:
+        """The numbers of the formula at a tensor."""
+        place = block_of(name)
+        α, β = (w.rest if place is None else weights_of(w.unet)[place] for w in (self.alpha, self.beta))
+        weights = self.learned[name].unbind(1) if name in self.learned else self.weights
+        return Numbers(α, β, self.density, weights)
+
+    def _merged(self, name: str, tensors: list[Tensor]) -> Tensor:
+        formula, numbers = FORMULAS[self.formula], self.numbers(name)
+        if formula.whole:
+            return self._clipped(formula.merge(tensors, numbers, None), tensors)
+        pieces = Pieces(tensors)
+        seen = formula.measure(pieces, numbers) if formula.measure and pieces.count else None
+        result = torch.empty(pieces.count, dtype=torch.float64 if pieces.dtype == torch.float64 else self.dtype)
+        length = pieces.count // max(len(tensors[0]), 1)
+        for start in range(0, pieces.count, pieces.size):
+            values = slice(start, min(start + pieces.size, pieces.count))
+            parts = pieces.at(start)
+            known = self._source(formula, name, start) if formula.random else seen
+            result[values] = self._clipped(formula.merge(parts, numbers.at(values, length), known), parts)
+        return result.view(tensors[0].shape)
+
+    def _source(self, formula: Formula, name: str, start: int) -> torch.Generator:
+        return generator(self.seed, "merge", name, start)
+
+    def _clipped(self, result: Tensor, parts: Sequence[Tensor]) -> Tensor:
+        """Between the values of the first two models, when ``clip`` asks for it."""
+        if not self.clip or len(parts) < 2:
+            return result
+        low, high = torch.minimum(parts[0], parts[1]), torch.maximum(parts[0], parts[1])
+        return result.clamp(low, high)
+
+
+def make(params: Params, models: Sequence[Weights], base: Weights, dtype: torch.dtype, seed: int) -> Merge:
+    """The merge that params.yaml asks for."""
+    wanted = FORMULAS[params.formula].models
+    return Merge(
+        models=list(models) if wanted and len(models) == wanted else [*models, base],
+        formula=params.formula,
+        alpha=params.alpha,
+        beta=params.beta,
+        density=params.density,
+        weights=tuple(params.weights),
+        clip=params.clip,
+        dtype=dtype,
+        seed=seed,
+    )

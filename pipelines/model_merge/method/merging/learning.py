@@ -1,0 +1,230 @@
+"""Weights of task arithmetic that are learned: of each model one for each output channel, instead of one for all.
+
+Weights that are learned, there one a layer, are AdaMerging's (Yang et al., 2024, arXiv:2310.02575). Here the models
+teach: each draws its own prompts, and at each of those noisy latents the merge is to answer as that model does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from etude.base.base import Base
+from etude.base.text import Conditioning, encode_prompts
+from etude.core.errors import FormatError
+from etude.core.randomness import generator
+from etude.diffusion.sample import denoise, draw_noise, generators, guided, make_scheduler
+from etude.diffusion.weights import PARTS, swapped
+from etude.training.fit import fit
+from etude.training.plan import Optimization
+from etude.training.report import Report
+from pipelines.model_merge.method.merging.sources import Model
+
+if TYPE_CHECKING:
+    from pipelines.model_merge.method import Learning
+
+_ENOUGH = 64  # lessons that tell how much a model changed
+_NOTHING = 1e-6  # a share of the mean square of answers below which they are the same but for rounding
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What one model answers on its way to pictures of its own.
+
+    ``noisy`` and ``answers`` [n, 4, h, w], ``times`` [n]; ``texts`` [n] counts in ``said``, which the merge is told.
+    ``effect``: the mean square of what the model answers otherwise than the base, which is the unit of errors.
+    """
+
+    noisy: Tensor
+    times: Tensor
+    texts: Tensor
+    answers: Tensor
+    said: Conditioning
+    effect: Tensor
+
+
+class Rows(NamedTuple):
+    """A batch: for each model, in their order, which of its lessons."""
+
+    names: tuple[str, ...]
+    rows: tuple[Tensor, ...]
+
+
+class Mixed(nn.Module):
+    """A UNet with W + Σ wᵢδᵢ in the place of its weights W, where w is one for each row of W.
+
+    ``differences`` has the δᵢ by the UNet's own names; gradients flow to ``weights``: w [rows, models] of all of them,
+    one below the other.
+    """
+
+    def __init__(self, unet: nn.Module, differences: Mapping[str, Sequence[Tensor | None]], weights: Tensor) -> None:
+        super().__init__()
+        self.unet, self.differences, self.weights = unet, differences, weights
+        self.own = dict(unet.named_parameters())
+
+    def rows(self) -> dict[str, Tensor]:
+        """The weights [rows, models] by name."""
+        counts = [len(self.own[name]) for name in self.differences]
+        return dict(zip(self.differences, self.weights.split(counts), strict=True))  # type: ignore[no-untyped-call]
+
+    def forward(self, *args: Any, **told: Any) -> Any:
+        """As the UNet."""
+        mixed: dict[str, Tensor] = {}
+        for name, weights in self.rows().items():
+            mixed[name] = own = self.own[name]
+            for difference, weight in zip(self.differences[name], weights.unbind(1), strict=True):
+                if difference is not None:
+                    mixed[name] = mixed[name] + weight.view(-1, *[1] * (own.ndim - 1)) * difference
+        return functional_call(self.unet, mixed, args, told)
+
+
+def learn(
+    base: Base,
+    models: Sequence[Model],
+    texts: Mapping[str, Tensor],
+    start: Sequence[float],
+    learning: Learning,
+    report: Report,
+) -> dict[str, Tensor]:
+    """The weights [rows, models] for every tensor ``unet.<name>`` that one of the models changed, from ``start`` on.
+
+    ``texts`` are the merge's own tensors of the text encoders. A killed run goes on where its state was last kept.
+    """
+    differences = differences_of(base, models)
+    if not differences:
+        return {}
+    lessons = [
+        teach(base, model, texts, learning.prompts[letter], learning)
+        for letter, model in zip(learning.prompts, models, strict=True)
+    ]
+    for letter, each in zip(learning.prompts, lessons, strict=True):
+        if each.effect < _NOTHING * each.answers.square().mean():
+            action = f"name others in `learning.prompts.{letter}`, that show what it learned, or leave the model out"
+            raise FormatError(f"model {letter}", "draws its prompts as the base does", action)
+    rows = sum(len(base.unet.get_parameter(name)) for name in differences)
+    weights = torch.tensor(start, dtype=base.dtype, device=base.device).repeat(rows, 1).requires_grad_()
+    unet = Mixed(base.unet, differences, weights)
+    mixed = replace(base, unet=unet)
+    with torch.no_grad(), swapped(base, texts):
+        nothing = encode_prompts(base, [learning.drawing.negative], learning.drawing.clip_skip)
+
+    def loss(batch: Rows) -> Tensor:
+        return loss_of(mixed, lessons, batch, nothing, learning)
+
+    def batches(index: int) -> Rows:
+        source = generator(report.seed, "merge", "lessons", index)
+        chosen = [torch.randperm(len(each.noisy), generator=source)[: learning.batch_size] for each in lessons]
+        return Rows(tuple(learning.prompts), tuple(rows.to(base.device) for rows in chosen))
+
+    fit({"weights": weights}, loss, batches, _plan(learning), report)
+    report.finish()  # its progress bar: the writing of the merge has one of its own
+    return {f"unet.{name}": rows.detach().cpu() for name, rows in unet.rows().items()}
+
+
+def loss_of(mixed: Base, lessons: Sequence[Lessons], batch: Rows, nothing: Conditioning, learning: Learning) -> Tensor:
+    """Σ mᵢ eᵢ / Σ mᵢ: eᵢ is how far the merge's answers u + γ(c - u) are from model i's, over what that model changed.
+
+    mᵢ is the model's ``importance``, and eᵢ a mean square. All models are asked in one batch.
+    """
+    rows = batch.rows
+    noisy = torch.cat([each.noisy[chosen] for each, chosen in zip(lessons, rows, strict=True)])
+    times = torch.cat([each.times[chosen] for each, chosen in zip(lessons, rows, strict=True)])
+    wanted = torch.cat([each.answers[chosen] for each, chosen in zip(lessons, rows, strict=True)])
+    said = Conditioning.cat([each.said[each.texts[chosen]] for each, chosen in zip(lessons, rows, strict=True)])
+    answers = _answer(mixed, noisy, times, said, nothing, learning.drawing.guidance)
+    errors = (answers.to(wanted) - wanted).square().mean(dim=(1, 2, 3))
+    parts = zip(learning.importance, torch.split(errors, [len(chosen) for chosen in rows]), lessons, strict=True)
+    total = torch.stack([importance * error.mean() / each.effect for importance, error, each in parts]).sum()
+    return total / sum(learning.importance)
+
+
+def differences_of(base: Base, models: Sequence[Model]) -> dict[str, list[Tensor | None]]:
+    """W' - W of each model, by the UNet's own names of weights; None where a model takes the base's weight."""
+    found: dict[str, list[Tensor | None]] = {}
+    for name, own in base.unet.named_parameters():
+        full = f"unet.{name}"
+        if any(full in model.own for model in models):
+            changed = [model.weights[full].to(own) if full in model.own else None for model in models]
+            found[name] = [None if each is None else each - own.detach() for each in changed]
+    return found
+
+
+@torch.no_grad()
+def teach(base: Base, model: Model, texts: Mapping[str, Tensor], prompts: Sequence[str], learning: Learning) -> Lessons:
+    """Draw ``prompts`` with a model; each step of each picture is a lesson."""
+    drawing = learning.drawing
+    pictures = [(text, seed) for seed in learning.seeds for text in range(len(prompts))]
+    own = {name: model.weights[name] for name in model.own if name.partition(".")[0] in PARTS}
+    told: list[tuple[Conditioning, Conditioning]] = []  # by the model's text encoders, by the base's, by the merge's
+    for tensors in (own, {}, texts):
+        with swapped(base, tensors):
+            both = encode_prompts(base, [*prompts, drawing.negative], drawing.clip_skip)
+            told.append((both[:-1], both[-1:]))
+    seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    with swapped(base, own):
+        for first in range(0, len(pictures), learning.batch_size):
+            some = pictures[first : first + learning.batch_size]
+            seen += _drawn(base, some, *told[0], learning)
+    noisy, times, numbers, answers = (torch.cat(column) for column in zip(*seen, strict=True))
+    said, nothing = told[1]
+    known = torch.randperm(len(noisy), generator=generator("merge", "effect"))[:_ENOUGH].to(base.device)
+    before = torch.cat(
+        [
+            _answer(base, noisy[few], times[few], said[numbers[few]], nothing, drawing.guidance)
+            for few in torch.split(known, learning.batch_size)
+        ]
+    )
+    return Lessons(noisy, times, numbers, answers, told[2][0], (answers[known] - before).square().mean())
+
+
+def _drawn(
+    base: Base, pictures: Sequence[tuple[int, int]], said: Conditioning, nothing: Conditioning, learning: Learning
+) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """The steps of drawing (text, seed): noisy latents, times, texts and answers."""
+    drawing, seen = learning.drawing, []
+    numbers = torch.tensor([text for text, _ in pictures], device=base.device)
+    randomness = generators([seed for _, seed in pictures])
+
+    def model(latents: Tensor, t: Tensor, _index: int) -> Tensor:
+        times = t.expand(len(latents))
+        answer = _answer(base, latents, times, said[numbers], nothing, drawing.guidance)
+        seen.append((latents, times, numbers, answer))
+        return answer
+
+    noise = draw_noise(base, randomness, base.resolution, base.resolution)
+    denoise(model, make_scheduler(base, drawing.sampler, drawing.steps), noise, randomness)
+    return seen
+
+
+def _answer(
+    base: Base, noisy: Tensor, times: Tensor, said: Conditioning, nothing: Conditioning, guidance: float
+) -> Tensor:
+    """u + γ(c - u) at a time [n] of each latent's own."""
+    if guidance <= 1:
+        return guided(base, noisy, times, said, None, guidance)
+    return guided(base, noisy, times.repeat(2), said, nothing[[0] * len(noisy)], guidance)
+
+
+def _plan(learning: Learning) -> Optimization:
+    return Optimization(
+        steps=learning.steps,
+        batch_size=learning.batch_size,
+        accumulation=1,
+        optimizer="adamw",
+        learning_rate=learning.learning_rate,
+        schedule="linear",
+        warmup_steps=0,
+        weight_decay=0,
+        clip=0,
+        ema=0,
+        min_snr=0,
+        noise_offset=0,
+        checkpoint_every=learning.steps,
+        resume_every=learning.resume_every,
+        log_every=learning.log_every,
+    )

@@ -1,0 +1,83 @@
+"""LoRA in merges: as a model, and as the result: several in one, or what a whole model learned, by singular values.
+
+Extraction is kohya's (``extract_lora_from_models``): the singular vectors of the largest singular values, their tails
+clamped. ``concatenated`` is exact: the ranks stand side by side.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etude.diffusion.factors import by_layer, change
+from etude.formats.pairs import Pair
+from pipelines.model_merge.method.merging.formulas import Numbers
+
+# Layers that LoRA files of kohya's kind can name: not the embeddings, norms and biases.
+LAYERS = re.compile(
+    r"unet\..*(attn[12]\.to_([qkv]|out\.0)|ff\.net\.(0\.proj|2)|proj_in|proj_out|conv1|conv2|conv_shortcut|"
+    r"time_emb_proj|(down|up)samplers\.0\.conv)\.weight|text_encoder(_2)?\..*(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])\.weight"
+)
+
+
+class Fused(Mapping[str, Tensor]):
+    """The weights that a LoRA changes, by their names: W', in float32.
+
+    ``tensors`` and ``facts`` are those of a LoRA, or one of its kin, in the common form; ``below`` has the weights W.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], below: Mapping[str, Tensor]) -> None:
+        self.layers, self.below = by_layer(tensors), below
+        self.alpha, self.alphas = facts["alpha"], facts.get("alphas", {})
+        self.names = [f"{layer}.weight" for layer in self.layers]
+
+    def __getitem__(self, name: str) -> Tensor:
+        layer = name.removesuffix(".weight")
+        weight: Tensor = self.below[name].float()
+        return weight + change(layer, self.layers[layer], self.alphas.get(layer, self.alpha), weight)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def extracted(difference: Tensor, rank: int, clamp: float) -> Pair:
+    """The pair of rank r nearest to ``difference`` [out, in(, k, k)], α = r.
+
+    Values beyond the quantile ``clamp`` of both matrices are cut to it (1: none are), which tames outliers of a model
+    that was trained long, and makes the pair an approximation even at full rank.
+    """
+    flat = difference.float().flatten(1)
+    u, s, vh = torch.linalg.svd(flat, full_matrices=False)
+    r = min(rank, len(s))
+    up, down = u[:, :r] * s[:r], vh[:r]
+    if clamp < 1:
+        values = torch.cat([up.flatten(), down.flatten()])
+        limit = float(values.sort().values[max(int(clamp * values.numel()) - 1, 0)])
+        up, down = up.clamp(-limit, limit), down.clamp(-limit, limit)
+    up = up.reshape(len(flat), r, *([1] * (difference.ndim - 2)))
+    return Pair(down.reshape(r, *difference.shape[1:]).contiguous(), up.contiguous(), float(r))
+
+
+def concatenated(loras: Sequence[Mapping[str, Pair]], numbers: Mapping[str, Numbers]) -> dict[str, Pair]:
+    """α · Σ weight · LoRA with the ``numbers`` of each weight's name, exact: each layer's rank is the sum of theirs."""
+    pairs = {}
+    for name in sorted({name for lora in loras for name in lora if f"{name}.weight" in numbers}):
+        own = numbers[f"{name}.weight"]
+        found = [(lora[name], weight) for lora, weight in zip(loras, own.weights, strict=True) if name in lora]
+        down = torch.cat([pair.down.float() for pair, _ in found])
+        up = torch.cat([_scaled(pair, own.alpha, weight) for pair, weight in found], dim=1)
+        pairs[name] = Pair(down, up, float(len(down)))
+    return pairs
+
+
+def _scaled(pair: Pair, α: float, weight: float | Tensor) -> Tensor:
+    """The upper matrix with all that the pair is multiplied by; ``weight`` may be one for each of its rows."""
+    up = pair.up.float() * (α * pair.alpha / pair.rank)
+    return up * (weight.view(-1, *[1] * (up.ndim - 1)) if isinstance(weight, Tensor) else weight)

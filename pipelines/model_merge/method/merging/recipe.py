@@ -1,0 +1,117 @@
+"""What a merge was made from: which formulas there are, and the record of it that A1111 writes and shows.
+
+A1111 keeps two JSON texts in a file's header: ``sd_merge_recipe`` (how) and ``sd_merge_models`` (of what, by SHA-256).
+Formulas that it has not stand in the same record under names of their own; ``etude_merge_recipe`` has all numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from etude.core.artifact import KEY
+from etude.core.files import read_metadata
+
+if TYPE_CHECKING:
+    from etude.core.method import Input
+    from pipelines.model_merge.method import Params
+
+FormulaName = Literal[
+    "none",
+    "weighted_sum",
+    "sigmoid",
+    "inverse_sigmoid",
+    "weighted_subtraction",
+    "slerp",
+    "tensor_sum",
+    "top_k_tensor_sum",
+    "add_difference",
+    "train_difference",
+    "sum_twice",
+    "triple_sum",
+    "euclidean_add_difference",
+    "multiply_difference",
+    "similarity_add_difference",
+    "distribution_crossover",
+    "ties_add_difference",
+    "task_arithmetic",
+    "ties",
+    "dare_linear",
+    "dare_ties",
+]
+MANY: tuple[FormulaName, ...] = ("task_arithmetic", "ties", "dare_linear", "dare_ties")
+_TWO: tuple[FormulaName, ...] = ("weighted_sum", "sigmoid", "inverse_sigmoid", "weighted_subtraction")
+_TWO = (*_TWO, "slerp", "tensor_sum", "top_k_tensor_sum")
+_TITLES = {"none": "No interpolation", "weighted_sum": "Weighted sum", "add_difference": "Add difference"}
+_PLACES = {"a": "primary", "b": "secondary", "c": "tertiary"}
+_LEGACY = slice(0x100000, 0x110000)  # the bytes of a file that the oldest model hash reads
+
+
+def takes(formula: FormulaName, count: int) -> str:
+    """What is wrong with ``count`` models for a formula; empty when nothing is."""
+    if formula in MANY:
+        return "" if count else "takes one model or more"
+    if formula == "none":
+        return "" if count == 1 else "takes one model, a"
+    if formula in _TWO:
+        return "" if count == 2 else "takes two models, a and b"
+    return "" if count in (2, 3) else "takes two models, a and b, and may take a third, c (else the base is c)"
+
+
+def record(params: Params, models: Mapping[str, Input], base: Input) -> dict[str, str]:
+    """The header's entries."""
+    named = {letter: model for letter, model in models.items() if letter != "vae"}
+    if "c" not in named and takes(params.formula, 3) == "" and params.formula not in MANY:
+        named["c"] = base
+    recipe: dict[str, Any] = {"type": "webui" if params.formula in _TITLES else "etude"}
+    recipe |= {f"{place}_model_hash": named[x].digest if x in named else None for x, place in _PLACES.items()}
+    recipe |= {
+        "interp_method": _TITLES.get(params.formula, params.formula),
+        "multiplier": params.alpha.rest,
+        "save_as_half": params.save == "fp16",
+        "custom_name": params.name,
+        "config_source": 0,
+        "bake_in_vae": models["vae"].path.name if "vae" in models else "None",
+        "discard_weights": "",
+        "is_inpainting": False,
+        "is_instruct_pix2pix": False,
+    }
+    others: dict[str, Any] = {}
+    for model in [*named.values(), *models.values()]:  # in A1111's order: a model, then those it was merged from
+        others[model.digest] = _told(model)
+        others |= json.loads(_header(model).get("sd_merge_models", "{}"))
+    own = params.recipe()
+    del own["set"]  # it is what a merge is measured on, and changes nothing of it
+    return {
+        "sd_merge_recipe": json.dumps(recipe),
+        "sd_merge_models": json.dumps(others, sort_keys=True),
+        "etude_merge_recipe": json.dumps(own, sort_keys=True),
+    }
+
+
+def _file(model: Input) -> Path:
+    built = model.path / "artifact.safetensors"
+    return built if built.exists() else model.path
+
+
+def _header(model: Input) -> dict[str, str]:
+    """What a model's file tells of itself; an artifact of ours tells in its facts what its exported file will."""
+    path = _file(model)
+    header = dict(read_metadata(path)) if path.is_file() and path.suffix == ".safetensors" else {}
+    return header | dict(json.loads(header.get(KEY, "{}")).get("metadata", {}))
+
+
+def _told(model: Input) -> dict[str, Any]:
+    """Name, oldest hash, and the recipe of one that is a merge itself."""
+    path, header = _file(model), _header(model)
+    if path.is_dir():
+        return {"name": path.name, "legacy_hash": None, "sd_merge_recipe": None}
+    with path.open("rb") as file:
+        file.seek(_LEGACY.start)
+        legacy = hashlib.sha256(file.read(_LEGACY.stop - _LEGACY.start)).hexdigest()[:8]
+    recipe = json.loads(header.get("sd_merge_recipe", "null"))
+    name = json.loads(header.get(KEY, "{}")).get("method", path.name)
+    return {"name": name, "legacy_hash": legacy, "sd_merge_recipe": recipe}

@@ -1,0 +1,75 @@
+"""What a merge is written as: the changed weights of a model, or the difference to the base as a LoRA."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from etude.core.errors import FormatError
+from etude.core.files import read_tensors
+from etude.core.method import Input
+from etude.formats.pairs import Pair, join
+from etude.training.report import Report
+from pipelines.model_merge.method.merging.engine import Merge
+from pipelines.model_merge.method.merging.low_rank import LAYERS, concatenated, extracted
+from pipelines.model_merge.method.merging.sources import Model, Weights, open_vae
+from pipelines.model_merge.method.merging.stream import write_stream
+
+if TYPE_CHECKING:
+    from pipelines.model_merge.method import Params
+
+PARTS = {"unet": ("unet",), "text": ("text_encoder", "text_encoder_2"), "vae": ("vae",)}
+
+
+def names_of(models: Sequence[Model], parts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is merged: every weight in ``parts`` that a model does not take from the base; and what the first brings."""
+    merged = {part for name in parts for part in PARTS[name]}
+    own = {name for model in models for name in model.own if name.partition(".")[0] in merged}
+    return sorted(own), sorted(name for name in models[0].own if name.partition(".")[0] not in merged)
+
+
+def as_checkpoint(
+    merge: Merge, params: Params, models: Sequence[Model], vae: Input | None, report: Report
+) -> dict[str, Tensor]:
+    """Merged weights, and those of parts that are not merged as model a has them, mapped from a file in scratch."""
+    merged, kept = names_of(models, params.parts)
+    baked = open_vae(vae.path) if vae else {}
+    first = merge.models[0]
+    names = sorted({*merged, *kept, *baked})
+    shapes = {name: (baked if name in baked else first)[name].shape for name in names}
+    number, wanted = {name: i + 1 for i, name in enumerate(names)}, set(merged)
+    report.start(0, len(names))
+
+    def tensor(name: str) -> Tensor:
+        report.advance(number[name])
+        if name in baked:
+            return baked[name]
+        return merge.tensor(name) if name in wanted else first[name]
+
+    path = report.scratch / "merged.safetensors"
+    write_stream(path, shapes, merge.dtype, tensor)
+    return read_tensors(path)[0]
+
+
+def as_lora(
+    merge: Merge, params: Params, models: Sequence[Model], below: Weights, report: Report
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The merge's difference to the base as pairs of rank ``rank``; rank 0: the LoRAs side by side, which is exact."""
+    names = [name for name in names_of(models, params.parts)[0] if re.fullmatch(LAYERS, name)]
+    pairs: dict[str, Pair] = {}
+    if params.rank == 0:
+        if any(model.pairs is None for model in models):
+            raise FormatError("models", "are not all LoRAs, as rank 0 asks for", "give a `rank` above 0")
+        numbers = {name: merge.numbers(name) for name in names}
+        pairs = concatenated([model.pairs or {} for model in models], numbers)
+    report.start(0, len(names))
+    for number, name in enumerate(names if params.rank else []):
+        difference = merge.wide(name) - below[name].float()
+        if difference.any():
+            pairs[name.removesuffix(".weight")] = extracted(difference, params.rank, params.clamp)
+        report.advance(number + 1)
+    saved = {name: Pair(p.down.to(merge.dtype), p.up.to(merge.dtype), p.alpha) for name, p in pairs.items()}
+    return join(saved)

@@ -1,0 +1,95 @@
+"""The two formulas that sort whole tensors (s1dlx/meh), in little memory: sorted in place, order kept in 32 bits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipelines.model_merge.method.merging.pieces import SIZE, Pieces, kth_smallest
+
+
+def top_k_tensor_sum(a: Tensor, b: Tensor, α: float, β: float) -> Tensor:
+    """a's values in the order of b's, where the value lies in the region of sizes [β, β+α); elsewhere a.
+
+    Sizes are absolute values by rank, as shares of all; a region that ends beyond 1 goes on at 0.
+    """
+    start, end, outside = region(α, β, a.numel())
+    low, high = (-1.0 if k <= 0 else kth_smallest(Pieces([a]), itemgetter(0), k) for k in (start, end))
+    order, values, result = order_of(b), _flat(a), _flat(a)
+    values.sort()
+    for part in _slices(values.size):
+        size = np.abs(values[part])
+        chosen = ((low < size) & (size <= high)) != outside
+        result[order[part][chosen]] = values[part][chosen]
+    return torch.from_numpy(result).view_as(a)
+
+
+def distribution_crossover(a: Tensor, b: Tensor, c: Tensor, α: float, β: float) -> Tensor:
+    """Both in the order of c's values, as frequencies: below the share α from a, above from b, β wide between."""
+    order = order_of(c)
+    low, high = torch.fft.rfft(_gathered(a, order)), torch.fft.rfft(_gathered(b, order))
+    for part in _slices(low.numel()):
+        share = torch.arange(part.start, min(part.stop, low.numel()), dtype=torch.float64) / low.numel()
+        share = ((share - α) / β + 0.5).clamp(0, 1) if β > 1e-10 else (share >= α).to(share.dtype)
+        low[part] += share.to(low.real.dtype) * (high[part] - low[part])
+    del high
+    mixed = torch.fft.irfft(low, a.numel()).numpy()
+    del low
+    result = np.empty_like(mixed)
+    for part in _slices(mixed.size):
+        result[order[part]] = mixed[part]
+    return torch.from_numpy(result).view_as(a)
+
+
+def _gathered(tensor: Tensor, order: NDArray[np.uint32]) -> Tensor:
+    """The values in an order [n], at least in float32."""
+    values = tensor.reshape(-1)
+    found = torch.empty(len(order), dtype=torch.promote_types(tensor.dtype, torch.float32))
+    for part in _slices(len(order)):
+        found[part] = values[torch.from_numpy(order[part].astype(np.int64))].to(found.dtype)
+    return found
+
+
+def order_of(tensor: Tensor) -> NDArray[np.uint32]:
+    """Places of the values from the smallest to the largest, equal ones as they stand [n].
+
+    Bits of a float, turned so that they are ordered as its values are, above the place: one sort of 64-bit words.
+    """
+    flat = tensor.reshape(-1)
+    words = np.empty(flat.numel(), dtype=np.uint64)
+    for part in _slices(words.size):
+        bits = (flat[part].float() + 0.0).numpy().view(np.uint32)  # -0 and 0 are equal
+        bits ^= np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))
+        places = np.arange(part.start, part.start + bits.size, dtype=np.uint64)
+        words[part] = bits.astype(np.uint64) << np.uint64(32) | places
+    words.sort()
+    return words.astype(np.uint32)  # the lower half
+
+
+def _flat(tensor: Tensor) -> NDArray[Any]:
+    """A copy of the values, at least in float32."""
+    return np.array(tensor.reshape(-1).to(torch.promote_types(tensor.dtype, torch.float32)).numpy())
+
+
+def _slices(count: int) -> Iterator[slice]:
+    return (slice(start, start + SIZE) for start in range(0, count, SIZE))
+
+
+def region(width: float, offset: float, count: int) -> tuple[int, int, bool]:
+    """First and last rank of [offset, offset + width), and whether it is what lies outside that is meant."""
+    if width < 0:
+        offset, width = offset + width, -width
+    width = min(width, 1.0)
+    if offset < 0:
+        offset = 1 + offset - int(offset)
+    offset = math.fmod(offset, 1.0)
+    if width + offset <= 1:
+        return round(offset * count), round((width + offset) * count), False
+    return round((width + offset - 1) * count), round(offset * count), True

@@ -1,0 +1,124 @@
+"""What is merged, as weights by the common names ``<part>.<tensor>``, read when they are asked for.
+
+A model is a whole checkpoint (diffusers folder, ``.safetensors`` or ``.ckpt`` in LDM names), an artifact that holds
+changed weights, or a LoRA (an artifact, or a file of any format that is known): these two stand on the base.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from etude.core import artifact as artifacts
+from etude.core.artifact import KEY
+from etude.core.errors import FormatError, InputError
+from etude.core.files import read_metadata, read_tensors
+from etude.diffusion.factors import by_layer
+from etude.formats import diffusers_checkpoint, identify, ldm_checkpoint, load_format
+from etude.formats.checkpoints import PARTS, common
+from etude.formats.ldm_names import inverse, translate, vae_table
+from etude.formats.pairs import Pair, is_plain, split
+from pipelines.model_merge.method.merging.low_rank import Fused
+
+Weights = Mapping[str, Tensor]
+_VAE = ("first_stage_model.", "vae.")
+
+
+class Layered(Mapping[str, Tensor]):
+    """A model's own weights, and the base's where it has none."""
+
+    def __init__(self, own: Weights, below: Weights) -> None:
+        self.own, self.below = own, below
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.own[name] if name in self.own else self.below[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.below)
+
+    def __len__(self) -> int:
+        return len(self.below)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One of the models: its weights, the names of those that it does not take from the base, its LoRA if it is one."""
+
+    weights: Weights
+    own: Collection[str]
+    pairs: Mapping[str, Pair] | None = None
+
+
+def open_base(path: Path) -> dict[str, Tensor]:
+    """All weights of a base, mapped into memory; raises FormatError."""
+    return diffusers_checkpoint.read(path)[0] if path.is_dir() else ldm_checkpoint.read(path)[0]
+
+
+def open_model(path: Path, base: Weights, family: str) -> Model:
+    """A model to merge; raises FormatError when it is none, or of another family than the base."""
+    tensors, facts = _read(path)
+    if facts.get("family", family) != family:
+        fault = f"is of the family {facts['family']}, the base of {family}"
+        raise FormatError(path, fault, "merge models of one family")
+    if by_layer(tensors):
+        fused = Fused(tensors, facts, base)
+        _refuse_strange(path, list(fused), base)
+        return Model(Layered(fused, base), list(fused), split(tensors, facts) if is_plain(tensors) else None)
+    if not tensors or any(name.partition(".")[0] not in PARTS for name in tensors):
+        fault = f"holds no weights of a model (but {', '.join(sorted(tensors)[:3])})"
+        raise FormatError(path, fault, "name a checkpoint, a LoRA, or the build of a method that changes weights")
+    _refuse_strange(path, tensors, base)
+    return Model(Layered(tensors, base), list(tensors))
+
+
+def _refuse_strange(path: Path, names: Collection[str], base: Weights) -> None:
+    strange = sorted(name for name in names if name not in base)
+    if strange:
+        fault = f"holds {len(strange)} weights that the base has not, such as {strange[0]}"
+        raise FormatError(path, fault, "merge models of one family, on a base of theirs")
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors in the common form of their kind, and facts."""
+    built = path / "artifact.safetensors"
+    path = built if built.exists() else path
+    if path.is_dir():
+        return diffusers_checkpoint.read(path)
+    if not path.exists():
+        raise InputError(path, "is missing", "correct `models`, or run `dvc repro`")
+    if path.suffix == ".safetensors" and KEY in read_metadata(path):
+        made = artifacts.load(path)
+        return made.tensors, made.facts
+    return load_format(identify(path)).read(path)
+
+
+def open_vae(path: Path) -> dict[str, Tensor]:
+    """The weights of a VAE: of a whole model, or a file or folder of its own; raises FormatError."""
+    if (path / "unet").is_dir():
+        return {name: tensor for name, tensor in open_base(path).items() if name.startswith("vae.")}
+    for stem in ("diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"):
+        path = path / stem if (path / stem).exists() else path
+    if path.is_dir() or path.suffix != ".safetensors":
+        raise FormatError(path, "is no VAE", "name a .safetensors file or a diffusers folder")
+    tensors = {re.sub(f"^({'|'.join(_VAE)})", "", n): t for n, t in read_tensors(path)[0].items() if _is_vae(n)}
+    if not any(name.startswith("decoder.") for name in tensors):
+        raise FormatError(path, "holds no VAE", "name a file that does")
+    if any(name.startswith("encoder.down.") for name in tensors):
+        table = inverse(vae_table(tensors))
+        named = {translate(name, table): tensor for name, tensor in tensors.items()}
+        tensors = {name: _flat(name, tensor) for name, tensor in named.items() if name}
+    return common("vae", tensors)
+
+
+def _is_vae(name: str) -> bool:
+    return name.startswith((*_VAE, "encoder.", "decoder.", "quant_conv.", "post_quant_conv."))
+
+
+def _flat(name: str, tensor: Tensor) -> Tensor:
+    """LDM's attention layers are 1 × 1 convolutions, diffusers' are linear."""
+    return tensor[:, :, 0, 0] if ".mid_block.attentions." in name and tensor.ndim == 4 else tensor

@@ -1,0 +1,103 @@
+"""Null-text inversion: pictures as noise and embeddings from which the base draws them again (arXiv:2211.09794).
+
+Mokady et al., 2022. DDIM carries a picture to noise; then the empty text of guidance is replaced, step by step, by an
+embedding with which the way back ends at the picture. Under another prompt the way back ends at an edited picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from etude.core.params import Count, MethodParams, Rate, Scale, Schema
+
+if TYPE_CHECKING:
+    from etude.base.base import Base
+    from etude.core.artifact import Artifact
+    from etude.training.batches import Captions, Images, Pictures
+    from etude.training.report import Report
+
+bases = ("sd1", "sd2", "sdxl")
+formats = ("null_text",)
+axes = {"cross_replace": 0.8, "self_replace": 0.5}  # shares of the steps in which an edit takes over attention
+
+
+class Optimization(Schema):
+    """The block `optimization`: how the embeddings are moved."""
+
+    inner_steps: int = Field(ge=1, le=10_000)
+    learning_rate: Rate
+    stop: Scale
+    stop_growth: Scale
+
+
+class Params(MethodParams):
+    """pipelines/null_text_inversion/params.yaml."""
+
+    pictures: Count
+    batch_size: Count
+    steps: int = Field(ge=2, le=500)
+    guidance: float = Field(gt=1, le=100)
+    caption: str = Field(pattern=r"\[caption\]|\[name\]", description="a text with [caption] or [name] in it")
+    clip_skip: int = Field(ge=0, le=10)
+    save: Literal["fp32", "fp16"]
+    optimization: Optimization
+
+
+def build(
+    *, base: Base, images: Images, captions: Captions, pictures: Pictures, params: Params, report: Report
+) -> Artifact:
+    """Invert pictures of the set, batch by batch; a killed run goes on at the step where it was."""
+    from etude.core.artifact import Artifact
+    from etude.training import conditioning
+    from etude.training.learned import saved
+    from pipelines.null_text_inversion.method.batch import Album, Progress, invert, measures, sheet
+    from pipelines.null_text_inversion.method.inversion import Inversion, Rule
+    from pipelines.null_text_inversion.method.path import plan
+
+    captions = conditioning.reworded(base, captions, params.caption, params.word, params.clip_skip)
+    pixels = dict(zip(pictures.names, pictures.pixels, strict=True))
+    groups = Album(images, captions, pixels).batches(base, params.pictures, params.batch_size)
+    path, rule = plan(base, params.steps), Rule(**params.optimization.model_dump())
+    progress = Progress(**(report.restore() or {}))
+    total = len(groups) * len(path)
+    report.start(progress.step, total)
+    for group in groups[progress.step // len(path) :]:
+        invert(Inversion(base, path, group.said, params.guidance, rule), group, progress, report)
+
+    names = [name for group in groups for name in group.names]
+    tensors = {f"{name}.latent": progress.latents[name] for name in names}
+    tensors |= {f"{name}.null_embeddings": progress.embeddings[name] for name in names}
+    facts = {
+        "name": params.name,
+        "pictures": names,
+        "captions": {name: captions.texts[name] for name in names},
+        "steps": params.steps,
+        "timesteps": list(path.times),
+        "guidance": params.guidance,
+        "clip_skip": params.clip_skip,
+        "psnr": progress.scores,
+        "measures": measures(progress.scores),
+    }
+    made = Artifact("null_text_inversion", saved(tensors, params.save), facts)
+    report.artifact = lambda: made
+    report.preview = lambda: sheet(progress, pixels)
+    report.checkpoint(total)
+    return made
+
+
+@contextmanager
+def apply(artifact: Artifact, base: Base, cross_replace: float = 0.8, self_replace: float = 0.5) -> Iterator[Base]:
+    """The base draws the inverted pictures, each edited by the prompt: seed s means the s-th of them.
+
+    Sampler, steps, guidance and the negative prompt are those of the inversion. Raises BaseError for a base with other
+    texts or other timesteps.
+    """
+    from etude.diffusion.hooks import own_course
+    from pipelines.null_text_inversion.method.course import Course
+
+    with own_course(base, Course(base, artifact, cross_replace, self_replace)):
+        yield base

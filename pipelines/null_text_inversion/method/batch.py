@@ -1,0 +1,153 @@
+"""One batch of pictures from its latents to its embeddings, and how well each is drawn again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from etude.base.base import Base
+from etude.base.latents import decode_latents
+from etude.base.text import Conditioning
+from etude.core.errors import TrainingError
+from etude.training.batches import Captions, Images
+from etude.training.report import Report
+from pipelines.null_text_inversion.method.inversion import Inversion
+from pipelines.null_text_inversion.method.path import draw, pivot
+
+KINDS = ("vae", "ddim", "null_text")  # through the VAE alone; without and with the optimisation
+
+
+@dataclass
+class Progress:
+    """What a run has done: all of it is kept at every step, so that a killed run goes on from there."""
+
+    step: int = 0
+    latents: dict[str, Tensor] = field(default_factory=dict)  # picture → z*_N [1, 4, h, w]
+    embeddings: dict[str, Tensor] = field(default_factory=dict)  # picture → ∅ [N, 77, d]
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)  # picture → kind → PSNR in dB
+    drawn: dict[str, Tensor] = field(default_factory=dict)  # picture → uint8 [kinds, H, W, 3]
+    nothing: list[Tensor] = field(default_factory=list)  # of the present batch: ∅ [B, 77, d] of each step so far
+    z: Tensor | None = None  # and z̄ [B, 4, h, w] after them
+
+    def state(self) -> dict[str, Any]:
+        """As a dictionary of plain values and tensors."""
+        return {name: getattr(self, name) for name in asdict(Progress())}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures of one size: names, latents [B, 4, h, w], what is said of them, and what they look like."""
+
+    names: Sequence[str]
+    latents: Tensor
+    said: Conditioning
+    empty: Conditioning  # [B, 77, d]
+    pictures: Sequence[Tensor]  # uint8 [H, W, 3]
+
+
+@dataclass(frozen=True)
+class Album:
+    """An image set: its latents, its texts, its pixels uint8 [H, W, 3] by name."""
+
+    images: Images
+    captions: Captions
+    pixels: Mapping[str, Tensor]
+
+    def batches(self, base: Base, count: int, size: int) -> list[Batch]:
+        """At most ``count`` pictures, evenly chosen, in batches of at most ``size`` of one shape."""
+        names, mean = self.images.names, self.images.mean
+        count = min(count, len(names))
+        chosen = [number * len(names) // count for number in range(count)]
+        shapes = sorted({tuple(mean[i].shape) for i in chosen})
+        groups = [[i for i in chosen if tuple(mean[i].shape) == shape] for shape in shapes]
+        parts = [group[first : first + size] for group in groups for first in range(0, len(group), size)]
+        return [self._batch(base, part) for part in parts]
+
+    def _batch(self, base: Base, chosen: Sequence[int]) -> Batch:
+        names = [self.images.names[i] for i in chosen]
+        latents = torch.stack([self.images.mean[i] for i in chosen]) * base.scaling_factor
+        said = Conditioning.cat([self.captions.conditioning[name] for name in names])
+        return Batch(
+            names,
+            latents.to(base.device, torch.promote_types(base.dtype, torch.float32)),
+            said.to(base.device, base.dtype),
+            self.captions.empty.to(base.device, base.dtype)[[0] * len(names)],
+            [self.pixels[name] for name in names],
+        )
+
+
+def invert(inversion: Inversion, batch: Batch, progress: Progress, report: Report) -> None:
+    """Go on where ``progress`` is, to the end of this batch; the pivot is computed anew, with the same bits."""
+    base, path = inversion.base, inversion.path
+    way = pivot(base, batch.latents, batch.said, path)
+    z = way[-1] if progress.z is None else progress.z.to(way[-1])
+    for i in range(len(progress.nothing), len(path)):
+        start = progress.nothing[-1].to(batch.empty.hidden) if progress.nothing else batch.empty.hidden
+        nothing, errors = inversion.optimise(z, way[len(path) - i - 1], replace(batch.empty, hidden=start), i)
+        _refuse_nan(errors, batch.names, path.times[i])
+        z = inversion.advance(z, replace(batch.empty, hidden=nothing), i)
+        progress.nothing.append(nothing.cpu())  # where those of a resumed run are
+        progress.z, progress.step = z, progress.step + 1
+        report.log(progress.step, float(errors.mean()), inversion.rate(i))
+        if i == len(path) - 1:
+            _finish(inversion, batch, way[-1], progress)
+        report.keep(progress.state())
+        report.advance(progress.step)
+
+
+def _finish(inversion: Inversion, batch: Batch, noise: Tensor, progress: Progress) -> None:
+    """Put the batch's results where they stay, and compare what is drawn with the pictures."""
+    assert progress.z is not None
+    base = inversion.base
+    plain = draw(base, noise, batch.said, repeat(batch.empty), inversion.guidance, inversion.path)
+    drawn = [decode_latents(base, latents) for latents in (batch.latents, plain, progress.z)]
+    for number, name in enumerate(batch.names):
+        truth = batch.pictures[number]
+        progress.latents[name] = noise[number : number + 1]
+        progress.embeddings[name] = torch.stack([each[number] for each in progress.nothing])
+        progress.drawn[name] = torch.stack([each[number] for each in drawn])
+        progress.scores[name] = {kind: psnr(each[number], truth) for kind, each in zip(KINDS, drawn, strict=True)}
+    progress.nothing, progress.z = [], None
+
+
+def _refuse_nan(errors: Tensor, names: Sequence[str], t: int) -> None:
+    strange = [name for name, error in zip(names, errors.tolist(), strict=True) if not error < float("inf")]
+    if strange:
+        action = "lower `guidance` or `optimization.learning_rate`, or leave the picture out"
+        raise TrainingError(f"timestep {t}", f"the error is not finite on {', '.join(strange)}", action)
+
+
+def psnr(picture: Tensor, truth: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of two uint8 pictures [H, W, 3]."""
+    error = (picture.double() - truth.double()).square().mean()
+    return float(10 * torch.log10(255.0**2 / error.clamp(min=1e-12)))
+
+
+def measures(scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """What a page tells of this method alone: the mean PSNR, beside that of plain DDIM and the VAE's ceiling."""
+    means = {kind: sum(each[kind] for each in scores.values()) / len(scores) for kind in KINDS}
+    about = (
+        "dB between the pictures and what is drawn of them again; base: plain DDIM; real: the VAE alone, the ceiling"
+    )
+    values = {"value": means["null_text"], "base": means["ddim"], "real": means["vae"]}
+    rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
+    return {"psnr": {"name": "PSNR", "better": "higher", "about": about, **rounded}}
+
+
+def sheet(progress: Progress, pictures: Mapping[str, Tensor]) -> Image.Image:
+    """A row a picture: itself, through the VAE, by plain DDIM, by null-text."""
+    rows = [torch.cat([pictures[name], *drawn.cpu()], dim=1).numpy() for name, drawn in progress.drawn.items()]
+    width = max(row.shape[1] for row in rows)
+    return Image.fromarray(np.concatenate(list(_wide(rows, width)), axis=0))
+
+
+def _wide(rows: Sequence[Any], width: int) -> Iterator[Any]:
+    for row in rows:
+        yield np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255)

@@ -1,0 +1,88 @@
+"""DDIM's way between a picture's latents and noise, in both directions (Song et al., 2021, arXiv:2010.02502).
+
+z' = √ᾱ' x₀ + √(1 - ᾱ') ε, where x₀ = (z - √(1 - ᾱ) ε) / √ᾱ: towards less noise when drawing, towards more when
+inverting. The UNet is asked at the noisier end of each step, so both ways ask the same question of nearly the same z.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from etude.base.base import Base
+from etude.base.text import Conditioning
+from etude.diffusion.noise import predict
+from etude.diffusion.sample import guided, make_scheduler
+
+
+@dataclass(frozen=True)
+class Path:
+    """N steps from noise to picture: timestep, ᾱ there, and ᾱ at the end of the step."""
+
+    times: tuple[int, ...]
+    alphas: tuple[float, ...]
+    ends: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+def plan(base: Base, steps: int) -> Path:
+    """The steps that ``sampler: ddim`` would take on this base."""
+    scheduler = make_scheduler(base, "ddim", steps)
+    ᾱ = base.alphas_cumprod.double().cpu()
+    last = float(ᾱ[0]) if not scheduler.config.set_alpha_to_one else 1.0
+    times = [int(t) for t in scheduler.timesteps]
+    stride = scheduler.config.num_train_timesteps // steps
+    ends = [float(ᾱ[t - stride]) if t >= stride else last for t in times]
+    return Path(tuple(times), tuple(float(ᾱ[t]) for t in times), tuple(ends))
+
+
+def parts(base: Base, answer: Tensor, z: Tensor, ᾱ: float) -> tuple[Tensor, Tensor]:
+    """x₀ and ε of an answer of the UNet about ``z`` at ᾱ, whichever of ε and v it predicts."""
+    signal, spread = sqrt(ᾱ), sqrt(1 - ᾱ)
+    if base.prediction == "v_prediction":
+        return signal * z - spread * answer, signal * answer + spread * z
+    return (z - spread * answer) / signal, answer
+
+
+def towards_picture(base: Base, answer: Tensor, z: Tensor, path: Path, i: int) -> Tensor:
+    """Step i of drawing: from ᾱ to the ᾱ at its end."""
+    x, ε = parts(base, answer, z, path.alphas[i])
+    return sqrt(path.ends[i]) * x + sqrt(1 - path.ends[i]) * ε
+
+
+def towards_noise(base: Base, answer: Tensor, z: Tensor, path: Path, i: int) -> Tensor:
+    """Step i of drawing, backwards: ``z`` is at its end."""
+    _, ε = parts(base, answer, z, path.alphas[i])
+    start, end = path.alphas[i], path.ends[i]
+    return sqrt(start) * (z - sqrt(1 - end) * ε) / sqrt(end) + sqrt(1 - start) * ε
+
+
+@torch.no_grad()
+def pivot(base: Base, z: Tensor, said: Conditioning, path: Path) -> list[Tensor]:
+    """z*₀ … z*_N: latents ``z`` [B, 4, h, w] of pictures carried to noise without guidance; the last is the noise."""
+    found = [z]
+    for i in reversed(range(len(path))):
+        answer = predict(base, found[-1].to(base.dtype), _at(base, path, i), said).to(z.dtype)
+        found.append(towards_noise(base, answer, found[-1], path, i))
+    return found
+
+
+@torch.no_grad()
+def draw(
+    base: Base, noise: Tensor, said: Conditioning, unsaid: Iterator[Conditioning], guidance: float, path: Path
+) -> Tensor:
+    """Latents [B, 4, h, w] along the path from ``noise``, with an unconditional half of its own for each step."""
+    z = noise
+    for i, nothing in zip(range(len(path)), unsaid, strict=False):
+        z = towards_picture(base, guided(base, z, _at(base, path, i), said, nothing, guidance), z, path, i)
+    return z
+
+
+def _at(base: Base, path: Path, i: int) -> Tensor:
+    return torch.tensor(path.times[i], device=base.device)

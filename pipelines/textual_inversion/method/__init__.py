@@ -1,0 +1,166 @@
+"""Textual inversion: a word of n vectors in the table of token embeddings (Gal et al., 2022, arXiv:2208.01618).
+
+Only the n rows [n, d] are ever parameters: the table stays as it is, so nothing has to be restored after a step.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from etude.core.params import MethodParams, Scale
+from etude.training.plan import Optimization
+from etude.training.preview import Preview
+from etude.training.templates import NAME, Template, draw, refuse_idle_reading, refuse_silent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from etude.base.base import Base
+    from etude.core.artifact import Artifact
+    from etude.training.batches import Batch, Captions, Images
+    from etude.training.report import Report
+
+bases = ("sd1", "sd2", "sdxl")
+formats = ("embedding_pt", "embedding_safetensors", "diffusers_embedding")
+axes: dict[str, float] = {}  # its strength is that of a word in a prompt
+
+PARTS = ("text_encoder", "text_encoder_2")  # sdxl's word has rows in both
+
+
+class Params(MethodParams):
+    """pipelines/textual_inversion/params.yaml."""
+
+    needs_class: ClassVar[bool] = True
+
+    trigger: Literal[True]
+    name: str = Field(max_length=64, pattern=r"^[^\s\[\]]+$", description="the new word, without [ or ]")
+    vectors: int = Field(ge=1, le=75)  # what fits between the start and the end of a prompt
+    initializer: str
+    templates: list[Template] = Field(min_length=1)
+    reads: Literal["prepared", "texts"]
+    progressive: int = Field(ge=0, le=1_000_000)
+    anchor: float = Field(ge=0, le=1e6)
+    usual_norm: Scale
+    largest_norm: Scale
+    clip_skip: int = Field(ge=0, le=10)
+    save: Literal["fp32", "fp16", "bf16"]
+    training: Optimization
+    preview: Preview
+
+    @model_validator(mode="after")
+    def _reads_what_it_needs(self) -> Self:
+        refuse_idle_reading(self.templates, self.reads)
+        if self.progressive >= self.training.steps:
+            raise ValueError(
+                f"`progressive` {self.progressive} is never reached in {self.training.steps} steps: lower it"
+            )
+        return self
+
+    def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
+        """The new word starts from that of the class."""
+        return {"set": images, "name": word, "initializer": kind}
+
+
+def build(*, base: Base, images: Images, captions: Captions | None, params: Params, report: Report) -> Artifact:
+    """Train the rows on noise predicted under prompts that hold the word."""
+    from etude.base.text import encode_prompts
+    from etude.core.artifact import Artifact
+    from etude.diffusion.hooks import added_tokens
+    from etude.training.batches import Batches
+    from etude.training.denoising import denoising_loss
+    from etude.training.fit import fit
+    from etude.training.learned import saved
+    from etude.training.words import starting_rows
+
+    plan, name = params.training, params.name
+    refuse_silent(params.templates, captions.texts if captions else {}, name, params.set)
+    batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
+    starts = starting_rows(base, params.initializer, params.vectors)
+    rows = {part: start.clone().requires_grad_() for part, start in zip(PARTS, starts, strict=False)}
+
+    def use(step: int) -> None:
+        base.words[name] = tuple(row[: _used(step, params)] for row in rows.values())
+
+    def now() -> Artifact:
+        kept = saved(dict(zip(PARTS, base.words[name], strict=False)), params.save)
+        return Artifact("textual_inversion", kept, {"name": name, "vectors": len(kept[PARTS[0]])})
+
+    def loss(turn: Turn) -> Tensor:
+        use(turn.step)
+        texts = draw(params.templates, turn.batch.texts or [""] * len(turn.names), name)
+        conditioning = encode_prompts(base, [text.replace(NAME, name) for text in texts], params.clip_skip)
+        value = denoising_loss(base, turn.batch.mean, turn.batch.logvar, conditioning, plan)
+        return value + params.anchor * _strayed(rows, starts) if params.anchor else value
+
+    report.artifact = now
+    with added_tokens(base, {name: tuple(rows.values())}):
+        fit(rows, loss, _turns(batches, plan), plan, report, _held(rows, params))
+        use(plan.steps - 1)
+        return now()
+
+
+@contextmanager
+def apply(artifact: Artifact, base: Base) -> Iterator[Base]:
+    """The base knows the word; leaving makes it forget."""
+    from etude.diffusion.hooks import added_tokens
+
+    rows = [artifact.tensors[part] for part in PARTS if part in artifact.tensors]
+    with added_tokens(base, {artifact.facts["name"]: rows}) as changed:
+        yield changed
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A batch, and the 0-based step that it belongs to."""
+
+    batch: Batch
+    step: int
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of its images."""
+        return self.batch.names
+
+
+def _turns(batches: Callable[[int], Batch], plan: Optimization) -> Callable[[int], Turn]:
+    """Batch ``index`` with its step; several processes share the batches of a step."""
+    each = plan.accumulation * int(os.environ.get("WORLD_SIZE", 1))
+    return lambda index: Turn(batches(index), index // each)
+
+
+def _used(step: int, params: Params) -> int:
+    """How many vectors the word has at a step: with ``progressive`` one at first, and one more after so many steps."""
+    return min(1 + step // params.progressive, params.vectors) if params.progressive else params.vectors
+
+
+def _strayed(rows: Mapping[str, Tensor], starts: Sequence[Tensor]) -> Tensor:
+    """Mean over the vectors of ‖v - start‖², summed over the text encoders."""
+    far = [(row - start).square().sum(dim=1).mean() for row, start in zip(rows.values(), starts, strict=True)]
+    return sum(far[1:], far[0])
+
+
+def _held(rows: Mapping[str, Tensor], params: Params) -> Callable[[int], None]:
+    """After each step, the lengths of vectors are held: those that grow drown out the other words of a prompt.
+
+    With ``usual_norm`` l: v ← v/‖v‖ · (‖v‖ + λ(l - ‖v‖)), λ = min(1, 100 · learning rate), as cloneofsimo's pivotal
+    tuning does. Then, with ``largest_norm``: v ← v · min(1, largest/‖v‖).
+    """
+    import torch
+
+    @torch.no_grad()
+    def hold(step: int) -> None:
+        for row in rows.values():
+            if params.usual_norm:
+                norm = row.norm(dim=1, keepdim=True).clamp(min=1e-12)
+                pull = min(1.0, 100 * params.training.rate(step))
+                row.mul_((norm + pull * (params.usual_norm - norm)) / norm)
+            if params.largest_norm:
+                row.mul_((params.largest_norm / row.norm(dim=1, keepdim=True)).clamp(max=1))
+
+    return hold

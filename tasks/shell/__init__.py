@@ -1,0 +1,107 @@
+"""What every stage and command starts through: the right Python, checked parameters, the watch, whole outs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from etude.watch.looks import Look
+
+_ROOT = Path(__file__).parent.parent.parent
+
+
+def _python() -> Path | None:
+    """The Python of the checkout's environment; in a copy or worktree of it, that of the checkout around or behind."""
+    folders, link = [_ROOT, *_ROOT.parents], _ROOT / ".git"  # DVC's experiments and flows run in .dvc/tmp, .scratch
+    if link.is_file():  # of a worktree; it names <checkout>/.git/worktrees/<name>
+        folders += list((_ROOT / link.read_text(encoding="utf-8").removeprefix("gitdir:").strip()).parents)[2:3]
+    own = [folder for folder in folders if folder == _ROOT or (folder / "tasks" / "__init__.py").exists()]
+    return next((python for each in own if (python := each / ".venv/bin/python3").exists()), None)
+
+
+# `.venv/bin/dvc repro` without an activated environment runs stages with the system's Python: continue with ours.
+if sys.prefix == sys.base_prefix and "CONDA_PREFIX" not in os.environ and (_PYTHON := _python()):
+    os.execv(_PYTHON, [str(_PYTHON), *sys.orig_argv[1:]])
+if _LACKING := [name for name in ("pydantic", "ruamel", "torch", "typer") if not find_spec(name)]:
+    _NEXT = "run `make setup`, then `source .venv/bin/activate`, and this again"
+    sys.exit(f"error: {sys.executable}: this Python has no {', '.join(_LACKING)}. Next: {_NEXT}.")
+
+_BEGAN = time.time()  # from here on code is imported
+
+# What a machine may lack, which is no fault of the code, and what to do then.
+_LACKS = {
+    errno.ENOSPC: "free some space on that disk",
+    errno.EDQUOT: "free some space, or ask for more",
+    errno.EACCES: "give yourself the right to it",
+    errno.EROFS: "use a folder that can be written",
+}
+
+
+def run(command: Callable[..., Any]) -> None:
+    """Run a task's command line: check its arguments and all parameters of the project first, then do the work.
+
+    A fault in an argument or in any params file stops every task before torch is imported and before anything is
+    written. An EtudeError becomes one line on stderr and exit code 1; so does what the machine lacks: space, rights,
+    memory. A stage of dvc.yaml is alone at its outs, and fails where what it reads is changed meanwhile.
+    """
+    from etude.core.errors import EtudeError
+    from tasks.shell.console import warn
+
+    try:
+        # Imported by name: the check must not make every stage depend on every schema.
+        checked = import_module("etude.arguments").checked(_watched(command), warn)
+        import_module("etude.command_line").command_line(checked)
+    except EtudeError as error:
+        told = str(error)
+    except OSError as error:
+        if error.errno not in _LACKS:
+            raise
+        told = f"{error.filename or 'disk'}: {error.strerror}. Next: {_LACKS[error.errno]}."
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not be imported yet
+            raise
+        told = "device: its memory is full. Next: lower `batch_size`, or choose `precision: bf16`."
+    else:
+        return
+    sys.stderr.write(f"error: {told}\n")
+    sys.exit(1)
+
+
+@contextmanager
+def publish(path: Path, look: Look | None = None) -> Iterator[Path]:
+    """Yield a draft folder; at the end it takes the place of ``path``, if what the stage reads is still what it saw.
+
+    So must be what ``look`` saw. Raises StaleError, or ConflictError where a dvc makes ``path`` at this moment.
+    """
+    from etude.core.files import replace_folder
+
+    watch = import_module("etude.watch.watch")
+    watch.clear_drafts(path)
+    with replace_folder(path) as draft:
+        yield draft
+        watch.refuse_false(path, look)
+
+
+def seen(file: Path, name: str) -> Look:
+    """What the stage ``name`` of a dvc.yaml reads, as it was when this process began."""
+    look: Look = import_module("etude.watch.watch").seen(file, name)
+    return look
+
+
+def _watched(command: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(command)
+    def under_watch(*arguments: Any, **options: Any) -> None:
+        with import_module("etude.watch.watch").watched(_BEGAN):
+            command(*arguments, **options)
+
+    return under_watch

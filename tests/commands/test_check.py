@@ -1,0 +1,30 @@
+"""All parameters of several folders, checked together."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from commands.check import check
+from etude.core.errors import ParamsError
+from tests.shipped import PARAMS
+
+
+def draft(folder: Path, old: str = "", new: str = "") -> Path:
+    shutil.copytree(PARAMS, folder)
+    text = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(text.replace(old, new, 1))
+    return folder
+
+
+def test_faults_of_all_folders_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fine = draft(tmp_path / "fine")
+    check([fine])
+    assert "fine" in capsys.readouterr().out
+    folders = [draft(tmp_path / name, "threads:", f"{name}:") for name in ("treads", "thraeds")]
+    with pytest.raises(ParamsError) as raised:
+        check([fine, *folders])
+    for name in ("treads", "thraeds"):
+        assert f"{name}: {tmp_path / name / 'params.yaml'}" in str(raised.value)

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from etude.core.artifact import Artifact, facts_of, load, save
+from etude.core.errors import FormatError
+from etude.core.files import write_tensors
+
+
+def test_an_artifact_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    made = Artifact("lora", {"a": torch.randn(2, 3)}, {"step": 3, "params": {"rank": 8, "name": "öt"}})
+    save(made, tmp_path / "a.safetensors")
+    back = load(tmp_path / "a.safetensors")
+    assert (back.method, back.facts) == (made.method, made.facts)
+    assert torch.equal(back.tensors["a"], made.tensors["a"])
+
+
+def test_another_safetensors_file_is_no_artifact(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "a.safetensors", {"a": torch.ones(1)}, {"ss_v2": "False"})
+    with pytest.raises(FormatError, match="not an artifact"):
+        load(tmp_path / "a.safetensors")
+
+
+def test_facts_are_read_without_the_tensors(tmp_path: Path) -> None:
+    made = Artifact("lora", {"a": torch.ones(1)}, {"step": 3})
+    save(made, tmp_path / "a.safetensors")
+    with (tmp_path / "a.safetensors").open("r+b") as file:
+        file.truncate((tmp_path / "a.safetensors").stat().st_size - 4)  # cut into the data
+    assert facts_of(tmp_path / "a.safetensors") == {"method": "lora", "step": 3}
+    with pytest.raises(FormatError, match="is damaged"):
+        load(tmp_path / "a.safetensors")

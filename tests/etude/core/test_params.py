@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+from pydantic import Field
+
+from etude.core.errors import ParamsError
+from etude.core.params import MethodParams, Schema, load, pick, read_yaml
+
+
+class Inner(Schema):
+    rank: int = Field(ge=1)
+    alpha: float
+
+
+class Outer(Schema):
+    seed: int
+    inner: Inner
+
+
+class Worded(Schema):
+    texts: list[Annotated[str, Field(pattern="x")]] = Field(min_length=1, description="texts with an x")
+    plain: str = Field(pattern="y")
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_a_misspelt_key_is_answered_with_the_nearest_known_one(tmp_path: Path) -> None:
+    file = write(tmp_path / "params.yaml", "seed: 1\ninner: {rnk: 8, alpha: 1.0}\n")
+    with pytest.raises(ParamsError) as caught:
+        load(file, Outer)
+    assert "params.yaml" in str(caught.value)
+    assert "`inner.rnk`, did you mean `rank`?" in str(caught.value)
+
+
+def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+    file = write(tmp_path / "params.yaml", "sed: 1\ninner: {rank: 0, alpha: x}\n")
+    with pytest.raises(ParamsError) as caught:
+        load(file, Outer)
+    for part in ("`seed` is missing", "`sed`", "`inner.rank`", "`inner.alpha`", "4 faults"):
+        assert part in str(caught.value)
+
+
+def test_a_text_that_does_not_fit_is_told_what_it_should_be_and_an_empty_list_how_long(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError) as caught:
+        load(write(tmp_path / "p.yaml", "texts: [ax, b]\nplain: z\n"), Worded)
+    assert "`texts.1` is 'b', which does not fit `x`: texts with an x" in str(caught.value)
+    assert "`plain` string should match pattern 'y', not 'z'" in str(caught.value)
+    with pytest.raises(ParamsError, match=r"`texts` needs 1 or more, not \[\]"):
+        load(write(tmp_path / "p.yaml", "texts: []\nplain: y\n"), Worded)
+
+
+def test_a_text_is_no_number_and_a_number_no_text(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="rank"):
+        load(write(tmp_path / "p.yaml", 'seed: 1\ninner: {rank: "8", alpha: 1.0}\n'), Outer)
+    with pytest.raises(ParamsError, match="set"):
+        load(write(tmp_path / "p.yaml", "set: 3\nname: otter\n"), MethodParams)
+
+
+def test_scientific_notation_is_a_number_as_dvc_reads_it(tmp_path: Path) -> None:
+    assert read_yaml(write(tmp_path / "p.yaml", "rate: 1e-4\n")) == {"rate": 1e-4}
+
+
+def test_a_stage_view_ignores_the_keys_of_others(tmp_path: Path) -> None:
+    class Dials(Schema):
+        seed: int
+
+    assert pick(write(tmp_path / "p.yaml", "seed: 3\nother: {}\n"), Dials).seed == 3
+
+
+@pytest.mark.parametrize("text", ["a: [1\n", "- 1\n", "a: 1\na: 2\n", ""])
+def test_broken_yaml_is_an_error_that_names_the_file(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ParamsError, match=r"p\.yaml"):
+        read_yaml(write(tmp_path / "p.yaml", text))
+
+
+def test_a_missing_file_says_how_to_get_it_back(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="git checkout"):
+        read_yaml(tmp_path / "p.yaml")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_bytes("name: café\n".encode("latin-1"))
+    with pytest.raises(ParamsError, match=r"p\.yaml: is not text in UTF-8 \(byte 9\)"):
+        read_yaml(tmp_path / "p.yaml")
+
+
+def test_a_mark_at_the_start_and_the_line_ends_of_windows_do_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_bytes(b"\xef\xbb\xbfseed: 3\r\nname: no\r\n")
+    assert read_yaml(tmp_path / "p.yaml") == {"seed": 3, "name": "no"}

@@ -1,0 +1,53 @@
+"""All params files, checked together."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from etude.core.errors import ParamsError
+from etude.project import check
+from tests.shipped import ROOT, held
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    for name in ("params.yaml", "pipelines/lora/params.yaml", "pipelines/textual_inversion/params.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(held(name), tmp_path / name)
+    return tmp_path
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_the_faults_of_all_files_are_told_at_once_each_with_what_to_do(project: Path) -> None:
+    change(project / "pipelines/lora/params.yaml", "set: concept", "set: conzept")
+    change(project / "params.yaml", "axis: seed", "axis: sede")
+    with pytest.raises(ParamsError) as caught:
+        check(project)
+    faults = str(caught.value).splitlines()
+    assert len(faults) == 3  # the grid's fault is one for each of the two methods
+    assert all("Next: " in fault for fault in faults)
+    assert "there is no image set `conzept`, did you mean `concept`?" in str(caught.value)
+    assert "there is no axis `sede`, did you mean `seed`?" in str(caught.value)
+
+
+def test_a_set_without_prompts_is_told(project: Path) -> None:
+    change(project / "params.yaml", "  concept:\n    - ", "  other:\n    - ")
+    with pytest.raises(ParamsError, match=r"none for the image set `concept`, which lora learns\. Next: add"):
+        check(project)
+
+
+def test_a_build_that_would_pass_over_a_change_is_told(project: Path) -> None:
+    graph = project / "pipelines/lora/dvc.yaml"
+    shutil.copy(ROOT / "pipelines/lora/dvc.yaml", graph)
+    check(project)
+    change(graph, "kind, rank, alpha", "kind, alpha")
+    with pytest.raises(ParamsError, match=r"lora/dvc\.yaml: the build stage does not track `rank`\. Next: add it"):
+        check(project)
