@@ -25,12 +25,13 @@ from etude.base.family import Family, is_variation, read_config, recognise, weig
 from etude.base.single import CONFIGS, config_folder, single_scheduler
 from etude.base.tokenizer import load_tokenizer
 from etude.base.unclip import Unclip, load_unclip
+from etude.core.artifact import PRECISIONS
 from etude.core.errors import BaseError
 
 __all__ = ["DTYPES", "PARTS", "Base", "Part", "choose_device", "load_base", "part_digest"]
 
 Prediction = Literal["epsilon", "v_prediction"]
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {ours: getattr(torch, name) for ours, name in PRECISIONS.items()}
 # How a method draws that brings its own noise, path and guidance: (prompts, seeds, width, height) → uint8 [B, H, W, 3].
 Course = Callable[[Any, Sequence[int], int, int], Tensor]
 _TEXT_MODELS = {"": CLIPTextModel, "_2": CLIPTextModelWithProjection}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,22 +12,47 @@ from etude.core.errors import FormatError
 from etude.core.files import read_metadata, read_tensors, write_tensors
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
+PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # ours and torch's names
 KEY = "etude"  # the metadata entry that holds the facts
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """What was learned (``tensors``) and how (``facts``: JSON values; params, base digest, family, seed, step …)."""
+    """What was learned (``tensors``) and how (``facts``: JSON values; params, base digest, family, seed, step …).
+
+    While `fit` runs, the tensors are those that learn. ``precision`` is the one that they are saved in: fp32, fp16,
+    bf16; None: as they are.
+    """
 
     method: str
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
+    precision: str | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its tensors are saved in; float32 where there are none."""
+        import torch
+
+        if self.precision:
+            dtype: torch.dtype = getattr(torch, PRECISIONS[self.precision])
+            return dtype
+        return next(iter(self.tensors.values())).dtype if self.tensors else torch.float32
+
+    def copied(self) -> Artifact:
+        """A copy as it is saved, on the CPU: what goes on learning does not change it."""
+        dtype = self.dtype if self.precision else None
+        tensors = {name: tensor.detach().to("cpu", dtype, copy=True) for name, tensor in self.tensors.items()}
+        return replace(self, tensors=tensors)
 
 
 def save(artifact: Artifact, path: Path | str) -> None:
-    """Write one safetensors file; equal artifacts give equal bytes."""
+    """Write one safetensors file, in the artifact's precision; equal artifacts give equal bytes."""
+    if artifact.precision:
+        artifact = artifact.copied()
     facts = {"method": artifact.method, **artifact.facts}
     text = json.dumps(facts, sort_keys=True, ensure_ascii=True, allow_nan=False)
     write_tensors(path, artifact.tensors, {KEY: text, "format": "pt"})

@@ -54,7 +54,7 @@ def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
     paths = [draft.path("delta.bin")]
     write_pickle(paths[0], {"unet": unet, "modifier_token": tokens})
     if share := artifact.facts.get("compress", 0.0):
-        precision = next(iter(artifact.tensors.values())).dtype
+        precision = artifact.dtype
         for name, delta in differences(artifact, frame).items():
             if name.endswith(COMPRESSED):
                 u, v = factors(delta, share)

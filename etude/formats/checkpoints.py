@@ -42,7 +42,7 @@ def complete(artifact: Artifact, frame: Frame) -> dict[str, Tensor]:
     if strange:
         fault = f"holds {len(strange)} tensors that its base has not, such as {strange[0]}"
         raise FormatError("artifact.safetensors", fault, "build it again on the base that `base` names")
-    precision = next(iter(learned.values())).dtype if learned else None
+    precision = artifact.dtype
     return {
         name: learned.get(name, tensor.to(precision) if tensor.is_floating_point() else tensor)
         for name, tensor in frame.tensors.items()

@@ -33,7 +33,7 @@ def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
     All layers have one alpha, the largest rank: diffusers (0.42) passes over alphas that differ in a file of kohya's.
     """
     deltas = {f"unet.{n.removesuffix('.weight')}": d for n, d in differences(artifact, frame).items() if d.ndim == 2}
-    wanted, precision = int(artifact.facts.get("lora_rank", 0)), next(iter(artifact.tensors.values())).dtype
+    wanted, precision = int(artifact.facts.get("lora_rank", 0)), artifact.dtype
     ranks = {name: min(wanted or min(delta.shape), *delta.shape) for name, delta in deltas.items()}
     alpha = float(max(ranks.values()))
     tensors, facts = join({name: _pair(delta, ranks[name], alpha, precision) for name, delta in deltas.items()})

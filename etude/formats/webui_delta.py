@@ -63,7 +63,7 @@ def _blocks(sdxl: bool) -> list[str]:
 def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
     """``<name>.delta.safetensors``, with factors when the fact ``compress`` is above 0, and ``<word>.pt`` a word."""
     stem, table = file_stem(artifact.facts), unet_table(of_part(frame.tensors, "unet"))
-    share, precision = artifact.facts.get("compress", 0.0), next(iter(artifact.tensors.values())).dtype
+    share, precision = artifact.facts.get("compress", 0.0), artifact.dtype
     tensors, entries = {}, {}
     for name, delta in differences(artifact, frame).items():
         ldm = f"{UNET}{translate(name, table)}"

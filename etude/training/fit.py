@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, overload
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from etude.core.artifact import Artifact
 from etude.core.errors import TrainingError
 from etude.core.randomness import mix
 from etude.training.average import Average
@@ -33,6 +34,10 @@ class Named(Protocol):
 B = TypeVar("B", bound=Named)
 
 
+def _nothing(*_: object) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Group:
     """Parameters that share a learning rate: ``rate`` times the plan's."""
@@ -41,19 +46,55 @@ class Group:
     rate: float = 1.0
 
 
+@overload
 def fit(
     parameters: Mapping[str, Tensor] | Sequence[Group],
     loss: Callable[[B], Tensor],
     batches: Callable[[int], B],
     plan: Optimization,
     report: Report,
-    after_step: Callable[[int], None] | None = None,
-) -> None:
+    learned: Artifact,
+    *,
+    refresh: Callable[[], None] = ...,
+    after_step: Callable[[int], None] = ...,
+) -> Artifact: ...
+
+
+@overload
+def fit(
+    parameters: Mapping[str, Tensor] | Sequence[Group],
+    loss: Callable[[B], Tensor],
+    batches: Callable[[int], B],
+    plan: Optimization,
+    report: Report,
+    learned: None = None,
+    *,
+    after_step: Callable[[int], None] = ...,
+) -> None: ...
+
+
+def fit(
+    parameters: Mapping[str, Tensor] | Sequence[Group],
+    loss: Callable[[B], Tensor],
+    batches: Callable[[int], B],
+    plan: Optimization,
+    report: Report,
+    learned: Artifact | None = None,
+    *,
+    refresh: Callable[[], None] = _nothing,
+    after_step: Callable[[int], None] = _nothing,
+) -> Artifact | None:
     """Move ``parameters`` (leaf tensors that require gradients, float32) for ``plan.steps`` steps.
 
     ``batches(i)`` is a pure function of i; ``loss`` draws from torch's global generator. Afterwards the parameters
-    hold the average when ``plan.ema`` is on. Raises TrainingError, naming step and images, when a loss is not finite:
-    checked at every log interval and before anything is saved, so that no step waits for the device.
+    hold the average when ``plan.ema`` is on.
+
+    ``learned`` is the artifact whose tensors are the parameters, or views of them. It is saved at every checkpoint, and
+    a copy of it is returned. ``refresh`` is called before both: it brings tensors that are computed from the parameters
+    up to date.
+
+    Raises TrainingError, naming step and images, when a loss is not finite: checked at every log interval and before
+    anything is saved, so that no step waits for the device.
     """
     groups = [Group(parameters)] if isinstance(parameters, Mapping) else list(parameters)
     tensors = [tensor for group in groups for tensor in group.parameters.values()]
@@ -75,8 +116,7 @@ def fit(
         optimizer.step()
         optimizer.zero_grad()
         average.update(step)
-        if after_step:
-            after_step(step)
+        after_step(step)
         done = step + 1
         last = done == plan.steps
         if done % plan.log_every == 0 or done % plan.checkpoint_every == 0 or done % plan.resume_every == 0 or last:
@@ -85,12 +125,15 @@ def fit(
             report.log(done, run.mean_loss(), plan.rate(step))
         if (done % plan.checkpoint_every == 0 or last) and main:
             with average.applied():
-                report.checkpoint(done)
+                refresh()
+                report.checkpoint(done, learned)
         if (done % plan.resume_every == 0 or last) and main:
             report.keep(run.state(done))
         report.advance(done)
     if plan.ema:
         average.load(average.values)
+    refresh()
+    return learned.copied() if learned else None
 
 
 def _accelerator(report: Report) -> Accelerator:

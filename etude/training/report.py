@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,13 @@ CONSOLE = Console(stderr=True)
 class Report:
     """One run's settings and its folder of results.
 
-    ``artifact`` gives what has been learned so far (the method sets it) and is called at every checkpoint; ``preview``
-    gives a picture of what the model draws now (the task sets it) and may be missing.
+    ``preview`` gives a picture of what the model draws now (the task sets it) and may be missing.
     """
 
     scratch: Path
     seed: int
     device: str  # "cpu" or "cuda"
     precision: str  # fp32, fp16 or bf16
-    artifact: Callable[[], Artifact] | None = None
     preview: Callable[[], Image.Image] | None = None
     watch: Path | None = None  # where previews are also put at once, for people to look at
     history: list[tuple[int, float, float]] = field(default_factory=list)  # step, loss, learning rate
@@ -94,11 +92,10 @@ class Report:
         else:
             CONSOLE.print(f"step {step}: loss {loss:.4f}, learning rate {rate:.3g}", highlight=False)
 
-    def checkpoint(self, step: int) -> None:
+    def checkpoint(self, step: int, learned: Artifact | None) -> None:
         """Save what has been learned after ``step`` steps, and a picture of it."""
-        if self.artifact:
-            made = self.artifact()
-            stamped = Artifact(made.method, made.tensors, {**made.facts, "step": step})
+        if learned:
+            stamped = replace(learned, facts={**learned.facts, "step": step})
             artifacts.save(stamped, self.folder / "checkpoints" / f"{step:06d}.safetensors")
         if self.preview:
             with atomic_path(self.folder / "previews" / f"{step:06d}.png") as temporary:

@@ -58,7 +58,9 @@ def built(request: pytest.FixtureRequest, tiny_base: Path, tmp_path_factory: pyt
 def test_a_method_has_its_six_names_and_its_four_files(method: str) -> None:
     folder, module = ROOT / "pipelines" / method, load_method(method)
     assert [name for name in NAMES if not hasattr(module, name)] == []
-    assert [f for f in ("README.md", "dvc.yaml", "params.yaml", "method.py") if not (folder / f).exists()] == []
+    assert [
+        f for f in ("README.md", "dvc.yaml", "params.yaml", "method/__init__.py") if not (folder / f).exists()
+    ] == []
     assert set(module.bases) <= {"sd1", "sd2", "sdxl"}
     load(held(f"pipelines/{method}/params.yaml"), module.Params)
 

@@ -56,7 +56,6 @@ def build(*, base: Base, pictures: Pictures, params: Params, report: Report) -> 
 
     from etude.base.vision import embed_pictures, text_projection
     from etude.core.artifact import Artifact
-    from etude.training.learned import saved
 
     folder = Path(params.clip)
     mean = embed_pictures(folder, folder, pictures.pixels, base.device).mean(dim=0, keepdim=True)
@@ -68,7 +67,7 @@ def build(*, base: Base, pictures: Pictures, params: Params, report: Report) -> 
             tensors["text"] = _text_feature(base, params.text, projection)
     facts = {"name": params.name, "images": len(pictures.names), "clip": params.clip}
     facts |= {"learning_rate": params.learning_rate, "text": params.text, "negative": params.negative}
-    return Artifact("aesthetic_gradient", saved(tensors, params.save), facts)
+    return Artifact("aesthetic_gradient", tensors, facts, params.save).copied()
 
 
 @contextmanager

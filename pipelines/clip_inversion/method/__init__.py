@@ -67,34 +67,31 @@ def build(
     from etude.diffusion.hooks import supplied_picture
     from etude.training.batches import Batches
     from etude.training.fit import fit
-    from etude.training.learned import saved
 
     unclip, plan = _unclip(base), params.training
     unclip.refuse_noise(base.path, params.noise_level)
     batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     start = _start(base, unclip, pictures, params.start)
     moved = start.clone().requires_grad_()
-    shown = torch.empty_like(start)  # previews draw from it; `now`, which comes before each, writes it
+    shown = torch.empty_like(start)  # what is saved, and what previews draw from
+    facts = {"name": params.name, "noise_level": params.noise_level}
+    learned = Artifact("clip_inversion", {KEY: shown}, facts, params.save)
 
     @cache
     def encoded(text: str) -> Conditioning:
         with torch.no_grad():
             return encode_prompts(base, [text], params.clip_skip)
 
-    def now() -> Artifact:
+    def refresh() -> None:
         shown.copy_(unclip.unscale(moved.detach()))
-        facts = {"name": params.name, "noise_level": params.noise_level}
-        return Artifact("clip_inversion", saved({KEY: shown}, params.save), facts)
 
     def loss(batch: Batch) -> Tensor:
         said = Conditioning.cat([encoded(text) for text in _texts(batch, params)])
         value = _loss(base, batch, said, encoded(""), unclip.unscale(moved), params)
         return value + params.pull * (moved - start).square().mean() if params.pull else value
 
-    report.artifact = now
     with supplied_picture(base, shown):
-        fit({KEY: moved}, loss, batches, plan, report)
-    return now()
+        return fit({KEY: moved}, loss, batches, plan, report, learned, refresh=refresh)
 
 
 @contextmanager

@@ -41,7 +41,6 @@ def build(*, base: Base, views: Views, class_images: Prior, params: Params, repo
     from etude.training import prior
     from etude.training.batches import Batches
     from etude.training.fit import Group, fit
-    from etude.training.learned import saved
 
     plan = params.training
     own = Batches(views.images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
@@ -61,13 +60,8 @@ def build(*, base: Base, views: Views, class_images: Prior, params: Params, repo
         weights = undo.enter_context(learning({"unet": base.unet}, lambda name: bool(chosen.search(name))))
         undo.enter_context(added_tokens(base, dict(zip(facts["words"], rows, strict=True))))
         undo.enter_context(_still_start(base.unet))
-
-        def now() -> Artifact:
-            return Artifact("custom_diffusion", saved({**weights, **named}, params.save), facts)
-
-        report.artifact = now
-        fit([Group(weights), Group(named, params.word_rate)], loss, pairs, plan, report)
-        return now()
+        learned = Artifact("custom_diffusion", {**weights, **named}, facts, params.save)
+        return fit([Group(weights), Group(named, params.word_rate)], loss, pairs, plan, report, learned)
 
 
 @contextmanager

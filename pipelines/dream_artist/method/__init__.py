@@ -42,7 +42,6 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
     from etude.training.batches import Batches
     from etude.training.denoising import noised
     from etude.training.fit import Group, fit
-    from etude.training.learned import saved
 
     plan, guidance = params.training, parse_guidance(params.guidance)
     refuse_silent(params.templates, captions.texts if captions else {}, params.name, params.set)
@@ -50,9 +49,7 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
     rows = _starts(base, params, report.seed)
 
     positive, negative = (_named(rows, side) for side in SIDES)
-
-    def now() -> Artifact:
-        return Artifact("dream_artist", saved({**positive, **negative}, params.save), {"name": params.name})
+    learned = Artifact("dream_artist", {**positive, **negative}, {"name": params.name}, params.save)
 
     def loss(batch: Batch) -> Tensor:
         towards = draw(params.templates, batch.texts or [""] * len(batch.names), params.name)
@@ -68,10 +65,9 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
             losses = losses + params.reconstruction * _distances(base, drawn, answer, batch.mean)
         return losses.mean()
 
-    report.artifact = now
+    groups = [Group(positive), Group(negative, params.negative_rate)]
     with _spoken(base, params.name, rows):
-        fit([Group(positive), Group(negative, params.negative_rate)], loss, batches, plan, report)
-    return now()
+        return fit(groups, loss, batches, plan, report, learned)
 
 
 @contextmanager

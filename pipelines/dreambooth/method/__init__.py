@@ -93,7 +93,7 @@ def build(*, base: Base, images: Images, class_images: Prior, params: Params, re
     from etude.training import prior
     from etude.training.batches import Batches
     from etude.training.fit import fit
-    from etude.training.learned import groups, saved
+    from etude.training.rates import groups
 
     plan = params.training
     own = Batches(images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
@@ -106,14 +106,9 @@ def build(*, base: Base, images: Images, class_images: Prior, params: Params, re
 
     modules = {part: m for part, m in parts_of(base).items() if part == "unet" or params.text_encoder_rate}
     with learning(modules) as weights:
-
-        def now() -> Artifact:
-            facts = {"name": params.name, "images": len(images.names), "class_images": len(class_images.images.names)}
-            return Artifact("dreambooth", saved(weights, params.save), facts)
-
-        report.artifact = now
-        fit(groups(weights, params.text_encoder_rate), loss, pairs, plan, report)
-        return now()
+        facts = {"name": params.name, "images": len(images.names), "class_images": len(class_images.images.names)}
+        learned = Artifact("dreambooth", dict(weights), facts, params.save)
+        return fit(groups(weights, params.text_encoder_rate), loss, pairs, plan, report, learned)
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     from etude.training.batches import Batches
     from etude.training.denoising import denoising_loss
     from etude.training.fit import fit
-    from etude.training.learned import groups, saved
+    from etude.training.rates import groups
 
     plan, learn_text = params.training, params.text_encoder_rate > 0
     captions = conditioning.reworded(base, captions, params.caption, params.word, params.clip_skip)
@@ -67,14 +67,9 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     with ExitStack() as undo:
         weights = undo.enter_context(learning(modules))
         undo.enter_context(_recomputed(base.unet, params.recompute))
-
-        def now() -> Artifact:
-            facts = {"name": params.name, "images": len(images.names)}
-            return Artifact("fine_tuning", saved(weights, params.save), facts)
-
-        report.artifact = now
-        fit(groups(weights, params.text_encoder_rate), loss, batches, plan, report)
-        return now()
+        facts = {"name": params.name, "images": len(images.names)}
+        learned = Artifact("fine_tuning", dict(weights), facts, params.save)
+        return fit(groups(weights, params.text_encoder_rate), loss, batches, plan, report, learned)
 
 
 @contextmanager

@@ -75,7 +75,6 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     from etude.training.batches import Batches
     from etude.training.denoising import denoising_loss
     from etude.training.fit import fit
-    from etude.training.learned import saved
 
     plan = params.training
     captions = conditioning.reworded(base, captions, params.caption, params.word, params.clip_skip)
@@ -84,17 +83,13 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     facts |= {"activation": params.activation, "activate_output": params.activate_output}
     facts |= {"layer_norm": params.layer_norm != "none", "dropout": params.dropout}
     with _learning(base, params, report.seed) as weights:
-
-        def now() -> Artifact:
-            return Artifact("hypernetwork", saved(weights, params.save), facts)
+        learned = Artifact("hypernetwork", weights, facts, params.save)
 
         def loss(batch: Batch) -> Tensor:
             text = conditioning.cached(batch, captions.empty, params.caption_dropout)
             return denoising_loss(base, batch.mean, batch.logvar, text, plan)
 
-        report.artifact = now
-        fit(weights, loss, batches, plan, report)
-        return now()
+        return fit(weights, loss, batches, plan, report, learned)
 
 
 @contextmanager

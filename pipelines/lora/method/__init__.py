@@ -84,7 +84,6 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     from etude.training.batches import Batches
     from etude.training.denoising import denoising_loss
     from etude.training.fit import fit
-    from etude.training.learned import saved
     from pipelines.lora.method.adapters import alphas, inserted, saved_form
 
     plan, learn_text = params.training, params.text_encoder_rate > 0
@@ -95,10 +94,8 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     facts |= {} if params.kind in ("lora", "dora") else {"formats": ["kohya_lora"]}  # diffusers has no other form
     with inserted(base, params, report.seed) as found:
         facts |= {"alphas": others} if (others := alphas(list(found), params)) else {}
-
-        def now() -> Artifact:
-            tensors = {name: saved_form(name, tensor) for name, tensor in found.items()}
-            return Artifact("lora", saved(tensors, params.save), facts)
+        tensors = {name: saved_form(name, tensor) for name, tensor in found.items()}
+        learned = Artifact("lora", tensors, facts, params.save)
 
         def loss(batch: Batch) -> Tensor:
             if learn_text:
@@ -107,9 +104,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
                 text = conditioning.cached(batch, captions.empty, params.caption_dropout)
             return denoising_loss(base, batch.mean, batch.logvar, text, plan)
 
-        report.artifact = now
-        fit(_groups(found, params), loss, batches, plan, report)
-        return now()
+        return fit(_groups(found, params), loss, batches, plan, report, learned)
 
 
 @contextmanager
@@ -124,7 +119,7 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
 def _groups(found: Mapping[str, Tensor], params: Params) -> list[Group]:
     """The UNet's and the text encoders' factors at their rates; with LoRA+ those of B apart."""
     from etude.training.fit import Group
-    from etude.training.learned import groups
+    from etude.training.rates import groups
 
     shared = groups(found, params.text_encoder_rate)
     if params.plus == 1:

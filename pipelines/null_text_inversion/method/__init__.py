@@ -53,7 +53,6 @@ def build(
     """Invert pictures of the set, batch by batch; a killed run goes on at the step where it was."""
     from etude.core.artifact import Artifact
     from etude.training import conditioning
-    from etude.training.learned import saved
     from pipelines.null_text_inversion.method.batch import Album, Progress, invert, measures, sheet
     from pipelines.null_text_inversion.method.inversion import Inversion, Rule
     from pipelines.null_text_inversion.method.path import plan
@@ -82,10 +81,9 @@ def build(
         "psnr": progress.scores,
         "measures": measures(progress.scores),
     }
-    made = Artifact("null_text_inversion", saved(tensors, params.save), facts)
-    report.artifact = lambda: made
+    made = Artifact("null_text_inversion", tensors, facts, params.save).copied()
     report.preview = lambda: sheet(progress, pixels)
-    report.checkpoint(total)
+    report.checkpoint(total, made)
     return made
 
 

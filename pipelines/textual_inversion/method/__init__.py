@@ -75,7 +75,6 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
     from etude.training.batches import Batches
     from etude.training.denoising import denoising_loss
     from etude.training.fit import fit
-    from etude.training.learned import saved
     from etude.training.words import starting_rows
 
     plan, name = params.training, params.name
@@ -87,9 +86,11 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
     def use(step: int) -> None:
         base.words[name] = tuple(row[: _used(step, params)] for row in rows.values())
 
-    def now() -> Artifact:
-        kept = saved(dict(zip(PARTS, base.words[name], strict=False)), params.save)
-        return Artifact("textual_inversion", kept, {"name": name, "vectors": len(kept[PARTS[0]])})
+    learned = Artifact("textual_inversion", {}, {"name": name}, params.save)
+
+    def refresh() -> None:
+        learned.tensors.update(zip(PARTS, base.words[name], strict=False))
+        learned.facts["vectors"] = len(learned.tensors[PARTS[0]])
 
     def loss(turn: Turn) -> Tensor:
         use(turn.step)
@@ -98,11 +99,10 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
         value = denoising_loss(base, turn.batch.mean, turn.batch.logvar, conditioning, plan)
         return value + params.anchor * _strayed(rows, starts) if params.anchor else value
 
-    report.artifact = now
     with added_tokens(base, {name: tuple(rows.values())}):
-        fit(rows, loss, _turns(batches, plan), plan, report, _held(rows, params))
-        use(plan.steps - 1)
-        return now()
+        use(plan.steps - 1)  # what a run that has ended, and is begun again, hands back
+        turns, held = _turns(batches, plan), _held(rows, params)
+        return fit(rows, loss, turns, plan, report, learned, refresh=refresh, after_step=held)
 
 
 @contextmanager

@@ -32,3 +32,19 @@ def test_facts_are_read_without_the_tensors(tmp_path: Path) -> None:
     assert facts_of(tmp_path / "a.safetensors") == {"method": "lora", "step": 3}
     with pytest.raises(FormatError, match="is damaged"):
         load(tmp_path / "a.safetensors")
+
+
+def test_a_copy_is_left_alone_by_what_goes_on_learning() -> None:
+    weight = torch.tensor([1.0], requires_grad=True)
+    made = Artifact("test", {"w": weight}, {}).copied().tensors["w"]
+    with torch.no_grad():
+        weight.add_(1)
+    assert made.item() == 1
+    assert not made.requires_grad
+
+
+def test_it_is_saved_in_its_precision(tmp_path: Path) -> None:
+    learning = Artifact("test", {"w": torch.zeros(1, requires_grad=True)}, {}, "bf16")
+    save(learning, tmp_path / "a.safetensors")
+    assert load(tmp_path / "a.safetensors").tensors["w"].dtype == torch.bfloat16
+    assert learning.copied().tensors["w"].dtype == learning.dtype == torch.bfloat16

@@ -39,7 +39,6 @@ def train(
     torch.manual_seed(0)
     weights = [torch.randn(4, 1, requires_grad=True) for _ in rates]
     report = Report(scratch=scratch, seed=1, device="cpu", precision="fp32")
-    report.artifact = lambda: Artifact("test", {"w": weights[0].detach().clone()}, {})
     calls = iter(range(10**6))
 
     def loss(batch: Points) -> Tensor:
@@ -50,8 +49,9 @@ def train(
         if step == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    learned = Artifact("test", {"w": weights[0]}, {})
     groups = [Group({"w": w}, rate) for w, rate in zip(weights, rates, strict=True)]
-    fit(groups, loss, batches, Optimization(**{**BLOCK, **plan}), report, after_step)
+    fit(groups, loss, batches, Optimization(**{**BLOCK, **plan}), report, learned, after_step=after_step)
     return [w.detach().clone() for w in weights], report
 
 

@@ -1,4 +1,4 @@
-"""What a method has learned: as groups for `fit`, and as tensors of an artifact."""
+"""Which learning rate moves what."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from etude.base.base import DTYPES
 from etude.training.fit import Group
 
 
@@ -15,8 +14,3 @@ def groups(parameters: Mapping[str, Tensor], text_rate: float) -> list[Group]:
     unet = {name: tensor for name, tensor in parameters.items() if name.startswith("unet.")}
     text = {name: tensor for name, tensor in parameters.items() if name not in unet}
     return [Group(unet), Group(text, text_rate)] if text else [Group(unet)]
-
-
-def saved(tensors: Mapping[str, Tensor], precision: str) -> dict[str, Tensor]:
-    """Copies on the CPU, in the precision that an artifact is saved in: fp32, fp16 or bf16."""
-    return {name: tensor.detach().to("cpu", DTYPES[precision], copy=True) for name, tensor in tensors.items()}
