@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from etude.command_line import command_line
-from flows.run import conclude, cores, devices, end_of, find_root, say, told_in_short
+from flows.terminal import conclude, cores, devices, end_of, find_root, say, told_in_short
 
 
 def main(

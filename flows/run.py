@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from shutil import which
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -18,10 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from etude.command_line import command_line
-from etude.core.errors import EtudeError, InputError
+from etude.core.errors import InputError
+from flows.terminal import cores, devices, end_of, find_root, leave, told_in_short
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.objects import State
+    pass
 
 
 def main(
@@ -83,39 +78,6 @@ def run(
         leave(state.message or f"the flow ended {state.name}")
 
 
-def end_of(flow: Callable[[], State[Any]]) -> State[Any]:
-    """Run a flow; the state that it ends in.
-
-    Raises KeyboardInterrupt where it was stopped, the EtudeError that ended it, InputError where the server is gone.
-    """
-    from httpx import HTTPError
-
-    interrupted = note_interrupts()
-    try:
-        state = flow()
-        cause = state.result(raise_on_failure=False) if state.is_failed() else None
-        if isinstance(cause, EtudeError | HTTPError) and not interrupted:
-            raise cause
-    except HTTPError as error:
-        fault = f"it went away while the flow ran ({error})"
-        raise InputError("the Prefect server", fault, "run this again: what is finished is kept") from error
-    if interrupted:
-        raise KeyboardInterrupt
-    return state
-
-
-def note_interrupts() -> list[int]:
-    """A list that grows with every Ctrl-C: Prefect sometimes makes a state of the KeyboardInterrupt that it raises."""
-    seen: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        signal.default_int_handler(number, frame)
-
-    signal.signal(signal.SIGINT, note)
-    return seen
-
-
 def show_plan(root: Path, targets: Sequence[str], jobs: int, force: bool) -> None:
     """Print what would run, why, and about how long it takes after what it took here before."""
     from flows import durations, plan
@@ -136,63 +98,6 @@ def show_plan(root: Path, targets: Sequence[str], jobs: int, force: bool) -> Non
         about = duration(durations.estimate(stages, took, jobs))
         unknown = f", not counting the {len(todo) - len(took)} never run here" if len(took) < len(todo) else ""
         console.print(f"about {about} with {jobs} at once{unknown}", highlight=False)
-
-
-def find_root(folder: Path) -> Path:
-    """The repository that a folder lies in: the nearest folder above with a `.dvc`. Raises InputError without one."""
-    for root in (folder, *folder.parents):
-        if (root / ".dvc").is_dir():
-            return root
-    raise InputError(folder, "there is no DVC repository here", "change into one, or make one with `dvc init`")
-
-
-def cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def devices(count: int | None) -> list[str]:
-    """Ids of the GPUs to hand out: what CUDA_VISIBLE_DEVICES allows, else all of nvidia-smi's; at most `count`."""
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed is not None:
-        found = [device for device in allowed.split(",") if device.strip()]
-    elif smi := which("nvidia-smi"):
-        listed = subprocess.run([smi, "-L"], capture_output=True, text=True, check=False).stdout
-        found = [str(number) for number, line in enumerate(line for line in listed.splitlines() if line[:4] == "GPU ")]
-    else:
-        found = []
-    if count is None:
-        return found
-    return found[:count] if found else [str(number) for number in range(count)]
-
-
-@contextmanager
-def told_in_short(stopped: str, fault: int = 1) -> Iterator[None]:
-    """Around a command: an EtudeError ends it in one line, with the code `fault`; Ctrl-C in the line `stopped`."""
-    try:
-        yield
-    except EtudeError as error:
-        leave(f"error: {error}", fault)
-    except KeyboardInterrupt:
-        leave(stopped, 130)
-
-
-def conclude(message: str, fine: bool) -> None:
-    """Say what a flow came to, and end the program where that is not what was asked for."""
-    if not fine:
-        leave(message)
-    say(message)
-
-
-def say(text: str) -> None:
-    """Print text as it is: brackets are no mark-up, and long lines stay whole."""
-    Console(highlight=False).print(text, markup=False, soft_wrap=True)
-
-
-def leave(message: str, code: int = 1) -> NoReturn:
-    """Say why on stderr and end the program."""
-    Console(stderr=True, highlight=False).print(Text(message), soft_wrap=True)
-    raise typer.Exit(code)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from etude.core.params import read_yaml
 from etude.project import params_files
 from flows import graph, settings
 from flows.experiments import reproduce
-from flows.run import cores, devices
 from flows.settings import NEVER, Settings
+from flows.terminal import cores, devices
 from flows.worktree import git
 
 

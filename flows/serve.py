@@ -13,7 +13,7 @@ import typer
 from etude.command_line import command_line
 from etude.core.errors import InputError
 from flows import settings
-from flows.run import find_root, leave, say, told_in_short
+from flows.terminal import find_root, leave, say, told_in_short
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment

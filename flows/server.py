@@ -38,6 +38,7 @@ from etude.command_line import command_line
 from etude.core.errors import InputError
 from etude.watch.locks import locked
 from flows.process import POLL
+from flows.terminal import find_root, told_in_short
 
 PORT = 4200  # Prefect's own; another one where it is taken
 PATIENCE = 300.0  # seconds: the first start of all makes the database, and machines are busy
@@ -223,8 +224,6 @@ def _in_use(users: IO[str]) -> bool:
 
 def main() -> None:
     """Keep Prefect's UI open, to look at past runs, until Ctrl-C."""
-    from flows.run import find_root, told_in_short
-
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what runs in the background deaf to it
     with told_in_short("stopped"):
         url = connect(find_root(Path.cwd()))()

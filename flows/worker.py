@@ -14,8 +14,8 @@ from rich.console import Console
 
 from etude.command_line import command_line
 from etude.core.errors import InputError
-from flows.run import cores, devices, find_root, told_in_short
 from flows.serve import CODE
+from flows.terminal import cores, devices, find_root, told_in_short
 
 
 def main(

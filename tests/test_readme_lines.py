@@ -136,7 +136,7 @@ def every_combination_is_kept(stranger: Stranger, line: str) -> None:
     stranger.has("logs/sweeps/sweep.html")
 
 
-@promise(r"python -m flows\.evidence --dry", quick=True)
+@promise(r"python -m evidence\.run --dry", quick=True)
 def what_is_not_measured_yet_is_listed(stranger: Stranger, line: str) -> None:
     files = (
         "params.yaml 'pipelines/*/params.yaml'"  # the evidence is of the miniature, whose parameters these are not now
@@ -248,7 +248,7 @@ def the_params_files_have_the_presets_values(stranger: Stranger, line: str) -> N
     hasten(stranger, **SMALL)
 
 
-@promise(r"python -m tasks\.sample .*")
+@promise(r"python -m commands\.sample .*")
 def pictures_are_drawn_with_any_stack(stranger: Stranger, line: str) -> None:
     before = stranger.run("git status --short")
     stranger.run(line)
@@ -258,7 +258,7 @@ def pictures_are_drawn_with_any_stack(stranger: Stranger, line: str) -> None:
     assert stranger.run("git status --short") == before
 
 
-@promise(r"python -m tasks\.convert lora@160 --to \S+ --out \S+")
+@promise(r"python -m commands\.convert lora@160 --to \S+ --out \S+")
 def any_checkpoint_comes_out_in_a_format_of_its_kind(stranger: Stranger, line: str) -> None:
     training = read_yaml(held("pipelines/lora/params.yaml"))["training"]
     assert 160 % training["checkpoint_every"] == 0
@@ -281,7 +281,7 @@ def the_models_of_the_preset_are_fetched(stranger: Stranger, line: str) -> None:
     assert "dvc repro" in said.splitlines()[-1]
 
 
-@promise(r"python -m tasks\.check", quick=True)
+@promise(r"python -m commands\.check", quick=True)
 def nothing_is_missing(stranger: Stranger, line: str) -> None:
     assert "fine" in stranger.run(line)
 

@@ -15,7 +15,7 @@ import pytest
 from flows import durations, server
 from flows.plan import Stage
 from flows.process import alive, stop_group
-from flows.run import devices
+from flows.terminal import devices
 from tests.flows.conftest import ROOT, Project, wait_until
 from tests.shipped import copy_project
 
