@@ -14,10 +14,11 @@ from etude.core.errors import ParamsError
 from etude.core.method import Method, load_method, method_names
 from etude.core.params import Location, MethodParams, Schema, Seed, SetName, load, nearest, read_yaml, refuse_twice
 from etude.core.yaml import shortened
-from etude.evaluation.settings import OF_TRUTHS, Evaluate
+from etude.evaluation.settings import Evaluate
 from etude.grids.settings import ALL, Grid, checkpoint_steps, refuse_unknown
 from etude.grids.syntax import texts
 from etude.images.settings import Prepare
+from etude.metrics import BY_KEY, HELD_OUT
 
 if TYPE_CHECKING:
     from etude.training.plan import Optimization
@@ -129,7 +130,7 @@ def _drawing_faults(root: Path, name: str, params: MethodParams, project: Projec
         yield fault, f"add `prompts.{params.set}`"
     metric, truths = project.evaluate.best.metric, Path(project.evaluate.truths, f"{params.set}-truth")
     here = (root / truths).is_dir() or truths.is_dir()  # a draft has params files alone: the pictures are here
-    if metric in OF_TRUTHS and not here:
+    if HELD_OUT in BY_KEY[metric].needs and not here:
         fault = f"`evaluate.best.metric: {metric}` needs pictures kept back, but there is no {truths}, for {name}"
         yield fault, "choose another metric, such as image_similarity"
 

@@ -15,7 +15,7 @@ from etude.core.files import sha256_tree
 from etude.core.method import load_method, method_names
 from etude.core.params import MethodParams, Schema, load, nearest, read_yaml
 from etude.core.store import key
-from etude.pages.words import BY_KEY
+from etude.metrics import BY_KEY
 from flows import plan
 from flows.comparison import Trial
 from flows.drafts import copy_params

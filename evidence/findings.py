@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from etude.core.files import atomic_path, read_json, write_json
-from etude.pages.words import BY_KEY, number, size
+from etude.metrics import BY_KEY
+from etude.pages.words import number, size
 from evidence.claims import Claim, Evidence, Size
 from evidence.decision import UNMEASURED, Estimate, estimate, verdict, within
 from flows.comparison import Result

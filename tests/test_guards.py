@@ -137,6 +137,7 @@ def test_what_must_not_retrain_is_no_dep_of_a_build(stages: list[Stage]) -> None
         rooms = (
             "etude/grids",
             "etude/evaluation",
+            "etude/metrics.py",
             *(() if "models" in needs(load_method(stage.argument)) else ("etude/formats",)),  # a merge reads any file
             "etude/pages",
             "etude/rendering",

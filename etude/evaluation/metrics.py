@@ -1,9 +1,14 @@
 """Numbers about pictures, as functions of feature arrays: no model and no file is opened here.
 
 A feature is a unit vector of CLIP's joint space; arrays are float64 [n, d]. All cosines lie in [−1, 1].
+`OF_A_PICTURE` and `OF_A_SET` say how each metric of `etude/metrics.py` is computed; those against pictures kept back
+are in `etude/evaluation/truths.py`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,3 +102,60 @@ def spread(values: Array) -> tuple[float, float | None]:
 def significant(value: float | None, digits: int = 6) -> float | None:
     """``value`` rounded to ``digits`` significant ones, so that outs show no dust; None stays None."""
     return None if value is None else float(f"{value:.{digits}g}")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one subject's metrics are computed from."""
+
+    pictures: Array  # what it drew: unit features [prompts, seeds, d]
+    texts: Sequence[Array | None]  # one [d] a prompt; None where CLIP has nothing to read
+    real: Array  # the training pictures [m, d]
+    loss: float  # the validation loss
+
+    @property
+    def flat(self) -> Array:
+        """All pictures [prompts · seeds, d]."""
+        return self.pictures.reshape(-1, self.pictures.shape[-1])
+
+    def by_prompt(self, values: Array) -> Array:
+        """Values of all pictures [prompts · seeds] as [prompts, seeds]."""
+        return values.reshape(self.pictures.shape[:2])
+
+
+def _alignments(seen: Seen) -> Array:
+    """Cosine of each picture with its prompt [prompts, seeds]; NaN in the rows that have no text."""
+    rows = []
+    for row, text in zip(seen.pictures, seen.texts, strict=True):
+        rows.append(np.full(len(row), np.nan) if text is None else text_alignment(row, text[None]))
+    return np.stack(rows)
+
+
+def _diversity_by_prompt(seen: Seen) -> float | None:
+    """The mean over the prompts; None for fewer than two pictures a prompt."""
+    apart = [distance for prompt in seen.pictures if (distance := diversity(prompt)) is not None]
+    return float(np.mean(apart)) if apart else None
+
+
+# [prompts, seeds]; a prompt with NaN does not count
+OF_A_PICTURE: Mapping[str, Callable[[Seen], Array]] = {
+    "image_similarity": lambda seen: seen.by_prompt(image_similarity(seen.flat, seen.real)),
+    "nearest_similarity": lambda seen: seen.by_prompt(nearest_similarity(seen.flat, seen.real)),
+    "text_alignment": _alignments,
+}
+# One number of all pictures, without a spread between seeds
+OF_A_SET: Mapping[str, Callable[[Seen], float | None]] = {
+    "diversity": _diversity_by_prompt,
+    "kid": lambda seen: kid(seen.flat, seen.real),
+    "cmmd": lambda seen: cmmd(seen.flat, seen.real),
+    "validation_loss": lambda seen: seen.loss,
+}
+
+
+def ceiling(real: Array) -> dict[str, float]:
+    """What the real pictures score against each other, each left out in turn; empty for a single one."""
+    scores, apart = leave_one_out(real), diversity(real)
+    if scores is None or apart is None:
+        return {}
+    named = {"image_similarity": scores[0], "nearest_similarity": scores[1], "diversity": apart}
+    return {name: float(f"{value:.6g}") for name, value in named.items()}

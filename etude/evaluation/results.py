@@ -13,9 +13,9 @@ from typing import Any
 from etude.core.artifact import facts_of
 from etude.core.files import atomic_path, write_json
 from etude.evaluation.metrics import significant
-from etude.evaluation.settings import METRICS
 from etude.evaluation.study import Examination, Study
 from etude.evaluation.table import Row, summary
+from etude.metrics import BY_KEY
 from etude.rendering.pixels import open_picture, pixel_digest
 from etude.rendering.subjects import Subject
 
@@ -29,8 +29,8 @@ def write(study: Study, found: Examination, out: Path) -> None:
     write_json(out / "metrics.json", metrics | {name: values for name, (values, _) in own.items()})
     write_json(out / "best.json", _best(study, found))
     write_json(out / "evaluation.json", _asked(study) | {"measures": {name: told for name, (_, told) in own.items()}})
-    spreads = [name for name in METRICS if name in found.rows[0].spreads]
-    header = [*NAMED, *METRICS, *(f"{name}_spread" for name in spreads)]
+    spreads = [name for name in BY_KEY if name in found.rows[0].spreads]
+    header = [*NAMED, *BY_KEY, *(f"{name}_spread" for name in spreads)]
     write_csv(out / "checkpoints.csv", header, [_row(row, spreads) for row in found.rows])
     write_csv(out / "validation.csv", [*NAMED, "timestep", "loss"], list(_losses(study, found)))
     measured = list(found.rows[0].pictures)
@@ -76,7 +76,7 @@ def _asked(study: Study) -> dict[str, Any]:
 
 
 def _row(row: Row, spreads: Sequence[str]) -> list[Any]:
-    values = [row.values[name] for name in METRICS]
+    values = [row.values[name] for name in BY_KEY]
     return [row.subject.name, row.subject.step, *values, *(row.spreads[name] for name in spreads)]
 
 

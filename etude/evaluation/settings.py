@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from etude.core.params import Count, Location, Schema, Seed, refuse_twice
+from etude.core.params import Count, Location, Schema, Seed, nearest, refuse_twice
+from etude.core.yaml import shortened
+from etude.metrics import BY_KEY, CLASSIFIER
 
-Metric = Literal[
-    "image_similarity",
-    "nearest_similarity",
-    "text_alignment",
-    "truth_similarity",
-    "style_similarity",
-    "concept_accuracy",
-    "style_accuracy",
-    "background_accuracy",
-    "diversity",
-    "kid",
-    "cmmd",
-    "validation_loss",
-]
-METRICS: tuple[Metric, ...] = get_args(Metric)
-OF_TRUTHS = ("truth_similarity", "style_similarity", "concept_accuracy", "style_accuracy", "background_accuracy")
-OF_THE_JUDGE = OF_TRUTHS[1:]  # what a picture kept back shows, and what a drawn one does
-SMALLER = ("kid", "cmmd", "validation_loss")  # is better
+
+def _known(key: str) -> str:
+    """Raises ValueError for what is no metric."""
+    if key not in BY_KEY:
+        raise ValueError(f"there is no metric `{shortened(key)}`{nearest(key, BY_KEY)}")
+    return key
+
+
+MetricKey = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": list(BY_KEY)})]
 
 
 class Best(Schema):
     """The rule that chooses the best checkpoint: the largest or smallest value; of equal ones the earliest."""
 
-    metric: Metric
+    metric: MetricKey
     direction: Literal["max", "min"]
 
     @model_validator(mode="after")
     def _better(self) -> Self:
-        better = "min" if self.metric in SMALLER else "max"
-        if self.direction != better and self.metric != "diversity":
+        better = {"higher": "max", "lower": "min", "": self.direction}[BY_KEY[self.metric].better]
+        if self.direction != better:
             raise ValueError(f"`direction: {self.direction}` would choose the worst `{self.metric}`: write `{better}`")
         return self
 
@@ -66,6 +59,6 @@ class Evaluate(Schema):
     @model_validator(mode="after")
     def _each_once(self) -> Self:
         refuse_twice(**{"seeds": self.seeds, "validation.timesteps": self.validation.timesteps})
-        if self.best.metric in OF_THE_JUDGE and not self.judging:
+        if CLASSIFIER in BY_KEY[self.best.metric].needs and not self.judging:
             raise ValueError(f"`best.metric: {self.best.metric}` is the judge's, which `judging: false` leaves out")
         return self

@@ -12,9 +12,9 @@ import numpy as np
 
 from etude.base.settings import Sampling
 from etude.evaluation.features import Clip
-from etude.evaluation.metrics import Array
+from etude.evaluation.metrics import Array, Seen, ceiling
 from etude.evaluation.settings import Evaluate
-from etude.evaluation.table import Row, best_row, ceiling, measure
+from etude.evaluation.table import Row, best_row, measure
 from etude.evaluation.truths import Truths
 from etude.evaluation.validation import curve, loss_table
 from etude.rendering.pictures import Drawn, Request, ask, draw
@@ -89,6 +89,6 @@ def examine(study: Study, subjects: Sequence[Subject], track: Track) -> Examinat
         features = np.stack([study.clip.pictures(row) for row in paths])
         against = truths.numbers(study.prompts, features, paths) if truths else {}
         loss = sum(curves[subject]) / len(curves[subject])
-        rows.append(measure(subject, features, texts, real, loss, against))
+        rows.append(measure(subject, Seen(features, texts, real, loss), against))
     scores = ceiling(real) | (truths.ceiling(study.prompts) if truths else {})
     return Examination(rows, best_row(rows, study.evaluate.best), curves, scores, drawn)

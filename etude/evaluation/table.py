@@ -9,8 +9,9 @@ import numpy as np
 
 from etude.core.errors import InputError
 from etude.evaluation import metrics
-from etude.evaluation.metrics import Array, significant
-from etude.evaluation.settings import METRICS, Best
+from etude.evaluation.metrics import Array, Seen, significant
+from etude.evaluation.settings import Best
+from etude.metrics import BY_KEY
 from etude.rendering.subjects import BASE, Subject
 
 Values = Mapping[str, float | None]
@@ -26,61 +27,23 @@ class Row:
     pictures: Mapping[str, Array] = field(default_factory=dict)  # metric → [prompts, seeds], of each picture
 
 
-def measure(
-    subject: Subject,
-    pictures: Array,
-    texts: Sequence[Array | None],
-    real: Array,
-    loss: float,
-    against: Mapping[str, Array],
-) -> Row:
+def measure(subject: Subject, seen: Seen, held_out: Mapping[str, Array]) -> Row:
     """Every metric of one subject.
 
-    ``pictures`` [prompts, seeds, d] and ``real`` [m, d] are unit features; ``texts`` has one [d] a prompt, None where
-    CLIP has nothing to read: such prompts do not count for the text alignment. ``against`` are the numbers against
-    the truths, [prompts, seeds] each; a prompt with NaN does not count.
+    ``held_out`` are the numbers against pictures kept back, [prompts, seeds] each; a prompt with NaN does not count.
     """
-    prompts, seeds, width = pictures.shape
-    flat = pictures.reshape(-1, width)
-    each: dict[str, Array] = {
-        "image_similarity": metrics.image_similarity(flat, real).reshape(prompts, seeds),
-        "nearest_similarity": metrics.nearest_similarity(flat, real).reshape(prompts, seeds),
-        "text_alignment": _alignments(pictures, texts),
-        **against,
-    }
-    values: dict[str, float | None] = dict.fromkeys(METRICS)
+    each = {name: compute(seen) for name, compute in metrics.OF_A_PICTURE.items()} | dict(held_out)
+    values: dict[str, float | None] = dict.fromkeys(BY_KEY)
     spreads: dict[str, float | None] = {}
     for name, array in each.items():
         read = array[~np.isnan(array).any(axis=1)]
         values[name], spreads[name] = metrics.spread(read) if len(read) else (None, None)
-    apart = [distance for prompt in pictures if (distance := metrics.diversity(prompt)) is not None]
-    values["diversity"] = float(np.mean(apart)) if apart else None
-    values["kid"], values["cmmd"] = metrics.kid(flat, real), metrics.cmmd(flat, real)
-    values["validation_loss"] = loss
+    values |= {name: compute(seen) for name, compute in metrics.OF_A_SET.items()}
     return Row(subject, _rounded(values), _rounded(spreads), each)
-
-
-def _alignments(pictures: Array, texts: Sequence[Array | None]) -> Array:
-    """Cosine of each picture with its prompt [prompts, seeds]; NaN in the rows that have no text."""
-    rows = [
-        np.full(len(row), np.nan) if text is None else metrics.text_alignment(row, text[None])
-        for row, text in zip(pictures, texts, strict=True)
-    ]
-    return np.stack(rows)
 
 
 def _rounded(values: Values) -> dict[str, float | None]:
     return {name: significant(value) for name, value in values.items()}
-
-
-def ceiling(real: Array) -> dict[str, float]:
-    """What the real pictures score against each other, each left out in turn; empty for a single one."""
-    scores = metrics.leave_one_out(real)
-    apart = metrics.diversity(real)
-    if scores is None or apart is None:
-        return {}
-    named = {"image_similarity": scores[0], "nearest_similarity": scores[1], "diversity": apart}
-    return {name: float(f"{value:.6g}") for name, value in named.items()}
 
 
 def best_row(rows: Sequence[Row], rule: Best) -> Row:
@@ -101,7 +64,7 @@ def summary(rows: Sequence[Row], best: Row, real: Mapping[str, float]) -> dict[s
     base = next(row for row in rows if row.subject.name == BASE)
     final = next(row for row in rows if row.subject.final)
     made: dict[str, dict[str, float]] = {}
-    for name in METRICS:
+    for name in BY_KEY:
         entry: dict[str, float | None] = {"real": real.get(name)}
         for title, row in {"base": base, "best": best, "final": final}.items():
             entry[title] = row.values[name]

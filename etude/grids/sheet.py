@@ -15,7 +15,7 @@ from etude.rendering.pixels import open_picture, pixel_digest
 from etude.rendering.prompts import fill
 from etude.rendering.subjects import BASE
 
-NUMBERS = ("image_similarity", "nearest_similarity", "text_alignment")
+PICTURE = ("picture", "checkpoint", "prompt", "seed")  # columns that say which picture; the others are its numbers
 
 
 def sheet(method: str, base: str, axes: Sequence[Axis | None], known: Known, defaults: Defaults, cell: int) -> Sheet:
@@ -54,10 +54,11 @@ def measured(path: Path, name: str) -> dict[tuple[str, str], dict[str, float]]:
             rows = list(csv.DictReader(file))
     except FileNotFoundError:
         raise InputError(path, "is missing", "run `dvc repro` so that the evaluate stage makes it") from None
-    return {
-        (row["picture"], fill(row["prompt"], name)): {column: float(row[column]) for column in NUMBERS if row[column]}
-        for row in rows
-    }
+    found = {}
+    for row in rows:
+        numbers = {column: float(text) for column, text in row.items() if column not in PICTURE and text}
+        found[row["picture"], fill(row["prompt"], name)] = numbers
+    return found
 
 
 def manifest(

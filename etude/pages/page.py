@@ -10,17 +10,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from etude.core.files import read_json
+from etude.metrics import BY_KEY, PAGE, REPORT, Metric, measured, shown_in
 from etude.pages import words
 from etude.pages.charts import Chart, draw
 from etude.pages.pictures import inline
 from etude.pages.programs import Export, rows
 from etude.pages.readme import section
-from etude.pages.sources import CHECKPOINTS, FILES, HELD_OUT, Checkpoint, Findings, caption_of
+from etude.pages.sources import CHECKPOINTS, FILES, Checkpoint, Findings, caption_of
 
 THUMB = 192  # pixels of the longest side of pictures beside each other
-PLOTTED = (*HELD_OUT, "image_similarity", "text_alignment", "validation_loss")
 PUBLISHED = 512  # px, what the smallest published base draws
-VERDICTS = ("image_similarity", "truth_similarity")
 ALONE = "It cannot tell what a picture shows, so look at them; pictures held out would be measured against as well."
 
 
@@ -35,7 +34,7 @@ def render(found: Findings) -> str:
     """The page as HTML."""
     title, sentence = words.title(found.about, found.method)
     template = environment().get_template("page.html")
-    columns = words.measured(row.values for row in found.checkpoints)
+    columns = measured(row.values for row in found.checkpoints)
     return template.render(
         f=found,
         title=title,
@@ -43,7 +42,7 @@ def render(found: Findings) -> str:
         use=_use(found),
         tiles=list(_tiles(found)),
         best_name=subject_name(found.best["checkpoint"], found.best["step"]),
-        metric_names={name: metric.name for name, metric in words.BY_KEY.items()},
+        metric_names={name: metric.name for name, metric in BY_KEY.items()},
         pairs=[_pair(found, number) for number in range(len(found.asked["prompts"]))],
         training=[{"picture": inline(path, THUMB), "caption": caption_of(path)} for path in found.training],
         charts=list(_charts(found)),
@@ -95,17 +94,17 @@ def _use(found: Findings) -> dict[str, Any]:
 
 
 def _tiles(found: Findings) -> Iterator[dict[str, str]]:
-    for key in PLOTTED:
-        values = found.metrics.get(key)
+    for metric in shown_in(PAGE):
+        values = found.metrics.get(metric.key)
         if not values or "best" not in values:
             continue
         base = f"Untouched base {words.number(values['base'])}."
-        told = [words.verdict(values) if key in VERDICTS else base]
+        told = [words.verdict(values, metric) if REPORT in metric.shown else base]
         told += [f"Real pictures {words.number(values['real'])}."] if "real" in values else []
-        told += [ALONE] if key == "image_similarity" and not found.held_out else []
+        told += [ALONE] if metric.key == "image_similarity" and not found.held_out else []
         spread = words.spread(values.get("best_spread"))
         yield {
-            "name": words.BY_KEY[key].name,
+            "name": metric.name,
             "value": words.number(values["best"]),
             "small": spread,
             "more": " ".join(told),
@@ -128,18 +127,18 @@ def _pair(found: Findings, number: int) -> dict[str, Any]:
 
 
 def _charts(found: Findings) -> Iterator[dict[str, Any]]:
-    for key in PLOTTED:
+    for metric in shown_in(PAGE):
         points = [
-            (float(row.step), value, row.values.get(f"{key}_spread"))
+            (float(row.step), value, row.values.get(f"{metric.key}_spread"))
             for row in found.checkpoints
-            if row.step is not None and (value := row.values.get(key)) is not None
+            if row.step is not None and (value := row.values.get(metric.key)) is not None
         ]
         if len(points) < 2:
             continue
-        values = found.metrics.get(key, {})
+        values = found.metrics.get(metric.key, {})
         levels = {title: values[name] for name, title in {"real": "real pictures"}.items() if name in values}
-        chart = Chart(words.BY_KEY[key].name, points, levels, found.best["step"])
-        yield {"title": words.BY_KEY[key].name, "about": words.BY_KEY[key].about, "svg": draw(chart)}
+        chart = Chart(metric.name, points, levels, found.best["step"])
+        yield {"title": metric.name, "about": metric.about, "svg": draw(chart)}
     if len(found.losses) > 1:
         curve = Chart("Training loss", [(step, loss, None) for step, loss in found.losses], dots=False)
         yield {
@@ -149,7 +148,7 @@ def _charts(found: Findings) -> Iterator[dict[str, Any]]:
         }
 
 
-def _row(found: Findings, row: Checkpoint, columns: Sequence[words.Metric]) -> dict[str, Any]:
+def _row(found: Findings, row: Checkpoint, columns: Sequence[Metric]) -> dict[str, Any]:
     kind = "base" if row.name == "base" else "best" if row.name == found.best["checkpoint"] else ""
     cells = [
         {"value": words.number(row.values.get(m.key)), "spread": words.spread(row.values.get(f"{m.key}_spread"))}

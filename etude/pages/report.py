@@ -10,25 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from etude.core.files import read_json
+from etude.metrics import BY_KEY, REPORT, TABLE, Metric, measured, shown_in
 from etude.pages import words
 from etude.pages.dumbbell import Bar, draw
 from etude.pages.page import environment, subject_name, worded
 from etude.pages.pictures import inline, shrink
-from etude.pages.sources import HELD_OUT, Findings
+from etude.pages.sources import Findings
 
 SEEDS = 2  # pictures of a prompt that a report shows of each method
 SHOWN = 6  # training pictures
-COLUMNS = (
-    *HELD_OUT, "background_accuracy", "image_similarity", "text_alignment", "diversity", "nearest_similarity", "cmmd",
-    "validation_loss",
-)  # fmt: skip
-CHARTS = {  # the first is what a report leads with: image similarity tells nothing of what a picture shows
-    "truth_similarity": ("Does it hit the truth?", "CLIP cosine with pictures kept back, of what each prompt asks for"),
-    "concept_accuracy": ("Is it the concept?", "share of pictures in which the judge names the concept asked for"),
-    "style_similarity": ("Is it drawn in that style?", "CLIP cosine with all kept-back pictures of the style"),
-    "style_accuracy": ("Is it the style?", "share of pictures in which the judge names the style asked for"),
-    "image_similarity": ("Does it look like the pictures?", "CLIP cosine with the training pictures"),
-}
 
 
 @dataclass(frozen=True)
@@ -84,7 +74,7 @@ def rows(found: Sequence[Entry]) -> Iterator[dict[str, Any]]:
     for entry in found:
         told = entry.told
         row: dict[str, Any] = {"method": entry.method, "set": told["asked"]["set"], "step": told["best"]["step"]}
-        for key in words.BY_KEY:
+        for key in BY_KEY:
             values = told["metrics"].get(key, {})
             row |= {f"{key}{end}": values.get(f"best{end}") for end in ("", "_spread")}
             row[f"{key}_base"] = values.get("base")
@@ -109,11 +99,11 @@ def _section(group: Sequence[Entry]) -> dict[str, Any]:
     """Methods that were asked the same."""
     asked = group[0].told["asked"]
     pictures = sorted(group[0].folder.glob("pictures/training-*.png"))
-    known = {metric.key for metric in words.measured(entry.told["metrics"] for entry in group)}
-    columns = [words.BY_KEY[key] for key in COLUMNS if key in known]
+    columns = [metric for metric in measured(entry.told["metrics"] for entry in group) if TABLE in metric.shown]
+    charted = [metric for metric in shown_in(REPORT) if all(_measured(entry, metric.key) for entry in group)]
     return {
         "asked": asked,
-        "charts": [_chart(group, key) for key in CHARTS if all(_measured(entry, key) for entry in group)],
+        "charts": [_chart(group, metric) for metric in charted],
         "columns": columns,
         "table": [_row(entry, columns) for entry in group],
         "methods": [entry.told for entry in group],
@@ -126,13 +116,12 @@ def _measured(entry: Entry, key: str) -> bool:
     return {"base", "best"} <= set(entry.told["metrics"].get(key, {}))
 
 
-def _chart(group: Sequence[Entry], key: str) -> dict[str, Any]:
+def _chart(group: Sequence[Entry], metric: Metric) -> dict[str, Any]:
     """One metric of all methods: the question that it answers, the chart, and a sentence a method."""
-    title, about = CHARTS[key]
-    real = group[0].told["metrics"][key].get("real")
-    verdicts = [(entry.told["title"], words.verdict(entry.told["metrics"][key])) for entry in group]
-    svg = draw(words.BY_KEY[key].name, [_bar(entry, key) for entry in group], real)
-    return {"title": title, "name": words.BY_KEY[key].name, "about": about, "svg": svg, "verdicts": verdicts}
+    values = [entry.told["metrics"][metric.key] for entry in group]
+    verdicts = [(entry.told["title"], words.verdict(own, metric)) for entry, own in zip(group, values, strict=True)]
+    svg = draw(metric.name, [_bar(entry, metric.key) for entry in group], values[0].get("real"))
+    return {"metric": metric, "svg": svg, "verdicts": verdicts}
 
 
 def _bar(entry: Entry, key: str) -> Bar:
@@ -141,7 +130,7 @@ def _bar(entry: Entry, key: str) -> Bar:
     return Bar(entry.told["title"], values["base"], values["best"], *spreads)
 
 
-def _row(entry: Entry, columns: Sequence[words.Metric]) -> dict[str, Any]:
+def _row(entry: Entry, columns: Sequence[Metric]) -> dict[str, Any]:
     cells = []
     for column in columns:
         values = entry.told["metrics"].get(column.key, {})

@@ -13,9 +13,9 @@ from typing import Any
 from etude.core.artifact import facts_of
 from etude.core.errors import InputError
 from etude.core.files import read_json
+from etude.metrics import HELD_OUT, METRICS
 from etude.pages.readme import files
 
-HELD_OUT = ("truth_similarity", "concept_accuracy", "style_similarity", "style_accuracy")  # metrics that lead a page
 CHECKPOINTS = "checkpoints"  # folder of an export in which each of several checkpoints lies
 FILES = "The files"  # the section of a README on what the export stage writes
 Numbers = Mapping[str, float | None]
@@ -69,7 +69,7 @@ class Findings:
     @property
     def held_out(self) -> bool:
         """Whether anything was measured that training pictures do not tell."""
-        return any("best" in self.metrics.get(key, {}) for key in HELD_OUT)
+        return any("best" in self.metrics.get(metric.key, {}) for metric in METRICS if HELD_OUT in metric.needs)
 
     @property
     def previews(self) -> list[Path]:

@@ -1,42 +1,10 @@
-"""How numbers are written and what they are called, on pages and in the report alike."""
+"""How numbers are written, on pages and in the report alike."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-
-@dataclass(frozen=True)
-class Metric:
-    """A column: its key, its name, which way is better ("" where neither is), and what it is."""
-
-    key: str
-    name: str
-    better: str
-    about: str
-
-
-METRICS = (
-    Metric("truth_similarity", "Truth similarity", "higher", "CLIP cosine with kept-back pictures of what was asked"),
-    Metric("concept_accuracy", "Concept accuracy", "higher", "share in which the judge names the concept asked for"),
-    Metric("style_similarity", "Style similarity", "higher", "CLIP cosine with all kept-back pictures of the style"),
-    Metric("style_accuracy", "Style accuracy", "higher", "share in which the judge names the style asked for"),
-    Metric("background_accuracy", "Background accuracy", "higher", "share in which the judge names the background"),
-    Metric("image_similarity", "Image similarity", "higher", "CLIP cosine with the training pictures, over all pairs"),
-    Metric("nearest_similarity", "Nearest picture", "", "CLIP cosine with the nearest training picture; 1 is a copy"),
-    Metric("text_alignment", "Text alignment", "higher", "CLIP cosine with the prompt, the learned name left out"),
-    Metric("diversity", "Diversity", "", "1 − cosine between pictures of one prompt; 0 when all seeds look alike"),
-    Metric("kid", "KID", "lower", "distance between the sets of pictures, unbiased, in CLIP's space; rough for so few"),
-    Metric("cmmd", "CMMD", "lower", "distance between the sets of pictures in CLIP's space, in thousandths"),
-    Metric("validation_loss", "Validation loss", "lower", "error at fixed noise and timesteps on training pictures"),
-)  # fmt: skip
-BY_KEY = {metric.key: metric for metric in METRICS}
-
-
-def measured(tables: Iterable[Mapping[str, object]]) -> tuple[Metric, ...]:
-    """The columns that stand in any of ``tables`` (metric → value or values); None is no value."""
-    known = {name for table in tables for name, value in table.items() if value is not None}
-    return tuple(metric for metric in METRICS if metric.key in known)
+from etude.metrics import Metric
 
 
 def number(value: float | None) -> str:
@@ -66,17 +34,17 @@ def title(about: tuple[str, ...], method: str) -> tuple[str, str]:
     return (name, rest[:1].upper() + rest[1:].rstrip(".") + ".") if colon else (method, first)
 
 
-def verdict(values: Mapping[str, float]) -> str:
-    """One sentence on a metric where higher is better: the gain over the base, against the spread between seeds."""
+def verdict(values: Mapping[str, float], metric: Metric) -> str:
+    """One sentence on a metric that has a better side: the gain over the base, against the spread between seeds."""
     base, best = values.get("base"), values.get("best")
     if base is None or best is None:
         return ""
     known = [values[name] for name in ("base_spread", "best_spread") if name in values]
-    gain, width = best - base, max(known, default=0.0)
+    gain, width = (base - best if metric.better == "lower" else best - base), max(known, default=0.0)
     if not known:
         return f"From {number(base)} to {number(best)}; one seed alone tells no spread."
     if gain <= 0:
-        return f"From {number(base)} to {number(best)}: it did not rise."
+        return f"From {number(base)} to {number(best)}: it did not {'fall' if metric.better == 'lower' else 'rise'}."
     if not width:
         return f"From {number(base)} to {number(best)}, the same with every seed."
     if gain <= 3 * width:

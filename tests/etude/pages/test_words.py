@@ -2,17 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from etude.evaluation.settings import METRICS
+from etude.metrics import BY_KEY
 from etude.pages import words
-
-
-def test_every_metric_of_an_evaluation_has_a_name() -> None:
-    assert {metric.key for metric in words.METRICS} == set(METRICS)
-
-
-def test_columns_are_what_any_row_has_in_their_order() -> None:
-    tables: list[dict[str, float | None]] = [{"cmmd": 1.0, "kid": None}, {"truth_similarity": 0.5, "step": 3}]
-    assert [metric.key for metric in words.measured(tables)] == ["truth_similarity", "cmmd"]
 
 
 @pytest.mark.parametrize(
@@ -41,8 +32,15 @@ def test_sizes_are_in_the_unit_that_suits(count: int, text: str) -> None:
     ],
 )
 def test_a_gain_is_weighed_against_the_spread_between_seeds(values: dict[str, float], text: str) -> None:
-    assert text in words.verdict(values)
-    assert bool(text) == bool(words.verdict(values))
+    said = words.verdict(values, BY_KEY["image_similarity"])
+    assert text in said
+    assert bool(text) == bool(said)
+
+
+def test_where_lower_is_better_a_fall_is_the_gain() -> None:
+    values = {"base": 0.5, "best": 0.3, "base_spread": 0.02, "best_spread": 0.01}
+    assert "10 times the spread" in words.verdict(values, BY_KEY["validation_loss"])
+    assert "did not fall" in words.verdict(values | {"best": 0.6}, BY_KEY["validation_loss"])
 
 
 def test_a_method_is_named_by_its_docstring() -> None:

@@ -1,0 +1,113 @@
+"""The metrics of an evaluation, one record each. Nothing is computed here, so that every room may read the list.
+
+A new metric is a record in `METRICS`, its computation in `etude/evaluation`, and a test; `make schemas` then lets
+editors complete its key. The order is that of columns, tiles and charts: what tells most about a method comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Better = Literal["higher", "lower", ""]
+Need = Literal["held-out pictures", "classifier"]
+Place = Literal["page", "report", "table"]
+HELD_OUT: Final = "held-out pictures"
+CLASSIFIER: Final = "classifier"
+PAGE: Final = "page"
+REPORT: Final = "report"
+TABLE: Final = "table"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is known of a metric besides its values.
+
+    ``shown`` are the places that show it besides the table of checkpoints, which has all metrics: "page" is a tile and
+    a chart on a method's page, "report" a chart in the report, "table" a column of the report's table.
+    """
+
+    key: str  # in params.yaml, metrics.json and CSV files
+    name: str
+    better: Better  # "" where neither is
+    question: str  # that its values answer
+    about: str  # how it is measured
+    shown: tuple[Place, ...]
+    needs: tuple[Need, ...] = ()  # besides the training pictures
+
+
+METRICS = (
+    Metric(
+        "truth_similarity", "Truth similarity", "higher", "Does it hit the truth?",
+        "CLIP cosine with kept-back pictures of what each prompt asks for",
+        shown=(PAGE, REPORT, TABLE), needs=(HELD_OUT,),
+    ),
+    Metric(
+        "concept_accuracy", "Concept accuracy", "higher", "Is it the concept?",
+        "share of pictures in which the judge names the concept asked for",
+        shown=(PAGE, REPORT, TABLE), needs=(HELD_OUT, CLASSIFIER),
+    ),
+    Metric(
+        "style_similarity", "Style similarity", "higher", "Is it drawn in that style?",
+        "CLIP cosine with all kept-back pictures of the style",
+        shown=(PAGE, REPORT, TABLE), needs=(HELD_OUT, CLASSIFIER),
+    ),
+    Metric(
+        "style_accuracy", "Style accuracy", "higher", "Is it the style?",
+        "share of pictures in which the judge names the style asked for",
+        shown=(PAGE, REPORT, TABLE), needs=(HELD_OUT, CLASSIFIER),
+    ),
+    Metric(
+        "background_accuracy", "Background accuracy", "higher", "Is it on the background asked for?",
+        "share of pictures in which the judge names the background asked for",
+        shown=(TABLE,), needs=(HELD_OUT, CLASSIFIER),
+    ),
+    Metric(
+        "image_similarity", "Image similarity", "higher", "Does it look like the pictures?",
+        "CLIP cosine with the training pictures, over all pairs",
+        shown=(PAGE, REPORT, TABLE),
+    ),
+    Metric(
+        "nearest_similarity", "Nearest picture", "", "Is it a copy of a training picture?",
+        "CLIP cosine with the nearest training picture; 1 is a copy",
+        shown=(TABLE,),
+    ),
+    Metric(
+        "text_alignment", "Text alignment", "higher", "Does it show what the prompt says?",
+        "CLIP cosine with the prompt, the learned name left out",
+        shown=(PAGE, TABLE),
+    ),
+    Metric(
+        "diversity", "Diversity", "", "Do other seeds give other pictures?",
+        "1 − cosine between pictures of one prompt; 0 when all seeds look alike",
+        shown=(TABLE,),
+    ),
+    Metric(
+        "kid", "KID", "lower", "Are drawn and training pictures alike as sets?",
+        "distance between the sets of pictures, unbiased, in CLIP's space; rough for so few",
+        shown=(),
+    ),
+    Metric(
+        "cmmd", "CMMD", "lower", "Are drawn and training pictures alike as sets?",
+        "distance between the sets of pictures in CLIP's space, in thousandths",
+        shown=(TABLE,),
+    ),
+    Metric(
+        "validation_loss", "Validation loss", "lower", "Does it predict the training pictures?",
+        "error at fixed noise and timesteps on training pictures",
+        shown=(PAGE, TABLE),
+    ),
+)  # fmt: skip
+BY_KEY: Mapping[str, Metric] = {metric.key: metric for metric in METRICS}
+
+
+def shown_in(place: Place) -> list[Metric]:
+    """The metrics that a place shows, in their order."""
+    return [metric for metric in METRICS if place in metric.shown]
+
+
+def measured(tables: Iterable[Mapping[str, object]]) -> list[Metric]:
+    """The metrics that have a value in any of ``tables`` (metric → value or values); None is no value."""
+    keys = {key for table in tables for key, value in table.items() if value is not None}
+    return [metric for metric in METRICS if metric.key in keys]
