@@ -132,7 +132,9 @@ def kind_of(path: Path) -> str:
         _open_clip(path)
         return "clip"
     family = recognise(path)
-    from etude.base.base import DTYPES, PARTS, load_base
+    from etude.base.base import DTYPES
+    from etude.base.digest import PARTS
+    from etude.base.loading import load_base
 
     for part in PARTS:  # one at a time, in half precision: it fits into little memory
         load_base(path, dtype=DTYPES["bf16"], parts=(part,))

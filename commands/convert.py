@@ -82,7 +82,7 @@ def _of_base(source: Path, facts: dict[str, object]) -> dict[str, object]:
     """What a whole model tells as a base: family, prediction and resolution; an artifact tells them itself."""
     if "base" in facts:
         return facts
-    from etude.base.base import load_base
+    from etude.base.loading import load_base
 
     base = load_base(source, parts=())
     return facts | {"family": base.family, "prediction": base.prediction, "resolution": base.resolution}

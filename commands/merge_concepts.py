@@ -43,7 +43,7 @@ def merge_concepts(
     if len(made) < 2:
         raise InputError("artifacts", "are fewer than two", "name every artifact.safetensors to merge")
     texts = read_captions(captions)
-    from etude.base.base import load_base
+    from etude.base.loading import load_base
     from etude.core import artifact as artifacts
     from etude.core.randomness import make_deterministic
     from pipelines.custom_diffusion.method.merge import merge

@@ -79,7 +79,8 @@ def sample(
     sampling = _sampling(dials.sampling, {key: value for key, value in given.items() if value is not None})
     numbers, sides = _numbers(seeds), _size(size)
     parts = [split_layer(text) for text in re.split(r"\s+\+\s+", stack.strip()) if text]
-    from etude.base.base import DTYPES, load_base
+    from etude.base.base import DTYPES
+    from etude.base.loading import load_base
     from etude.core.randomness import make_deterministic
 
     make_deterministic(dials.threads)

@@ -16,7 +16,8 @@ from typing import Any
 
 from PIL import Image
 
-from etude.base.base import Base, load_base
+from etude.base.base import Base
+from etude.base.loading import load_base
 from etude.base.settings import Sampling
 from etude.core.files import atomic_path, replace_folder, write_json
 from etude.core.params import Schema, pick

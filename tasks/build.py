@@ -24,7 +24,8 @@ from tasks.shell import publish, run, seen
 from tasks.shell.console import say, warn
 
 if TYPE_CHECKING:
-    from etude.base.base import Base, Part
+    from etude.base.base import Base
+    from etude.base.digest import Part
     from etude.core.artifact import Artifact
     from etude.training.report import Report
     from etude.watch.looks import Look
@@ -92,7 +93,7 @@ def _facts(params: MethodParams, dials: Dials, inputs: Mapping[str, str], path: 
     """What the artifact tells of its making, and with ``inputs`` all that its bits depend on."""
     import torch
 
-    from etude.base.base import choose_device
+    from etude.base.loading import choose_device
 
     device = choose_device(dials.device).type
     read = [path, *map(Path, getattr(params, "models", {}).values())]
@@ -115,7 +116,7 @@ def _open(
     method: str, module: Method, params: MethodParams, dials: Dials, path: Path, scratch: Path
 ) -> tuple[Base, Report]:
     """The base in float32, whose trained copies need it (`fit` computes in `precision`), and a report with previews."""
-    from etude.base.base import load_base
+    from etude.base.loading import load_base
     from etude.core.randomness import make_deterministic
     from etude.training.preview import Preview, draw
     from etude.training.report import Report

@@ -89,7 +89,8 @@ def batches(asked: ClassImages) -> Iterator[tuple[str, range]]:
 
 def _context(dials: Dials) -> list[Any]:
     """All that a drawn picture hangs on besides what is asked."""
-    from etude.base.base import PARTS, choose_device, part_digest
+    from etude.base.digest import PARTS, part_digest
+    from etude.base.loading import choose_device
 
     code = code_digests(*CODE)
     weights = [part_digest(dials.base, part) for part in PARTS]
@@ -98,7 +99,8 @@ def _context(dials: Dials) -> list[Any]:
 
 
 def _open(dials: Dials) -> Any:
-    from etude.base.base import DTYPES, load_base
+    from etude.base.base import DTYPES
+    from etude.base.loading import load_base
 
     return load_base(dials.base, device=dials.device, dtype=DTYPES[dials.precision])
 

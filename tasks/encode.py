@@ -32,7 +32,7 @@ from tasks.shell.console import progress, say, warn
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from etude.base.base import Part
+    from etude.base.digest import Part
 
     Entry = tuple[dict[str, Tensor], dict[str, str]]  # tensors and metadata
     Encoder = Callable[..., Entry]
@@ -55,7 +55,8 @@ class Entries:
     """One kind of entry in the store: served where it is whole, made where it is missing or damaged."""
 
     def __init__(self, part: Part, dials: Dials) -> None:
-        from etude.base.base import choose_device, part_digest
+        from etude.base.digest import part_digest
+        from etude.base.loading import choose_device
 
         code = code_digests(*CODE)
         libraries = [version(name) for name in LIBRARIES[part]]
@@ -147,8 +148,8 @@ def open_vae(dials: Dials) -> Encoder:
     """The encoder of pictures: width and height, and RGB bytes in rows, to "mean" and "logvar" [4, h/8, w/8]."""
     import torch
 
-    from etude.base.base import load_base
     from etude.base.latents import encode_images
+    from etude.base.loading import load_base
 
     base = load_base(dials.base, device=dials.device, parts=("vae",))
 
@@ -165,7 +166,7 @@ def open_text_encoder(dials: Dials) -> Encoder:
     """The encoder of texts: to "hidden" [77, d] and for SDXL "pooled"."""
     import torch
 
-    from etude.base.base import load_base
+    from etude.base.loading import load_base
     from etude.base.text import encode_tokens, tokenise
 
     base = load_base(dials.base, device=dials.device, parts=("text",))

@@ -1,42 +1,23 @@
-"""A base model: the Stable Diffusion that a method stands on, loaded frozen and offline.
-
-`load_base` opens a diffusers folder or a single ``.safetensors``/``.ckpt`` file (for its configuration see `single`).
-"""
+"""A base model: the Stable Diffusion that a method changes, as it is in memory. `loading.load_base` opens one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTextModelWithProjection
-from transformers.utils import logging as transformers_logging
 
-from etude.base.checkpoint import read_parts
-from etude.base.digest import PARTS, Part, part_digest
-from etude.base.family import Family, is_variation, read_config, recognise, weight_files
-from etude.base.single import CONFIGS, config_folder, single_scheduler
-from etude.base.tokenizer import load_tokenizer
-from etude.base.unclip import Unclip, load_unclip
+from etude.base.family import Family
+from etude.base.unclip import Unclip
 from etude.core.artifact import PRECISIONS
-from etude.core.errors import BaseError
-
-__all__ = ["DTYPES", "PARTS", "Base", "Part", "choose_device", "load_base", "part_digest"]
 
 Prediction = Literal["epsilon", "v_prediction"]
 DTYPES: dict[str, torch.dtype] = {ours: getattr(torch, name) for ours, name in PRECISIONS.items()}
 # How a method draws that brings its own noise, path and guidance: (prompts, seeds, width, height) → uint8 [B, H, W, 3].
 Course = Callable[[Any, Sequence[int], int, int], Tensor]
-_TEXT_MODELS = {"": CLIPTextModel, "_2": CLIPTextModelWithProjection}
-_SCHEDULER = Path("scheduler") / "scheduler_config.json"
-_BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
 
 
 @dataclass(frozen=True)
@@ -65,142 +46,3 @@ class Base:
     def factor(self) -> int:
         """Pixels to a side of a latent: 8 in every Stable Diffusion."""
         return 8
-
-
-def load_base(
-    path: Path | str,
-    *,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
-    parts: Sequence[Part] = PARTS,
-) -> Base:
-    """Load the named parts of a base; device ``auto`` is the best there is. Raises BaseError."""
-    path = Path(path)
-    family = recognise(path)
-    single = path.is_file()
-    configs = config_folder(path, family) if single else path
-    scheduler = single_scheduler(path, family, configs) if single else read_config(path / _SCHEDULER)
-    vae_config = read_config(configs / "vae" / "config.json")
-    vae_dtype = torch.float32 if dtype == torch.float16 and vae_config.get("force_upcast", True) else dtype
-    source = _Source(path, configs, read_parts(path, parts) if single else None, choose_device(device))
-    texts = ("", "_2")[: 2 if family == "sdxl" else 1] if "text" in parts and not is_variation(path) else ()
-    with _quiet():
-        return Base(
-            path=path,
-            family=family,
-            prediction=_prediction(path, scheduler),
-            unet=_load(source, "unet", UNet2DConditionModel, dtype) if "unet" in parts else None,
-            vae=_load(source, "vae", AutoencoderKL, vae_dtype) if "vae" in parts else None,
-            text_encoders=tuple(_load(source, f"text_encoder{end}", _TEXT_MODELS[end], dtype) for end in texts),
-            tokenizers=tuple(load_tokenizer(configs / f"tokenizer{end}", family) for end in texts),
-            alphas_cumprod=DDPMScheduler(**_only(scheduler, _BETAS)).alphas_cumprod.to(source.device),
-            resolution=_resolution(configs, family, scheduler),
-            scaling_factor=float(vae_config.get("scaling_factor", 0.18215)),
-            device=source.device,
-            dtype=dtype,
-            scheduler_config=scheduler,
-            unclip=_unclip(source) if "unet" in parts else None,
-        )
-
-
-def _unclip(source: _Source) -> Unclip | None:
-    if source.tensors is not None:
-        return None
-    return load_unclip(source.path, read_config(source.path / "unet" / "config.json"), source.device)
-
-
-def choose_device(name: str | torch.device) -> torch.device:
-    """``auto`` → cuda, mps or cpu, whichever is there first; anything else as it is."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _only(config: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: config[name] for name in names if name in config}
-
-
-def _prediction(path: Path, scheduler: dict[str, Any]) -> Prediction:
-    prediction = scheduler.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction") or "EDM" in scheduler.get("_class_name", ""):
-        action = "choose a base that predicts ε or v on the usual noise schedule"
-        raise BaseError(path, f"its scheduler is a {scheduler.get('_class_name')} predicting {prediction}", action)
-    return cast(Prediction, prediction)
-
-
-def _resolution(configs: Path, family: Family, scheduler: dict[str, Any]) -> int:
-    """Training resolution in px. SD 2.x as one file shares a configuration here: those that predict v have 768."""
-    if configs == CONFIGS / "sd2" and scheduler["prediction_type"] == "epsilon":
-        return 512
-    size = read_config(configs / "unet" / "config.json").get("sample_size") or 64
-    return 8 * (size if isinstance(size, int) else min(size))
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Where models are loaded from, and to."""
-
-    path: Path
-    configs: Path  # the base's own folder, or for a single file the one of its configuration
-    tensors: dict[str, dict[str, Tensor]] | None  # of a single file: part → name → tensor
-    device: torch.device
-
-
-def _load(source: _Source, part: str, kind: Any, dtype: torch.dtype) -> Any:
-    """One model, every parameter of it from the base's files, frozen and in eval mode."""
-    open_part = _from_folder if source.tensors is None else _from_file
-    try:
-        model, missing = open_part(source, part, kind, dtype)
-    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        fault = f"its {part} does not fit its configuration or is damaged ({reason[0]})"
-        raise BaseError(source.path, fault, "fetch the base again, or correct the configuration beside it") from error
-    if missing:
-        fault = f"its {part} lacks {len(missing)} tensors, such as {missing[0]}"
-        raise BaseError(source.path, fault, "fetch the base again, or correct the configuration beside it")
-    return model.requires_grad_(False).eval().to(source.device)
-
-
-def _from_folder(source: _Source, part: str, kind: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:
-    """The model in a diffusers folder, and the names that it lacks."""
-    folder = source.path / part
-    variant = weight_files(folder)[1]
-    model, info = kind.from_pretrained(
-        str(folder), dtype=dtype, variant=variant, local_files_only=True, output_loading_info=True
-    )
-    return model, sorted(info["missing_keys"])
-
-
-def _from_file(source: _Source, part: str, kind: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:
-    """diffusers' conversion of a part of an LDM file; it leaves what the file lacks on the meta device."""
-    tensors = (source.tensors or {})[part.partition("_")[0]]
-    where = {"config": str(source.configs), "subfolder": part, "local_files_only": True}
-    if part.startswith("text_encoder"):
-        model = create_diffusers_clip_model_from_ldm(kind, _with_text_model(tensors), torch_dtype=dtype, **where)
-    else:
-        model = kind.from_single_file(tensors, dtype=dtype, **where)
-    return model, sorted(name for name, tensor in model.named_parameters() if tensor.is_meta)
-
-
-def _with_text_model(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of CLIP as diffusers expects them: some merged SD 1.x files leave out ``text_model.``."""
-    prefix = "cond_stage_model.transformer."
-    roots = tuple(prefix + name for name in ("embeddings.", "encoder.", "final_layer_norm."))
-    return {
-        name.replace(prefix, prefix + "text_model.") if name.startswith(roots) else name: tensor
-        for name, tensor in tensors.items()
-    }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the progress bars that transformers draws for each part."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()

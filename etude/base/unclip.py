@@ -13,19 +13,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Generator, Tensor
 
+from etude.base.conditioning import Conditioning
 from etude.base.family import is_variation, read_config, weight_files
 from etude.core.errors import BaseError
-
-if TYPE_CHECKING:
-    from etude.base.base import Base
-    from etude.base.text import Conditioning
 
 LEVELS = 1000  # of noise on embeddings
 _SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
@@ -119,26 +116,27 @@ def _load_normaliser(path: Path, config: dict[str, Any], device: torch.device) -
     return Unclip(model.mean.detach().float().to(device), model.std.detach().float().to(device), alphas.to(device))
 
 
-def told(base: Base, conditioning: Conditioning, seeds: Sequence[int] | None = None) -> Conditioning:
+def told(unclip: Unclip | None, conditioning: Conditioning, seeds: Sequence[int] | None = None) -> Conditioning:
     """``conditioning`` with what an unCLIP base is told of the picture in force; as it is where it says so itself.
 
-    The embedding's noise comes from each picture's own seed, as the latents' does; without seeds all have the same.
+    ``unclip`` is the base's; without one the base knows no pictures. The embedding's noise comes from each picture's
+    own seed, as the latents' does; without seeds all have the same.
     """
-    if base.unclip is None or conditioning.picture is not None:
+    if unclip is None or conditioning.picture is not None:
         return conditioning
-    if not base.unclip.supplied:
-        return untold(base, conditioning)
-    now, count = base.unclip.supplied[-1], len(conditioning)
-    noise = torch.stack([_noise(seed, base.unclip.width) for seed in seeds or [0] * count]).to(now.embedding)
+    if not unclip.supplied:
+        return unclip.silent(conditioning)
+    now, count = unclip.supplied[-1], len(conditioning)
+    noise = torch.stack([_noise(seed, unclip.width) for seed in seeds or [0] * count]).to(now.embedding)
     level = torch.full((count,), now.level, device=now.embedding.device)
-    return base.unclip.telling(conditioning, now.embedding.expand(count, -1), noise, level)
+    return unclip.telling(conditioning, now.embedding.expand(count, -1), noise, level)
 
 
-def untold(base: Base, conditioning: Conditioning) -> Conditioning:
+def untold(unclip: Unclip | None, conditioning: Conditioning) -> Conditioning:
     """``conditioning`` that tells an unCLIP base of no picture, unless it says something itself."""
-    if base.unclip is None or conditioning.picture is not None:
+    if unclip is None or conditioning.picture is not None:
         return conditioning
-    return base.unclip.silent(conditioning)
+    return unclip.silent(conditioning)
 
 
 def _noise(seed: int, width: int) -> Tensor:

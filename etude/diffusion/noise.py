@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from etude.base.base import Base
-from etude.base.text import Conditioning
+from etude.base.conditioning import Conditioning
 from etude.base.unclip import told
 from etude.core.errors import BaseError
 
@@ -57,7 +57,7 @@ def predict(base: Base, noisy: Tensor, t: Tensor, conditioning: Conditioning, ti
             "text_embeds": conditioning.pooled,
             "time_ids": size_ids(base, noisy) if time_ids is None else time_ids,
         }
-    said = told(base, conditioning)
+    said = told(base.unclip, conditioning)
     answer: Tensor = base.unet(
         noisy,
         t,

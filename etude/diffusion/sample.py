@@ -20,9 +20,10 @@ from diffusers import (
 from torch import Generator, Tensor
 
 from etude.base.base import Base
+from etude.base.conditioning import Conditioning
 from etude.base.latents import decode_latents
 from etude.base.settings import SamplerName, Sampling
-from etude.base.text import Conditioning, encode_prompts
+from etude.base.text import encode_prompts
 from etude.base.unclip import told, untold
 from etude.core.errors import InputError
 from etude.diffusion.noise import predict
@@ -66,7 +67,7 @@ def generate(
     if base.courses:
         return base.courses[-1](prompts, seeds, width or base.resolution, height or base.resolution)
     said = prompts if isinstance(prompts, Conditioning) else encode_prompts(base, prompts, clip_skip)
-    said = told(base, said, seeds)
+    said = told(base.unclip, said, seeds)
     unsaid = _negative(base, negative, len(prompts), clip_skip) if guidance > 1 else None
     randomness = generators(seeds)
     noise = draw_noise(base, randomness, width or base.resolution, height or base.resolution)
@@ -85,7 +86,7 @@ def guided(
     noisy = latents.to(base.dtype)
     if unsaid is None:
         return predict(base, noisy, t, said).to(latents.dtype)
-    both = Conditioning.cat([untold(base, unsaid), told(base, said)])
+    both = Conditioning.cat([untold(base.unclip, unsaid), told(base.unclip, said)])
     u, c = predict(base, torch.cat([noisy, noisy]), t, both).to(latents.dtype).chunk(2)
     return u + guidance * (c - u)
 

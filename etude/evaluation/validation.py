@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from etude.base.text import Conditioning, encode_prompts
+from etude.base.conditioning import Conditioning
+from etude.base.text import encode_prompts
 from etude.core import randomness
 from etude.core.files import read_json, read_tensors, sha256_file, write_json
 from etude.core.randomness import generator

@@ -8,8 +8,9 @@ from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 
-from etude.base.base import DTYPES, Base, choose_device, load_base
+from etude.base.base import DTYPES, Base
 from etude.base.digest import PARTS, part_digest
+from etude.base.loading import choose_device, load_base
 from etude.core import artifact as artifacts
 from etude.core.code import code_digests
 from etude.core.errors import FormatError

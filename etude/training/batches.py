@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from etude.base.text import Conditioning
+from etude.base.conditioning import Conditioning
 from etude.core.errors import InputError
 from etude.core.files import read_json, read_tensors
 from etude.core.randomness import generator

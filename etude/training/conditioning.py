@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from etude.base.base import Base
-from etude.base.text import Conditioning, encode_prompts
+from etude.base.conditioning import Conditioning
+from etude.base.text import encode_prompts
 from etude.training.batches import Batch, Captions
 
 PLAIN = "[caption]"

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from etude.base.base import Base
+from etude.base.conditioning import Conditioning
 from etude.base.latents import sample_latents
-from etude.base.text import Conditioning
 from etude.diffusion.noise import add_noise, predict, snr, target
 from etude.training.plan import Optimization
 

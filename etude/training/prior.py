@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from etude.base.base import Base
-from etude.base.text import Conditioning
+from etude.base.conditioning import Conditioning
 from etude.core.errors import InputError
 from etude.core.randomness import mix
 from etude.training import conditioning

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from commands.base import base, kind_of, note_origin
 from commands.check import check
 from commands.hub import needed
-from etude.base.base import load_base
+from etude.base.loading import load_base
 from etude.core.errors import ArgumentError, BaseError, ConflictError, InputError
 from etude.core.files import sha256_tree
 from etude.core.params import read_yaml

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from commands.convert import convert
-from etude.base.base import load_base
+from etude.base.loading import load_base
 from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact
 from etude.core.errors import ArgumentError, ConflictError, FormatError, InputError

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from commands.merge_concepts import merge_concepts, read_captions
-from etude.base.base import load_base
+from etude.base.loading import load_base
 from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact
 from etude.core.errors import ConflictError, InputError

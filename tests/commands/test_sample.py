@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from commands.sample import Layer, open_layer, ordered, sample, split_layer
-from etude.base.base import load_base
+from etude.base.loading import load_base
 from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact
 from etude.core.errors import ArgumentError, BaseError, ConflictError, FormatError, InputError

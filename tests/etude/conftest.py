@@ -10,7 +10,8 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from etude.base.base import Base, load_base
+from etude.base.base import Base
+from etude.base.loading import load_base
 from tests.tiny import build_tiny
 
 FAMILIES = ("sd1", "sd2", "sdxl")

@@ -11,8 +11,8 @@ from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import 
 from torch import Tensor
 from transformers import CLIPModel
 
-from etude.base.base import load_base
 from etude.base.family import recognise
+from etude.base.loading import load_base
 from etude.base.vision import embed_pictures
 from etude.core.files import read_tensors, sha256_file, write_json, write_tensors
 from etude.core.params import pick

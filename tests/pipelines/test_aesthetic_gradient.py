@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPImageProcessorPil, CLIPModel
 
-from etude.base.base import Base, load_base
+from etude.base.base import Base
+from etude.base.loading import load_base
 from etude.base.text import encode_prompts, tokenise
 from etude.core.artifact import Artifact
 from etude.core.errors import BaseError, FormatError, ParamsError

@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
-from etude.base.base import Base, load_base
+from etude.base.base import Base
+from etude.base.loading import load_base
 from etude.base.text import encode_prompts
 from etude.core.artifact import Artifact
 from etude.core.errors import BaseError, FormatError

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from etude.base.base import Base, load_base
+from etude.base.base import Base
+from etude.base.loading import load_base
 from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact
 from etude.core.method import NEEDS, load_method, method_names, needs
@@ -142,7 +143,7 @@ def test_a_second_build_is_the_same_also_when_it_was_killed_on_its_way(built: Bu
     """What goes step by step is killed in another process and goes on here; all else is simply built again."""
     code = (
         "import sys, torch; from pathlib import Path; from tests.pipelines.learning import *;"
-        "from etude.base.base import load_base; torch.set_num_threads(1);"
+        "from etude.base.loading import load_base; torch.set_num_threads(1);"
         "params = params_of(sys.argv[1], **on_tiny(sys.argv[1], Path(sys.argv[2])));"
         "learn(sys.argv[1], load_base(sys.argv[2]), params, Path(sys.argv[3]), kill_at=4)"
     )

@@ -11,7 +11,8 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from etude.base.base import Base, load_base
+from etude.base.base import Base
+from etude.base.loading import load_base
 from etude.base.text import encode_prompts
 from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact

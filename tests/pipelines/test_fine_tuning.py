@@ -9,7 +9,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from etude.base.base import Base, load_base
+from etude.base.base import Base
+from etude.base.loading import load_base
 from etude.base.single import CONFIGS
 from etude.base.text import encode_prompts
 from etude.core import artifact as artifacts

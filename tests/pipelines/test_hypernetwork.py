@@ -12,7 +12,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from etude.base.base import Base, load_base
+from etude.base.base import Base
+from etude.base.loading import load_base
 from etude.base.text import encode_prompts
 from etude.core.artifact import Artifact
 from etude.core.errors import BaseError, FormatError, ParamsError

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from etude.base.base import Base, load_base
+from etude.base.base import Base
 from etude.base.latents import decode_pixels
+from etude.base.loading import load_base
 from etude.base.text import encode_prompts
 from etude.core.artifact import Artifact
 from etude.core.errors import BaseError, FormatError, ParamsError

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from etude.base.base import Base, load_base
+from etude.base.base import Base
+from etude.base.loading import load_base
 from etude.base.text import encode_prompts
 from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact

@@ -14,9 +14,11 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from etude.base.base import Base, load_base
+from etude.base.base import Base
+from etude.base.conditioning import Conditioning
 from etude.base.latents import decode_latents
-from etude.base.text import Conditioning, encode_prompts
+from etude.base.loading import load_base
+from etude.base.text import encode_prompts
 from etude.core.artifact import Artifact
 from etude.core.errors import BaseError, FormatError, InputError, TrainingError
 from etude.core.files import Draft, read_metadata, read_tensors

@@ -10,8 +10,9 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
 from etude.base import text
-from etude.base.base import Base, load_base
+from etude.base.base import Base
 from etude.base.latents import decode_pixels
+from etude.base.loading import load_base
 from etude.base.text import encode_prompts
 from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact

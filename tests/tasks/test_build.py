@@ -164,7 +164,7 @@ def test_a_base_that_the_method_cannot_stand_on_is_refused_before_it_is_loaded(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load_method("lora"), "bases", ("sdxl",))
-    monkeypatch.setattr("etude.base.base.load_base", None)
+    monkeypatch.setattr("etude.base.loading.load_base", None)
     with pytest.raises(BaseError, match="is of the family sd1, on which lora cannot stand.*base of sdxl"):
         build("lora")
 

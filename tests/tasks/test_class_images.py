@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from etude.base.base import load_base
 from etude.base.latents import encode_images
+from etude.base.loading import load_base
 from etude.base.settings import ClassImages
 from etude.base.text import encode_prompts
 from etude.core.errors import InputError

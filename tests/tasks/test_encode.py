@@ -56,8 +56,8 @@ def outs() -> tuple[str, str]:
 
 @pytest.mark.usefixtures("project")
 def test_outs_hold_the_moments_of_each_picture_and_the_states_of_each_text(tiny_base: Path) -> None:
-    from etude.base.base import load_base
     from etude.base.latents import encode_images
+    from etude.base.loading import load_base
     from etude.base.text import encode_prompts
 
     base = load_base(tiny_base, parts=("vae", "text"))
@@ -85,7 +85,7 @@ def test_nothing_is_encoded_or_even_opened_twice(
         raise AssertionError("the base was opened")
 
     before = outs()
-    monkeypatch.setattr("etude.base.base.load_base", opened)
+    monkeypatch.setattr("etude.base.loading.load_base", opened)
     encode("pets")
     assert counts(capsys) == (0, 4, 0, 4)
     assert outs() == before

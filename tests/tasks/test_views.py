@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from etude.base.base import load_base
 from etude.base.latents import encode_images
+from etude.base.loading import load_base
 from etude.core.files import sha256_tree
 from etude.training.views import load_views
 from tasks.views import _views, views

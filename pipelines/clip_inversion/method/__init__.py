@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from etude.base.base import Base
-    from etude.base.text import Conditioning
+    from etude.base.conditioning import Conditioning
     from etude.base.unclip import Unclip
     from etude.core.artifact import Artifact
     from etude.training.batches import Batch, Captions, Images, Pictures
@@ -62,7 +62,8 @@ def build(
     """Move the embedding, in units of the base's own spread of them, so that the pictures are predicted from it."""
     import torch
 
-    from etude.base.text import Conditioning, encode_prompts
+    from etude.base.conditioning import Conditioning
+    from etude.base.text import encode_prompts
     from etude.core.artifact import Artifact
     from etude.diffusion.hooks import supplied_picture
     from etude.training.batches import Batches

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from etude.base.base import Base
-    from etude.base.text import Conditioning
+    from etude.base.conditioning import Conditioning
     from etude.core.artifact import Artifact
     from etude.training.prior import Pair, Prior
     from etude.training.report import Report
@@ -120,7 +120,8 @@ def _reader(base: Base, params: Params, views: Views) -> Callable[[Pair], Condit
     """What a pair is conditioned on: a view by its concept's text, said to be far or near; then the class's."""
     import torch
 
-    from etude.base.text import Conditioning, encode_prompts
+    from etude.base.conditioning import Conditioning
+    from etude.base.text import encode_prompts
 
     said = {"far": params.far, "near": params.near, "whole": [""]}
 

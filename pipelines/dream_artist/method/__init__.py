@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from etude.base.base import Base
-    from etude.base.text import Conditioning
+    from etude.base.conditioning import Conditioning
     from etude.core.artifact import Artifact
     from etude.training.batches import Batch, Captions, Images
     from etude.training.denoising import Noised

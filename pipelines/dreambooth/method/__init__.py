@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from etude.base.base import Base
-    from etude.base.text import Conditioning
+    from etude.base.conditioning import Conditioning
     from etude.core.artifact import Artifact
     from etude.training.batches import Images
     from etude.training.prior import Pair, Prior
@@ -127,7 +127,8 @@ def _reader(base: Base, params: Params) -> Callable[[Pair], Conditioning]:
     """
     import torch
 
-    from etude.base.text import Conditioning, encode_prompts
+    from etude.base.conditioning import Conditioning
+    from etude.base.text import encode_prompts
 
     prompts = [template.replace("[name]", params.name) for template in params.templates]
     known = encode_prompts(base, prompts, params.clip_skip)

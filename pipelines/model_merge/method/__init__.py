@@ -184,7 +184,7 @@ def _rebased(base: Base, models: Mapping[str, Model]) -> list[Weights]:
 
 def _learned(merge: Merge, params: Params, base: Base, models: Sequence[Model], report: Report) -> Weights:
     """Weights for the channels of the UNet, learned with the text encoders that the merge will have."""
-    from etude.base.base import load_base
+    from etude.base.loading import load_base
     from pipelines.model_merge.method.merging.learning import learn
     from pipelines.model_merge.method.merging.results import PARTS, names_of
 

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from etude.base.base import Base
+from etude.base.conditioning import Conditioning
 from etude.base.latents import decode_latents
-from etude.base.text import Conditioning
 from etude.core.errors import TrainingError
 from etude.training.batches import Captions, Images
 from etude.training.report import Report

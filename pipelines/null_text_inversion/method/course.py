@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from etude.base.base import Base
+from etude.base.conditioning import Conditioning
 from etude.base.latents import decode_latents
-from etude.base.text import Conditioning, encode_prompts
+from etude.base.text import encode_prompts
 from etude.core.artifact import Artifact
 from etude.core.errors import BaseError, InputError
 from etude.diffusion.noise import predict

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from etude.base.base import Base
-from etude.base.text import Conditioning
+from etude.base.conditioning import Conditioning
 from etude.diffusion.noise import predict
 from etude.diffusion.sample import guided, make_scheduler
 

@@ -11,7 +11,8 @@ from diffusers import DiffusionPipeline
 from transformers import CLIPTextModel
 
 from etude.base.base import Base
-from etude.base.text import Conditioning, PromptCutWarning, encode_prompts, encode_tokens, tokenise
+from etude.base.conditioning import Conditioning
+from etude.base.text import PromptCutWarning, encode_prompts, encode_tokens, tokenise
 from etude.core.errors import BaseError
 
 PROMPTS = ["a photo of a red cat, 'tis Ünïcode & 42!", "", "A  Photo\nof a DOG <|endoftext|> x"]

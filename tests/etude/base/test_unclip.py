@@ -13,10 +13,12 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionImageVariationPipeline, StableUnCLIPImg2ImgPipeline
 from torch import Tensor
 
-from etude.base.base import Base, load_base
+from etude.base.base import Base
+from etude.base.conditioning import Conditioning
 from etude.base.digest import part_digest
 from etude.base.family import recognise
-from etude.base.text import Conditioning, encode_prompts, tokenise
+from etude.base.loading import load_base
+from etude.base.text import encode_prompts, tokenise
 from etude.core.errors import BaseError
 from etude.diffusion.hooks import supplied_picture
 from etude.diffusion.noise import predict

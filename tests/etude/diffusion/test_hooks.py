@@ -12,7 +12,8 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from etude.base.base import Base
-from etude.base.text import Conditioning, encode_prompts, tokenise
+from etude.base.conditioning import Conditioning
+from etude.base.text import encode_prompts, tokenise
 from etude.core.errors import BaseError, ConflictError, FormatError
 from etude.diffusion.hooks import added_tokens, replaced_weights
 

@@ -15,8 +15,9 @@ import torch
 from diffusers import DiffusionPipeline
 
 from etude.base.base import Base
+from etude.base.conditioning import Conditioning
 from etude.base.settings import SAMPLERS, Sampling
-from etude.base.text import Conditioning, encode_prompts
+from etude.base.text import encode_prompts
 from etude.core.errors import InputError, ParamsError
 from etude.core.params import validate
 from etude.diffusion.hooks import added_tokens

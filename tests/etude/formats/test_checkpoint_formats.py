@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from etude.base.base import load_base
+from etude.base.loading import load_base
 from etude.base.single import CONFIGS
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from etude.base.base import load_base
+from etude.base.loading import load_base
 from etude.core.artifact import Artifact
 from etude.core.files import Draft
 from etude.core.method import load_method, method_names

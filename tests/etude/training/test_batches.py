@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from etude.base.text import Conditioning
+from etude.base.conditioning import Conditioning
 from etude.core.errors import InputError
 from etude.core.files import write_json, write_tensors
 from etude.training.batches import Batches, Captions, Images, load_captions, load_images, load_pictures

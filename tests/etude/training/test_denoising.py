@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from etude.base.base import Base, load_base
+from etude.base.base import Base
+from etude.base.loading import load_base
 from etude.base.text import encode_prompts
 from etude.training.denoising import denoising_losses
 from etude.training.plan import Optimization

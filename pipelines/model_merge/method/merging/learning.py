@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from etude.base.base import Base
-from etude.base.text import Conditioning, encode_prompts
+from etude.base.conditioning import Conditioning
+from etude.base.text import encode_prompts
 from etude.core.errors import FormatError
 from etude.core.randomness import generator
 from etude.diffusion.sample import denoise, draw_noise, generators, guided, make_scheduler
