@@ -96,7 +96,7 @@ def _custom_diffusion(family: str) -> int:
 
 def _lora(rank: int) -> int:
     """A down and an up of this rank for every layer that kohya's scripts choose: r · (inputs + outputs)."""
-    from pipelines.lora.method import TARGETS
+    from pipelines.lora.method.settings import TARGETS
 
     chosen = re.compile(rf"(.*\.)?({'|'.join(TARGETS[target] for target in KOHYA)})")
     layers = [layer for part in ("unet", "text_encoder") for layer in _part("sd1", part).named_modules()]

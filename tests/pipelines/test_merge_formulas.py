@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from etude.core.files import read_tensors
-from pipelines.model_merge.method import Weight
 from pipelines.model_merge.method.merging import formulas, pieces, sorting
 from pipelines.model_merge.method.merging.blocks import COUNT, PRESETS, block_of
 from pipelines.model_merge.method.merging.engine import Merge
+from pipelines.model_merge.method.merging.formula_names import MANY, FormulaName, takes
 from pipelines.model_merge.method.merging.formulas import FORMULAS
-from pipelines.model_merge.method.merging.recipe import MANY, FormulaName, takes
+from pipelines.model_merge.method.settings import Weight
 
 NAME = "unet.mid_block.attentions.0.proj_in.weight"
 SHAPE = (12, 7)

@@ -24,12 +24,12 @@ from etude.diffusion.weights import swapped
 from etude.formats.pairs import Pair
 from etude.training.report import Report
 from pipelines.model_merge import method as merge
-from pipelines.model_merge.method import Learning, Params, Weight
 from pipelines.model_merge.method.merging.engine import Merge
 from pipelines.model_merge.method.merging.formulas import Numbers
 from pipelines.model_merge.method.merging.learning import Lessons, Mixed, Rows, differences_of, learn, loss_of, teach
 from pipelines.model_merge.method.merging.low_rank import concatenated
 from pipelines.model_merge.method.merging.sources import Model, open_base, open_model
+from pipelines.model_merge.method.settings import Learning, Params, Weight
 from tests.pipelines.learning import params_of, parents
 from tests.tiny import build_tiny
 

@@ -378,7 +378,6 @@ def test_the_stages_hash_build_and_export_what_params_name(
 ) -> None:
     named = {"a": "artifacts/fine_tuning/build", "b": "artifacts/dreambooth/build"}
     make_project(tmp_path, tiny_base, "model_merge", models=named)
-    (tmp_path / "pipelines/model_merge/method/merging").symlink_to(ROOT / "pipelines/model_merge/method/merging")
     for letter, model in parents(base, tmp_path / "drawn").items():
         (tmp_path / named[letter]).parent.mkdir(parents=True)
         model.path.rename(tmp_path / named[letter])

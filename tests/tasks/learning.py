@@ -27,8 +27,8 @@ def make_project(folder: Path, base: Path, method: str, **changes: Any) -> Path:
     own = folder / "pipelines" / method
     own.mkdir(parents=True)
     shutil.copy(ROOT / "pipelines" / method / "dvc.yaml", own)
-    for module in (ROOT / "pipelines" / method).glob("*.py"):
-        (own / module.name).symlink_to(module)
+    for code in ("__init__.py", "method"):
+        (own / code).symlink_to(ROOT / "pipelines" / method / code)
     write_yaml(own / "params.yaml", params_of(method, **changes).model_dump(mode="json"))
     dials = {"base": "models/tiny", "device": "cpu", "precision": "fp32", "processes": 1, "seed": 3}
     dials |= {"threads": 1}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft import LoHaConfig, LoHaModel, LoKrConfig, LoKrModel, LoraConfig, LoraModel
@@ -17,10 +17,7 @@ from etude.core.errors import BaseError, ParamsError
 from etude.core.params import nearest
 from etude.core.randomness import mix
 from etude.diffusion.weights import parts_of
-from pipelines.lora.method import TARGETS
-
-if TYPE_CHECKING:
-    from pipelines.lora.method import Params
+from pipelines.lora.method.settings import TARGETS, Params
 
 _OWN = re.compile(r"\.(lora_|hada_|lokr_)")
 

@@ -16,7 +16,7 @@ from pipelines.model_merge.method.merging.formulas import FORMULAS, Formula, Num
 from pipelines.model_merge.method.merging.pieces import Pieces
 
 if TYPE_CHECKING:
-    from pipelines.model_merge.method import Params, Weight
+    from pipelines.model_merge.method.settings import Params, Weight
 
 Weights = Mapping[str, Tensor]
 _EXTRA = {8: "instruct-pix2pix", 9: "inpainting"}  # channels that these models' first layer takes besides the latent's

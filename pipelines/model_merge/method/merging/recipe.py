@@ -1,4 +1,4 @@
-"""What a merge was made from: which formulas there are, and the record of it that A1111 writes and shows.
+"""What a merge was made from: the record of it that A1111 writes and shows.
 
 A1111 keeps two JSON texts in a file's header: ``sd_merge_recipe`` (how) and ``sd_merge_models`` (of what, by SHA-256).
 Formulas that it has not stand in the same record under names of their own; ``etude_merge_recipe`` has all numbers.
@@ -10,55 +10,19 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from etude.core.artifact import KEY
 from etude.core.files import read_metadata
+from pipelines.model_merge.method.merging.formula_names import MANY, takes
 
 if TYPE_CHECKING:
     from etude.core.method import Input
-    from pipelines.model_merge.method import Params
+    from pipelines.model_merge.method.settings import Params
 
-FormulaName = Literal[
-    "none",
-    "weighted_sum",
-    "sigmoid",
-    "inverse_sigmoid",
-    "weighted_subtraction",
-    "slerp",
-    "tensor_sum",
-    "top_k_tensor_sum",
-    "add_difference",
-    "train_difference",
-    "sum_twice",
-    "triple_sum",
-    "euclidean_add_difference",
-    "multiply_difference",
-    "similarity_add_difference",
-    "distribution_crossover",
-    "ties_add_difference",
-    "task_arithmetic",
-    "ties",
-    "dare_linear",
-    "dare_ties",
-]
-MANY: tuple[FormulaName, ...] = ("task_arithmetic", "ties", "dare_linear", "dare_ties")
-_TWO: tuple[FormulaName, ...] = ("weighted_sum", "sigmoid", "inverse_sigmoid", "weighted_subtraction")
-_TWO = (*_TWO, "slerp", "tensor_sum", "top_k_tensor_sum")
 _TITLES = {"none": "No interpolation", "weighted_sum": "Weighted sum", "add_difference": "Add difference"}
 _PLACES = {"a": "primary", "b": "secondary", "c": "tertiary"}
 _LEGACY = slice(0x100000, 0x110000)  # the bytes of a file that the oldest model hash reads
-
-
-def takes(formula: FormulaName, count: int) -> str:
-    """What is wrong with ``count`` models for a formula; empty when nothing is."""
-    if formula in MANY:
-        return "" if count else "takes one model or more"
-    if formula == "none":
-        return "" if count == 1 else "takes one model, a"
-    if formula in _TWO:
-        return "" if count == 2 else "takes two models, a and b"
-    return "" if count in (2, 3) else "takes two models, a and b, and may take a third, c (else the base is c)"
 
 
 def record(params: Params, models: Mapping[str, Input], base: Input) -> dict[str, str]:

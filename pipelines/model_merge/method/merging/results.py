@@ -19,7 +19,7 @@ from pipelines.model_merge.method.merging.sources import Model, Weights, open_va
 from pipelines.model_merge.method.merging.stream import write_stream
 
 if TYPE_CHECKING:
-    from pipelines.model_merge.method import Params
+    from pipelines.model_merge.method.settings import Params
 
 PARTS = {"unet": ("unet",), "text": ("text_encoder", "text_encoder_2"), "vae": ("vae",)}
 

@@ -1,0 +1,55 @@
+"""What pipelines/lora/params.yaml holds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from etude.core.params import MethodParams, Scale, nearest, refuse_twice
+from etude.training.plan import Optimization
+from etude.training.preview import Preview
+
+TARGETS = {  # ends of the names of layers in the UNet and in CLIP's text encoder
+    "attention": r"attn[12]\.to_[qkv]|attn[12]\.to_out\.0|self_attn\.[qkv]_proj|self_attn\.out_proj",
+    "feed_forward": r"ff\.net\.0\.proj|ff\.net\.2|mlp\.fc[12]",
+    "projection": r"proj_in|proj_out",
+    "resnet": r"resnets\.\d\.(conv1|conv2|conv_shortcut|time_emb_proj)|(down|up)samplers\.0\.conv",
+}
+PLACES = ("unet.down_blocks", "unet.mid_block", "unet.up_blocks", "text_encoder.encoder", "text_encoder_2.encoder")
+
+
+class Params(MethodParams):
+    """pipelines/lora/params.yaml."""
+
+    kind: Literal["lora", "dora", "loha", "lokr"]
+    rank: int = Field(ge=1, le=1024)
+    alpha: float = Field(gt=0, le=10_000)
+    blocks: dict[str, Annotated[int, Field(ge=0, le=1024)]]
+    factor: int = Field(ge=-1, le=1024)
+    targets: list[Literal["attention", "feed_forward", "projection", "resnet"]] = Field(min_length=1)
+    initial: Literal["gaussian", "kaiming"]
+    dropout: float = Field(ge=0, lt=1)
+    text_encoder_rate: Scale
+    plus: float = Field(gt=0, le=1000)
+    caption: str = Field(pattern=r"\[caption\]|\[name\]", description="a text with [caption] or [name] in it")
+    caption_dropout: float = Field(ge=0, lt=1)
+    clip_skip: int = Field(ge=0, le=10)
+    save: Literal["fp32", "fp16", "bf16"]
+    training: Optimization
+    preview: Preview
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        refuse_twice(targets=self.targets)
+        for block in self.blocks:
+            place = ".".join(block.split(".")[:2])
+            if place not in (*PLACES, "unet", "text_encoder", "text_encoder_2"):
+                raise ValueError(f"`blocks` has `{block}`, where nothing learns{nearest(place, PLACES)}")
+        if not self.text_encoder_rate and (idle := [block for block in self.blocks if block.startswith("text")]):
+            raise ValueError(f"`blocks` has `{idle[0]}`, but `text_encoder_rate` 0.0 leaves text encoders as they are")
+        if self.plus != 1 and self.kind not in ("lora", "dora"):
+            raise ValueError(f"`plus` {self.plus:g} is a rate of B, which {self.kind} has not: let it be 1.0")
+        if self.factor in (0, 1):
+            raise ValueError(f"`factor` {self.factor} splits nothing: -1 for halves as equal as can be, or 2 and more")
+        return self
