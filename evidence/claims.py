@@ -105,10 +105,6 @@ class Evidence(Schema):
     claims: dict[Annotated[str, Field(pattern=NAME)], Claim]
     sizes: dict[Annotated[str, Field(pattern=NAME)], Size]
 
-    def methods(self) -> list[str]:
-        """Those that experiments are made with."""
-        return list(dict.fromkeys(experiment.method for experiment in self.experiments.values()))
-
     def metric_name(self, metric: str) -> str:
         """What people call a metric."""
         return BY_KEY[metric].name.lower() if metric in BY_KEY else self.own_metrics[metric]

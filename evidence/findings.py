@@ -1,10 +1,7 @@
-"""What was measured for the evidence, kept as data, and where it is told: `evidence/results.json` and `.md`, and each
-method's README.
-"""
+"""What was measured for the evidence: the numbers in `evidence/results.json`, and the page beside it, `results.md`."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +21,9 @@ INTRO = """# Evidence
 
 What the notes that Étude began with claim of the methods, beside what was measured here: every experiment of
 `evidence/claims.yaml` with up to {seeds} seeds, on `{base}`. `make evidence` measures what is missing and writes this
-page and `evidence.json`, which holds all numbers.
+page and `results.json`, which holds all numbers.
 
-A seed decides both what is drawn by lot in learning and the noise of the pictures that are measured. Two experiments
+A seed decides both what is random in training and the noise of the pictures that are measured. Two experiments
 are compared seed by seed; the interval is Student's, 95 %, of the mean difference over n seeds. A claim **holds** where
 the difference lies above zero by more than its interval, is **false** where it lies below by more, and is undecided
 otherwise. Values are those of the checkpoint that evaluation calls the best, where nothing else is said.
@@ -34,9 +31,6 @@ otherwise. Values are those of the checkpoint that evaluation calls the best, wh
 EARLIER = "¹ Measured on an earlier state of code, data or parameters."
 CLAIMS = ["| claim | measured | n | interval | verdict |", "|---" * 5 + "|"]
 METHODS = ["| method | set | metric | base | method | better by | n | interval | s | beats it |", "|---" * 10 + "|"]
-
-OF_A_METHOD = re.compile("(?<=<!-- measured: begin -->\n).*?(?=<!-- measured: end -->)", re.DOTALL)
-INTRO_OF_A_METHOD = "Written by `make evidence`; [its page](../../evidence/results.md) says how, and has all of it.\n"
 
 
 @dataclass
@@ -152,36 +146,7 @@ def page(evidence: Evidence, memory: Memory, found: Sequence[Finding], base: str
             lines += [f"## {title}\n", *CLAIMS, *rows, ""]
     lines += ["## Every method against the untouched base\n"]
     lines += ["Better by more than the standard deviation between the seeds (s): yes or no.\n"]
-    lines += [*METHODS, *_method_rows(evidence, memory, evidence.methods())]
-    return _explained(lines)
-
-
-def write_readmes(root: Path, evidence: Evidence, memory: Memory) -> None:
-    """What was measured of each method, between the marks in its README; one without marks stays as it is."""
-    for method in evidence.methods():
-        file = root / "pipelines" / method / "README.md"
-        text = file.read_text(encoding="utf-8") if file.exists() else ""
-        block = of_a_method(evidence, memory, method)
-        told = OF_A_METHOD.sub(block.replace("\\", r"\\"), text)
-        if told != text:
-            with atomic_path(file) as new:
-                new.write_text(told, encoding="utf-8")
-
-
-def of_a_method(evidence: Evidence, memory: Memory, method: str) -> str:
-    """Its rows beside the untouched base, and the claims about it, as Markdown."""
-    about = [
-        decide(name, claim, memory)
-        for name, claim in evidence.claims.items()
-        if method in (evidence.experiments[side].method for side, _ in claim.sides())
-    ]
-    lines = [INTRO_OF_A_METHOD, *METHODS, *_method_rows(evidence, memory, [method])]
-    if about:
-        lines += ["", *CLAIMS, *(_claim_row(evidence, finding) for finding in about)]
-    return _explained(lines)
-
-
-def _explained(lines: Sequence[str]) -> str:
+    lines += [*METHODS, *_method_rows(evidence, memory)]
     text = "\n".join(lines) + "\n"
     return f"{text}\n{EARLIER}\n" if "¹" in text else text
 
@@ -233,12 +198,10 @@ def _bytes(count: int) -> str:
     return f"{size(count)} ({count / 2**20:.4g} MiB)" if count >= 10**6 else f"{count:,} bytes"
 
 
-def _method_rows(evidence: Evidence, memory: Memory, methods: Sequence[str]) -> Iterator[str]:
+def _method_rows(evidence: Evidence, memory: Memory) -> Iterator[str]:
     """A row for each judged metric; further experiments of a method on the same set are named."""
     firsts: dict[tuple[str, str], str] = {}
     for name, experiment in evidence.experiments.items():
-        if experiment.method not in methods:
-            continue
         if experiment.judged:
             first = firsts.setdefault((experiment.method, experiment.set), name)
         for metric in experiment.judged:

@@ -50,11 +50,9 @@ class Study:
         self.write()
 
     def write(self) -> None:
-        """The numbers, the page and the methods' READMEs, as they stand; of what is only tried, no READMEs."""
+        """The numbers and the page, as they are now."""
         self.memory.file.parent.mkdir(parents=True, exist_ok=True)
         findings.write(self.evidence, self.memory, str(read_yaml(self.root / claims.PARAMS)["base"]))
-        if self.memory.file == self.root / NUMBERS:
-            findings.write_readmes(self.root, self.evidence, self.memory)
 
 
 def prepare(root: Path, only: Sequence[str], seeds: int | None, also: Sequence[str]) -> Study:

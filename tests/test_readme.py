@@ -52,3 +52,13 @@ def test_every_method_has_a_row_and_every_link_leads_somewhere() -> None:
     assert set(re.findall(r"^\| \[(\w+)\]\(pipelines/", README, re.MULTILINE)) == set(method_names())
     links = re.findall(r"\]\((?!http|#)([^)]+)\)", README)
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_a_methods_readme_is_short_and_has_the_sections_that_help_to_choose(method: str) -> None:
+    text = (ROOT / "pipelines" / method / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 80
+    sections = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    expected = ["What it changes", "When to choose it", "What was measured", "What it costs", "The files"]
+    assert [section for section in sections if section in expected] == expected
+    assert "](../../evidence/results.md)" in text

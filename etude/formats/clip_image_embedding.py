@@ -1,7 +1,8 @@
 """A CLIP image embedding as ``<name>.safetensors``: ``clip_image_embeds`` [1, d] in float32.
 
 No program has a format of its own for it; diffusers takes the tensor as ``image_embeds=``. The header tells which base
-it was learned through, and with which noise level.
+it was learned through, and with which noise level. diffusers' pipeline of image variations takes pictures only; there
+the tensor, as [1, 1, d], is what the UNet gets as ``encoder_hidden_states``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,10 @@
 """A1111's embedding file ``<name>.pt``, made so that its safe unpickler takes it. The trigger word is the file's name.
 
 SD1 and SD2: a dictionary with ``string_to_param["*"]`` [n, d]; SDXL: ``clip_l`` and ``clip_g``.
+
+A1111 (2025-11-12), ComfyUI (2025-10-12), SD.Next (2026-07-23), InvokeAI (2026-08-19) and kohya (2026-02-16) read the
+same vectors from this file and from `embedding_safetensors`, for SD 1.x and XL, the last three for 2.x too. SD.Next
+does not read the .pt of SDXL.
 """
 
 from __future__ import annotations

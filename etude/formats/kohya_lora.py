@@ -3,6 +3,18 @@
 ``lora_unet_<module>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``; text encoders ``lora_te_text_model_…``
 (SDXL: ``lora_te1_…`` and ``lora_te2_…``, and the modules of the UNet by their LDM names). Its kin have LyCORIS' names:
 ``.hada_w1_a`` and so on, ``.lokr_w1``, ``.dora_scale``. What is read may lack alphas (alpha = rank).
+
+What other programs make of these files was checked with their own code, on all layers of the true SD 1.5, 2.1 and XL
+(350, 416 and 1,052 with the text encoders). LoRA, LoCon and ranks by block: the weights are Étude's within 1e-6 in
+A1111 1.10 (2025-11-12), SD.Next (2026-07-23), ComfyUI (2025-10-12), InvokeAI (2026-08-19) and kohya's `networks.lora`
+(2026-02-16); one call of the UNet is the same within 1e-5 in diffusers 0.42, which however ignores alphas that differ
+between layers, as those of ``blocks`` do (7 % off on a small base). Where programs differ:
+
+- LoHa, LoKr: kohya finds no layer and gives no warning; LyCORIS 4.1.3 applies the scale twice where alpha is not
+  the rank, when it merges
+- DoRA: A1111 and InvokeAI take the lengths as those of columns, ComfyUI divides by the row's length before the change,
+  kohya and diffusers leave the lengths out (diffusers with a warning); SD.Next and LyCORIS compute what Étude does
+- SDXL under diffusers' names: A1111 drops the first upsampler without a warning, hence the LDM names
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Differences by LDM names, ``model.diffusion_model.…``, or factors ``….US`` and ``….Vh`` in half precision; the header's
 ``json`` tells which. The words are ordinary embeddings beside it, ``<word>.pt``, known by their file names. Written
-from the description of the file.
+from the description of the file. The extension's `Delta` (2023-05-14) adds up to the same weights.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from etude.core.params import validate
 from evidence import claims
 from evidence.claims import Claim, Drafts, Evidence, Size, chosen
 from evidence.decision import FALSE, HOLDS, UNDECIDED, UNMEASURED, Estimate, estimate, verdict, within
-from evidence.findings import Memory, decide, decide_size, metrics_of, page, write, write_readmes
+from evidence.findings import Memory, decide, decide_size, metrics_of, page, write
 from flows import plan
 from flows.comparison import Result
 from flows.plan import Sources
@@ -279,34 +279,6 @@ def test_two_experiments_of_a_method_on_one_set_are_told_apart(tmp_path: Path) -
     rows = [line for line in page(found, memory, [], "base").splitlines() if line.startswith("| lora")]
     assert [row.split(" | ")[0] for row in rows].count("| lora (`again`)") == len(judged.judged)
     assert [row.split(" | ")[0] for row in rows].count("| lora") == len(judged.judged)
-
-
-def test_a_methods_readme_tells_its_own_rows_and_the_claims_about_it_between_the_marks(tmp_path: Path) -> None:
-    found, memory = evidence(), remember(tmp_path, one=ONE, other=OTHER)
-    marked, plain = tmp_path / "pipelines/lora/README.md", tmp_path / "pipelines/hypernetwork/README.md"
-    for file, text in {
-        marked: "# LoRA\n<!-- measured: begin -->\nold\n<!-- measured: end -->\nend\n",
-        plain: "#\n",
-    }.items():
-        file.parent.mkdir(parents=True)
-        file.write_text(text)
-    write_readmes(tmp_path, found, memory)
-    text = marked.read_text()
-    assert text.startswith("# LoRA\n<!-- measured: begin -->\nWritten by")
-    assert text.endswith("\n<!-- measured: end -->\nend\n")
-    assert "old" not in text
-    assert "| lora | concept | truth similarity | 0.200 | 0.700 | +0.5 | 3 |" in text
-    assert "“it learns” LoRA comes nearer." in text
-    assert "| hypernetwork |" not in text
-    assert plain.read_text() == "#\n"
-    write_readmes(tmp_path, found, memory)
-    assert marked.read_text() == text
-
-
-def test_every_method_tells_in_its_readme_what_was_measured() -> None:
-    for method in claims.read(ROOT).methods():
-        text = (ROOT / "pipelines" / method / "README.md").read_text(encoding="utf-8")
-        assert text.count("<!-- measured: begin -->\nWritten by `make evidence`") == 1, method
 
 
 def run(project: Path, *words: str) -> str:

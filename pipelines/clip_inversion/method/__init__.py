@@ -156,7 +156,11 @@ def _unclip(base: Base) -> Unclip:
 
 
 def _start(base: Base, unclip: Unclip, pictures: Pictures, where: str) -> Tensor:
-    """The first embedding [1, d], normalised: the mean of the pictures' own, or of all that the base has seen."""
+    """The first embedding [1, d], normalised: the mean of the pictures' own, or of all that the base has seen.
+
+    A base of image variations has no mean and spread of embeddings: there it moves in its own units, and ``mean`` is 0,
+    which is the embedding of no picture.
+    """
     from etude.base.vision import embed_pictures
 
     if where == "mean":

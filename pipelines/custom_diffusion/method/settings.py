@@ -1,4 +1,8 @@
-"""What pipelines/custom_diffusion/params.yaml holds."""
+"""What pipelines/custom_diffusion/params.yaml holds.
+
+Both halves of the loss are means over values. diffusers' script divides the first half by the cells of the mask alone,
+not by the four channels that it sums over, so its ``prior_loss_weight`` of 1 is a ``prior_weight`` of 0.25 here.
+"""
 
 from __future__ import annotations
 

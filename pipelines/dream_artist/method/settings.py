@@ -1,4 +1,9 @@
-"""What pipelines/dream_artist/params.yaml holds."""
+"""What pipelines/dream_artist/params.yaml holds.
+
+From the authors' code are the noise of 0.001 on the negative word's start and the weight decay of 0.01. Two things
+differ from it: the norm of both words' gradients is clipped together, and ``reconstruction`` compares with what the
+autoencoder makes of the picture, not with the picture itself, so that it can reach 0.
+"""
 
 from __future__ import annotations
 

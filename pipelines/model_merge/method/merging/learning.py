@@ -1,7 +1,13 @@
 """Weights of task arithmetic that are learned: of each model one for each output channel, instead of one for all.
 
 Weights that are learned, there one a layer, are AdaMerging's (Yang et al., 2024, arXiv:2310.02575). Here the models
-teach: each draws its own prompts, and at each of those noisy latents the merge is to answer as that model does.
+teach: each draws its own prompts, and at each of those noisy latents the merge is to answer as that model does,
+guidance included. The error of a model counts in units of what it changed in the base's answer, times its
+``importance``.
+
+The least error is reached a little short of both models. An ``alpha`` above 1 makes up for it, at the cost of shapes
+elsewhere. In the default recipe, alpha 1.0 names the concept in 40 % of its pictures and has a held-out similarity of
+0.637 on the style set; with 1.4 these are 56 % and 0.579, and a panda loses its face.
 """
 
 from __future__ import annotations
