@@ -34,7 +34,7 @@ class Method(Protocol):
     bases: tuple[str, ...]  # families of base model it can stand on: sd1, sd2, sdxl
     formats: tuple[
         str, ...
-    ]  # the files other programs load: modules of etude.formats, called by the export stage alone
+    ]  # the files other programs load: formats of etude.formats, called by the export stage alone
     axes: Mapping[str, float]  # settings of `apply`, with their defaults: what a grid turns without building again
 
     @property

@@ -1,25 +1,19 @@
-"""One module per file format of the ecosystem: tensor dictionaries in, files out, and back. No model is imported.
+"""The files of other programs: tensor dictionaries in, files out, and back. No model is imported.
 
-Every format has ``recognise(keys, metadata)``, ``read(path)`` and ``write(artifact, draft)``. The tensors that `read`
-gives and `write` takes have one form for each kind of artifact, whatever the file calls them:
+A folder is a kind of content, and its docstring gives the form that the content has here, whatever a file calls it. A
+module in it is a format: the folders are the registry. Every format has ``recognise(keys, metadata)``, ``read(path)``
+and ``write(artifact, draft)``; one whose files hold whole models asks for the rest of the model: its ``write`` has an
+argument ``frame``. What several formats share lies beside the folders.
 
-- LoRA: ``<part>.<module>.lora_A.weight`` [r, in(, k, k)] and ``.lora_B.weight`` [out, r(, 1, 1)], where a part is
-  ``unet``, ``text_encoder`` or ``text_encoder_2`` and modules have diffusers' names, without ``text_model.``;
-  LoHa, LoKr and DoRA have factors of LyCORIS' names (`etude.diffusion.factors` tells what they amount to)
-- embedding: ``text_encoder`` [n, d] and, for SDXL, ``text_encoder_2`` [n, d₂]
-- hypernetwork: ``<width>.<k or v>.<layer>.<linear, norm or activation>.<weight or bias>``
-- aesthetic embedding: ``embedding`` [1, d]; CLIP image embedding: ``clip_image_embeds`` [1, d]
-- layers and words: ``unet.<parameter>`` (or its difference, ``….delta``) and ``words.<i>.<part>`` (`deltas`)
-- inverted pictures: ``<picture>.latent`` [1, 4, h, w] and ``<picture>.null_embeddings`` [N, 77, d]
-- checkpoint: ``<part>.<tensor>``, all tensors of a model or those that were learned (`checkpoints`)
-
-A format whose files hold whole models asks for the rest of the model: its ``write`` has an argument ``frame``.
+Two formats may recognise one file. Then one of them names the other in ``AFTER``: it is asked later.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from functools import cache
+from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -29,33 +23,16 @@ from torch import Tensor
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.files import Draft, read_header
-from etude.formats import embedding_image
 from etude.formats.checkpoints import Frame
+from etude.formats.embedding import embedding_image
 from etude.formats.pickles import pickle_keys
 
-FORMATS = (
-    "kohya_lora",
-    "diffusers_lora",
-    "peft_lora",
-    "aesthetic_pt",
-    "clip_image_embedding",
-    "embedding_pt",
-    "embedding_image",
-    "embedding_pair",
-    "embedding_safetensors",
-    "diffusers_embedding",
-    "hypernetwork_pt",
-    "adobe_delta",
-    "webui_delta",
-    "diffusers_custom_diffusion",
-    "ldm_checkpoint",
-    "diffusers_checkpoint",
-    "null_text",
-)
+_MODULES = sorted(Path(__file__).parent.glob("*/[!_]*.py"))
+FORMATS = {module.stem: module.parent.name for module in _MODULES}  # name → kind
 
 
 class Format(Protocol):
-    """What a module of this room offers."""
+    """What the module of a format offers."""
 
     def recognise(self, keys: Collection[str], metadata: Mapping[str, str]) -> bool:
         """Whether a file with these tensor names and metadata has this format."""
@@ -69,8 +46,15 @@ class Format(Protocol):
 
 
 def load_format(name: str) -> Format:
-    """The module ``etude.formats.<name>``."""
-    return cast("Format", import_module(f"etude.formats.{name}"))
+    """The module ``etude.formats.<kind>.<name>``; raises FormatError when there is none."""
+    if name not in FORMATS:
+        raise FormatError(name, "is no format", f"name one of {', '.join(FORMATS)}")
+    return cast("Format", import_module(f"etude.formats.{FORMATS[name]}.{name}"))
+
+
+def method_of(name: str) -> str:
+    """The method whose `apply` uses what is in a file of the format ``name``."""
+    return str(import_module(f"etude.formats.{FORMATS[name]}").METHOD)
 
 
 def write(name: str, artifact: Artifact, draft: Draft, frame: Callable[[], Frame]) -> list[Path]:
@@ -85,20 +69,29 @@ def identify(path: Path | str) -> str:
 
     The keys of a folder are the paths in it.
     """
-    path = Path(path)
-    if path.is_dir():
-        keys, metadata = [file.relative_to(path).as_posix() for file in path.rglob("*")], {}
-    elif path.suffix == ".safetensors":
-        header = read_header(path)
-        metadata = dict(header.pop("__metadata__", {}))
-        keys = list(header)
-    elif path.suffix in embedding_image.SUFFIXES:
-        embedding_image.read_dictionary(path)
-        keys, metadata = [embedding_image.CHUNK], {}
-    else:
-        keys, metadata = pickle_keys(path), {}
-    for name in FORMATS:
+    keys, metadata = keys_of(Path(path))
+    for name in in_order():
         if load_format(name).recognise(keys, metadata):
             return name
     some = ", ".join(sorted(keys)[:5])
     raise FormatError(path, f"has a form that is not known (keys: {some} …)", f"give one of {', '.join(FORMATS)}")
+
+
+def keys_of(path: Path) -> tuple[list[str], dict[str, str]]:
+    """What formats are recognised by: the keys and the metadata of a file; raises FormatError."""
+    if path.is_dir():
+        return [file.relative_to(path).as_posix() for file in path.rglob("*")], {}
+    if path.suffix == ".safetensors":
+        header = read_header(path)
+        metadata = dict(header.pop("__metadata__", {}))
+        return list(header), metadata
+    if path.suffix in embedding_image.SUFFIXES:
+        embedding_image.read_dictionary(path)
+        return [embedding_image.CHUNK], {}
+    return pickle_keys(path), {}
+
+
+@cache
+def in_order() -> tuple[str, ...]:
+    """The formats in the order in which they are asked whether they recognise a file."""
+    return tuple(TopologicalSorter({name: getattr(load_format(name), "AFTER", ()) for name in FORMATS}).static_order())

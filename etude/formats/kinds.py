@@ -13,29 +13,11 @@ from etude.core import artifact as artifacts
 from etude.core.artifact import KEY, Artifact
 from etude.core.errors import FormatError, InputError
 from etude.core.files import read_metadata
-from etude.formats import FORMATS, embedding_pair, identify, load_format
+from etude.formats import FORMATS, identify, load_format, method_of
+from etude.formats.embedding_pair import embedding_pair
 from etude.formats.pairs import is_plain
 
 OWN = "artifact"  # Étude's own form, which every method has
-METHODS = {  # format → the method whose `apply` uses what is in it; formats of one method are of one kind
-    "kohya_lora": "lora",
-    "diffusers_lora": "lora",
-    "peft_lora": "lora",
-    "embedding_pt": "textual_inversion",
-    "embedding_safetensors": "textual_inversion",
-    "diffusers_embedding": "textual_inversion",
-    "embedding_image": "textual_inversion",
-    "embedding_pair": "dream_artist",
-    "hypernetwork_pt": "hypernetwork",
-    "aesthetic_pt": "aesthetic_gradient",
-    "clip_image_embedding": "clip_inversion",
-    "adobe_delta": "custom_diffusion",
-    "webui_delta": "custom_diffusion",
-    "diffusers_custom_diffusion": "custom_diffusion",
-    "ldm_checkpoint": "model_merge",
-    "diffusers_checkpoint": "model_merge",
-    "null_text": "null_text_inversion",
-}
 WHOLE = ("fine_tuning", "dreambooth", "model_merge")  # methods whose artifacts are weights, as those of checkpoints are
 FIRST = (*WHOLE, "custom_diffusion")  # in a stack these come before what is added to weights
 WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}  # of the text that a UNet is given
@@ -55,14 +37,14 @@ def open_any(path: Path, *, pairs: bool = False) -> tuple[str, Artifact]:
     if path.is_file() and path.suffix == ".safetensors" and KEY in read_metadata(path):
         return OWN, artifacts.load(path)
     name = identify(path)
-    if pairs and METHODS[name] == "textual_inversion" and embedding_pair.partner(path):
+    if pairs and method_of(name) == "textual_inversion" and embedding_pair.partner(path):
         name = "embedding_pair"
     tensors, facts = load_format(name).read(path)
     if facts.get("words"):
         facts = {"name": " ".join(facts["words"])} | facts
     told = {key: value for key, value in facts.items() if value is not None}
     family = told.get("family") or family_of(tensors)
-    return name, Artifact(METHODS[name], tensors, {"name": path.stem} | told | ({"family": family} if family else {}))
+    return name, Artifact(method_of(name), tensors, {"name": path.stem} | told | ({"family": family} if family else {}))
 
 
 def same_kind(artifact: Artifact) -> tuple[str, ...]:
@@ -75,7 +57,7 @@ def same_kind(artifact: Artifact) -> tuple[str, ...]:
     if kind == "lora" and not is_plain(artifact.tensors):
         dora = is_plain(name for name in artifact.tensors if not name.endswith(".dora_scale"))
         return ("kohya_lora", "diffusers_lora") if dora else ("kohya_lora",)
-    return tuple(name for name in FORMATS if METHODS.get(name) == kind)
+    return tuple(name for name in FORMATS if method_of(name) == kind)
 
 
 def family_of(tensors: Mapping[str, Tensor]) -> str | None:

@@ -15,8 +15,8 @@ from etude.core.artifact import Artifact
 from etude.core.errors import ArgumentError, ConflictError, FormatError, InputError
 from etude.core.files import Draft, read_tensors, write_json, write_tensors
 from etude.core.method import method_names
-from etude.formats import FORMATS, identify, load_format
-from etude.formats.kinds import METHODS, family_of, open_any, same_kind
+from etude.formats import FORMATS, identify, load_format, method_of
+from etude.formats.kinds import family_of, open_any, same_kind
 from tests.pipelines.learning import picture
 
 DOWN = "unet.mid_block.attentions.0"
@@ -128,7 +128,8 @@ def test_an_artifact_of_ours_is_converted_too(tmp_path: Path) -> None:
 def test_what_cannot_be_converted_says_what_can(tmp_path: Path) -> None:
     path = written(lora(), "kohya_lora", tmp_path / "in")
     with pytest.raises(
-        FormatError, match=r"is of the format kohya_lora, which cannot become `embedding_pt`.*diffusers_lora or peft_"
+        FormatError,
+        match=r"is of the format kohya_lora, which cannot become `embedding_pt`.*diffusers_lora or kohya_lora or peft_",
     ):
         convert(path, "embedding_pt", tmp_path / "out", "", "")
     with pytest.raises(FormatError, match=r"cannot become `pef_lora`, did you mean `peft_lora`"):
@@ -167,9 +168,8 @@ def test_the_family_is_told_by_widths_or_must_be_said(tmp_path: Path) -> None:
 
 
 def test_every_format_of_a_kind_belongs_to_a_method_that_is_there() -> None:
-    assert set(METHODS.values()) <= set(method_names())
-    assert set(METHODS) == set(FORMATS)
-    assert same_kind(Artifact("fine_tuning", {}, {})) == ("ldm_checkpoint", "diffusers_checkpoint")
+    assert {method_of(form) for form in FORMATS} <= set(method_names())
+    assert set(same_kind(Artifact("fine_tuning", {}, {}))) == {"ldm_checkpoint", "diffusers_checkpoint"}
     assert "kohya_lora" in same_kind(Artifact("model_merge", {}, {"rank": 4}))
 
 

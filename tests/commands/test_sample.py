@@ -13,7 +13,10 @@ from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact
 from etude.core.errors import ArgumentError, BaseError, ConflictError, FormatError, InputError
 from etude.core.files import Draft
-from etude.formats import embedding_pair, embedding_pt, hypernetwork_pt, kohya_lora
+from etude.formats.embedding import embedding_pt
+from etude.formats.embedding_pair import embedding_pair
+from etude.formats.hypernetwork import hypernetwork_pt
+from etude.formats.lora import kohya_lora
 from tests.pipelines.test_lora import random_lora
 from tests.tasks.learning import write_yaml
 

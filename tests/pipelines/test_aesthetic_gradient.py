@@ -19,7 +19,8 @@ from etude.core.artifact import Artifact
 from etude.core.errors import BaseError, FormatError, ParamsError
 from etude.core.files import Draft
 from etude.diffusion.hooks import added_tokens
-from etude.formats import aesthetic_pt, identify
+from etude.formats import identify
+from etude.formats.aesthetic import aesthetic_pt
 from etude.training.report import Report
 from pipelines.aesthetic_gradient import method as aesthetic
 from pipelines.aesthetic_gradient.method.prompt_steering import aim

@@ -16,7 +16,8 @@ from etude.base.text import encode_prompts
 from etude.core.artifact import Artifact
 from etude.core.errors import BaseError, FormatError
 from etude.core.files import Draft, read_header
-from etude.formats import clip_image_embedding, identify
+from etude.formats import identify
+from etude.formats.image_embedding import clip_image_embedding
 from etude.training.batches import Batch
 from etude.training.report import Report
 from pipelines.clip_inversion import method as inversion

@@ -21,7 +21,7 @@ from etude.core.files import Draft
 from etude.core.randomness import mix
 from etude.diffusion.noise import predict
 from etude.diffusion.weights import learning, parts_of
-from etude.formats import diffusers_checkpoint, ldm_checkpoint
+from etude.formats.checkpoint import diffusers_checkpoint, ldm_checkpoint
 from etude.training.batches import Batches
 from etude.training.prior import Prior
 from etude.training.report import Report

@@ -23,7 +23,8 @@ from etude.core.errors import BaseError, FormatError, ParamsError
 from etude.core.files import Draft, read_metadata
 from etude.diffusion.noise import predict
 from etude.diffusion.sample import denoise, guided, make_scheduler
-from etude.formats import diffusers_lora, identify, kohya_lora
+from etude.formats import identify
+from etude.formats.lora import diffusers_lora, kohya_lora
 from etude.training.report import Report
 from pipelines.lora import method as lora
 from pipelines.lora.method.adapters import alphas, inserted, saved_form

@@ -22,7 +22,8 @@ from etude.core.errors import FormatError, InputError, ParamsError, StaleError
 from etude.core.files import Draft, read_metadata, read_tensors, sha256_tree, write_json, write_tensors
 from etude.core.method import Input
 from etude.core.params import read_yaml
-from etude.formats import diffusers_checkpoint, kohya_lora, ldm_checkpoint
+from etude.formats.checkpoint import diffusers_checkpoint, ldm_checkpoint
+from etude.formats.lora import kohya_lora
 from etude.formats.pairs import split
 from etude.training.report import Report
 from pipelines.model_merge import method as merge

@@ -25,7 +25,8 @@ from etude.core.files import Draft, read_metadata, read_tensors
 from etude.diffusion.hooks import replaced_weights
 from etude.diffusion.noise import predict
 from etude.diffusion.sample import make_scheduler
-from etude.formats import identify, null_text
+from etude.formats import identify
+from etude.formats.inversion import null_text
 from etude.training.report import Report
 from pipelines.null_text_inversion import method as null
 from pipelines.null_text_inversion.method import inversion as inversions

@@ -20,7 +20,7 @@ from etude.core.errors import ParamsError
 from etude.core.files import Draft
 from etude.diffusion.noise import predict
 from etude.diffusion.sample import denoise, guided, make_scheduler
-from etude.formats import diffusers_embedding, embedding_pt, embedding_safetensors
+from etude.formats.embedding import diffusers_embedding, embedding_pt, embedding_safetensors
 from etude.training.report import Report
 from etude.training.words import starting_rows
 from pipelines.textual_inversion import method as inversion

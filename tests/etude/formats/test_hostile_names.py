@@ -16,8 +16,8 @@ from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact
 from etude.core.errors import EtudeError, InputError
 from etude.core.files import LONGEST, Draft, file_name, read_tensors, write_tensors
-from etude.formats import FORMATS, load_format
-from etude.formats.kinds import METHODS, same_kind
+from etude.formats import FORMATS, load_format, method_of
+from etude.formats.kinds import same_kind
 from etude.formats.pickles import write_pickle
 from flows import comparison
 
@@ -123,16 +123,16 @@ def test_an_artifact_with_a_hostile_name_is_written_into_the_asked_folder_alone(
     assert written or method == "null_text_inversion"  # whose pictures may be of one name then, and that is refused
 
 
-@pytest.mark.parametrize("form", [form for form in FORMATS if METHODS[form] in KINDS])
+@pytest.mark.parametrize("form", [form for form in FORMATS if method_of(form) in KINDS])
 def test_a_file_of_any_format_with_a_hostile_name_is_converted_into_the_asked_folder_alone(
     form: str, home: Path, tmp_path: Path
 ) -> None:
     for number, name in enumerate(NAMES[::3]):
-        made = hostile(METHODS[form], name, tmp_path)
+        made = hostile(method_of(form), name, tmp_path)
         folder = home / f"in-{number}"
         folder.mkdir()
         if form == "null_text":  # a file holds one of the pictures
-            made = hostile(METHODS[form], "picture", tmp_path)
+            made = hostile(method_of(form), "picture", tmp_path)
         (path, *_) = load_format(form).write(made, Draft(folder))
         if path.suffix == ".safetensors":
             tensors, header = read_tensors(path)

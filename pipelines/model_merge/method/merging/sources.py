@@ -19,7 +19,8 @@ from etude.core.artifact import KEY
 from etude.core.errors import FormatError, InputError
 from etude.core.files import read_metadata, read_tensors
 from etude.diffusion.factors import by_layer
-from etude.formats import diffusers_checkpoint, identify, ldm_checkpoint, load_format
+from etude.formats import identify, load_format
+from etude.formats.checkpoint import diffusers_checkpoint, ldm_checkpoint
 from etude.formats.checkpoints import PARTS, common
 from etude.formats.ldm_names import inverse, translate, vae_table
 from etude.formats.pairs import Pair, is_plain, split

@@ -16,7 +16,7 @@ from torch import Tensor
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.files import Draft
-from etude.formats import embedding_pt, embedding_safetensors
+from etude.formats.embedding import embedding_pt, embedding_safetensors
 from etude.formats.metadata import marked
 
 ENDS = {"positive": ("",), "negative": ("-neg", "-uc")}  # the second is what DreamArtist's first code wrote

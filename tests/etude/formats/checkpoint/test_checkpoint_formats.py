@@ -25,7 +25,8 @@ from etude.base.single import CONFIGS
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.files import Draft, read_metadata, read_tensors, sha256_tree
-from etude.formats import diffusers_checkpoint, identify, ldm_checkpoint
+from etude.formats import identify
+from etude.formats.checkpoint import diffusers_checkpoint, ldm_checkpoint
 from etude.formats.checkpoints import Frame, common
 from tasks.export import configuration, read_frame
 from tests.etude.base.ldm import to_ldm

@@ -18,10 +18,10 @@ from torch import Tensor
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.files import Draft, read_tensors, write_tensors
-from etude.formats import embedding_pt
+from etude.formats.checkpoint.ldm_checkpoint import UNET
 from etude.formats.checkpoints import Frame, of_part
 from etude.formats.deltas import common, differences, factors, words
-from etude.formats.ldm_checkpoint import UNET
+from etude.formats.embedding import embedding_pt
 from etude.formats.ldm_names import inverse, translate, unet_table
 from etude.formats.metadata import file_stem
 

@@ -21,6 +21,7 @@ from etude.formats.pickles import read_pickle
 
 INDEX = "model_index.json"
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+AFTER = ("peft_lora",)  # adapters may lie in the folder of a model
 
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:

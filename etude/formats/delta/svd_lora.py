@@ -14,9 +14,9 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.files import Draft
-from etude.formats import kohya_lora
 from etude.formats.checkpoints import Frame
 from etude.formats.deltas import differences
+from etude.formats.lora import kohya_lora
 from etude.formats.pairs import Pair, join
 
 read = kohya_lora.read

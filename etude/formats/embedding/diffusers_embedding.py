@@ -19,6 +19,8 @@ from etude.formats.pickles import read_either
 
 FILES = {"text_encoder": "learned_embeds.safetensors", "text_encoder_2": "learned_embeds_2.safetensors"}
 OTHERS = {"emb_params", "clip_l", "clip_g", "string_to_param"}  # single keys that are no tokens
+# Any key may be a token, also those that other formats have as their only one.
+AFTER = ("aesthetic_pt", "clip_image_embedding", "embedding_image")
 
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.files import Draft, write_json, write_tensors
-from etude.formats import diffusers_lora
+from etude.formats.lora import diffusers_lora
 from etude.formats.metadata import file_stem
 from etude.formats.pairs import PARTS, Pair, join, split
 

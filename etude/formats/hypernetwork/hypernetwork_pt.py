@@ -26,6 +26,7 @@ from etude.formats.pickles import read_pickle, write_pickle
 MEMBERS = ("linear", "activation", "norm")  # of a layer, in A1111's order
 OLD = {"linear1": "linear.0", "linear2": "linear.1"}  # names of the first files (October 2022)
 NAME = re.compile(r"linear\.(\d+)\.(weight|bias)")
+AFTER = ("diffusers_embedding",)  # whose token may be a number
 
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:

@@ -16,7 +16,7 @@ from etude import formats
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.files import Draft
-from etude.formats import embedding_image
+from etude.formats.embedding import embedding_image
 
 FACTS = {"name": "sks", "step": 200, "family": "sd1", "base": "models/x"}
 

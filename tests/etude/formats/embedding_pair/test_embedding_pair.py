@@ -9,9 +9,9 @@ from etude import formats
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.files import Draft, read_tensors
-from etude.formats import embedding_pair
+from etude.formats.embedding_pair import embedding_pair
 from etude.formats.pickles import read_pickle
-from tests.etude.formats.test_embedding_formats import accepted
+from tests.etude.formats.embedding.test_embedding_formats import accepted
 
 
 def pair(family: str = "sd1") -> Artifact:

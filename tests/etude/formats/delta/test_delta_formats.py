@@ -18,18 +18,13 @@ from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.files import Draft, read_header, read_metadata, read_tensors, write_tensors
 from etude.diffusion.noise import predict
-from etude.formats import (
-    adobe_delta,
-    diffusers_custom_diffusion,
-    embedding_pt,
-    identify,
-    kohya_lora,
-    svd_lora,
-    webui_delta,
-)
+from etude.formats import identify
+from etude.formats.checkpoint.ldm_checkpoint import UNET, to_ldm
 from etude.formats.checkpoints import Frame
+from etude.formats.delta import adobe_delta, diffusers_custom_diffusion, svd_lora, webui_delta
 from etude.formats.deltas import factors
-from etude.formats.ldm_checkpoint import UNET, to_ldm
+from etude.formats.embedding import embedding_pt
+from etude.formats.lora import kohya_lora
 from etude.formats.pickles import read_pickle, write_pickle
 from pipelines.custom_diffusion import method as custom
 from tasks.export import read_frame

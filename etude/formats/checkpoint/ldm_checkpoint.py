@@ -34,6 +34,7 @@ TEXTS = {  # part → its prefix, in each family
 }
 SD2_LAYERS = 23  # files hold 24; the last is never used, and diffusers leaves it out
 _BLOCK = "transformer.resblocks."
+AFTER = ("webui_delta",)  # differences of all layers have the names of a whole UNet
 
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:

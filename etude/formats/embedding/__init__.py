@@ -1,0 +1,3 @@
+"""A word: the rows [n, d] of each text encoder's table, ``text_encoder`` and, for SDXL, ``text_encoder_2``."""
+
+METHOD = "textual_inversion"  # whose `apply` uses what is in such a file
