@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.formats.checkpoints import Frame
+from etude.formats.svd import rank_for, truncated
 
 DELTA = ".delta"
 
@@ -62,13 +62,9 @@ def common(
 
 
 def factors(delta: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """U·S [out, r] and Vᵀ [r, in], float32, of the fewest singular values whose sum is above ``share`` of all.
-
-    Computed in float64 on the CPU, so that equal changes give equal files.
-    """
-    u, s, v = torch.linalg.svd(delta.double().cpu(), full_matrices=False)
-    rank = min(int((s.cumsum(0) / s.sum().clamp(min=1e-30) <= share).sum()) + 1, len(s))
-    return (u[:, :rank] * s[:rank]).float().contiguous(), v[:rank].float().contiguous()
+    """U·S [out, r] and Vᵀ [r, in], float32, of the fewest singular values whose sum is above ``share`` of all."""
+    u, s, vh = truncated(delta, rank_for(delta, share))
+    return (u * s).float().contiguous(), vh.float().contiguous()
 
 
 def _weights(artifact: Artifact) -> dict[str, Tensor]:

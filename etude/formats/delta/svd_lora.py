@@ -18,6 +18,7 @@ from etude.formats.checkpoints import Frame
 from etude.formats.deltas import differences
 from etude.formats.lora import kohya_lora
 from etude.formats.pairs import Pair, join
+from etude.formats.svd import truncated
 
 read = kohya_lora.read
 
@@ -42,7 +43,7 @@ def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
 
 def _pair(delta: Tensor, rank: int, alpha: float, precision: torch.dtype) -> Pair:
     """alpha/rank · up · down, with the singular values in equal parts in both, so that half precision serves both."""
-    u, s, v = torch.linalg.svd(delta.double().cpu(), full_matrices=False)
-    root = (s[:rank] * rank / alpha).sqrt()
-    down, up = root[:, None] * v[:rank], u[:, :rank] * root
+    u, s, vh = truncated(delta, rank)
+    root = (s * rank / alpha).sqrt()
+    down, up = root[:, None] * vh, u * root
     return Pair(down.to(precision).contiguous(), up.to(precision).contiguous(), alpha)

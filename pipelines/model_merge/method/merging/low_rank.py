@@ -15,6 +15,7 @@ from torch import Tensor
 
 from etude.diffusion.factors import by_layer, change
 from etude.formats.pairs import Pair
+from etude.formats.svd import truncated
 from pipelines.model_merge.method.merging.formulas import Numbers
 
 # Layers that LoRA files of kohya's kind can name: not the embeddings, norms and biases.
@@ -53,10 +54,10 @@ def extracted(difference: Tensor, rank: int, clamp: float) -> Pair:
     Values beyond the quantile ``clamp`` of both matrices are cut to it (1: none are), which tames outliers of a model
     that was trained long, and makes the pair an approximation even at full rank.
     """
-    flat = difference.float().flatten(1)
-    u, s, vh = torch.linalg.svd(flat, full_matrices=False)
-    r = min(rank, len(s))
-    up, down = u[:, :r] * s[:r], vh[:r]
+    flat = difference.flatten(1)
+    r = min(rank, *flat.shape)
+    u, s, vh = truncated(flat, r)
+    up, down = (u * s).float(), vh.float()
     if clamp < 1:
         values = torch.cat([up.flatten(), down.flatten()])
         limit = float(values.sort().values[max(int(clamp * values.numel()) - 1, 0)])
