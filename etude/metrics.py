@@ -39,28 +39,28 @@ class Metric:
 
 METRICS = (
     Metric(
-        "truth_similarity", "Truth similarity", "higher", "Does it hit the truth?",
-        "CLIP cosine with kept-back pictures of what each prompt asks for",
+        "heldout_similarity", "Held-out similarity", "higher", "Does it come near the held-out pictures?",
+        "CLIP cosine with held-out pictures of what each prompt asks for",
         shown=(PAGE, REPORT, TABLE), needs=(HELD_OUT,),
     ),
     Metric(
         "concept_accuracy", "Concept accuracy", "higher", "Is it the concept?",
-        "share of pictures in which the judge names the concept asked for",
+        "share of pictures in which the classifier names the concept asked for",
         shown=(PAGE, REPORT, TABLE), needs=(HELD_OUT, CLASSIFIER),
     ),
     Metric(
         "style_similarity", "Style similarity", "higher", "Is it drawn in that style?",
-        "CLIP cosine with all kept-back pictures of the style",
+        "CLIP cosine with all held-out pictures of the style",
         shown=(PAGE, REPORT, TABLE), needs=(HELD_OUT, CLASSIFIER),
     ),
     Metric(
         "style_accuracy", "Style accuracy", "higher", "Is it the style?",
-        "share of pictures in which the judge names the style asked for",
+        "share of pictures in which the classifier names the style asked for",
         shown=(PAGE, REPORT, TABLE), needs=(HELD_OUT, CLASSIFIER),
     ),
     Metric(
         "background_accuracy", "Background accuracy", "higher", "Is it on the background asked for?",
-        "share of pictures in which the judge names the background asked for",
+        "share of pictures in which the classifier names the background asked for",
         shown=(TABLE,), needs=(HELD_OUT, CLASSIFIER),
     ),
     Metric(

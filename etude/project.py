@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from etude.base.settings import Sampling
 from etude.captions.settings import Caption
-from etude.core.errors import ParamsError
+from etude.core.errors import InputError, ParamsError
 from etude.core.method import Method, load_method, method_names
 from etude.core.params import Location, MethodParams, Schema, Seed, SetName, load, nearest, read_yaml, refuse_twice
 from etude.core.yaml import shortened
@@ -128,10 +128,15 @@ def _drawing_faults(root: Path, name: str, params: MethodParams, project: Projec
     if params.set in project.sets and params.set not in project.prompts:
         fault = f"`prompts` has none for the image set `{params.set}`, which {name} learns"
         yield fault, f"add `prompts.{params.set}`"
-    metric, truths = project.evaluate.best.metric, Path(project.evaluate.truths, f"{params.set}-truth")
-    here = (root / truths).is_dir() or truths.is_dir()  # a draft has params files alone: the pictures are here
-    if HELD_OUT in BY_KEY[metric].needs and not here:
-        fault = f"`evaluate.best.metric: {metric}` needs pictures kept back, but there is no {truths}, for {name}"
+    metric = project.evaluate.best.metric
+    try:
+        # a draft has params files alone: the pictures are here
+        folders = [project.evaluate.heldout_folder(params.set, where) for where in (root, Path())]
+    except InputError as error:
+        yield f"`evaluate.heldout`, for {name}: {error.place} {error.fault}", error.action
+        return
+    if HELD_OUT in BY_KEY[metric].needs and not any(folder.is_dir() for folder in folders):
+        fault = f"`evaluate.best.metric: {metric}` needs held-out pictures, but there is no {folders[1]}, for {name}"
         yield fault, "choose another metric, such as image_similarity"
 
 

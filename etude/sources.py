@@ -38,8 +38,8 @@ def sources(root: Path, project: Project) -> list[Source]:
         "caption.clip": project.caption.clip,
         "caption.words": project.caption.words,
         "evaluate.clip": project.evaluate.clip,
-        "evaluate.judge": project.evaluate.judge,
-        "evaluate.truths": project.evaluate.truths,
+        "evaluate.classifier": project.evaluate.classifier,
+        "evaluate.heldout": project.evaluate.heldout,
     }
     found = [Source(path, f"params.yaml: {key}") for key, path in shared.items()]
     for name in project.methods:

@@ -37,7 +37,7 @@ class Experiment(Schema):
     set: str
     own: list[Override] = Field(default=[], description="DVC's -S, of the method's own params file")
     shared: list[Override] = Field(default=[], description="DVC's -S, as on the command line")
-    judged: list[str] = Field(default=[], description="metrics in which it is held against the untouched base")
+    metrics: list[str] = Field(default=[], description="metrics in which it is compared with the untouched base")
 
     @property
     def target(self) -> str:
@@ -120,7 +120,7 @@ class Evidence(Schema):
         metrics = [*BY_KEY, *self.own_metrics]
         for name, experiment in self.experiments.items():
             check(f"experiments.{name}", "method", experiment.method, method_names())
-            for metric in experiment.judged:
+            for metric in experiment.metrics:
                 check(f"experiments.{name}", "metric", metric, metrics)
         for name, claim in self.claims.items():
             check(f"claims.{name}", "metric", claim.metric, metrics)

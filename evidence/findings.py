@@ -199,12 +199,12 @@ def _bytes(count: int) -> str:
 
 
 def _method_rows(evidence: Evidence, memory: Memory) -> Iterator[str]:
-    """A row for each judged metric; further experiments of a method on the same set are named."""
+    """A row for each of its metrics; further experiments of a method on the same set are named."""
     firsts: dict[tuple[str, str], str] = {}
     for name, experiment in evidence.experiments.items():
-        if experiment.judged:
+        if experiment.metrics:
             first = firsts.setdefault((experiment.method, experiment.set), name)
-        for metric in experiment.judged:
+        for metric in experiment.metrics:
             sign = -1.0 if metric in BY_KEY and BY_KEY[metric].better == "lower" else 1.0
             best, base = (memory.values(name, metric, kind) for kind in ("best", "base"))
             gains = {seed: sign * value for seed, value in memory.values(name, metric, "gain").items()}

@@ -1,4 +1,4 @@
-"""The trained parts as one diffusers folder with a CLIP and the judge beside it.
+"""The trained parts as one diffusers folder with a CLIP and the classifier beside it.
 
 The names of the text encoder's tensors begin with ``text_model.``, as in SD 1.5's file; old and new transformers read
 that.
@@ -22,6 +22,8 @@ from miniature.clip import read_clip
 from miniature.unet import SCHEDULE, read_unet
 from miniature.vae import read_vae
 from miniature.world import OUT
+
+PUBLISHED_CLASSIFIER = "judge"  # its folder in models/miniature, which params files name
 
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
 JUDGE_FILES = ("config.json", "model.safetensors")
@@ -48,19 +50,19 @@ def assemble(folder: Path, unet: UNet2DConditionModel, vae: AutoencoderKL, clip:
     write_json(folder / "model_index.json", model_index())
 
 
-def copy_judge(folder: Path, judge: Path = OUT / "judge") -> None:
-    """The judge as the evaluation opens it; raises InputError when the stage *judge* has not run."""
-    if not judge.is_dir():
-        raise InputError(judge, "is missing", "run the stage judge: `dvc repro judge` in miniature")
+def copy_classifier(folder: Path, classifier: Path = OUT / "classifier") -> None:
+    """The classifier as the evaluation opens it; raises InputError when the stage *classifier* has not run."""
+    if not classifier.is_dir():
+        raise InputError(classifier, "is missing", "run the stage classifier: `dvc repro classifier` in miniature")
     folder.mkdir()
     for file in JUDGE_FILES:
-        shutil.copyfile(judge / file, folder / file)
+        shutil.copyfile(classifier / file, folder / file)
 
 
 def assemble_all(folder: Path) -> None:
-    """Everything that the stages trained, and the judge."""
+    """Everything that the stages trained, and the classifier."""
     assemble(folder, read_unet(), read_vae(OUT / "decoder"), read_clip(OUT / "vision"), OUT / "tokenizer")
-    copy_judge(folder / "judge")
+    copy_classifier(folder / PUBLISHED_CLASSIFIER)
 
 
 def save_half(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -31,7 +31,7 @@ PARTS = {
     "clip": "clip",
     "vision": "clip",
     "unet": "unet",
-    "judge": "judge",
+    "classifier": "judge",  # its folder keeps the name that params files know
 }
 """Stage → the published folder that its out can be."""
 
@@ -40,7 +40,7 @@ class Earlier(Schema):
     """The ``earlier`` block of params.yaml."""
 
     commit: str
-    as_published: list[Literal["tokenizer", "vae", "decoder", "clip", "vision", "unet", "judge"]]
+    as_published: list[Literal["tokenizer", "vae", "decoder", "clip", "vision", "unet", "classifier"]]
 
 
 class Dials(Schema):

@@ -22,9 +22,9 @@ from etude.base.settings import Sampling
 from etude.core.files import atomic_path, replace_folder, write_json
 from etude.core.params import Schema, pick
 from etude.core.randomness import make_deterministic
-from etude.evaluation.judge import Judge, Labels
+from etude.evaluation.classifier import Classifier, Labels
 from miniature import table
-from miniature.assembly import assemble_all
+from miniature.assembly import PUBLISHED_CLASSIFIER, assemble_all
 from miniature.draws import randomiser
 from miniature.kept import draw_pictures
 from miniature.render import Render
@@ -79,7 +79,7 @@ class Found:
     """The report, which is the same for equal inputs, and what is only to be looked at."""
 
     report: dict[str, Any]
-    wrong: Mapping[str, Any]  # caption → what the judge named instead
+    wrong: Mapping[str, Any]  # caption → what the classifier named instead
     shown: list[Image.Image]
     seconds: dict[str, float]
 
@@ -94,10 +94,10 @@ def measured(model: Path, pictures: Pictures, world: World, settings: Measure) -
     known = captions(pictures, world, settings)
     unknown = ask(pictures, list(world.held_out_concepts) * settings.held_out, world, draw)
     drawn, others, seconds = draw_everything(load_base(model), known, unknown, settings)
-    judge = Judge(model / "judge", device="cpu")
+    classifier = Classifier(model / PUBLISHED_CLASSIFIER, device="cpu")
 
     def named(shown: list[Image.Image]) -> list[Labels]:
-        return [judge.name(picture) for picture in shown]
+        return [classifier.name(picture) for picture in shown]
 
     seen, true = named(drawn), named(real_pictures(known, pictures, world))
     held_out = hits(unknown, named(others))["concept"]
@@ -142,7 +142,7 @@ def report(
 
 
 def write(folder: Path, found: Found) -> None:
-    """``measured.json``, ``table.md`` without seconds, what the judge took for something else, and drawn pictures."""
+    """``measured.json``, ``table.md`` without seconds, what the classifier got wrong, and drawn pictures."""
     write_json(folder / "measured.json", found.report)
     write_json(folder / "wrong.json", found.wrong)
     bars = pick(FOLDER / "params.yaml", Dials).measure.bars

@@ -1,4 +1,4 @@
-"""Draw the sample sets of ``data/samples`` from what the miniature has never seen, and the truths kept back.
+"""Draw the sample sets of ``data/samples`` from what the miniature has never seen, and the held-out pictures.
 
 A command, not a stage: ``python3 -m miniature.samples``. Its pictures are plain files in git.
 """
@@ -51,13 +51,13 @@ class StyleSet(Schema):
 
 
 class ConceptSet(Schema):
-    """The pictures of the concept set, and the styles and colours of its truths."""
+    """The pictures of the concept set, and the styles and colours of its held-out pictures."""
 
     concept: str
     pictures: list[Picture]
-    truth_styles: list[str]
-    truth_colours: list[str]
-    truth_size: int
+    heldout_styles: list[str]
+    heldout_colours: list[str]
+    heldout_size: int
 
 
 class Samples(Schema):
@@ -74,30 +74,30 @@ class Dials(Schema):
 
 
 def samples() -> None:
-    """Write ``data/samples/{concept,style}`` and the truths beside them."""
+    """Write ``data/samples/{concept,style}`` and the held-out pictures beside them."""
     settings = pick(FOLDER / "params.yaml", Dials).samples
     world = read_world()
     shown, hidden = concept_pictures(settings.concept)
     write_set("concept", shown, world, CONCEPT.format(concept=settings.concept.concept))
-    write_set("concept-truth", hidden, world, CONCEPT_TRUTH.format(concept=settings.concept.concept))
+    write_set("concept-heldout", hidden, world, CONCEPT_HELDOUT.format(concept=settings.concept.concept))
     shown, hidden = style_pictures(settings.style, world)
     write_set("style", shown, world, STYLE.format(style=settings.style.style), styled=False)
-    write_set("style-truth", hidden, world, STYLE_TRUTH.format(style=settings.style.style))
+    write_set("style-heldout", hidden, world, STYLE_HELDOUT.format(style=settings.style.style))
 
 
 def concept_pictures(settings: ConceptSet) -> tuple[list[Picture], list[Picture]]:
-    """The set, and every truth style on every truth colour except what the set shows."""
+    """The set, and every held-out style on every held-out colour except what the set shows."""
     shown = {(picture.style, picture.colour) for picture in settings.pictures}
-    pairs = [(s, c) for s in settings.truth_styles for c in settings.truth_colours if (s, c) not in shown]
-    size = [settings.truth_size] * 2
-    truths = [
+    pairs = [(s, c) for s in settings.heldout_styles for c in settings.heldout_colours if (s, c) not in shown]
+    size = [settings.heldout_size] * 2
+    hidden = [
         Picture(style=s, concept=settings.concept, colour=c, size=size, suffix=".png", caption=True) for s, c in pairs
     ]
-    return settings.pictures, truths
+    return settings.pictures, hidden
 
 
 def style_pictures(settings: StyleSet, world: World) -> tuple[list[Picture], list[Picture]]:
-    """All concepts of the style, spread evenly over the set and its truth."""
+    """All concepts of the style, spread evenly over the set and its held-out pictures."""
     concepts = sorted(set(world.icons(settings.style)) & set(world.concepts))
     colours = [colour for colour in world.colours if colour != "white"]
     pictures = []
@@ -156,9 +156,9 @@ CONCEPT = """# Sample set: a concept
 
 Five pictures of one thing, an {concept}, that the miniature has never seen, in several drawing styles and on several
 backgrounds. They are larger than its 128 pixels and of mixed aspect ratios, so that preparation has work to do.
-Pictures kept back for measuring lie in `../concept-truth`.
+Held-out pictures for measuring lie in `../concept-heldout`.
 """
-CONCEPT_TRUTH = """# Truths of the concept set
+CONCEPT_HELDOUT = """# Held-out pictures of the concept set
 
 The same {concept} in styles and on backgrounds that `../concept` does not show. For measuring only: never train on
 them.
@@ -167,9 +167,9 @@ STYLE = """# Sample set: a style
 
 Pictures in one drawing style, called {style} here, that the miniature has never seen. Their captions name things that
 it knows and say nothing of the style, so that only the style is new. The other pictures of the style lie in
-`../style-truth`.
+`../style-heldout`.
 """
-STYLE_TRUTH = """# Truths of the style set
+STYLE_HELDOUT = """# Held-out pictures of the style set
 
 Further pictures in the style {style}, of things that `../style` does not show. For measuring only: never train on
 them.

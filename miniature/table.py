@@ -99,6 +99,6 @@ def about(report: Mapping[str, Any]) -> str:
     return (
         f"By `make miniature-measure`: {report['captions']} random captions among all concepts, {report['held_out']} "
         f"of held-out ones, {sampling['steps']} steps of {sampling['sampler']}, guidance {sampling['guidance']}, seed "
-        f"{report['seed']}. A judge that conditions nothing names what it sees; ± is the standard error of the mean; "
-        "seconds are of two cores."
+        f"{report['seed']}. A classifier that conditions nothing names what it sees; ± is the standard error of the "
+        "mean; seconds are of two cores."
     )

@@ -17,7 +17,7 @@ from transformers import CLIPImageProcessorPil, CLIPTokenizer
 from etude.base.base import Base
 from etude.base.settings import Sampling
 from etude.diffusion.sample import generate
-from etude.evaluation.judge import Labels
+from etude.evaluation.classifier import Labels
 from miniature.clip import read_clip
 from miniature.draws import may_flip, randomiser
 from miniature.stage import in_parts, pixels_to_picture
@@ -83,7 +83,7 @@ def draw_all(
 
 
 def hits(asked: Sequence[Asked], seen: Sequence[Labels]) -> dict[str, float]:
-    """The share of pictures in which the judge saw what was asked for, part by part."""
+    """The share of pictures in which the classifier saw what was asked for, part by part."""
     pairs = list(zip(seen, asked, strict=True))
     return {part: sum(named[part] == one.wanted[part] for named, one in pairs) / len(pairs) for part in PARTS}
 
@@ -134,7 +134,7 @@ def new_renderings(pictures: Pictures, world: World, draw: random.Random) -> Ten
 
 
 def confusions(asked: Sequence[Asked], seen: Sequence[Labels]) -> Mapping[str, list[list[str]]]:
-    """Caption → what the judge named instead, where a part was wrong."""
+    """Caption → what the classifier named instead, where a part was wrong."""
     wrong: dict[str, list[list[str]]] = {}
     for one, named in zip(asked, seen, strict=True):
         missed = [named[part] for part in PARTS if named[part] != one.wanted[part]]

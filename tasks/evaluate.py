@@ -53,17 +53,17 @@ def evaluate(method: str) -> None:
 
 def _study(method: str, dials: Dials) -> Study:
     own = pick(f"pipelines/{method}/params.yaml", Learned)
+    from etude.evaluation.classifier import Classifier
     from etude.evaluation.features import Clip
-    from etude.evaluation.judge import Judge
+    from etude.evaluation.heldout import find_heldout
     from etude.evaluation.study import Study
-    from etude.evaluation.truths import find_truths
     from etude.rendering.prompts import prompts_of
     from etude.rendering.studio import open_studio
 
     studio = open_studio(method, **dials.model_dump(include={"base", "device", "precision", "threads"}))
     asked = dials.evaluate
     clip = Clip(Path(asked.clip), device=studio.device, threads=dials.threads)
-    judge = Judge(Path(asked.judge), device=studio.device) if asked.judging else None
+    classifier = Classifier(Path(asked.classifier), device=studio.device) if asked.classify else None
     return Study(
         studio=studio,
         clip=clip,
@@ -73,7 +73,7 @@ def _study(method: str, dials: Dials) -> Study:
         sampling=dials.sampling,
         evaluate=asked,
         data=Path("data", own.set),
-        truths=find_truths(Path(asked.truths, f"{own.set}-truth"), clip, judge),
+        heldout=find_heldout(asked.heldout_folder(own.set), clip, classifier),
     )
 
 

@@ -25,9 +25,9 @@ from etude.diffusion.hooks import replaced_weights
 SEEDS = [0, 1]
 SAMPLING = {"sampler": "dpm++", "steps": 2, "guidance": 3.0, "negative": "", "clip_skip": 0}
 EVALUATE = {
-    "truths": "kept",
-    "judge": "judge",
-    "judging": False,
+    "heldout": "kept",
+    "classifier": "classifier",
+    "classify": False,
     "seeds": SEEDS,
     "name": "",
     "best": {"metric": "image_similarity", "direction": "max"},

@@ -19,7 +19,7 @@ import torch
 from commands.rewriting import rewrite
 from etude.core.files import read_json, read_tensors
 from etude.core.params import read_yaml
-from tests.judging import write_judge
+from tests.classifying import write_classifier
 from tests.shipped import copy_project
 
 pytestmark = pytest.mark.slow
@@ -29,8 +29,8 @@ QUICK = {  # as small as the stages allow
     "caption.clip": "models/tiny/clip",
     "caption.words": "models/tiny/words.txt",
     "evaluate.clip": "models/tiny/clip",
-    "evaluate.judge": "models/tiny/judge",
-    "evaluate.judging": True,
+    "evaluate.classifier": "models/tiny/classifier",
+    "evaluate.classify": True,
     "prepare.resolution": 64,
     "sampling.steps": 2,
     "prompts.concept": ["[name]"],
@@ -67,13 +67,13 @@ def ran(said: str) -> set[str]:
 def make_project(folder: Path, root: Path, tiny_base: Path) -> Path:
     """A git and DVC repository like a fresh clone, with a tiny base and short runs."""
     copy_project(folder)
-    shutil.copytree(root / "data/samples", folder / "data/samples", ignore=shutil.ignore_patterns("style-truth"))
+    shutil.copytree(root / "data/samples", folder / "data/samples", ignore=shutil.ignore_patterns("style-heldout"))
     for number, picture in enumerate(sorted((folder / "data/samples/style").glob("*.png"))):
         if number > 2:  # three are enough here
             picture.unlink()
             picture.with_suffix(".txt").unlink(missing_ok=True)
     shutil.copytree(tiny_base, folder / "models/tiny")
-    write_judge(folder / "models/tiny/judge")
+    write_classifier(folder / "models/tiny/classifier")
     (folder / "models/tiny/words.txt").write_text("cat\ndog\n", encoding="utf-8")
     rewrite(folder / "params.yaml", "params.yaml", QUICK)
     for method in ("lora", "textual_inversion"):
@@ -104,7 +104,7 @@ def test_the_graph_ends_with_a_report_and_has_then_nothing_to_do(project: Path) 
     page = (project / "artifacts/report/index.html").read_text(encoding="utf-8")
     assert "lora" in page
     assert "textual_inversion" in page
-    assert "Does it hit the truth?" in page
+    assert "Does it come near the held-out pictures?" in page
     for method in ("lora", "textual_inversion"):
         assert (project / "artifacts" / method / "grid/grid.png").stat().st_size > 1000
         assert len(list((project / "artifacts" / method / "build/checkpoints").iterdir())) == 2

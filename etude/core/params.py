@@ -27,6 +27,10 @@ class Schema(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    # What was renamed, so that errors name the new word and `etude migrate` writes it.
+    former_keys: ClassVar[Mapping[str, str]] = {}  # old key → key
+    former_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # key → old value → value
+
 
 # Numbers and texts that several schemas have. Each is bounded: what lies beyond means nothing, or never ends.
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # torch takes 64 bits, and the pictures after the first count on from it
@@ -142,12 +146,41 @@ def validate(data: Mapping[str, Any], schema: type[S], path: Path | str) -> S:
     try:
         return schema.model_validate(data)
     except ValidationError as error:
-        details = error.errors()
-        faults = [shortened(_fault(detail, schema), 10 * SHOWN) for detail in details[:TOLD]]
-        faults += [f"{len(details) - TOLD} more"] if len(details) > TOLD else []
-        many = "" if len(details) == 1 else f"{len(details)} faults: "
-        told = many + "; ".join(faults).replace("?; ", "? ")
-        raise ParamsError(path, told, "correct the file; its comments tell the choices") from None
+        raise _params_error(error.errors(), schema, path) from None
+
+
+def _params_error(details: list[ErrorDetails], schema: type[BaseModel], path: Path | str) -> ParamsError:
+    """One error of all faults; what was renamed comes first, and is not told of again as a missing key."""
+    renamed = [found for detail in details if (found := _renamed(detail, schema))]
+    known = {key for _, key in renamed}
+    others = [d for d in details if not _renamed(d, schema) and not (d["type"] == "missing" and _dotted(d) in known)]
+    told = [*(text for text, _ in renamed), *(_fault(detail, schema) for detail in others)]
+    faults = [shortened(text, 10 * SHOWN) for text in told[:TOLD]]
+    faults += [f"{len(told) - TOLD} more"] if len(told) > TOLD else []
+    many = "" if len(told) == 1 else f"{len(told)} faults: "
+    action = "correct the file; its comments tell the choices"
+    if renamed:
+        action = "run `etude migrate`, which writes the new names" + (", and correct the rest" if others else "")
+    return ParamsError(path, many + "; ".join(faults).replace("?; ", "? "), action)
+
+
+def _dotted(detail: ErrorDetails) -> str:
+    return ".".join(map(str, detail["loc"]))
+
+
+def _renamed(detail: ErrorDetails, schema: type[BaseModel]) -> tuple[str, str] | None:
+    """What a former key or value is called now, as a sentence, and the key; None for any other fault."""
+    *block, name = map(str, detail["loc"] or ("",))
+    where = ".".join([*block, name])
+    for model in _models_at(schema, detail["loc"][:-1]):
+        if not issubclass(model, Schema):
+            continue
+        if detail["type"] == "extra_forbidden" and (key := model.former_keys.get(name)):
+            now = ".".join([*block, key])
+            return f"`{where}` is called `{now}` now", now
+        if value := model.former_values.get(name, {}).get(str(detail["input"])):
+            return f"`{where}: {detail['input']}` is called `{value}` now", where
+    return None
 
 
 def _fault(detail: ErrorDetails, schema: type[BaseModel]) -> str:
@@ -213,12 +246,16 @@ def _pattern(metadata: Any) -> str | None:
 
 def _keys_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """The keys that the block at ``location`` knows."""
+    return sorted({name for model in _models_at(schema, location) for name in model.model_fields})
+
+
+def _models_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[type[BaseModel]]:
+    """What the block at ``location`` may be."""
     models = [schema]
     for part in location:
-        models = [
-            m for model in models for m in _models(getattr(model.model_fields.get(str(part)), "annotation", None))
-        ] or models
-    return sorted({name for model in models for name in model.model_fields})
+        annotations = [getattr(model.model_fields.get(str(part)), "annotation", None) for model in models]
+        models = [inner for annotation in annotations for inner in _models(annotation)] or models
+    return models
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -1,8 +1,8 @@
 """Numbers about pictures, as functions of feature arrays: no model and no file is opened here.
 
 A feature is a unit vector of CLIP's joint space; arrays are float64 [n, d]. All cosines lie in [−1, 1].
-`OF_A_PICTURE` and `OF_A_SET` say how each metric of `etude/metrics.py` is computed; those against pictures kept back
-are in `etude/evaluation/truths.py`.
+`OF_A_PICTURE` and `OF_A_SET` say how each metric of `etude/metrics.py` is computed; those against held-out pictures
+are in `etude/evaluation/heldout.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The judge's network: a small residual network over a square picture, with a linear head for each part of a caption.
+"""The classifier's network: small and residual, over a square picture, with a linear head for each part of a caption.
 
 Residual blocks after He et al., 2015 (arXiv:1512.03385), with group normalisation (Wu & He, 2018, arXiv:1803.08494):
 a picture's answer then never depends on the pictures beside it, and the weights are all that there is to keep.

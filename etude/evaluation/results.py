@@ -70,8 +70,8 @@ def _asked(study: Study) -> dict[str, Any]:
     """What the numbers were measured on."""
     asked = {"name": study.name, "prompts": list(study.prompts), "seeds": sorted(study.evaluate.seeds)}
     measured = {"clip": study.evaluate.clip, "real": len(study.real()), "base": study.studio.path.as_posix()}
-    truths, judge = study.truths, study.evaluate.judge if study.evaluate.judging else ""
-    measured |= {"truths": len(truths.paths) if truths else 0, "judge": judge if truths else ""}
+    heldout, classifier = study.heldout, study.evaluate.classifier if study.evaluate.classify else ""
+    measured |= {"heldout": len(heldout.paths) if heldout else 0, "classifier": classifier if heldout else ""}
     return {**asked, **measured, "set": study.data.name, "sampling": study.sampling.model_dump()}
 
 

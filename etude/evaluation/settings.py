@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from etude.core.errors import InputError
 from etude.core.params import Count, Location, Schema, Seed, nearest, refuse_twice
 from etude.core.yaml import shortened
 from etude.metrics import BY_KEY, CLASSIFIER
@@ -23,6 +25,8 @@ MetricKey = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enu
 
 class Best(Schema):
     """The rule that chooses the best checkpoint: the largest or smallest value; of equal ones the earliest."""
+
+    former_values: ClassVar = {"metric": {"truth_similarity": "heldout_similarity"}}
 
     metric: MetricKey
     direction: Literal["max", "min"]
@@ -47,10 +51,12 @@ class Validation(Schema):
 class Evaluate(Schema):
     """How checkpoints are measured."""
 
+    former_keys: ClassVar = {"truths": "heldout", "judge": "classifier", "judging": "classify"}
+
     clip: Location = Field(description="the folder of the CLIP that measures")
-    truths: Location = Field(description="folder in which <set>-truth may lie: pictures kept back")
-    judge: Location = Field(description="folder of the judge that names concept, style and background")
-    judging: bool = Field(description="whether the judge is asked, where a set brings pictures kept back")
+    heldout: Location = Field(description="folder in which <set>-heldout may lie: pictures to measure against")
+    classifier: Location = Field(description="folder of the classifier that names concept, style and background")
+    classify: bool = Field(description="whether the classifier is asked, where a set has held-out pictures")
     seeds: list[Seed] = Field(min_length=1, max_length=1000, description="pictures a prompt")
     name: str = Field(description="what CLIP reads in the place of [name]; empty: nothing")
     best: Best
@@ -59,6 +65,17 @@ class Evaluate(Schema):
     @model_validator(mode="after")
     def _each_once(self) -> Self:
         refuse_twice(**{"seeds": self.seeds, "validation.timesteps": self.validation.timesteps})
-        if CLASSIFIER in BY_KEY[self.best.metric].needs and not self.judging:
-            raise ValueError(f"`best.metric: {self.best.metric}` is the judge's, which `judging: false` leaves out")
+        if CLASSIFIER in BY_KEY[self.best.metric].needs and not self.classify:
+            raise ValueError(f"`best.metric: {self.best.metric}` needs the classifier, but `classify` is false")
         return self
+
+    def heldout_folder(self, name: str, root: Path = Path()) -> Path:
+        """Where the held-out pictures of the image set ``name`` lie, if it has any; ``root`` is the project's folder.
+
+        A folder may also be called <set>-truth, as it was before 0.2. Raises InputError where there are both.
+        """
+        folder, earlier = (root / self.heldout / f"{name}-{end}" for end in ("heldout", "truth"))
+        if folder.is_dir() and earlier.is_dir():
+            fault = f"would hold the held-out pictures of `{name}`, but so does {folder}"
+            raise InputError(earlier, fault, "move its pictures there, and remove it")
+        return earlier if earlier.is_dir() else folder

@@ -12,10 +12,10 @@ import numpy as np
 
 from etude.base.settings import Sampling
 from etude.evaluation.features import Clip
+from etude.evaluation.heldout import HeldOut
 from etude.evaluation.metrics import Array, Seen, ceiling
 from etude.evaluation.settings import Evaluate
 from etude.evaluation.table import Row, best_row, measure
-from etude.evaluation.truths import Truths
 from etude.evaluation.validation import curve, loss_table
 from etude.rendering.pictures import Drawn, Request, ask, draw
 from etude.rendering.prompts import fill
@@ -45,7 +45,7 @@ class Study:
     sampling: Sampling
     evaluate: Evaluate
     data: Path  # data/<set>, with prepared/ and latents/
-    truths: Truths | None = None  # where the set brings any
+    heldout: HeldOut | None = None  # where the set brings any
 
     def requests(self, subject: Subject) -> list[Request]:
         """One request a prompt."""
@@ -82,13 +82,13 @@ def examine(study: Study, subjects: Sequence[Subject], track: Track) -> Examinat
     asked = track(subjects, f"{method}: losses")
     curves = {subject: curve(study.studio, subject, study.settings, table) for subject in asked}
     real = study.clip.pictures([study.data / "prepared" / f"{name}.png" for name in names])
-    texts, truths = study.texts(), study.truths
+    texts, heldout = study.texts(), study.heldout
     rows = []
     for subject in track(subjects, f"{method}: measure"):
         paths = [drawn.paths[request] for request in study.requests(subject)]
         features = np.stack([study.clip.pictures(row) for row in paths])
-        against = truths.numbers(study.prompts, features, paths) if truths else {}
+        against = heldout.numbers(study.prompts, features, paths) if heldout else {}
         loss = sum(curves[subject]) / len(curves[subject])
         rows.append(measure(subject, Seen(features, texts, real, loss), against))
-    scores = ceiling(real) | (truths.ceiling(study.prompts) if truths else {})
+    scores = ceiling(real) | (heldout.ceiling(study.prompts) if heldout else {})
     return Examination(rows, best_row(rows, study.evaluate.best), curves, scores, drawn)

@@ -30,7 +30,7 @@ class Row:
 def measure(subject: Subject, seen: Seen, held_out: Mapping[str, Array]) -> Row:
     """Every metric of one subject.
 
-    ``held_out`` are the numbers against pictures kept back, [prompts, seeds] each; a prompt with NaN does not count.
+    ``held_out`` are the numbers against held-out pictures, [prompts, seeds] each; a prompt with NaN does not count.
     """
     each = {name: compute(seen) for name, compute in metrics.OF_A_PICTURE.items()} | dict(held_out)
     values: dict[str, float | None] = dict.fromkeys(BY_KEY)

@@ -37,7 +37,7 @@ class Entry:
     def field(self) -> tuple[Any, ...]:
         """What must be equal for numbers and pictures to stand in one table."""
         asked = self.told["asked"]
-        yardsticks = asked["base"], asked["clip"], asked["judge"], asked["truths"]
+        yardsticks = asked["base"], asked["clip"], asked["classifier"], asked["heldout"]
         return asked["set"], *yardsticks, asked["name"], tuple(asked["prompts"]), tuple(asked["seeds"])
 
 

@@ -30,7 +30,7 @@ CLAIM = {
     "says": "it learns",
     "source": "notes",
     "reading": "LoRA comes nearer.",
-    "metric": "truth_similarity",
+    "metric": "heldout_similarity",
     "better": "higher",
     "this": "one",
     "than": "other",
@@ -43,7 +43,7 @@ def content(**changes: Any) -> dict[str, Any]:
         "own_metrics": {"psnr": "PSNR"},
         "seeds": [["seed=0"], ["seed=1"], ["seed=2"]],
         "experiments": {
-            "one": {"method": "lora", "set": "concept", "judged": ["truth_similarity"]},
+            "one": {"method": "lora", "set": "concept", "metrics": ["heldout_similarity"]},
             "other": {"method": "hypernetwork", "set": "style", "own": ["structure=[1,4,1]"]},
         },
         "claims": {"learns": CLAIM},
@@ -60,10 +60,10 @@ def test_the_repositorys_own_file_names_what_there_is_and_its_drafts_are_valid(t
     drafts = Drafts(PARAMS, tmp_path, found).write()
     assert len(drafts) == len(found.experiments) + 1
     assert len(found.seeds) == 3
-    both = {(experiment.method, experiment.set) for experiment in found.experiments.values() if experiment.judged}
+    both = {(experiment.method, experiment.set) for experiment in found.experiments.values() if experiment.metrics}
     assert both == {(method, name) for method in claims.method_names() for name in ("concept", "style")}
     used = {side for claim in found.claims.values() for side, _ in claim.sides()}
-    assert used | {name for name, e in found.experiments.items() if e.judged} == set(found.experiments)
+    assert used | {name for name, e in found.experiments.items() if e.metrics} == set(found.experiments)
 
 
 def test_the_one_picture_is_one_of_the_concept_set() -> None:
@@ -75,7 +75,7 @@ def test_the_one_picture_is_one_of_the_concept_set() -> None:
     ("changes", "said"),
     [
         ({"experiments": {"one": {"method": "lorra", "set": "concept"}}}, r"no method `lorra`, did you mean `lora`"),
-        ({"claims": {"a": CLAIM | {"metric": "truth_similarty"}}}, r"no metric `truth_similarty`, did you mean"),
+        ({"claims": {"a": CLAIM | {"metric": "heldout_similarty"}}}, r"no metric `heldout_similarty`, did you mean"),
         ({"claims": {"a": CLAIM | {"this": "ones"}}}, r"claims.a: there is no experiment `ones`, did you mean `one`"),
         ({"claims": {"a": CLAIM | {"this": "one.worst"}}}, r"claims.a.this"),
         ({"claims": {"a": CLAIM | {"source": "rumour"}}}, r"no source `rumour`"),
@@ -175,12 +175,12 @@ def test_a_claim_is_decided_by_whether_zero_lies_in_the_interval() -> None:
 
 
 def remember(tmp_path: Path, **runs: list[dict[str, float]]) -> Memory:
-    """Numbers of the truth similarity by experiment, a seed each, on the present state."""
+    """Numbers of the held-out similarity by experiment, a seed each, on the present state."""
     memory = Memory(tmp_path / "evidence/results.json")
     memory.current = {name: {seed: f"{name}{seed}" for seed in range(3)} for name in ("one", "other")}
     for name, values in runs.items():
         for seed, kinds in enumerate(values):
-            memory.take(name, seed, {"truth_similarity": kinds})
+            memory.take(name, seed, {"heldout_similarity": kinds})
     return memory
 
 
@@ -247,11 +247,11 @@ def test_numbers_and_page_are_the_same_for_the_same_numbers_and_are_read_back(tm
     assert told["sizes"] == {"small": HOLDS}
     text = texts[1].decode()
     row = next(line for line in text.splitlines() if "it learns" in line)
-    assert row.endswith("truth similarity: `one` 0.700, `other` 0.500 | 3 | +0.2 ± 0.25 | undecided |")
+    assert row.endswith("held-out similarity: `one` 0.700, `other` 0.500 | 3 | +0.2 ± 0.25 | undecided |")
     row = next(line for line in text.splitlines() if "is small" in line)
     assert row.endswith("a file: 3,072 bytes | – | exact | **holds** |")
     assert row.count(" | ") == 4  # what stands between bars in a quotation does not
-    assert "| lora | concept | truth similarity | 0.200 | 0.700 | +0.5 | 3 | +0.5 ± 0.25 | 0.1 | yes |" in text
+    assert "| lora | concept | held-out similarity | 0.200 | 0.700 | +0.5 | 3 | +0.5 ± 0.25 | 0.1 | yes |" in text
 
 
 def test_numbers_of_an_earlier_state_are_marked_and_measured_again(tmp_path: Path) -> None:
@@ -268,17 +268,17 @@ def test_numbers_of_an_earlier_state_are_marked_and_measured_again(tmp_path: Pat
 def test_what_is_not_measured_says_so(tmp_path: Path) -> None:
     found, memory = evidence(), remember(tmp_path)
     text = page(found, memory, [decide("learns", found.claims["learns"], memory)], "base")
-    assert "truth similarity: – | 0 | – | not measured |" in text
-    assert "| lora | concept | truth similarity | – | – | – | 0 | – | – | not measured |" in text
+    assert "held-out similarity: – | 0 | – | not measured |" in text
+    assert "| lora | concept | held-out similarity | – | – | – | 0 | – | – | not measured |" in text
 
 
 def test_two_experiments_of_a_method_on_one_set_are_told_apart(tmp_path: Path) -> None:
     found, memory = evidence(), remember(tmp_path)
-    judged = next(one for one in found.experiments.values() if one.judged)
-    found = found.model_copy(update={"experiments": {**found.experiments, "again": judged}})
+    first = next(one for one in found.experiments.values() if one.metrics)
+    found = found.model_copy(update={"experiments": {**found.experiments, "again": first}})
     rows = [line for line in page(found, memory, [], "base").splitlines() if line.startswith("| lora")]
-    assert [row.split(" | ")[0] for row in rows].count("| lora (`again`)") == len(judged.judged)
-    assert [row.split(" | ")[0] for row in rows].count("| lora") == len(judged.judged)
+    assert [row.split(" | ")[0] for row in rows].count("| lora (`again`)") == len(first.metrics)
+    assert [row.split(" | ")[0] for row in rows].count("| lora") == len(first.metrics)
 
 
 def run(project: Path, *words: str) -> str:
@@ -295,7 +295,7 @@ def test_a_small_evidence_from_end_to_end(tmp_path: Path, tiny_base: Path) -> No
     from tests.test_pipelines import make_project
 
     project = make_project(tmp_path / "project", ROOT, tiny_base)
-    one = {"method": "lora", "set": "concept", "judged": ["image_similarity"]}
+    one = {"method": "lora", "set": "concept", "metrics": ["image_similarity"]}
     claim = CLAIM | {"metric": "image_similarity", "than": "one.base"}
     small = content(experiments={"one": one}, claims={"learns": claim}, seeds=[["seed=0"], ["seed=1"]])
 

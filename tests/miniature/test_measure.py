@@ -11,11 +11,11 @@ import torch
 from etude.core.errors import InputError
 from etude.core.files import write_json
 from etude.core.params import pick
-from miniature import judge, kept, measure, table, trials
+from miniature import classifier, kept, measure, table, trials
 from miniature.draws import randomiser
 from miniature.render import Render
 from miniature.world import FOLDER, Pictures, World, read_world
-from tests.judging import write_judge
+from tests.classifying import write_classifier
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_everything_is_measured_once_and_again_with_the_same_numbers(
     model.mkdir()
     for part in tiny_base.iterdir():
         (model / part.name).symlink_to(part)
-    write_judge(model / "judge", judge.labels(few))
+    write_classifier(model / "judge", classifier.labels(few))
     found = measure.measured(model, pictures, few, settings)
     assert found.report == measure.measured(model, pictures, few, settings).report
     assert set(found.report["scores"]) == set(table.ROWS)

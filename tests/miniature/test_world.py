@@ -90,7 +90,7 @@ def test_a_half_transparent_picture_mixes_with_its_background() -> None:
     assert torch.allclose(mixed.flatten(), torch.tensor([40.0, 100.0, 204.0]), atol=1e-3)
 
 
-def test_the_sample_sets_and_their_truths_share_no_picture(world: World) -> None:
+def test_the_sample_sets_and_their_held_out_pictures_share_no_picture(world: World) -> None:
     samples = pick(FOLDER / "params.yaml", SampleDials).samples
     for shown, hidden in (concept_pictures(samples.concept), style_pictures(samples.style, world)):
         assert shown

@@ -12,8 +12,8 @@ from etude.core.errors import EtudeError
 from etude.core.files import read_json, sha256_tree
 from etude.core.params import read_yaml
 from tasks.evaluate import evaluate
+from tests.classifying import write_classifier
 from tests.finished import build, copy, write_yaml
-from tests.judging import write_judge
 
 
 @pytest.fixture
@@ -125,45 +125,45 @@ def test_a_set_without_prompts_is_an_error_that_says_where_to_add_them(folder: P
         evaluate("lora")
 
 
-def keep_back(folder: Path, *, judging: bool) -> None:
-    """Truths of the set, and a judge."""
-    (folder / "kept/concept-truth").mkdir(parents=True)
+def hold_out(folder: Path, *, classify: bool) -> None:
+    """Held-out pictures of the set, and a classifier."""
+    (folder / "kept/concept-heldout").mkdir(parents=True)
     for number, words in enumerate(("noto-otter-on-a-red-background", "flat-otter", "noto-otter")):
         pixels = np.random.default_rng(number).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "kept/concept-truth" / f"{words}.png")
-    write_judge(folder / "judge")
+        Image.fromarray(pixels).save(folder / "kept/concept-heldout" / f"{words}.png")
+    write_classifier(folder / "classifier")
     params = read_yaml(folder / "params.yaml")
-    params["evaluate"]["judging"] = judging
+    params["evaluate"]["classify"] = classify
     write_yaml(folder / "params.yaml", params)
 
 
-def test_a_set_with_truths_is_measured_against_them_with_base_and_real_pictures_beside(folder: Path) -> None:
-    keep_back(folder, judging=True)
+def test_a_set_with_held_out_pictures_is_measured_against_them_with_base_and_real_pictures_beside(folder: Path) -> None:
+    hold_out(folder, classify=True)
     evaluate("lora")
     out = folder / "artifacts/lora/evaluation"
     metrics = read_json(out / "metrics.json")
-    for name in ("truth_similarity", "concept_accuracy", "background_accuracy"):
+    for name in ("heldout_similarity", "concept_accuracy", "background_accuracy"):
         assert {"base", "best", "final", "real", "base_spread"} <= set(metrics[name]), name
-    assert "style_accuracy" not in metrics  # no prompt names a style, and the truths have none in common
+    assert "style_accuracy" not in metrics  # no prompt names a style, and the held-out pictures have none in common
     asked = read_json(out / "evaluation.json")
-    assert (asked["truths"], asked["judge"]) == (3, "judge")
+    assert (asked["heldout"], asked["classifier"]) == (3, "classifier")
     pictures = rows(out / "pictures.csv")
     hits = [float(row["concept_accuracy"]) for row in pictures if row["checkpoint"] == "base"]
     assert sum(hits) / len(hits) == metrics["concept_accuracy"]["base"]
     assert {row["background_accuracy"] for row in pictures if row["prompt"] == "[name]"} == {""}
 
 
-def test_without_judging_only_the_similarity_to_the_truths_is_measured(folder: Path) -> None:
-    keep_back(folder, judging=False)
-    shutil.rmtree(folder / "judge")
+def test_without_classifying_only_the_similarity_to_the_held_out_pictures_is_measured(folder: Path) -> None:
+    hold_out(folder, classify=False)
+    shutil.rmtree(folder / "classifier")
     evaluate("lora")
     metrics = read_json(folder / "artifacts/lora/evaluation/metrics.json")
-    assert "truth_similarity" in metrics
+    assert "heldout_similarity" in metrics
     assert "concept_accuracy" not in metrics
-    assert read_json(folder / "artifacts/lora/evaluation/evaluation.json")["judge"] == ""
+    assert read_json(folder / "artifacts/lora/evaluation/evaluation.json")["classifier"] == ""
 
 
-def test_a_set_without_truths_says_so(finished: Path) -> None:
+def test_a_set_without_held_out_pictures_says_so(finished: Path) -> None:
     asked = read_json(finished / "artifacts/lora/evaluation/evaluation.json")
-    assert (asked["truths"], asked["judge"]) == (0, "")
-    assert "truth_similarity" not in read_json(finished / "artifacts/lora/evaluation/metrics.json")
+    assert (asked["heldout"], asked["classifier"]) == (0, "")
+    assert "heldout_similarity" not in read_json(finished / "artifacts/lora/evaluation/metrics.json")

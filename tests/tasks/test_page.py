@@ -172,28 +172,28 @@ def test_a_page_is_written_without_torch() -> None:
     assert result.stdout.strip() == "False"
 
 
-def test_a_page_shows_what_was_measured_against_truths_and_leaves_out_what_was_not(folder: Path) -> None:
+def test_a_page_shows_what_was_measured_against_held_out_pictures_and_leaves_out_what_was_not(folder: Path) -> None:
     before = html(folder)
-    assert "Truth similarity" not in before
+    assert "Held-out similarity" not in before
     assert "It cannot tell what a picture shows" in before
     evaluation = folder / "artifacts/lora/evaluation"
     metrics = read_json(evaluation / "metrics.json")
-    metrics["truth_similarity"] = {"base": 0.25, "best": 0.75, "final": 0.75, "real": 0.9, "best_spread": 0.01}
+    metrics["heldout_similarity"] = {"base": 0.25, "best": 0.75, "final": 0.75, "real": 0.9, "best_spread": 0.01}
     write_json(evaluation / "metrics.json", metrics)
-    asked = {**read_json(evaluation / "evaluation.json"), "truths": 18, "judge": "models/miniature/judge"}
+    asked = {**read_json(evaluation / "evaluation.json"), "heldout": 18, "classifier": "models/miniature/judge"}
     write_json(evaluation / "evaluation.json", asked)
     table = (evaluation / "checkpoints.csv").read_text(encoding="utf-8").splitlines()
-    place = table[0].split(",").index("truth_similarity")
+    place = table[0].split(",").index("heldout_similarity")
     rows = [line.split(",") for line in table]
     for number, row in enumerate(rows[1:]):
         row[place] = f"0.{number + 2}5"
     (evaluation / "checkpoints.csv").write_text("\n".join(",".join(row) for row in rows), encoding="utf-8")
     text = html(folder)
     tiles = re.findall(r'<div class="name">(.*?)</div>', text)
-    assert tiles.index("Truth similarity") == 0 < tiles.index("Image similarity")  # which says little by itself
+    assert tiles.index("Held-out similarity") == 0 < tiles.index("Image similarity")  # which says little by itself
     charts = re.findall(r'<figure class="chart"><h3>(.*?)</h3>', text)
-    assert charts[0] == "Truth similarity"
+    assert charts[0] == "Held-out similarity"
     assert "It cannot tell what a picture shows" not in text
-    assert text.count("Truth similarity") >= 3  # tile, chart, column
-    assert "18 pictures kept back" in text
+    assert text.count("Held-out similarity") >= 3  # tile, chart, column
+    assert "18 held-out pictures" in text
     assert "models/miniature/judge" in text

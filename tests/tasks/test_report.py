@@ -14,7 +14,7 @@ from tests.finished import write_yaml
 
 ASKED: dict[str, Any] = {
     "name": "otter", "prompts": ["[name]", "noto [name]"], "seeds": [0, 1, 2], "set": "concept", "real": 5,
-    "base": "models/miniature", "clip": "models/miniature/clip", "truths": 0, "judge": "",
+    "base": "models/miniature", "clip": "models/miniature/clip", "heldout": 0, "classifier": "",
     "sampling": {"sampler": "dpm++", "steps": 20, "guidance": 4.0, "negative": "", "clip_skip": 0},
 }  # fmt: skip
 
@@ -28,11 +28,11 @@ def told(method: str, title: str, best: float, **asked: Any) -> dict[str, Any]:
 
 
 def kept(told: dict[str, Any], best: float) -> dict[str, Any]:
-    """The same, measured against pictures kept back."""
+    """The same, measured against held-out pictures."""
     accuracy = {"base": 0.0, "best": best, "final": best, "real": 1.0, "base_spread": 0.0, "best_spread": 0.1}
     similarity = {**accuracy, "base": 0.3, "real": 0.95}
-    told["metrics"] |= {"truth_similarity": similarity, "concept_accuracy": accuracy}
-    return {**told, "asked": {**told["asked"], "truths": 18, "judge": "models/miniature/judge"}}
+    told["metrics"] |= {"heldout_similarity": similarity, "concept_accuracy": accuracy}
+    return {**told, "asked": {**told["asked"], "heldout": 18, "classifier": "models/miniature/judge"}}
 
 
 def write_page(folder: Path, told: dict[str, Any]) -> None:
@@ -117,15 +117,15 @@ def test_what_is_missing_is_named_and_leaves_no_half_report(folder: Path, lost: 
     assert not (folder / "artifacts/report").exists()
 
 
-def test_what_was_measured_against_truths_has_charts_and_columns_and_else_none(folder: Path) -> None:
+def test_what_was_measured_against_held_out_pictures_has_charts_and_columns_and_else_none(folder: Path) -> None:
     assert "Concept accuracy" not in html(folder)
     for name in ("lora", "textual_inversion"):
         path = folder / "artifacts/pages" / name / "page.json"
         write_json(path, kept(read_json(path), 0.75))
     text = html(folder)
-    assert "Does it hit the truth?" in text
+    assert "Does it come near the held-out pictures?" in text
     assert "Is it the concept?" in text
     assert "Is it the style?" not in text
-    assert "against 18 pictures kept back" in text
+    assert "against 18 held-out pictures" in text
     assert text.count("<figure") == 3
     assert "From 0 to 0.750" in text.replace("0.000", "0")

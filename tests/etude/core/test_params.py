@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 import pytest
 from pydantic import Field
@@ -93,3 +93,31 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
 def test_a_mark_at_the_start_and_the_line_ends_of_windows_do_no_harm(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_bytes(b"\xef\xbb\xbfseed: 3\r\nname: no\r\n")
     assert read_yaml(tmp_path / "p.yaml") == {"seed": 3, "name": "no"}
+
+
+class Renamed(Schema):
+    former_keys: ClassVar = {"rnk": "rank"}
+    former_values: ClassVar = {"kind": {"old": "new"}}
+
+    rank: int
+    kind: Literal["new", "other"]
+
+
+class Around(Schema):
+    inner: Renamed
+
+
+def test_a_former_key_or_value_is_answered_with_its_new_name_and_the_command_that_writes_it(tmp_path: Path) -> None:
+    file = write(tmp_path / "params.yaml", "inner: {rnk: 8, kind: old}\n")
+    with pytest.raises(ParamsError) as caught:
+        load(file, Around)
+    said = str(caught.value)
+    assert "2 faults: `inner.kind: old` is called `new` now; `inner.rnk` is called `inner.rank` now" in said
+    assert "missing" not in said
+    assert "Next: run `etude migrate`, which writes the new names." in said
+
+
+def test_what_else_is_wrong_is_told_beside_a_former_name(tmp_path: Path) -> None:
+    file = write(tmp_path / "params.yaml", "inner: {rnk: 8, kind: odd}\n")
+    with pytest.raises(ParamsError, match=r"`inner.rank` now; `inner.kind` .*'odd'.*and correct the rest"):
+        load(file, Around)

@@ -60,14 +60,14 @@ def test_a_row_holds_the_means_over_prompts_and_seeds() -> None:
     assert made.values["validation_loss"] == 0.25
 
 
-def test_numbers_against_truths_count_where_a_prompt_asks_for_something() -> None:
+def test_numbers_against_held_out_pictures_count_where_a_prompt_asks_for_something() -> None:
     pictures = np.ones((2, 2, 1))
     against = {"concept_accuracy": np.array([[1.0, 0.0], [np.nan, np.nan]]), "style_accuracy": np.full((2, 2), np.nan)}
     made = measure(row(100, None).subject, Seen(pictures, [None, None], np.ones((1, 1)), 0.25), against)
     assert made.values["concept_accuracy"] == 0.5
     assert made.spreads["concept_accuracy"] == pytest.approx(0.5**0.5, rel=1e-5)
     assert made.values["style_accuracy"] is None
-    assert made.values["truth_similarity"] is None  # not measured at all
+    assert made.values["heldout_similarity"] is None  # not measured at all
 
 
 def test_the_ceiling_is_what_real_pictures_score_against_each_other() -> None:

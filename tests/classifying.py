@@ -1,4 +1,4 @@
-"""A judge without learning: random weights in the true form, for what must open one."""
+"""A classifier without learning: random weights in the true form, for what must open one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ LABELS = {
 }
 
 
-def write_judge(folder: Path, labels: dict[str, list[str]] | None = None) -> Path:
-    """A judge of 32 px with two levels; its answers are arbitrary but fixed."""
+def write_classifier(folder: Path, labels: dict[str, list[str]] | None = None) -> Path:
+    """A classifier of 32 px with two levels; its answers are arbitrary but fixed."""
     labels = labels or LABELS
     shape = {"widths": [8, 16], "blocks": 1, "groups": 2, "grid": 2, "rank": 4, "given": {"style": "concept"}}
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""Train the judge: a classifier of concept, style and background that conditions nothing and only evaluates.
+"""Train the classifier of concept, style and background, which conditions nothing and only evaluates.
 
 It alone sees the held-out concepts and the held-out style. It shall judge drawn pictures as fairly as real ones, so it
 learns on pictures with the faults that drawing has: moved, blurred, noisy, off-colour, and some through the
@@ -34,8 +34,8 @@ from tasks.shell import run
 UNKNOWN = -100  # cross_entropy leaves it out
 
 
-class Judge(Schema):
-    """The ``judge`` block of params.yaml."""
+class Classifier(Schema):
+    """The ``classifier`` block of params.yaml."""
 
     widths: list[int]
     blocks: int
@@ -54,7 +54,7 @@ class Judge(Schema):
 class Dials(Schema):
     """The part of params.yaml that this stage reads."""
 
-    judge: Judge
+    classifier: Classifier
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Shown:
 
     names: list[str]
     images: Tensor
-    truth: dict[str, Tensor]
+    labels: dict[str, Tensor]
 
 
 def labels(world: World) -> dict[str, list[str]]:
@@ -75,42 +75,42 @@ def labels(world: World) -> dict[str, list[str]]:
     }
 
 
-def build_network(settings: Judge, world: World) -> Network:
-    """The judge's network, untrained."""
+def build_network(settings: Classifier, world: World) -> Network:
+    """The classifier's network, untrained."""
     parts = {part: len(known) for part, known in labels(world).items()}
     shape = settings.widths, settings.blocks, settings.groups, settings.grid, settings.rank, settings.given
     return Network(*shape, parts)
 
 
 def train() -> None:
-    """Write ``out/judge/``: ``config.json``, ``model.safetensors`` (float16) and ``metrics.json``."""
-    if as_published("judge"):
+    """Write ``out/classifier/``: ``config.json``, ``model.safetensors`` (float16) and ``metrics.json``."""
+    if as_published("classifier"):
         return
-    settings, world = pick(FOLDER / "params.yaml", Dials).judge, read_world()
+    settings, world = pick(FOLDER / "params.yaml", Dials).classifier, read_world()
     pictures, vae = read_pictures(), read_vae()
-    report = make_report("judge", settings.threads)
+    report = make_report("classifier", settings.threads)
     torch.manual_seed(report.seed)
     network = build_network(settings, world).to(report.device)
     vae.to(report.device)
 
     def batches(step: int) -> Shown:
-        draw = randomiser(report.seed, "judge", step)
+        draw = randomiser(report.seed, "judge", step)  # the name that published weights were trained with
         indices = draw.sample(range(len(pictures)), min(settings.training.batch_size, len(pictures)))
         shown = show(pictures, indices, world, settings, draw)
         images = soften(shown.images.to(report.device), vae, settings.softness, draw)
-        return Shown(shown.names, images, {part: truth.to(report.device) for part, truth in shown.truth.items()})
+        return Shown(shown.names, images, {part: label.to(report.device) for part, label in shown.labels.items()})
 
     def loss(batch: Shown) -> Tensor:
         return naming_loss(network, batch, settings.label_smoothing)
 
     fit(dict(network.named_parameters()), loss, batches, settings.training, report)
-    with replace_folder(OUT / "judge") as folder:
-        save_judge(folder, network.cpu(), settings, world, pictures.rgba.shape[-1])
+    with replace_folder(OUT / "classifier") as folder:
+        save_classifier(folder, network.cpu(), settings, world, pictures.rgba.shape[-1])
         write_json(folder / "metrics.json", measure(network.eval(), vae.cpu(), pictures, world))
     report.discard()
 
 
-def show(pictures: Pictures, indices: Sequence[int], world: World, settings: Judge, draw: random.Random) -> Shown:
+def show(pictures: Pictures, indices: Sequence[int], world: World, settings: Classifier, draw: random.Random) -> Shown:
     """Pictures ``indices`` on backgrounds a little off their twelve colours, or on any colour, and distorted."""
     names = list(world.colours)
     chosen, colours = [], []
@@ -142,10 +142,10 @@ def numbers(pictures: Pictures, indices: Sequence[int], colours: Sequence[int], 
 
 def naming_loss(network: Network, batch: Shown, smoothing: float) -> Tensor:
     """Cross-entropy of concept, of style where the concept is known, and of background, together."""
-    logits = network(batch.images, batch.truth)
+    logits = network(batch.images, batch.labels)
     losses = [
-        cross_entropy(logits[part].float(), truth, ignore_index=UNKNOWN, label_smoothing=smoothing)
-        for part, truth in batch.truth.items()
+        cross_entropy(logits[part].float(), label, ignore_index=UNKNOWN, label_smoothing=smoothing)
+        for part, label in batch.labels.items()
     ]
     return torch.stack(losses).sum()
 
@@ -159,21 +159,21 @@ def measure(network: Network, vae: AutoencoderKL, pictures: Pictures, world: Wor
     """
     table = colour_table(world)
     colours = [i % len(table) for i in range(len(pictures))]
-    truth = numbers(pictures, range(len(pictures)), colours, world)
+    label = numbers(pictures, range(len(pictures)), colours, world)
     right: dict[str, list[Tensor]] = {}
     for rows in in_parts(torch.arange(len(pictures)), 64):
-        images = compose(pictures.rgba[rows], table[truth["background"][rows]])
+        images = compose(pictures.rgba[rows], table[label["background"][rows]])
         for end, seen in {"": images, "_reconstructed": reconstruct(vae, images)}.items():
             for part, logits in network(seen).items():
-                right.setdefault(f"{part}{end}", []).append((logits.argmax(1) == truth[part][rows]).float())
+                right.setdefault(f"{part}{end}", []).append((logits.argmax(1) == label[part][rows]).float())
     hits = {name: torch.cat(parts) for name, parts in right.items()}
     held_out = torch.tensor([concept in world.held_out_concepts for concept in pictures.concept])
     hits["concept_held_out"] = hits["concept"][held_out]
     return {name: round(float(found.mean()), 4) for name, found in hits.items() if len(found)}
 
 
-def save_judge(folder: Path, network: Network, settings: Judge, world: World, size: int) -> None:
-    """The folder that ``etude.evaluation.judge`` opens: labels, size and shape, and the weights in float16."""
+def save_classifier(folder: Path, network: Network, settings: Classifier, world: World, size: int) -> None:
+    """The folder that ``etude.evaluation.classifier`` opens: labels, size and shape, and the weights in float16."""
     shape = settings.model_dump(include={"widths", "blocks", "groups", "grid", "rank", "given"})
     write_json(folder / "config.json", {"labels": labels(world), "size": size, **shape})
     write_tensors(folder / "model.safetensors", {name: value.half() for name, value in network.state_dict().items()})

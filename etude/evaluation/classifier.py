@@ -1,4 +1,4 @@
-"""The judge: a separate classifier that names concept, style and background of a picture, and conditions nothing.
+"""The classifier: it names concept, style and background of a picture, and conditions nothing.
 
 Its folder holds ``config.json`` — ``labels`` (part → its phrases, worded as in captions), ``size`` in pixels, and the
 shape of the network — and ``model.safetensors``. The parts are ``concept``, ``style`` and ``background``.
@@ -30,7 +30,7 @@ Labels = Mapping[str, str]  # part → label, for the parts that are known
 
 
 class Config(Schema):
-    """The judge's ``config.json``."""
+    """The classifier's ``config.json``."""
 
     labels: dict[str, list[str]] = Field(min_length=1, description="part → what it can be, worded as in captions")
     size: PositiveInt
@@ -42,13 +42,13 @@ class Config(Schema):
     given: dict[str, str] = Field(description="part → the part that it is told for each label of")
 
 
-class Judge:
-    """A judge folder; the weights are opened when the first picture is named. Raises InputError without one."""
+class Classifier:
+    """A classifier folder; the weights are opened when the first picture is named. Raises InputError without one."""
 
     def __init__(self, folder: Path, *, device: str) -> None:
         if not (folder / "config.json").exists():
-            action = "name its folder in `evaluate.judge` of params.yaml, or set `evaluate.judging: false`"
-            raise InputError(folder, "is no judge", action)
+            action = "name its folder in `evaluate.classifier` of params.yaml, or set `evaluate.classify: false`"
+            raise InputError(folder, "is no classifier", action)
         self.folder, self.device = folder, device
         self.config = validate(read_json(folder / "config.json"), Config, folder / "config.json")
 
@@ -65,7 +65,7 @@ class Judge:
         return {part: self.config.labels[part][int(row[0].argmax())] for part, row in logits.items()}
 
     def pixels(self, picture: Image.Image) -> Tensor:
-        """The middle of a picture at the judge's size: float [1, 3, S, S] from −1 to 1."""
+        """The middle of a picture at the classifier's size: float [1, 3, S, S] from −1 to 1."""
         import torch
 
         square = ImageOps.fit(picture.convert("RGB"), (self.config.size, self.config.size), Image.Resampling.LANCZOS)

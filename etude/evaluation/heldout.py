@@ -1,8 +1,8 @@
-"""Pictures of a set that were kept back: what a method should have learned to draw, and numbers against them.
+"""Pictures of a set that are held out: what a method should have learned to draw, and numbers against them.
 
 What all of them have in common is the lesson: the concept of a concept set, the style of a style set. A prompt with
-[name] in it asks for the lesson and for whatever else it names; the kept-back pictures that show most of that are its
-truths. Without a judge nothing is known of what a picture shows, and all of them are.
+[name] in it asks for the lesson and for whatever else it names; drawn pictures are compared with the held-out ones that
+show most of that. Without a classifier nothing is known of what a picture shows, and they are compared with all.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 
 from etude.core.errors import InputError
 from etude.evaluation import metrics
+from etude.evaluation.classifier import Classifier, Labels
 from etude.evaluation.features import Clip
-from etude.evaluation.judge import Judge, Labels
 from etude.evaluation.metrics import Array, significant
 from etude.rendering.prompts import NAME, fill
 
@@ -26,13 +26,13 @@ PARTS = ("concept", "style", "background")
 
 
 @dataclass(frozen=True)
-class Truths:
-    """Pictures kept back, their unit features [m, d], and what the caption of each says that it shows."""
+class HeldOut:
+    """Held-out pictures, their unit features [m, d], and what the caption of each says that it shows."""
 
     paths: Sequence[Path]
     features: Array
     shown: Sequence[Labels]
-    judge: Judge | None
+    classifier: Classifier | None
 
     @property
     def lesson(self) -> Labels:
@@ -42,7 +42,7 @@ class Truths:
 
     def expected(self, prompt: str) -> Labels:
         """What a picture of ``prompt`` should show, as far as it is said."""
-        said = self.judge.read(fill(prompt, "")) if self.judge else {}
+        said = self.classifier.read(fill(prompt, "")) if self.classifier else {}
         return {**said, **self.lesson} if NAME in prompt else said
 
     def of(self, prompt: str) -> Array:
@@ -55,32 +55,32 @@ class Truths:
         """Metric → [prompts, seeds] of drawn pictures: their features [prompts, seeds, d] and their files.
 
         An accuracy is 1 for a picture that shows what its prompt asks for, else 0; NaN where that is nothing. Where
-        the lesson is a style, the style similarity compares a picture with all truths, whose subjects differ: more of
-        it is more of what they have in common. NaN where a prompt asks for another style.
+        the lesson is a style, the style similarity compares a picture with all held-out ones. Their subjects differ, so
+        more of it is more of what they have in common. NaN where a prompt asks for another style.
         """
         near = [metrics.image_similarity(row, self.of(prompt)) for prompt, row in zip(prompts, pictures, strict=True)]
-        found = {"truth_similarity": np.stack(near)}
+        found = {"heldout_similarity": np.stack(near)}
         if self._teaches_style():
             alike = [metrics.image_similarity(row, self.features) for row in pictures]
             asked = [self.expected(prompt).get("style") == self.lesson["style"] for prompt in prompts]
             found["style_similarity"] = np.where(np.array(asked)[:, None], np.stack(alike), np.nan)
-        seen = [self.judge.named(row) if self.judge else [] for row in paths]
-        for part in self._judged():
+        seen = [self.classifier.named(row) if self.classifier else [] for row in paths]
+        for part in self._classified():
             wanted = [self.expected(prompt).get(part) for prompt in prompts]
             rows = [[_right(one[part], label) for one in row] for row, label in zip(seen, wanted, strict=True)]
             found[accuracy(part)] = np.array(rows)
         return found
 
     def ceiling(self, prompts: Sequence[str]) -> dict[str, float]:
-        """What the real pictures score: with each other, prompt by prompt, and before the judge."""
+        """What the real pictures score: with each other, prompt by prompt, and before the classifier."""
         alone = [metrics.leave_one_out(self.of(prompt)) for prompt in prompts]
         means = [scores[0] for scores in alone if scores]
-        found = {"truth_similarity": float(np.mean(means))} if means else {}
+        found = {"heldout_similarity": float(np.mean(means))} if means else {}
         if self._teaches_style() and (scores := metrics.leave_one_out(self.features)):
             found["style_similarity"] = scores[0]
         wanted = {part for prompt in prompts for part in self.expected(prompt)}
-        seen = self.judge.named(self.paths) if self.judge else []
-        for part in self._judged():
+        seen = self.classifier.named(self.paths) if self.classifier else []
+        for part in self._classified():
             right = [one[part] == shown[part] for one, shown in zip(seen, self.shown, strict=True) if part in shown]
             if part in wanted and right:
                 found[accuracy(part)] = float(np.mean(right))
@@ -89,8 +89,8 @@ class Truths:
     def _teaches_style(self) -> bool:
         return "style" in self.lesson and "concept" not in self.lesson
 
-    def _judged(self) -> list[str]:
-        return [part for part in PARTS if self.judge and part in self.judge.config.labels]
+    def _classified(self) -> list[str]:
+        return [part for part in PARTS if self.classifier and part in self.classifier.config.labels]
 
 
 def accuracy(part: str) -> str:
@@ -102,8 +102,8 @@ def _right(seen: str, wanted: str | None) -> float:
     return np.nan if wanted is None else float(seen == wanted)
 
 
-def find_truths(folder: Path, clip: Clip, judge: Judge | None) -> Truths | None:
-    """The truths in ``folder`` (``<set>-truth``), each captioned by the .txt beside it or by its file name.
+def find_heldout(folder: Path, clip: Clip, classifier: Classifier | None) -> HeldOut | None:
+    """The held-out pictures in ``folder``, each captioned by the .txt beside it or by its file name.
 
     None without such a folder; raises InputError for one that holds no pictures.
     """
@@ -112,7 +112,8 @@ def find_truths(folder: Path, clip: Clip, judge: Judge | None) -> Truths | None:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise InputError(folder, "holds no pictures", "put pictures there, or remove the folder")
-    return Truths(paths, clip.pictures(paths), [judge.read(caption(path)) if judge else {} for path in paths], judge)
+    shown = [classifier.read(caption(path)) if classifier else {} for path in paths]
+    return HeldOut(paths, clip.pictures(paths), shown, classifier)
 
 
 def caption(path: Path) -> str:

@@ -8,16 +8,17 @@ import pytest
 from PIL import Image
 
 from etude.core.errors import InputError
+from etude.evaluation.classifier import Classifier, Labels
 from etude.evaluation.features import Clip
-from etude.evaluation.judge import Judge, Labels
+from etude.evaluation.heldout import HeldOut, caption, find_heldout
 from etude.evaluation.metrics import unit
-from etude.evaluation.truths import Truths, caption, find_truths
-from tests.judging import write_judge
+from etude.evaluation.settings import Evaluate
+from tests.classifying import write_classifier
 
 COLOURS = {"on a red background": (200, 0, 0), "on a blue background": (0, 0, 200)}
 
 
-class ByColour(Judge):
+class ByColour(Classifier):
     """Names the background by its colour and takes everything else for a cat in the style noto."""
 
     def name(self, picture: Image.Image) -> Labels:
@@ -26,38 +27,38 @@ class ByColour(Judge):
 
 
 @pytest.fixture(scope="module")
-def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
-    return ByColour(write_judge(tmp_path_factory.mktemp("judge")), device="cpu")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+    return ByColour(write_classifier(tmp_path_factory.mktemp("classifier")), device="cpu")
 
 
-def truths(judge: Judge | None, *captions: str) -> Truths:
+def heldout(classifier: Classifier | None, *captions: str) -> HeldOut:
     """Kept-back pictures by their captions; their features are unit vectors, each in a direction of its own."""
-    shown = [judge.read(text) if judge else {} for text in captions]
-    return Truths([Path(text) for text in captions], np.eye(len(captions)), shown, judge)
+    shown = [classifier.read(text) if classifier else {} for text in captions]
+    return HeldOut([Path(text) for text in captions], np.eye(len(captions)), shown, classifier)
 
 
-def test_what_all_truths_have_in_common_is_the_lesson(judge: Judge) -> None:
-    assert truths(judge, "noto otter", "flat otter on a red background").lesson == {"concept": "otter"}
-    assert truths(judge, "firefox cat", "firefox otter").lesson == {"style": "firefox"}
+def test_what_all_held_out_pictures_have_in_common_is_the_lesson(classifier: Classifier) -> None:
+    assert heldout(classifier, "noto otter", "flat otter on a red background").lesson == {"concept": "otter"}
+    assert heldout(classifier, "firefox cat", "firefox otter").lesson == {"style": "firefox"}
 
 
-def test_a_prompt_asks_for_the_lesson_where_the_name_stands_and_for_what_it_says(judge: Judge) -> None:
-    kept = truths(judge, "noto otter", "flat otter")
+def test_a_prompt_asks_for_the_lesson_where_the_name_stands_and_for_what_it_says(classifier: Classifier) -> None:
+    kept = heldout(classifier, "noto otter", "flat otter")
     assert kept.expected("flat [name] on a red background") == {
         "concept": "otter",
         "style": "flat",
         "background": "on a red background",
     }
     assert kept.expected("noto cat") == {"concept": "cat", "style": "noto"}
-    assert truths(None, "noto otter").expected("flat [name]") == {}
+    assert heldout(None, "noto otter").expected("flat [name]") == {}
 
 
-def test_the_truths_of_a_prompt_show_most_of_what_it_asks_for(judge: Judge) -> None:
-    kept = truths(judge, "noto otter", "flat otter", "flat otter on a blue background")
+def test_the_held_out_pictures_of_a_prompt_show_most_of_what_it_asks_for(classifier: Classifier) -> None:
+    kept = heldout(classifier, "noto otter", "flat otter", "flat otter on a blue background")
     assert kept.of("[name]").tolist() == np.eye(3).tolist()
     assert kept.of("flat [name] on a red background").tolist() == np.eye(3)[1:].tolist()
     assert kept.of("flat [name] on a blue background").tolist() == np.eye(3)[2:].tolist()
-    assert truths(None, "noto otter", "flat otter").of("flat [name]").tolist() == np.eye(2).tolist()
+    assert heldout(None, "noto otter", "flat otter").of("flat [name]").tolist() == np.eye(2).tolist()
 
 
 def paint(folder: Path, name: str, colour: tuple[int, int, int]) -> Path:
@@ -66,57 +67,59 @@ def paint(folder: Path, name: str, colour: tuple[int, int, int]) -> Path:
     return folder / f"{name}.png"
 
 
-def test_drawn_pictures_are_compared_with_their_own_truths_and_judged(judge: Judge, tmp_path: Path) -> None:
-    kept = truths(judge, "noto otter", "flat otter")
+def test_drawn_pictures_are_compared_with_those_of_their_prompt_and_named(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    kept = heldout(classifier, "noto otter", "flat otter")
     red = paint(tmp_path, "one", (200, 0, 0))
     blue = paint(tmp_path, "other", (0, 0, 200))
     pictures = unit(np.array([[[1.0, 0.0], [0.6, 0.8]], [[1.0, 0.0], [0.6, 0.8]]]))
     made = kept.numbers(["flat [name] on a red background", "noto cat"], pictures, [[red, blue], [red, blue]])
-    assert made["truth_similarity"].tolist() == [[0.0, 0.8], [1.0, 0.6]]
+    assert made["heldout_similarity"].tolist() == [[0.0, 0.8], [1.0, 0.6]]
     assert made["concept_accuracy"].tolist() == [[0, 0], [1, 1]]
     assert made["style_accuracy"].tolist() == [[0, 0], [1, 1]]
     assert made["background_accuracy"][0].tolist() == [1, 0]
     assert np.isnan(made["background_accuracy"][1]).all()  # nothing was asked for
 
 
-def test_where_a_style_is_to_be_learned_pictures_are_compared_with_all_of_it(judge: Judge, tmp_path: Path) -> None:
-    kept = truths(judge, "flat otter", "flat cat", "flat orange")
+def test_where_a_style_is_learned_pictures_are_compared_with_all_of_it(classifier: Classifier, tmp_path: Path) -> None:
+    kept = heldout(classifier, "flat otter", "flat cat", "flat orange")
     red = paint(tmp_path, "one", (200, 0, 0))
     pictures = unit(np.array([[[1.0, 0.0, 0.0]], [[1.0, 1.0, 1.0]], [[0.0, 0.0, 1.0]]]))
     made = kept.numbers(["[name] otter", "flat cat", "noto cat"], pictures, [[red]] * 3)["style_similarity"]
     assert made[:2].tolist() == [[pytest.approx(1 / 3)], [pytest.approx(1 / np.sqrt(3))]]
     assert np.isnan(made[2]).all()  # asks for another style
-    alike = truths(judge, "flat otter", "flat cat")
+    alike = heldout(classifier, "flat otter", "flat cat")
     turned = replace(alike, paths=[red, red], features=unit(np.array([[1.0, 0.0], [1.0, 1.0]])))
     assert turned.ceiling(["[name]"])["style_similarity"] == pytest.approx(1 / np.sqrt(2), rel=1e-5)
     for captions in (["noto otter", "flat otter"], ["flat otter", "flat otter"]):  # a concept is to be learned
-        other = replace(truths(judge, *captions), paths=[red, red])
+        other = replace(heldout(classifier, *captions), paths=[red, red])
         assert "style_similarity" not in other.numbers(["[name]"], np.array([[[1.0, 0.0]]]), [[red]])
         assert "style_similarity" not in other.ceiling(["[name]"])
 
 
-def test_without_a_judge_there_is_only_the_similarity(tmp_path: Path) -> None:
-    kept = truths(None, "noto otter", "flat otter")
+def test_without_a_classifier_there_is_only_the_similarity(tmp_path: Path) -> None:
+    kept = heldout(None, "noto otter", "flat otter")
     made = kept.numbers(["flat [name]"], np.array([[[1.0, 0.0]]]), [[tmp_path / "never opened.png"]])
-    assert {name: array.tolist() for name, array in made.items()} == {"truth_similarity": [[0.5]]}
-    assert kept.ceiling(["[name]"]) == {"truth_similarity": 0.0}
+    assert {name: array.tolist() for name, array in made.items()} == {"heldout_similarity": [[0.5]]}
+    assert kept.ceiling(["[name]"]) == {"heldout_similarity": 0.0}
 
 
-def test_the_ceiling_is_what_the_real_pictures_score(judge: Judge, tmp_path: Path, tiny_base: Path) -> None:
+def test_the_ceiling_is_what_the_real_pictures_score(classifier: Classifier, tmp_path: Path, tiny_base: Path) -> None:
     paint(tmp_path / "kept", "noto-cat-on-a-red-background", (200, 0, 0))
     paint(tmp_path / "kept", "flat-cat-on-a-red-background", (200, 0, 10))
     paint(tmp_path / "kept", "flat-cat", (0, 0, 200))
     clip = Clip(tiny_base / "clip", device="cpu", threads=1, root=tmp_path / "cache")
-    kept = find_truths(tmp_path / "kept", clip, judge)
+    kept = find_heldout(tmp_path / "kept", clip, classifier)
     assert kept
     assert kept.lesson == {"concept": "cat"}
     found = kept.ceiling(["[name]", "flat [name]", "noto [name]"])
     assert found["concept_accuracy"] == 1.0
     assert found["style_accuracy"] == pytest.approx(1 / 3, abs=1e-6)
     assert "background_accuracy" not in found  # no prompt asks for one
-    f = kept.features  # sorted by file: flat, flat on red, noto; a single truth has nothing to be compared with
+    f = kept.features  # sorted by file: flat, flat on red, noto; a single one has nothing to be compared with
     everything, flat = (f[0] @ f[1] + f[0] @ f[2] + f[1] @ f[2]) / 3, f[0] @ f[1]
-    assert found["truth_similarity"] == pytest.approx((everything + flat) / 2, rel=1e-5)
+    assert found["heldout_similarity"] == pytest.approx((everything + flat) / 2, rel=1e-5)
 
 
 def test_a_text_beside_a_picture_comes_before_the_words_of_its_file_name(tmp_path: Path) -> None:
@@ -126,12 +129,12 @@ def test_a_text_beside_a_picture_comes_before_the_words_of_its_file_name(tmp_pat
     assert caption(path).strip() == "flat otter"
 
 
-def test_a_set_without_truths_has_none_and_an_empty_folder_is_an_error(tmp_path: Path, tiny_base: Path) -> None:
+def test_a_set_may_have_no_held_out_pictures_but_an_empty_folder_is_an_error(tmp_path: Path, tiny_base: Path) -> None:
     clip = Clip(tiny_base / "clip", device="cpu", threads=1, root=tmp_path / "cache")
-    assert find_truths(tmp_path / "style-truth", clip, None) is None
+    assert find_heldout(tmp_path / "style-heldout", clip, None) is None
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no pictures"):
-        find_truths(tmp_path / "empty", clip, None)
+        find_heldout(tmp_path / "empty", clip, None)
 
 
 def test_a_caption_of_any_editor_is_read_and_one_that_is_no_text_is_named(tmp_path: Path) -> None:
@@ -141,3 +144,13 @@ def test_a_caption_of_any_editor_is_read_and_one_that_is_no_text_is_named(tmp_pa
     beside.write_bytes("un café".encode("latin-1"))
     with pytest.raises(InputError, match=r"a\.txt: is not text in UTF-8"):
         caption(tmp_path / "a.png")
+
+
+def test_held_out_pictures_may_lie_in_a_folder_of_the_earlier_name_but_not_in_both(tmp_path: Path) -> None:
+    evaluate = Evaluate.model_construct(heldout="kept")
+    assert evaluate.heldout_folder("owl", tmp_path) == tmp_path / "kept/owl-heldout"  # whether it is there or not
+    (tmp_path / "kept/owl-truth").mkdir(parents=True)
+    assert evaluate.heldout_folder("owl", tmp_path) == tmp_path / "kept/owl-truth"
+    (tmp_path / "kept/owl-heldout").mkdir()
+    with pytest.raises(InputError, match=r"owl-truth: .* so does .*owl-heldout.* Next: move its pictures there"):
+        evaluate.heldout_folder("owl", tmp_path)
