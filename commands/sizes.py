@@ -6,7 +6,7 @@ Bytes of the values alone; a file's header adds a few thousand. What is counted 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,7 @@ def sizes(to: Path) -> None:
         "an aesthetic embedding": vector,
         "a CLIP image embedding": vector,
         "null-text, one picture": FP32 * (STEPS * TOKENS * width + LATENT),
-        **{f"hypernetwork {', '.join(f'{m:g}' for m in s)}": FP32 * _hypernetwork(s) for s in STRUCTURES},
+        **{f"hypernetwork {_listed(s)}": FP32 * _hypernetwork(s) for s in STRUCTURES},
         "Custom Diffusion, fp16": FP16 * _custom_diffusion("sd1"),
         "Custom Diffusion, fp16, SD 2.1": FP16 * _custom_diffusion("sd2"),
         "LoRA of rank 4, fp16": FP16 * _lora(4),
@@ -75,6 +75,10 @@ def _count(parameters: Iterable[nn.Parameter]) -> int:
 
 def _values(parts: Iterable[str]) -> int:
     return sum(_count(_part("sd1", part).parameters()) for part in parts)
+
+
+def _listed(structure: Sequence[float]) -> str:
+    return ", ".join(f"{multiple:g}" for multiple in structure)
 
 
 def _hypernetwork(structure: tuple[float, ...]) -> int:

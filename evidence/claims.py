@@ -16,7 +16,7 @@ from etude.core.method import load_method, method_names
 from etude.core.params import MethodParams, Schema, load, nearest, read_yaml
 from etude.core.store import key
 from etude.metrics import BY_KEY
-from flows import plan
+from flows import plan, repository
 from flows.comparison import Trial
 from flows.drafts import copy_params
 from flows.plan import Sources
@@ -217,7 +217,7 @@ class Drafts:
         return self._known_digests[path]
 
     def _override(self, name: str, overrides: Sequence[str]) -> None:
-        plan.override(self.folder / name, _by_file(overrides))
+        repository.override(self.folder / name, _by_file(overrides))
 
     def _load(self, name: str, file: str, schema: type[MethodParams]) -> MethodParams:
         try:
@@ -229,7 +229,7 @@ class Drafts:
 
 def _by_file(overrides: Sequence[str]) -> Mapping[str, Sequence[str]]:
     """Overrides by params file. Raises ParamsError where they stand for several combinations."""
-    found = plan.combinations(overrides)
+    found = repository.combinations(overrides)
     if len(found) != 1:
         raise ParamsError(FILE, f"{' '.join(overrides)} is {len(found)} combinations", "write an experiment for each")
     return found[0]

@@ -69,7 +69,8 @@ def prepare(root: Path, only: Sequence[str], seeds: int | None, also: Sequence[s
         _run(root, "commands.check", *map(str, drafts.write()))
         memory.sizes = count_sizes(root, evidence)
         every = range(len(evidence.seeds))
-        memory.current = {name: {seed: drafts.identity(name, seed) for seed in every} for name in evidence.experiments}
+        for name in evidence.experiments:
+            memory.current[name] = {seed: drafts.identity(name, seed) for seed in every}
         pairs = [(name, seed) for seed in list(every)[:seeds] for name in names]
         trials = [drafts.trial(*pair) for pair in pairs]
     wanted = {trial.title: pair for trial, pair in zip(trials, pairs, strict=True)}

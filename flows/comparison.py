@@ -64,8 +64,11 @@ def render(title: str, results: Sequence[Result]) -> str:
     from jinja2 import Environment
 
     names = list(dict.fromkeys(name for result in results for name in result.metrics))
-    values: dict[str, list[Any]] = {name: [r.metrics.get(name) for r in results if not r.fault] for name in names}
-    same = {name for name in names if len({str(value) for value in values[name]}) == 1}
+    measured = [result.metrics for result in results if not result.fault]
+    values: dict[str, list[Any]] = {}
+    for name in names:
+        values[name] = [metrics.get(name) for metrics in measured]
+    same = {name for name in names if len(set(map(str, values[name]))) == 1}
     best = {name: max(filter(_is_number, values[name]), default=None) for name in names if name not in same}
     columns = sorted(names, key=same.__contains__)
     template = Environment(autoescape=True).from_string(PAGE)

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from etude.core.errors import ParamsError
 from etude.project import check as check_all
 from etude.project import params_files
-from flows import plan
+from flows import plan, repository
 
 
 def copy_params(root: Path, folder: Path) -> None:
@@ -31,7 +31,7 @@ def check(root: Path, combinations: Sequence[Mapping[str, Sequence[str]]]) -> No
         for number, values in enumerate(combinations):
             draft = Path(temporary, str(number))
             copy_params(root, draft)
-            plan.override(draft, values)
+            repository.override(draft, values)
             try:
                 if root.resolve() == plan.CHECKOUT:
                     check_all(draft)

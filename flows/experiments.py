@@ -19,7 +19,7 @@ from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
 from etude.core.errors import InputError
-from flows import artifacts, comparison, plan, verdict
+from flows import artifacts, comparison, plan, repository, verdict
 from flows.board import Board, current
 from flows.comparison import Result, Trial
 from flows.graph import Futures, carry_out, settle, shown, submit
@@ -48,12 +48,12 @@ def reproduce(
     """
     root = Path(root).resolve()
     with worktree(root, revision, fresh=force) as (tree, lock):
-        before = Run(verdict.read_locks(tree), plan.cache_folder(root))
+        before = Run(verdict.read_locks(tree), repository.cache_folder(root))
         site = Site(tree, jobs, gpus, force, root, [lock])
         stages = [replace(stage, title=revision) for stage in plan.load(tree, targets, force=force)]
         work = Work(site, stages, current())
         carry_out(work)
-        after = Run(verdict.read_locks(tree), plan.cache_folder(tree))
+        after = Run(verdict.read_locks(tree), repository.cache_folder(tree))
         done = {stage.name: stage.label for stage in stages if stage.name in work.outcomes}
         verdicts = verdict.judge(before, after, done, tolerance)
         environment = verdict.environments(before, after)
@@ -95,7 +95,7 @@ def sweep(
     that several have in common run once. The message names the experiments and a page that compares them.
     """
     root = Path(root).resolve()
-    trials = [Trial(title, values, targets) for title, values in titled(plan.combinations(overrides)).items()]
+    trials = [Trial(title, values, targets) for title, values in titled(repository.combinations(overrides)).items()]
     found: dict[str, Result] = {}
     try_all(root, trials, jobs, gpus, lambda trial, result: found.update({trial.title: result}), name)
     results = [found[trial.title] for trial in trials]
@@ -157,7 +157,7 @@ def _open(state: tuple[str, bytes], trial: Trial, home: Site, board: Board, stac
     """The worktree of a trial, which lasts until `stack` is closed, and what is to be done there."""
     commit, edits = state
     tree, lock = stack.enter_context(worktree(home.root, commit, edits=edits))
-    plan.override(tree, trial.values)
+    repository.override(tree, trial.values)
     stages = [replace(stage, title=trial.title) for stage in plan.load(tree, trial.targets)]
     board.add(stages)
     return Work(Site(tree, home.jobs, home.gpus, home=home.root, held=[lock]), stages, board)

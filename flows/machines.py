@@ -30,7 +30,7 @@ from prefect.types.entrypoint import EntrypointType
 from prefect.variables import Variable
 
 from etude.core.errors import InputError
-from flows import plan
+from flows import plan, repository
 from flows.plan import Stage
 from flows.process import POLL
 from flows.slots import StoppedError
@@ -227,7 +227,7 @@ def share(root: Path, stages: Sequence[Stage]) -> None:
 
     Raises InputError without a remote that keeps run-caches, and on an input that changed without a commit.
     """
-    remote = plan.remote(root)
+    remote = repository.remote(root)
     if not remote or remote.startswith("http"):
         fault = f"{remote} keeps no run-cache" if remote else "there is none that machines could share"
         raise InputError(

@@ -1,16 +1,14 @@
 """What DVC says there is to do: its graph and its status, as a list of stages.
 
-With `flows.record` the only file that speaks to DVC.
+With `flows.record` and `flows.repository` the only files that speak to DVC.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -19,16 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from dvc.dependency.param import ParamsDependency
 from dvc.exceptions import DvcException
 from dvc.lock import LockError
-from dvc.repo import Repo, lock_repo
 from dvc.repo.reproduce import get_active_graph
-from dvc.rwlock import RWLOCK_FILE
-from dvc.utils.cli_parse import to_path_overrides
-from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 
 from etude.core.errors import InputError
-from etude.core.params import nearest, read_yaml
 from etude.project import check
-from flows.mending import mend_locks, mend_table
+from flows.repository import causes, locked_repo
 from flows.settings import seconds
 
 if TYPE_CHECKING:
@@ -95,7 +88,7 @@ def sources(root: Path, targets: Iterable[str]) -> dict[str, Sources]:
             labels = _labels(names.values())
             return {target: _sources(graph, names, _wanted(graph, names, labels, [target])) for target in targets}
     except DvcException as error:
-        raise InputError(str(root), _causes(error), "mend it; `dvc status` shows the same fault") from error
+        raise InputError(str(root), causes(error), "mend it; `dvc status` shows the same fault") from error
 
 
 def load(root: Path, targets: Sequence[str] = (), *, force: bool = False) -> list[Stage]:
@@ -115,10 +108,11 @@ def load(root: Path, targets: Sequence[str] = (), *, force: bool = False) -> lis
             labels = _labels(names.values())
             wanted = _wanted(graph, names, labels, targets)
             order = dict.fromkeys(chain(*(_upstream_first(graph, stage, names) for stage in wanted)))
-            _refuse_missing(repo.index.stages, order, root)
+            _refuse_missing(repo.index.stages, order)
             stages: dict[str, Stage] = {}
             for stage in order:
-                upstream = [stages[name] for name in sorted(names[other] for other in graph.successors(stage))]
+                below = sorted(names[other] for other in graph.successors(stage))
+                upstream = [stages[name] for name in below]
                 stages[names[stage]] = _describe(stage, names[stage], labels[names[stage]], upstream, force)
             return list(stages.values())
     except DvcException as error:
@@ -132,17 +126,17 @@ def _told(root: Path, error: DvcException) -> tuple[str, str]:
             "is a copy without .git, where DVC keeps no records",
             "run `git init && git add -A && git commit -m start`",
         )
-    return _causes(error), "mend it; `dvc status` shows the same fault"
+    return causes(error), "mend it; `dvc status` shows the same fault"
 
 
-def _refuse_missing(known: Iterable[DvcStage], wanted: Iterable[DvcStage], root: Path) -> None:
+def _refuse_missing(known: Iterable[DvcStage], wanted: Iterable[DvcStage]) -> None:
     """Raise InputError for what is read, is not there, and is made by no stage: DVC would end at it, half way."""
-    made = [Path(out.fs_path) for stage in known for out in stage.outs]
-    deps = [dep for stage in wanted for dep in stage.deps if not isinstance(dep, ParamsDependency) and not dep.exists]
-    paths = dict.fromkeys(Path(dep.fs_path) for dep in deps)
-    missing = [path for path in paths if not any(path.is_relative_to(o) or o.is_relative_to(path) for o in made)]
+    made = [_path(out) for stage in known for out in stage.outs]
+    deps = [dep for stage in wanted for dep in stage.deps if not isinstance(dep, ParamsDependency)]
+    absent = dict.fromkeys(_path(dep) for dep in deps if not dep.exists)
+    missing = [path for path in absent if not _made_among(path, made)]
     if missing:
-        shown = ", ".join(os.path.relpath(path, root.resolve()) for path in missing)
+        shown = ", ".join(missing)
         fault = "is missing, and no stage makes it" if len(missing) == 1 else "are missing, and no stage makes them"
         raise InputError(shown, fault, "`python -m commands.check` says which parameters name it, and what brings it")
 
@@ -158,105 +152,6 @@ def pending(stages: Sequence[Stage]) -> dict[Stage, tuple[str, ...]]:
     return {stage: reasons[stage.name] for stage in stages if stage.name in reasons}
 
 
-def cache_folder(root: Path) -> Path:
-    """Where DVC keeps the content of everything."""
-    with Repo(str(root)) as repo:
-        return Path(repo.cache.local_cache_dir)
-
-
-def remote(root: Path) -> str:
-    """Where DVC pushes to by default; nothing when no remote is named."""
-    with Repo(str(root)) as repo:
-        name = repo.config["core"].get("remote", "")
-        return str(repo.config["remote"][name]["url"]) if name in repo.config["remote"] else ""
-
-
-def use_cache(root: Path, cache: Path) -> None:
-    """Let the checkout at `root` keep content in another folder, linked rather than copied where the disk can."""
-    with Repo(str(root)) as repo, repo.config.edit("local") as config:
-        config.setdefault("cache", {}).update(dir=str(cache), type=["reflink", "hardlink", "symlink", "copy"])
-
-
-def combinations(overrides: Sequence[str]) -> list[dict[str, list[str]]]:
-    """The combinations that DVC's `-S` overrides stand for (`rank=4,8`, `a.yaml:rate=1e-3,1e-4`): overrides by file.
-
-    Raises InputError where one cannot be read.
-    """
-    from hydra.errors import HydraException
-
-    try:
-        return cast("list[dict[str, list[str]]]", get_hydra_sweeps(to_path_overrides(overrides)))
-    except (DvcException, HydraException) as error:
-        raise InputError(" ".join(overrides), _causes(error), "write it as `-S file.yaml:key=1,2`") from error
-
-
-def override(root: Path, values: Mapping[str, Sequence[str]]) -> None:
-    """Write values into the params files of a checkout, as `dvc exp run -S` does.
-
-    Raises InputError on an unknown file or key.
-    """
-    for path, overrides in values.items():
-        shown = f"{path}:{','.join(overrides)}"
-        try:
-            for text in overrides:
-                if fault := _unknown(root / path, text):
-                    raise InputError(shown, fault, "name a file and a key that exist")
-            apply_overrides(root / path, list(overrides))
-        except (DvcException, OSError) as error:
-            raise InputError(shown, _causes(error), "name a file and a key that exist") from error
-
-
-def _unknown(file: Path, text: str) -> str:
-    """What is wrong with the key of `key=value`, in a YAML file: hydra tells it in words of its own."""
-    name = text.partition("=")[0]
-    if not file.exists():
-        return "there is no such file"
-    if name.startswith(("+", "~")) or "[" in name or file.suffix not in (".yaml", ".yml"):
-        return ""  # to be added or taken out
-    here: Any = read_yaml(file)
-    for part in name.split("."):
-        entries = dict(enumerate(here)) if isinstance(here, list) else here if isinstance(here, dict) else {}
-        known = {str(key): value for key, value in entries.items()}
-        if part not in known:
-            return f"there is no key `{name}`{nearest(part, known)}"
-        here = known[part]
-    return ""
-
-
-def forget(root: Path, pid: int) -> None:
-    """Drop what process `pid` holds in DVC's table of busy paths.
-
-    For a process known to be gone whose number something else now has (or keeps, as a zombie nobody reaps): DVC
-    looks at the number only, and would call its paths busy for ever.
-    """
-    from dvc.rwlock import _edit_rwlock  # no public way to it
-
-    with locked_repo(root) as repo:
-        hardlink = repo.config["core"].get("hardlink_lock", False)
-        with _edit_rwlock(repo.tmp_dir, repo.fs, hardlink) as table:
-            for path in [path for path, info in table["write"].items() if info["pid"] == pid]:
-                del table["write"][path]
-            for path, infos in list(table["read"].items()):
-                table["read"][path] = [info for info in infos if info["pid"] != pid]
-                if not table["read"][path]:
-                    del table["read"][path]
-
-
-def mend(root: Path) -> None:
-    """Mend what a kill cut short while DVC wrote it: its table of busy paths, a `dvc.lock`."""
-    with locked_repo(root):
-        pass
-
-
-@contextmanager
-def locked_repo(root: Path) -> Iterator[Repo]:
-    """DVC's view of a repository, for one process at a time: whoever writes the table of busy paths holds this lock."""
-    with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
-        mend_table(Path(repo.tmp_dir, RWLOCK_FILE))
-        mend_locks(root)
-        yield repo
-
-
 def _upstream_first(graph: Graph, stage: DvcStage, names: Mapping[DvcStage, str]) -> Iterator[DvcStage]:
     for other in sorted(graph.successors(stage), key=names.__getitem__):
         yield from _upstream_first(graph, other, names)
@@ -265,16 +160,30 @@ def _upstream_first(graph: Graph, stage: DvcStage, names: Mapping[DvcStage, str]
 
 def _sources(graph: Graph, names: Mapping[DvcStage, str], wanted: Iterable[DvcStage]) -> Sources:
     order = dict.fromkeys(chain(*(_upstream_first(graph, stage, names) for stage in wanted)))
-    made = sorted(_path(out) for stage in order if not stage.is_data_source for out in stage.outs)
-    entries = [*chain(*(stage.deps for stage in order)), *chain(*(s.outs for s in order if s.is_data_source))]
-    paths = {_path(entry) for entry in entries if not isinstance(entry, ParamsDependency)}
-    given = {path for path in paths if not any(_within(path, out) or _within(out, path) for out in made)}
+    made: list[str] = []
+    read: set[str] = set()
     params: dict[str, list[str]] = {}
-    for dep in (entry for entry in entries if isinstance(entry, ParamsDependency)):
-        params.setdefault(_path(dep), []).extend(dep.params or [""])  # "": all of the file
+    for stage in order:
+        outs = map(_path, stage.outs)
+        if stage.is_data_source:  # a .dvc file: what it tracks is read, no command makes it
+            read.update(outs)
+        else:
+            made.extend(outs)
+        for dep in stage.deps:
+            if isinstance(dep, ParamsDependency):
+                params.setdefault(_path(dep), []).extend(dep.params or [""])  # "": all of the file
+            else:
+                read.add(_path(dep))
+    made.sort()
+    given = sorted(path for path in read if not _made_among(path, made))
     tracked = {path: () if "" in keys else tuple(sorted(set(keys))) for path, keys in sorted(params.items())}
     commands = sorted(stage.cmd for stage in order if stage.cmd)
-    return Sources(tuple(sorted(given)), tuple(made), tracked, tuple(commands))
+    return Sources(tuple(given), tuple(made), tracked, tuple(commands))
+
+
+def _made_among(path: str, outs: Iterable[str]) -> bool:
+    """Whether a path is one of these outs, lies in one, or holds one."""
+    return any(_within(path, out) or _within(out, path) for out in outs)
 
 
 def _within(path: str, folder: str) -> bool:
@@ -386,14 +295,3 @@ def _param(dep: ParamsDependency, key: str, state: str) -> str:
         changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
         return ", ".join(f"{key}.{name} {before.get(name)} → {now.get(name)}" for name in changed)
     return f"{key} {before} → {now}"
-
-
-def _causes(error: BaseException) -> str:
-    """The message of `error` and of what caused it, on one line."""
-    texts: list[str] = []
-    cause: BaseException | None = error
-    while cause is not None:
-        if (text := " ".join(str(cause).split())) and text not in texts:
-            texts.append(text)
-        cause = cause.__cause__
-    return ": ".join(texts)

@@ -17,7 +17,8 @@ from dvc.stage.cache import _get_cache_hash  # no public way to an entry of the 
 from dvc.utils.serialize import load_yaml, modify_yaml
 
 from etude.watch.looks import Look, receipt, refuse
-from flows.plan import PROJECT_FILE, locked_repo
+from flows.plan import PROJECT_FILE
+from flows.repository import locked_repo
 
 
 class Record:

@@ -23,9 +23,10 @@ from typing import IO
 
 from etude.core.errors import StaleError
 from etude.watch.locks import locked
-from flows.plan import Stage, forget, mend
+from flows.plan import Stage
 from flows.process import POLL, alive, group_lives, stop_group
 from flows.record import Record
+from flows.repository import forget, mend
 from flows.slots import Slots, StoppedError
 
 GRACE = 10.0  # seconds between asking a stage to stop and killing it: enough to finish writing a resume state

@@ -35,9 +35,9 @@ def sweep(
     root: Path, overrides: list[str], targets: list[str], jobs: int, gpus: list[str], name: str
 ) -> tuple[str, bool]:
     """Run the flow; what it says, and whether every combination was kept."""
-    from flows import drafts, plan, server
+    from flows import drafts, repository, server
 
-    drafts.check(root, plan.combinations(overrides))
+    drafts.check(root, repository.combinations(overrides))
     ready = server.connect(root)
     from flows import experiments
     from flows.board import Board, use

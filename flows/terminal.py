@@ -42,7 +42,8 @@ def devices(count: int | None) -> list[str]:
         found = [device for device in allowed.split(",") if device.strip()]
     elif smi := which("nvidia-smi"):
         listed = subprocess.run([smi, "-L"], capture_output=True, text=True, check=False).stdout
-        found = [str(number) for number, line in enumerate(line for line in listed.splitlines() if line[:4] == "GPU ")]
+        lines = [line for line in listed.splitlines() if line.startswith("GPU ")]  # a GPU's MIG parts have lines too
+        found = [str(number) for number in range(len(lines))]
     else:
         found = []
     if count is None:

@@ -96,17 +96,26 @@ def environments(before: Run, after: Run) -> list[str]:
         for out, new in zip(old.get("outs", []), after.locks.get(name, {}).get("outs", []), strict=False):
             for file in before.files(out).keys() & after.files(new).keys():
                 if Path(file).name == "artifact.safetensors":
-                    pair = (_facts(before.files(out)[file]), _facts(after.files(new)[file]))
-                    mine, other = ({key: facts.get(key) for key in ENVIRONMENT} for facts in pair)
-                    told |= dict.fromkeys(_changes(mine, other) if all(pair) else [])
+                    mine, other = _facts(before.files(out)[file]), _facts(after.files(new)[file])
+                    if mine and other:
+                        told |= dict.fromkeys(_changes(_environment(mine), _environment(other)))
     return list(told)
+
+
+def _environment(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: facts.get(key) for key in ENVIRONMENT}
+
+
+def _digests(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The dependencies of an entry in dvc.lock, with their hashes."""
+    return {dep["path"]: dep.get("md5") for dep in entry.get("deps", [])}
 
 
 def _causes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     """Parameters, dependencies and command that are not what they were."""
     if old and new:
         yield from _changes(old.get("params", {}), new.get("params", {}))
-        was, now = ({dep["path"]: dep.get("md5") for dep in entry.get("deps", [])} for entry in (old, new))
+        was, now = _digests(old), _digests(new)
         changed = (path for path in sorted(was.keys() | now.keys()) if was.get(path) != now.get(path))
         yield from (f"reads another {path}" for path in changed)
         if old.get("cmd") != new.get("cmd"):

@@ -17,7 +17,7 @@ from threading import Event
 
 from etude.core.errors import InputError
 from etude.watch.locks import one_at_a_time
-from flows import plan
+from flows import repository
 from flows.slots import Slots
 from flows.stage import environment
 
@@ -86,13 +86,13 @@ def _prepare(root: Path, tree: Path, fresh: bool, wanted: bool) -> None:
     own = root / ".dvc" / "config.local"  # remotes and their credentials
     if own.exists():
         shutil.copy(own, tree / ".dvc" / "config.local")
-    plan.use_cache(tree, plan.cache_folder(root))
+    repository.use_cache(tree, repository.cache_folder(root))
     inputs = git(tree, "ls-files", "*.dvc").splitlines() if wanted else []
     if inputs and dvc(tree, "checkout", *inputs).returncode and (pull := dvc(tree, "pull", *inputs)).returncode:
         last = pull.stderr.strip().splitlines()[-1:] or ["it cannot be pulled"]
         raise InputError(", ".join(inputs), f"an input is not in the cache: {last[0]}", "fetch it with `dvc pull`")
     if fresh:
-        plan.use_cache(tree, tree / ".dvc" / "cache")
+        repository.use_cache(tree, tree / ".dvc" / "cache")
     else:
         store = root / ".cache"  # what is kept there is named by all that it depends on, so it is shared too
         store.mkdir(exist_ok=True)

@@ -188,8 +188,8 @@ def distort(images: Tensor, colours: Tensor, flips: list[bool], how: Distortion,
     ground = (colours / 127.5 - 1)[:, :, None, None]
     grid = affine_grid(torch.tensor(rows), list(images.shape), align_corners=False)
     placed = grid_sample(images - ground, grid, align_corners=False) + ground
-    gain = torch.tensor([[draw.uniform(1 - how.tint, 1 + how.tint) for _ in range(3)] for _ in rows])
-    return (placed * gain[:, :, None, None]).clamp(-1, 1)
+    gains = torch.tensor([draw.uniform(1 - how.tint, 1 + how.tint) for _ in range(3 * len(rows))])
+    return (placed * gains.view(-1, 3, 1, 1)).clamp(-1, 1)
 
 
 def contrast(model: CLIPModel, batch: Pairs) -> Tensor:

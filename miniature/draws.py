@@ -54,10 +54,10 @@ def _moved(pictures: Pictures, index: int, draw: random.Random, shift: int) -> T
 
 def random_colours(table: Tensor, count: int, free: float, draw: random.Random) -> Tensor:
     """``count`` colours: any sRGB colour with probability ``free``, else one of ``table`` [12, 3]."""
-    rows = [
-        torch.tensor([draw.uniform(0, 255) for _ in range(3)])
-        if draw.random() < free
-        else table[draw.randrange(len(table))]
-        for _ in range(count)
-    ]
+    rows = []
+    for _ in range(count):
+        if draw.random() < free:
+            rows.append(torch.tensor([draw.uniform(0, 255) for _ in range(3)]))
+        else:
+            rows.append(table[draw.randrange(len(table))])
     return torch.stack(rows)

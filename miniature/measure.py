@@ -137,8 +137,11 @@ def report(
 ) -> dict[str, Any]:
     """What a card needs: numbers, how they came about, and of which weights they are."""
     asked = {**counts, "seed": settings.seed, "sampling": settings.sampling.model_dump()}
-    rounded = [{name: round(value, 4) for name, value in values.items()} for values in (scores, real)]
-    return {**asked, "weights": table.weights(model), "scores": rounded[0], "real": rounded[1]}
+    return {**asked, "weights": table.weights(model), "scores": _rounded(scores), "real": _rounded(real)}
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in values.items()}
 
 
 def write(folder: Path, found: Found) -> None:

@@ -56,7 +56,11 @@ def source() -> None:
 def plain_words(words: Counter[str], world: World) -> dict[str, int]:
     """Words of icon names and how often they stand there: letters only, and none that is held out."""
     held_out = {part for concept in (*world.held_out_concepts, *world.held_out_styles) for part in concept.split()}
-    return {w: n for w, n in words.items() if w.isascii() and w.isalpha() and not any(h in w for h in held_out)}
+    found = {}
+    for word, count in words.items():
+        if word.isascii() and word.isalpha() and not any(part in word for part in held_out):
+            found[word] = count
+    return found
 
 
 def fetch(name: str, package: Package, folder: Path) -> Path:

@@ -85,7 +85,10 @@ def draw_all(
 def hits(asked: Sequence[Asked], seen: Sequence[Labels]) -> dict[str, float]:
     """The share of pictures in which the classifier saw what was asked for, part by part."""
     pairs = list(zip(seen, asked, strict=True))
-    return {part: sum(named[part] == one.wanted[part] for named, one in pairs) / len(pairs) for part in PARTS}
+    shares = {}
+    for part in PARTS:
+        shares[part] = sum(named[part] == one.wanted[part] for named, one in pairs) / len(pairs)
+    return shares
 
 
 def reconstruction(folder: Path, pictures: Pictures, world: World) -> float:

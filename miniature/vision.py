@@ -105,7 +105,10 @@ def reader(model: CLIPModel, tokenizer: CLIPTokenizer) -> Callable[[list[str]], 
 def name_features(read: Callable[[list[str]], Tensor], world: World) -> Tensor:
     """[templates, concepts, d]: every concept by its bare name and in every style."""
     templates = ["{}", "a {}", "a picture of a {}", *(f"{style} {{}}" for style in world.styles)]
-    return torch.stack([read([template.format(name) for name in world.concepts]) for template in templates])
+    features = []
+    for template in templates:
+        features.append(read([template.format(name) for name in world.concepts]))
+    return torch.stack(features)
 
 
 def seen_loss(model: CLIPModel, batch: Seen, names: Tensor, weight: float) -> Tensor:

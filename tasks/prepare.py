@@ -66,7 +66,12 @@ def _tell(name: str, files: int, listing: dict[str, Any]) -> None:
 
 def _sources(listing: dict[str, Any]) -> list[list[str]]:
     """The pairs of near duplicates by the names of their files."""
-    return [[listing["images"][one]["sources"][0] for one in pair] for pair in listing["near_duplicates"]]
+
+    def source(identifier: str) -> str:
+        name: str = listing["images"][identifier]["sources"][0]
+        return name
+
+    return [list(map(source, pair)) for pair in listing["near_duplicates"]]
 
 
 def _list(name: str, finding: str, cases: list[str]) -> None:

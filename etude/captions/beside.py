@@ -50,8 +50,13 @@ def lonely_texts(folder: Path, sources: Iterable[str]) -> list[str]:
     """Texts without a picture of their stem, as sorted names relative to ``folder``; README and such don't count."""
     stems = {str(Path(source).with_suffix("")) for source in sources}
     texts = (path.relative_to(folder) for path in folder.rglob("*.txt") if path.is_file())
-    lonely = [path for path in texts if str(path.with_suffix("")) not in stems and path.stem not in CARDS]
-    return sorted(path.as_posix() for path in lonely if not any(part.startswith(".") for part in path.parts))
+    seen = [path for path in texts if not _is_hidden(path)]
+    lonely = [path for path in seen if str(path.with_suffix("")) not in stems and path.stem not in CARDS]
+    return sorted(path.as_posix() for path in lonely)
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 CARDS = frozenset({"README", "LICENSE", "LICENCE", "NOTICE", "CREDITS", "ATTRIBUTION", "captions", "words"})

@@ -28,7 +28,7 @@ def list_files(folder: Path | str) -> list[str]:
             raise InputError(folder, "is tracked, but its content is not here", f"run `dvc pull {folder}`")
         raise InputError(folder, "is not a folder", "put the pictures there, or correct the folder's name")
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    names = sorted(path.as_posix() for path in paths if not any(_hidden(part) for part in path.parts))
+    names = sorted(path.as_posix() for path in paths if not any(map(_hidden, path.parts)))
     for name in names:
         try:
             name.encode()

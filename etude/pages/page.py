@@ -74,8 +74,10 @@ def _use(found: Findings) -> dict[str, Any]:
     """What the box *Use it* says: the exported checkpoint, a row a program, and how to get another checkpoint."""
     written = found.exported
     top = [file for file in written["files"] if not file["path"].startswith(f"{CHECKPOINTS}/")]
-    forms = dict.fromkeys(file["format"] for file in top)
-    files = {form: [file["path"] for file in top if file["format"] == form] for form in forms}
+    files: dict[str, list[str]] = {}  # by format
+    for file in top:
+        files.setdefault(file["format"], []).append(file["path"])
+    forms = list(files)
     word = str(found.asked["name"])
     export = Export(found.method, found.facts, files, found.asked["prompts"][0], bool(word))
     steps = [str(row.step) for row in found.checkpoints if row.name not in ("base", "final")]
@@ -86,8 +88,8 @@ def _use(found: Findings) -> dict[str, Any]:
         "each": written["export"] == "all" and len(steps) > 1,
         "rows": list(rows(export)),
         "steps": steps,
-        "command": f"python -m commands.convert {found.method}@{others[-1]} --to {next(iter(forms))}" if others else "",
-        "forms": list(forms)[1:],
+        "command": f"python -m commands.convert {found.method}@{others[-1]} --to {forms[0]}" if others else "",
+        "forms": forms[1:],
         "base": str(found.facts.get("base", "")),
         "small": int(found.facts.get("resolution", PUBLISHED)) < PUBLISHED,
     }
@@ -122,8 +124,10 @@ def _tiles(found: Findings) -> Iterator[dict[str, str]]:
 
 def _pair(found: Findings, number: int) -> dict[str, Any]:
     seeds = found.asked["seeds"][:4]
-    shown = {kind: [inline(found.picture(kind, number, seed), THUMB) for seed in seeds] for kind in ("base", "best")}
-    return {"prompt": worded(found.asked["prompts"][number], found.asked["name"]), **shown}
+    shown: dict[str, Any] = {"prompt": worded(found.asked["prompts"][number], found.asked["name"])}
+    for kind in ("base", "best"):
+        shown[kind] = [inline(found.picture(kind, number, seed), THUMB) for seed in seeds]
+    return shown
 
 
 def _charts(found: Findings) -> Iterator[dict[str, Any]]:

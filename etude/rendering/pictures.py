@@ -80,7 +80,7 @@ def draw(studio: Studio, requests: Sequence[Request], track: Track = iter) -> Dr
     """
     store = Store("images")
     paths = {request: _places(studio, store, request) for request in dict.fromkeys(requests)}
-    missing = [request for request, places in paths.items() if not all(place.exists() for place in places)]
+    missing = [request for request, places in paths.items() if not all(map(Path.exists, places))]
     order = sorted(missing, key=lambda request: (request.subject.step or 0, request.subject.name, request.settings))
     for (subject, settings), group in groupby(track(order), key=lambda request: (request.subject, request.settings)):
         with studio.applied(subject, dict(settings)) as base:

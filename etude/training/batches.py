@@ -140,7 +140,9 @@ class Batches:
             moved = {id(said): said.to(device) for said in captions.conditioning.values()}
             self.conditioning = {name: moved[id(said)] for name, said in captions.conditioning.items()}
         sizes = sorted({tuple(tensor.shape) for tensor in self.mean})
-        self.groups = [[i for i, t in enumerate(self.mean) if tuple(t.shape) == size] for size in sizes]
+        self.groups: list[list[int]] = [[] for _ in sizes]  # one batch holds pictures of one size
+        for number, tensor in enumerate(self.mean):
+            self.groups[sizes.index(tuple(tensor.shape))].append(number)
         self.counts = [-(-len(group) // batch_size) for group in self.groups]  # batches an epoch, rounded up
         self._order = lru_cache(maxsize=64)(self._shuffled)
         self._epoch = lru_cache(maxsize=2)(self._turns)

@@ -51,20 +51,21 @@ def load_prior(folder: Path | str, real: Sequence[str]) -> Prior:
 
     It may be empty, which only `pairs` minds: a run without prior preservation asks for no pictures.
     """
-    pictures: dict[str, tuple[Tensor, Tensor]] = {}
+    means: dict[str, Tensor] = {}
+    logvars: dict[str, Tensor] = {}
     texts: dict[str, str] = {}
     encoded: dict[str, Conditioning] = {}
     for place in (Path(folder, name) for name in (DRAWN, *real)):
         captions = load_captions(place / "texts")
         if not any((place / "latents").glob("*.safetensors")):
             continue  # none were asked for
-        images = load_images(place / "latents")
-        for name, mean, logvar in zip(images.names, images.mean, images.logvar, strict=True):
+        own = load_images(place / "latents")
+        for name, mean, logvar in zip(own.names, own.mean, own.logvar, strict=True):
             full = f"{place.name}/{name}"
-            pictures[full], texts[full] = (mean, logvar), captions.texts[name]
+            means[full], logvars[full], texts[full] = mean, logvar, captions.texts[name]
             encoded[full] = captions.conditioning[name]
-    means, logvars = ([moments[i] for moments in pictures.values()] for i in (0, 1))
-    return Prior(Images(tuple(pictures), tuple(means), tuple(logvars)), Captions(texts, encoded, captions.empty))
+    images = Images(tuple(means), tuple(means.values()), tuple(logvars.values()))
+    return Prior(images, Captions(texts, encoded, captions.empty))
 
 
 def pairs(own: Batches, prior: Prior, base: Base, *, batch_size: int, clip_skip: int) -> Pairs:

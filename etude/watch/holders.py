@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,18 @@ def holder_of(path: str) -> Holder | None:
         writing, reading = table.get("write", {}), table.get("read", {})
         for place, info in writing.items():
             if os.path.realpath(place) == os.path.realpath(path):
-                pid = info["pid"]
-                read = (p for p, infos in reading.items() if any(one["pid"] == pid for one in infos))
-                paths = (p for p in read if os.path.isabs(p))  # others are names of git references
-                return Holder(pid, info["cmd"], frozenset(os.path.realpath(p) for p in paths if p not in writing))
+                read = _read_by(info["pid"], reading) - set(writing)
+                return Holder(info["pid"], info["cmd"], frozenset(map(os.path.realpath, read)))
     return None
+
+
+def _read_by(pid: int, reading: Mapping[str, Sequence[Mapping[str, Any]]]) -> set[str]:
+    """The paths that a process reads, after DVC's table; what is not absolute is the name of a git reference."""
+    paths = set()
+    for path, infos in reading.items():
+        if os.path.isabs(path) and any(info["pid"] == pid for info in infos):
+            paths.add(path)
+    return paths
 
 
 def lives(pid: int, command: str = "") -> bool:

@@ -141,7 +141,8 @@ def _refuse_edited_code(stage: Stage, began: float) -> None:
     root = Path.cwd()
     files = [Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
     own = {file.relative_to(root).as_posix(): file for file in files if file.is_relative_to(root)}
-    deps = {name: file for name, file in own.items() if any(f"{name}/".startswith(f"{dep}/") for dep in stage.deps)}
+    folders = tuple(f"{dep}/" for dep in stage.deps)
+    deps = {name: file for name, file in own.items() if f"{name}/".startswith(folders)}
     refuse(sorted(name for name, file in deps.items() if _touched(file) >= began - CLOCK))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from etude.core.errors import InputError
-from flows import plan
+from flows import repository
 from tests.shipped import copy_project
 
 
@@ -46,8 +46,8 @@ def test_a_sweep_is_refused_before_a_server_is_started(checkout: Path) -> None:
 
 def test_a_key_within_lists_and_mappings_is_found_or_named(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("grid:\n  rows: [{at: 1}, {at: 2}]\n")
-    plan.override(tmp_path, {"params.yaml": ["grid.rows=[3]", "+grid.more=4"]})
+    repository.override(tmp_path, {"params.yaml": ["grid.rows=[3]", "+grid.more=4"]})
     assert "more: 4" in (tmp_path / "params.yaml").read_text()
     for key in ("grid.row", "grid.rows.at", "grid.rows.1", "grid.more.x", "gird.rows"):
         with pytest.raises(InputError, match=f"there is no key `{key}`"):
-            plan.override(tmp_path, {"params.yaml": [f"{key}=1"]})
+            repository.override(tmp_path, {"params.yaml": [f"{key}=1"]})

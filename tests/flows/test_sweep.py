@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from etude.core.errors import InputError
-from flows import plan
+from flows import repository
 from flows.board import Board
 from flows.comparison import Result, render
 from flows.stage import Site
@@ -22,18 +22,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarni
 
 
 def test_combinations_are_those_of_dvc() -> None:
-    assert plan.combinations(["rate=1,2", "a/b.yaml:x.y=3"]) == [
+    assert repository.combinations(["rate=1,2", "a/b.yaml:x.y=3"]) == [
         {"params.yaml": ["rate=1"], "a/b.yaml": ["x.y=3"]},
         {"params.yaml": ["rate=2"], "a/b.yaml": ["x.y=3"]},
     ]
     with pytest.raises(InputError, match="write it as"):
-        plan.combinations(["rate=[1"])
+        repository.combinations(["rate=[1"])
 
 
 def test_every_combination_has_a_name_of_its_own() -> None:
     from flows.experiments import titled
 
-    assert list(titled(plan.combinations(["a/b.yaml:x.shift=-1,1", "rate=0.5"]))) == [
+    assert list(titled(repository.combinations(["a/b.yaml:x.shift=-1,1", "rate=0.5"]))) == [
         "shift--1-rate-0.5",
         "shift-1-rate-0.5",
     ]
@@ -43,11 +43,11 @@ def test_every_combination_has_a_name_of_its_own() -> None:
 
 def test_an_unknown_key_or_file_is_refused_and_comments_stay(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("rate: 1 # of learning\n")
-    plan.override(tmp_path, {"params.yaml": ["rate=2"]})
+    repository.override(tmp_path, {"params.yaml": ["rate=2"]})
     assert (tmp_path / "params.yaml").read_text() == "rate: 2 # of learning\n"
     for values in ({"params.yaml": ["rat=2"]}, {"other.yaml": ["rate=2"]}):
         with pytest.raises(InputError, match="name a file and a key that exist"):
-            plan.override(tmp_path, values)
+            repository.override(tmp_path, values)
 
 
 def test_the_page_puts_what_differs_first_and_marks_the_largest() -> None:

@@ -76,10 +76,10 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
         whole, delta = name.removesuffix(".delta"), weights.pop(name)
         weights[whole] = known[whole].detach() + delta.to(known[whole]) if whole in known else delta
     rows = {name: tensor for name, tensor in artifact.tensors.items() if name.startswith("words.")}
-    words = {
-        word: [rows[name] for part in PARTS if (name := f"words.{i}.{part}") in rows]
-        for i, word in enumerate(artifact.facts["words"])
-    }
+    words = {}
+    for i, word in enumerate(artifact.facts["words"]):
+        names = [f"words.{i}.{part}" for part in PARTS]
+        words[word] = [rows[name] for name in names if name in rows]
     with swapped(base, weights, strength), added_tokens(base, words):
         yield base
 

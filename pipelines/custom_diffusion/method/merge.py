@@ -42,8 +42,7 @@ def merge(base: Base, made: Sequence[Artifact], captions: Sequence[str]) -> Arti
         raise InputError("captions", "are none", "give a few hundred, with many different words")
     with added_tokens(base, words), torch.no_grad():
         kept = states(base, list(captions)).double()
-        texts = [[text for prompt in one.facts["prompts"] for text in (prompt, framed(prompt))] for one in made]
-        asked = [states(base, own).double() for own in texts]
+        asked = [states(base, _asked(one)).double() for one in made]
     targets, owners = _distinct(asked)
     tensors = {}
     for name in sorted(made[0].tensors):
@@ -120,3 +119,11 @@ def _distinct(asked: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
                 rows.append(row)
                 owners.append(number)
     return torch.stack(rows), owners
+
+
+def _asked(artifact: Artifact) -> list[str]:
+    """Every prompt of an artifact, alone and in a frame."""
+    texts = []
+    for prompt in artifact.facts["prompts"]:
+        texts += [prompt, framed(prompt)]
+    return texts

@@ -73,10 +73,10 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
 @contextmanager
 def apply(artifact: Artifact, base: Base) -> Iterator[Base]:
     """The base knows both words, and draws away from the negative one whatever the negative prompt is."""
-    rows = {
-        side: tuple(artifact.tensors[f"{side}.{part}"] for part in PARTS if f"{side}.{part}" in artifact.tensors)
-        for side in SIDES
-    }
+    rows = {}
+    for side in SIDES:
+        names = [f"{side}.{part}" for part in PARTS]
+        rows[side] = tuple(artifact.tensors[name] for name in names if name in artifact.tensors)
     with _spoken(base, artifact.facts["name"], rows) as changed:
         yield changed
 

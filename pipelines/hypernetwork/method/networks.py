@@ -48,8 +48,10 @@ def make_networks(widths: Iterable[int], design: Design) -> Networks:
 
     Raises FormatError for an activation that is not known, and for a multiple so small that no number is left.
     """
-    pairs = {str(width): nn.ModuleDict({side: _stack(width, design) for side in SIDES}) for width in widths}
-    return nn.ModuleDict(pairs)
+    networks = nn.ModuleDict()
+    for width in widths:
+        networks[str(width)] = nn.ModuleDict({side: _stack(width, design) for side in SIDES})
+    return networks
 
 
 @torch.no_grad()

@@ -65,10 +65,12 @@ class Album:
         names, mean = self.images.names, self.images.mean
         count = min(count, len(names))
         chosen = [number * len(names) // count for number in range(count)]
-        shapes = sorted({tuple(mean[i].shape) for i in chosen})
-        groups = [[i for i in chosen if tuple(mean[i].shape) == shape] for shape in shapes]
-        parts = [group[first : first + size] for group in groups for first in range(0, len(group), size)]
-        return [self._batch(base, part) for part in parts]
+        batches = []
+        for shape in sorted({tuple(mean[i].shape) for i in chosen}):
+            group = [i for i in chosen if tuple(mean[i].shape) == shape]
+            for first in range(0, len(group), size):
+                batches.append(self._batch(base, group[first : first + size]))
+        return batches
 
     def _batch(self, base: Base, chosen: Sequence[int]) -> Batch:
         names = [self.images.names[i] for i in chosen]
@@ -132,7 +134,9 @@ def psnr(picture: Tensor, truth: Tensor) -> float:
 
 def measures(scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """What a page tells of this method alone: the mean PSNR, beside that of plain DDIM and the VAE's ceiling."""
-    means = {kind: sum(each[kind] for each in scores.values()) / len(scores) for kind in KINDS}
+    means = {}
+    for kind in KINDS:
+        means[kind] = sum(each[kind] for each in scores.values()) / len(scores)
     about = (
         "dB between the pictures and what is drawn of them again; base: plain DDIM; real: the VAE alone, the ceiling"
     )

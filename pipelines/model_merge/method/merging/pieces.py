@@ -33,7 +33,9 @@ class Pieces:
 
 def total(pieces: Pieces, sums: Callable[[list[Tensor]], Sequence[Tensor]]) -> list[float]:
     """What ``sums`` gives for each piece, in float64, added up."""
-    found = [[float(value) for value in sums([part.double() for part in piece])] for piece in pieces]
+    found = []
+    for piece in pieces:
+        found.append(list(map(float, sums([part.double() for part in piece]))))
     return [sum(column) for column in zip(*found, strict=True)]
 
 

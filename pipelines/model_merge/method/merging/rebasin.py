@@ -133,8 +133,11 @@ def match(likeness: list[NDArray[Any]], blocks: int) -> list[Tensor]:
             rows, inner[number, i, j] = linear_sum_assignment(part, maximize=True)
             gains[i, j] += part[rows, inner[number, i, j]].sum()
     outer = linear_sum_assignment(gains, maximize=True)[1]
-    orders = [[inner[number, i, j] + j * size for i, j in enumerate(outer)] for number in range(len(likeness))]
-    return [torch.from_numpy(np.concatenate(order)) for order in orders]
+    orders = []
+    for number in range(len(likeness)):
+        order = [inner[number, i, j] + j * size for i, j in enumerate(outer)]
+        orders.append(torch.from_numpy(np.concatenate(order)))
+    return orders
 
 
 def block_counter(unet: Mapping[str, Any], texts: Mapping[str, Mapping[str, Any]]) -> Callable[[str], int]:
