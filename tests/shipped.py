@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PARAMS = ROOT / "tests" / "params"
-ROOMS = ("etude", "flows", "pipelines", "presets", "tasks")
+ROOMS = ("commands", "etude", "evidence", "flows", "miniature", "pipelines", "presets", "tasks")
 FILES = ("dvc.yaml", ".dvcignore", ".gitignore")
 OWN = ("params.yaml", "prefect.yaml", "flows/params.yaml", "pipelines/*/params.yaml")  # what users change
 

@@ -50,7 +50,11 @@ def as_we_read() -> dict[str, Stage]:
             params={file: tuple(sorted(keys)) for file, keys in stage.params.items()},
             outs=tuple(sorted(stage.outs)),
         )
-        for file in [Path("dvc.yaml"), *sorted(Path("pipelines").glob("*/dvc.yaml"))]
+        for file in [
+            Path("dvc.yaml"),
+            *sorted(Path().glob("miniature/dvc.yaml")),
+            *sorted(Path("pipelines").glob("*/dvc.yaml")),
+        ]
         for stage in every(file)
     }
 
