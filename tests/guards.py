@@ -61,7 +61,7 @@ def load_stages(root: Path) -> list[Stage]:
 
 def build_graph() -> grimp.ImportGraph:
     """The imports of the project's own modules, those inside functions included, those for types alone left out."""
-    return grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True)
+    return grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)  # its cache can be stale
 
 
 def files_needed(graph: grimp.ImportGraph, stage: Stage, methods: Iterable[str], root: Path) -> set[str]:
