@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from etude import project, sources
 from etude.core.errors import ParamsError
 from tasks.shell import run
 from tasks.shell.console import say
@@ -20,6 +19,8 @@ def check(
 
     Of this repository also that base, CLIP and pictures are here, which DVC would miss in its own words.
     """
+    from etude import project, sources
+
     faults = []
     for folder in folders or [Path()]:
         try:

@@ -1,7 +1,4 @@
-"""Turn a file into another format of its kind: LoRA, embedding, whole model; what it is is told by its keys.
-
-python -m commands.convert otter.safetensors --to diffusers_lora --out converted
-"""
+"""Turn a file into another format of its kind: LoRA, embedding, whole model; what it is is told by its keys."""
 
 from __future__ import annotations
 
@@ -12,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from etude.command_line import name_or_path
 from etude.core.errors import ArgumentError, FormatError
 from etude.core.files import REPLACE, add_to_folder, sha256_tree
-from etude.core.params import nearest
-from etude.rendering.built import find_path
 from tasks.shell import run
 from tasks.shell.console import say
 
@@ -31,7 +27,7 @@ def convert(
     out: Annotated[Path, typer.Option(help="the folder that it is written to")] = Path("converted"),
     name: Annotated[str, typer.Option(help="its word and file name; else the file's own")] = "",
     family: Annotated[str, typer.Option(help="sd1, sd2 or sdxl, when the file does not tell")] = "",
-    base: Annotated[str, typer.Option(help="what it was learned on, when that is not where it was")] = "",
+    base: Annotated[Path | None, typer.Option(help="what it was learned on, when that is not where it was")] = None,
     replace: Annotated[bool, typer.Option("--replace", help=REPLACE)] = False,
 ) -> None:
     """Write SOURCE in the format TO. Nothing existing is overwritten without --replace.
@@ -39,14 +35,18 @@ def convert(
     A checkpoint has its step in the names of its files, `lora@160` in `owl-000160.safetensors`, unless --name is given.
     """
     from etude.core.artifact import Artifact
+    from etude.core.method import method_names
+    from etude.core.params import nearest
     from etude.formats.kinds import described, open_any, same_kind
     from etude.formats.metadata import BASE_VERSIONS
+    from etude.rendering.built import find_path
 
     if family not in ("", *BASE_VERSIONS):
         raise ArgumentError(
             "--family", f"there is no `{family}`{nearest(family, BASE_VERSIONS)}", "say sd1, sd2 or sdxl"
         )
-    path = find_path(source)
+    named = name_or_path(source, method_names())
+    path = find_path(named)
     found, artifact = open_any(path)
     choices = same_kind(artifact)
     if to not in choices:
@@ -54,7 +54,7 @@ def convert(
         raise FormatError(source, fault, f"choose --to {' or '.join(choices) or 'nothing: it has one format alone'}")
     if family and (told := artifact.facts.get("family", family)) != family:
         raise FormatError(source, f"is made for {told}, not for {family}", "leave --family out")
-    mark = path.stem if path != Path(source).expanduser() and path.stem.isdecimal() else ""
+    mark = path.stem if path != Path(named).expanduser() and path.stem.isdecimal() else ""
     chosen = {"name": name, "family": family, "mark": "" if name else mark}
     facts = artifact.facts | {key: value for key, value in chosen.items() if value}
     if to.endswith("_checkpoint"):
@@ -66,7 +66,7 @@ def convert(
         say(f"{out / file} ({to}, {(out / file).stat().st_size:,} bytes), from {found}")
 
 
-def _write(to: str, whole: Artifact, draft: Draft, source: Path, base: str) -> list[Path]:
+def _write(to: str, whole: Artifact, draft: Draft, source: Path, base: Path | None) -> list[Path]:
     """Fill the draft; the paths in it. An artifact that lacks what its method always has is a FormatError."""
     from etude.formats import write
 
@@ -88,7 +88,7 @@ def _of_base(source: Path, facts: dict[str, object]) -> dict[str, object]:
     return facts | {"family": base.family, "prediction": base.prediction, "resolution": base.resolution}
 
 
-def _frame(source: Path, artifact: Artifact, base: str) -> Frame:
+def _frame(source: Path, artifact: Artifact, base: Path | None) -> Frame:
     """What is written besides the weights: of a whole model its own configuration, of an artifact all of its base."""
     from etude.formats.checkpoints import Frame
     from tasks.export import configuration, read_frame
@@ -96,7 +96,7 @@ def _frame(source: Path, artifact: Artifact, base: str) -> Frame:
     if "base" not in artifact.facts:
         return Frame({}, configuration(source))
     learned_on = str(artifact.facts["base"])
-    return read_frame(Path(base).expanduser() if base else _checked_base(source, learned_on, artifact.facts))
+    return read_frame(base.expanduser() if base else _checked_base(source, learned_on, artifact.facts))
 
 
 def _checked_base(source: Path, name: str, facts: Mapping[str, Any]) -> Path:

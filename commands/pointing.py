@@ -30,7 +30,7 @@ def refuse(methods: Sequence[str], word: str, kind: str) -> None:
     if not methods and (word or kind):
         raise ArgumentError("--name and --class", "speak of what METHOD learns", "give METHOD=lora too")
     if word and not re.fullmatch(r"[\w-]{1,40}", word):
-        raise ArgumentError("--name", f"`{word}` is no word", "give NAME= letters, digits, - and _")
+        raise ArgumentError("--name", f"`{word}` is no word", "give letters, digits, - and _")
     if kind and not re.fullmatch(r"[\w'-]+( [\w'-]+)*", kind):
         raise ArgumentError("--class", f"`{kind}` is no word or words", "give CLASS= what it is a case of, such as dog")
     needing = [method for method in methods if load_method(method).Params.needs_class]

@@ -5,13 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from commands.pointing import fitting_prompts
-from commands.rewriting import drafts, read_commented, rewrite
-from etude import sources
-from etude.arguments import refuse_unknown
-from etude.core.method import load_method
-from etude.core.params import classed, load
-from etude.project import check
 from tasks.shell import run
 from tasks.shell.console import say
 
@@ -21,6 +14,12 @@ CLASS = "[class]"  # in a preset: the class of what a method learns
 
 def preset(name: str) -> None:
     """Rewrite the params files for NAME: miniature, sd15, sd21 or sdxl. Comments stay; `git diff` shows the rest."""
+    from commands.pointing import fitting_prompts
+    from commands.rewriting import drafts, read_commented, rewrite
+    from etude import sources
+    from etude.arguments import refuse_unknown
+    from etude.project import check
+
     known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
     refuse_unknown("NAME", "preset", name, known)
     chosen = read_commented(PRESETS / f"{name}.yaml")
@@ -33,11 +32,14 @@ def preset(name: str) -> None:
         project = check(draft)  # nothing is changed unless all of it fits together
     say("\n".join(changes) or f"everything is as the preset {name} wants it")
     if lacking := [each.path for each in sources.missing(Path(), project) if sources.origin(each.path)]:
-        say(f"next: make base (python -m commands.base), which fetches {' and '.join(lacking)}")
+        say(f"next: etude base, which fetches {' and '.join(lacking)}")
 
 
 def _of_the_class(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     """The values with [class] filled: the class that the method learns now, which a preset leaves as it is."""
+    from etude.core.method import load_method
+    from etude.core.params import classed, load
+
     said = {key: texts for key, texts in values.items() if CLASS in str(texts)}
     if not said:
         return values

@@ -1,62 +1,15 @@
-"""Draw with any base and any stack of artifacts, one's own and others', as one labelled picture.
-
-python -m commands.sample "lora:0.8 + hypernetwork:0.5 + ~/embeddings/sks.pt" --prompt "[name] on a red background"
-"""
+"""Draw with any base and any stack of artifacts: the command line; `commands.stacks` does the work."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import re
-from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated
 
 import typer
 
-from etude.base.settings import SAMPLERS, Sampling
-from etude.core.errors import ArgumentError, BaseError, FormatError, InputError, ParamsError
+from etude.command_line import name_or_path
 from etude.core.files import REPLACE, refuse_existing
-from etude.core.method import load_method, method_names
-from etude.core.params import Schema, nearest, pick, validate
-from etude.grids import syntax
-from etude.rendering.built import find_path
-from etude.rendering.prompts import NAME, fill
 from tasks.shell import run
-from tasks.shell.console import say
-
-if TYPE_CHECKING:
-    from etude.base.base import Base
-    from etude.core.artifact import Artifact
-
-STACK = "the stack"
-
-
-class Dials(Schema):
-    """What is drawn with where the command line does not say."""
-
-    base: str
-    device: str
-    precision: str
-    sampling: Sampling
-    threads: int
-
-
-class Steering(Schema):
-    """What the file of an aesthetic embedding does not tell: whose CLIP it is of, and how fast texts are turned."""
-
-    clip: str
-    learning_rate: float
-
-
-class Layer(NamedTuple):
-    """One artifact of a stack, and how it is applied."""
-
-    text: str  # as it was asked for
-    artifact: Artifact
-    settings: dict[str, float]
 
 
 def sample(
@@ -68,206 +21,17 @@ def sample(
     size: Annotated[str, typer.Option(help="such as 512x768; else the base's resolution")] = "",
     steps: Annotated[int | None, typer.Option(help="else those of `sampling` in params.yaml")] = None,
     guidance: Annotated[float | None, typer.Option(help="else that of params.yaml")] = None,
-    sampler: Annotated[str, typer.Option(help=f"{', '.join(SAMPLERS)}; else that of params.yaml")] = "",
+    sampler: Annotated[str, typer.Option(help="another than `sampling` in params.yaml names")] = "",
     negative: Annotated[str, typer.Option(help="what to draw away from; else that of params.yaml")] = "",
     replace: Annotated[bool, typer.Option("--replace", help=REPLACE)] = False,
 ) -> None:
     """Draw every prompt with every seed. Nothing existing is overwritten without --replace."""
     refuse_existing(out, replace)
-    dials = pick("params.yaml", Dials)
+    from commands.stacks import draw
+
     given = {"steps": steps, "sampler": sampler or None, "negative": negative or None, "guidance": guidance}
-    sampling = _sampling(dials.sampling, {key: value for key, value in given.items() if value is not None})
-    numbers, sides = _numbers(seeds), _size(size)
-    parts = [split_layer(text) for text in re.split(r"\s+\+\s+", stack.strip()) if text]
-    from etude.base.base import DTYPES
-    from etude.base.loading import load_base
-    from etude.core.randomness import make_deterministic
-
-    make_deterministic(dials.threads)
-    layers = ordered([open_layer(*part) for part in parts])
-    loaded = load_base(base or dials.base, device=dials.device, dtype=DTYPES[dials.precision])
-    name = _name(layers, prompt)
-    texts = [fill(text, name) for text in prompt]
-    with ExitStack() as undo, TemporaryDirectory() as folder:
-        for layer in layers:
-            try:
-                undo.enter_context(_applied(layer, loaded))
-            except (BaseError, FormatError) as error:  # a method knows what it was given, not from which file
-                raise type(error)(f"{layer.text}: {error.place}", error.fault, error.action) from error
-        worded = sampling.model_copy(update={"negative": fill(sampling.negative, name)})
-        paths = _draw(loaded, texts, numbers, worded, sides, Path(folder))
-        _paint(stack, loaded, texts, numbers, worded, paths, out)
-    say(f"{out}: {len(texts)} × {len(numbers)} pictures by {loaded.path}{f' with {stack}' if stack else ''}")
-
-
-def _name(layers: Sequence[Layer], prompts: Sequence[str]) -> str:
-    """What [name] stands for: the word of the first layer that has one; raises InputError where it is asked in vain."""
-    name = next((str(layer.artifact.facts["name"]) for layer in layers if "name" in layer.artifact.facts), "")
-    if not name and any(NAME in text for text in prompts):
-        raise InputError(STACK, "has no word for [name]", "write the prompt without it")
-    return name
-
-
-def split_layer(text: str) -> tuple[str, dict[str, float] | float | None]:
-    """What is applied, and its number (``:0.8``) or numbers (``:strength=0.8,steps=5``); raises InputError."""
-    what, colon, tail = text.rpartition(":")
-    if not colon or "/" in tail:
-        return text, None
-    try:
-        if "=" not in tail:
-            return what, finite(tail)
-        pairs = (item.partition("=") for item in tail.split(","))
-        return what, {key.strip(): finite(value) for key, _, value in pairs}
-    except ValueError:
-        fault = f"`{tail}` after the colon is no number"
-        raise InputError(text, fault, "write name:0.8 or name:setting=0.8") from None
-
-
-def finite(text: str) -> float:
-    """A number; raises ValueError for any other text, nan and inf among them."""
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(text)
-    return number
-
-
-def open_layer(what: str, numbers: dict[str, float] | float | None) -> Layer:
-    """The artifact of a method (``lora``, ``lora@80`` after 80 steps), or in a file; raises what says what is wrong."""
-    from etude.formats.kinds import open_any
-
-    path = find_path(what)
-    artifact = open_any(path, pairs=True)[1]
-    if artifact.method == "aesthetic_gradient" and "projection" not in artifact.tensors:
-        artifact = _steerable(artifact)
-    if artifact.method not in method_names():
-        raise FormatError(path, f"is made by {artifact.method}, which is no method here", "name another")
-    return Layer(what, artifact, _settings(what, artifact.method, numbers))
-
-
-def _steerable(artifact: Artifact) -> Artifact:
-    """An aesthetic embedding of others, which is a tensor and nothing else, with what turning texts to it needs."""
-    from etude.base.vision import text_projection
-
-    own = pick("pipelines/aesthetic_gradient/params.yaml", Steering)
-    facts = artifact.facts | {"clip": own.clip, "learning_rate": own.learning_rate, "negative": False}
-    tensors = {**artifact.tensors, "projection": text_projection(Path(own.clip))}
-    return dataclasses.replace(artifact, tensors=tensors, facts=facts)
-
-
-def _settings(what: str, method: str, numbers: dict[str, float] | float | None) -> dict[str, float]:
-    """Keywords of the method's `apply`."""
-    axes = load_method(method).axes
-    if isinstance(numbers, dict):
-        for name in numbers:
-            if name not in axes:
-                fault = f"{method} has no setting `{name}`{nearest(name, axes)}"
-                raise InputError(what, fault, f"choose among {', '.join(axes) or 'none: it has no settings'}")
-        return {**axes, **numbers}
-    if numbers is None:
-        return dict(axes)
-    if "strength" not in axes:
-        action = f"name one of its settings, as {what}:{next(iter(axes))}=…" if axes else "leave the number out"
-        raise InputError(what, f"{method} has no strength", action)
-    return {**axes, "strength": numbers}
-
-
-def ordered(layers: Sequence[Layer]) -> list[Layer]:
-    """Whole weights first, since what is put on top of them would be lost under them; raises InputError for two."""
-    from etude.formats.kinds import FIRST, WHOLE
-
-    whole = [layer for layer in layers if layer.artifact.method in WHOLE]
-    if len(whole) > 1:
-        both = " and ".join(layer.text for layer in whole[:2])
-        raise InputError(both, "replace the same weights", "merge them first (pipelines/model_merge)")
-    place = {method: number for number, method in enumerate(FIRST)}
-    return sorted(layers, key=lambda layer: place.get(layer.artifact.method, len(FIRST)))
-
-
-def _applied(layer: Layer, base: Base) -> Any:
-    """The method's context; raises BaseError when the artifact is of another family than the base."""
-    method = load_method(layer.artifact.method)
-    family = layer.artifact.facts.get("family", base.family)
-    if base.family not in method.bases or family != base.family:
-        able = family if family != base.family else " or ".join(method.bases)
-        raise BaseError(base.path, f"is {base.family}, {layer.text} is made for {able}", "choose another --base")
-    return method.apply(layer.artifact, base, **layer.settings)
-
-
-def _sampling(usual: Sampling, given: dict[str, Any]) -> Sampling:
-    """How it is drawn, with what the command line says; raises ArgumentError."""
-    try:
-        return validate(usual.model_dump() | given, Sampling, "command line")
-    except ParamsError as error:
-        raise ArgumentError("command line", error.fault, "see --help") from None
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        numbers = list(dict.fromkeys(syntax.integers(text)))
-    except ValueError as error:
-        raise ArgumentError("--seeds", str(error), "write 0-3 or 1,5") from None
-    if min(numbers) < 0:
-        raise ArgumentError("--seeds", f"{min(numbers)} is no seed", "write numbers from 0 on, such as 0-3 or 1,5")
-    return numbers
-
-
-def _size(text: str) -> tuple[int, int] | None:
-    from etude.grids.axes import size
-
-    try:
-        return size(text) if text else None
-    except ParamsError as error:  # a grid's sizes stand in params.yaml, this one does not
-        raise ArgumentError("--size", error.fault, error.action) from None
-
-
-def _draw(
-    base: Base, texts: list[str], seeds: list[int], sampling: Sampling, size: tuple[int, int] | None, folder: Path
-) -> dict[tuple[int, int, int], Path]:
-    """One file for each place in the picture: (column of a seed, row of a prompt, 0)."""
-    from PIL import Image
-
-    from etude.diffusion.sample import generate
-
-    width, height = size or (base.resolution, base.resolution)
-    paths = {}
-    for row, text in enumerate(texts):
-        asked = sampling.model_dump()
-        pictures = generate(base, [text] * len(seeds), seeds=seeds, width=width, height=height, **asked)
-        for column, pixels in enumerate(pictures.cpu().numpy()):
-            paths[column, row, 0] = folder / f"{row}-{column}.png"
-            Image.fromarray(pixels).save(paths[column, row, 0])
-    return paths
-
-
-def _paint(
-    stack: str,
-    base: Base,
-    texts: list[str],
-    seeds: list[int],
-    sampling: Sampling,
-    paths: dict[tuple[int, int, int], Path],
-    out: Path,
-) -> None:
-    from PIL import Image
-
-    from etude.core.files import atomic_path
-    from etude.grids.drawing import paint
-    from etude.grids.layout import Label, Layout, Sheet
-
-    with Image.open(paths[0, 0, 0]) as first:
-        cell = first.size
-    drawn = f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance:g}"
-    told = [
-        *([stack] if stack else []),
-        f"base {base.path.as_posix()}",
-        drawn,
-    ]  # these lines are wrapped, a title is not
-    told += [f"negative: {sampling.negative}"] if sampling.negative else []
-    rows, columns = [Label(text) for text in texts], [Label(f"seed {seed}") for seed in seeds]
-    title = "a stack of artifacts" if stack else "untouched base"
-    sheet = Sheet(title, " · ".join(told), columns, rows, [Label("")], cell)
-    with atomic_path(out) as temporary:
-        paint(Layout(sheet), paths).save(temporary, format="PNG")
+    chosen = {key: value for key, value in given.items() if value is not None}
+    draw(stack, prompt, seeds, size, name_or_path(base) if base else "", out, chosen)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from commands.base import base, kind_of, note_origin
+from commands.base import base
 from commands.check import check
 from commands.hub import needed
+from commands.models import kind_of, note_origin
 from etude.base.loading import load_base
 from etude.core.errors import ArgumentError, BaseError, ConflictError, InputError
 from etude.core.files import sha256_tree
@@ -68,7 +69,7 @@ def test_a_folder_is_copied_checked_and_tracked(tiny_base: Path, repository: Pat
 
 
 def test_a_single_file_comes_with_the_configuration_beside_it(tmp_path: Path, repository: Path) -> None:
-    from tests.etude.diffusion.test_base import configuration_beside
+    from tests.etude.base.test_base import configuration_beside
 
     from tests.etude.base.ldm import to_ldm
     from tests.tiny import build_tiny
@@ -163,7 +164,7 @@ def test_a_path_that_is_not_there_is_said_to_be_missing_and_no_hub_is_asked(proj
 
 def single_file(folder: Path, tiny_base: Path) -> Path:
     """SD 1.5's names in one file, with its configuration beside it."""
-    from tests.etude.diffusion.test_base import configuration_beside
+    from tests.etude.base.test_base import configuration_beside
 
     from tests.etude.base.ldm import to_ldm
 
@@ -278,7 +279,7 @@ def photos_project(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path
     preset = subprocess.run(
         [sys.executable, "-m", "commands.preset", "sd15"], cwd=folder, check=True, capture_output=True
     )
-    assert b"make base" in preset.stdout
+    assert b"etude base" in preset.stdout
     return folder
 
 
@@ -304,7 +305,7 @@ def test_one_command_fetches_what_the_chosen_methods_read_and_nothing_else(
         check()
     told = str(lacking.value).splitlines()
     assert [line.split()[0] for line in told] == ["models/sd15", "models/clip-vit-large-patch14"]
-    assert all(line.endswith("is missing. Next: `make base` fetches it.") for line in told)
+    assert all(line.endswith("is missing. Next: `etude base` fetches it.") for line in told)
 
     base()
     told = capsys.readouterr().out.splitlines()
@@ -326,7 +327,7 @@ def test_one_command_fetches_what_the_chosen_methods_read_and_nothing_else(
     told = str(lacking.value).splitlines()
     assert told[0].startswith("models/sd21-unclip (pipelines/clip_inversion/params.yaml: base): is missing")
     assert told[1].split(". ")[0].strip() == "data/samples/style (params.yaml: sets.style): is missing"
-    assert "make images FROM=… SET=style" in told[1]
+    assert "etude images --from … --set style" in told[1]
     assert len(told) == 2
 
 
@@ -338,7 +339,7 @@ def test_dvc_repro_says_what_is_missing_before_it_ends_at_it(on_photos: tuple[Pa
         command, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
     )
     assert ran.returncode
-    told, last = ran.stderr.index("models/sd15 (params.yaml: base): is missing. Next: `make base`"), "[Errno 2]"
+    told, last = ran.stderr.index("models/sd15 (params.yaml: base): is missing. Next: `etude base`"), "[Errno 2]"
     assert told < ran.stderr.index(last)
 
 

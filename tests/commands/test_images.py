@@ -125,7 +125,7 @@ def test_chosen_methods_speak_of_what_is_learned_and_of_nothing_else_any_more(
     assert check(Path()).sets["mydog"] == "data/raw/mydog"
     assert "params.yaml: methods: [lora, textual_inversion] → " in told.out
     assert "the base is models/miniature, which draws emoji alone" in told.err
-    assert "make preset NAME=sd15" in told.out
+    assert "etude preset sd15" in told.out
 
 
 def test_the_class_stays_when_the_preset_changes_and_prompts_suit_the_base(
@@ -137,13 +137,13 @@ def test_the_class_stays_when_the_preset_changes_and_prompts_suit_the_base(
     assert own("dreambooth")["class_images"]["prompts"] == ["a photo of an owl"]
     assert own("custom_diffusion")["class_images"]["prompts"] == ["a photo of an owl"]
     assert read_yaml("params.yaml")["prompts"]["mydog"][0] == "a photo of [name]"
-    assert "make base" in capsys.readouterr().out
+    assert "etude base" in capsys.readouterr().out
     bring(photos, "mydog", "dreambooth", word="rex", kind="dog")
     told = capsys.readouterr()
     assert own("dreambooth")["class_images"]["prompts"] == ["a photo of a dog"]
     assert own("dreambooth")["preview"]["prompt"] == "a photo of [name]"
     assert "emoji" not in told.err
-    assert "next: make base, then dvc repro" in told.out
+    assert "next: etude base, then dvc repro" in told.out
     bring(photos, "mydog", "dreambooth", "custom_diffusion", word="rex", kind="owl")
     preset("miniature")
     assert {path: read_yaml(path) for path in texts()} == before
@@ -267,10 +267,10 @@ def test_make_takes_what_is_typed_as_it_is(photos: Path) -> None:
 def test_the_next_line_can_be_typed_as_it_is_printed(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hostile = photos.rename(photos.with_name("Tom & Jerry's `touch pwned` $(touch pwned) $HOME"))
     bring(hostile)
-    line = next(text for text in capsys.readouterr().out.splitlines() if text.startswith("next: make images"))
+    line = next(text for text in capsys.readouterr().out.splitlines() if text.startswith("next: etude images"))
     typed = line.removeprefix("next: ").rpartition(" (")[0]
     shown = subprocess.run(["bash", "-c", f"printf '%s\\n' {typed}"], capture_output=True, text=True, check=True).stdout
-    assert f"FROM={hostile}" in shown.splitlines()
+    assert str(hostile) in shown.splitlines()
     assert not Path("pwned").exists()
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from commands.merge_concepts import merge_concepts, read_captions
+from commands.concepts import read_captions
+from commands.merge_concepts import merge_concepts
 from etude.base.loading import load_base
 from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact

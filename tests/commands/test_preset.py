@@ -39,7 +39,7 @@ def test_a_preset_fits_together_and_the_way_back_restores_every_byte(copy: Path,
     result = preset(copy, name)
     assert result.returncode == 0, result.stderr
     assert check(copy).base == f"models/{name}"
-    assert "next: make base (python -m commands.base), which fetches " in result.stdout
+    assert "next: etude base, which fetches " in result.stdout
     assert f" models/{name} " in result.stdout
     changed = texts(copy)
     assert {line.split("#")[1] for t in before.values() for line in t.splitlines() if "#" in line} == {

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from commands.sample import Layer, open_layer, ordered, sample, split_layer
+from commands.sample import sample
+from commands.stacks import Layer, open_layer, ordered, split_layer
 from etude.base.loading import load_base
 from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from commands.preset import rewrite
+from commands.rewriting import rewrite
 from etude.core.errors import ParamsError
 from etude.core.method import load_method, method_names
 from etude.core.params import Schema

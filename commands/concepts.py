@@ -1,0 +1,42 @@
+"""Merge concepts that Custom Diffusion learned apart into one artifact, in closed form and without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from etude.core.errors import InputError
+from etude.core.params import Schema, pick
+from tasks.shell.console import say
+
+
+class Dials(Schema):
+    """The parts of params.yaml that this command reads."""
+
+    base: str
+    device: str
+    threads: int
+
+
+def merge_files(captions: Path, out: Path, made: Sequence[Path]) -> None:
+    """Write one artifact from several; the model goes on drawing the texts of the file ``captions`` as before."""
+    dials, texts = pick("params.yaml", Dials), read_captions(captions)
+    from etude.base.loading import load_base
+    from etude.core import artifact as artifacts
+    from etude.core.randomness import make_deterministic
+    from pipelines.custom_diffusion.method.merge import merge
+
+    make_deterministic(dials.threads)
+    base = load_base(dials.base, device=dials.device, parts=("unet", "text"))
+    merged = merge(base, [artifacts.load(path) for path in made], texts)
+    artifacts.save(merged, out)
+    say(f"{out}: {', '.join(merged.facts['words'])}")
+
+
+def read_captions(path: Path) -> list[str]:
+    """The lines of a text file that say something; raises InputError when it is missing or no text."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(path, f"cannot be read ({error})", "name a text file in UTF-8, a caption a line") from error
+    return [line.strip() for line in lines if line.strip()]

@@ -1,0 +1,229 @@
+"""Bring base models, and the CLIP that evaluation looks with, into the repository, where DVC tracks them.
+
+What the chosen methods need and is not here comes from where the presets say; another model from a hub at a commit, or
+from a folder or file on this machine. A base outside the repository could change unseen, and a past experiment without
+its base cannot be reproduced.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path, PurePosixPath
+from tempfile import mkdtemp
+
+from ruamel.yaml import YAML
+
+from commands import hub
+from commands.tracking import restore, track
+from etude import sources
+from etude.base.checkpoint import SUFFIXES, refuse_pointer
+from etude.base.family import read_config, recognise, weight_files
+from etude.core.errors import ArgumentError, BaseError, ConflictError
+from etude.core.params import read_yaml
+from etude.project import Project, check
+from etude.watch.locks import locked, one_at_a_time
+from tasks.shell.console import say
+
+PATHLIKE = re.compile(r"[./~\\]|[A-Za-z]:[\\/]")  # how paths begin, and no hub id
+
+
+def bring(source: str, to: Path, revision: str, half: bool) -> None:
+    """Bring one model to TO: a copy of what is here, or what a hub has at a commit. Raises an EtudeError."""
+    local = Path(source).expanduser()
+    if PurePosixPath(source).suffix in SUFFIXES and to.suffix != local.suffix:
+        to = to.with_name(to.name + local.suffix)
+    _refuse_existing(to)
+    if is_path(source):
+        if revision:
+            raise ArgumentError("--revision", f"is of a hub, and {source} is a path here", "leave it out")
+        tracked = copy(local, to, half)
+    else:
+        snapshot = hub.look(source, revision, half)
+        hub.tell({to: snapshot})
+        tracked = fetch(snapshot, to, sources.Origin(source, revision, half))
+    say(f"next: git add {shlex.join(f'{path}.dvc' for path in tracked)}, and name it in params.yaml: `base: {to}`")
+
+
+def fetch_missing() -> None:
+    """Fetch every model that the chosen methods read, that is not here, and whose origin is known."""
+    project = check(Path())
+    for each in sources.missing(Path(), project):
+        if Path(f"{each.path}.dvc").exists() and restore(Path(each.path)):
+            say(f"{each.path}: restored from DVC's cache")
+    lacking = sources.missing(Path(), project)
+    origins = {Path(each.path): known for each in lacking if (known := sources.origin(each.path))}
+    wanted = {to: hub.look(known.source, known.revision, known.half) for to, known in origins.items()}
+    if wanted:
+        hub.tell(wanted)
+    tracked = [path for to, snapshot in wanted.items() for path in fetch(snapshot, to, origins[to])]
+    tracked += _track_others(project)
+    if tracked:
+        say(f"to keep it: git add {shlex.join(f'{path}.dvc' for path in tracked)} models/.gitignore && git commit")
+    if still := sources.missing(Path(), project):
+        raise sources.MissingError(still)
+    say("all that the chosen methods read is here. Next: dvc repro")
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Bring models while nobody else does here: two would write the same files."""
+    hub.WAITING.mkdir(parents=True, exist_ok=True)
+    path = hub.WAITING / "lock"
+    with open(path, "a", encoding="utf-8") as file:
+        free = locked(file.fileno())
+        if not free:
+            say("models are being fetched here already: waiting for that")
+        with nullcontext() if free else one_at_a_time(path):
+            yield
+
+
+def _track_others(project: Project) -> list[Path]:
+    """Models that a preset names and that came by another way, or whose tracking was interrupted."""
+    here = [Path(each.path) for each in sources.sources(Path(), project) if sources.origin(each.path)]
+    left = [path for path in here if path.exists() and not Path(f"{path}.dvc").exists()]
+    return [tracked for path in left for tracked in _track(path, kind_of(path))]
+
+
+def is_path(source: str) -> bool:
+    """Whether --from names a file or folder here, which need not exist; else it is a hub id. Raises BaseError."""
+    local = Path(source).expanduser()
+    if local.exists():
+        return True
+    first, *others = PurePosixPath(source).parts or ("",)
+    single = PurePosixPath(source).suffix in SUFFIXES and len(others) < 2  # of a hub: owner/name/file
+    if PATHLIKE.match(source) or single or (others and Path(first).is_dir()):
+        raise BaseError(source, "is missing: there is no such file or folder", "correct --from")
+    return False
+
+
+def kind_of(path: Path) -> str:
+    """``sd1``, ``sd2``, ``sdxl`` or ``clip``: what it is, found by opening it as every task does. Raises BaseError."""
+    config = path / "config.json"
+    if config.is_file() and read_config(config).get("model_type") == "clip":
+        _open_clip(path)
+        return "clip"
+    family = recognise(path)
+    from etude.base.base import DTYPES
+    from etude.base.digest import PARTS
+    from etude.base.loading import load_base
+
+    for part in PARTS:  # one at a time, in half precision: it fits into little memory
+        load_base(path, dtype=DTYPES["bf16"], parts=(part,))
+    return family
+
+
+def _open_clip(path: Path) -> None:
+    weights = weight_files(path)[0]
+    wanted = ("preprocessor_config.json", "vocab.json", "merges.txt")
+    missing = [name for name in wanted if not (path / name).exists()] + ([] if weights else ["model.safetensors"])
+    if missing:
+        raise BaseError(path, f"is a CLIP that lacks {', '.join(missing)}", "fetch it again, whole")
+    for file in weights:
+        refuse_pointer(file)
+    from etude.captions.clip import Clip
+
+    try:
+        Clip(path, "cpu")
+    except BaseError as error:
+        raise BaseError(path, error.fault, "fetch it again, whole") from error
+
+
+def copy(source: Path, to: Path, half: bool = False) -> list[Path]:
+    """Copy a file (with the ``.config`` folder beside it), or what is needed of a folder; what DVC tracks now."""
+    recognised = kind_of(source) if source.is_file() else ""  # a folder may hold more than what is copied
+    with _draft(to) as draft:
+        if source.is_file():
+            shutil.copyfile(source, draft)
+            if source.with_suffix(".config").is_dir():
+                shutil.copytree(source.with_suffix(".config"), draft.with_suffix(".config"))
+        else:
+            present = (file.relative_to(source).as_posix() for file in source.rglob("*") if file.is_file())
+            for name in hub.needed(present, half):
+                (draft / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name, draft / name)
+        kind = recognised or _checked(draft, str(source))
+    return _track(to, kind)
+
+
+def fetch(snapshot: hub.Snapshot, to: Path, origin: sources.Origin) -> list[Path]:
+    """Download a model, check it and let DVC track it; what DVC tracks newly, which is nothing if it did before."""
+    folder = hub.download(snapshot)
+    brought = folder / snapshot.files[0].name if to.suffix in SUFFIXES else folder
+    try:
+        kind = _checked(brought, snapshot.shown)
+    except BaseError:
+        shutil.rmtree(folder)  # it is whole, and of no use
+        raise
+    to.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(brought, to)
+    shutil.rmtree(folder, ignore_errors=True)
+    recorded = Path(f"{to}.dvc")
+    before = recorded.read_text(encoding="utf-8") if recorded.exists() else ""
+    tracked = _track(to, kind)
+    if not before:
+        note_origin(recorded, origin)
+        return tracked
+    same = read_yaml(recorded)["outs"] == YAML(typ="safe", pure=True).load(before)["outs"]
+    recorded.write_text(before, encoding="utf-8")
+    if not same:
+        shutil.rmtree(to) if to.is_dir() else to.unlink()
+        action = f"restore it from where it was tracked, or `dvc remove {shlex.quote(str(recorded))}` and fetch anew"
+        raise BaseError(snapshot.shown, f"is not what {recorded} records", action)
+    return []
+
+
+def note_origin(dvc_file: Path, origin: sources.Origin) -> None:
+    """Write into a ``.dvc`` file where its content came from; DVC keeps ``meta`` and reads nothing in it."""
+    half = "  half: true\n" if origin.half else ""
+    with open(dvc_file, "a", encoding="utf-8") as file:  # quoted: 123e456… is a number in YAML
+        file.write(f'meta:\n  from: "{origin.source}"\n  revision: "{origin.revision}"\n{half}')
+
+
+def _track(to: Path, kind: str) -> list[Path]:
+    """Let DVC track a model and, of a single file, the configuration beside it."""
+    tracked = [path for path in (to, to.with_suffix(".config")) if path.exists()]
+    track(tracked, f"mend that, then run `dvc add {shlex.join(map(str, tracked))}`")
+    say(f"{to}: {kind}, tracked by DVC")
+    return tracked
+
+
+def _checked(brought: Path, source: str) -> str:
+    """The kind of what was brought; a fault names the source, not the place that it is about to leave."""
+    beside = str(brought.with_suffix(".config"))
+    try:
+        return kind_of(brought)
+    except BaseError as error:
+        told = f"{brought.name} to a folder of yours, put the configuration beside it as {Path(beside).name}"
+        action = f"download {told}, and bring that file with --from" if beside in error.action else error.action
+        raise BaseError(source, error.fault, action) from error
+
+
+def _refuse_existing(to: Path) -> None:
+    inside = Path.cwd().resolve() in to.resolve().parents
+    if not inside:
+        raise BaseError(to, "is outside the repository", "choose a path below models/")
+    for path in (to, Path(f"{to}.dvc"), to.with_suffix(".config")):
+        if path.exists():
+            raise ConflictError(
+                path,
+                "is there already",
+                f"choose another --to, or `dvc remove {shlex.quote(f'{to}.dvc')}` and delete it",
+            )
+
+
+@contextmanager
+def _draft(to: Path) -> Iterator[Path]:
+    """A path beside ``to`` that becomes it at the end, with the ``.config`` folder beside it; gone on an error."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(mkdtemp(dir=to.parent, prefix=f".{to.stem}-"))
+    try:
+        yield folder / to.name
+        for path in sorted(folder.iterdir()):
+            os.replace(path, to.parent / path.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,116 @@
+"""Bring pictures into the project: copy them to ``data/raw/<set>``, let DVC track them and methods learn from them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from commands.pointing import MINIATURE, add_set, draws_photos, point, refuse, wordless
+from commands.rewriting import drafts
+from commands.tracking import track
+from etude import sources
+from etude.core.errors import ConflictError, InputError
+from etude.core.files import replace_folder, sha256_file
+from etude.core.params import read_yaml
+from etude.project import RESERVED, Project, check
+from tasks.shell.console import progress, say, warn
+
+RAW = Path("data/raw")
+SHOWN = 5
+
+
+def bring(source: Path, name: str, methods: Sequence[str], word: str, kind: str, replace: bool) -> None:
+    """Copy the pictures of a folder to the image set ``name``; ``methods`` learn ``word``, a ``kind``, from it.
+
+    Raises an EtudeError, before anything is copied or changed.
+    """
+    source, target, chosen = source.expanduser(), RAW / name, list(dict.fromkeys(methods))
+    _check_name(name, target)
+    refuse(chosen, word, kind)
+    files = _chosen(source, target)
+    _refuse_overwriting(source, files, target, replace)
+    with drafts() as draft:
+        add_set(draft, name, target)
+        changes = point(draft, chosen, name, word, kind) if chosen else []
+        project = check(draft)  # nothing is copied or changed unless all of it fits together
+        silent = wordless(draft, chosen)
+        if source.resolve() != target.resolve():
+            with replace_folder(target) as out:
+                for file in progress(files, f"{name}: copy"):
+                    (out / file).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(source / file, out / file)
+        track([target], "mend that and run this again")
+    texts = sum(file.endswith(".txt") for file in files)
+    say(f"{len(files) - texts} pictures and {texts} texts are in {target}, tracked by {target}.dvc; set `{name}`")
+    for change in changes:
+        say(change)
+    if silent:
+        warn(f"{' and '.join(silent)} leave [name] out of prompts: see `prompts.{name}` in params.yaml")
+    _tell_next(project, chosen, f"--from {shlex.quote(str(source))} --set {name}")
+    own = [f"pipelines/{method}/params.yaml" for method in chosen]
+    say(f"to keep it: git add {' '.join([f'{target}.dvc', f'{RAW}/.gitignore', 'params.yaml', *own])} && git commit")
+
+
+def _tell_next(project: Project, methods: list[str], asked: str) -> None:
+    """What comes next: a method, a base that can draw photos, models that are missing, or the run."""
+    if not methods:
+        say(f"next: etude images {asked} --name word --class dog --method lora (or another method, or several)")
+    elif not draws_photos(project.base):
+        warn(f"the base is {MINIATURE}, which draws emoji alone: PHOTOS LEARNED ON IT BECOME MUD")
+        say("next, for photos: etude preset sd15, then etude base, then dvc repro; for emoji: dvc repro")
+    elif sources.missing(Path(), project):
+        say("next: etude base, then dvc repro")
+    else:
+        say("next: dvc repro")
+
+
+def _check_name(name: str, target: Path) -> None:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or YAML(typ="safe", pure=True).load(name) != name:
+        raise InputError(name, "is no name for an image set", "use small letters, digits and _, a letter first")
+    sets = read_yaml("params.yaml")["sets"]
+    if name in RESERVED or sets.get(name, str(target)) != str(target):
+        taken = sets.get(name, f"data/{name}, which has another use")
+        raise ConflictError(name, f"this name stands for {taken}", "choose another --set")
+
+
+def _chosen(source: Path, target: Path) -> list[str]:
+    """The pictures below ``source``, by their content, with masks and texts beside them, as sorted relative names."""
+    from etude.captions.beside import other_captions
+    from etude.images.decode import fault_of
+    from etude.images.folder import list_files, list_pictures
+
+    if target.resolve() != source.resolve() and target.resolve().is_relative_to(source.resolve()):
+        raise InputError(source, f"holds {target} itself", "choose the folder with the pictures alone")
+    masks = list_pictures(source)
+    faults = {file: fault_of(source / file) for file in masks}
+    pictures = [file for file, fault in faults.items() if fault is None]
+    others = [f"{file} ({fault})" for file, fault in faults.items() if fault]
+    if others:
+        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+        warn(f"{len(others)} files are not copied: {'; '.join(others[:SHOWN])}{more}")
+    for suffix, count in sorted(other_captions(source, pictures).items()):
+        warn(f"{count} pictures have a {suffix} file and no .txt: it is not copied. Next: rename them to .txt")
+    if not pictures:
+        raise InputError(source, "holds no pictures", "name a folder with pictures (PNG, JPEG, WebP, …)")
+    stems = {Path(file).with_suffix("") for file in pictures}
+    texts = [file for file in list_files(source) if file.endswith(".txt") and Path(file).with_suffix("") in stems]
+    return sorted({*pictures, *texts, *(mask for file in pictures if (mask := masks[file]))})
+
+
+def _refuse_overwriting(source: Path, files: list[str], target: Path, replace: bool) -> None:
+    """Equal pictures may come in again; others take their place only on request."""
+    from etude.images.folder import list_files
+
+    if replace or not target.exists():
+        return
+    there = set(list_files(target))
+    changed = sum(sha256_file(source / file) != sha256_file(target / file) for file in there & set(files))
+    if there != set(files) or changed:
+        new, gone = len(set(files) - there), len(there - set(files))
+        fault = f"holds other files: {new} would come, {gone} would go, {changed} would change"
+        raise ConflictError(target, fault, "choose another --set, or run `etude images` with --replace")
