@@ -29,11 +29,14 @@ setup: $(BIN)/.installed $(EXTRAS:%=$(BIN)/.installed-%) ## make .venv, install 
 
 PIP_INSTALL = $(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements.lock
 
-$(BIN)/.installed: requirements.lock
+# What is installed of Étude itself is the command `etude` alone: see commands/etude_launcher.py.
+$(BIN)/.installed: requirements.lock commands/etude_launcher.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || \
 		{ echo "Python 3.11 to 3.14 is needed; name one with PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(PIP_INSTALL)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation .
+	@rm -rf build commands/etude.egg-info
 	@touch $@
 
 $(BIN)/.installed-%: requirements-%.lock $(BIN)/.installed
@@ -45,7 +48,7 @@ repository:
 		echo "  git init && git add -A && git commit -m start      and then this again; or work in a clone"; exit 1; }
 
 demo: repository setup ## the chosen methods on the shipped sample set, from pictures to a report
-	$(RUN) python -m commands.check
+	$(RUN) etude check
 	$(RUN) dvc repro
 	@echo
 	@echo "Open in a browser:  artifacts/report/index.html"
@@ -80,14 +83,14 @@ export FROM SET NAME CLASS METHOD
 images: repository setup ## bring pictures in: make images FROM=~/photos SET=mydog NAME=rex CLASS=dog METHOD="lora dreambooth"
 	@test -n "$$FROM" -a -n "$$SET" || { echo 'usage: make images FROM=~/photos SET=mydog [NAME=rex CLASS=dog METHOD="lora"]'; exit 2; }
 	@set -f; for method in $$METHOD; do set -- "$$@" --method "$$method"; done; \
-		$(RUN) python -m commands.images --from "$$FROM" --set "$$SET" --name "$$NAME" --class "$$CLASS" "$$@"
+		$(RUN) etude images --from "$$FROM" --set "$$SET" --name "$$NAME" --class "$$CLASS" "$$@"
 
 preset: repository setup ## settings for another base: make preset NAME=sd15 (miniature, sd15, sd21, sdxl)
 	@test -n "$$NAME" || { echo "usage: make preset NAME=sd15"; exit 2; }
-	$(RUN) python -m commands.preset "$$NAME"
+	$(RUN) etude preset "$$NAME"
 
 base: repository setup ## fetch the models that the chosen methods read and that are not here; sizes are told first
-	$(RUN) python -m commands.base
+	$(RUN) etude base
 
 miniature: setup ## build the embedded base model again (hours on a CPU)
 	cd miniature && PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
@@ -105,14 +108,14 @@ miniature-card: setup ## write the card of models/miniature, with what was measu
 	$(RUN) python -m miniature.card
 
 schemas: setup ## write the JSON Schemas of the params files, for editors
-	$(RUN) python -m commands.schemas
-	$(RUN) python -m flows.settings
+	$(RUN) etude schemas
+	$(RUN) etude settings
 
 test-params: setup ## after a change of shipped parameters: tests/params, which tests run with, holds them too
 	$(BIN)/python -m tests.shipped
 
 evidence: setup ## what the notes claim against what is measured (hours) [ONLY=hypernetwork SEEDS=1 JOBS=2 DRY=1]
-	$(RUN) python -m evidence.run $(if $(ONLY),--only "$(ONLY)") $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) $(if $(DRY),--dry)
+	$(RUN) etude evidence $(if $(ONLY),--only "$(ONLY)") $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) $(if $(DRY),--dry)
 
 # One resolution for all platforms and Pythons (README names them) and for all extras together, so that any of them can be
 # installed beside any other. What is pinned stays pinned, unless pyproject.toml forbids it or UPGRADE is given.

@@ -39,7 +39,7 @@ flow(lambda: None, name="nothing")()
 
 
 def main(
-    targets: Annotated[list[str] | None, typer.Argument(help="As of `python -m flows.run`.")] = None,
+    targets: Annotated[list[str] | None, typer.Argument(help="As of `etude run`.")] = None,
     jobs: Annotated[int, typer.Option(min=2, help="Stages at once.")] = 2,
     rounds: Annotated[int, typer.Option(min=1, help="Clones of each way.")] = 3,
 ) -> None:

@@ -105,7 +105,7 @@ def _set_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
     """A method learns from sets that there are."""
     for name in sorted(set(params.image_sets()) - set(project.sets)):
         fault = f"there is no image set `{name}`{nearest(name, project.sets)}"
-        yield fault, "correct it, or bring the pictures in with `make images`"
+        yield fault, "correct it, or bring the pictures in with `etude images`"
 
 
 def _run_faults(params: MethodParams, project: Project) -> Iterator[Fault]:

@@ -84,15 +84,13 @@ def lacking(project: Project) -> list[str]:
 def _fault(source: Source) -> str:
     tracked, known = Path(f"{source.path}.dvc").exists(), origin(source.path)
     fault = "is tracked by DVC, but its content is not here" if tracked else "is missing"
-    actions = ["`make base` fetches it"] if known else []
+    actions = ["`etude base` fetches it"] if known else []
     if tracked:
         actions.append(f"`dvc pull {source.path}` brings it from your DVC remote")
     elif source.set:
-        actions.append(f"bring the pictures in with `make images FROM=… SET={source.set}`, or correct `sets`")
+        actions.append(f"bring the pictures in with `etude images --from … --set {source.set}`, or correct `sets`")
     elif not known:
-        actions.append(
-            f"bring it with `python -m commands.base --from … --to {source.path}`, or correct that parameter"
-        )
+        actions.append(f"bring it with `etude base --from … --to {source.path}`, or correct that parameter")
     return f"{fault}. Next: {'; or '.join(actions)}."
 
 

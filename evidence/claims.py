@@ -79,7 +79,7 @@ class Size(Schema):
     says: str = Field(min_length=1)
     source: str
     reading: str = Field(min_length=1)
-    size: str = Field(description="a name that `python -m commands.sizes` knows")
+    size: str = Field(description="a name that `etude sizes` knows")
     least: float | None = Field(default=None, description="bytes")
     most: float | None = Field(default=None, description="bytes")
     like: str | None = Field(default=None, description="another size, of which it is to be within 5 %")

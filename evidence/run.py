@@ -1,4 +1,4 @@
-"""Measure what the founding notes claim: `python -m evidence.run`. Hours for all of it; parts with --only."""
+"""Measure what the founding notes claim: `etude evidence`. Hours for all of it; parts with --only."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def count_sizes(root: Path, evidence: Evidence) -> dict[str, int]:
         for size in claim.names():
             if size not in known:
                 fault = f"sizes.{name}: there is no size `{size}`{nearest(size, known)}"
-                raise ParamsError(claims.FILE, fault, "name one that `python -m commands.sizes` counts")
+                raise ParamsError(claims.FILE, fault, "name one that `etude sizes` counts")
     return known
 
 

@@ -49,9 +49,7 @@ LIVING = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
 def carry_out(commit: str, target: str) -> State[Any]:
     """On a worker: bring one stage of a commit up to date and push it. The state's message is the outcome or fault."""
     if CLONE not in os.environ:
-        return Failed(
-            message=f"the worker on {os.uname().nodename} has no clone: start it with `python -m flows.worker`"
-        )
+        return Failed(message=f"the worker on {os.uname().nodename} has no clone: start it with `etude worker`")
     clone, jobs = Path(os.environ[CLONE]), int(os.environ[JOBS])
     gpus = [device for device in os.environ[GPUS].split(",") if device]
     try:

@@ -138,7 +138,7 @@ def _refuse_missing(known: Iterable[DvcStage], wanted: Iterable[DvcStage]) -> No
     if missing:
         shown = ", ".join(missing)
         fault = "is missing, and no stage makes it" if len(missing) == 1 else "are missing, and no stage makes them"
-        raise InputError(shown, fault, "`python -m commands.check` says which parameters name it, and what brings it")
+        raise InputError(shown, fault, "`etude check` says which parameters name it, and what brings it")
 
 
 def pending(stages: Sequence[Stage]) -> dict[Stage, tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Run what a past revision ran, elsewhere, and say whether it makes the same: `python -m flows.reproduce v1`."""
+"""Run what a past revision ran, elsewhere, and say whether it makes the same: `etude reproduce v1`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flows.terminal import conclude, cores, devices, end_of, find_root, told_in_
 
 def main(
     revision: Annotated[str, typer.Argument(help="A commit, tag or branch, or the name of a DVC experiment.")],
-    targets: Annotated[list[str] | None, typer.Argument(help="As in `python -m flows.run`.")] = None,
+    targets: Annotated[list[str] | None, typer.Argument(help="As in `etude run`.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Stages at once.", show_default="one a core")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to hand out.", show_default="all there are")] = None,
     force: Annotated[bool, typer.Option("--force", help="Compute everything again, with an empty run-cache.")] = False,

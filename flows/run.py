@@ -1,4 +1,4 @@
-"""Run the graph of stages: `python -m flows.run [targets]`."""
+"""Run the graph of stages: `etude run [targets]`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run flows when it is time for them: `python -m flows.serve`. The times stand in flows/params.yaml."""
+"""Run flows when it is time for them: `etude serve`. The times stand in flows/params.yaml."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import typer
 
 from etude.command_line import command_line
 from etude.core.errors import InputError
-from flows import settings
 from flows.terminal import find_root, leave, say, told_in_short
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
+
+    from flows.settings import Settings
 
 CODE = Path(__file__).parent.parent
 
@@ -30,18 +31,20 @@ def main(
 
     Stays until Ctrl-C. Times and time zone stand in flows/params.yaml.
     """
+    from flows import settings
+
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what runs in the background deaf to it
     with told_in_short("stopped"):
         root = find_root(Path.cwd())
         serve(root, settings.load(root), now or ())
 
 
-def serve(root: Path, given: settings.Settings, now: Sequence[str] = ()) -> None:
+def serve(root: Path, given: Settings, now: Sequence[str] = ()) -> None:
     """Serve the deployments from this repository's Prefect server, or the one that PREFECT_API_URL names.
 
     Raises InputError where that server is gone.
     """
-    from flows import server
+    from flows import server, settings
 
     own = "PREFECT_API_URL" not in os.environ
     ready = server.connect(root)

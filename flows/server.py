@@ -3,7 +3,7 @@
 Lock files in PREFECT_HOME say who is there. The kernel drops a lock with the last process that holds it, and a copy of
 the folder has locks of its own: no kill, no power cut and no copied checkout leaves a wrong answer behind.
 
-- `users.lock` is shared by every user (a flow, or `python -m flows.server` in a terminal). The server leaves when it
+- `users.lock` is shared by every user (a flow, or `etude server` in a terminal). The server leaves when it
   gets it for itself.
 - `server.lock` is held by the server while it lives. `server.txt` says where it is, and the word that it answers with:
   whoever answers with another is another checkout's, or another user's.
@@ -16,7 +16,6 @@ The repository's own server also shows its pages, under /artifacts, and pictures
 from __future__ import annotations
 
 import atexit
-import fcntl
 import os
 import signal
 import socket
@@ -39,6 +38,9 @@ from etude.core.errors import InputError
 from etude.watch.locks import locked
 from flows.process import POLL
 from flows.terminal import find_root, told_in_short
+
+if sys.platform != "win32":  # where no flow runs: flows.terminal refuses it
+    import fcntl
 
 PORT = 4200  # Prefect's own; another one where it is taken
 PATIENCE = 300.0  # seconds: the first start of all makes the database, and machines are busy

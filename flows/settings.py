@@ -1,6 +1,6 @@
 """The schema of flows/params.yaml: when flows run by themselves.
 
-`python -m flows.settings` writes it as JSON Schema, so that editors complete and check that file.
+`etude settings` writes it as JSON Schema, so that editors complete and check that file.
 """
 
 from __future__ import annotations

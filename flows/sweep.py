@@ -1,4 +1,4 @@
-"""Try parameter values side by side: `python -m flows.sweep -S pipelines/lora/params.yaml:rank=4,8`."""
+"""Try parameter values side by side: `etude sweep -S pipelines/lora/params.yaml:rank=4,8`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def main(
         list[str],
         typer.Option("--set-param", "-S", help="`file:key=value,value`, as DVC's -S; several make a grid."),
     ],
-    targets: Annotated[list[str] | None, typer.Argument(help="As in `python -m flows.run`.")] = None,
+    targets: Annotated[list[str] | None, typer.Argument(help="As in `etude run`.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Stages at once.", show_default="one a core")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to hand out.", show_default="all there are")] = None,
     name: Annotated[str, typer.Option(help="What the experiments' names and the page's begin with.")] = "sweep",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,11 +56,19 @@ def devices(count: int | None) -> list[str]:
 def told_in_short(stopped: str, fault: int = 1) -> Iterator[None]:
     """Around a command: an EtudeError ends it in one line, with the code `fault`; Ctrl-C in the line `stopped`."""
     try:
+        refuse_windows()
         yield
     except EtudeError as error:
         leave(f"error: {error}", fault)
     except KeyboardInterrupt:
         leave(stopped, 130)
+
+
+def refuse_windows() -> None:
+    """Raise InputError on Windows: flows stop a stage by its group of processes, and share locks, as Unix alone has."""
+    if sys.platform == "win32":
+        action = "use WSL; or `dvc repro`, which runs the same stages here one at a time"
+        raise InputError("Windows", "flows need Linux or macOS", action)
 
 
 def conclude(message: str, fine: bool) -> None:

@@ -1,4 +1,4 @@
-"""Let this machine take stages: `python -m flows.worker cpu`, in a clone of its own."""
+"""Let this machine take stages: `etude worker cpu`, in a clone of its own."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PARAMS = ROOT / "tests" / "params"
 ROOMS = ("commands", "etude", "evidence", "flows", "miniature", "pipelines", "presets", "tasks")
-FILES = ("dvc.yaml", ".dvcignore", ".gitignore")
+FILES = ("dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml")
 OWN = ("params.yaml", "prefect.yaml", "flows/params.yaml", "pipelines/*/params.yaml")  # what users change
 
 

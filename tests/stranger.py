@@ -128,7 +128,7 @@ def arrive(folder: Path, source: Path = ROOT) -> Stranger:
     own = next((clone / ".venv").rglob("site-packages"))
     (own / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     scripts = Path(sys.executable).parent
-    for script in ("dvc", "prefect", "ruff", "mypy", "lint-imports"):
+    for script in ("etude", "dvc", "prefect", "ruff", "mypy", "lint-imports"):
         text = f'#!/bin/sh\nexec "{clone}/.venv/bin/python" "{scripts / script}" "$@"\n'
         (clone / ".venv/bin" / script).write_text(text, encoding="utf-8")
         (clone / ".venv/bin" / script).chmod(0o755)

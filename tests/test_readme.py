@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from commands import app
 from etude.core.method import method_names
 
 ROOT = Path(__file__).parent.parent
@@ -28,11 +28,11 @@ def test_a_command_of_the_readme_exists(text: str) -> None:
     if words[0] == "make":
         run = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stderr
-    elif words[:2] == ["python", "-m"]:
-        assert find_spec(words[2]), text
+    elif words[0] == "etude":
+        assert words[1] in app.COMMANDS, text
     else:
         assert words[0] in ("dvc", "source"), text
-    for name in re.findall(r"(?:presets/|preset NAME=)(\w+)", text):
+    for name in re.findall(r"(?:presets/|etude preset )(\w+)", text):
         assert (ROOT / "presets" / f"{name}.yaml").exists()
 
 

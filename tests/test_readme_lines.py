@@ -65,7 +65,7 @@ def the_demo_ends_with_a_report_and_says_where_things_are(stranger: Stranger, li
     assert stranger.run("git status --short -- . ':!*dvc.lock'") == ""
 
 
-@promise(r'make (test|demo TORCH_INDEX=\S+|setup EXTRAS="[a-z ]+")', quick=True)
+@promise(r'make (test|demo TORCH_INDEX=\S+|setup(?: EXTRAS="[a-z ]+")?)', quick=True)
 def make_knows_the_target(stranger: Stranger, line: str) -> None:
     assert stranger.run(f"{line} --dry-run")  # running the tests from a test would never end
 
@@ -110,25 +110,25 @@ def a_page_of_plots_is_written(stranger: Stranger, line: str) -> None:
     assert "vegaEmbed" in (stranger.clone / "dvc_plots/index.html").read_text(encoding="utf-8")
 
 
-@promise(r"python -m flows\.run(?: lora)?(?: --jobs \d)?(?: --gpus \d)?")
+@promise(r"etude run(?: lora)?(?: --jobs \d)?(?: --gpus \d)?")
 def a_flow_finds_what_dvc_made_and_dvc_what_a_flow_made(stranger: Stranger, line: str) -> None:
     stranger.run(line)
     assert "Data and pipelines are up to date." in stranger.run("dvc repro pipelines/lora/dvc.yaml")
 
 
-@promise(r"python -m flows\.run --dry", quick=True)
+@promise(r"etude run --dry", quick=True)
 def it_says_what_would_run_and_runs_nothing(stranger: Stranger, line: str) -> None:
     before = state(stranger)
     assert re.search(r"to run|up to date", stranger.run(line))
     assert state(stranger) == before
 
 
-@promise(r"python -m flows\.server")
+@promise(r"etude server")
 def prefects_pages_answer_until_it_is_stopped(stranger: Stranger, line: str) -> None:
     assert re.search(r"http://127\.0\.0\.1:\d+", stranger.serve(line, r"http://127"))
 
 
-@promise(r"python -m flows\.sweep -S \S+")
+@promise(r"etude sweep -S \S+")
 def every_combination_is_kept(stranger: Stranger, line: str) -> None:
     values = line.rpartition("=")[2].split(",")
     assert f"{len(values)} experiments kept" in stranger.run(line)
@@ -136,7 +136,7 @@ def every_combination_is_kept(stranger: Stranger, line: str) -> None:
     stranger.has("logs/sweeps/sweep.html")
 
 
-@promise(r"python -m evidence\.run --dry", quick=True)
+@promise(r"etude evidence --dry", quick=True)
 def what_is_not_measured_yet_is_listed(stranger: Stranger, line: str) -> None:
     files = (
         "params.yaml 'pipelines/*/params.yaml'"  # the evidence is of the miniature, whose parameters these are not now
@@ -146,13 +146,13 @@ def what_is_not_measured_yet_is_listed(stranger: Stranger, line: str) -> None:
     stranger.run(f"git checkout -q HEAD -- {files}")
 
 
-@promise(r"python -m flows\.reproduce HEAD --force")
+@promise(r"etude reproduce HEAD --force")
 def every_output_comes_out_identical(stranger: Stranger, line: str) -> None:
     stranger.run("git add -A && git commit -q --allow-empty -m 'what I ran'")
     assert re.search(r"HEAD: \d+ identical$", stranger.run(line).strip())
 
 
-@promise(r"python -m flows\.serve")
+@promise(r"etude serve")
 def the_three_deployments_wait_for_their_time(stranger: Stranger, line: str) -> None:
     said = stranger.serve(line, r"^changed: ")  # the last of the three
     assert all(f"{name}: " in said for name in ("nightly", "changed", "weekly"))
@@ -219,12 +219,12 @@ def one_server_is_there_for_all(stranger: Stranger, line: str) -> None:
     assert "PREFECT_API_URL" in stranger.run("env")
 
 
-@promise(r"python -m flows\.(worker (cpu --limit 2|gpu)|run --pools)")
+@promise(r"etude (worker (cpu --limit 2|gpu)|run --pools)")
 def machines_share_the_work(stranger: Stranger, line: str) -> None:
     pytest.skip("tried with an origin, a remote and real workers in tests/flows/test_machines.py")
 
 
-@promise(r"make images FROM=\S+ SET=\S+.*")
+@promise(r"etude images --from \S+ --set \S+.*")
 def pictures_come_in_tracked_and_a_method_learns_from_them(stranger: Stranger, line: str) -> None:
     photos = stranger.home / "photos"
     photos.mkdir(exist_ok=True)
@@ -232,23 +232,23 @@ def pictures_come_in_tracked_and_a_method_learns_from_them(stranger: Stranger, l
         with Image.open(picture) as opened:
             opened.convert("RGB").resize((640, 480)).save(photos / f"IMG_{number:04d}.jpg", quality=95)
     stranger.run(line)
-    given = dict(re.findall(r"([A-Z]+)=(\S+)", line))
-    stranger.has(f"data/raw/{given['SET']}.dvc")
+    given = dict(re.findall(r"--([a-z]+) (\S+)", line))
+    stranger.has(f"data/raw/{given['set']}.dvc")
     params, own = (read_yaml(stranger.clone / file) for file in ("params.yaml", "pipelines/lora/params.yaml"))
-    assert params["sets"][given["SET"]] == f"data/raw/{given['SET']}"
-    assert params["methods"] == [given["METHOD"]]
-    assert (own["set"], own["name"]) == (given["SET"], given["NAME"])
-    rewrite(stranger.clone / "params.yaml", "params.yaml", {f"prompts.{given['SET']}": ["[name]"]})
+    assert params["sets"][given["set"]] == f"data/raw/{given['set']}"
+    assert params["methods"] == [given["method"]]
+    assert (own["set"], own["name"]) == (given["set"], given["name"])
+    rewrite(stranger.clone / "params.yaml", "params.yaml", {f"prompts.{given['set']}": ["[name]"]})
 
 
-@promise(r"make preset NAME=\w+")
+@promise(r"etude preset \w+")
 def the_params_files_have_the_presets_values(stranger: Stranger, line: str) -> None:
     stranger.run(line)
     assert "params.yaml" in stranger.run("git diff --name-only")
     hasten(stranger, **SMALL)
 
 
-@promise(r"python -m commands\.sample .*")
+@promise(r"etude sample .*")
 def pictures_are_drawn_with_any_stack(stranger: Stranger, line: str) -> None:
     before = stranger.run("git status --short")
     stranger.run(line)
@@ -258,7 +258,7 @@ def pictures_are_drawn_with_any_stack(stranger: Stranger, line: str) -> None:
     assert stranger.run("git status --short") == before
 
 
-@promise(r"python -m commands\.convert lora@160 --to \S+ --out \S+")
+@promise(r"etude convert lora@160 --to \S+ --out \S+")
 def any_checkpoint_comes_out_in_a_format_of_its_kind(stranger: Stranger, line: str) -> None:
     training = read_yaml(held("pipelines/lora/params.yaml"))["training"]
     assert 160 % training["checkpoint_every"] == 0
@@ -269,7 +269,7 @@ def any_checkpoint_comes_out_in_a_format_of_its_kind(stranger: Stranger, line: s
     assert stranger.run("git status --short") == before
 
 
-@promise(r"make base")
+@promise(r"etude base")
 def the_models_of_the_preset_are_fetched(stranger: Stranger, line: str) -> None:
     base = build_tiny(stranger.home / "hub/base")
     repositories = {item["from"]: base for item in read_yaml(stranger.clone / "presets/sd15.yaml")["fetch"]}
@@ -281,7 +281,7 @@ def the_models_of_the_preset_are_fetched(stranger: Stranger, line: str) -> None:
     assert "dvc repro" in said.splitlines()[-1]
 
 
-@promise(r"python -m commands\.check", quick=True)
+@promise(r"etude check", quick=True)
 def nothing_is_missing(stranger: Stranger, line: str) -> None:
     assert "fine" in stranger.run(line)
 

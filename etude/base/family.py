@@ -49,7 +49,7 @@ def recognise(path: Path | str) -> Family:
         raise BaseError(path, f"is no {', '.join(SUFFIXES)} file and no diffusers folder", _CHOOSE)
     if path.with_name(path.name + ".dvc").exists():
         raise BaseError(path, "is tracked, but its content is not here", f"run `dvc pull {path}`")
-    raise BaseError(path, "is missing", f"fetch a base with `python -m commands.base --from … --to {path}`")
+    raise BaseError(path, "is missing", f"fetch a base with `etude base --from … --to {path}`")
 
 
 UNCLIP_PARTS = ("image_encoder", "feature_extractor", "image_normalizer", "image_noising_scheduler")

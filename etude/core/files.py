@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import struct
+import sys
 import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -149,7 +150,10 @@ def tree_digest(digests: Mapping[str, str]) -> str:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    """Have a file's content, or the entries of a folder, on the disk. Windows opens no folder, and no file to read."""
+    if sys.platform == "win32" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -88,7 +88,7 @@ def _use(found: Findings) -> dict[str, Any]:
         "each": written["export"] == "all" and len(steps) > 1,
         "rows": list(rows(export)),
         "steps": steps,
-        "command": f"python -m commands.convert {found.method}@{others[-1]} --to {forms[0]}" if others else "",
+        "command": f"etude convert {found.method}@{others[-1]} --to {forms[0]}" if others else "",
         "forms": forms[1:],
         "base": str(found.facts.get("base", "")),
         "small": int(found.facts.get("resolution", PUBLISHED)) < PUBLISHED,

@@ -162,7 +162,7 @@ USES: Mapping[str, tuple[Use, ...]] = {
         Use("diffusers", (("{stem}/", ""),), code='pipe = DiffusionPipeline.from_pretrained("{export}/{stem}")'),
     ),
     "peft_lora": (Use("PEFT", (("{stem}/", ""),), how="PeftModel.from_pretrained"),),
-    "null_text": (Use("Étude", (("{stem}-*.safetensors", ""),), how="python -m commands.sample {method} --prompt …"),),
+    "null_text": (Use("Étude", (("{stem}-*.safetensors", ""),), how="etude sample {method} --prompt …"),),
 }
 
 

@@ -12,7 +12,7 @@ from functools import wraps
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from etude.watch.looks import Look
@@ -26,12 +26,24 @@ def _python() -> Path | None:
     if link.is_file():  # of a worktree; it names <checkout>/.git/worktrees/<name>
         folders += list((_ROOT / link.read_text(encoding="utf-8").removeprefix("gitdir:").strip()).parents)[2:3]
     own = [folder for folder in folders if folder == _ROOT or (folder / "tasks" / "__init__.py").exists()]
-    return next((python for each in own if (python := each / ".venv/bin/python3").exists()), None)
+    name = ".venv/Scripts/python.exe" if sys.platform == "win32" else ".venv/bin/python3"
+    return next((python for each in own if (python := each / name).exists()), None)
+
+
+def _continue_with(python: Path) -> NoReturn:
+    """Run this command line with another Python, and end as it ends."""
+    command = [str(python), *sys.orig_argv[1:]]
+    if sys.platform == "win32":
+        import subprocess
+
+        # Its exec ends this process at once, and DVC would take that for the stage's end.
+        sys.exit(subprocess.run(command, check=False).returncode)
+    os.execv(python, command)
 
 
 # `.venv/bin/dvc repro` without an activated environment runs stages with the system's Python: continue with ours.
 if sys.prefix == sys.base_prefix and "CONDA_PREFIX" not in os.environ and (_PYTHON := _python()):
-    os.execv(_PYTHON, [str(_PYTHON), *sys.orig_argv[1:]])
+    _continue_with(_PYTHON)
 if _LACKING := [name for name in ("pydantic", "ruamel", "torch", "typer") if not find_spec(name)]:
     _NEXT = "run `make setup`, then `source .venv/bin/activate`, and this again"
     sys.exit(f"error: {sys.executable}: this Python has no {', '.join(_LACKING)}. Next: {_NEXT}.")
@@ -51,16 +63,37 @@ def run(command: Callable[..., Any]) -> None:
     """Run a task's command line: check its arguments and all parameters of the project first, then do the work.
 
     A fault in an argument or in any params file stops every task before torch is imported and before anything is
-    written. An EtudeError becomes one line on stderr and exit code 1; so does what the machine lacks: space, rights,
-    memory. A stage of dvc.yaml is alone at its outs, and fails where what it reads is changed meanwhile.
+    written. A stage of dvc.yaml is alone at its outs, and fails where what it reads is changed meanwhile.
     """
+    if sys.platform == "win32":  # dvc.yaml puts names in '…', which only other shells take away
+        sys.argv[1:] = [word.strip("'") for word in sys.argv[1:]]
+    # Imported by name, here and below: the checks must not make every stage depend on every schema.
+    import_module("etude.command_line").command_line(prepared(command))
+
+
+def prepared(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``command``, that checks all parameters before its work; an EtudeError becomes one line on stderr, exit code 1.
+
+    So does what the machine lacks: space, rights, memory.
+    """
+
+    @wraps(command)
+    def checked_first(*arguments: Any, **options: Any) -> None:
+        from tasks.shell.console import warn
+
+        with _faults_in_short():
+            import_module("etude.arguments").checked(_watched(command), warn)(*arguments, **options)
+
+    return checked_first
+
+
+@contextmanager
+def _faults_in_short() -> Iterator[None]:
     from etude.core.errors import EtudeError
-    from tasks.shell.console import warn
 
     try:
-        # Imported by name: the check must not make every stage depend on every schema.
-        checked = import_module("etude.arguments").checked(_watched(command), warn)
-        import_module("etude.command_line").command_line(checked)
+        yield
+        return
     except EtudeError as error:
         told = str(error)
     except OSError as error:
@@ -71,8 +104,6 @@ def run(command: Callable[..., Any]) -> None:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not be imported yet
             raise
         told = "device: its memory is full. Next: lower `batch_size`, or choose `precision: bf16`."
-    else:
-        return
     sys.stderr.write(f"error: {told}\n")
     sys.exit(1)
 

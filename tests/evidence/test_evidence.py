@@ -282,7 +282,7 @@ def test_two_experiments_of_a_method_on_one_set_are_told_apart(tmp_path: Path) -
 
 
 def run(project: Path, *words: str) -> str:
-    """What `python -m evidence.run` prints; it must succeed."""
+    """What `etude evidence` prints; it must succeed."""
     command = [sys.executable, "-m", "evidence.run", "--jobs", "2", *words]
     env = {**os.environ, "COLUMNS": "200"}
     done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=False)

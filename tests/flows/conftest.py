@@ -83,7 +83,7 @@ class Project:
         return result.stdout
 
     def flow(self, *words: str, **env: str) -> subprocess.Popen[str]:
-        """Start `python -m flows.run` here."""
+        """Start `etude run` here."""
         return subprocess.Popen(
             [sys.executable, "-m", "flows.run", *words],
             cwd=self.root,

@@ -258,7 +258,7 @@ def test_a_worker_without_a_clone_says_how_to_start_it(monkeypatch: pytest.Monke
     monkeypatch.delenv(machines.CLONE, raising=False)
     state = machines.carry_out.fn("commit", "stage")
     assert state.is_failed()
-    assert "has no clone: start it with `python -m flows.worker`" in (state.message or "")
+    assert "has no clone: start it with `etude worker`" in (state.message or "")
 
 
 def test_a_server_that_is_away_for_a_moment_fails_no_stage_and_one_that_stays_away_does(

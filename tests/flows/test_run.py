@@ -1,4 +1,4 @@
-"""The command `python -m flows.run`, as a process of its own: plan, failure, kill, stop, its own server."""
+"""The command `etude run`, as a process of its own: plan, failure, kill, stop, its own server."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_a_page_begins_with_what_to_do_with_the_files(folder: Path) -> None:
     for told in ("models/Lora/", "models/loras/", "&lt;lora:sks:1&gt;", "Load LoRA", "sks.safetensors"):
         assert told in box
     assert [name for name in ("A1111", "ComfyUI", "SD.Next", "diffusers") if f"<td>{name}</td>" not in box] == []
-    assert re.search(r"python -m commands\.convert lora@(10|20) --to kohya_lora", box)
+    assert re.search(r"etude convert lora@(10|20) --to kohya_lora", box)
     assert 'href="../../report/index.html"' in text
 
 

@@ -1,0 +1,111 @@
+"""All commands as one: `etude <command>`. A command's module is imported when that command is asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import typer
+from typer.core import TyperGroup
+
+from etude import command_line
+
+COMPLETING = "_ETUDE_COMPLETE"  # environment variable: a shell asks what could be typed
+HELP = """Train every Stable Diffusion method as a pipeline, from pictures to a report.
+
+Paths are relative to where you are, also in a folder of the checkout; messages name them from its root.
+"""
+
+
+class Command(NamedTuple):
+    """One command: the module that holds it, the name of its function there, and what it is for."""
+
+    module: str
+    function: str
+    about: str
+
+
+COMMANDS = {
+    "preset": Command("commands.preset", "preset", "Set the values that suit a base model, in all params files."),
+    "base": Command("commands.base", "base", "Fetch the models that the chosen methods read, or bring one of yours."),
+    "images": Command("commands.images", "images", "Bring pictures in, and let methods learn from them."),
+    "check": Command("commands.check", "check", "Check all parameters, and that what they name is here."),
+    "run": Command("flows.run", "main", "Run the stages that are not up to date, side by side."),
+    "sweep": Command("flows.sweep", "main", "Try parameter values side by side, each as an experiment."),
+    "reproduce": Command("flows.reproduce", "main", "Run a past revision again: does it make the same?"),
+    "serve": Command("flows.serve", "main", "Run flows nightly, after changes and weekly."),
+    "server": Command("flows.server", "main", "Keep Prefect's pages open, to look at past runs."),
+    "worker": Command("flows.worker", "main", "Let this machine take stages of flows elsewhere."),
+    "sample": Command("commands.sample", "sample", "Draw with any base and any stack of artifacts."),
+    "convert": Command("commands.convert", "convert", "Turn a file into another format of its kind."),
+    "merge-concepts": Command(
+        "commands.merge_concepts", "merge_concepts", "Merge what Custom Diffusion learned apart."
+    ),
+    "sizes": Command("commands.sizes", "sizes", "Count how large the files of every method are."),
+    "evidence": Command("evidence.run", "main", "Measure what the founding notes claim (hours)."),
+    "schemas": Command("commands.schemas", "schemas", "Write the JSON Schemas of the params files, for editors."),
+    "settings": Command("commands.schemas", "settings", "Write the JSON Schema of flows/params.yaml, for editors."),
+}
+
+
+class Commands(TyperGroup):
+    """The group knows all commands by name and purpose; the one that is asked for is then imported."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As of any group, which refuses an unknown name with the nearest one."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, load(str(name)), rest
+
+
+def load(name: str) -> Any:
+    """The command line of a command."""
+    module, function, _ = COMMANDS[name]
+    command = getattr(import_module(module), function)
+    if module.startswith("commands."):
+        from tasks.shell import prepared
+
+        command = prepared(command)
+    return command_line.parser(_from_here(command))
+
+
+def _from_here(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``command`` with every path that is given to it seen from the root: it was typed in another folder perhaps."""
+
+    @wraps(command)
+    def from_root(**given: Any) -> Any:
+        return command(**{name: _seen_from_root(value) for name, value in given.items()})
+
+    return from_root
+
+
+def _seen_from_root(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_seen_from_root(one) for one in value]
+    return command_line.from_root(value) if isinstance(value, Path) else value
+
+
+def make() -> typer.Typer:
+    """The application, with nothing of any command imported."""
+    app = typer.Typer(cls=Commands, rich_markup_mode=None, no_args_is_help=True, help=HELP)
+    app.callback()(lambda: None)
+    for name, command in COMMANDS.items():
+        app.command(name, help=command.about)(lambda: None)
+    return app
+
+
+def main(root: Path, typed_in: Path) -> None:
+    """Run the command line that was typed in the folder ``typed_in`` of the checkout ``root``."""
+    if sys.platform == "win32":
+        from commands.windows import provide_python3
+
+        provide_python3()
+    command_line.enter(root, typed_in)
+    first, *others = sys.argv[1:] or [""]
+    if first in COMMANDS and COMPLETING not in os.environ:  # the group would cost the time of a command's help again
+        load(first)(args=others, prog_name=f"etude {first}")
+    make()(prog_name="etude", complete_var=COMPLETING)
