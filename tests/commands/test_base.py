@@ -69,9 +69,8 @@ def test_a_folder_is_copied_checked_and_tracked(tiny_base: Path, repository: Pat
 
 
 def test_a_single_file_comes_with_the_configuration_beside_it(tmp_path: Path, repository: Path) -> None:
-    from tests.etude.base.test_base import configuration_beside
-
     from tests.etude.base.ldm import to_ldm
+    from tests.etude.base.test_base import configuration_beside
     from tests.tiny import build_tiny
 
     folder = build_tiny(tmp_path / "sd2", "sd2")
@@ -164,9 +163,8 @@ def test_a_path_that_is_not_there_is_said_to_be_missing_and_no_hub_is_asked(proj
 
 def single_file(folder: Path, tiny_base: Path) -> Path:
     """SD 1.5's names in one file, with its configuration beside it."""
-    from tests.etude.base.test_base import configuration_beside
-
     from tests.etude.base.ldm import to_ldm
+    from tests.etude.base.test_base import configuration_beside
 
     file = folder / "one.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in to_ldm(tiny_base, "sd1").items()}, file)
