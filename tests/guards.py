@@ -59,6 +59,11 @@ def load_stages(root: Path) -> list[Stage]:
     return stages
 
 
+def module_stage(module: str) -> Stage:
+    """A stage that runs this module, whether or not the graph has one."""
+    return Stage(module, f"python3 -m {module}", (), {}, (), None)
+
+
 def build_graph() -> grimp.ImportGraph:
     """The imports of the project's own modules, those inside functions included, those for types alone left out."""
     return grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)  # its cache can be stale
