@@ -6,30 +6,26 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
-PROC = Path("/proc")  # Linux only; elsewhere the few questions it answers get the cautious answer
+import psutil
+
 POLL = 0.1  # seconds between two looks at something that another process decides
 
 
 def alive(pid: int, command: str = "") -> bool:
-    """Whether a process runs and, where the system tells, was started with the arguments in `command`.
+    """Whether a process runs and was started with the arguments in `command`.
 
     A zombie does not run: in a container whose first process reaps nobody it would otherwise live for ever. The
     arguments tell a process from a later one that was given the same number.
     """
     try:
-        os.kill(pid, 0)
-        _, state = _stat(pid)
-        words = (PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
-    except ProcessLookupError:
-        return False
-    except PermissionError:
+        process = psutil.Process(pid)
+        words = process.cmdline()
+        return process.status() != psutil.STATUS_ZOMBIE and set(command.split()[1:]) <= set(words)
+    except psutil.AccessDenied:  # another user's
         return True
-    except OSError:
-        return not PROC.joinpath("self").exists()
-    return state != "Z" and set(command.split()[1:]) <= set(words)
+    except psutil.Error:
+        return False
 
 
 def stop_group(group: int, grace: float, leader: subprocess.Popen[bytes] | None = None) -> None:
@@ -52,7 +48,14 @@ def group_lives(group: int) -> bool:
     """Whether a process of this group still runs."""
     if not _signal(group, 0):
         return False
-    return any(of == group and state != "Z" for of, state in _all()) if PROC.joinpath("self").exists() else True
+    return any(_runs_in(process, group) for process in psutil.process_iter())
+
+
+def _runs_in(process: psutil.Process, group: int) -> bool:
+    try:
+        return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
+    except (OSError, psutil.Error):  # it ended while we looked
+        return False
 
 
 def _signal(group: int, number: int) -> bool:
@@ -61,18 +64,3 @@ def _signal(group: int, number: int) -> bool:
     except (ProcessLookupError, PermissionError):
         return False
     return True
-
-
-def _stat(pid: int) -> tuple[int, str]:
-    """Group and state letter of a process. Raises OSError when it is gone or the system has no /proc."""
-    state, _, group = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[:3]
-    return int(group), state
-
-
-def _all() -> Iterator[tuple[int, str]]:
-    for entry in PROC.iterdir():
-        if entry.name.isdigit():
-            try:
-                yield _stat(int(entry.name))
-            except OSError:
-                continue  # it ended while we looked

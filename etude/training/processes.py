@@ -12,44 +12,42 @@ import sys
 import time
 
 RANK = "RANK"  # what torch.distributed calls the number of a process
+OURS = "ETUDE_PROCESSES"  # says that we started this process: a scheduler's RANK on a shared machine is none of ours
+DISTRIBUTED = (RANK, "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def is_main() -> bool:
     """Whether this process is the one that speaks and writes."""
-    return os.environ.get(RANK, "0") == "0"
+    return not is_launched() or os.environ.get(RANK, "0") == "0"
 
 
 def is_launched() -> bool:
     """Whether this is one of several processes already."""
-    return RANK in os.environ
+    return OURS in os.environ
 
 
 def spread(count: int) -> None:
     """Go on as ``count`` processes of this very command; this one ends when they have. Nothing to do for one."""
-    if count > 1 and not is_launched():
+    if is_launched():
+        return
+    for name in DISTRIBUTED:  # accelerate would wait for processes that a scheduler speaks of and nobody starts
+        os.environ.pop(name, None)
+    if count > 1:
         sys.exit(launch(count))
 
 
 def launch(count: int) -> int:
     """Run this very command once a process, each with a GPU of its own; the first exit code that is not 0, or 0.
 
-    When one fails, the others are stopped: they would wait for it for ever.
+    When one fails, the others are stopped: they would wait for it for ever. Not torchrun, whose processes do not
+    inherit the lock of the stage: killed alone, it would leave them at work in a folder that looks free.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     shown = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(str(number) for number in range(count))
-    meeting = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": "0"}
-    meeting |= {"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo")}
-    running = [
-        # They inherit the stage's lock, which lasts until the last of them has ended.
-        subprocess.Popen(
-            [sys.executable, *sys.orig_argv[1:]],
-            env={**os.environ, **meeting, RANK: str(rank), **seen},
-            close_fds=False,
-        )
-        for rank, seen in enumerate({"CUDA_VISIBLE_DEVICES": device} for device in _devices(shown, count))
-    ]
+    common = {**os.environ, **_meeting(count)}
+    running = []
+    for rank, device in enumerate(_devices(shown, count)):
+        env = {**common, RANK: str(rank), "CUDA_VISIBLE_DEVICES": device}
+        running.append(subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env=env, close_fds=False))
     try:
         while any(process.poll() is None for process in running) and not any(p.poll() for p in running):
             time.sleep(0.2)
@@ -57,7 +55,18 @@ def launch(count: int) -> int:
         for process in running:
             if process.poll() is None:
                 process.terminate()
-    return next((code for process in running if (code := process.wait()) > 0), 0)
+    codes = [process.wait() for process in running]
+    return next((code for code in codes if code > 0), 0)
+
+
+def _meeting(count: int) -> dict[str, str]:
+    """Where the processes of one run find each other: a port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    network = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": network}
+    return {**address, OURS: str(count), "WORLD_SIZE": str(count), "LOCAL_RANK": "0"}
 
 
 def _devices(shown: str, count: int) -> list[str]:

@@ -17,6 +17,7 @@ from etude.core.artifact import Artifact
 from etude.core.errors import TrainingError
 from etude.training.fit import Group, fit
 from etude.training.plan import Optimization
+from etude.training.processes import OURS
 from etude.training.report import Report
 from tests.etude.training.test_plan import BLOCK
 
@@ -165,7 +166,13 @@ def test_two_processes_learn_together_what_one_learns_from_both_batches(tmp_path
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+    meeting = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "GLOO_SOCKET_IFNAME": "lo",
+        OURS: "2",
+    }
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), **meeting} for rank in (0, 1)]
     for folder, runs in ((tmp_path / "two", ranks), (tmp_path / "one", [{}])):
         folder.mkdir()
