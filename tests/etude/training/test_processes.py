@@ -11,9 +11,9 @@ import pytest
 SCRIPT = """
 import os, sys
 from etude.training.processes import is_launched, is_main, spread
-first = is_main()
 spread(int(sys.argv[1]))
-print(is_launched(), is_main(), os.environ.get("RANK"), os.environ.get("WORLD_SIZE"))
+told = is_launched(), is_main(), os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+os.write(1, (" ".join(map(str, told)) + "\\n").encode())  # at once: two processes share the pipe
 """
 
 
