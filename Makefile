@@ -107,9 +107,10 @@ miniature-measure: setup ## measure models/miniature, real pictures beside drawn
 miniature-card: setup ## write the card of models/miniature, with what was measured of it
 	$(RUN) python -m miniature.card
 
-schemas: setup ## write the JSON Schemas of the params files, for editors
+schemas: setup ## write the JSON Schemas of the params files, for editors, and docs/reference.md
 	$(RUN) etude schemas
 	$(RUN) etude settings
+	$(RUN) etude reference
 
 test-params: setup ## after a change of shipped parameters: tests/params, which tests run with, holds them too
 	$(BIN)/python -m tests.shipped

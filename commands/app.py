@@ -50,6 +50,7 @@ COMMANDS = {
     "evidence": Command("evidence.run", "main", "Measure what the founding notes claim (hours)."),
     "schemas": Command("commands.schemas", "schemas", "Write the JSON Schemas of the params files, for editors."),
     "settings": Command("commands.schemas", "settings", "Write the JSON Schema of flows/params.yaml, for editors."),
+    "reference": Command("commands.reference", "reference", "Write docs/reference.md, the page of all parameters."),
 }
 
 
