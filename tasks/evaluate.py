@@ -36,19 +36,19 @@ def evaluate(method: str) -> None:
     study = _study(method, pick("params.yaml", Dials))
     from etude.evaluation.results import write
     from etude.evaluation.study import examine
-    from etude.rendering.subjects import subjects
+    from etude.rendering.candidates import candidates
 
-    rows = subjects(Path("artifacts", method, "build"))
+    rows = candidates(Path("artifacts", method, "build"))
     found = examine(study, rows, progress)
     with publish(Path("artifacts", method, "evaluation")) as out:
         write(study, found, out)
     # A file of its own: other numbers with the same best checkpoint do not make *export* run again.
-    write_json(Path("artifacts", method, "best.json"), {"checkpoint": found.best.subject.name})
+    write_json(Path("artifacts", method, "best.json"), {"checkpoint": found.best.candidate.name})
     pictures = sum(map(len, found.drawn.paths.values()))
     say(f"{method}: {len(rows)} rows, {pictures} pictures, {found.drawn.new} of them drawn now")
     rule = study.evaluate.best
     value, base = found.best.values[rule.metric], found.rows[0].values[rule.metric]
-    say(f"{method}: best is {found.best.subject.name}: {rule.metric} {value}, untouched base {base}")
+    say(f"{method}: best is {found.best.candidate.name}: {rule.metric} {value}, untouched base {base}")
 
 
 def _study(method: str, dials: Dials) -> Study:
@@ -58,14 +58,14 @@ def _study(method: str, dials: Dials) -> Study:
     from etude.evaluation.heldout import find_heldout
     from etude.evaluation.study import Study
     from etude.rendering.prompts import prompts_of
-    from etude.rendering.studio import open_studio
+    from etude.rendering.renderer import open_renderer
 
-    studio = open_studio(method, **dials.model_dump(include={"base", "device", "precision", "threads"}))
+    renderer = open_renderer(method, **dials.model_dump(include={"base", "device", "precision", "threads"}))
     asked = dials.evaluate
-    clip = Clip(Path(asked.clip), device=studio.device, threads=dials.threads)
-    classifier = Classifier(Path(asked.classifier), device=studio.device) if asked.classify else None
+    clip = Clip(Path(asked.clip), device=renderer.device, threads=dials.threads)
+    classifier = Classifier(Path(asked.classifier), device=renderer.device) if asked.classify else None
     return Study(
-        studio=studio,
+        renderer=renderer,
         clip=clip,
         name=own.word,
         prompts=prompts_of(dials.prompts, own.set),

@@ -20,7 +20,7 @@ from tasks.shell.console import say
 if TYPE_CHECKING:
     from etude.base.family import Family
     from etude.formats.checkpoints import Frame
-    from etude.rendering.subjects import Subject
+    from etude.rendering.candidates import Candidate
 
 LISTING = "export.json"  # which checkpoint was written, and each file with its format
 CHECKPOINTS = "checkpoints"  # below the export: a folder a checkpoint, where all are wanted
@@ -54,8 +54,8 @@ def export(method: str) -> None:
     frame = cache(read_frame)
     files: list[dict[str, str]] = []
     with publish(Path("artifacts", method, "export")) as out:
-        for folder, subject in chosen.items():
-            paths = _write(subject, forms, Draft(out / folder), frame, apart=bool(folder))
+        for folder, candidate in chosen.items():
+            paths = _write(candidate, forms, Draft(out / folder), frame, apart=bool(folder))
             files += [{"path": p.relative_to(out).as_posix(), **told} for p, told in paths.items()]
         first = chosen[""]
         told = {"export": wanted, "checkpoint": first.name, "step": first.step, "files": files}
@@ -65,37 +65,37 @@ def export(method: str) -> None:
         say(f"{method}: {path.as_posix()} ({file['format']} of {file['checkpoint']}, {path.stat().st_size:,} bytes)")
 
 
-def _chosen(method: str, wanted: str) -> dict[str, Subject]:
+def _chosen(method: str, wanted: str) -> dict[str, Candidate]:
     """What is exported, by folder: one checkpoint at the top, and with `all` each of several in a folder of its own."""
-    from etude.rendering.subjects import find_made
+    from etude.rendering.candidates import find_made
 
     made = find_made(Path("artifacts", method, "build"))
-    first = next(subject for subject in made if subject.final)
+    first = next(candidate for candidate in made if candidate.final)
     if wanted != "final":
         best = best_of(method)
-        named = [subject for subject in made if subject.name == best]
+        named = [candidate for candidate in made if candidate.name == best]
         if not named:
             fault = f"names {best}, which was not built"
             raise StaleError(f"artifacts/{method}/best.json", fault, "run `dvc repro` again")
         first = named[0]
     each = made if wanted == "all" and len(made) > 1 else []
-    return {"": first, **{f"{CHECKPOINTS}/{subject.name}": subject for subject in each}}
+    return {"": first, **{f"{CHECKPOINTS}/{candidate.name}": candidate for candidate in each}}
 
 
 def _write(
-    subject: Subject, forms: Sequence[str], draft: Draft, frame: Callable[[Path], Frame], *, apart: bool
+    candidate: Candidate, forms: Sequence[str], draft: Draft, frame: Callable[[Path], Frame], *, apart: bool
 ) -> dict[Path, dict[str, str]]:
     """The files of one checkpoint, each with its format; ``apart`` they have its step in their names."""
     from etude.core import artifact as artifacts
     from etude.formats import write
     from etude.formats.metadata import marked
 
-    made = artifacts.load(subject.path or "")
-    named = marked(made, subject.name) if apart else made
+    made = artifacts.load(candidate.path or "")
+    named = marked(made, candidate.name) if apart else made
     found = {}
     for form in made.facts.get("formats", forms):  # a method of several kinds says which suit this one
         for path in write(form, named, draft, lambda: frame(Path(made.facts["base"]))):
-            found[path] = {"format": form, "checkpoint": subject.name}
+            found[path] = {"format": form, "checkpoint": candidate.name}
     return found
 
 

@@ -49,17 +49,17 @@ def grid(method: str) -> None:
     from etude.grids.layout import Layout, refuse_huge
     from etude.grids.sheet import manifest, measured, sheet
     from etude.rendering.pictures import draw
-    from etude.rendering.studio import open_studio
+    from etude.rendering.renderer import open_renderer
 
-    studio = open_studio(method, **dials.model_dump(include={"base", "device", "precision", "threads"}))
+    renderer = open_renderer(method, **dials.model_dump(include={"base", "device", "precision", "threads"}))
     known = _known(method, dials, own)
     defaults = Defaults(own.word, dials.grid.seed, dials.sampling, settings)
     axes = [read_axis(axis, known) for axis in (dials.grid.x, dials.grid.y, dials.grid.z)]
-    layout = Layout(sheet(method, studio.path.as_posix(), axes, known, defaults, dials.grid.cell))
+    layout = Layout(sheet(method, renderer.path.as_posix(), axes, known, defaults, dials.grid.cell))
     refuse_huge(layout, dials.grid.limit)
     each = cells(axes, known, defaults)
     requests = gather(each)
-    drawn = draw(studio, requests, lambda missing: progress(missing, f"{method}: draw"))
+    drawn = draw(renderer, requests, lambda missing: progress(missing, f"{method}: draw"))
     paths = [drawn.of(request, cell.seed) for cell, request in zip(each, requests, strict=True)]
     with publish(Path("artifacts", method, "grid")) as out:
         paint(layout, {cell.position: path for cell, path in zip(each, paths, strict=True)}).save(out / "grid.png")
@@ -72,11 +72,11 @@ def grid(method: str) -> None:
 
 def _known(method: str, dials: Dials, own: Learned) -> Known:
     from etude.grids.axes import Known
+    from etude.rendering.candidates import candidates
     from etude.rendering.prompts import prompts_of
-    from etude.rendering.subjects import subjects
 
     folder = Path("artifacts", method)
-    found = {subject.name: subject for subject in subjects(folder / "build")}
+    found = {candidate.name: candidate for candidate in candidates(folder / "build")}
     best = read_json(folder / "evaluation" / "best.json")["checkpoint"]
     return Known(found, best, prompts_of(dials.prompts, own.set))
 

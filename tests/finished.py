@@ -98,7 +98,7 @@ def write_yaml(path: Path, data: Any) -> None:
 def enter(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Work in ``folder``, with Shift in the place of LoRA."""
     monkeypatch.chdir(folder)
-    for place in ("etude.rendering.studio", "tasks.evaluate", "tasks.grid"):
+    for place in ("etude.rendering.renderer", "tasks.evaluate", "tasks.grid"):
         monkeypatch.setattr(f"{place}.load_method", lambda name: Shift())
 
 

@@ -55,8 +55,8 @@ class HeldOut:
         """Metric → [prompts, seeds] of drawn pictures: their features [prompts, seeds, d] and their files.
 
         An accuracy is 1 for a picture that shows what its prompt asks for, else 0; NaN where that is nothing. Where
-        the lesson is a style, the style similarity compares a picture with all held-out ones. Their subjects differ, so
-        more of it is more of what they have in common. NaN where a prompt asks for another style.
+        the lesson is a style, the style similarity compares a picture with all held-out ones. What they show differs,
+        so more of it is more of what they have in common. NaN where a prompt asks for another style.
         """
         near = [metrics.image_similarity(row, self.of(prompt)) for prompt, row in zip(prompts, pictures, strict=True)]
         found = {"heldout_similarity": np.stack(near)}

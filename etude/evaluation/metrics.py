@@ -106,7 +106,7 @@ def significant(value: float | None, digits: int = 6) -> float | None:
 
 @dataclass(frozen=True)
 class Seen:
-    """What one subject's metrics are computed from."""
+    """What one candidate's metrics are computed from."""
 
     pictures: Array  # what it drew: unit features [prompts, seeds, d]
     texts: Sequence[Array | None]  # one [d] a prompt; None where CLIP has nothing to read

@@ -16,15 +16,15 @@ from etude.evaluation.metrics import significant
 from etude.evaluation.study import Examination, Study
 from etude.evaluation.table import Row, summary
 from etude.metrics import BY_KEY
+from etude.rendering.candidates import Candidate
 from etude.rendering.pixels import open_picture, pixel_digest
-from etude.rendering.subjects import Subject
 
 NAMED = ("checkpoint", "step")
 
 
 def write(study: Study, found: Examination, out: Path) -> None:
     """Fill ``artifacts/<method>/evaluation``."""
-    own = own_measures(found.best.subject, next(row.subject for row in found.rows if row.subject.final))
+    own = own_measures(found.best.candidate, next(row.candidate for row in found.rows if row.candidate.final))
     metrics = summary(found.rows, found.best, found.real)
     write_json(out / "metrics.json", metrics | {name: values for name, (values, _) in own.items()})
     write_json(out / "best.json", _best(study, found))
@@ -37,12 +37,12 @@ def write(study: Study, found: Examination, out: Path) -> None:
     write_csv(out / "pictures.csv", ["picture", "checkpoint", "prompt", "seed", *measured], list(_each(study, found)))
     for title, row in {"base": found.rows[0], "best": found.best}.items():
         (out / "pictures" / title).mkdir(parents=True)
-        for number, request in enumerate(study.requests(row.subject)):
+        for number, request in enumerate(study.requests(row.candidate)):
             for seed in request.seeds:
                 shutil.copyfile(found.drawn.of(request, seed), out / "pictures" / title / f"{number:02d}-{seed}.png")
 
 
-def own_measures(best: Subject, final: Subject) -> dict[str, tuple[dict[str, float], dict[str, str]]]:
+def own_measures(best: Candidate, final: Candidate) -> dict[str, tuple[dict[str, float], dict[str, str]]]:
     """What a method has measured of itself at its build: values in the form of `summary`, and the words for them.
 
     Such a measure stands in an artifact's fact ``measures`` by its key: ``name``, ``about``, ``better`` ("higher",
@@ -61,7 +61,7 @@ def own_measures(best: Subject, final: Subject) -> dict[str, tuple[dict[str, flo
 def _best(study: Study, found: Examination) -> dict[str, Any]:
     """The rule, what it chose, and what it and the base have."""
     rule = study.evaluate.best
-    chosen = {"checkpoint": found.best.subject.name, "step": found.best.subject.step}
+    chosen = {"checkpoint": found.best.candidate.name, "step": found.best.candidate.step}
     values = {"value": found.best.values[rule.metric], "base": found.rows[0].values[rule.metric]}
     return {**rule.model_dump(), **chosen, **values}
 
@@ -69,7 +69,7 @@ def _best(study: Study, found: Examination) -> dict[str, Any]:
 def _asked(study: Study) -> dict[str, Any]:
     """What the numbers were measured on."""
     asked = {"name": study.name, "prompts": list(study.prompts), "seeds": sorted(study.evaluate.seeds)}
-    measured = {"clip": study.evaluate.clip, "real": len(study.real()), "base": study.studio.path.as_posix()}
+    measured = {"clip": study.evaluate.clip, "real": len(study.real()), "base": study.renderer.path.as_posix()}
     heldout, classifier = study.heldout, study.evaluate.classifier if study.evaluate.classify else ""
     measured |= {"heldout": len(heldout.paths) if heldout else 0, "classifier": classifier if heldout else ""}
     return {**asked, **measured, "set": study.data.name, "sampling": study.sampling.model_dump()}
@@ -77,24 +77,24 @@ def _asked(study: Study) -> dict[str, Any]:
 
 def _row(row: Row, spreads: Sequence[str]) -> list[Any]:
     values = [row.values[name] for name in BY_KEY]
-    return [row.subject.name, row.subject.step, *values, *(row.spreads[name] for name in spreads)]
+    return [row.candidate.name, row.candidate.step, *values, *(row.spreads[name] for name in spreads)]
 
 
 def _losses(study: Study, found: Examination) -> Iterator[list[Any]]:
-    for subject, values in found.curves.items():
+    for candidate, values in found.curves.items():
         for step, loss in zip(study.evaluate.validation.timesteps, values, strict=True):
-            yield [subject.name, subject.step, step, significant(loss)]
+            yield [candidate.name, candidate.step, step, significant(loss)]
 
 
 def _each(study: Study, found: Examination) -> Iterator[list[Any]]:
     """Every picture with its own numbers; the digest of its pixels is its name."""
     for row in found.rows:
-        for number, request in enumerate(study.requests(row.subject)):
+        for number, request in enumerate(study.requests(row.candidate)):
             for place, seed in enumerate(request.seeds):
                 digest = pixel_digest(open_picture(found.drawn.of(request, seed)))
                 values = [float(array[number, place]) for array in row.pictures.values()]
                 known = [None if math.isnan(value) else significant(value) for value in values]
-                yield [digest, row.subject.name, study.prompts[number], seed, *known]
+                yield [digest, row.candidate.name, study.prompts[number], seed, *known]
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -17,11 +17,11 @@ from etude.evaluation.metrics import Array, Seen, ceiling
 from etude.evaluation.settings import Evaluate
 from etude.evaluation.table import Row, best_row, measure
 from etude.evaluation.validation import curve, loss_table
+from etude.rendering.candidates import Candidate
 from etude.rendering.pictures import Drawn, Request, ask, draw
 from etude.rendering.prompts import fill
 from etude.rendering.real import real_pictures
-from etude.rendering.studio import Studio
-from etude.rendering.subjects import Subject
+from etude.rendering.renderer import Renderer
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class Track(Protocol):
 class Study:
     """What is asked: the same prompts and seeds of the base and of every checkpoint."""
 
-    studio: Studio
+    renderer: Renderer
     clip: Clip
     name: str  # fills [name]
     prompts: Sequence[str]
@@ -47,10 +47,10 @@ class Study:
     data: Path  # data/<set>, with prepared/ and latents/
     heldout: HeldOut | None = None  # where the set brings any
 
-    def requests(self, subject: Subject) -> list[Request]:
+    def requests(self, candidate: Candidate) -> list[Request]:
         """One request a prompt."""
         seeds = self.evaluate.seeds
-        return [ask(subject, prompt, self.name, seeds, self.sampling, self.settings) for prompt in self.prompts]
+        return [ask(candidate, prompt, self.name, seeds, self.sampling, self.settings) for prompt in self.prompts]
 
     def texts(self) -> list[Array | None]:
         """What CLIP reads of each prompt [d]; None where nothing is left without the name."""
@@ -64,31 +64,31 @@ class Study:
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found: a row a subject, base first; losses by timestep; the real pictures' scores."""
+    """What was found: a row a candidate, base first; losses by timestep; the real pictures' scores."""
 
     rows: Sequence[Row]
     best: Row
-    curves: Mapping[Subject, Sequence[float]]
+    curves: Mapping[Candidate, Sequence[float]]
     real: Mapping[str, float]
     drawn: Drawn
 
 
-def examine(study: Study, subjects: Sequence[Subject], track: Track) -> Examination:
+def examine(study: Study, candidates: Sequence[Candidate], track: Track) -> Examination:
     """Draw, look, measure. ``track`` shows progress over what it is given under a title."""
-    names, method = study.real(), study.studio.method
+    names, method = study.real(), study.renderer.method
     table = loss_table(study.data / "latents", names, study.evaluate.validation, study.name, study.sampling.clip_skip)
-    requests = [request for subject in subjects for request in study.requests(subject)]
-    drawn = draw(study.studio, requests, lambda missing: track(missing, f"{method}: draw"))
-    asked = track(subjects, f"{method}: losses")
-    curves = {subject: curve(study.studio, subject, study.settings, table) for subject in asked}
+    requests = [request for candidate in candidates for request in study.requests(candidate)]
+    drawn = draw(study.renderer, requests, lambda missing: track(missing, f"{method}: draw"))
+    asked = track(candidates, f"{method}: losses")
+    curves = {candidate: curve(study.renderer, candidate, study.settings, table) for candidate in asked}
     real = study.clip.pictures([study.data / "prepared" / f"{name}.png" for name in names])
     texts, heldout = study.texts(), study.heldout
     rows = []
-    for subject in track(subjects, f"{method}: measure"):
-        paths = [drawn.paths[request] for request in study.requests(subject)]
+    for candidate in track(candidates, f"{method}: measure"):
+        paths = [drawn.paths[request] for request in study.requests(candidate)]
         features = np.stack([study.clip.pictures(row) for row in paths])
         against = heldout.numbers(study.prompts, features, paths) if heldout else {}
-        loss = sum(curves[subject]) / len(curves[subject])
-        rows.append(measure(subject, Seen(features, texts, real, loss), against))
+        loss = sum(curves[candidate]) / len(curves[candidate])
+        rows.append(measure(candidate, Seen(features, texts, real, loss), against))
     scores = ceiling(real) | (heldout.ceiling(study.prompts) if heldout else {})
     return Examination(rows, best_row(rows, study.evaluate.best), curves, scores, drawn)

@@ -12,23 +12,23 @@ from etude.evaluation import metrics
 from etude.evaluation.metrics import Array, Seen, significant
 from etude.evaluation.settings import Best
 from etude.metrics import BY_KEY
-from etude.rendering.subjects import BASE, Subject
+from etude.rendering.candidates import BASE, Candidate
 
 Values = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One subject's numbers; ``spreads`` are standard deviations between seeds, where a metric has one."""
+    """One candidate's numbers; ``spreads`` are standard deviations between seeds, where a metric has one."""
 
-    subject: Subject
+    candidate: Candidate
     values: Values
     spreads: Values = field(default_factory=dict)
     pictures: Mapping[str, Array] = field(default_factory=dict)  # metric → [prompts, seeds], of each picture
 
 
-def measure(subject: Subject, seen: Seen, held_out: Mapping[str, Array]) -> Row:
-    """Every metric of one subject.
+def measure(candidate: Candidate, seen: Seen, held_out: Mapping[str, Array]) -> Row:
+    """Every metric of one candidate.
 
     ``held_out`` are the numbers against held-out pictures, [prompts, seeds] each; a prompt with NaN does not count.
     """
@@ -39,7 +39,7 @@ def measure(subject: Subject, seen: Seen, held_out: Mapping[str, Array]) -> Row:
         read = array[~np.isnan(array).any(axis=1)]
         values[name], spreads[name] = metrics.spread(read) if len(read) else (None, None)
     values |= {name: compute(seen) for name, compute in metrics.OF_A_SET.items()}
-    return Row(subject, _rounded(values), _rounded(spreads), each)
+    return Row(candidate, _rounded(values), _rounded(spreads), each)
 
 
 def _rounded(values: Values) -> dict[str, float | None]:
@@ -51,7 +51,7 @@ def best_row(rows: Sequence[Row], rule: Best) -> Row:
 
     Raises InputError when no checkpoint has the metric.
     """
-    measured = [row for row in rows if row.subject.path and row.values.get(rule.metric) is not None]
+    measured = [row for row in rows if row.candidate.path and row.values.get(rule.metric) is not None]
     if not measured:
         action = "choose another `evaluate.best.metric` in params.yaml"
         raise InputError("evaluate.best", f"no checkpoint has a `{rule.metric}`", action)
@@ -61,8 +61,8 @@ def best_row(rows: Sequence[Row], rule: Best) -> Row:
 
 def summary(rows: Sequence[Row], best: Row, real: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """For ``dvc metrics show``: metric → base and best with their spread, final, and real pictures."""
-    base = next(row for row in rows if row.subject.name == BASE)
-    final = next(row for row in rows if row.subject.final)
+    base = next(row for row in rows if row.candidate.name == BASE)
+    final = next(row for row in rows if row.candidate.final)
     made: dict[str, dict[str, float]] = {}
     for name in BY_KEY:
         entry: dict[str, float | None] = {"real": real.get(name)}

@@ -21,10 +21,10 @@ from etude.core.files import read_json, read_tensors, sha256_file, write_json
 from etude.core.randomness import generator
 from etude.core.store import Store, key
 from etude.diffusion.noise import add_noise, predict, target
+from etude.rendering.candidates import Candidate
 from etude.rendering.prompts import fill
 from etude.rendering.real import evenly
-from etude.rendering.studio import Studio
-from etude.rendering.subjects import Subject
+from etude.rendering.renderer import Renderer
 
 if TYPE_CHECKING:
     from etude.base.base import Base
@@ -35,7 +35,7 @@ CODE = (__file__, randomness.__file__)  # what makes the noise and the loss
 
 @dataclass(frozen=True)
 class Table:
-    """What every subject is asked: latents [n, 4, h, w] by picture name, and how to noise them."""
+    """What every candidate is asked: latents [n, 4, h, w] by picture name, and how to noise them."""
 
     latents: dict[str, Tensor]  # unscaled VAE means
     prompt: str  # with the name filled in
@@ -55,12 +55,12 @@ def loss_table(latents: Path, names: Sequence[str], settings: Validation, name: 
     return Table(means, prompt, steps, settings.seed, clip_skip, digest)
 
 
-def curve(studio: Studio, subject: Subject, settings: Mapping[str, float], table: Table) -> list[float]:
+def curve(renderer: Renderer, candidate: Candidate, settings: Mapping[str, float], table: Table) -> list[float]:
     """Mean squared error at each timestep, over the pictures of the table; kept in ``.cache/validation``."""
-    place = Store("validation").path(studio.key(subject, settings, table.digest), ".json")
+    place = Store("validation").path(renderer.key(candidate, settings, table.digest), ".json")
     if place.exists():
         return list(read_json(place))
-    with studio.applied(subject, settings) as base, torch.inference_mode():
+    with renderer.applied(candidate, settings) as base, torch.inference_mode():
         conditioning = encode_prompts(base, [table.prompt] * len(table.timesteps), table.clip_skip)
         losses = torch.stack([_losses(base, name, mean, table, conditioning) for name, mean in table.latents.items()])
     values = [float(value) for value in losses.double().mean(dim=0)]

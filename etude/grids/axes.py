@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from etude.core.errors import ParamsError
 from etude.grids import syntax
 from etude.grids.settings import ALL, BASE, BEST, FINAL, NUMBERS, AxisSettings, checkpoint_steps
-from etude.rendering.subjects import Subject
+from etude.rendering.candidates import Candidate
 
 Value = str | int | float
 PLACE = "params.yaml: grid"
@@ -18,7 +18,7 @@ PLACE = "params.yaml: grid"
 class Known:
     """What the values of axes are chosen from."""
 
-    subjects: Mapping[str, Subject]  # by name: "base", "000100" …, in the order of a build
+    candidates: Mapping[str, Candidate]  # by name: "base", "000100" …, in the order of a build
     best: str  # name of the best checkpoint
     prompts: Sequence[str]  # of the set, with [name]
 
@@ -56,8 +56,10 @@ def read_axis(settings: AxisSettings | None, known: Known) -> Axis | None:
 def label(name: str, value: Value, known: Known) -> str:
     """What stands beside a row or column: the bare value where it speaks for itself."""
     if name == "checkpoint":
-        subject = known.subjects[str(value)]
-        text = "untouched base" if subject.path is None else f"step {subject.step}" if subject.step else str(value)
+        candidate = known.candidates[str(value)]
+        text = (
+            "untouched base" if candidate.path is None else f"step {candidate.step}" if candidate.step else str(value)
+        )
         return f"{text}, best" if value == known.best else text
     if name in ("prompt", "sampler", "replace"):
         return str(value)
@@ -76,11 +78,11 @@ def size(text: str) -> tuple[int, int]:
 
 
 def _checkpoints(text: str, known: Known) -> list[str]:
-    """Names of subjects: all of them, or base, best, final and steps."""
+    """Names of candidates: all of them, or base, best, final and steps."""
     if text.strip() == ALL:
-        return list(known.subjects)
-    named = {BASE: BASE, BEST: known.best, FINAL: next(s.name for s in known.subjects.values() if s.final)}
-    steps = {subject.step: name for name, subject in known.subjects.items() if subject.path}
+        return list(known.candidates)
+    named = {BASE: BASE, BEST: known.best, FINAL: next(s.name for s in known.candidates.values() if s.final)}
+    steps = {candidate.step: name for name, candidate in known.candidates.items() if candidate.path}
     chosen: list[str] = []
     for part in syntax.texts(text):
         if part in named:

@@ -54,7 +54,7 @@ def _cell(
     known: Known,
     defaults: Defaults,
 ) -> Cell:
-    subject = known.subjects[str(values.get("checkpoint", known.best))]
+    candidate = known.candidates[str(values.get("checkpoint", known.best))]
     turned: dict[str, Any] = {name: values[name] for name in SAMPLING if name in values}
     prompt, negative = str(values.get("prompt", known.prompts[0])), defaults.sampling.negative
     if swap:
@@ -63,7 +63,7 @@ def _cell(
     own = {name: float(values.get(name, value)) for name, value in defaults.settings.items()}
     seed = int(values.get("seed", defaults.seed))
     asked = size(str(values["size"])) if "size" in values else None
-    return Cell(position, values, seed, ask(subject, prompt, defaults.name, [seed], sampling, own, asked))
+    return Cell(position, values, seed, ask(candidate, prompt, defaults.name, [seed], sampling, own, asked))
 
 
 def _replaced(prompt: str, negative: str, old: str, new: str) -> tuple[str, str]:

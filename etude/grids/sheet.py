@@ -11,9 +11,9 @@ from etude.core.errors import InputError
 from etude.grids.axes import Axis, Known
 from etude.grids.cells import Cell, Defaults
 from etude.grids.layout import Label, Sheet
+from etude.rendering.candidates import BASE
 from etude.rendering.pixels import open_picture, pixel_digest
 from etude.rendering.prompts import fill
-from etude.rendering.subjects import BASE
 
 PICTURE = ("picture", "checkpoint", "prompt", "seed")  # columns that say which picture; the others are its numbers
 
@@ -80,7 +80,7 @@ def manifest(
 
 def _entry(cell: Cell, path: Path, numbers: Mapping[tuple[str, str], Mapping[str, float]]) -> dict[str, Any]:
     request, picture = cell.request, pixel_digest(open_picture(path))
-    drawn = {"checkpoint": request.subject.name, "prompt": request.prompt, "seed": cell.seed}
+    drawn = {"checkpoint": request.candidate.name, "prompt": request.prompt, "seed": cell.seed}
     drawn |= {"sampling": request.sampling.model_dump(), "settings": dict(request.settings), "size": request.size}
     known = dict(numbers.get((picture, request.prompt), {}))
     return {"position": list(cell.position), "picture": picture, **drawn, "numbers": known}

@@ -41,7 +41,7 @@ def render(found: Findings) -> str:
         sentence=sentence,
         use=_use(found),
         tiles=list(_tiles(found)),
-        best_name=subject_name(found.best["checkpoint"], found.best["step"]),
+        best_name=candidate_name(found.best["checkpoint"], found.best["step"]),
         metric_names={name: metric.name for name, metric in BY_KEY.items()},
         pairs=[_pair(found, number) for number in range(len(found.asked["prompts"]))],
         training=[{"picture": inline(path, THUMB), "caption": caption_of(path)} for path in found.training],
@@ -58,7 +58,7 @@ def render(found: Findings) -> str:
     )
 
 
-def subject_name(checkpoint: str, step: int | None) -> str:
+def candidate_name(checkpoint: str, step: int | None) -> str:
     """How a row is called: ``untouched base``, ``step 300`` or ``final``."""
     if checkpoint == "base":
         return "untouched base"
@@ -83,7 +83,7 @@ def _use(found: Findings) -> dict[str, Any]:
     steps = [str(row.step) for row in found.checkpoints if row.name not in ("base", "final")]
     others = [step for step in steps if step != str(written["step"])]
     return {
-        "name": subject_name(written["checkpoint"], written["step"]),
+        "name": candidate_name(written["checkpoint"], written["step"]),
         "best": written["checkpoint"] == found.best["checkpoint"],
         "each": written["export"] == "all" and len(steps) > 1,
         "rows": list(rows(export)),
@@ -158,7 +158,7 @@ def _row(found: Findings, row: Checkpoint, columns: Sequence[Metric]) -> dict[st
         {"value": words.number(row.values.get(m.key)), "spread": words.spread(row.values.get(f"{m.key}_spread"))}
         for m in columns
     ]
-    return {"name": subject_name(row.name, row.step), "kind": kind, "cells": cells}
+    return {"name": candidate_name(row.name, row.step), "kind": kind, "cells": cells}
 
 
 def _grid(folder: Path) -> dict[str, Any]:

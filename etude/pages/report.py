@@ -13,7 +13,7 @@ from etude.core.files import read_json
 from etude.metrics import BY_KEY, REPORT, TABLE, Metric, measured, shown_in
 from etude.pages import words
 from etude.pages.dumbbell import Bar, draw
-from etude.pages.page import environment, subject_name, worded
+from etude.pages.page import candidate_name, environment, worded
 from etude.pages.pictures import inline, shrink
 from etude.pages.sources import Findings
 
@@ -142,7 +142,7 @@ def _row(entry: Entry, columns: Sequence[Metric]) -> dict[str, Any]:
             }
         )
     best = entry.told["best"]
-    checkpoint = subject_name(best["checkpoint"], best["step"])
+    checkpoint = candidate_name(best["checkpoint"], best["step"])
     return {**entry.told, "cells": cells, "checkpoint": checkpoint, "size": words.size(entry.told["size"])}
 
 

@@ -38,7 +38,7 @@ def best_of(method: str) -> str:
 
 
 def _built(what: str, method: str, step: str) -> Path:
-    from etude.rendering.subjects import find_made
+    from etude.rendering.candidates import find_made
 
     build = ARTIFACTS / method / "build"
     final = build / "artifact.safetensors"
@@ -47,11 +47,11 @@ def _built(what: str, method: str, step: str) -> Path:
     name = best_of(method) if step == BEST else f"{int(step):06d}" if step.isdecimal() else step
     if name == FINAL:
         return final
-    known = [subject for subject in find_made(build) if subject.name != FINAL]
-    for subject in known:
-        if subject.name == name and subject.path:
-            return subject.path
+    known = [candidate for candidate in find_made(build) if candidate.name != FINAL]
+    for candidate in known:
+        if candidate.name == name and candidate.path:
+            return candidate.path
     if not known:
         raise InputError(what, f"{method} has no checkpoints", f"write {method}")
-    steps = ", ".join(str(subject.step) for subject in known)
+    steps = ", ".join(str(candidate.step) for candidate in known)
     raise InputError(what, f"`{step}` is no step of its checkpoints: {steps}", f"write {method}@{known[-1].step}")

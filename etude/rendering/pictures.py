@@ -20,9 +20,9 @@ from etude.base.settings import Sampling
 from etude.core.files import atomic_path
 from etude.core.store import Part, Store, key
 from etude.diffusion.sample import generate
+from etude.rendering.candidates import Candidate
 from etude.rendering.prompts import fill
-from etude.rendering.studio import Studio
-from etude.rendering.subjects import Subject
+from etude.rendering.renderer import Renderer
 
 if TYPE_CHECKING:
     from etude.base.base import Base
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt and its seeds, drawn together by one subject."""
+    """One prompt and its seeds, drawn together by one candidate."""
 
-    subject: Subject
+    candidate: Candidate
     prompt: str  # with the name filled in
     seeds: tuple[int, ...]
     sampling: Sampling
@@ -41,7 +41,7 @@ class Request:
 
 
 def ask(
-    subject: Subject,
+    candidate: Candidate,
     prompt: str,
     name: str,
     seeds: Sequence[int],
@@ -54,8 +54,8 @@ def ask(
     The base has no ``settings``: it is drawn once for all of them.
     """
     worded = sampling.model_copy(update={"negative": fill(sampling.negative, name)})
-    own = () if subject.path is None else tuple(sorted(settings.items()))
-    return Request(subject, fill(prompt, name), tuple(sorted(set(seeds))), worded, own, size)
+    own = () if candidate.path is None else tuple(sorted(settings.items()))
+    return Request(candidate, fill(prompt, name), tuple(sorted(set(seeds))), worded, own, size)
 
 
 Track = Callable[[Sequence[Request]], Iterator[Request]]
@@ -73,17 +73,18 @@ class Drawn:
         return self.paths[request][request.seeds.index(seed)]
 
 
-def draw(studio: Studio, requests: Sequence[Request], track: Track = iter) -> Drawn:
+def draw(renderer: Renderer, requests: Sequence[Request], track: Track = iter) -> Drawn:
     """Pictures for every request; ``track`` is given those that must be drawn, and shows how they go by.
 
     Artifacts are the dearest to change, then their settings: requests of one artifact are drawn one after another.
     """
     store = Store("images")
-    paths = {request: _places(studio, store, request) for request in dict.fromkeys(requests)}
+    paths = {request: _places(renderer, store, request) for request in dict.fromkeys(requests)}
     missing = [request for request, places in paths.items() if not all(map(Path.exists, places))]
-    order = sorted(missing, key=lambda request: (request.subject.step or 0, request.subject.name, request.settings))
-    for (subject, settings), group in groupby(track(order), key=lambda request: (request.subject, request.settings)):
-        with studio.applied(subject, dict(settings)) as base:
+    order = sorted(missing, key=lambda request: (request.candidate.step or 0, request.candidate.name, request.settings))
+    groups = groupby(track(order), key=lambda request: (request.candidate, request.settings))
+    for (candidate, settings), group in groups:
+        with renderer.applied(candidate, dict(settings)) as base:
             for request in group:
                 for place, picture in zip(paths[request], _generate(base, request), strict=True):
                     with atomic_path(place) as temporary:
@@ -91,9 +92,9 @@ def draw(studio: Studio, requests: Sequence[Request], track: Track = iter) -> Dr
     return Drawn(paths, sum(len(request.seeds) for request in missing))
 
 
-def _places(studio: Studio, store: Store, request: Request) -> tuple[Path, ...]:
+def _places(renderer: Renderer, store: Store, request: Request) -> tuple[Path, ...]:
     what: list[Part] = [request.prompt, list(request.seeds), request.sampling.model_dump(), list(request.size or ())]
-    group = studio.key(request.subject, dict(request.settings), what)
+    group = renderer.key(request.candidate, dict(request.settings), what)
     return tuple(store.path(key(group, seed), ".png") for seed in request.seeds)
 
 

@@ -12,7 +12,7 @@ from etude.core import code
 from tests.guards import build_graph, files_needed, missing_deps, module_stage
 from tests.shipped import ROOT
 
-MAKERS = {"tasks.encode": "CODE", "tasks.class_images": "CODE", "etude.rendering.studio": "DRAWING"}
+MAKERS = {"tasks.encode": "CODE", "tasks.class_images": "CODE", "etude.rendering.renderer": "DRAWING"}
 
 
 def places(module: str) -> tuple[str, ...]:

@@ -12,8 +12,8 @@ from etude.core.randomness import generator
 from etude.diffusion.noise import add_noise, predict
 from etude.evaluation.settings import Validation
 from etude.evaluation.validation import curve, loss_table
-from etude.rendering.studio import Studio
-from etude.rendering.subjects import UNTOUCHED, subjects
+from etude.rendering.candidates import UNTOUCHED, candidates
+from etude.rendering.renderer import Renderer
 from tests.finished import enter, project
 
 LATENTS = Path("data/concept/latents")
@@ -22,15 +22,15 @@ ASKED = Validation(prompt="[name]", images=2, timesteps=[100, 900], seed=0)
 
 
 @pytest.fixture
-def studio(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Studio:
+def renderer(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Renderer:
     project(tmp_path, tiny_base)
     enter(monkeypatch, tmp_path)
-    return Studio(tiny_base, "lora", device="cpu", precision="fp32", threads=1)
+    return Renderer(tiny_base, "lora", device="cpu", precision="fp32", threads=1)
 
 
-def test_the_loss_is_the_squared_error_of_the_predicted_noise(studio: Studio) -> None:
-    (value,) = curve(studio, UNTOUCHED, {}, loss_table(LATENTS, NAMES[:1], asked(timesteps=[300]), "sks", 0))
-    base = studio.base
+def test_the_loss_is_the_squared_error_of_the_predicted_noise(renderer: Renderer) -> None:
+    (value,) = curve(renderer, UNTOUCHED, {}, loss_table(LATENTS, NAMES[:1], asked(timesteps=[300]), "sks", 0))
+    base = renderer.base
     latents = read_tensors(LATENTS / f"{NAMES[0]}.safetensors")[0]["mean"][None] * base.scaling_factor
     noise = torch.randn((4, 8, 8), generator=generator(0, "validation", NAMES[0], 300))[None]
     t = torch.tensor([300])
@@ -43,29 +43,29 @@ def asked(**changes: object) -> Validation:
     return ASKED.model_copy(update=changes)
 
 
-def test_the_same_table_gives_the_same_loss_and_another_seed_another(studio: Studio, tmp_path: Path) -> None:
-    first = curve(studio, UNTOUCHED, {}, loss_table(LATENTS, NAMES, ASKED, "sks", 0))
+def test_the_same_table_gives_the_same_loss_and_another_seed_another(renderer: Renderer, tmp_path: Path) -> None:
+    first = curve(renderer, UNTOUCHED, {}, loss_table(LATENTS, NAMES, ASKED, "sks", 0))
     (tmp_path / ".cache").rename(tmp_path / "old")
-    assert curve(studio, UNTOUCHED, {}, loss_table(LATENTS, NAMES, ASKED, "sks", 0)) == first
-    assert curve(studio, UNTOUCHED, {}, loss_table(LATENTS, NAMES, asked(seed=1), "sks", 0)) != first
+    assert curve(renderer, UNTOUCHED, {}, loss_table(LATENTS, NAMES, ASKED, "sks", 0)) == first
+    assert curve(renderer, UNTOUCHED, {}, loss_table(LATENTS, NAMES, asked(seed=1), "sks", 0)) != first
     assert len(first) == 2
 
 
-def test_another_picture_leaves_the_noise_of_the_first_alone(studio: Studio) -> None:
-    one = curve(studio, UNTOUCHED, {}, loss_table(LATENTS, NAMES[:1], ASKED, "sks", 0))
-    two = curve(studio, UNTOUCHED, {}, loss_table(LATENTS, NAMES[1:2], ASKED, "sks", 0))
-    both = curve(studio, UNTOUCHED, {}, loss_table(LATENTS, NAMES[:2], ASKED, "sks", 0))
+def test_another_picture_leaves_the_noise_of_the_first_alone(renderer: Renderer) -> None:
+    one = curve(renderer, UNTOUCHED, {}, loss_table(LATENTS, NAMES[:1], ASKED, "sks", 0))
+    two = curve(renderer, UNTOUCHED, {}, loss_table(LATENTS, NAMES[1:2], ASKED, "sks", 0))
+    both = curve(renderer, UNTOUCHED, {}, loss_table(LATENTS, NAMES[:2], ASKED, "sks", 0))
     assert both == pytest.approx([(a + b) / 2 for a, b in zip(one, two, strict=True)], rel=1e-6)
 
 
-def test_a_checkpoint_has_its_own_loss_and_changed_latents_are_seen(studio: Studio) -> None:
+def test_a_checkpoint_has_its_own_loss_and_changed_latents_are_seen(renderer: Renderer) -> None:
     table = loss_table(LATENTS, NAMES, ASKED, "sks", 0)
-    untouched = curve(studio, UNTOUCHED, {}, table)
-    assert curve(studio, subjects(Path("artifacts/lora/build"))[1], {"strength": 1.0}, table) != untouched
+    untouched = curve(renderer, UNTOUCHED, {}, table)
+    assert curve(renderer, candidates(Path("artifacts/lora/build"))[1], {"strength": 1.0}, table) != untouched
     write_tensors(LATENTS / f"{NAMES[0]}.safetensors", {"mean": torch.zeros(4, 8, 8), "logvar": torch.zeros(4, 8, 8)})
-    assert curve(studio, UNTOUCHED, {}, loss_table(LATENTS, NAMES, ASKED, "sks", 0)) != untouched
+    assert curve(renderer, UNTOUCHED, {}, loss_table(LATENTS, NAMES, ASKED, "sks", 0)) != untouched
 
 
-def test_missing_latents_are_named(studio: Studio) -> None:
+def test_missing_latents_are_named(renderer: Renderer) -> None:
     with pytest.raises(InputError, match="0000000000000009"):
         loss_table(LATENTS, ["0000000000000009"], ASKED, "sks", 0)

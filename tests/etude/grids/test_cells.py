@@ -9,14 +9,14 @@ from etude.core.errors import ParamsError
 from etude.grids.axes import Axis, Known, read_axis
 from etude.grids.cells import Cell, Defaults, cells, gather
 from etude.grids.settings import AxisSettings
-from etude.rendering.subjects import UNTOUCHED, Subject
+from etude.rendering.candidates import UNTOUCHED, Candidate
 from tests.finished import SAMPLING
 
 SUBJECTS = {
     "base": UNTOUCHED,
-    "000100": Subject("000100", 100, Path("100")),
-    "000200": Subject("000200", 200, Path("200")),
-    "000300": Subject("000300", 300, Path("300"), final=True),
+    "000100": Candidate("000100", 100, Path("100")),
+    "000200": Candidate("000200", 200, Path("200")),
+    "000300": Candidate("000300", 300, Path("300"), final=True),
 }
 KNOWN = Known(SUBJECTS, "000200", ["[name]", "a red [name]"])
 DEFAULTS = Defaults("sks", 7, Sampling.model_validate(SAMPLING), {"strength": 1.0})
@@ -58,14 +58,14 @@ def test_labels_say_what_is_turned_and_sizes_are_read() -> None:
 def test_cells_run_over_columns_then_rows_then_blocks() -> None:
     made = one(axis("checkpoint", "base, 100"), axis("prompt", "all"), axis("seed", "0-1"))
     assert [cell.position for cell in made[:5]] == [(0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0), (0, 0, 1)]
-    assert made[3].request.subject.step == 100
+    assert made[3].request.candidate.step == 100
     assert made[3].request.prompt == "a red sks"
     assert [cell.seed for cell in made] == [0, 0, 0, 0, 1, 1, 1, 1]
 
 
 def test_what_no_axis_turns_is_the_best_checkpoint_the_first_prompt_and_the_grids_seed() -> None:
     (cell,) = one()
-    assert cell.request.subject.step == 200
+    assert cell.request.candidate.step == 200
     assert (cell.request.prompt, cell.seed) == ("sks", 7)
     assert cell.request.settings == (("strength", 1.0),)
 

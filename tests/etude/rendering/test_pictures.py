@@ -11,61 +11,61 @@ from etude.base.settings import Sampling
 from etude.core.artifact import load, save
 from etude.core.errors import FormatError
 from etude.diffusion.sample import generate
+from etude.rendering.candidates import UNTOUCHED, candidates
 from etude.rendering.pictures import Request, ask, draw
 from etude.rendering.pixels import open_picture, pixel_digest
-from etude.rendering.studio import Studio
-from etude.rendering.subjects import UNTOUCHED, subjects
+from etude.rendering.renderer import Renderer
 from tests.finished import SAMPLING, SEEDS, enter, project
 
 SAMPLED = Sampling.model_validate(SAMPLING)
 
 
 @pytest.fixture
-def studio(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Studio:
+def renderer(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Renderer:
     project(tmp_path, tiny_base)
     enter(monkeypatch, tmp_path)
-    return open_studio(tiny_base)
+    return open_renderer(tiny_base)
 
 
-def open_studio(base: Path, method: str = "lora") -> Studio:
-    return Studio(base, method, device="cpu", precision="fp32", threads=1)
+def open_renderer(base: Path, method: str = "lora") -> Renderer:
+    return Renderer(base, method, device="cpu", precision="fp32", threads=1)
 
 
 def asked(prompt: str = "a red [name]", step: int = 0, strength: float = 1.0) -> Request:
-    subject = next(s for s in subjects(Path("artifacts/lora/build")) if s.step == step)
-    return ask(subject, prompt, "sks", SEEDS, SAMPLED, {"strength": strength})
+    candidate = next(s for s in candidates(Path("artifacts/lora/build")) if s.step == step)
+    return ask(candidate, prompt, "sks", SEEDS, SAMPLED, {"strength": strength})
 
 
-def test_a_kept_picture_is_what_the_model_draws(studio: Studio) -> None:
+def test_a_kept_picture_is_what_the_model_draws(renderer: Renderer) -> None:
     request = asked()
-    drawn = generate(studio.base, ["a red sks"] * 2, seeds=SEEDS, **SAMPLED.model_dump()).numpy()
-    places = draw(studio, [request]).paths[request]
+    drawn = generate(renderer.base, ["a red sks"] * 2, seeds=SEEDS, **SAMPLED.model_dump()).numpy()
+    places = draw(renderer, [request]).paths[request]
     for place, pixels in zip(places, drawn, strict=True):
         with Image.open(place) as picture:
             assert (np.asarray(picture) == pixels).all()
 
 
-def test_nothing_is_drawn_twice_and_the_base_is_not_even_opened(studio: Studio, tiny_base: Path) -> None:
+def test_nothing_is_drawn_twice_and_the_base_is_not_even_opened(renderer: Renderer, tiny_base: Path) -> None:
     requests = [asked(step=0), asked(step=10)]
-    assert draw(studio, [*requests, requests[0]]).new == 4
-    again = open_studio(tiny_base)
+    assert draw(renderer, [*requests, requests[0]]).new == 4
+    again = open_renderer(tiny_base)
     assert draw(again, requests).new == 0
     assert "base" not in vars(again)
 
 
-def test_a_picture_does_not_depend_on_what_else_is_drawn(studio: Studio, tmp_path: Path) -> None:
-    alone = draw(studio, [asked()]).of(asked(), 1).read_bytes()
+def test_a_picture_does_not_depend_on_what_else_is_drawn(renderer: Renderer, tmp_path: Path) -> None:
+    alone = draw(renderer, [asked()]).of(asked(), 1).read_bytes()
     (tmp_path / ".cache").rename(tmp_path / "old")
-    together = draw(studio, [asked("a blue [name]", 20), asked(), asked("a blue [name]")])
+    together = draw(renderer, [asked("a blue [name]", 20), asked(), asked("a blue [name]")])
     assert together.of(asked(), 1).read_bytes() == alone
 
 
-def test_one_lost_picture_draws_its_group_again(studio: Studio) -> None:
-    drawn = draw(studio, [asked(), asked(step=10)])
+def test_one_lost_picture_draws_its_group_again(renderer: Renderer) -> None:
+    drawn = draw(renderer, [asked(), asked(step=10)])
     lost = drawn.of(asked(), 1)
     before = lost.read_bytes()
     lost.unlink()
-    assert draw(studio, [asked(), asked(step=10)]).new == 2
+    assert draw(renderer, [asked(), asked(step=10)]).new == 2
     assert lost.read_bytes() == before
 
 
@@ -80,28 +80,32 @@ def test_one_lost_picture_draws_its_group_again(studio: Studio) -> None:
         {"size": (64, 72)},
     ],
 )
-def test_whatever_changes_a_picture_changes_its_place(studio: Studio, other: dict[str, object]) -> None:
+def test_whatever_changes_a_picture_changes_its_place(renderer: Renderer, other: dict[str, object]) -> None:
     request = asked(step=10)
     changed = replace(request, **other)  # type: ignore[arg-type]
-    paths = draw(studio, [request, changed]).paths
+    paths = draw(renderer, [request, changed]).paths
     assert not set(paths[request]) & set(paths[changed])
 
 
-def test_the_key_knows_weights_device_and_precision_but_the_bases_no_method(studio: Studio, tiny_base: Path) -> None:
-    first, last = subjects(Path("artifacts/lora/build"))[1:]
-    one = studio.key(first, {})
-    assert one != studio.key(last, {})
-    assert one != Studio(tiny_base, "lora", device="cpu", precision="bf16", threads=1).key(first, {})
-    assert one != Studio(tiny_base, "lora", device="cpu", precision="fp32", threads=2).key(first, {})
-    assert one != open_studio(tiny_base, "textual_inversion").key(first, {})
-    assert studio.key(UNTOUCHED, {}) == open_studio(tiny_base, "textual_inversion").key(UNTOUCHED, {"strength": 0.5})
+def test_the_key_knows_weights_device_and_precision_but_the_bases_no_method(
+    renderer: Renderer, tiny_base: Path
+) -> None:
+    first, last = candidates(Path("artifacts/lora/build"))[1:]
+    one = renderer.key(first, {})
+    assert one != renderer.key(last, {})
+    assert one != Renderer(tiny_base, "lora", device="cpu", precision="bf16", threads=1).key(first, {})
+    assert one != Renderer(tiny_base, "lora", device="cpu", precision="fp32", threads=2).key(first, {})
+    assert one != open_renderer(tiny_base, "textual_inversion").key(first, {})
+    assert renderer.key(UNTOUCHED, {}) == open_renderer(tiny_base, "textual_inversion").key(
+        UNTOUCHED, {"strength": 0.5}
+    )
 
 
-def test_an_artifact_is_hashed_once_for_all_prompts(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_artifact_is_hashed_once_for_all_prompts(renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    monkeypatch.setattr("etude.rendering.studio.sha256_file", lambda path: read.append(path.name) or path.name)
-    subject = asked(step=10).subject
-    assert studio.key(subject, {}, "a") != studio.key(subject, {}, "b")
+    monkeypatch.setattr("etude.rendering.renderer.sha256_file", lambda path: read.append(path.name) or path.name)
+    candidate = asked(step=10).candidate
+    assert renderer.key(candidate, {}, "a") != renderer.key(candidate, {}, "b")
     assert read == ["000010.safetensors"]
 
 
@@ -112,11 +116,11 @@ def test_equal_questions_are_asked_equally() -> None:
     assert one.sampling.negative == "no sks"
 
 
-def test_an_artifact_of_another_method_is_refused(studio: Studio) -> None:
+def test_an_artifact_of_another_method_is_refused(renderer: Renderer) -> None:
     path = Path("artifacts/lora/build/checkpoints/000010.safetensors")
     save(replace(load(path), method="hypernetwork"), path)
     with pytest.raises(FormatError, match="made by hypernetwork"):
-        draw(studio, [asked(step=10)])
+        draw(renderer, [asked(step=10)])
 
 
 def test_pixels_are_known_by_size_and_colour_and_not_by_file() -> None:

@@ -7,15 +7,15 @@ import pytest
 from etude.core.artifact import Artifact, save
 from etude.core.errors import FormatError, InputError, ParamsError
 from etude.core.files import write_json, write_tensors
+from etude.rendering.candidates import candidates
 from etude.rendering.prompts import fill, prompts_of
 from etude.rendering.real import evenly, real_pictures
-from etude.rendering.subjects import subjects
 from tests.finished import build
 
 
 def test_the_base_comes_first_then_checkpoints_by_step(tmp_path: Path) -> None:
     build(tmp_path, (10, 9, 100))
-    found = subjects(tmp_path / "artifacts/lora/build")
+    found = candidates(tmp_path / "artifacts/lora/build")
     assert [(s.name, s.step, s.final) for s in found] == [
         ("base", 0, False),
         ("000009", 9, False),
@@ -27,15 +27,15 @@ def test_the_base_comes_first_then_checkpoints_by_step(tmp_path: Path) -> None:
 
 def test_a_method_without_checkpoints_has_its_final_artifact(tmp_path: Path) -> None:
     save(Artifact("model_merge", {}, {}), tmp_path / "artifact.safetensors")
-    assert [(s.name, s.step) for s in subjects(tmp_path)] == [("base", 0), ("final", None)]
+    assert [(s.name, s.step) for s in candidates(tmp_path)] == [("base", 0), ("final", None)]
 
 
 def test_a_file_that_is_no_artifact_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"artifact\.safetensors: is missing"):
-        subjects(tmp_path)
+        candidates(tmp_path)
     write_tensors(tmp_path / "artifact.safetensors", {})
     with pytest.raises(FormatError, match=r"artifact\.safetensors"):
-        subjects(tmp_path)
+        candidates(tmp_path)
 
 
 def test_the_name_takes_its_place_and_leaves_no_gap() -> None:

@@ -13,7 +13,7 @@ FINAL = "final"
 
 
 @dataclass(frozen=True)
-class Subject:
+class Candidate:
     """The untouched base (``path`` None, step 0), or an artifact file after ``step`` steps (None: it has none)."""
 
     name: str  # "base", a step such as "000300", or "final"
@@ -22,10 +22,10 @@ class Subject:
     final: bool = False  # the artifact that the build ended with
 
 
-UNTOUCHED = Subject(BASE, 0)
+UNTOUCHED = Candidate(BASE, 0)
 
 
-def subjects(build: Path) -> list[Subject]:
+def candidates(build: Path) -> list[Candidate]:
     """The base, then the checkpoints by step, then the final artifact, unless the last checkpoint is of its step.
 
     ``build`` is ``artifacts/<method>/build``. Raises InputError when it holds no artifact.
@@ -33,14 +33,14 @@ def subjects(build: Path) -> list[Subject]:
     return [UNTOUCHED, *find_made(build)]
 
 
-def find_made(build: Path) -> list[Subject]:
-    """What `subjects` lists after the base, the last of it being what the build ended with."""
+def find_made(build: Path) -> list[Candidate]:
+    """What `candidates` lists after the base, the last of it being what the build ended with."""
     final = build / "artifact.safetensors"
     if not final.exists():
         raise InputError(final, "is missing", "run `dvc repro` so that the build stage makes it")
     found = {facts_of(path)["step"]: path for path in sorted((build / "checkpoints").glob("*.safetensors"))}
     end = facts_of(final).get("step", max(found, default=None))
-    rows = [Subject(f"{step:06d}", step, found[step], final=step == end) for step in sorted(found)]
+    rows = [Candidate(f"{step:06d}", step, found[step], final=step == end) for step in sorted(found)]
     if end not in found:
-        rows.append(Subject(FINAL, end, final, final=True))
+        rows.append(Candidate(FINAL, end, final, final=True))
     return rows

@@ -19,14 +19,14 @@ from etude.core.method import load_method
 from etude.core.params import read_yaml
 from etude.core.randomness import make_deterministic
 from etude.core.store import Part, key
-from etude.rendering.subjects import Subject
+from etude.rendering.candidates import Candidate
 
 DRAWING = ("etude/base", "etude/core", "etude/diffusion", "etude/rendering")  # the code that draws
 APPLYING = "etude/training"  # what a method's `apply` may use besides, and the method itself
 LIBRARIES = ("diffusers", "peft", "torch", "transformers")
 
 
-class Studio:
+class Renderer:
     """Opens the base when the first picture needs it, not before."""
 
     def __init__(self, base: Path, method: str, *, device: str, precision: str, threads: int) -> None:
@@ -39,22 +39,22 @@ class Studio:
         return load_base(self.path, device=self.device, dtype=DTYPES[self.precision])
 
     @contextmanager
-    def applied(self, subject: Subject, settings: Mapping[str, float]) -> Iterator[Base]:
-        """The base as ``subject`` changes it, with ``settings`` of the method's ``axes``; undone on leaving."""
-        if subject.path is None:
+    def applied(self, candidate: Candidate, settings: Mapping[str, float]) -> Iterator[Base]:
+        """The base as ``candidate`` changes it, with ``settings`` of the method's ``axes``; undone on leaving."""
+        if candidate.path is None:
             yield self.base
             return
-        made = artifacts.load(subject.path)
+        made = artifacts.load(candidate.path)
         if made.method != self.method:
-            raise FormatError(subject.path, f"is made by {made.method}, not {self.method}", "run `dvc repro`")
+            raise FormatError(candidate.path, f"is made by {made.method}, not {self.method}", "run `dvc repro`")
         with load_method(self.method).apply(made, self.base, **settings) as changed:
             yield changed
 
-    def key(self, subject: Subject, settings: Mapping[str, float], *parts: Part) -> str:
-        """The key of a result of ``subject``: weights, settings, code, libraries and device stand in it."""
-        if subject.path is None:
+    def key(self, candidate: Candidate, settings: Mapping[str, float], *parts: Part) -> str:
+        """The key of a result of ``candidate``: weights, settings, code, libraries and device stand in it."""
+        if candidate.path is None:
             return key(self._ground, *parts)  # the base knows neither method nor settings: all methods share its rows
-        return key(self._ground, self._apply, self._digest(subject.path), dict(settings), *parts)
+        return key(self._ground, self._apply, self._digest(candidate.path), dict(settings), *parts)
 
     @cached_property
     def _digest(self) -> Callable[[Path], str]:
@@ -72,8 +72,8 @@ class Studio:
         return key(code_digests(APPLYING, f"pipelines/{self.method}"))
 
 
-def open_studio(method: str, *, base: str, device: str, precision: str, threads: int) -> Studio:
-    """A method's studio, on its own base or else on ``base``; from here on equal work gives equal bits."""
+def open_renderer(method: str, *, base: str, device: str, precision: str, threads: int) -> Renderer:
+    """A method's renderer, on its own base or else on ``base``; from here on equal work gives equal bits."""
     make_deterministic(threads)
     own = read_yaml(Path("pipelines", method, "params.yaml")).get("base", base)
-    return Studio(Path(own), method, device=device, precision=precision, threads=threads)
+    return Renderer(Path(own), method, device=device, precision=precision, threads=threads)
