@@ -18,6 +18,7 @@ from etude.watch.stages import UNDER_DVC
 
 METHODS = {"method": "", "methods": "--method"}  # what commands call methods; shown so, or as the help shows it
 SETS = {"prepare": "name", "caption": "name", "encode": "name", "views": "name", "class_images": "real"}  # image sets
+REPAIRS = ("migrate",)  # commands that params files with faults are brought to
 
 
 def checked(command: Callable[..., Any], warn: Callable[[str], None]) -> Callable[..., Any]:
@@ -29,6 +30,8 @@ def checked(command: Callable[..., Any], warn: Callable[[str], None]) -> Callabl
 
     @wraps(command)
     def after_a_look(*arguments: Any, **options: Any) -> Any:
+        if command.__name__ in REPAIRS:
+            return command(*arguments, **options)
         given = signature.bind(*arguments, **options).arguments
         named: list[str] = []
         for argument, shown in METHODS.items():

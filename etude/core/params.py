@@ -172,7 +172,7 @@ def _renamed(detail: ErrorDetails, schema: type[BaseModel]) -> tuple[str, str] |
     """What a former key or value is called now, as a sentence, and the key; None for any other fault."""
     *block, name = map(str, detail["loc"] or ("",))
     where = ".".join([*block, name])
-    for model in _models_at(schema, detail["loc"][:-1]):
+    for model in models_at(schema, detail["loc"][:-1]):
         if not issubclass(model, Schema):
             continue
         if detail["type"] == "extra_forbidden" and (key := model.former_keys.get(name)):
@@ -246,10 +246,10 @@ def _pattern(metadata: Any) -> str | None:
 
 def _keys_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """The keys that the block at ``location`` knows."""
-    return sorted({name for model in _models_at(schema, location) for name in model.model_fields})
+    return sorted({name for model in models_at(schema, location) for name in model.model_fields})
 
 
-def _models_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[type[BaseModel]]:
+def models_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[type[BaseModel]]:
     """What the block at ``location`` may be."""
     models = [schema]
     for part in location:

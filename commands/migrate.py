@@ -1,0 +1,69 @@
+"""Params files of an earlier version brought to this one: what was renamed since is written by its present name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tasks.shell import run
+from tasks.shell.console import say
+
+if TYPE_CHECKING:
+    from etude.core.params import Schema
+
+
+def migrate(
+    dry: Annotated[bool, typer.Option("--dry", help="Only tell what would change.")] = False,
+) -> None:
+    """Write the present names of renamed keys and values into all params files. Comments, order and quotes stay."""
+    from commands.renaming import rename_in
+    from commands.rewriting import drafts
+
+    changes: list[str] = []
+    with nullcontext(Path()) if dry else drafts() as folder:
+        for file, schema in _files():
+            text, changed = rename_in(folder / file, file, schema)
+            changes += changed
+            if changed and not dry:
+                (folder / file).write_bytes(text.encode())
+    say("\n".join(changes) or "all params files have the present names: nothing to change")
+    if changes:
+        say(
+            "nothing is changed: this was --dry"
+            if dry
+            else "next: `git diff` shows it, `etude check` what else is wrong"
+        )
+    for line in _folders():
+        say(line)
+
+
+def _files() -> Iterator[tuple[str, type[Schema]]]:
+    """Every params file that there is a schema for."""
+    from etude.core.method import load_method, method_names
+    from etude.project import Project, params_files
+
+    known = method_names()
+    for path in params_files(Path()):
+        if path.parent == Path():
+            yield path.as_posix(), Project
+        elif path.parent.name in known:
+            schema: type[Schema] = load_method(path.parent.name).Params
+            yield path.as_posix(), schema
+
+
+def _folders() -> Iterator[str]:
+    """Folders of held-out pictures that have their former name, under which they are still read."""
+    from etude.core.params import read_yaml
+
+    block = read_yaml("params.yaml").get("evaluate")
+    place = (block.get("heldout") or block.get("truths")) if isinstance(block, dict) else None
+    for folder in sorted(Path(str(place)).glob("*-truth")) if place else []:
+        yield f"{folder}: is read as it is; its present name would be {folder.name.removesuffix('-truth')}-heldout"
+
+
+if __name__ == "__main__":
+    run(migrate)
