@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.shell import run
-from tasks.shell.console import say
+from tasks.shell.console import say, warn
 
 PRESETS = Path("presets")
 CLASS = "[class]"  # in a preset: the class of what a method learns
@@ -18,19 +18,25 @@ def preset(name: str) -> None:
     from commands.rewriting import drafts, read_commented, rewrite
     from etude import sources
     from etude.arguments import refuse_unknown
+    from etude.core.method import method_names
     from etude.project import check
 
     known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
     refuse_unknown("NAME", "preset", name, known)
     chosen = read_commented(PRESETS / f"{name}.yaml")
     chosen.pop("fetch")  # what `etude.sources` reads
+    here = {"params.yaml", *(f"pipelines/{method}/params.yaml" for method in method_names())}
     with drafts() as draft:
         changes = []
-        for file, values in chosen.items():
-            changes += rewrite(draft / file, file, _of_the_class(draft / file, values))
+        for file in sorted(here & set(chosen)):
+            changes += rewrite(draft / file, file, _of_the_class(draft / file, chosen[file]))
         changes += fitting_prompts(draft)
         project = check(draft)  # nothing is changed unless all of it fits together
     say("\n".join(changes) or f"everything is as the preset {name} wants it")
+    for file in sorted(here - set(chosen)):
+        warn(f"the preset {name} has no values for {file}, which stays as it is; look whether it fits the base")
+    for file in sorted(set(chosen) - here):
+        warn(f"the preset {name} has values for {file}, of a method that is not here: they are left out")
     if lacking := [each.path for each in sources.missing(Path(), project) if sources.origin(each.path)]:
         say(f"next: etude base, which fetches {' and '.join(lacking)}")
 

@@ -158,23 +158,25 @@ def _settings(what: str, method: str, numbers: dict[str, float] | float | None) 
 
 def ordered(layers: Sequence[Layer]) -> list[Layer]:
     """Whole weights first, since what is put on top of them would be lost under them; raises InputError for two."""
-    from etude.formats.kinds import FIRST, WHOLE
+    from etude.formats.kinds import FIRST, WHOLE, kind_of
 
-    whole = [layer for layer in layers if layer.artifact.method in WHOLE]
+    whole = [layer for layer in layers if kind_of(layer.artifact) == WHOLE]
     if len(whole) > 1:
         both = " and ".join(layer.text for layer in whole[:2])
         raise InputError(both, "replace the same weights", "merge them first (pipelines/model_merge)")
-    place = {method: number for number, method in enumerate(FIRST)}
-    return sorted(layers, key=lambda layer: place.get(layer.artifact.method, len(FIRST)))
+    place = {kind: number for number, kind in enumerate(FIRST)}
+    return sorted(layers, key=lambda layer: place.get(kind_of(layer.artifact), len(FIRST)))
 
 
 def _applied(layer: Layer, base: Base) -> Any:
     """The method's context; raises BaseError when the artifact is of another family than the base."""
     method = load_method(layer.artifact.method)
     family = layer.artifact.facts.get("family", base.family)
-    if base.family not in method.bases or family != base.family:
-        able = family if family != base.family else " or ".join(method.bases)
-        raise BaseError(base.path, f"is {base.family}, {layer.text} is made for {able}", "choose another --base")
+    if family != base.family:
+        raise BaseError(base.path, f"is {base.family}, {layer.text} is made for {family}", "choose another --base")
+    if reason := method.unsupported.get(family):
+        fault = f"is {family}, which {layer.artifact.method} does not support: {reason}"
+        raise BaseError(base.path, fault, "choose another --base")
     return method.apply(layer.artifact, base, **layer.settings)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,7 @@ from etude.base.settings import Sampling
 from etude.captions.settings import Caption
 from etude.core.errors import InputError, ParamsError
 from etude.core.method import Method, load_method, method_names
+from etude.core.mixins import models_of
 from etude.core.params import Location, MethodParams, Schema, Seed, SetName, load, nearest, read_yaml, refuse_twice
 from etude.core.yaml import shortened
 from etude.evaluation.settings import Evaluate
@@ -19,9 +20,7 @@ from etude.grids.settings import ALL, Grid, checkpoint_steps, refuse_unknown
 from etude.grids.syntax import texts
 from etude.images.settings import Prepare
 from etude.metrics import BY_KEY, HELD_OUT
-
-if TYPE_CHECKING:
-    from etude.training.plan import Optimization
+from etude.training.plan import Trained
 
 RESERVED = ("raw", "samples")  # folders of data/ that are no set's
 
@@ -110,10 +109,10 @@ def _set_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
 
 def _run_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
     """What this machine, or no method, has."""
-    plan: Optimization | None = getattr(params, "training", None)
+    plan = params.training if isinstance(params, Trained) else None
     if plan and plan.optimizer == "adamw8bit" and project.device == "cpu":
         yield "`training.optimizer: adamw8bit` needs a GPU, and `device` is cpu", "write adamw or sgd"
-    for key, place in getattr(params, "models", {}).items():
+    for key, place in models_of(params).items():
         top, _, rest = place.partition("/")
         made = rest.partition("/")[0]
         if top == "artifacts" and made not in method_names():
@@ -147,7 +146,7 @@ def _grid_faults(name: str, method: Method, params: MethodParams, project: Proje
         refuse_unknown(project.grid, tuple(method.axes))
     except ValueError as error:
         yield f"`grid`, for {name}: {error}", action
-    plan: Optimization | None = getattr(params, "training", None)
+    plan = params.training if isinstance(params, Trained) else None
     for axis in filter(None, (project.grid.x, project.grid.y, project.grid.z)):
         if plan is None or axis.axis != "checkpoint" or texts(str(axis.values)) == [ALL]:
             continue

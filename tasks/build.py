@@ -14,18 +14,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etude.core.errors import BaseError, ParamsError, StaleError
-from etude.core.files import read_json, write_json
-from etude.core.method import Input, Method, load_method, needs
+from etude.core.errors import BaseError
+from etude.core.files import write_json
+from etude.core.method import Method, load_method
+from etude.core.mixins import base_of, models_of
 from etude.core.params import MethodParams, Schema, load, pick
 from etude.core.store import key
+from etude.training.inputs import Request, load_inputs
+from etude.training.preview import HasPreview
 from etude.training.processes import is_main, spread
 from tasks.shell import publish, run, seen
 from tasks.shell.console import say, warn
 
 if TYPE_CHECKING:
     from etude.base.base import Base
-    from etude.base.digest import Part
     from etude.core.artifact import Artifact
     from etude.training.report import Report
     from etude.watch.looks import Look
@@ -49,18 +51,18 @@ def build(method: str) -> None:
     """Learn METHOD from its image set. A run that was killed goes on where its state was last kept."""
     start, dials, module = time.monotonic(), pick("params.yaml", Dials), load_method(method)
     params = load(Path("pipelines", method, "params.yaml"), module.Params)
-    path = Path(getattr(params, "base", dials.base))
+    path = base_of(params, dials.base)
     family = _family(method, module, path)
     spread(dials.processes)
     look = seen(Path("pipelines", method, "dvc.yaml"), "build")
-    look.add(getattr(params, "models", {}).values())
+    look.add(models_of(params).values())
     inputs = look.digests()
     facts = _facts(params, dials, inputs, path) | {"family": family}
     scratch = Path(".scratch", f"{method}-{key(inputs, facts)[:16]}")
     _tell_other_vae(method, path, Path(dials.base))
-    base, report = _open(method, module, params, dials, path, scratch)
+    data = load_inputs(module, Request(method, params, inputs))
+    base, report = _open(method, params, dials, path, scratch)
     facts |= {"prediction": base.prediction, "resolution": base.resolution}
-    data = {need: _load(need, method, params, inputs) for need in needs(module)}
     artifact = module.build(base=base, **data, params=params, report=report)
     if not is_main():
         return
@@ -75,9 +77,9 @@ def _family(method: str, module: Method, path: Path) -> str:
     from etude.base.family import recognise
 
     family = recognise(path)
-    if family not in module.bases:
-        action = f"name a base of {' or '.join(module.bases)} as `base` in params.yaml"
-        raise BaseError(path, f"is of the family {family}, on which {method} cannot stand", action)
+    if reason := module.unsupported.get(family):
+        fault = f"is of the family {family}, which {method} does not support: {reason}"
+        raise BaseError(path, fault, "name a base of another family as `base` in params.yaml")
     return family
 
 
@@ -96,7 +98,7 @@ def _facts(params: MethodParams, dials: Dials, inputs: Mapping[str, str], path: 
     from etude.base.loading import choose_device
 
     device = choose_device(dials.device).type
-    read = [path, *map(Path, getattr(params, "models", {}).values())]
+    read = [path, *map(Path, models_of(params).values())]
     processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     return {
         "params": params.recipe(),
@@ -112,57 +114,21 @@ def _facts(params: MethodParams, dials: Dials, inputs: Mapping[str, str], path: 
     }
 
 
-def _open(
-    method: str, module: Method, params: MethodParams, dials: Dials, path: Path, scratch: Path
-) -> tuple[Base, Report]:
+def _open(method: str, params: MethodParams, dials: Dials, path: Path, scratch: Path) -> tuple[Base, Report]:
     """The base in float32, whose trained copies need it (`fit` computes in `precision`), and a report with previews."""
+    from etude.base.digest import PARTS
     from etude.base.loading import load_base
     from etude.core.randomness import make_deterministic
-    from etude.training.preview import Preview, draw
+    from etude.training.preview import draw
     from etude.training.report import Report
 
     make_deterministic(dials.threads)
-    preview: Preview | None = getattr(params, "preview", None)
-    drawing = preview is not None and bool(preview.seeds)
-    comparing = {"images", "pictures"} <= set(needs(module))  # latents with pixels
-    decoding = drawing or comparing or bool(getattr(params, "reconstruction", 0))
-    learned: tuple[Part, ...] = ("unet", "vae", "text") if decoding else ("unet", "text")
-    parts = learned if "models" not in needs(module) else ()  # a merge reads files, one weight at a time
-    base = load_base(path, device=dials.device, parts=parts)
+    preview = params.preview if isinstance(params, HasPreview) and params.preview.seeds else None
+    base = load_base(path, device=dials.device, parts=PARTS if preview else params.base_parts)
     report = Report(scratch, dials.seed, base.device.type, dials.precision, watch=Path("logs", "previews", method))
-    if preview and drawing:
+    if preview:
         report.preview = lambda: draw(base, preview, params.word)
     return base, report
-
-
-def _load(need: str, method: str, params: MethodParams, inputs: Mapping[str, str]) -> Any:
-    """What `build` asks for by the name of an argument: from the folders of the method's image set, or its models."""
-    from etude.training.batches import load_captions, load_images, load_pictures
-    from etude.training.prior import load_prior
-    from etude.training.views import load_views
-
-    if need == "models":
-        models = getattr(params, "models", {})
-        return {name: _input(method, name, Path(path), inputs[path]) for name, path in models.items()}
-    folder = Path("data", params.set)
-    if need == "images":
-        return load_images(folder / "latents")
-    if need == "captions":  # None where `reads` says so: an edited caption rebuilds nothing
-        return load_captions(folder / "texts") if getattr(params, "reads", "texts") == "texts" else None
-    if need == "pictures":
-        return load_pictures(folder / "prepared")
-    if need == "views":
-        return load_views(Path("artifacts", method, "views"), list(params.concepts))  # type: ignore[attr-defined]
-    if need == "class_images":
-        return load_prior(Path("artifacts", method, "class_images"), params.class_images.real)  # type: ignore[attr-defined]
-    raise ParamsError("method", f"`build` asks for `{need}`, which this stage cannot give", "name another need")
-
-
-def _input(method: str, name: str, path: Path, digest: str) -> Input:
-    """One of the models, if it is still what its *input* stage saw; raises StaleError."""
-    if read_json(Path("artifacts", method, "inputs", f"{name}.json"))["sha256"] != digest:
-        raise StaleError(path, f"is not what the stage input@{name} of {method} saw", "run `dvc repro`")
-    return Input(path, digest)
 
 
 def _publish(method: str, artifact: Artifact, results: Path, facts: Mapping[str, Any], look: Look) -> None:

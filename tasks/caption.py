@@ -32,10 +32,10 @@ def caption(name: str) -> None:
     images: dict[str, dict[str, Any]] = read_json(prepared / "images.json")["images"]
     texts = {
         identifier: found
-        for identifier, facts in images.items()
-        if not facts["flipped"] and (found := _written(folder, facts["sources"], dials.caption))
+        for identifier, entry in images.items()
+        if not entry["flipped"] and (found := _written(folder, entry["sources"], dials.caption))
     }
-    unnamed = [identifier for identifier, facts in images.items() if not facts["flipped"] and identifier not in texts]
+    unnamed = [identifier for identifier, entry in images.items() if not entry["flipped"] and identifier not in texts]
     texts |= _described(prepared, unnamed, dials)
     whole = {identifier: _whole(identifier, texts, dials.caption) for identifier in images}
     with publish(Path("data", name, "captioned")) as out:
@@ -95,7 +95,7 @@ def _tell(name: str, folder: Path, images: dict[str, Any], whole: dict[str, dict
     origins = {"file": "from .txt files", "name": "from file names", "clip": "from CLIP", "none": "without a text"}
     told = ", ".join(f"{counts[origin]} {words}" for origin, words in origins.items() if counts[origin])
     say(f"{name}: {len(whole)} captions: {told}")
-    sources = [source for facts in images.values() if not facts["flipped"] for source in facts["sources"]]
+    sources = [source for entry in images.values() if not entry["flipped"] for source in entry["sources"]]
     for suffix, count in sorted(other_captions(folder, set(sources)).items()):
         warn(f"{name}: {count} pictures have a {suffix} file and no .txt: it is not read. Next: rename them to .txt")
     lonely = lonely_texts(folder, sources)

@@ -14,10 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from etude.base.settings import ClassImages, Sampling
+from etude.base.settings import ClassImages, ClassPictures, Sampling
 from etude.core.code import code_digests
 from etude.core.files import atomic_path
-from etude.core.params import Schema, pick
+from etude.core.params import pick
 from etude.core.store import Store, key
 from tasks import encode
 from tasks.shell import publish, run
@@ -34,12 +34,6 @@ class Dials(encode.Dials):
     precision: str
 
 
-class Own(Schema):
-    """The part of the method's params.yaml that this stage depends on."""
-
-    class_images: ClassImages
-
-
 def class_images(method: str, real: str = "") -> None:
     """Draw the class images of METHOD and encode them; with --real take those of an image set as they are."""
     folder = Path("artifacts", method, "class_images")
@@ -50,7 +44,7 @@ def class_images(method: str, real: str = "") -> None:
         say(f"{method}: class images: those of the image set {real}")
         return
     dials = pick("params.yaml", Dials)
-    asked = pick(Path("pipelines", method, "params.yaml"), Own).class_images
+    asked = pick(Path("pipelines", method, "params.yaml"), ClassPictures).class_images
     from etude.core.randomness import make_deterministic
 
     make_deterministic(dials.threads)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from etude.core.errors import ParamsError
 from etude.core.files import sha256_tree, write_json
-from etude.core.params import read_yaml
+from etude.core.mixins import Models
+from etude.core.params import nearest, pick
 from tasks.shell import run
 from tasks.shell.console import say
 
@@ -14,9 +15,9 @@ from tasks.shell.console import say
 def digest(method: str, name: str) -> None:
     """Write the SHA-256 of the model that METHOD's params.yaml calls NAME in `models`."""
     own = f"pipelines/{method}/params.yaml"
-    models = read_yaml(own).get("models")
-    if not isinstance(models, dict) or not isinstance(models.get(name), str):
-        raise ParamsError(own, f"`models` has no `{name}`", "correct `models`")
+    models = pick(own, Models).models
+    if name not in models:
+        raise ParamsError(own, f"`models` has no `{name}`{nearest(name, models)}", "correct `models`")
     path = models[name]
     found = sha256_tree(path)
     write_json(Path("artifacts", method, "inputs", f"{name}.json"), {"path": path, "sha256": found})

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from etude.core.errors import InputError
 from etude.core.files import read_tensors, write_tensors
-from etude.core.params import Schema, pick
-from etude.training.augmentation import KIND, MASK, Augmentation
+from etude.core.params import pick
+from etude.training.augmentation import KIND, MASK, Augmentation, HasViews
 from tasks import encode
 from tasks.shell import publish, run
 from tasks.shell.console import progress, say
@@ -30,16 +30,10 @@ class Dials(encode.Dials):
     """The parts of params.yaml that this stage depends on."""
 
 
-class Own(Schema):
-    """The part of the method's params.yaml that this stage depends on."""
-
-    augmentation: Augmentation
-
-
 def views(method: str, name: str) -> None:
     """Make and encode the views of the image set NAME that METHOD learns."""
     dials = pick("params.yaml", Dials)
-    asked = pick(Path("pipelines", method, "params.yaml"), Own).augmentation
+    asked = pick(Path("pipelines", method, "params.yaml"), HasViews).augmentation
     from etude.core.randomness import make_deterministic
 
     make_deterministic(dials.threads)

@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 from etude.base.base import Base
 from etude.core.artifact import Artifact, save
 from etude.core.files import write_json, write_tensors
+from etude.core.params import MethodParams
 from etude.diffusion.hooks import replaced_weights
 
 SEEDS = [0, 1]
@@ -46,6 +47,7 @@ GRID = {
 class Shift:
     """The method: ``strength`` times the artifact's shift on the UNet's last bias."""
 
+    Params = MethodParams
     axes: ClassVar = {"strength": 1.0}
     formats = ("kohya_lora",)
 

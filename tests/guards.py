@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 import grimp
 import networkx  # DVC brings it
 from dvc.repo import Repo
+
+from etude.core.facts import Fact
 
 PACKAGES = ("etude", "pipelines", "tasks", "flows", "commands", "evidence", "miniature")
 MODULE = re.compile(r"-m ([\w.]+)(?: '?([^\s']+))?")
@@ -121,3 +123,74 @@ def of_one_method(graph: grimp.ImportGraph) -> dict[str, str]:
         if rooms == {"pipelines"} and len(importers) == 1 and not module.startswith("etude.formats"):
             found[module] = importers.pop()
     return found
+
+
+def facts_read(text: str) -> set[str]:
+    """The string keys by which code reads facts: ``facts["key"]``, ``facts.get("key")`` and ``"key" in facts``.
+
+    Facts are any name or attribute of that word, and what a function of that name returns.
+    """
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Subscript(value=facts, slice=ast.Constant(value=str(key))) if _is_facts(facts):
+                found.add(key)
+            case ast.Call(func=ast.Attribute(value=facts, attr="get" | "pop"), args=[ast.Constant(value=str(key)), *_]):
+                found |= {key} if _is_facts(facts) else set()
+            case ast.Compare(left=ast.Constant(value=str(key)), comparators=[facts]) if _is_facts(facts):
+                found.add(key)
+    return found
+
+
+def facts_written(text: str) -> set[str]:
+    """The string keys of the dictionaries that are assigned to facts, joined to them, or given to an Artifact."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Assign(targets=[target], value=value) if _is_facts(target):
+                found |= _literal_keys(value)
+            case ast.AnnAssign(target=target, value=value) | ast.AugAssign(target=target, value=value):
+                found |= _literal_keys(value) if _is_facts(target) else set()
+            case ast.BinOp(left=left, right=right) if _is_facts(left) or _is_facts(right):
+                found |= _literal_keys(node)
+            case ast.Dict(keys=keys, values=values):
+                joined = [value for key, value in zip(keys, values, strict=True) if key is None]
+                found |= _literal_keys(node) if any(map(_is_facts, joined)) else set()
+            case ast.Call(func=ast.Name(id="Artifact") | ast.Attribute(attr="Artifact"), args=[_, _, facts, *_]):
+                found |= _literal_keys(facts)
+            case ast.FunctionDef(name=name) if "facts" in name.split("_"):
+                returned = [inner.value for inner in ast.walk(node) if isinstance(inner, ast.Return)]
+                found |= set().union(*map(_literal_keys, returned))
+    return found
+
+
+def unlisted_facts(root: Path, facts: Mapping[str, Fact]) -> list[str]:
+    """What the code does with facts and the table does not say: a key that is not in it, or a room that is not."""
+    found = []
+    for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*.py")):
+        parts, text = path.relative_to(root).with_suffix("").parts, path.read_text(encoding="utf-8")
+        room = ".".join(parts[:2] if parts[0] == "etude" else parts[:1])
+        for does, keys in (("reads", facts_read(text)), ("writes", facts_written(text))):
+            for key in sorted(keys):
+                listed = (facts[key].read_by if does == "reads" else facts[key].written_by) if key in facts else ()
+                found += [] if room in listed else [f"{room} {does} {key}"]
+    return found
+
+
+def _is_facts(node: ast.AST) -> bool:
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name) | ast.Call(func=ast.Name(id=name)):
+            return "facts" in name.split("_")
+    return False
+
+
+def _literal_keys(node: ast.AST | None) -> set[str]:
+    """The keys of dictionaries written out in an expression; those of dictionaries in them are not facts."""
+    match node:
+        case ast.Dict(keys=keys, values=values):
+            own = {key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
+            joined = [value for key, value in zip(keys, values, strict=True) if key is None]
+            return own.union(*map(_literal_keys, joined))
+        case ast.BinOp(left=left, right=right) | ast.IfExp(body=left, orelse=right):
+            return _literal_keys(left) | _literal_keys(right)
+    return set()

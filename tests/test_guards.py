@@ -19,6 +19,7 @@ from etude.core.method import load_method, method_names, needs
 from etude.core.params import Schema, read_yaml
 from etude.project import check
 from etude.sources import sources
+from etude.training.inputs import INPUTS
 from tests.guards import PACKAGES, Stage, build_graph, circles, files_needed, load_stages, missing_deps, of_one_method
 from tests.shipped import ROOT, held
 
@@ -160,12 +161,18 @@ def test_a_build_tracks_all_that_its_params_file_says_of_it_and_the_data_that_it
         own = f"pipelines/{stage.argument}/params.yaml"
         params = read_yaml(held(own))
         assert set(stage.params[own]) == set(params) - {"export"}, stage.name  # what is exported changes no build
-        folders = {"images": "latents", "captions": "texts", "pictures": "prepared"}
-        asked = {folders[need] for need in needs(method) if need in folders}
-        if "reads" in params:  # a method's choice: captions, or pictures alone
-            asked = asked - {"texts"} | {params["reads"]}
-        listed = {folder for folder in folders.values() if f"data/{params['set']}/{folder}" in stage.deps}
-        assert listed == asked, stage.name
+        names = {"${set}": params["set"], "${method}": stage.argument}
+        needed = {fill(need.dep, names): name for name, need in INPUTS.items()}
+        asked = set(needs(method))
+        if params.get("reads") == "prepared":  # a method's choice: captions, or pictures alone
+            asked = asked - {"captions"} | {"pictures"}
+        assert {needed[dep] for dep in stage.deps if dep in needed} == asked, stage.name
+
+
+def fill(text: str, names: dict[str, str]) -> str:
+    for mark, name in names.items():
+        text = text.replace(mark, name)
+    return text
 
 
 def test_an_export_depends_on_nothing_of_the_evaluation_but_the_name_of_the_best(stages: list[Stage]) -> None:

@@ -35,3 +35,9 @@ class ClassImages(Sampling):
     def _each_once(self) -> Self:
         refuse_twice(prompts=self.prompts, real=self.real)
         return self
+
+
+class ClassPictures(Schema):
+    """A method that learns pictures of the class besides its own: it has a stage *class_images*."""
+
+    class_images: ClassImages

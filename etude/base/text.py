@@ -91,9 +91,7 @@ def encode_tokens(base: Base, tokens: Tokens, clip_skip: int = 0) -> Conditionin
 
 def _need_text(base: Base) -> None:
     if base.unclip is not None and base.unclip.instead:
-        raise BaseError(
-            base.path, "reads no texts: it is one of image variations", "let clip_inversion alone stand on it"
-        )
+        raise BaseError(base.path, "reads no texts: it is one of image variations", "choose a base with a text encoder")
     if not base.text_encoders:
         raise BaseError(base.path, "was loaded without its text encoder", 'add "text" to the `parts` of load_base')
 

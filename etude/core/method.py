@@ -1,4 +1,4 @@
-"""A method is a module with six names; this is their shape, and how a method is found."""
+"""A method is a package with six names; this is their shape, and how a method is found."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from etude.core.artifact import Artifact
 
 PIPELINES = Path(__file__).parent.parent.parent / "pipelines"
-NEEDS = ("images", "captions", "pictures", "views", "class_images", "image", "models")
+GIVEN = ("base", "params", "report")  # what every `build` is given
 
 
 class Input(NamedTuple):
@@ -31,7 +31,7 @@ class Method(Protocol):
     """The six names of ``pipelines/<name>/method/__init__.py``."""
 
     Params: type[MethodParams]  # the schema of this folder's params.yaml
-    bases: tuple[str, ...]  # families of base model it can stand on: sd1, sd2, sdxl
+    unsupported: Mapping[str, str]  # families of base model that it cannot use, each with the reason
     formats: tuple[
         str, ...
     ]  # the files other programs load: formats of etude.formats, called by the export stage alone
@@ -39,7 +39,10 @@ class Method(Protocol):
 
     @property
     def build(self) -> Any:
-        """``build(*, base, <needs>, params, report) -> Artifact``: learn; keyword names declare what it needs."""
+        """``build(*, base, <needs>, params, report) -> Artifact``: learn. Keyword names declare what it needs.
+
+        What may be asked for is in `etude.training.inputs`; what Params may declare, in `etude.core.mixins`.
+        """
 
     def apply(self, artifact: Artifact, base: Base, **settings: float) -> AbstractContextManager[Base]:
         """Change the base; leaving undoes it exactly."""
@@ -60,6 +63,10 @@ def load_method(name: str) -> Method:
 
 
 def needs(method: Method) -> tuple[str, ...]:
-    """What ``build`` asks for, among NEEDS, in that order."""
-    names = inspect.signature(method.build).parameters
-    return tuple(need for need in NEEDS if need in names)
+    """What ``build`` asks for: its keyword names without those that all are given."""
+    return tuple(name for name in inspect.signature(method.build).parameters if name not in GIVEN)
+
+
+def own_name(module: str) -> str:
+    """The method in whose folder a module is: ``own_name(__name__)``; so a copy of the folder has a name of its own."""
+    return module.split(".")[1]

@@ -94,6 +94,11 @@ class MethodParams(Learned):
         return {}
 
     @property
+    def base_parts(self) -> tuple[Literal["unet", "vae", "text"], ...]:
+        """The parts of the base that `build` computes with; previews are drawn with all of them."""
+        return ("unet", "text")
+
+    @property
     def class_word(self) -> str:
         """The class of what is learned, such as dog, where texts of params.yaml say it; empty: none does."""
         return ""

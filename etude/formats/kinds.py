@@ -13,13 +13,14 @@ from etude.core import artifact as artifacts
 from etude.core.artifact import KEY, Artifact
 from etude.core.errors import FormatError, InputError
 from etude.core.files import read_metadata
+from etude.core.method import load_method, method_names
 from etude.formats import FORMATS, identify, load_format, method_of
 from etude.formats.embedding_pair import embedding_pair
 from etude.formats.pairs import is_plain
 
 OWN = "artifact"  # Étude's own form, which every method has
-WHOLE = ("fine_tuning", "dreambooth", "model_merge")  # methods whose artifacts are weights, as those of checkpoints are
-FIRST = (*WHOLE, "custom_diffusion")  # in a stack these come before what is added to weights
+WHOLE = "checkpoint"  # the kind whose artifacts are weights of a whole model
+FIRST = (WHOLE, "delta")  # in a stack these kinds come before what is added to weights
 WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}  # of the text that a UNet is given
 CONTEXT = re.compile(r"attn2\.to_[kv]\.(lora_A\.weight|hada_w1_b)$")  # its last size is the width of the text
 
@@ -37,7 +38,7 @@ def open_any(path: Path, *, pairs: bool = False) -> tuple[str, Artifact]:
     if path.is_file() and path.suffix == ".safetensors" and KEY in read_metadata(path):
         return OWN, artifacts.load(path)
     name = identify(path)
-    if pairs and method_of(name) == "textual_inversion" and embedding_pair.partner(path):
+    if pairs and FORMATS[name] == "embedding" and embedding_pair.partner(path):
         name = "embedding_pair"
     tensors, facts = load_format(name).read(path)
     if facts.get("words"):
@@ -47,17 +48,26 @@ def open_any(path: Path, *, pairs: bool = False) -> tuple[str, Artifact]:
     return name, Artifact(method_of(name), tensors, {"name": path.stem} | told | ({"family": family} if family else {}))
 
 
+def kind_of(artifact: Artifact) -> str:
+    """The kind of the files that an artifact is written as: a folder of `etude.formats`.
+
+    "" for an artifact of a method that is not here.
+    """
+    if artifact.method not in method_names():
+        return ""
+    kind = FORMATS[load_method(artifact.method).formats[0]]
+    return "lora" if kind == WHOLE and "rank" in artifact.facts else kind  # a merge of LoRAs
+
+
 def same_kind(artifact: Artifact) -> tuple[str, ...]:
     """The formats in which an artifact can be written."""
-    kind = "model_merge" if artifact.method in WHOLE and "rank" not in artifact.facts else artifact.method
-    if kind == "model_merge" and "rank" in artifact.facts:
-        kind = "lora"
-    if kind == "custom_diffusion" and "base" not in artifact.facts:
+    kind = kind_of(artifact)
+    if kind == "delta" and "base" not in artifact.facts:
         return ()  # whole weights and differences are turned into each other by the base, which files do not name
     if kind == "lora" and not is_plain(artifact.tensors):
         dora = is_plain(name for name in artifact.tensors if not name.endswith(".dora_scale"))
         return ("kohya_lora", "diffusers_lora") if dora else ("kohya_lora",)
-    return tuple(name for name in FORMATS if method_of(name) == kind)
+    return tuple(name for name in FORMATS if FORMATS[name] == kind)
 
 
 def family_of(tensors: Mapping[str, Tensor]) -> str | None:

@@ -75,29 +75,29 @@ class Preparation:
         made = []
         for number, (image, box) in enumerate(pieces(picture, target, self.settings), start=1):
             identifier = stem if number == 1 else f"{stem}-{number}"
-            facts = {"sources": [name], "source_size": list(picture.size), "crop": box, "enlarged": enlarged}
+            entry = {"sources": [name], "source_size": list(picture.size), "crop": box, "enlarged": enlarged}
             if mask:
-                facts["attention"] = mask.name
+                entry["attention"] = mask.name
                 self._save_mask(identifier, mask_piece(mask, picture.size, box, target, self.settings))
-            self._write(identifier, image, {**facts, "flipped": False})
+            self._write(identifier, image, {**entry, "flipped": False})
             made.append(identifier)
         return made
 
-    def _write(self, identifier: str, image: Image.Image, facts: dict[str, Any]) -> None:
+    def _write(self, identifier: str, image: Image.Image, entry: dict[str, Any]) -> None:
         image.save(self.out / f"{identifier}.png", compress_level=PNG_LEVEL)
-        self.images[identifier] = {**facts, "size": list(image.size)}
+        self.images[identifier] = {**entry, "size": list(image.size)}
         self._prepared.add(pixel_hash(image))
-        if not facts["flipped"]:
+        if not entry["flipped"]:
             self._signatures[identifier] = signature(image)
 
     def flip(self) -> None:
         """Add a mirrored copy of every picture, save where the set holds those pixels already."""
-        for identifier, facts in list(self.images.items()):
+        for identifier, entry in list(self.images.items()):
             with Image.open(self.out / f"{identifier}.png") as image:
                 mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             if pixel_hash(mirrored) not in self._prepared:
-                self._write(f"{identifier}-flip", mirrored, {**facts, "flipped": True})
-                if "attention" in facts:
+                self._write(f"{identifier}-flip", mirrored, {**entry, "flipped": True})
+                if "attention" in entry:
                     with Image.open(self.out / MASKS / f"{identifier}.png") as mask:
                         self._save_mask(f"{identifier}-flip", mask.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
 

@@ -15,7 +15,7 @@ def real_pictures(prepared: Path) -> list[str]:
     Raises InputError when there are none.
     """
     listed = read_json(prepared / "images.json")["images"]
-    names = sorted(name for name, facts in listed.items() if not facts["flipped"])
+    names = sorted(name for name, entry in listed.items() if not entry["flipped"])
     if not names:
         raise InputError(prepared, "holds no pictures", "run `dvc repro` so that *prepare* makes them")
     return names

@@ -16,7 +16,8 @@ from etude.core.code import code_digests
 from etude.core.errors import FormatError
 from etude.core.files import sha256_file
 from etude.core.method import load_method
-from etude.core.params import read_yaml
+from etude.core.mixins import OwnBase
+from etude.core.params import pick
 from etude.core.randomness import make_deterministic
 from etude.core.store import Part, key
 from etude.rendering.candidates import Candidate
@@ -75,5 +76,6 @@ class Renderer:
 def open_renderer(method: str, *, base: str, device: str, precision: str, threads: int) -> Renderer:
     """A method's renderer, on its own base or else on ``base``; from here on equal work gives equal bits."""
     make_deterministic(threads)
-    own = read_yaml(Path("pipelines", method, "params.yaml")).get("base", base)
-    return Renderer(Path(own), method, device=device, precision=precision, threads=threads)
+    if issubclass(load_method(method).Params, OwnBase):
+        base = pick(Path("pipelines", method, "params.yaml"), OwnBase).base
+    return Renderer(Path(base), method, device=device, precision=precision, threads=threads)

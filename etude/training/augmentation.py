@@ -28,3 +28,9 @@ class Augmentation(Schema):
         if not 1 <= self.largest[0] <= self.largest[1]:
             raise ValueError(f"`largest` {list(self.largest)} is not 1 ≤ from ≤ to")
         return self
+
+
+class HasViews(Schema):
+    """A method that learns views of its pictures, smaller and larger: it has a stage *views*."""
+
+    augmentation: Augmentation

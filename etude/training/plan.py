@@ -62,6 +62,12 @@ class Optimization(Schema):
         return held * falling[self.schedule]
 
 
+class Trained(Schema):
+    """A method that learns by steps, with checkpoints on the way."""
+
+    training: Optimization
+
+
 def parse_rates(text: float | str) -> Rates:
     """A1111's schedule syntax: ``rate[:last_step]`` separated by commas; ``:-1`` means to the end.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import Field, model_validator
 
 from etude.base.settings import Sampling
-from etude.core.params import Seed, refuse_twice
+from etude.core.params import Schema, Seed, refuse_twice
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,6 +27,12 @@ class Preview(Sampling):
     def _each_once(self) -> Self:
         refuse_twice(seeds=self.seeds)
         return self
+
+
+class HasPreview(Schema):
+    """A method that shows at each checkpoint what it has learned."""
+
+    preview: Preview
 
 
 def draw(base: Base, preview: Preview, name: str) -> Image:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,3 +73,25 @@ def test_a_preset_that_does_not_fit_changes_nothing(copy: Path) -> None:
     assert result.returncode == 1
     assert "rank" in result.stderr
     assert texts(copy) == before
+
+
+def test_a_method_that_a_preset_lacks_is_named_and_left_as_it_is(copy: Path) -> None:
+    preset_file = copy / "presets/sd15.yaml"
+    text = preset_file.read_text(encoding="utf-8")
+    preset_file.write_text(re.sub(r"\npipelines/lora/params.yaml:\n(  .*\n|\n)*", "\n", text), encoding="utf-8")
+    before = (copy / "pipelines/lora/params.yaml").read_text()
+    result = preset(copy, "sd15")
+    assert result.returncode == 0, result.stderr
+    said = " ".join(result.stderr.split())
+    assert "the preset sd15 has no values for pipelines/lora/params.yaml, which stays as it is" in said
+    assert said.count("has no values") == 1
+    assert (copy / "pipelines/lora/params.yaml").read_text() == before
+
+
+def test_values_for_a_method_that_is_not_here_are_named_and_left_out(copy: Path) -> None:
+    shutil.rmtree(copy / "pipelines/null_text_inversion")
+    result = preset(copy, "sd15")
+    assert result.returncode == 0, result.stderr
+    said = " ".join(result.stderr.split())
+    assert "the preset sd15 has values for pipelines/null_text_inversion/params.yaml, of a method that is not" in said
+    assert check(copy).base == "models/sd15"

@@ -8,29 +8,26 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from etude.base.base import Base
+from etude.base.family import Family
 from etude.base.loading import load_base
 from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact
-from etude.core.method import NEEDS, load_method, method_names, needs
+from etude.core.facts import FACTS
+from etude.core.method import load_method, method_names, needs
+from etude.core.mixins import OwnBase, ReadsCaptions
 from etude.core.params import load, read_yaml
+from etude.training.inputs import INPUTS
 from tests.pipelines.learning import learn, on_tiny, params_of, picture
 from tests.shipped import ROOT, held
 from tests.tiny import build_tiny
 
-NAMES = ("Params", "bases", "build", "apply", "formats", "axes")
-FOLDERS = {
-    "images": "data/${set}/latents",
-    "captions": "data/${set}/texts",
-    "pictures": "data/${set}/prepared",
-    "views": "artifacts/${method}/views",
-    "class_images": "artifacts/${method}/class_images",
-}
-UNCLIP = ("clip_inversion",)  # methods that stand on an unCLIP base alone
+NAMES = ("Params", "unsupported", "build", "apply", "formats", "axes")
 each_method = pytest.mark.parametrize("method", method_names())
 
 
@@ -47,7 +44,7 @@ class Built:
 def built(request: pytest.FixtureRequest, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     torch.set_num_threads(1)
     method, folder = request.param, tiny_base
-    if method in UNCLIP:
+    if issubclass(load_method(method).Params, OwnBase):
         folder = build_tiny(tmp_path_factory.mktemp("unclip") / "tiny", unclip=True)
     base, scratch = load_base(folder), tmp_path_factory.mktemp(method)
     return Built(
@@ -62,7 +59,8 @@ def test_a_method_has_its_six_names_and_its_four_files(method: str) -> None:
     assert [
         f for f in ("README.md", "dvc.yaml", "params.yaml", "method/__init__.py") if not (folder / f).exists()
     ] == []
-    assert set(module.bases) <= {"sd1", "sd2", "sdxl"}
+    assert set(module.unsupported) < set(get_args(Family))
+    assert all(reason.strip() and reason[0].islower() and reason[-1] != "." for reason in module.unsupported.values())
     load(held(f"pipelines/{method}/params.yaml"), module.Params)
 
 
@@ -77,11 +75,11 @@ def test_a_method_fits_on_one_screen_after_another(method: str) -> None:
 @each_method
 def test_the_build_stage_depends_on_the_data_that_build_names_and_no_other(method: str) -> None:
     deps = read_yaml(ROOT / "pipelines" / method / "dvc.yaml")["stages"]["build"]["deps"]
-    deps = [dep.replace("${reads}", "texts") for dep in deps]  # a method's choice: captions, or pictures alone
-    asked = needs(load_method(method))
-    assert {need for need, folder in FOLDERS.items() if folder in deps} == set(asked) & set(FOLDERS)
-    assert set(asked) <= set(NEEDS)
-    assert ("models" in asked) == ("artifacts/${method}/inputs" in deps)
+    module = load_method(method)
+    reads = "data/${set}/${reads}"  # a method's choice: captions, or pictures alone
+    assert (reads in deps) == issubclass(module.Params, ReadsCaptions)
+    deps = [INPUTS["captions"].dep if dep == reads else dep for dep in deps]
+    assert {name for name, need in INPUTS.items() if need.dep in deps} == set(needs(module))
 
 
 def test_methods_are_known_without_importing_torch() -> None:
@@ -97,6 +95,7 @@ def test_what_was_saved_and_loaded_draws_what_was_built_and_not_what_the_base_dr
     artifacts.save(built.artifact, built.scratch / "artifact.safetensors")
     loaded, module = artifacts.load(built.scratch / "artifact.safetensors"), load_method(built.method)
     assert loaded.facts == built.artifact.facts
+    assert (loaded.method, set(loaded.facts) - set(FACTS)) == (built.method, set())
     untouched = picture(built.base)
     with module.apply(built.artifact, built.base) as changed:
         first = picture(changed)

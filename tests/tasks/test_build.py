@@ -163,9 +163,12 @@ def test_a_build_whose_inputs_changed_meanwhile_saves_nothing(project: Path, mon
 def test_a_base_that_the_method_cannot_stand_on_is_refused_before_it_is_loaded(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load_method("lora"), "bases", ("sdxl",))
+    monkeypatch.setattr(load_method("lora"), "unsupported", {"sd1": "it is too old"})
     monkeypatch.setattr("etude.base.loading.load_base", None)
-    with pytest.raises(BaseError, match="is of the family sd1, on which lora cannot stand.*base of sdxl"):
+    with pytest.raises(
+        BaseError,
+        match="is of the family sd1, which lora does not support: it is too old. Next: name a base of another",
+    ):
         build("lora")
 
 

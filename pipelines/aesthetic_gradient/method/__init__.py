@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import model_validator
 
+from etude.core.method import own_name
 from etude.core.params import Location, MethodParams, Rate
 
 if TYPE_CHECKING:
@@ -23,15 +24,17 @@ if TYPE_CHECKING:
     from etude.training.batches import Pictures
     from etude.training.report import Report
 
-bases = (
-    "sd1",
-)  # sd2 reads no text embedding, as its encoder ends a layer early; sdxl's second encoder has another CLIP
+METHOD = own_name(__name__)
+unsupported = {
+    "sd2": "its text encoder ends a layer before what its CLIP compares with pictures",
+    "sdxl": "its two text encoders belong to two CLIPs",
+}
 formats = ("aesthetic_pt",)
 axes = {"steps": 5.0, "weight": 0.9, "slerp": 0.0, "turn": 0.1}
 
 
 class Params(MethodParams):
-    """pipelines/aesthetic_gradient/params.yaml."""
+    """The method's params.yaml."""
 
     clip: Location
     text: str
@@ -67,7 +70,7 @@ def build(*, base: Base, pictures: Pictures, params: Params, report: Report) -> 
             tensors["text"] = _text_feature(base, params.text, projection)
     facts = {"name": params.name, "images": len(pictures.names), "clip": params.clip}
     facts |= {"learning_rate": params.learning_rate, "text": params.text, "negative": params.negative}
-    return Artifact("aesthetic_gradient", tensors, facts, params.save).copied()
+    return Artifact(METHOD, tensors, facts, params.save).copied()
 
 
 @contextmanager
@@ -78,7 +81,7 @@ def apply(
 
     ``slerp`` of 0.5 or more mixes along an arc. ``turn`` turns the aim towards the text of the params, or away from it.
     """
-    from pipelines.aesthetic_gradient.method.prompt_steering import Steps, aim, mixed_readings
+    from .prompt_steering import Steps, aim, mixed_readings
 
     # Tensors of a file may lie unaligned in memory and add up otherwise, and Adam's first step makes much of little.
     tensors = {name: tensor.contiguous().clone() for name, tensor in artifact.tensors.items()}
@@ -101,7 +104,9 @@ def _refuse_other_clip(base: Base, clip: str, projection: Tensor) -> None:
     width = base.text_encoders[0].config.hidden_size
     if projection.shape[1] != width:
         fault = f"projects states of width {projection.shape[1]}, the text encoder of {base.path} has {width}"
-        raise BaseError(clip, fault, "name the CLIP whose text half the base has, as `clip` of aesthetic_gradient")
+        raise BaseError(
+            clip, fault, f"name the CLIP whose text half the base has, as `clip` in pipelines/{METHOD}/params.yaml"
+        )
 
 
 def _text_feature(base: Base, text: str, projection: Tensor) -> Tensor:

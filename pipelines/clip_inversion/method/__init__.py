@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from etude.core.params import Location, MethodParams
-from etude.training.plan import Optimization
-from etude.training.preview import Preview
+from etude.core.method import own_name
+from etude.core.mixins import OwnBase
+from etude.core.params import MethodParams
+from etude.training.plan import Trained
+from etude.training.preview import HasPreview
 from etude.training.templates import NAME, draw
 
 if TYPE_CHECKING:
@@ -30,17 +32,17 @@ if TYPE_CHECKING:
     from etude.training.batches import Batch, Captions, Images, Pictures
     from etude.training.report import Report
 
-bases = ("sd1", "sd2")  # there is no unCLIP base of the family sdxl
+METHOD = own_name(__name__)
+unsupported = {"sdxl": "there is no unCLIP base with its anatomy"}
 formats = ("clip_image_embedding",)
 axes = {"strength": 1.0, "noise_level": 0.0}
 
 KEY = "clip_image_embeds"
 
 
-class Params(MethodParams):
-    """pipelines/clip_inversion/params.yaml."""
+class Params(OwnBase, Trained, HasPreview, MethodParams):
+    """The method's params.yaml."""
 
-    base: Location
     start: Literal["pictures", "mean"]
     templates: list[str] = Field(min_length=1)
     noise_level: int = Field(ge=0, le=999)
@@ -48,8 +50,6 @@ class Params(MethodParams):
     pull: float = Field(ge=0, le=1e6)
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16"]
-    training: Optimization
-    preview: Preview
 
     def sources(self) -> dict[str, str]:
         """The base that is told of pictures."""
@@ -76,7 +76,7 @@ def build(
     moved = start.clone().requires_grad_()
     shown = torch.empty_like(start)  # what is saved, and what previews draw from
     facts = {"name": params.name, "noise_level": params.noise_level}
-    learned = Artifact("clip_inversion", {KEY: shown}, facts, params.save)
+    learned = Artifact(METHOD, {KEY: shown}, facts, params.save)
 
     @cache
     def encoded(text: str) -> Conditioning:
@@ -151,7 +151,7 @@ def _unclip(base: Base) -> Unclip:
 
     if base.unclip is None:
         action = "name an unCLIP base, such as models/miniature-unclip, as `base` in its params.yaml"
-        raise BaseError(base.path, "is no unCLIP base, on which alone clip_inversion can stand", action)
+        raise BaseError(base.path, f"is no unCLIP base, and {METHOD} needs one", action)
     return base.unclip
 
 

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pipelines.custom_diffusion.method.settings import Params
+from etude.core.method import own_name
+
+from .settings import Params
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     from etude.training.report import Report
     from etude.training.views import Views
 
-bases = ("sd1", "sd2", "sdxl")
+METHOD = own_name(__name__)
+unsupported: dict[str, str] = {}
 formats = ("adobe_delta", "webui_delta", "diffusers_custom_diffusion", "svd_lora")
 axes = {"strength": 1.0}
 
@@ -60,7 +63,7 @@ def build(*, base: Base, views: Views, class_images: Prior, params: Params, repo
         weights = undo.enter_context(learning({"unet": base.unet}, lambda name: bool(chosen.search(name))))
         undo.enter_context(added_tokens(base, dict(zip(facts["words"], rows, strict=True))))
         undo.enter_context(_still_start(base.unet))
-        learned = Artifact("custom_diffusion", {**weights, **named}, facts, params.save)
+        learned = Artifact(METHOD, {**weights, **named}, facts, params.save)
         return fit([Group(weights), Group(named, params.word_rate)], loss, pairs, plan, report, learned)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from etude.core.errors import InputError
+from etude.core.method import own_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +57,7 @@ def merge(base: Base, made: Sequence[Artifact], captions: Sequence[str]) -> Arti
         parts = ("text_encoder", "text_encoder_2")
         tensors |= {f"words.{number}.{part}": row for part, row in zip(parts, words[word], strict=False)}
     prompts = [prompt for one in made for prompt in one.facts["prompts"]]
-    return Artifact("custom_diffusion", tensors, {**made[0].facts, "words": listed, "prompts": prompts})
+    return Artifact(own_name(__name__), tensors, {**made[0].facts, "words": listed, "prompts": prompts})
 
 
 def solve(weight: Tensor, kept: Tensor, targets: Tensor, values: Tensor) -> Tensor:

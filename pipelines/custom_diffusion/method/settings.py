@@ -1,4 +1,4 @@
-"""What pipelines/custom_diffusion/params.yaml holds.
+"""What the method's params.yaml holds.
 
 Both halves of the loss are means over values. diffusers' script divides the first half by the cells of the mask alone,
 not by the four channels that it sums over, so its ``prior_loss_weight`` of 1 is a ``prior_weight`` of 0.25 here.
@@ -10,11 +10,12 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from etude.base.settings import ClassImages
+from etude.base.settings import ClassPictures
+from etude.core.mixins import Concepts
 from etude.core.params import Count, MethodParams, Scale, Schema, SetName, Words, classed
-from etude.training.augmentation import Augmentation
-from etude.training.plan import Optimization
-from etude.training.preview import Preview
+from etude.training.augmentation import HasViews
+from etude.training.plan import Trained
+from etude.training.preview import HasPreview
 
 
 class Concept(Schema):
@@ -29,8 +30,8 @@ class Concept(Schema):
         return self.prompt.replace("[word]", self.word)
 
 
-class Params(MethodParams):
-    """pipelines/custom_diffusion/params.yaml."""
+class Params(Concepts, HasViews, ClassPictures, Trained, HasPreview, MethodParams):
+    """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True
 
@@ -38,18 +39,14 @@ class Params(MethodParams):
     concepts: dict[SetName, Concept] = Field(min_length=1)
     layers: Literal["crossattn_kv", "crossattn"]
     word_rate: Scale
-    augmentation: Augmentation
     far: list[Words] = Field(min_length=1)
     near: list[Words] = Field(min_length=1)
     prior_weight: Scale
     prior_batch_size: Count
-    class_images: ClassImages
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16", "bf16"]
     compress: float = Field(ge=0, lt=1)
     lora_rank: int = Field(ge=0, le=1024)
-    training: Optimization
-    preview: Preview
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:

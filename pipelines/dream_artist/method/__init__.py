@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from etude.core.method import own_name
 from etude.training.templates import NAME, draw, refuse_silent
-from pipelines.dream_artist.method.guidance import Guidance, parse_guidance
-from pipelines.dream_artist.method.settings import Params, Word
+
+from .guidance import Guidance, parse_guidance
+from .settings import Params, Word
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 
     Rows = Mapping[str, tuple[Tensor, ...]]  # side → [n, d] for each text encoder
 
-bases = ("sd1", "sd2", "sdxl")
+METHOD = own_name(__name__)
+unsupported: dict[str, str] = {}
 formats = ("embedding_pair",)
 axes: dict[str, float] = {}  # its strength is the guidance of the sampler
 
@@ -49,7 +52,7 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
     rows = _starts(base, params, report.seed)
 
     positive, negative = (_named(rows, side) for side in SIDES)
-    learned = Artifact("dream_artist", {**positive, **negative}, {"name": params.name}, params.save)
+    learned = Artifact(METHOD, {**positive, **negative}, {"name": params.name}, params.save)
 
     def loss(batch: Batch) -> Tensor:
         towards = draw(params.templates, batch.texts or [""] * len(batch.names), params.name)

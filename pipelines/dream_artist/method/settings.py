@@ -1,4 +1,4 @@
-"""What pipelines/dream_artist/params.yaml holds.
+"""What the method's params.yaml holds.
 
 From the authors' code are the noise of 0.001 on the negative word's start and the weight decay of 0.01. Two things
 differ from it: the norm of both words' gradients is clipped together, and ``reconstruction`` compares with what the
@@ -11,11 +11,13 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from etude.core.mixins import ReadsCaptions
 from etude.core.params import MethodParams, Rate, Scale, Schema
-from etude.training.plan import Optimization
-from etude.training.preview import Preview
+from etude.training.plan import Trained
+from etude.training.preview import HasPreview
 from etude.training.templates import Template, refuse_idle_reading
-from pipelines.dream_artist.method.guidance import parse_guidance
+
+from .guidance import parse_guidance
 
 
 class Word(Schema):
@@ -26,8 +28,8 @@ class Word(Schema):
     noise: Scale
 
 
-class Params(MethodParams):
-    """pipelines/dream_artist/params.yaml."""
+class Params(ReadsCaptions, Trained, HasPreview, MethodParams):
+    """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True
 
@@ -36,20 +38,22 @@ class Params(MethodParams):
     negative: Word
     negative_rate: Rate
     templates: list[Template] = Field(min_length=1)
-    reads: Literal["prepared", "texts"]
     guidance: Annotated[float, Field(gt=0, le=100)] | str
     reconstruction: Scale
     attention: bool
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16", "bf16"]
-    training: Optimization
-    preview: Preview
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         parse_guidance(self.guidance)
         refuse_idle_reading(self.templates, self.reads)
         return self
+
+    @property
+    def base_parts(self) -> tuple[Literal["unet", "vae", "text"], ...]:
+        """The VAE too, where answers are compared as pictures."""
+        return ("unet", "vae", "text") if self.reconstruction else ("unet", "text")
 
     def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
         """The positive word starts from that of the class."""

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from etude.base.settings import ClassImages
+from etude.base.settings import ClassPictures
+from etude.core.method import own_name
 from etude.core.params import Count, MethodParams, Scale, classed
-from etude.training.plan import Optimization
-from etude.training.preview import Preview
+from etude.training.plan import Trained
+from etude.training.preview import HasPreview
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,13 +28,14 @@ if TYPE_CHECKING:
     from etude.training.prior import Pair, Prior
     from etude.training.report import Report
 
-bases = ("sd1", "sd2", "sdxl")
+METHOD = own_name(__name__)
+unsupported: dict[str, str] = {}
 formats = ("diffusers_checkpoint", "ldm_checkpoint")
 axes = {"strength": 1.0}
 
 
-class Params(MethodParams):
-    """pipelines/dreambooth/params.yaml."""
+class Params(ClassPictures, Trained, HasPreview, MethodParams):
+    """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True
 
@@ -48,12 +50,9 @@ class Params(MethodParams):
     )
     prior_weight: Scale
     prior_batch_size: Count
-    class_images: ClassImages
     text_encoder_rate: Scale
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16", "bf16"]
-    training: Optimization
-    preview: Preview
 
     @model_validator(mode="after")
     def _one_class(self) -> Self:
@@ -107,7 +106,7 @@ def build(*, base: Base, images: Images, class_images: Prior, params: Params, re
     modules = {part: m for part, m in parts_of(base).items() if part == "unet" or params.text_encoder_rate}
     with learning(modules) as weights:
         facts = {"name": params.name, "images": len(images.names), "class_images": len(class_images.images.names)}
-        learned = Artifact("dreambooth", dict(weights), facts, params.save)
+        learned = Artifact(METHOD, dict(weights), facts, params.save)
         return fit(groups(weights, params.text_encoder_rate), loss, pairs, plan, report, learned)
 
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from etude.core.method import own_name
+from etude.core.mixins import Captioned
 from etude.core.params import MethodParams, Scale
-from etude.training.plan import Optimization
-from etude.training.preview import Preview
+from etude.training.plan import Trained
+from etude.training.preview import HasPreview
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,22 +26,20 @@ if TYPE_CHECKING:
     from etude.training.batches import Batch, Captions, Images
     from etude.training.report import Report
 
-bases = ("sd1", "sd2", "sdxl")
+METHOD = own_name(__name__)
+unsupported: dict[str, str] = {}
 formats = ("ldm_checkpoint", "diffusers_checkpoint")
 axes = {"strength": 1.0}
 
 
-class Params(MethodParams):
-    """pipelines/fine_tuning/params.yaml."""
+class Params(Captioned, Trained, HasPreview, MethodParams):
+    """The method's params.yaml."""
 
     text_encoder_rate: Scale
-    caption: str = Field(pattern=r"\[caption\]|\[name\]", description="a text with [caption] or [name] in it")
     caption_dropout: float = Field(ge=0, lt=1)
     clip_skip: int = Field(ge=0, le=10)
     recompute: bool
     save: Literal["fp32", "fp16", "bf16"]
-    training: Optimization
-    preview: Preview
 
 
 def build(*, base: Base, images: Images, captions: Captions, params: Params, report: Report) -> Artifact:
@@ -68,7 +68,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
         weights = undo.enter_context(learning(modules))
         undo.enter_context(_recomputed(base.unet, params.recompute))
         facts = {"name": params.name, "images": len(images.names)}
-        learned = Artifact("fine_tuning", dict(weights), facts, params.save)
+        learned = Artifact(METHOD, dict(weights), facts, params.save)
         return fit(groups(weights, params.text_encoder_rate), loss, batches, plan, report, learned)
 
 

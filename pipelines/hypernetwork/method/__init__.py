@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from etude.core.errors import ParamsError
+from etude.core.method import own_name
+from etude.core.mixins import Captioned
 from etude.core.params import MethodParams, refuse_twice
-from etude.training.plan import Optimization
-from etude.training.preview import Preview
+from etude.training.plan import Trained
+from etude.training.preview import HasPreview
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,9 +26,11 @@ if TYPE_CHECKING:
     from etude.core.artifact import Artifact
     from etude.training.batches import Batch, Captions, Images
     from etude.training.report import Report
-    from pipelines.hypernetwork.method.networks import Design, Networks
 
-bases = ("sd1", "sd2", "sdxl")
+    from .networks import Design, Networks
+
+METHOD = own_name(__name__)
+unsupported: dict[str, str] = {}
 formats = ("hypernetwork_pt",)
 axes = {"strength": 1.0}
 
@@ -39,8 +43,8 @@ Activation = Literal[
 ]  # fmt: skip
 
 
-class Params(MethodParams):
-    """pipelines/hypernetwork/params.yaml."""
+class Params(Captioned, Trained, HasPreview, MethodParams):
+    """The method's params.yaml."""
 
     widths: list[Annotated[int, Field(ge=1, le=100_000)]]
     structure: list[Annotated[float, Field(gt=0, le=100)]] = Field(min_length=2, max_length=32)
@@ -49,12 +53,9 @@ class Params(MethodParams):
     layer_norm: Literal["none", "a1111", "unit"]
     dropout: list[Annotated[float, Field(ge=0, lt=1)]]
     initial: Literal["Normal", "XavierUniform", "XavierNormal", "KaimingUniform", "KaimingNormal"]
-    caption: str = Field(pattern=r"\[caption\]|\[name\]", description="a text with [caption] or [name] in it")
     caption_dropout: float = Field(ge=0, lt=1)
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16", "bf16"]
-    training: Optimization
-    preview: Preview
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -83,7 +84,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     facts |= {"activation": params.activation, "activate_output": params.activate_output}
     facts |= {"layer_norm": params.layer_norm != "none", "dropout": params.dropout}
     with _learning(base, params, report.seed) as weights:
-        learned = Artifact("hypernetwork", weights, facts, params.save)
+        learned = Artifact(METHOD, weights, facts, params.save)
 
         def loss(batch: Batch) -> Tensor:
             text = conditioning.cached(batch, captions.empty, params.caption_dropout)
@@ -95,7 +96,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
 @contextmanager
 def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Base]:
     """Put the networks in place. Several hypernetworks applied one inside the other form a chain: H₂(H₁(x))."""
-    from pipelines.hypernetwork.method.networks import before_keys_and_values, restored
+    from .networks import before_keys_and_values, restored
 
     networks = restored(artifact.tensors, _design(artifact.facts), base)
     with before_keys_and_values(base, networks, strength) as changed:
@@ -104,7 +105,7 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
 
 def _design(facts: dict[str, Any], dropout: tuple[float, ...] = ()) -> Design:
     """The anatomy that facts tell; dropout is for learning alone."""
-    from pipelines.hypernetwork.method.networks import Design
+    from .networks import Design
 
     told = {name: facts[name] for name in ("structure", "activation", "activate_output", "layer_norm")}
     return Design(**told, dropout=dropout)
@@ -116,7 +117,8 @@ def _learning(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tenso
     import torch
 
     from etude.core.randomness import mix
-    from pipelines.hypernetwork.method.networks import (
+
+    from .networks import (
         Design,
         before_keys_and_values,
         initialise,
@@ -124,14 +126,14 @@ def _learning(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tenso
         make_networks,
     )
 
-    torch.manual_seed(mix(seed, "hypernetwork"))
+    torch.manual_seed(mix(seed, METHOD))
     design = Design(
         params.structure, params.activation, params.activate_output, params.layer_norm != "none", params.dropout
     )
     known = input_widths(base.unet)
     if strange := sorted(set(params.widths) - set(known)):
         fault = f"`widths` has {strange[0]}, but {base.path} has {', '.join(map(str, known))}"
-        raise ParamsError("pipelines/hypernetwork/params.yaml", fault, "name some of these, or [] for all")
+        raise ParamsError(f"pipelines/{METHOD}/params.yaml", fault, "name some of these, or [] for all")
     networks: Networks = make_networks(params.widths or known, design)
     initialise(networks, params.initial, params.activation, params.layer_norm == "unit")
     base.unet.hypernetwork = networks.to(base.device).train()  # a part of the UNet, so that previews end its dropout

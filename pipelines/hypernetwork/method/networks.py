@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from etude.base.base import Base
 from etude.core.errors import BaseError, FormatError
+from etude.core.method import own_name
 
+METHOD = own_name(__name__)
 Networks = nn.ModuleDict  # "<width>" → {"k": stack, "v": stack}
 SIDES = ("k", "v")
 DEVIATION = 0.01  # of A1111's normal start
@@ -93,7 +95,7 @@ def restored(tensors: Mapping[str, Tensor], design: Design, base: Base) -> Netwo
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         fault = f"tensors do not fit the structure {list(design.structure)} that it tells ({reason})"
-        raise FormatError("hypernetwork", fault, "use a whole file") from error
+        raise FormatError(METHOD, fault, "use a whole file") from error
     return networks.requires_grad_(False).eval()
 
 
@@ -126,7 +128,7 @@ def _stack(width: int, design: Design) -> nn.Sequential:
     widths = [int(width * multiple) for multiple in design.structure]
     if 0 in widths:
         fault = f"its structure {list(design.structure)} leaves nothing of a width of {width}"
-        raise FormatError("hypernetwork", fault, "use larger multiples")
+        raise FormatError(METHOD, fault, "use larger multiples")
     dropout = [*design.dropout[1:]] or [0.0] * len(widths)
     layers = []
     for number, (inner, outer) in enumerate(pairwise(widths)):
@@ -147,7 +149,7 @@ def _activation(name: str) -> nn.Module:
     known = {name.lower(): getattr(room, name) for name in room.__all__}
     kind = known.get("hardswish" if name == "swish" else name)
     if kind is None or name in UNFIT:
-        raise FormatError("hypernetwork", f"its activation `{name}` is not known", "use another hypernetwork")
+        raise FormatError(METHOD, f"its activation `{name}` is not known", "use another file")
     module: nn.Module = kind()
     return module
 

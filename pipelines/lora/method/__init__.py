@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pipelines.lora.method.settings import Params
+from etude.core.method import own_name
+
+from .settings import Params
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from etude.training.fit import Group
     from etude.training.report import Report
 
-bases = ("sd1", "sd2", "sdxl")
+METHOD = own_name(__name__)
+unsupported: dict[str, str] = {}
 formats = ("kohya_lora", "diffusers_lora")
 axes = {"strength": 1.0}
 
@@ -34,7 +37,8 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     from etude.training.batches import Batches
     from etude.training.denoising import denoising_loss
     from etude.training.fit import fit
-    from pipelines.lora.method.adapters import alphas, inserted, saved_form
+
+    from .adapters import alphas, inserted, saved_form
 
     plan, learn_text = params.training, params.text_encoder_rate > 0
     captions = conditioning.reworded(base, captions, params.caption, params.word, params.clip_skip)
@@ -45,7 +49,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     with inserted(base, params, report.seed) as found:
         facts |= {"alphas": others} if (others := alphas(list(found), params)) else {}
         tensors = {name: saved_form(name, tensor) for name, tensor in found.items()}
-        learned = Artifact("lora", tensors, facts, params.save)
+        learned = Artifact(METHOD, tensors, facts, params.save)
 
         def loss(batch: Batch) -> Tensor:
             if learn_text:

@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 from etude.base.base import Base
 from etude.core.errors import BaseError, ParamsError
+from etude.core.method import own_name
 from etude.core.params import nearest
 from etude.core.randomness import mix
 from etude.diffusion.weights import parts_of
-from pipelines.lora.method.settings import TARGETS, Params
 
+from .settings import TARGETS, Params
+
+METHOD = own_name(__name__)
 _OWN = re.compile(r"\.(lora_|hada_|lokr_)")
 
 
@@ -29,7 +32,7 @@ def inserted(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tensor
     parts = {part: module for part, module in parts_of(base).items() if part == "unet" or params.text_encoder_rate}
     tuners: list[Any] = []
     try:
-        torch.manual_seed(mix(seed, "lora"))  # peft draws from the CPU's global generator
+        torch.manual_seed(mix(seed, METHOD))  # peft draws from the CPU's global generator
         found: dict[str, Tensor] = {}
         for part, module in parts.items():
             if ranks := _ranks(part, module, params):
@@ -39,7 +42,9 @@ def inserted(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tensor
                     parameter.data = parameter.data.float()
                     found[f"{part}.{_named(name)}"] = parameter
         if not found:
-            raise ParamsError("pipelines/lora/params.yaml", "`blocks` leaves no layer to learn", "raise a rank in it")
+            raise ParamsError(
+                f"pipelines/{METHOD}/params.yaml", "`blocks` leaves no layer to learn", "raise a rank in it"
+            )
         yield found
     finally:
         for tuner in tuners:

@@ -1,4 +1,4 @@
-"""What pipelines/lora/params.yaml holds."""
+"""What the method's params.yaml holds."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from etude.core.mixins import Captioned
 from etude.core.params import MethodParams, Scale, nearest, refuse_twice
-from etude.training.plan import Optimization
-from etude.training.preview import Preview
+from etude.training.plan import Trained
+from etude.training.preview import HasPreview
 
 TARGETS = {  # ends of the names of layers in the UNet and in CLIP's text encoder
     "attention": r"attn[12]\.to_[qkv]|attn[12]\.to_out\.0|self_attn\.[qkv]_proj|self_attn\.out_proj",
@@ -19,8 +20,8 @@ TARGETS = {  # ends of the names of layers in the UNet and in CLIP's text encode
 PLACES = ("unet.down_blocks", "unet.mid_block", "unet.up_blocks", "text_encoder.encoder", "text_encoder_2.encoder")
 
 
-class Params(MethodParams):
-    """pipelines/lora/params.yaml."""
+class Params(Captioned, Trained, HasPreview, MethodParams):
+    """The method's params.yaml."""
 
     kind: Literal["lora", "dora", "loha", "lokr"]
     rank: int = Field(ge=1, le=1024)
@@ -32,12 +33,9 @@ class Params(MethodParams):
     dropout: float = Field(ge=0, lt=1)
     text_encoder_rate: Scale
     plus: float = Field(gt=0, le=1000)
-    caption: str = Field(pattern=r"\[caption\]|\[name\]", description="a text with [caption] or [name] in it")
     caption_dropout: float = Field(ge=0, lt=1)
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16", "bf16"]
-    training: Optimization
-    preview: Preview
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

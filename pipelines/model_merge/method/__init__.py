@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pipelines.model_merge.method.settings import Params
+from etude.core.method import own_name
+
+from .settings import Params
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,10 +21,12 @@ if TYPE_CHECKING:
     from etude.core.artifact import Artifact
     from etude.core.method import Input
     from etude.training.report import Report
-    from pipelines.model_merge.method.merging.engine import Merge
-    from pipelines.model_merge.method.merging.sources import Model, Weights
 
-bases = ("sd1", "sd2", "sdxl")
+    from .merging.engine import Merge
+    from .merging.sources import Model, Weights
+
+METHOD = own_name(__name__)
+unsupported: dict[str, str] = {}
 formats = ("ldm_checkpoint", "diffusers_checkpoint", "kohya_lora", "diffusers_lora")
 axes = {"strength": 1.0}
 
@@ -34,10 +38,11 @@ def build(*, base: Base, models: Mapping[str, Input], params: Params, report: Re
     from etude.base.base import DTYPES
     from etude.core.artifact import Artifact
     from etude.core.method import Input
-    from pipelines.model_merge.method.merging import engine
-    from pipelines.model_merge.method.merging.recipe import record
-    from pipelines.model_merge.method.merging.results import as_checkpoint, as_lora
-    from pipelines.model_merge.method.merging.sources import open_base, open_model
+
+    from .merging import engine
+    from .merging.recipe import record
+    from .merging.results import as_checkpoint, as_lora
+    from .merging.sources import open_base, open_model
 
     below = open_base(base.path)
     opened = {name: open_model(m.path, below, base.family) for name, m in models.items() if name != "vae"}
@@ -49,9 +54,9 @@ def build(*, base: Base, models: Mapping[str, Input], params: Params, report: Re
     facts: dict[str, Any] = {"name": params.name, "metadata": record(params, models, Input(base.path, ""))}
     if params.result == "lora":
         tensors, told = as_lora(merge, params, parents, below, report)
-        return Artifact("model_merge", tensors, facts | told | {"formats": ["kohya_lora", "diffusers_lora"]})
+        return Artifact(METHOD, tensors, facts | told | {"formats": ["kohya_lora", "diffusers_lora"]})
     tensors = as_checkpoint(merge, params, parents, models.get("vae"), report)
-    return Artifact("model_merge", tensors, facts | {"formats": ["ldm_checkpoint", "diffusers_checkpoint"]})
+    return Artifact(METHOD, tensors, facts | {"formats": ["ldm_checkpoint", "diffusers_checkpoint"]})
 
 
 @contextmanager
@@ -59,7 +64,8 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
     """The base with the merged weights: W + ``strength`` · (W' - W); leaving brings back its own."""
     from etude.diffusion.hooks import replaced_weights
     from etude.diffusion.weights import parameters_of, parts_of, swapped
-    from pipelines.model_merge.method.merging.low_rank import Fused
+
+    from .merging.low_rank import Fused
 
     tensors: Mapping[str, Tensor] = artifact.tensors
     if "rank" in artifact.facts:
@@ -78,8 +84,9 @@ def _rebased(base: Base, models: Mapping[str, Model]) -> list[Weights]:
     """The weights of every model, those after the first in the order of its hidden units."""
     from etude.base.family import read_config
     from etude.base.single import config_folder
-    from pipelines.model_merge.method.merging.rebasin import Rebased, block_counter
-    from pipelines.model_merge.method.merging.results import PARTS
+
+    from .merging.rebasin import Rebased, block_counter
+    from .merging.results import PARTS
 
     configs = config_folder(base.path, base.family) if base.path.is_file() else base.path
     texts = {part: read_config(file) for part in PARTS["text"] if (file := configs / part / "config.json").exists()}
@@ -91,8 +98,9 @@ def _rebased(base: Base, models: Mapping[str, Model]) -> list[Weights]:
 def _learned(merge: Merge, params: Params, base: Base, models: Sequence[Model], report: Report) -> Weights:
     """Weights for the channels of the UNet, learned with the text encoders that the merge will have."""
     from etude.base.loading import load_base
-    from pipelines.model_merge.method.merging.learning import learn
-    from pipelines.model_merge.method.merging.results import PARTS, names_of
+
+    from .merging.learning import learn
+    from .merging.results import PARTS, names_of
 
     merged, kept = names_of(models, params.parts)
     texts = {name: merge.wide(name) for name in merged if name.startswith(PARTS["text"])}

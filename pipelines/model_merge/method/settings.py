@@ -1,4 +1,4 @@
-"""What pipelines/model_merge/params.yaml holds."""
+"""What the method's params.yaml holds."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from etude.base.settings import Sampling
+from etude.core.mixins import Models
 from etude.core.params import Count, Location, MethodParams, Rate, Schema, Seed, Steps, nearest, refuse_twice
-from pipelines.model_merge.method.merging.blocks import COUNT, PRESETS
-from pipelines.model_merge.method.merging.formula_names import MANY, FormulaName, takes
+
+from .merging.blocks import COUNT, PRESETS
+from .merging.formula_names import MANY, FormulaName, takes
 
 Weighing = Annotated[float, Field(ge=-100, le=100)]
 
@@ -46,8 +48,8 @@ class Learning(Schema):
         return self
 
 
-class Params(MethodParams):
-    """pipelines/model_merge/params.yaml."""
+class Params(Models, MethodParams):
+    """The method's params.yaml."""
 
     models: dict[Annotated[str, Field(pattern=r"^([a-z]|vae)$")], Location] = Field(min_length=1)
     formula: FormulaName
@@ -88,6 +90,11 @@ class Params(MethodParams):
     def learns(self) -> bool:
         """Whether channels get weights of their own."""
         return self.formula == "task_arithmetic" and "unet" in self.parts and self.learning.steps > 0
+
+    @property
+    def base_parts(self) -> tuple[Literal["unet", "vae", "text"], ...]:
+        """None: a merge reads files, one weight at a time."""
+        return ()
 
     def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
         """The name as that of the method whose artifact is merged: with the class, where it had one."""

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from etude.core.method import own_name
+from etude.core.mixins import Captioned
 from etude.core.params import Count, MethodParams, Rate, Scale, Schema
 
 if TYPE_CHECKING:
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from etude.training.batches import Captions, Images, Pictures
     from etude.training.report import Report
 
-bases = ("sd1", "sd2", "sdxl")
+METHOD = own_name(__name__)
+unsupported: dict[str, str] = {}
 formats = ("null_text",)
 axes = {"cross_replace": 0.8, "self_replace": 0.5}  # shares of the steps in which an edit takes over attention
 
@@ -34,17 +37,21 @@ class Optimization(Schema):
     stop_growth: Scale
 
 
-class Params(MethodParams):
-    """pipelines/null_text_inversion/params.yaml."""
+class Params(Captioned, MethodParams):
+    """The method's params.yaml."""
 
     pictures: Count
     batch_size: Count
     steps: int = Field(ge=2, le=500)
     guidance: float = Field(gt=1, le=100)
-    caption: str = Field(pattern=r"\[caption\]|\[name\]", description="a text with [caption] or [name] in it")
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16"]
     optimization: Optimization
+
+    @property
+    def base_parts(self) -> tuple[Literal["unet", "vae", "text"], ...]:
+        """All: what is drawn back is compared with the pictures."""
+        return ("unet", "vae", "text")
 
 
 def build(
@@ -53,9 +60,10 @@ def build(
     """Invert pictures of the set, batch by batch; a killed run goes on at the step where it was."""
     from etude.core.artifact import Artifact
     from etude.training import conditioning
-    from pipelines.null_text_inversion.method.batch import Album, Progress, invert, measures, sheet
-    from pipelines.null_text_inversion.method.inversion import Inversion, Rule
-    from pipelines.null_text_inversion.method.path import plan
+
+    from .batch import Album, Progress, invert, measures, sheet
+    from .inversion import Inversion, Rule
+    from .path import plan
 
     captions = conditioning.reworded(base, captions, params.caption, params.word, params.clip_skip)
     pixels = dict(zip(pictures.names, pictures.pixels, strict=True))
@@ -81,7 +89,7 @@ def build(
         "psnr": progress.scores,
         "measures": measures(progress.scores),
     }
-    made = Artifact("null_text_inversion", tensors, facts, params.save).copied()
+    made = Artifact(METHOD, tensors, facts, params.save).copied()
     report.preview = lambda: sheet(progress, pixels)
     report.checkpoint(total, made)
     return made
@@ -95,7 +103,8 @@ def apply(artifact: Artifact, base: Base, cross_replace: float = 0.8, self_repla
     texts or other timesteps.
     """
     from etude.diffusion.hooks import own_course
-    from pipelines.null_text_inversion.method.course import Course
+
+    from .course import Course
 
     with own_course(base, Course(base, artifact, cross_replace, self_replace)):
         yield base

@@ -18,8 +18,9 @@ from etude.base.latents import decode_latents
 from etude.core.errors import TrainingError
 from etude.training.batches import Captions, Images
 from etude.training.report import Report
-from pipelines.null_text_inversion.method.inversion import Inversion
-from pipelines.null_text_inversion.method.path import draw, pivot
+
+from .inversion import Inversion
+from .path import draw, pivot
 
 KINDS = ("vae", "ddim", "null_text")  # through the VAE alone; without and with the optimisation
 

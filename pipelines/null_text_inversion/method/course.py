@@ -16,8 +16,9 @@ from etude.base.text import encode_prompts
 from etude.core.artifact import Artifact
 from etude.core.errors import BaseError, InputError
 from etude.diffusion.noise import predict
-from pipelines.null_text_inversion.method.attention import Control, Edit, controlled, edit, read_weights
-from pipelines.null_text_inversion.method.path import draw, plan, towards_picture
+
+from .attention import Control, Edit, controlled, edit, read_weights
+from .path import draw, plan, towards_picture
 
 
 @dataclass(frozen=True)

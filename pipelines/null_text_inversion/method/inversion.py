@@ -18,7 +18,8 @@ from etude.base.base import Base
 from etude.base.conditioning import Conditioning
 from etude.diffusion.noise import predict
 from etude.diffusion.sample import guided
-from pipelines.null_text_inversion.method.path import Path, towards_picture
+
+from .path import Path, towards_picture
 
 BETAS, ε = (0.9, 0.999), 1e-8  # Adam's usual
 

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from etude.core.method import own_name
+from etude.core.mixins import ReadsCaptions
 from etude.core.params import MethodParams, Scale
-from etude.training.plan import Optimization
-from etude.training.preview import Preview
+from etude.training.plan import Trained
+from etude.training.preview import HasPreview
 from etude.training.templates import NAME, Template, draw, refuse_idle_reading, refuse_silent
 
 if TYPE_CHECKING:
@@ -24,17 +26,19 @@ if TYPE_CHECKING:
     from etude.base.base import Base
     from etude.core.artifact import Artifact
     from etude.training.batches import Batch, Captions, Images
+    from etude.training.plan import Optimization
     from etude.training.report import Report
 
-bases = ("sd1", "sd2", "sdxl")
+METHOD = own_name(__name__)
+unsupported: dict[str, str] = {}
 formats = ("embedding_pt", "embedding_safetensors", "diffusers_embedding")
 axes: dict[str, float] = {}  # its strength is that of a word in a prompt
 
 PARTS = ("text_encoder", "text_encoder_2")  # sdxl's word has rows in both
 
 
-class Params(MethodParams):
-    """pipelines/textual_inversion/params.yaml."""
+class Params(ReadsCaptions, Trained, HasPreview, MethodParams):
+    """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True
 
@@ -43,15 +47,12 @@ class Params(MethodParams):
     vectors: int = Field(ge=1, le=75)  # what fits between the start and the end of a prompt
     initializer: str
     templates: list[Template] = Field(min_length=1)
-    reads: Literal["prepared", "texts"]
     progressive: int = Field(ge=0, le=1_000_000)
     anchor: float = Field(ge=0, le=1e6)
     usual_norm: Scale
     largest_norm: Scale
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16", "bf16"]
-    training: Optimization
-    preview: Preview
 
     @model_validator(mode="after")
     def _reads_what_it_needs(self) -> Self:
@@ -86,7 +87,7 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
     def use(step: int) -> None:
         base.words[name] = tuple(row[: _used(step, params)] for row in rows.values())
 
-    learned = Artifact("textual_inversion", {}, {"name": name}, params.save)
+    learned = Artifact(METHOD, {}, {"name": name}, params.save)
 
     def refresh() -> None:
         learned.tensors.update(zip(PARTS, base.words[name], strict=False))

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from etude.core.errors import FormatError
 from etude.core.randomness import generator
-from pipelines.model_merge.method.merging.blocks import block_of, weights_of
-from pipelines.model_merge.method.merging.formulas import FORMULAS, Formula, Numbers
-from pipelines.model_merge.method.merging.pieces import Pieces
+
+from .blocks import block_of, weights_of
+from .formulas import FORMULAS, Formula, Numbers
+from .pieces import Pieces
 
 if TYPE_CHECKING:
-    from pipelines.model_merge.method.settings import Params, Weight
+    from ..settings import Params, Weight
 
 Weights = Mapping[str, Tensor]
 _EXTRA = {8: "instruct-pix2pix", 9: "inpainting"}  # channels that these models' first layer takes besides the latent's

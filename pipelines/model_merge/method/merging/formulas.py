@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.model_merge.method.merging import sorting
-from pipelines.model_merge.method.merging.pieces import Pieces, kth_smallest, total
+from . import sorting
+from .pieces import Pieces, kth_smallest, total
 
 Parts = Sequence[Tensor]  # the same piece of every model
 Seen = Sequence[float]  # what was measured over the whole tensor

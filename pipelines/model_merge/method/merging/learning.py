@@ -30,10 +30,11 @@ from etude.diffusion.weights import PARTS, swapped
 from etude.training.fit import fit
 from etude.training.plan import Optimization
 from etude.training.report import Report
-from pipelines.model_merge.method.merging.sources import Model
+
+from .sources import Model
 
 if TYPE_CHECKING:
-    from pipelines.model_merge.method.settings import Learning
+    from ..settings import Learning
 
 _ENOUGH = 64  # lessons that tell how much a model changed
 _NOTHING = 1e-6  # a share of the mean square of answers below which they are the same but for rounding

@@ -16,7 +16,8 @@ from torch import Tensor
 from etude.diffusion.factors import by_layer, change
 from etude.formats.pairs import Pair
 from etude.formats.svd import truncated
-from pipelines.model_merge.method.merging.formulas import Numbers
+
+from .formulas import Numbers
 
 # Layers that LoRA files of kohya's kind can name: not the embeddings, norms and biases.
 LAYERS = re.compile(

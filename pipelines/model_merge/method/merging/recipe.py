@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from etude.core.artifact import KEY
 from etude.core.files import read_metadata
-from pipelines.model_merge.method.merging.formula_names import MANY, takes
+
+from .formula_names import MANY, takes
 
 if TYPE_CHECKING:
     from etude.core.method import Input
-    from pipelines.model_merge.method.settings import Params
+
+    from ..settings import Params
 
 _TITLES = {"none": "No interpolation", "weighted_sum": "Weighted sum", "add_difference": "Add difference"}
 _PLACES = {"a": "primary", "b": "secondary", "c": "tertiary"}

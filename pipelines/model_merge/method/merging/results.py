@@ -13,13 +13,14 @@ from etude.core.files import read_tensors
 from etude.core.method import Input
 from etude.formats.pairs import Pair, join
 from etude.training.report import Report
-from pipelines.model_merge.method.merging.engine import Merge
-from pipelines.model_merge.method.merging.low_rank import LAYERS, concatenated, extracted
-from pipelines.model_merge.method.merging.sources import Model, Weights, open_vae
-from pipelines.model_merge.method.merging.stream import write_stream
+
+from .engine import Merge
+from .low_rank import LAYERS, concatenated, extracted
+from .sources import Model, Weights, open_vae
+from .stream import write_stream
 
 if TYPE_CHECKING:
-    from pipelines.model_merge.method.settings import Params
+    from ..settings import Params
 
 PARTS = {"unet": ("unet",), "text": ("text_encoder", "text_encoder_2"), "vae": ("vae",)}
 

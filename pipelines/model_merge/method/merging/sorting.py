@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.model_merge.method.merging.pieces import SIZE, Pieces, kth_smallest
+from .pieces import SIZE, Pieces, kth_smallest
 
 
 def top_k_tensor_sum(a: Tensor, b: Tensor, α: float, β: float) -> Tensor:

@@ -24,7 +24,8 @@ from etude.formats.checkpoint import diffusers_checkpoint, ldm_checkpoint
 from etude.formats.checkpoints import PARTS, common
 from etude.formats.ldm_names import inverse, translate, vae_table
 from etude.formats.pairs import Pair, is_plain, split
-from pipelines.model_merge.method.merging.low_rank import Fused
+
+from .low_rank import Fused
 
 Weights = Mapping[str, Tensor]
 _VAE = ("first_stage_model.", "vae.")
