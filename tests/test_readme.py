@@ -62,5 +62,5 @@ def test_a_methods_readme_is_short_and_has_the_sections_that_help_to_choose(meth
     expected = ["What it changes", "When to choose it", "What was measured", "What it costs", "The files"]
     assert [section for section in sections if section in expected] == expected
     links = re.findall(r"\]\((?!http|#)([^)]+)\)", text)
-    assert {"../../evidence/results.md", "../../docs/reference.md"} <= set(links)
-    assert [link for link in links if not (ROOT / "pipelines" / method / link).exists()] == []
+    assert {"../../evidence/results.md", f"../../docs/reference.md#{method}"} <= set(links)
+    assert [link for link in links if not (ROOT / "pipelines" / method / link.partition("#")[0]).exists()] == []
