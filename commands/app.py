@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import typer
 from typer.core import TyperGroup
 
-from etude import command_line
+from etude import command_line, names
 
 COMPLETING = "_ETUDE_COMPLETE"  # environment variable: a shell asks what could be typed
 HELP = """Train every Stable Diffusion method as a pipeline, from pictures to a report.
@@ -31,14 +31,14 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "preset": Command("commands.preset", "preset", "Set the values that suit a base model, in all params files."),
-    "base": Command("commands.base", "base", "Fetch the models that the chosen methods read, or bring one of yours."),
+    "preset": Command("commands.preset", "preset", "Set the values that suit a base model."),
+    "base": Command("commands.base", "base", "Fetch the models that methods read, or bring one."),
     "images": Command("commands.images", "images", "Bring pictures in, and let methods learn from them."),
     "check": Command("commands.check", "check", "Check all parameters, and that what they name is here."),
     "migrate": Command("commands.migrate", "migrate", "Write the present names into params files of earlier versions."),
     "run": Command("flows.run", "main", "Run the stages that are not up to date, side by side."),
     "sweep": Command("flows.sweep", "main", "Try parameter values side by side, each as an experiment."),
-    "reproduce": Command("flows.reproduce", "main", "Run a past revision again: does it make the same?"),
+    "reproduce": Command("flows.reproduce", "main", "Run a past revision again, and compare what it makes."),
     "serve": Command("flows.serve", "main", "Run flows nightly, after changes and weekly."),
     "server": Command("flows.server", "main", "Keep Prefect's pages open, to look at past runs."),
     "worker": Command("flows.worker", "main", "Let this machine take stages of flows elsewhere."),
@@ -80,14 +80,16 @@ def _from_here(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def from_root(**given: Any) -> Any:
-        return command(**{name: _seen_from_root(value) for name, value in given.items()})
+        return command(**{name: _seen_from_root(name, value) for name, value in given.items()})
 
     return from_root
 
 
-def _seen_from_root(value: Any) -> Any:
+def _seen_from_root(name: str, value: Any) -> Any:
     if isinstance(value, list):
-        return [_seen_from_root(one) for one in value]
+        return [_seen_from_root(name, one) for one in value]
+    if name == "targets" and value:  # of flows: names of stages, or paths of outputs
+        return command_line.name_or_path(value, names.methods())
     return command_line.from_root(value) if isinstance(value, Path) else value
 
 

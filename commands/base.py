@@ -21,6 +21,8 @@ def base(
     """Fetch what the chosen methods need and is not here. With --from and --to: bring one model, of your choice.
 
     It is checked, and tracked by DVC. Nothing existing is overwritten; an interrupted download goes on where it was.
+
+    Example: etude base --from ~/photoreal.safetensors --to models/photoreal
     """
     if bool(source) != bool(to):
         raise ArgumentError("--from and --to", "belong together", "give both, or neither")

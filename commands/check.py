@@ -18,6 +18,8 @@ def check(
     """Check the params files of FOLDERS, or of this repository; one error lists the faults of all.
 
     Of this repository also that base, CLIP and pictures are here, which DVC would miss in its own words.
+
+    Example: etude check
     """
     from etude import project, sources
 

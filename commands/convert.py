@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from etude import names
 from etude.command_line import name_or_path
 from etude.core.errors import ArgumentError, FormatError
 from etude.core.files import REPLACE, add_to_folder, sha256_tree
@@ -22,8 +23,18 @@ if TYPE_CHECKING:
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="a file or folder of any program; or what was built: lora, lora@160")],
-    to: Annotated[str, typer.Option(help="the format, such as kohya_lora; another name lists those that there are")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="a file or folder of any program; or what was built: lora, lora@160", autocompletion=names.methods
+        ),
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="the format, such as kohya_lora; another name lists those that there are", autocompletion=names.formats
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="the folder that it is written to")] = Path("converted"),
     name: Annotated[str, typer.Option(help="its word and file name; else the file's own")] = "",
     family: Annotated[str, typer.Option(help="sd1, sd2 or sdxl, when the file does not tell")] = "",
@@ -33,6 +44,8 @@ def convert(
     """Write SOURCE in the format TO. Nothing existing is overwritten without --replace.
 
     A checkpoint has its step in the names of its files, `lora@160` in `owl-000160.safetensors`, unless --name is given.
+
+    Example: etude convert lora@160 --to kohya_lora --out converted
     """
     from etude.core.artifact import Artifact
     from etude.core.method import method_names

@@ -7,14 +7,23 @@ from typing import Annotated
 
 import typer
 
+from etude import names
 from etude.core.files import REPLACE
 from tasks.shell import run
 
 
 def images(
     source: Annotated[Path, typer.Option("--from", help="The folder the pictures are in, texts beside them.")],
-    name: Annotated[str, typer.Option("--set", help="What the image set is called: small letters, digits, _.")],
-    methods: Annotated[list[str] | None, typer.Option("--method", help="A method that shall learn from it.")] = None,
+    name: Annotated[
+        str,
+        typer.Option(
+            "--set", help="What the image set is called: small letters, digits, _.", autocompletion=names.image_sets
+        ),
+    ],
+    methods: Annotated[
+        list[str] | None,
+        typer.Option("--method", help="A method that shall learn from it.", autocompletion=names.methods),
+    ] = None,
     word: Annotated[str, typer.Option("--name", help="The word for what is learned; else that of the set.")] = "",
     kind: Annotated[str, typer.Option("--class", help="What it is a case of: dog, woman, vase.")] = "",
     replace: Annotated[bool, typer.Option("--replace", help=REPLACE)] = False,
@@ -22,6 +31,8 @@ def images(
     """Copy the pictures and the .txt captions of a folder into the project, as the image set NAME.
 
     With methods, these are what `dvc repro` builds from now on, and every text in their params files speaks of the set.
+
+    Example: etude images --from ~/photos --set mydog --name rex --class dog --method lora
     """
     from commands.pictures import bring
 

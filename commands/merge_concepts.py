@@ -22,6 +22,8 @@ def merge_concepts(
 
     CAPTIONS is a text file with a line for each text that the model should go on drawing as before: a few hundred, with
     many different words.
+
+    Example: etude merge-concepts captions.txt merged.safetensors owl.safetensors crab.safetensors
     """
     refuse_existing(out, replace)
     if len(made) < 2:

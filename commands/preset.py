@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from etude import names
 from tasks.shell import run
 from tasks.shell.console import say, warn
 
@@ -12,8 +15,13 @@ PRESETS = Path("presets")
 CLASS = "[class]"  # in a preset: the class of what a method learns
 
 
-def preset(name: str) -> None:
-    """Rewrite the params files for NAME: miniature, sd15, sd21 or sdxl. Comments stay; `git diff` shows the rest."""
+def preset(
+    name: Annotated[str, typer.Argument(help="miniature, sd15, sd21 or sdxl", autocompletion=names.presets)],
+) -> None:
+    """Rewrite the params files for NAME: miniature, sd15, sd21 or sdxl. Comments stay; `git diff` shows the rest.
+
+    Example: etude preset sd15
+    """
     from commands.pointing import fitting_prompts
     from commands.rewriting import drafts, read_commented, rewrite
     from etude import sources

@@ -7,13 +7,19 @@ from typing import Annotated
 
 import typer
 
+from etude import names
 from etude.command_line import name_or_path
 from etude.core.files import REPLACE, refuse_existing
 from tasks.shell import run
 
 
 def sample(
-    stack: Annotated[str, typer.Argument(help='"lora:0.8 + file.pt": methods, method@step, paths; "": the base alone')],
+    stack: Annotated[
+        str,
+        typer.Argument(
+            help='"lora:0.8 + file.pt": methods, method@step, paths; "": the base alone', autocompletion=names.methods
+        ),
+    ],
     prompt: Annotated[list[str], typer.Option(help="a row each; [name] is the word of what was learned")],
     seeds: Annotated[str, typer.Option(help="a column each, such as 0-3 or 1,5")] = "0-3",
     base: Annotated[str, typer.Option(help="a base; else that of params.yaml")] = "",
@@ -25,7 +31,10 @@ def sample(
     negative: Annotated[str, typer.Option(help="what to draw away from; else that of params.yaml")] = "",
     replace: Annotated[bool, typer.Option("--replace", help=REPLACE)] = False,
 ) -> None:
-    """Draw every prompt with every seed. Nothing existing is overwritten without --replace."""
+    """Draw every prompt with every seed. Nothing existing is overwritten without --replace.
+
+    Example: etude sample "lora:0.8 + ~/sks.pt" --prompt "[name] on a red background"
+    """
     refuse_existing(out, replace)
     from commands.stacks import draw
 

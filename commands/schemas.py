@@ -11,7 +11,10 @@ FOLDER = Path("schemas")
 
 
 def schemas() -> None:
-    """Write schemas/params.schema.json and one file a method."""
+    """Write schemas/params.schema.json and one file a method.
+
+    Example: etude schemas
+    """
     from etude.core.method import load_method, method_names
     from etude.project import Project
 
@@ -21,7 +24,10 @@ def schemas() -> None:
 
 
 def settings() -> None:
-    """Write schemas/flows.schema.json, by which editors complete and check flows/params.yaml."""
+    """Write schemas/flows.schema.json, by which editors complete and check flows/params.yaml.
+
+    Example: etude settings
+    """
     from flows import settings as of_flows
 
     of_flows.main()

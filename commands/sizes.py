@@ -27,7 +27,10 @@ KOHYA = ("attention", "feed_forward", "projection")  # what kohya's scripts give
 
 
 def sizes(to: Path) -> None:
-    """Write bytes by name, as JSON, to TO."""
+    """Write bytes by name, as JSON, to TO.
+
+    Example: etude sizes sizes.json
+    """
     words: Any = _part("sd1", "text_encoder")
     width = words.get_input_embeddings().embedding_dim  # also of CLIP's joint space: ViT-L/14
     vector = FP32 * width

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 _typed_in: Path | None = None  # where `etude` was typed; None: in the folder that the command works in
-EXAMPLE = "\n\nExample: "  # begins the last paragraph of a command's docstring
 
 
 def command_line(command: Callable[..., Any]) -> None:
@@ -18,12 +17,14 @@ def command_line(command: Callable[..., Any]) -> None:
 
 def parser(command: Callable[..., Any]) -> Any:
     """The command line of ``command``: what Typer makes of its signature and docstring."""
+    import inspect
+
     import typer
 
-    text = command.__doc__ or ""
-    # \b: the example stays on one line, to be copied
+    # \\b: the example stays on one line, to be copied.
+    text = (inspect.getdoc(command) or "").replace("\n\nExample: ", "\n\n\b\nExample: ")
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(help=text.replace(EXAMPLE, f"\n\n\b{EXAMPLE[1:]}"))(command)
+    app.command(help=text)(command)
     return typer.main.get_command(app)
 
 

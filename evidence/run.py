@@ -8,13 +8,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from etude import names
 from etude.command_line import command_line
 from flows.terminal import conclude, cores, devices, end_of, find_root, say, told_in_short
 
 
 def main(
     only: Annotated[
-        list[str] | None, typer.Option(help="Methods, image sets, claims, experiments.", show_default="all")
+        list[str] | None,
+        typer.Option(
+            help="Methods, image sets, claims, experiments.", show_default="all", autocompletion=names.methods_and_sets
+        ),
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="How many of the seeds.", show_default="all")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Stages at once.", show_default="one a core")] = None,
@@ -28,6 +32,8 @@ def main(
     """Run the experiments of evidence/claims.yaml that are not measured yet, and write evidence/results.md.
 
     What was measured on the present code, data and parameters is not run again; what is stopped goes on next time.
+
+    Example: etude evidence --only hypernetwork --seeds 1 --dry
     """
     with told_in_short("stopped: what was measured is kept, and the next run goes on from there"):
         root = find_root(Path.cwd())

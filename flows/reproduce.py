@@ -8,13 +8,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from etude import names
 from etude.command_line import command_line
 from flows.terminal import conclude, cores, devices, end_of, find_root, told_in_short
 
 
 def main(
     revision: Annotated[str, typer.Argument(help="A commit, tag or branch, or the name of a DVC experiment.")],
-    targets: Annotated[list[str] | None, typer.Argument(help="As in `etude run`.")] = None,
+    targets: Annotated[
+        list[str] | None, typer.Argument(help="As in `etude run`.", autocompletion=names.targets)
+    ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Stages at once.", show_default="one a core")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to hand out.", show_default="all there are")] = None,
     force: Annotated[bool, typer.Option("--force", help="Compute everything again, with an empty run-cache.")] = False,
@@ -23,6 +26,8 @@ def main(
     """Run a revision's pipeline again in a folder of its own; your files are not touched.
 
     Every output is then identical, within tolerance, or different, and what differs is named. Exit code 0: the same.
+
+    Example: etude reproduce HEAD --force
     """
     with told_in_short("stopped", fault=2):
         root = find_root(Path.cwd())

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from etude import names
 from etude.command_line import command_line
 from etude.core.errors import InputError
 from flows.terminal import cores, devices, end_of, find_root, leave, told_in_short
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 def main(
     targets: Annotated[
         list[str] | None,
-        typer.Argument(help="Stages, methods, groups or outputs; without any, all that plain `dvc repro` reaches."),
+        typer.Argument(
+            help="Stages, methods, groups or outputs; without any, all that plain `dvc repro` reaches.",
+            autocompletion=names.targets,
+        ),
     ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Stages at once.", show_default="one a core")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to hand out.", show_default="all there are")] = None,
@@ -35,7 +39,10 @@ def main(
     ] = "threads",
     dry: Annotated[bool, typer.Option("--dry", help="Only say what would run, and why.")] = False,
 ) -> None:
-    """Bring stages up to date, independent ones at once, each as a Prefect task. What is up to date is left alone."""
+    """Bring stages up to date, independent ones at once, each as a Prefect task. What is up to date is left alone.
+
+    Example: etude run lora --jobs 2
+    """
     with told_in_short("stopped: the next run goes on from here"):
         root = find_root(Path.cwd())
         if dry:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from etude import names
 from etude.command_line import command_line
 from etude.core.errors import InputError
 from flows.terminal import find_root, leave, say, told_in_short
@@ -24,12 +25,18 @@ CODE = Path(__file__).parent.parent
 
 def main(
     now: Annotated[
-        list[str] | None, typer.Option(help="Also start this one at once: nightly, changed or weekly.")
+        list[str] | None,
+        typer.Option(
+            help="Also start this one at once: nightly, changed or weekly.",
+            autocompletion=names.among("nightly", "changed", "weekly"),
+        ),
     ] = None,
 ) -> None:
     """Run the graph nightly and when pictures or parameters changed, and reproduce the last tag weekly.
 
     Stays until Ctrl-C. Times and time zone stand in flows/params.yaml.
+
+    Example: etude serve --now nightly
     """
     from flows import settings
 

@@ -225,7 +225,10 @@ def _in_use(users: IO[str]) -> bool:
 
 
 def main() -> None:
-    """Keep Prefect's UI open, to look at past runs, until Ctrl-C."""
+    """Keep Prefect's UI open, to look at past runs, until Ctrl-C.
+
+    Example: etude server
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what runs in the background deaf to it
     with told_in_short("stopped"):
         url = connect(find_root(Path.cwd()))()

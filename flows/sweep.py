@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from etude import names
 from etude.command_line import command_line
 from flows.terminal import conclude, cores, devices, end_of, find_root, told_in_short
 
@@ -17,7 +18,9 @@ def main(
         list[str],
         typer.Option("--set-param", "-S", help="`file:key=value,value`, as DVC's -S; several make a grid."),
     ],
-    targets: Annotated[list[str] | None, typer.Argument(help="As in `etude run`.")] = None,
+    targets: Annotated[
+        list[str] | None, typer.Argument(help="As in `etude run`.", autocompletion=names.targets)
+    ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Stages at once.", show_default="one a core")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to hand out.", show_default="all there are")] = None,
     name: Annotated[str, typer.Option(help="What the experiments' names and the page's begin with.")] = "sweep",
@@ -25,6 +28,8 @@ def main(
     """Run every combination of parameter values as a DVC experiment of its own; your files are not touched.
 
     Stages that combinations have in common run once. Ends with a page that compares them; `dvc exp show` lists them.
+
+    Example: etude sweep -S pipelines/lora/params.yaml:rank=4,8,16
     """
     with told_in_short("stopped: what was finished is kept, and the next sweep finds it"):
         root = find_root(Path.cwd())

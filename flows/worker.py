@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from etude import names
 from etude.command_line import command_line
 from etude.core.errors import InputError
 from flows.serve import CODE
@@ -19,7 +20,9 @@ from flows.terminal import cores, devices, find_root, told_in_short
 
 
 def main(
-    pool: Annotated[str, typer.Argument(help="cpu or gpu: which stages to take.")] = "cpu",
+    pool: Annotated[
+        str, typer.Argument(help="cpu or gpu: which stages to take.", autocompletion=names.among("cpu", "gpu"))
+    ] = "cpu",
     limit: Annotated[
         int | None, typer.Option(min=1, help="Stages at once.", show_default="one a core, or one a GPU")
     ] = None,
@@ -28,6 +31,8 @@ def main(
     """Take stages from a work pool of the Prefect server at PREFECT_API_URL until Ctrl-C, and finish those begun.
 
     Run it in a clone that has the shared DVC remote; the clone's files are not touched.
+
+    Example: etude worker cpu --limit 2
     """
     with told_in_short("stopped"):
         code = work(find_root(Path.cwd()), pool, limit, devices(gpus) if pool == "gpu" else [])
