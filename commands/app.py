@@ -35,7 +35,7 @@ COMMANDS = {
     "base": Command("commands.base", "base", "Fetch the models that methods read, or bring one."),
     "images": Command("commands.images", "images", "Bring pictures in, and let methods learn from them."),
     "check": Command("commands.check", "check", "Check all parameters, and that what they name is here."),
-    "migrate": Command("commands.migrate", "migrate", "Write the present names into params files of earlier versions."),
+    "migrate": Command("commands.migrate", "migrate", "Write the present names into older params files."),
     "run": Command("flows.run", "main", "Run the stages that are not up to date, side by side."),
     "sweep": Command("flows.sweep", "main", "Try parameter values side by side, each as an experiment."),
     "reproduce": Command("flows.reproduce", "main", "Run a past revision again, and compare what it makes."),

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 def migrate(
     dry: Annotated[bool, typer.Option("--dry", help="Only tell what would change.")] = False,
 ) -> None:
-    """Write the present names of renamed keys and values into all params files. Comments, order and quotes stay."""
+    """Write the present names of renamed keys and values into all params files. Comments, order and quotes stay.
+
+    Example: etude migrate --dry
+    """
     from commands.renaming import rename_in
     from commands.rewriting import drafts
 

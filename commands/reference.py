@@ -6,7 +6,10 @@ from tasks.shell import run
 
 
 def reference() -> None:
-    """Write docs/reference.md: every key of the params files, with meaning, type, bounds and values."""
+    """Write docs/reference.md: every key of the params files, with meaning, type, bounds and values.
+
+    Example: etude reference
+    """
     from commands.parameters import write_page
 
     write_page()

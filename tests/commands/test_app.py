@@ -102,6 +102,12 @@ def test_in_a_checkout_of_before_nothing_of_another_one_is_run(etude: Etude, che
     assert "this checkout is older than `etude`. Next: run what its README says." in done.stderr
 
 
+def test_every_command_of_the_room_is_one_of_etude() -> None:
+    files = [file for file in (ROOT / "commands").glob("*.py") if '__name__ == "__main__"' in file.read_text("utf-8")]
+    modules = {command.module for command in app.COMMANDS.values()}
+    assert [file.stem for file in files if f"commands.{file.stem}" not in modules] == []
+
+
 def test_a_misspelt_command_is_answered_with_the_nearest(etude: Etude, checkout: Path) -> None:
     done = etude(checkout, "chekc")
     assert done.returncode == 2
