@@ -122,11 +122,11 @@ def configuration(base: Path) -> dict[str, bytes]:
     files = {file.relative_to(source).as_posix(): file.read_bytes() for file in sorted(kept)}
     if base.is_dir():
         return files
-    unsaid = _unsaid(base, family, source)
-    return unsaid | files | {SCHEDULER: unsaid[SCHEDULER]}  # a single file's marks count before its configuration
+    configs = _standard_configs(base, family, source)
+    return configs | files | {SCHEDULER: configs[SCHEDULER]}  # a single file's marks count before its configuration
 
 
-def _unsaid(base: Path, family: Family, source: Path) -> dict[str, bytes]:
+def _standard_configs(base: Path, family: Family, source: Path) -> dict[str, bytes]:
     """What the configuration of a single file may lack: the index of its parts, its scheduler, CLIP's tokenizers."""
     from etude.base.family import folder_parts
     from etude.base.single import single_scheduler

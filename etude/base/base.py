@@ -17,7 +17,7 @@ from etude.core.artifact import PRECISIONS
 Prediction = Literal["epsilon", "v_prediction"]
 DTYPES: dict[str, torch.dtype] = {ours: getattr(torch, name) for ours, name in PRECISIONS.items()}
 # How a method draws that brings its own noise, path and guidance: (prompts, seeds, width, height) → uint8 [B, H, W, 3].
-Course = Callable[[Any, Sequence[int], int, int], Tensor]
+CustomSampler = Callable[[Any, Sequence[int], int, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Base:
     dtype: torch.dtype
     scheduler_config: dict[str, Any]
     words: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)  # those of `hooks.added_tokens`, now in force
-    courses: list[Course] = field(default_factory=list)  # those of `hooks.own_course`; the last one draws
+    custom_samplers: list[CustomSampler] = field(default_factory=list)  # of `hooks.custom_sampler`; the last draws
     unclip: Unclip | None = None  # how an unCLIP base is told of a picture; None: the base knows no pictures
-    unsaid: list[str] = field(default_factory=list)  # those of `hooks.unsaid`, now in force
+    extra_negative_prompts: list[str] = field(default_factory=list)  # of `hooks.extra_negative_prompt`
 
     @property
     def factor(self) -> int:

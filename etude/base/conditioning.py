@@ -13,7 +13,8 @@ from torch import Tensor
 class Conditioning:
     """What the UNet is told. ``hidden`` [B, 77, d]; ``pooled`` [B, p] for sdxl, None for the others.
 
-    ``picture`` [B, 2d] or [B, d]: what an unCLIP base is told of a picture; None: of the one in force (`unclip.told`).
+    ``picture`` [B, 2d] or [B, d]: an unCLIP base's labels of a picture; None: of the one that is supplied
+    (`unclip.with_image`).
     """
 
     hidden: Tensor

@@ -116,7 +116,7 @@ def _load_normaliser(path: Path, config: dict[str, Any], device: torch.device) -
     return Unclip(model.mean.detach().float().to(device), model.std.detach().float().to(device), alphas.to(device))
 
 
-def told(unclip: Unclip | None, conditioning: Conditioning, seeds: Sequence[int] | None = None) -> Conditioning:
+def with_image(unclip: Unclip | None, conditioning: Conditioning, seeds: Sequence[int] | None = None) -> Conditioning:
     """``conditioning`` with what an unCLIP base is told of the picture in force; as it is where it says so itself.
 
     ``unclip`` is the base's; without one the base knows no pictures. The embedding's noise comes from each picture's
@@ -132,7 +132,7 @@ def told(unclip: Unclip | None, conditioning: Conditioning, seeds: Sequence[int]
     return unclip.telling(conditioning, now.embedding.expand(count, -1), noise, level)
 
 
-def untold(unclip: Unclip | None, conditioning: Conditioning) -> Conditioning:
+def without_image(unclip: Unclip | None, conditioning: Conditioning) -> Conditioning:
     """``conditioning`` that tells an unCLIP base of no picture, unless it says something itself."""
     if unclip is None or conditioning.picture is not None:
         return conditioning

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from etude.base.base import Base, Course
+from etude.base.base import Base, CustomSampler
 from etude.base.unclip import Supplied
 from etude.core.errors import BaseError, ConflictError, FormatError
 
@@ -45,16 +45,16 @@ def added_tokens(base: Base, words: Mapping[str, Tensor | Sequence[Tensor]]) -> 
 
 
 @contextmanager
-def unsaid(base: Base, text: str) -> Iterator[Base]:
+def extra_negative_prompt(base: Base, text: str) -> Iterator[Base]:
     """Whatever is drawn is drawn away from ``text`` as well: it is added to every negative prompt.
 
     So what is applied to a base speaks on the unconditional side of guidance too, whoever asks for a picture.
     """
-    base.unsaid.append(text)
+    base.extra_negative_prompts.append(text)
     try:
         yield base
     finally:
-        base.unsaid.remove(text)
+        base.extra_negative_prompts.remove(text)
 
 
 @contextmanager
@@ -104,13 +104,13 @@ def supplied_picture(base: Base, embedding: Tensor, level: int = 0) -> Iterator[
 
 
 @contextmanager
-def own_course(base: Base, course: Course) -> Iterator[Base]:
-    """`generate` hands prompts, seeds and size to ``course``, which draws; the innermost of nested contexts counts."""
-    base.courses.append(course)
+def custom_sampler(base: Base, sampler: CustomSampler) -> Iterator[Base]:
+    """`generate` hands prompts, seeds and size to ``sampler``, which draws; the innermost of nested contexts counts."""
+    base.custom_samplers.append(sampler)
     try:
         yield base
     finally:
-        base.courses.pop()
+        base.custom_samplers.pop()
 
 
 def _rows(base: Base, name: str, vectors: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

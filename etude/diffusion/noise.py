@@ -10,7 +10,7 @@ from torch import Tensor
 
 from etude.base.base import Base
 from etude.base.conditioning import Conditioning
-from etude.base.unclip import told
+from etude.base.unclip import with_image
 from etude.core.errors import BaseError
 
 
@@ -57,12 +57,12 @@ def predict(base: Base, noisy: Tensor, t: Tensor, conditioning: Conditioning, ti
             "text_embeds": conditioning.pooled,
             "time_ids": size_ids(base, noisy) if time_ids is None else time_ids,
         }
-    said = told(base.unclip, conditioning)
+    conditioning = with_image(base.unclip, conditioning)
     answer: Tensor = base.unet(
         noisy,
         t,
-        encoder_hidden_states=said.hidden,
-        class_labels=said.picture,  # a UNet that is told in the place of the text does not look at it
+        encoder_hidden_states=conditioning.hidden,
+        class_labels=conditioning.picture,  # a UNet that is told in the place of the text does not look at it
         added_cond_kwargs=added,
         return_dict=False,
     )[0]

@@ -24,7 +24,7 @@ from etude.base.conditioning import Conditioning
 from etude.base.latents import decode_latents
 from etude.base.settings import SamplerName, Sampling
 from etude.base.text import encode_prompts
-from etude.base.unclip import told, untold
+from etude.base.unclip import with_image, without_image
 from etude.core.errors import InputError
 from etude.diffusion.noise import predict
 
@@ -60,33 +60,38 @@ def generate(
 
     A picture's noise comes from its own seed on the CPU: it depends on no neighbour and on no device. Size in px, by
     default the base's resolution. With ``guidance`` ≤ 1 ``negative`` is not used. Conditioning may take the place of
-    texts. A base with a course of its own (`hooks.own_course`) is asked for prompts, seeds and size alone.
+    texts. A base with a sampler of its own (`hooks.custom_sampler`) is asked for prompts, seeds and size alone.
     """
     if len(prompts) != len(seeds):
         raise InputError("seeds", f"are {len(seeds)} for {len(prompts)} prompts", "give one seed to each prompt")
-    if base.courses:
-        return base.courses[-1](prompts, seeds, width or base.resolution, height or base.resolution)
-    said = prompts if isinstance(prompts, Conditioning) else encode_prompts(base, prompts, clip_skip)
-    said = told(base.unclip, said, seeds)
-    unsaid = _negative(base, negative, len(prompts), clip_skip) if guidance > 1 else None
+    if base.custom_samplers:
+        return base.custom_samplers[-1](prompts, seeds, width or base.resolution, height or base.resolution)
+    conditioning = prompts if isinstance(prompts, Conditioning) else encode_prompts(base, prompts, clip_skip)
+    conditioning = with_image(base.unclip, conditioning, seeds)
+    negative_conditioning = _negative(base, negative, len(prompts), clip_skip) if guidance > 1 else None
     randomness = generators(seeds)
     noise = draw_noise(base, randomness, width or base.resolution, height or base.resolution)
 
     def model(latents: Tensor, t: Tensor, _index: int) -> Tensor:
-        return guided(base, latents, t, said, unsaid, guidance)
+        return guided(base, latents, t, conditioning, negative_conditioning, guidance)
 
     latents = denoise(model, make_scheduler(base, sampler, steps), noise, randomness, progress)
     return decode_latents(base, latents)
 
 
 def guided(
-    base: Base, latents: Tensor, t: Tensor, said: Conditioning, unsaid: Conditioning | None, guidance: float
+    base: Base,
+    latents: Tensor,
+    t: Tensor,
+    conditioning: Conditioning,
+    negative_conditioning: Conditioning | None,
+    guidance: float,
 ) -> Tensor:
-    """u + guidance · (c - u), both halves in one batch of 2B; without ``unsaid`` the conditional answer c alone."""
+    """u + guidance · (c - u), both halves in one batch of 2B; c alone where ``negative_conditioning`` is None."""
     noisy = latents.to(base.dtype)
-    if unsaid is None:
-        return predict(base, noisy, t, said).to(latents.dtype)
-    both = Conditioning.cat([untold(base.unclip, unsaid), told(base.unclip, said)])
+    if negative_conditioning is None:
+        return predict(base, noisy, t, conditioning).to(latents.dtype)
+    both = Conditioning.cat([without_image(base.unclip, negative_conditioning), with_image(base.unclip, conditioning)])
     u, c = predict(base, torch.cat([noisy, noisy]), t, both).to(latents.dtype).chunk(2)
     return u + guidance * (c - u)
 
@@ -148,9 +153,9 @@ def draw_noise(base: Base, randomness: Sequence[Generator], width: int, height: 
 def _negative(base: Base, negative: str | Conditioning, count: int, clip_skip: int) -> Conditioning:
     """The unconditional half. An empty text is encoded like any other, for sdxl too (as A1111 does).
 
-    A text is followed by those that `hooks.unsaid` adds.
+    A text is followed by those that `hooks.extra_negative_prompt` adds.
     """
     if isinstance(negative, Conditioning):
         return negative[[0] * count] if len(negative) == 1 else negative
-    text = ", ".join(filter(None, [negative, *base.unsaid]))
+    text = ", ".join(filter(None, [negative, *base.extra_negative_prompts]))
     return encode_prompts(base, [text], clip_skip)[[0] * count]

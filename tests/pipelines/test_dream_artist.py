@@ -56,7 +56,7 @@ def test_the_negative_word_is_in_every_negative_prompt_and_in_no_other(tiny_base
     assert not torch.equal(both, sad)
     assert torch.equal(picture(base, "cat", guidance=1.0), untouched)
     assert torch.equal(picture(base, "cat"), plain)
-    assert not base.unsaid
+    assert not base.extra_negative_prompts
 
 
 def test_the_words_of_one_are_not_mistaken_for_each_other(tiny_base: Path) -> None:

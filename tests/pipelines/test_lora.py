@@ -180,14 +180,14 @@ def test_blocks_have_ranks_of_their_own_and_the_same_scale(tiny_base: Path, tmp_
     assert {rank for name, rank in ranks.items() if name.startswith("unet.mid_block.resnets")} == {2}
     assert {rank for name, rank in ranks.items() if "mid_block" not in name} == {4}
     assert all(made.facts["alphas"].get(name, 2.0) / rank == 0.5 for name, rank in ranks.items())
-    for block, said in {"unet.midblock": "did you mean `unet.mid_block`", "conv_in": "nothing learns"}.items():
-        with pytest.raises(ParamsError, match=said):
+    for block, positive in {"unet.midblock": "did you mean `unet.mid_block`", "conv_in": "nothing learns"}.items():
+        with pytest.raises(ParamsError, match=positive):
             params_of("lora", blocks={block: 8})
-    for block, said in {
+    for block, positive in {
         "unet.mid_block.attention": "has no .*, did you mean `unet.mid_block.attentions`",
         "unet.mid_block.resnets": "has no layer of `targets` in `unet.mid_block.resnets`",
     }.items():
-        with pytest.raises(BaseError, match=said):
+        with pytest.raises(BaseError, match=positive):
             run(base, tmp_path / "x", blocks={block: 8}, targets=["attention"])
     with pytest.raises(ParamsError, match="leaves no layer to learn"):
         run(base, tmp_path / "x", blocks={"unet": 0})
@@ -261,8 +261,10 @@ def test_diffusers_predicts_the_same_from_our_files(form: Any, tiny_base: Path, 
 
 
 def our_image(base: Base, prompt: str, noise: Tensor) -> Tensor:
-    said, unsaid = encode_prompts(base, [prompt]), encode_prompts(base, [""])
-    latents = denoise(lambda z, t, _: guided(base, z, t, said, unsaid, 3.0), make_scheduler(base, "ddim", 4), noise)
+    positive, negative = encode_prompts(base, [prompt]), encode_prompts(base, [""])
+    latents = denoise(
+        lambda z, t, _: guided(base, z, t, positive, negative, 3.0), make_scheduler(base, "ddim", 4), noise
+    )
     return decode_pixels(base, latents).detach()
 
 
@@ -428,9 +430,9 @@ def test_captions_are_worded_as_asked(tiny_base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "positive"),
     [({"rank": 0}, "rank"), ({"targets": ["attn"]}, "targets"), ({"caption": "a"}, "caption"), ({"save": 16}, "save")],
 )
-def test_a_value_that_cannot_be_is_named(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(ParamsError, match=f"`{said}"):
+def test_a_value_that_cannot_be_is_named(change: dict[str, Any], positive: str) -> None:
+    with pytest.raises(ParamsError, match=f"`{positive}"):
         params_of("lora", **change)

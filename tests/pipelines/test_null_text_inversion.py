@@ -32,7 +32,7 @@ from pipelines.null_text_inversion import method as null
 from pipelines.null_text_inversion.method import inversion as inversions
 from pipelines.null_text_inversion.method.attention import Control, Edit, controlled, edit, read_weights
 from pipelines.null_text_inversion.method.batch import Progress, measures, psnr
-from pipelines.null_text_inversion.method.course import Course
+from pipelines.null_text_inversion.method.custom_sampler import EditingSampler
 from pipelines.null_text_inversion.method.inversion import Inversion, Rule
 from pipelines.null_text_inversion.method.path import Path as Way
 from pipelines.null_text_inversion.method.path import draw, pivot, plan, towards_noise, towards_picture
@@ -243,7 +243,7 @@ def test_a_prompt_edits_and_attention_that_is_taken_over_keeps_more_of_the_pictu
     old = inverted.facts["captions"]["b"]
 
     def latents(cross: float, self_: float, prompt: str) -> Tensor:
-        course = Course(base, inverted, cross, self_)
+        course = EditingSampler(base, inverted, cross, self_)
         return course._latents([course.pictures[1]], [prompt])
 
     same, free, held = latents(0, 0, old), latents(0, 0, new), latents(1.0, 1.0, new)
@@ -376,7 +376,7 @@ def test_what_does_not_fit_is_refused(exact: Callable[[str], Base], inverted: Ar
     with pytest.raises(BaseError, match="other timesteps or texts"), null.apply(other, exact("sd1")):
         pass
     with null.apply(inverted, exact("sd1")) as changed, pytest.raises(InputError, match="are no texts"):
-        changed.courses[-1](encode_prompts(exact("sd1"), ["cat"]), [0], 64, 64)
+        changed.custom_samplers[-1](encode_prompts(exact("sd1"), ["cat"]), [0], 64, 64)
     null_text.write_tensors(tmp_path / "a.safetensors", {"latent": torch.zeros(1), "null_embeddings": torch.zeros(1)})
     with pytest.raises(FormatError, match="is no inverted picture"):
         null_text.read(tmp_path / "a.safetensors")

@@ -138,8 +138,8 @@ def _loss(
     answer = predict(base, drawn.noisy, drawn.timesteps, told)
     if params.guidance != 1:
         with torch.no_grad():
-            untold = predict(base, drawn.noisy, drawn.timesteps, unclip.silent(nothing[[0] * count]))
-        answer = untold + params.guidance * (answer - untold)
+            unconditional = predict(base, drawn.noisy, drawn.timesteps, unclip.silent(nothing[[0] * count]))
+        answer = unconditional + params.guidance * (answer - unconditional)
     wanted = target(base, drawn.latents, drawn.noise, drawn.timesteps)
     errors = (answer.to(wanted) - wanted).square().mean(dim=(1, 2, 3))
     return weighted(base, errors, drawn.timesteps, params.training).mean()

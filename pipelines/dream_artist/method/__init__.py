@@ -87,10 +87,10 @@ def apply(artifact: Artifact, base: Base) -> Iterator[Base]:
 @contextmanager
 def _spoken(base: Base, name: str, rows: Rows) -> Iterator[Base]:
     """Both words in force, and the negative one in every negative prompt."""
-    from etude.diffusion.hooks import added_tokens, unsaid
+    from etude.diffusion.hooks import added_tokens, extra_negative_prompt
 
     words = {name + end: rows[side] for side, end in SIDES.items()}
-    with added_tokens(base, words), unsaid(base, name + SIDES["negative"]) as changed:
+    with added_tokens(base, words), extra_negative_prompt(base, name + SIDES["negative"]) as changed:
         yield changed
 
 

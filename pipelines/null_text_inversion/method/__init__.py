@@ -102,9 +102,9 @@ def apply(artifact: Artifact, base: Base, cross_replace: float = 0.8, self_repla
     Sampler, steps, guidance and the negative prompt are those of the inversion. Raises BaseError for a base with other
     texts or other timesteps.
     """
-    from etude.diffusion.hooks import own_course
+    from etude.diffusion.hooks import custom_sampler
 
-    from .course import Course
+    from .custom_sampler import EditingSampler
 
-    with own_course(base, Course(base, artifact, cross_replace, self_replace)):
+    with custom_sampler(base, EditingSampler(base, artifact, cross_replace, self_replace)):
         yield base

@@ -64,23 +64,28 @@ def towards_noise(base: Base, answer: Tensor, z: Tensor, path: Path, i: int) -> 
 
 
 @torch.no_grad()
-def pivot(base: Base, z: Tensor, said: Conditioning, path: Path) -> list[Tensor]:
+def pivot(base: Base, z: Tensor, conditioning: Conditioning, path: Path) -> list[Tensor]:
     """z*₀ … z*_N: latents ``z`` [B, 4, h, w] of pictures carried to noise without guidance; the last is the noise."""
     found = [z]
     for i in reversed(range(len(path))):
-        answer = predict(base, found[-1].to(base.dtype), _at(base, path, i), said).to(z.dtype)
+        answer = predict(base, found[-1].to(base.dtype), _at(base, path, i), conditioning).to(z.dtype)
         found.append(towards_noise(base, answer, found[-1], path, i))
     return found
 
 
 @torch.no_grad()
 def draw(
-    base: Base, noise: Tensor, said: Conditioning, unsaid: Iterator[Conditioning], guidance: float, path: Path
+    base: Base,
+    noise: Tensor,
+    conditioning: Conditioning,
+    negatives: Iterator[Conditioning],
+    guidance: float,
+    path: Path,
 ) -> Tensor:
     """Latents [B, 4, h, w] along the path from ``noise``, with an unconditional half of its own for each step."""
     z = noise
-    for i, nothing in zip(range(len(path)), unsaid, strict=False):
-        z = towards_picture(base, guided(base, z, _at(base, path, i), said, nothing, guidance), z, path, i)
+    for i, nothing in zip(range(len(path)), negatives, strict=False):
+        z = towards_picture(base, guided(base, z, _at(base, path, i), conditioning, nothing, guidance), z, path, i)
     return z
 
 

@@ -114,9 +114,9 @@ def test_diffusers_draws_the_same_picture(path: Path, picture_base: Base, level:
     labels = picture_base.unclip.labels(z, noise, torch.tensor([level]))
     with torch.no_grad():
         plain = encode_prompts(picture_base, ["a cat"])
-        said, unsaid = Conditioning(plain.hidden, None, labels), encode_prompts(picture_base, ["dog"])
+        positive, negative = Conditioning(plain.hidden, None, labels), encode_prompts(picture_base, ["dog"])
         scheduler = make_scheduler(picture_base, "ddim", 2)
-        ours = denoise(lambda x, t, _: guided(picture_base, x, t, said, unsaid, 3.0), scheduler, latents)
+        ours = denoise(lambda x, t, _: guided(picture_base, x, t, positive, negative, 3.0), scheduler, latents)
     assert (ours - theirs).abs().max() < 1e-6
 
 
@@ -191,8 +191,8 @@ def test_a_base_of_image_variations_is_told_of_pictures_in_the_place_of_texts(va
     assert base.unclip is not None
     assert (base.unclip.instead, base.unclip.width) == (True, WIDTH)
     assert torch.equal(base.unclip.scale(embedding()), embedding())
-    said = encode_prompts(base, ["a cat", "a dog"])
-    assert (said.hidden.shape, said.hidden.abs().max()) == ((2, 1, WIDTH), 0)
+    positive = encode_prompts(base, ["a cat", "a dog"])
+    assert (positive.hidden.shape, positive.hidden.abs().max()) == ((2, 1, WIDTH), 0)
     with pytest.raises(BaseError, match="reads no texts: it is one of image variations"):
         tokenise(base, ["a cat"])
     with pytest.raises(BaseError, match=r"know no noise.*`noise_level: 0`"), supplied_picture(base, embedding(), 1):
@@ -212,9 +212,9 @@ def test_diffusers_draws_the_same_variation(variation: Path) -> None:
         z = pipe.image_encoder(pixels).image_embeds
     theirs = pipe(pixels, latents=latents, guidance_scale=3.0, num_inference_steps=2, output_type="latent").images
     with torch.no_grad(), supplied_picture(base, z):
-        said, unsaid = (encode_prompts(base, [text]) for text in ("a cat", ""))
+        positive, negative = (encode_prompts(base, [text]) for text in ("a cat", ""))
         scheduler = make_scheduler(base, "ddim", 2)
-        ours = denoise(lambda x, t, _: guided(base, x, t, said, unsaid, 3.0), scheduler, latents)
+        ours = denoise(lambda x, t, _: guided(base, x, t, positive, negative, 3.0), scheduler, latents)
     assert (ours - theirs).abs().max() < 1e-5  # embeddings are supplied in float32
 
 

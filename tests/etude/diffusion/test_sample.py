@@ -43,10 +43,10 @@ def test_pictures_equal_those_of_diffusers_own_pipeline(
     theirs = pipeline(
         PROMPTS, negative_prompt=["sad", "sad"], latents=noise, generator=twins, output_type="np", **shared
     ).images
-    said, unsaid = encode_prompts(base, PROMPTS), encode_prompts(base, ["sad", "sad"])
+    positive, negative = encode_prompts(base, PROMPTS), encode_prompts(base, ["sad", "sad"])
 
     def model(latents: torch.Tensor, t: torch.Tensor, _index: int) -> torch.Tensor:
-        return guided(base, latents, t, said, unsaid if guidance > 1 else None, guidance)
+        return guided(base, latents, t, positive, negative if guidance > 1 else None, guidance)
 
     latents = denoise(model, scheduler, noise, randomness)
     ours = (base.vae.decode(latents / base.scaling_factor).sample / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
@@ -94,12 +94,12 @@ def test_guidance_of_one_or_less_costs_no_unconditional_half(sd1: Base, guidance
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_conditioning_may_take_the_place_of_texts(base: Base) -> None:
-    said, unsaid = encode_prompts(base, PROMPTS), encode_prompts(base, ["sad"])
+    positive, negative = encode_prompts(base, PROMPTS), encode_prompts(base, ["sad"])
     settings = SETTINGS | {"steps": 2}
     expected = generate(base, PROMPTS, seeds=[1, 2], **settings)
-    assert torch.equal(generate(base, said, seeds=[1, 2], **settings | {"negative": unsaid}), expected)
-    both = Conditioning.cat([unsaid, unsaid])
-    assert torch.equal(generate(base, said, seeds=[1, 2], **settings | {"negative": both}), expected)
+    assert torch.equal(generate(base, positive, seeds=[1, 2], **settings | {"negative": negative}), expected)
+    both = Conditioning.cat([negative, negative])
+    assert torch.equal(generate(base, positive, seeds=[1, 2], **settings | {"negative": both}), expected)
 
 
 def test_an_added_word_acts_on_both_sides_of_guidance(sd1: Base) -> None:
@@ -114,8 +114,8 @@ def test_an_added_word_acts_on_both_sides_of_guidance(sd1: Base) -> None:
 
 
 def test_clip_skip_reaches_both_halves(sd1: Base) -> None:
-    said, unsaid = (encode_prompts(sd1, texts, clip_skip=2) for texts in (PROMPTS, ["sad"]))
-    expected = generate(sd1, said, seeds=[1, 2], **SETTINGS | {"negative": unsaid})
+    positive, negative = (encode_prompts(sd1, texts, clip_skip=2) for texts in (PROMPTS, ["sad"]))
+    expected = generate(sd1, positive, seeds=[1, 2], **SETTINGS | {"negative": negative})
     assert torch.equal(generate(sd1, PROMPTS, seeds=[1, 2], clip_skip=2, **SETTINGS), expected)
 
 
@@ -123,10 +123,10 @@ def test_clip_skip_reaches_both_halves(sd1: Base) -> None:
 def test_sampling_never_makes_the_host_wait_for_the_device(base: Base, sampler: Any) -> None:
     """On the meta device there are no values: whatever reads one, as a waiting host would, fails."""
     far = replace(base, unet=copy.deepcopy(base.unet).to("meta"), device=torch.device("meta"))
-    said, unsaid = (encode_prompts(base, texts).to("meta") for texts in (PROMPTS, ["sad", "sad"]))
+    positive, negative = (encode_prompts(base, texts).to("meta") for texts in (PROMPTS, ["sad", "sad"]))
     noise = draw_noise(far, generators([1, 2]), 64, 64)
     latents = denoise(
-        lambda latents, t, _index: guided(far, latents, t, said, unsaid, 4.0),
+        lambda latents, t, _index: guided(far, latents, t, positive, negative, 4.0),
         make_scheduler(far, sampler, 2),
         noise,
         generators([1, 2]),

@@ -30,7 +30,7 @@ class Inverted:
     caption: str
 
 
-class Course:
+class EditingSampler:
     """Draws the inverted pictures: seed s means the s-th of them, beginning again after the last."""
 
     def __init__(self, base: Base, artifact: Artifact, cross_replace: float, self_replace: float) -> None:
