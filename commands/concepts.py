@@ -10,7 +10,7 @@ from etude.core.params import Schema, pick
 from tasks.shell.console import say
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The parts of params.yaml that this command reads."""
 
     base: str
@@ -20,14 +20,14 @@ class Dials(Schema):
 
 def merge_files(captions: Path, out: Path, made: Sequence[Path]) -> None:
     """Write one artifact from several; the model goes on drawing the texts of the file ``captions`` as before."""
-    dials, texts = pick("params.yaml", Dials), read_captions(captions)
+    stage_params, texts = pick("params.yaml", StageParams), read_captions(captions)
     from etude.base.loading import load_base
     from etude.core import artifact as artifacts
     from etude.core.randomness import make_deterministic
     from pipelines.custom_diffusion.method.merge import merge
 
-    make_deterministic(dials.threads)
-    base = load_base(dials.base, device=dials.device, parts=("unet", "text"))
+    make_deterministic(stage_params.threads)
+    base = load_base(stage_params.base, device=stage_params.device, parts=("unet", "text"))
     merged = merge(base, [artifacts.load(path) for path in made], texts)
     artifacts.save(merged, out)
     say(f"{out}: {', '.join(merged.facts['words'])}")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 STACK = "the stack"
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """What is drawn with where the command line does not say."""
 
     base: str
@@ -60,17 +60,17 @@ def draw(
 
     Raises an EtudeError, for what the command line says before anything is loaded.
     """
-    dials = pick("params.yaml", Dials)
-    sampling = _sampling(dials.sampling, given)
+    stage_params = pick("params.yaml", StageParams)
+    sampling = _sampling(stage_params.sampling, given)
     numbers, sides = _numbers(seeds), _size(size)
     parts = [split_layer(text) for text in re.split(r"\s+\+\s+", stack.strip()) if text]
     from etude.base.base import DTYPES
     from etude.base.loading import load_base
     from etude.core.randomness import make_deterministic
 
-    make_deterministic(dials.threads)
+    make_deterministic(stage_params.threads)
     layers = ordered([open_layer(*part) for part in parts])
-    loaded = load_base(base or dials.base, device=dials.device, dtype=DTYPES[dials.precision])
+    loaded = load_base(base or stage_params.base, device=stage_params.device, dtype=DTYPES[stage_params.precision])
     name = _name(layers, prompts)
     texts = [fill(text, name) for text in prompts]
     with ExitStack() as undo, TemporaryDirectory() as folder:

@@ -37,7 +37,7 @@ class Card(Schema):
     cost: str
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The part of params.yaml that the card reads."""
 
     card: Card
@@ -51,11 +51,11 @@ def card() -> None:
 
 def write_card(folder: Path, world: World) -> None:
     """``samples.png`` and ``README.md`` of the model in ``folder``."""
-    dials = pick(FOLDER / "params.yaml", Dials)
-    prompts = sample_prompts(world, dials.card.across * dials.card.down)
-    tile(draw(folder, prompts, dials.card), dials.card.across).save(folder / "samples.png", optimize=True)
-    measured = table.of_model(folder, dials.measure.bars)
-    (folder / "README.md").write_text(text(world, dials.card, prompts, measured), encoding="utf-8")
+    stage_params = pick(FOLDER / "params.yaml", StageParams)
+    prompts = sample_prompts(world, stage_params.card.across * stage_params.card.down)
+    tile(draw(folder, prompts, stage_params.card), stage_params.card.across).save(folder / "samples.png", optimize=True)
+    measured = table.of_model(folder, stage_params.measure.bars)
+    (folder / "README.md").write_text(text(world, stage_params.card, prompts, measured), encoding="utf-8")
 
 
 def sample_prompts(world: World, count: int) -> list[str]:

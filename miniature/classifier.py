@@ -51,7 +51,7 @@ class Classifier(Schema):
     training: Optimization
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The part of params.yaml that this stage reads."""
 
     classifier: Classifier
@@ -86,7 +86,7 @@ def train() -> None:
     """Write ``out/classifier/``: ``config.json``, ``model.safetensors`` (float16) and ``metrics.json``."""
     if as_published("classifier"):
         return
-    settings, world = pick(FOLDER / "params.yaml", Dials).classifier, read_world()
+    settings, world = pick(FOLDER / "params.yaml", StageParams).classifier, read_world()
     pictures, vae = read_pictures(), read_vae()
     report = make_report("classifier", settings.threads)
     torch.manual_seed(report.seed)

@@ -67,7 +67,7 @@ class Clip(Schema):
     training: Optimization
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The part of params.yaml that this stage reads."""
 
     clip: Clip
@@ -118,8 +118,8 @@ def train() -> None:
     """Write ``out/clip/``: a transformers folder of both towers, and ``metrics.json``."""
     if as_published("clip"):
         return
-    dials = pick(FOLDER / "params.yaml", Dials)
-    settings, world = dials.clip, read_world()
+    stage_params = pick(FOLDER / "params.yaml", StageParams)
+    settings, world = stage_params.clip, read_world()
     tokenizer = CLIPTokenizer.from_pretrained(OUT / "tokenizer")
     pictures = shrink(read_pictures().trained(world), settings.image_size)
     report = make_report("clip", settings.threads)
@@ -130,7 +130,7 @@ def train() -> None:
 
     def batches(step: int) -> Pairs:
         draw = randomiser(report.seed, "clip", step)
-        return draw_pairs(pictures, world, dials, tokenizer, draw)
+        return draw_pairs(pictures, world, stage_params, tokenizer, draw)
 
     fit(dict(model.named_parameters()), lambda batch: contrast(model, batch), batches, settings.training, report)
     model.cpu().eval()
@@ -151,10 +151,12 @@ def shrink(pictures: Pictures, size: int) -> Pictures:
     return Pictures(rgba, pictures.style, pictures.concept)
 
 
-def draw_pairs(pictures: Pictures, world: World, dials: Dials, tokenizer: CLIPTokenizer, draw: random.Random) -> Pairs:
+def draw_pairs(
+    pictures: Pictures, world: World, stage_params: StageParams, tokenizer: CLIPTokenizer, draw: random.Random
+) -> Pairs:
     """A batch of different pictures on random backgrounds, moved, turned and tinted a little."""
-    indices = draw.sample(range(len(pictures)), dials.clip.training.batch_size)
-    images, captions = show(pictures, indices, world, dials.words, dials.clip.distortion, draw)
+    indices = draw.sample(range(len(pictures)), stage_params.clip.training.batch_size)
+    images, captions = show(pictures, indices, world, stage_params.words, stage_params.clip.distortion, draw)
     tokens = tokenizer(captions, padding=True, truncation=True, return_tensors="pt").input_ids
     return Pairs([f"{pictures.style[i]} {pictures.concept[i]}" for i in indices], images, tokens)
 

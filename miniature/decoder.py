@@ -33,7 +33,7 @@ class Decoder(Schema):
     training: Optimization
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The part of params.yaml that this stage reads."""
 
     decoder: Decoder
@@ -43,7 +43,7 @@ def train() -> None:
     """Write ``out/decoder/``: the whole autoencoder as a diffusers folder, and ``metrics.json``."""
     if as_published("decoder"):
         return
-    settings, world = pick(FOLDER / "params.yaml", Dials).decoder, read_world()
+    settings, world = pick(FOLDER / "params.yaml", StageParams).decoder, read_world()
     pictures, table = read_pictures(), colour_table(world)
     seen, unseen = pictures.trained(world), pictures.held_out(world)
     report = make_report("decoder", settings.threads)

@@ -43,7 +43,7 @@ class Earlier(Schema):
     as_published: list[Literal["tokenizer", "vae", "decoder", "clip", "vision", "unet", "classifier"]]
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The part of params.yaml that this stage reads."""
 
     earlier: Earlier
@@ -54,7 +54,7 @@ def take() -> None:
     ``out/published/``: the outs of the stages that train nothing. Both are empty when all begins anew.
     """
     params = FOLDER / "params.yaml"
-    earlier = pick(params, Dials).earlier
+    earlier = pick(params, StageParams).earlier
     if earlier.as_published and not earlier.commit:
         raise InputError(params, "`earlier.as_published` names stages of no commit", "give `earlier.commit`")
     with replace_folder(OUT / "earlier") as begun, replace_folder(OUT / "published") as published:

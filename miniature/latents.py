@@ -20,7 +20,7 @@ class Encode(Schema):
     threads: int
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The part of params.yaml that this stage reads."""
 
     encode: Encode
@@ -28,7 +28,7 @@ class Dials(Schema):
 
 def encode() -> None:
     """Write ``out/latents/`` of the pictures that the stage *render* drew."""
-    make_deterministic(pick(FOLDER / "params.yaml", Dials).encode.threads)
+    make_deterministic(pick(FOLDER / "params.yaml", StageParams).encode.threads)
     write_latents(read_vae(), read_pictures(), read_world())
 
 

@@ -24,7 +24,7 @@ from miniature.long_run_state import FOLDER as STATES
 from miniature.long_run_state import Rolling, TimeUpError, averaged, read_pieces, write_pieces
 from miniature.stage import Run
 from miniature.unet import Denoising, build_unet, denoising_loss, draw_batch, encoded_on, read_encoded
-from miniature.unet import Dials as UnetDials
+from miniature.unet import StageParams as UnetParams
 from miniature.vae import read_vae
 from miniature.world import FOLDER, read_world
 from tasks.shell import run
@@ -43,7 +43,7 @@ class LongRun(Schema):
         return Optimization(**{**self.training.model_dump(), **(self.gpu if device == "cuda" else {})})
 
 
-class Dials(UnetDials):
+class StageParams(UnetParams):
     """The part of params.yaml that this command reads."""
 
     run: Run
@@ -57,28 +57,28 @@ def train(
 ) -> None:
     """Go on from the newest state in STATE, else from the pieces there, else from the published denoiser."""
     began = time.monotonic()
-    dials, world = pick(FOLDER / "params.yaml", Dials), read_world()
-    plan = dials.long_run.plan(device)
-    spread(dials.run.processes if device == "cpu" else 1)
-    make_deterministic(dials.long_run.threads)
+    stage_params, world = pick(FOLDER / "params.yaml", StageParams), read_world()
+    plan = stage_params.long_run.plan(device)
+    spread(stage_params.run.processes if device == "cpu" else 1)
+    make_deterministic(stage_params.long_run.threads)
     encoded = encoded_on(read_encoded(), device)
     scale = float(read_vae().config.scaling_factor)
-    settings = dials.unet.model_copy(update={"training": plan})
-    dials = dials.model_copy(update={"unet": settings})
+    settings = stage_params.unet.model_copy(update={"training": plan})
+    stage_params = stage_params.model_copy(update={"unet": settings})
     model = build_unet(settings.widths, settings.groups, settings.heads, encoded.hidden.shape[-1])
     model.load_state_dict(read_pieces(state))
     model.to(device)
     model.set_attn_processor(AttnProcessor())  # torch's fused attention takes twice the step's time on CPU in bf16
     parameters = dict(model.named_parameters())
-    report = Rolling(state, dials.run.seed, device, dials.run.precision)
-    report.pictures = plan.batch_size * (dials.run.processes if device == "cpu" else 1)
+    report = Rolling(state, stage_params.run.seed, device, stage_params.run.precision)
+    report.pictures = plan.batch_size * (stage_params.run.processes if device == "cpu" else 1)
     report.until = began + 60 * minutes if minutes else None
 
     def batches(step: int) -> Denoising:
-        return draw_batch(encoded, world, dials, scale, randomiser(report.seed, "long run", step))
+        return draw_batch(encoded, world, stage_params, scale, randomiser(report.seed, "long run", step))
 
     def loss(batch: Denoising) -> Any:
-        return denoising_loss(model, batch, plan.min_snr, dials.long_run.snr_floor)
+        return denoising_loss(model, batch, plan.min_snr, stage_params.long_run.snr_floor)
 
     try:
         fit(parameters, loss, batches, plan, report)

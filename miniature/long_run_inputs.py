@@ -18,7 +18,7 @@ from miniature.clip import read_clip
 from miniature.kept import draw_pictures
 from miniature.latents import write_latents
 from miniature.render import Render
-from miniature.texts import Dials as TextDials
+from miniature.texts import StageParams as TextParams
 from miniature.texts import write_texts
 from miniature.vae import read_vae
 from miniature.world import FOLDER, OUT, read_world
@@ -27,7 +27,7 @@ from tasks.shell import run
 MODEL = Path("models/miniature")
 
 
-class Dials(TextDials):
+class StageParams(TextParams):
     """The part of params.yaml that this command reads."""
 
     render: Render
@@ -35,13 +35,13 @@ class Dials(TextDials):
 
 def prepare(device: Annotated[Literal["cpu", "cuda"], typer.Option(help="what encodes")] = "cpu") -> None:
     """Write ``out/latents`` and ``out/texts`` with the published autoencoder and CLIP, and those to ``out`` as well."""
-    dials, world = pick(FOLDER / "params.yaml", Dials), read_world()
-    make_deterministic(dials.encode.threads)
+    stage_params, world = pick(FOLDER / "params.yaml", StageParams), read_world()
+    make_deterministic(stage_params.encode.threads)
     for part in ("vae", "clip", "tokenizer"):
         with replace_folder(OUT / part) as folder:
             shutil.copytree(MODEL / part, folder, dirs_exist_ok=True)
-    write_latents(read_vae().to(device), draw_pictures(world, dials.render), world)
-    write_texts(read_clip().to(device), world, dials.words)
+    write_latents(read_vae().to(device), draw_pictures(world, stage_params.render), world)
+    write_texts(read_clip().to(device), world, stage_params.words)
 
 
 if __name__ == "__main__":

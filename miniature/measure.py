@@ -48,7 +48,7 @@ class Measure(Schema):
     bars: table.Bars
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The part of params.yaml that this stage reads."""
 
     measure: Measure
@@ -57,10 +57,10 @@ class Dials(Schema):
 
 def measure(model: Path | None = None, seed: int | None = None) -> None:
     """Measure the folder MODEL, or what the stages trained; SEED draws other captions and other noise."""
-    dials, world = pick(FOLDER / "params.yaml", Dials), read_world()
-    settings = dials.measure if seed is None else dials.measure.model_copy(update={"seed": seed})
+    stage_params, world = pick(FOLDER / "params.yaml", StageParams), read_world()
+    settings = stage_params.measure if seed is None else stage_params.measure.model_copy(update={"seed": seed})
     make_deterministic(settings.threads)
-    pictures = draw_pictures(world, dials.render, lambda items: progress(items, "real pictures"))
+    pictures = draw_pictures(world, stage_params.render, lambda items: progress(items, "real pictures"))
     if model:
         found = measured(model, pictures, world, settings)
         write(table.LOGS, found)
@@ -148,7 +148,7 @@ def write(folder: Path, found: Found) -> None:
     """``measured.json``, ``table.md`` without seconds, what the classifier got wrong, and drawn pictures."""
     write_json(folder / "measured.json", found.report)
     write_json(folder / "wrong.json", found.wrong)
-    bars = pick(FOLDER / "params.yaml", Dials).measure.bars
+    bars = pick(FOLDER / "params.yaml", StageParams).measure.bars
     with atomic_path(folder / "table.md") as path:
         path.write_text(table.markdown(found.report, bars, {}) + "\n", encoding="utf-8")
     with atomic_path(folder / "drawn.png") as path:

@@ -23,7 +23,7 @@ class Render(Schema):
     margin: int
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The part of params.yaml that this stage reads."""
 
     render: Render
@@ -31,7 +31,7 @@ class Dials(Schema):
 
 def render() -> None:
     """Write ``out/render/pictures.safetensors`` (rgba, uint8 [N, 4, H, W]) and ``index.json`` (style, concept)."""
-    sizes = pick(FOLDER / "params.yaml", Dials).render
+    sizes = pick(FOLDER / "params.yaml", StageParams).render
     world = read_world()
     pictures, index = [], []
     for style in (*world.styles, *world.held_out_styles):

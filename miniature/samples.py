@@ -67,7 +67,7 @@ class Samples(Schema):
     style: StyleSet
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The part of params.yaml that this command reads."""
 
     samples: Samples
@@ -75,7 +75,7 @@ class Dials(Schema):
 
 def samples() -> None:
     """Write ``data/samples/{concept,style}`` and the held-out pictures beside them."""
-    settings = pick(FOLDER / "params.yaml", Dials).samples
+    settings = pick(FOLDER / "params.yaml", StageParams).samples
     world = read_world()
     shown, hidden = concept_pictures(settings.concept)
     write_set("concept", shown, world, CONCEPT.format(concept=settings.concept.concept))

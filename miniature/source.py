@@ -29,7 +29,7 @@ class Package(Schema):
     sha256: str
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The part of params.yaml that this stage reads."""
 
     packages: dict[str, Package]
@@ -37,7 +37,7 @@ class Dials(Schema):
 
 def source() -> None:
     """Write ``out/source/<package>.json`` (the icons in use) and ``sources.json`` (origin and licence of each)."""
-    packages = pick(FOLDER / "params.yaml", Dials).packages
+    packages = pick(FOLDER / "params.yaml", StageParams).packages
     world = read_world()
     with replace_folder(OUT / "source") as folder, tempfile.TemporaryDirectory() as temporary:
         records = {}

@@ -28,7 +28,7 @@ class Run(Schema):
     precision: Literal["fp32", "bf16"]
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The part of params.yaml that all training stages read."""
 
     run: Run
@@ -39,14 +39,14 @@ def make_report(stage: str, threads: int) -> Report:
 
     Sets the number of threads, on which the last bits of a sum depend.
     """
-    settings = pick(FOLDER / "params.yaml", Dials).run
+    settings = pick(FOLDER / "params.yaml", StageParams).run
     make_deterministic(threads)
     return Report(SCRATCH / stage, settings.seed, settings.device, settings.precision)
 
 
 def in_processes() -> None:
     """Go on as several processes that average their gradients, where params.yaml asks for more than one."""
-    spread(pick(FOLDER / "params.yaml", Dials).run.processes)
+    spread(pick(FOLDER / "params.yaml", StageParams).run.processes)
 
 
 def in_parts(tensor: Tensor, size: int) -> list[Tensor]:

@@ -23,7 +23,7 @@ class Encode(Schema):
     threads: int
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The part of params.yaml that this stage reads."""
 
     encode: Encode
@@ -32,9 +32,9 @@ class Dials(Schema):
 
 def encode() -> None:
     """Write ``out/texts/`` with the text tower of the stage *clip*."""
-    dials = pick(FOLDER / "params.yaml", Dials)
-    make_deterministic(dials.encode.threads)
-    write_texts(read_clip(), read_world(), dials.words)
+    stage_params = pick(FOLDER / "params.yaml", StageParams)
+    make_deterministic(stage_params.encode.threads)
+    write_texts(read_clip(), read_world(), stage_params.words)
 
 
 def write_texts(clip: CLIPModel, world: World, words: Words) -> None:

@@ -26,7 +26,7 @@ class Tokenizer(Schema):
     caption_weight: int
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The part of params.yaml that this stage reads."""
 
     tokenizer: Tokenizer
@@ -37,13 +37,13 @@ def learn() -> None:
     """Write ``out/tokenizer/``: vocab.json, merges.txt and the settings that transformers reads."""
     if as_published("tokenizer"):
         return
-    dials = pick(FOLDER / "params.yaml", Dials)
+    stage_params = pick(FOLDER / "params.yaml", StageParams)
     counts = Counter(read_json(OUT / "source" / "names.json"))
-    for word in caption_words(read_world(), dials.words):
-        counts[word] += dials.tokenizer.caption_weight
+    for word in caption_words(read_world(), stage_params.words):
+        counts[word] += stage_params.tokenizer.caption_weight
     symbols = byte_symbols()
     alphabet = symbols + [symbol + "</w>" for symbol in symbols]
-    merges = learn_merges(counts, dials.tokenizer.entries - len(alphabet) - 2)
+    merges = learn_merges(counts, stage_params.tokenizer.entries - len(alphabet) - 2)
     tokens = alphabet + ["".join(pair) for pair in merges] + [START, END]
     with replace_folder(OUT / "tokenizer") as folder:
         write_tokenizer(folder, tokens, merges)

@@ -72,7 +72,7 @@ class Unclip(Schema):
     training: Optimization
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The part of params.yaml that this stage reads."""
 
     unclip: Unclip
@@ -138,8 +138,8 @@ class Examples:
 def train() -> None:
     """Write ``out/unclip/``: the UNet, the normaliser, the UNet that it began as, and ``metrics.json``."""
     in_processes()
-    dials = pick(FOLDER / "params.yaml", Dials)
-    settings, world, encoded, vae = dials.unclip, read_world(), read_encoded(), read_vae()
+    stage_params = pick(FOLDER / "params.yaml", StageParams)
+    settings, world, encoded, vae = stage_params.unclip, read_world(), read_encoded(), read_vae()
     report = make_report("unclip", settings.threads)
     embeddings, examples = look(world, encoded, settings.previews)
     norm, sheets, scale = normaliser(embeddings), examples.sheets(), float(vae.config.scaling_factor)
@@ -157,7 +157,7 @@ def train() -> None:
 
     def batches(step: int) -> Told:
         draw = randomiser(report.seed, "unclip", step)
-        return draw_batch(encoded, embeddings, world, dials, scale, draw, report.device)
+        return draw_batch(encoded, embeddings, world, stage_params, scale, draw, report.device)
 
     def loss(batch: Told) -> Tensor:
         return told_loss(model, heard, norm, batch, settings, teacher)
@@ -237,14 +237,20 @@ def groups(model: UNet2DConditionModel, rate: float) -> list[Group]:
 
 
 def draw_batch(
-    encoded: Encoded, embeddings: Tensor, world: World, dials: Dials, scale: float, draw: random.Random, device: str
+    encoded: Encoded,
+    embeddings: Tensor,
+    world: World,
+    stage_params: StageParams,
+    scale: float,
+    draw: random.Random,
+    device: str,
 ) -> Told:
     """Random pictures on random colours; for each a caption that fits or none, and its embedding.
 
     Where the caption names the background, the embedding is at times of the same drawing on another one, so that the
     background is what the caption says.
     """
-    colours, words, settings = list(world.colours), dials.words, dials.unclip
+    colours, words, settings = list(world.colours), stage_params.words, stage_params.unclip
     names, latents, rows, seen, kept, full = [], [], [], [], [], []
     for _ in range(settings.training.batch_size):
         i = draw.randrange(len(encoded.style))

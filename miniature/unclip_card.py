@@ -10,7 +10,7 @@ from torch import Tensor
 
 from etude.core.files import read_json
 from etude.core.params import pick
-from miniature.card import Card, Dials
+from miniature.card import Card, StageParams
 from miniature.embeddings import different
 from miniature.stage import pixels_to_picture, tile
 from miniature.world import FOLDER, World, colour_table, read_pictures
@@ -20,7 +20,7 @@ ACROSS = 12  # pictures in a row
 
 def write_unclip_card(folder: Path, unclip: Path, world: World) -> None:
     """``samples.png`` and ``README.md`` of the model in ``folder``; ``unclip`` is the stage's out."""
-    card, table, pictures = pick(FOLDER / "params.yaml", Dials).card, colour_table(world), read_pictures()
+    card, table, pictures = pick(FOLDER / "params.yaml", StageParams).card, colour_table(world), read_pictures()
     rows = []
     for shown in (pictures.trained(world), pictures.held_out(world)):
         given = different(shown, ACROSS, table)

@@ -57,7 +57,7 @@ class Unet(Schema):
     training: Optimization
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The part of params.yaml that this stage reads."""
 
     unet: Unet
@@ -105,8 +105,8 @@ def train() -> None:
     if as_published("unet"):
         return
     in_processes()
-    dials = pick(FOLDER / "params.yaml", Dials)
-    settings, world = dials.unet, read_world()
+    stage_params = pick(FOLDER / "params.yaml", StageParams)
+    settings, world = stage_params.unet, read_world()
     encoded = read_encoded()
     vae = read_vae()
     scale = float(vae.config.scaling_factor)
@@ -122,7 +122,7 @@ def train() -> None:
     )
 
     def batches(step: int) -> Denoising:
-        batch = draw_batch(encoded, world, dials, scale, randomiser(report.seed, "unet", step))
+        batch = draw_batch(encoded, world, stage_params, scale, randomiser(report.seed, "unet", step))
         return Denoising(batch.names, batch.latents.to(report.device), batch.hidden.to(report.device))
 
     def loss(batch: Denoising) -> Tensor:
@@ -152,17 +152,19 @@ def encoded_on(encoded: Encoded, device: str) -> Encoded:
     return replace(encoded, mean=encoded.mean.to(device), hidden=encoded.hidden.to(device))
 
 
-def draw_batch(encoded: Encoded, world: World, dials: Dials, scale: float, draw: random.Random) -> Denoising:
+def draw_batch(
+    encoded: Encoded, world: World, stage_params: StageParams, scale: float, draw: random.Random
+) -> Denoising:
     """Random pictures on random colours, each with a caption that fits."""
-    colours, words = list(world.colours), dials.words
+    colours, words = list(world.colours), stage_params.words
     names, latents, rows = [], [], []
-    for _ in range(dials.unet.training.batch_size):
+    for _ in range(stage_params.unet.training.batch_size):
         i = draw.randrange(len(encoded.style))
         colour = choose_colour(colours, words, draw)
         named = draw.random() < (words.white_named if colour == "white" else words.colour_named)
         style = encoded.style[i] if draw.random() < words.style_named else ""
         key = f"{style}|{encoded.concept[i]}|{colour if named else ''}"
-        rows.append(encoded.row["||" if draw.random() < dials.unet.caption_dropped else key])
+        rows.append(encoded.row["||" if draw.random() < stage_params.unet.caption_dropped else key])
         latents.append(encoded.mean[i, colours.index(colour)])
         names.append(f"{encoded.style[i]} {encoded.concept[i]} {colour}")
     return Denoising(names, torch.stack(latents).float() * scale, encoded.hidden[rows].float())

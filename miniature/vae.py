@@ -43,7 +43,7 @@ class Vae(Schema):
     training: Optimization
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The part of params.yaml that this stage reads."""
 
     vae: Vae
@@ -68,7 +68,7 @@ def train() -> None:
     """Write ``out/vae/``: a diffusers folder, with the scaling factor measured, and ``metrics.json``."""
     if as_published("vae"):
         return
-    settings = pick(FOLDER / "params.yaml", Dials).vae
+    settings = pick(FOLDER / "params.yaml", StageParams).vae
     world = read_world()
     pictures = read_pictures()
     seen, unseen = pictures.trained(world), pictures.held_out(world)

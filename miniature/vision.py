@@ -36,7 +36,7 @@ class Vision(Schema):
     training: Optimization
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The part of params.yaml that this stage reads."""
 
     vision: Vision
@@ -57,8 +57,8 @@ def train() -> None:
     """Write ``out/vision/``: the transformers folder of both towers, and ``metrics.json``."""
     if as_published("vision"):
         return
-    dials = pick(FOLDER / "params.yaml", Dials)
-    settings, world = dials.vision, read_world()
+    stage_params = pick(FOLDER / "params.yaml", StageParams)
+    settings, world = stage_params.vision, read_world()
     report = make_report("vision", settings.threads)
     tokenizer = CLIPTokenizer.from_pretrained(OUT / "tokenizer")
     model = read_clip().to(report.device)
@@ -70,7 +70,7 @@ def train() -> None:
     def batches(step: int) -> Seen:
         draw = randomiser(report.seed, "vision", step)
         indices = draw.sample(range(len(pictures)), settings.training.batch_size)
-        images, captions = show(pictures, indices, world, dials.words, settings.distortion, draw)
+        images, captions = show(pictures, indices, world, stage_params.words, settings.distortion, draw)
         truth = torch.tensor([concepts.index(pictures.concept[i]) for i in indices])
         labels = [f"{pictures.style[i]} {pictures.concept[i]}" for i in indices]
         return Seen(labels, images.to(report.device), read(captions), truth.to(report.device))

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from etude.training.report import Report
     from etude.watch.looks import Look
 
-__all__ = ["Dials", "build"]
+__all__ = ["StageParams", "build"]
 LIBRARIES = ("accelerate", "diffusers", "peft", "safetensors", "torch", "transformers")  # whose code makes the bits
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The parts of params.yaml that this stage depends on."""
 
     base: str
@@ -49,19 +49,19 @@ class Dials(Schema):
 
 def build(method: str) -> None:
     """Learn METHOD from its image set. A run that was killed goes on where its state was last kept."""
-    start, dials, module = time.monotonic(), pick("params.yaml", Dials), load_method(method)
+    start, stage_params, module = time.monotonic(), pick("params.yaml", StageParams), load_method(method)
     params = load(Path("pipelines", method, "params.yaml"), module.Params)
-    path = base_of(params, dials.base)
+    path = base_of(params, stage_params.base)
     family = _family(method, module, path)
-    spread(dials.processes)
+    spread(stage_params.processes)
     look = seen(Path("pipelines", method, "dvc.yaml"), "build")
     look.add(models_of(params).values())
     inputs = look.digests()
-    facts = _facts(params, dials, inputs, path) | {"family": family}
+    facts = _facts(params, stage_params, inputs, path) | {"family": family}
     scratch = Path(".scratch", f"{method}-{key(inputs, facts)[:16]}")
-    _tell_other_vae(method, path, Path(dials.base))
+    _tell_other_vae(method, path, Path(stage_params.base))
     data = load_inputs(module, Request(method, params, inputs))
-    base, report = _open(method, params, dials, path, scratch)
+    base, report = _open(method, params, stage_params, path, scratch)
     facts |= {"prediction": base.prediction, "resolution": base.resolution}
     artifact = module.build(base=base, **data, params=params, report=report)
     if not is_main():
@@ -91,30 +91,32 @@ def _tell_other_vae(method: str, own: Path, shared: Path) -> None:
         warn(f"{method}: the files of {own}/vae are not those of {shared}/vae, which encoded the pictures")
 
 
-def _facts(params: MethodParams, dials: Dials, inputs: Mapping[str, str], path: Path) -> dict[str, Any]:
+def _facts(params: MethodParams, stage_params: StageParams, inputs: Mapping[str, str], path: Path) -> dict[str, Any]:
     """What the artifact tells of its making, and with ``inputs`` all that its bits depend on."""
     import torch
 
     from etude.base.loading import choose_device
 
-    device = choose_device(dials.device).type
+    device = choose_device(stage_params.device).type
     read = [path, *map(Path, models_of(params).values())]
     processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     return {
         "params": params.recipe(),
         "base": path.as_posix(),
         "inputs": {name: inputs[name] for name in inputs if name.startswith("data/") or Path(name) in read},
-        "seed": dials.seed,
-        "threads": dials.threads,
-        "processes": dials.processes,
-        "precision": dials.precision,
+        "seed": stage_params.seed,
+        "threads": stage_params.threads,
+        "processes": stage_params.processes,
+        "precision": stage_params.precision,
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "cpu": processor,
         "versions": {name: version(name) for name in LIBRARIES},
     }
 
 
-def _open(method: str, params: MethodParams, dials: Dials, path: Path, scratch: Path) -> tuple[Base, Report]:
+def _open(
+    method: str, params: MethodParams, stage_params: StageParams, path: Path, scratch: Path
+) -> tuple[Base, Report]:
     """The base in float32, whose trained copies need it (`fit` computes in `precision`), and a report with previews."""
     from etude.base.digest import PARTS
     from etude.base.loading import load_base
@@ -122,10 +124,12 @@ def _open(method: str, params: MethodParams, dials: Dials, path: Path, scratch: 
     from etude.training.preview import draw
     from etude.training.report import Report
 
-    make_deterministic(dials.threads)
+    make_deterministic(stage_params.threads)
     preview = params.preview if isinstance(params, HasPreview) and params.preview.seeds else None
-    base = load_base(path, device=dials.device, parts=PARTS if preview else params.base_parts)
-    report = Report(scratch, dials.seed, base.device.type, dials.precision, watch=Path("logs", "previews", method))
+    base = load_base(path, device=stage_params.device, parts=PARTS if preview else params.base_parts)
+    report = Report(
+        scratch, stage_params.seed, base.device.type, stage_params.precision, watch=Path("logs", "previews", method)
+    )
     if preview:
         report.preview = lambda: draw(base, preview, params.word)
     return base, report

@@ -12,12 +12,12 @@ from etude.core.params import Schema, image_folder, pick
 from tasks.shell import publish, run
 from tasks.shell.console import progress, say, warn
 
-__all__ = ["Caption", "Dials", "caption"]
+__all__ = ["Caption", "StageParams", "caption"]
 FLIP = "-flip"  # the end of the id of a mirrored copy
 Texts = dict[str, tuple[str, str]]  # id of a picture: its text, and where that comes from
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The parts of params.yaml that this stage depends on."""
 
     caption: Caption
@@ -27,17 +27,17 @@ class Dials(Schema):
 
 def caption(name: str) -> None:
     """Caption the prepared pictures of the image set NAME, with the texts in the folder that they came from."""
-    dials, folder = pick("params.yaml", Dials), image_folder(name)
+    stage_params, folder = pick("params.yaml", StageParams), image_folder(name)
     prepared = Path("data", name, "prepared")
     images: dict[str, dict[str, Any]] = read_json(prepared / "images.json")["images"]
     texts = {
         identifier: found
         for identifier, entry in images.items()
-        if not entry["flipped"] and (found := _written(folder, entry["sources"], dials.caption))
+        if not entry["flipped"] and (found := _written(folder, entry["sources"], stage_params.caption))
     }
     unnamed = [identifier for identifier, entry in images.items() if not entry["flipped"] and identifier not in texts]
-    texts |= _described(prepared, unnamed, dials)
-    whole = {identifier: _whole(identifier, texts, dials.caption) for identifier in images}
+    texts |= _described(prepared, unnamed, stage_params)
+    whole = {identifier: _whole(identifier, texts, stage_params.caption) for identifier in images}
     with publish(Path("data", name, "captioned")) as out:
         for identifier, entry in whole.items():
             (out / f"{identifier}.txt").write_text(entry["text"] + "\n", encoding="utf-8")
@@ -58,9 +58,9 @@ def _written(folder: Path, sources: list[str], settings: Caption) -> tuple[str, 
     return (words, "name") if words else None
 
 
-def _described(prepared: Path, identifiers: list[str], dials: Dials) -> Texts:
+def _described(prepared: Path, identifiers: list[str], stage_params: StageParams) -> Texts:
     """The captions of pictures that nobody named; CLIP is not opened when there are none."""
-    if not identifiers or dials.caption.captioner == "none":
+    if not identifiers or stage_params.caption.captioner == "none":
         return dict.fromkeys(identifiers, ("", "none"))
     import torch
 
@@ -68,12 +68,12 @@ def _described(prepared: Path, identifiers: list[str], dials: Dials) -> Texts:
     from etude.captions.zero_shot import describe, read_words
     from etude.core.randomness import make_deterministic
 
-    make_deterministic(dials.threads)
-    words = read_words(dials.caption.words)
+    make_deterministic(stage_params.threads)
+    words = read_words(stage_params.caption.words)
     best = "cuda" if torch.cuda.is_available() else "cpu"
-    clip = Clip(dials.caption.clip, best if dials.device == "auto" else dials.device)
+    clip = Clip(stage_params.caption.clip, best if stage_params.device == "auto" else stage_params.device)
     pictures = clip.see(progress([prepared / f"{identifier}.png" for identifier in identifiers], "captions"))
-    texts = describe(pictures, clip.read, words, dials.caption)
+    texts = describe(pictures, clip.read, words, stage_params.caption)
     return {identifier: (text, "clip") for identifier, text in zip(identifiers, texts, strict=True)}
 
 

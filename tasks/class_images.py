@@ -23,12 +23,12 @@ from tasks import encode
 from tasks.shell import publish, run
 from tasks.shell.console import progress, say
 
-__all__ = ["Dials", "class_images"]
+__all__ = ["StageParams", "class_images"]
 CODE = ("etude/base", "etude/core", "etude/diffusion", "tasks/class_images.py")  # what draws a picture
 LIBRARIES = ("diffusers", "torch", "transformers")
 
 
-class Dials(encode.Dials):
+class StageParams(encode.StageParams):
     """The parts of params.yaml that this stage depends on."""
 
     precision: str
@@ -43,33 +43,33 @@ def class_images(method: str, real: str = "") -> None:
                 shutil.copytree(Path("data", real, part), out / part)
         say(f"{method}: class images: those of the image set {real}")
         return
-    dials = pick("params.yaml", Dials)
+    stage_params = pick("params.yaml", StageParams)
     asked = pick(Path("pipelines", method, "params.yaml"), ClassPictures).class_images
     from etude.core.randomness import make_deterministic
 
-    make_deterministic(dials.threads)
+    make_deterministic(stage_params.threads)
     with publish(folder / "drawn") as out:
-        drawn, kept = _fill(out, asked, dials, method)
+        drawn, kept = _fill(out, asked, stage_params, method)
     say(f"{method}: class images: {drawn} drawn, {kept} from cache")
 
 
-def _fill(out: Path, asked: ClassImages, dials: Dials, method: str) -> tuple[int, int]:
+def _fill(out: Path, asked: ClassImages, stage_params: StageParams, method: str) -> tuple[int, int]:
     """``pictures/``, ``latents/`` and ``texts/`` into ``out``; how many were drawn now, and how many were kept."""
     found: dict[str, tuple[str, Path]] = {}
-    drawn, base = 0, cache(lambda: _open(dials))
-    context = _context(dials)
+    drawn, base = 0, cache(lambda: _open(stage_params))
+    context = _context(stage_params)
     for prompt, numbers in progress(list(batches(asked)), f"{method}: class images"):
         places, new = _draw(prompt, [asked.seed + n for n in numbers], asked, context, base)
         drawn += new
         found |= {f"{n:05d}": (prompt, place) for n, place in zip(numbers, places, strict=True)}
-    entries, encoder = encode.Entries("vae", dials), cache(lambda: encode.open_vae(dials))
+    entries, encoder = encode.Entries("vae", stage_params), cache(lambda: encode.open_vae(stage_params))
     for part in ("pictures", "latents", "texts"):
         (out / part).mkdir()
     for name, (prompt, place) in progress(sorted(found.items()), f"{method}: latents"):
         moments = entries.path(f"{prompt} {name}", encoder, *encode.read_pixels(place))
         shutil.copyfile(place, out / "pictures" / f"{name}.png")
         shutil.copyfile(moments, out / "latents" / f"{name}.safetensors")
-    encode.write_texts(method, {name: prompt for name, (prompt, _) in found.items()}, out / "texts", dials)
+    encode.write_texts(method, {name: prompt for name, (prompt, _) in found.items()}, out / "texts", stage_params)
     return drawn, len(found) - drawn
 
 
@@ -81,22 +81,22 @@ def batches(asked: ClassImages) -> Iterator[tuple[str, range]]:
             yield prompt, own[start : start + asked.batch_size]
 
 
-def _context(dials: Dials) -> list[Any]:
+def _context(stage_params: StageParams) -> list[Any]:
     """All that a drawn picture hangs on besides what is asked."""
     from etude.base.digest import PARTS, part_digest
     from etude.base.loading import choose_device
 
     code = code_digests(*CODE)
-    weights = [part_digest(dials.base, part) for part in PARTS]
-    machine = [choose_device(dials.device).type, dials.precision, dials.threads]
+    weights = [part_digest(stage_params.base, part) for part in PARTS]
+    machine = [choose_device(stage_params.device).type, stage_params.precision, stage_params.threads]
     return [weights, code, [version(name) for name in LIBRARIES], machine]
 
 
-def _open(dials: Dials) -> Any:
+def _open(stage_params: StageParams) -> Any:
     from etude.base.base import DTYPES
     from etude.base.loading import load_base
 
-    return load_base(dials.base, device=dials.device, dtype=DTYPES[dials.precision])
+    return load_base(stage_params.base, device=stage_params.device, dtype=DTYPES[stage_params.precision])
 
 
 def _draw(prompt: str, seeds: list[int], asked: ClassImages, context: list[Any], base: Any) -> tuple[list[Path], int]:

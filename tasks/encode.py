@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     Entry = tuple[dict[str, Tensor], dict[str, str]]  # tensors and metadata
     Encoder = Callable[..., Entry]
 
-__all__ = ["Dials", "encode"]
+__all__ = ["StageParams", "encode"]
 CODE = ("etude/base", "etude/core", "tasks/encode.py")  # what makes an entry
 LIBRARIES = {"vae": ("torch", "diffusers"), "text": ("torch", "transformers", "tokenizers")}
 CUT = "cut"  # metadata of a text's entry: its end, which the text encoder does not read
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The parts of params.yaml that this stage depends on."""
 
     base: str
@@ -54,14 +54,14 @@ class Dials(Schema):
 class Entries:
     """One kind of entry in the store: served where it is whole, made where it is missing or damaged."""
 
-    def __init__(self, part: Part, dials: Dials) -> None:
+    def __init__(self, part: Part, stage_params: StageParams) -> None:
         from etude.base.digest import part_digest
         from etude.base.loading import choose_device
 
         code = code_digests(*CODE)
         libraries = [version(name) for name in LIBRARIES[part]]
-        device = choose_device(dials.device).type
-        self._context = (part_digest(dials.base, part), code, libraries, device, dials.threads)
+        device = choose_device(stage_params.device).type
+        self._context = (part_digest(stage_params.base, part), code, libraries, device, stage_params.threads)
         self._store = Store("latents" if part == "vae" else "texts")
         self.made = self.kept = 0
 
@@ -88,24 +88,24 @@ class Entries:
 
 def encode(name: str) -> None:
     """Encode the prepared pictures and the captions of the image set NAME with the base's VAE and text encoder."""
-    dials = pick("params.yaml", Dials)
+    stage_params = pick("params.yaml", StageParams)
     from etude.core.randomness import make_deterministic
 
-    make_deterministic(dials.threads)
-    latents, mirrored = encode_pictures(name, dials)
-    texts = encode_captions(name, dials)
+    make_deterministic(stage_params.threads)
+    latents, mirrored = encode_pictures(name, stage_params)
+    texts = encode_captions(name, stage_params)
     copies = f" (their mirrored copies: {mirrored})" if mirrored.made + mirrored.kept else ""
     say(f"{name}: latents: {latents}{copies}; texts: {texts}")
 
 
-def encode_pictures(name: str, dials: Dials) -> tuple[Entries, Entries]:
+def encode_pictures(name: str, stage_params: StageParams) -> tuple[Entries, Entries]:
     """Fill ``data/<set>/latents``: for each picture "mean" and "logvar" [4, h/8, w/8], unscaled.
 
     A picture with an attention mask also has "attention" [h/8, w/8], its grey from 0 to 1.
     Counted apart: pictures, and the mirrored copies that *prepare* made of them.
     """
-    entries, mirrored = Entries("vae", dials), Entries("vae", dials)
-    encoder = cache(lambda: open_vae(dials))  # opened for the first picture that is not in the store
+    entries, mirrored = Entries("vae", stage_params), Entries("vae", stage_params)
+    encoder = cache(lambda: open_vae(stage_params))  # opened for the first picture that is not in the store
     folder = Path("data", name)
     pictures = sorted((folder / "prepared").glob("*.png"))
     if not pictures:
@@ -122,18 +122,18 @@ def encode_pictures(name: str, dials: Dials) -> tuple[Entries, Entries]:
     return entries, mirrored
 
 
-def encode_captions(name: str, dials: Dials) -> Entries:
+def encode_captions(name: str, stage_params: StageParams) -> Entries:
     """Fill ``data/<set>/texts`` from the captions of the set."""
     folder = Path("data", name)
     captions = {name: entry["text"] for name, entry in read_json(folder / "captioned" / "captions.json").items()}
     with publish(folder / "texts") as out:
-        return write_texts(name, captions, out, dials)
+        return write_texts(name, captions, out, stage_params)
 
 
-def write_texts(name: str, captions: Mapping[str, str], out: Path, dials: Dials) -> Entries:
+def write_texts(name: str, captions: Mapping[str, str], out: Path, stage_params: StageParams) -> Entries:
     """Into ``out``: "hidden" [77, d] and for SDXL "pooled" of each caption, and of the empty text; ``index.json``."""
-    entries = Entries("text", dials)
-    encoder = cache(lambda: open_text_encoder(dials))
+    entries = Entries("text", stage_params)
+    encoder = cache(lambda: open_text_encoder(stage_params))
     files = {text: key(text)[:16] for text in sorted({"", *captions.values()})}
     places = {text: entries.path(text, encoder, text) for text in progress(list(files), f"{name}: texts")}
     for text, place in places.items():
@@ -144,14 +144,14 @@ def write_texts(name: str, captions: Mapping[str, str], out: Path, dials: Dials)
     return entries
 
 
-def open_vae(dials: Dials) -> Encoder:
+def open_vae(stage_params: StageParams) -> Encoder:
     """The encoder of pictures: width and height, and RGB bytes in rows, to "mean" and "logvar" [4, h/8, w/8]."""
     import torch
 
     from etude.base.latents import encode_images
     from etude.base.loading import load_base
 
-    base = load_base(dials.base, device=dials.device, parts=("vae",))
+    base = load_base(stage_params.base, device=stage_params.device, parts=("vae",))
 
     def moments(size: tuple[int, int], pixels: bytes) -> Entry:
         width, height = size
@@ -162,14 +162,14 @@ def open_vae(dials: Dials) -> Encoder:
     return moments
 
 
-def open_text_encoder(dials: Dials) -> Encoder:
+def open_text_encoder(stage_params: StageParams) -> Encoder:
     """The encoder of texts: to "hidden" [77, d] and for SDXL "pooled"."""
     import torch
 
     from etude.base.loading import load_base
     from etude.base.text import encode_tokens, tokenise
 
-    base = load_base(dials.base, device=dials.device, parts=("text",))
+    base = load_base(stage_params.base, device=stage_params.device, parts=("text",))
 
     def states(text: str) -> Entry:
         tokens = tokenise(base, [text])

@@ -16,10 +16,10 @@ from tasks.shell.console import progress, say
 if TYPE_CHECKING:
     from etude.evaluation.study import Study
 
-__all__ = ["Dials", "evaluate"]
+__all__ = ["StageParams", "evaluate"]
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The parts of params.yaml that this stage depends on."""
 
     base: str
@@ -33,7 +33,7 @@ class Dials(Schema):
 
 def evaluate(method: str) -> None:
     """Measure the untouched base, every checkpoint and the final artifact of METHOD."""
-    study = _study(method, pick("params.yaml", Dials))
+    study = _study(method, pick("params.yaml", StageParams))
     from etude.evaluation.results import write
     from etude.evaluation.study import examine
     from etude.rendering.candidates import candidates
@@ -51,7 +51,7 @@ def evaluate(method: str) -> None:
     say(f"{method}: best is {found.best.candidate.name}: {rule.metric} {value}, untouched base {base}")
 
 
-def _study(method: str, dials: Dials) -> Study:
+def _study(method: str, stage_params: StageParams) -> Study:
     own = pick(f"pipelines/{method}/params.yaml", Learned)
     from etude.evaluation.classifier import Classifier
     from etude.evaluation.features import Clip
@@ -60,17 +60,17 @@ def _study(method: str, dials: Dials) -> Study:
     from etude.rendering.prompts import prompts_of
     from etude.rendering.renderer import open_renderer
 
-    renderer = open_renderer(method, **dials.model_dump(include={"base", "device", "precision", "threads"}))
-    asked = dials.evaluate
-    clip = Clip(Path(asked.clip), device=renderer.device, threads=dials.threads)
+    renderer = open_renderer(method, **stage_params.model_dump(include={"base", "device", "precision", "threads"}))
+    asked = stage_params.evaluate
+    clip = Clip(Path(asked.clip), device=renderer.device, threads=stage_params.threads)
     classifier = Classifier(Path(asked.classifier), device=renderer.device) if asked.classify else None
     return Study(
         renderer=renderer,
         clip=clip,
         name=own.word,
-        prompts=prompts_of(dials.prompts, own.set),
+        prompts=prompts_of(stage_params.prompts, own.set),
         settings=load_method(method).axes,
-        sampling=dials.sampling,
+        sampling=stage_params.sampling,
         evaluate=asked,
         data=Path("data", own.set),
         heldout=find_heldout(asked.heldout_folder(own.set), clip, classifier),

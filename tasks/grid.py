@@ -18,11 +18,11 @@ from tasks.shell.console import progress, say
 if TYPE_CHECKING:
     from etude.grids.axes import Known
 
-__all__ = ["Dials", "grid"]
+__all__ = ["StageParams", "grid"]
 SHOWN = 8  # training pictures laid beside the grid
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The parts of params.yaml that this stage depends on."""
 
     base: str
@@ -36,11 +36,11 @@ class Dials(Schema):
 
 def grid(method: str) -> None:
     """Draw the grid of METHOD: what `grid` in params.yaml turns, cell by cell."""
-    dials = pick("params.yaml", Dials)
+    stage_params = pick("params.yaml", StageParams)
     own = pick(f"pipelines/{method}/params.yaml", Learned)
     settings = load_method(method).axes
     try:
-        refuse_unknown(dials.grid, tuple(settings))
+        refuse_unknown(stage_params.grid, tuple(settings))
     except ValueError as error:
         raise ParamsError("params.yaml: grid", str(error), f"choose an axis that {method} has") from None
     from etude.grids.axes import read_axis
@@ -51,12 +51,12 @@ def grid(method: str) -> None:
     from etude.rendering.pictures import draw
     from etude.rendering.renderer import open_renderer
 
-    renderer = open_renderer(method, **dials.model_dump(include={"base", "device", "precision", "threads"}))
-    known = _known(method, dials, own)
-    defaults = Defaults(own.word, dials.grid.seed, dials.sampling, settings)
-    axes = [read_axis(axis, known) for axis in (dials.grid.x, dials.grid.y, dials.grid.z)]
-    layout = Layout(sheet(method, renderer.path.as_posix(), axes, known, defaults, dials.grid.cell))
-    refuse_huge(layout, dials.grid.limit)
+    renderer = open_renderer(method, **stage_params.model_dump(include={"base", "device", "precision", "threads"}))
+    known = _known(method, stage_params, own)
+    defaults = Defaults(own.word, stage_params.grid.seed, stage_params.sampling, settings)
+    axes = [read_axis(axis, known) for axis in (stage_params.grid.x, stage_params.grid.y, stage_params.grid.z)]
+    layout = Layout(sheet(method, renderer.path.as_posix(), axes, known, defaults, stage_params.grid.cell))
+    refuse_huge(layout, stage_params.grid.limit)
     each = cells(axes, known, defaults)
     requests = gather(each)
     drawn = draw(renderer, requests, lambda missing: progress(missing, f"{method}: draw"))
@@ -70,7 +70,7 @@ def grid(method: str) -> None:
     say(f"{method}: {len(each)} cells, {drawn.new} pictures drawn now; {width} × {height} pixels")
 
 
-def _known(method: str, dials: Dials, own: Learned) -> Known:
+def _known(method: str, stage_params: StageParams, own: Learned) -> Known:
     from etude.grids.axes import Known
     from etude.rendering.candidates import candidates
     from etude.rendering.prompts import prompts_of
@@ -78,7 +78,7 @@ def _known(method: str, dials: Dials, own: Learned) -> Known:
     folder = Path("artifacts", method)
     found = {candidate.name: candidate for candidate in candidates(folder / "build")}
     best = read_json(folder / "evaluation" / "best.json")["checkpoint"]
-    return Known(found, best, prompts_of(dials.prompts, own.set))
+    return Known(found, best, prompts_of(stage_params.prompts, own.set))
 
 
 def _training(data: Path, out: Path) -> None:

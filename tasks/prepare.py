@@ -15,11 +15,11 @@ from tasks.shell.console import progress, say, warn
 if TYPE_CHECKING:
     from etude.images.preparation import Preparation
 
-__all__ = ["Dials", "Prepare", "prepare"]
+__all__ = ["Prepare", "StageParams", "prepare"]
 SHOWN = 5  # files named in the log for each kind of finding; images.json names all
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The parts of params.yaml that this stage depends on."""
 
     prepare: Prepare
@@ -27,7 +27,7 @@ class Dials(Schema):
 
 def prepare(name: str) -> None:
     """Prepare the pictures of the image set NAME, which are in the folder that params.yaml names."""
-    settings, folder = pick("params.yaml", Dials).prepare, image_folder(name)
+    settings, folder = pick("params.yaml", StageParams).prepare, image_folder(name)
     from etude.images.folder import list_pictures
     from etude.images.preparation import Preparation
 

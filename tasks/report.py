@@ -11,10 +11,10 @@ from etude.core.params import Schema, pick
 from tasks.shell import publish, run
 from tasks.shell.console import say
 
-__all__ = ["Dials", "report"]
+__all__ = ["StageParams", "report"]
 
 
-class Dials(Schema):
+class StageParams(Schema):
     """The parts of params.yaml that this stage depends on."""
 
     methods: list[str] = Field(min_length=1)
@@ -22,17 +22,17 @@ class Dials(Schema):
 
 def report() -> None:
     """Compare the chosen methods, from their pages; pages of others are left alone."""
-    dials = pick("params.yaml", Dials)
+    stage_params = pick("params.yaml", StageParams)
     from etude.pages.report import as_csv, entries, numbers, render, rows
 
-    found = entries(Path("artifacts", "pages"), dials.methods)
+    found = entries(Path("artifacts", "pages"), stage_params.methods)
     with publish(Path("artifacts", "report")) as out:
         table = list(rows(found))
         write_json(out / "metrics.json", {row["method"]: numbers(row) for row in table})
         for name, text in {"methods.csv": as_csv(table), "index.html": render(found)}.items():
             with atomic_path(out / name) as file:
                 file.write_text(text, encoding="utf-8")
-    say(f"{', '.join(dials.methods)}: artifacts/report/index.html")
+    say(f"{', '.join(stage_params.methods)}: artifacts/report/index.html")
 
 
 if __name__ == "__main__":

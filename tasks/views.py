@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-__all__ = ["Dials", "views"]
+__all__ = ["StageParams", "views"]
 
 
-class Dials(encode.Dials):
+class StageParams(encode.StageParams):
     """The parts of params.yaml that this stage depends on."""
 
 
 def views(method: str, name: str) -> None:
     """Make and encode the views of the image set NAME that METHOD learns."""
-    dials = pick("params.yaml", Dials)
+    stage_params = pick("params.yaml", StageParams)
     asked = pick(Path("pipelines", method, "params.yaml"), HasViews).augmentation
     from etude.core.randomness import make_deterministic
 
-    make_deterministic(dials.threads)
+    make_deterministic(stage_params.threads)
     pictures = sorted(Path("data", name, "prepared").glob("*.png"))
     if not pictures:
         raise InputError(f"data/{name}/prepared", "holds no pictures", "run `dvc repro` so that *prepare* fills it")
-    entries, encoder = encode.Entries("vae", dials), cache(lambda: encode.open_vae(dials))
+    entries, encoder = encode.Entries("vae", stage_params), cache(lambda: encode.open_vae(stage_params))
     with publish(Path("artifacts", method, "views", name)) as out:
         for path in progress(pictures, f"{name}: views"):
             for number, (picture, mask, kind) in enumerate(_views(path, asked)):

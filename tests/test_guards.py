@@ -150,8 +150,8 @@ def test_what_must_not_retrain_is_no_dep_of_a_build(stages: list[Stage]) -> None
 
 def test_every_stage_tracks_exactly_the_root_parameters_that_it_reads(stages: list[Stage]) -> None:
     for stage in stages:
-        dials = getattr(importlib.import_module(stage.module), "Dials", None)
-        read = set(dials.model_fields) if dials else set()
+        stage_params = getattr(importlib.import_module(stage.module), "StageParams", None)
+        read = set(stage_params.model_fields) if stage_params else set()
         assert read == set(stage.params.get("params.yaml", ())), stage.name
 
 
@@ -227,7 +227,10 @@ def test_the_root_graph_reaches_every_chosen_method_and_only_those(stages: list[
     assert pages == set(read_yaml(held("params.yaml"))["methods"])
 
 
-LISTS = ("tests", "evidence.claims")  # not dials: a list of many claims leaves out what most of them do not need
+LISTS = (
+    "tests",
+    "evidence.claims",
+)  # not params of a stage: a list of many claims leaves out what most of them do not need
 
 
 def schemas(base: type[Schema] = Schema) -> list[type[Schema]]:

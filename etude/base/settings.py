@@ -1,4 +1,4 @@
-"""The dials of this room. Nothing here imports torch: a typo in params must show before torch is loaded."""
+"""The settings of this room. Nothing here imports torch: a typo in params must show before torch is loaded."""
 
 from __future__ import annotations
 

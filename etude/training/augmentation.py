@@ -1,4 +1,4 @@
-"""The dials of Custom Diffusion's augmentation, and how its views are told apart. Nothing here imports torch."""
+"""The settings of Custom Diffusion's augmentation, and how its views are told apart. Nothing here imports torch."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ SAMPLING = {"sampler": "dpm++", "steps": 2, "guidance": 3.0, "negative": "", "cl
 @pytest.fixture
 def project(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny base, a LoRA that was built here, and files that others might have made."""
-    dials: dict[str, Any] = {"base": "models/tiny", "device": "cpu", "precision": "fp32", "threads": 1}
-    write_yaml(tmp_path / "params.yaml", dials | {"sampling": SAMPLING})
+    stage_params: dict[str, Any] = {"base": "models/tiny", "device": "cpu", "precision": "fp32", "threads": 1}
+    write_yaml(tmp_path / "params.yaml", stage_params | {"sampling": SAMPLING})
     (tmp_path / "models").mkdir()
     (tmp_path / "models/tiny").symlink_to(tiny_base)
     made = random_lora(load_base(tiny_base), targets=["attention"])

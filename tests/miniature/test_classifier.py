@@ -25,7 +25,7 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def settings() -> Settings:
-    chosen = pick(FOLDER / "params.yaml", classifier.Dials).classifier
+    chosen = pick(FOLDER / "params.yaml", classifier.StageParams).classifier
     return chosen.model_copy(update={"widths": [8, 16], "blocks": 1, "groups": 2, "grid": 2, "rank": 4})
 
 
@@ -49,7 +49,7 @@ def test_the_classifier_alone_knows_what_is_held_out(world: World) -> None:
 
 
 def test_a_published_classifier_is_small(world: World) -> None:
-    chosen = pick(FOLDER / "params.yaml", classifier.Dials).classifier
+    chosen = pick(FOLDER / "params.yaml", classifier.StageParams).classifier
     with torch.device("meta"):
         network = classifier.build_network(chosen, world)
     assert 2 * sum(tensor.numel() for tensor in network.state_dict().values()) < 4e6  # bytes in float16

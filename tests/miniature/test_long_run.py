@@ -21,7 +21,7 @@ from miniature.unet import Denoising
 from miniature.vae import psnr, read_vae
 from miniature.world import FOLDER, colour_table, compose, read_world
 
-PLAN = pick(FOLDER / "params.yaml", long_run.Dials).long_run.plan("cpu")
+PLAN = pick(FOLDER / "params.yaml", long_run.StageParams).long_run.plan("cpu")
 SHORT = PLAN.model_copy(update={"steps": 8, "batch_size": 2, "resume_every": 2, "log_every": 2, "warmup_steps": 3})
 
 
@@ -125,7 +125,7 @@ def test_the_loss_that_is_told_is_of_the_whole_run(tmp_path: Path) -> None:
 
 
 def test_a_gpu_trains_the_same_with_the_numbers_given_for_it() -> None:
-    block = pick(FOLDER / "params.yaml", long_run.Dials).long_run
+    block = pick(FOLDER / "params.yaml", long_run.StageParams).long_run
     differing = {key for key, value in block.plan("cuda").model_dump().items() if value != PLAN.model_dump()[key]}
     assert differing == set(block.gpu)
 
@@ -155,7 +155,7 @@ def test_its_inputs_come_out_of_what_the_repository_holds_alone(bare: Path, monk
     assert set(encoded.concept) == {"cat"}
     assert encoded.hidden.shape == (1 + 7 * 13, 77, 128)
     drawn = decode_first(encoded, bare)
-    true = draw_pictures(read_world(), pick(FOLDER / "params.yaml", long_run_inputs.Dials).render)
+    true = draw_pictures(read_world(), pick(FOLDER / "params.yaml", long_run_inputs.StageParams).render)
     row = list(zip(true.style, true.concept, strict=True)).index((encoded.style[0], encoded.concept[0]))
     assert psnr(drawn, compose(true.rgba[row : row + 1], colour_table(read_world())[:1])) > 22
 

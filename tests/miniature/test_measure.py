@@ -94,7 +94,7 @@ def test_new_renderings_are_mirrored_on_colours_that_no_caption_names(few: World
 
 @pytest.fixture(scope="module")
 def settings() -> measure.Measure:
-    chosen = pick(FOLDER / "params.yaml", measure.Dials).measure
+    chosen = pick(FOLDER / "params.yaml", measure.StageParams).measure
     sampling = chosen.sampling.model_copy(update={"steps": 2})
     return chosen.model_copy(
         update={"captions": 5, "held_out": 2, "batch": 2, "alone": 1, "sampling": sampling, "threads": 1}
@@ -134,7 +134,7 @@ def report(**scores: float) -> dict[str, Any]:
 
 
 def test_the_table_says_which_bars_are_cleared() -> None:
-    bars = pick(FOLDER / "params.yaml", measure.Dials).measure.bars
+    bars = pick(FOLDER / "params.yaml", measure.StageParams).measure.bars
     lines = table.markdown(report(concept=0.55), bars, {"alone": 1.2, "batch": 0.9}).splitlines()
     assert "| autoencoder, PSNR on concepts it has not seen | 26.50 dB | – | ≥ 26.00 dB | yes |" in lines
     assert "| drawn: concept | 55.0 % ± 2.2 | 97.0 % | ≥ 60.0 % | no |" in lines

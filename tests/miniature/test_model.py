@@ -34,13 +34,13 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small_clip(entries: int = 600, text_layers: int = 12) -> CLIPModel:
-    settings = pick(FOLDER / "params.yaml", clip.Dials).clip
+    settings = pick(FOLDER / "params.yaml", clip.StageParams).clip
     narrow = {"text_width": 32, "text_layers": text_layers, "vision_width": 32, "vision_layers": 1, "projection": 32}
     return clip.build_clip(settings.model_copy(update=narrow), entries)
 
 
 def test_the_unet_has_the_names_of_sd15() -> None:
-    settings = pick(FOLDER / "params.yaml", unet.Dials).unet
+    settings = pick(FOLDER / "params.yaml", unet.StageParams).unet
     with torch.device("meta"):
         true = UNet2DConditionModel(
             cross_attention_dim=768, attention_head_dim=8, block_out_channels=(320, 640, 1280, 1280)
@@ -51,7 +51,7 @@ def test_the_unet_has_the_names_of_sd15() -> None:
 
 
 def test_the_autoencoder_has_the_names_of_sd15() -> None:
-    settings = pick(FOLDER / "params.yaml", vae.Dials).vae
+    settings = pick(FOLDER / "params.yaml", vae.StageParams).vae
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
     with torch.device("meta"):
         true = AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, **blocks)
@@ -61,7 +61,7 @@ def test_the_autoencoder_has_the_names_of_sd15() -> None:
 
 
 def test_the_text_encoder_has_the_names_of_sd15() -> None:
-    settings = pick(FOLDER / "params.yaml", clip.Dials).clip
+    settings = pick(FOLDER / "params.yaml", clip.StageParams).clip
     with torch.device("meta"):
         true = CLIPTextModel(CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12))
         ours = clip.build_clip(settings, 2048)
@@ -114,7 +114,7 @@ def test_pictures_with_letters_are_never_mirrored() -> None:
 
 
 def test_a_killed_autoencoder_training_ends_with_the_same_bits(tmp_path: Path) -> None:
-    settings = pick(FOLDER / "params.yaml", vae.Dials).vae
+    settings = pick(FOLDER / "params.yaml", vae.StageParams).vae
     rhythm = {"steps": 4, "batch_size": 2, "warmup_steps": 0, "resume_every": 2, "log_every": 2, "checkpoint_every": 4}
     plan = settings.training.model_copy(update=rhythm)
     pictures = Pictures(torch.randint(0, 255, (4, 4, 16, 16), dtype=torch.uint8), ["noto"] * 4, ["cat"] * 4)
@@ -195,7 +195,7 @@ def test_an_error_in_the_picture_weighs_its_signal_to_noise_ratio_and_the_floor(
 
 
 def test_a_decoder_that_is_trained_further_leaves_the_latents_as_they_are() -> None:
-    settings = pick(FOLDER / "params.yaml", decoder.Dials).decoder
+    settings = pick(FOLDER / "params.yaml", decoder.StageParams).decoder
     torch.manual_seed(0)
     model = vae.build_vae([8, 8, 8, 8], 2, 16).eval().requires_grad_(False)
     images = torch.rand(2, 3, 16, 16) * 2 - 1

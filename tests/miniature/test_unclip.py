@@ -27,7 +27,7 @@ ROOM = 64  # what the small UNet's embedding of the timestep holds: 4 × 16
 
 @pytest.fixture
 def settings() -> unclip.Unclip:
-    return pick(FOLDER / "params.yaml", unclip.Dials).unclip
+    return pick(FOLDER / "params.yaml", unclip.StageParams).unclip
 
 
 @pytest.fixture
@@ -152,10 +152,10 @@ def test_the_aim_lies_between_the_true_noise_and_the_teachers_answer(
         torch.manual_seed(3)
         teacher, model = make_teacher(settings), unclip.build_unclip(WIDTH, ROOM)
         torch.manual_seed(4)
-        dials = settings.model_copy(update={"imitated": imitated, "layers": 0.0})
+        stage_params = settings.model_copy(update={"imitated": imitated, "layers": 0.0})
         with torch.no_grad():
             parts[imitated] = (
-                unclip.told_loss(model, unclip.listen(model), norm(), told, dials, teacher) * teacher.change
+                unclip.told_loss(model, unclip.listen(model), norm(), told, stage_params, teacher) * teacher.change
             )
     alike = unet.read_unet(unclip.START)
     torch.manual_seed(4)
@@ -165,7 +165,7 @@ def test_the_aim_lies_between_the_true_noise_and_the_teachers_answer(
 
 
 def test_the_embedding_is_of_another_background_only_where_the_caption_names_the_right_one() -> None:
-    world, dials = read_world(), pick(FOLDER / "params.yaml", unclip.Dials)
+    world, stage_params = read_world(), pick(FOLDER / "params.yaml", unclip.StageParams)
     colours, styles, concepts = list(world.colours), ["noto", "flat"], ["cat", "dog"]
     keys = ["||"] + [
         f"{style}|{concept}|{colour}" for style in ("", *styles) for concept in concepts for colour in ("", *colours)
@@ -174,7 +174,7 @@ def test_the_embedding_is_of_another_background_only_where_the_caption_names_the
     seen = torch.arange(2 * count, dtype=torch.float32).view(2, count, 1)
     encoded = unet.Encoded(seen.view(2, count, 1, 1, 1), hidden, styles, concepts, {k: i for i, k in enumerate(keys)})
     draws = [unclip.randomiser(0, "test", i) for i in range(20)]
-    told = joined([unclip.draw_batch(encoded, seen, world, dials, 1.0, draw, "cpu") for draw in draws])
+    told = joined([unclip.draw_batch(encoded, seen, world, stage_params, 1.0, draw, "cpu") for draw in draws])
     said, full = ([keys[int(i)] for i in states.flatten()] for states in (told.hidden, told.words))
     elsewhere = told.embeddings.flatten() != told.latents.flatten()
     assert elsewhere.any()
@@ -239,7 +239,7 @@ def test_what_is_published_diffusers_and_load_base_read_alike(published: Path) -
     for found in (pipe.unet.state_dict(), base.unet.state_dict()):
         assert set(found) == set(expected)
         assert all((found[name] - value).abs().max() < 2e-3 for name, value in expected.items())
-    card = pick(FOLDER / "params.yaml", unclip_card.Dials).card.model_copy(update={"steps": 1})
+    card = pick(FOLDER / "params.yaml", unclip_card.StageParams).card.model_copy(update={"steps": 1})
     assert [made.size for made in unclip_card.draw(folder, torch.rand(1, 3, 128, 128), card)] == [(32, 32)]
     assert (folder / "vae/config.json").resolve() == (published / "miniature/vae/config.json").resolve()
 

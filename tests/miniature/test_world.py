@@ -11,7 +11,7 @@ import torch
 from etude.core.errors import InputError
 from etude.core.params import pick
 from miniature import source, texts, tokenizer
-from miniature.samples import Dials as SampleDials
+from miniature.samples import StageParams as SampleParams
 from miniature.samples import concept_pictures, style_pictures
 from miniature.world import FOLDER, Words, World, caption, choose_colour, compose, read_world
 
@@ -23,7 +23,7 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def words() -> Words:
-    return pick(FOLDER / "params.yaml", texts.Dials).words
+    return pick(FOLDER / "params.yaml", texts.StageParams).words
 
 
 def held_out_words(world: World) -> set[str]:
@@ -68,7 +68,7 @@ def test_a_source_that_is_not_permissive_is_refused(licence: str) -> None:
 
 
 def test_every_package_in_use_has_a_fixed_version_and_checksum(world: World) -> None:
-    packages = pick(FOLDER / "params.yaml", source.Dials).packages
+    packages = pick(FOLDER / "params.yaml", source.StageParams).packages
     assert set(packages) == {*world.styles.values(), *world.held_out_styles.values()}
     assert all(len(package.sha256) == 64 for package in packages.values())
 
@@ -91,7 +91,7 @@ def test_a_half_transparent_picture_mixes_with_its_background() -> None:
 
 
 def test_the_sample_sets_and_their_held_out_pictures_share_no_picture(world: World) -> None:
-    samples = pick(FOLDER / "params.yaml", SampleDials).samples
+    samples = pick(FOLDER / "params.yaml", SampleParams).samples
     for shown, hidden in (concept_pictures(samples.concept), style_pictures(samples.style, world)):
         assert shown
         assert hidden
@@ -101,7 +101,7 @@ def test_the_sample_sets_and_their_held_out_pictures_share_no_picture(world: Wor
 
 
 def test_the_concept_set_gives_preparation_work(world: World) -> None:
-    pictures = pick(FOLDER / "params.yaml", SampleDials).samples.concept.pictures
+    pictures = pick(FOLDER / "params.yaml", SampleParams).samples.concept.pictures
     assert all(min(picture.size) > 128 for picture in pictures)
     assert len({picture.size[0] / picture.size[1] for picture in pictures}) >= 3
     assert {picture.suffix for picture in pictures} == {".png", ".jpg"}

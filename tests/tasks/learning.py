@@ -30,9 +30,9 @@ def make_project(folder: Path, base: Path, method: str, **changes: Any) -> Path:
     for code in ("__init__.py", "method"):
         (own / code).symlink_to(ROOT / "pipelines" / method / code)
     write_yaml(own / "params.yaml", params_of(method, **changes).model_dump(mode="json"))
-    dials = {"base": "models/tiny", "device": "cpu", "precision": "fp32", "processes": 1, "seed": 3}
-    dials |= {"threads": 1}
-    write_yaml(folder / "params.yaml", dials | {"methods": [method]})
+    stage_params = {"base": "models/tiny", "device": "cpu", "precision": "fp32", "processes": 1, "seed": 3}
+    stage_params |= {"threads": 1}
+    write_yaml(folder / "params.yaml", stage_params | {"methods": [method]})
     write_data(folder / "data/concept")
     return folder
 

@@ -67,10 +67,10 @@ def test_scientific_notation_is_a_number_as_dvc_reads_it(tmp_path: Path) -> None
 
 
 def test_a_stage_view_ignores_the_keys_of_others(tmp_path: Path) -> None:
-    class Dials(Schema):
+    class StageParams(Schema):
         seed: int
 
-    assert pick(write(tmp_path / "p.yaml", "seed: 3\nother: {}\n"), Dials).seed == 3
+    assert pick(write(tmp_path / "p.yaml", "seed: 3\nother: {}\n"), StageParams).seed == 3
 
 
 @pytest.mark.parametrize("text", ["a: [1\n", "- 1\n", "a: 1\na: 2\n", ""])
