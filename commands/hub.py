@@ -144,7 +144,7 @@ def download(snapshot: Snapshot) -> Path:
         if digest(part_of(path), file.digest) != file.digest:
             part_of(path).unlink()
             fault = f"{file.name} did not arrive as the hub has it, and is deleted"
-            raise BaseError(snapshot.shown, fault, "run this again: only that file is fetched anew")
+            raise BaseError(snapshot.shown, fault, "run this again: only that file is fetched again")
         os.replace(part_of(path), path)
     return snapshot.folder
 

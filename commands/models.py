@@ -172,7 +172,7 @@ def fetch(snapshot: hub.Snapshot, to: Path, origin: sources.Origin) -> list[Path
     recorded.write_text(before, encoding="utf-8")
     if not same:
         shutil.rmtree(to) if to.is_dir() else to.unlink()
-        action = f"restore it from where it was tracked, or `dvc remove {shlex.quote(str(recorded))}` and fetch anew"
+        action = f"restore it from where it was tracked, or `dvc remove {shlex.quote(str(recorded))}`, then fetch it"
         raise BaseError(snapshot.shown, f"is not what {recorded} records", action)
     return []
 
@@ -187,7 +187,7 @@ def note_origin(dvc_file: Path, origin: sources.Origin) -> None:
 def _track(to: Path, kind: str) -> list[Path]:
     """Let DVC track a model and, of a single file, the configuration beside it."""
     tracked = [path for path in (to, to.with_suffix(".config")) if path.exists()]
-    track(tracked, f"mend that, then run `dvc add {shlex.join(map(str, tracked))}`")
+    track(tracked, f"fix that, then run `dvc add {shlex.join(map(str, tracked))}`")
     say(f"{to}: {kind}, tracked by DVC")
     return tracked
 

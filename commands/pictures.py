@@ -44,7 +44,7 @@ def bring(source: Path, name: str, methods: Sequence[str], word: str, kind: str,
                 for file in progress(files, f"{name}: copy"):
                     (out / file).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(source / file, out / file)
-        track([target], "mend that and run this again")
+        track([target], "fix that and run this again")
     texts = sum(file.endswith(".txt") for file in files)
     say(f"{len(files) - texts} pictures and {texts} texts are in {target}, tracked by {target}.dvc; set `{name}`")
     for change in changes:

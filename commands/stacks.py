@@ -203,7 +203,7 @@ def _size(text: str) -> tuple[int, int] | None:
 
     try:
         return size(text) if text else None
-    except ParamsError as error:  # a grid's sizes stand in params.yaml, this one does not
+    except ParamsError as error:  # a grid's sizes are in params.yaml, this one does not
         raise ArgumentError("--size", error.fault, error.action) from None
 
 

@@ -1,4 +1,4 @@
-"""What a command line names, looked at before the params files: a fault in it is told of the argument."""
+"""What a command line names, looked at before the params files: a fault in it names the argument."""
 
 from __future__ import annotations
 

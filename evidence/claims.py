@@ -191,7 +191,7 @@ class Drafts:
         return Trial(f"{name}-{seed}", values, [self.evidence.experiments[name].target])
 
     def identity(self, name: str, seed: int) -> str:
-        """A digest of all that the numbers hang on: code, data, parameters."""
+        """A digest of all that the numbers depend on: code, data, parameters."""
         experiment = self.evidence.experiments[name]
         sources = self._sources[experiment.target]
         shared = read_yaml(self.folder / name / PARAMS)

@@ -96,4 +96,4 @@ def _run(root: Path, module: str, *words: str) -> None:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
         text = done.stderr.strip().removeprefix("error: ") or f"python -m {module} ended with {done.returncode}"
-        raise ParamsError(claims.FILE, text, "correct its overrides, or what they stand on")
+        raise ParamsError(claims.FILE, text, "correct its overrides, or what they depend on")

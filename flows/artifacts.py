@@ -110,7 +110,7 @@ def pictures(root: Path, stage: Stage) -> dict[str, Path]:
 
 
 def numbers(root: Path, stage: Stage) -> dict[str, Any]:
-    """What stands in the `metrics.json` in or among a stage's outputs, nested names joined by dots."""
+    """What is in the `metrics.json` in or among a stage's outputs, nested names joined by dots."""
     outs = (root / path for path in stage.outs)
     files = (out if out.name == "metrics.json" else out / "metrics.json" for out in outs)
     return dict(pair for file in files if file.is_file() for pair in _flat(json.loads(file.read_text())))

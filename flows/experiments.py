@@ -126,9 +126,9 @@ def keep_experiment(root: Path, work: Work, futures: Futures, name: str, saved: 
 
 
 def try_all(root: Path, trials: Sequence[Trial], jobs: int, gpus: Sequence[str], done: Done, name: str = "") -> None:
-    """Run trials in worktrees of their own, one more than `jobs` at once; `done` is told of each as soon as it ends.
+    """Run trials in worktrees of their own, one more than `jobs` at once; `done` is called for each as soon as it ends.
 
-    All stand on what is committed and edited now. While some run the next is made ready; stages of one recipe run once.
+    All start from what is committed and edited now. While some run the next is prepared; stages of one recipe run once.
     With a `name`, which begins their names, they are kept as DVC experiments.
     """
     board = current()
@@ -164,7 +164,7 @@ def _open(state: tuple[str, bytes], trial: Trial, home: Site, board: Board, stac
 
 
 def _tell_next(running: dict[PrefectFuture[Result], tuple[Trial, ExitStack]], done: Done) -> None:
-    """Wait for one of the trials; tell of it, and clear its worktree."""
+    """Wait for one of the trials; report it, and clear its worktree."""
     future = next(as_completed(list(running)))
     trial, tree = running.pop(future)
     with tree:

@@ -80,7 +80,7 @@ class Sources:
 
 
 def sources(root: Path, targets: Iterable[str]) -> dict[str, Sources]:
-    """What the result of each target hangs on, as the repository stands. Raises InputError as `load` does."""
+    """What the result of each target depends on, as the repository is now. Raises InputError as `load` does."""
     try:
         with locked_repo(root) as repo:
             graph = get_active_graph(repo.index.graph)
@@ -88,7 +88,7 @@ def sources(root: Path, targets: Iterable[str]) -> dict[str, Sources]:
             labels = _labels(names.values())
             return {target: _sources(graph, names, _wanted(graph, names, labels, [target])) for target in targets}
     except DvcException as error:
-        raise InputError(str(root), causes(error), "mend it; `dvc status` shows the same fault") from error
+        raise InputError(str(root), causes(error), "fix it; `dvc status` shows the same fault") from error
 
 
 def load(root: Path, targets: Sequence[str] = (), *, force: bool = False) -> list[Stage]:
@@ -126,7 +126,7 @@ def _told(root: Path, error: DvcException) -> tuple[str, str]:
             "is a copy without .git, where DVC keeps no records",
             "run `git init && git add -A && git commit -m start`",
         )
-    return causes(error), "mend it; `dvc status` shows the same fault"
+    return causes(error), "fix it; `dvc status` shows the same fault"
 
 
 def _refuse_missing(known: Iterable[DvcStage], wanted: Iterable[DvcStage]) -> None:

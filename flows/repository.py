@@ -18,15 +18,15 @@ from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 
 from etude.core.errors import InputError
 from etude.core.params import nearest, read_yaml
-from flows.mending import mend_locks, mend_table
+from flows.repairs import repair_locks, repair_table
 
 
 @contextmanager
 def locked_repo(root: Path) -> Iterator[Repo]:
     """DVC's view of a repository, for one process at a time: whoever writes the table of busy paths holds this lock."""
     with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
-        mend_table(Path(repo.tmp_dir, RWLOCK_FILE))
-        mend_locks(root)
+        repair_table(Path(repo.tmp_dir, RWLOCK_FILE))
+        repair_locks(root)
         yield repo
 
 
@@ -114,8 +114,8 @@ def forget(root: Path, pid: int) -> None:
                     del table["read"][path]
 
 
-def mend(root: Path) -> None:
-    """Mend what a kill cut short while DVC wrote it: its table of busy paths, a `dvc.lock`."""
+def repair(root: Path) -> None:
+    """Repair what a kill cut short while DVC wrote it: its table of busy paths, a `dvc.lock`."""
     with locked_repo(root):
         pass
 

@@ -92,7 +92,7 @@ def deployments(root: Path, given: Settings) -> Sequence[RunnerDeployment]:
                 made.append(_deployment(todo, Cron(cron, timezone=given.time_zone), common | own))
     except ValueError as error:
         raise InputError(
-            str(settings.FILE), f"Prefect cannot read cron {cron!r}", "mend it; see `man 5 crontab`"
+            str(settings.FILE), f"Prefect cannot read cron {cron!r}", "fix it; see `man 5 crontab`"
         ) from error
     if given.changed.interval != NEVER:
         every = timedelta(seconds=settings.seconds(given.changed.interval))

@@ -1,4 +1,4 @@
-"""Run flows when it is time for them: `etude serve`. The times stand in flows/params.yaml."""
+"""Run flows when it is time for them: `etude serve`. The times are in flows/params.yaml."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main(
 ) -> None:
     """Run the graph nightly and when pictures or parameters changed, and reproduce the last tag weekly.
 
-    Stays until Ctrl-C. Times and time zone stand in flows/params.yaml.
+    Stays until Ctrl-C. Times and time zone are in flows/params.yaml.
 
     Example: etude serve --now nightly
     """

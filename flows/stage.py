@@ -26,7 +26,7 @@ from etude.watch.locks import locked
 from flows.plan import Stage
 from flows.process import POLL, alive, group_lives, stop_group
 from flows.record import Record
-from flows.repository import forget, mend
+from flows.repository import forget, repair
 from flows.slots import Slots, StoppedError
 
 GRACE = 10.0  # seconds between asking a stage to stop and killing it: enough to finish writing a resume state
@@ -208,7 +208,7 @@ def _repro(stage: Stage, site: Site, given: _Inherited, tell: Tell, stopping: Ev
         if process.returncode == 0 and not late:
             return _outcome(stage, text)
         if not late and TABLE_LOST.search(text) and lost < TABLE_TRIES:
-            mend(site.root)
+            repair(site.root)
             lost += 1
             continue
         blockers = re.findall(r"^ *\(PID (\d+)\): (.*)$", text, re.M)

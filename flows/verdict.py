@@ -22,7 +22,7 @@ from etude.core.files import read_header, read_metadata
 
 IDENTICAL, CLOSE, DIFFERS, MISSING = "identical", "within tolerance", "differs", "not made"
 ENVIRONMENT = ("versions", "cpu", "device", "threads")  # facts of an artifact that tell where it was made
-SHOWN = 3  # differences told of one output
+SHOWN = 3  # differences shown for one output
 Locks = dict[str, Mapping[str, Any]]  # stage → its entry in a dvc.lock
 
 

@@ -70,9 +70,7 @@ def git(folder: Path, *words: str, check: bool = True) -> str:
     """What a git command prints. Where it fails: InputError with git's own words, or, without `check`, nothing."""
     done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)
     if check and done.returncode:
-        raise InputError(
-            str(folder), f"`git {' '.join(words)}` says: {done.stderr.strip()}", "mend that, and try again"
-        )
+        raise InputError(str(folder), f"`git {' '.join(words)}` says: {done.stderr.strip()}", "fix that, and try again")
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
@@ -134,7 +132,7 @@ def keep(root: Path, tree: Path, name: str, stages: Sequence[str]) -> None:
     with one_at_a_time(root / ".scratch" / "worktrees" / LOCK):
         done = dvc(tree, "exp", "save", "--force", "--name", name, *untracked, *stages)
     if done.returncode:
-        raise InputError(name, f"`dvc exp save` says: {done.stderr.strip()}", "mend that, and run the sweep again")
+        raise InputError(name, f"`dvc exp save` says: {done.stderr.strip()}", "fix that, and run the sweep again")
 
 
 def _remove(root: Path, tree: Path) -> None:

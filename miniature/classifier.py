@@ -154,8 +154,7 @@ def naming_loss(network: Network, batch: Shown, smoothing: float) -> Tensor:
 def measure(network: Network, vae: AutoencoderKL, pictures: Pictures, world: World) -> dict[str, float]:
     """How often each part of a real picture is named rightly, and of the same through the autoencoder.
 
-    Each picture stands on one of the colours, which take turns; ``held_out`` are the concepts that no other part of the
-    miniature has seen.
+    The backgrounds are the colours in turn; ``held_out`` are the concepts that no other part of the miniature has seen.
     """
     table = colour_table(world)
     colours = [i % len(table) for i in range(len(pictures))]

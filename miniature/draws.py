@@ -1,4 +1,4 @@
-"""Which pictures stand in a batch: pure functions of seed and step, so that a killed run goes on exactly."""
+"""Which pictures are in a batch: pure functions of seed and step, so that a killed run goes on exactly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An earlier edition, taken out of git: trainings go on from its weights, or leave them, instead of beginning anew.
+"""An earlier edition, taken out of git: trainings go on from its weights, or leave them as they are.
 
 What is published lies in git for good, so a commit names its weights exactly, and a machine that has nothing but the
 repository can take the training further. Stages named in `earlier.as_published` train nothing.
@@ -51,7 +51,7 @@ class StageParams(Schema):
 
 def take() -> None:
     """Write, of ``models/miniature`` at the commit, ``out/earlier/``: what trainings go on from, and
-    ``out/published/``: the outs of the stages that train nothing. Both are empty when all begins anew.
+    ``out/published/``: the outs of the stages that train nothing. Both are empty when all starts from nothing.
     """
     params = FOLDER / "params.yaml"
     earlier = pick(params, StageParams).earlier
@@ -69,7 +69,7 @@ def unpack(commit: str, path: str, folder: Path) -> None:
     """The folder ``path`` of ``commit``; raises InputError when this clone does not have it."""
     made = subprocess.run(["git", "archive", "--format=zip", f"{commit}:{path}"], capture_output=True, check=False)
     if made.returncode:
-        action = 'fetch the whole history (`git fetch --unshallow`), or set `commit: ""` to begin anew'
+        action = 'fetch the whole history (`git fetch --unshallow`), or set `commit: ""` to start from nothing'
         raise InputError(FOLDER / "params.yaml", f"`earlier.commit`: git has no {path} at {commit}", action)
     with ZipFile(io.BytesIO(made.stdout)) as archive:  # tarfile's safe way of extracting came with Python 3.11.4
         archive.extractall(folder)
@@ -86,7 +86,7 @@ def as_published(stage: str) -> bool:
 
 
 def earlier_weights(part: str, file: str = "diffusion_pytorch_model.safetensors") -> dict[str, Tensor] | None:
-    """The earlier weights of ``part`` (unet, vae, clip or unclip) as published; None when training begins anew."""
+    """The earlier weights of ``part`` (unet, vae, clip or unclip) as published; None where there are none."""
     path = OUT / "earlier" / part / file
     return read_tensors(path)[0] if path.is_file() else None
 

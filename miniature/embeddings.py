@@ -1,7 +1,7 @@
 """CLIP image embeddings by the miniature's own vision tower, and the form in which an unCLIP UNet is told of them.
 
 As in diffusers' ``StableUnCLIPImg2ImgPipeline``: normalised, noised at a level, brought back to their own scale, and
-joined with the level's sinusoidal embedding. All zeros tell of no picture.
+joined with the level's sinusoidal embedding. All zeros mean no picture.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Normaliser:
     std: Tensor
 
     def labels(self, embeddings: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        """What the UNet is told of ``embeddings`` [B, d], noised at ``level`` int64 [B]: [B, 2d]."""
+        """What the UNet gets for ``embeddings`` [B, d], noised at ``level`` int64 [B]: [B, 2d]."""
         mean, std = self.mean.to(embeddings), self.std.to(embeddings)
         noised = NOISER.add_noise((embeddings - mean) / std, noise, level) * std + mean
         told = get_timestep_embedding(level, embeddings.shape[1], flip_sin_to_cos=True, downscale_freq_shift=0)

@@ -75,6 +75,6 @@ with xz. `make miniature-measure` draws them, so it needs neither npm nor a netw
 |---|---|---|---|
 {rows}
 
-From the npm packages `@iconify-json/*`; versions and checksums stand in [sources.json](sources.json). The texts of the
+From the npm packages `@iconify-json/*`; versions and checksums are in [sources.json](sources.json). The texts of the
 licences: [MIT](LICENSE-MIT.txt), [Apache-2.0](LICENSE-Apache-2.0.txt), [CC-BY-4.0](https://creativecommons.org/licenses/by/4.0/legalcode).
 """

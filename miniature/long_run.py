@@ -1,7 +1,7 @@
 """Train the denoiser further for as long as there is time: beside other work for days, or for minutes on one GPU.
 
 The stage *unet* trains a number of steps at a rate that falls to 0. This command trains at a constant rate and ends
-when it is stopped, or after some minutes; another start goes on with the same bits. What is measured and published is
+when it is stopped, or after some minutes; another start goes on to the same result. What is measured and published is
 the average of the weights, which ``miniature.long_run_out`` makes the out of the stage *unet*.
 """
 

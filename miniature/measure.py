@@ -2,7 +2,7 @@
 
 Without ``--model`` what the stages trained is measured, as the stage does. ``make miniature-measure`` measures what is
 published: it needs no out of any stage, draws the real pictures from the icons kept in the repository, and writes to
-``logs/miniature``. Seconds are never written to an out: they stand in ``logs/miniature`` in both cases.
+``logs/miniature``. Seconds are never written to an out: they are in ``logs/miniature`` in both cases.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class Picture(Schema):
         return f"{self.style} {self.concept}{end}" if styled else f"{self.concept}{end}"
 
     def stem(self) -> str:
-        """The file's name without its suffix: the words of the caption, so that it can stand in for one."""
+        """The file's name without its suffix: the words of the caption, so that it can take the place of one."""
         return self.words().replace(" ", "-")
 
 

@@ -1,8 +1,8 @@
 """Let the denoiser take a CLIP image embedding beside the caption, as Stable unCLIP does (after Ramesh et al., 2022,
 arXiv:2204.06125; in the form of diffusers' ``StableUnCLIPImg2ImgPipeline``).
 
-A small network of its own adds what the UNet is told of the picture to its embedding of the timestep, which is widened
-so that both have room; training begins with the miniature as it is, or with what an earlier edition of this stage
+A small network of its own adds the picture to the UNet's embedding of the timestep, which is widened so that both have
+room; training begins with the miniature as it is, or with what an earlier edition of this stage
 learned beyond its own UNet. Then all layers learn, and mostly from the miniature: told the caption of the same picture,
 its answer says in one step what the true noise says only on average (Hinton et al., 2015, arXiv:1503.02531).
 """
@@ -91,8 +91,8 @@ class Told(Denoising):
 
 
 class Teacher:
-    """The finished UNet, which is told of pictures in words alone, and how much words change there: in what it answers,
-    and after each layer that they reach.
+    """The finished UNet, which knows words alone, and how much words change there: in its answer, and after each layer
+    that they reach.
     """
 
     def __init__(self, model: UNet2DConditionModel, batch: Denoising, empty: Tensor, settings: Unclip) -> None:

@@ -48,7 +48,7 @@ def draw(folder: Path, given: Tensor, card: Card) -> list[Image.Image]:
 TEMPLATE = """# The miniature, told of a picture
 
 The [miniature](../miniature/README.md), taught by the stage *unclip* of `miniature` to take a CLIP image
-embedding beside the caption, as Stable unCLIP 2.1 does: what CLIP inversion stands on.
+embedding beside the caption, as Stable unCLIP 2.1 does: the base of CLIP inversion.
 
 ![samples](samples.png)
 

@@ -75,7 +75,7 @@ class Denoising:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the encode stages wrote, and where each caption stands in it."""
+    """What the encode stages wrote, and where each caption is in it."""
 
     mean: Tensor
     hidden: Tensor

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from etude.watch.looks import Look
 
 __all__ = ["StageParams", "build"]
-LIBRARIES = ("accelerate", "diffusers", "peft", "safetensors", "torch", "transformers")  # whose code makes the bits
+LIBRARIES = ("accelerate", "diffusers", "peft", "safetensors", "torch", "transformers")  # whose code makes the result
 
 
 class StageParams(Schema):
@@ -92,7 +92,7 @@ def _tell_other_vae(method: str, own: Path, shared: Path) -> None:
 
 
 def _facts(params: MethodParams, stage_params: StageParams, inputs: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """What the artifact tells of its making, and with ``inputs`` all that its bits depend on."""
+    """What the artifact records of its making, and with ``inputs`` all that it depends on."""
     import torch
 
     from etude.base.loading import choose_device

@@ -1,7 +1,7 @@
 """What the base draws of a class, for methods that keep it: ``artifacts/<method>/class_images/``.
 
 Pictures, their moments and the states of their texts, in the form of *encode*. Each is kept in ``.cache/`` under all
-that it hangs on (prompt, seeds of its batch, sampler, weights, code, libraries, device, threads): nothing is ever
+that it depends on (prompt, seeds of its batch, sampler, weights, code, libraries, device, threads): nothing is ever
 known by a count of files.
 """
 
@@ -82,7 +82,7 @@ def batches(asked: ClassImages) -> Iterator[tuple[str, range]]:
 
 
 def _context(stage_params: StageParams) -> list[Any]:
-    """All that a drawn picture hangs on besides what is asked."""
+    """All that a drawn picture depends on besides what is asked."""
     from etude.base.digest import PARTS, part_digest
     from etude.base.loading import choose_device
 

@@ -1,7 +1,7 @@
 """What training reads of an image set: ``data/<set>/latents/`` of its pictures, ``data/<set>/texts/`` of its captions.
 
-Every picture and every text is encoded alone and in float32, so its entry hangs on no neighbour, and is kept in
-``.cache/`` under all that it does hang on: pixels or text, weights, code, libraries, device and threads.
+Every picture and every text is encoded alone and in float32, so its entry depends on no neighbour, and is kept in
+``.cache/`` under all that it does depend on: pixels or text, weights, code, libraries, device and threads.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def build_tiny(
 ) -> Path:
     """Write a random base of family sd1, sd2 (v-prediction) or sdxl; sd1 gets a ``clip/`` for evaluation as well.
 
-    With ``unclip`` it can be told of a picture, as Stable unCLIP can. With ``variation`` it is told of pictures alone.
+    With ``unclip`` it takes a picture, as Stable unCLIP does. With ``variation`` it takes pictures alone.
     """
     folder = Path(folder)
     disable_progress_bar()
@@ -147,7 +147,7 @@ def _byte_symbols() -> list[str]:
 def _unet(family: str, unclip: bool) -> UNet2DConditionModel:
     cross, plain = "CrossAttn", ""
     levels = {"sd1": (cross, cross, cross, plain), "sd2": (cross, cross, cross, plain), "sdxl": (plain, cross, cross)}
-    widths = (16, 24, 32) if family == "sdxl" else (16, 24, 32, 32)  # as unequal as the true ones: shortcuts hang on it
+    widths = (16, 24, 32) if family == "sdxl" else (16, 24, 32, 32)  # unequal, as the true ones: shortcuts need that
     config: dict[str, Any] = {"cross_attention_dim": WIDTH, "attention_head_dim": 8}
     if family == "sd2":
         config = {"cross_attention_dim": WIDTH, "attention_head_dim": (2, 3, 4, 4), "use_linear_projection": True}

@@ -37,9 +37,9 @@ class Base:
     device: torch.device
     dtype: torch.dtype
     scheduler_config: dict[str, Any]
-    words: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)  # those of `hooks.added_tokens`, now in force
+    words: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)  # those of `hooks.added_tokens`, active now
     custom_samplers: list[CustomSampler] = field(default_factory=list)  # of `hooks.custom_sampler`; the last draws
-    unclip: Unclip | None = None  # how an unCLIP base is told of a picture; None: the base knows no pictures
+    unclip: Unclip | None = None  # how an unCLIP base is conditioned on a picture; None: the base knows no pictures
     extra_negative_prompts: list[str] = field(default_factory=list)  # of `hooks.extra_negative_prompt`
 
     @property

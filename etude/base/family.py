@@ -4,7 +4,7 @@
 * sd2: one text encoder, and linear projections around the UNet's attention
 * sd1: one text encoder, and 1 × 1 convolutions there
 
-An unCLIP base is of the family of its anatomy; that it can be told of a picture is a property of its own (`unclip`).
+An unCLIP base is of the family of its anatomy; that pictures condition it is a property of its own (`unclip`).
 So is one of image variations (`is_variation`), which has an image encoder in the place of the text encoder.
 
 Only JSON files and headers are read. Whether a base predicts ε or v is not its family: its scheduler says.
@@ -36,7 +36,7 @@ _TEXTS: dict[Family, tuple[str, ...]] = {
 def recognise(path: Path | str) -> Family:
     """The family of a diffusers folder or a single ``.safetensors``/``.ckpt`` file.
 
-    Raises BaseError for anything that no method can stand on: another architecture (SD 3, Flux), other input channels
+    Raises BaseError for anything that no method supports: another architecture (SD 3, Flux), other input channels
     (inpainting), an SDXL refiner, an add-on such as a LoRA, a missing part, a Git LFS pointer; also for an unCLIP base
     as a single file.
     """
@@ -59,7 +59,7 @@ VARIATION_PARTS = ("image_encoder", "feature_extractor")
 
 
 def is_variation(path: Path) -> bool:
-    """Whether a folder is a base of image variations, which is told of pictures alone and reads no texts."""
+    """Whether a folder is a base of image variations, which takes pictures alone and reads no texts."""
     return (path / "image_encoder").is_dir() and not (path / "text_encoder").exists()
 
 
@@ -110,7 +110,7 @@ def _recognise_folder(path: Path) -> Family:
         raise BaseError(path, f"its unet is a {kind}{f' with `{added}` conditions' if added else ''}", _CHOOSE)
     _check_channels(path, config.get("in_channels", 4))
     if config.get("class_embed_type") not in (None, "projection"):
-        raise BaseError(path, f"its unet is told of classes by `{config['class_embed_type']}`", _CHOOSE)
+        raise BaseError(path, f"its unet is conditioned on classes by `{config['class_embed_type']}`", _CHOOSE)
     if config.get("class_embed_type"):
         _check_unclip(path)
     if added and not (path / "text_encoder").is_dir():
@@ -125,7 +125,7 @@ def _what_else(path: Path) -> str:
     index = path / "model_index.json"
     name = read_config(index).get("_class_name") if index.exists() else None
     if (path / "transformer").is_dir() or (path / "prior").is_dir():
-        return f"is a {name or 'model without a UNet'}, an architecture that no method stands on"
+        return f"is a {name or 'model without a UNet'}, an architecture that no method supports"
     return f"is a {name} without its unet" if name else "is no diffusers folder (it has no unet/config.json)"
 
 
@@ -197,7 +197,7 @@ def _refuse_other_kinds(path: Path, shapes: Shapes) -> None:
         return any(name.startswith(prefixes) for name in shapes)
 
     if has(*_TRANSFORMERS, *(_UNET + name for name in _TRANSFORMERS)):
-        raise BaseError(path, "is a diffusion transformer (SD 3, Flux, …), which no method stands on", _CHOOSE)
+        raise BaseError(path, "is a diffusion transformer (SD 3, Flux, …), which no method supports", _CHOOSE)
     if has("conditioner.embedders.0.model."):
         raise BaseError(path, "is an SDXL refiner", "choose the SDXL base instead")
     if _UNET + "input_blocks.0.0.weight" in shapes:

@@ -38,7 +38,7 @@ class PromptCutWarning(UserWarning):
 def encode_prompts(base: Base, prompts: Sequence[str], clip_skip: int = 0) -> Conditioning:
     """Encode prompts; a too long one is cut, with a PromptCutWarning. See `encode_tokens`.
 
-    A base of image variations reads none: [B, 1, d] zeros, where it is told of a picture (`unclip`).
+    A base of image variations reads none: [B, 1, d] zeros, where it is conditioned on a picture (`unclip`).
     """
     if base.unclip is not None and base.unclip.instead:
         return Conditioning(torch.zeros(len(prompts), 1, base.unclip.width, device=base.device, dtype=base.dtype))

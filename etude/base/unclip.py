@@ -1,11 +1,11 @@
-"""What an unCLIP base has besides: its UNet is told of a picture by the picture's CLIP embedding z [d].
+"""What an unCLIP base has besides: its UNet is conditioned on a picture by the picture's CLIP embedding z [d].
 
 * Stable unCLIP, as in diffusers' ``StableUnCLIPImg2ImgPipeline``: z is normalised, noised at a level k of 0 to 999,
   brought back to its own scale and joined with the sinusoidal embedding of k; it stands beside the text
-* image variations, as in ``StableDiffusionImageVariationPipeline``: z as it is stands in the place of a text of one
+* image variations, as in ``StableDiffusionImageVariationPipeline``: z as it is takes the place of a text of one
   token; such a base has no text encoder and reads no texts
 
-All zeros tell of no picture: the unconditional half of guidance, and what a base without an embedding in force is told.
+All zeros mean no picture: the unconditional half of guidance, and what a base gets where no embedding is supplied.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "
 
 @dataclass(frozen=True)
 class Supplied:
-    """An embedding [1, d] in force, and the level at which it is noised."""
+    """A supplied embedding [1, d], and the level at which it is noised."""
 
     embedding: Tensor
     level: int
@@ -38,7 +38,7 @@ class Supplied:
 
 @dataclass(frozen=True)
 class Unclip:
-    """How a base is told of a picture. ``mean`` and ``std`` [1, d] of its embeddings, ``alphas_cumprod`` [1000].
+    """How a base is conditioned on a picture. ``mean`` and ``std`` [1, d] of its embeddings, ``alphas_cumprod`` [1000].
 
     ``instead``: image variations, told in the place of the text, without a normaliser (mean 0, std 1) and noise.
     """
@@ -47,7 +47,7 @@ class Unclip:
     std: Tensor
     alphas_cumprod: Tensor
     instead: bool = False
-    supplied: list[Supplied] = field(default_factory=list)  # by `hooks.supplied_picture`; the last one is in force
+    supplied: list[Supplied] = field(default_factory=list)  # by `hooks.supplied_picture`; the last one counts
 
     @property
     def width(self) -> int:
@@ -63,7 +63,7 @@ class Unclip:
         return embeddings * self.std.to(embeddings) + self.mean.to(embeddings)
 
     def labels(self, embeddings: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        """What the UNet is told of ``embeddings`` [B, d] with unit ``noise`` [B, d] at ``level`` int64 [B]: [B, 2d]."""
+        """What the UNet gets for ``embeddings`` [B, d] with unit ``noise`` [B, d] at ``level`` int64 [B]: [B, 2d]."""
         kept = self.alphas_cumprod.to(embeddings)[level][:, None]
         noised = self.unscale(kept.sqrt() * self.scale(embeddings) + (1 - kept).sqrt() * noise)
         told = get_timestep_embedding(level, self.width, flip_sin_to_cos=True, downscale_freq_shift=0)
@@ -77,12 +77,12 @@ class Unclip:
             )
 
     def telling(self, text: Conditioning, embeddings: Tensor, noise: Tensor, level: Tensor) -> Conditioning:
-        """``text``, B of them, with what the UNet is told of ``embeddings``; see `labels` for these."""
+        """``text``, B of them, with what the UNet gets for ``embeddings``; see `labels` for these."""
         told = embeddings if self.instead else self.labels(embeddings, noise, level)
         return self._joined(text, told.to(text.hidden))
 
     def silent(self, text: Conditioning) -> Conditioning:
-        """``text`` with nothing told of any picture."""
+        """``text`` without any picture."""
         return self._joined(text, text.hidden.new_zeros(len(text), self.width * (1 if self.instead else 2)))
 
     def _joined(self, text: Conditioning, told: Tensor) -> Conditioning:
@@ -90,7 +90,7 @@ class Unclip:
 
 
 def load_unclip(path: Path, config: dict[str, Any], device: torch.device) -> Unclip | None:
-    """How the base in ``path`` is told of a picture; None where it is not. ``config`` is that of its UNet."""
+    """How the base in ``path`` is conditioned on a picture; None where it is not. ``config`` is that of its UNet."""
     if is_variation(path):
         width = int(config["cross_attention_dim"])
         blank = torch.zeros(1, width, device=device)
@@ -117,7 +117,7 @@ def _load_normaliser(path: Path, config: dict[str, Any], device: torch.device) -
 
 
 def with_image(unclip: Unclip | None, conditioning: Conditioning, seeds: Sequence[int] | None = None) -> Conditioning:
-    """``conditioning`` with what an unCLIP base is told of the picture in force; as it is where it says so itself.
+    """``conditioning`` with what an unCLIP base gets for the supplied picture, unless it has a picture already.
 
     ``unclip`` is the base's; without one the base knows no pictures. The embedding's noise comes from each picture's
     own seed, as the latents' does; without seeds all have the same.

@@ -40,7 +40,7 @@ class Clip:
 
     @torch.inference_mode()
     def see(self, paths: Iterable[Path]) -> Array:
-        """Unit features [n, d] of picture files, each seen alone: in a batch, the last bits hang on its neighbours."""
+        """Unit features [n, d] of picture files, each alone: in a batch, the last bits depend on its neighbours."""
         return np.concatenate([self._see(path) for path in paths])
 
     def _see(self, path: Path) -> Array:

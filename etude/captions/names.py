@@ -34,7 +34,7 @@ def words_of_name(source: str) -> str | None:
 
 
 def _says_nothing(word: str) -> bool:
-    """Whether it is a number or looks drawn by lot: digits, or eight and more letters and digits mixed."""
+    """Whether it is a number or looks random: digits, or eight and more letters and digits mixed."""
     digits = sum(character.isdigit() for character in word)
     return digits == len(word) or (len(word) >= 8 and digits >= 2) or not any(map(str.isalnum, word))
 

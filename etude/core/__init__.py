@@ -1,1 +1,1 @@
-"""What all rooms stand on: files, errors, parameters, artifacts, the shape of a method."""
+"""What all rooms need: files, errors, parameters, artifacts, the shape of a method."""

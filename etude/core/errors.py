@@ -4,7 +4,7 @@ EtudeError
 ├── ParamsError     a params file holds something that cannot be used
 ├── ArgumentError   an argument of a command names something that there is not
 ├── InputError      a picture, a caption or a folder of them cannot be used
-├── BaseError       a base model cannot be read, or a method cannot stand on it
+├── BaseError       a base model cannot be read, or a method does not support it
 ├── FormatError     a weights file is not what it claims to be
 ├── TrainingError   a run stopped: its loss is not finite, or its state cannot be resumed
 ├── StaleError      what a stage reads was changed while it ran
@@ -37,7 +37,7 @@ class InputError(EtudeError):
 
 
 class BaseError(EtudeError):
-    """A base model cannot be read, or a method cannot stand on it."""
+    """A base model cannot be read, or a method does not support it."""
 
 
 class FormatError(EtudeError):

@@ -155,7 +155,7 @@ def validate(data: Mapping[str, Any], schema: type[S], path: Path | str) -> S:
 
 
 def _params_error(details: list[ErrorDetails], schema: type[BaseModel], path: Path | str) -> ParamsError:
-    """One error of all faults; what was renamed comes first, and is not told of again as a missing key."""
+    """One error of all faults; what was renamed comes first, and is not reported again as a missing key."""
     renamed = [found for detail in details if (found := _renamed(detail, schema))]
     known = {key for _, key in renamed}
     others = [d for d in details if not _renamed(d, schema) and not (d["type"] == "missing" and _dotted(d) in known)]

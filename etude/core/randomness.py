@@ -20,7 +20,10 @@ def generator(*parts: int | str) -> torch.Generator:
 
 
 def make_deterministic(threads: int) -> None:
-    """Equal inputs, equal bits: deterministic kernels and a fixed number of threads (two add up in another order)."""
+    """Equal inputs give equal results, to the bit: by deterministic kernels, and a fixed number of threads.
+
+    Two threads add up in another order than one.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what CUDA asks for in exchange for determinism
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -24,7 +24,7 @@ def added_tokens(base: Base, words: Mapping[str, Tensor | Sequence[Tensor]]) -> 
 
     sdxl takes one tensor for each of its two encoders. A row may ask for a gradient, which then flows to it alone: rows
     are put into the output of the embedding table, so no gradient of the table's size ever exists. Contexts may be
-    nested. Raises ConflictError for a word in force already, BaseError for rows of another width.
+    nested. Raises ConflictError for a word that is active already, BaseError for rows of another width.
     """
     rows = {name: _rows(base, name, vectors) for name, vectors in words.items()}
     known = {name.lower() for name in base.words}
@@ -85,15 +85,15 @@ def replaced_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterat
 
 @contextmanager
 def supplied_picture(base: Base, embedding: Tensor, level: int = 0) -> Iterator[Base]:
-    """An unCLIP base is told of a picture by its CLIP embedding [1, d], noised at ``level`` (0 to 999).
+    """An unCLIP base is conditioned on a picture by its CLIP embedding [1, d], noised at ``level`` (0 to 999).
 
     The innermost of nested contexts counts. Raises BaseError where the base knows no pictures, or others, or no noise.
     """
     if base.unclip is None:
         action = "name an unCLIP base, such as models/miniature-unclip or Stable unCLIP 2.1, as `base` of the method"
-        raise BaseError(base.path, "is no unCLIP base: it cannot be told of a picture", action)
+        raise BaseError(base.path, "is no unCLIP base: it cannot be conditioned on a picture", action)
     if embedding.shape != (1, base.unclip.width):
-        fault = f"is told of pictures by {base.unclip.width} numbers, not {list(embedding.shape)}"
+        fault = f"is conditioned on pictures by {base.unclip.width} numbers, not {list(embedding.shape)}"
         raise BaseError(base.path, fault, "use an embedding by the CLIP of this base")
     base.unclip.refuse_noise(base.path, level)
     base.unclip.supplied.append(Supplied(embedding.to(base.unclip.mean), level))

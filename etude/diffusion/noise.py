@@ -46,8 +46,8 @@ def predict(base: Base, noisy: Tensor, t: Tensor, conditioning: Conditioning, ti
     """The UNet's answer [B, 4, h, w] to ``noisy`` at t ([B], or one for all).
 
     sdxl is told the picture's original size, crop and target size in px: ``time_ids`` [B, 6], by default those of an
-    uncropped picture of this size (Podell et al., 2023, arXiv:2307.01952, 2.2). An unCLIP base is told of the picture
-    in force, where ``conditioning`` does not say.
+    uncropped picture of this size (Podell et al., 2023, arXiv:2307.01952, 2.2).
+    An unCLIP base gets the supplied picture, where ``conditioning`` has none.
     """
     if base.unet is None:
         raise BaseError(base.path, "was loaded without its unet", 'add "unet" to the `parts` of load_base')

@@ -57,7 +57,7 @@ class Classifier:
         return [self.name(open_picture(path)) for path in paths]
 
     def name(self, picture: Image.Image) -> Labels:
-        """What one picture shows; it goes through alone, so nothing hangs on its neighbours."""
+        """What one picture shows; it goes through alone, so nothing depends on its neighbours."""
         import torch
 
         with torch.inference_mode():

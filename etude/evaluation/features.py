@@ -28,7 +28,7 @@ LIBRARIES = ("pillow", "torch", "transformers")
 class Clip:
     """A CLIP folder: weights, tokenizer, preprocessor. It is opened when the first new feature is needed.
 
-    Each picture and each text goes through alone: in a batch its last bits would hang on its neighbours, and with
+    Each picture and each text goes through alone: in a batch its last bits would depend on its neighbours, and with
     them on what is already kept.
     """
 

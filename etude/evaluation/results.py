@@ -45,7 +45,7 @@ def write(study: Study, found: Examination, out: Path) -> None:
 def own_measures(best: Candidate, final: Candidate) -> dict[str, tuple[dict[str, float], dict[str, str]]]:
     """What a method has measured of itself at its build: values in the form of `summary`, and the words for them.
 
-    Such a measure stands in an artifact's fact ``measures`` by its key: ``name``, ``about``, ``better`` ("higher",
+    Such a measure is in an artifact's fact ``measures`` by its key: ``name``, ``about``, ``better`` ("higher",
     "lower" or ""), ``value``, and where they are known ``base``, without the method, and ``real``, at most.
     """
     paths = {"best": best.path, "final": final.path}

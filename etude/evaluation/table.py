@@ -68,7 +68,7 @@ def summary(rows: Sequence[Row], best: Row, real: Mapping[str, float]) -> dict[s
         entry: dict[str, float | None] = {"real": real.get(name)}
         for title, row in {"base": base, "best": best, "final": final}.items():
             entry[title] = row.values[name]
-            if title != "final":  # mostly the best one: its spread stands in checkpoints.csv
+            if title != "final":  # mostly the best one: its spread is in checkpoints.csv
                 entry[f"{title}_spread"] = row.spreads.get(name)
         if known := {title: value for title, value in entry.items() if value is not None}:
             made[name] = known

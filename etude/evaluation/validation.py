@@ -1,7 +1,7 @@
 """The loss at fixed noise and fixed timesteps: one table of (picture, noise, t) for every checkpoint of every method.
 
 It falls where the method predicts the training pictures better, and is the same number whenever it is measured: the
-noise hangs on the seed, the picture and the timestep alone (kohya's ``validation_seed``, on a fixed grid of t).
+noise depends on the seed, the picture and the timestep alone (kohya's ``validation_seed``, on a fixed grid of t).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The value syntax of A1111's X/Y/Z plot, written anew (its code is AGPL).
+"""The value syntax of A1111's X/Y/Z plot, written independently (its code is AGPL).
 
     1-5          1, 2, 3, 4, 5          a range, both ends included
     1-5 (+2)     1, 3, 5                a range with a step; the sign is part of it

@@ -30,7 +30,7 @@ class Placing:
 
 
 def place(size: tuple[int, int], asked: Augmentation, chance: Random) -> Placing:
-    """Size and place by lot for a picture of ``size`` (width, height) in px.
+    """Size and place at random for a picture of ``size`` (width, height) in px.
 
     The shorter side s is drawn from smallest · s … s, or (one view in 1 / (1 - smaller)) from the two ``largest``.
     """

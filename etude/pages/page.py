@@ -147,7 +147,7 @@ def _charts(found: Findings) -> Iterator[dict[str, Any]]:
         curve = Chart("Training loss", [(step, loss, None) for step, loss in found.losses], dots=False)
         yield {
             "title": "Training loss",
-            "about": "mean since the last point; timesteps are drawn by lot",
+            "about": "mean since the last point; timesteps are chosen at random",
             "svg": draw(curve),
         }
 
@@ -173,7 +173,7 @@ def _grid(folder: Path) -> dict[str, Any]:
 
 
 def _made(found: Findings) -> Iterator[tuple[str, str]]:
-    """What the artifact's facts tell of its making."""
+    """What the artifact's facts say of its making."""
     known = {"base": "base model", "family": "family", "seed": "seed", "precision": "precision", "device": "device"}
     for key, title in known.items():
         if key in found.facts:

@@ -35,7 +35,7 @@ class Entry:
 
     @property
     def field(self) -> tuple[Any, ...]:
-        """What must be equal for numbers and pictures to stand in one table."""
+        """What must be equal for numbers and pictures to share a table."""
         asked = self.told["asked"]
         yardsticks = asked["base"], asked["clip"], asked["classifier"], asked["heldout"]
         return asked["set"], *yardsticks, asked["name"], tuple(asked["prompts"]), tuple(asked["seeds"])

@@ -1,4 +1,4 @@
-"""What a page tells, read from the files of a method's stages: nothing is computed anew, and nothing is assumed."""
+"""What a page tells, read from the files of a method's stages: nothing is computed, and nothing is assumed."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Renderer:
             yield changed
 
     def key(self, candidate: Candidate, settings: Mapping[str, float], *parts: Part) -> str:
-        """The key of a result of ``candidate``: weights, settings, code, libraries and device stand in it."""
+        """The key of a result of ``candidate``: weights, settings, code, libraries and device are in it."""
         if candidate.path is None:
             return key(self._ground, *parts)  # the base knows neither method nor settings: all methods share its rows
         return key(self._ground, self._apply, self._digest(candidate.path), dict(settings), *parts)
@@ -74,7 +74,7 @@ class Renderer:
 
 
 def open_renderer(method: str, *, base: str, device: str, precision: str, threads: int) -> Renderer:
-    """A method's renderer, on its own base or else on ``base``; from here on equal work gives equal bits."""
+    """A method's renderer, on its own base or else on ``base``; from here on equal inputs give equal results."""
     make_deterministic(threads)
     if issubclass(load_method(method).Params, OwnBase):
         base = pick(Path("pipelines", method, "params.yaml"), OwnBase).base

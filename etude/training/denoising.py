@@ -56,7 +56,7 @@ def denoising_losses(
 ) -> Tensor:
     """One loss a sample [B]: the mean squared error of the prediction at a random timestep, `weighted`.
 
-    ``mean`` and ``logvar`` are unscaled VAE moments [B, 4, h, w]; latents are drawn from them anew at every call. With
+    ``mean`` and ``logvar`` are unscaled VAE moments [B, 4, h, w]; latents are drawn from them at every call. With
     ``mask`` [B, 1, h, w] the mean is over its ones.
     """
     drawn = noised(base, mean, logvar, plan)

@@ -1,7 +1,8 @@
 """The one loop: lower ``loss(batch)`` by moving parameters. It knows nothing of diffusion.
 
 Everything random is seeded from the run's seed and the step, and batches are a function of the step, so the state that
-a killed run goes on from is only parameters, optimizer, average and losses: the continued run ends with the same bits.
+a killed run goes on from is only parameters, optimizer, average and losses: the continued run
+ends with the same result, to the bit.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def refuse_silent(templates: Sequence[str], captions: Mapping[str, str], name: s
 
 
 def draw(templates: Sequence[str], captions: Sequence[str], name: str) -> list[str]:
-    """A template drawn by lot for each caption, filled in; [name] stays, and stands where the caption says the name."""
+    """A template chosen at random for each caption, filled in; [name] stays, where the caption says the name."""
     import torch
 
     chosen = torch.randint(len(templates), (len(captions),)).tolist()

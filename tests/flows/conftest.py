@@ -36,7 +36,7 @@ pathlib.Path(name + ".pid").write_text(str(os.getpid()))
 for word in words:
     if word.startswith("wait:"):
         wait_for(word[5:])
-    elif word.startswith("fail:") and not pathlib.Path("mended").exists():
+    elif word.startswith("fail:") and not pathlib.Path("fixed").exists():
         print("something is wrong with", name)
         sys.exit(int(word[5:]))
     elif word == "alone":

@@ -81,9 +81,9 @@ def test_a_failed_stage_stops_only_what_depends_on_it(project: Project) -> None:
     assert "bad ended with exit code 7. Its log, logs/bad.log, ends with:" in failed.state.message
     assert "something is wrong with bad" in failed.state.message
 
-    (project.root / "mended").touch()
-    mended = Seen(project)
-    assert mended.rows == {"bad": "ran", "after": "ran", "last": "ran", "fine": "up to date"}
+    (project.root / "fixed").touch()
+    fixed = Seen(project)
+    assert fixed.rows == {"bad": "ran", "after": "ran", "last": "ran", "fine": "up to date"}
     assert project.runs().count("fine") == 1
 
 
@@ -105,12 +105,12 @@ def test_a_stage_is_tried_again_as_often_as_it_says(project: Project, monkeypatc
     project.stages(only={"words": ["fail:1"], "meta": {"flow": {"retries": 1}}}, after={"deps": ["out/only"]})
     told = Board.state
 
-    def mend(board: Board, stage: Stage, state: str, seconds: float | None = None) -> None:
+    def repair(board: Board, stage: Stage, state: str, seconds: float | None = None) -> None:
         told(board, stage, state, seconds)
         if state == "failed":
-            (project.root / "mended").touch()
+            (project.root / "fixed").touch()
 
-    monkeypatch.setattr(Board, "state", mend)
+    monkeypatch.setattr(Board, "state", repair)
     assert Seen(project).rows == {"only": "ran", "after": "ran"}
     assert project.runs() == ["only", "only", "after"]
 

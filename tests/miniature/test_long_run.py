@@ -1,4 +1,4 @@
-"""The denoiser's long run: it goes on with the same bits, keeps two states, ends in time, and can be carried."""
+"""The denoiser's long run: it goes on with the same result, keeps two states, ends in time, and can be carried."""
 
 from __future__ import annotations
 

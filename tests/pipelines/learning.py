@@ -52,7 +52,7 @@ def params_of(method: str, training: dict[str, Any] | None = None, **changes: An
 
 
 def on_tiny(method: str, folder: Path) -> dict[str, Any]:
-    """What a method's params name of the tiny base in ``folder``, and what else goes by lot switched on."""
+    """What a method's params name of the tiny base in ``folder``, and what else goes at random switched on."""
     changes: dict[str, dict[str, Any]] = {
         "aesthetic_gradient": {"clip": str(folder / "clip"), "text": "red cat", "learning_rate": 0.03},
         "clip_inversion": {"noise_level": 300, "pull": 0.1, "guidance": 2.0, "templates": ["[filewords]", "a [name]"]},

@@ -1,4 +1,4 @@
-"""Class images: drawn once, kept under all that they hang on, encoded as *encode* encodes."""
+"""Class images: drawn once, kept under all that they depend on, encoded as *encode* encodes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """diffusers' files of Custom Diffusion: ``pytorch_custom_diffusion_weights.bin`` and ``<word>.bin`` a word.
 
-``<attention>.processor.to_k_custom_diffusion.weight`` and so on; layers of self-attention stand in it as empty
+``<attention>.processor.to_k_custom_diffusion.weight`` and so on; layers of self-attention are in it as empty
 dictionaries, without which diffusers (0.42) does not load it. That is why it is no safetensors file:
 ``pipe.unet.load_attn_procs(folder, weight_name=…, _pipeline=pipe)``, and ``pipe.load_textual_inversion`` for the words.
 Without ``_pipeline`` diffusers 0.42 loads nothing and gives no error. With it, one call of the UNet in float32 is what

@@ -1,6 +1,6 @@
 """A1111's embeddings inside pictures: ``<name>.png`` with the dictionary of `embedding_pt` as JSON.
 
-It stands in the text chunk ``sd-ti-embedding`` (base64), and again in the pixels, which survive programs that drop
+It is in the text chunk ``sd-ti-embedding`` (base64), and again in the pixels, which survive programs that drop
 texts: compressed bytes, the low halves in a block left of the picture and the high halves in one right of it, each
 pixel's value hidden under a fixed sequence and divided from the picture by a black column. Written from the description
 of the format.

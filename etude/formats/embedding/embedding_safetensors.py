@@ -1,6 +1,6 @@
 """kohya's and ComfyUI's embedding file ``<name>.safetensors``, which A1111 and SD.Next load too.
 
-``emb_params`` [n, d], or ``clip_l`` and ``clip_g`` for SDXL. The trigger word is the file's name, and stands in the
+``emb_params`` [n, d], or ``clip_l`` and ``clip_g`` for SDXL. The trigger word is the file's name, and is in the
 header as ``modelspec.trigger_phrase`` for programs that rename files. A pickle with these keys is read as well.
 """
 

@@ -20,7 +20,7 @@ from etude.core.files import Draft, read_tensors, write_tensors
 from etude.formats.metadata import file_stem
 
 KEY = "clip_image_embeds"
-TOLD = ("base", "name")  # facts that stand in the header
+TOLD = ("base", "name")  # facts that are in the header
 
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:

@@ -1,6 +1,6 @@
 """diffusers' LoRA file, ``pytorch_lora_weights.safetensors``: PEFT names below ``unet.``, ``text_encoder.text_model.``.
 
-Alpha is no tensor here but stands in the header (``lora_adapter_metadata``), where diffusers ≥ 0.34 reads it. Older
+Alpha is no tensor here but is in the header (``lora_adapter_metadata``), where diffusers ≥ 0.34 reads it. Older
 spellings and PEFT's own ``adapter_model.safetensors`` (alpha in ``adapter_config.json`` beside it) are read as well.
 """
 
@@ -88,7 +88,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What is told of peft's LoraConfig, by ``<part>.<field>`` or, for a PEFT folder, by field alone."""
+    """What is recorded of peft's LoraConfig, by ``<part>.<field>`` or, for a PEFT folder, by field alone."""
     if ADAPTER in metadata:
         return dict(json.loads(metadata[ADAPTER]))
     beside = path.with_name("adapter_config.json")

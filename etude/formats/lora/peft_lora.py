@@ -49,7 +49,7 @@ def _placed(name: str, part: str) -> str:
 
 
 def write(artifact: Artifact, draft: Draft) -> list[Path]:
-    """Two files a part; alphas that differ stand in the configuration's ``alpha_pattern``."""
+    """Two files a part; alphas that differ are in the configuration's ``alpha_pattern``."""
     pairs: dict[str, dict[str, Pair]] = defaultdict(dict)
     for name, pair in split(artifact.tensors, artifact.facts).items():
         part, _, module = name.partition(".")

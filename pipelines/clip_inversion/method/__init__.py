@@ -1,4 +1,4 @@
-"""CLIP inversion: one CLIP image embedding, learnt through a base that is told of pictures by such embeddings (unCLIP).
+"""CLIP inversion: one CLIP image embedding, learnt through a base that takes such embeddings (unCLIP).
 
 As textual inversion learns a word, this learns a point in the space of CLIP's picture embeddings (Ramesh et al., 2022,
 arXiv:2204.06125): it begins where the set's pictures lie on average, and moves to where they are predicted best. It is
@@ -52,7 +52,7 @@ class Params(OwnBase, Trained, HasPreview, MethodParams):
     save: Literal["fp32", "fp16"]
 
     def sources(self) -> dict[str, str]:
-        """The base that is told of pictures."""
+        """The base that is conditioned on pictures."""
         return {"base": self.base}
 
 
@@ -99,8 +99,8 @@ def build(
 def apply(artifact: Artifact, base: Base, strength: float = 1.0, noise_level: float = 0.0) -> Iterator[Base]:
     """The base draws from the embedding; leaving makes it forget.
 
-    ``strength`` is the share of the way there: from the embedding in force, when one is (so several are interpolated,
-    along an arc), else from the middle of the base's embeddings. More ``noise_level`` (0 to 999) leaves more freedom.
+    ``strength`` is the share of the way there: from the supplied embedding, if any (so several are interpolated, along
+    an arc), else from the middle of the base's embeddings. More ``noise_level`` (0 to 999) leaves more freedom.
     """
     from etude.diffusion.hooks import supplied_picture
     from etude.diffusion.interpolation import slerp
@@ -146,7 +146,7 @@ def _loss(
 
 
 def _unclip(base: Base) -> Unclip:
-    """How the base is told of pictures; raises BaseError where it cannot be."""
+    """How the base is conditioned on pictures; raises BaseError where it cannot be."""
     from etude.core.errors import BaseError
 
     if base.unclip is None:

@@ -86,7 +86,7 @@ def apply(artifact: Artifact, base: Base) -> Iterator[Base]:
 
 @contextmanager
 def _spoken(base: Base, name: str, rows: Rows) -> Iterator[Base]:
-    """Both words in force, and the negative one in every negative prompt."""
+    """Both words are known, and the negative one in every negative prompt."""
     from etude.diffusion.hooks import added_tokens, extra_negative_prompt
 
     words = {name + end: rows[side] for side, end in SIDES.items()}

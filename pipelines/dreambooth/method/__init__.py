@@ -78,7 +78,7 @@ class Params(ClassPictures, Trained, HasPreview, MethodParams):
         return self.name.partition(" ")[2]
 
     def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
-        """The name holds the class; another class's pictures are drawn anew."""
+        """The name holds the class; another class's pictures are drawn again."""
         prompts = [classed(prompt, self.class_word, kind) for prompt in self.class_images.prompts]
         real = self.class_images.real if kind == self.class_word else []
         own = {"class_images.prompts": prompts, "class_images.real": real}
@@ -120,9 +120,9 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
 
 
 def _reader(base: Base, params: Params) -> Callable[[Pair], Conditioning]:
-    """What a pair is conditioned on: a template for each own picture, drawn by lot, then the class's own texts.
+    """What a pair is conditioned on: a template for each own picture, chosen at random, then the class's own texts.
 
-    Encoded once, or anew for each pair when the text encoder is learning.
+    Encoded once, or again for each pair when the text encoder is learning.
     """
     import torch
 

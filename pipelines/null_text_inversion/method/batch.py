@@ -87,7 +87,7 @@ class Album:
 
 
 def invert(inversion: Inversion, batch: Batch, progress: Progress, report: Report) -> None:
-    """Go on where ``progress`` is, to the end of this batch; the pivot is computed anew, with the same bits."""
+    """Go on where ``progress`` is, to the end of this batch; the pivot is computed again, with the same result."""
     base, path = inversion.base, inversion.path
     way = pivot(base, batch.latents, batch.said, path)
     z = way[-1] if progress.z is None else progress.z.to(way[-1])
@@ -134,7 +134,7 @@ def psnr(picture: Tensor, truth: Tensor) -> float:
 
 
 def measures(scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """What a page tells of this method alone: the mean PSNR, beside that of plain DDIM and the VAE's ceiling."""
+    """What a page shows of this method alone: the mean PSNR, beside that of plain DDIM and the VAE's ceiling."""
     means = {}
     for kind in KINDS:
         means[kind] = sum(each[kind] for each in scores.values()) / len(scores)

@@ -1,4 +1,4 @@
-"""Bases that are told of a picture: against diffusers' pipelines for unCLIP (both families) and image variations."""
+"""Bases that take a picture: against diffusers' pipelines for unCLIP (both families) and image variations."""
 
 from __future__ import annotations
 

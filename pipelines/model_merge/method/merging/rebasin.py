@@ -27,7 +27,7 @@ Weights = Mapping[str, Tensor]
 
 
 class Place(NamedTuple):
-    """Where units stand in a tensor: its first dimension, its second, or both halves of its first."""
+    """Where units are in a tensor: its first dimension, its second, or both halves of its first."""
 
     tensor: str
     where: str  # rows, columns or halves

@@ -1,7 +1,7 @@
 """What a merge was made from: the record of it that A1111 writes and shows.
 
 A1111 keeps two JSON texts in a file's header: ``sd_merge_recipe`` (how) and ``sd_merge_models`` (of what, by SHA-256).
-Formulas that it has not stand in the same record under names of their own; ``etude_merge_recipe`` has all numbers.
+Formulas that it has not are in the same record under names of their own; ``etude_merge_recipe`` has all numbers.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _file(model: Input) -> Path:
 
 
 def _header(model: Input) -> dict[str, str]:
-    """What a model's file tells of itself; an artifact of ours tells in its facts what its exported file will."""
+    """What a model's file records of itself; an artifact's facts have what its exported file will."""
     path = _file(model)
     header = dict(read_metadata(path)) if path.is_file() and path.suffix == ".safetensors" else {}
     return header | dict(json.loads(header.get(KEY, "{}")).get("metadata", {}))

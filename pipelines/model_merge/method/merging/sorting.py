@@ -58,7 +58,7 @@ def _gathered(tensor: Tensor, order: NDArray[np.uint32]) -> Tensor:
 
 
 def order_of(tensor: Tensor) -> NDArray[np.uint32]:
-    """Places of the values from the smallest to the largest, equal ones as they stand [n].
+    """Places of the values from the smallest to the largest, equal ones in their order [n].
 
     Bits of a float, turned so that they are ordered as its values are, above the place: one sort of 64-bit words.
     """

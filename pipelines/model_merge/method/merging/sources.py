@@ -1,7 +1,7 @@
 """What is merged, as weights by the common names ``<part>.<tensor>``, read when they are asked for.
 
 A model is a whole checkpoint (diffusers folder, ``.safetensors`` or ``.ckpt`` in LDM names), an artifact that holds
-changed weights, or a LoRA (an artifact, or a file of any format that is known): these two stand on the base.
+changed weights, or a LoRA (an artifact, or a file of any format that is known): these two need the base.
 """
 
 from __future__ import annotations

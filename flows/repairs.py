@@ -16,7 +16,7 @@ from etude.core.files import atomic_path
 LOCKS = ("dvc.lock", "*/dvc.lock", "*/*/dvc.lock")
 
 
-def mend_table(table: Path) -> None:
+def repair_table(table: Path) -> None:
     """Start an empty table of busy paths where the one that is there is cut short."""
     try:
         json.loads(table.read_text(encoding="utf-8"))
@@ -26,7 +26,7 @@ def mend_table(table: Path) -> None:
         table.unlink()
 
 
-def mend_locks(root: Path) -> None:
+def repair_locks(root: Path) -> None:
     """Put git's last version in the place of a `dvc.lock` that is cut short, or nothing where git has none.
 
     What it said besides comes back from the run-cache; what is left of it is kept in `.scratch/cut`. What people leave
