@@ -54,11 +54,14 @@ def _of_the_class(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     from etude.core.method import load_method
     from etude.core.params import classed, load
 
-    said = {key: texts for key, texts in values.items() if CLASS in str(texts)}
-    if not said:
+    with_class = {key: texts for key, texts in values.items() if CLASS in str(texts)}
+    if not with_class:
         return values
     kind = load(path, load_method(path.parent.name).Params).class_word
-    return values | {key: [classed(text, CLASS, kind) for text in texts] for key, texts in said.items()}
+    filled = dict(values)
+    for key, texts in with_class.items():
+        filled[key] = [classed(text, CLASS, kind) for text in texts]
+    return filled
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,11 +123,10 @@ def decide_size(claim: Size, sizes: Mapping[str, int]) -> str:
 def write(evidence: Evidence, memory: Memory, base: str) -> None:
     """The numbers, and the page beside them; both depend on nothing but the numbers and the claims."""
     found = [decide(name, claim, memory) for name, claim in evidence.claims.items()]
-    kept = {
-        name: {str(seed): {"key": digest, "metrics": metrics} for seed, (digest, metrics) in sorted(runs.items())}
-        for name, runs in sorted(memory.runs.items())
-        if name in evidence.experiments
-    }
+    kept = {}
+    for name, runs in sorted(memory.runs.items()):
+        if name in evidence.experiments:
+            kept[name] = {str(seed): {"key": run[0], "metrics": run[1]} for seed, run in sorted(runs.items())}
     told = {finding.name: _told(finding) for finding in found}
     sizes = {name: decide_size(claim, memory.sizes) for name, claim in evidence.sizes.items()}
     counted = dict(sorted(memory.sizes.items()))
@@ -215,7 +214,7 @@ def _method_rows(evidence: Evidence, memory: Memory) -> Iterator[str]:
                 continue
             gain = estimate(list(gains.values()))
             beaten = gain.mean > (gain.spread or 0.0)
-            sides = [number(estimate([side[seed] for seed in gains]).mean) for side in (base, best)]
+            sides = [_mean(side, gains) for side in (base, best)]
             told = "yes" if beaten else "**no**"
             told = f"{told} (one seed)" if gain.count == 1 else told
             numbers = [_signed(gain.mean), str(gain.count), _interval(gain), _spread(gain.spread)]
@@ -242,3 +241,8 @@ def _bold(verdict: str) -> str:
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+
+
+def _mean(values: Mapping[int, float], seeds: Iterable[int]) -> str:
+    """The mean of what was measured with these seeds, as it is written."""
+    return number(estimate([values[seed] for seed in seeds]).mean)

@@ -45,7 +45,10 @@ def describe(pictures: Array, read: Read, words: Sequence[str], settings: Captio
 
 
 def _word_features(read: Read, words: Sequence[str], templates: Sequence[str]) -> Array:
-    sums = sum(read([template.replace("{}", word) for word in words]) for template in templates)
+    features = []
+    for template in templates:
+        features.append(read([template.replace("{}", word) for word in words]))
+    sums = sum(features)  # one after the other, as always: the order decides the last bits
     return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True))
 
 
@@ -58,4 +61,7 @@ def _one_of(pictures: Array, read: Read, phrases: Sequence[str]) -> list[str]:
 def _best(pictures: Array, features: Array, names: Sequence[str], top: int) -> list[list[str]]:
     """For each picture the ``top`` names of the highest cosine similarity; of equal ones the first in the list."""
     order = np.argsort(-(pictures @ features.T), axis=1, kind="stable")
-    return [[names[index] for index in row[:top]] for row in order]
+    best = []
+    for row in order:
+        best.append([names[index] for index in row[:top]])
+    return best

@@ -38,7 +38,8 @@ class HeldOut:
     def lesson(self) -> Labels:
         """What all of them show."""
         first, *others = self.shown
-        return {part: label for part, label in first.items() if all(o.get(part) == label for o in others)}
+        common = set(first.items()).intersection(*(shown.items() for shown in others))
+        return {part: label for part, label in first.items() if (part, label) in common}
 
     def expected(self, prompt: str) -> Labels:
         """What a picture of ``prompt`` should show, as far as it is said."""
@@ -47,8 +48,8 @@ class HeldOut:
 
     def of(self, prompt: str) -> Array:
         """Features of the pictures that show most of what ``prompt`` asks for."""
-        asked = self.expected(prompt)
-        shared = [sum(shown.get(part) == label for part, label in asked.items()) for shown in self.shown]
+        asked = set(self.expected(prompt).items())
+        shared = [len(asked & set(shown.items())) for shown in self.shown]
         return self.features[[count == max(shared) for count in shared]]
 
     def numbers(self, prompts: Sequence[str], pictures: Array, paths: Sequence[Sequence[Path]]) -> dict[str, Array]:
@@ -66,8 +67,10 @@ class HeldOut:
             found["style_similarity"] = np.where(np.array(asked)[:, None], np.stack(alike), np.nan)
         seen = [self.classifier.named(row) if self.classifier else [] for row in paths]
         for part in self._classified():
-            wanted = [self.expected(prompt).get(part) for prompt in prompts]
-            rows = [[_right(one[part], label) for one in row] for row, label in zip(seen, wanted, strict=True)]
+            rows = []
+            for prompt, row in zip(prompts, seen, strict=True):
+                wanted = self.expected(prompt).get(part)
+                rows.append([_right(one[part], wanted) for one in row])
             found[accuracy(part)] = np.array(rows)
         return found
 

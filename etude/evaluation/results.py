@@ -102,6 +102,6 @@ def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) 
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows([["" if value is None else value for value in row] for row in rows])
+    writer.writerows(rows)  # csv writes None as an empty field
     with atomic_path(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")

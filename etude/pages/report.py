@@ -64,8 +64,10 @@ def entries(pages: Path, methods: Sequence[str]) -> list[Entry]:
 
 def render(found: Sequence[Entry]) -> str:
     """The report as HTML."""
-    fields = dict.fromkeys(entry.field for entry in found)
-    sections = [_section([entry for entry in found if entry.field == field]) for field in fields]
+    groups: dict[Any, list[Entry]] = {}
+    for entry in found:
+        groups.setdefault(entry.field, []).append(entry)
+    sections = list(map(_section, groups.values()))
     return environment().get_template("report.html").render(sections=sections, count=len(found))
 
 
@@ -99,11 +101,15 @@ def _section(group: Sequence[Entry]) -> dict[str, Any]:
     """Methods that were asked the same."""
     asked = group[0].told["asked"]
     pictures = sorted(group[0].folder.glob("pictures/training-*.png"))
-    columns = [metric for metric in measured(entry.told["metrics"] for entry in group) if TABLE in metric.shown]
-    charted = [metric for metric in shown_in(REPORT) if all(_measured(entry, metric.key) for entry in group)]
+    metrics = [entry.told["metrics"] for entry in group]
+    columns = [metric for metric in measured(metrics) if TABLE in metric.shown]
+    charts = []
+    for metric in shown_in(REPORT):
+        if all(_measured(entry, metric.key) for entry in group):
+            charts.append(_chart(group, metric))
     return {
         "asked": asked,
-        "charts": [_chart(group, metric) for metric in charted],
+        "charts": charts,
         "columns": columns,
         "table": [_row(entry, columns) for entry in group],
         "methods": [entry.told for entry in group],

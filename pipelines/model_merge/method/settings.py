@@ -99,9 +99,10 @@ class Params(Models, MethodParams):
     def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
         """The name as that of the method whose artifact is merged: with the class, where it had one."""
         name = f"{word} {kind}".strip() if " " in self.name else word
-        taught = self.learning.prompts.items()
-        said = {f"learning.prompts.{key}": [text.replace(self.name, name) for text in texts] for key, texts in taught}
-        return {"set": images, "name": name, **said}
+        values: dict[str, Any] = {"set": images, "name": name}
+        for key, texts in self.learning.prompts.items():
+            values[f"learning.prompts.{key}"] = [text.replace(self.name, name) for text in texts]
+        return values
 
     def sources(self) -> dict[str, str]:
         """The models that are merged."""
