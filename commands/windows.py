@@ -1,4 +1,4 @@
-"""What Windows lacks, of what dvc.yaml takes for granted.
+"""What Windows lacks, of what dvc.yaml takes for granted. README.md says how to set up there.
 
 Every stage is started as `python3 -m tasks.…`, the same text on all systems, as dvc.lock records it. A virtual
 environment on Windows has a `python.exe` alone, so a `python3.exe` is put beside it. Names in '…', which Windows' shell

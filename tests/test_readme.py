@@ -64,3 +64,11 @@ def test_a_methods_readme_is_short_and_has_the_sections_that_help_to_choose(meth
     links = re.findall(r"\]\((?!http|#)([^)]+)\)", text)
     assert {"../../evidence/results.md", f"../../docs/reference.md#{method}"} <= set(links)
     assert [link for link in links if not (ROOT / "pipelines" / method / link.partition("#")[0]).exists()] == []
+
+
+def test_what_people_type_is_called_etude_everywhere() -> None:
+    pattern = r"python3? -m (commands|flows|evidence)\b"
+    files = [":!CHANGELOG.md", ":!tests/test_readme.py"]
+    command = ["git", "grep", "-nIE", pattern, "--", *files]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (1, "")  # 1: nothing found

@@ -45,7 +45,8 @@ def _continue_with(python: Path) -> NoReturn:
 if sys.prefix == sys.base_prefix and "CONDA_PREFIX" not in os.environ and (_PYTHON := _python()):
     _continue_with(_PYTHON)
 if _LACKING := [name for name in ("pydantic", "ruamel", "torch", "typer") if not find_spec(name)]:
-    _NEXT = "run `make setup`, then `source .venv/bin/activate`, and this again"
+    _HOW = "run `make setup`, then `source .venv/bin/activate`, and this again"
+    _NEXT = "set up and activate as README.md says of Windows" if sys.platform == "win32" else _HOW
     sys.exit(f"error: {sys.executable}: this Python has no {', '.join(_LACKING)}. Next: {_NEXT}.")
 
 _BEGAN = time.time()  # from here on code is imported
