@@ -35,7 +35,7 @@ def sources(root: Path, project: Project) -> list[Source]:
     """Every file and folder that ``dvc repro`` reads and no stage makes, each once, as params files name them."""
     shared = {
         "base": project.base,
-        "caption.clip": project.caption.clip,
+        "caption.model": project.caption.model,
         "caption.words": project.caption.words,
         "evaluate.clip": project.evaluate.clip,
         "evaluate.classifier": project.evaluate.classifier,

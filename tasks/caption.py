@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from etude.captions.settings import Caption
+from etude.captions.settings import CAPTIONERS, NONE, Caption
 from etude.core.files import read_json, write_json
 from etude.core.params import Schema, image_folder, pick
 from tasks.shell import publish, run
@@ -59,22 +59,20 @@ def _written(folder: Path, sources: list[str], settings: Caption) -> tuple[str, 
 
 
 def _described(prepared: Path, identifiers: list[str], stage_params: StageParams) -> Texts:
-    """The captions of pictures that nobody named; CLIP is not opened when there are none."""
-    if not identifiers or stage_params.caption.captioner == "none":
-        return dict.fromkeys(identifiers, ("", "none"))
+    """The captions of pictures that nobody named; the captioner is not opened when there are none."""
+    captioner = CAPTIONERS.get(stage_params.caption.captioner)
+    if captioner is None or not identifiers:
+        return dict.fromkeys(identifiers, ("", NONE))
     import torch
 
-    from etude.captions.clip import Clip
-    from etude.captions.zero_shot import describe, read_words
     from etude.core.randomness import make_deterministic
 
     make_deterministic(stage_params.threads)
-    words = read_words(stage_params.caption.words)
     best = "cuda" if torch.cuda.is_available() else "cpu"
-    clip = Clip(stage_params.caption.clip, best if stage_params.device == "auto" else stage_params.device)
-    pictures = clip.see(progress([prepared / f"{identifier}.png" for identifier in identifiers], "captions"))
-    texts = describe(pictures, clip.read, words, stage_params.caption)
-    return {identifier: (text, "clip") for identifier, text in zip(identifiers, texts, strict=True)}
+    device = best if stage_params.device == "auto" else stage_params.device
+    pictures = progress([prepared / f"{identifier}.png" for identifier in identifiers], "captions")
+    texts = captioner.describe(pictures, stage_params.caption, device)
+    return {identifier: (text, captioner.kind) for identifier, text in zip(identifiers, texts, strict=True)}
 
 
 def _whole(identifier: str, texts: Texts, settings: Caption) -> dict[str, str]:
@@ -92,7 +90,9 @@ def _tell(name: str, folder: Path, images: dict[str, Any], whole: dict[str, dict
     from etude.captions.beside import lonely_texts, other_captions
 
     counts = Counter(entry["from"] for entry in whole.values())
-    origins = {"file": "from .txt files", "name": "from file names", "clip": "from CLIP", "none": "without a text"}
+    origins = {"file": "from .txt files", "name": "from file names"}
+    origins |= {captioner.kind: f"from {captioner.name}" for captioner in CAPTIONERS.values()}
+    origins |= {NONE: "without a text"}
     told = ", ".join(f"{counts[origin]} {words}" for origin, words in origins.items() if counts[origin])
     say(f"{name}: {len(whole)} captions: {told}")
     sources = [source for entry in images.values() if not entry["flipped"] for source in entry["sources"]]

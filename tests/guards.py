@@ -16,6 +16,7 @@ from dvc.repo import Repo
 from etude.core.facts import Fact
 
 PACKAGES = ("etude", "pipelines", "tasks", "flows", "commands", "evidence", "miniature")
+LOADED_BY_NAME = {"tasks.export": "etude.formats", "tasks.caption": "etude.captions"}  # stage → any module of the room
 MODULE = re.compile(r"-m ([\w.]+)(?: '?([^\s']+))?")
 
 
@@ -74,15 +75,15 @@ def build_graph() -> grimp.ImportGraph:
 def files_needed(graph: grimp.ImportGraph, stage: Stage, methods: Iterable[str], root: Path) -> set[str]:
     """The files of the project whose code a stage can run.
 
-    A method is loaded by its name, and a format by the method's: what no import statement shows is added here.
+    A method, a format and a captioner are loaded by name: what no import statement shows is added here.
     """
     start = {stage.module}
     reached = set().union(*(graph.find_upstream_modules(module) for module in start)) | start
     if "etude.core.method" in reached and stage.argument in methods:
         method = f"pipelines.{stage.argument}.method"
         reached |= graph.find_upstream_modules(method) | {method}
-    if stage.module == "tasks.export":
-        for module in graph.find_descendants("etude.formats"):
+    if room := LOADED_BY_NAME.get(stage.module):
+        for module in graph.find_descendants(room):
             reached |= graph.find_upstream_modules(module) | {module}
     packages = {".".join(name.split(".")[:depth]) for name in reached for depth in range(1, name.count(".") + 1)}
     return {file for module in reached | packages if (file := _file(module, root))}

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 QUICK = {  # as small as the stages allow
     "base": "models/tiny",
-    "caption.clip": "models/tiny/clip",
+    "caption.model": "models/tiny/clip",
     "caption.words": "models/tiny/words.txt",
     "evaluate.clip": "models/tiny/clip",
     "evaluate.classifier": "models/tiny/classifier",

@@ -31,10 +31,10 @@ class Clip:
             self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
             fault = f"is no CLIP folder ({(str(error).splitlines() or [type(error).__name__])[0]}), or a damaged one"
-            raise BaseError(folder, fault, "correct `caption.clip`, or set `caption.captioner: none`") from error
+            raise BaseError(folder, fault, "correct `caption.model`, or set `caption.captioner: none`") from error
         if told["missing_keys"]:
             fault = f"lacks {len(told['missing_keys'])} tensors, such as {min(told['missing_keys'])}"
-            raise BaseError(folder, fault, "correct `caption.clip`, or fetch it again")
+            raise BaseError(folder, fault, "correct `caption.model`, or fetch it again")
         self._model = model.eval().to(device)
         self._device = device
 

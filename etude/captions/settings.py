@@ -1,26 +1,70 @@
-"""The `caption` block of params.yaml. Imports nothing heavy: parameters are checked before any work."""
+"""The captioners, and the `caption` block of params.yaml that chooses one.
+
+Imports nothing heavy: parameters are checked before any work. A new captioner is a record in `CAPTIONERS` with its
+settings as a block of `Caption`, its module, its test, and that block in params.yaml.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from etude.core.params import Location, Schema, refuse_twice
+from etude.core.params import Location, Schema, nearest, refuse_twice
+from etude.core.yaml import shortened
+
+NONE = "none"  # no captioner
 
 Phrase = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
 Template = Annotated[str, Field(pattern=r"\{\}")]
 
 
+@dataclass(frozen=True)
+class Captioner:
+    """What describes a picture that nobody named.
+
+    ``module`` has a function ``describe_pictures``. It takes paths of pictures, all of `caption`, and the device, and
+    gives a caption for each picture; it raises EtudeError where the model or the settings cannot be used.
+    """
+
+    kind: str  # as `caption.captioner` and captions.json call it
+    name: str  # as people call it
+    module: str
+
+    def describe(self, pictures: Iterable[Path], settings: Caption, device: str) -> list[str]:
+        """A caption for each of ``pictures``, which are files."""
+        texts: list[str] = import_module(self.module).describe_pictures(pictures, settings, device)
+        return texts
+
+
+CAPTIONERS = {captioner.kind: captioner for captioner in [Captioner("clip", "CLIP", "etude.captions.zero_shot")]}
+
+
+def _known(kind: str) -> str:
+    """Raises ValueError for what is no captioner."""
+    if kind not in (*CAPTIONERS, NONE):
+        raise ValueError(f"there is no captioner `{shortened(kind)}`{nearest(kind, [*CAPTIONERS, NONE])}")
+    return kind
+
+
+Kind = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": [*CAPTIONERS, NONE]})]
+
+
 class Caption(Schema):
     """Where the captions of a set come from. A ``.txt`` beside a picture always comes first."""
 
+    former_keys: ClassVar = {"clip": "model"}
+
     file_names: bool = Field(description="use the words of a file's name where there is no .txt")
-    captioner: Literal["clip", "none"] = Field(description="what describes a picture that has neither")
-    clip: Location = Field(description="the CLIP folder that the captioner looks with")
-    words: Location = Field(description="a text file: the words that it chooses among, one a line")
-    templates: list[Template] = Field(min_length=1, description="the sentences in which CLIP reads a word, at {}")
-    top: int = Field(ge=1, le=20, description="how many words it puts in a caption, the most likely first")
+    captioner: Kind = Field(description="what describes a picture that has neither")
+    model: Location = Field(description="the folder of the captioner's model: for clip, a CLIP")
+    words: Location = Field(description="a text file: the words that clip chooses among, one a line")
+    templates: list[Template] = Field(min_length=1, description="the sentences in which clip reads a word, at {}")
+    top: int = Field(ge=1, le=20, description="how many words clip puts in a caption, the most likely first")
     styles: list[Phrase] = Field(description="phrases of which the best fitting begins the caption; may be empty")
     backgrounds: list[Phrase] = Field(description="phrases of which the best fitting ends it; may be empty")
     prefix: str = Field(description="text before every caption")

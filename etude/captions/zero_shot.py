@@ -5,7 +5,7 @@ It knows no weights: features come in as unit vectors, so any CLIP will do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,15 @@ def read_words(path: Path | str) -> list[str]:
     if not words:
         raise InputError(path, "holds no words", "write one a line, or choose no captioner")
     return words
+
+
+def describe_pictures(pictures: Iterable[Path], settings: Caption, device: str) -> list[str]:
+    """A caption for each picture file, seen by the CLIP in ``settings.model``; raises EtudeError where that is none."""
+    from etude.captions.clip import Clip
+
+    words = read_words(settings.words)
+    clip = Clip(settings.model, device)
+    return describe(clip.see(pictures), clip.read, words, settings)
 
 
 def describe(pictures: Array, read: Read, words: Sequence[str], settings: Caption) -> list[str]:

@@ -16,6 +16,7 @@ from tests.shipped import copy_project, held
 
 NOW = held("params.yaml").read_text(encoding="utf-8")
 FORMER = {
+    "  model: models/miniature/clip\n": "  clip: models/miniature/clip\n",
     "  heldout: data/samples ": "  truths: data/samples  ",
     "  classifier: models/miniature/judge ": "  judge: models/miniature/judge      ",
     "  classify: true ": "  judging: true  ",
@@ -46,6 +47,7 @@ def test_only_the_names_change_and_comments_stay_in_their_columns(tmp_path: Path
     text, changes = rename_in(write(tmp_path, former()), "params.yaml", Project)
     assert text == NOW.replace("    metric: image_similarity\n", "    metric: 'heldout_similarity' # the rule\n")
     assert changes == [
+        "params.yaml: caption.clip → caption.model",
         "params.yaml: evaluate.truths → evaluate.heldout",
         "params.yaml: evaluate.judge → evaluate.classifier",
         "params.yaml: evaluate.judging → evaluate.classify",

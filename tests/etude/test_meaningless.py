@@ -59,7 +59,7 @@ ROOT = [
     ({"prompts.concept": ["a", "a"]}, "`prompts.concept` holds 'a' twice"),
     ({"prepare.resolution": 100}, "`prepare.resolution`"),
     ({"prepare.buckets": 100}, "`prepare.buckets`"),
-    ({"caption.clip": ""}, "`caption.clip`"),
+    ({"caption.model": ""}, "`caption.model`"),
     ({"caption.templates": ["a"]}, "`caption.templates.0`"),
     ({"caption.styles": ["flat", "flat"]}, "`styles` holds 'flat' twice"),
     ({"sampling.steps": 0}, "`sampling.steps`"),

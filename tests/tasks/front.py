@@ -32,7 +32,7 @@ prepare:
 caption:
   file_names: true
   captioner: clip
-  clip: {base}/clip
+  model: {base}/clip
   words: words.txt
   templates: ["{{}}"]
   top: 1

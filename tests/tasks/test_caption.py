@@ -1,7 +1,11 @@
+import sys
+from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from etude.captions.settings import CAPTIONERS, Caption, Captioner
 from etude.core.errors import BaseError
 from etude.core.files import read_json
 from tasks.caption import caption
@@ -121,7 +125,7 @@ def test_clip_names_what_its_weights_see(raw: Path) -> None:
     for number in range(6):
         draw(raw / f"{number}.png", number)
     found = front()
-    folder = Path("params.yaml").read_text(encoding="utf-8").split("clip: ")[-1].split("\n")[0]
+    folder = Path("params.yaml").read_text(encoding="utf-8").split("model: ")[-1].split("\n")[0]
     model = CLIPModel.from_pretrained(folder).eval()
     words = ["cat", "dog", "fox"]
     inputs = CLIPTokenizer.from_pretrained(folder)(words, padding=True, return_tensors="pt")
@@ -132,3 +136,17 @@ def test_clip_names_what_its_weights_see(raw: Path) -> None:
         with torch.no_grad():
             scores = model(**inputs, pixel_values=pixels).logits_per_image[0]
         assert found[facts["sources"][0]][0] == words[int(scores.argmax())]
+
+
+def test_a_captioner_is_a_record_and_nothing_else_has_to_know_it(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def describe(pictures: Iterable[Path], settings: Caption, device: str) -> list[str]:
+        return [f"{settings.top} {path.suffix} on {device}" for path in pictures]
+
+    monkeypatch.setitem(sys.modules, "echo_captioner", SimpleNamespace(describe_pictures=describe))
+    monkeypatch.setitem(CAPTIONERS, "echo", Captioner("echo", "Echo", "echo_captioner"))
+    draw(raw / "0001.png", 1)
+    set_param("captioner: clip", "captioner: echo")
+    assert front() == {"0001.png": ("1 .png on cpu", "echo")}
+    assert "pets: 1 captions: 1 from Echo" in capsys.readouterr().out

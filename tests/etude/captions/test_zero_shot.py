@@ -11,7 +11,7 @@ from etude.core.errors import InputError
 SETTINGS = {
     "file_names": True,
     "captioner": "clip",
-    "clip": "clip",
+    "model": "clip",
     "words": "words.txt",
     "templates": ["{}"],
     "top": 1,
