@@ -13,7 +13,7 @@ import pytest
 
 from etude.core.errors import ParamsError
 from etude.core.facts import FACTS
-from etude.core.method import load_method, method_names
+from etude.core.method import load_method, method_names, own_name
 from etude.core.params import MethodParams
 from etude.training.inputs import Request, load_inputs
 from tests.guards import PACKAGES, unlisted_facts
@@ -111,6 +111,12 @@ def test_code_that_serves_every_method_knows_none_by_name_and_asks_for_no_attrib
 def test_a_stage_that_knows_a_method_is_found(copy: Path, line: str, said: str) -> None:
     add(copy / "tasks/build.py", line)
     assert undeclared(copy) == [f"tasks/build.py: {said}"]
+
+
+def test_the_name_in_artifacts_and_random_streams_is_that_of_the_folder() -> None:
+    assert own_name("pipelines.twelfth.method.networks") == "twelfth"
+    for name in method_names():
+        assert vars(load_method(name))["METHOD"] == name
 
 
 def test_no_method_spells_its_own_name() -> None:

@@ -1,6 +1,6 @@
 """Every fact that an artifact may tell: what it means, which rooms write it, and which read it.
 
-A key that is not here is no fact: `tests/test_guards.py` compares this table with the code. Facts of foreign files,
+A key that is not here is no fact: `tests/test_declared.py` compares this table with the code. Facts of foreign files,
 which `etude.formats` reads, have the same names.
 """
 

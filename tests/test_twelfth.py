@@ -1,0 +1,140 @@
+"""A new method is a copied folder: README's recipe is followed in a copy of the project, and nothing else is edited."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from commands.rewriting import rewrite
+from etude.core.artifact import facts_of
+from etude.core.files import read_json
+from tests.guards import load_stages
+from tests.test_pipelines import dvc, environment, make_project
+
+pytestmark = pytest.mark.slow
+
+OLD, NEW = "hypernetwork", "twelfth"
+OWN = {  # its own params: another set than the copied ones, and a short run
+    "set": "concept",
+    "name": "owl",
+    "export": "all",
+    "training.steps": 4,
+    "training.checkpoint_every": 2,
+    "preview.steps": 2,
+}
+
+
+def follow_the_recipe(project: Path) -> None:
+    folder = project / "pipelines" / NEW
+    shutil.copytree(project / "pipelines" / OLD, folder)
+    edit(folder / "dvc.yaml", f"method: {OLD}", f"method: {NEW}")
+    edit(folder / "params.yaml", f"schemas/{OLD}.schema.json", f"schemas/{NEW}.schema.json")
+    edit(folder / "README.md", OLD, NEW)
+    edit(folder / "README.md", OLD.capitalize(), NEW.capitalize())
+    edit(folder / "method/__init__.py", f'"""{OLD.capitalize()}: ', f'"""{NEW.capitalize()}: ')
+    rewrite(folder / "params.yaml", "params.yaml", OWN)
+    rewrite(project / "params.yaml", "params.yaml", {"methods": [NEW]})
+    (project / "docs").mkdir()
+    for command in ("commands.schemas", "commands.reference"):  # make schemas
+        run(project, command)
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert old in text, file
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def run(project: Path, *words: str, code: int = 0) -> str:
+    """What a command of the project prints, both streams."""
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=project, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def traces(text: str) -> list[str]:
+    """The lines with the old name as a word; names of formats and of other programs' folders have it as a part."""
+    return [line for line in text.splitlines() if re.search(rf"\b{OLD}\b", line)]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, root: Path, tiny_base: Path) -> Path:
+    folder = make_project(tmp_path_factory.mktemp("twelfth") / "project", root, tiny_base)
+    follow_the_recipe(folder)
+    shutil.rmtree(folder / "pipelines" / OLD)  # what still leads there is missed
+    (folder / "said.txt").write_text(dvc(folder, "repro"), encoding="utf-8")
+    return folder
+
+
+def test_the_graph_resolves_and_every_stage_has_run(project: Path) -> None:
+    stages = {stage.name for stage in load_stages(project)}
+    assert {f"pipelines/{NEW}:{name}" for name in ("build", "evaluate", "export", "grid")} <= stages
+    said = (project / "said.txt").read_text(encoding="utf-8")
+    for stage in ("build", "evaluate", "export", "grid"):
+        assert f"Running stage 'pipelines/{NEW}/dvc.yaml:{stage}'" in said
+    assert f"Running stage 'page@{NEW}'" in said
+    assert "up to date" in dvc(project, "repro")
+
+
+def test_all_of_it_goes_by_the_new_name_and_nothing_by_the_old_one(project: Path) -> None:
+    for file in sorted((project / "artifacts" / NEW / "build").rglob("*.safetensors")):
+        facts = facts_of(file)
+        assert facts["method"] == NEW
+        assert traces(json.dumps(facts)) == []
+    assert [path for path in project.rglob(f"*{OLD}*") if "etude/formats" not in path.as_posix()] == [
+        project / "schemas" / f"{OLD}.schema.json"
+    ]
+    written = [path for room in ("artifacts", "logs") for path in (project / room).rglob("*")]
+    for path in (path for path in written if path.is_file()):
+        assert traces(path.read_bytes().decode("latin-1")) == [], path
+    assert traces((project / f"schemas/{NEW}.schema.json").read_text(encoding="utf-8")) == []
+    assert traces((project / "said.txt").read_text(encoding="utf-8")) == []
+
+
+def test_what_it_made_is_exported_converted_and_drawn(project: Path) -> None:
+    files = read_json(project / "artifacts" / NEW / "export/export.json")["files"]
+    assert {file["format"] for file in files} == {"hypernetwork_pt"}
+    assert (project / "artifacts" / NEW / "grid/grid.png").stat().st_size > 1000
+    said = run(project, "commands.convert", f"{NEW}@2", "--to", "hypernetwork_pt", "--out", "converted")
+    said += run(project, "commands.sample", f"{NEW}:0.5", "--prompt", "[name]", "--seeds", "0", "--out", "one.png")
+    assert traces(said) == []
+    assert len(list((project / "converted").glob("*.pt"))) == 1
+
+
+def test_a_fault_in_its_params_is_told_by_its_own_file(project: Path) -> None:
+    own = project / "pipelines" / NEW / "params.yaml"
+    text = own.read_text(encoding="utf-8")
+    try:
+        own.write_text(text.replace("\nwidths: ", "\nwidhts: "), encoding="utf-8")
+        said = run(project, "tasks.build", NEW, code=1)
+        assert f"pipelines/{NEW}/params.yaml: " in said
+        assert "unknown key `widhts`, did you mean `widths`?" in said
+        own.write_text(text.replace("\nwidths: []", "\nwidths: [7]"), encoding="utf-8")
+        fault = run(project, "tasks.build", NEW, code=1)
+        assert f"pipelines/{NEW}/params.yaml: " in fault
+        assert traces(said + fault) == []
+    finally:
+        own.write_text(text, encoding="utf-8")
+
+
+def test_a_preset_says_that_it_has_no_values_for_it(project: Path) -> None:
+    texts = {path: path.read_text(encoding="utf-8") for path in [project / "params.yaml", *own_params(project)]}
+    try:
+        said = " ".join(run(project, "commands.preset", "sd15").split())
+        assert f"has no values for pipelines/{NEW}/params.yaml, which stays as it is" in said
+        assert (project / "pipelines" / NEW / "params.yaml").read_text(encoding="utf-8") in texts.values()
+    finally:
+        for path, text in texts.items():
+            path.write_text(text, encoding="utf-8")
+
+
+def own_params(project: Path) -> list[Path]:
+    return sorted(project.glob("pipelines/*/params.yaml"))
