@@ -12,6 +12,7 @@ import typer
 from etude import names
 from etude.command_line import name_or_path
 from etude.core.errors import ArgumentError, FormatError
+from etude.core.families import FAMILIES, listed
 from etude.core.files import REPLACE, add_to_folder, sha256_tree
 from tasks.shell import run
 from tasks.shell.console import say
@@ -37,7 +38,7 @@ def convert(
     ],
     out: Annotated[Path, typer.Option(help="the folder that it is written to")] = Path("converted"),
     name: Annotated[str, typer.Option(help="its word and file name; else the file's own")] = "",
-    family: Annotated[str, typer.Option(help="sd1, sd2 or sdxl, when the file does not tell")] = "",
+    family: Annotated[str, typer.Option(help=f"{listed()}, when the file does not tell")] = "",
     base: Annotated[Path | None, typer.Option(help="what it was learned on, when that is not where it was")] = None,
     replace: Annotated[bool, typer.Option("--replace", help=REPLACE)] = False,
 ) -> None:
@@ -51,13 +52,10 @@ def convert(
     from etude.core.method import method_names
     from etude.core.params import nearest
     from etude.formats.kinds import described, open_any, same_kind
-    from etude.formats.metadata import BASE_VERSIONS
     from etude.rendering.built import find_path
 
-    if family not in ("", *BASE_VERSIONS):
-        raise ArgumentError(
-            "--family", f"there is no `{family}`{nearest(family, BASE_VERSIONS)}", "say sd1, sd2 or sdxl"
-        )
+    if family not in ("", *FAMILIES):
+        raise ArgumentError("--family", f"there is no `{family}`{nearest(family, FAMILIES)}", f"say {listed()}")
     named = name_or_path(source, method_names())
     path = find_path(named)
     found, artifact = open_any(path)

@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 from etude.base.family import UNCLIP_PARTS, VARIATION_PARTS
 from etude.core.errors import BaseError
+from etude.core.families import FAMILIES
 from tasks.shell.console import say
 
 WAITING = Path(".scratch/fetch")  # what is fetched in part; safe to delete
-FOLDERS = ("", "unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler", "clip")
 WEIGHTS = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)(\.fp16)?(-\d+-of-\d+)?\.(safetensors|bin)")
 INDEX = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)\.(safetensors|bin)\.index(\.fp16)?\.json")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -77,7 +77,8 @@ def needed(names: Iterable[str], half: bool = False) -> list[str]:
         folder, _, file = name.rpartition("/")
         by_folder.setdefault(folder, []).append(file)
     told = UNCLIP_PARTS if "image_normalizer" in by_folder else () if "text_encoder" in by_folder else VARIATION_PARTS
-    for folder in (*FOLDERS, *told):
+    parts = dict.fromkeys(folder for family in FAMILIES.values() for folder in family.folders)
+    for folder in ("", *parts, "clip", *told):
         files = by_folder.get(folder, [])
         weights = [file for file in files if WEIGHTS.fullmatch(file) or INDEX.fullmatch(file)]
         for mark, want in ((".safetensors", True), (".fp16", half)):

@@ -102,7 +102,7 @@ def is_path(source: str) -> bool:
 
 
 def kind_of(path: Path) -> str:
-    """``sd1``, ``sd2``, ``sdxl`` or ``clip``: what it is, found by opening it as every task does. Raises BaseError."""
+    """Its family, or ``clip``: what it is, found by opening it as every task does. Raises BaseError."""
     config = path / "config.json"
     if config.is_file() and read_config(config).get("model_type") == "clip":
         _open_clip(path)

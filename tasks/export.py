@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from etude.core.errors import StaleError
+from etude.core.families import FAMILIES, Family
 from etude.core.files import Draft, write_json
 from etude.core.method import load_method
 from etude.core.params import Schema, pick
@@ -18,7 +19,6 @@ from tasks.shell import publish, run
 from tasks.shell.console import say
 
 if TYPE_CHECKING:
-    from etude.base.family import Family
     from etude.formats.checkpoints import Frame
     from etude.rendering.candidates import Candidate
 
@@ -26,18 +26,6 @@ LISTING = "export.json"  # which checkpoint was written, and each file with its 
 CHECKPOINTS = "checkpoints"  # below the export: a folder a checkpoint, where all are wanted
 
 INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
-KINDS = {  # what a diffusers folder's index says of each part
-    "unet": ("diffusers", "UNet2DConditionModel"),
-    "vae": ("diffusers", "AutoencoderKL"),
-    "text_encoder": ("transformers", "CLIPTextModel"),
-    "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
-    "tokenizer": ("transformers", "CLIPTokenizer"),
-    "tokenizer_2": ("transformers", "CLIPTokenizer"),
-}
-PIPELINES: dict[str, dict[str, Any]] = {
-    "sd": {"_class_name": "StableDiffusionPipeline", "safety_checker": [None, None], "feature_extractor": [None, None]},
-    "sdxl": {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True},
-}
 
 
 class Wanted(Schema):
@@ -112,12 +100,12 @@ def read_frame(base: Path) -> Frame:
 
 def configuration(base: Path) -> dict[str, bytes]:
     """What a diffusers folder of this base holds besides weights, by path; for a single file from what Étude ships."""
-    from etude.base.family import folder_parts, recognise
+    from etude.base.family import recognise
     from etude.base.single import config_folder
 
-    family = recognise(base)
-    source = base if base.is_dir() else config_folder(base, family)
-    found = [source / INDEX, *(file for part in folder_parts(family) for file in (source / part).glob("*"))]
+    family = FAMILIES[recognise(base)]
+    source = base if base.is_dir() else config_folder(base, family.name)
+    found = [source / INDEX, *(file for part in family.folders for file in (source / part).glob("*"))]
     kept = [file for file in found if file.suffix in (".json", ".txt") and ".index." not in file.name and file.exists()]
     files = {file.relative_to(source).as_posix(): file.read_bytes() for file in sorted(kept)}
     if base.is_dir():
@@ -128,19 +116,28 @@ def configuration(base: Path) -> dict[str, bytes]:
 
 def _standard_configs(base: Path, family: Family, source: Path) -> dict[str, bytes]:
     """What the configuration of a single file may lack: the index of its parts, its scheduler, CLIP's tokenizers."""
-    from etude.base.family import folder_parts
     from etude.base.single import single_scheduler
     from etude.base.tokenizer import load_tokenizer
 
-    parts, scheduler = folder_parts(family), single_scheduler(base, family, source)
-    kinds = {**KINDS, "scheduler": ("diffusers", scheduler["_class_name"])}
-    index = {**PIPELINES["sdxl" if family == "sdxl" else "sd"], **{part: list(kinds[part]) for part in parts}}
-    found = {INDEX: _json(index), SCHEDULER: _json(scheduler)}
-    for part in (part for part in parts if part.startswith("tokenizer") and not (source / part).is_dir()):
+    scheduler = single_scheduler(base, family.name, source)
+    found = {INDEX: _json(_index(family, scheduler["_class_name"])), SCHEDULER: _json(scheduler)}
+    for encoder in family.text_encoders:
+        part = encoder.tokenizer
+        if (source / part).is_dir():
+            continue
         with TemporaryDirectory() as folder:
-            load_tokenizer(source / part, family).save_pretrained(folder)
+            load_tokenizer(source / part, encoder.pad).save_pretrained(folder)
             found |= {f"{part}/{file.name}": file.read_bytes() for file in sorted(Path(folder).iterdir())}
     return found
+
+
+def _index(family: Family, scheduler: str) -> dict[str, Any]:
+    """What a diffusers folder's index says of each part."""
+    parts = {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
+    for encoder in family.text_encoders:
+        parts[encoder.part] = ["transformers", encoder.model]
+        parts[encoder.tokenizer] = ["transformers", "CLIPTokenizer"]
+    return {**family.index, **parts, "scheduler": ["diffusers", scheduler]}
 
 
 def _json(data: Any) -> bytes:

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from etude.base.family import Family
 from etude.base.unclip import Unclip
 from etude.core.artifact import PRECISIONS
+from etude.core.families import FAMILIES
 
 Prediction = Literal["epsilon", "v_prediction"]
 DTYPES: dict[str, torch.dtype] = {ours: getattr(torch, name) for ours, name in PRECISIONS.items()}
@@ -25,11 +25,11 @@ class Base:
     """A loaded base. Modules are frozen and in eval mode; a part that was not asked for is None, or an empty tuple."""
 
     path: Path
-    family: Family
+    family: str  # its name in `etude.core.families`
     prediction: Prediction  # what the unet's output is: the noise ε, or v = √ᾱ ε - √(1-ᾱ) z
     unet: Any  # UNet2DConditionModel
     vae: Any  # AutoencoderKL; in float32 where the base says that half precision overflows
-    text_encoders: tuple[Any, ...]  # CLIPTextModel; for sdxl also CLIPTextModelWithProjection; image variations: none
+    text_encoders: tuple[Any, ...]  # those of the family, in its order; image variations: none
     tokenizers: tuple[Any, ...]  # CLIPTokenizer, one for each text encoder
     alphas_cumprod: Tensor  # ᾱ [1000] float32, on `device`: the share of signal in the variance at each timestep
     resolution: int  # side in px that it was trained at
@@ -41,6 +41,12 @@ class Base:
     custom_samplers: list[CustomSampler] = field(default_factory=list)  # of `hooks.custom_sampler`; the last draws
     unclip: Unclip | None = None  # how an unCLIP base is conditioned on a picture; None: the base knows no pictures
     extra_negative_prompts: list[str] = field(default_factory=list)  # of `hooks.extra_negative_prompt`
+
+    @property
+    def text_parts(self) -> tuple[str, ...]:
+        """What artifacts call the text encoders."""
+        encoders = FAMILIES[self.family].text_encoders
+        return tuple(encoder.part for encoder in encoders[: len(self.text_encoders)])
 
     @property
     def factor(self) -> int:

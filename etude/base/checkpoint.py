@@ -12,19 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etude.core.errors import BaseError, FormatError
+from etude.core.families import FAMILIES, UNET, VAE
 from etude.core.files import read_header
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt")
-
-# Where a part's tensors stand. The text encoders of SD 1.x, 2.x and XL differ in prefix.
-PREFIXES: dict[str, tuple[str, ...]] = {
-    "unet": ("model.diffusion_model.",),
-    "vae": ("first_stage_model.",),
-    "text": ("cond_stage_model.", "conditioner.embedders."),
-}
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -61,15 +55,22 @@ def read_parts(path: Path | str, parts: Sequence[str]) -> dict[str, dict[str, Te
     if Path(path).suffix == ".safetensors":
         return {part: _map_part(path, part) for part in parts}
     tensors = _unpickle(path, "cpu")
-    return {part: {n: tensor for n, tensor in tensors.items() if n.startswith(PREFIXES[part])} for part in parts}
+    return {part: {n: t for n, t in tensors.items() if n.startswith(_prefixes(part))} for part in parts}
+
+
+def _prefixes(part: str) -> tuple[str, ...]:
+    """Where a part's tensors are: the text encoders of each family below a prefix of their own."""
+    texts = tuple(dict.fromkeys(family.texts for family in FAMILIES.values()))
+    return {"unet": (UNET,), "vae": (VAE,), "text": texts}[part]
 
 
 def _map_part(path: Path | str, part: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError, safe_open
 
+    prefixes = _prefixes(part)
     try:
         with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in _header(path) if name.startswith(PREFIXES[part])}
+            return {name: file.get_tensor(name) for name in _header(path) if name.startswith(prefixes)}
     except SafetensorError as error:
         raise BaseError(path, f"is damaged ({error})", "fetch it again") from error
 

@@ -13,17 +13,14 @@ from etude.base.checkpoint import read_parts
 from etude.base.family import recognise, weight_files
 from etude.base.single import config_folder, single_scheduler
 from etude.core.errors import BaseError
+from etude.core.families import FAMILIES
 from etude.core.files import sha256_file, sha256_tree
 from etude.core.store import key, remembered
 
 Part = Literal["unet", "vae", "text"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
-_FOLDERS: dict[Part, tuple[str, ...]] = {
-    "unet": ("unet", "scheduler", "image_normalizer", "image_noising_scheduler"),
-    "vae": ("vae",),
-    "text": ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"),
-}
+_UNET = ("unet", "scheduler", "image_normalizer", "image_noising_scheduler")  # what its answers depend on
 
 
 def part_digest(path: Path | str, part: Part) -> str:
@@ -36,10 +33,12 @@ def part_digest(path: Path | str, part: Part) -> str:
     if part not in PARTS:
         raise BaseError(path, f"has no part `{part}`", f"name one of {', '.join(PARTS)}")
     family = recognise(path)
+    texts = [folder for e in FAMILIES[family].text_encoders for folder in (e.part, e.tokenizer)]
+    folders = {"unet": _UNET, "vae": ("vae",), "text": texts}[part]
     if path.is_dir():
-        return key("folder", part, [_folder_digest(path / name) for name in _FOLDERS[part] if (path / name).is_dir()])
+        return key("folder", part, [_folder_digest(path / name) for name in folders if (path / name).is_dir()])
     configs = config_folder(path, family)
-    config = [sha256_tree(configs / name) for name in _FOLDERS[part] if (configs / name).is_dir()]
+    config = [sha256_tree(configs / name) for name in folders if (configs / name).is_dir()]
     scheduler = single_scheduler(path, family, configs) if part == "unet" else None
     return key("single", part, _remembered(path, part), config, scheduler)
 

@@ -1,8 +1,6 @@
 """Which Stable Diffusion a base is, by its anatomy and never by its width or its name.
 
-* sdxl: two text encoders, and a UNet that is told the picture's size (``text_time``)
-* sd2: one text encoder, and linear projections around the UNet's attention
-* sd1: one text encoder, and 1 × 1 convolutions there
+The marks of each family are in `etude.core.families`.
 
 An unCLIP base is of the family of its anatomy; that pictures condition it is a property of its own (`unclip`).
 So is one of image variations (`is_variation`), which has an image encoder in the place of the text encoder.
@@ -14,27 +12,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from etude.base.checkpoint import SUFFIXES, Shapes, is_pointer, read_shapes, refuse_pointer
 from etude.core.errors import BaseError
+from etude.core.families import UNET, VAE, by_config, by_tensors
 from etude.core.files import beside
-
-Family = Literal["sd1", "sd2", "sdxl"]
 
 _CHOOSE = "choose a Stable Diffusion 1.x, 2.x or XL base model"
 _CHANNELS = {5: "a depth model", 7: "an upscaler", 8: "an image editor (InstructPix2Pix)", 9: "an inpainting model"}
-_UNET = "model.diffusion_model."
 _TRANSFORMERS = ("joint_blocks.", "double_blocks.", "double_layers.", "layers.", "transformer_blocks.")
-_TEXTS: dict[Family, tuple[str, ...]] = {
-    "sd1": ("cond_stage_model.transformer.",),
-    "sd2": ("cond_stage_model.model.",),
-    "sdxl": ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."),
-}
 
 
-def recognise(path: Path | str) -> Family:
-    """The family of a diffusers folder or a single ``.safetensors``/``.ckpt`` file.
+def recognise(path: Path | str) -> str:
+    """The name of the family of a diffusers folder or a single ``.safetensors``/``.ckpt`` file.
 
     Raises BaseError for anything that no method supports: another architecture (SD 3, Flux), other input channels
     (inpainting), an SDXL refiner, an add-on such as a LoRA, a missing part, a Git LFS pointer; also for an unCLIP base
@@ -61,12 +52,6 @@ VARIATION_PARTS = ("image_encoder", "feature_extractor")
 def is_variation(path: Path) -> bool:
     """Whether a folder is a base of image variations, which takes pictures alone and reads no texts."""
     return (path / "image_encoder").is_dir() and not (path / "text_encoder").exists()
-
-
-def folder_parts(family: Family) -> tuple[str, ...]:
-    """The folders that a diffusers base of this family has."""
-    parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-    return (*parts, "text_encoder_2", "tokenizer_2") if family == "sdxl" else parts
 
 
 def weight_files(folder: Path) -> tuple[list[Path], str | None]:
@@ -101,7 +86,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _recognise_folder(path: Path) -> Family:
+def _recognise_folder(path: Path) -> str:
     if not (path / "unet" / "config.json").exists():
         raise BaseError(path, _what_else(path), _CHOOSE)
     config = read_config(path / "unet" / "config.json")
@@ -115,9 +100,11 @@ def _recognise_folder(path: Path) -> Family:
         _check_unclip(path)
     if added and not (path / "text_encoder").is_dir():
         raise BaseError(path, "is an SDXL refiner", "choose the SDXL base instead")
-    family: Family = "sdxl" if added else "sd2" if config.get("use_linear_projection") else "sd1"
-    _check_parts(path, family)
-    return family
+    family = by_config(config)
+    if family is None:
+        raise BaseError(path, "has a unet of no family that Étude knows", _CHOOSE)
+    _check_parts(path, family.folders)
+    return family.name
 
 
 def _what_else(path: Path) -> str:
@@ -135,9 +122,8 @@ def _check_channels(path: Path, channels: int) -> None:
         raise BaseError(path, f"its unet takes {channels} channels in place of 4: it is {kind}", _CHOOSE)
 
 
-def _check_parts(path: Path, family: Family) -> None:
+def _check_parts(path: Path, parts: tuple[str, ...]) -> None:
     """Every part is there with its configuration and its weights, and not as a Git LFS pointer."""
-    parts = folder_parts(family)
     if is_variation(path):
         parts = (*(part for part in parts if not part.startswith(("text", "token"))), *VARIATION_PARTS)
     missing = [part for part in parts if not _has_part(path / part)]
@@ -171,23 +157,19 @@ def _has_part(folder: Path) -> bool:
     return (folder / "config.json").exists() and bool(files) and all(file.exists() for file in files)
 
 
-def _recognise_shapes(path: Path, shapes: Shapes) -> Family:
+def _recognise_shapes(path: Path, shapes: Shapes) -> str:
     """The family of a single file, by the names and shapes of its tensors in the LDM layout."""
     _refuse_other_kinds(path, shapes)
-    _check_channels(path, shapes[_UNET + "input_blocks.0.0.weight"][1])
-    family: Family = "sd1"
-    if len(shapes.get(_UNET + "input_blocks.1.1.proj_in.weight", ())) == 2:
-        family = "sd2"
-    if any(name.startswith("conditioner.") for name in shapes):
-        family = "sdxl"
-    elif _UNET + "label_emb.0.0.weight" in shapes:
+    _check_channels(path, shapes[UNET + "input_blocks.0.0.weight"][1])
+    family = by_tensors({name: len(shape) for name, shape in shapes.items()})
+    if not family.size_ids and UNET + "label_emb.0.0.weight" in shapes:
         raise BaseError(path, "is an unCLIP model, or SDXL's UNet without its text encoders", _CHOOSE)
-    wanted = ("first_stage_model.", *_TEXTS[family])
+    wanted = (VAE, *(family.texts + encoder.single for encoder in family.text_encoders))
     missing = [f"{prefix}*" for prefix in wanted if not any(name.startswith(prefix) for name in shapes)]
     if missing:
         action = "choose a file that holds the VAE and the text encoder as well"
         raise BaseError(path, f"lacks {', '.join(missing)}", action)
-    return family
+    return family.name
 
 
 def _refuse_other_kinds(path: Path, shapes: Shapes) -> None:
@@ -196,11 +178,11 @@ def _refuse_other_kinds(path: Path, shapes: Shapes) -> None:
     def has(*prefixes: str) -> bool:
         return any(name.startswith(prefixes) for name in shapes)
 
-    if has(*_TRANSFORMERS, *(_UNET + name for name in _TRANSFORMERS)):
+    if has(*_TRANSFORMERS, *(UNET + name for name in _TRANSFORMERS)):
         raise BaseError(path, "is a diffusion transformer (SD 3, Flux, …), which no method supports", _CHOOSE)
     if has("conditioner.embedders.0.model."):
         raise BaseError(path, "is an SDXL refiner", "choose the SDXL base instead")
-    if _UNET + "input_blocks.0.0.weight" in shapes:
+    if UNET + "input_blocks.0.0.weight" in shapes:
         return
     if has("lora_", "unet.", "base_model.", "text_encoder."):
         raise BaseError(path, "is an add-on such as a LoRA, not a base model", _CHOOSE)

@@ -22,13 +22,21 @@ from transformers.utils import logging as transformers_logging
 from etude.base.base import Base, Prediction
 from etude.base.checkpoint import read_parts
 from etude.base.digest import PARTS, Part
-from etude.base.family import Family, is_variation, read_config, recognise, weight_files
+from etude.base.family import is_variation, read_config, recognise, weight_files
 from etude.base.single import CONFIGS, config_folder, single_scheduler
 from etude.base.tokenizer import load_tokenizer
 from etude.base.unclip import Unclip, load_unclip
 from etude.core.errors import BaseError
+from etude.core.families import FAMILIES, PLAIN, PROJECTED, Family, TextEncoder
 
-_TEXT_MODELS = {"": CLIPTextModel, "_2": CLIPTextModelWithProjection}
+_MODELS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+_TEXT_MODELS = {PLAIN: CLIPTextModel, PROJECTED: CLIPTextModelWithProjection}
+# The prefixes that tell diffusers' conversion what an encoder is: by its layers' names (OpenCLIP's?) and its class.
+_PREFIXES = {
+    (False, PLAIN): "cond_stage_model.transformer.",
+    (True, PLAIN): "cond_stage_model.model.",
+    (True, PROJECTED): "conditioner.embedders.1.model.",
+}
 _SCHEDULER = Path("scheduler") / "scheduler_config.json"
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
 
@@ -42,23 +50,23 @@ def load_base(
 ) -> Base:
     """Load the named parts of a base; device ``auto`` is the best there is. Raises BaseError."""
     path = Path(path)
-    family = recognise(path)
+    family = FAMILIES[recognise(path)]
     single = path.is_file()
-    configs = config_folder(path, family) if single else path
-    scheduler = single_scheduler(path, family, configs) if single else read_config(path / _SCHEDULER)
+    configs = config_folder(path, family.name) if single else path
+    scheduler = single_scheduler(path, family.name, configs) if single else read_config(path / _SCHEDULER)
     vae_config = read_config(configs / "vae" / "config.json")
     vae_dtype = torch.float32 if dtype == torch.float16 and vae_config.get("force_upcast", True) else dtype
-    source = _Source(path, configs, read_parts(path, parts) if single else None, choose_device(device))
-    texts = ("", "_2")[: 2 if family == "sdxl" else 1] if "text" in parts and not is_variation(path) else ()
+    source = _Source(path, family, configs, read_parts(path, parts) if single else None, choose_device(device))
+    encoders = family.text_encoders if "text" in parts and not is_variation(path) else ()
     with _quiet():
         return Base(
             path=path,
-            family=family,
+            family=family.name,
             prediction=_prediction(path, scheduler),
-            unet=_load(source, "unet", UNet2DConditionModel, dtype) if "unet" in parts else None,
-            vae=_load(source, "vae", AutoencoderKL, vae_dtype) if "vae" in parts else None,
-            text_encoders=tuple(_load(source, f"text_encoder{end}", _TEXT_MODELS[end], dtype) for end in texts),
-            tokenizers=tuple(load_tokenizer(configs / f"tokenizer{end}", family) for end in texts),
+            unet=_load(source, "unet", dtype) if "unet" in parts else None,
+            vae=_load(source, "vae", vae_dtype) if "vae" in parts else None,
+            text_encoders=tuple(_load(source, encoder.part, dtype, encoder) for encoder in encoders),
+            tokenizers=tuple(load_tokenizer(configs / encoder.tokenizer, encoder.pad) for encoder in encoders),
             alphas_cumprod=DDPMScheduler(**_only(scheduler, _BETAS)).alphas_cumprod.to(source.device),
             resolution=_resolution(configs, family, scheduler),
             scaling_factor=float(vae_config.get("scaling_factor", 0.18215)),
@@ -97,9 +105,9 @@ def _prediction(path: Path, scheduler: dict[str, Any]) -> Prediction:
 
 
 def _resolution(configs: Path, family: Family, scheduler: dict[str, Any]) -> int:
-    """Training resolution in px. SD 2.x as one file shares a configuration here: those that predict v have 768."""
-    if configs == CONFIGS / "sd2" and scheduler["prediction_type"] == "epsilon":
-        return 512
+    """Training resolution in px. What is shipped is shared by those that predict ε and v: SD 2.x has 512 and 768."""
+    if configs.parent == CONFIGS:
+        return family.resolution[scheduler["prediction_type"]]
     size = read_config(configs / "unet" / "config.json").get("sample_size") or 64
     return 8 * (size if isinstance(size, int) else min(size))
 
@@ -109,16 +117,20 @@ class _Source:
     """Where models are loaded from, and to."""
 
     path: Path
+    family: Family
     configs: Path  # the base's own folder, or for a single file the one of its configuration
     tensors: dict[str, dict[str, Tensor]] | None  # of a single file: part → name → tensor
     device: torch.device
 
 
-def _load(source: _Source, part: str, kind: Any, dtype: torch.dtype) -> Any:
+def _load(source: _Source, part: str, dtype: torch.dtype, encoder: TextEncoder | None = None) -> Any:
     """One model, every parameter of it from the base's files, frozen and in eval mode."""
-    open_part = _from_folder if source.tensors is None else _from_file
+    kind = _TEXT_MODELS[encoder.model] if encoder else _MODELS[part]
     try:
-        model, missing = open_part(source, part, kind, dtype)
+        if source.tensors is None:
+            model, missing = _from_folder(source, part, kind, dtype)
+        else:
+            model, missing = _from_file(source, part, kind, dtype, encoder)
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         fault = f"its {part} does not fit its configuration or is damaged ({reason[0]})"
@@ -139,25 +151,33 @@ def _from_folder(source: _Source, part: str, kind: Any, dtype: torch.dtype) -> t
     return model, sorted(info["missing_keys"])
 
 
-def _from_file(source: _Source, part: str, kind: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:
+def _from_file(
+    source: _Source, part: str, kind: Any, dtype: torch.dtype, encoder: TextEncoder | None
+) -> tuple[Any, list[str]]:
     """diffusers' conversion of a part of an LDM file; it leaves what the file lacks on the meta device."""
-    tensors = (source.tensors or {})[part.partition("_")[0]]
+    tensors = (source.tensors or {})["text" if encoder else part]
     where = {"config": str(source.configs), "subfolder": part, "local_files_only": True}
-    if part.startswith("text_encoder"):
-        model = create_diffusers_clip_model_from_ldm(kind, _with_text_model(tensors), torch_dtype=dtype, **where)
+    if encoder:
+        known = _as_diffusers_knows(tensors, source.family.texts + encoder.single, encoder)
+        model = create_diffusers_clip_model_from_ldm(kind, known, torch_dtype=dtype, **where)
     else:
         model = kind.from_single_file(tensors, dtype=dtype, **where)
     return model, sorted(name for name, tensor in model.named_parameters() if tensor.is_meta)
 
 
-def _with_text_model(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of CLIP as diffusers expects them: some merged SD 1.x files leave out ``text_model.``."""
-    prefix = "cond_stage_model.transformer."
-    roots = tuple(prefix + name for name in ("embeddings.", "encoder.", "final_layer_norm."))
-    return {
-        name.replace(prefix, prefix + "text_model.") if name.startswith(roots) else name: tensor
-        for name, tensor in tensors.items()
-    }
+def _as_diffusers_knows(tensors: dict[str, Tensor], prefix: str, encoder: TextEncoder) -> dict[str, Tensor]:
+    """An encoder's tensors under the prefix that tells diffusers what they are.
+
+    Some merged SD 1.x files leave ``text_model.`` out of CLIP's names.
+    """
+    known = _PREFIXES[encoder.open_clip, encoder.model]
+    found = {}
+    for name, tensor in tensors.items():
+        if name.startswith(prefix):
+            rest = name.removeprefix(prefix)
+            short = not encoder.open_clip and rest.startswith(("embeddings.", "encoder.", "final_layer_norm."))
+            found[f"{known}{'text_model.' if short else ''}{rest}"] = tensor
+    return found
 
 
 @contextmanager

@@ -11,37 +11,37 @@ from pathlib import Path
 from typing import Any
 
 from etude.base.checkpoint import Shapes, read_labels, read_shapes
-from etude.base.family import Family, read_config
+from etude.base.family import read_config
 from etude.core.errors import BaseError
+from etude.core.families import FAMILIES, UNET
 
 CONFIGS = Path(__file__).parent / "configs"
-_UNET = "model.diffusion_model."
-_CONTEXT = {"sd1": "input_blocks.1.1.", "sd2": "input_blocks.1.1.", "sdxl": "input_blocks.4.1."}
 
 
-def config_folder(path: Path, family: Family) -> Path:
+def config_folder(path: Path, family: str) -> Path:
     """The folder that holds ``unet/config.json`` and its like for a single file; raises BaseError when none fits."""
     beside = path.with_suffix(".config")
     if beside.is_dir():
         return beside
-    config = read_config(CONFIGS / family / "unet" / "config.json")
-    if _widths(read_shapes(path), family) != (config["block_out_channels"][0], config["cross_attention_dim"]):
+    shipped = CONFIGS / family
+    config = read_config(shipped / "unet" / "config.json") if shipped.is_dir() else {}
+    if _widths(read_shapes(path)) != (config.get("block_out_channels", [0])[0], config.get("cross_attention_dim")):
         action = f"put its configuration (a diffusers folder without weights) in {beside}"
         raise BaseError(path, f"has not the widths of any {family} that Étude knows", action)
-    return CONFIGS / family
+    return shipped
 
 
-def _widths(shapes: Shapes, family: Family) -> tuple[int, int]:
+def _widths(shapes: Shapes) -> tuple[int, int]:
     """Channels of the UNet's first level, and width of the text it is given."""
-    context = shapes.get(f"{_UNET}{_CONTEXT[family]}transformer_blocks.0.attn2.to_k.weight", (0, 0))
-    return shapes[_UNET + "input_blocks.0.0.weight"][0], context[1]
+    contexts = [s[1] for name, s in shapes.items() if name.startswith(UNET) and name.endswith("attn2.to_k.weight")]
+    return shapes[UNET + "input_blocks.0.0.weight"][0], contexts[0] if contexts else 0
 
 
-def single_scheduler(path: Path, family: Family, configs: Path) -> dict[str, Any]:
+def single_scheduler(path: Path, family: str, configs: Path) -> dict[str, Any]:
     """The noise schedule and prediction of a single file.
 
     Marks in the file count before the shipped configuration: the ``v_pred`` and ``ztsnr`` tensors of SDXL models, and
-    ``modelspec.prediction_type``. SD 2.x exists in both kinds with the same tensors, so there a mark is needed.
+    ``modelspec.prediction_type``. Where a family exists in both kinds with the same tensors, as SD 2.x, one is needed.
     """
     scheduler = read_config(configs / "scheduler" / "scheduler_config.json")
     if configs.parent != CONFIGS:
@@ -51,8 +51,9 @@ def single_scheduler(path: Path, family: Family, configs: Path) -> dict[str, Any
     prediction = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}.get(label)
     if "v_pred" in marks:
         prediction = "v_prediction"
-    if prediction is None and family == "sd2":
+    if prediction is None and FAMILIES[family].prediction is None:
         action = f"put its configuration in {path.with_suffix('.config')} (stabilityai/stable-diffusion-2-1 predicts v)"
-        raise BaseError(path, "does not say whether it predicts the noise (ε) or v, as SD 2.x can do both", action)
+        fault = f"does not say whether it predicts the noise (ε) or v, as {FAMILIES[family].title} can do both"
+        raise BaseError(path, fault, action)
     zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if "ztsnr" in marks else {}
     return scheduler | ({"prediction_type": prediction} if prediction else {}) | zero_snr

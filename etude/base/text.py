@@ -1,4 +1,4 @@
-"""Prompts as what the UNet reads: tokens, then the states of the text encoder (or of SDXL's two)."""
+"""Prompts as what the UNet reads: tokens, then the states of the text encoder (or of several)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from etude.base.base import Base
 from etude.base.conditioning import Conditioning
 from etude.core.errors import BaseError
+from etude.core.families import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -70,23 +71,21 @@ def tokenise(base: Base, prompts: Sequence[str]) -> Tokens:
 def encode_tokens(base: Base, tokens: Tokens, clip_skip: int = 0) -> Conditioning:
     """The text encoders' states, in the base's precision; gradients flow to whatever in them asks for it.
 
-    sd1 and sd2 read the last layer, or with ``clip_skip`` n the n-th before it, each time through the final layer norm
-    (A1111's "Clip skip" is n + 1). sdxl reads the last but one of both encoders, without that norm, side by side, and
-    the second's projected state at the end token as ``pooled``.
+    Which layer is read, and whether through the final layer norm, is the family's; with ``clip_skip`` n it is the n-th
+    before that (A1111's "Clip skip" is n + 1). The states of several encoders stand side by side.
     """
     _need_text(base)
-    if base.family != "sdxl":
-        (encoder,), (ids,) = base.text_encoders, tokens.ids
-        output = encoder(ids.to(base.device), output_hidden_states=clip_skip > 0)
-        if clip_skip:
-            return Conditioning(encoder.final_layer_norm(_layer(output.hidden_states, clip_skip + 1)))
-        return Conditioning(output.last_hidden_state)
-    outputs = [
-        encoder(ids.to(base.device), output_hidden_states=True)
-        for encoder, ids in zip(base.text_encoders, tokens.ids, strict=True)
-    ]
-    hidden = torch.cat([_layer(output.hidden_states, clip_skip + 2) for output in outputs], dim=-1)
-    return Conditioning(hidden, outputs[-1].text_embeds)
+    states: list[Tensor] = []
+    pooled = None
+    records = FAMILIES[base.family].text_encoders
+    for encoder, record, ids in zip(base.text_encoders, records, tokens.ids, strict=True):
+        place = record.layer + clip_skip
+        last = record.normed and place == 1  # what the encoder answers without being asked for its layers
+        output = encoder(ids.to(base.device), output_hidden_states=not last)
+        state = output.last_hidden_state if last else _layer(output.hidden_states, place)
+        states.append(encoder.final_layer_norm(state) if record.normed and not last else state)
+        pooled = output.text_embeds if record.pooled else pooled
+    return Conditioning(states[0] if len(states) == 1 else torch.cat(states, dim=-1), pooled)
 
 
 def _need_text(base: Base) -> None:

@@ -8,15 +8,13 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
-from etude.base.family import Family
 from etude.base.single import CONFIGS
 
 
-def load_tokenizer(folder: Path, family: Family) -> CLIPTokenizer:
-    """The tokenizer in ``folder`` (``…/tokenizer`` or ``…/tokenizer_2``), else CLIP's own with the family's padding."""
+def load_tokenizer(folder: Path, pad: str) -> CLIPTokenizer:
+    """The tokenizer in ``folder``, else CLIP's own, which fills up with the token ``pad``."""
     if folder.is_dir():
         return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-    pad = "!" if family == "sd2" or folder.name == "tokenizer_2" else "<|endoftext|>"
     vocabulary, merges = _clip_vocabulary()
     return CLIPTokenizer(vocab=vocabulary, merges=list(merges), pad_token=pad, model_max_length=77)
 

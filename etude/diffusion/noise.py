@@ -12,6 +12,7 @@ from etude.base.base import Base
 from etude.base.conditioning import Conditioning
 from etude.base.unclip import with_image
 from etude.core.errors import BaseError
+from etude.core.families import FAMILIES
 
 
 def add_noise(base: Base, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ def predict(base: Base, noisy: Tensor, t: Tensor, conditioning: Conditioning, ti
     if base.unet is None:
         raise BaseError(base.path, "was loaded without its unet", 'add "unet" to the `parts` of load_base')
     added = None
-    if base.family == "sdxl":
+    if FAMILIES[base.family].size_ids:
         added = {
             "text_embeds": conditioning.pooled,
             "time_ids": size_ids(base, noisy) if time_ids is None else time_ids,

@@ -1,6 +1,6 @@
 """Whole weights: learned in place, named as an artifact's tensors, and put into a base for a while.
 
-An artifact names a weight ``<part>.<parameter>``. A part is ``unet``, ``text_encoder`` or ``text_encoder_2``; a
+An artifact names a weight ``<part>.<parameter>``. A part is ``unet`` or one of the family's text encoders; a
 parameter has diffusers' name, CLIP's without the ``text_model.`` that only some versions of transformers write.
 """
 
@@ -16,13 +16,11 @@ from etude.base.base import Base
 from etude.core.errors import FormatError
 from etude.diffusion.hooks import replaced_weights
 
-PARTS = ("unet", "text_encoder", "text_encoder_2")
-
 
 def parts_of(base: Base) -> dict[str, nn.Module]:
     """The modules that methods change, by part; those that the base was loaded with."""
-    modules = zip(PARTS, (base.unet, *base.text_encoders), strict=False)
-    return {part: module for part, module in modules if module is not None}
+    unet = {} if base.unet is None else {"unet": base.unet}
+    return unet | dict(zip(base.text_parts, base.text_encoders, strict=True))
 
 
 def parameters_of(part: str, module: nn.Module) -> dict[str, nn.Parameter]:

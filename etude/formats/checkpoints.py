@@ -1,13 +1,13 @@
 """Whole models: what the two checkpoint formats share.
 
-The common form of a checkpoint is ``<part>.<tensor>``, where a part is ``unet``, ``vae``, ``text_encoder`` or
-``text_encoder_2`` and tensors have diffusers' names, those of text encoders without ``text_model.``. An artifact may
+The common form of a checkpoint is ``<part>.<tensor>``, where a part is ``unet``, ``vae`` or a text encoder of the
+family, and tensors have diffusers' names, those of text encoders without ``text_model.``. An artifact may
 hold only the tensors that were learned: the rest, and the configuration, are those of its base, its `Frame`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,13 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
+from etude.core.families import text_parts
 from etude.formats.ldm_names import OLD_ATTENTION
 
-PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+
+def parts() -> tuple[str, ...]:
+    """The parts that a model of any family has."""
+    return ("unet", "vae", *text_parts())
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def common(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if name.endswith("position_ids"):
             continue
-        if part.startswith("text_encoder"):
+        if part in text_parts():
             name = name.removeprefix("text_model.")
         if part == "vae" and ".mid_block.attentions." in name:
             head, _, last = name.rpartition(".")
@@ -72,8 +76,8 @@ def common(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def refuse_partial(path: Path, tensors: Mapping[str, Tensor], parts: tuple[str, ...]) -> None:
+def refuse_partial(path: Path, tensors: Mapping[str, Tensor], wanted: Iterable[str]) -> None:
     """Raise FormatError when a whole model lacks a part."""
-    missing = [part for part in parts if not any(name.startswith(f"{part}.") for name in tensors)]
+    missing = [part for part in wanted if not any(name.startswith(f"{part}.") for name in tensors)]
     if missing:
         raise FormatError(path, f"lacks {', '.join(missing)}", "name a whole checkpoint")

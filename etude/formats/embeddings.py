@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from etude.core.errors import FormatError
+from etude.core.families import FAMILIES
 
-CLIP_NAMES = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}  # SDXL's two encoders in others' files
+
+def keys_of(parts: Collection[str]) -> dict[str, str]:
+    """Part → key in others' files, of the family with these text encoders; none where a file has one encoder's rows."""
+    for keys in _families():
+        if set(keys) == set(parts):
+            return keys
+    return {}
 
 
 def rows(path: Path | str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -22,14 +29,20 @@ def rows(path: Path | str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def clip_rows(path: Path | str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rows of both encoders of SDXL from ``clip_l`` and ``clip_g``."""
-    return rows(path, {part: tensors[name] for part, name in CLIP_NAMES.items()})
+def parts_of(keys: Collection[str]) -> dict[str, str]:
+    """Key → part, where keys are those of a family with several text encoders, as SDXL's ``clip_l`` and ``clip_g``."""
+    for known in _families():
+        if set(known.values()) == set(keys):
+            return {key: part for part, key in known.items()}
+    return {}
 
 
-def is_clip_pair(keys: Collection[str]) -> bool:
-    """Whether the keys are those of an SDXL embedding."""
-    return set(keys) == set(CLIP_NAMES.values())
+def _families() -> Iterator[dict[str, str]]:
+    """Part → key for each family whose embedding files have keys."""
+    for family in FAMILIES.values():
+        keys = {encoder.part: encoder.embedding for encoder in family.text_encoders}
+        if all(keys.values()):
+            yield keys
 
 
 def unknown(path: Path | str, keys: Collection[str]) -> FormatError:

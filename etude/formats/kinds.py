@@ -12,6 +12,7 @@ from torch import Tensor
 from etude.core import artifact as artifacts
 from etude.core.artifact import KEY, Artifact
 from etude.core.errors import FormatError, InputError
+from etude.core.families import by_names, listed
 from etude.core.files import read_metadata
 from etude.core.method import load_method, method_names
 from etude.formats import FORMATS, identify, load_format, method_of
@@ -21,7 +22,6 @@ from etude.formats.pairs import is_plain
 OWN = "artifact"  # Étude's own form, which every method has
 WHOLE = "checkpoint"  # the kind whose artifacts are weights of a whole model
 FIRST = (WHOLE, "delta")  # in a stack these kinds come before what is added to weights
-WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}  # of the text that a UNet is given
 CONTEXT = re.compile(r"attn2\.to_[kv]\.(lora_A\.weight|hada_w1_b)$")  # its last size is the width of the text
 
 
@@ -71,20 +71,22 @@ def same_kind(artifact: Artifact) -> tuple[str, ...]:
 
 
 def family_of(tensors: Mapping[str, Tensor]) -> str | None:
-    """sd1, sd2 or sdxl by the widths of an embedding or a LoRA; None where they are of no Stable Diffusion known."""
-    if any("text_encoder_2" in name.split(".")[:2] or ".transformer_blocks.1." in name for name in tensors):
-        return "sdxl"
+    """The family by the names of an embedding's or a LoRA's tensors, else by their widths; None where neither tells."""
+    families = by_names(tensors)
+    if len(families) == 1:
+        return families[0].name
     context = next((tensor for name, tensor in tensors.items() if CONTEXT.search(name)), None)
     if context is None:
         context = tensors.get("text_encoder", tensors.get("positive.text_encoder"))
     if context is None:
         context = next((t for n, t in tensors.items() if n.endswith("self_attn.q_proj.lora_A.weight")), None)
-    return None if context is None else WIDTHS.get(context.shape[-1])
+    width = None if context is None else context.shape[-1]
+    return next((family.name for family in families if family.width == width), None)
 
 
 def described(facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """``facts`` with what every format is written with; raises FormatError when the family is not known."""
     if "family" not in facts:
         fault = "does not tell for which family of base it was made, and its widths are of none that Étude knows"
-        raise FormatError(path, fault, "say --family sd1, sd2 or sdxl")
+        raise FormatError(path, fault, f"say --family {listed()}")
     return {"prediction": "epsilon", **facts}

@@ -7,7 +7,7 @@ A table holds prefixes of names, diffusers → LDM; the longest prefix of a name
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 Table = Mapping[str, str]
 
@@ -80,7 +80,10 @@ def _resnet(name: str, ldm: str) -> Iterable[tuple[str, str]]:
         yield f"{name}.{own}", f"{ldm}.{other}"
 
 
-SDXL_UNET = dict(_unet_pairs(levels=3, stride=3, attended=(0, 1)))
+def table_of(blocks: Sequence[int]) -> dict[str, str]:
+    """For a UNet with two resnets a level and these transformer layers at each level, going down."""
+    attended = [len(blocks) - 1 - level for level, layers in enumerate(blocks) if layers]
+    return dict(_unet_pairs(len(blocks), 3, attended))
 
 
 def vae_table(names: Collection[str]) -> dict[str, str]:

@@ -16,17 +16,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from etude.core.artifact import Artifact
+from etude.core.families import FAMILIES
 from etude.core.files import file_name
 
-ARCHITECTURES = {
-    ("sd1", "epsilon"): "stable-diffusion-v1",
-    ("sd1", "v_prediction"): "stable-diffusion-v1",
-    ("sd2", "epsilon"): "stable-diffusion-v2-512",
-    ("sd2", "v_prediction"): "stable-diffusion-v2-768-v",
-    ("sdxl", "epsilon"): "stable-diffusion-xl-v1-base",
-    ("sdxl", "v_prediction"): "stable-diffusion-xl-v1-base",
-}
-BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 LEGACY = slice(0x100000, 0x110000)  # the bytes of a file that the oldest model hash reads
 
 
@@ -56,7 +48,7 @@ def modelspec(facts: Mapping[str, Any], kind: str) -> dict[str, str]:
     side = int(facts.get("resolution", 512))
     return {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": ARCHITECTURES[facts["family"], prediction] + (f"/{kind}" if kind else ""),
+        "modelspec.architecture": FAMILIES[facts["family"]].architecture[prediction] + (f"/{kind}" if kind else ""),
         "modelspec.implementation": "diffusers",
         "modelspec.title": title(facts),
         "modelspec.resolution": f"{side}x{side}",
@@ -72,12 +64,10 @@ def kohya(facts: Mapping[str, Any], algorithm: str = "") -> dict[str, str]:
     """
     params: Mapping[str, Any] = facts.get("params", {})
     training: Mapping[str, Any] = params.get("training", {})
-    version = BASE_VERSIONS[facts["family"]]
-    if facts["family"] != "sdxl" and facts.get("prediction") == "v_prediction":
-        version += "_v"
+    family = FAMILIES[facts["family"]]
     side = int(facts.get("resolution", 512))
     keys: dict[str, Any] = {
-        "ss_base_model_version": version,
+        "ss_base_model_version": family.base_version[facts.get("prediction", "epsilon")],
         "ss_clip_skip": None,
         "ss_learning_rate": training.get("learning_rate"),
         "ss_lr_scheduler": training.get("schedule"),
@@ -96,7 +86,7 @@ def kohya(facts: Mapping[str, Any], algorithm: str = "") -> dict[str, str]:
         "ss_seed": facts.get("seed"),
         "ss_steps": facts.get("step"),
         "ss_tag_frequency": json.dumps({title(facts): facts["tags"]}, sort_keys=True) if "tags" in facts else None,
-        "ss_v2": facts["family"] == "sd2",
+        "ss_v2": family.kohya_v2,
     }
     return {key: str(value) for key, value in keys.items()}
 

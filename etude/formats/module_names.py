@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from etude.formats.ldm_names import SDXL_UNET, translate
+from etude.formats.ldm_names import Table, translate
 
 # A word that begins with another comes before it.
 _UNET = (
@@ -36,12 +36,13 @@ def escape(module: str) -> str:
     return module.replace(".", "_")
 
 
-def escape_sdxl(module: str) -> str:
+def escape_ldm(module: str, table: Table) -> str:
     """``down_blocks.1.attentions.0`` → ``input_blocks_4_1``, as kohya's scripts call the layers of SDXL's UNet.
 
-    A1111 1.10 turns diffusers' names into these by SD 1.x's table, and so leaves the first upsampler of SDXL out.
+    ``table`` is the UNet's, diffusers → LDM (`ldm_names.table_of`). A1111 1.10 turns diffusers' names into these by
+    SD 1.x's table, and so leaves the first upsampler of SDXL out.
     """
-    return escape(translate(module, SDXL_UNET) or module)
+    return escape(translate(module, table) or module)
 
 
 def unescape(name: str) -> str | None:

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from etude.core.errors import FormatError
 
-PARTS = ("unet", "text_encoder", "text_encoder_2")
-
 
 @dataclass(frozen=True)
 class Pair:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from etude.core.families import FAMILIES, SD1, Family
 from etude.core.files import file_name
 
 PROGRAMS = ("A1111", "ComfyUI", "SD.Next", "diffusers")  # each has a row on every page, if only to say that it cannot
@@ -29,7 +30,7 @@ class Use:
     tag: str = ""  # what a prompt needs besides
     negative: str = ""  # what the negative prompt needs
     code: str = ""  # Python, for diffusers
-    family: str = ""  # of bases of this family alone
+    encoders: int = 0  # text encoders of the families that it is for; 0: of any
 
 
 LORA, LORA_DIFFUSERS = "{stem}.safetensors", "pytorch_lora_weights.safetensors"
@@ -66,7 +67,7 @@ USES: Mapping[str, tuple[Use, ...]] = {
         Use(
             "diffusers",
             ((LEARNED, ""), (LEARNED_2, "")),
-            family="sdxl",
+            encoders=2,
             code='pipe.load_textual_inversion("{export}", weight_name="learned_embeds.safetensors")\n'
             'second = {{"text_encoder": pipe.text_encoder_2, "tokenizer": pipe.tokenizer_2}}\n'
             'pipe.load_textual_inversion("{export}", weight_name="learned_embeds_2.safetensors", **second)',
@@ -92,7 +93,7 @@ USES: Mapping[str, tuple[Use, ...]] = {
         Use(
             "diffusers",
             tuple((file, "") for file in PAIR),
-            family="sdxl",
+            encoders=2,
             word="{}",
             negative="{stem}-neg",
             code="from safetensors.torch import load_file\n\n"
@@ -206,6 +207,11 @@ class Export:
         return [path for path in paths if fnmatchcase(path, name)]
 
     @property
+    def family(self) -> Family:
+        """That of the base; SD 1.x where the facts do not say."""
+        return FAMILIES[self.facts.get("family", SD1.name)]
+
+    @property
     def words(self) -> list[str]:
         """The learned words that have files of their own."""
         return list(self.facts.get("words", [self.facts["name"]]))
@@ -213,10 +219,10 @@ class Export:
 
 def rows(export: Export) -> Iterator[Row]:
     """A row a program: those of PROGRAMS in any case, then others that load a file of these formats."""
-    family = str(export.facts.get("family", ""))
+    encoders = len(export.family.text_encoders)
     uses = [use for form in export.files for use in USES.get(form, ())]
-    own = {use.program for use in uses if use.family == family}
-    fitting = [use for use in uses if use.family == (family if use.program in own else "")]
+    own = {use.program for use in uses if use.encoders == encoders}
+    fitting = [use for use in uses if use.encoders == (encoders if use.program in own else 0)]
     found = [row for use in fitting if (row := _row(use, export))]
     for program in dict.fromkeys((*PROGRAMS, *(row.program for row in found))):
         yield from [row for row in found if row.program == program] or [Row(program, ())]
@@ -250,10 +256,10 @@ def _prompt(use: Use, export: Export) -> str:
 
 def _code(use: Use, export: Export, prompt: str, negative: str) -> str:
     """Python that draws with diffusers, from the root of the project."""
-    base, sdxl = str(export.facts.get("base", "")), export.facts.get("family") == "sdxl"
+    base = str(export.facts.get("base", ""))
     kind, load = "DiffusionPipeline", "from_pretrained"
     if base.endswith((".safetensors", ".ckpt")):
-        kind, load = f"StableDiffusion{'XL' if sdxl else ''}Pipeline", "from_single_file"
+        kind, load = export.family.index["_class_name"], "from_single_file"
     values = {"export": export.folder, "stem": export.stem, "prompt": repr(prompt)}
     values |= {"words": repr([file_name(word) for word in export.words])}
     values |= {"noise_level": str(export.facts.get("noise_level", 0))}

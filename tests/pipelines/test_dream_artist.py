@@ -29,7 +29,7 @@ def lively(base: Base, *, positive: int = 2, negative: int = 3) -> Artifact:
     source = torch.Generator().manual_seed(4)
     tensors = {}
     for side, count in (("positive", positive), ("negative", negative)):
-        for part, encoder in zip(artist.PARTS, base.text_encoders, strict=False):
+        for part, encoder in zip(base.text_parts, base.text_encoders, strict=True):
             table = encoder.get_input_embeddings().weight
             tensors[f"{side}.{part}"] = torch.randn(count, table.shape[1], generator=source) * table.std().float()
     return Artifact(METHOD, tensors, {"name": "sks"})

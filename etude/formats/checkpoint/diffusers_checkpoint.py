@@ -14,8 +14,9 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
+from etude.core.families import by_config, listed, text_parts
 from etude.core.files import Draft, atomic_path, beside, read_json, read_tensors, write_tensors
-from etude.formats.checkpoints import PARTS, Frame, common, complete, of_part, refuse_partial
+from etude.formats.checkpoints import Frame, common, complete, of_part, parts, refuse_partial
 from etude.formats.metadata import file_stem
 from etude.formats.pickles import read_pickle
 
@@ -33,16 +34,17 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All tensors in the common form, and the facts family, prediction and name; raises FormatError."""
     path = Path(path)
     found: dict[str, Tensor] = {}
-    for part in PARTS:
+    for part in parts():
         for file in _weights(path / part):
             tensors = read_tensors(file)[0] if file.suffix == ".safetensors" else dict(read_pickle(file))
             found |= common(part, tensors)
     unet = read_json(path / "unet" / "config.json")
-    sdxl = unet.get("addition_embed_type") == "text_time"
-    refuse_partial(path, found, PARTS if sdxl else PARTS[:3])
+    family = by_config(unet)
+    if family is None:
+        raise FormatError(path, "has a unet of no family that Étude knows", f"name a model of {listed()}")
+    refuse_partial(path, found, ("unet", "vae", *(encoder.part for encoder in family.text_encoders)))
     prediction = read_json(path / "scheduler" / "scheduler_config.json").get("prediction_type", "epsilon")
-    family = "sdxl" if sdxl else "sd2" if unet.get("use_linear_projection") else "sd1"
-    return found, {"family": family, "prediction": prediction, "name": path.name}
+    return found, {"family": family.name, "prediction": prediction, "name": path.name}
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -74,10 +76,10 @@ def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
         paths.append(draft.path(home, *name.split("/")))
         with atomic_path(paths[-1]) as temporary:
             temporary.write_bytes(content)
-    for part in PARTS:
+    for part in parts():
         if own := of_part(tensors, part):
             # transformers leaves `text_model.` out of these names today; older versions and ComfyUI need it.
-            text = part.startswith("text_encoder")
+            text = part in text_parts()
             named = {f"text_model.{n}" if text and n.startswith(_TEXT) else n: tensor for n, tensor in own.items()}
             paths.append(draft.path(home, part, f"{'model' if text else STEMS[0]}.safetensors"))
             write_tensors(paths[-1], named, {"format": "pt"})

@@ -17,22 +17,13 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
+from etude.core.families import FAMILIES, PROJECTED, UNET, VAE, Family, TextEncoder, by_tensors
 from etude.core.files import Draft, atomic_path, write_tensors
 from etude.formats.checkpoints import Frame, common, complete, of_part, refuse_partial
 from etude.formats.ldm_names import OPEN_CLIP, OPEN_CLIP_ENDS, inverse, translate, unet_table, vae_table
 from etude.formats.metadata import file_stem, modelspec
 from etude.formats.pickles import read_either
 
-UNET, VAE = "model.diffusion_model.", "first_stage_model."
-TEXTS = {  # part → its prefix, in each family
-    "sd1": {"text_encoder": "cond_stage_model.transformer."},
-    "sd2": {"text_encoder": "cond_stage_model.model."},
-    "sdxl": {
-        "text_encoder": "conditioner.embedders.0.transformer.",
-        "text_encoder_2": "conditioner.embedders.1.model.",
-    },
-}
-SD2_LAYERS = 23  # files hold 24; the last is never used, and diffusers leaves it out
 _BLOCK = "transformer.resblocks."
 AFTER = ("webui_delta",)  # differences of all layers have the names of a whole UNet
 
@@ -51,24 +42,20 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors, metadata = read_either(path)
     if not recognise(tensors, metadata):
         raise FormatError(path, "holds no UNet in LDM names", "name a Stable Diffusion checkpoint")
-    family = family_of(tensors)
+    family = by_tensors({name: tensor.ndim for name, tensor in tensors.items()})
     unet, vae = _below(tensors, UNET), _below(tensors, VAE)
     found = common("unet", _named(path, unet, inverse(unet_table(unet))))
     if vae:
         found |= common("vae", _flat(_named(path, vae, inverse(vae_table(vae)))))
-    for part, prefix in TEXTS[family].items():
-        found |= common(part, _from_open_clip(part, _below(tensors, prefix), "transformer" not in prefix))
-    refuse_partial(path, found, ("unet", "vae", *TEXTS[family]))
-    facts = {"family": family}
+    for encoder in family.text_encoders:
+        own = _below(tensors, family.texts + encoder.single)
+        found |= common(encoder.part, _from_open_clip(encoder, own) if encoder.open_clip else own)
+    refuse_partial(path, found, ("unet", "vae", *(encoder.part for encoder in family.text_encoders)))
+    facts = {"family": family.name}
     if "modelspec.prediction_type" in metadata or "v_pred" in tensors:
         ε = metadata.get("modelspec.prediction_type") == "epsilon" and "v_pred" not in tensors
         facts["prediction"] = "epsilon" if ε else "v_prediction"
     return found, facts | ({"name": metadata["modelspec.title"]} if "modelspec.title" in metadata else {})
-
-
-def family_of(keys: Collection[str]) -> str:
-    """sd1, sd2 or sdxl, by the text encoders."""
-    return next((f for f in ("sdxl", "sd2") if any(k.startswith(TEXTS[f]["text_encoder"]) for k in keys)), "sd1")
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -94,17 +81,15 @@ def _is_attention(name: str) -> bool:
     return ".mid_block.attentions." in name and name.endswith(".weight") and "group_norm" not in name
 
 
-def _from_open_clip(part: str, tensors: Mapping[str, Tensor], open_clip: bool) -> dict[str, Tensor]:
-    """A text encoder in transformers' names; CLIP-L has them already."""
-    if not open_clip:
-        return dict(tensors)
+def _from_open_clip(encoder: TextEncoder, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A text encoder in transformers' names, those of its layers that are used."""
     ends, layers = inverse(OPEN_CLIP_ENDS), inverse(OPEN_CLIP)
     found = {ends[name]: tensor for name, tensor in tensors.items() if name in ends}
-    if part == "text_encoder_2" and "text_projection" in tensors:
+    if encoder.model == PROJECTED and "text_projection" in tensors:
         found["text_projection.weight"] = tensors["text_projection"].T
     for name, tensor in tensors.items():
         match = re.match(rf"{re.escape(_BLOCK)}(\d+)\.(.+)$", name)
-        if not match or (part == "text_encoder" and int(match[1]) >= SD2_LAYERS):
+        if not match or (encoder.layers and int(match[1]) >= encoder.layers):
             continue
         stem, rest = f"encoder.layers.{match[1]}", match[2]
         if rest.startswith("attn.in_proj_"):
@@ -129,18 +114,18 @@ def _to_open_clip(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]
             yield f"{_BLOCK}{match[1]}.{other}", tensor
 
 
-def to_ldm(tensors: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
+def to_ldm(tensors: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
     """A whole model in the common form under LDM names."""
     unet, vae = of_part(tensors, "unet"), of_part(tensors, "vae")
     found = {f"{UNET}{name}": tensor for name, tensor in _named("unet", unet, unet_table(unet)).items()}
     square = {n: t[:, :, None, None] if _is_attention(n) and t.ndim == 2 else t for n, t in vae.items()}
     found |= {f"{VAE}{name}": tensor for name, tensor in _named("vae", square, vae_table(vae)).items()}
-    for part, prefix in TEXTS[family].items():
-        text = of_part(tensors, part)
+    for encoder in family.text_encoders:
+        text = of_part(tensors, encoder.part)
         # transformers leaves `text_model.` out of these names today; all other programs read them with it.
         clip_l = {f"text_model.{name}": tensor for name, tensor in text.items()}
-        named = clip_l if "transformer" in prefix else dict(_to_open_clip(text))
-        found |= {f"{prefix}{name}": tensor for name, tensor in named.items()}
+        named = dict(_to_open_clip(text)) if encoder.open_clip else clip_l
+        found |= {f"{family.texts}{encoder.single}{name}": tensor for name, tensor in named.items()}
     return found
 
 
@@ -150,8 +135,9 @@ def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
     SDXL that predicts v is marked by an empty ``v_pred``, as such models are (``ztsnr``: no signal at the last t).
     """
     facts = artifact.facts
-    tensors = to_ldm(complete(artifact, frame), facts["family"])
-    if facts["family"] == "sdxl" and facts.get("prediction") == "v_prediction":
+    family = FAMILIES[facts["family"]]
+    tensors = to_ldm(complete(artifact, frame), family)
+    if family.v_mark and facts.get("prediction") == "v_prediction":
         scheduler = frame.files.get("scheduler/scheduler_config.json", b"").replace(b" ", b"")
         marks = ["v_pred", *(["ztsnr"] if b'"rescale_betas_zero_snr":true' in scheduler else [])]
         tensors |= {mark: torch.zeros(0) for mark in marks}

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
+from etude.core.families import text_parts
 from etude.core.files import Draft
 from etude.formats.checkpoints import Frame
 from etude.formats.deltas import common, differences, factors, wholes, words
 from etude.formats.pickles import read_pickle, write_pickle
 
-PARTS = ("text_encoder", "text_encoder_2")  # whose rows a word's list holds, in this order
 COMPRESSED = (".to_k.weight", ".to_v.weight")
 
 
@@ -40,7 +40,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     factored = {name: value for name, value in weights.items() if isinstance(value, Mapping)}
     deltas = {name: value["u"].float() @ value["v"].float() for name, value in factored.items()}
     rows = {
-        word: dict(zip(PARTS, given if isinstance(given, list) else [given], strict=False))
+        word: dict(zip(text_parts(), given if isinstance(given, list) else [given], strict=False))
         for word, given in data["modifier_token"].items()
     }
     tensors, facts = common(deltas, rows, delta=True)
@@ -51,7 +51,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
     """``delta.bin``, and ``delta_compressed.bin`` when the fact ``compress`` is above 0."""
     unet: dict[str, Any] = {name: tensor.clone() for name, tensor in wholes(artifact, frame).items()}
-    rows = {word: [own[part][0].clone() for part in PARTS if part in own] for word, own in words(artifact).items()}
+    rows = {
+        word: [own[part][0].clone() for part in text_parts() if part in own] for word, own in words(artifact).items()
+    }
     tokens = {word: own if len(own) > 1 else own[0] for word, own in rows.items()}
     paths = [draft.path("delta.bin")]
     write_pickle(paths[0], {"unet": unet, "modifier_token": tokens})

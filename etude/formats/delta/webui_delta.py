@@ -17,12 +17,12 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
+from etude.core.families import UNET, by_names
 from etude.core.files import Draft, read_tensors, write_tensors
-from etude.formats.checkpoint.ldm_checkpoint import UNET
 from etude.formats.checkpoints import Frame, of_part
 from etude.formats.deltas import common, differences, factors, words
 from etude.formats.embedding import embedding_pt
-from etude.formats.ldm_names import inverse, translate, unet_table
+from etude.formats.ldm_names import inverse, table_of, translate, unet_table
 from etude.formats.metadata import file_stem
 
 HEADER, VERSION = "json", "0.2.0"
@@ -46,18 +46,12 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             found[name.removeprefix(UNET)] = tensors[f"{name}.US"].float() @ tensors[f"{name}.Vh"].float()
         else:
             found[name.removeprefix(UNET)] = tensors[name]
-    table = inverse(unet_table(_blocks(any(".transformer_blocks.1." in name for name in found))))
+    families = by_names(found)
+    table = inverse(table_of(families[0].blocks)) if families else {}
     named = {translate(name, table): tensor for name, tensor in found.items()}
     if None in named:
         raise FormatError(path, "holds layers that no Stable Diffusion has", "name another file")
     return common({str(name): tensor for name, tensor in named.items()}, {}, delta=True)
-
-
-def _blocks(sdxl: bool) -> list[str]:
-    """Names that tell `unet_table` the blocks: four levels of two resnets, three with attention; SDXL three and two."""
-    levels, attended = (3, (0, 1)) if sdxl else (4, (1, 2, 3))
-    downs = [f"down_blocks.{i}.resnets.{j}.norm1.weight" for i in range(levels) for j in range(2)]
-    return downs + [f"up_blocks.{i}.attentions.0.norm.weight" for i in attended]
 
 
 def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:

@@ -12,12 +12,12 @@ from typing import Any
 from torch import Tensor
 
 from etude.core.artifact import Artifact
+from etude.core.families import text_parts
 from etude.core.files import Draft, write_tensors
 from etude.formats.embeddings import rows, unknown
 from etude.formats.metadata import modelspec
 from etude.formats.pickles import read_either
 
-FILES = {"text_encoder": "learned_embeds.safetensors", "text_encoder_2": "learned_embeds_2.safetensors"}
 OTHERS = {"emb_params", "clip_l", "clip_g", "string_to_param"}  # single keys that are no tokens
 # Any key may be a token, also those that other formats have as their only one.
 AFTER = ("aesthetic_pt", "clip_image_embedding", "embedding_image")
@@ -32,11 +32,17 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Rows of the (first) text encoder, and of the second when its file lies beside; the token as the fact name."""
     path = Path(path)
     token, vectors = _one(path)
-    found = {"text_encoder": vectors}
-    second = path.with_name(FILES["text_encoder_2"])
-    if path.name == FILES["text_encoder"] and second.exists():
-        found["text_encoder_2"] = _one(second)[1]
+    first, *others = text_parts()
+    found = {first: vectors}
+    for part in others if path.name == _file(first) else ():
+        if (beside := path.with_name(_file(part))).exists():
+            found[part] = _one(beside)[1]
     return rows(path, found), {"name": token}
+
+
+def _file(part: str) -> str:
+    """What the file of a text encoder's rows is called."""
+    return f"learned_embeds{part.removeprefix('text_encoder')}.safetensors"
 
 
 def _one(path: Path) -> tuple[str, Tensor]:
@@ -53,6 +59,6 @@ def write(artifact: Artifact, draft: Draft) -> list[Path]:
     metadata = {"format": "pt"} | modelspec(artifact.facts, "textual-inversion")
     paths = []
     for part, tensor in sorted(artifact.tensors.items()):
-        paths.append(draft.path(FILES[part]))
+        paths.append(draft.path(_file(part)))
         write_tensors(paths[-1], {token: tensor.contiguous()}, metadata)
     return paths

@@ -73,7 +73,7 @@ def read_dictionary(path: Path | str) -> dict[str, Any]:
 
 def write(artifact: Artifact, draft: Draft) -> list[Path]:
     """``<name>.png``: a small grey picture with the embedding in its text and in its pixels. SDXL has no such form."""
-    if "text_encoder_2" in artifact.tensors:
+    if set(artifact.tensors) != {"text_encoder"}:
         raise FormatError("embedding_image", "holds one text encoder's rows, SDXL has two", "choose another format")
     data = {
         "string_to_token": {"*": 265},

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.files import Draft
-from etude.formats.embeddings import CLIP_NAMES, clip_rows, is_clip_pair, rows, unknown
+from etude.formats.embeddings import keys_of, parts_of, rows, unknown
 from etude.formats.metadata import file_stem, word
 from etude.formats.pickles import read_pickle, write_pickle
 
@@ -33,8 +33,8 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Rows by text encoder, and the facts name and step when the file has them."""
     data = read_pickle(path)
-    if is_clip_pair(data):
-        return clip_rows(path, data), {}
+    if parts := parts_of(data):
+        return rows(path, {part: data[key] for key, part in parts.items()}), {}
     vectors = data.get("string_to_param")
     if isinstance(vectors, torch.nn.ParameterDict):
         vectors = vectors._parameters  # its own methods need fields that old files lack
@@ -49,8 +49,8 @@ def write(artifact: Artifact, draft: Draft) -> list[Path]:
     """``<name>.pt`` in float32."""
     vectors = {part: tensor.detach().to("cpu", torch.float32).clone() for part, tensor in artifact.tensors.items()}
     data: dict[str, Any]
-    if "text_encoder_2" in vectors:
-        data = {CLIP_NAMES[part]: tensor for part, tensor in sorted(vectors.items())}
+    if keys := keys_of(vectors):
+        data = {keys[part]: tensor for part, tensor in sorted(vectors.items())}
     else:
         data = {
             "string_to_token": {PLACEHOLDER: PLACEHOLDER_ID},

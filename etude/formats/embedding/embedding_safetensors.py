@@ -14,7 +14,7 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.files import Draft, write_tensors
-from etude.formats.embeddings import CLIP_NAMES, clip_rows, is_clip_pair, rows, unknown
+from etude.formats.embeddings import keys_of, parts_of, rows, unknown
 from etude.formats.metadata import file_stem, modelspec, word
 from etude.formats.pickles import read_either
 
@@ -23,7 +23,7 @@ KEY = "emb_params"
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
     """Whether the only keys are ``emb_params``, or ``clip_l`` and ``clip_g``."""
-    return set(keys) == {KEY} or is_clip_pair(keys)
+    return set(keys) == {KEY} or bool(parts_of(keys))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -32,15 +32,14 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not recognise(tensors, metadata):
         raise unknown(path, tensors)
     facts = {"name": metadata.get("modelspec.trigger_phrase", Path(path).stem)}
-    return (rows(path, {"text_encoder": tensors[KEY]}) if KEY in tensors else clip_rows(path, tensors)), facts
+    parts = parts_of(tensors) or {KEY: "text_encoder"}
+    return rows(path, {part: tensors[key] for key, part in parts.items()}), facts
 
 
 def write(artifact: Artifact, draft: Draft) -> list[Path]:
     """``<name>.safetensors`` in the artifact's precision."""
-    if "text_encoder_2" in artifact.tensors:
-        tensors = {CLIP_NAMES[part]: tensor.contiguous() for part, tensor in artifact.tensors.items()}
-    else:
-        tensors = {KEY: artifact.tensors["text_encoder"].contiguous()}
+    keys = keys_of(artifact.tensors) or {"text_encoder": KEY}
+    tensors = {keys[part]: tensor.contiguous() for part, tensor in artifact.tensors.items()}
     path = draft.path(f"{file_stem(artifact.facts)}.safetensors")
     told = modelspec({**artifact.facts, "name": word(artifact.facts)}, "textual-inversion")
     write_tensors(path, tensors, {"format": "pt"} | told)

@@ -29,19 +29,16 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
+from etude.core.families import FAMILIES
 from etude.core.files import Draft, write_tensors
 from etude.formats import metadata as headers
-from etude.formats.module_names import escape, escape_sdxl, unescape
+from etude.formats.ldm_names import table_of
+from etude.formats.module_names import escape, escape_ldm, unescape
 from etude.formats.pairs import ranks_and_alphas, unknown
 from etude.formats.pickles import read_either
 
-PREFIXES = {
-    "lora_unet_": "unet",
-    "lora_te_": "text_encoder",
-    "lora_te1_": "text_encoder",
-    "lora_te2_": "text_encoder_2",
-    "lycoris_": "unet",  # LyCORIS' own wrapper: modules of one model, called by their names alone
-}
+UNET = "lora_unet_"
+LYCORIS = "lycoris_"  # LyCORIS' own wrapper: modules of one model, the UNet, called by their names alone
 WRITTEN = {  # factor in the common form → in the file
     "lora_A.weight": "lora_down.weight",
     "lora_B.weight": "lora_up.weight",
@@ -67,17 +64,17 @@ WHOLE_SETS = (  # the factors of a layer, one of these at least
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
     """Whether every key starts with one of kohya's prefixes."""
-    return bool(keys) and all(key.startswith(tuple(PREFIXES)) for key in keys)
+    return bool(keys) and all(key.startswith(tuple(_parts())) for key in keys)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors in the common form; facts rank, alpha, alphas, and name and family when the header has them."""
     tensors, metadata = read_either(path)
     layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    alphas, strange = {}, []
+    alphas, strange, parts = {}, [], _parts()
     for key, tensor in tensors.items():
         escaped, _, suffix = key.partition(".")
-        module = _module(escaped)
+        module = _module(escaped, parts)
         if module and suffix == "alpha":
             alphas[module] = float(tensor)
         elif module and suffix in READ:
@@ -110,8 +107,14 @@ def _check(path: Path, layers: Mapping[str, Mapping[str, Tensor]]) -> None:
             raise FormatError(path, fault, "fetch the file again")
 
 
-def _module(escaped: str) -> str | None:
-    for prefix, part in PREFIXES.items():
+def _parts() -> dict[str, str]:
+    """Prefix → part, in every family."""
+    encoders = [encoder for family in FAMILIES.values() for encoder in family.text_encoders]
+    return {UNET: "unet", LYCORIS: "unet"} | {encoder.kohya: encoder.part for encoder in encoders}
+
+
+def _module(escaped: str, parts: Mapping[str, str]) -> str | None:
+    for prefix, part in parts.items():
         if escaped.startswith(prefix):
             module = unescape(escaped.removeprefix(prefix))
             return f"{part}.{module}" if module else None
@@ -123,24 +126,24 @@ def _told(metadata: Mapping[str, str]) -> dict[str, Any]:
     if metadata.get("ss_output_name", "None") != "None":
         facts["name"] = metadata["ss_output_name"]
     version = metadata.get("ss_base_model_version", "")
-    family = next((name for name, known in headers.BASE_VERSIONS.items() if version.startswith(known)), None)
-    if family:
-        facts |= {"family": family, "prediction": "v_prediction" if version.endswith("_v") else "epsilon"}
+    known = [family.name for family in FAMILIES.values() if version.startswith(family.base_version["epsilon"])]
+    if known:
+        facts |= {"family": known[-1], "prediction": "v_prediction" if version.endswith("_v") else "epsilon"}
     return facts
 
 
 def write(artifact: Artifact, draft: Draft) -> list[Path]:
     """``<name>.safetensors`` with alphas, ``ss_*`` and ``modelspec.*`` metadata and kohya's hashes."""
-    sdxl = artifact.facts["family"] == "sdxl"
-    prefixes = {"unet": "lora_unet_", "text_encoder": "lora_te1_text_model_" if sdxl else "lora_te_text_model_"}
-    prefixes["text_encoder_2"] = "lora_te2_text_model_"
+    family = FAMILIES[artifact.facts["family"]]
+    prefixes = {"unet": UNET} | {encoder.part: f"{encoder.kohya}text_model_" for encoder in family.text_encoders}
+    table = table_of(family.blocks) if family.kohya_ldm else {}
     alphas = artifact.facts.get("alphas", {})
     tensors = {}
     for name, tensor in artifact.tensors.items():
         factor = next(factor for factor in WRITTEN if name.endswith(f".{factor}"))
         layer = name.removesuffix(f".{factor}")
         part, _, module = layer.partition(".")
-        escaped = prefixes[part] + (escape_sdxl if sdxl and part == "unet" else escape)(module)
+        escaped = prefixes[part] + (escape_ldm(module, table) if part == "unet" else escape(module))
         tensors[f"{escaped}.{WRITTEN[factor]}"] = tensor.contiguous()
         # float32 even beside fp16: any alpha is exact enough
         tensors[f"{escaped}.alpha"] = torch.tensor(float(alphas.get(layer, artifact.facts["alpha"])))

@@ -1,7 +1,7 @@
 """PEFT's folder ``<name>/<part>/``: ``adapter_model.safetensors`` and ``adapter_config.json`` for each part.
 
 An adapter is of one model, so a LoRA of the UNet and of text encoders has several; ``PeftModel.from_pretrained`` takes
-one. CLIP's layers are called as transformers calls them today (≥ 5.6: without ``text_model.`` in the first encoder).
+one. CLIP's layers are called as transformers calls them today (≥ 5.6: without ``text_model.`` in CLIPTextModel).
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
+from etude.core.families import FAMILIES, PROJECTED, text_parts
 from etude.core.files import Draft, write_json, write_tensors
 from etude.formats.lora import diffusers_lora
 from etude.formats.metadata import file_stem
-from etude.formats.pairs import PARTS, Pair, join, split
+from etude.formats.pairs import Pair, join, split
 
 FILE, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
@@ -26,14 +27,14 @@ PREFIX = "base_model.model."
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
     """Whether the files of a folder (its paths are the keys) are an adapter, or those of parts."""
-    return any(place in keys for place in (FILE, *(f"{part}/{FILE}" for part in PARTS)))
+    return any(place in keys for place in (FILE, *(f"{part}/{FILE}" for part in ("unet", *text_parts()))))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors in the common form, and the facts rank, alpha, alphas and name; raises FormatError."""
     path = Path(path)
     pairs: dict[str, Pair] = {}
-    for part in ("", *PARTS):
+    for part in ("", "unet", *text_parts()):
         if (file := path / part / FILE).exists():
             found = split(*diffusers_lora.read(file))
             pairs |= {_placed(name, part): pair for name, pair in found.items()}
@@ -45,15 +46,16 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _placed(name: str, part: str) -> str:
     """The name below the part that its folder is called by: both of SDXL's text encoders have the same layers."""
-    return f"{part}.{name.partition('.')[2]}" if part.startswith("text_encoder") else name
+    return f"{part}.{name.partition('.')[2]}" if part in text_parts() else name
 
 
 def write(artifact: Artifact, draft: Draft) -> list[Path]:
     """Two files a part; alphas that differ are in the configuration's ``alpha_pattern``."""
     pairs: dict[str, dict[str, Pair]] = defaultdict(dict)
+    wrapped = {e.part for e in FAMILIES[artifact.facts["family"]].text_encoders if e.model == PROJECTED}
     for name, pair in split(artifact.tensors, artifact.facts).items():
         part, _, module = name.partition(".")
-        pairs[part][f"text_model.{module}" if part == "text_encoder_2" else module] = pair
+        pairs[part][f"text_model.{module}" if part in wrapped else module] = pair
     paths = []
     for part, own in sorted(pairs.items()):
         names = (file_stem(artifact.facts), part)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from etude.core.families import text_parts
 from etude.core.method import own_name
 
 from .settings import Params
@@ -30,7 +31,6 @@ unsupported: dict[str, str] = {}
 formats = ("adobe_delta", "webui_delta", "diffusers_custom_diffusion", "svd_lora")
 axes = {"strength": 1.0}
 
-PARTS = ("text_encoder", "text_encoder_2")  # sdxl's word has a row in both
 LEARNED = {"crossattn_kv": r"\.attn2\.to_[kv]\.weight$", "crossattn": r"\.attn2\."}
 
 
@@ -50,7 +50,9 @@ def build(*, base: Base, views: Views, class_images: Prior, params: Params, repo
     size = params.prior_batch_size if params.prior_weight else 0
     pairs = prior.pairs(own, class_images, base, batch_size=size, clip_skip=params.clip_skip)
     rows = [_starts(base, concept.initializer) for concept in params.concepts.values()]
-    named = {f"words.{i}.{part}": row for i, word in enumerate(rows) for part, row in zip(PARTS, word, strict=False)}
+    named: dict[str, Tensor] = {}
+    for i, word in enumerate(rows):
+        named |= {f"words.{i}.{part}": row for part, row in zip(base.text_parts, word, strict=True)}
     read, masks = _reader(base, params, views), {name: mask.to(base.device) for name, mask in views.masks.items()}
     facts = _facts(params, len(views.images.names))
 
@@ -81,7 +83,7 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
     rows = {name: tensor for name, tensor in artifact.tensors.items() if name.startswith("words.")}
     words = {}
     for i, word in enumerate(artifact.facts["words"]):
-        names = [f"words.{i}.{part}" for part in PARTS]
+        names = [f"words.{i}.{part}" for part in text_parts()]
         words[word] = [rows[name] for name in names if name in rows]
     with swapped(base, weights, strength), added_tokens(base, words):
         yield base

@@ -54,8 +54,7 @@ def merge(base: Base, made: Sequence[Artifact], captions: Sequence[str]) -> Arti
             tensors[name] = solve(weight, kept, targets, values).to(made[0].tensors[name].dtype).cpu()
     listed = list(words)
     for number, word in enumerate(listed):
-        parts = ("text_encoder", "text_encoder_2")
-        tensors |= {f"words.{number}.{part}": row for part, row in zip(parts, words[word], strict=False)}
+        tensors |= {f"words.{number}.{part}": row for part, row in zip(base.text_parts, words[word], strict=True)}
     prompts = [prompt for one in made for prompt in one.facts["prompts"]]
     return Artifact(own_name(__name__), tensors, {**made[0].facts, "words": listed, "prompts": prompts})
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from etude.core.families import text_parts
 from etude.core.method import own_name
 from etude.training.templates import NAME, draw, refuse_silent
 
@@ -34,7 +35,6 @@ unsupported: dict[str, str] = {}
 formats = ("embedding_pair",)
 axes: dict[str, float] = {}  # its strength is the guidance of the sampler
 
-PARTS = ("text_encoder", "text_encoder_2")  # sdxl's words have rows in both
 SIDES = {"positive": "", "negative": "-neg"}  # what is added to the name to make the word of a side
 
 
@@ -51,7 +51,7 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
     batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     rows = _starts(base, params, report.seed)
 
-    positive, negative = (_named(rows, side) for side in SIDES)
+    positive, negative = (_named(base, rows, side) for side in SIDES)
     learned = Artifact(METHOD, {**positive, **negative}, {"name": params.name}, params.save)
 
     def loss(batch: Batch) -> Tensor:
@@ -78,7 +78,7 @@ def apply(artifact: Artifact, base: Base) -> Iterator[Base]:
     """The base knows both words, and draws away from the negative one whatever the negative prompt is."""
     rows = {}
     for side in SIDES:
-        names = [f"{side}.{part}" for part in PARTS]
+        names = [f"{side}.{part}" for part in text_parts()]
         rows[side] = tuple(artifact.tensors[name] for name in names if name in artifact.tensors)
     with _spoken(base, artifact.facts["name"], rows) as changed:
         yield changed
@@ -94,9 +94,9 @@ def _spoken(base: Base, name: str, rows: Rows) -> Iterator[Base]:
         yield changed
 
 
-def _named(rows: Rows, side: str) -> dict[str, Tensor]:
+def _named(base: Base, rows: Rows, side: str) -> dict[str, Tensor]:
     """The rows of a side by their names in the artifact."""
-    return {f"{side}.{part}": row for part, row in zip(PARTS, rows[side], strict=False)}
+    return {f"{side}.{part}": row for part, row in zip(base.text_parts, rows[side], strict=True)}
 
 
 def _starts(base: Base, params: Params, seed: int) -> Rows:

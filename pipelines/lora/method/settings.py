@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from etude.core.families import text_parts
 from etude.core.mixins import Captioned
 from etude.core.params import MethodParams, Scale, nearest, refuse_twice
 from etude.training.plan import Trained
@@ -17,7 +18,14 @@ TARGETS = {  # ends of the names of layers in the UNet and in CLIP's text encode
     "projection": r"proj_in|proj_out",
     "resnet": r"resnets\.\d\.(conv1|conv2|conv_shortcut|time_emb_proj)|(down|up)samplers\.0\.conv",
 }
-PLACES = ("unet.down_blocks", "unet.mid_block", "unet.up_blocks", "text_encoder.encoder", "text_encoder_2.encoder")
+
+
+def places() -> list[str]:
+    """Where layers can learn, in any family."""
+    return [
+        *(f"unet.{side}" for side in ("down_blocks", "mid_block", "up_blocks")),
+        *(f"{p}.encoder" for p in text_parts()),
+    ]
 
 
 class Params(Captioned, Trained, HasPreview, MethodParams):
@@ -42,8 +50,8 @@ class Params(Captioned, Trained, HasPreview, MethodParams):
         refuse_twice(targets=self.targets)
         for block in self.blocks:
             place = ".".join(block.split(".")[:2])
-            if place not in (*PLACES, "unet", "text_encoder", "text_encoder_2"):
-                raise ValueError(f"`blocks` has `{block}`, where nothing learns{nearest(place, PLACES)}")
+            if place not in (*places(), "unet", *text_parts()):
+                raise ValueError(f"`blocks` has `{block}`, where nothing learns{nearest(place, places())}")
         if not self.text_encoder_rate and (idle := [block for block in self.blocks if block.startswith("text")]):
             raise ValueError(f"`blocks` has `{idle[0]}`, but `text_encoder_rate` 0.0 leaves text encoders as they are")
         if self.plus != 1 and self.kind not in ("lora", "dora"):

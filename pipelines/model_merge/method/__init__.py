@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from etude.core.families import text_parts
 from etude.core.method import own_name
 
 from .settings import Params
@@ -86,10 +87,9 @@ def _rebased(base: Base, models: Mapping[str, Model]) -> list[Weights]:
     from etude.base.single import config_folder
 
     from .merging.rebasin import Rebased, block_counter
-    from .merging.results import PARTS
 
     configs = config_folder(base.path, base.family) if base.path.is_file() else base.path
-    texts = {part: read_config(file) for part in PARTS["text"] if (file := configs / part / "config.json").exists()}
+    texts = {part: read_config(file) for part in text_parts() if (file := configs / part / "config.json").exists()}
     blocks = block_counter(read_config(configs / "unet" / "config.json"), texts)
     first, *others = (model.weights for model in models.values())
     return [first, *(Rebased(first, other, blocks) for other in others)]
@@ -100,10 +100,10 @@ def _learned(merge: Merge, params: Params, base: Base, models: Sequence[Model], 
     from etude.base.loading import load_base
 
     from .merging.learning import learn
-    from .merging.results import PARTS, names_of
+    from .merging.results import names_of
 
     merged, kept = names_of(models, params.parts)
-    texts = {name: merge.wide(name) for name in merged if name.startswith(PARTS["text"])}
-    texts |= {name: merge.models[0][name] for name in kept if name.startswith(PARTS["text"])}
+    texts = {name: merge.wide(name) for name in merged if name.partition(".")[0] in text_parts()}
+    texts |= {name: merge.models[0][name] for name in kept if name.partition(".")[0] in text_parts()}
     whole = load_base(base.path, device=base.device, parts=("unet", "text"))
     return learn(whole, models, texts, params.weights, params.learning, report)

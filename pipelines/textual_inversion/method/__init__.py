@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from etude.core.families import text_parts
 from etude.core.method import own_name
 from etude.core.mixins import ReadsCaptions
 from etude.core.params import MethodParams, Scale
@@ -33,8 +34,6 @@ METHOD = own_name(__name__)
 unsupported: dict[str, str] = {}
 formats = ("embedding_pt", "embedding_safetensors", "diffusers_embedding")
 axes: dict[str, float] = {}  # its strength is that of a word in a prompt
-
-PARTS = ("text_encoder", "text_encoder_2")  # sdxl's word has rows in both
 
 
 class Params(ReadsCaptions, Trained, HasPreview, MethodParams):
@@ -82,7 +81,7 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
     refuse_silent(params.templates, captions.texts if captions else {}, name, params.set)
     batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     starts = starting_rows(base, params.initializer, params.vectors)
-    rows = {part: start.clone().requires_grad_() for part, start in zip(PARTS, starts, strict=False)}
+    rows = {part: start.clone().requires_grad_() for part, start in zip(base.text_parts, starts, strict=True)}
 
     def use(step: int) -> None:
         base.words[name] = tuple(row[: _used(step, params)] for row in rows.values())
@@ -90,8 +89,8 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
     learned = Artifact(METHOD, {}, {"name": name}, params.save)
 
     def refresh() -> None:
-        learned.tensors.update(zip(PARTS, base.words[name], strict=False))
-        learned.facts["vectors"] = len(learned.tensors[PARTS[0]])
+        learned.tensors.update(zip(base.text_parts, base.words[name], strict=True))
+        learned.facts["vectors"] = len(base.words[name][0])
 
     def loss(turn: Turn) -> Tensor:
         use(turn.step)
@@ -111,7 +110,7 @@ def apply(artifact: Artifact, base: Base) -> Iterator[Base]:
     """The base knows the word; leaving makes it forget."""
     from etude.diffusion.hooks import added_tokens
 
-    rows = [artifact.tensors[part] for part in PARTS if part in artifact.tensors]
+    rows = [artifact.tensors[part] for part in text_parts() if part in artifact.tensors]
     with added_tokens(base, {artifact.facts["name"]: rows}) as changed:
         yield changed
 

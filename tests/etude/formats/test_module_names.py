@@ -6,9 +6,14 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from etude.formats.module_names import escape, escape_sdxl, unescape
+from etude.core.families import FAMILIES
+from etude.formats.ldm_names import table_of
+from etude.formats.module_names import escape, escape_ldm, unescape
 
 SD15 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+TABLE = table_of(FAMILIES["sdxl"].blocks)
+
+
 SDXL = {
     "sample_size": 128,
     "block_out_channels": (320, 640, 1280),
@@ -80,8 +85,8 @@ def test_every_layer_of_the_sdxl_unet_is_written_by_its_ldm_name() -> None:
     Its own table from diffusers' names puts the upsampler of the first level where SD 1.x has it, output_blocks_2_1.
     """
     names = layers(SDXL)
-    assert [escape_sdxl(name) for name in names] == [escape(to_ldm(name)) for name in names]
-    assert escape_sdxl("up_blocks.0.upsamplers.0.conv") == "output_blocks_2_2_conv"
+    assert [escape_ldm(name, TABLE) for name in names] == [escape(to_ldm(name)) for name in names]
+    assert escape_ldm("up_blocks.0.upsamplers.0.conv", TABLE) == "output_blocks_2_2_conv"
 
 
 def test_every_ldm_name_of_the_sdxl_unet_is_understood() -> None:

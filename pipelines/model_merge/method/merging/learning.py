@@ -26,7 +26,7 @@ from etude.base.text import encode_prompts
 from etude.core.errors import FormatError
 from etude.core.randomness import generator
 from etude.diffusion.sample import denoise, draw_noise, generators, guided, make_scheduler
-from etude.diffusion.weights import PARTS, swapped
+from etude.diffusion.weights import swapped
 from etude.training.fit import fit
 from etude.training.plan import Optimization
 from etude.training.report import Report
@@ -167,7 +167,7 @@ def teach(base: Base, model: Model, texts: Mapping[str, Tensor], prompts: Sequen
     """Draw ``prompts`` with a model; each step of each picture is a lesson."""
     drawing = learning.drawing
     pictures = [(text, seed) for seed in learning.seeds for text in range(len(prompts))]
-    own = {name: model.weights[name] for name in model.own if name.partition(".")[0] in PARTS}
+    own = {name: model.weights[name] for name in model.own if not name.startswith("vae.")}
     told: list[tuple[Conditioning, Conditioning]] = []  # by the model's text encoders, by the base's, by the merge's
     for tensors in (own, {}, texts):
         with swapped(base, tensors):

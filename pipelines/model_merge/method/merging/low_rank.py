@@ -13,17 +13,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from etude.core.families import text_parts
 from etude.diffusion.factors import by_layer, change
 from etude.formats.pairs import Pair
 from etude.formats.svd import truncated
 
 from .formulas import Numbers
 
-# Layers that LoRA files of kohya's kind can name: not the embeddings, norms and biases.
-LAYERS = re.compile(
-    r"unet\..*(attn[12]\.to_([qkv]|out\.0)|ff\.net\.(0\.proj|2)|proj_in|proj_out|conv1|conv2|conv_shortcut|"
-    r"time_emb_proj|(down|up)samplers\.0\.conv)\.weight|text_encoder(_2)?\..*(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])\.weight"
+_UNET = re.compile(
+    r".*(attn[12]\.to_([qkv]|out\.0)|ff\.net\.(0\.proj|2)|proj_in|proj_out|conv1|conv2|conv_shortcut|"
+    r"time_emb_proj|(down|up)samplers\.0\.conv)\.weight"
 )
+_TEXT = re.compile(r".*(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])\.weight")
+
+
+def is_layer(name: str) -> bool:
+    """Whether LoRA files of kohya's kind can name a weight: not those of embeddings, norms and biases."""
+    part, _, weight = name.partition(".")
+    pattern = _UNET if part == "unet" else _TEXT
+    return part in ("unet", *text_parts()) and bool(pattern.fullmatch(weight))
 
 
 class Fused(Mapping[str, Tensor]):

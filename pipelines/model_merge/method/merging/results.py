@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from etude.core.errors import FormatError
+from etude.core.families import text_parts
 from etude.core.files import read_tensors
 from etude.core.method import Input
 from etude.formats.pairs import Pair, join
 from etude.training.report import Report
 
 from .engine import Merge
-from .low_rank import LAYERS, concatenated, extracted
+from .low_rank import concatenated, extracted, is_layer
 from .sources import Model, Weights, open_vae
 from .stream import write_stream
 
 if TYPE_CHECKING:
     from ..settings import Params
 
-PARTS = {"unet": ("unet",), "text": ("text_encoder", "text_encoder_2"), "vae": ("vae",)}
-
 
 def names_of(models: Sequence[Model], parts: Sequence[str]) -> tuple[list[str], list[str]]:
     """What is merged: every weight in ``parts`` that a model does not take from the base; and what the first brings."""
-    merged = {part for name in parts for part in PARTS[name]}
+    merged = {*parts, *(text_parts() if "text" in parts else ())}
     own = {name for model in models for name in model.own if name.partition(".")[0] in merged}
     return sorted(own), sorted(name for name in models[0].own if name.partition(".")[0] not in merged)
 
@@ -59,7 +57,7 @@ def as_lora(
     merge: Merge, params: Params, models: Sequence[Model], below: Weights, report: Report
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The merge's difference to the base as pairs of rank ``rank``; rank 0: the LoRAs side by side, which is exact."""
-    names = [name for name in names_of(models, params.parts)[0] if re.fullmatch(LAYERS, name)]
+    names = [name for name in names_of(models, params.parts)[0] if is_layer(name)]
     pairs: dict[str, Pair] = {}
     if params.rank == 0:
         if any(model.pairs is None for model in models):

@@ -21,7 +21,7 @@ from etude.core.files import read_metadata, read_tensors
 from etude.diffusion.factors import by_layer
 from etude.formats import identify, load_format
 from etude.formats.checkpoint import diffusers_checkpoint, ldm_checkpoint
-from etude.formats.checkpoints import PARTS, common
+from etude.formats.checkpoints import common, parts
 from etude.formats.ldm_names import inverse, translate, vae_table
 from etude.formats.pairs import Pair, is_plain, split
 
@@ -71,7 +71,7 @@ def open_model(path: Path, base: Weights, family: str) -> Model:
         fused = Fused(tensors, facts, base)
         _refuse_strange(path, list(fused), base)
         return Model(Layered(fused, base), list(fused), split(tensors, facts) if is_plain(tensors) else None)
-    if not tensors or any(name.partition(".")[0] not in PARTS for name in tensors):
+    if not tensors or any(name.partition(".")[0] not in parts() for name in tensors):
         fault = f"holds no weights of a model (but {', '.join(sorted(tensors)[:3])})"
         raise FormatError(path, fault, "name a checkpoint, a LoRA, or the build of a method that changes weights")
     _refuse_strange(path, tensors, base)

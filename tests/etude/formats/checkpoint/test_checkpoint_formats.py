@@ -22,6 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from etude.base.loading import load_base
 from etude.base.single import CONFIGS
+from etude.core import families
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.files import Draft, read_metadata, read_tensors, sha256_tree
@@ -155,7 +156,7 @@ def true_model(family: str) -> dict[str, Tensor]:
 
 
 def test_sd_1_5_has_the_published_names_and_size() -> None:
-    found = ldm_checkpoint.to_ldm(true_model("sd1"), "sd1")
+    found = ldm_checkpoint.to_ldm(true_model("sd1"), families.FAMILIES["sd1"])
     assert len(found) == 1130
     assert sum(tensor.numel() for tensor in found.values()) == 1_066_235_307  # 4.265 GB fp32, 2.132 GB fp16
     names = {
@@ -189,7 +190,7 @@ def test_sd_1_5_has_the_published_names_and_size() -> None:
     ],
 )
 def test_the_true_names_of_the_other_families(family: str, name: str, shape: tuple[int, ...]) -> None:
-    assert tuple(ldm_checkpoint.to_ldm(true_model(family), family)[name].shape) == shape
+    assert tuple(ldm_checkpoint.to_ldm(true_model(family), families.FAMILIES[family])[name].shape) == shape
 
 
 def test_metadata_says_what_a_single_file_predicts(folder_of: Callable[[str], Path], tmp_path: Path) -> None:

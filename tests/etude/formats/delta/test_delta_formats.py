@@ -16,10 +16,11 @@ from etude.base.loading import load_base
 from etude.base.text import encode_prompts
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
+from etude.core.families import FAMILIES, UNET, text_parts
 from etude.core.files import Draft, read_header, read_metadata, read_tensors, write_tensors
 from etude.diffusion.noise import predict
 from etude.formats import identify
-from etude.formats.checkpoint.ldm_checkpoint import UNET, to_ldm
+from etude.formats.checkpoint.ldm_checkpoint import to_ldm
 from etude.formats.checkpoints import Frame
 from etude.formats.delta import adobe_delta, diffusers_custom_diffusion, svd_lora, webui_delta
 from etude.formats.deltas import factors
@@ -47,7 +48,7 @@ def learned(frame: Frame, layers: str = "crossattn_kv", **facts: Any) -> Artifac
         for name, tensor in frame.tensors.items()
         if re.search(custom.LEARNED[layers], name)
     }
-    for part in (part for part in custom.PARTS if any(name.startswith(f"{part}.") for name in frame.tensors)):
+    for part in (part for part in text_parts() if any(name.startswith(f"{part}.") for name in frame.tensors)):
         table = frame.tensors[f"{part}.embeddings.token_embedding.weight"]
         tensors[f"words.0.{part}"] = torch.randn(1, table.shape[1], generator=generator) * table.std()
     known = {"name": "<otter> bear", "words": ["<otter>"], "family": "sd1", "prediction": "epsilon", "step": 6}
@@ -141,7 +142,7 @@ def test_the_web_uis_file_holds_differences_by_the_names_of_the_model(family: st
     path, *words = webui_delta.write(artifact, Draft(tmp_path), frame)
     assert [file.name for file in (path, *words)] == ["otterbear.delta.safetensors", "otter.pt"]
     assert identify(path) == "webui_delta"
-    names = set(to_ldm(frame.tensors, family))
+    names = set(to_ldm(frame.tensors, FAMILIES[family]))
     header = read_header(path)
     header.pop("__metadata__")
     assert set(header) <= names
