@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.core.files import file_name
+from etude.metrics import BY_KEY
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -25,7 +26,7 @@ figure { margin: 1.5rem 0; } img { max-width: 100%; } .fault { white-space: pre-
 </style>
 <h1>{{ title }}</h1>
 <p>Every line is a DVC experiment: <code>dvc exp show</code> lists them, <code>dvc exp apply &lt;name&gt;</code> brings
-one into the workspace. In each column the largest value is bold.</p>
+one into the workspace. The best value of a metric is bold.</p>
 <div><table>
 <tr><th>experiment</th>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr><td>{{ row.name }}</td>{% for name in columns %}
@@ -69,7 +70,7 @@ def render(title: str, results: Sequence[Result]) -> str:
     for name in names:
         values[name] = [metrics.get(name) for metrics in measured]
     same = {name for name in names if len(set(map(str, values[name]))) == 1}
-    best = {name: max(filter(_is_number, values[name]), default=None) for name in names if name not in same}
+    best = {name: found for name in names if name not in same and (found := _best(name, values[name])) is not None}
     columns = sorted(names, key=same.__contains__)
     template = Environment(autoescape=True).from_string(PAGE)
     return template.render(title=title, rows=results, columns=columns, best=best, told=_told)
@@ -81,6 +82,16 @@ def write(root: Path, title: str, results: Sequence[Result]) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(render(title, results))
     return file
+
+
+def _best(name: str, values: Sequence[Any]) -> float | None:
+    """The best of the values in a column; None where no side is better, as for the untouched base or a spread."""
+    *_, key, kind = ["", *name.rpartition(" ")[2].split(".")]  # lora:evaluate image_similarity.best
+    metric = BY_KEY.get(key if kind in ("best", "final") else kind)
+    numbers: list[float] = list(filter(_is_number, values))
+    if metric is None or not metric.better or not numbers:
+        return None
+    return min(numbers) if metric.better == "lower" else max(numbers)
 
 
 def _is_number(value: Any) -> bool:

@@ -50,17 +50,22 @@ def test_an_unknown_key_or_file_is_refused_and_comments_stay(tmp_path: Path) -> 
             repository.override(tmp_path, values)
 
 
-def test_the_page_puts_what_differs_first_and_marks_the_largest() -> None:
+def test_the_page_puts_what_differs_first_and_marks_the_best_of_each_metric() -> None:
+    similar, loss, spread = (
+        f"lora:evaluate {name}"
+        for name in ("image_similarity.best", "validation_loss.best", "image_similarity.best_spread")
+    )
     results = [
-        Result("a", {"same": 1, "clip": 0.123456}, {"grid.png": "data:image/webp;base64,AAAA"}),
-        Result("b", {"same": 1, "clip": 0.5}),
+        Result("a", {"same": 1, similar: 0.123456, loss: 0.25, spread: 0.3}, {"grid.png": "data:image/webp;base64,AA"}),
+        Result("b", {"same": 1, similar: 0.5, loss: 0.75, spread: 0.2}),
         Result("c", fault="build <failed>"),
     ]
     page = render("sweep", results)
-    assert page.index("<th>clip</th>") < page.index("<th>same</th>")
+    assert page.index(f"<th>{similar}</th>") < page.index("<th>same</th>")
     assert '<td class="best">0.5</td>' in page
-    assert page.count('class="best"') == 1
-    assert 'src="data:image/webp;base64,AAAA"' in page
+    assert '<td class="best">0.25</td>' in page  # a loss is better where it is lower
+    assert page.count('class="best"') == 2  # of a spread none is
+    assert 'src="data:image/webp;base64,AA"' in page
     assert "build &lt;failed&gt;" in page
 
 
