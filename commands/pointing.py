@@ -13,10 +13,11 @@ from etude.core.errors import ArgumentError, ParamsError
 from etude.core.files import atomic_path
 from etude.core.method import load_method, method_names
 from etude.core.params import MethodParams, classed, load, read_yaml
+from etude.core.placeholder import NAME
 
 SHIPPED = "data/samples/"  # image sets that come with prompts of their own
 MINIATURE = "models/miniature"
-NAME, CLASS = "[name]", "[class]"
+CLASS = "[class]"
 EMOJI = (NAME, f"a picture of {NAME}", f"a drawing of {NAME}", f"{NAME} on a red background")
 PHOTOS = (f"a photo of {NAME}", f"a painting of {NAME}", f"{NAME} on the beach", f"{NAME} in the snow")
 SAID = {"caption": "[name], [caption]", "templates": ["[name], [filewords]"]}  # the word, whatever captions say

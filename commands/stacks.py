@@ -16,9 +16,9 @@ from etude.command_line import name_or_path
 from etude.core.errors import ArgumentError, BaseError, FormatError, InputError, ParamsError
 from etude.core.method import load_method, method_names
 from etude.core.params import Schema, nearest, pick, validate
+from etude.core.placeholder import NAME, fill
 from etude.grids import syntax
 from etude.rendering.built import find_path
-from etude.rendering.prompts import NAME, fill
 from tasks.shell.console import say
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from etude.core.errors import InputError
+from etude.core.placeholder import NAME, fill
 from etude.evaluation import metrics
 from etude.evaluation.classifier import Classifier, Labels
 from etude.evaluation.features import Clip
 from etude.evaluation.metrics import Array, significant
-from etude.rendering.prompts import NAME, fill
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 PARTS = ("concept", "style", "background")

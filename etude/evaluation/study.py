@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from etude.base.settings import Sampling
+from etude.core.placeholder import fill
 from etude.evaluation.features import Clip
 from etude.evaluation.heldout import HeldOut
 from etude.evaluation.metrics import Array, Seen, ceiling
@@ -19,7 +20,6 @@ from etude.evaluation.table import Row, best_row, measure
 from etude.evaluation.validation import curve, loss_table
 from etude.rendering.candidates import Candidate
 from etude.rendering.pictures import Drawn, Request, ask, draw
-from etude.rendering.prompts import fill
 from etude.rendering.real import real_pictures
 from etude.rendering.renderer import Renderer
 

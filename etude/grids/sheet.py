@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from etude.core.errors import InputError
+from etude.core.placeholder import fill
 from etude.grids.axes import Axis, Known
 from etude.grids.cells import Cell, Defaults
 from etude.grids.layout import Label, Sheet
 from etude.rendering.candidates import BASE
 from etude.rendering.pixels import open_picture, pixel_digest
-from etude.rendering.prompts import fill
 
 PICTURE = ("picture", "checkpoint", "prompt", "seed")  # columns that say which picture; the others are its numbers
 

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from etude.core.files import read_json
+from etude.core.placeholder import insert_name
 from etude.metrics import BY_KEY, PAGE, REPORT, Metric, measured, shown_in
 from etude.pages import words
 from etude.pages.charts import Chart, draw
@@ -63,11 +64,6 @@ def candidate_name(checkpoint: str, step: int | None) -> str:
     if checkpoint == "base":
         return "untouched base"
     return f"step {step}" if step is not None else checkpoint
-
-
-def worded(prompt: str, name: str) -> str:
-    """A prompt with the name in it."""
-    return prompt.replace("[name]", name)
 
 
 def _use(found: Findings) -> dict[str, Any]:
@@ -124,7 +120,7 @@ def _tiles(found: Findings) -> Iterator[dict[str, str]]:
 
 def _pair(found: Findings, number: int) -> dict[str, Any]:
     seeds = found.asked["seeds"][:4]
-    shown: dict[str, Any] = {"prompt": worded(found.asked["prompts"][number], found.asked["name"])}
+    shown: dict[str, Any] = {"prompt": insert_name(found.asked["prompts"][number], found.asked["name"])}
     for kind in ("base", "best"):
         shown[kind] = [inline(found.picture(kind, number, seed), THUMB) for seed in seeds]
     return shown

@@ -15,6 +15,7 @@ from typing import Any
 
 from etude.core.families import FAMILIES, SD1, Family
 from etude.core.files import file_name
+from etude.core.placeholder import fill
 
 PROGRAMS = ("A1111", "ComfyUI", "SD.Next", "diffusers")  # each has a row on every page, if only to say that it cannot
 
@@ -250,7 +251,7 @@ def _prompt(use: Use, export: Export) -> str:
     if use.word:
         for word in export.words:
             name = name.replace(word, use.word.format(file_name(word)))
-    text = " ".join(export.prompt.replace("[name]", name).split())
+    text = fill(export.prompt, name)
     return f"{text} {use.tag.format(stem=export.stem)}".strip()
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from etude.core.files import read_json
+from etude.core.placeholder import insert_name
 from etude.metrics import BY_KEY, REPORT, TABLE, Metric, measured, shown_in
 from etude.pages import words
 from etude.pages.dumbbell import Bar, draw
-from etude.pages.page import candidate_name, environment, worded
+from etude.pages.page import candidate_name, environment
 from etude.pages.pictures import inline, shrink
 from etude.pages.sources import Findings
 
@@ -161,4 +162,4 @@ def _prompt(group: Sequence[Entry], number: int) -> dict[str, Any]:
 
     columns = [{"title": "untouched base", "pictures": shown(group[0], "base")}]
     columns += [{"title": entry.told["title"], "pictures": shown(entry, "best")} for entry in group]
-    return {"text": worded(asked["prompts"][number], asked["name"]), "columns": columns}
+    return {"text": insert_name(asked["prompts"][number], asked["name"]), "columns": columns}

@@ -18,10 +18,10 @@ from PIL import Image
 
 from etude.base.settings import Sampling
 from etude.core.files import atomic_path
+from etude.core.placeholder import fill
 from etude.core.store import Part, Store, key
 from etude.diffusion.sample import generate
 from etude.rendering.candidates import Candidate
-from etude.rendering.prompts import fill
 from etude.rendering.renderer import Renderer
 
 if TYPE_CHECKING:

@@ -1,17 +1,8 @@
-"""Prompts with ``[name]``: the place of the word for what is learned."""
+"""The prompts that are drawn."""
 
 from __future__ import annotations
 
-import re
-
 from etude.core.errors import ParamsError
-
-NAME = "[name]"
-
-
-def fill(prompt: str, name: str) -> str:
-    """``prompt`` with ``name`` in the place of ``[name]``; words left alone leave no gap."""
-    return re.sub(r"\s+", " ", prompt.replace(NAME, name)).strip()
 
 
 def prompts_of(prompts: dict[str, list[str]], chosen: str) -> list[str]:

@@ -7,6 +7,7 @@ import torch
 from etude.base.base import Base
 from etude.base.conditioning import Conditioning
 from etude.base.text import encode_prompts
+from etude.core.placeholder import insert_name
 from etude.training.batches import Batch, Captions
 
 PLAIN = "[caption]"
@@ -19,7 +20,7 @@ def reworded(base: Base, captions: Captions, wording: str, name: str, clip_skip:
     """
     if wording == PLAIN and not clip_skip:
         return captions
-    texts = {key: wording.replace("[name]", name).replace(PLAIN, text) for key, text in captions.texts.items()}
+    texts = {key: insert_name(wording, name).replace(PLAIN, text) for key, text in captions.texts.items()}
     with torch.no_grad():
         encoded = {text: encode_prompts(base, [text], clip_skip) for text in sorted({"", *texts.values()})}
     return Captions(texts, {key: encoded[text] for key, text in texts.items()}, encoded[""])

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from etude.base.settings import Sampling
 from etude.core.params import Schema, Seed, refuse_twice
+from etude.core.placeholder import insert_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,7 +43,7 @@ def draw(base: Base, preview: Preview, name: str) -> Image:
 
     from etude.diffusion.sample import generate
 
-    prompts = [preview.prompt.replace("[name]", name)] * len(preview.seeds)
+    prompts = [insert_name(preview.prompt, name)] * len(preview.seeds)
     sampling = preview.model_dump(exclude={"prompt", "seeds"})
     with evaluating(base):
         pictures = generate(base, prompts, seeds=preview.seeds, **sampling)

@@ -9,8 +9,9 @@ from typing import Annotated
 from pydantic import Field
 
 from etude.core.errors import InputError
+from etude.core.placeholder import NAME
 
-NAME, FILEWORDS = "[name]", "[filewords]"
+FILEWORDS = "[filewords]"
 Template = Annotated[str, Field(pattern=r"\[name\]|\[filewords\]", description="a text with [name] or [filewords]")]
 
 

@@ -18,9 +18,10 @@ from pydantic import Field
 from etude.core.method import own_name
 from etude.core.mixins import OwnBase
 from etude.core.params import MethodParams
+from etude.core.placeholder import fill
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
-from etude.training.templates import NAME, draw
+from etude.training.templates import draw
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,7 +117,7 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0, noise_level: fl
 def _texts(batch: Batch, params: Params) -> list[str]:
     """A template for each picture, filled in; without a trigger word neither it nor the caption says the name."""
     texts = draw(params.templates, batch.texts, params.name)
-    return [" ".join(text.replace(NAME, params.word).split()) for text in texts]
+    return [fill(text, params.word) for text in texts]
 
 
 def _loss(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from etude.core.families import text_parts
 from etude.core.method import own_name
-from etude.training.templates import NAME, draw, refuse_silent
+from etude.core.placeholder import NAME, insert_name
+from etude.training.templates import draw, refuse_silent
 
 from .guidance import Guidance, parse_guidance
 from .settings import Params, Word
@@ -57,8 +58,8 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
     def loss(batch: Batch) -> Tensor:
         towards = draw(params.templates, batch.texts or [""] * len(batch.names), params.name)
         away = [NAME] * len(towards) if batch.texts else towards  # captions are said on one side, as in drawing
-        texts = [text.replace(NAME, params.name) for text in towards]
-        texts += [text.replace(NAME, params.name + SIDES["negative"]) for text in away]
+        texts = [insert_name(text, params.name) for text in towards]
+        texts += [insert_name(text, params.name + SIDES["negative"]) for text in away]
         both = encode_prompts(base, texts, params.clip_skip)
         drawn = noised(base, batch.mean, batch.logvar, plan)
         answer = _guided(base, drawn, both, guidance)

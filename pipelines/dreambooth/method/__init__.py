@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from etude.base.settings import ClassPictures
 from etude.core.method import own_name
 from etude.core.params import Count, MethodParams, Scale, classed
+from etude.core.placeholder import insert_name
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
 
@@ -129,7 +130,7 @@ def _reader(base: Base, params: Params) -> Callable[[Pair], Conditioning]:
     from etude.base.conditioning import Conditioning
     from etude.base.text import encode_prompts
 
-    prompts = [template.replace("[name]", params.name) for template in params.templates]
+    prompts = [insert_name(template, params.name) for template in params.templates]
     known = encode_prompts(base, prompts, params.clip_skip)
 
     def read(pair: Pair) -> Conditioning:

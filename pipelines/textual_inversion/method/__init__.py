@@ -17,9 +17,10 @@ from etude.core.families import text_parts
 from etude.core.method import own_name
 from etude.core.mixins import ReadsCaptions
 from etude.core.params import MethodParams, Scale
+from etude.core.placeholder import insert_name
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
-from etude.training.templates import NAME, Template, draw, refuse_idle_reading, refuse_silent
+from etude.training.templates import Template, draw, refuse_idle_reading, refuse_silent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,7 +96,7 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
     def loss(turn: Turn) -> Tensor:
         use(turn.step)
         texts = draw(params.templates, turn.batch.texts or [""] * len(turn.names), name)
-        conditioning = encode_prompts(base, [text.replace(NAME, name) for text in texts], params.clip_skip)
+        conditioning = encode_prompts(base, [insert_name(text, name) for text in texts], params.clip_skip)
         value = denoising_loss(base, turn.batch.mean, turn.batch.logvar, conditioning, plan)
         return value + params.anchor * _strayed(rows, starts) if params.anchor else value
 

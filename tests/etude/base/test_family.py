@@ -134,7 +134,7 @@ def test_a_base_that_dvc_tracks_but_is_not_here_asks_for_a_pull(tmp_path: Path) 
 
 
 def test_a_missing_base_says_how_to_fetch_one(tmp_path: Path) -> None:
-    with pytest.raises(BaseError, match=r"is missing.*commands\.base"):
+    with pytest.raises(BaseError, match=r"is missing.*etude base"):
         recognise(tmp_path / "sd15")
 
 

@@ -7,8 +7,9 @@ import pytest
 from etude.core.artifact import Artifact, save
 from etude.core.errors import FormatError, InputError, ParamsError
 from etude.core.files import write_json, write_tensors
+from etude.core.placeholder import fill
 from etude.rendering.candidates import candidates
-from etude.rendering.prompts import fill, prompts_of
+from etude.rendering.prompts import prompts_of
 from etude.rendering.real import evenly, real_pictures
 from tests.finished import build
 
