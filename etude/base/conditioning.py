@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the UNet is told. ``hidden`` [B, 77, d]; ``pooled`` [B, p] for sdxl, None for the others.
+    """What the UNet is told. ``hidden`` [B, 77, d]; ``pooled`` [B, p] where the family has it (SDXL).
 
     ``picture`` [B, 2d] or [B, d]: an unCLIP base's labels of a picture; None: of the one that is supplied
     (`unclip.with_image`).

@@ -43,7 +43,12 @@ _TABLE = (
         "tasks etude.formats",
         "etude.formats etude.pages tasks commands",
     ),
-    _fact("family", "sd1, sd2 or sdxl", "tasks etude.formats commands", "etude.formats etude.pages pipelines commands"),
+    _fact(
+        "family",
+        "a name in etude/core/families.py",
+        "tasks etude.formats commands",
+        "etude.formats etude.pages pipelines commands",
+    ),
     _fact(
         "prediction", "what the base predicts: epsilon or v_prediction", "tasks etude.formats commands", "etude.formats"
     ),

@@ -22,9 +22,9 @@ from etude.core.errors import BaseError, ConflictError, FormatError
 def added_tokens(base: Base, words: Mapping[str, Tensor | Sequence[Tensor]]) -> Iterator[Base]:
     """Words that stand for rows [n, d] of token embeddings: textual inversion (Gal et al., 2022, arXiv:2208.01618).
 
-    sdxl takes one tensor for each of its two encoders. A row may ask for a gradient, which then flows to it alone: rows
-    are put into the output of the embedding table, so no gradient of the table's size ever exists. Contexts may be
-    nested. Raises ConflictError for a word that is active already, BaseError for rows of another width.
+    A base with several text encoders takes a tensor for each. A row may ask for a gradient, which then flows to it
+    alone: rows are put into the output of the embedding table, so no gradient of the table's size ever exists. Contexts
+    may be nested. Raises ConflictError for a word that is active already, BaseError for rows of another width.
     """
     rows = {name: _rows(base, name, vectors) for name, vectors in words.items()}
     known = {name.lower() for name in base.words}

@@ -46,8 +46,8 @@ def snr(base: Base, t: Tensor) -> Tensor:
 def predict(base: Base, noisy: Tensor, t: Tensor, conditioning: Conditioning, time_ids: Tensor | None = None) -> Tensor:
     """The UNet's answer [B, 4, h, w] to ``noisy`` at t ([B], or one for all).
 
-    sdxl is told the picture's original size, crop and target size in px: ``time_ids`` [B, 6], by default those of an
-    uncropped picture of this size (Podell et al., 2023, arXiv:2307.01952, 2.2).
+    SDXL's UNet reads the picture's original size, crop and target size in px: ``time_ids`` [B, 6], by default those of
+    an uncropped picture of this size (Podell et al., 2023, arXiv:2307.01952, 2.2).
     An unCLIP base gets the supplied picture, where ``conditioning`` has none.
     """
     if base.unet is None:
