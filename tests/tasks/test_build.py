@@ -112,7 +112,7 @@ def test_several_processes_make_one_artifact_and_one_of_them_speaks(project: Pat
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", "from tasks.build import build; build('lora')"]
     run = subprocess.run(
-        command, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=120
+        command, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=600
     )
     assert run.returncode == 0, run.stderr
     assert run.stderr.count("starting, 6 steps") == 1
@@ -127,7 +127,7 @@ def test_a_fault_in_one_process_ends_them_all(project: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", "from tasks.build import build; build('lora')"]
     run = subprocess.run(
-        command, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=120
+        command, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=600
     )
     assert run.returncode == 1
     assert "latents" in run.stderr
