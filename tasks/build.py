@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etude.core.errors import BaseError
+from etude.core.families import FAMILIES
 from etude.core.files import write_json
 from etude.core.method import Method, load_method
 from etude.core.mixins import base_of, models_of
@@ -79,7 +80,8 @@ def _family(method: str, module: Method, path: Path) -> str:
     family = recognise(path)
     if reason := module.unsupported.get(family):
         fault = f"is of the family {family}, which {method} does not support: {reason}"
-        raise BaseError(path, fault, "name a base of another family as `base` in params.yaml")
+        others = " or ".join(name for name in FAMILIES if name not in module.unsupported)
+        raise BaseError(path, fault, f"name a base of {others} as `base` in params.yaml")
     return family
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from etude.core.errors import ParamsError
 from etude.core.facts import FACTS
+from etude.core.families import FAMILIES
 from etude.core.method import load_method, method_names, own_name
 from etude.core.params import MethodParams
 from etude.training.inputs import Request, load_inputs
@@ -169,5 +170,5 @@ def test_the_readme_marks_the_families_that_a_method_does_not_support() -> None:
     table = re.findall(row, (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert {name for name, *_ in table} == set(method_names())
     for name, *cells in table:
-        crossed = {family for family, cell in zip(("sd1", "sd2", "sdxl"), cells, strict=True) if cell == "–"}
+        crossed = {family for family, cell in zip(FAMILIES, cells, strict=True) if cell == "–"}
         assert crossed == set(load_method(name).unsupported), name

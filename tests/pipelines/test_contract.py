@@ -8,17 +8,16 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
 
 from etude.base.base import Base
-from etude.base.family import Family
 from etude.base.loading import load_base
 from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact
 from etude.core.facts import FACTS
+from etude.core.families import FAMILIES
 from etude.core.method import load_method, method_names, needs
 from etude.core.mixins import OwnBase, ReadsCaptions
 from etude.core.params import load, read_yaml
@@ -59,7 +58,7 @@ def test_a_method_has_its_six_names_and_its_four_files(method: str) -> None:
     assert [
         f for f in ("README.md", "dvc.yaml", "params.yaml", "method/__init__.py") if not (folder / f).exists()
     ] == []
-    assert set(module.unsupported) < set(get_args(Family))
+    assert set(module.unsupported) < set(FAMILIES)
     assert all(reason.strip() and reason[0].islower() and reason[-1] != "." for reason in module.unsupported.values())
     load(held(f"pipelines/{method}/params.yaml"), module.Params)
 
