@@ -7,6 +7,7 @@ what was edited in between would be recorded as what made the result, and restor
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,10 @@ class Record:
 
     def _undo(self, repo: Repo, entry: dict[str, Any]) -> None:
         cache = repo.stage_cache
-        place = cache._get_cache_path(_get_cache_hash(dict(entry), key=True), _get_cache_hash(dict(entry)))
-        Path(place).unlink(missing_ok=True)
+        place = Path(cache._get_cache_path(_get_cache_hash(dict(entry), key=True), _get_cache_hash(dict(entry))))
+        place.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or with other results; an empty one is what DVC would end at ever after
+            place.parent.rmdir()
         with modify_yaml(str(self.lock)) as data:
             if self.before in (None, entry):  # the same: it was written by a run that was waited for
                 del data["stages"][self.key]

@@ -78,6 +78,8 @@ def test_the_false_record_of_a_run_that_outlived_its_flow_is_taken_back(project:
     with pytest.raises(StaleError, match="rank"):
         Record(project.root, "one").check()  # by the flow that waited for it
     assert (project.recorded(), project.run_cache()) == ({}, [])
+    assert project.dvc("repro").wait() == 0, project.said()  # of the same deps and params: now it saw them
+    assert project.recorded()["one"]["params"]["in/one/own.yaml"] == {"rank": 5}
 
 
 def test_an_edit_after_dvc_has_written_does_not_take_a_true_record_back(project: Project) -> None:
