@@ -9,11 +9,14 @@ import json
 import shutil
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from etude.core.files import atomic_path
 
 LOCKS = ("dvc.lock", "*/dvc.lock", "*/*/dvc.lock")
+WRITING = 5.0  # seconds that DVC may need between making a folder and writing into it
 
 
 def repair_table(table: Path) -> None:
@@ -49,6 +52,17 @@ def repair_locks(root: Path) -> None:
             lock.unlink()
         said = f"what git has is in its place, what was left is in {kept.relative_to(root)}"
         sys.stderr.write(f"warning: {name} was cut short by a kill; {said}\n")
+
+
+def repair_runs(runs: Path) -> None:
+    """Remove the empty folders of a run-cache: DVC makes one before it writes the entry, and ends at it if none came.
+
+    Not those made just now: another checkout may share the cache, and be about to write.
+    """
+    for folder in runs.glob("*/*"):
+        with suppress(OSError):  # it holds an entry, or is gone
+            if folder.stat().st_mtime < time.time() - WRITING:
+                folder.rmdir()
 
 
 def _ends_with_its_line(file: Path) -> bool:

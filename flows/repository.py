@@ -18,7 +18,7 @@ from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 
 from etude.core.errors import InputError
 from etude.core.params import nearest, read_yaml
-from flows.repairs import repair_locks, repair_table
+from flows.repairs import repair_locks, repair_runs, repair_table
 
 
 @contextmanager
@@ -26,6 +26,7 @@ def locked_repo(root: Path) -> Iterator[Repo]:
     """DVC's view of a repository, for one process at a time: whoever writes the table of busy paths holds this lock."""
     with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
         repair_table(Path(repo.tmp_dir, RWLOCK_FILE))
+        repair_runs(Path(repo.stage_cache.cache_dir))
         repair_locks(root)
         yield repo
 
@@ -115,7 +116,7 @@ def forget(root: Path, pid: int) -> None:
 
 
 def repair(root: Path) -> None:
-    """Repair what a kill cut short while DVC wrote it: its table of busy paths, a `dvc.lock`."""
+    """Repair what a kill cut short while DVC wrote it: its table of busy paths, a `dvc.lock`, its run-cache."""
     with locked_repo(root):
         pass
 

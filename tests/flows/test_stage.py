@@ -185,6 +185,19 @@ def test_a_table_of_busy_paths_that_a_kill_cut_short_needs_no_hand(project: Proj
     assert run(stage, site, Told(), Event()) == "ran"
 
 
+def test_an_entry_of_the_run_cache_that_a_kill_prevented_needs_no_hand(project: Project) -> None:
+    project.stages(only={"deps": ["work.py"]})
+    assert run(*only(project), Told(), Event()) == "ran"
+    (entry,) = project.root.glob(".dvc/cache/runs/*/*/*")
+    entry.unlink()  # the folder is there, as DVC makes it first
+    (project.root / "dvc.lock").unlink()
+    load(project.root)
+    assert entry.parent.exists()  # made just now: another checkout may share the cache, and be about to write
+    os.utime(entry.parent, (0, 0))
+    assert run(*only(project), Told(), Event()) == "ran"
+    assert entry.exists()
+
+
 def test_a_lock_that_a_kill_cut_short_needs_no_hand_and_a_merge_is_left_to_its_author(project: Project) -> None:
     project.stages(only={"deps": ["work.py"]}, other={"deps": ["out/only"]})
     lock = project.root / "dvc.lock"
