@@ -132,6 +132,7 @@ def _conclude(watch: Watch) -> None:
     now = this_stage()
     if now is None or (now.deps, now.params) != (watch.stage.deps, watch.stage.params):
         refuse([f"what dvc.yaml and its params name as deps of {watch.stage.name}"])
+    watch.refuse_changed()  # again, as reading dvc.yaml takes long: what is edited later only a flow notices
     if is_main():
         watch.look.write(receipt(watch.stage.name))
 

@@ -114,6 +114,14 @@ def test_what_is_edited_before_a_stage_looks_is_refused_where_dvc_took_other_fil
     assert set(project.recorded()) == project.kept() == {"first"}
 
 
+def test_what_is_edited_while_a_stage_looks_for_the_last_time_is_refused(project: Project) -> None:
+    project.stages(edited={"cmd": "python3 -m steps.edited edited"})
+    project.go("edited")
+    assert project.dvc("repro").wait() == FAILED
+    assert "error: in/edited/own.yaml: rank (4 → 5): changed while this stage ran" in project.said()
+    assert (project.recorded(), project.kept()) == ({}, set())
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_stage_whose_dvc_was_killed_ends_and_the_next_one_waits_for_it(project: Project, number: int) -> None:
     project.stages(one={})

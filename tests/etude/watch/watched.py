@@ -61,6 +61,24 @@ if __name__ == "__main__":
     tell("late")
     run(work)
 """
+# The same, and what it reads is edited while it looks for the last time: it reads dvc.yaml then.
+EDITED = """
+from pathlib import Path
+from tasks import watch
+from steps.work import run, work
+
+this_stage = watch.this_stage
+
+def edited():
+    if Path("out/edited").exists():
+        Path("in/edited/own.yaml").write_text("rank: 5\\n")
+    return this_stage()
+
+watch.this_stage = edited
+
+if __name__ == "__main__":
+    run(work)
+"""
 # The same, as two processes of which the first does the work.
 MANY = """
 import time
@@ -172,6 +190,7 @@ def make_project(folder: Path) -> Project:
         (folder / place).mkdir(parents=True)
     (folder / "steps/work.py").write_text(WORK)
     (folder / "steps/late.py").write_text(LATE)
+    (folder / "steps/edited.py").write_text(EDITED)
     (folder / "steps/many.py").write_text(MANY)
     (folder / "steps/helper.py").write_text('WORD = "helped "\n')
     for path in ("params.yaml", "pipelines/lora/params.yaml"):
