@@ -13,7 +13,7 @@ import grimp
 import networkx  # DVC brings it
 from dvc.repo import Repo
 
-from etude.core.facts import Fact
+from etude.facts import Fact
 
 PACKAGES = ("etude", "pipelines", "tasks", "flows", "commands", "evidence", "miniature")
 LOADED_BY_NAME = {"tasks.export": "etude.formats", "tasks.caption": "etude.captions"}  # stage → any module of the room

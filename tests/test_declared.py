@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from etude.core.errors import ParamsError
-from etude.core.facts import FACTS
 from etude.core.families import FAMILIES
 from etude.core.method import load_method, method_names, own_name
 from etude.core.params import MethodParams
+from etude.facts import FACTS
 from etude.training.inputs import Request, load_inputs
 from tests.guards import PACKAGES, unlisted_facts
 from tests.shipped import ROOT

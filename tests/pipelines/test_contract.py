@@ -16,11 +16,11 @@ from etude.base.base import Base
 from etude.base.loading import load_base
 from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact
-from etude.core.facts import FACTS
 from etude.core.families import FAMILIES
 from etude.core.method import load_method, method_names, needs
 from etude.core.mixins import OwnBase, ReadsCaptions
 from etude.core.params import load, read_yaml
+from etude.facts import FACTS
 from etude.training.inputs import INPUTS
 from tests.pipelines.learning import learn, on_tiny, params_of, picture
 from tests.shipped import ROOT, held
