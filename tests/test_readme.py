@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
-from pathlib import Path
 
 import pytest
 
-from commands import app
 from etude.core.method import method_names
+from tests.documents import assert_exists, broken_links, command_lines
+from tests.shipped import ROOT
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line.split("#")[0].strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    if line.split("#")[0].strip()
-]
 
 
-@pytest.mark.parametrize("text", COMMANDS)
-def test_a_command_of_the_readme_exists(text: str) -> None:
-    words = shlex.split(text)
-    if words[0] == "make":
-        run = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
-        assert run.returncode == 0, run.stderr
-    elif words[0] == "etude":
-        assert words[1] in app.COMMANDS, text
-    else:
-        assert words[0] in ("dvc", "source"), text
-    for name in re.findall(r"(?:presets/|etude preset )(\w+)", text):
-        assert (ROOT / "presets" / f"{name}.yaml").exists()
+@pytest.mark.parametrize("line", command_lines(ROOT / "README.md"))
+def test_a_command_of_the_readme_exists_with_its_options(line: str) -> None:
+    assert_exists(line)
 
 
 def test_the_map_names_what_is_there_and_all_of_it() -> None:
@@ -50,20 +33,24 @@ def test_the_map_names_what_is_there_and_all_of_it() -> None:
 
 def test_every_method_has_a_row_and_every_link_leads_somewhere() -> None:
     assert set(re.findall(r"^\| \[(\w+)\]\(pipelines/", README, re.MULTILINE)) == set(method_names())
-    links = re.findall(r"\]\((?!http|#)([^)]+)\)", README)
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert broken_links(ROOT / "README.md") == []
+
+
+def test_the_third_line_leads_to_the_guide() -> None:
+    assert "](docs/guide.md)" in README.splitlines()[2]
 
 
 @pytest.mark.parametrize("method", method_names())
 def test_a_methods_readme_is_short_and_has_the_sections_that_help_to_choose(method: str) -> None:
-    text = (ROOT / "pipelines" / method / "README.md").read_text(encoding="utf-8")
+    page = ROOT / "pipelines" / method / "README.md"
+    text = page.read_text(encoding="utf-8")
     assert len(text.splitlines()) < 80
     sections = re.findall(r"^## (.+)$", text, re.MULTILINE)
     expected = ["What it changes", "When to choose it", "What was measured", "What it costs", "The files"]
     assert [section for section in sections if section in expected] == expected
     links = re.findall(r"\]\((?!http|#)([^)]+)\)", text)
     assert {"../../evidence/results.md", f"../../docs/reference.md#{method}"} <= set(links)
-    assert [link for link in links if not (ROOT / "pipelines" / method / link.partition("#")[0]).exists()] == []
+    assert broken_links(page) == []
 
 
 def test_what_people_type_is_called_etude_everywhere() -> None:
