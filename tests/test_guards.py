@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import shlex
@@ -272,3 +273,26 @@ def test_the_schemas_for_editors_are_those_of_the_code() -> None:
         path = ROOT / "schemas" / f"{name}.schema.json"
         assert path.exists(), "make schemas"
         assert read_json(path) == model.model_json_schema(), "make schemas"
+
+
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+def nested(text: str) -> list[int]:
+    """The lines of comprehensions that hold another."""
+    lines = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, COMPREHENSIONS):
+            inner = [other for other in ast.walk(node) if isinstance(other, COMPREHENSIONS) and other is not node]
+            lines += [node.lineno] if inner else []
+    return lines
+
+
+def test_no_comprehension_holds_another() -> None:
+    files = [file for room in (*PACKAGES, "benchmarks") for file in (ROOT / room).rglob("*.py")]
+    found = {file.relative_to(ROOT).as_posix(): nested(file.read_text(encoding="utf-8")) for file in files}
+    assert {file: lines for file, lines in found.items() if lines} == {}
+
+
+def test_a_nested_comprehension_is_found() -> None:
+    assert nested("a = 1\nb = [x for x in sorted(y for y in range(3))]") == [2]

@@ -55,7 +55,11 @@ def read_parts(path: Path | str, parts: Sequence[str]) -> dict[str, dict[str, Te
     if Path(path).suffix == ".safetensors":
         return {part: _map_part(path, part) for part in parts}
     tensors = _unpickle(path, "cpu")
-    return {part: {n: t for n, t in tensors.items() if n.startswith(_prefixes(part))} for part in parts}
+    found = {}
+    for part in parts:
+        prefixes = _prefixes(part)
+        found[part] = {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes)}
+    return found
 
 
 def _prefixes(part: str) -> tuple[str, ...]:

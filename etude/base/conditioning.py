@@ -39,8 +39,8 @@ class Conditioning:
     @staticmethod
     def cat(conditionings: Sequence[Conditioning]) -> Conditioning:
         """One batch of several; all with ``pooled``, or all without, and so with ``picture``."""
-        columns = [
-            [each for each in column if each is not None]
-            for column in zip(*(c._tensors for c in conditionings), strict=True)
-        ]
-        return Conditioning(*(torch.cat(column) if column else None for column in columns))  # type: ignore[arg-type]
+        batch = []
+        for column in zip(*(each._tensors for each in conditionings), strict=True):
+            present = [tensor for tensor in column if tensor is not None]
+            batch.append(torch.cat(present) if present else None)
+        return Conditioning(*batch)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from typing import Any
 
 from etude.base.checkpoint import SUFFIXES, Shapes, is_pointer, read_shapes, refuse_pointer
 from etude.core.errors import BaseError
-from etude.core.families import UNET, VAE, by_config, by_tensors
+from etude.core.families import UNET, VAE, by_config, by_tensors, lacking_prefixes
 from etude.core.files import beside
 
 _CHOOSE = "choose a Stable Diffusion 1.x, 2.x or XL base model"
@@ -147,8 +147,8 @@ def _check_unclip(path: Path) -> None:
 
 def _has_part(folder: Path) -> bool:
     if folder.name.startswith("tokenizer"):
-        forms = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-        return any(all((folder / name).exists() for name in form) for form in forms)
+        pair = (folder / "vocab.json").exists() and (folder / "merges.txt").exists()
+        return pair or (folder / "tokenizer.json").exists()
     if folder.name.endswith("scheduler"):
         return (folder / "scheduler_config.json").exists()
     if folder.name == "feature_extractor":
@@ -165,7 +165,7 @@ def _recognise_shapes(path: Path, shapes: Shapes) -> str:
     if not family.size_ids and UNET + "label_emb.0.0.weight" in shapes:
         raise BaseError(path, "is an unCLIP model, or SDXL's UNet without its text encoders", _CHOOSE)
     wanted = (VAE, *(family.texts + encoder.single for encoder in family.text_encoders))
-    missing = [f"{prefix}*" for prefix in wanted if not any(name.startswith(prefix) for name in shapes)]
+    missing = [f"{prefix}*" for prefix in lacking_prefixes(shapes, wanted)]
     if missing:
         action = "choose a file that holds the VAE and the text encoder as well"
         raise BaseError(path, f"lacks {', '.join(missing)}", action)

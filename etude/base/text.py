@@ -60,12 +60,14 @@ def tokenise(base: Base, prompts: Sequence[str]) -> Tokens:
     # Each encoder has its own tokenizer: those that pad with "!" read a "!" in the text as that padding.
     lengths = [encoder.config.max_position_embeddings for encoder in base.text_encoders]
     pairs = list(zip(base.tokenizers, lengths, strict=True))
-    fitted = [[_fit(base, tokenizer, prompt, length) for prompt in prompts] for tokenizer, length in pairs]
-    ids = tuple(
-        torch.tensor([row for row, _ in rows], dtype=torch.int64).reshape(len(prompts), length)
-        for rows, length in zip(fitted, lengths, strict=True)
-    )
-    return Tokens(ids, tuple(max((cut for _, cut in column), key=len) for column in zip(*fitted, strict=True)))
+    ids, longest = [], [""] * len(prompts)
+    for tokenizer, length in pairs:
+        fitted = [_fit(base, tokenizer, prompt, length) for prompt in prompts]
+        rows = [row for row, _ in fitted]
+        ids.append(torch.tensor(rows, dtype=torch.int64).reshape(len(prompts), length))
+        for number, (_, cut) in enumerate(fitted):
+            longest[number] = max(longest[number], cut, key=len)
+    return Tokens(tuple(ids), tuple(longest))
 
 
 def encode_tokens(base: Base, tokens: Tokens, clip_skip: int = 0) -> Conditioning:

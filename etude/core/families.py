@@ -199,8 +199,12 @@ def by_names(names: Iterable[str]) -> list[Family]:
     words = [name.split(".") for name in names]
     parts = {word for name in words for word in name[:2]} & set(text_parts())
     depth = max((_depth(name) for name in words), default=0)
-    families = FAMILIES.values()
-    return [f for f in families if parts <= {e.part for e in f.text_encoders} and depth <= max(f.blocks)]
+    found = []
+    for family in FAMILIES.values():
+        known = {encoder.part for encoder in family.text_encoders}
+        if parts <= known and depth <= max(family.blocks):
+            found.append(family)
+    return found
 
 
 def text_parts() -> tuple[str, ...]:
@@ -230,3 +234,13 @@ def _depth(words: list[str]) -> int:
     """The number of a name's transformer layer, counted from 1; 0: it has none."""
     place = words.index("transformer_blocks") + 1 if "transformer_blocks" in words[:-1] else 0
     return int(words[place]) + 1 if place and words[place].isdigit() else 0
+
+
+def lacking_prefixes(names: Iterable[str], wanted: Iterable[str]) -> list[str]:
+    """Those of ``wanted`` that no name begins with."""
+    known = list(names)
+    found = []
+    for prefix in wanted:
+        if not any(name.startswith(prefix) for name in known):
+            found.append(prefix)
+    return found

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
-from etude.core.families import text_parts
+from etude.core.families import lacking_prefixes, text_parts
 from etude.formats.ldm_names import OLD_ATTENTION
 
 
@@ -78,6 +78,7 @@ def common(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def refuse_partial(path: Path, tensors: Mapping[str, Tensor], wanted: Iterable[str]) -> None:
     """Raise FormatError when a whole model lacks a part."""
-    missing = [part for part in wanted if not any(name.startswith(f"{part}.") for name in tensors)]
+    prefixes = [f"{part}." for part in wanted]
+    missing = [prefix.removesuffix(".") for prefix in lacking_prefixes(tensors, prefixes)]
     if missing:
         raise FormatError(path, f"lacks {', '.join(missing)}", "name a whole checkpoint")

@@ -40,14 +40,12 @@ def wholes(artifact: Artifact, frame: Frame) -> dict[str, Tensor]:
 
 def words(artifact: Artifact) -> dict[str, dict[str, Tensor]]:
     """Rows [1, d] by word and text encoder."""
-    return {
-        word: {
-            name.rpartition(".")[2]: tensor
-            for name, tensor in artifact.tensors.items()
-            if name.startswith(f"words.{number}.")
-        }
-        for number, word in enumerate(artifact.facts["words"])
-    }
+    rows: dict[str, dict[str, Tensor]] = {}
+    for number, word in enumerate(artifact.facts["words"]):
+        prefix = f"words.{number}."
+        own = {name: tensor for name, tensor in artifact.tensors.items() if name.startswith(prefix)}
+        rows[word] = {name.removeprefix(prefix): tensor for name, tensor in own.items()}
+    return rows
 
 
 def common(

@@ -51,10 +51,10 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
     """``delta.bin``, and ``delta_compressed.bin`` when the fact ``compress`` is above 0."""
     unet: dict[str, Any] = {name: tensor.clone() for name, tensor in wholes(artifact, frame).items()}
-    rows = {
-        word: [own[part][0].clone() for part in text_parts() if part in own] for word, own in words(artifact).items()
-    }
-    tokens = {word: own if len(own) > 1 else own[0] for word, own in rows.items()}
+    tokens: dict[str, Any] = {}
+    for word, own in words(artifact).items():
+        rows = [own[part][0].clone() for part in text_parts() if part in own]
+        tokens[word] = rows if len(rows) > 1 else rows[0]
     paths = [draft.path("delta.bin")]
     write_pickle(paths[0], {"unet": unet, "modifier_token": tokens})
     if share := artifact.facts.get("compress", 0.0):

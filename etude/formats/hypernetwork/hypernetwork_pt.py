@@ -63,9 +63,9 @@ def write(artifact: Artifact, draft: Draft) -> list[Path]:
     facts = artifact.facts
     structure = [float(multiple) for multiple in facts["structure"]]
     widths = sorted({int(name.partition(".")[0]) for name in artifact.tensors})
-    data: dict[Any, Any] = {
-        width: tuple(_states(artifact.tensors, facts, f"{width}.{side}") for side in "kv") for width in widths
-    }
+    data: dict[Any, Any] = {}
+    for width in widths:
+        data[width] = tuple(_states(artifact.tensors, facts, f"{width}.{side}") for side in "kv")
     dropout = facts.get("dropout")
     data |= {
         "step": facts.get("step", 0),

@@ -84,12 +84,20 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if strange:
         raise unknown(path, strange)
     _check(path, layers)
-    ranks = {name: next((len(f[key]) for key in RANKED if key in f), 1) for name, f in layers.items()}
-    told = ranks_and_alphas({name: (rank, alphas.get(name, float(rank))) for name, rank in ranks.items()})
-    common = {
-        f"{name}.{factor}": t for name, factors in sorted(layers.items()) for factor, t in sorted(factors.items())
-    }
-    return common, told | _told(metadata)
+    pairs = {}
+    for name, factors in layers.items():
+        rank = _rank(factors)
+        pairs[name] = rank, alphas.get(name, float(rank))
+    common = {}
+    for name, factors in sorted(layers.items()):
+        for factor, tensor in sorted(factors.items()):
+            common[f"{name}.{factor}"] = tensor
+    return common, ranks_and_alphas(pairs) | _told(metadata)
+
+
+def _rank(factors: Mapping[str, Tensor]) -> int:
+    """The rank of a layer; 1 where no factor has one, as of whole differences."""
+    return next((len(factors[name]) for name in RANKED if name in factors), 1)
 
 
 def _check(path: Path, layers: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -157,4 +165,5 @@ def write(artifact: Artifact, draft: Draft) -> list[Path]:
 def _algorithm(tensors: Collection[str]) -> str:
     """What LyCORIS calls the kind of these factors; "": plain LoRA, which is kohya's own."""
     kinds = {"hada_": "loha", "lokr_": "lokr", ".diff": "full", ".dora_scale": "lora"}
-    return next((kind for mark, kind in kinds.items() if any(mark in name for name in tensors)), "")
+    text = " ".join(tensors)
+    return next((kind for mark, kind in kinds.items() if mark in text), "")

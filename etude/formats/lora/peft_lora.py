@@ -27,7 +27,8 @@ PREFIX = "base_model.model."
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
     """Whether the files of a folder (its paths are the keys) are an adapter, or those of parts."""
-    return any(place in keys for place in (FILE, *(f"{part}/{FILE}" for part in ("unet", *text_parts()))))
+    places = {FILE, *(f"{part}/{FILE}" for part in ("unet", *text_parts()))}
+    return not places.isdisjoint(keys)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
