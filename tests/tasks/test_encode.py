@@ -179,7 +179,7 @@ def test_a_damaged_entry_is_noticed_and_made_again(damage: str, capsys: pytest.C
 
 
 @pytest.mark.usefixtures("project")
-def test_what_hangs_on_other_code_libraries_or_threads_is_encoded_again(
+def test_what_depends_on_other_code_libraries_or_threads_is_encoded_again(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_param("threads: 1", "threads: 2")
@@ -189,7 +189,7 @@ def test_what_hangs_on_other_code_libraries_or_threads_is_encoded_again(
     monkeypatch.setattr("tasks.encode.version", lambda _: "0.0")
     encode("pets")
     assert counts(capsys) == (4, 0, 4, 0)
-    monkeypatch.setattr("tasks.encode.sha256_tree", lambda *_: "other code")
+    monkeypatch.setattr("tasks.encode.code_digests", lambda *_: {"etude/base": "other"})
     encode("pets")
     assert counts(capsys) == (4, 0, 4, 0)
 
