@@ -104,13 +104,11 @@ def fit(
     average = Average(tensors, plan.ema)
     run = _Run(tensors, optimizer, average, device)
     start = run.restore(report.restore())
-    main = device.is_main_process
     report.start(start, plan.steps)
     for step in range(start, plan.steps):
         for settings, group in zip(optimizer.param_groups, groups, strict=True):
             settings["lr"] = plan.rate(step) * group.rate
-        value = _gradients(loss, batches, step, plan, report, device)
-        run.losses.append(value)
+        run.losses.append(_gradients(loss, batches, step, plan, report, device))
         _share(tensors, device)
         if plan.clip:
             device.clip_grad_norm_(tensors, plan.clip)
@@ -118,23 +116,41 @@ def fit(
         optimizer.zero_grad()
         average.update(step)
         after_step(step)
-        done = step + 1
-        last = done == plan.steps
-        if done % plan.log_every == 0 or done % plan.checkpoint_every == 0 or done % plan.resume_every == 0 or last:
-            _check(run, batches, done, plan, device)
-        if (done % plan.log_every == 0 or last) and main:
-            report.log(done, run.mean_loss(), plan.rate(step))
-        if (done % plan.checkpoint_every == 0 or last) and main:
-            with average.applied():
-                refresh()
-                report.checkpoint(done, learned)
-        if (done % plan.resume_every == 0 or last) and main:
-            report.keep(run.state(done))
-        report.advance(done)
+        if _is_due(step + 1, plan):
+            _check(run, batches, step + 1, plan, device)
+            if device.is_main_process:
+                _record(run, step + 1, plan, report, learned, refresh)
+        report.advance(step + 1)
     if plan.ema:
         average.load(average.values)
     refresh()
     return learned.copied() if learned else None
+
+
+def _is_due(done: int, plan: Optimization) -> bool:
+    """Whether anything is written after ``done`` steps: losses are read, and checked, before that."""
+    intervals = (plan.log_every, plan.checkpoint_every, plan.resume_every)
+    return done == plan.steps or any(done % interval == 0 for interval in intervals)
+
+
+def _record(
+    run: _Run,
+    done: int,
+    plan: Optimization,
+    report: Report,
+    learned: Artifact | None,
+    refresh: Callable[[], None],
+) -> None:
+    """Write what is due after ``done`` steps: a point of the curve, a checkpoint, the state to go on from."""
+    last = done == plan.steps
+    if done % plan.log_every == 0 or last:
+        report.log(done, run.mean_loss(), plan.rate(done - 1))
+    if done % plan.checkpoint_every == 0 or last:
+        with run.average.applied():
+            refresh()
+            report.checkpoint(done, learned)
+    if done % plan.resume_every == 0 or last:
+        report.keep(run.state(done))
 
 
 def _accelerator(report: Report) -> Accelerator:
