@@ -27,7 +27,7 @@ def base(
     if bool(source) != bool(to):
         raise ArgumentError("--from and --to", "belong together", "give both, or neither")
     if not source and (revision or half):
-        raise ArgumentError("--revision and --half", "are of a model that --from names", "give --from and --to too")
+        raise ArgumentError("--revision and --half", "need --from", "give --from and --to too")
     from commands import models
 
     with models.alone():

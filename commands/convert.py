@@ -1,4 +1,4 @@
-"""Turn a file into another format of its kind: LoRA, embedding, whole model; what it is is told by its keys."""
+"""Turn a file into another format of its kind: LoRA, embedding, whole model. The names of its tensors tell its format."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def carrier(root: Path, stages: Sequence[Stage]) -> Callable[[Stage, Site, Tell,
                 return str(state.message)
             else:
                 raise StageError(state.message or f"{stage.label} ended {state.name}")
-        raise StageError(f"{stage.label} was begun {MACHINES} times, in vain: {fault}")
+        raise StageError(f"{stage.label} failed {MACHINES} times: {fault}")
 
     return send
 

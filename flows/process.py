@@ -15,8 +15,8 @@ POLL = 0.1  # seconds between two looks at something that another process decide
 def alive(pid: int, command: str = "") -> bool:
     """Whether a process runs and was started with the arguments in `command`.
 
-    A zombie does not run: in a container whose first process reaps nobody it would otherwise live for ever. The
-    arguments tell a process from a later one that was given the same number.
+    A zombie counts as dead: where the first process of a container never reaps it, it would look alive for ever. The
+    arguments distinguish a process from a later one with the same number.
     """
     try:
         process = psutil.Process(pid)

@@ -57,7 +57,7 @@ def repair_locks(root: Path) -> None:
 def repair_runs(runs: Path) -> None:
     """Remove the empty folders of a run-cache: DVC makes one before it writes the entry, and ends at it if none came.
 
-    Not those made just now: another checkout may share the cache, and be about to write.
+    Folders made just now stay: another checkout that shares the cache may be about to write there.
     """
     for folder in runs.glob("*/*"):
         with suppress(OSError):  # it holds an entry, or is gone

@@ -67,7 +67,7 @@ class Server:
     word: str
 
     def answers(self) -> bool:
-        """Whether this very server answers there. A busy one is waited for, 20 s at most."""
+        """Whether this very server answers there. Waits up to 20 s for a busy one."""
         try:
             with build_opener(ProxyHandler({})).open(self.url + WORD, timeout=20) as reply:
                 return bool(reply.read(100) == self.word.encode())
