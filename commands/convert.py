@@ -1,4 +1,4 @@
-"""Turn a file into another format of its kind: LoRA, embedding, whole model. The names of its tensors tell its format."""
+"""Turn a file into another format of its kind: LoRA, embedding, whole model. Its tensors' names tell which it is."""
 
 from __future__ import annotations
 
