@@ -23,7 +23,7 @@ from prefect.artifacts import (
 from flows.plan import Stage
 from flows.server import PICTURES
 
-MOST = 4  # pictures: a folder with more of them holds data, not results
+MOST = 4  # pictures; a folder with more pictures holds data, not results
 THUMBNAIL_SIDE = 800  # px
 THUMBNAIL_BYTES = 200_000  # kept with every run
 
@@ -31,7 +31,7 @@ THUMBNAIL_BYTES = 200_000  # kept with every run
 def publish(root: Path, stage: Stage, site: str | None) -> None:
     """Show what a stage made: its pictures as thumbnails, `metrics.json` as a table, `index.html` as a link.
 
-    `site` is where the repository's own server is, nothing with any other.
+    `site` is the address of the repository's own server; empty with any other server.
     """
     for path, file in pictures(root, stage).items():
         address = _address(thumbnail(file), site)
@@ -57,7 +57,7 @@ def publish_plan(todo: Mapping[Stage, Sequence[str]], total: int) -> None:
 
 
 def plain(text: str) -> str:
-    """A text that Markdown and HTML show as it is, on one line: names and prompts are no mark-up."""
+    """Escape a text, on one line, so that Markdown and HTML show it as it is: names and prompts are no mark-up."""
     marks = r"[^\w\s.,;:/=→-]|_|:(?=//)|(?<=www)\."  # the last two would become links
     return re.sub(marks, lambda found: f"&#{ord(found[0])};", " ".join(text.split()), flags=re.IGNORECASE)
 
@@ -69,14 +69,14 @@ def publish_outcome(rows: Sequence[tuple[str, str, float | None]]) -> None:
 
 
 def _address(picture: bytes, site: str | None) -> str:
-    """Where pages show a picture from: the repository's server keeps it with its history, others within the text."""
+    """The address of a picture for a page: a file beside the repository server's history; else the picture itself."""
     if not site:
         return data_uri(picture)
     name = f"{hashlib.sha256(picture).hexdigest()[:16]}.webp"
     folder = Path(os.environ["PREFECT_HOME"]) / PICTURES
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(picture)
-    return f"/{PICTURES}/{name}"  # of the page's own server, on whichever port it is by then
+    return f"/{PICTURES}/{name}"  # without host and port: that server may have another port later
 
 
 def data_uri(picture: bytes) -> str:
@@ -101,7 +101,7 @@ def thumbnail(file: Path) -> bytes:
 
 
 def pictures(root: Path, stage: Stage) -> dict[str, Path]:
-    """The pictures that a stage made as a result, by their path from the root; none of a folder full of data."""
+    """The pictures that a stage made as a result, by their path from the root; a folder full of data gives none."""
     files: list[Path] = []
     for out in (root / path for path in stage.outs):
         found = [out] if out.suffix == ".png" else sorted(out.glob("*.png"))
@@ -110,7 +110,7 @@ def pictures(root: Path, stage: Stage) -> dict[str, Path]:
 
 
 def numbers(root: Path, stage: Stage) -> dict[str, Any]:
-    """What is in the `metrics.json` in or among a stage's outputs, nested names joined by dots."""
+    """The numbers of the `metrics.json` in or among a stage's outputs, with nested names joined by dots."""
     outs = (root / path for path in stage.outs)
     files = (out if out.name == "metrics.json" else out / "metrics.json" for out in outs)
     return dict(pair for file in files if file.is_file() for pair in _flat(json.loads(file.read_text())))

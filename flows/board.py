@@ -44,14 +44,14 @@ class Row:
 
     @property
     def rank(self) -> int:
-        """What is shown first where not every stage finds room."""
+        """A sort key: what is shown first where the terminal is too small for all stages."""
         if self.state in (*ACTIVE, "failed"):
             return 0
         return {"waiting": 2, "queued": 1, "skipped": 3, "up to date": 4}.get(self.state, 2)
 
 
 class Board:
-    """How the stages of a run are doing, and `where` else one can look. Without a console it only keeps count."""
+    """The states of a run's stages; `where` is the address of Prefect's UI. Without a console it only counts."""
 
     def __init__(self, console: Console | None = None, where: str = "") -> None:
         self.console, self.where, self.rows = console, where, dict[str, Row]()
@@ -74,7 +74,7 @@ class Board:
             self.rows |= {stage.shown: Row(stage) for stage in stages}
 
     def state(self, stage: Stage, state: str, seconds: float | None = None) -> None:
-        """A stage entered another state; `seconds` is what it took when that is a final one."""
+        """A stage entered another state; for a final state, `seconds` is how long the stage took."""
         with self._guard:
             row = self.rows[stage.shown]
             if state == row.state or row.state in OUTCOMES:
@@ -97,7 +97,7 @@ class Board:
                 self.note(f"{stage.shown}: {duration(row.told - row.since)}: {row.text}")
 
     def end(self) -> None:
-        """Nothing more will happen: whatever still waits never began."""
+        """End the display: stages that still wait were never started."""
         if self._live:
             self._live.stop()
             self._live = None
@@ -121,16 +121,16 @@ class Board:
         return " · ".join([*counts, took, *[self.where] * bool(self.where)])
 
     def note(self, line: str) -> None:
-        """Say something that stays above the table."""
+        """Print a text that stays above the table."""
         if self.console:
             self.console.print(Text(line), soft_wrap=True)
 
 
-_BOARD: ContextVar[Board | None] = ContextVar("board", default=None)  # no parameter of flows: those are stored
+_BOARD: ContextVar[Board | None] = ContextVar("board", default=None)  # not a parameter of flows: Prefect stores those
 
 
 def use(board: Board) -> None:
-    """Let the flows that this thread runs show their stages on a board."""
+    """Let the flows of this thread show their stages on a board."""
     _BOARD.set(board)
 
 
@@ -148,7 +148,7 @@ def _cells(row: Row) -> tuple[Text, ...]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: `3.2 s`, `1:05 min`, `2:03:10 h`."""
+    """Seconds in readable form: `3.2 s`, `1:05 min`, `2:03:10 h`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""Experiments: what is to be tried, and what it came to, side by side, as one HTML file."""
+"""Experiments to run, and a page that compares their results side by side, as one HTML file."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ one into the workspace. The best value of a metric is bold.</p>
 
 @dataclass(frozen=True)
 class Trial:
-    """One experiment to be run: DVC's overrides by params file, and what is to be brought up to date with them."""
+    """One experiment to run: DVC's overrides by params file, and the targets to bring up to date with them."""
 
     title: str
     values: Mapping[str, Sequence[str]]
@@ -52,7 +52,7 @@ class Trial:
 
 @dataclass
 class Result:
-    """One experiment: its numbers by name, its pictures (data URIs) by path, and what went wrong."""
+    """The result of one experiment: its numbers by name, its pictures (data URIs) by path, and what went wrong."""
 
     name: str
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Result:
 
 
 def render(title: str, results: Sequence[Result]) -> str:
-    """The page: a row an experiment, the numbers that differ between them first."""
+    """The page: one row for each experiment; numbers that differ between experiments come first."""
     from jinja2 import Environment
 
     names = list(dict.fromkeys(name for result in results for name in result.metrics))
@@ -77,7 +77,7 @@ def render(title: str, results: Sequence[Result]) -> str:
 
 
 def write(root: Path, title: str, results: Sequence[Result]) -> Path:
-    """Keep the page among the logs; gives its path."""
+    """Write the page into the logs; returns its path."""
     file = root / "logs" / "sweeps" / f"{file_name(title)}.html"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(render(title, results))
@@ -85,7 +85,7 @@ def write(root: Path, title: str, results: Sequence[Result]) -> Path:
 
 
 def _best(name: str, values: Sequence[Any]) -> float | None:
-    """The best of the values in a column; None where no side is better, as for the untouched base or a spread."""
+    """The best value of a column; None where neither high nor low is better, as for the untouched base or a spread."""
     *_, key, kind = ["", *name.rpartition(" ")[2].split(".")]  # lora:evaluate image_similarity.best
     metric = BY_KEY.get(key if kind in ("best", "final") else kind)
     numbers: list[float] = list(filter(_is_number, values))

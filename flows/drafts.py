@@ -1,4 +1,4 @@
-"""Drafts of the repository: its params files alone, as overrides leave them, to be checked before anything starts."""
+"""Drafts of the repository: only its params files, with overrides applied, to check them before anything starts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def copy_params(root: Path, folder: Path) -> None:
 def check(root: Path, combinations: Sequence[Mapping[str, Sequence[str]]]) -> None:
     """Try overrides by file, each combination on a draft of its own.
 
-    Raises InputError on an unknown file or key, ParamsError on a value that no task takes, naming the combination.
+    Raises InputError on an unknown file or key, ParamsError, with the combination, on a value that no task accepts.
     """
     with TemporaryDirectory(prefix="draft-") as temporary, chdir(root):
         for number, values in enumerate(combinations):

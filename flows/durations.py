@@ -11,7 +11,7 @@ from flows.plan import Stage
 
 
 def keep(root: Path, stage: Stage, seconds: float) -> None:
-    """Remember what a stage took, where the disk lets us."""
+    """Store how long a stage took; a disk that cannot be written to is ignored."""
     file = _file(root, stage)
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -19,12 +19,12 @@ def keep(root: Path, stage: Stage, seconds: float) -> None:
 
 
 def recall_all(root: Path, stages: Iterable[Stage]) -> dict[str, float]:
-    """What stages took here, by name, of those that ever ran here."""
+    """How many seconds each stage took here, by name, for the stages that ever ran here."""
     return {stage.name: seconds for stage in stages if (seconds := recall(root, stage)) is not None}
 
 
 def recall(root: Path, stage: Stage) -> float | None:
-    """What a stage took the last time it ran here, in seconds; None when it never did."""
+    """How long a stage took the last time it ran here, in seconds; None when it never ran here."""
     try:
         return float(_file(root, stage).read_text())
     except (FileNotFoundError, ValueError):
@@ -32,7 +32,7 @@ def recall(root: Path, stage: Stage) -> float | None:
 
 
 def urgency(stages: Sequence[Stage], seconds: dict[str, float]) -> dict[str, float]:
-    """Seconds from the beginning of each stage to the end of the longest chain after it; 1 where none are given."""
+    """Seconds from the start of each stage to the end of the longest chain after it; a stage without time counts 1."""
     chain: dict[str, float] = {stage.name: 0.0 for stage in stages}
     for stage in reversed(stages):
         chain[stage.name] += seconds.get(stage.name, 1.0)
@@ -42,7 +42,7 @@ def urgency(stages: Sequence[Stage], seconds: dict[str, float]) -> dict[str, flo
 
 
 def estimate(stages: Sequence[Stage], seconds: dict[str, float], jobs: int) -> float:
-    """How long `stages` (upstream first) take with `jobs` at once; `seconds` for each, 0 for those it leaves out."""
+    """Estimate how long `stages` (upstream first) take with `jobs` at once; a stage that `seconds` lacks counts 0."""
     done: dict[str, float] = {}
     free = [0.0] * jobs
     for stage in stages:

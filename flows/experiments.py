@@ -1,4 +1,4 @@
-"""Flows over other states of the repository than the one that lies here. Importing this imports Prefect."""
+"""Flows over other states of the repository than the one in this folder. Importing this imports Prefect."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def reproduce(
     """Run a revision's pipeline again in a folder of its own, and compare every output with what was recorded.
 
     With `force` everything is computed again: nothing is taken from DVC's run-cache. Metrics may differ by
-    `tolerance`, relative. Ends Completed when all outputs are the same, else Failed; the message tells.
+    `tolerance`, relative. Ends Completed when all outputs are the same, else Failed; the message names what differs.
     """
     root = Path(root).resolve()
     with worktree(root, revision, fresh=force) as (tree, lock):
@@ -91,8 +91,8 @@ def sweep(
 ) -> State[None]:
     """Run every combination of some parameter values (DVC's `-S` syntax) as an experiment of its own, side by side.
 
-    Each runs in a folder of its own on the present commit with the present edits, and becomes a DVC experiment; stages
-    that several have in common run once. The message names the experiments and a page that compares them.
+    Each runs in a folder of its own on the present commit with the present edits, and becomes a DVC experiment; a stage
+    that several combinations share runs once. The message names the experiments and a page that compares them.
     """
     root = Path(root).resolve()
     trials = [Trial(title, values, targets) for title, values in titled(repository.combinations(overrides)).items()]
@@ -110,7 +110,7 @@ def sweep(
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def keep_experiment(root: Path, work: Work, futures: Futures, name: str, saved: bool) -> Result:
-    """Wait for the stages of one combination; read off what it came to, and save it as an experiment."""
+    """Wait for the stages of one combination, read its results, and save it as an experiment."""
     settle(work, futures)
     if not work.complete():
         return Result(name, fault=work.verdict())
@@ -128,8 +128,8 @@ def keep_experiment(root: Path, work: Work, futures: Futures, name: str, saved: 
 def try_all(root: Path, trials: Sequence[Trial], jobs: int, gpus: Sequence[str], done: Done, name: str = "") -> None:
     """Run trials in worktrees of their own, one more than `jobs` at once; `done` is called for each as soon as it ends.
 
-    All start from what is committed and edited now. While some run the next is prepared; stages of one recipe run once.
-    With a `name`, which begins their names, they are kept as DVC experiments.
+    All start from the present commit with the present edits. The next trial is prepared while others run; stages of one
+    recipe run once. With a `name` the trials are kept as DVC experiments whose names begin with it.
     """
     board = current()
     state = resolve(root, "HEAD"), edits_of(root)
@@ -145,7 +145,7 @@ def try_all(root: Path, trials: Sequence[Trial], jobs: int, gpus: Sequence[str],
             works.append(work)
             futures = submit(work, same)
             todo = keep_experiment.with_options(name=f"keep {trial.title}", task_run_name=f"keep {trial.title}")
-            waited = quote(futures)  # the task itself waits for them, so that it also tells when some fail
+            waited = quote(futures)  # the task itself waits for them, so that it also reports failed ones
             title = f"{name}-{trial.title}".lstrip("-")
             kept = todo.submit(root, work, waited, title, bool(name))  # type: ignore[call-overload]
             running[kept] = trial, tree
@@ -154,7 +154,7 @@ def try_all(root: Path, trials: Sequence[Trial], jobs: int, gpus: Sequence[str],
 
 
 def _open(state: tuple[str, bytes], trial: Trial, home: Site, board: Board, stack: ExitStack) -> Work:
-    """The worktree of a trial, which lasts until `stack` is closed, and what is to be done there."""
+    """Make the worktree of a trial, which lasts until `stack` is closed; returns the work to do there."""
     commit, edits = state
     tree, lock = stack.enter_context(worktree(home.root, commit, edits=edits))
     repository.override(tree, trial.values)
@@ -172,9 +172,9 @@ def _tell_next(running: dict[PrefectFuture[Result], tuple[Trial, ExitStack]], do
 
 
 def titled(combinations: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, Mapping[str, Sequence[str]]]:
-    """Combinations of values by a name: `rank-8-rate-0.001`; where several would share one, a number tells them apart.
+    """Combinations of values by name, as `rank-8-rate-0.001`; names that would be equal get a number at the end.
 
-    A minus stays: `-S shift=-1,1` gives `shift--1` and `shift-1`.
+    A minus sign stays: `-S shift=-1,1` gives `shift--1` and `shift-1`.
     """
     found: dict[str, Mapping[str, Sequence[str]]] = {}
     for values in combinations:

@@ -39,9 +39,9 @@ def repro(
 ) -> State[None]:
     """Bring stages and what they depend on up to date, independent ones at once.
 
-    `targets` as in `plan.load`; `jobs` stages at once, of which those that ask for a GPU have one of `gpus` each.
-    With `pools` the workers of Prefect's work pools run the stages, and what they made is brought here.
-    Ends Failed, naming what failed and why, when a stage did; everything that does not depend on it is done then.
+    `targets` are those of `plan.load`. At most `jobs` stages run at once; a GPU stage gets one of `gpus` for itself.
+    With `pools` the workers of Prefect's work pools run the stages, and their results are brought here.
+    If a stage fails, all that does not depend on it still runs; then the flow ends Failed, with what failed and why.
     """
     site = Site(Path(root).resolve(), jobs, gpus, force)
     stages = plan.load(site.root, targets, force=force)
@@ -59,29 +59,29 @@ def repro(
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def bring_up_to_date(stage: Stage, work: Work, before: Sequence[str]) -> State[str]:
-    """One stage: a process of `dvc repro`, unless nothing can have changed. The state is named after the outcome."""
+    """Run one stage as a process of `dvc repro`, unless nothing can have changed. The state has the outcome's name."""
     logger = get_run_logger()
     outcome = work.do(stage, before, logger.info)
     if outcome in ("ran", "restored", "adopted"):
         pages = None if stage.title else os.environ.get(PAGES)
         try:
             artifacts.publish(work.site.root, stage, pages)
-        except (OSError, ValueError, HTTPError) as error:  # what is made is made, whether it can be shown or not
+        except (OSError, ValueError, HTTPError) as error:  # the outputs are there, even if they cannot be shown
             logger.warning("not shown: %s", error)
     return Completed(name=outcome.title().replace(" ", ""), message="; ".join(stage.why) or None, data=outcome)
 
 
 def carry_out(work: Work) -> None:
-    """Run all stages of a work to their end, showing them on its board."""
+    """Run all stages of a work to their end, and show them on its board."""
     with shown(work.board, [work]), runners.attended(work):
         settle(work, submit(work, {}))
 
 
 @contextmanager
 def shown(board: Board, works: Sequence[Work]) -> Iterator[None]:
-    """Show the stages of some works while they run; leaving on an error or a signal ends all their processes.
+    """Show the stages of some works while they run; an error or a signal ends all their processes.
 
-    They have ended before it leaves: where they work may be cleared next.
+    It returns only when these have ended: the caller may delete their folder next.
     """
     board.begin([stage for work in works for stage in work.stages])
     try:
@@ -98,9 +98,10 @@ def shown(board: Board, works: Sequence[Work]) -> Iterator[None]:
 
 
 def submit(work: Work, same: Futures) -> Futures:
-    """Hand the stages of a work to Prefect. Of stages of one recipe, in `same` from other works, only one is run first:
+    """Hand the stages of a work to Prefect.
 
-    the others find its result in DVC's run-cache.
+    Of stages with the same recipe one runs first, and the others find its result in DVC's run-cache. `same` holds
+    that first one by recipe, also from other works.
     """
     futures: Futures = {}
     for stage in work.stages:
@@ -119,7 +120,7 @@ def submit(work: Work, same: Futures) -> Futures:
 
 
 def settle(work: Work, futures: Futures) -> None:
-    """Wait for the stages of a work, and note how each one ended: as it should, failed, or never begun."""
+    """Wait for the stages of a work, and record how each one ended: done, failed, or never started."""
     stages = {futures[stage.name]: stage for stage in work.stages}
     for future in as_completed(list(stages)):
         future.wait()

@@ -1,8 +1,8 @@
-"""Stages on other machines: Prefect's work pools carry them there, DVC's remote carries what they read and make.
+"""Stages on other machines: Prefect's work pools start them there, DVC's remote carries their inputs and outputs.
 
 A worker has a clone of its own. For each stage it makes a worktree of the commit, takes what the stage needs from the
-shared remote, runs it, and pushes what it made with its entry in DVC's run-cache. By that entry everyone else finds it:
-no lock file travels. Importing this imports Prefect.
+shared remote, runs it, and pushes what it made with its entry in DVC's run-cache. Others find the result by that entry:
+no lock file is sent. Importing this imports Prefect.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from flows.slots import StoppedError
 from flows.stage import Site, StageError, Tell, run
 from flows.worktree import dvc, git, worktree
 
-POOLS = ("cpu", "gpu")  # a stage goes to the pool named as the resource that it asks for
-CLONE, JOBS, GPUS = "ETUDE_CLONE", "ETUDE_JOBS", "ETUDE_GPUS"  # what a worker tells its flows, in the environment
+POOLS = ("cpu", "gpu")  # a stage goes to the pool that has the name of its resource
+CLONE, JOBS, GPUS = "ETUDE_CLONE", "ETUDE_JOBS", "ETUDE_GPUS"  # environment variables from a worker to its flows
 BEAT = 5.0  # seconds between two signs of life of a stage
 LOST = 12 * BEAT  # seconds of silence after which the machine of a stage counts as lost
-MACHINES = 3  # lost ones, or losses of the server, after which a stage is given up
+MACHINES = 3  # how often a stage's worker or the server may be lost before the stage has failed
 LIVING = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
 
 
@@ -53,7 +53,7 @@ def carry_out(commit: str, target: str) -> State[Any]:
     clone, jobs = Path(os.environ[CLONE]), int(os.environ[JOBS])
     gpus = [device for device in os.environ[GPUS].split(",") if device]
     try:
-        with pulse() as tell:  # large results are pushed for longer than a worker may be silent
+        with pulse() as tell:  # pushing large results may take longer than LOST
             fetch(clone, commit)
             with worktree(clone, commit, inputs=False) as (tree, lock):
                 (stage,) = (one for one in plan.load(tree, [target]) if one.name == target)
@@ -66,7 +66,7 @@ def carry_out(commit: str, target: str) -> State[Any]:
 
 
 def fetch(clone: Path, commit: str) -> None:
-    """Have a commit in a clone. Raises InputError where its origin lacks it."""
+    """Fetch a commit into a clone, if it is not there. Raises InputError where the clone's origin lacks it."""
     if not git(clone, "cat-file", "-t", commit, check=False):
         git(clone, "fetch", "--quiet", "origin")
     if not git(clone, "cat-file", "-t", commit, check=False):
@@ -115,9 +115,9 @@ def beat_of(run_id: str) -> str:
 
 
 def carrier(root: Path, stages: Sequence[Stage]) -> Callable[[Stage, Site, Tell, Event, float], str]:
-    """What `flows.stage.run` does, done by whatever worker takes the stage.
+    """A function like `flows.stage.run` that lets a worker run the stage.
 
-    Raises InputError where something keeps workers from doing the same as this checkout would.
+    Raises InputError where workers could not do the same as this checkout.
     """
     commit = shared_commit(root)
     share(root, stages)
@@ -132,7 +132,7 @@ def carrier(root: Path, stages: Sequence[Stage]) -> Callable[[Stage, Site, Tell,
             tell("state", "queued")
             try:
                 state = follow(_begin(stage, commit), tell, stopping)
-            except HTTPError as error:  # the worker goes on, and is found again
+            except HTTPError as error:  # the worker continues, and is found in the next try
                 fault = f"the Prefect server does not answer ({error})"
                 if stopping.wait(BEAT):
                     raise StoppedError from error
@@ -149,14 +149,14 @@ def carrier(root: Path, stages: Sequence[Stage]) -> Callable[[Stage, Site, Tell,
 
 
 def follow(run: FlowRun, tell: Tell, stopping: Event) -> State[Any] | None:
-    """Wait for a stage that a worker runs; its final state, or None where the worker is lost."""
+    """Wait for a stage that a worker runs; returns its final state, or None if the worker is lost."""
     with get_client(sync_client=True) as client:
         seen, heard = None, time.monotonic()
         while True:
             now = client.read_flow_run(run.id)
             state = now.state
             if state is not None and state.is_final():
-                tell("seconds", str(now.total_run_time.total_seconds()))  # a short one is never seen at work from here
+                tell("seconds", str(now.total_run_time.total_seconds()))  # a short stage was never seen running here
                 return None if state.is_crashed() else state
             if stopping.wait(POLL * 10):
                 client.set_flow_run_state(run.id, Cancelling())
@@ -175,7 +175,7 @@ def follow(run: FlowRun, tell: Tell, stopping: Event) -> State[Any] | None:
 
 
 def _begin(stage: Stage, commit: str) -> FlowRun:
-    """The flow run of a stage at a commit: the one that is under way, from another flow perhaps, or a new one."""
+    """The flow run of a stage at a commit: one that runs already, perhaps started by another flow, or a new one."""
     tags = [f"commit {commit}", f"stage {stage.name}"]
     with get_client(sync_client=True) as client:
         same = FlowRunFilter(
@@ -208,7 +208,7 @@ def make_pools() -> None:
 
 
 def shared_commit(root: Path) -> str:
-    """The commit that workers are to run. Raises InputError where it is not all there is, or not where they find it."""
+    """The commit that workers run. Raises InputError for uncommitted changes, and where the origin lacks the commit."""
     plain = git(root, "status", "--porcelain", "--untracked-files=all").splitlines()
     names = [name for line in plain if Path(name := line[2:].strip().split(" -> ")[-1]).name != "dvc.lock"]
     if names:
@@ -221,7 +221,7 @@ def shared_commit(root: Path) -> str:
 
 
 def share(root: Path, stages: Sequence[Stage]) -> None:
-    """Give the shared remote what lies here and is up to date, so that nobody does it again.
+    """Push what is up to date here to the shared remote, so that no worker makes it again.
 
     Raises InputError without a remote that keeps run-caches, and on an input that changed without a commit.
     """
@@ -239,7 +239,7 @@ def share(root: Path, stages: Sequence[Stage]) -> None:
 
 
 def collect(root: Path, done: list[str]) -> None:
-    """Bring what workers made here, with the entries in dvc.lock."""
+    """Pull what workers made into this checkout, and write the entries in dvc.lock."""
     got = dvc(root, "repro", "--quiet", "--pull", *done) if done else None
     if got and got.returncode:
         raise InputError(root, f"`dvc repro --pull` says: {got.stderr.strip()}", "run the flow again")

@@ -1,6 +1,6 @@
-"""What DVC says there is to do: its graph and its status, as a list of stages.
+"""DVC's graph and status, as a list of stages.
 
-With `flows.record` and `flows.repository` the only files that speak to DVC.
+Only this file, `flows.record` and `flows.repository` call DVC's Python API.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ BUSY = "another process is at it"
 class Stage:
     """One stage of the graph.
 
-    `name` is DVC's own address seen from the root, whatever the current folder (`prepare@style`, `photos.dvc`,
+    `name` is DVC's own address, relative to the root in any current folder (`prepare@style`, `photos.dvc`,
     `pipelines/lora/dvc.yaml:build`); `label` is the short form people read and type (`lora:build`). `upstream` holds
-    names. `why` says what changed since the last run: nothing when it is empty. `outs` are paths from the root.
-    `timeout` is in seconds, 0 for none. Stages of one `recipe` do the same where they read the same files. `title`
-    tells runs elsewhere than in the user's checkout apart.
+    names. `why` lists what changed since the last run; empty: nothing changed. `outs` are paths from the root.
+    `timeout` is in seconds, 0 for none. Stages with the same `recipe` do the same if they read the same files. `title`
+    names the run if it is not in the user's checkout.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Stage:
 
     @property
     def shown(self) -> str:
-        """The label, told apart from those of other runs."""
+        """The label, after the title of its run."""
         return f"{self.title} {self.label}".strip()
 
     @property
@@ -68,7 +68,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Sources:
-    """What a target and its ancestors read that none of them makes: paths, parameters by file (no keys: all), commands.
+    """What a target and its ancestors read and do not make: paths, parameters by file (no keys: all), and commands.
 
     `outs` is what they make.
     """
@@ -95,9 +95,9 @@ def load(root: Path, targets: Sequence[str] = (), *, force: bool = False) -> lis
     """Read the graph under `root` and compare it with the workspace; upstream stages come first.
 
     `targets` are names, labels, `foreach` groups, method folders, dvc.yaml files or outputs; none means what plain
-    `dvc repro` reaches. Their ancestors belong to the plan. With `force` every stage is said to be wanted again.
-    Raises ParamsError for parameters that no stage would take, before DVC fills them in, and InputError where DVC
-    cannot read the project or a target is unknown.
+    `dvc repro` reaches. Their ancestors belong to the plan. With `force` every stage is marked to run again.
+    Raises ParamsError for parameters that no stage accepts, before DVC fills them in, and InputError if DVC cannot
+    read the project or a target is unknown.
     """
     if root.resolve() == CHECKOUT:  # another revision has other code, which checks its own parameters
         check(root)
@@ -120,7 +120,7 @@ def load(root: Path, targets: Sequence[str] = (), *, force: bool = False) -> lis
 
 
 def _told(root: Path, error: DvcException) -> tuple[str, str]:
-    """What DVC says is wrong with a project, and what to do."""
+    """What is wrong with a project, in DVC's words, and what to do."""
     if not (root / ".git").exists():
         return (
             "is a copy without .git, where DVC keeps no records",
@@ -130,7 +130,7 @@ def _told(root: Path, error: DvcException) -> tuple[str, str]:
 
 
 def _refuse_missing(known: Iterable[DvcStage], wanted: Iterable[DvcStage]) -> None:
-    """Raise InputError for what is read, is not there, and is made by no stage: DVC would end at it, half way."""
+    """Raise InputError for missing inputs that no stage makes: DVC would notice them only half way through the run."""
     made = [_path(out) for stage in known for out in stage.outs]
     deps = [dep for stage in wanted for dep in stage.deps if not isinstance(dep, ParamsDependency)]
     absent = dict.fromkeys(_path(dep) for dep in deps if not dep.exists)
@@ -142,7 +142,7 @@ def _refuse_missing(known: Iterable[DvcStage], wanted: Iterable[DvcStage]) -> No
 
 
 def pending(stages: Sequence[Stage]) -> dict[Stage, tuple[str, ...]]:
-    """The stages not known to be up to date, and why: what changed, or that what they read may change first."""
+    """The stages not known to be up to date, and why: a change, or a stage before them that runs first."""
     reasons: dict[str, tuple[str, ...]] = {}
     labels = {stage.name: stage.label for stage in stages}
     for stage in stages:
@@ -165,7 +165,7 @@ def _sources(graph: Graph, names: Mapping[DvcStage, str], wanted: Iterable[DvcSt
     params: dict[str, list[str]] = {}
     for stage in order:
         outs = map(_path, stage.outs)
-        if stage.is_data_source:  # a .dvc file: what it tracks is read, no command makes it
+        if stage.is_data_source:  # a .dvc file: no command makes what it tracks
             read.update(outs)
         else:
             made.extend(outs)
@@ -265,14 +265,14 @@ def _recipe(stage: DvcStage, name: str, upstream: Sequence[Stage]) -> str:
 
 
 def _why(stage: DvcStage) -> tuple[str, ...]:
-    """What changed since the stage last ran here, a phrase each; nothing when it is up to date."""
+    """What changed since the stage last ran here, a phrase for each change; empty when it is up to date."""
     try:
         changes = [entry for entries in stage.status().values() for entry in entries]
     except LockError:
         return (BUSY,)
     if changes and stage.cmd and not any(entry.hash_info for entry in (*stage.deps, *stage.outs)):
         return ("never run",)
-    entries = {str(entry): entry for entry in (*stage.outs, *stage.deps)}  # DVC tells paths from the current folder
+    entries = {str(entry): entry for entry in (*stage.outs, *stage.deps)}  # paths relative to the current folder
     why: list[str] = []
     for entry in changes:
         if not isinstance(entry, dict):

@@ -1,4 +1,4 @@
-"""Processes of the system: whether one lives, and how a group of them is stopped."""
+"""Processes of the system: whether one runs, and how to stop a group of them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import time
 
 import psutil
 
-POLL = 0.1  # seconds between two looks at something that another process decides
+POLL = 0.1  # seconds between two checks of something that another process changes
 
 
 def alive(pid: int, command: str = "") -> bool:
     """Whether a process runs and was started with the arguments in `command`.
 
-    A zombie counts as dead: where the first process of a container never reaps it, it would look alive for ever. The
+    A zombie counts as dead: in a container whose first process never reaps zombies it would look alive for ever. The
     arguments distinguish a process from a later one with the same number.
     """
     try:
@@ -29,7 +29,7 @@ def alive(pid: int, command: str = "") -> bool:
 
 
 def stop_group(group: int, grace: float, leader: subprocess.Popen[bytes] | None = None) -> None:
-    """Ask every process of a group to end, and kill those that live after `grace` seconds. `leader` is waited for."""
+    """Ask every process of a group to end, kill those that run after `grace` seconds, and wait for `leader`."""
     for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 2.0)):
         if not _signal(group, number):
             break

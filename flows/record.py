@@ -1,7 +1,7 @@
-"""What DVC wrote of a stage, held against what the stage saw; taken back where it is false.
+"""Compare DVC's record of a stage with what the stage read; remove the record if it is false.
 
-A stage looks for the last time as it ends. DVC then reads deps and params once more, and records what is there now:
-what was edited in between would be recorded as what made the result, and restored for it ever after.
+A stage looks at its inputs for the last time as it ends. DVC then reads deps and params once more, and records what is
+there now: it would record an edit in between as an input of the result, and restore the result for it later.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flows.repository import locked_repo
 
 
 class Record:
-    """DVC's record of one stage: begun before the stage runs, checked when DVC has written it."""
+    """DVC's record of one stage: made before the stage runs, and checked after DVC has written its entry."""
 
     def __init__(self, root: Path, name: str) -> None:
         self.root, self.name = root, name
@@ -40,8 +40,8 @@ class Record:
     def check(self) -> None:
         """Raise StaleError where the record is not what the stage saw.
 
-        DVC's lock is then as it was before, and its run-cache has no such entry. Nothing is said of a stage that kept
-        no look: its program is none of ours.
+        DVC's lock is then as it was before, and its run-cache has no such entry. A stage without a receipt is not
+        checked: its program is not one of this project.
         """
         if not self.seen.exists():
             return
@@ -53,12 +53,12 @@ class Record:
                 refuse(changes)
 
     def _entry(self) -> dict[str, Any] | None:
-        """What the lock says of the stage."""
+        """The stage's entry in the lock."""
         stages: Mapping[str, Any] = (load_yaml(str(self.lock)) if self.lock.exists() else {}).get("stages") or {}
         return dict(stages[self.key]) if self.key in stages else None
 
     def _false(self, repo: Repo, entry: Mapping[str, Any], look: Look) -> list[str]:
-        """What was recorded and not seen; in doubt, what is no longer as it was seen."""
+        """What DVC recorded and the stage did not see; in doubt also what changed since the stage saw it."""
         changes = [*look.other_params(entry.get("params", {})), *look.changed_files()]
         if changes:
             return changes
@@ -67,7 +67,7 @@ class Record:
             stage = repo.stage.load_one(str(self.root / self.file), self.key)
             deps = [dep for dep in stage.deps if not isinstance(dep, ParamsDependency)]
             now = {dep.def_path: dep.get_hash().value for dep in deps}
-        except DvcException:  # params or dvc.yaml can no longer be read
+        except DvcException:  # params or dvc.yaml cannot be read any more
             return []
         return sorted(path for path, value in recorded.items() if now.get(path, value) != value)
 
@@ -75,10 +75,10 @@ class Record:
         cache = repo.stage_cache
         place = Path(cache._get_cache_path(_get_cache_hash(dict(entry), key=True), _get_cache_hash(dict(entry))))
         place.unlink(missing_ok=True)
-        with suppress(OSError):  # not there, or with other results; an empty one is what DVC would end at ever after
+        with suppress(OSError):  # missing or not empty; DVC would fail at an empty folder
             place.parent.rmdir()
         with modify_yaml(str(self.lock)) as data:
-            if self.before in (None, entry):  # the same: it was written by a run that was waited for
+            if self.before in (None, entry):  # the same entry: a run that we waited for wrote it
                 del data["stages"][self.key]
             else:
                 data["stages"][self.key] = self.before

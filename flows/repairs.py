@@ -1,6 +1,6 @@
-"""Files of DVC that a kill cut short while DVC wrote them, which DVC then refuses for ever.
+"""Repair DVC's files that a kill cut short while DVC wrote them: DVC then refuses them every time.
 
-To call where nobody else writes them: under DVC's lock of the repository.
+Call these under DVC's lock of the repository, when nobody else writes the files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WRITING = 5.0  # seconds that DVC may need between making a folder and writing i
 
 
 def repair_table(table: Path) -> None:
-    """Start an empty table of busy paths where the one that is there is cut short."""
+    """Delete a table of busy paths that is cut short: DVC then begins with an empty one."""
     try:
         json.loads(table.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -30,10 +30,10 @@ def repair_table(table: Path) -> None:
 
 
 def repair_locks(root: Path) -> None:
-    """Put git's last version in the place of a `dvc.lock` that is cut short, or nothing where git has none.
+    """Replace a `dvc.lock` that is cut short by git's last version, or delete it if git has none.
 
-    What it said besides comes back from the run-cache; what is left of it is kept in `.scratch/cut`. What people leave
-    in a lock (the marks of a merge) ends with its line, and stays.
+    Its other entries come back from the run-cache; the cut file is kept in `.scratch/cut`. A file that ends with a
+    newline is not cut short and stays, even with merge conflict markers in it.
     """
     for lock in (file for pattern in LOCKS for file in root.glob(pattern)):
         if lock.stat().st_size and _ends_with_its_line(lock):
@@ -41,8 +41,8 @@ def repair_locks(root: Path) -> None:
         name = lock.relative_to(root).as_posix()
         git = subprocess.run(["git", "show", f"HEAD:./{name}"], cwd=root, capture_output=True, check=False)
         if git.returncode == 0 and git.stdout and lock.read_bytes() == git.stdout.rstrip(b"\n"):
-            continue  # whole: an editor saved it without its last newline
-        kept = root / ".scratch" / "cut" / f"{name}.cut"  # a name that is no lock's, here too
+            continue  # complete: an editor saved it without the last newline
+        kept = root / ".scratch" / "cut" / f"{name}.cut"  # not named dvc.lock, so that DVC never takes it for one
         kept.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(lock, kept)
         if git.returncode == 0 and git.stdout:
@@ -55,12 +55,12 @@ def repair_locks(root: Path) -> None:
 
 
 def repair_runs(runs: Path) -> None:
-    """Remove the empty folders of a run-cache: DVC makes one before it writes the entry, and ends at it if none came.
+    """Remove the empty folders of a run-cache: DVC makes a folder before its entry, and fails at an empty folder.
 
-    Folders made just now stay: another checkout that shares the cache may be about to write there.
+    New folders stay: another checkout that shares the cache may be about to write there.
     """
     for folder in runs.glob("*/*"):
-        with suppress(OSError):  # it holds an entry, or is gone
+        with suppress(OSError):  # the folder holds an entry, or is gone
             if folder.stat().st_mtime < time.time() - WRITING:
                 folder.rmdir()
 

@@ -1,6 +1,6 @@
 """A repository as DVC keeps it: its cache, its lock, and the values in its params files.
 
-With `flows.plan` and `flows.record` the only files that speak to DVC.
+Only this file, `flows.plan` and `flows.record` call DVC's Python API.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flows.repairs import repair_locks, repair_runs, repair_table
 
 @contextmanager
 def locked_repo(root: Path) -> Iterator[Repo]:
-    """DVC's view of a repository, for one process at a time: whoever writes the table of busy paths holds this lock."""
+    """DVC's view of a repository, for one process at a time: writers of the table of busy paths hold this lock."""
     with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
         repair_table(Path(repo.tmp_dir, RWLOCK_FILE))
         repair_runs(Path(repo.stage_cache.cache_dir))
@@ -38,20 +38,20 @@ def cache_folder(root: Path) -> Path:
 
 
 def remote(root: Path) -> str:
-    """Where DVC pushes to by default; nothing when no remote is named."""
+    """The URL of DVC's default remote; empty when there is none."""
     with Repo(str(root)) as repo:
         name = repo.config["core"].get("remote", "")
         return str(repo.config["remote"][name]["url"]) if name in repo.config["remote"] else ""
 
 
 def use_cache(root: Path, cache: Path) -> None:
-    """Let the checkout at `root` keep content in another folder, linked rather than copied where the disk can."""
+    """Let the checkout at `root` use the cache folder `cache`, with links instead of copies where the disk can."""
     with Repo(str(root)) as repo, repo.config.edit("local") as config:
         config.setdefault("cache", {}).update(dir=str(cache), type=["reflink", "hardlink", "symlink", "copy"])
 
 
 def combinations(overrides: Sequence[str]) -> list[dict[str, list[str]]]:
-    """The combinations that DVC's `-S` overrides stand for (`rank=4,8`, `a.yaml:rate=1e-3,1e-4`): overrides by file.
+    """The combinations that DVC's `-S` overrides mean (`rank=4,8`, `a.yaml:rate=1e-3,1e-4`): overrides by file.
 
     Raises InputError where one cannot be read.
     """
@@ -80,12 +80,12 @@ def override(root: Path, values: Mapping[str, Sequence[str]]) -> None:
 
 
 def _unknown(file: Path, text: str) -> str:
-    """What is wrong with the key of `key=value`, in a YAML file: hydra tells it in words of its own."""
+    """What is wrong with the key of `key=value`, in a YAML file: hydra's own message is hard to understand."""
     name = text.partition("=")[0]
     if not file.exists():
         return "there is no such file"
     if name.startswith(("+", "~")) or "[" in name or file.suffix not in (".yaml", ".yml"):
-        return ""  # to be added or taken out
+        return ""  # hydra adds or removes it
     here: Any = read_yaml(file)
     for part in name.split("."):
         entries = dict(enumerate(here)) if isinstance(here, list) else here if isinstance(here, dict) else {}
@@ -99,10 +99,10 @@ def _unknown(file: Path, text: str) -> str:
 def forget(root: Path, pid: int) -> None:
     """Drop what process `pid` holds in DVC's table of busy paths.
 
-    For a process known to be gone whose number something else now has (or keeps, as a zombie nobody reaps): DVC
-    looks at the number only, and would call its paths busy for ever.
+    For a process that is gone but whose number is in use, by a new process or a zombie: DVC looks only at the number,
+    and would treat its paths as busy for ever.
     """
-    from dvc.rwlock import _edit_rwlock  # no public way to it
+    from dvc.rwlock import _edit_rwlock  # DVC has no public function for it
 
     with locked_repo(root) as repo:
         hardlink = repo.config["core"].get("hardlink_lock", False)
@@ -116,7 +116,7 @@ def forget(root: Path, pid: int) -> None:
 
 
 def repair(root: Path) -> None:
-    """Repair what a kill cut short while DVC wrote it: its table of busy paths, a `dvc.lock`, its run-cache."""
+    """Repair files that a kill cut short while DVC wrote them: table of busy paths, `dvc.lock`, run-cache."""
     with locked_repo(root):
         pass
 

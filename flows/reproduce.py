@@ -1,4 +1,4 @@
-"""Run what a past revision ran, elsewhere, and say whether it makes the same: `etude reproduce v1`."""
+"""Run a past revision again in another folder, and compare the outputs: `etude reproduce v1`."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def main(
 def reproduce(
     root: Path, revision: str, targets: list[str], jobs: int, gpus: list[str], force: bool, tolerance: float
 ) -> tuple[str, bool]:
-    """Run the flow; what it says, and whether everything is the same."""
+    """Run the flow; returns its message, and whether everything is the same."""
     from flows import server, worktree
 
     ready = server.connect(root)
-    worktree.resolve(root, revision)  # while the server starts: an unknown name shows at once
+    worktree.resolve(root, revision)  # before the server is ready: an unknown name is reported at once
     from flows import experiments
     from flows.board import Board, use
 

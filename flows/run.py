@@ -68,7 +68,7 @@ def run(
     from flows import plan, server
 
     ready = server.connect(root)
-    plan.load(root, targets)  # while the server starts: a wrong target or a broken dvc.yaml shows at once
+    plan.load(root, targets)  # before the server is ready: a wrong target or a broken dvc.yaml is reported at once
     from flows import runners
     from flows.board import Board, use
     from flows.graph import repro
@@ -78,7 +78,7 @@ def run(
     if pools:
         from flows.machines import shared_commit
 
-        shared_commit(root)  # what no worker would see is told before anything begins
+        shared_commit(root)  # refuses uncommitted changes before anything begins
     use(Board(Console(highlight=False), where))
     state = end_of(lambda: flow(str(root), list(targets), jobs, list(gpus), force, pools, return_state=True))
     if not state.is_completed():
@@ -86,7 +86,7 @@ def run(
 
 
 def show_plan(root: Path, targets: Sequence[str], jobs: int, force: bool) -> None:
-    """Print what would run, why, and about how long it takes after what it took here before."""
+    """Print what would run, why, and an estimate of the time from earlier runs here."""
     from flows import durations, plan
     from flows.board import duration
 

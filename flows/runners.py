@@ -1,7 +1,7 @@
 """The same graph on other task runners than threads: `dask` and `ray`, for processes that share this checkout.
 
-Their tasks live in other processes. What the flow must know of those while they run, it reads from the files that every
-stage has in the checkout, and in the same way it tells them to stop. Importing this imports Prefect.
+Their tasks run in other processes. The flow reads the states of running tasks from the files that every stage has in
+the checkout, and stops the tasks by a file too. Importing this imports Prefect.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ KINDS = {"dask": "prefect_dask", "ray": "prefect_ray"}
 
 
 def make(name: str, most: int) -> TaskRunner[Any]:
-    """The task runner called `threads`, `dask` or `ray`; `dask@tcp://host:8786` is that of a running cluster.
+    """The task runner `threads`, `dask` or `ray`; `dask@tcp://host:8786` uses a running cluster.
 
-    `most` tasks can be at work at once. Raises InputError on another name, and where its package is not installed.
+    At most `most` tasks run at once. Raises InputError on another name, and where its package is not installed.
     """
     kind, _, address = name.partition("@")
     if kind == "threads" and not address:
@@ -60,7 +60,7 @@ def make(name: str, most: int) -> TaskRunner[Any]:
 
 
 class Shared(Event):
-    """An Event whose copies in other processes are set with it: by a file."""
+    """An Event whose copies in other processes are set with it, through a file."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -81,16 +81,16 @@ class Shared(Event):
         return super().is_set() or self.file.exists()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is set here; whether it is set anywhere by then."""
+        """Wait until this event is set here; returns whether it is set anywhere by then."""
         return super().wait(timeout) or self.file.exists()
 
 
 @contextmanager
 def attended(work: Work) -> Iterator[None]:
-    """Show what the stages of a work are at where the flow's tasks live in other processes.
+    """Show the states of a work's stages if the flow's tasks run in other processes.
 
-    Leaving on an error or a signal ends them: before it leaves, no process of them is left. The file that tells them
-    to stop stays in `.scratch`: a task that begins later, while its cluster ends, must still find it.
+    An error or a signal ends the stages; it returns only when none of their processes is left. The file that stops
+    the tasks stays in `.scratch`: a task that begins later, while its cluster ends, must still find it.
     """
     context = FlowRunContext.get()
     if context is None or isinstance(context.task_runner, ThreadPoolTaskRunner):
@@ -118,7 +118,7 @@ def _watch(work: Work, over: Event) -> None:
     tails = {stage: Tail(log, log.stat().st_size if log.exists() else 0) for stage, log in logs.items()}
     while not over.wait(5 * POLL):
         for stage, tail in tails.items():
-            with suppress(FileNotFoundError, ValueError):  # it has not begun, or is over
+            with suppress(FileNotFoundError, ValueError):  # the stage has not begun, or is over
                 kind, _ = work.site.holder(stage).read_text().split()
                 work.board.state(stage, "running" if kind == "stage" else "queued")
                 tail.follow(partial(_show, work, stage))

@@ -33,14 +33,14 @@ def nightly(root: str | Path = ".", jobs: int = 0) -> State[Any]:
 
 @flow(name="changed", validate_parameters=False)
 def changed(root: str | Path = ".", jobs: int = 0) -> State[Any]:
-    """The same, if a picture or a parameter is not what it was when this last ran to its end, however it ended."""
+    """The same as `nightly`, if a picture or a parameter changed since this last ran to its end, failed or not."""
     root = Path(root).resolve()
     record, now = root / ".scratch" / "fingerprint", fingerprint(root)
     if record.exists() and record.read_text() == now:
         return Completed(message="no picture and no parameter changed")
     state = repro_here(root, jobs)
     record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(now)  # as it was before the run: what changed meanwhile is noticed by the next look
+    record.write_text(now)  # from before the run, so that the next look notices changes during it
     return state
 
 
@@ -58,7 +58,7 @@ def repro_here(root: Path, jobs: int) -> State[Any]:
 
 
 def own(state: State[Any]) -> State[Any]:
-    """The end of a flow as the end of the one that ran it: what it says would otherwise be lost."""
+    """A subflow's final state as that of the flow that ran it; without this its message would be lost."""
     return (Completed if state.is_completed() else Failed)(message=state.message)
 
 
@@ -82,7 +82,7 @@ def fingerprint(root: Path) -> str:
 
 
 def deployments(root: Path, given: Settings) -> Sequence[RunnerDeployment]:
-    """What is to be served: one deployment for each schedule that is not "". Raises InputError on a wrong cron."""
+    """One deployment for each schedule that is not "". Raises InputError on a wrong cron."""
     common = {"root": str(root), "jobs": given.jobs}
     made: list[RunnerDeployment] = []
     try:

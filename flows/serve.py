@@ -40,7 +40,7 @@ def main(
     """
     from flows import settings
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what runs in the background deaf to it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs with SIGINT ignored
     with told_in_short("stopped"):
         root = find_root(Path.cwd())
         serve(root, settings.load(root), now or ())
@@ -74,7 +74,7 @@ def serve(root: Path, given: Settings, now: Sequence[str] = ()) -> None:
 
 
 def _serve(made: Sequence[RunnerDeployment], zone: str, now: Sequence[str], home: Path | None) -> None:
-    """Run what is due, and say so; with the `home` of the repository's own server also what that reports of itself."""
+    """Run what is due, and print it; with the `home` of the repository's own server print that server's errors too."""
     from prefect.deployments import run_deployment
 
     from flows import server

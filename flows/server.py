@@ -1,15 +1,15 @@
-"""The Prefect server of this repository: started when a flow needs one, gone soon after the last flow that used it.
+"""The Prefect server of this repository: it starts when a flow needs it, and ends soon after the last flow.
 
-Lock files in PREFECT_HOME say who is there. The kernel drops a lock with the last process that holds it, and a copy of
-the folder has locks of its own: no kill, no power cut and no copied checkout leaves a wrong answer behind.
+Lock files in PREFECT_HOME show which processes run. The kernel drops a lock with the last process that holds it, and a
+copy of the folder has locks of its own. So the locks are right even after a kill, a power cut or a copied checkout.
 
-- `users.lock` is shared by every user (a flow, or `etude server` in a terminal). The server leaves when it
-  gets it for itself.
-- `server.lock` is held by the server while it lives. `server.txt` says where it is, and the word that it answers with:
-  whoever answers with another is another checkout's, or another user's.
-- `starting.lock` is held by who looks for the server or starts it.
+- `users.lock` is shared by every user (a flow, or `etude server` in a terminal). The server ends when it gets the
+  exclusive lock.
+- `server.lock` is held by the server while it runs. `server.txt` holds its address, and the word that it answers with:
+  a server that answers with another word belongs to another checkout or user.
+- `starting.lock` is held by a process that looks for the server or starts it.
 
-The history is kept in the same folder. Where PREFECT_API_URL names another server, that one is used, and none started.
+The history is kept in the same folder. If PREFECT_API_URL names another server, that one is used, and none is started.
 The repository's own server also shows its pages, under /artifacts, and pictures of past runs: the UI links to them.
 """
 
@@ -39,35 +39,35 @@ from etude.watch.locks import locked
 from flows.process import POLL
 from flows.terminal import find_root, told_in_short
 
-if sys.platform != "win32":  # where no flow runs: flows.terminal refuses it
+if sys.platform != "win32":  # no flow runs on Windows: flows.terminal refuses it
     import fcntl
 
 PORT = 4200  # Prefect's own; another one where it is taken
-PATIENCE = 300.0  # seconds: the first start of all makes the database, and machines are busy
-RECORDING = 30.0  # seconds that the server has to record what it was sent, before it leaves
-LATE = "3600"  # seconds: served runs wait for one another, and marking that as late collides with other writes
-NEWS = 3.0  # seconds of waiting after which a person is told
+PATIENCE = 300.0  # seconds; long, since the first start creates the database, and machines are busy
+RECORDING = 30.0  # seconds that the server has to record what it received, before it ends
+LATE = "3600"  # seconds; long, since served runs wait for each other, and marking them late collides with other writes
+NEWS = 3.0  # seconds of waiting before a message is printed
 USERS, LIFE, STARTING = "users.lock", "server.lock", "starting.lock"
-WORD = "/etude/word"  # where the server says its word
-PAGES = "ETUDE_PAGES"  # environment variable: where /artifacts is served
-PICTURES = "pictures"  # the folder in PREFECT_HOME, and where it is served: the pictures of past runs
+WORD = "/etude/word"  # path at which the server answers with its word
+PAGES = "ETUDE_PAGES"  # environment variable: the address that serves /artifacts
+PICTURES = "pictures"  # folder in PREFECT_HOME, and its path on the server: the pictures of past runs
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "1",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the board tells what happens; Prefect keeps the log
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the board shows what happens; Prefect keeps the log
 }
 
 
 @dataclass(frozen=True)
 class Server:
-    """One that was started: its address, and the word that it answers with."""
+    """A server that was started: its address, and the word that it answers with."""
 
     url: str
     word: str
 
     def answers(self) -> bool:
-        """Whether this very server answers there. Waits up to 20 s for a busy one."""
+        """Whether exactly this server answers at the address. Waits up to 20 s for a busy server."""
         try:
             with build_opener(ProxyHandler({})).open(self.url + WORD, timeout=20) as reply:
                 return bool(reply.read(100) == self.word.encode())
@@ -76,10 +76,11 @@ class Server:
 
 
 def connect(root: Path) -> Callable[[], str]:
-    """Settings to import Prefect with, and a server for it, used until this process ends.
+    """Set up the environment for Prefect, and a server for this process until it ends.
 
-    Returns at once, while the server starts: the value waits until it answers, and gives its address. Telemetry is
-    off; what the user has set in the environment stays. Raises InputError where PREFECT_HOME cannot be used.
+    Call this before importing Prefect. It returns at once, while the server starts: the returned function waits until
+    the server answers, and returns its address. Telemetry is off; variables that the user has set stay. Raises
+    InputError where PREFECT_HOME cannot be used.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -91,7 +92,7 @@ def connect(root: Path) -> Callable[[], str]:
     try:
         home.mkdir(parents=True, exist_ok=True)
         users = (home / USERS).open("a")
-        fcntl.flock(users, fcntl.LOCK_SH)  # waits for a server that is leaving
+        fcntl.flock(users, fcntl.LOCK_SH)  # waits for a server that is ending
         with _life(home) as life:
             found = _start(home, root, life) if locked(life.fileno()) else recorded(home)
     except OSError as error:
@@ -106,7 +107,7 @@ def connect(root: Path) -> Callable[[], str]:
 
 
 def recorded(home: Path) -> Server:
-    """The server that was started last. Raises OSError where none ever was, or a full disk lost what is known of it."""
+    """The server that was started last. Raises OSError without one, or if a full disk damaged server.txt."""
     words = (home / "server.txt").read_text().split()
     if len(words) != 2:
         raise OSError("server.txt is damaged: end what uses this folder")
@@ -121,7 +122,7 @@ def lives(home: Path) -> bool:
 
 @contextmanager
 def _life(home: Path) -> Iterator[IO[str]]:
-    """The lock that the server holds while it lives, for one process at a time to look at or to hand on."""
+    """The lock that the server holds while it runs; one process at a time may check it or pass it to a new server."""
     with (home / STARTING).open("a") as starting, (home / LIFE).open("a") as life:
         fcntl.flock(starting, fcntl.LOCK_EX)
         yield life
@@ -133,7 +134,7 @@ def _given(api: str) -> str:
         with build_opener().open(f"{api}/health", timeout=20):
             pass
     except HTTPError:
-        pass  # something answers; whether it lets us in is Prefect's to say
+        pass  # a server answers; Prefect itself reports a refused login
     except (URLError, OSError, ValueError) as error:
         action = "start that server, or unset PREFECT_API_URL for one of the repository's own"
         raise InputError("PREFECT_API_URL", f"nothing answers at {api} ({error})", action) from error
@@ -141,7 +142,7 @@ def _given(api: str) -> str:
 
 
 def _listen() -> socket.socket:
-    """A socket that listens on Prefect's own port, or on another where that is taken. Raises InputError for none."""
+    """A socket that listens on Prefect's own port, or on another if that is taken. Raises InputError without any."""
     for port in (PORT, 0):
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -156,12 +157,12 @@ def _listen() -> socket.socket:
 
 
 def _start(home: Path, root: Path, life: IO[str]) -> Server:
-    """Start a server that holds `life`. It is handed the socket that already listens: nobody else can get its port."""
+    """Start a server that holds `life`. It inherits a socket that listens already: nobody else can take its port."""
     with _listen() as listener, (home / "server.log").open("wb") as log:
         port = listener.getsockname()[1]
         server = Server(f"http://127.0.0.1:{port}", token_hex(8))
         env = dict(os.environ, PREFECT_SERVER_API_HOST="127.0.0.1", PREFECT_SERVER_API_PORT=str(port))
-        env["PREFECT_UI_API_URL"] = f"{server.url}/api"  # else the pages ask the server of the user's Prefect profile
+        env["PREFECT_UI_API_URL"] = f"{server.url}/api"  # else the UI calls the server of the user's Prefect profile
         env.setdefault("PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS", LATE)
         env.pop("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", None)
         (home / "server.txt").write_text(f"{server.url} {server.word}")
@@ -173,7 +174,7 @@ def _start(home: Path, root: Path, life: IO[str]) -> Server:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for the flow, which still has to say how it ended
+            start_new_session=True,  # Ctrl-C is for the flow, which must still send its end to the server
             pass_fds=(listener.fileno(), life.fileno()),
         )
     return server
@@ -195,11 +196,11 @@ def _wait(home: Path, server: Server) -> str:
 
 
 def _leave(home: Path, users: IO[str]) -> None:
-    """Stop using the server; where nobody else uses it, wait until it has recorded all and is gone."""
+    """Stop using the server; if nobody else uses it, wait until it has recorded everything and ended."""
     last = locked(users.fileno())
     fcntl.flock(users, fcntl.LOCK_UN)
     begin, told = time.monotonic(), False
-    with suppress(KeyboardInterrupt, OSError):  # it records without us too, while its folder is there
+    with suppress(KeyboardInterrupt, OSError):  # the server records without us too, while its folder exists
         while last and lives(home) and not _in_use(users):
             waited = time.monotonic() - begin
             if waited > NEWS and not told:
@@ -212,7 +213,7 @@ def _leave(home: Path, users: IO[str]) -> None:
 
 
 def _in_use(users: IO[str]) -> bool:
-    """Whether somebody shares the lock; a server that is leaving holds it alone."""
+    """Whether another user shares the lock; a server that is ending holds it exclusively."""
     try:
         if locked(users.fileno()):
             return False
@@ -229,7 +230,7 @@ def main() -> None:
 
     Example: etude server
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what runs in the background deaf to it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs with SIGINT ignored
     with told_in_short("stopped"):
         url = connect(find_root(Path.cwd()))()
         Console(highlight=False).print(f"{url}  (Ctrl-C ends it)")

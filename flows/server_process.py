@@ -1,7 +1,7 @@
 """The process of the repository's Prefect server: `flows.server` starts it.
 
 It serves Prefect's API and UI, the repository's pages under /artifacts, the pictures of past runs, and the word by
-which its users know it. It leaves when nobody holds `users.lock` any more and what it was sent is recorded.
+which its users recognise it. It ends when nobody holds `users.lock` any more and everything it received is recorded.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ from etude.watch.locks import locked
 from flows.process import POLL
 from flows.server import PICTURES, RECORDING, USERS, WORD
 
-EVENTS = "/api/events/in"  # where flows send what becomes of their tasks
+EVENTS = "/api/events/in"  # path to which flows send the states of their tasks
 
 
 class Pages(Mount):
-    """Leaves the UI what is no folder of ours: its own pages of artifacts begin with the same word."""
+    """Serves only folders that exist here: the UI's own pages of artifacts begin with the same path."""
 
     def __init__(self, path: str, folder: Path) -> None:
         super().__init__(path, StaticFiles(directory=folder, html=True, check_dir=False))
         self.folder = folder
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """As of every Mount."""
+        """Match as every Mount does, but only folders that exist."""
         named = scope["path"].removeprefix("/artifacts/").split("/")[0]
         return super().matches(scope) if named and (self.folder / named).is_dir() else (Match.NONE, {})
 
 
 class Inbox:
-    """Around the app: knows whether all that flows have sent is recorded.
+    """A wrapper of the app that knows whether everything that flows have sent is recorded.
 
-    Tasks tell their states as events, which Prefect's services take from queues; a service that is stopped drops
-    what still waits there.
+    Tasks send their states as events, which Prefect's services take from queues; a service that is stopped drops
+    events that still wait in its queue.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app, self.senders = app, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Counts the connections that events come in by."""
+        """Count the open connections that send events."""
         sends = scope["type"] == "websocket" and scope["path"] == EVENTS
         self.senders += sends
         try:
@@ -63,12 +63,12 @@ class Inbox:
             self.senders -= sends
 
     def empty(self) -> bool:
-        """Whether no connection is open that events come in by, and no event waits for a service."""
+        """Whether no open connection sends events, and no event waits for a service."""
         return not self.senders and not waiting()
 
 
 def waiting() -> int:
-    """How many events wait for Prefect's services. What a service has taken it writes down when it is stopped."""
+    """How many events wait for Prefect's services. A service that is stopped still records the events it has taken."""
     from prefect.server.utilities.messaging.memory import Topic
 
     subscriptions = [one for topic in list(Topic._topics.values()) for one in topic._subscriptions]
@@ -76,11 +76,11 @@ def waiting() -> int:
 
 
 def application(home: Path, root: Path, word: str) -> Starlette:
-    """Prefect's server with what the repository adds. At its end it stops no service that has events before it."""
+    """Prefect's server with the repository's routes. At its end it stops the services only when no event waits."""
     from prefect.server.api.server import create_app
 
     app = create_app()
-    app.router.routes[:0] = [  # before the UI, which answers to every path
+    app.router.routes[:0] = [  # before the UI, which answers every path
         Route(WORD, lambda _: PlainTextResponse(word)),
         Pages("/artifacts", root / "artifacts"),
         Mount(f"/{PICTURES}", StaticFiles(directory=home / PICTURES, check_dir=False)),
@@ -100,9 +100,9 @@ def application(home: Path, root: Path, word: str) -> Starlette:
 
 
 def leave_when_unused(home: Path, recorded: Callable[[], bool], leave: Callable[[], None]) -> None:
-    """Wait until nobody uses the server and all is recorded, then have it leave.
+    """Wait until nobody uses the server and everything is recorded, then call `leave`.
 
-    The lock is kept until the process ends: who comes now waits for that, then starts another server.
+    The process keeps the lock until it ends: a new user waits for that, then starts another server.
     """
     users = (home / USERS).open("a")
     while not locked(users.fileno()):
@@ -112,11 +112,11 @@ def leave_when_unused(home: Path, recorded: Callable[[], bool], leave: Callable[
         time.sleep(POLL)
     leave()
     time.sleep(2 * RECORDING)
-    os._exit(1)  # a service does not end, and somebody waits
+    os._exit(1)  # a service does not end, and a flow waits for this process
 
 
 def main(home: Path, root: Path, listener: int, word: str) -> None:
-    """Be the server of the history in HOME for the checkout ROOT: started by `flows.server`, for which it is.
+    """Serve the history in HOME for the checkout ROOT. Only `flows.server` starts this command.
 
     LISTENER is the number of the socket that it inherits, WORD what it answers with. It serves until nobody uses it, or
     SIGTERM.
@@ -129,7 +129,7 @@ def main(home: Path, root: Path, listener: int, word: str) -> None:
     leaving = (home, inbox.empty, lambda: setattr(server, "should_exit", True))
     Thread(target=leave_when_unused, args=leaving, daemon=True).start()
     server.run(sockets=[socket.socket(fileno=listener)])
-    os._exit(0)  # all is written; taking the interpreter down costs seconds, and somebody waits
+    os._exit(0)  # everything is written; a normal exit of Python takes seconds, and a flow waits
 
 
 if __name__ == "__main__":

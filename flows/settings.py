@@ -73,7 +73,7 @@ class Settings(Schema):
 
 
 def load(root: Path) -> Settings:
-    """The settings of a repository. Raises ParamsError on any fault, all of them at once."""
+    """The settings of a repository. Raises one ParamsError with all faults."""
     return params.load(root / FILE, Settings)
 
 

@@ -1,7 +1,7 @@
-"""At most N at once on this machine: a slot is a locked file, and the process that works in it inherits the lock.
+"""Limit how many stages run at once on this machine: a slot is a locked file, whose lock the stage's process inherits.
 
-The kernel drops the lock when the last process holding it ends, however it ends: no slot is ever leaked, and a stage
-that outlives its flow keeps its slot until it is done.
+The kernel drops the lock when the last process that holds it ends, for whatever reason: no slot is ever lost, and a
+stage that outlives its flow keeps its slot until it is done.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from flows.process import POLL
 
 
 class StoppedError(Exception):
-    """The flow is being stopped: what was waiting or running has been given up."""
+    """The flow is being stopped: this stage no longer waits or runs."""
 
 
 class Slots:
-    """The slots whose files lie in one folder. Among this process's threads the most urgent one gets the next slot."""
+    """The slots whose files are in one folder. The most urgent of this process's threads gets the next slot."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -35,7 +35,7 @@ class Slots:
 
     @contextmanager
     def take(self, kind: str, number: int, stopping: Event, urgency: float = 0.0) -> Iterator[tuple[int, int]]:
-        """Wait for one of `number` slots of a kind; gives which, and the descriptor that a child must inherit.
+        """Wait for one of `number` slots of a kind; yields its number, and the descriptor that a child must inherit.
 
         Raises StoppedError when `stopping` is set first.
         """

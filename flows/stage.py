@@ -1,7 +1,7 @@
-"""Run one stage: a process of its own that writes to a log file, which is followed here.
+"""Run one stage as a process of its own, which writes to a log file that the flow follows.
 
-A file and not a pipe: the stage outlives a flow that is killed, and the next flow adopts what it makes. The log is also
-the stage's lock: every process of the stage inherits it as its output, so it stays locked while one of them lives.
+It is a file and not a pipe, since a stage outlives a killed flow, and the next flow adopts its results. The log is also
+the stage's lock: every process of the stage inherits it as its output, so it stays locked while one of them runs.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from flows.repository import forget, repair
 from flows.slots import Slots, StoppedError
 
 GRACE = 10.0  # seconds between asking a stage to stop and killing it: enough to finish writing a resume state
-BUSY_WAITS = (0.5, 1, 2, 4, 8)  # seconds to the next try when another dvc is at the same paths; the last one repeats
+BUSY_WAITS = (0.5, 1, 2, 4, 8)  # seconds to the next try while another dvc uses the same paths; the last one repeats
 TABLE_LOST = re.compile(r"Unable to read RWLock-file|ERROR: failed to reproduce '[^']*': *$", re.MULTILINE)
 """What a dvc ends with whose entry in the table of busy paths is gone: another was killed while it wrote the table."""
 TABLE_TRIES = 3
-LOG_LIMIT = 1 << 20  # bytes above which a log starts afresh; below it, runs follow one another in it
+LOG_LIMIT = 1 << 20  # bytes; a larger log is emptied before a run, a smaller one is appended to
 LAST_LINES = 20
 HINTS = re.compile(
     r"To track the changes with git, run:|\s*git add .*dvc.lock|To enable auto staging, run:|Updating lock file .*|"
     r"\s*dvc config core.autostage true|Use `dvc push` to send your updates to remote storage."
-)  # what DVC says after every stage: it stays in the log, and is not news
+)  # what DVC prints after every stage: kept in the log, not shown
 
-Tell = Callable[[str, str], None]  # kind ("state", "line", "glimpse", or "seconds" that it took) and text
+Tell = Callable[[str, str], None]  # called with a kind ("state", "line", "glimpse" or "seconds") and a text
 
 
 class StageError(Exception):
@@ -49,11 +49,11 @@ class StageError(Exception):
 
 
 class Site:
-    """Where and how stages run. `jobs`: how many at once; `gpus`: device ids handed to stages that ask for one.
+    """Where and how stages run. `jobs`: how many at once; `gpus`: device ids for the stages that need one.
 
-    `home` is the user's checkout where `root` is a worktree of it: they share the slots that bound what runs at once.
-    `held` are descriptors that every stage inherits: locks that must last as long as a stage does. With `pull` a stage
-    takes what it needs, down to the inputs, from DVC's remote.
+    `home` is the user's checkout if `root` is a worktree of it: they share the slots that limit what runs at once.
+    `held` are descriptors that every stage inherits: locks that must last as long as a stage runs. With `pull` a stage
+    pulls everything it needs, even the inputs, from DVC's remote.
     """
 
     def __init__(
@@ -74,13 +74,13 @@ class Site:
         return self.root / "logs" / f"{stage.slug}.log"
 
     def holder(self, stage: Stage) -> Path:
-        """The file that says who holds a stage's log: `flow` or `stage`, and a process number."""
+        """The file that names the holder of a stage's log: `flow` or `stage`, and a process number."""
         return self.root / ".scratch" / "running" / f"{stage.slug}.pid"
 
 
 @dataclass
 class Tail:
-    """What is appended to a file, line by line. `last` keeps the end, for telling what went wrong."""
+    """Reads what is appended to a file, line by line. `last` keeps the last lines, for error messages."""
 
     path: Path
     offset: int
@@ -88,10 +88,10 @@ class Tail:
     rest: bytes = b""
 
     def follow(self, tell: Tell) -> None:
-        """Tell every line that became complete, and the present state of an unfinished one (a progress bar)."""
+        """Pass on every line that became complete, and the present text of an unfinished one (a progress bar)."""
         with self.path.open("rb") as file:
             if file.seek(0, os.SEEK_END) < self.offset:
-                self.offset, self.rest = 0, b""  # it was started afresh
+                self.offset, self.rest = 0, b""  # the file was emptied
             file.seek(self.offset)
             fresh = file.read()
         self.offset += len(fresh)
@@ -107,8 +107,8 @@ class Tail:
 def run(stage: Stage, site: Site, tell: Tell, stopping: Event, urgency: float = 0.0) -> str:
     """Bring a stage up to date: "ran", "restored" from DVC's run-cache, "unchanged", or "adopted" from another flow.
 
-    Where several stages wait for a slot, the one of greatest `urgency` begins first.
-    Raises StageError, or StoppedError when `stopping` is set: no process of the stage is left then.
+    If several stages wait for a slot, the one with the greatest `urgency` begins first.
+    Raises StageError, or StoppedError when `stopping` is set: then no process of the stage is left.
     """
     log, holder = site.log(stage), site.holder(stage)
     for file in (log, holder):
@@ -127,7 +127,7 @@ def run(stage: Stage, site: Site, tell: Tell, stopping: Event, urgency: float = 
             output.truncate(0)
         tell("state", "running")
         record = Record(site.root, stage.name)
-        if not waited:  # else somebody else's run may have ended just now, and its record is ours to check
+        if not waited:  # after waiting, the record is of another flow's run, and must still be checked
             record.begin()
         outcome = _repro(stage, site, _Inherited(output, fds, environment(device)), tell, stopping)
         if outcome == "ran" or (waited and outcome == "unchanged"):
@@ -143,7 +143,7 @@ def _check(record: Record, stage: Stage) -> None:
 
 
 def environment(device: str | None = None) -> dict[str, str]:
-    """The environment of a stage: this Python first on the path, output unbuffered, nothing reported anywhere."""
+    """The environment of a stage: this Python first on the path, output unbuffered, no telemetry."""
     env = dict(os.environ, PYTHONUNBUFFERED="1", DVC_NO_ANALYTICS="1", DO_NOT_TRACK="1")
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
     if sys.prefix != sys.base_prefix:
@@ -155,7 +155,7 @@ def environment(device: str | None = None) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Inherited:
-    """What a stage's process is given: its log, the descriptors of its slots, its environment."""
+    """What a stage's process gets: its log, the descriptors of its slots, its environment."""
 
     output: IO[bytes]
     fds: Sequence[int]
@@ -163,7 +163,7 @@ class _Inherited:
 
 
 def _lock_log(output: IO[bytes], holder: Path, tail: Tail, tell: Tell, stopping: Event) -> bool:
-    """Lock the stage's log, following it while someone else holds it. True when someone did."""
+    """Lock the stage's log, and follow the log while another process holds it. True if another process did."""
     if locked(output.fileno()):
         return False
     tell("state", "running elsewhere")
@@ -182,7 +182,7 @@ def _lock_log(output: IO[bytes], holder: Path, tail: Tail, tell: Tell, stopping:
 def _abandoned(holder: Path) -> bool:
     """Whether nobody is left who could finish the stage, though a process still has its log open.
 
-    Where dvc was killed and what it had started was not, nobody would take over the result: that is stopped first.
+    If dvc was killed but its children were not, nobody would record their result: they are stopped first.
     """
     try:
         kind, number = holder.read_text().split()
@@ -224,7 +224,7 @@ def _repro(stage: Stage, site: Site, given: _Inherited, tell: Tell, stopping: Ev
 def _process(
     command: Sequence[str], root: Path, given: _Inherited, stopping: Event
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a group of its own; nothing of the group is left when it failed, or when we leave before its end."""
+    """A process in a group of its own; the group is stopped if the process fails or the block ends before it."""
     if stopping.is_set():
         raise StoppedError
     process = subprocess.Popen(
@@ -245,7 +245,7 @@ def _process(
 
 
 def _follow(process: subprocess.Popen[bytes], tail: Tail, tell: Tell, timeout: float, stopping: Event) -> bool:
-    """Follow a process to its end; True when its time ran out before."""
+    """Follow a process to its end, or until its timeout; True after a timeout."""
     start = time.monotonic()
     while process.poll() is None:
         tail.follow(tell)
@@ -273,7 +273,7 @@ def _fault(stage: Stage, code: int | None, root: Path, log: Path, last: Sequence
 
 
 def _wait_for(blockers: Sequence[tuple[str, str]], patience: float, root: Path, stopping: Event) -> None:
-    """Wait until one of the processes that DVC waits for is gone; clear DVC's table of those that already are."""
+    """Wait until one of the processes that block DVC is gone; remove processes that are gone from DVC's table."""
     running = {int(pid): command for pid, command in blockers}
     end = time.monotonic() + patience
     while time.monotonic() < end:
@@ -287,5 +287,5 @@ def _wait_for(blockers: Sequence[tuple[str, str]], patience: float, root: Path, 
 
 
 def _shown(line: bytes) -> str:
-    """A line as a terminal would leave it: only what follows the last carriage return."""
+    """A line as a terminal would show it at the end: only what follows the last carriage return."""
     return line.rstrip(b"\r").rpartition(b"\r")[2].decode(errors="replace").rstrip()

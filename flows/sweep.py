@@ -27,7 +27,8 @@ def main(
 ) -> None:
     """Run every combination of parameter values as a DVC experiment of its own; your files are not touched.
 
-    Stages that combinations have in common run once. Ends with a page that compares them; `dvc exp show` lists them.
+    A stage that several combinations share runs once. At the end a page compares the experiments; `dvc exp show` lists
+    them.
 
     Example: etude sweep -S pipelines/lora/params.yaml:rank=4,8,16
     """
@@ -39,7 +40,7 @@ def main(
 def sweep(
     root: Path, overrides: list[str], targets: list[str], jobs: int, gpus: list[str], name: str
 ) -> tuple[str, bool]:
-    """Run the flow; what it says, and whether every combination was kept."""
+    """Run the flow; returns its message, and whether every combination was kept."""
     from flows import drafts, repository, server
 
     drafts.check(root, repository.combinations(overrides))

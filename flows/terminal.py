@@ -1,4 +1,4 @@
-"""What the commands of flows share: where they are, what they may use, and what they tell a person."""
+"""What the commands of flows share: the repository's root, usable cores and GPUs, and messages to the user."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def find_root(folder: Path) -> Path:
-    """The repository that a folder lies in: the nearest folder above with a `.dvc`. Raises InputError without one."""
+    """The repository that contains a folder: the nearest parent with a `.dvc`. Raises InputError without one."""
     for root in (folder, *folder.parents):
         if (root / ".dvc").is_dir():
             return root
@@ -54,7 +54,7 @@ def devices(count: int | None) -> list[str]:
 
 @contextmanager
 def told_in_short(stopped: str, fault: int = 1) -> Iterator[None]:
-    """Around a command: an EtudeError ends it in one line, with the code `fault`; Ctrl-C in the line `stopped`."""
+    """Wrap a command: an EtudeError ends it with one line and exit code `fault`, Ctrl-C with the line `stopped`."""
     try:
         refuse_windows()
         yield
@@ -65,14 +65,14 @@ def told_in_short(stopped: str, fault: int = 1) -> Iterator[None]:
 
 
 def refuse_windows() -> None:
-    """Raise InputError on Windows: flows stop a stage by its group of processes, and share locks, as Unix alone has."""
+    """Raise InputError on Windows: flows need process groups and shared locks, which only Unix has."""
     if sys.platform == "win32":
         action = "use WSL; or `dvc repro`, which runs the same stages here one at a time"
         raise InputError("Windows", "flows need Linux or macOS", action)
 
 
 def conclude(message: str, fine: bool) -> None:
-    """Say what a flow came to, and end the program where that is not what was asked for."""
+    """Print the message of a flow; if its result is not `fine`, end the program with an error."""
     if not fine:
         leave(message)
     say(message)
@@ -84,15 +84,15 @@ def say(text: str) -> None:
 
 
 def leave(message: str, code: int = 1) -> NoReturn:
-    """Say why on stderr and end the program."""
+    """Print the message on stderr and end the program."""
     Console(stderr=True, highlight=False).print(Text(message), soft_wrap=True)
     raise typer.Exit(code)
 
 
 def end_of(flow: Callable[[], State[Any]]) -> State[Any]:
-    """Run a flow; the state that it ends in.
+    """Run a flow; returns its final state.
 
-    Raises KeyboardInterrupt where it was stopped, the EtudeError that ended it, InputError where the server is gone.
+    Raises KeyboardInterrupt if it was stopped, the EtudeError that ended it, or InputError if the server is gone.
     """
     from httpx import HTTPError
 
@@ -111,7 +111,7 @@ def end_of(flow: Callable[[], State[Any]]) -> State[Any]:
 
 
 def note_interrupts() -> list[int]:
-    """A list that grows with every Ctrl-C: Prefect sometimes makes a state of the KeyboardInterrupt that it raises."""
+    """A list that grows with every Ctrl-C: Prefect sometimes turns the KeyboardInterrupt into a state."""
     seen: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,6 @@
-"""Whether two runs of a pipeline made the same, and what differs.
+"""Whether two runs of a pipeline have the same outputs, and what differs.
 
-It reads dvc.lock files and the folder of DVC's cache, whose form is documented, and needs no DVC.
+This reads dvc.lock files and DVC's cache folder, whose formats are documented, and needs no DVC.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from etude.core.errors import EtudeError
 from etude.core.files import read_header, read_metadata
 
 IDENTICAL, CLOSE, DIFFERS, MISSING = "identical", "within tolerance", "differs", "not made"
-ENVIRONMENT = ("versions", "cpu", "device", "threads")  # facts of an artifact that tell where it was made
+ENVIRONMENT = ("versions", "cpu", "device", "threads")  # facts of an artifact about the machine that made it
 SHOWN = 3  # differences shown for one output
 Locks = dict[str, Mapping[str, Any]]  # stage → its entry in a dvc.lock
 
@@ -44,7 +44,7 @@ class Run:
     cache: Path
 
     def files(self, out: Mapping[str, Any]) -> dict[str, Path]:
-        """The files of an output as they lie in the cache, by name or path in the folder; none where they do not."""
+        """The files of an output in the cache, by name or path in the folder; empty if its listing is missing."""
         digest = str(out.get("md5", ""))
         if not digest.endswith(".dir"):
             return {Path(out["path"]).name: self._object(digest)}
@@ -57,7 +57,7 @@ class Run:
 
 
 def read_locks(root: Path) -> Locks:
-    """The entries of the root's and the pipelines' dvc.lock files, by the names that stages have from the root."""
+    """The entries of the root's and the pipelines' dvc.lock files, by stage name relative to the root."""
     locks: Locks = {}
     for file in [root / "dvc.lock", *sorted(root.glob("pipelines/*/dvc.lock"))]:
         if file.exists():
@@ -90,7 +90,7 @@ def judge(before: Run, after: Run, stages: Mapping[str, str], tolerance: float) 
 
 
 def environments(before: Run, after: Run) -> list[str]:
-    """What differs between the machines and packages of two runs, as the artifacts' facts tell."""
+    """What differs between the machines and packages of two runs, read from the artifacts' facts."""
     told: dict[str, None] = {}
     for name, old in before.locks.items():
         for out, new in zip(old.get("outs", []), after.locks.get(name, {}).get("outs", []), strict=False):
@@ -112,7 +112,7 @@ def _digests(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _causes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """Parameters, dependencies and command that are not what they were."""
+    """Parameters, dependencies and command that changed."""
     if old and new:
         yield from _changes(old.get("params", {}), new.get("params", {}))
         was, now = _digests(old), _digests(new)
@@ -168,7 +168,7 @@ def _values(name: str, file: Path) -> Any:
 
 
 def _far(old: Any, new: Any, tolerance: float, place: str = "") -> str | None:
-    """The first place where two values are not the same, numbers within a relative tolerance; None without one."""
+    """The first place where two values differ, for numbers beyond a relative tolerance; None if they are the same."""
     if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
         pairs = [(old[key], new[key], f"{place}.{key}") for key in old]
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
@@ -190,7 +190,7 @@ def _facts(file: Path) -> dict[str, Any]:
 
 
 def _weights(file: Path) -> tuple[dict[str, Any], str]:
-    """Names, types and shapes of the tensors in a safetensors file, and a digest of their bytes: all but metadata."""
+    """Names, types and shapes of a safetensors file's tensors, and a digest of their bytes; no metadata."""
     header = {name: entry for name, entry in read_header(file).items() if name != "__metadata__"}
     with file.open("rb") as data:
         data.seek(8 + int.from_bytes(data.read(8), "little"))

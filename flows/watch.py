@@ -1,4 +1,4 @@
-"""Serving flows, and what a person who does is told: runs that begin and end, and what the server reports of itself.
+"""Serving flows, and the lines to print meanwhile: runs that begin and end, and errors of the server.
 
 Importing this imports Prefect.
 """
@@ -47,7 +47,7 @@ CAUSE = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Group)\b.*
 
 
 class Runs:
-    """The runs of some deployments, by their names, from now on. Times are told in `zone`."""
+    """The runs of some deployments, by their names, from now on. Times are shown in `zone`."""
 
     def __init__(self, names: dict[UUID, str], zone: str) -> None:
         self.names, self.zone, self.begin = names, ZoneInfo(zone), datetime.now(UTC)
@@ -86,7 +86,7 @@ def in_states(kinds: list[StateType], **more: Any) -> FlowRunFilter:
 
 
 def _give_up_overtaken(client: SyncPrefectClient, ours: DeploymentFilter) -> None:
-    """While one run is at work others fall due. Of each deployment only the last of those is still of use."""
+    """Cancel all but the last waiting run of each deployment: several may become due while one run is active."""
     now: Any = datetime.now(UTC)
     due = FlowRunFilterNextScheduledStartTime(before_=now)
     waiting = in_states([StateType.SCHEDULED], next_scheduled_start_time=due)
@@ -99,7 +99,7 @@ def _give_up_overtaken(client: SyncPrefectClient, ours: DeploymentFilter) -> Non
 
 
 class Reports:
-    """The errors in the log of the repository's own server. Each is told once: a service that fails goes on failing."""
+    """The errors in the log of the repository's own server. Each is reported once: a failing service repeats them."""
 
     def __init__(self, log: Path) -> None:
         self.log, self._tail = log, Tail(log, 0)
@@ -107,15 +107,15 @@ class Reports:
         self._told: set[str] = set()
 
     def look(self) -> Iterator[str]:
-        """What was reported since the last look, a line each."""
+        """One line for each error logged since the last look."""
         fresh: list[str] = []
         self._tail.follow(lambda kind, text: fresh.append(text) if kind == "line" else None)
         lines, self._lines = self._lines + fresh, []
-        if fresh:  # the last entry may go on
+        if fresh:  # the last entry may be incomplete
             last = max((number for number, line in enumerate(lines) if ENTRY.match(line)), default=0)
             lines, self._lines = lines[:last], lines[last:]
         for text in errors(lines):
-            if (alike := re.sub(r"\d+", "0", text)) not in self._told:  # how long it took, and the like
+            if (alike := re.sub(r"\d+", "0", text)) not in self._told:  # equal but for numbers such as a time
                 self._told.add(alike)
                 yield f"the Prefect server reports an error: {text}. All of it is in {self.log}"
 
@@ -141,15 +141,15 @@ class Serving(Runner):
         self.lost = False
 
     def handle_sigterm(self, *_: Any, **__: Any) -> None:
-        """Prefect's own never awaits its end."""
+        """Handle SIGTERM as Ctrl-C: Prefect's own handler never awaits its end."""
         signal.raise_signal(signal.SIGINT)
 
     def add(self, deployment: RunnerDeployment) -> UUID:
-        """Have the server plan the runs of a deployment, and take them; the deployment's id there."""
+        """Let the server schedule a deployment, and run what it schedules; returns the deployment's id."""
         return cast("UUID", self.add_deployment(deployment))
 
     def serve(self, looks: Sequence[Look], tell: Callable[[str], None], lives: Callable[[], bool]) -> None:
-        """Run what is due until Ctrl-C, and tell what the looks bring. Raises InputError where the server is gone."""
+        """Run what is due until Ctrl-C, and pass the looks' lines to `tell`. Raises InputError if the server ends."""
         over = Event()
         watching = Thread(target=self._watch, args=(looks, tell, lives, over))
         watching.start()

@@ -1,4 +1,4 @@
-"""One run over the graph: which stages there are, how each one ended, and what went wrong."""
+"""One run over the graph: its stages, how each one ended, and what went wrong."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Carry: TypeAlias = Callable[[Stage, Site, Tell, Event, float], str]
 
 
 class Clock:
-    """What a stage takes: since it last began to run, for waiting is not its doing; or what its machine measured."""
+    """The time of a stage since it last began to run, without waiting; or the time that its machine measured."""
 
     def __init__(self) -> None:
         self._state, self._since = "", time.monotonic()
         self._measured: float | None = None
 
     def hear(self, kind: str, text: str) -> None:
-        """Take what the stage reports. It may report one state several times while that lasts."""
+        """Take a report of the stage. A stage may report the same state several times."""
         if kind == "seconds":
             self._measured = float(text)
         elif kind == "state" and text != self._state:
@@ -35,16 +35,16 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """So far, or in all."""
+        """The time so far, or the total."""
         return time.monotonic() - self._since if self._measured is None else self._measured
 
 
 class Work:
     """What the tasks of one run share. Setting `stopping` ends every process of it.
 
-    `carry` is what brings a stage up to date: `flows.stage.run` here, or something that has it done elsewhere.
-    `outcomes` and `faults` are known of what is over; `busy` names what is at work. A copy in another process shows
-    nothing.
+    `carry` is the function that brings a stage up to date: `flows.stage.run` here, or one that lets a worker do it.
+    `outcomes` and `faults` are of stages that are over; `busy` names those at work. A copy in another process shows
+    nothing on the board.
     """
 
     def __init__(self, site: Site, stages: Sequence[Stage], board: Board, carry: Carry = run) -> None:
@@ -64,9 +64,10 @@ class Work:
         self.board.begin(self.stages)
 
     def do(self, stage: Stage, before: Sequence[str], log: Callable[[str], None]) -> str:
-        """Bring one stage up to date, with a process only where something can have changed; `log` gets its lines.
+        """Bring one stage up to date, with a process only if something can have changed; `log` gets the lines.
 
-        `before` is how those that it depends on ended. Returns one of OUTCOMES. Raises StageError or StoppedError.
+        `before` are the outcomes of the stages that it depends on. Returns one of OUTCOMES.
+        Raises StageError or StoppedError.
         """
         if not stage.why and all(outcome == "up to date" for outcome in before):
             self.board.state(stage, "up to date")
@@ -81,7 +82,7 @@ class Work:
                 log(text)
 
         self.attempts[stage.name] += 1
-        self.busy.add(stage.name)  # before looking at `stopping`: who sets that then waits for all that are busy
+        self.busy.add(stage.name)  # before reading `stopping`: the code that sets it then waits for all busy stages
         try:
             if self.stopping.is_set():
                 raise StoppedError
@@ -101,7 +102,7 @@ class Work:
         return outcome
 
     def note(self, stage: Stage, outcome: str = "", fault: str = "") -> None:
-        """A stage is over: how it ended or what went wrong; neither where it was never begun."""
+        """Record that a stage is over, with its outcome or fault; with neither, it was never started."""
         if outcome:
             self.outcomes[stage.name] = outcome
         elif fault:
@@ -109,7 +110,7 @@ class Work:
         self.board.state(stage, outcome or ("failed" if fault else "skipped"))
 
     def verdict(self) -> str:
-        """How many stages ended how; where some failed, which, and what each had to say."""
+        """The number of stages for each outcome; if some failed, their labels and faults."""
         if self.faults:
             labels = [stage.label for stage in self.stages if stage.name in self.faults]
             undone = len(self.stages) - len(self.outcomes) - len(labels)

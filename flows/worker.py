@@ -28,7 +28,7 @@ def main(
     ] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to hand out.", show_default="all there are")] = None,
 ) -> None:
-    """Take stages from a work pool of the Prefect server at PREFECT_API_URL until Ctrl-C, and finish those begun.
+    """Take stages from a work pool of the Prefect server at PREFECT_API_URL until Ctrl-C, then finish those that run.
 
     Run it in a clone that has the shared DVC remote; the clone's files are not touched.
 
@@ -40,7 +40,7 @@ def main(
 
 
 def work(root: Path, pool: str, limit: int | None, gpus: list[str]) -> int:
-    """Run a Prefect worker for a pool; its exit code. Raises InputError where this machine cannot be one."""
+    """Run a Prefect worker for a pool; returns its exit code. Raises InputError if this machine cannot be a worker."""
     if pool not in ("cpu", "gpu"):
         raise InputError(pool, "there is no such pool", "name cpu or gpu")
     if pool == "gpu" and not gpus:
@@ -62,7 +62,7 @@ def work(root: Path, pool: str, limit: int | None, gpus: list[str]) -> int:
     make_pools()
     Console(highlight=False).print(f"takes stages of {pool}, {most} at once  (Ctrl-C: no more, then it leaves)")
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
-    # In a session of its own: a terminal's Ctrl-C would reach it beside ours, and the second one kills it.
+    # In a session of its own: else it gets the terminal's Ctrl-C as well as our signal, and a second one kills it.
     worker = subprocess.Popen([*command, "--limit", str(most)], cwd=root, start_new_session=True)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda which, _: worker.send_signal(which))

@@ -1,6 +1,7 @@
-"""A revision of the repository in a folder of its own that shares what DVC keeps; gone afterwards.
+"""A revision of the repository in a temporary folder of its own that shares DVC's cache.
 
-The folders are few and numbered, each with a lock that its user holds: what a killed user left is cleared by the next.
+The folders are few and numbered. A process that uses one holds its lock; what a killed process left, the next user
+deletes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from flows import repository
 from flows.slots import Slots
 from flows.stage import environment
 
-LOCK = "git.lock"  # of the folder of worktrees: git does not make two at once
+LOCK = "git.lock"  # in the folder of worktrees: git cannot make two at once
 MOST = 64  # worktrees at once
 
 
@@ -33,9 +34,9 @@ def worktree(
     without `inputs` these are left out as well.
 
     It shares the repository's DVC cache, run-cache and `.cache`; with `fresh` it has empty ones of its own. With
-    `edits`, a patch, it has those changes, and the outputs that the cache has. Gives the folder, and the descriptor of
-    its lock: a process that inherits it keeps the folder from being cleared while it lives.
-    Raises InputError when the revision is unknown or an input can neither be found here nor pulled.
+    `edits`, a patch, it has those changes, and the outputs that are in the cache. Yields the folder, and the descriptor
+    of its lock: while a process that inherits the lock runs, nobody deletes the folder.
+    Raises InputError when the revision is unknown or an input is neither in the cache nor can be pulled.
     """
     commit = resolve(root, revision)
     folder = root / ".scratch" / "worktrees"
@@ -55,7 +56,7 @@ def worktree(
 
 
 def resolve(root: Path, revision: str) -> str:
-    """The commit that a revision or the name of a DVC experiment stands for. Raises InputError for neither."""
+    """The commit of a revision or of a DVC experiment, by its name. Raises InputError for an unknown name."""
     found = git(root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", check=False)
     if not found and (refs := git(root, "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{revision}")):
         found = refs.splitlines()[0]
@@ -67,7 +68,7 @@ def resolve(root: Path, revision: str) -> str:
 
 
 def git(folder: Path, *words: str, check: bool = True) -> str:
-    """What a git command prints. Where it fails: InputError with git's own words, or, without `check`, nothing."""
+    """The output of a git command. If git fails: InputError with git's message, or an empty text without `check`."""
     done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)
     if check and done.returncode:
         raise InputError(str(folder), f"`git {' '.join(words)}` says: {done.stderr.strip()}", "fix that, and try again")
@@ -92,7 +93,7 @@ def _prepare(root: Path, tree: Path, fresh: bool, wanted: bool) -> None:
     if fresh:
         repository.use_cache(tree, tree / ".dvc" / "cache")
     else:
-        store = root / ".cache"  # what is kept there is named by all that it depends on, so it is shared too
+        store = root / ".cache"  # its files are named by all that they depend on, so it is safe to share
         store.mkdir(exist_ok=True)
         (tree / ".cache").symlink_to(store, target_is_directory=True)
 
@@ -100,19 +101,19 @@ def _prepare(root: Path, tree: Path, fresh: bool, wanted: bool) -> None:
 def _edit(tree: Path, edits: bytes) -> None:
     if edits:
         subprocess.run(["git", "apply", "--whitespace=nowarn"], cwd=tree, input=edits, check=True)
-    dvc(tree, "checkout", "--quiet", "--allow-missing")  # what it cannot find the run makes
+    dvc(tree, "checkout", "--quiet", "--allow-missing")  # outputs that the cache lacks are made by the run
 
 
 def edits_of(root: Path) -> bytes:
-    """The user's uncommitted changes to tracked files, as a patch, whatever their git is configured to show.
+    """The user's uncommitted changes to tracked files, as a patch that does not depend on the user's git settings.
 
-    The `.dvc` files of pictures and models that came in, with the `.gitignore` beside them, are in it before git tracks
-    them: `dvc repro` reads those inputs as well.
+    It also contains new `.dvc` files of pictures and models, and the `.gitignore` beside them, which git does not track
+    yet: `dvc repro` reads those inputs as well.
     """
     new = git(root, "ls-files", "-z", "--others", "--exclude-standard", "*.dvc", "*.gitignore").split("\0")
     plain = ["--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/"]
     with TemporaryDirectory(prefix="index-") as folder:
-        index = Path(folder, "index")  # the user's own stays as it is
+        index = Path(folder, "index")  # a copy: the user's own index stays as it is
         shutil.copyfile(root / git(root, "rev-parse", "--git-path", "index"), index)
         env = dict(os.environ, GIT_INDEX_FILE=str(index))
         if paths := [path for path in new if path]:
@@ -124,8 +125,8 @@ def edits_of(root: Path) -> bytes:
 def keep(root: Path, tree: Path, name: str, stages: Sequence[str]) -> None:
     """Save what `stages` made in a worktree as a DVC experiment, on top of the commit that is checked out there.
 
-    Only they are looked at: other pipelines may never have been run here, and DVC would miss their outs. DVC itself
-    would also leave out what git does not track yet: a pipeline's dvc.lock, inputs that came in.
+    Only these are saved: other pipelines may never have run here, and DVC would report their outs as missing. Files
+    that git does not track yet (a pipeline's dvc.lock, new inputs) are named, since DVC would leave them out.
     """
     new = git(tree, "ls-files", "-z", "--others", "--exclude-standard", "*dvc.lock", "*.dvc", "*.gitignore").split("\0")
     untracked = [word for path in new if path for word in ("--include-untracked", path)]
