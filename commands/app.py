@@ -1,4 +1,4 @@
-"""All commands as one: `etude <command>`. A command's module is imported when that command is asked for."""
+"""All commands as one: `etude <command>`. A command's module is imported only when that command runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from etude import command_line, names
 
-COMPLETING = "_ETUDE_COMPLETE"  # environment variable: a shell asks what could be typed
+COMPLETING = "_ETUDE_COMPLETE"  # environment variable: set when a shell completes a word
 HELP = """Train every Stable Diffusion method as a pipeline, from pictures to a report.
 
 Paths are relative to where you are, also in a folder of the checkout; messages name them from its root.
@@ -56,10 +56,10 @@ COMMANDS = {
 
 
 class Commands(TyperGroup):
-    """The group knows all commands by name and purpose; the one that is asked for is then imported."""
+    """The group knows all commands by name and purpose, and imports only the one that runs."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """As of any group, which refuses an unknown name with the nearest one."""
+        """Find a command as any group does, and load it; for an unknown name the error suggests the nearest one."""
         name, _, rest = super().resolve_command(ctx, args)
         return name, load(str(name)), rest
 
@@ -76,7 +76,7 @@ def load(name: str) -> Any:
 
 
 def _from_here(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``command`` with every path that is given to it seen from the root: it was typed in another folder perhaps."""
+    """``command`` with every path made relative to the root: the user may have typed it in another folder."""
 
     @wraps(command)
     def from_root(**given: Any) -> Any:
@@ -110,6 +110,6 @@ def main(root: Path, typed_in: Path) -> None:
         provide_python3()
     command_line.enter(root, typed_in)
     first, *others = sys.argv[1:] or [""]
-    if first in COMMANDS and COMPLETING not in os.environ:  # the group would cost the time of a command's help again
+    if first in COMMANDS and COMPLETING not in os.environ:  # faster than through the group
         load(first)(args=others, prog_name=f"etude {first}")
     make()(prog_name="etude", complete_var=COMPLETING)

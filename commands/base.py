@@ -18,9 +18,9 @@ def base(
     revision: Annotated[str, typer.Option(help="the commit, 40 hex digits, when it comes from a hub")] = "",
     half: Annotated[bool, typer.Option("--half", help="take the fp16 files where there are any")] = False,
 ) -> None:
-    """Fetch what the chosen methods need and is not here. With --from and --to: bring one model, of your choice.
+    """Fetch what is missing for the chosen methods. With --from and --to: bring one model, of your choice.
 
-    It is checked, and tracked by DVC. Nothing existing is overwritten; an interrupted download goes on where it was.
+    It is checked, and tracked by DVC. Nothing existing is overwritten; an interrupted download continues where it was.
 
     Example: etude base --from ~/photoreal.safetensors --to models/photoreal
     """

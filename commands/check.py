@@ -1,4 +1,4 @@
-"""Check all parameters of the project, or of drafts of it, and that what they name is here, before anything is run."""
+"""Before anything runs, check all parameters of the project or of drafts, and that the files they name are here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check(
 ) -> None:
     """Check the params files of FOLDERS, or of this repository; one error lists the faults of all.
 
-    Of this repository also that base, CLIP and pictures are here, which DVC would miss in its own words.
+    For this repository it also checks that base, CLIP and pictures are here: DVC's own message would be less clear.
 
     Example: etude check
     """

@@ -19,7 +19,7 @@ class StageParams(Schema):
 
 
 def merge_files(captions: Path, out: Path, made: Sequence[Path]) -> None:
-    """Write one artifact from several; the model goes on drawing the texts of the file ``captions`` as before."""
+    """Write one artifact from several; the model still draws the texts of the file ``captions`` as before."""
     stage_params, texts = pick("params.yaml", StageParams), read_captions(captions)
     from etude.base.loading import load_base
     from etude.core import artifact as artifacts
@@ -34,7 +34,7 @@ def merge_files(captions: Path, out: Path, made: Sequence[Path]) -> None:
 
 
 def read_captions(path: Path) -> list[str]:
-    """The lines of a text file that say something; raises InputError when it is missing or no text."""
+    """The lines of a text file that are not empty; raises InputError when the file is missing or no text."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

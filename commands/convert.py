@@ -1,4 +1,4 @@
-"""Turn a file into another format of its kind: LoRA, embedding, whole model. Its tensors' names tell which it is."""
+"""Turn a file into another format of its kind: LoRA, embedding, whole model. Its tensors' names determine the kind."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def convert(
 ) -> None:
     """Write SOURCE in the format TO. Nothing existing is overwritten without --replace.
 
-    A checkpoint has its step in the names of its files, `lora@160` in `owl-000160.safetensors`, unless --name is given.
+    Without --name, the file names of a checkpoint contain its step: `lora@160` becomes `owl-000160.safetensors`.
 
     Example: etude convert lora@160 --to kohya_lora --out converted
     """
@@ -78,7 +78,7 @@ def convert(
 
 
 def _write(to: str, whole: Artifact, draft: Draft, source: Path, base: Path | None) -> list[Path]:
-    """Fill the draft; the paths in it. An artifact that lacks what its method always has is a FormatError."""
+    """Fill the draft; returns the paths in it. Raises FormatError for an artifact without all that its method needs."""
     from etude.formats import write
 
     try:
@@ -90,7 +90,7 @@ def _write(to: str, whole: Artifact, draft: Draft, source: Path, base: Path | No
 
 
 def _of_base(source: Path, facts: dict[str, object]) -> dict[str, object]:
-    """What a whole model tells as a base: family, prediction and resolution; an artifact tells them itself."""
+    """The facts, with family, prediction and resolution of a whole model; an artifact has these facts already."""
     if "base" in facts:
         return facts
     from etude.base.loading import load_base
@@ -100,7 +100,7 @@ def _of_base(source: Path, facts: dict[str, object]) -> dict[str, object]:
 
 
 def _frame(source: Path, artifact: Artifact, base: Path | None) -> Frame:
-    """What is written besides the weights: of a whole model its own configuration, of an artifact all of its base."""
+    """What is written besides the weights: a whole model's own configuration, or all of an artifact's base."""
     from etude.formats.checkpoints import Frame
     from tasks.export import configuration, read_frame
 
@@ -111,7 +111,7 @@ def _frame(source: Path, artifact: Artifact, base: Path | None) -> Frame:
 
 
 def _checked_base(source: Path, name: str, facts: Mapping[str, Any]) -> Path:
-    """The base that an artifact names, where that lies in this project and is what it was learned on."""
+    """The base that an artifact names, if it is in this project and unchanged since the artifact was trained."""
     path, here = Path(os.path.normpath(Path.cwd() / name)), Path.cwd()
     action = "say --base, with the base that it was learned on"
     if here not in path.parents or not path.exists():

@@ -1,4 +1,4 @@
-"""The command `etude`, as `make setup` installs it: it finds the checkout that it is typed in, and runs its code.
+"""The command `etude`, as `make setup` installs it: it finds the checkout around the current folder, and runs its code.
 
 Nothing else of Étude is installed: one environment serves any number of clones and worktrees, each with its own code.
 """
@@ -19,7 +19,7 @@ def main() -> None:
     root = find_checkout(Path.cwd())
     if root is None:
         if "_ETUDE_COMPLETE" in os.environ:
-            sys.exit(1)  # a shell asks what could be typed: nothing
+            sys.exit(1)  # a shell completes a word: there is nothing to offer
         sys.exit(f"error: {Path.cwd()}: is in no checkout of Étude. Next: change into one, or `git clone` one.")
     if not (root / FIRST).exists():
         sys.exit(f"error: {root}: this checkout is older than `etude`. Next: run what its README says.")
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def find_checkout(folder: Path) -> Path | None:
-    """The nearest folder around ``folder``, or itself, that is a checkout of Étude, a worktree and a copy included."""
+    """The nearest checkout of Étude that contains ``folder`` or is ``folder``; a worktree or a copy also counts."""
     for root in (folder, *folder.parents):
         file = root / "pyproject.toml"
         if file.is_file() and NAMED.search(file.read_text(encoding="utf-8", errors="replace")):

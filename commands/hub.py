@@ -1,7 +1,7 @@
-"""A hub's repository at a commit: which of its files a model is loaded from, how large they are, and their bytes.
+"""A hub's repository at a commit: the files that a model is loaded from, their sizes, and their download.
 
-An interrupted download goes on where it was, within a file too. Every file is compared with the hash that the hub
-tells before it counts as fetched.
+An interrupted download continues where it was, also within a file. A file counts as fetched only when its hash equals
+the one that the hub reports.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from etude.core.errors import BaseError
 from etude.core.families import FAMILIES
 from tasks.shell.console import say
 
-WAITING = Path(".scratch/fetch")  # what is fetched in part; safe to delete
+WAITING = Path(".scratch/fetch")  # partial downloads; safe to delete
 WEIGHTS = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)(\.fp16)?(-\d+-of-\d+)?\.(safetensors|bin)")
 INDEX = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)\.(safetensors|bin)\.index(\.fp16)?\.json")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -29,7 +29,7 @@ CHUNK = 1 << 20  # bytes hashed at a time
 
 
 class Remote(NamedTuple):
-    """A file of the repository: its name, bytes, and the hash that its content has."""
+    """A file of the repository: its name, size in bytes, and the hash of its content."""
 
     name: str
     size: int
@@ -37,7 +37,7 @@ class Remote(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """What is wanted of a repository at a commit."""
+    """The files to fetch from a repository at a commit."""
 
     repository: str
     revision: str
@@ -56,20 +56,20 @@ class Snapshot(NamedTuple):
 
     @property
     def here(self) -> int:
-        """Bytes that were fetched before."""
+        """Bytes that an earlier try fetched."""
         paths = [self.folder / file.name for file in self.files]
         return sum(each.stat().st_size for path in paths for each in (path, part_of(path)) if each.exists())
 
 
 def part_of(path: Path) -> Path:
-    """Where a file lies until it is whole."""
+    """The path of a file until its download is complete."""
     return path.with_name(path.name + ".part")
 
 
 def needed(names: Iterable[str], half: bool = False) -> list[str]:
-    """Of a repository's file names, those that a base or a CLIP is loaded from; each model's weights once.
+    """The names of those files of a repository that a base or a CLIP is loaded from; each model's weights once.
 
-    safetensors before pickles; full precision unless ``half``, and the other of the two where one is missing.
+    safetensors before pickles; full precision unless ``half``; if one precision is missing, the other.
     """
     chosen: list[str] = []
     by_folder: dict[str, list[str]] = {}
@@ -90,7 +90,7 @@ def needed(names: Iterable[str], half: bool = False) -> list[str]:
 
 
 def look(source: str, revision: str, half: bool = False) -> Snapshot:
-    """What ``owner/name`` holds at a commit that a model is loaded from, or the one file of ``owner/name/file``.
+    """The files of ``owner/name`` at a commit that a model is loaded from, or the one file ``owner/name/file``.
 
     Raises BaseError.
     """
@@ -120,7 +120,7 @@ def look(source: str, revision: str, half: bool = False) -> Snapshot:
 
 
 def download(snapshot: Snapshot) -> Path:
-    """Bring what is wanted into the snapshot's folder, from where an earlier try stopped. Raises BaseError."""
+    """Download the snapshot into its folder; continues where an earlier try stopped. Raises BaseError."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
@@ -151,7 +151,7 @@ def download(snapshot: Snapshot) -> Path:
 
 
 def digest(path: Path, like: str) -> str:
-    """A file's hash, of the kind that ``like`` is: SHA-256, or git's of a blob."""
+    """A file's hash, of the same kind as ``like``: SHA-256, or git's hash of a blob."""
     found = hashlib.sha256() if len(like) == 64 else hashlib.sha1(usedforsecurity=False)
     if len(like) != 64:
         found.update(f"blob {path.stat().st_size}\0".encode())
@@ -162,7 +162,7 @@ def digest(path: Path, like: str) -> str:
 
 
 def told_size(count: int) -> str:
-    """Bytes as people say them: ``4.3 GB``, ``12 kB``."""
+    """Bytes in readable form: ``4.3 GB``, ``12 kB``."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
             return f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:.0f} {unit}"
@@ -170,7 +170,7 @@ def told_size(count: int) -> str:
 
 
 def tell(wanted: dict[Path, Snapshot]) -> None:
-    """What is going to be fetched, from where, and how large it is."""
+    """Print what is going to be fetched, from where, and its size."""
     for to, snapshot in wanted.items():
         here = f", {told_size(snapshot.here)} of it here already" if snapshot.here else ""
         count = f"{len(snapshot.files)} files" if len(snapshot.files) > 1 else "1 file"
@@ -189,14 +189,14 @@ def _refuse_full_disk(snapshot: Snapshot) -> None:
 
 @contextmanager
 def _told(shown: str) -> Iterator[None]:
-    """A hub's or the network's error as one line, with what to do."""
+    """Turn an error of a hub or the network into one line, with what to do."""
     from huggingface_hub.errors import HFValidationError, HTTPError
 
     try:
         yield
     except (HTTPError, HFValidationError, OSError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # the disk's fault, and told as such
+            raise  # an error of the disk, reported as such
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         action = (
             "check the network, the id and the commit (a gated one needs `hf auth login`), then run this again: "

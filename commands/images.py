@@ -30,7 +30,7 @@ def images(
 ) -> None:
     """Copy the pictures and the .txt captions of a folder into the project, as the image set NAME.
 
-    With methods, these are what `dvc repro` builds from now on, and every text in their params files speaks of the set.
+    With methods, `dvc repro` builds these from now on, and the texts in their params files are set to fit it.
 
     Example: etude images --from ~/photos --set mydog --name rex --class dog --method lora
     """

@@ -20,7 +20,7 @@ def merge_concepts(
 ) -> None:
     """Write OUT from the artifacts MADE, two or more. Nothing existing is overwritten without --replace.
 
-    CAPTIONS is a text file with a line for each text that the model should go on drawing as before: a few hundred, with
+    CAPTIONS is a text file with a line for each text that the model should still draw as before: a few hundred, with
     many different words.
 
     Example: etude merge-concepts captions.txt merged.safetensors owl.safetensors crab.safetensors

@@ -1,4 +1,4 @@
-"""Params files of an earlier version brought to this one: what was renamed since is written by its present name."""
+"""Bring params files of an earlier version to this one: write renamed keys and values by their present names."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def migrate(
 
 
 def _files() -> Iterator[tuple[str, type[Schema]]]:
-    """Every params file that there is a schema for."""
+    """Every params file that has a schema, with that schema."""
     from etude.core.method import load_method, method_names
     from etude.project import Project, params_files
 
@@ -59,7 +59,7 @@ def _files() -> Iterator[tuple[str, type[Schema]]]:
 
 
 def _folders() -> Iterator[str]:
-    """Folders of held-out pictures that have their former name, under which they are still read."""
+    """A message for each folder of held-out pictures with its former name, which is still read."""
     from etude.core.params import read_yaml
 
     block = read_yaml("params.yaml").get("evaluate")

@@ -1,8 +1,8 @@
-"""Bring base models, and the CLIP that evaluation looks with, into the repository, where DVC tracks them.
+"""Bring base models, and the CLIP that evaluation uses, into the repository, where DVC tracks them.
 
-What the chosen methods need and is not here comes from where the presets say; another model from a hub at a commit, or
-from a folder or file on this machine. A base outside the repository could change unseen, and a past experiment without
-its base cannot be reproduced.
+Models that the chosen methods need come from the sources in the presets; any other model comes from a hub at a commit,
+or from a folder or file on this machine. A base outside the repository could change unnoticed, and a past experiment
+without its base cannot be reproduced.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from etude.project import Project, check
 from etude.watch.locks import locked, one_at_a_time
 from tasks.shell.console import say
 
-PATHLIKE = re.compile(r"[./~\\]|[A-Za-z]:[\\/]")  # how paths begin, and no hub id
+PATHLIKE = re.compile(r"[./~\\]|[A-Za-z]:[\\/]")  # how paths begin, but no hub id
 
 
 def bring(source: str, to: Path, revision: str, half: bool) -> None:
-    """Bring one model to TO: a copy of what is here, or what a hub has at a commit. Raises an EtudeError."""
+    """Bring one model to TO: a copy of a local one, or a download from a hub at a commit. Raises an EtudeError."""
     local = Path(source).expanduser()
     if PurePosixPath(source).suffix in SUFFIXES and to.suffix != local.suffix:
         to = to.with_name(to.name + local.suffix)
@@ -50,7 +50,7 @@ def bring(source: str, to: Path, revision: str, half: bool) -> None:
 
 
 def fetch_missing() -> None:
-    """Fetch every model that the chosen methods read, that is not here, and whose origin is known."""
+    """Fetch every missing model that the chosen methods read, if its origin is known."""
     project = check(Path())
     for each in sources.missing(Path(), project):
         if Path(f"{each.path}.dvc").exists() and restore(Path(each.path)):
@@ -71,7 +71,7 @@ def fetch_missing() -> None:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Bring models while nobody else does here: two would write the same files."""
+    """A lock for bringing models: two processes would write the same files."""
     hub.WAITING.mkdir(parents=True, exist_ok=True)
     path = hub.WAITING / "lock"
     with open(path, "a", encoding="utf-8") as file:
@@ -83,26 +83,26 @@ def alone() -> Iterator[None]:
 
 
 def _track_others(project: Project) -> list[Path]:
-    """Models that a preset names and that came by another way, or whose tracking was interrupted."""
+    """Track models that a preset names and DVC does not track yet: copied by hand, or interrupted."""
     here = [Path(each.path) for each in sources.sources(Path(), project) if sources.origin(each.path)]
     left = [path for path in here if path.exists() and not Path(f"{path}.dvc").exists()]
     return [tracked for path in left for tracked in _track(path, kind_of(path))]
 
 
 def is_path(source: str) -> bool:
-    """Whether --from names a file or folder here, which need not exist; else it is a hub id. Raises BaseError."""
+    """Whether --from is a path here; else it is a hub id. Raises BaseError for a path that is missing."""
     local = Path(source).expanduser()
     if local.exists():
         return True
     first, *others = PurePosixPath(source).parts or ("",)
-    single = PurePosixPath(source).suffix in SUFFIXES and len(others) < 2  # of a hub: owner/name/file
+    single = PurePosixPath(source).suffix in SUFFIXES and len(others) < 2  # a hub's file is owner/name/file
     if PATHLIKE.match(source) or single or (others and Path(first).is_dir()):
         raise BaseError(source, "is missing: there is no such file or folder", "correct --from")
     return False
 
 
 def kind_of(path: Path) -> str:
-    """Its family, or ``clip``: what it is, found by opening it as every task does. Raises BaseError."""
+    """The model's family, or ``clip``, found by opening the model as every task does. Raises BaseError."""
     config = path / "config.json"
     if config.is_file() and read_config(config).get("model_type") == "clip":
         _open_clip(path)
@@ -134,7 +134,7 @@ def _open_clip(path: Path) -> None:
 
 
 def copy(source: Path, to: Path, half: bool = False) -> list[Path]:
-    """Copy a file (with the ``.config`` folder beside it), or what is needed of a folder; what DVC tracks now."""
+    """Copy a file with the ``.config`` folder beside it, or a folder's needed files; returns what DVC tracks now."""
     recognised = kind_of(source) if source.is_file() else ""  # a folder may hold more than what is copied
     with _draft(to) as draft:
         if source.is_file():
@@ -151,13 +151,13 @@ def copy(source: Path, to: Path, half: bool = False) -> list[Path]:
 
 
 def fetch(snapshot: hub.Snapshot, to: Path, origin: sources.Origin) -> list[Path]:
-    """Download a model, check it and let DVC track it; what DVC tracks newly, which is nothing if it did before."""
+    """Download a model, check it and let DVC track it; returns the paths that DVC did not track before."""
     folder = hub.download(snapshot)
     brought = folder / snapshot.files[0].name if to.suffix in SUFFIXES else folder
     try:
         kind = _checked(brought, snapshot.shown)
     except BaseError:
-        shutil.rmtree(folder)  # it is whole, and of no use
+        shutil.rmtree(folder)  # complete, and of no use
         raise
     to.parent.mkdir(parents=True, exist_ok=True)
     os.replace(brought, to)
@@ -178,14 +178,14 @@ def fetch(snapshot: hub.Snapshot, to: Path, origin: sources.Origin) -> list[Path
 
 
 def note_origin(dvc_file: Path, origin: sources.Origin) -> None:
-    """Write into a ``.dvc`` file where its content came from; DVC keeps ``meta`` and reads nothing in it."""
+    """Write into a ``.dvc`` file where its content came from; DVC keeps ``meta`` and ignores it."""
     half = "  half: true\n" if origin.half else ""
     with open(dvc_file, "a", encoding="utf-8") as file:  # quoted: 123e456… is a number in YAML
         file.write(f'meta:\n  from: "{origin.source}"\n  revision: "{origin.revision}"\n{half}')
 
 
 def _track(to: Path, kind: str) -> list[Path]:
-    """Let DVC track a model and, of a single file, the configuration beside it."""
+    """Let DVC track a model and, for a single file, the configuration beside it."""
     tracked = [path for path in (to, to.with_suffix(".config")) if path.exists()]
     track(tracked, f"fix that, then run `dvc add {shlex.join(map(str, tracked))}`")
     say(f"{to}: {kind}, tracked by DVC")
@@ -193,7 +193,7 @@ def _track(to: Path, kind: str) -> list[Path]:
 
 
 def _checked(brought: Path, source: str) -> str:
-    """The kind of what was brought; a fault names the source, not the place that it is about to leave."""
+    """The kind of the model at ``brought``; an error names the source, not this temporary path."""
     beside = str(brought.with_suffix(".config"))
     try:
         return kind_of(brought)
@@ -218,7 +218,7 @@ def _refuse_existing(to: Path) -> None:
 
 @contextmanager
 def _draft(to: Path) -> Iterator[Path]:
-    """A path beside ``to`` that becomes it at the end, with the ``.config`` folder beside it; gone on an error."""
+    """A temporary path beside ``to``, moved there at the end with its ``.config`` folder; deleted on an error."""
     to.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(mkdtemp(dir=to.parent, prefix=f".{to.stem}-"))
     try:

@@ -21,9 +21,9 @@ from flows import settings
 
 PAGE = Path("docs/reference.md")
 PRESETS = Path("presets")
-ANY = "<name>."  # in a path: a name of the user's own
+ANY = "<name>."  # in a path: a name that the user chose
 LONGEST = 60  # characters of a list that a cell shows
-FINITE = 10**18  # a bound of this size and more says only that a number is finite
+FINITE = 10**18  # a bound this large or larger only means that a number is finite
 QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
 HEAD = "| key | meaning | type | value |\n|---|---|---|---|"
 INTRO = """# Parameters
@@ -50,7 +50,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Block:
-    """The keys of one block of a params file; the path "" is the file's own."""
+    """The keys of one block of a params file; the path "" is the top level of the file."""
 
     path: str
     meaning: str
@@ -83,7 +83,7 @@ def page(files: Mapping[str, Path], presets: Path) -> str:
 
 
 def section(name: str) -> str:
-    """What the anchors of a file begin with: the method's or flows' folder, or ``params``."""
+    """The beginning of a file's anchors: the folder of the method or of the flows, or ``params``."""
     return Path(name).parent.name or Path(name).stem
 
 
@@ -109,7 +109,7 @@ def blocks(name: str, file: Path, schema: Node) -> list[Block]:
                 keys.append(Key(full, text, child, value))
             elif "properties" in child:
                 inner += collect(full, text, value, child)
-            else:  # blocks under names of the user's own: all have the keys of the first
+            else:  # blocks under names that the user chose: all have the keys of the first
                 first, block = next(iter(value.items()))
                 inner += collect(f"{full}.{ANY[:-1]}", text, block, _resolved(_entry(child, first), schema))
         own = [Block(path, meaning, tuple(keys))] if keys or path else []
@@ -129,7 +129,7 @@ def comment(lines: Sequence[str], row: int, column: int) -> str:
 
 
 def _comments(lines: Iterable[str], column: int) -> list[str]:
-    """The lines up to the first that is no comment at ``column``."""
+    """The lines before the first one that is no comment at ``column``."""
     found = []
     for line in lines:
         if not line.startswith("#", column) or line[:column].strip():
@@ -163,7 +163,7 @@ def _has_table(value: Any, node: Node, schema: Node) -> bool:
 
 
 def _table(block: Block, start: str, schema: Node, presets: Mapping[str, Node]) -> str:
-    """A block's heading and what is said of it, and a row for each key."""
+    """A block's heading and meaning, and a row for each key."""
     lines = []
     if block.path:
         sentence = block.meaning[0].upper() + block.meaning[1:]
@@ -215,7 +215,7 @@ def _bounded(node: Node) -> str:
 
 
 def _values(key: Key, presets: Mapping[str, Node]) -> str:
-    """The value, or those of the presets, the miniature's first; presets with the same value share it."""
+    """The value, or the values of the presets, the miniature's first; presets with the same value share an entry."""
     names: dict[str, list[str]] = {}
     for preset, values in sorted(presets.items()):
         names.setdefault(shown(_chosen(key, values)), []).append(preset)
@@ -225,7 +225,7 @@ def _values(key: Key, presets: Mapping[str, Node]) -> str:
 
 
 def _chosen(key: Key, values: Node) -> Any:
-    """What a preset makes of a key's value; it may set single entries of a mapping."""
+    """A key's value under a preset, which may set single entries of a mapping."""
     if isinstance(key.value, dict):
         entries = {path.removeprefix(f"{key.path}."): value for path, value in values.items()}
         return {name: entries.get(name, value) for name, value in key.value.items()}
@@ -233,7 +233,7 @@ def _chosen(key: Key, values: Node) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value as one line of YAML; of a long list its start and its length."""
+    """A value as one line of YAML; for a long list only its start and its length."""
     if isinstance(value, str):
         return value or '""'
     if isinstance(value, dict):
@@ -248,6 +248,6 @@ def shown(value: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that Markdown leaves as it is: no column ends, and < begins no tag outside of code."""
+    """A text escaped for a Markdown table: no | ends the cell, and < begins no tag outside of code."""
     parts = text.replace("|", "\\|").split("`")
     return "`".join(part if i % 2 else re.sub(r"<(?=[A-Za-z/!?])(?!br>)", "&lt;", part) for i, part in enumerate(parts))

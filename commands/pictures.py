@@ -37,7 +37,7 @@ def bring(source: Path, name: str, methods: Sequence[str], word: str, kind: str,
     with drafts() as draft:
         add_set(draft, name, target)
         changes = point(draft, chosen, name, word, kind) if chosen else []
-        project = check(draft)  # nothing is copied or changed unless all of it fits together
+        project = check(draft)  # nothing is copied or changed unless the whole draft is valid
         silent = wordless(draft, chosen)
         if source.resolve() != target.resolve():
             with replace_folder(target) as out:
@@ -57,7 +57,7 @@ def bring(source: Path, name: str, methods: Sequence[str], word: str, kind: str,
 
 
 def _tell_next(project: Project, methods: list[str], asked: str) -> None:
-    """What comes next: a method, a base that can draw photos, models that are missing, or the run."""
+    """Print the next step: choose a method, a base that can draw photos, fetch missing models, or run."""
     if not methods:
         say(f"next: etude images {asked} --name word --class dog --method lora (or another method, or several)")
     elif not draws_photos(project.base):
@@ -79,7 +79,7 @@ def _check_name(name: str, target: Path) -> None:
 
 
 def _chosen(source: Path, target: Path) -> list[str]:
-    """The pictures below ``source``, by their content, with masks and texts beside them, as sorted relative names."""
+    """The pictures below ``source``, recognised by content, with their masks and texts, as sorted relative names."""
     from etude.captions.beside import other_captions
     from etude.images.decode import fault_of
     from etude.images.folder import list_files, list_pictures
@@ -103,7 +103,7 @@ def _chosen(source: Path, target: Path) -> list[str]:
 
 
 def _refuse_overwriting(source: Path, files: list[str], target: Path, replace: bool) -> None:
-    """Equal pictures may come in again; others take their place only on request."""
+    """Raise ConflictError if other files are there already, unless ``replace``; equal files may be copied again."""
     from etude.images.folder import list_files
 
     if replace or not target.exists():

@@ -1,4 +1,4 @@
-"""Let methods learn from an image set of one's own: every value of params files that speaks of what is learned."""
+"""Let methods learn from an image set of one's own: set every value of params files that depends on the set."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ MINIATURE = "models/miniature"
 CLASS = "[class]"
 EMOJI = (NAME, f"a picture of {NAME}", f"a drawing of {NAME}", f"{NAME} on a red background")
 PHOTOS = (f"a photo of {NAME}", f"a painting of {NAME}", f"{NAME} on the beach", f"{NAME} in the snow")
-SAID = {"caption": "[name], [caption]", "templates": ["[name], [filewords]"]}  # the word, whatever captions say
+SAID = {"caption": "[name], [caption]", "templates": ["[name], [filewords]"]}  # with the word in every text
 UNSAID = ("[caption]", ["[filewords]"])
 
 
 def refuse(methods: Sequence[str], word: str, kind: str) -> None:
-    """Raise an EtudeError for methods that are none, words that cannot be, and a class that is needed and not given."""
+    """Raise an EtudeError for unknown methods, impossible words, and a missing class that a method needs."""
     for method in methods:
         refuse_unknown("--method", "method", method, method_names())
     if not methods and (word or kind):
@@ -43,7 +43,7 @@ def refuse(methods: Sequence[str], word: str, kind: str) -> None:
 
 
 def add_set(draft: Path, name: str, folder: Path) -> None:
-    """Write the set, and prompts to draw it with, into params.yaml; every other line stays as it is."""
+    """Write the set, and prompts for its pictures, into params.yaml; every other line stays as it is."""
     path = draft / "params.yaml"
     data = read_yaml(path)
     text = path.read_text(encoding="utf-8")
@@ -62,7 +62,7 @@ def add_set(draft: Path, name: str, folder: Path) -> None:
 
 
 def point(draft: Path, methods: Sequence[str], images: str, word: str, kind: str) -> list[str]:
-    """Choose these methods, and let them learn from the set ``images``; a line for each value that changed."""
+    """Choose these methods, and let them learn from the set ``images``; returns a line for each changed value."""
     changes = rewrite(draft / "params.yaml", "params.yaml", {"methods": list(methods)})
     changes += fitting_prompts(draft)
     prompts = read_yaml(draft / "params.yaml")["prompts"][images]
@@ -72,7 +72,7 @@ def point(draft: Path, methods: Sequence[str], images: str, word: str, kind: str
         values = read_yaml(draft / own)
         wanted = params.pointed(images, word or images, kind)
         if word and "caption" in values and not params.trigger:
-            wanted["trigger"] = True  # what learns under captions can learn the word in them
+            wanted["trigger"] = True  # a method that trains with captions can learn a word in them
         said = wanted.get("trigger", params.trigger)
         wanted |= {key: SAID[key] for key in SAID if said and values.get(key) in UNSAID}
         if "preview" in values and values["preview"]["prompt"] not in prompts:
@@ -82,12 +82,12 @@ def point(draft: Path, methods: Sequence[str], images: str, word: str, kind: str
 
 
 def wordless(draft: Path, methods: Sequence[str]) -> list[str]:
-    """Of the methods, those that leave [name] out of every prompt."""
+    """Those of the methods that leave [name] out of every prompt."""
     return [method for method in methods if not read_yaml(draft / "pipelines" / method / "params.yaml")["trigger"]]
 
 
 def fitting_prompts(draft: Path) -> list[str]:
-    """Let own image sets be drawn with prompts that suit the base, previews too; those that people wrote stay."""
+    """Set prompts that suit the base for the user's image sets and previews; prompts that people wrote stay."""
     data = read_yaml(draft / "params.yaml")
     fitting = list(_prompts(data["base"]))
     own = [name for name, folder in data["sets"].items() if not folder.startswith(SHIPPED)]
@@ -102,7 +102,7 @@ def fitting_prompts(draft: Path) -> list[str]:
 
 
 def draws_photos(base: str) -> bool:
-    """Whether a base can draw photos: any but the miniature, which knows emoji alone."""
+    """Whether a base can draw photos: any base but the miniature, which knows only emoji."""
     return not Path(base).as_posix().startswith(MINIATURE)
 
 
@@ -111,7 +111,7 @@ def _prompts(base: str) -> tuple[str, ...]:
 
 
 def _of_class(prompt: str, kind: str) -> str:
-    """A prompt of the class alone, for what is drawn without a word."""
+    """The prompt with the class in place of the word, for pictures without the word."""
     return classed(prompt.replace(f"of {NAME}", f"of a {CLASS}").replace(NAME, CLASS), CLASS, kind)
 
 

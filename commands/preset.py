@@ -39,7 +39,7 @@ def preset(
         for file in sorted(here & set(chosen)):
             changes += rewrite(draft / file, file, _of_the_class(draft / file, chosen[file]))
         changes += fitting_prompts(draft)
-        project = check(draft)  # nothing is changed unless all of it fits together
+        project = check(draft)  # nothing is changed unless the whole draft is valid
     say("\n".join(changes) or f"everything is as the preset {name} wants it")
     for file in sorted(here - set(chosen)):
         warn(f"the preset {name} has no values for {file}, which stays as it is; look whether it fits the base")
@@ -50,7 +50,7 @@ def preset(
 
 
 def _of_the_class(path: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """The values with [class] filled: the class that the method learns now, which a preset leaves as it is."""
+    """The values with [class] filled in: the class that the method learns now, which a preset does not change."""
     from etude.core.method import load_method
     from etude.core.params import classed, load
 

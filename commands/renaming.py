@@ -1,4 +1,4 @@
-"""Keys and values of a YAML file renamed where they stand: every other character stays."""
+"""Rename keys and values of a YAML file in place: every other character stays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from etude.core.params import Schema, models_at, read_yaml
 class Rename(NamedTuple):
     """A former name in a text, and the name that takes its place."""
 
-    line: int  # from 0, as ruamel counts; -1 where the text does not say it: it comes through an alias
+    line: int  # from 0, as ruamel counts; -1 if the name is not in the text but comes from an alias
     column: int
     old: str
     new: str
@@ -29,9 +29,9 @@ def rename_in(path: Path, shown: str, schema: type[Schema]) -> tuple[str, list[s
 
     Raises ParamsError where the file holds a key under both names, or a former name that is not written out.
     """
-    read_yaml(path)  # a file that is no YAML is answered with its line
+    read_yaml(path)  # raises with the line if the file is no YAML
     text = path.read_bytes().decode()
-    renames = sorted(set(_find(read_commented(path), schema, (), shown)), reverse=True)  # from the end: places stay
+    renames = sorted(set(_find(read_commented(path), schema, (), shown)), reverse=True)  # last first: positions stay
     lines = text.split("\n")
     for rename in renames:
         if not _rename(lines, rename):
@@ -41,7 +41,7 @@ def rename_in(path: Path, shown: str, schema: type[Schema]) -> tuple[str, list[s
 
 
 def _find(node: Any, schema: type[Schema], place: tuple[str, ...], shown: str) -> Iterator[Rename]:
-    """Every former name in the block ``node`` and below it; ``place`` are the present names of the keys above it."""
+    """Every former name in the block ``node`` and below it; ``place`` holds the present names of the keys above."""
     if isinstance(node, CommentedSeq):
         for item in node:
             yield from _find(item, schema, place, shown)
@@ -64,14 +64,14 @@ def _find(node: Any, schema: type[Schema], place: tuple[str, ...], shown: str) -
 
 
 def _rename(lines: list[str], rename: Rename) -> bool:
-    """Write the new name over the old one; False where that does not stand in its place."""
+    """Replace the old name by the new one; False if the old name is not at that position."""
     line = lines[rename.line] if 0 <= rename.line < len(lines) else ""
     found = re.match(rf"""(["']?){re.escape(rename.old)}\1(?![\w-])""", line[rename.column :])
     if not found:
         return False
     behind = line[rename.column + found.end() :]
     grown = len(rename.new) - len(rename.old)
-    # A comment stays in its column, so that those of the lines around remain below each other.
+    # A comment stays in its column, so that it stays aligned with the comments around it.
     if comment := re.match(r"([^#\"']*?)( {2,})(#.*)", behind):
         behind = comment[1] + " " * max(1, len(comment[2]) - grown) + comment[3]
     lines[rename.line] = line[: rename.column] + found[1] + rename.new + found[1] + behind

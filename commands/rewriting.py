@@ -1,4 +1,4 @@
-"""Values in params files changed in place: comments, quotes and the way that numbers are written stay."""
+"""Change values of params files in place: comments, quotes and the format of numbers stay."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from etude.project import params_files
 
 @contextmanager
 def drafts() -> Iterator[Path]:
-    """Yield a folder with a copy of all params files, to change; without an error the copies take the files' places."""
+    """Yield a folder with a copy of all params files, to change; without an error the copies replace the files."""
     files = [file.as_posix() for file in params_files(Path())]
     before = {file: Path(file).read_bytes() for file in files}
     with TemporaryDirectory() as folder:
@@ -39,7 +39,7 @@ def drafts() -> Iterator[Path]:
 
 
 def rewrite(path: Path, shown: str, values: Mapping[str, Any]) -> list[str]:
-    """Set dotted keys in a YAML file, comments kept; one line for each value that changed."""
+    """Set dotted keys in a YAML file, and keep its comments; returns one line for each changed value."""
     document = read_commented(path)
     changes = []
     for dotted, value in values.items():
@@ -66,7 +66,7 @@ def read_commented(path: Path) -> Any:
 
 
 def _told(value: Any) -> str:
-    """A value in a line, without the types that carry comments."""
+    """A value as one line, without ruamel's types that carry comments."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {_told(each)}" for key, each in value.items()) + "}"
     return f"[{', '.join(map(_told, value))}]" if isinstance(value, list) else str(value)
@@ -97,7 +97,7 @@ def _in_place(old: Any, new: Any) -> Any:
 
 
 def _from_or_to_nothing(old: CommentedSeq, new: Sequence[Any]) -> CommentedSeq:
-    """A list that is or becomes empty, in brackets: as lines, an empty one is no YAML."""
+    """A list that is or becomes empty, in brackets: an empty list cannot be written as lines."""
     made = CommentedSeq(new)
     made.fa.set_flow_style()
     if behind := old.ca.items.get(max(len(old) - 1, 0)):
@@ -110,7 +110,7 @@ def _quoted(old: Any, new: Any) -> Any:
 
 
 def _block_in_place(old: CommentedMap, new: Mapping[str, Any]) -> CommentedMap:
-    """Keys that are new take the places of those that go, so that comments within an entry stay."""
+    """Put each new key at the position of a removed one, so that comments within an entry stay."""
     free = [key for key in old if key not in new]
     for key, value in new.items():
         before = key if key in old else free.pop(0) if free else None

@@ -1,6 +1,6 @@
-"""How large the files of every method are on the true SD 1.5: counted on its configuration, without any weights.
+"""How large the files of every method are on the real SD 1.5: counted from its configuration, without weights.
 
-Bytes of the values alone; a file's header adds a few thousand. What is counted is chosen by the methods' own code.
+These are the bytes of the values; a file's header adds a few thousand. The methods' own code selects the layers.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ STRUCTURES = (
     (1, 2, 2, 2, 1), (1, 2, 3, 2, 1), (1, 0.75, 0.5, 0.5, 0.5, 0.75, 1),
 )  # fmt: skip
 FP16, FP32 = 2, 4  # bytes a value
-STEPS, TOKENS, LATENT = 50, 77, 4 * 64 * 64  # null-text as published: DDIM steps, places of a prompt, values of a noise
-KOHYA = ("attention", "feed_forward", "projection")  # what kohya's scripts give a LoRA to by default, with the text
+STEPS, TOKENS, LATENT = 50, 77, 4 * 64 * 64  # null-text as published: DDIM steps, tokens of a text, values of a latent
+KOHYA = ("attention", "feed_forward", "projection")  # kohya's default layers for a LoRA, text encoder too
 
 
 def sizes(to: Path) -> None:
@@ -32,7 +32,7 @@ def sizes(to: Path) -> None:
     Example: etude sizes sizes.json
     """
     words: Any = _part("sd1", "text_encoder")
-    width = words.get_input_embeddings().embedding_dim  # also of CLIP's joint space: ViT-L/14
+    width = words.get_input_embeddings().embedding_dim  # also the width of CLIP's joint space, for ViT-L/14
     vector = FP32 * width
     counted = {
         "a vector of textual inversion": vector,
@@ -54,7 +54,7 @@ def sizes(to: Path) -> None:
 
 @cache
 def _part(family: str, part: str) -> nn.Module:
-    """A part of a family's true model, without values."""
+    """A part of a family's real model, without values."""
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -102,7 +102,7 @@ def _custom_diffusion(family: str) -> int:
 
 
 def _lora(rank: int) -> int:
-    """A down and an up of this rank for every layer that kohya's scripts choose: r · (inputs + outputs)."""
+    """A down and an up matrix of this rank for every layer that kohya's scripts choose: r · (inputs + outputs)."""
     from pipelines.lora.method.settings import TARGETS
 
     chosen = re.compile(rf"(.*\.)?({'|'.join(TARGETS[target] for target in KOHYA)})")

@@ -1,4 +1,4 @@
-"""Draw with any base and any stack of artifacts, one's own and others', as one labelled picture."""
+"""Draw with any base and any stack of artifacts, your own or from others, as one labelled picture."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STACK = "the stack"
 
 
 class StageParams(Schema):
-    """What is drawn with where the command line does not say."""
+    """The parts of params.yaml for what the command line does not set."""
 
     base: str
     device: str
@@ -39,7 +39,7 @@ class StageParams(Schema):
 
 
 class Steering(Schema):
-    """What the file of an aesthetic embedding does not tell: whose CLIP it is of, and how fast texts are turned."""
+    """What the file of an aesthetic embedding does not contain: its CLIP, and the learning rate of the steering."""
 
     clip: str
     learning_rate: float
@@ -48,7 +48,7 @@ class Steering(Schema):
 class Layer(NamedTuple):
     """One artifact of a stack, and how it is applied."""
 
-    text: str  # as it was asked for
+    text: str  # as typed
     artifact: Artifact
     settings: dict[str, float]
 
@@ -56,9 +56,9 @@ class Layer(NamedTuple):
 def draw(
     stack: str, prompts: Sequence[str], seeds: str, size: str, base: str, out: Path, given: dict[str, Any]
 ) -> None:
-    """Draw every prompt with every seed, as one picture; ``given`` are values of `sampling` that params.yaml has not.
+    """Draw every prompt with every seed, as one picture; ``given`` overrides values of `sampling` in params.yaml.
 
-    Raises an EtudeError, for what the command line says before anything is loaded.
+    Raises an EtudeError; for faults of the command line, before anything is loaded.
     """
     stage_params = pick("params.yaml", StageParams)
     sampling = _sampling(stage_params.sampling, given)
@@ -77,7 +77,7 @@ def draw(
         for layer in layers:
             try:
                 undo.enter_context(_applied(layer, loaded))
-            except (BaseError, FormatError) as error:  # a method knows what it was given, not from which file
+            except (BaseError, FormatError) as error:  # a method does not know from which file its artifact is
                 raise type(error)(f"{layer.text}: {error.place}", error.fault, error.action) from error
         worded = sampling.model_copy(update={"negative": fill(sampling.negative, name)})
         paths = _draw(loaded, texts, numbers, worded, sides, Path(folder))
@@ -86,7 +86,7 @@ def draw(
 
 
 def _name(layers: Sequence[Layer], prompts: Sequence[str]) -> str:
-    """What [name] stands for: the word of the first layer that has one; raises InputError where it is asked in vain."""
+    """The word for [name]: that of the first layer with one; raises InputError if prompts need one and none has it."""
     name = next((str(layer.artifact.facts["name"]) for layer in layers if "name" in layer.artifact.facts), "")
     if not name and any(NAME in text for text in prompts):
         raise InputError(STACK, "has no word for [name]", "write the prompt without it")
@@ -94,7 +94,7 @@ def _name(layers: Sequence[Layer], prompts: Sequence[str]) -> str:
 
 
 def split_layer(text: str) -> tuple[str, dict[str, float] | float | None]:
-    """What is applied, and its number (``:0.8``) or numbers (``:strength=0.8,steps=5``); raises InputError."""
+    """The name of a layer, and its number (``:0.8``) or numbers (``:strength=0.8,steps=5``); raises InputError."""
     what, colon, tail = text.rpartition(":")
     if not colon or "/" in tail:
         return text, None
@@ -117,7 +117,7 @@ def finite(text: str) -> float:
 
 
 def open_layer(what: str, numbers: dict[str, float] | float | None) -> Layer:
-    """The artifact of a method (``lora``, ``lora@80`` after 80 steps), or in a file; raises what says what is wrong."""
+    """The artifact of a method (``lora``, ``lora@80`` after 80 steps), or in a file; raises an EtudeError."""
     from etude.formats.kinds import open_any
 
     path = find_path(name_or_path(what, method_names()))
@@ -130,7 +130,7 @@ def open_layer(what: str, numbers: dict[str, float] | float | None) -> Layer:
 
 
 def _steerable(artifact: Artifact) -> Artifact:
-    """An aesthetic embedding of others, which is a tensor and nothing else, with what turning texts to it needs."""
+    """Complete an aesthetic embedding from others, which is only a tensor, with what steering texts needs."""
     from etude.base.vision import text_projection
 
     own = pick("pipelines/aesthetic_gradient/params.yaml", Steering)
@@ -140,7 +140,7 @@ def _steerable(artifact: Artifact) -> Artifact:
 
 
 def _settings(what: str, method: str, numbers: dict[str, float] | float | None) -> dict[str, float]:
-    """Keywords of the method's `apply`."""
+    """The keyword arguments for the method's `apply`."""
     axes = load_method(method).axes
     if isinstance(numbers, dict):
         for name in numbers:
@@ -157,7 +157,7 @@ def _settings(what: str, method: str, numbers: dict[str, float] | float | None) 
 
 
 def ordered(layers: Sequence[Layer]) -> list[Layer]:
-    """Whole weights first, since what is put on top of them would be lost under them; raises InputError for two."""
+    """Layers with whole weights first, since they replace what was applied before; raises InputError for two."""
     from etude.formats.kinds import FIRST, WHOLE, kind_of
 
     whole = [layer for layer in layers if kind_of(layer.artifact) == WHOLE]
@@ -181,7 +181,7 @@ def _applied(layer: Layer, base: Base) -> Any:
 
 
 def _sampling(usual: Sampling, given: dict[str, Any]) -> Sampling:
-    """How it is drawn, with what the command line says; raises ArgumentError."""
+    """The sampling settings, with those of the command line; raises ArgumentError."""
     try:
         return validate(usual.model_dump() | given, Sampling, "command line")
     except ParamsError as error:
@@ -203,14 +203,14 @@ def _size(text: str) -> tuple[int, int] | None:
 
     try:
         return size(text) if text else None
-    except ParamsError as error:  # a grid's sizes are in params.yaml, this one does not
+    except ParamsError as error:  # the error names params.yaml, but this size is from the command line
         raise ArgumentError("--size", error.fault, error.action) from None
 
 
 def _draw(
     base: Base, texts: list[str], seeds: list[int], sampling: Sampling, size: tuple[int, int] | None, folder: Path
 ) -> dict[tuple[int, int, int], Path]:
-    """One file for each place in the picture: (column of a seed, row of a prompt, 0)."""
+    """One file for each cell of the picture: (column of a seed, row of a prompt, 0)."""
     from PIL import Image
 
     from etude.diffusion.sample import generate

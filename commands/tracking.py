@@ -1,4 +1,4 @@
-"""What a command brought into the repository, handed to DVC."""
+"""Let DVC track what a command brought into the repository."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def track(paths: Sequence[Path], action: str) -> None:
 
 
 def restore(path: Path) -> bool:
-    """Whether what a ``.dvc`` file records could be brought back from DVC's cache, without any network."""
+    """Restore what a ``.dvc`` file records from DVC's cache, without network; returns whether it is there."""
     if _dvc("checkout", f"{path}.dvc").returncode and path.is_dir() and not any(path.iterdir()):
         path.rmdir()
     return path.exists()

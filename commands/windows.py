@@ -1,8 +1,8 @@
-"""What Windows lacks, of what dvc.yaml takes for granted. README.md says how to set up there.
+"""Provide on Windows what dvc.yaml expects. README.md describes the setup there.
 
-Every stage is started as `python3 -m tasks.…`, the same text on all systems, as dvc.lock records it. A virtual
-environment on Windows has a `python.exe` alone, so a `python3.exe` is put beside it. Names in '…', which Windows' shell
-hands on as they are, are freed of them in `tasks.shell`, as is the other way to continue with another Python.
+Every stage starts as `python3 -m tasks.…`, the same text on all systems, since dvc.lock records it. A virtual
+environment on Windows has only a `python.exe`, so a `python3.exe` is put beside it. Windows' shell does not remove the
+quotes of names in '…': `tasks.shell` removes them, and also continues in another Python in Windows' own way.
 """
 
 from __future__ import annotations
