@@ -1,1 +1,1 @@
-"""The pipeline that builds the embedded base model. No method: the root graph does not reach it."""
+"""The pipeline that builds the embedded base model. It is no method, and the root graph does not reach it."""

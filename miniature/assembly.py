@@ -1,7 +1,7 @@
 """The trained parts as one diffusers folder with a CLIP and the classifier beside it.
 
-The names of the text encoder's tensors begin with ``text_model.``, as in SD 1.5's file; old and new transformers read
-that.
+The names of the text encoder's tensors begin with ``text_model.``, as in SD 1.5's file: old and new transformers
+read these names.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def assemble(folder: Path, unet: UNet2DConditionModel, vae: AutoencoderKL, clip:
 
 
 def copy_classifier(folder: Path, classifier: Path = OUT / "classifier") -> None:
-    """The classifier as the evaluation opens it; raises InputError when the stage *classifier* has not run."""
+    """Copy the classifier's files to ``folder``; raises InputError if the stage *classifier* has not run."""
     if not classifier.is_dir():
         raise InputError(classifier, "is missing", "run the stage classifier: `dvc repro classifier` in miniature")
     folder.mkdir()
@@ -60,19 +60,19 @@ def copy_classifier(folder: Path, classifier: Path = OUT / "classifier") -> None
 
 
 def assemble_all(folder: Path) -> None:
-    """Everything that the stages trained, and the classifier."""
+    """Assemble everything that the stages trained, and the classifier, in ``folder``."""
     assemble(folder, read_unet(), read_vae(OUT / "decoder"), read_clip(OUT / "vision"), OUT / "tokenizer")
     copy_classifier(folder / PUBLISHED_CLASSIFIER)
 
 
 def save_half(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Weights in float16; integers as they are."""
+    """Save weights in float16, and integers unchanged."""
     half = {name: value.to(torch.float16) if value.is_floating_point() else value for name, value in tensors.items()}
     write_tensors(path, half, {"format": "pt"})
 
 
 def tidy_config(path: Path) -> None:
-    """A config without what depends on the place and the library's version."""
+    """Remove from a config what depends on paths and on the library's version."""
     config = read_json(path)
     config.pop("_name_or_path", None)
     config.pop("_diffusers_version", None)
@@ -96,7 +96,7 @@ VISION = [*TOWER, *["image_size", "num_channels", "patch_size"]]
 
 
 def plain(config: Any, keys: list[str]) -> dict[str, Any]:
-    """What shapes a tower; not the defaults that every version of transformers adds."""
+    """The values that determine a tower, without the defaults that every version of transformers adds."""
     return {key: getattr(config, key) for key in keys}
 
 
@@ -129,7 +129,7 @@ def clip_config(clip: CLIPModel) -> dict[str, Any]:
 
 
 def preprocessor(size: int) -> dict[str, Any]:
-    """How a picture becomes what the vision tower reads: shrunk, cut square, from -1 to 1."""
+    """How a picture is prepared for the vision tower: shrunk, cut square, values from -1 to 1."""
     return {
         "image_processor_type": "CLIPImageProcessor",
         "feature_extractor_type": "CLIPFeatureExtractor",

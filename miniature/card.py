@@ -19,7 +19,7 @@ MODEL = Path("models/miniature")
 
 
 class Measure(Schema):
-    """Of the ``measure`` block of params.yaml, what the card reads."""
+    """The part of the ``measure`` block of params.yaml that the card reads."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -45,12 +45,12 @@ class StageParams(Schema):
 
 
 def card() -> None:
-    """Write the card of ``models/miniature`` again, with what was measured of it."""
+    """Write the card of ``models/miniature`` again, with the measured numbers."""
     write_card(MODEL, read_world())
 
 
 def write_card(folder: Path, world: World) -> None:
-    """``samples.png`` and ``README.md`` of the model in ``folder``."""
+    """Write ``samples.png`` and ``README.md`` of the model in ``folder``."""
     stage_params = pick(FOLDER / "params.yaml", StageParams)
     prompts = sample_prompts(world, stage_params.card.across * stage_params.card.down)
     tile(draw(folder, prompts, stage_params.card), stage_params.card.across).save(folder / "samples.png", optimize=True)
@@ -69,7 +69,7 @@ def sample_prompts(world: World, count: int) -> list[str]:
 
 
 def draw(folder: Path, prompts: list[str], card: Card) -> list[Image.Image]:
-    """What the pipeline in ``folder`` draws, through plain diffusers."""
+    """The pictures that the pipeline in ``folder`` draws, through plain diffusers."""
     import torch
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 

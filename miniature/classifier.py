@@ -1,7 +1,7 @@
 """Train the classifier of concept, style and background, which conditions nothing and only evaluates.
 
-It alone sees the held-out concepts and the held-out style. It shall judge drawn pictures as fairly as real ones, so it
-learns on pictures with the faults that drawing has: moved, blurred, noisy, off-colour, and some through the
+Only the classifier sees the held-out concepts and the held-out style. It should name drawn pictures as well as real
+ones, so it learns on pictures with the faults of drawn ones: moved, blurred, noisy, off-colour, and some through the
 autoencoder, with errors in their latents.
 """
 
@@ -31,7 +31,7 @@ from miniature.vae import read_vae, reconstruct
 from miniature.world import FOLDER, OUT, Pictures, World, background, colour_table, compose, read_pictures, read_world
 from tasks.shell import run
 
-UNKNOWN = -100  # cross_entropy leaves it out
+UNKNOWN = -100  # cross_entropy ignores this label
 
 
 class Classifier(Schema):
@@ -67,7 +67,7 @@ class Shown:
 
 
 def labels(world: World) -> dict[str, list[str]]:
-    """What a picture can show, worded as in captions; what is held out stands among the rest."""
+    """What a picture can show, worded as in captions; held-out words are among the rest."""
     return {
         "concept": [*world.concepts, *world.held_out_concepts],
         "style": [*world.styles, *world.held_out_styles],
@@ -94,7 +94,7 @@ def train() -> None:
     vae.to(report.device)
 
     def batches(step: int) -> Shown:
-        draw = randomiser(report.seed, "judge", step)  # the name that published weights were trained with
+        draw = randomiser(report.seed, "judge", step)  # the name with which the published weights were trained
         indices = draw.sample(range(len(pictures)), min(settings.training.batch_size, len(pictures)))
         shown = show(pictures, indices, world, settings, draw)
         images = soften(shown.images.to(report.device), vae, settings.softness, draw)
@@ -141,7 +141,7 @@ def numbers(pictures: Pictures, indices: Sequence[int], colours: Sequence[int], 
 
 
 def naming_loss(network: Network, batch: Shown, smoothing: float) -> Tensor:
-    """Cross-entropy of concept, of style where the concept is known, and of background, together."""
+    """Sum of the cross-entropies of concept, of style where the concept is known, and of background."""
     logits = network(batch.images, batch.labels)
     losses = [
         cross_entropy(logits[part].float(), label, ignore_index=UNKNOWN, label_smoothing=smoothing)
@@ -152,9 +152,9 @@ def naming_loss(network: Network, batch: Shown, smoothing: float) -> Tensor:
 
 @torch.no_grad()
 def measure(network: Network, vae: AutoencoderKL, pictures: Pictures, world: World) -> dict[str, float]:
-    """How often each part of a real picture is named rightly, and of the same through the autoencoder.
+    """How often each part of a picture is named rightly: of real pictures, and of the same through the autoencoder.
 
-    The backgrounds are the colours in turn; ``held_out`` are the concepts that no other part of the miniature has seen.
+    Backgrounds are the colours in turn; ``held_out`` are the concepts that no other part of the miniature has seen.
     """
     table = colour_table(world)
     colours = [i % len(table) for i in range(len(pictures))]
@@ -172,7 +172,7 @@ def measure(network: Network, vae: AutoencoderKL, pictures: Pictures, world: Wor
 
 
 def save_classifier(folder: Path, network: Network, settings: Classifier, world: World, size: int) -> None:
-    """The folder that ``etude.evaluation.classifier`` opens: labels, size and shape, and the weights in float16."""
+    """Write the folder that ``etude.evaluation.classifier`` opens: labels, size, shape, and the weights in float16."""
     shape = settings.model_dump(include={"widths", "blocks", "groups", "grid", "rank", "given"})
     write_json(folder / "config.json", {"labels": labels(world), "size": size, **shape})
     write_tensors(folder / "model.safetensors", {name: value.half() for name, value in network.state_dict().items()})

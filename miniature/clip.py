@@ -1,7 +1,7 @@
 """Train text encoder and vision encoder together: captions and pictures that belong together lie close.
 
-Contrastive learning as CLIP's (Radford et al., 2021, arXiv:2103.00020). The text encoder then conditions the UNet, as
-in SD 1.5; the whole pair names pictures and measures how well a picture fits its prompt.
+Contrastive learning as for CLIP (Radford et al., 2021, arXiv:2103.00020). The text encoder then conditions the UNet, as
+in SD 1.5; both encoders together name pictures and measure how well a picture fits its prompt.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class StageParams(Schema):
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pictures [B, 3, S, S] from -1 to 1 and their captions' tokens [B, L]; L is the longest caption's."""
+    """Pictures [B, 3, S, S] from -1 to 1 and their captions' tokens [B, L]; L is the length of the longest caption."""
 
     names: list[str]
     images: Tensor
@@ -142,7 +142,7 @@ def train() -> None:
 
 
 def shrink(pictures: Pictures, size: int) -> Pictures:
-    """Pictures at the vision tower's size, averaged with their alpha so that edges keep their colour."""
+    """Pictures at the vision tower's size, averaged weighted by alpha, so that edges keep their colour."""
     factor = pictures.rgba.shape[-1] // size
     alpha = pictures.rgba[:, 3:].float() / 255
     small = avg_pool2d(torch.cat([pictures.rgba[:, :3].float() * alpha, alpha * 255], 1), factor)
@@ -178,7 +178,7 @@ def show(
 
 
 def distort(images: Tensor, colours: Tensor, flips: list[bool], how: Distortion, draw: random.Random) -> Tensor:
-    """Flip where ``flips``; shrink, turn and move a share of the pictures; tint every one a little."""
+    """Flip where ``flips`` is true; shrink, turn and move a share of the pictures; tint every one a little."""
     rows = []
     for flip in flips:
         moved = draw.random() < how.moved
@@ -195,7 +195,7 @@ def distort(images: Tensor, colours: Tensor, flips: list[bool], how: Distortion,
 
 
 def contrast(model: CLIPModel, batch: Pairs) -> Tensor:
-    """The symmetric cross-entropy over the batch: which caption belongs to which picture."""
+    """The symmetric cross-entropy over the batch, for matching each caption to its picture."""
     made = model(input_ids=batch.tokens.to(model.device), pixel_values=batch.images.to(model.device))
     logits = made.logits_per_text.float()
     target = torch.arange(len(logits), device=model.device)
@@ -204,7 +204,7 @@ def contrast(model: CLIPModel, batch: Pairs) -> Tensor:
 
 @torch.no_grad()
 def measure(model: CLIPModel, tokenizer: CLIPTokenizer, pictures: Pictures, world: World) -> dict[str, float]:
-    """How often a picture on a colour never named in training is called rightly, and is found by its words."""
+    """How often a picture, on a colour never named in training, is named rightly and is found by its caption."""
     concepts = list(world.concepts)
     names = tokenizer([f"a picture of a {c}" for c in concepts], padding=True, return_tensors="pt").input_ids
     text = model(input_ids=names, pixel_values=torch.zeros(1, 3, *pictures.rgba.shape[-2:])).text_embeds
@@ -219,7 +219,7 @@ def measure(model: CLIPModel, tokenizer: CLIPTokenizer, pictures: Pictures, worl
 
 
 def save_clip(model: CLIPModel, folder: Path) -> None:
-    """The transformers folder of the model, in bytes that depend on nothing but the weights."""
+    """Write the transformers folder of the model; its bytes depend only on the weights."""
     model.config.save_pretrained(folder)
     write_tensors(folder / "model.safetensors", model.state_dict(), {"format": "pt"})
 

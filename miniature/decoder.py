@@ -1,6 +1,6 @@
 """Train the autoencoder's decoder further, while the UNet is trained: the encoder stays, so every latent stays valid.
 
-Stable Diffusion's own later decoders were made so (`sd-vae-ft-mse`); the loss is the autoencoder's without its KL term.
+Stable Diffusion's own later decoders were made this way (`sd-vae-ft-mse`); the loss is the autoencoder's without KL.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ def train() -> None:
 
 
 def decoding_parameters(model: AutoencoderKL) -> dict[str, Tensor]:
-    """What turns latents into pictures, ready to be trained; the encoder stays frozen."""
+    """The parameters that turn latents into pictures, set to be trained; the encoder stays frozen."""
     names = ("decoder.", "post_quant_conv.")
     chosen = {name: value for name, value in model.named_parameters() if name.startswith(names)}
     return {name: value.requires_grad_() for name, value in chosen.items()}
 
 
 def decoding_loss(model: AutoencoderKL, images: Tensor, settings: Decoder) -> Tensor:
-    """L1 and squares on pixels, L1 on their differences; ``images`` [B, 3, H, W] from -1 to 1."""
+    """L1 and squared error on pixels, L1 on their differences; ``images`` [B, 3, H, W] from -1 to 1."""
     with torch.no_grad():
         latents = model.encode(images).latent_dist.mean
     made = model.decode(latents).sample.float()

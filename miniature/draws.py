@@ -1,4 +1,4 @@
-"""Which pictures are in a batch: pure functions of seed and step, so that a killed run goes on exactly."""
+"""Which pictures are in a batch: pure functions of seed and step, so that a killed run resumes exactly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Examples:
 
 
 def may_flip(concept: str) -> bool:
-    """Whether a mirrored picture of ``concept`` is still one."""
+    """Whether a mirrored picture of ``concept`` still shows it rightly."""
     return concept not in MIRRORED_WORDS
 
 
@@ -35,8 +35,8 @@ def randomiser(*parts: int | str) -> random.Random:
 
 
 def place(pictures: Pictures, indices: Sequence[int], colours: Tensor, draw: random.Random, shift: int = 0) -> Examples:
-    """Pictures ``indices`` over ``colours`` [B, 3], each flipped by chance where that is safe and moved by at most
-    ``shift`` pixels. The transparent margin makes moving a plain roll.
+    """Pictures ``indices`` over ``colours`` [B, 3], each flipped at random where that is safe and moved by at most
+    ``shift`` pixels. Because of the transparent margin, moving is a plain roll.
     """
     rgba = torch.stack([_moved(pictures, i, draw, shift) for i in indices])
     names = [f"{pictures.style[i]} {pictures.concept[i]}" for i in indices]

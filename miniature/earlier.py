@@ -1,7 +1,7 @@
-"""An earlier edition, taken out of git: trainings go on from its weights, or leave them as they are.
+"""Copy an earlier edition from git: training continues from its weights, or keeps them as they are.
 
-What is published lies in git for good, so a commit names its weights exactly, and a machine that has nothing but the
-repository can take the training further. Stages named in `earlier.as_published` train nothing.
+What is published stays in git, so a commit names its weights exactly, and a machine that has only the repository can
+continue the training. Stages named in `earlier.as_published` train nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PARTS = {
     "clip": "clip",
     "vision": "clip",
     "unet": "unet",
-    "classifier": "judge",  # its folder keeps the name that params files know
+    "classifier": "judge",  # its folder keeps the name that params files use
 }
 """Stage → the published folder that its out can be."""
 
@@ -50,8 +50,8 @@ class StageParams(Schema):
 
 
 def take() -> None:
-    """Write, of ``models/miniature`` at the commit, ``out/earlier/``: what trainings go on from, and
-    ``out/published/``: the outs of the stages that train nothing. Both are empty when all starts from nothing.
+    """Write, from ``models/miniature`` at the commit, ``out/earlier/``: the weights from which training continues, and
+    ``out/published/``: the outs of the stages that train nothing. Both are empty without an earlier edition.
     """
     params = FOLDER / "params.yaml"
     earlier = pick(params, StageParams).earlier
@@ -66,17 +66,17 @@ def take() -> None:
 
 
 def unpack(commit: str, path: str, folder: Path) -> None:
-    """The folder ``path`` of ``commit``; raises InputError when this clone does not have it."""
+    """Write the folder ``path`` of ``commit`` to ``folder``; raises InputError when this clone does not have it."""
     made = subprocess.run(["git", "archive", "--format=zip", f"{commit}:{path}"], capture_output=True, check=False)
     if made.returncode:
         action = 'fetch the whole history (`git fetch --unshallow`), or set `commit: ""` to start from nothing'
         raise InputError(FOLDER / "params.yaml", f"`earlier.commit`: git has no {path} at {commit}", action)
-    with ZipFile(io.BytesIO(made.stdout)) as archive:  # tarfile's safe way of extracting came with Python 3.11.4
+    with ZipFile(io.BytesIO(made.stdout)) as archive:  # tarfile extracts safely only since Python 3.11.4
         archive.extractall(folder)
 
 
 def as_published(stage: str) -> bool:
-    """Whether ``stage`` trains nothing; then its out is written as it was published."""
+    """Whether ``stage`` trains nothing; its published out is then copied."""
     published = OUT / "published" / stage
     if not published.is_dir():
         return False
@@ -86,13 +86,13 @@ def as_published(stage: str) -> bool:
 
 
 def earlier_weights(part: str, file: str = "diffusion_pytorch_model.safetensors") -> dict[str, Tensor] | None:
-    """The earlier weights of ``part`` (unet, vae, clip or unclip) as published; None where there are none."""
+    """The earlier weights of ``part`` (unet, vae, clip or unclip) as published; None if there are none."""
     path = OUT / "earlier" / part / file
     return read_tensors(path)[0] if path.is_file() else None
 
 
 def begin_clip(model: nn.Module, vocabulary: dict[str, int]) -> None:
-    """Set both towers, in place, to the earlier ones if there are any: a token that was known keeps its embedding."""
+    """Set both towers, in place, to the earlier ones if there are any; tokens known there keep their embeddings."""
     known = earlier_weights("clip", "model.safetensors")
     if known is None:
         return
@@ -105,7 +105,7 @@ def begin_clip(model: nn.Module, vocabulary: dict[str, int]) -> None:
 
 
 def begin(model: nn.Module, part: str) -> bool:
-    """Set ``model``, in place, to the earlier ``part`` if there is one; whether there is."""
+    """Set ``model``, in place, to the earlier ``part`` if there is one; return whether there is."""
     known = earlier_weights(part)
     if known is None:
         return False

@@ -1,7 +1,7 @@
-"""CLIP image embeddings by the miniature's own vision tower, and the form in which an unCLIP UNet is told of them.
+"""CLIP image embeddings by the miniature's own vision tower, and the form in which an unCLIP UNet takes them.
 
-As in diffusers' ``StableUnCLIPImg2ImgPipeline``: normalised, noised at a level, brought back to their own scale, and
-joined with the level's sinusoidal embedding. All zeros mean no picture.
+As in diffusers' ``StableUnCLIPImg2ImgPipeline``, embeddings are normalised, noised at a level, scaled back, and joined
+with the level's sinusoidal embedding. All zeros mean no picture.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Normaliser:
     std: Tensor
 
     def labels(self, embeddings: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        """What the UNet gets for ``embeddings`` [B, d], noised at ``level`` int64 [B]: [B, 2d]."""
+        """The UNet's input [B, 2d] for ``embeddings`` [B, d], noised at ``level`` int64 [B]."""
         mean, std = self.mean.to(embeddings), self.std.to(embeddings)
         noised = NOISER.add_noise((embeddings - mean) / std, noise, level) * std + mean
         told = get_timestep_embedding(level, embeddings.shape[1], flip_sin_to_cos=True, downscale_freq_shift=0)
@@ -45,7 +45,7 @@ class Normaliser:
 
 
 def normaliser(embeddings: Tensor) -> Normaliser:
-    """Of embeddings [..., d]."""
+    """The normaliser of embeddings [..., d]."""
     flat = embeddings.flatten(0, -2)
     return Normaliser(flat.mean(0, keepdim=True), flat.std(0, keepdim=True))
 

@@ -1,6 +1,6 @@
 """The icons in use, kept in the repository: two megabytes of SVG, so that measuring needs neither npm nor a network.
 
-The stage *source* fetches and checks them; `make miniature-publish` keeps what it left, with the model learned from it.
+The stage *source* fetches and checks them; `make miniature-publish` copies its out here and publishes the model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def keep(source: Path = OUT / "source", folder: Path = ICONS) -> None:
     for name in records:
         body, kept = (source / f"{name}.json").read_bytes(), folder / f"{name}.json.xz"
         if kept.exists() and lzma.decompress(kept.read_bytes()) == body:
-            continue  # another xz packs the same into other bytes, and git would keep both
+            continue  # another xz packs the same data into other bytes, and git would store both
         with atomic_path(kept) as path:
             path.write_bytes(lzma.compress(body, preset=9))
     write_json(folder / "sources.json", records)
@@ -45,7 +45,7 @@ def source_row(record: dict[str, str]) -> str:
 
 
 def read_icons(package: str, folder: Path = ICONS) -> dict[str, dict[str, Any]]:
-    """The icons of a package by concept; raises InputError when they are missing or damaged."""
+    """The icons of a package by concept; raises InputError if the file is missing or damaged."""
     path = folder / f"{package}.json.xz"
     try:
         icons: dict[str, dict[str, Any]] = json.loads(lzma.decompress(path.read_bytes()))

@@ -33,9 +33,9 @@ def encode() -> None:
 
 
 def write_latents(vae: AutoencoderKL, drawn: Pictures, world: World) -> None:
-    """Write ``out/latents/``: mean, float16 [pictures, colours, 4, h, w], unscaled, and whose each picture is.
+    """Write ``out/latents/``: mean, float16 [pictures, colours, 4, h, w], unscaled; and each picture's names.
 
-    Not mirrored: a UNet of this size learns one side sooner than two.
+    Pictures are not mirrored: a UNet of this size learns one side sooner than two.
     """
     pictures = drawn.trained(world)
     with replace_folder(OUT / "latents") as folder:

@@ -1,8 +1,8 @@
 """Train the denoiser further for as long as there is time: beside other work for days, or for minutes on one GPU.
 
 The stage *unet* trains a number of steps at a rate that falls to 0. This command trains at a constant rate and ends
-when it is stopped, or after some minutes; another start goes on to the same result. What is measured and published is
-the average of the weights, which ``miniature.long_run_out`` makes the out of the stage *unet*.
+when it is stopped, or after some minutes; another start resumes exactly. What is measured and published is the average
+of the weights, which ``miniature.long_run_out`` writes as the out of the stage *unet*.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class LongRun(Schema):
     gpu: dict[str, Any]
 
     def plan(self, device: str) -> Optimization:
-        """The training on ``device``: ``gpu`` gives what differs there."""
+        """The training on ``device``; ``gpu`` has the values that differ there."""
         return Optimization(**{**self.training.model_dump(), **(self.gpu if device == "cuda" else {})})
 
 
@@ -55,7 +55,7 @@ def train(
     minutes: Annotated[float, typer.Option(help="minutes after which it ends; 0: none")] = 0,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="what trains")] = "cpu",
 ) -> None:
-    """Go on from the newest state in STATE, else from the pieces there, else from the published denoiser."""
+    """Continue from the newest state in STATE, else from the pieces there, else from the published denoiser."""
     began = time.monotonic()
     stage_params, world = pick(FOLDER / "params.yaml", StageParams), read_world()
     plan = stage_params.long_run.plan(device)

@@ -1,4 +1,4 @@
-"""Encode what a long run learns from, out of what the repository holds: for a machine on which no stage has run.
+"""Encode the training data of a long run from the files of the repository, on a machine where no stage has run.
 
 It needs neither git nor npm nor a network; the icons are drawn with resvg-py.
 """

@@ -1,4 +1,4 @@
-"""Make what a long run has learned so far the out of the stage *unet*, to be measured and published."""
+"""Write what a long run has learned so far as the out of the stage *unet*, to be measured and published."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a long run keeps: its two newest states, and its averaged weights in pieces small enough to be carried."""
+"""What a long run saves: its two newest states, and its averaged weights in pieces small enough to copy."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from etude.training.report import CONSOLE, Report
 
 FOLDER = Path(".scratch/miniature/long_run")
 PUBLISHED = Path("models/miniature/unet/diffusion_pytorch_model.safetensors")
-KEPT = 2  # states: the older one serves where the newer one cannot be read
+KEPT = 2  # states: the older one is used if the newer one cannot be read
 PIECE = 15 * 2**20  # bytes of weights in a piece, which keeps the file below 16 MB
 
 
 class TimeUpError(Exception):
-    """The minutes that a run was given have passed, and its state is kept."""
+    """The minutes that a run was given have passed, and its state is saved."""
 
 
 @dataclass
 class Rolling(Report):
-    """A report that keeps its two newest states in ``scratch`` itself, and ends the run when its time is up."""
+    """A report that saves its two newest states in ``scratch``, and ends the run when its time is up."""
 
-    pictures: int = 0  # in a step, for the throughput
-    until: float | None = None  # of time.monotonic(); None: no end
+    pictures: int = 0  # per step, for the throughput
+    until: float | None = None  # a value of time.monotonic(); None: no end
     _clock: tuple[int, float] = field(default=(0, 0.0))
 
     def restore(self) -> dict[str, Any] | None:
-        """The newest state that can be read, or None where there is none; raises TrainingError when none can be."""
+        """The newest readable state, or None if there are no states; raises TrainingError if none is readable."""
         files = states(self.scratch)
         for file in reversed(files):
             try:
@@ -51,12 +51,12 @@ class Rolling(Report):
         return None
 
     def start(self, step: int, steps: int) -> None:
-        """Say where the run begins."""
+        """Print where the run begins."""
         super().start(step, steps)
         self._clock = (step, time.monotonic())
 
     def log(self, step: int, loss: float, rate: float) -> None:
-        """A point of the curve; says the time and the pictures a second as well."""
+        """Add a point to the curve; print it with the time and the pictures per second."""
         self.history.append((step, loss, rate))
         before, then = self._clock
         self._clock = (step, time.monotonic())
@@ -66,7 +66,7 @@ class Rolling(Report):
         CONSOLE.print(told, highlight=False, soft_wrap=True)
 
     def keep(self, state: dict[str, Any]) -> None:
-        """Save the state, whole or not at all, and drop all but the newest two; raises TimeUpError after the last."""
+        """Save the state atomically and delete all but the newest two; raises TimeUpError when the time is up."""
         with atomic_path(self.scratch / f"state-{state['step']:07d}.pt") as temporary:
             torch.save({**state, "history": self.history}, temporary)
         for old in states(self.scratch)[:-KEPT]:
@@ -76,13 +76,13 @@ class Rolling(Report):
 
 
 def states(folder: Path) -> list[Path]:
-    """The kept states, the newest last."""
+    """The saved states, the newest last."""
     return sorted(file for file in folder.glob("state-*.pt") if re.fullmatch(r"state-\d+\.pt", file.name))
 
 
 @dataclass(frozen=True)
 class Learned:
-    """Averaged weights by name, after how many steps, and the loss of late."""
+    """Averaged weights by name, the number of steps, and the mean of the last losses."""
 
     weights: dict[str, Tensor]
     steps: int
@@ -90,7 +90,7 @@ class Learned:
 
 
 def averaged(folder: Path, names: Sequence[str]) -> Learned:
-    """What the newest state has learned, ``names`` being those of its parameters; raises InputError without a state."""
+    """The averaged weights of the newest state, whose parameters are ``names``; raises InputError without a state."""
     report = Rolling(folder, 0, "cpu", "fp32")
     state = report.restore()
     if state is None:
@@ -101,7 +101,7 @@ def averaged(folder: Path, names: Sequence[str]) -> Learned:
 
 
 def write_pieces(folder: Path, weights: Mapping[str, Tensor]) -> None:
-    """``folder/pieces``: the weights in float16, in files below 16 MB, to be copied to another machine."""
+    """Write ``folder/pieces``: the weights in float16, in files below 16 MB, to be copied to another machine."""
     pieces: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in weights.items():
@@ -117,7 +117,7 @@ def write_pieces(folder: Path, weights: Mapping[str, Tensor]) -> None:
 
 
 def read_pieces(folder: Path) -> dict[str, Tensor]:
-    """What ``write_pieces`` wrote, else the published weights; raises InputError where a piece is missing."""
+    """What ``write_pieces`` wrote, else the published weights; raises InputError if a piece is missing."""
     files = sorted((folder / "pieces").glob("*.safetensors")) or [PUBLISHED]
     weights: dict[str, Tensor] = {}
     count = str(len(files))

@@ -1,7 +1,7 @@
 """Measure the miniature: the whole table of its card, real pictures beside drawn ones.
 
-Without ``--model`` what the stages trained is measured, as the stage does. ``make miniature-measure`` measures what is
-published: it needs no out of any stage, draws the real pictures from the icons kept in the repository, and writes to
+Without ``--model``, what the stages trained is measured. ``make miniature-measure`` measures the published model: it
+needs no out of any stage, draws the real pictures from the icons kept in the repository, and writes to
 ``logs/miniature``. Seconds are never written to an out: they are in ``logs/miniature`` in both cases.
 """
 
@@ -76,7 +76,7 @@ def measure(model: Path | None = None, seed: int | None = None) -> None:
 
 @dataclass(frozen=True)
 class Found:
-    """The report, which is the same for equal inputs, and what is only to be looked at."""
+    """The report, which is the same for equal inputs, and what is only for people to look at."""
 
     report: dict[str, Any]
     wrong: Mapping[str, Any]  # caption → what the classifier named instead
@@ -85,7 +85,7 @@ class Found:
 
 
 def measured(model: Path, pictures: Pictures, world: World, settings: Measure) -> Found:
-    """Every trial, one after another; says what each found."""
+    """Run every trial, one after another, and print what each found."""
     psnr = reconstruction(model, pictures, world)
     say(f"autoencoder: {psnr:.2f} dB on held-out concepts")
     found = retrieval(model, pictures, world, settings.seed, progress)
@@ -111,7 +111,7 @@ def measured(model: Path, pictures: Pictures, world: World, settings: Measure) -
 def draw_everything(
     base: Base, known: list[Asked], unknown: list[Asked], settings: Measure
 ) -> tuple[list[Image.Image], list[Image.Image], dict[str, float]]:
-    """Pictures of both kinds of captions, and the median seconds a picture alone and in batches."""
+    """Pictures of both kinds of captions, and the median seconds per picture, drawn alone and in batches."""
 
     def drawn(asked: list[Asked], batch: int, title: str) -> Drawn:
         return draw_all(base, asked, settings.sampling, settings.seed, batch, progress, title)
@@ -135,7 +135,7 @@ def captions(pictures: Pictures, world: World, settings: Measure) -> list[Asked]
 def report(
     model: Path, settings: Measure, counts: dict[str, int], scores: dict[str, float], real: dict[str, float]
 ) -> dict[str, Any]:
-    """What a card needs: numbers, how they came about, and of which weights they are."""
+    """What a card needs: the numbers, how they were measured, and digests of the measured weights."""
     asked = {**counts, "seed": settings.seed, "sampling": settings.sampling.model_dump()}
     return {**asked, "weights": table.weights(model), "scores": _rounded(scores), "real": _rounded(real)}
 
@@ -145,7 +145,7 @@ def _rounded(values: dict[str, float]) -> dict[str, float]:
 
 
 def write(folder: Path, found: Found) -> None:
-    """``measured.json``, ``table.md`` without seconds, what the classifier got wrong, and drawn pictures."""
+    """Write ``measured.json``, ``table.md`` without seconds, what the classifier got wrong, and drawn pictures."""
     write_json(folder / "measured.json", found.report)
     write_json(folder / "wrong.json", found.wrong)
     bars = pick(FOLDER / "params.yaml", StageParams).measure.bars

@@ -1,6 +1,6 @@
 """Copy what was trained to ``models/miniature`` and ``models/miniature-unclip``, with cards, and keep the icons in use.
 
-A command, not a stage (``make miniature-publish``): what is published lies in git, and no stage writes there.
+A command, not a stage (``make miniature-publish``): what is published is in git, and no stage writes there.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def publish() -> None:
 
 
 def publish_unclip(world: World, linked: Mapping[str, str]) -> None:
-    """``models/miniature-unclip`` if its stage went on from the UNet just published.
+    """Write ``models/miniature-unclip`` if its stage started from the UNet just published.
 
-    An older one stays while all that it links to is as before (``linked``); else it would point at other weights.
+    An older folder stays if all files that it links to are unchanged (``linked``); else it would link to other weights.
     """
     stage = OUT / "unclip"
     if stage.is_dir() and is_of(stage, OUT / "unet"):
@@ -55,7 +55,7 @@ def publish_unclip(world: World, linked: Mapping[str, str]) -> None:
 
 
 def write_words(folder: Path, world: World) -> None:
-    """``words.txt``: what a captioner can call a picture, one name a line."""
+    """Write ``words.txt``: the names that a captioner can give a picture, one per line."""
     (folder / "words.txt").write_text("\n".join(sorted(world.concepts)) + "\n", encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Draw the icons: SVG → RGBA pictures with a margin, so that every background shows all round."""
+"""Draw the icons: SVG → RGBA pictures with a margin, so that the background is visible on all sides."""
 
 from __future__ import annotations
 

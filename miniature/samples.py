@@ -31,12 +31,12 @@ class Picture(Schema):
     caption: bool
 
     def words(self, styled: bool = True) -> str:
-        """The caption, with the word of the style or without; white goes without saying."""
+        """The caption, with the style word or without; a white background is not named."""
         end = "" if self.colour == "white" else f" {background(self.colour)}"
         return f"{self.style} {self.concept}{end}" if styled else f"{self.concept}{end}"
 
     def stem(self) -> str:
-        """The file's name without its suffix: the words of the caption, so that it can take the place of one."""
+        """The file's name without its suffix: the words of the caption, so that it can replace a caption file."""
         return self.words().replace(" ", "-")
 
 
@@ -86,7 +86,7 @@ def samples() -> None:
 
 
 def concept_pictures(settings: ConceptSet) -> tuple[list[Picture], list[Picture]]:
-    """The set, and every held-out style on every held-out colour except what the set shows."""
+    """The set's pictures, and every held-out style on every held-out colour, except what the set shows."""
     shown = {(picture.style, picture.colour) for picture in settings.pictures}
     pairs = [(s, c) for s in settings.heldout_styles for c in settings.heldout_colours if (s, c) not in shown]
     size = [settings.heldout_size] * 2
@@ -113,7 +113,7 @@ def style_pictures(settings: StyleSet, world: World) -> tuple[list[Picture], lis
 
 
 def write_set(name: str, pictures: list[Picture], world: World, card: str, styled: bool = True) -> None:
-    """One folder of pictures, captions (with the word of the style or without) and its card."""
+    """Write one folder of pictures, captions (with the style word or without) and its card."""
     with replace_folder(SAMPLES / name) as folder:
         for picture in pictures:
             image = paint(picture, world)
@@ -126,14 +126,14 @@ def write_set(name: str, pictures: list[Picture], world: World, card: str, style
 
 
 def paint(picture: Picture, world: World) -> Image.Image:
-    """The icon in the middle of its background, as large against the short side as in training."""
+    """The icon in the middle of its background, in the same proportion to the short side as in training."""
     icon = read_json(OUT / "source" / f"{world.package(picture.style)}.json")[picture.concept]
     width, height = picture.size
     short = min(width, height)
     drawn = draw(icon, short, short // 16)
     canvas = Image.new("RGB", (width, height), tuple(world.colours[picture.colour]))
     canvas.paste(drawn, ((width - short) // 2, (height - short) // 2), drawn)
-    buffer = io.BytesIO()  # a fresh picture without the metadata of its making
+    buffer = io.BytesIO()  # encoded again, without the metadata of its making
     canvas.save(buffer, format="PPM")
     return Image.open(buffer)
 

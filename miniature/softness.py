@@ -1,4 +1,4 @@
-"""The faults that drawn pictures have beside real ones: soft edges, noise, and what the autoencoder loses."""
+"""The faults of drawn pictures, compared with real ones: soft edges, noise, and what the autoencoder loses."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.nn.functional import conv2d, pad
 
 from etude.core.params import Schema
 
-REACH = 3  # px on each side that a blur looks at
+REACH = 3  # px on each side that a blur reads
 
 
 class Softness(Schema):
-    """How far pictures are from sharp: the most of each, in pixels, in halves of the range, and in deviations."""
+    """The largest softening: blur in pixels, noise in halves of the range, latent errors in standard deviations."""
 
     blur: float
     noise: float
@@ -26,7 +26,7 @@ class Softness(Schema):
 
 @torch.no_grad()
 def soften(images: Tensor, vae: AutoencoderKL, how: Softness, draw: random.Random) -> Tensor:
-    """The first of ``images`` through the autoencoder, with errors in their latents; all blurred; noise on all."""
+    """Pass the first ``images`` through the autoencoder, with errors in their latents; blur all, add noise to all."""
     generator = torch.Generator().manual_seed(draw.getrandbits(63))
     count = round(how.reconstructed * len(images))
     if count:
@@ -43,7 +43,7 @@ def soften(images: Tensor, vae: AutoencoderKL, how: Softness, draw: random.Rando
 
 
 def blur(images: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """Each picture under a Gaussian of its own width in pixels; edges are repeated."""
+    """Blur each picture with a Gaussian of its own width in pixels; edges are repeated."""
     places = torch.arange(-REACH, REACH + 1, dtype=torch.float32)
     widths = torch.tensor(sigmas).clamp_min(1e-3)[:, None]
     kernels = torch.exp(-places.square() / (2 * widths.square()))

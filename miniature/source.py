@@ -1,6 +1,6 @@
 """Fetch the open emoji sets at fixed versions, check every byte, record their licences, keep the icons in use.
 
-The npm client does the fetching, so a mirror that npm is set up for is used. Only permissive licences pass.
+The npm client fetches, so npm's mirror settings apply. Only permissive licences are accepted.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def source() -> None:
 
 
 def plain_words(words: Counter[str], world: World) -> dict[str, int]:
-    """Words of icon names and how often they stand there: letters only, and none that is held out."""
+    """Words of icon names and how often each occurs: letters only, and no held-out words."""
     held_out = {part for concept in (*world.held_out_concepts, *world.held_out_styles) for part in concept.split()}
     found = {}
     for word, count in words.items():
@@ -64,7 +64,7 @@ def plain_words(words: Counter[str], world: World) -> dict[str, int]:
 
 
 def fetch(name: str, package: Package, folder: Path) -> Path:
-    """Download one package with ``npm pack``; raises InputError when its bytes are not those of params.yaml."""
+    """Download one package with ``npm pack``; raises InputError if its checksum is not that of params.yaml."""
     command = ["npm", "pack", "--silent", "--pack-destination", str(folder), f"@iconify-json/{name}@{package.version}"]
     try:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=600)

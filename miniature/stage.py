@@ -1,4 +1,4 @@
-"""What the training stages share: the run's settings, its report, and pictures of many pictures."""
+"""What the training stages share: the run's settings, its report, and sheets of pictures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class StageParams(Schema):
 
 
 def make_report(stage: str, threads: int) -> Report:
-    """The report of a training stage; its state and previews lie in ``.scratch/miniature/<stage>``.
+    """The report of a training stage; its state and previews are in ``.scratch/miniature/<stage>``.
 
     Sets the number of threads, on which the last bits of a sum depend.
     """
@@ -45,12 +45,12 @@ def make_report(stage: str, threads: int) -> Report:
 
 
 def in_processes() -> None:
-    """Go on as several processes that average their gradients, where params.yaml asks for more than one."""
+    """Continue in several processes that average their gradients, if params.yaml sets more than one."""
     spread(pick(FOLDER / "params.yaml", StageParams).run.processes)
 
 
 def in_parts(tensor: Tensor, size: int) -> list[Tensor]:
-    """``tensor`` in parts of at most ``size`` rows, for what would not fit into memory at once."""
+    """Split ``tensor`` into parts of at most ``size`` rows, to fit into memory."""
     return [tensor[start : start + size] for start in range(0, len(tensor), size)]
 
 
@@ -61,7 +61,7 @@ def pixels_to_picture(images: Tensor) -> list[Image.Image]:
 
 
 def tile(pictures: list[Image.Image], across: int) -> Image.Image:
-    """Pictures of one size in rows of ``across``."""
+    """One sheet of pictures of equal size, ``across`` in a row."""
     width, height = pictures[0].size
     sheet = Image.new("RGB", (across * width, -(-len(pictures) // across) * height), "white")
     for i, picture in enumerate(pictures):

@@ -1,9 +1,9 @@
-"""Where the autoencoder's training begins: weights that carry coarse colours through, in place of random ones.
+"""Start the autoencoder's training from weights that pass coarse colours through, instead of random ones.
 
-From random weights the first thousands of steps go into telling colours apart at all: group normalisation takes away
-the mean of a picture, and only one direction of colour gets through for long. Here every width's channels repeat
+With random weights, the first thousands of steps only learn to distinguish colours: group normalisation removes the
+mean of a picture, and for a long time only one direction of colour passes. Here the channels of every width repeat
 ``r, g, b, 1, -r, -g, -b, -1``: the signs survive SiLU (silu(x) - silu(-x) = x), and the constant survives the
-normalisation, so that brightness does as well. The branches of the residual blocks begin small. All is learned further.
+normalisation, so brightness does too. The branches of the residual blocks start small. Then all weights are trained.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 PERIOD = 8  # r, g, b, 1 and their negatives
-CONSTANT = 2.0  # large beside colours from -1 to 1, so that normalisation divides by nearly the same everywhere
-NOISE = 0.1  # how much of the random weights stays, so that equal channels part
-BRANCH = 0.1  # how strong residual branches begin
+CONSTANT = 2.0  # large beside colours from -1 to 1, so that normalisation divides by nearly the same number everywhere
+NOISE = 0.1  # how much of the random weights stays, so that equal channels become different
+BRANCH = 0.1  # the strength of residual branches at the start
 
 
 @torch.no_grad()
@@ -49,7 +49,7 @@ def carry_colours(model: AutoencoderKL, logvar: float) -> None:
 
 
 def spread(parts: int, width: int) -> Tensor:
-    """[width, parts]: each part and its negative, again and again."""
+    """Matrix [width, parts] that repeats each part and its negative over all channels."""
     matrix = torch.zeros(width, parts)
     for channel in range(width):
         part = channel % PERIOD
@@ -59,12 +59,12 @@ def spread(parts: int, width: int) -> Tensor:
 
 
 def gather(parts: int, width: int) -> Tensor:
-    """[parts, width]: undoes `spread` after SiLU."""
+    """Matrix [parts, width] that undoes `spread` after SiLU."""
     return spread(parts, width).T * (PERIOD / width)
 
 
 def keep(conv: nn.Conv2d) -> Tensor:
-    """[out, in]: channels of the same meaning, averaged."""
+    """Matrix [out, in] that averages the channels of the same meaning."""
     rows, columns = torch.arange(conv.out_channels), torch.arange(conv.in_channels)
     same = rows[:, None] % PERIOD == columns[None] % PERIOD
     return same.float() * (PERIOD / conv.in_channels)
@@ -82,14 +82,14 @@ def set_taps(conv: nn.Conv2d, matrix: Tensor, corner: bool = False) -> None:
 
 
 def set_constant(conv: nn.Conv2d) -> None:
-    """The channels of the constant and its negative."""
+    """Add the constant and its negative to their channels."""
     part = torch.arange(conv.out_channels) % PERIOD
     assert conv.bias is not None
     conv.bias += CONSTANT * ((part == 3).float() - (part == 7).float())
 
 
 def pass_on(resnets: nn.ModuleList) -> None:
-    """Let residual blocks begin as hardly more than their skip."""
+    """Let residual blocks start as little more than their skip connection."""
     for block in resnets:
         assert isinstance(block, ResnetBlock2D)
         block.conv2.weight *= BRANCH

@@ -1,4 +1,4 @@
-"""The table of what was measured, with the bars that it should clear: for the terminal and for the card alike."""
+"""The table of measured numbers, with the bars that they should reach: for the terminal and for the card."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from etude.core.files import read_json, sha256_tree
 from etude.core.params import Schema
 from miniature.world import OUT
 
-LOGS = Path("logs/miniature")  # of `make miniature-measure`, and the seconds of every measuring
+LOGS = Path("logs/miniature")  # of `make miniature-measure`, and the seconds of every measurement
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "clip", "judge")  # what is measured, and what measures
 
 
@@ -40,7 +40,7 @@ AT_MOST = ("held_out", "alone", "batch")
 
 
 def markdown(report: Mapping[str, Any], bars: Bars, seconds: Mapping[str, float]) -> str:
-    """Rows of score, real pictures and bar; an error of the mean beside shares of drawn pictures."""
+    """Rows of score, real pictures and bar; shares of drawn pictures have their standard error."""
     limits = bars.model_dump()
     lines = ["| what | score | real pictures | bar | |", "|---|---|---|---|---|"]
     for name, title in ROWS.items():
@@ -68,7 +68,7 @@ def bar(name: str, limit: float) -> str:
 
 
 def mark(name: str, value: float, limit: float) -> str:
-    """Whether the bar is cleared."""
+    """Whether the bar is reached."""
     return "yes" if (value <= limit if name in AT_MOST else value >= limit) else "no"
 
 
@@ -78,12 +78,12 @@ def error(share: float, count: int) -> float:
 
 
 def weights(model: Path) -> dict[str, str]:
-    """Digests of what is measured."""
+    """Digests of the files that are measured, and of those that measure."""
     return {part: sha256_tree(model / part) for part in PARTS if (model / part).is_dir()}
 
 
 def of_model(model: Path, bars: Bars) -> str:
-    """What was measured of the folder ``model``, by the stage or by hand; words that say so where it was not."""
+    """The table for the folder ``model``, measured by the stage or by hand; a sentence if it was not measured."""
     for folder in (OUT / "measure", LOGS):
         path = folder / "measured.json"
         if path.exists() and (report := read_json(path))["weights"] == weights(model):
@@ -94,7 +94,7 @@ def of_model(model: Path, bars: Bars) -> str:
 
 
 def about(report: Mapping[str, Any]) -> str:
-    """How the numbers of a report came about."""
+    """How the numbers of a report were measured."""
     sampling = report["sampling"]
     return (
         f"By `make miniature-measure`: {report['captions']} random captions among all concepts, {report['held_out']} "

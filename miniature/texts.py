@@ -49,7 +49,7 @@ def write_texts(clip: CLIPModel, world: World, words: Words) -> None:
 def all_captions(world: World, words: Words) -> dict[str, str]:
     """The caption of each key ``style|concept|colour`` (parts left out are empty), and the empty caption first.
 
-    Some have an opening, the same one every time: so the UNet sees openings without many more captions to encode.
+    Some have an opening, the same one every time, so the UNet sees openings without many more captions to encode.
     """
     captions = {"||": ""}
     for style in ("", *world.styles):

@@ -1,6 +1,6 @@
 """Learn the byte-pair encoding of the miniature's text encoder, in the files that CLIP's tokenizer reads.
 
-As CLIP's (Radford et al., 2021, arXiv:2103.00020): bytes are written as printable characters, a word ends in ``</w>``,
+As in CLIP (Radford et al., 2021, arXiv:2103.00020), bytes are written as printable characters, a word ends in ``</w>``,
 and the most frequent neighbours are merged one after another (Sennrich et al., 2016, arXiv:1508.07909).
 """
 
@@ -52,7 +52,7 @@ def learn() -> None:
 def caption_words(world: World, words: Words) -> list[str]:
     """Every word that a training caption can hold, and those held out: each becomes a token of its own.
 
-    A held-out word spelled with parts of known ones would be drawn as these are: "firefox" as a fox.
+    A held-out word made of parts of known words would be drawn as these: "firefox" as a fox.
     """
     held_out = [*world.held_out_styles, *world.held_out_concepts]
     texts = [*world.styles, *world.concepts, *held_out, *words.openings, *map(background, world.colours)]

@@ -1,4 +1,4 @@
-"""What the finished miniature is put to: each trial is a function of the published folder and of real pictures."""
+"""The tests of the finished miniature: each trial is a function of the published folder and of real pictures."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Asked:
 
 
 def ask(pictures: Pictures, concepts: Iterable[str], world: World, draw: random.Random) -> list[Asked]:
-    """One caption for each of ``concepts``: any known style that draws it, on any colour, both named."""
+    """One caption for each of ``concepts``: any known style that has it, on any colour, both named."""
     rows: dict[str, list[int]] = {}
     for row, (style, concept) in enumerate(zip(pictures.style, pictures.concept, strict=True)):
         if style in world.styles:
@@ -54,14 +54,14 @@ def _ask(pictures: Pictures, row: int, colour: str) -> Asked:
 
 
 def real_pictures(asked: Sequence[Asked], pictures: Pictures, world: World) -> list[Image.Image]:
-    """The true pictures of what was asked for."""
+    """The real pictures of what the captions name."""
     colours = torch.tensor([world.colours[one.colour] for one in asked], dtype=torch.float32)
     return pixels_to_picture(compose(pictures.rgba[[one.real for one in asked]], colours))
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pictures in the order of what was asked, and the seconds that each batch took."""
+    """Pictures in the order of the captions, and the seconds that each batch took."""
 
     pictures: list[Image.Image]
     seconds: list[float]
@@ -83,7 +83,7 @@ def draw_all(
 
 
 def hits(asked: Sequence[Asked], seen: Sequence[Labels]) -> dict[str, float]:
-    """The share of pictures in which the classifier saw what was asked for, part by part."""
+    """The share of pictures in which the classifier saw what the caption names, for each part."""
     pairs = list(zip(seen, asked, strict=True))
     shares = {}
     for part in PARTS:
@@ -99,10 +99,10 @@ def reconstruction(folder: Path, pictures: Pictures, world: World) -> float:
 
 @torch.no_grad()
 def retrieval(folder: Path, pictures: Pictures, world: World, seed: int, track: Track) -> float:
-    """Text → picture: how often the nearest of all pictures of a style shows the caption's concept.
+    """How often, of all pictures of a style, the one nearest to a caption shows the caption's concept.
 
-    The caption is ``<style> <concept>``; the pictures are mirrored where that is safe, moved a little, and stand on
-    colours between two of the twelve, which no caption names.
+    The caption is ``<style> <concept>``; the pictures are mirrored where that is safe and moved a little; their
+    backgrounds are colours between two of the twelve, which no caption names.
     """
     clip = read_clip(folder / "clip")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "clip", local_files_only=True)

@@ -1,10 +1,10 @@
 """Let the denoiser take a CLIP image embedding beside the caption, as Stable unCLIP does (after Ramesh et al., 2022,
 arXiv:2204.06125; in the form of diffusers' ``StableUnCLIPImg2ImgPipeline``).
 
-A small network of its own adds the picture to the UNet's embedding of the timestep, which is widened so that both have
-room; training begins with the miniature as it is, or with what an earlier edition of this stage
-learned beyond its own UNet. Then all layers learn, and mostly from the miniature: told the caption of the same picture,
-its answer says in one step what the true noise says only on average (Hinton et al., 2015, arXiv:1503.02531).
+A small network adds the picture to the UNet's embedding of the timestep, which is widened so that both fit; training
+begins with the miniature as it is, or with what an earlier edition of this stage learned beyond its own UNet. Then all
+layers learn, mostly from the miniature: its prediction with the caption of the same picture gives in one step what the
+true noise gives only on average (Hinton et al., 2015, arXiv:1503.02531).
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class StageParams(Schema):
 
 @dataclass(frozen=True)
 class Told(Denoising):
-    """Besides: embeddings [B, d] of pictures, which of them the UNet is told of: float [B, 1], 0 or 1, and text states
-    [B, 77, d] that say as much in words.
+    """Adds embeddings [B, d] of pictures, which of them the UNet gets (float [B, 1], 0 or 1), and text states
+    [B, 77, d] that describe the same in words.
     """
 
     embeddings: Tensor
@@ -91,12 +91,12 @@ class Told(Denoising):
 
 
 class Teacher:
-    """The finished UNet, which knows words alone, and how much words change there: in its answer, and after each layer
-    that they reach.
+    """The finished UNet, conditioned on text only, and how much text changes there: its prediction, and the output of
+    each layer that text reaches.
     """
 
     def __init__(self, model: UNet2DConditionModel, batch: Denoising, empty: Tensor, settings: Unclip) -> None:
-        """``empty`` [1, 77, d]: the text states of no words."""
+        """``empty`` [1, 77, d]: the text states of the empty caption."""
         model.set_attn_processor(AttnProcessor())  # torch's fused attention takes twice the step's time on CPU in bf16
         self.model = model
         self.after = listen(model)
@@ -110,7 +110,7 @@ class Teacher:
 
 
 def listen(model: UNet2DConditionModel) -> dict[str, Tensor]:
-    """What each residual and each attention layer answers, kept up to date whenever ``model`` is called."""
+    """The output of each residual and each attention layer, updated whenever ``model`` is called."""
     heard: dict[str, Tensor] = {}
 
     def keep(name: str, answer: Tensor | tuple[Tensor, ...]) -> None:
@@ -136,7 +136,7 @@ class Examples:
 
 
 def train() -> None:
-    """Write ``out/unclip/``: the UNet, the normaliser, the UNet that it began as, and ``metrics.json``."""
+    """Write ``out/unclip/``: the UNet, the normaliser, the digest of the UNet it started from, and ``metrics.json``."""
     in_processes()
     stage_params = pick(FOLDER / "params.yaml", StageParams)
     settings, world, encoded, vae = stage_params.unclip, read_world(), read_encoded(), read_vae()
@@ -194,9 +194,9 @@ def look(world: World, encoded: Encoded, count: int) -> tuple[Tensor, Examples]:
 
 
 def build_unclip(width: int, room: int) -> UNet2DConditionModel:
-    """The trained UNet, with an entrance for embeddings of ``width`` numbers that lets nothing through yet, and a
-    timestep's embedding of ``room`` numbers; where there is an earlier edition, its entrance, and what its layers
-    learned since its own UNet added to this one's.
+    """The trained UNet, with an entrance for embeddings of ``width`` numbers that passes nothing yet, and a timestep's
+    embedding of ``room`` numbers. An earlier edition, if there is one, gives its entrance, and what its layers learned
+    beyond its own UNet is added to this UNet's weights.
     """
     config = UNet2DConditionModel.load_config(START)
     entrance = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 2 * width}
@@ -213,12 +213,12 @@ def build_unclip(width: int, room: int) -> UNet2DConditionModel:
         for parameter in model.class_embedding.linear_2.parameters():
             torch.nn.init.zeros_(parameter[:shut])
     model.load_state_dict(widened(weights, model.state_dict()))
-    model.set_attn_processor(AttnProcessor())  # as the teacher's
+    model.set_attn_processor(AttnProcessor())  # as for the teacher
     return model
 
 
 def widened(known: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``known`` in the shapes of ``fresh``: new inputs of a layer count nothing, new outputs are those of ``fresh``."""
+    """``known`` in the shapes of ``fresh``: new inputs of a layer have weight 0, new outputs are those of ``fresh``."""
     made = {name: value.clone() for name, value in fresh.items()}
     for name, value in known.items():
         made[name][: len(value)] = 0
@@ -247,8 +247,8 @@ def draw_batch(
 ) -> Told:
     """Random pictures on random colours; for each a caption that fits or none, and its embedding.
 
-    Where the caption names the background, the embedding is at times of the same drawing on another one, so that the
-    background is what the caption says.
+    Where the caption names the background, the embedding is sometimes of the same drawing on another background, so
+    that the caption determines the background.
     """
     colours, words, settings = list(world.colours), stage_params.words, stage_params.unclip
     names, latents, rows, seen, kept, full = [], [], [], [], [], []
@@ -280,9 +280,9 @@ def told_loss(
     settings: Unclip,
     teacher: Teacher,
 ) -> Tensor:
-    """How far the UNet, told of the embeddings, is from its aim and from ``teacher``, in units of what words change
-    there. A share of the embeddings is noised at levels 0 to 999, the others at level 0; ``heard`` is what ``model``'s
-    layers answer.
+    """How far the UNet with the embeddings is from its target and from ``teacher``, in units of the change that text
+    makes in the teacher. A share of the embeddings is noised at levels 0 to 999, the others at level 0; ``heard`` has
+    the outputs of ``model``'s layers.
     """
     noise, noisy, t = add_noise(batch.latents)
     chance, level = torch.rand(2, len(batch.names), device=batch.embeddings.device)
@@ -303,7 +303,7 @@ def told_loss(
 def sample(
     model: UNet2DConditionModel, norm: Normaliser, embeddings: Tensor, empty: Tensor, settings: Unclip
 ) -> Tensor:
-    """Latents drawn from ``embeddings`` [B, d] alone, without words, with DPM-Solver++ from noise always the same."""
+    """Latents drawn from ``embeddings`` [B, d] alone, without text, with DPM-Solver++; the noise is always the same."""
     solver = DPMSolverMultistepScheduler(**{k: v for k, v in SCHEDULE.items() if k != "clip_sample"})
     solver.set_timesteps(settings.preview_steps)
     size, count = model.config.sample_size, len(embeddings)

@@ -19,7 +19,7 @@ ACROSS = 12  # pictures in a row
 
 
 def write_unclip_card(folder: Path, unclip: Path, world: World) -> None:
-    """``samples.png`` and ``README.md`` of the model in ``folder``; ``unclip`` is the stage's out."""
+    """Write ``samples.png`` and ``README.md`` of the model in ``folder``; ``unclip`` is the stage's out."""
     card, table, pictures = pick(FOLDER / "params.yaml", StageParams).card, colour_table(world), read_pictures()
     rows = []
     for shown in (pictures.trained(world), pictures.held_out(world)):
@@ -31,7 +31,7 @@ def write_unclip_card(folder: Path, unclip: Path, world: World) -> None:
 
 
 def draw(folder: Path, given: Tensor, card: Card) -> list[Image.Image]:
-    """What the pipeline in ``folder`` draws from pictures [n, 3, H, W] from -1 to 1, without words."""
+    """Pictures that the pipeline in ``folder`` draws from pictures [n, 3, H, W] from -1 to 1, without text."""
     from diffusers import DPMSolverMultistepScheduler, StableUnCLIPImg2ImgPipeline
 
     pipe = StableUnCLIPImg2ImgPipeline.from_pretrained(folder, local_files_only=True)

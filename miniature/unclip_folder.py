@@ -1,6 +1,6 @@
 """Put the unCLIP model together as a folder of diffusers' ``StableUnCLIPImg2ImgPipeline``: ``models/miniature-unclip``.
 
-What is as in ``models/miniature`` is a link to the file there: autoencoder, text encoder and tokenizer.
+The parts that equal those of ``models/miniature`` (autoencoder, text encoder, tokenizer) are links to the files there.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ SHARED = (
 
 
 def is_of(unclip: Path, unet: Path) -> bool:
-    """Whether ``out/unclip`` was trained from the very UNet in ``out/unet``."""
+    """Whether ``out/unclip`` was trained from exactly the UNet in ``out/unet``."""
     return bool(read_json(unclip / "origin.json")["unet"] == sha256_file(unet / WEIGHTS))
 
 
 def shared(model: Path) -> dict[str, str]:
-    """What the unCLIP model links to in the published ``model``: file → SHA-256; none where nothing is published."""
+    """The published files in ``model`` to which the unCLIP model links: file → SHA-256; may be empty."""
     return {file: sha256_file(model / file) for file in SHARED if (model / file).is_file()}
 
 
@@ -68,7 +68,7 @@ def assemble_unclip(folder: Path, model: Path, unclip: Path, clip: CLIPModel, co
 
 
 def link(path: Path, target: Path) -> None:
-    """A relative link, that holds wherever both folders lie side by side."""
+    """Make a relative link, which works wherever both folders are side by side."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.symlink_to(Path("..", "..", target.parent.parent.name, *target.parts[-2:]))
 

@@ -1,7 +1,7 @@
 """Train the denoiser: ε-prediction in latents, conditioned on captions, in SD 1.5's anatomy.
 
-Noise schedule and loss as Stable Diffusion 1.5's (Rombach et al., 2021, arXiv:2112.10752), weighted after Min-SNR-5
-(Hang et al., 2023, arXiv:2303.09556); captions are dropped at times so that guidance works (Ho and Salimans, 2022,
+Noise schedule and loss are Stable Diffusion 1.5's (Rombach et al., 2021, arXiv:2112.10752), weighted as in Min-SNR-5
+(Hang et al., 2023, arXiv:2303.09556); some captions are dropped so that guidance works (Ho and Salimans, 2022,
 arXiv:2207.12598).
 """
 
@@ -148,7 +148,7 @@ def read_encoded(folder: Path = OUT) -> Encoded:
 
 
 def encoded_on(encoded: Encoded, device: str) -> Encoded:
-    """The cache on ``device``, from which batches are then drawn there."""
+    """The cache moved to ``device``, so that batches are drawn there."""
     return replace(encoded, mean=encoded.mean.to(device), hidden=encoded.hidden.to(device))
 
 
@@ -175,8 +175,8 @@ SCHEDULER = DDPMScheduler(**SCHEDULE)
 
 def denoising_loss(model: Callable[..., object], batch: Denoising, gamma: float, floor: float) -> Tensor:
     """Mean squared error of the noise, weighted by min(SNR + floor, γ) / SNR: the weight of the picture's error is then
-    ``floor`` where all is noise, and γ at most. There only the caption tells what to draw, and backgrounds come out as
-    named much sooner than with Min-SNR's own weights (floor 0).
+    ``floor`` where all is noise, and γ at most. Where all is noise only the caption determines what to draw; with a
+    floor, backgrounds are drawn as named much sooner than with Min-SNR's own weights (floor 0).
     """
     noise, noisy, t = add_noise(batch.latents)
     made = model(noisy, t, batch.hidden).sample.float()  # type: ignore[attr-defined]
@@ -184,8 +184,8 @@ def denoising_loss(model: Callable[..., object], batch: Denoising, gamma: float,
 
 
 def add_noise(latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Noise, ``latents`` with it, and the timesteps: one in each of as many equal ranges as there are pictures, which
-    is a steadier mean than independent draws.
+    """Noise, ``latents`` with it, and the timesteps: one from each of as many equal ranges as there are pictures; the
+    mean loss varies less than with independent draws.
     """
     noise, ranges = torch.randn_like(latents), torch.arange(len(latents), device=latents.device)
     share = (ranges + torch.rand(len(latents), device=latents.device)) / len(latents)
@@ -194,7 +194,7 @@ def add_noise(latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def weighted_error(made: Tensor, aim: Tensor, t: Tensor, gamma: float, floor: float) -> Tensor:
-    """Mean squared error of the noise at timesteps ``t``, weighted as :func:`denoising_loss` says."""
+    """Mean squared error of the noise at timesteps ``t``, weighted as in :func:`denoising_loss`."""
     each = mse_loss(made, aim, reduction="none").mean(dim=(1, 2, 3))
     kept = SCHEDULER.alphas_cumprod.to(t.device)[t]
     ratio = kept / (1 - kept)
@@ -242,7 +242,7 @@ def read_unet(folder: Path = OUT / "unet") -> UNet2DConditionModel:
 
 
 def save_unet(model: UNet2DConditionModel, folder: Path) -> None:
-    """The diffusers folder of the model, in bytes that depend on nothing but the weights."""
+    """The diffusers folder of the model, with bytes that depend only on the weights."""
     model.save_config(folder)
     write_tensors(folder / "diffusion_pytorch_model.safetensors", model.state_dict(), {"format": "pt"})
 

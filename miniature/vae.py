@@ -1,8 +1,8 @@
 """Train the autoencoder: 128 × 128 pixels to 16 × 16 × 4 latents and back, in SD 1.5's anatomy.
 
-The loss is L1 and squares on the pixels, L1 on their differences to the right and lower neighbour (edges), and a very
-small Kullback–Leibler term that keeps the latents in reach of zero (Rombach et al., 2021, arXiv:2112.10752). Most steps
-are taken on pictures of half the size, which cost a quarter.
+The loss is L1 and squared error on the pixels, L1 on their differences to the right and lower neighbour (edges), and a
+very small Kullback–Leibler term that keeps the latents near zero (Rombach et al., 2021, arXiv:2112.10752). From random
+weights, most steps use pictures of half the size, which cost a quarter.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def train() -> None:
 
 
 def reconstruction_loss(model: AutoencoderKL, images: Tensor, settings: Vae) -> Tensor:
-    """L1 and squares on pixels, L1 on their differences, and the KL term; ``images`` [B, 3, H, W] from -1 to 1."""
+    """L1 and squared error on pixels, L1 on their differences, the KL term; ``images`` [B, 3, H, W] from -1 to 1."""
     posterior = model.encode(images).latent_dist
     made = model.decode(posterior.sample()).sample.float()
     across = l1_loss(made.diff(dim=-1), images.diff(dim=-1)) + l1_loss(made.diff(dim=-2), images.diff(dim=-2))
@@ -117,7 +117,7 @@ def reconstruct(model: AutoencoderKL, images: Tensor) -> Tensor:
 
 
 def on_colours(pictures: Pictures, table: Tensor) -> Tensor:
-    """Every picture once, the colours taking turns: what measures and previews look at."""
+    """Every picture once, on the colours in turn, for measurements and previews."""
     colours = table[torch.arange(len(pictures)) % len(table)]
     return place(pictures, range(len(pictures)), colours, randomiser("fixed")).images
 
@@ -154,7 +154,7 @@ def finish(model: AutoencoderKL, seen: Pictures, unseen: Pictures, table: Tensor
 
 
 def save_weights(model: AutoencoderKL, folder: Path) -> None:
-    """The diffusers folder of the model, in bytes that depend on nothing but the weights."""
+    """The diffusers folder of the model, with bytes that depend only on the weights."""
     model.save_config(folder)
     write_tensors(folder / "diffusion_pytorch_model.safetensors", model.state_dict(), {"format": "pt"})
 

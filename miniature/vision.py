@@ -1,8 +1,8 @@
-"""Train the vision tower on, against the finished text tower, so that it names pictures well.
+"""Train the vision tower further, against the finished text tower, so that it names pictures well.
 
-The UNet waits for the text tower only; the vision tower can take longer. Text features do not change here, so they are
-computed once and a step costs a third. Beside the contrast of a batch, every picture is named among all concepts,
-and found by its name among the batch.
+The UNet waits only for the text tower, so the vision tower can take longer. Text features do not change here, so they
+are computed once and a step costs a third. Besides the contrast in a batch, the loss has two parts: name every picture
+among all concepts, and find it by its name in the batch.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def seen_loss(model: CLIPModel, batch: Seen, names: Tensor, weight: float) -> Te
     contrast = (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
     called = normalize(normalize(model.text_projection(names).float(), dim=-1).mean(0), dim=1)
     named = scale * seen @ called.T
-    shown = batch.concepts[:, None] == batch.concepts  # other pictures of a concept are no wrong find for its name
+    shown = batch.concepts[:, None] == batch.concepts  # other pictures of the same concept do not count as wrong
     shown.fill_diagonal_(False)
     found = named[:, batch.concepts].T.masked_fill(shown, float("-inf"))
     return contrast + weight * (cross_entropy(named, batch.concepts) + cross_entropy(found, own)) / 2

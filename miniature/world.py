@@ -1,7 +1,7 @@
 """The world of the miniature: its vocabulary, its captions, and pictures put on plain backgrounds.
 
-A caption is ``<style> <concept> [on a <colour> background]``; the style is left out at times, a white background is
-mostly left unnamed, and a few captions begin with words such as "a picture of a", so that later positions learn too.
+A caption is ``<style> <concept> [on a <colour> background]``; the style is sometimes left out, a white background is
+mostly not named, and a few captions begin with words such as "a picture of a", so that later positions learn too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class World(Schema):
     firefox: dict[str, str]
 
     def icons(self, style: str) -> dict[str, list[str]]:
-        """The icon names to look for, by concept: every set but one names them alike."""
+        """The icon names to look for, by concept: all sets but one use the same names."""
         if style in self.held_out_styles:
             return {concept: [icon] for concept, icon in self.firefox.items()}
         return {**self.concepts, **self.held_out_concepts}
@@ -77,7 +77,7 @@ def caption(style: str, concept: str, colour: str, words: Words, draw: random.Ra
 
 
 def choose_colour(colours: Sequence[str], words: Words, draw: random.Random) -> str:
-    """White with its own probability, else any of the others alike."""
+    """White with its own probability, else one of the others with equal probability."""
     if draw.random() < words.white_background:
         return "white"
     return draw.choice([colour for colour in colours if colour != "white"])
@@ -95,7 +95,7 @@ class Pictures:
         return len(self.style)
 
     def pick(self, styles: Mapping[str, object], concepts: Mapping[str, object]) -> Pictures:
-        """Only those in ``styles`` and of ``concepts``."""
+        """Only the pictures of ``styles`` and ``concepts``."""
         kept = [i for i in range(len(self)) if self.style[i] in styles and self.concept[i] in concepts]
         if not kept:
             raise InputError(OUT / "render", "has none of the pictures asked for", "look at world.yaml")
