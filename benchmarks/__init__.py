@@ -1,1 +1,1 @@
-"""What is claimed of speed, measured: ratios of runs that take turns in one session. No test asserts them."""
+"""The claims about speed, measured as ratios of runs that take turns in one session. No test asserts them."""

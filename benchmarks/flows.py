@@ -1,7 +1,7 @@
-"""What a flow saves and costs beside `dvc repro`: `python -m benchmarks.flows [targets]`.
+"""What a flow saves and costs compared with `dvc repro`: `python -m benchmarks.flows [targets]`.
 
-Each way of running the graph works in a fresh clone of the present commit with an empty cache, so that every stage does
-its work; the ways take turns. What they made is compared: all locks must say the same. Run it on an idle machine.
+Each way of running the graph gets a fresh clone of the present commit with an empty cache, so that every stage does its
+work; the ways take turns. Their outputs are compared: all locks must be the same. Run this on an idle machine.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main(
 
 
 def run(command: Sequence[str], folder: Path) -> float:
-    """Seconds that a command takes; raises InputError with the end of what it said when it fails."""
+    """Seconds that a command takes; if it fails, raises InputError with the end of its output."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     env = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
     for name in ("PREFECT_API_URL", "PREFECT_HOME"):
@@ -88,14 +88,14 @@ def run(command: Sequence[str], folder: Path) -> float:
 
 
 def outputs(clone: Path) -> str:
-    """What the locks of a clone say of every stage's outs, as one text."""
+    """The outs of every stage in the locks of a clone, as one text."""
     locks = sorted(path for path in clone.rglob("dvc.lock") if ".scratch" not in path.parts)
     stages = {path.relative_to(clone): read_yaml(path)["stages"] for path in locks}
     return repr([(file, name, one.get("outs")) for file, made in stages.items() for name, one in sorted(made.items())])
 
 
 def show(medians: dict[str, float], ways: Sequence[str]) -> None:
-    """A table: medians, and each beside `dvc repro`, without what Prefect's server and an empty flow take alone."""
+    """Print medians and their ratios to `dvc repro`, also without the time of Prefect's server and an empty flow."""
     alone, plain = medians["Prefect alone"], medians[ways[0]]
     table = Table("way", "s", "beside dvc repro", "less Prefect alone", "nothing to do, s", "less Prefect alone")
     for way in ways:

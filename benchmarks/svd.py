@@ -1,7 +1,7 @@
-"""What the random projection saves beside a full decomposition, and what it costs: `python -m benchmarks.svd`.
+"""What the random projection saves compared with a full decomposition, and what it costs: `python -m benchmarks.svd`.
 
-The matrices have the sizes of SD's layers, and singular values that fall as 1/√k: slower than those of what is learned,
-so the errors are on the high side. Both ways take turns on one thread. Run it on an idle machine.
+The matrices have the sizes of SD's layers, and singular values that fall as 1/√k: slower than those of learned changes,
+so the errors are rather too high. Both ways take turns on one thread. Run this on an idle machine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(
     rank: Annotated[int, typer.Option(min=1, help="Singular values that are kept.")] = 16,
     rounds: Annotated[int, typer.Option(min=1, help="Times that each way is measured.")] = 3,
 ) -> None:
-    """Print, for each size, how many times faster the projection is and how far its error lies above the least."""
+    """Print, for each size, how many times faster the projection is and how far its error is above the minimum."""
     torch.set_num_threads(1)
     found = {name: _compare(*size, rank, rounds) for name, size in SIZES.items()}
     console = Console()

@@ -1,1 +1,1 @@
-"""What the notes that Étude began with claim, measured: ``claims.yaml``, the code that decides it, and the results."""
+"""The claims of the notes that Étude began with: ``claims.yaml``, the code that decides them, and the results."""

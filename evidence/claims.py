@@ -1,4 +1,4 @@
-"""What `evidence/claims.yaml` says: experiments, the claims that they decide, and the seeds they are run with."""
+"""The content of `evidence/claims.yaml`: experiments, the claims that they decide, and the seeds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from flows.plan import Sources
 
 FILE = Path("evidence/claims.yaml")
 PARAMS = "params.yaml"
-KINDS = ("best", "base", "final", "real", "gain")  # of a metric's values; gain: best - base
+KINDS = ("best", "base", "final", "real", "gain")  # the values of a metric; gain: best - base
 NAME = r"^[a-z][a-z0-9_]*$"
 SIDE = rf"^[a-z][a-z0-9_]*(\.({'|'.join(KINDS)}))?$"
 
@@ -31,7 +31,7 @@ Override = Annotated[str, Field(min_length=1)]
 
 
 class Experiment(Schema):
-    """A method on an image set, once a seed."""
+    """A method on an image set, run once for each seed."""
 
     method: str
     set: str
@@ -41,11 +41,11 @@ class Experiment(Schema):
 
     @property
     def target(self) -> str:
-        """What is brought up to date: neither grid nor page."""
+        """The DVC target that is brought up to date, without grid and page."""
         return f"pipelines/{self.method}/dvc.yaml:evaluate"
 
     def overrides(self) -> list[str]:
-        """All of them, as DVC's -S takes them."""
+        """All overrides, as DVC's -S takes them."""
         return [*(f"{self.file}:{text}" for text in (f"set={self.set}", *self.own)), *self.shared]
 
     @property
@@ -68,7 +68,7 @@ class Claim(Schema):
     plus: float = 0.0
 
     def sides(self) -> tuple[tuple[str, str], tuple[str, str]]:
-        """(experiment, kind) of both."""
+        """(experiment, kind) of both sides."""
         first, second = (side.partition(".") for side in (self.this, self.than))
         return (first[0], first[2] or "best"), (second[0], second[2] or "best")
 
@@ -85,7 +85,7 @@ class Size(Schema):
     like: str | None = Field(default=None, description="another size, of which it is to be within 5 %")
 
     def names(self) -> list[str]:
-        """The sizes that it is decided by."""
+        """The names of the sizes that decide the claim."""
         return [self.size, *([self.like] if self.like else [])]
 
     @model_validator(mode="after")
@@ -106,7 +106,7 @@ class Evidence(Schema):
     sizes: dict[Annotated[str, Field(pattern=NAME)], Size]
 
     def metric_name(self, metric: str) -> str:
-        """What people call a metric."""
+        """The name of a metric for people."""
         return BY_KEY[metric].name.lower() if metric in BY_KEY else self.own_metrics[metric]
 
     @model_validator(mode="after")
@@ -135,12 +135,12 @@ class Evidence(Schema):
 
 
 def read(root: Path) -> Evidence:
-    """The file, checked within itself. Raises ParamsError that lists every fault."""
+    """Read the file and check that it is consistent. Raises ParamsError that lists every fault."""
     return load(root / FILE, Evidence)
 
 
 def chosen(evidence: Evidence, only: Sequence[str]) -> list[str]:
-    """The experiments that these words stand for: methods, image sets, claims, experiments; all for no word.
+    """The experiments that these words name: methods, image sets, claims, experiments. No word means all.
 
     Raises ParamsError for a word that is none of them.
     """
@@ -158,7 +158,7 @@ def chosen(evidence: Evidence, only: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Drafts:
-    """Every experiment's params files as its overrides leave them, in `folder`; checked before anything is run."""
+    """Every experiment's params files with its overrides, in `folder`; they are checked before anything runs."""
 
     root: Path
     folder: Path
@@ -166,7 +166,7 @@ class Drafts:
     also: Sequence[str] = ()  # further overrides, of all experiments
 
     def write(self) -> list[Path]:
-        """A folder an experiment. Raises ParamsError for a value that the method does not take."""
+        """Write one folder per experiment and return them. Raises ParamsError for a value that the method refuses."""
         for name, experiment in self.evidence.experiments.items():
             copy_params(self.root, self.folder / name)
             for values in ([f"{PARAMS}:methods=[{experiment.method}]"], self.overrides(name)):
@@ -182,11 +182,11 @@ class Drafts:
         return [seeds, *(self.folder / name for name in self.evidence.experiments)]
 
     def overrides(self, name: str) -> list[str]:
-        """What `write` does to an experiment's files."""
+        """The overrides that `write` applies to an experiment's files."""
         return [*self.evidence.experiments[name].overrides(), *self.also]
 
     def trial(self, name: str, seed: int) -> Trial:
-        """An experiment with one of the seeds, to be run."""
+        """The run of an experiment with one of the seeds."""
         values = _by_file([*self.evidence.seeds[seed], *self.overrides(name)])
         return Trial(f"{name}-{seed}", values, [self.evidence.experiments[name].target])
 
@@ -210,7 +210,7 @@ class Drafts:
         return {}
 
     def _digest(self, path: str) -> str:
-        """Of what lies at a path of the repository; nothing where nothing does, as with most texts of params."""
+        """The digest of a path in the repository; empty if there is nothing, as for most texts in params."""
         if path not in self._known_digests:
             inside = path and not path.startswith(("/", ".")) and len(path) < 200 and (self.root / path).exists()
             self._known_digests[path] = sha256_tree(self.root / path) if inside else ""
@@ -228,7 +228,7 @@ class Drafts:
 
 
 def _by_file(overrides: Sequence[str]) -> Mapping[str, Sequence[str]]:
-    """Overrides by params file. Raises ParamsError where they stand for several combinations."""
+    """Overrides by params file. Raises ParamsError if they give several combinations."""
     found = repository.combinations(overrides)
     if len(found) != 1:
         raise ParamsError(FILE, f"{' '.join(overrides)} is {len(found)} combinations", "write an experiment for each")

@@ -1,4 +1,4 @@
-"""What numbers of several seeds say: their mean with its interval, and whether a claim holds."""
+"""Statistics over several seeds: a mean with its interval, and whether a claim holds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HOLDS, FALSE, UNDECIDED, UNMEASURED = "holds", "false", "undecided", "not measur
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean of `count` values; their standard deviation (n - 1) and half the mean's interval, from two values on."""
+    """Mean of `count` values; with two or more, their standard deviation (n - 1) and half the mean's interval."""
 
     mean: float
     count: int
@@ -34,7 +34,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def verdict(difference: Estimate | None) -> str:
-    """HOLDS where a difference lies above 0 by more than its interval, FALSE where below, else UNDECIDED.
+    """HOLDS if a difference is above 0 by more than its interval, FALSE if it is below by more, else UNDECIDED.
 
     One value has no interval and decides nothing.
     """
@@ -46,5 +46,5 @@ def verdict(difference: Estimate | None) -> str:
 
 
 def within(value: float, least: float | None, most: float | None) -> str:
-    """HOLDS where a size lies between two bounds, of which either may be missing; else FALSE."""
+    """HOLDS if a size is between two bounds, of which either may be missing; else FALSE."""
     return HOLDS if (least is None or value >= least) and (most is None or value <= most) else FALSE

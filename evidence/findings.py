@@ -14,7 +14,7 @@ from evidence.claims import Claim, Evidence, Size
 from evidence.decision import UNMEASURED, Estimate, estimate, verdict, within
 from flows.comparison import Result
 
-ALIKE = 0.05  # share by which sizes that are said to be the same may differ
+ALIKE = 0.05  # share by which two sizes may differ where a claim calls them the same
 Metrics = Mapping[str, Mapping[str, float]]  # metric → kind (base, best, …) → value
 
 INTRO = """# Evidence
@@ -35,16 +35,16 @@ METHODS = ["| method | set | metric | base | method | better by | n | interval |
 
 @dataclass
 class Memory:
-    """Numbers of experiments by name and seed, each with the digest of what it was measured on."""
+    """Numbers of experiments by name and seed, each with the digest of the state on which it was measured."""
 
     file: Path
     runs: dict[str, dict[int, tuple[str, Metrics]]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
-    current: dict[str, dict[int, str]] = field(default_factory=dict)  # digests as they would be measured now
+    current: dict[str, dict[int, str]] = field(default_factory=dict)  # digests of the present state
 
     @classmethod
     def read(cls, file: Path) -> Memory:
-        """What is kept in a file; nothing where there is none."""
+        """The numbers stored in a file; none if the file is missing."""
         memory = cls(file)
         for name, kept in (read_json(file)["experiments"] if file.exists() else {}).items():
             memory.runs[name] = {int(seed): (run["key"], run["metrics"]) for seed, run in kept.items()}
@@ -55,15 +55,15 @@ class Memory:
         return self.runs.get(name, {}).get(seed, ("", {}))[0] == self.current[name][seed]
 
     def earlier(self, name: str) -> bool:
-        """Whether any number of an experiment is of an earlier state."""
+        """Whether any number of an experiment was measured on an earlier state."""
         return any(not self.knows(name, seed) for seed in self.runs.get(name, {}))
 
     def take(self, name: str, seed: int, metrics: Metrics) -> None:
-        """Keep what an experiment came to."""
+        """Store the metrics of an experiment."""
         self.runs.setdefault(name, {})[seed] = self.current[name][seed], metrics
 
     def values(self, name: str, metric: str, kind: str) -> dict[int, float]:
-        """A value by seed, where it was measured."""
+        """The measured values by seed."""
         found = {}
         for seed, (_, metrics) in sorted(self.runs.get(name, {}).items()):
             values = metrics.get(metric, {})
@@ -87,7 +87,7 @@ def metrics_of(result: Result, method: str) -> dict[str, dict[str, float]]:
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim, its two sides where both were measured, how much better `this` is, and what follows."""
+    """A claim: its two sides if both were measured, how much better `this` is, and the verdict."""
 
     name: str
     this: Estimate | None
@@ -98,7 +98,7 @@ class Finding:
 
 
 def decide(name: str, claim: Claim, memory: Memory) -> Finding:
-    """Compare seed by seed: this - (times · than + plus), or the other way round where lower is better."""
+    """Compare seed by seed: this - (times · than + plus), with the sign changed if lower is better."""
     (first, one), (second, other) = claim.sides()
     this, than = memory.values(first, claim.metric, one), memory.values(second, claim.metric, other)
     sign = 1.0 if claim.better == "higher" else -1.0
@@ -121,7 +121,7 @@ def decide_size(claim: Size, sizes: Mapping[str, int]) -> str:
 
 
 def write(evidence: Evidence, memory: Memory, base: str) -> None:
-    """The numbers, and the page beside them; both depend on nothing but the numbers and the claims."""
+    """Write the numbers, and the page beside them; both depend only on the numbers and the claims."""
     found = [decide(name, claim, memory) for name, claim in evidence.claims.items()]
     kept = {}
     for name, runs in sorted(memory.runs.items()):
@@ -198,7 +198,7 @@ def _bytes(count: int) -> str:
 
 
 def _method_rows(evidence: Evidence, memory: Memory) -> Iterator[str]:
-    """A row for each of its metrics; further experiments of a method on the same set are named."""
+    """A row for each metric of each method; further experiments of a method on the same set are named."""
     firsts: dict[tuple[str, str], str] = {}
     for name, experiment in evidence.experiments.items():
         if experiment.metrics:
@@ -244,5 +244,5 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _mean(values: Mapping[int, float], seeds: Iterable[int]) -> str:
-    """The mean of what was measured with these seeds, as it is written."""
+    """The mean of the values measured with these seeds, formatted."""
     return number(estimate([values[seed] for seed in seeds]).mean)

@@ -1,4 +1,4 @@
-"""The flow that runs what the evidence lacks. Importing this imports Prefect."""
+"""The flow that runs the missing experiments of the evidence. Importing this module imports Prefect."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from flows.experiments import try_all
 
 @flow(name="evidence", validate_parameters=False)
 def evidence(jobs: int = 1, gpus: Sequence[str] = ()) -> State[None]:
-    """Run what the STUDY has to run, side by side; numbers and page are written as each experiment ends.
+    """Run the experiments that STUDY lists, side by side; write numbers and page as each experiment ends.
 
-    Ends Failed, with the reasons, when an experiment could not be measured; all others are then.
+    The flow ends as Failed, with the reasons, if an experiment could not be measured; all others are still measured.
     """
     study, board = STUDY.get(), current()
     faults: list[str] = []

@@ -1,4 +1,4 @@
-"""Measure what the founding notes claim: `etude evidence`. Hours for all of it; parts with --only."""
+"""Measure what the founding notes claim: `etude evidence`. All of it takes hours; --only measures parts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def main(
 ) -> None:
     """Run the experiments of evidence/claims.yaml that are not measured yet, and write evidence/results.md.
 
-    What was measured on the present code, data and parameters is not run again; what is stopped goes on next time.
+    What was measured on the present code, data and parameters is not run again; a stopped run resumes next time.
 
     Example: etude evidence --only hypernetwork --seeds 1 --dry
     """
@@ -44,11 +44,11 @@ def main(
 def measure(
     root: Path, only: list[str], seeds: int | None, jobs: int, gpus: list[str], also: list[str], dry: bool
 ) -> tuple[str, bool]:
-    """Run what is missing; what it says, and whether all of it was measured."""
+    """Run what is missing; return the message, and whether all of it was measured."""
     from evidence.study import STUDY, prepare
     from flows import server
 
-    ready = None if dry else server.connect(root)  # it starts while everything is checked
+    ready = None if dry else server.connect(root)  # the server starts while everything is checked
     study = prepare(root, only, seeds, also)
     study.write()
     say(study.told())

@@ -1,4 +1,4 @@
-"""The evidence at work: what is to be measured, what is known, and where both are written."""
+"""One run of the evidence: what must be measured, what is known, and where the results are written."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from evidence.findings import Memory
 from flows.comparison import Result, Trial
 
 NUMBERS = Path("evidence/results.json")
-TRIED = Path("logs/evidence/evidence.json")  # what is tried with other values is no evidence
-STUDY: ContextVar[Study] = ContextVar("study")  # no parameter of the flow: those are stored with the run
+TRIED = Path("logs/evidence/evidence.json")  # results with other parameter values are no evidence
+STUDY: ContextVar[Study] = ContextVar("study")  # not a parameter of the flow, because Prefect stores those with the run
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is asked for, (experiment, number of the seed) by the title of its trial, and what of it is to be run."""
+    """`wanted`: (experiment, number of the seed) by the title of its trial; `todo`: the trials that must be run."""
 
     root: Path
     evidence: Evidence
@@ -40,17 +40,17 @@ class Study:
 
     @property
     def page(self) -> str:
-        """Where it is told, from the root."""
+        """The path of the page, from the root."""
         return self.memory.file.with_suffix(".md").relative_to(self.root).as_posix()
 
     def take(self, trial: Trial, result: Result) -> None:
-        """Keep what a trial came to, and write it down at once."""
+        """Store the result of a trial, and write numbers and page at once."""
         name, seed = self.wanted[trial.title]
         self.memory.take(name, seed, findings.metrics_of(result, self.evidence.experiments[name].method))
         self.write()
 
     def write(self) -> None:
-        """The numbers and the page, as they are now."""
+        """Write the numbers and the page, as they are now."""
         self.memory.file.parent.mkdir(parents=True, exist_ok=True)
         findings.write(self.evidence, self.memory, str(read_yaml(self.root / claims.PARAMS)["base"]))
 
@@ -58,8 +58,8 @@ class Study:
 def prepare(root: Path, only: Sequence[str], seeds: int | None, also: Sequence[str]) -> Study:
     """Check the claims, the parameters of every experiment, the sizes; find what is not measured on the present state.
 
-    `only` as in `claims.chosen`; the first `seeds` seeds; `also` are overrides of all experiments, whose numbers go
-    elsewhere than the evidence. Raises ParamsError for any fault.
+    `only` is as in `claims.chosen`; the first `seeds` seeds are used; `also` are overrides of all experiments, and then
+    the numbers go to logs/evidence. Raises ParamsError for any fault.
     """
     evidence = claims.read(root)
     names = claims.chosen(evidence, only)
@@ -78,7 +78,7 @@ def prepare(root: Path, only: Sequence[str], seeds: int | None, also: Sequence[s
 
 
 def count_sizes(root: Path, evidence: Evidence) -> dict[str, int]:
-    """Bytes by name, of all sizes there are. Raises ParamsError where a claim names another."""
+    """All sizes in bytes, by name. Raises ParamsError if a claim names an unknown size."""
     with TemporaryDirectory(prefix="sizes-") as folder:
         _run(root, "commands.sizes", str(Path(folder, "sizes.json")))
         known: dict[str, int] = read_json(Path(folder, "sizes.json"))
@@ -91,7 +91,7 @@ def count_sizes(root: Path, evidence: Evidence) -> dict[str, int]:
 
 
 def _run(root: Path, module: str, *words: str) -> None:
-    """A task of the repository, as a process: flows import nothing of what tasks are made of."""
+    """Run a task of the repository as a process, because flows import no code of tasks."""
     command = [sys.executable, "-m", module, *words]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""A classifier without learning: random weights in the true form, for what must open one."""
+"""A classifier that has learned nothing: random weights in the real format, for code that opens a classifier."""
 
 from __future__ import annotations
 

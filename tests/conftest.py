@@ -1,4 +1,4 @@
-"""Fixtures: tiny bases with the true topology, made on the fly; one thread, as every stage has."""
+"""Fixtures: tiny bases with the real topology, made during the run; one thread, as in every stage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for a hub fails at once
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that accesses a hub fails at once
 os.environ["DVC_NO_ANALYTICS"] = "1"
 os.environ["DO_NOT_TRACK"] = "1"
 
@@ -25,7 +25,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The repository. Its params files are a user's: see `shipped`."""
+    """The repository. Its params files belong to the user: see `shipped`."""
     return ROOT
 
 

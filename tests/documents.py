@@ -1,4 +1,4 @@
-"""What Markdown pages promise: their command lines, links and anchors, looked up where they must exist."""
+"""Check what Markdown pages name: their command lines, links and anchors must exist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.shipped import ROOT
 from tests.stranger import command_lines
 
 __all__ = ["assert_exists", "assert_named", "broken_links", "command_lines"]
-OTHERS = ("git", "source")  # programs whose own options are not looked at
+OTHERS = ("git", "source")  # programs whose options are not checked
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 ANCHOR = re.compile(r'<a id="([^"]+)"')
 LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
@@ -22,7 +22,7 @@ FENCED = re.compile(r"```.*?```", re.DOTALL)
 
 
 def assert_exists(line: str) -> None:
-    """The command of a line is there, and has the options that the line gives it."""
+    """Assert that the command of a line exists, and has the options in the line."""
     words = shlex.split(line)
     if words[0] == "make":
         run = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -39,7 +39,7 @@ def assert_exists(line: str) -> None:
 
 
 def assert_named(text: str) -> None:
-    """The command that a sentence names is there; a sentence may leave out what the command needs besides."""
+    """Assert that the command in a sentence exists; a sentence may leave out required arguments."""
     words = shlex.split(text)
     if words[0] != "dvc":
         assert_exists(text)
@@ -50,12 +50,12 @@ def assert_named(text: str) -> None:
 
 
 def broken_links(file: Path) -> list[str]:
-    """The links of a page that lead nowhere: to no file, or to no anchor or heading of a page."""
+    """The broken links of a page: their file, anchor or heading does not exist."""
     return [link for link in LINK.findall(file.read_text(encoding="utf-8")) if not _leads_somewhere(file, link)]
 
 
 def _parse(words: list[str]) -> None:
-    """Raise, or exit with another code than 0, for what DVC does not know."""
+    """Raise, or exit with a code other than 0, if DVC does not know the words."""
     from dvc.cli.parser import get_main_parser
 
     get_main_parser().parse_args(words)
@@ -68,7 +68,7 @@ def _leads_somewhere(file: Path, link: str) -> bool:
 
 
 def _anchors(file: Path) -> set[str]:
-    """The anchors that GitHub gives a page: of its headings, and those that are written in it."""
+    """The anchors of a page on GitHub: those of its headings, and those written in it."""
     text = file.read_text(encoding="utf-8")
     headings = HEADING.findall(FENCED.sub("", text))
     slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

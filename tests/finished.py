@@ -1,4 +1,4 @@
-"""A finished build to evaluate, draw and show: a tiny base, a few pictures, and a method whose effect is plain.
+"""A finished build to evaluate, draw and show: a tiny base, a few pictures, and a method with an obvious effect.
 
 The method shifts the last bias of the UNet, so every checkpoint draws other pictures, and nothing is trained.
 """
@@ -59,7 +59,7 @@ class Shift:
 
 
 def build(folder: Path, steps: tuple[int, ...] = (10, 20)) -> None:
-    """``artifacts/lora/build`` with checkpoints at ``steps``; the last one is the final artifact."""
+    """Write ``artifacts/lora/build`` with checkpoints at ``steps``; the last one is the final artifact."""
     for step in steps:
         own = {"name": "Shift", "about": "of the last bias", "better": "", "value": step / 20, "base": 0.0, "real": 1.5}
         facts = {"name": "sks", "rank": 4, "step": step, "measures": {"shift": own}}
@@ -69,7 +69,7 @@ def build(folder: Path, steps: tuple[int, ...] = (10, 20)) -> None:
 
 
 def project(folder: Path, base: Path) -> None:
-    """Everything that the stages after a build read, below ``folder``."""
+    """Write everything that the stages after a build read, below ``folder``."""
     root: dict[str, Any] = {"methods": ["lora"], "base": str(base), "device": "cpu", "precision": "fp32", "threads": 1}
     root |= {"prompts": {"concept": ["[name]", "a [name] on a red background"]}, "sampling": SAMPLING}
     root |= {"evaluate": {"clip": str(base / "clip"), **EVALUATE}, "grid": GRID}
@@ -92,20 +92,20 @@ def project(folder: Path, base: Path) -> None:
 
 
 def write_yaml(path: Path, data: Any) -> None:
-    """A params file."""
+    """Write a params file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     YAML(typ="safe", pure=True).dump(data, path)
 
 
 def enter(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Work in ``folder``, with Shift in the place of LoRA."""
+    """Change to ``folder``, with Shift in place of LoRA."""
     monkeypatch.chdir(folder)
     for place in ("etude.rendering.renderer", "tasks.evaluate", "tasks.grid"):
         monkeypatch.setattr(f"{place}.load_method", lambda name: Shift())
 
 
 def copy(finished: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A finished project to change, with all that it keeps; entered."""
+    """Copy a finished project with its cache, so that a test can change it, and change to the copy."""
     shutil.copytree(finished, folder / "work")
     enter(monkeypatch, folder / "work")
     return folder / "work"

@@ -1,4 +1,4 @@
-"""What the guards look at: the DVC graph as it is written, and the imports as they are."""
+"""What the guards check: the DVC graph as written, and the imports as they are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grimp
-import networkx  # DVC brings it
+import networkx  # installed with DVC
 from dvc.repo import Repo
 
 from etude.facts import Fact
@@ -68,14 +68,14 @@ def module_stage(module: str) -> Stage:
 
 
 def build_graph() -> grimp.ImportGraph:
-    """The imports of the project's own modules, those inside functions included, those for types alone left out."""
-    return grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)  # its cache can be stale
+    """The imports of the project's own modules, including those inside functions, without those only for types."""
+    return grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)  # a cache could be stale
 
 
 def files_needed(graph: grimp.ImportGraph, stage: Stage, methods: Iterable[str], root: Path) -> set[str]:
     """The files of the project whose code a stage can run.
 
-    A method, a format and a captioner are loaded by name: what no import statement shows is added here.
+    Methods, formats and captioners are loaded by name, without an import statement, so they are added here.
     """
     start = {stage.module}
     reached = set().union(*(graph.find_upstream_modules(module) for module in start)) | start
@@ -98,25 +98,25 @@ def _file(module: str, root: Path) -> str | None:
 
 
 def only_imports(file: Path) -> bool:
-    """A package's ``__init__.py`` that runs nothing is no code that a stage depends on: what it imports is."""
+    """Whether a package's ``__init__.py`` only imports: then stages depend on what it imports, not on this file."""
     return all(isinstance(node, ast.Expr | ast.Import | ast.ImportFrom) for node in ast.parse(file.read_text()).body)
 
 
 def missing_deps(needed: Iterable[str], deps: Iterable[str]) -> list[str]:
-    """The needed files that lie under no dep."""
+    """The needed files that are under no dep."""
     listed = list(deps)
     return sorted(file for file in needed if not any(file == dep or file.startswith(f"{dep}/") for dep in listed))
 
 
 def circles(graph: grimp.ImportGraph) -> list[list[str]]:
-    """Groups of modules that import each other, over whatever way round."""
+    """Groups of modules that import each other, directly or through others."""
     imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
     groups = networkx.strongly_connected_components(networkx.DiGraph(imports))
     return [sorted(group) for group in groups if len(group) > 1]
 
 
 def of_one_method(graph: grimp.ImportGraph) -> dict[str, str]:
-    """Modules of ``etude`` that are imported by one method's folder and by nothing else; formats apart."""
+    """Modules of ``etude`` that are imported by one method's folder and by nothing else, except formats."""
     found = {}
     for module in graph.find_descendants("etude"):
         importers = {name.split(".")[1] for name in graph.find_modules_that_directly_import(module)}
@@ -129,7 +129,7 @@ def of_one_method(graph: grimp.ImportGraph) -> dict[str, str]:
 def facts_read(text: str) -> set[str]:
     """The string keys by which code reads facts: ``facts["key"]``, ``facts.get("key")`` and ``"key" in facts``.
 
-    Facts are any name or attribute of that word, and what a function of that name returns.
+    Facts are every variable or attribute called ``facts``, and what a function of that name returns.
     """
     found: set[str] = set()
     for node in ast.walk(ast.parse(text)):
@@ -144,7 +144,7 @@ def facts_read(text: str) -> set[str]:
 
 
 def facts_written(text: str) -> set[str]:
-    """The string keys of the dictionaries that are assigned to facts, joined to them, or given to an Artifact."""
+    """The string keys of dictionaries that are assigned to facts, merged into facts, or given to an Artifact."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(text)):
         match node:
@@ -166,7 +166,7 @@ def facts_written(text: str) -> set[str]:
 
 
 def unlisted_facts(root: Path, facts: Mapping[str, Fact]) -> list[str]:
-    """What the code does with facts and the table does not say: a key that is not in it, or a room that is not."""
+    """Uses of facts in the code that are missing in the table: an unknown key, or an unknown room for a key."""
     found = []
     for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*.py")):
         parts, text = path.relative_to(root).with_suffix("").parts, path.read_text(encoding="utf-8")
@@ -186,7 +186,7 @@ def _is_facts(node: ast.AST) -> bool:
 
 
 def _literal_keys(node: ast.AST | None) -> set[str]:
-    """The keys of dictionaries written out in an expression; those of dictionaries in them are not facts."""
+    """The keys of literal dictionaries in an expression; the keys of nested dictionaries are not facts."""
     match node:
         case ast.Dict(keys=keys, values=values):
             own = {key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}

@@ -1,4 +1,4 @@
-"""A stand-in of the hub on 127.0.0.1: the endpoints that downloads use, over folders of this machine.
+"""A substitute for the hub on 127.0.0.1: the endpoints that downloads use, serving folders of this machine.
 
 >>> with Hub({"owner/name": folder}) as hub:
 ...     subprocess.run([...], env=hub.environment())
@@ -21,13 +21,13 @@ import pytest
 
 API = re.compile(r"/api/models/([^/]+/[^/]+)/revision/([0-9a-f]{40})")
 FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([0-9a-f]{40})/(.+)")
-LARGE = (".safetensors", ".bin", ".ckpt")  # what the hub keeps in Git LFS
+LARGE = (".safetensors", ".bin", ".ckpt")  # what the hub stores in Git LFS
 
 
 class Hub:
     """Serves each repository's folder at every commit; `asked` lists (file, first byte, bytes sent) in order.
 
-    With ``stalls`` = (file name, count) it sends that many bytes of the file and then nothing, until `release`.
+    With ``stalls`` = (file name, count) the hub sends that many bytes of the file and then nothing, until `release`.
     """
 
     def __init__(self, repositories: Mapping[str, Path]) -> None:
@@ -43,7 +43,7 @@ class Hub:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def environment(self) -> dict[str, str]:
-        """The variables of a process that takes this for the hub."""
+        """The environment variables with which a process uses this as the hub."""
         return {**os.environ, "HF_ENDPOINT": self.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
     def release(self) -> None:
@@ -79,11 +79,11 @@ class Hub:
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that was killed is no fault."""
+        """Ignore errors: a killed client is no fault."""
 
 
 def reach(patch: pytest.MonkeyPatch, hub: Hub) -> None:
-    """Let this process take it for the hub."""
+    """Let this process use ``hub`` as the hub."""
     from huggingface_hub import constants
 
     template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
@@ -134,6 +134,6 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     return Handler

@@ -1,4 +1,4 @@
-"""The project with the parameters that it is shipped with, whatever a user has made of those in the tree.
+"""The project with its shipped parameters, whatever a user has changed in the tree.
 
 Tests never read the tree's params files: they belong to the user, who may have chosen a preset, other methods or own
 image sets. ``tests/params`` holds the shipped ones. After a change of a shipped parameter: `python -m tests.shipped`.
@@ -17,13 +17,13 @@ OWN = ("params.yaml", "prefect.yaml", "flows/params.yaml", "pipelines/*/params.y
 
 
 def held(name: str) -> Path:
-    """The tests' copy of a params file; of a method that is not shipped, the file in the tree."""
+    """The tests' copy of a params file; for a method that is not shipped, the file in the tree."""
     copy = PARAMS / name
     return copy if copy.exists() else ROOT / name
 
 
 def copy_project(folder: Path) -> Path:
-    """The code, the graph and the shipped parameters, below ``folder``."""
+    """Copy the code, the graph and the shipped parameters to ``folder``."""
     left_out = shutil.ignore_patterns("__pycache__", "out", "dvc.lock", "cache", "tmp")  # the last two: below .dvc
     for room in ROOMS:
         shutil.copytree(ROOT / room, folder / room, ignore=left_out)
@@ -34,11 +34,11 @@ def copy_project(folder: Path) -> Path:
 
 
 def take() -> None:
-    """Bring the tree's params files into ``tests/params``."""
+    """Copy the tree's params files to ``tests/params``."""
     for pattern in OWN:
         for file in ROOT.glob(pattern):
             if file.parent.name == "miniature":
-                continue  # not a user's: it is what models/miniature was made with
+                continue  # not the user's: models/miniature was made with it
             copy = PARAMS / file.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, copy)

@@ -1,4 +1,4 @@
-"""A stranger's machine: a fresh clone in an empty folder, an environment of its own, a home, no cache."""
+"""A new user's machine: a fresh clone in an empty folder, with its own environment and home, and no cache."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Stranger:
 
     clone: Path
     home: Path
-    exported: dict[str, str] = field(default_factory=dict)  # variables of the terminal
-    running: list[subprocess.Popen[str]] = field(default_factory=list)  # what was left running in other terminals
+    exported: dict[str, str] = field(default_factory=dict)  # environment variables set in the terminal
+    running: list[subprocess.Popen[str]] = field(default_factory=list)  # processes left running in other terminals
 
     @property
     def environment(self) -> dict[str, str]:
-        """Nothing of this process's own but what a terminal has."""
+        """The environment variables of a terminal, and nothing else of this process."""
         kept = {name: os.environ[name] for name in ("LANG", "TMPDIR", "OMP_NUM_THREADS") if name in os.environ}
         author = {"GIT_AUTHOR_NAME": "stranger", "GIT_AUTHOR_EMAIL": "stranger@localhost"}
         committer = {"GIT_COMMITTER_NAME": "stranger", "GIT_COMMITTER_EMAIL": "stranger@localhost"}
@@ -46,7 +46,7 @@ class Stranger:
         return {**kept, **author, **committer, **own, **self.exported}
 
     def run(self, line: str, *, code: int = 0, **env: str) -> str:
-        """What a command line prints, both streams. It must end with the exit code."""
+        """What a command line prints to both streams. The line must end with exit code ``code``."""
         process = self.start(line, **env)
         try:
             said, _ = process.communicate(timeout=PATIENCE)
@@ -57,7 +57,7 @@ class Stranger:
         return said
 
     def start(self, line: str, **env: str) -> subprocess.Popen[str]:
-        """The process of a command line, in a group of its own."""
+        """Start the process of a command line, in its own process group."""
         return subprocess.Popen(
             ["bash", "-c", line],
             cwd=self.clone,
@@ -70,13 +70,13 @@ class Stranger:
         )
 
     def serve(self, line: str, ready: str, **env: str) -> str:
-        """Start what stays until Ctrl-C, and press that once it printed ``ready`` (a pattern); all that it printed."""
+        """Start a command that runs until Ctrl-C, send that when it prints ``ready`` (a pattern); return its output."""
         process, said = self._start_until(line, ready, env)
         os.killpg(process.pid, signal.SIGINT)
         return said + process.communicate(timeout=PATIENCE)[0]
 
     def leave_running(self, line: str, ready: str, **env: str) -> None:
-        """Start what stays in another terminal, and come back once it printed ``ready`` (a pattern)."""
+        """Start a command in another terminal, and return when it prints ``ready`` (a pattern)."""
         self.running.append(self._start_until(line, ready, env)[0])
 
     def leave(self) -> None:
@@ -101,7 +101,7 @@ class Stranger:
         raise AssertionError(f"{line}: ended before it was ready\n{said}")
 
     def has(self, *names: str) -> None:
-        """The files and folders are there, and not empty."""
+        """Assert that the files and folders exist and are not empty."""
         missing = [name for name in names if not _holds_something(self.clone / name)]
         assert not missing, missing
 
@@ -113,9 +113,8 @@ def _holds_something(path: Path) -> bool:
 def arrive(folder: Path, source: Path = ROOT) -> Stranger:
     """Clone the repository as it is committed, with an environment that has the packages of this one.
 
-    Parameters that a user of this checkout committed give way to those that are shipped.
-    What `make setup` installs is what the tests run with, so it is not installed a second time: the clone's own .venv
-    finds those packages.
+    The shipped parameters replace those that a user of this checkout committed. The tests already run with what
+    `make setup` installs, so it is not installed a second time: the clone's .venv finds those packages.
     """
     clone, home = folder / "etude", folder / "home"
     home.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What stages may ask of a method is declared: classes, needs and facts; each rule is also broken on purpose."""
+"""What stages need from a method is declared: classes, needs and facts; each rule is also broken on purpose."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def shared_files(root: Path) -> list[Path]:
 
 
 def strings(tree: ast.AST) -> set[str]:
-    """Texts in code that are no docstrings."""
+    """The strings in code, without docstrings."""
     prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     texts = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
     return {str(node.value) for node in texts if id(node) not in prose}
 
 
 def undeclared(root: Path) -> list[str]:
-    """What shared code knows of single methods: a name, or an attribute of params asked for by a string."""
+    """What shared code knows about single methods: a name, or an attribute of params that is looked up by a string."""
     found = []
     for file in shared_files(root):
         text = file.read_text(encoding="utf-8")
@@ -47,7 +47,7 @@ def undeclared(root: Path) -> list[str]:
 
 
 def self_named(root: Path) -> list[str]:
-    """Where a method's code spells its own name: in an import, an artifact, a random stream or an error."""
+    """Where a method's code contains its own name: in an import, an artifact, a random stream or an error."""
     calls = ("Artifact", "mix", "generator", "ParamsError", "BaseError", "FormatError", "InputError")
     found = []
     for file in sorted(root.glob("pipelines/*/method/**/*.py")):

@@ -1,4 +1,4 @@
-"""The rules of the house, held against the tree as it is; each rule is also broken on purpose."""
+"""The project's rules, checked on the present tree; each rule is also broken on purpose."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The code of the project, to break."""
+    """A copy of the project's code, to break rules in."""
     for package in PACKAGES:
         shutil.copytree(
             ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "out", "*.png")
@@ -161,11 +161,11 @@ def test_a_build_tracks_all_that_its_params_file_says_of_it_and_the_data_that_it
         method = load_method(stage.argument)
         own = f"pipelines/{stage.argument}/params.yaml"
         params = read_yaml(held(own))
-        assert set(stage.params[own]) == set(params) - {"export"}, stage.name  # what is exported changes no build
+        assert set(stage.params[own]) == set(params) - {"export"}, stage.name  # the choice of exports changes no build
         names = {"${set}": params["set"], "${method}": stage.argument}
         needed = {fill(need.dep, names): name for name, need in INPUTS.items()}
         asked = set(needs(method))
-        if params.get("reads") == "prepared":  # a method's choice: captions, or pictures alone
+        if params.get("reads") == "prepared":  # a method's choice: captions, or only pictures
             asked = asked - {"captions"} | {"pictures"}
         assert {needed[dep] for dep in stage.deps if dep in needed} == asked, stage.name
 
@@ -216,9 +216,9 @@ def test_evaluate_export_and_grid_are_the_same_in_every_method_and_stand_in_this
         assert text.splitlines()[:2] == ["vars:", f"  - method: {name}"], name
         assert re.findall(r"^  (\w+):", text, re.MULTILINE)[-4:] == ["build", "evaluate", "export", "grid"], name
         evaluate, export, grid = re.split(r"\n  (?:export|grid):", text[text.index("\n  evaluate:") :])
-        if "models" in needs(load_method(name)):  # a merge applies what comes from any file
+        if "models" in needs(load_method(name)):  # a merge applies any file
             evaluate, grid = (part.replace("      - etude/formats\n", "") for part in (evaluate, grid))
-        export = export.replace("      - ${base}\n", "")  # a whole model is written with what was not learned
+        export = export.replace("      - ${base}\n", "")  # a whole model is written with the base's unchanged parts
         blocks.append((evaluate, export, grid))
     assert len(set(blocks)) == 1
 
@@ -231,7 +231,7 @@ def test_the_root_graph_reaches_every_chosen_method_and_only_those(stages: list[
 LISTS = (
     "tests",
     "evidence.claims",
-)  # not params of a stage: a list of many claims leaves out what most of them do not need
+)  # not params of a stage: a long list of claims may leave out keys that most of them do not need
 
 
 def schemas(base: type[Schema] = Schema) -> list[type[Schema]]:
@@ -279,7 +279,7 @@ COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
 def nested(text: str) -> list[int]:
-    """The lines of comprehensions that hold another."""
+    """The lines of comprehensions that contain another."""
     lines = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, COMPREHENSIONS):

@@ -1,4 +1,4 @@
-"""What docs/guide.md names is there: commands with their options, links, keys, formats, folders, messages."""
+"""What docs/guide.md names exists: commands with their options, links, keys, formats, folders, messages."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.shipped import ROOT, held
 GUIDE = ROOT / "docs/guide.md"
 TEXT = GUIDE.read_text(encoding="utf-8")
 OF_DVC = {"No such file or directory", "missing data", "Is your cache up to date?", "Unable to acquire lock"}
-OF_DVC |= {"No space left on device"}  # the system's
-FILLED = {"the loss is nan": "the loss is {value}"}  # messages that hold a value
+OF_DVC |= {"No space left on device"}  # an error of the system
+FILLED = {"the loss is nan": "the loss is {value}"}  # messages that contain a value
 INLINE = re.compile(r"`((?:etude|dvc|make|git) [^`]+)`")
 
 
 def table_under(heading: str) -> list[list[str]]:
-    """The cells of the first table of a section, row by row, without its head."""
+    """The cells of the first table of a section, row by row, without the table's head."""
     section = TEXT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
@@ -72,7 +72,7 @@ def starts(key: str, anchor: str) -> bool:
 
 
 def expected_rows() -> Iterator[list[str]]:
-    """What the pages of methods say of each format, as cells of the guide's table, for the name owl."""
+    """The content of methods' pages about each format, as cells of the guide's table, for the name owl."""
     exported = {form for method in method_names() for form in load_method(method).formats}
     for form in exported & set(USES):
         for use in USES[form]:

@@ -1,4 +1,4 @@
-"""`--help` of every command: it tells how the command is used, and does nothing else."""
+"""`--help` of every command shows how the command is used, and does nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The locks hold for everyone: each Python and platform that the README names, with every extra."""
+"""The locks are valid for everyone: each Python and platform that the README names, with every extra."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from packaging.version import Version
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-IN_MAIN = {"dev", "miniature"}  # the extras that requirements.lock itself has
+IN_MAIN = {"dev", "miniature"}  # the extras that requirements.lock itself includes
 LOCKS = {extra: f"requirements-{extra}.lock" for extra in EXTRAS if extra not in IN_MAIN}
 
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 SYSTEM = ("sys_platform", "platform_system", "os_name", "platform_machine")
-PLATFORMS = {  # what uv calls a platform: what its markers say
+PLATFORMS = {  # uv's name of a platform: the values of its markers
     "x86_64-manylinux_2_28": ("linux", "Linux", "posix", "x86_64"),
     "aarch64-manylinux_2_28": ("linux", "Linux", "posix", "aarch64"),
     "aarch64-apple-darwin": ("darwin", "Darwin", "posix", "arm64"),
     "x86_64-pc-windows-msvc": ("win32", "Windows", "nt", "AMD64"),
 }
-OLDEST_MACOS = "14.0"  # torch's wheels ask for it
+OLDEST_MACOS = "14.0"  # torch's wheels need it
 ONLY_SOURCE = ("antlr4-python3-runtime",)  # no wheels; plain Python, so its source installs anywhere
-CUDA = re.compile(r"(cuda-|nvidia-(?!ml-py)|triton$)")  # what only torch asks for: it pins them itself
+CUDA = re.compile(r"(cuda-|nvidia-(?!ml-py)|triton$)")  # only torch requires these, and pins them itself
 
 
 def environment(platform: str, python: str) -> dict[str, str]:
-    """What markers see there, in the oldest release of that Python."""
+    """The values of markers on that platform, in the oldest release of that Python."""
     system = dict(zip(SYSTEM, PLATFORMS[platform], strict=True))
     interpreter = {"implementation_name": "cpython", "platform_python_implementation": "CPython"}
     versions = {"python_version": python, "python_full_version": f"{python}.0", "implementation_version": f"{python}.0"}
@@ -70,7 +70,7 @@ def pins(locks: Iterable[str], here: dict[str, str]) -> dict[str, Version]:
 
 
 def wanted(needs: Iterable[str], here: dict[str, str], extras: Iterable[str] = ()) -> list[Requirement]:
-    """Those of the requirements that hold here, for a package that was asked for with these extras."""
+    """The requirements that apply here, for a package that is installed with these extras."""
     found = []
     for need in map(parsed, needs):
         marker = need.marker
@@ -80,9 +80,9 @@ def wanted(needs: Iterable[str], here: dict[str, str], extras: Iterable[str] = (
 
 
 def faults(needs: list[Requirement], pinned: dict[str, Version], here: dict[str, str]) -> list[str]:
-    """What no pin or no fitting pin is there for: of these requirements, and of what the pinned packages require.
+    """Requirements without a fitting pin: of these needs, and of what the pinned packages require.
 
-    Packages that are not installed at the pinned version are not looked into: the slow test asks the index about them.
+    Packages that are not installed at the pinned version are skipped: the slow test looks them up in the index.
     """
     queue, seen, found = [(need, "pyproject.toml") for need in needs], set(), []
     while queue:
@@ -103,7 +103,7 @@ def faults(needs: list[Requirement], pinned: dict[str, Version], here: dict[str,
 
 @cache
 def requires(name: str, version: Version) -> list[str]:
-    """What the installed package says that it needs; nothing, if it is not installed at that version."""
+    """The requirements of the installed package; empty if it is not installed at that version."""
     try:
         installed = distribution(name)
     except PackageNotFoundError:
@@ -165,7 +165,7 @@ def test_the_readme_names_the_pythons_that_are_locked() -> None:
 
 @pytest.fixture(scope="module")
 def uv() -> Path:
-    """The resolver; skips where no package index answers it."""
+    """The resolver; skips the test if no package index answers."""
     program = Path(sys.executable).parent / "uv"
     probe = [program, "pip", "compile", "--quiet", "--no-cache", "-"]
     asked = subprocess.run(probe, input="packaging", capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The whole graph as a user runs it: the repository's own stages through the real DVC, on a tiny base."""
+"""The whole graph as a user runs it: the repository's own stages, run by the real DVC on a tiny base."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def environment() -> dict[str, str]:
 
 
 def dvc(project: Path, *arguments: str) -> str:
-    """What a DVC command says; it must succeed."""
+    """The output of a DVC command, which must succeed."""
     done = subprocess.run(
         command(project, *arguments), cwd=project, env=environment(), capture_output=True, text=True, check=False
     )
@@ -121,7 +121,7 @@ def test_a_changed_rank_reruns_what_depends_on_it_and_nothing_else(project: Path
 
 @pytest.fixture
 def as_before(project: Path) -> Iterator[None]:
-    """Puts the params files back that `dvc exp run` changes."""
+    """Restore the params files that `dvc exp run` changes."""
     texts = {project / name: (project / name).read_text(encoding="utf-8") for name in ("params.yaml", PARAMS)}
     yield
     for path, text in texts.items():

@@ -1,4 +1,4 @@
-"""What is there on Linux alone, or on Unix alone, is missed by nothing that stages and commands need."""
+"""Stages and commands need nothing that exists only on Linux or only on Unix."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 
 def on_windows(script: str, folder: Path, *words: str, modules: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-    """Run a script as if the system were Windows, as far as Python can pretend; what ``modules`` import is there."""
+    """Run a script as if the system were Windows, as far as Python can imitate it; imports of ``modules`` work."""
     command = [sys.executable, "-W", "ignore", "-c", f"NAMES = {list(modules)}\n{PRELUDE}{script}", *words]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 

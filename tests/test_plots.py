@@ -1,4 +1,4 @@
-"""What DVC shows of the pipelines, in a clone whose cache holds none of the results that the dvc.lock files name."""
+"""What DVC shows of the pipelines, in a clone whose cache has no results of the dvc.lock files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SINGLE = (".png", ".json", ".csv", ".tsv")  # outs that are one file
 
 
 def dvc(folder: Path, *words: str) -> str:
-    """What a DVC command says; it must succeed."""
+    """The output of a DVC command, which must succeed."""
     command = [sys.executable, "-m", "dvc", *words]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -35,7 +35,7 @@ def write(path: Path, data: dict[str, Any]) -> None:
 
 
 def lock_all(folder: Path) -> None:
-    """Write dvc.lock files that name, for every stage of every method, outs which no cache has."""
+    """Write dvc.lock files whose outs, for every stage of every method, are in no cache."""
     locks: dict[Path, dict[str, Any]] = {}
     for stage in load_stages(folder):
         outs = []
@@ -98,7 +98,7 @@ def test_a_plot_given_by_its_path_is_an_out_of_its_own(shipped: Path) -> None:
 
 
 def plotted_paths(root: Path) -> list[str]:
-    """The plots of the methods that are paths, from the root; others are names with their sources below them."""
+    """The paths, from the root, of those plots of methods that are paths; other plots are names with sources below."""
     found = []
     for file in sorted(root.glob("pipelines/*/dvc.yaml")):
         for plot in YAML(typ="safe").load(file.read_text(encoding="utf-8")).get("plots", []):

@@ -1,4 +1,4 @@
-"""What the README says is there is there."""
+"""What the README names exists."""
 
 from __future__ import annotations
 

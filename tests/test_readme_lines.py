@@ -1,7 +1,7 @@
-"""Every command line of README.md and flows/README.md, in order, on a stranger's machine, with what it promises.
+"""Run every command line of README.md and flows/README.md, in order, on a new user's machine, and check its promise.
 
-A line that has no promise here fails, and so does a promise without a line. The quick form, in `make test`, runs the
-lines that need no results; the whole, with short trainings, runs in `make test-all`.
+A line without a promise here fails, and so does a promise without a line. `make test` runs only the lines that need no
+results; `make test-all` runs all lines, with short trainings.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from tests.tiny import build_tiny
 
 README, FLOWS = command_lines(ROOT / "README.md"), command_lines(ROOT / "flows/README.md")
 Promise: TypeAlias = Callable[[Stranger, str], None]
-PROMISES: dict[str, Promise] = {}  # pattern of a whole line → runs it and looks at what it promises
+PROMISES: dict[str, Promise] = {}  # pattern of a whole line → runs the line and checks its promise
 QUICK: set[str] = set()  # patterns of the lines that need no results
 
 
 def promise(pattern: str, *, quick: bool = False) -> Callable[[Promise], Promise]:
-    """What the lines that match ``pattern`` promise."""
+    """Register a promise for the lines that match ``pattern``."""
 
     def keep(function: Promise) -> Promise:
         PROMISES[pattern] = function
@@ -43,12 +43,12 @@ def promise(pattern: str, *, quick: bool = False) -> Callable[[Promise], Promise
 
 
 def patterns_of(line: str) -> list[str]:
-    """The patterns that match the line: one, if all is well."""
+    """The patterns that match the line; there should be one."""
     return [pattern for pattern in PROMISES if re.fullmatch(pattern, line)]
 
 
 def fulfil(stranger: Stranger, line: str) -> None:
-    """Run the line and look at what it promises."""
+    """Run the line and check its promise."""
     found = patterns_of(line)
     assert len(found) == 1, f"{line}: {len(found)} promises"
     PROMISES[found[0]](stranger, line)
@@ -67,7 +67,7 @@ def the_demo_ends_with_a_report_and_says_where_things_are(stranger: Stranger, li
 
 @promise(r'make (test|demo TORCH_INDEX=\S+|setup(?: EXTRAS="[a-z ]+")?)', quick=True)
 def make_knows_the_target(stranger: Stranger, line: str) -> None:
-    assert stranger.run(f"{line} --dry-run")  # running the tests from a test would never end
+    assert stranger.run(f"{line} --dry-run")  # a test that runs the tests would never end
 
 
 @promise(r"source \.venv/bin/activate", quick=True)
@@ -138,9 +138,8 @@ def every_combination_is_kept(stranger: Stranger, line: str) -> None:
 
 @promise(r"etude evidence --dry", quick=True)
 def what_is_not_measured_yet_is_listed(stranger: Stranger, line: str) -> None:
-    files = (
-        "params.yaml 'pipelines/*/params.yaml'"  # the evidence is of the miniature, whose parameters these are not now
-    )
+    # the evidence needs the miniature's parameters, and the clone now has others
+    files = "params.yaml 'pipelines/*/params.yaml'"
     stranger.run(f"git add -A && git commit -q --allow-empty -m 'mine' && git checkout -q origin/HEAD -- {files}")
     assert "measured" in stranger.run(line)
     stranger.run(f"git checkout -q HEAD -- {files}")
@@ -159,7 +158,7 @@ def the_three_deployments_wait_for_their_time(stranger: Stranger, line: str) -> 
 
 
 def state(stranger: Stranger) -> list[str]:
-    """What git sees of the clone, but for the caches of Python and DVC."""
+    """The git status of the clone, without the caches of Python and DVC."""
     lines = stranger.run("git status --short --ignored").splitlines()
     return [line for line in lines if "__pycache__" not in line and ".dvc/" not in line]
 
@@ -183,7 +182,7 @@ def free_port() -> int:
 
 
 def own_server(stranger: Stranger) -> None:
-    """A Prefect server on this machine's own address alone, which the terminal's variables name."""
+    """Start a Prefect server on 127.0.0.1 only, and set the terminal's variables for it."""
     if "PREFECT_API_URL" in stranger.exported:
         return
     port = free_port()
@@ -215,7 +214,7 @@ def a_worker_waits_for_them(stranger: Stranger, line: str) -> None:
 
 @promise(r"export PREFECT_API_URL=\S+|prefect server start --host 0\.0\.0\.0")
 def one_server_is_there_for_all(stranger: Stranger, line: str) -> None:
-    own_server(stranger)  # on 127.0.0.1, not on an address that others reach
+    own_server(stranger)  # on 127.0.0.1, not on an address that other machines can reach
     assert "PREFECT_API_URL" in stranger.run("env")
 
 
@@ -264,7 +263,7 @@ def any_checkpoint_comes_out_in_a_format_of_its_kind(stranger: Stranger, line: s
     assert 160 % training["checkpoint_every"] == 0
     assert training["steps"] >= 160
     before = stranger.run("git status --short")
-    stranger.run(line.replace("@160", f"@{SHORT['training.checkpoint_every']}"))  # the first one of the short training
+    stranger.run(line.replace("@160", f"@{SHORT['training.checkpoint_every']}"))  # the first of the short training
     assert list((stranger.clone / line.rsplit(maxsplit=1)[-1]).rglob("*.safetensors"))
     assert stranger.run("git status --short") == before
 
@@ -302,7 +301,7 @@ SMALL = {"prepare.resolution": 64, "precision": "fp32", "grid.cell": 64}  # on a
 
 
 def hasten(stranger: Stranger, **more: Any) -> None:
-    """Short trainings and few pictures, committed as the stranger's own."""
+    """Set short trainings and few pictures, and commit them in the stranger's clone."""
     rewrite(stranger.clone / "params.yaml", "params.yaml", FEW | more)
     for method in ("lora", "textual_inversion"):
         rewrite(stranger.clone / "pipelines" / method / "params.yaml", "params.yaml", SHORT)

@@ -20,7 +20,7 @@ from tests.test_pipelines import dvc, environment, make_project
 pytestmark = pytest.mark.slow
 
 OLD, NEW = "hypernetwork", "twelfth"
-OWN = {  # its own params: another set than the copied ones, and a short run
+OWN = {  # its own params: another image set than in the copied files, and a short run
     "set": "concept",
     "name": "owl",
     "export": "all",
@@ -52,7 +52,7 @@ def edit(file: Path, old: str, new: str) -> None:
 
 
 def run(project: Path, *words: str, code: int = 0) -> str:
-    """What a command of the project prints, both streams."""
+    """What a command of the project prints to both streams."""
     done = subprocess.run(
         [sys.executable, "-m", *words], cwd=project, env=environment(), capture_output=True, text=True, check=False
     )
@@ -61,7 +61,7 @@ def run(project: Path, *words: str, code: int = 0) -> str:
 
 
 def traces(text: str) -> list[str]:
-    """The lines with the old name as a word; names of formats and of other programs' folders have it as a part."""
+    """The lines with the old name as a whole word; it may be a part of format names and other programs' folders."""
     return [line for line in text.splitlines() if re.search(rf"\b{OLD}\b", line)]
 
 
@@ -69,7 +69,7 @@ def traces(text: str) -> list[str]:
 def project(tmp_path_factory: pytest.TempPathFactory, root: Path, tiny_base: Path) -> Path:
     folder = make_project(tmp_path_factory.mktemp("twelfth") / "project", root, tiny_base)
     follow_the_recipe(folder)
-    shutil.rmtree(folder / "pipelines" / OLD)  # what still leads there is missed
+    shutil.rmtree(folder / "pipelines" / OLD)  # so that every remaining reference to it fails
     (folder / "said.txt").write_text(dvc(folder, "repro"), encoding="utf-8")
     return folder
 

@@ -1,7 +1,7 @@
-"""Random Stable Diffusion bases with the true topology and tiny widths: what tests stand on. Nothing is downloaded.
+"""Random Stable Diffusion bases with the real topology and tiny widths, for tests. Nothing is downloaded.
 
 A base has every tensor name of its family (sd1: 686 + 248 + 196), CLIP's tokenizer form and its real schedulers'
-configuration, at 64 px. Values are random but lively: a changed weight, word or seed changes the picture.
+configuration, at 64 px. Values are random but large enough that a changed weight, word or seed changes the picture.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def build_tiny(
 ) -> Path:
     """Write a random base of family sd1, sd2 (v-prediction) or sdxl; sd1 gets a ``clip/`` for evaluation as well.
 
-    With ``unclip`` it takes a picture, as Stable unCLIP does. With ``variation`` it takes pictures alone.
+    With ``unclip`` it also takes a picture, as Stable unCLIP does. With ``variation`` it takes only pictures.
     """
     folder = Path(folder)
     disable_progress_bar()
@@ -65,14 +65,14 @@ def build_tiny(
 
 
 def write_eye(folder: Path) -> None:
-    """What sees pictures: image encoder and preprocessor."""
+    """Write the image encoder and its preprocessor."""
     vision = CLIPVisionConfig(**_vision_size(), initializer_factor=4.0)
     CLIPVisionModelWithProjection(vision).save_pretrained(folder / "image_encoder")
     _write(folder / "feature_extractor" / "preprocessor_config.json", _preprocessor())
 
 
 def write_unclip(folder: Path) -> None:
-    """What an unCLIP base has besides: normaliser and noise schedule."""
+    """Write the additional parts of an unCLIP base: normaliser and noise schedule."""
     normalizer = StableUnCLIPImageNormalizer(WIDTH)
     with torch.no_grad():
         normalizer.mean.normal_()
@@ -82,7 +82,7 @@ def write_unclip(folder: Path) -> None:
 
 
 def write_clip(folder: Path) -> None:
-    """A random CLIPModel (32 px) with tokenizer and preprocessor: what `evaluate` and the captioner open."""
+    """Write a random CLIPModel (32 px) with tokenizer and preprocessor, which `evaluate` and the captioner open."""
     text = dict(_text_size(WIDTH, 2), projection_dim=WIDTH)
     CLIPModel(CLIPConfig(text_config=text, vision_config=_vision_size(), projection_dim=WIDTH)).save_pretrained(folder)
     write_tokenizer(folder)
@@ -103,7 +103,7 @@ def _preprocessor() -> dict[str, Any]:
 
 
 def write_tokenizer(folder: Path, pad: str = EOS) -> None:
-    """CLIP's ``vocab.json`` and ``merges.txt``: every byte, so that any text tokenises, and WORDS as one token each."""
+    """Write CLIP's ``vocab.json`` and ``merges.txt``: every byte, so any text has tokens; each of WORDS is one."""
     vocabulary, merges = vocabulary_and_merges()
     _write(folder / "vocab.json", vocabulary)
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
@@ -147,7 +147,7 @@ def _byte_symbols() -> list[str]:
 def _unet(family: str, unclip: bool) -> UNet2DConditionModel:
     cross, plain = "CrossAttn", ""
     levels = {"sd1": (cross, cross, cross, plain), "sd2": (cross, cross, cross, plain), "sdxl": (plain, cross, cross)}
-    widths = (16, 24, 32) if family == "sdxl" else (16, 24, 32, 32)  # unequal, as the true ones: shortcuts need that
+    widths = (16, 24, 32) if family == "sdxl" else (16, 24, 32, 32)  # unequal, as in real models: shortcuts need it
     config: dict[str, Any] = {"cross_attention_dim": WIDTH, "attention_head_dim": 8}
     if family == "sd2":
         config = {"cross_attention_dim": WIDTH, "attention_head_dim": (2, 3, 4, 4), "use_linear_projection": True}
@@ -168,8 +168,8 @@ def _vae() -> AutoencoderKL:
     widths = {"block_out_channels": (8, 16, 24, 24), "norm_num_groups": 8, "layers_per_block": 2}
     vae = AutoencoderKL(sample_size=8 * SAMPLE, latent_channels=4, scaling_factor=0.18215, **kinds, **widths)
     with torch.no_grad():
-        vae.decoder.conv_out.weight.mul_(4.0)  # contrast: an untrained decoder paints grey, which hides differences
-        vae.quant_conv.bias[4:].sub_(4.0)  # log-variance: a trained encoder is sure of its latents
+        vae.decoder.conv_out.weight.mul_(4.0)  # more contrast: an untrained decoder draws grey, which hides differences
+        vae.quant_conv.bias[4:].sub_(4.0)  # small log-variance of the latents, as in a trained encoder
     return vae
 
 
