@@ -166,7 +166,7 @@ class Drafts:
     also: Sequence[str] = ()  # further overrides, of all experiments
 
     def write(self) -> list[Path]:
-        """Write one folder per experiment and return them. Raises ParamsError for a value that the method refuses."""
+        """Write and return one folder for the seeds and one per experiment. Raises ParamsError for an invalid value."""
         for name, experiment in self.evidence.experiments.items():
             copy_params(self.root, self.folder / name)
             for values in ([f"{PARAMS}:methods=[{experiment.method}]"], self.overrides(name)):

@@ -154,7 +154,7 @@ def scheduler() -> dict[str, Any]:
 
 
 def model_index() -> dict[str, Any]:
-    """The parts of the pipeline; no safety checker, since the model knows only emoji."""
+    """The parts of the pipeline; no safety checker, since the model draws only emoji."""
     return {
         "_class_name": "StableDiffusionPipeline",
         "feature_extractor": [None, None],

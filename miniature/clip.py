@@ -1,4 +1,4 @@
-"""Train text encoder and vision encoder together: captions and pictures that belong together lie close.
+"""Train text encoder and vision encoder together: captions get embeddings like their pictures'.
 
 Contrastive learning as for CLIP (Radford et al., 2021, arXiv:2103.00020). The text encoder then conditions the UNet, as
 in SD 1.5; both encoders together name pictures and measure how well a picture fits its prompt.

@@ -67,7 +67,7 @@ def embed(clip: CLIPModel, pictures: Pictures, table: Tensor) -> Tensor:
 
 
 def different(pictures: Pictures, count: int, table: Tensor) -> Tensor:
-    """At most ``count`` pictures, each of another concept, on colours that take turns: [n, 3, H, W] from -1 to 1."""
+    """At most ``count`` pictures, each of another concept, on the colours in turn: [n, 3, H, W] from -1 to 1."""
     first: dict[str, int] = {}
     for i, concept in enumerate(pictures.concept):
         first.setdefault(concept, i)

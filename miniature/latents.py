@@ -33,7 +33,7 @@ def encode() -> None:
 
 
 def write_latents(vae: AutoencoderKL, drawn: Pictures, world: World) -> None:
-    """Write ``out/latents/``: mean, float16 [pictures, colours, 4, h, w], unscaled; and each picture's names.
+    """Write ``out/latents/``: mean, float16 [pictures, colours, 4, h, w], unscaled; style and concept of each picture.
 
     Pictures are not mirrored: a UNet of this size learns one side sooner than two.
     """

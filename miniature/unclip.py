@@ -1,4 +1,4 @@
-"""Let the denoiser take a CLIP image embedding beside the caption, as Stable unCLIP does (after Ramesh et al., 2022,
+"""Let the denoiser take a CLIP image embedding besides the caption, as Stable unCLIP does (after Ramesh et al., 2022,
 arXiv:2204.06125; in the form of diffusers' ``StableUnCLIPImg2ImgPipeline``).
 
 A small network adds the picture to the UNet's embedding of the timestep, which is widened so that both fit; training

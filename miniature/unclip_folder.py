@@ -41,7 +41,7 @@ def shared(model: Path) -> dict[str, str]:
 
 
 def assemble_unclip(folder: Path, model: Path, unclip: Path, clip: CLIPModel, config: Mapping[str, Any]) -> None:
-    """Fill ``folder``, which lies beside the published ``model``; ``config`` is the image encoder's.
+    """Fill ``folder``, which is beside the published ``model``; ``config`` is the image encoder's.
 
     ``unclip`` is the stage's out.
     """

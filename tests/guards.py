@@ -129,7 +129,7 @@ def of_one_method(graph: grimp.ImportGraph) -> dict[str, str]:
 def facts_read(text: str) -> set[str]:
     """The string keys by which code reads facts: ``facts["key"]``, ``facts.get("key")`` and ``"key" in facts``.
 
-    Facts are every variable or attribute called ``facts``, and what a function of that name returns.
+    Facts are every variable or attribute with the word ``facts`` in its name, and what such a function returns.
     """
     found: set[str] = set()
     for node in ast.walk(ast.parse(text)):

@@ -79,7 +79,7 @@ class Hub:
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore errors: a killed client is no fault."""
+        """Do nothing: a killed client is no fault."""
 
 
 def reach(patch: pytest.MonkeyPatch, hub: Hub) -> None:
