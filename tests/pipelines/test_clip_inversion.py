@@ -205,7 +205,7 @@ def test_it_is_learned_through_image_variations_as_well(tmp_path: Path) -> None:
 
 def test_another_base_is_refused(tiny_base: Path, tmp_path: Path) -> None:
     base = load_base(tiny_base)
-    with pytest.raises(BaseError, match="no unCLIP base, on which alone"):
+    with pytest.raises(BaseError, match="no unCLIP base, and clip_inversion needs one"):
         run(base, tmp_path)
     with pytest.raises(BaseError, match="no unCLIP base"), inversion.apply(artifact(1), base):
         pass

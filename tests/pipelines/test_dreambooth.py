@@ -175,7 +175,7 @@ def test_on_the_true_sd15_it_holds_all_values_of_the_unet_and_of_the_text_encode
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
         size = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
         text = CLIPTextModel(CLIPTextConfig(**size))
-    base: Any = SimpleNamespace(unet=unet, text_encoders=(text,))
+    base: Any = SimpleNamespace(unet=unet, text_encoders=(text,), text_parts=("text_encoder",))
     with learning(parts_of(base)) as weights:
         counts = {part: [w.numel() for n, w in weights.items() if n.startswith(f"{part}.")] for part in parts_of(base)}
     assert (len(counts["unet"]), sum(counts["unet"])) == (686, 859_520_964)

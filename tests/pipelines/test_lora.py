@@ -28,6 +28,7 @@ from etude.formats.lora import diffusers_lora, kohya_lora
 from etude.training.report import Report
 from pipelines.lora import method as lora
 from pipelines.lora.method.adapters import alphas, inserted, saved_form
+from pipelines.lora.method.settings import TARGETS
 from tests.pipelines.learning import image_set, params_of
 from tests.tiny import build_tiny
 
@@ -316,7 +317,7 @@ def true_sd15() -> Any:
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
         size = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
         text = CLIPTextModel(CLIPTextConfig(**size))
-    return SimpleNamespace(unet=unet, text_encoders=(text,))
+    return SimpleNamespace(unet=unet, text_encoders=(text,), text_parts=("text_encoder",))
 
 
 def count(base: Any, targets: list[str], text: bool) -> tuple[int, int]:
@@ -353,7 +354,7 @@ def values_of(kind: str, layer: Any, rank: int, factor: int) -> int:
 def test_a_file_of_each_kind_for_the_true_sd15_is_as_large_as_its_formula_says(kind: str, tmp_path: Path) -> None:
     base = true_sd15()
     params: Any = params_of("lora", rank=8, alpha=8.0, kind=kind, factor=8, targets=ALL, text_encoder_rate=0.0)
-    chosen = re.compile(rf"(.*\.)?({'|'.join(lora.TARGETS.values())})")
+    chosen = re.compile(rf"(.*\.)?({'|'.join(TARGETS.values())})")
     layers = [layer for name, layer in base.unet.named_modules() if chosen.fullmatch(name)]
     with inserted(base, params, seed=0) as found:
         zeros = {n: torch.zeros(p.shape, dtype=torch.float16) for n, p in found.items()}
