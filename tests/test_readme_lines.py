@@ -205,6 +205,7 @@ def the_three_flows_are_deployed_with_their_schedules(stranger: Stranger, line: 
     stranger.run(line)
     said = stranger.run("prefect deployment ls")
     assert all(f"{name}/pool" in said for name in ("nightly", "changed", "weekly"))
+    stranger.run("prefect deployment schedule pause --all --no-prompt")  # else the worker may begin a run of minutes
 
 
 @promise(r"prefect worker start --pool schedule")

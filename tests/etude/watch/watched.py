@@ -64,7 +64,7 @@ if __name__ == "__main__":
 # The same, and what it reads is edited while it looks for the last time: it reads dvc.yaml then.
 EDITED = """
 from pathlib import Path
-from tasks import watch
+from etude.watch import watch
 from steps.work import run, work
 
 this_stage = watch.this_stage
