@@ -181,14 +181,14 @@ def test_blocks_have_ranks_of_their_own_and_the_same_scale(tiny_base: Path, tmp_
     assert {rank for name, rank in ranks.items() if name.startswith("unet.mid_block.resnets")} == {2}
     assert {rank for name, rank in ranks.items() if "mid_block" not in name} == {4}
     assert all(made.facts["alphas"].get(name, 2.0) / rank == 0.5 for name, rank in ranks.items())
-    for block, positive in {"unet.midblock": "did you mean `unet.mid_block`", "conv_in": "nothing learns"}.items():
-        with pytest.raises(ParamsError, match=positive):
+    for block, said in {"unet.midblock": "did you mean `unet.mid_block`", "conv_in": "nothing learns"}.items():
+        with pytest.raises(ParamsError, match=said):
             params_of("lora", blocks={block: 8})
-    for block, positive in {
+    for block, said in {
         "unet.mid_block.attention": "has no .*, did you mean `unet.mid_block.attentions`",
         "unet.mid_block.resnets": "has no layer of `targets` in `unet.mid_block.resnets`",
     }.items():
-        with pytest.raises(BaseError, match=positive):
+        with pytest.raises(BaseError, match=said):
             run(base, tmp_path / "x", blocks={block: 8}, targets=["attention"])
     with pytest.raises(ParamsError, match="leaves no layer to learn"):
         run(base, tmp_path / "x", blocks={"unet": 0})
@@ -431,9 +431,9 @@ def test_captions_are_worded_as_asked(tiny_base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "positive"),
+    ("change", "said"),
     [({"rank": 0}, "rank"), ({"targets": ["attn"]}, "targets"), ({"caption": "a"}, "caption"), ({"save": 16}, "save")],
 )
-def test_a_value_that_cannot_be_is_named(change: dict[str, Any], positive: str) -> None:
-    with pytest.raises(ParamsError, match=f"`{positive}"):
+def test_a_value_that_cannot_be_is_named(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ParamsError, match=f"`{said}"):
         params_of("lora", **change)

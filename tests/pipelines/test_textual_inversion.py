@@ -237,9 +237,9 @@ def test_diffusers_draws_the_same_picture_from_our_file(tiny_base: Path, tmp_pat
     base = load_base(tiny_base, dtype=torch.float64)
     artifact, noise = embedding(base), torch.randn(1, 4, 8, 8, dtype=torch.float64)
     with inversion.apply(artifact, base), torch.no_grad():
-        said, unsaid = encode_prompts(base, PROMPTS[:1]), encode_prompts(base, [""])
+        positive, negative = encode_prompts(base, PROMPTS[:1]), encode_prompts(base, [""])
     scheduler = make_scheduler(base, "ddim", 4)
-    ours = decode_pixels(base, denoise(lambda z, t, _: guided(base, z, t, said, unsaid, 3.0), scheduler, noise))
+    ours = decode_pixels(base, denoise(lambda z, t, _: guided(base, z, t, positive, negative, 3.0), scheduler, noise))
     pipe = StableDiffusionPipeline.from_pretrained(tiny_base, local_files_only=True).to(torch.float64)
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = DDIMScheduler.from_config(scheduler.config)

@@ -191,8 +191,8 @@ def test_a_base_of_image_variations_is_told_of_pictures_in_the_place_of_texts(va
     assert base.unclip is not None
     assert (base.unclip.instead, base.unclip.width) == (True, WIDTH)
     assert torch.equal(base.unclip.scale(embedding()), embedding())
-    positive = encode_prompts(base, ["a cat", "a dog"])
-    assert (positive.hidden.shape, positive.hidden.abs().max()) == ((2, 1, WIDTH), 0)
+    encoded = encode_prompts(base, ["a cat", "a dog"])
+    assert (encoded.hidden.shape, encoded.hidden.abs().max()) == ((2, 1, WIDTH), 0)
     with pytest.raises(BaseError, match="reads no texts: it is one of image variations"):
         tokenise(base, ["a cat"])
     with pytest.raises(BaseError, match=r"know no noise.*`noise_level: 0`"), supplied_picture(base, embedding(), 1):
