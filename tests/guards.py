@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,20 @@ import networkx  # installed with DVC
 from dvc.repo import Repo
 
 from etude.facts import Fact
+from tests.shipped import ROOT
 
 PACKAGES = ("etude", "pipelines", "tasks", "flows", "commands", "evidence", "miniature")
 LOADED_BY_NAME = {"tasks.export": "etude.formats", "tasks.caption": "etude.captions"}  # stage → any module of the room
 MODULE = re.compile(r"-m ([\w.]+)(?: '?([^\s']+))?")
+
+
+def copy_code(folder: Path) -> Path:
+    """Copy the project's code to ``folder``, to break rules in."""
+    left_out = shutil.ignore_patterns("__pycache__", "out", "*.png")
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, folder / package, ignore=left_out)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +16,7 @@ from etude.core.method import load_method, method_names, own_name
 from etude.core.params import MethodParams
 from etude.facts import FACTS
 from etude.training.inputs import Request, load_inputs
-from tests.guards import PACKAGES, unlisted_facts
+from tests.guards import copy_code, unlisted_facts
 from tests.shipped import ROOT
 
 SHARED = ("tasks", "etude/project.py", "etude/sources.py", "flows")  # code that serves every method alike
@@ -61,16 +60,11 @@ def self_named(root: Path) -> list[str]:
     return found
 
 
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    for package in PACKAGES:
-        left_out = shutil.ignore_patterns("__pycache__", "out", "*.png")
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=left_out)
-    return tmp_path
-
-
 def add(file: Path, line: str) -> None:
-    file.write_text(f"{file.read_text(encoding='utf-8')}\n{line}\n", encoding="utf-8")
+    """Add a line to a file, which may not exist yet."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as text:
+        text.write(f"\n{line}\n")
 
 
 def test_every_fact_in_the_code_is_in_the_table_with_the_rooms_that_write_and_read_it() -> None:
@@ -92,9 +86,9 @@ def test_every_fact_in_the_code_is_in_the_table_with_the_rooms_that_write_and_re
         ('print(facts["threads"])', "etude.pages reads threads"),
     ],
 )
-def test_a_fact_that_the_table_lacks_is_found(copy: Path, line: str, said: str) -> None:
-    add(copy / "etude/pages/words.py", line)
-    assert unlisted_facts(copy, FACTS) == [said]
+def test_a_fact_that_the_table_lacks_is_found(tmp_path: Path, line: str, said: str) -> None:
+    add(tmp_path / "etude/pages/words.py", line)
+    assert unlisted_facts(tmp_path, FACTS) == [said]
 
 
 def test_code_that_serves_every_method_knows_none_by_name_and_asks_for_no_attribute_by_a_string() -> None:
@@ -109,7 +103,8 @@ def test_code_that_serves_every_method_knows_none_by_name_and_asks_for_no_attrib
         ('plan = getattr(params, "training", None)', "getattr(params"),
     ],
 )
-def test_a_stage_that_knows_a_method_is_found(copy: Path, line: str, said: str) -> None:
+def test_a_stage_that_knows_a_method_is_found(tmp_path: Path, line: str, said: str) -> None:
+    copy = copy_code(tmp_path)
     add(copy / "tasks/build.py", line)
     assert undeclared(copy) == [f"tasks/build.py: {said}"]
 
@@ -133,9 +128,9 @@ def test_no_method_spells_its_own_name() -> None:
         'raise ParamsError("pipelines/lora/params.yaml", "fault", "action")',
     ],
 )
-def test_a_method_that_spells_its_own_name_is_found(copy: Path, line: str) -> None:
-    add(copy / "pipelines/lora/method/adapters.py", line)
-    assert [found.partition(":")[0] for found in self_named(copy)] == ["pipelines/lora/method/adapters.py"]
+def test_a_method_that_spells_its_own_name_is_found(tmp_path: Path, line: str) -> None:
+    add(tmp_path / "pipelines/lora/method/adapters.py", line)
+    assert [found.partition(":")[0] for found in self_named(tmp_path)] == ["pipelines/lora/method/adapters.py"]
 
 
 def params() -> MethodParams:

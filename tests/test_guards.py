@@ -21,7 +21,17 @@ from etude.core.params import Schema, read_yaml
 from etude.project import check
 from etude.sources import sources
 from etude.training.inputs import INPUTS
-from tests.guards import PACKAGES, Stage, build_graph, circles, files_needed, load_stages, missing_deps, of_one_method
+from tests.guards import (
+    PACKAGES,
+    Stage,
+    build_graph,
+    circles,
+    copy_code,
+    files_needed,
+    load_stages,
+    missing_deps,
+    of_one_method,
+)
 from tests.shipped import ROOT, held
 
 
@@ -38,17 +48,6 @@ def stages(shipped: Path) -> list[Stage]:
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """A copy of the project's code, to break rules in."""
-    for package in PACKAGES:
-        shutil.copytree(
-            ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "out", "*.png")
-        )
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    return tmp_path
 
 
 def test_the_layers_hold() -> None:
@@ -69,7 +68,8 @@ def test_the_layers_hold() -> None:
         ("flows/run.py", "import etude.training.fit"),
     ],
 )
-def test_an_import_against_the_layers_is_found(copy: Path, file: str, line: str) -> None:
+def test_an_import_against_the_layers_is_found(tmp_path: Path, file: str, line: str) -> None:
+    copy = copy_code(tmp_path)
     with (copy / file).open("a") as text:
         text.write(f"\n{line}  # noqa\n")
     assert lint_imports(copy).returncode == 1
