@@ -137,13 +137,13 @@ def of_one_method(graph: grimp.ImportGraph) -> dict[str, str]:
     return found
 
 
-def facts_read(text: str) -> set[str]:
+def facts_read(tree: ast.AST) -> set[str]:
     """The string keys by which code reads facts: ``facts["key"]``, ``facts.get("key")`` and ``"key" in facts``.
 
     Facts are every variable or attribute with the word ``facts`` in its name, and what such a function returns.
     """
     found: set[str] = set()
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree):
         match node:
             case ast.Subscript(value=facts, slice=ast.Constant(value=str(key))) if _is_facts(facts):
                 found.add(key)
@@ -154,10 +154,10 @@ def facts_read(text: str) -> set[str]:
     return found
 
 
-def facts_written(text: str) -> set[str]:
+def facts_written(tree: ast.AST) -> set[str]:
     """The string keys of dictionaries that are assigned to facts, merged into facts, or given to an Artifact."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree):
         match node:
             case ast.Assign(targets=[target], value=value) if _is_facts(target):
                 found |= _literal_keys(value)
@@ -180,9 +180,9 @@ def unlisted_facts(root: Path, facts: Mapping[str, Fact]) -> list[str]:
     """Uses of facts in the code that are missing in the table: an unknown key, or an unknown room for a key."""
     found = []
     for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*.py")):
-        parts, text = path.relative_to(root).with_suffix("").parts, path.read_text(encoding="utf-8")
+        parts, tree = path.relative_to(root).with_suffix("").parts, ast.parse(path.read_text(encoding="utf-8"))
         room = ".".join(parts[:2] if parts[0] == "etude" else parts[:1])
-        for does, keys in (("reads", facts_read(text)), ("writes", facts_written(text))):
+        for does, keys in (("reads", facts_read(tree)), ("writes", facts_written(tree))):
             for key in sorted(keys):
                 listed = (facts[key].read_by if does == "reads" else facts[key].written_by) if key in facts else ()
                 found += [] if room in listed else [f"{room} {does} {key}"]
