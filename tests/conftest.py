@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import grimp
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,6 +39,14 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / ".dvc").mkdir()
     (folder / ".dvc/config").write_text("[core]\n    no_scm = True\n", encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def graph() -> grimp.ImportGraph:
+    """The imports of the project's own modules. Read only."""
+    from tests.guards import build_graph
+
+    return build_graph()
 
 
 @pytest.fixture(scope="session")

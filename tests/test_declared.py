@@ -104,9 +104,9 @@ def test_code_that_serves_every_method_knows_none_by_name_and_asks_for_no_attrib
     ],
 )
 def test_a_stage_that_knows_a_method_is_found(tmp_path: Path, line: str, said: str) -> None:
-    copy = copy_code(tmp_path)
-    add(copy / "tasks/build.py", line)
-    assert undeclared(copy) == [f"tasks/build.py: {said}"]
+    code = copy_code(tmp_path)
+    add(code / "tasks/build.py", line)
+    assert undeclared(code) == [f"tasks/build.py: {said}"]
 
 
 def test_the_name_in_artifacts_and_random_streams_is_that_of_the_folder() -> None:

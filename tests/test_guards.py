@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import re
 import shlex
@@ -24,7 +25,6 @@ from etude.training.inputs import INPUTS
 from tests.guards import (
     PACKAGES,
     Stage,
-    build_graph,
     circles,
     copy_code,
     files_needed,
@@ -33,11 +33,6 @@ from tests.guards import (
     of_one_method,
 )
 from tests.shipped import ROOT, held
-
-
-@pytest.fixture(scope="module")
-def graph() -> grimp.ImportGraph:
-    return build_graph()
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +64,10 @@ def test_the_layers_hold() -> None:
     ],
 )
 def test_an_import_against_the_layers_is_found(tmp_path: Path, file: str, line: str) -> None:
-    copy = copy_code(tmp_path)
-    with (copy / file).open("a") as text:
+    code = copy_code(tmp_path)
+    with (code / file).open("a") as text:
         text.write(f"\n{line}  # noqa\n")
-    assert lint_imports(copy).returncode == 1
+    assert lint_imports(code).returncode == 1
 
 
 def test_every_stage_depends_on_all_code_that_it_runs(graph: grimp.ImportGraph, stages: list[Stage]) -> None:
@@ -91,8 +86,8 @@ def test_no_module_imports_itself_over_others_also_not_for_types() -> None:
     assert circles(grimp.build_graph(*PACKAGES, cache_dir=None)) == []
 
 
-def test_a_circle_is_found() -> None:
-    graph = build_graph()
+def test_a_circle_is_found(graph: grimp.ImportGraph) -> None:
+    graph = copy.deepcopy(graph)
     graph.add_import(importer="etude.core.errors", imported="etude.core.params")
     assert any({"etude.core.errors", "etude.core.params"} <= set(group) for group in circles(graph))
 
@@ -101,8 +96,8 @@ def test_what_one_method_alone_imports_lives_with_that_method(graph: grimp.Impor
     assert of_one_method(graph) == {}
 
 
-def test_a_module_that_one_method_alone_imports_is_found() -> None:
-    graph = build_graph()
+def test_a_module_that_one_method_alone_imports_is_found(graph: grimp.ImportGraph) -> None:
+    graph = copy.deepcopy(graph)
     graph.add_module("etude.diffusion.steering")
     graph.add_import(importer="pipelines.lora.method", imported="etude.diffusion.steering")
     assert of_one_method(graph) == {"etude.diffusion.steering": "lora"}

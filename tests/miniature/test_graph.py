@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import grimp
 import pytest
 
 from etude.core.params import read_yaml
-from tests.guards import Stage, build_graph, files_needed
+from tests.guards import Stage, files_needed, missing_deps
 
 FILE = Path("miniature/dvc.yaml")
 WRAPPERS = {"tasks/shell/__init__.py", "tasks/shell/console.py"}
@@ -21,12 +22,10 @@ def stages(root: Path) -> list[Stage]:
     return made
 
 
-def test_every_stage_depends_on_the_code_that_it_imports(root: Path) -> None:
-    graph = build_graph()
+def test_every_stage_depends_on_the_code_that_it_imports(root: Path, graph: grimp.ImportGraph) -> None:
     for stage in stages(root):
         needed = files_needed(graph, stage, [], root) - WRAPPERS
-        unnamed = {file for file in needed if not any(file == dep or file.startswith(dep + "/") for dep in stage.deps)}
-        assert not unnamed, stage.name
+        assert not missing_deps(needed, stage.deps), stage.name
 
 
 def test_every_out_lies_in_the_pipelines_own_folder(root: Path) -> None:

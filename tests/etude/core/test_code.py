@@ -6,10 +6,11 @@ import importlib
 import shutil
 from pathlib import Path
 
+import grimp
 import pytest
 
 from etude.core import code
-from tests.guards import build_graph, files_needed, missing_deps, module_stage
+from tests.guards import files_needed, missing_deps, module_stage
 from tests.shipped import ROOT
 
 MAKERS = {"tasks.encode": "CODE", "tasks.class_images": "CODE", "etude.rendering.renderer": "DRAWING"}
@@ -21,8 +22,8 @@ def places(module: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("module", MAKERS)
-def test_a_key_covers_all_code_of_the_package_that_makes_the_entry(module: str) -> None:
-    needed = files_needed(build_graph(), module_stage(module), (), ROOT)
+def test_a_key_covers_all_code_of_the_package_that_makes_the_entry(module: str, graph: grimp.ImportGraph) -> None:
+    needed = files_needed(graph, module_stage(module), (), ROOT)
     assert missing_deps([file for file in needed if file.startswith("etude/")], places(module)) == []
 
 
