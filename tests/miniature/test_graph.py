@@ -11,8 +11,7 @@ from etude.core.params import read_yaml
 from tests.guards import Stage, files_needed, missing_deps
 
 FILE = Path("miniature/dvc.yaml")
-WRAPPERS = {"tasks/shell/__init__.py", "tasks/shell/console.py"}
-"""They start a stage and shape nothing that it writes."""
+SHELL, CONSOLE = "tasks/shell/__init__.py", "tasks/shell/console.py"
 
 
 def stages(root: Path) -> list[Stage]:
@@ -22,10 +21,22 @@ def stages(root: Path) -> list[Stage]:
     return made
 
 
+def wrappers(graph: grimp.ImportGraph, stage: Stage) -> set[str]:
+    """What starts the stage and shapes nothing that it writes; a console that its own module imports is none."""
+    imported = graph.find_modules_directly_imported_by(stage.module)
+    return {SHELL} if "tasks.shell.console" in imported else {SHELL, CONSOLE}
+
+
 def test_every_stage_depends_on_the_code_that_it_imports(root: Path, graph: grimp.ImportGraph) -> None:
     for stage in stages(root):
-        needed = files_needed(graph, stage, [], root) - WRAPPERS
+        needed = files_needed(graph, stage, [], root) - wrappers(graph, stage)
         assert not missing_deps(needed, stage.deps), stage.name
+
+
+def test_a_console_that_a_stage_itself_prints_on_is_found(root: Path, graph: grimp.ImportGraph) -> None:
+    measure = next(stage for stage in stages(root) if stage.module == "miniature.measure")
+    needed = files_needed(graph, measure, [], root) - wrappers(graph, measure)
+    assert missing_deps(needed, [dep for dep in measure.deps if dep != CONSOLE]) == [CONSOLE]
 
 
 def test_every_out_lies_in_the_pipelines_own_folder(root: Path) -> None:
