@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from string import Template
 
 import grimp
 import pytest
@@ -157,18 +158,12 @@ def test_a_build_tracks_all_that_its_params_file_says_of_it_and_the_data_that_it
         own = f"pipelines/{stage.argument}/params.yaml"
         params = read_yaml(held(own))
         assert set(stage.params[own]) == set(params) - {"export"}, stage.name  # the choice of exports changes no build
-        names = {"${set}": params["set"], "${method}": stage.argument}
-        needed = {fill(need.dep, names): name for name, need in INPUTS.items()}
+        names = {"set": params["set"], "method": stage.argument}
+        needed = {Template(need.dep).substitute(names): name for name, need in INPUTS.items()}
         asked = set(needs(method))
         if params.get("reads") == "prepared":  # a method's choice: captions, or only pictures
             asked = asked - {"captions"} | {"pictures"}
         assert {needed[dep] for dep in stage.deps if dep in needed} == asked, stage.name
-
-
-def fill(text: str, names: dict[str, str]) -> str:
-    for mark, name in names.items():
-        text = text.replace(mark, name)
-    return text
 
 
 def test_an_export_depends_on_nothing_of_the_evaluation_but_the_name_of_the_best(stages: list[Stage]) -> None:
