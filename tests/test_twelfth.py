@@ -14,6 +14,7 @@ import pytest
 from commands.rewriting import rewrite
 from etude.core.artifact import facts_of
 from etude.core.files import read_json
+from etude.project import params_files
 from tests.guards import load_stages
 from tests.test_pipelines import dvc, environment, make_project
 
@@ -126,7 +127,7 @@ def test_a_fault_in_its_params_is_told_by_its_own_file(project: Path) -> None:
 
 
 def test_a_preset_says_that_it_has_no_values_for_it(project: Path) -> None:
-    texts = {path: path.read_text(encoding="utf-8") for path in [project / "params.yaml", *own_params(project)]}
+    texts = {path: path.read_text(encoding="utf-8") for path in params_files(project)}
     try:
         said = " ".join(run(project, "commands.preset", "sd15").split())
         assert f"has no values for pipelines/{NEW}/params.yaml, which stays as it is" in said
@@ -134,7 +135,3 @@ def test_a_preset_says_that_it_has_no_values_for_it(project: Path) -> None:
     finally:
         for path, text in texts.items():
             path.write_text(text, encoding="utf-8")
-
-
-def own_params(project: Path) -> list[Path]:
-    return sorted(project.glob("pipelines/*/params.yaml"))

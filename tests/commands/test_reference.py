@@ -10,10 +10,10 @@ import pytest
 from commands import parameters
 from commands.parameters import blocks, page, schema_of
 from etude.core.errors import ParamsError
-from etude.core.method import method_names
+from etude.project import params_files
 from tests.shipped import ROOT, held
 
-FILES = ["params.yaml", *(f"pipelines/{name}/params.yaml" for name in method_names()), "flows/params.yaml"]
+FILES = [*(file.relative_to(ROOT).as_posix() for file in params_files(ROOT)), "flows/params.yaml"]
 PAGE = ROOT / parameters.PAGE
 
 
