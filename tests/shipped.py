@@ -2,11 +2,15 @@
 
 Tests never read the tree's params files: they belong to the user, who may have chosen a preset, other methods or own
 image sets. ``tests/params`` holds the shipped ones. After a change of a shipped parameter: `python -m tests.shipped`.
+Below: what tests do in a copy of the project.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +35,36 @@ def copy_project(folder: Path) -> Path:
         shutil.copy(ROOT / file, folder / file)
     shutil.copytree(PARAMS, folder, dirs_exist_ok=True)
     return folder
+
+
+def replace_in(file: Path, old: str, new: str) -> None:
+    """Replace a text that the file must have."""
+    text = file.read_text(encoding="utf-8")
+    assert old in text, file
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def environment() -> dict[str, str]:
+    """The environment variables with which the stages of DVC find this Python."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def run_module(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m`` with these words in the folder, whatever its exit code."""
+    command = [sys.executable, "-m", *words]
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+
+
+def run_and_read(folder: Path, *words: str, code: int = 0) -> str:
+    """What ``python -m`` with these words prints to both streams; it must end with exit code ``code``."""
+    done = run_module(folder, *words)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def dvc(folder: Path, *words: str) -> str:
+    """The output of a DVC command, which must succeed."""
+    return run_and_read(folder, "dvc", *words)
 
 
 def take() -> None:

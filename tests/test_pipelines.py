@@ -20,7 +20,7 @@ from commands.rewriting import rewrite
 from etude.core.files import read_json, read_tensors
 from etude.core.params import read_yaml
 from tests.classifying import write_classifier
-from tests.shipped import copy_project
+from tests.shipped import copy_project, dvc, environment
 
 pytestmark = pytest.mark.slow
 
@@ -45,19 +45,6 @@ LORA, PARAMS = "pipelines/lora/dvc.yaml", "pipelines/lora/params.yaml"
 
 def command(project: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "dvc", *arguments]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-
-
-def dvc(project: Path, *arguments: str) -> str:
-    """The output of a DVC command, which must succeed."""
-    done = subprocess.run(
-        command(project, *arguments), cwd=project, env=environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 def ran(said: str) -> set[str]:

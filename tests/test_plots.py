@@ -6,7 +6,6 @@ import hashlib
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.guards import load_stages
-from tests.shipped import copy_project
+from tests.shipped import copy_project, dvc
 
 ROOT = Path(__file__).parent.parent
 SINGLE = (".png", ".json", ".csv", ".tsv")  # outs that are one file
-
-
-def dvc(folder: Path, *words: str) -> str:
-    """The output of a DVC command, which must succeed."""
-    command = [sys.executable, "-m", "dvc", *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 def write(path: Path, data: dict[str, Any]) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,8 @@ from etude.core.artifact import facts_of
 from etude.core.files import read_json
 from etude.project import params_files
 from tests.guards import load_stages
-from tests.test_pipelines import dvc, environment, make_project
+from tests.shipped import dvc, replace_in, run_and_read
+from tests.test_pipelines import make_project
 
 pytestmark = pytest.mark.slow
 
@@ -34,31 +33,16 @@ OWN = {  # its own params: another image set than in the copied files, and a sho
 def follow_the_recipe(project: Path) -> None:
     folder = project / "pipelines" / NEW
     shutil.copytree(project / "pipelines" / OLD, folder)
-    edit(folder / "dvc.yaml", f"method: {OLD}", f"method: {NEW}")
-    edit(folder / "params.yaml", f"schemas/{OLD}.schema.json", f"schemas/{NEW}.schema.json")
-    edit(folder / "README.md", OLD, NEW)
-    edit(folder / "README.md", OLD.capitalize(), NEW.capitalize())
-    edit(folder / "method/__init__.py", f'"""{OLD.capitalize()}: ', f'"""{NEW.capitalize()}: ')
+    replace_in(folder / "dvc.yaml", f"method: {OLD}", f"method: {NEW}")
+    replace_in(folder / "params.yaml", f"schemas/{OLD}.schema.json", f"schemas/{NEW}.schema.json")
+    replace_in(folder / "README.md", OLD, NEW)
+    replace_in(folder / "README.md", OLD.capitalize(), NEW.capitalize())
+    replace_in(folder / "method/__init__.py", f'"""{OLD.capitalize()}: ', f'"""{NEW.capitalize()}: ')
     rewrite(folder / "params.yaml", "params.yaml", OWN)
     rewrite(project / "params.yaml", "params.yaml", {"methods": [NEW]})
     (project / "docs").mkdir()
     for command in ("commands.schemas", "commands.reference"):  # make schemas
-        run(project, command)
-
-
-def edit(file: Path, old: str, new: str) -> None:
-    text = file.read_text(encoding="utf-8")
-    assert old in text, file
-    file.write_text(text.replace(old, new), encoding="utf-8")
-
-
-def run(project: Path, *words: str, code: int = 0) -> str:
-    """What a command of the project prints to both streams."""
-    done = subprocess.run(
-        [sys.executable, "-m", *words], cwd=project, env=environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+        run_and_read(project, command)
 
 
 def traces(text: str) -> list[str]:
@@ -104,8 +88,10 @@ def test_what_it_made_is_exported_converted_and_drawn(project: Path) -> None:
     files = read_json(project / "artifacts" / NEW / "export/export.json")["files"]
     assert {file["format"] for file in files} == {"hypernetwork_pt"}
     assert (project / "artifacts" / NEW / "grid/grid.png").stat().st_size > 1000
-    said = run(project, "commands.convert", f"{NEW}@2", "--to", "hypernetwork_pt", "--out", "converted")
-    said += run(project, "commands.sample", f"{NEW}:0.5", "--prompt", "[name]", "--seeds", "0", "--out", "one.png")
+    said = run_and_read(project, "commands.convert", f"{NEW}@2", "--to", "hypernetwork_pt", "--out", "converted")
+    said += run_and_read(
+        project, "commands.sample", f"{NEW}:0.5", "--prompt", "[name]", "--seeds", "0", "--out", "one.png"
+    )
     assert traces(said) == []
     assert len(list((project / "converted").glob("*.pt"))) == 1
 
@@ -115,11 +101,11 @@ def test_a_fault_in_its_params_is_told_by_its_own_file(project: Path) -> None:
     text = own.read_text(encoding="utf-8")
     try:
         own.write_text(text.replace("\nwidths: ", "\nwidhts: "), encoding="utf-8")
-        said = run(project, "tasks.build", NEW, code=1)
+        said = run_and_read(project, "tasks.build", NEW, code=1)
         assert f"pipelines/{NEW}/params.yaml: " in said
         assert "unknown key `widhts`, did you mean `widths`?" in said
         own.write_text(text.replace("\nwidths: []", "\nwidths: [7]"), encoding="utf-8")
-        fault = run(project, "tasks.build", NEW, code=1)
+        fault = run_and_read(project, "tasks.build", NEW, code=1)
         assert f"pipelines/{NEW}/params.yaml: " in fault
         assert traces(said + fault) == []
     finally:
@@ -129,7 +115,7 @@ def test_a_fault_in_its_params_is_told_by_its_own_file(project: Path) -> None:
 def test_a_preset_says_that_it_has_no_values_for_it(project: Path) -> None:
     texts = {path: path.read_text(encoding="utf-8") for path in params_files(project)}
     try:
-        said = " ".join(run(project, "commands.preset", "sd15").split())
+        said = " ".join(run_and_read(project, "commands.preset", "sd15").split())
         assert f"has no values for pipelines/{NEW}/params.yaml, which stays as it is" in said
         assert (project / "pipelines" / NEW / "params.yaml").read_text(encoding="utf-8") in texts.values()
     finally:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ from commands.renaming import rename_in
 from etude.core.errors import ParamsError
 from etude.core.params import load, read_yaml
 from etude.project import Project
-from tests.shipped import copy_project, held
+from tests.shipped import copy_project, held, run_module
 
 NOW = held("params.yaml").read_text(encoding="utf-8")
 FORMER = {
@@ -36,11 +34,6 @@ def write(folder: Path, text: str) -> Path:
     path = folder / "params.yaml"
     path.write_bytes(text.encode())
     return path
-
-
-def migrate(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "commands.migrate", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 def test_only_the_names_change_and_comments_stay_in_their_columns(tmp_path: Path) -> None:
@@ -101,14 +94,14 @@ def test_the_command_tells_each_change_writes_it_and_then_has_nothing_to_do(tmp_
     project = copy_project(tmp_path / "project")
     path = write(project, former())
     (project / "data/samples/owl-truth").mkdir(parents=True)
-    told = migrate(project, "--dry")
+    told = run_module(project, "commands.migrate", "--dry")
     assert told.returncode == 0, told.stderr
     assert "params.yaml: evaluate.judge → evaluate.classifier\n" in told.stdout
     assert "nothing is changed" in told.stdout
     assert path.read_text(encoding="utf-8") == former()
 
-    assert migrate(project).returncode == 0
+    assert run_module(project, "commands.migrate").returncode == 0
     assert read_yaml(path)["evaluate"]["best"]["metric"] == "heldout_similarity"
-    again = migrate(project)
+    again = run_module(project, "commands.migrate")
     assert "nothing to change" in again.stdout
     assert "owl-truth: is read as it is" in again.stdout

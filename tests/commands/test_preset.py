@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from etude.core.params import read_yaml
 from etude.project import check
-from tests.shipped import ROOT, copy_project
+from tests.shipped import ROOT, copy_project, run_module
 
 PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
 
@@ -20,25 +18,20 @@ def copy(tmp_path: Path) -> Path:
     return copy_project(tmp_path / "project")
 
 
-def preset(folder: Path, name: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "commands.preset", name]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-
 def texts(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): p.read_text() for p in sorted(folder.rglob("params.yaml"))}
 
 
 def test_what_is_shipped_is_as_the_miniature_wants_it(copy: Path) -> None:
     before = texts(copy)
-    assert preset(copy, "miniature").returncode == 0
+    assert run_module(copy, "commands.preset", "miniature").returncode == 0
     assert texts(copy) == before
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "miniature"])
 def test_a_preset_fits_together_and_the_way_back_restores_every_byte(copy: Path, name: str) -> None:
     before = texts(copy)
-    result = preset(copy, name)
+    result = run_module(copy, "commands.preset", name)
     assert result.returncode == 0, result.stderr
     assert check(copy).base == f"models/{name}"
     assert "next: etude base, which fetches " in result.stdout
@@ -47,7 +40,7 @@ def test_a_preset_fits_together_and_the_way_back_restores_every_byte(copy: Path,
     assert {line.split("#")[1] for t in before.values() for line in t.splitlines() if "#" in line} == {
         line.split("#")[1] for t in changed.values() for line in t.splitlines() if "#" in line
     }
-    assert preset(copy, "miniature").returncode == 0
+    assert run_module(copy, "commands.preset", "miniature").returncode == 0
     assert texts(copy) == before
 
 
@@ -60,7 +53,7 @@ def test_all_presets_set_the_same_keys() -> None:
 
 
 def test_an_unknown_preset_is_answered_with_the_nearest(copy: Path) -> None:
-    result = preset(copy, "sd_15")
+    result = run_module(copy, "commands.preset", "sd_15")
     assert result.returncode == 1
     assert "did you mean `sd15`" in result.stderr
 
@@ -69,7 +62,7 @@ def test_a_preset_that_does_not_fit_changes_nothing(copy: Path) -> None:
     text = (copy / "presets/sd15.yaml").read_text().replace("rank: 16 ", "rank: -1 ")
     (copy / "presets/sd15.yaml").write_text(text)
     before = texts(copy)
-    result = preset(copy, "sd15")
+    result = run_module(copy, "commands.preset", "sd15")
     assert result.returncode == 1
     assert "rank" in result.stderr
     assert texts(copy) == before
@@ -80,7 +73,7 @@ def test_a_method_that_a_preset_lacks_is_named_and_left_as_it_is(copy: Path) -> 
     text = preset_file.read_text(encoding="utf-8")
     preset_file.write_text(re.sub(r"\npipelines/lora/params.yaml:\n(  .*\n|\n)*", "\n", text), encoding="utf-8")
     before = (copy / "pipelines/lora/params.yaml").read_text()
-    result = preset(copy, "sd15")
+    result = run_module(copy, "commands.preset", "sd15")
     assert result.returncode == 0, result.stderr
     said = " ".join(result.stderr.split())
     assert "the preset sd15 has no values for pipelines/lora/params.yaml, which stays as it is" in said
@@ -90,7 +83,7 @@ def test_a_method_that_a_preset_lacks_is_named_and_left_as_it_is(copy: Path) -> 
 
 def test_values_for_a_method_that_is_not_here_are_named_and_left_out(copy: Path) -> None:
     shutil.rmtree(copy / "pipelines/null_text_inversion")
-    result = preset(copy, "sd15")
+    result = run_module(copy, "commands.preset", "sd15")
     assert result.returncode == 0, result.stderr
     said = " ".join(result.stderr.split())
     assert "the preset sd15 has values for pipelines/null_text_inversion/params.yaml, of a method that is not" in said

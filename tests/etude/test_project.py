@@ -9,7 +9,7 @@ import pytest
 
 from etude.core.errors import ParamsError
 from etude.project import check
-from tests.shipped import ROOT, held
+from tests.shipped import ROOT, held, replace_in
 
 
 @pytest.fixture
@@ -20,15 +20,9 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def change(path: Path, old: str, new: str) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert old in text
-    path.write_text(text.replace(old, new), encoding="utf-8")
-
-
 def test_the_faults_of_all_files_are_told_at_once_each_with_what_to_do(project: Path) -> None:
-    change(project / "pipelines/lora/params.yaml", "set: concept", "set: conzept")
-    change(project / "params.yaml", "axis: seed", "axis: sede")
+    replace_in(project / "pipelines/lora/params.yaml", "set: concept", "set: conzept")
+    replace_in(project / "params.yaml", "axis: seed", "axis: sede")
     with pytest.raises(ParamsError) as caught:
         check(project)
     faults = str(caught.value).splitlines()
@@ -39,7 +33,7 @@ def test_the_faults_of_all_files_are_told_at_once_each_with_what_to_do(project: 
 
 
 def test_a_set_without_prompts_is_told(project: Path) -> None:
-    change(project / "params.yaml", "  concept:\n    - ", "  other:\n    - ")
+    replace_in(project / "params.yaml", "  concept:\n    - ", "  other:\n    - ")
     with pytest.raises(ParamsError, match=r"none for the image set `concept`, which lora learns\. Next: add"):
         check(project)
 
@@ -48,6 +42,6 @@ def test_a_build_that_would_pass_over_a_change_is_told(project: Path) -> None:
     graph = project / "pipelines/lora/dvc.yaml"
     shutil.copy(ROOT / "pipelines/lora/dvc.yaml", graph)
     check(project)
-    change(graph, "kind, rank, alpha", "kind, alpha")
+    replace_in(graph, "kind, rank, alpha", "kind, alpha")
     with pytest.raises(ParamsError, match=r"lora/dvc\.yaml: the build stage does not track `rank`\. Next: add it"):
         check(project)
