@@ -44,6 +44,12 @@ def replace_in(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new), encoding="utf-8")
 
 
+def git(folder: Path, *words: str) -> str:
+    """What a git command prints; it must succeed."""
+    author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]  # a machine may have none
+    return subprocess.run(["git", *author, *words], cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
 def environment() -> dict[str, str]:
     """The environment variables with which the stages of DVC find this Python."""
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}

@@ -20,7 +20,7 @@ from commands.rewriting import rewrite
 from etude.core.files import read_json, read_tensors
 from etude.core.params import read_yaml
 from tests.classifying import write_classifier
-from tests.shipped import copy_project, dvc, environment
+from tests.shipped import copy_project, dvc, environment, git
 
 pytestmark = pytest.mark.slow
 
@@ -43,10 +43,6 @@ SHORT = {"training.steps": 30, "training.checkpoint_every": 15, "preview.seeds":
 LORA, PARAMS = "pipelines/lora/dvc.yaml", "pipelines/lora/params.yaml"
 
 
-def command(project: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "dvc", *arguments]
-
-
 def ran(said: str) -> set[str]:
     return set(re.findall(r"^Running stage '(.+)':", said, re.MULTILINE))
 
@@ -67,10 +63,10 @@ def make_project(folder: Path, root: Path, tiny_base: Path) -> Path:
         rewrite(folder / "pipelines" / method / "params.yaml", "params.yaml", SHORT)
     word_alone = {"templates": ["[name]"], "reads": "prepared"}
     rewrite(folder / "pipelines/textual_inversion/params.yaml", "params.yaml", word_alone)
-    for arguments in (["git", "init", "-q"], command(folder, "init", "-q"), ["git", "add", "-A"]):
-        subprocess.run(arguments, cwd=folder, check=True, capture_output=True)
-    author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-    subprocess.run(["git", *author, "commit", "-qm", "start"], cwd=folder, check=True)
+    git(folder, "init", "-q")
+    dvc(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "start")
     return folder
 
 
@@ -162,9 +158,8 @@ def test_a_clone_that_is_killed_on_the_way_ends_with_the_same_hashes(
     clone = make_project(tmp_path / "clone", root, tiny_base)
     rewrite(clone / "params.yaml", "params.yaml", {"methods": ["lora"]})
     dvc(clone, "repro", "encode@concept")
-    build = subprocess.Popen(
-        command(clone, "repro", f"{LORA}:build"), cwd=clone, env=environment(), start_new_session=True
-    )
+    command = [sys.executable, "-m", "dvc", "repro", f"{LORA}:build"]
+    build = subprocess.Popen(command, cwd=clone, env=environment(), start_new_session=True)
     while not list(clone.glob(".scratch/lora-*/state.pt")):
         assert build.poll() is None
         time.sleep(0.02)

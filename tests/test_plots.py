@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.guards import load_stages
-from tests.shipped import copy_project, dvc
+from tests.shipped import copy_project, dvc, git
 
 ROOT = Path(__file__).parent.parent
 SINGLE = (".png", ".json", ".csv", ".tsv")  # outs that are one file
@@ -44,7 +43,7 @@ def lock_all(folder: Path) -> None:
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository's graph with the locks of runs made elsewhere, and one quick pipeline more to run."""
     folder = copy_project(tmp_path_factory.mktemp("stranger") / "clone")
-    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    git(folder, "init", "-q")
     dvc(folder, "init", "-q")
     shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots")
     shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
@@ -59,8 +58,8 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder / "pipelines/quick/dvc.yaml", {"stages": {"try": stage}})
     with (folder / ".gitignore").open("a") as file:
         file.write("/out\n")
-    for words in (["add", "-A"], ["-c", "user.name=n", "-c", "user.email=e@localhost", "commit", "-qm", "start"]):
-        subprocess.run(["git", *words], cwd=folder, check=True)
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "start")
     return folder
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from commands import app
 from etude import command_line, names
-from tests.shipped import ROOT, copy_project
+from tests.shipped import ROOT, copy_project, git
 
 Etude = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -52,11 +52,6 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mark(folder / ".scratch/worktrees/0", "THE WORKTREE")
     mark(folder.with_name("second"), "THE SECOND")
     return folder
-
-
-def git(folder: Path, *words: str) -> None:
-    author = ["-c", "user.name=tester", "-c", "user.email=tester@localhost"]
-    subprocess.run(["git", *author, *words], cwd=folder, check=True)
 
 
 def mark(folder: Path, word: str) -> None:

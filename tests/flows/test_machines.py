@@ -27,6 +27,7 @@ from flows.process import alive
 from flows.stage import Site, StageError
 from flows.work import Work
 from tests.flows.conftest import ROOT, Project, wait_until
+from tests.shipped import git
 
 # Notes its start outside of every clone, waits where it is told to, and makes a number from those that it reads.
 STEP = """
@@ -45,11 +46,6 @@ pathlib.Path("out", name).write_text(name + " of " + text)
 """
 GPU = {"meta": {"flow": {"resource": "gpu"}}}
 GRAPH = {"a": [], "b": ["a"], "c": ["a"], "d": [], "end": ["b", "c", "d"]}
-
-
-def git(folder: Path, *words: str) -> str:
-    own = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "protocol.file.allow=always"]
-    return subprocess.run(["git", *own, *words], cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture

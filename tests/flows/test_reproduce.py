@@ -12,6 +12,7 @@ import pytest
 from etude.core.errors import InputError
 from flows.worktree import resolve, worktree
 from tests.flows.conftest import Project
+from tests.shipped import git
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 
@@ -25,11 +26,6 @@ pathlib.Path("out/metrics.json").write_text(json.dumps({"rate": rate, "length": 
 """
 
 
-def git(project: Project, *words: str) -> str:
-    own = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-    return subprocess.run(["git", *own, *words], cwd=project.root, check=True, capture_output=True, text=True).stdout
-
-
 @pytest.fixture(scope="module")
 def once_published(empty_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with an input that DVC tracks and two stages, run and tagged v1, to copy."""
@@ -41,9 +37,9 @@ def once_published(empty_project: Path, tmp_path_factory: pytest.TempPathFactory
     project.stages(measure=command, after={"deps": ["out/metrics.json"]})
     project.dvc("add", "--quiet", "in.txt")
     project.dvc("repro", "--quiet")
-    git(project, "add", ".")
-    git(project, "commit", "-qm", "run")
-    git(project, "tag", "v1")
+    git(project.root, "add", ".")
+    git(project.root, "commit", "-qm", "run")
+    git(project.root, "tag", "v1")
     return project.root
 
 
@@ -72,13 +68,13 @@ def test_a_revision_is_computed_again_elsewhere_and_is_identical(published: Proj
     (published.root / "params.yaml").write_text("rate: 5 # being edited\n")
     (published.root / "out/metrics.json").unlink()
     (published.root / "in.txt").write_text("other input")
-    before = git(published, "status", "--short")
+    before = git(published.root, "status", "--short")
     done = Reproduced(published, "v1", force=True)
     assert done.rows == {"in.txt.dvc": "ran", "measure": "ran", "after": "ran"}
     assert done.message == "v1: 2 identical"
     assert done.state.is_completed()
-    assert git(published, "status", "--short") == before
-    assert git(published, "worktree", "list").count("\n") == 1
+    assert git(published.root, "status", "--short") == before
+    assert git(published.root, "worktree", "list").count("\n") == 1
     assert published.runs() == ["after"]
 
 
@@ -95,7 +91,7 @@ def test_an_edited_parameter_and_a_number_that_does_not_repeat_are_named(
     )
 
     (published.root / "params.yaml").write_text("rate: 2\n")
-    git(published, "commit", "-qam", "edit")
+    git(published.root, "commit", "-qam", "edit")
     edited = Reproduced(published, "HEAD")
     assert edited.state.is_failed()
     assert "differs  measure  out/metrics.json: params.yaml.rate 1 → 2; metrics.json: rate 1 → 2" in edited.message
@@ -105,7 +101,7 @@ def test_an_edited_parameter_and_a_number_that_does_not_repeat_are_named(
 @pytest.mark.usefixtures("prefect_server")
 def test_a_stage_that_fails_is_not_called_identical(published: Project) -> None:
     published.stages(bad={"words": ["fail:1"], "deps": ["in.txt"]})
-    git(published, "commit", "-qam", "a stage that fails")
+    git(published.root, "commit", "-qam", "a stage that fails")
     failed = Reproduced(published, "HEAD", force=True)
     assert failed.state.is_failed()
     assert "not made  bad" in failed.message
@@ -114,7 +110,7 @@ def test_a_stage_that_fails_is_not_called_identical(published: Project) -> None:
 
 def test_what_a_killed_reproduction_left_is_cleared_by_the_next(published: Project) -> None:
     left = published.root / ".scratch/worktrees/0"
-    git(published, "worktree", "add", "--quiet", "--detach", str(left), "v1")
+    git(published.root, "worktree", "add", "--quiet", "--detach", str(left), "v1")
     (left / "in.txt").write_text("left over")
     with worktree(published.root, "v1") as (tree, lock):
         assert tree == left
@@ -131,7 +127,7 @@ def test_an_input_that_is_nowhere_stops_with_its_name(published: Project) -> Non
     shutil.rmtree(published.root / ".dvc/cache")
     with pytest.raises(InputError, match=r"in\.txt\.dvc: an input is not in the cache"), worktree(published.root, "v1"):
         pass
-    assert git(published, "worktree", "list").count("\n") == 1
+    assert git(published.root, "worktree", "list").count("\n") == 1
 
 
 def test_an_unknown_revision_is_refused(published: Project) -> None:

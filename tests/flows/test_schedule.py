@@ -18,7 +18,7 @@ from etude.core.errors import InputError, ParamsError
 from flows import server, settings
 from tests.flows.conftest import ROOT, Project, wait_until
 from tests.flows.test_server import pid_of
-from tests.shipped import PARAMS, held
+from tests.shipped import PARAMS, git, held
 
 SETTINGS = held(str(settings.FILE)).read_text()
 
@@ -177,7 +177,7 @@ def test_what_is_scheduled_runs_and_is_told_until_the_server_is_gone(project: Pr
     project.stages(one={"params": ["sets"]})
     project.dvc("repro", "--quiet")
     for words in (["add", "."], ["commit", "-qm", "a run"], ["tag", "v1"]):
-        subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *words], cwd=project.root, check=True)
+        git(project.root, *words)
     (project.root / "params.yaml").write_text("sets: {photos: pictures, more: pictures}\n")
     told = project.root / "told.txt"
     with told.open("w") as output:

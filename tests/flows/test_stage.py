@@ -20,6 +20,7 @@ from flows.process import alive
 from flows.slots import StoppedError
 from flows.stage import Site, StageError, Tail, environment, run
 from tests.flows.conftest import Project
+from tests.shipped import git
 
 # DVC 3.67 calls what pygtrie 2.5 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
@@ -209,9 +210,8 @@ def test_a_lock_that_a_kill_cut_short_needs_no_hand_and_a_merge_is_left_to_its_a
     assert not lock.exists()
     assert [run(s, Site(project.root, jobs=1), Told(), Event()) for s in load(project.root)] == ["restored"] * 2
     assert lock.read_bytes() == whole
-    subprocess.run(["git", "add", "dvc.lock"], cwd=project.root, check=True)
-    author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-    subprocess.run(["git", *author, "commit", "-qm", "ran"], cwd=project.root, check=True)
+    git(project.root, "add", "dvc.lock")
+    git(project.root, "commit", "-qm", "ran")
     lock.write_bytes(whole[: len(whole) // 2])
     assert [stage.why for stage in load(project.root)] == [(), ()]
     assert lock.read_bytes() == whole

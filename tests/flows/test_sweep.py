@@ -14,7 +14,8 @@ from flows.stage import Site
 from flows.work import Work
 from flows.worktree import edits_of, worktree
 from tests.flows.conftest import Project
-from tests.flows.test_reproduce import git, once_published, published
+from tests.flows.test_reproduce import once_published, published
+from tests.shipped import git
 
 __all__ = ["once_published", "published"]  # fixtures
 
@@ -71,7 +72,7 @@ def test_the_page_puts_what_differs_first_and_marks_the_best_of_each_metric() ->
 
 def test_edits_are_carried_over_whatever_git_is_configured_to_show(published: Project) -> None:
     for key, value in {"diff.noprefix": "true", "color.ui": "always", "diff.external": "true"}.items():
-        git(published, "config", key, value)
+        git(published.root, "config", key, value)
     (published.root / "params.yaml").write_text("rate: 7\n")
     with worktree(published.root, "HEAD", edits=edits_of(published.root)) as (tree, _):
         assert (tree / "params.yaml").read_text() == "rate: 7\n"
@@ -81,10 +82,10 @@ def test_what_came_in_is_there_too_before_it_is_committed(published: Project) ->
     (published.root / "photos").mkdir()
     (published.root / "photos/a.txt").write_text("a picture")
     published.dvc("add", "-q", "photos")
-    status = git(published, "status", "--short")
+    status = git(published.root, "status", "--short")
     with worktree(published.root, "HEAD", edits=edits_of(published.root)) as (tree, _):
         assert (tree / "photos/a.txt").read_text() == "a picture"
-    assert git(published, "status", "--short") == status
+    assert git(published.root, "status", "--short") == status
     assert "photos.dvc" in status
 
 
@@ -109,11 +110,11 @@ def test_every_combination_becomes_an_experiment_and_common_stages_run_once(publ
     measure = {"cmd": "python3 measure.py", "deps": ["in.txt"], "params": ["rate"], "outs": ["out/metrics.json"]}
     published.stages(**stages, measure=measure)
     published.stages("unchosen/dvc.yaml", never={"outs": ["out/never"]})  # another pipeline, which nobody has run here
-    git(published, "add", ".")
-    git(published, "commit", "-qm", "more stages")
+    git(published.root, "add", ".")
+    git(published.root, "commit", "-qm", "more stages")
     (published.root / "in.txt.dvc").touch()
     (published.root / "measure.py").write_text((published.root / "measure.py").read_text() + "# an edit\n")
-    before = git(published, "status", "--short")
+    before = git(published.root, "status", "--short")
 
     board = Board()
     use(board)
@@ -122,14 +123,14 @@ def test_every_combination_becomes_an_experiment_and_common_stages_run_once(publ
     assert state.message == "2 experiments kept: sweep-rate-2, sweep-rate-3\ncompared in logs/sweeps/sweep.html"
     assert counted.read_text().split() == ["common"]
     assert {row.state for name, row in board.rows.items() if name.endswith("measure")} == {"ran"}
-    assert git(published, "status", "--short") == before
-    assert git(published, "worktree", "list").count("\n") == 1
+    assert git(published.root, "status", "--short") == before
+    assert git(published.root, "worktree", "list").count("\n") == 1
 
     kept = {}
-    for ref in git(published, "for-each-ref", "--format=%(refname)", "refs/exps").split():
+    for ref in git(published.root, "for-each-ref", "--format=%(refname)", "refs/exps").split():
         if ref.rpartition("/")[2].startswith("sweep-"):
-            assert "# an edit" in git(published, "show", f"{ref}:measure.py")
-            kept[ref.rpartition("/")[2]] = git(published, "show", f"{ref}:params.yaml").strip()
+            assert "# an edit" in git(published.root, "show", f"{ref}:measure.py")
+            kept[ref.rpartition("/")[2]] = git(published.root, "show", f"{ref}:params.yaml").strip()
     assert kept == {"sweep-rate-2": "rate: 2", "sweep-rate-3": "rate: 3"}
     assert "sweep-rate-2" in published.dvc("exp", "list", "--name-only")
     page = (published.root / "logs/sweeps/sweep.html").read_text()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,7 @@ from etude.core.errors import InputError
 from etude.core.files import write_json, write_tensors
 from miniature import earlier
 from tests.miniature.test_model import small_clip
-
-
-def git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+from tests.shipped import git
 
 
 def keep(folder: Path, model: torch.nn.Module, vocabulary: dict[str, int]) -> None:
@@ -53,15 +49,15 @@ def test_the_weights_of_a_commit_come_out_of_git_unchanged_by_what_is_published_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    git("init", "-q")
+    git(tmp_path, "init", "-q")
     published = tmp_path / earlier.PUBLISHED / "unet" / "weights.bin"
     published.parent.mkdir(parents=True)
     commits = []
     for content in (b"first", b"second"):
         published.write_bytes(content)
-        git("add", "models")
-        git("-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "publish")
-        commits.append(git("rev-parse", "HEAD"))
+        git(tmp_path, "add", "models")
+        git(tmp_path, "commit", "-qm", "publish")
+        commits.append(git(tmp_path, "rev-parse", "HEAD").strip())
     earlier.unpack(commits[0], f"{earlier.PUBLISHED}/unet", tmp_path / "out")
     assert (tmp_path / "out" / "weights.bin").read_bytes() == b"first"
 
@@ -70,7 +66,7 @@ def test_a_commit_that_the_clone_lacks_is_named_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    git("init", "-q")
+    git(tmp_path, "init", "-q")
     with pytest.raises(InputError, match=r"git has no models/miniature/unet at 0123.*unshallow"):
         earlier.unpack("0123", "models/miniature/unet", tmp_path / "out")
 
@@ -84,10 +80,10 @@ def edition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     for path in (*earlier.BEGUN.values(), *(f"{earlier.PUBLISHED}/{part}" for part in earlier.PARTS.values())):
         (tmp_path / path).mkdir(parents=True, exist_ok=True)
         (tmp_path / path / "weights.bin").write_text(Path(path).relative_to("models").as_posix())
-    git("init", "-q")
-    git("add", "models")
-    git("-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "publish")
-    return git("rev-parse", "HEAD")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "models")
+    git(tmp_path, "commit", "-qm", "publish")
+    return git(tmp_path, "rev-parse", "HEAD").strip()
 
 
 def ask_for(folder: Path, commit: str, stages: list[str]) -> None:

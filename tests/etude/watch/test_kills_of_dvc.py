@@ -18,9 +18,9 @@ import pytest
 
 from etude.core.files import sha256_tree
 from etude.core.params import read_yaml
-from tests.etude.watch.watched import Project, git, kill, set_param, write_yaml
+from tests.etude.watch.watched import Project, kill, set_param, write_yaml
 from tests.pipelines.learning import params_of
-from tests.shipped import copy_project
+from tests.shipped import copy_project, git
 from tests.tasks.learning import write_data
 
 KILLS = int(os.environ.get("KILLS", "3"))

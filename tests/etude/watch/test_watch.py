@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.etude.watch.watched import Project, copy, git, kill, make_project, set_param
+from tests.etude.watch.watched import Project, copy, kill, make_project, set_param
+from tests.shipped import git
 
 FAILED = 255  # what `dvc repro` ends with
 Edit = Callable[[Project], object]

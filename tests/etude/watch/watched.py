@@ -207,11 +207,6 @@ def copy(project: Project, folder: Path) -> Project:
     return Project(Path(shutil.copytree(project.root, folder / "project")))
 
 
-def git(root: Path, *words: str) -> None:
-    author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-    subprocess.run(["git", *author, *words], cwd=root, check=True, capture_output=True)
-
-
 def set_param(path: Path, **values: Any) -> None:
     """Other values in a params file."""
     write_yaml(path, read_yaml(path) | values)
