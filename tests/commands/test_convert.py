@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from commands.convert import convert
 from etude.base.loading import load_base
@@ -17,7 +16,7 @@ from etude.core.files import Draft, read_tensors, write_json, write_tensors
 from etude.core.method import method_names
 from etude.formats import FORMATS, identify, load_format, method_of
 from etude.formats.kinds import family_of, open_any, same_kind
-from tests.pipelines.learning import picture
+from tests.pipelines.learning import picture, same
 
 DOWN = "unet.mid_block.attentions.0"
 WIDE = f"{DOWN}.transformer_blocks.0.attn2.to_k"
@@ -48,10 +47,6 @@ def written(artifact: Artifact, form: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     paths = load_format(form).write(artifact, Draft(folder))
     return folder / "sks" if form == "peft_lora" else paths[0]
-
-
-def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
-    return set(found) == set(expected) and all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 LORAS = ("kohya_lora", "diffusers_lora", "peft_lora")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +162,8 @@ def picture(base: Base, prompt: str = "noto otter", **settings: Any) -> Tensor:
     """What the base draws now, uint8 [1, H, W, 3]."""
     asked = {"negative": "", "seeds": [1], "steps": 2, "guidance": 3.0, "sampler": "ddim"} | settings
     return generate(base, [prompt], **asked)
+
+
+def same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    """Whether there are exactly these tensors, by name and value."""
+    return set(found) == set(expected) and all(torch.equal(found[name], tensor) for name, tensor in expected.items())

@@ -14,6 +14,7 @@ from etude.core.method import load_method, method_names
 from etude.formats import identify, load_format
 from tasks.export import export
 from tests.finished import write_yaml
+from tests.pipelines.learning import same
 
 FACTS = {"name": "otter", "rank": 2, "alpha": 1.0, "family": "sd1", "prediction": "epsilon", "step": 9}
 NAME = "unet.mid_block.attentions.0.proj_in"
@@ -59,7 +60,7 @@ def files_of(folder: Path) -> list[Path]:
 def holds(file: Path, tensors: dict[str, torch.Tensor]) -> bool:
     found, facts = load_format(identify(file)).read(file)
     assert facts.get("alpha", 1.0) == 1.0
-    return sorted(found) == sorted(tensors) and all(torch.equal(found[name], tensors[name]) for name in tensors)
+    return same(found, tensors)
 
 
 @pytest.mark.parametrize("method", MADE)

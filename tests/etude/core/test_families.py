@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
-from torch import Tensor
 
 from etude.base.base import Base
 from etude.base.family import recognise
@@ -21,7 +21,7 @@ from etude.core.files import Draft, read_metadata
 from etude.formats import identify, load_format, write
 from etude.formats.kinds import family_of
 from tasks.export import read_frame
-from tests.pipelines.learning import learn, params_of, picture
+from tests.pipelines.learning import learn, params_of, picture, same
 from tests.shipped import ROOT
 from tests.tiny import SAMPLE, build_tiny
 
@@ -73,9 +73,11 @@ MADE_UP = Family(
 )
 
 
-@pytest.fixture(autouse=True)
-def one_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FAMILIES, "made_up", MADE_UP)
+@pytest.fixture(autouse=True, scope="module")
+def one_more() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FAMILIES, "made_up", MADE_UP)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +91,17 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def base(tiny: Path) -> Base:
+    """Read only; learning leaves its weights as they were."""
+    return load_base(tiny)
+
+
 def facts(base: Base) -> dict[str, object]:
     return {"name": "otter", "family": base.family, "prediction": base.prediction, "resolution": base.resolution}
 
 
-def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
-    return set(found) == set(expected) and all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-
-
-def test_a_folder_of_it_is_loaded_and_its_texts_are_read_as_the_record_says(tiny: Path) -> None:
-    base = load_base(tiny)
+def test_a_folder_of_it_is_loaded_and_its_texts_are_read_as_the_record_says(base: Base) -> None:
     assert (base.family, base.text_parts) == ("made_up", ("text_encoder", "text_encoder_2"))
     hidden = encode_prompts(base, ["a cat"]).hidden
     assert hidden.shape == (1, 77, 80)
@@ -110,9 +113,8 @@ def test_a_folder_of_it_is_loaded_and_its_texts_are_read_as_the_record_says(tiny
 
 
 def test_a_lora_learned_on_it_for_two_steps_is_read_back_from_the_files_of_two_programs(
-    tiny: Path, tmp_path: Path
+    base: Base, tiny: Path, tmp_path: Path
 ) -> None:
-    base = load_base(tiny)
     params = params_of("lora", {"steps": 2, "checkpoint_every": 2}, text_encoder_rate=0.5, save="fp32")
     built = learn("lora", base, params, tmp_path / "scratch")
     made = Artifact("lora", built.tensors, built.facts | facts(base))
@@ -130,8 +132,10 @@ def test_a_lora_learned_on_it_for_two_steps_is_read_back_from_the_files_of_two_p
 
 
 @pytest.mark.parametrize("form", ["ldm_checkpoint", "diffusers_checkpoint"])
-def test_a_whole_model_of_it_is_written_read_back_and_loaded_as_a_base(form: str, tiny: Path, tmp_path: Path) -> None:
-    base, frame = load_base(tiny), read_frame(tiny)
+def test_a_whole_model_of_it_is_written_read_back_and_loaded_as_a_base(
+    form: str, base: Base, tiny: Path, tmp_path: Path
+) -> None:
+    frame = read_frame(tiny)
     paths = write(form, Artifact("fine_tuning", {}, facts(base)), Draft(tmp_path), lambda: frame)
     top = paths[0] if form == "ldm_checkpoint" else tmp_path / "otter"
     assert identify(top) == form
@@ -143,8 +147,10 @@ def test_a_whole_model_of_it_is_written_read_back_and_loaded_as_a_base(form: str
     assert torch.equal(picture(again), picture(base))
 
 
-def test_a_single_file_of_it_names_its_text_encoders_by_its_own_prefixes(tiny: Path, tmp_path: Path) -> None:
-    made = Artifact("fine_tuning", {}, facts(load_base(tiny)))
+def test_a_single_file_of_it_names_its_text_encoders_by_its_own_prefixes(
+    base: Base, tiny: Path, tmp_path: Path
+) -> None:
+    made = Artifact("fine_tuning", {}, facts(base))
     (path, *_) = write("ldm_checkpoint", made, Draft(tmp_path), lambda: read_frame(tiny))
     keys = load_file(path)
     assert "words.first.text_model.embeddings.token_embedding.weight" in keys
