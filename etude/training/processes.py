@@ -13,7 +13,9 @@ import time
 
 RANK = "RANK"  # what torch.distributed calls the number of a process
 OURS = "ETUDE_PROCESSES"  # says that we started this process: a scheduler's RANK on a shared machine is none of ours
-DISTRIBUTED = (RANK, "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# What accelerate takes for several processes: torch's variables, and those of MPI's launchers.
+_TORCH = (RANK, "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+DISTRIBUTED = (*_TORCH, "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def is_main() -> bool:
@@ -26,13 +28,17 @@ def is_launched() -> bool:
     return OURS in os.environ
 
 
+def forget_scheduler() -> None:
+    """Drop a scheduler's variables: accelerate would wait for processes that nobody starts. Ours stay."""
+    if not is_launched():
+        for name in DISTRIBUTED:
+            os.environ.pop(name, None)
+
+
 def spread(count: int) -> None:
     """Go on as ``count`` processes of this very command; this one ends when they have. Nothing to do for one."""
-    if is_launched():
-        return
-    for name in DISTRIBUTED:  # accelerate would wait for processes that a scheduler speaks of and nobody starts
-        os.environ.pop(name, None)
-    if count > 1:
+    forget_scheduler()
+    if count > 1 and not is_launched():
         sys.exit(launch(count))
 
 
