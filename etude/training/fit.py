@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +21,7 @@ from etude.core.errors import TrainingError
 from etude.core.randomness import mix
 from etude.training.average import Average
 from etude.training.plan import Optimization
+from etude.training.processes import forget_scheduler
 from etude.training.report import Report
 
 
@@ -47,33 +48,6 @@ class Group:
     rate: float = 1.0
 
 
-@overload
-def fit(
-    parameters: Mapping[str, Tensor] | Sequence[Group],
-    loss: Callable[[B], Tensor],
-    batches: Callable[[int], B],
-    plan: Optimization,
-    report: Report,
-    learned: Artifact,
-    *,
-    refresh: Callable[[], None] = ...,
-    after_step: Callable[[int], None] = ...,
-) -> Artifact: ...
-
-
-@overload
-def fit(
-    parameters: Mapping[str, Tensor] | Sequence[Group],
-    loss: Callable[[B], Tensor],
-    batches: Callable[[int], B],
-    plan: Optimization,
-    report: Report,
-    learned: None = None,
-    *,
-    after_step: Callable[[int], None] = ...,
-) -> None: ...
-
-
 def fit(
     parameters: Mapping[str, Tensor] | Sequence[Group],
     loss: Callable[[B], Tensor],
@@ -84,15 +58,15 @@ def fit(
     *,
     refresh: Callable[[], None] = _nothing,
     after_step: Callable[[int], None] = _nothing,
-) -> Artifact | None:
+) -> Artifact:
     """Move ``parameters`` (leaf tensors that require gradients, float32) for ``plan.steps`` steps.
 
     ``batches(i)`` is a pure function of i; ``loss`` draws from torch's global generator. Afterwards the parameters
     hold the average when ``plan.ema`` is on.
 
     ``learned`` is the artifact whose tensors are the parameters, or views of them. It is saved at every checkpoint, and
-    a copy of it is returned. ``refresh`` is called before both: it brings tensors that are computed from the parameters
-    up to date.
+    a copy of it is returned; without it nothing is saved, and the copy has no tensors. ``refresh`` is called before
+    both: it brings tensors that are computed from the parameters up to date.
 
     Raises TrainingError, naming step and images, when a loss is not finite: checked at every log interval and before
     anything is saved, so that no step waits for the device.
@@ -124,7 +98,7 @@ def fit(
     if plan.ema:
         average.load(average.values)
     refresh()
-    return learned.copied() if learned else None
+    return (learned or Artifact("", {}, {})).copied()
 
 
 def _is_due(done: int, plan: Optimization) -> bool:
@@ -157,6 +131,7 @@ def _accelerator(report: Report) -> Accelerator:
     precision = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}[report.precision]
     if report.device == "cpu" and precision == "fp16":
         raise TrainingError("params.yaml", "`precision: fp16` needs a GPU", "choose fp32 or bf16")
+    forget_scheduler()
     threads = torch.get_num_threads()
     accelerator = Accelerator(cpu=report.device == "cpu", mixed_precision=precision)
     torch.set_num_threads(threads)  # of several processes on a CPU, accelerate gives each a number of its own

@@ -52,10 +52,6 @@ class Params(OwnBase, Trained, HasPreview, MethodParams):
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16"]
 
-    def sources(self) -> dict[str, str]:
-        """The base that is conditioned on pictures."""
-        return {"base": self.base}
-
 
 def build(
     *, base: Base, images: Images, pictures: Pictures, captions: Captions, params: Params, report: Report

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from etude.core.families import text_parts
+from etude.core.families import text_rows
 from etude.core.method import own_name
 
 from .settings import Params
@@ -80,11 +80,7 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
     for name in [name for name in weights if name.endswith(".delta")]:  # files of others hold differences
         whole, delta = name.removesuffix(".delta"), weights.pop(name)
         weights[whole] = known[whole].detach() + delta.to(known[whole]) if whole in known else delta
-    rows = {name: tensor for name, tensor in artifact.tensors.items() if name.startswith("words.")}
-    words = {}
-    for i, word in enumerate(artifact.facts["words"]):
-        names = [f"words.{i}.{part}" for part in text_parts()]
-        words[word] = [rows[name] for name in names if name in rows]
+    words = {word: text_rows(artifact.tensors, f"words.{i}.") for i, word in enumerate(artifact.facts["words"])}
     with swapped(base, weights, strength), added_tokens(base, words):
         yield base
 

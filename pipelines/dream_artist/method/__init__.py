@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from etude.core.families import text_parts
+from etude.core.families import text_rows
 from etude.core.method import own_name
 from etude.core.placeholder import NAME, insert_name
 from etude.training.templates import draw, refuse_silent
@@ -77,10 +77,7 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
 @contextmanager
 def apply(artifact: Artifact, base: Base) -> Iterator[Base]:
     """The base knows both words, and draws away from the negative one whatever the negative prompt is."""
-    rows = {}
-    for side in SIDES:
-        names = [f"{side}.{part}" for part in text_parts()]
-        rows[side] = tuple(artifact.tensors[name] for name in names if name in artifact.tensors)
+    rows = {side: tuple(text_rows(artifact.tensors, f"{side}.")) for side in SIDES}
     with _spoken(base, artifact.facts["name"], rows) as changed:
         yield changed
 

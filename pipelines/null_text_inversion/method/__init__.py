@@ -14,7 +14,7 @@ from pydantic import Field
 
 from etude.core.method import own_name
 from etude.core.mixins import Captioned
-from etude.core.params import Count, MethodParams, Rate, Scale, Schema
+from etude.core.params import Count, MethodParams, Part, Rate, Scale, Schema
 
 if TYPE_CHECKING:
     from etude.base.base import Base
@@ -49,7 +49,7 @@ class Params(Captioned, MethodParams):
     optimization: Optimization
 
     @property
-    def base_parts(self) -> tuple[Literal["unet", "vae", "text"], ...]:
+    def base_parts(self) -> tuple[Part, ...]:
         """All: what is drawn back is compared with the pictures."""
         return ("unet", "vae", "text")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from etude.core.families import text_parts
+from etude.core.families import text_rows
 from etude.core.method import own_name
 from etude.core.mixins import ReadsCaptions
 from etude.core.params import MethodParams, Scale
@@ -111,8 +111,7 @@ def apply(artifact: Artifact, base: Base) -> Iterator[Base]:
     """The base knows the word; leaving makes it forget."""
     from etude.diffusion.hooks import added_tokens
 
-    rows = [artifact.tensors[part] for part in text_parts() if part in artifact.tensors]
-    with added_tokens(base, {artifact.facts["name"]: rows}) as changed:
+    with added_tokens(base, {artifact.facts["name"]: text_rows(artifact.tensors)}) as changed:
         yield changed
 
 
