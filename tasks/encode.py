@@ -32,7 +32,7 @@ from tasks.shell.console import progress, say, warn
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from etude.base.digest import Part
+    from etude.core.params import Part
 
     Entry = tuple[dict[str, Tensor], dict[str, str]]  # tensors and metadata
     Encoder = Callable[..., Entry]

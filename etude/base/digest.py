@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from etude.base.checkpoint import read_parts
 from etude.base.family import recognise, weight_files
@@ -15,9 +15,9 @@ from etude.base.single import config_folder, single_scheduler
 from etude.core.errors import BaseError
 from etude.core.families import FAMILIES
 from etude.core.files import sha256_file, sha256_tree
+from etude.core.params import Part
 from etude.core.store import key, remembered
 
-Part = Literal["unet", "vae", "text"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 _UNET = ("unet", "scheduler", "image_normalizer", "image_noising_scheduler")  # what its answers depend on
@@ -33,8 +33,7 @@ def part_digest(path: Path | str, part: Part) -> str:
     if part not in PARTS:
         raise BaseError(path, f"has no part `{part}`", f"name one of {', '.join(PARTS)}")
     family = recognise(path)
-    texts = [folder for e in FAMILIES[family].text_encoders for folder in (e.part, e.tokenizer)]
-    folders = {"unet": _UNET, "vae": ("vae",), "text": texts}[part]
+    folders = {"unet": _UNET, "vae": ("vae",), "text": FAMILIES[family].text_folders}[part]
     if path.is_dir():
         return key("folder", part, [_folder_digest(path / name) for name in folders if (path / name).is_dir()])
     configs = config_folder(path, family)

@@ -91,18 +91,16 @@ def _recognise_folder(path: Path) -> str:
         raise BaseError(path, _what_else(path), _CHOOSE)
     config = read_config(path / "unet" / "config.json")
     kind, added = config.get("_class_name", "UNet2DConditionModel"), config.get("addition_embed_type")
-    if kind != "UNet2DConditionModel" or added not in (None, "text_time"):
+    family = by_config(config)
+    if kind != "UNet2DConditionModel" or family is None:
         raise BaseError(path, f"its unet is a {kind}{f' with `{added}` conditions' if added else ''}", _CHOOSE)
     _check_channels(path, config.get("in_channels", 4))
     if config.get("class_embed_type") not in (None, "projection"):
         raise BaseError(path, f"its unet is conditioned on classes by `{config['class_embed_type']}`", _CHOOSE)
     if config.get("class_embed_type"):
         _check_unclip(path)
-    if added and not (path / "text_encoder").is_dir():
+    if family.size_ids and not (path / "text_encoder").is_dir():
         raise BaseError(path, "is an SDXL refiner", "choose the SDXL base instead")
-    family = by_config(config)
-    if family is None:
-        raise BaseError(path, "has a unet of no family that Étude knows", _CHOOSE)
     _check_parts(path, family.folders)
     return family.name
 

@@ -21,13 +21,14 @@ from transformers.utils import logging as transformers_logging
 
 from etude.base.base import Base, Prediction
 from etude.base.checkpoint import read_parts
-from etude.base.digest import PARTS, Part
+from etude.base.digest import PARTS
 from etude.base.family import is_variation, read_config, recognise, weight_files
 from etude.base.single import CONFIGS, config_folder, single_scheduler
 from etude.base.tokenizer import load_tokenizer
 from etude.base.unclip import Unclip, load_unclip
 from etude.core.errors import BaseError
 from etude.core.families import FAMILIES, PLAIN, PROJECTED, Family, TextEncoder
+from etude.core.params import Part
 
 _MODELS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
 _TEXT_MODELS = {PLAIN: CLIPTextModel, PROJECTED: CLIPTextModelWithProjection}

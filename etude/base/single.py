@@ -24,11 +24,12 @@ def config_folder(path: Path, family: str) -> Path:
     if beside.is_dir():
         return beside
     shipped = CONFIGS / family
-    config = read_config(shipped / "unet" / "config.json") if shipped.is_dir() else {}
-    if _widths(read_shapes(path)) != (config.get("block_out_channels", [0])[0], config.get("cross_attention_dim")):
-        action = f"put its configuration (a diffusers folder without weights) in {beside}"
-        raise BaseError(path, f"has not the widths of any {family} that Étude knows", action)
-    return shipped
+    if shipped.is_dir():
+        config = read_config(shipped / "unet" / "config.json")
+        if _widths(read_shapes(path)) == (config["block_out_channels"][0], config["cross_attention_dim"]):
+            return shipped
+    action = f"put its configuration (a diffusers folder without weights) in {beside}"
+    raise BaseError(path, f"has not the widths of any {family} that Étude knows", action)
 
 
 def _widths(shapes: Shapes) -> tuple[int, int]:
@@ -51,7 +52,7 @@ def single_scheduler(path: Path, family: str, configs: Path) -> dict[str, Any]:
     prediction = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}.get(label)
     if "v_pred" in marks:
         prediction = "v_prediction"
-    if prediction is None and FAMILIES[family].prediction is None:
+    if prediction is None and FAMILIES[family].must_say:
         action = f"put its configuration in {path.with_suffix('.config')} (stabilityai/stable-diffusion-2-1 predicts v)"
         fault = f"does not say whether it predicts the noise (ε) or v, as {FAMILIES[family].title} can do both"
         raise BaseError(path, fault, action)

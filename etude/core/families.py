@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 UNET, VAE = "model.diffusion_model.", "first_stage_model."  # where single files have them, in every family
 PLAIN, PROJECTED = "CLIPTextModel", "CLIPTextModelWithProjection"  # transformers' classes
 
@@ -46,11 +47,11 @@ class Family:
     size_ids: bool  # whether the UNet is told the picture's original size, crop and target size, and the pooled text
     config_marks: Mapping[str, Any]  # of its unet/config.json
     tensor_marks: Mapping[str, int | None]  # of its single files: beginning of a tensor's name → its dimensions, or any
-    prediction: str | None  # of a single file that does not say; None: both are usual, so it must say
     resolution: Mapping[str, int]  # side in px that it was trained at, by prediction
     index: Mapping[str, Any]  # of model_index.json, beside the parts
     architecture: Mapping[str, str]  # modelspec.architecture, by prediction
     base_version: Mapping[str, str]  # kohya's ss_base_model_version, by prediction
+    must_say: bool = False  # whether a single file must say what it predicts, as both kinds are usual
     kohya_v2: bool = False  # kohya's ss_v2
     kohya_ldm: bool = False  # whether kohya's LoRA files have the LDM names of the UNet's layers
     v_mark: bool = False  # whether a single file that predicts v is marked by an empty tensor ``v_pred``
@@ -61,10 +62,19 @@ class Family:
         return sum(encoder.width for encoder in self.text_encoders)
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts that have weights."""
+        return ("unet", "vae", *(encoder.part for encoder in self.text_encoders))
+
+    @property
+    def text_folders(self) -> tuple[str, ...]:
+        """The folders of its text encoders and tokenizers, in diffusers' form."""
+        return tuple(folder for encoder in self.text_encoders for folder in (encoder.part, encoder.tokenizer))
+
+    @property
     def folders(self) -> tuple[str, ...]:
         """The folders that a base in diffusers' form has."""
-        texts = [folder for encoder in self.text_encoders for folder in (encoder.part, encoder.tokenizer)]
-        return ("unet", "vae", "scheduler", *texts)
+        return ("unet", "vae", "scheduler", *self.text_folders)
 
 
 _END = "<|endoftext|>"
@@ -94,7 +104,6 @@ SD1 = Family(
     size_ids=False,
     config_marks={"addition_embed_type": None},
     tensor_marks={},
-    prediction="epsilon",
     resolution={"epsilon": 512, "v_prediction": 512},
     index=_PIPELINE,
     architecture={"epsilon": "stable-diffusion-v1", "v_prediction": "stable-diffusion-v1"},
@@ -124,7 +133,7 @@ SD2 = Family(
     size_ids=False,
     config_marks={"addition_embed_type": None, "use_linear_projection": True},
     tensor_marks={f"{UNET}input_blocks.1.1.proj_in.weight": 2},  # a linear layer; SD 1.x has a 1 × 1 convolution
-    prediction=None,
+    must_say=True,
     resolution={"epsilon": 512, "v_prediction": 768},
     index=_PIPELINE,
     architecture={"epsilon": "stable-diffusion-v2-512", "v_prediction": "stable-diffusion-v2-768-v"},
@@ -169,7 +178,6 @@ SDXL = Family(
     size_ids=True,
     config_marks={"addition_embed_type": "text_time"},
     tensor_marks={"conditioner.": None},
-    prediction="epsilon",
     resolution={"epsilon": 1024, "v_prediction": 1024},
     index=_PIPELINE_XL,
     architecture={"epsilon": "stable-diffusion-xl-v1-base", "v_prediction": "stable-diffusion-xl-v1-base"},
@@ -210,6 +218,17 @@ def by_names(names: Iterable[str]) -> list[Family]:
 def text_parts() -> tuple[str, ...]:
     """The parts that are text encoders in any family, each once."""
     return tuple(dict.fromkeys(e.part for family in FAMILIES.values() for e in family.text_encoders))
+
+
+def text_rows(tensors: Mapping[str, T], prefix: str = "") -> list[T]:
+    """What is named ``prefix`` and a text encoder, in the order of the encoders; those that are there."""
+    names = [f"{prefix}{part}" for part in text_parts()]
+    return [tensors[name] for name in names if name in tensors]
+
+
+def learned_parts() -> tuple[str, ...]:
+    """The parts that methods change, in any family."""
+    return ("unet", *text_parts())
 
 
 def listed() -> str:

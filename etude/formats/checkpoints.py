@@ -60,11 +60,11 @@ def of_part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
 
 def common(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A part's tensors in the common form: no ``text_model.``, no counters, today's names in the VAE's attention."""
-    found = {}
+    found, is_text = {}, part in text_parts()
     for name, tensor in tensors.items():
         if name.endswith("position_ids"):
             continue
-        if part in text_parts():
+        if is_text:
             name = name.removeprefix("text_model.")
         if part == "vae" and ".mid_block.attentions." in name:
             head, _, last = name.rpartition(".")

@@ -42,7 +42,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     family = by_config(unet)
     if family is None:
         raise FormatError(path, "has a unet of no family that Étude knows", f"name a model of {listed()}")
-    refuse_partial(path, found, ("unet", "vae", *(encoder.part for encoder in family.text_encoders)))
+    refuse_partial(path, found, family.parts)
     prediction = read_json(path / "scheduler" / "scheduler_config.json").get("prediction_type", "epsilon")
     return found, {"family": family.name, "prediction": prediction, "name": path.name}
 

@@ -50,7 +50,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for encoder in family.text_encoders:
         own = _below(tensors, family.texts + encoder.single)
         found |= common(encoder.part, _from_open_clip(encoder, own) if encoder.open_clip else own)
-    refuse_partial(path, found, ("unet", "vae", *(encoder.part for encoder in family.text_encoders)))
+    refuse_partial(path, found, family.parts)
     facts = {"family": family.name}
     if "modelspec.prediction_type" in metadata or "v_pred" in tensors:
         ε = metadata.get("modelspec.prediction_type") == "epsilon" and "v_pred" not in tensors

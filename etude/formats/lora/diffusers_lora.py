@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from etude.core.artifact import Artifact
-from etude.core.families import text_parts
+from etude.core.families import learned_parts
 from etude.core.files import Draft, read_json, write_tensors
 from etude.formats import metadata as headers
 from etude.formats.pairs import Pair, collect, join, split, unknown
@@ -60,7 +60,7 @@ def _module(name: str) -> str | None:
     if name.startswith(("text_model.", "encoder.layers.")):
         name = f"text_encoder.{name}"
     part, _, module = name.partition(".")
-    if part not in ("unet", *text_parts()) or not module:
+    if part not in learned_parts() or not module:
         return None
     module = module.removeprefix("text_model.")
     head, _, last = module.rpartition(".")
@@ -134,7 +134,7 @@ def write(artifact: Artifact, draft: Draft) -> list[Path]:
 def _adapter(pairs: Mapping[str, Pair], dora: bool) -> dict[str, Any]:
     """Fields of LoraConfig for each part. Modules are named in full, so that no other module is met by a short name."""
     fields: dict[str, Any] = {}
-    for part in ("unet", *text_parts()):
+    for part in learned_parts():
         own = {name.removeprefix(f"{part}."): pair for name, pair in pairs.items() if name.startswith(f"{part}.")}
         if own:
             _, facts = join(own)

@@ -64,7 +64,8 @@ WHOLE_SETS = (  # the factors of a layer, one of these at least
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
     """Whether every key starts with one of kohya's prefixes."""
-    return bool(keys) and all(key.startswith(tuple(_parts())) for key in keys)
+    prefixes = tuple(_parts())
+    return bool(keys) and all(key.startswith(prefixes) for key in keys)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

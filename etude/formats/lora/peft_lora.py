@@ -15,7 +15,7 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
-from etude.core.families import FAMILIES, PROJECTED, text_parts
+from etude.core.families import FAMILIES, PROJECTED, learned_parts, text_parts
 from etude.core.files import Draft, write_json, write_tensors
 from etude.formats.lora import diffusers_lora
 from etude.formats.metadata import file_stem
@@ -27,7 +27,7 @@ PREFIX = "base_model.model."
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
     """Whether the files of a folder (its paths are the keys) are an adapter, or those of parts."""
-    places = {FILE, *(f"{part}/{FILE}" for part in ("unet", *text_parts()))}
+    places = {FILE, *(f"{part}/{FILE}" for part in learned_parts())}
     return not places.isdisjoint(keys)
 
 
@@ -35,7 +35,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors in the common form, and the facts rank, alpha, alphas and name; raises FormatError."""
     path = Path(path)
     pairs: dict[str, Pair] = {}
-    for part in ("", "unet", *text_parts()):
+    for part in ("", *learned_parts()):
         if (file := path / part / FILE).exists():
             found = split(*diffusers_lora.read(file))
             pairs |= {_placed(name, part): pair for name, pair in found.items()}

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 
 from etude.base.family import recognise
 from etude.core.errors import BaseError
+from etude.core.families import FAMILIES
 from tests.etude.base.ldm import to_ldm
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 3438167534\n"
@@ -67,6 +69,13 @@ def test_another_unet_is_refused_by_its_kind(copy: Path, values: dict[str, objec
     change(copy / "unet" / "config.json", **values)
     with pytest.raises(BaseError, match=says):
         recognise(copy)
+
+
+def test_another_kind_of_conditions_is_a_familys_own_that_says_so(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = replace(FAMILIES["sd1"], name="other", config_marks={"addition_embed_type": "image"})
+    monkeypatch.setitem(FAMILIES, "other", own)
+    change(copy / "unet" / "config.json", addition_embed_type="image")
+    assert recognise(copy) == "other"
 
 
 def test_a_transformer_is_refused_by_its_name(tmp_path: Path) -> None:

@@ -64,7 +64,6 @@ MADE_UP = Family(
     size_ids=False,
     config_marks={"down_block_types": LEVELS},
     tensor_marks={"words.": None},
-    prediction="epsilon",
     resolution={"epsilon": 64, "v_prediction": 64},
     index={"_class_name": "MadeUpPipeline"},
     architecture={"epsilon": "made-up", "v_prediction": "made-up"},
