@@ -14,7 +14,7 @@ from torch import Tensor
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.formats.checkpoints import Frame
-from etude.formats.svd import rank_for, truncated
+from etude.formats.svd import truncated_to
 
 DELTA = ".delta"
 
@@ -61,7 +61,7 @@ def common(
 
 def factors(delta: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """U·S [out, r] and Vᵀ [r, in], float32, of the fewest singular values whose sum is above ``share`` of all."""
-    u, s, vh = truncated(delta, rank_for(delta, share))
+    u, s, vh = truncated_to(delta, share)
     return (u * s).float().contiguous(), vh.float().contiguous()
 
 

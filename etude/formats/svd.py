@@ -31,8 +31,9 @@ def truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     return u[:, :rank], s[:rank], vh[:rank]
 
 
-def rank_for(matrix: Tensor, share: float) -> int:
-    """The fewest singular values whose sum is above ``share`` of the sum of all."""
-    s = torch.linalg.svdvals(matrix.detach().double().cpu())
+def truncated_to(matrix: Tensor, share: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, of the fewest singular values whose sum is above ``share`` of that of all: it needs all of them."""
+    u, s, vh = torch.linalg.svd(matrix.detach().double().cpu(), full_matrices=False)
     below = s.cumsum(0) / s.sum().clamp(min=1e-30) <= share
-    return min(int(below.sum()) + 1, len(s))
+    rank = min(int(below.sum()) + 1, len(s))
+    return u[:, :rank], s[:rank], vh[:rank]

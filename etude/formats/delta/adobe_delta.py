@@ -17,7 +17,7 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
-from etude.core.families import text_parts
+from etude.core.families import text_parts, text_rows
 from etude.core.files import Draft
 from etude.formats.checkpoints import Frame
 from etude.formats.deltas import common, differences, factors, wholes, words
@@ -53,7 +53,7 @@ def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
     unet: dict[str, Any] = {name: tensor.clone() for name, tensor in wholes(artifact, frame).items()}
     tokens: dict[str, Any] = {}
     for word, own in words(artifact).items():
-        rows = [own[part][0].clone() for part in text_parts() if part in own]
+        rows = [row[0].clone() for row in text_rows(own)]
         tokens[word] = rows if len(rows) > 1 else rows[0]
     paths = [draft.path("delta.bin")]
     write_pickle(paths[0], {"unet": unet, "modifier_token": tokens})

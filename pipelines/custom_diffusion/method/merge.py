@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from etude.core.errors import InputError
+from etude.core.families import text_rows
 from etude.core.method import own_name
 
 if TYPE_CHECKING:
@@ -102,8 +103,7 @@ def _words(made: Sequence[Artifact]) -> dict[str, list[Tensor]]:
         for number, word in enumerate(one.facts["words"]):
             if word in words:
                 raise InputError(word, "is the word of two concepts", "learn one of them under another word")
-            names = sorted(name for name in one.tensors if name.startswith(f"words.{number}."))
-            words[word] = [one.tensors[name] for name in names]
+            words[word] = text_rows(one.tensors, f"words.{number}.")
     return words
 
 

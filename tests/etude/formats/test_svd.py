@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.svd import matrix_of
 from etude.formats import svd
-from etude.formats.svd import rank_for, truncated
+from etude.formats.svd import truncated, truncated_to
 
 SPECTRA: dict[str, Callable[[Tensor], Tensor]] = {  # of what is learned: a few large values, then a long tail
     "1/k": lambda k: 1 / k,
@@ -19,11 +20,8 @@ SPECTRA: dict[str, Callable[[Tensor], Tensor]] = {  # of what is learned: a few 
 
 def matrix(spectrum: str, rows: int = 320, columns: int = 768) -> tuple[Tensor, Tensor]:
     """A matrix of these singular values in random directions, and the values."""
-    source = torch.Generator().manual_seed(0)
-    sides = [torch.randn(n, rows, generator=source, dtype=torch.float64) for n in (rows, columns)]
-    u, v = (torch.linalg.qr(side)[0] for side in sides)
     values = SPECTRA[spectrum](torch.arange(1, rows + 1, dtype=torch.float64))
-    return (u * values) @ v.T, values
+    return matrix_of(values, columns), values
 
 
 def product(factors: tuple[Tensor, Tensor, Tensor]) -> Tensor:
@@ -65,6 +63,10 @@ def test_the_projection_is_what_large_matrices_go_through(monkeypatch: pytest.Mo
     with pytest.raises(TypeError):
         truncated(whole, 4)
     truncated(whole[: svd.SMALL], 4)
+
+
+def rank_for(whole: Tensor, share: float) -> int:
+    return len(truncated_to(whole, share)[1])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999])

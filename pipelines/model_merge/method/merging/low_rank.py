@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude.core.families import text_parts
+from etude.core.families import learned_parts
 from etude.diffusion.factors import by_layer, change
 from etude.formats.pairs import Pair
 from etude.formats.svd import truncated
@@ -31,7 +31,7 @@ def is_layer(name: str) -> bool:
     """Whether LoRA files of kohya's kind can name a weight: not those of embeddings, norms and biases."""
     part, _, weight = name.partition(".")
     pattern = _UNET if part == "unet" else _TEXT
-    return part in ("unet", *text_parts()) and bool(pattern.fullmatch(weight))
+    return part in learned_parts() and bool(pattern.fullmatch(weight))
 
 
 class Fused(Mapping[str, Tensor]):
