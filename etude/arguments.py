@@ -26,12 +26,12 @@ def checked(command: Callable[..., Any], warn: Callable[[str], None]) -> Callabl
 
     Under DVC, ``warn`` is told what is missing of what the stages read.
     """
+    if command.__name__ in REPAIRS:
+        return command
     signature = inspect.signature(command)
 
     @wraps(command)
     def after_a_look(*arguments: Any, **options: Any) -> Any:
-        if command.__name__ in REPAIRS:
-            return command(*arguments, **options)
         given = signature.bind(*arguments, **options).arguments
         named: list[str] = []
         for argument, shown in METHODS.items():

@@ -14,8 +14,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from etude.core.params import Location, Schema, nearest, refuse_twice
-from etude.core.yaml import shortened
+from etude.core.params import Location, Schema, among, refuse_twice
 
 NONE = "none"  # no captioner
 
@@ -44,14 +43,8 @@ class Captioner:
 CAPTIONERS = {captioner.kind: captioner for captioner in [Captioner("clip", "CLIP", "etude.captions.zero_shot")]}
 
 
-def _known(kind: str) -> str:
-    """Raises ValueError for what is no captioner."""
-    if kind not in (*CAPTIONERS, NONE):
-        raise ValueError(f"there is no captioner `{shortened(kind)}`{nearest(kind, [*CAPTIONERS, NONE])}")
-    return kind
-
-
-Kind = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": [*CAPTIONERS, NONE]})]
+KINDS = [*CAPTIONERS, NONE]
+Kind = Annotated[str, AfterValidator(among("captioner", KINDS)), Field(json_schema_extra={"enum": KINDS})]
 
 
 class Caption(Schema):

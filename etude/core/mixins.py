@@ -20,6 +20,10 @@ class OwnBase(Schema):
 
     base: Location = Field(description="the base model of this method, in place of the one in the root's params.yaml")
 
+    def sources(self) -> dict[str, str]:
+        """It is one of the models that the method reads."""
+        return {"base": self.base}
+
 
 class Captioned(Schema):
     """A method whose pictures are learned under one text, with their captions in it."""
@@ -48,6 +52,10 @@ class Models(Schema):
     """A method that is made from other models, each a file or a folder."""
 
     models: Mapping[str, Location] = Field(min_length=1)
+
+    def sources(self) -> dict[str, str]:
+        """They are the models that the method reads."""
+        return {f"models.{name}": path for name, path in self.models.items()}
 
 
 def base_of(params: Schema, shared: str) -> Path:

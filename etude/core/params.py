@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from posixpath import normpath
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
@@ -32,6 +32,8 @@ class Schema(BaseModel):
     former_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # key → old value → value
 
 
+Part = Literal["unet", "vae", "text"]  # of a base
+
 # Numbers and texts that several schemas have. Each is bounded: what lies beyond means nothing, or never ends.
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # torch takes 64 bits, and the pictures after the first count on from it
 Steps = Annotated[int, Field(ge=1, le=10_000_000)]  # of learning
@@ -54,6 +56,18 @@ Location = Annotated[  # ~ is a shell's, which no path here passes through
     Field(pattern=r"^[^\s~-]([^\n]*\S)?$", description="a path, without a space, - or ~ before it"),
     AfterValidator(_something),
 ]
+
+
+def among(kind: str, names: Iterable[str]) -> Callable[[str], str]:
+    """A validator of a text that is one of ``names``; ``kind`` is the word for what they name."""
+    known = list(names)
+
+    def check(name: str) -> str:
+        if name not in known:
+            raise ValueError(f"there is no {kind} `{shortened(name)}`{nearest(name, known)}")
+        return name
+
+    return check
 
 
 class Learned(Schema):
@@ -94,7 +108,7 @@ class MethodParams(Learned):
         return {}
 
     @property
-    def base_parts(self) -> tuple[Literal["unet", "vae", "text"], ...]:
+    def base_parts(self) -> tuple[Part, ...]:
         """The parts of the base that `build` computes with; previews are drawn with all of them."""
         return ("unet", "text")
 
@@ -156,9 +170,14 @@ def validate(data: Mapping[str, Any], schema: type[S], path: Path | str) -> S:
 
 def _params_error(details: list[ErrorDetails], schema: type[BaseModel], path: Path | str) -> ParamsError:
     """One error of all faults; what was renamed comes first, and is not reported again as a missing key."""
-    renamed = [found for detail in details if (found := _renamed(detail, schema))]
+    renamed, rest = [], []
+    for detail in details:
+        if found := _renamed(detail, schema):
+            renamed.append(found)
+        else:
+            rest.append(detail)
     known = {key for _, key in renamed}
-    others = [d for d in details if not _renamed(d, schema) and not (d["type"] == "missing" and _dotted(d) in known)]
+    others = [detail for detail in rest if not (detail["type"] == "missing" and _dotted(detail) in known)]
     told = [*(text for text, _ in renamed), *(_fault(detail, schema) for detail in others)]
     faults = [shortened(text, 10 * SHOWN) for text in told[:TOLD]]
     faults += [f"{len(told) - TOLD} more"] if len(told) > TOLD else []

@@ -8,19 +8,10 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from etude.core.errors import InputError
-from etude.core.params import Count, Location, Schema, Seed, nearest, refuse_twice
-from etude.core.yaml import shortened
+from etude.core.params import Count, Location, Schema, Seed, among, refuse_twice
 from etude.metrics import BY_KEY, CLASSIFIER
 
-
-def _known(key: str) -> str:
-    """Raises ValueError for what is no metric."""
-    if key not in BY_KEY:
-        raise ValueError(f"there is no metric `{shortened(key)}`{nearest(key, BY_KEY)}")
-    return key
-
-
-MetricKey = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": list(BY_KEY)})]
+MetricKey = Annotated[str, AfterValidator(among("metric", BY_KEY)), Field(json_schema_extra={"enum": list(BY_KEY)})]
 
 
 class Best(Schema):

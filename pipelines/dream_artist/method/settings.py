@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from etude.core.mixins import ReadsCaptions
-from etude.core.params import MethodParams, Rate, Scale, Schema
+from etude.core.params import MethodParams, Part, Rate, Scale, Schema
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
 from etude.training.templates import Template, refuse_idle_reading
@@ -51,7 +51,7 @@ class Params(ReadsCaptions, Trained, HasPreview, MethodParams):
         return self
 
     @property
-    def base_parts(self) -> tuple[Literal["unet", "vae", "text"], ...]:
+    def base_parts(self) -> tuple[Part, ...]:
         """The VAE too, where answers are compared as pictures."""
         return ("unet", "vae", "text") if self.reconstruction else ("unet", "text")
 

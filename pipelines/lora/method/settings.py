@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from etude.core.families import text_parts
+from etude.core.families import learned_parts, text_parts
 from etude.core.mixins import Captioned
 from etude.core.params import MethodParams, Scale, nearest, refuse_twice
 from etude.training.plan import Trained
@@ -50,7 +50,7 @@ class Params(Captioned, Trained, HasPreview, MethodParams):
         refuse_twice(targets=self.targets)
         for block in self.blocks:
             place = ".".join(block.split(".")[:2])
-            if place not in (*places(), "unet", *text_parts()):
+            if place not in (*places(), *learned_parts()):
                 raise ValueError(f"`blocks` has `{block}`, where nothing learns{nearest(place, places())}")
         if not self.text_encoder_rate and (idle := [block for block in self.blocks if block.startswith("text")]):
             raise ValueError(f"`blocks` has `{idle[0]}`, but `text_encoder_rate` 0.0 leaves text encoders as they are")

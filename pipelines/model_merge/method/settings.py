@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from etude.base.settings import Sampling
 from etude.core.mixins import Models
-from etude.core.params import Count, Location, MethodParams, Rate, Schema, Seed, Steps, nearest, refuse_twice
+from etude.core.params import Count, Location, MethodParams, Part, Rate, Schema, Seed, Steps, nearest, refuse_twice
 
 from .merging.blocks import COUNT, PRESETS
 from .merging.formula_names import MANY, FormulaName, takes
@@ -92,7 +92,7 @@ class Params(Models, MethodParams):
         return self.formula == "task_arithmetic" and "unet" in self.parts and self.learning.steps > 0
 
     @property
-    def base_parts(self) -> tuple[Literal["unet", "vae", "text"], ...]:
+    def base_parts(self) -> tuple[Part, ...]:
         """None: a merge reads files, one weight at a time."""
         return ()
 
@@ -103,7 +103,3 @@ class Params(Models, MethodParams):
         for key, texts in self.learning.prompts.items():
             values[f"learning.prompts.{key}"] = [text.replace(self.name, name) for text in texts]
         return values
-
-    def sources(self) -> dict[str, str]:
-        """The models that are merged."""
-        return {f"models.{name}": path for name, path in self.models.items()}
