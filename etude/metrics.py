@@ -36,6 +36,11 @@ class Metric:
     shown: tuple[Place, ...]
     needs: tuple[Need, ...] = ()  # besides the training pictures
 
+    @property
+    def sign(self) -> int:
+        """What a value is multiplied by so that more is better."""
+        return -1 if self.better == "lower" else 1
+
 
 METRICS = (
     Metric(

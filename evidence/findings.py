@@ -204,7 +204,7 @@ def _method_rows(evidence: Evidence, memory: Memory) -> Iterator[str]:
         if experiment.metrics:
             first = firsts.setdefault((experiment.method, experiment.set), name)
         for metric in experiment.metrics:
-            sign = -1.0 if metric in BY_KEY and BY_KEY[metric].better == "lower" else 1.0
+            sign = BY_KEY[metric].sign if metric in BY_KEY else 1
             best, base = (memory.values(name, metric, kind) for kind in ("best", "base"))
             gains = {seed: sign * value for seed, value in memory.values(name, metric, "gain").items()}
             method = experiment.method if name == first else f"{experiment.method} (`{name}`)"

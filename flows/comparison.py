@@ -91,7 +91,7 @@ def _best(name: str, values: Sequence[Any]) -> float | None:
     numbers: list[float] = list(filter(_is_number, values))
     if metric is None or not metric.better or not numbers:
         return None
-    return min(numbers) if metric.better == "lower" else max(numbers)
+    return max(numbers, key=lambda value: metric.sign * value)
 
 
 def _is_number(value: Any) -> bool:

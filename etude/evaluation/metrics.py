@@ -158,4 +158,4 @@ def ceiling(real: Array) -> dict[str, float]:
     if scores is None or apart is None:
         return {}
     named = {"image_similarity": scores[0], "nearest_similarity": scores[1], "diversity": apart}
-    return {name: float(f"{value:.6g}") for name, value in named.items()}
+    return {name: significant(value) or 0.0 for name, value in named.items()}

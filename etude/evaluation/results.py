@@ -17,7 +17,7 @@ from etude.evaluation.study import Examination, Study
 from etude.evaluation.table import Row, summary
 from etude.metrics import BY_KEY
 from etude.rendering.candidates import Candidate
-from etude.rendering.pixels import open_picture, pixel_digest
+from etude.rendering.pixels import PICTURE, open_picture, pixel_digest
 
 NAMED = ("checkpoint", "step")
 
@@ -34,7 +34,7 @@ def write(study: Study, found: Examination, out: Path) -> None:
     write_csv(out / "checkpoints.csv", header, [_row(row, spreads) for row in found.rows])
     write_csv(out / "validation.csv", [*NAMED, "timestep", "loss"], list(_losses(study, found)))
     measured = list(found.rows[0].pictures)
-    write_csv(out / "pictures.csv", ["picture", "checkpoint", "prompt", "seed", *measured], list(_each(study, found)))
+    write_csv(out / "pictures.csv", [*PICTURE, *measured], list(_each(study, found)))
     for title, row in {"base": found.rows[0], "best": found.best}.items():
         (out / "pictures" / title).mkdir(parents=True)
         for number, request in enumerate(study.requests(row.candidate)):

@@ -13,9 +13,7 @@ from etude.grids.axes import Axis, Known
 from etude.grids.cells import Cell, Defaults
 from etude.grids.layout import Label, Sheet
 from etude.rendering.candidates import BASE
-from etude.rendering.pixels import open_picture, pixel_digest
-
-PICTURE = ("picture", "checkpoint", "prompt", "seed")  # columns that say which picture; the others are its numbers
+from etude.rendering.pixels import PICTURE, open_picture, pixel_digest
 
 
 def sheet(method: str, base: str, axes: Sequence[Axis | None], known: Known, defaults: Defaults, cell: int) -> Sheet:

@@ -40,7 +40,7 @@ def verdict(values: Mapping[str, float], metric: Metric) -> str:
     if base is None or best is None:
         return ""
     known = [values[name] for name in ("base_spread", "best_spread") if name in values]
-    gain, width = (base - best if metric.better == "lower" else best - base), max(known, default=0.0)
+    gain, width = metric.sign * (best - base), max(known, default=0.0)
     if not known:
         return f"From {number(base)} to {number(best)}; one seed alone tells no spread."
     if gain <= 0:

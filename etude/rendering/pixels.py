@@ -9,6 +9,13 @@ from PIL import Image, ImageOps
 from etude.core.errors import InputError
 from etude.core.store import key
 
+PICTURE = (
+    "picture",
+    "checkpoint",
+    "prompt",
+    "seed",
+)  # columns that say which picture; others are its numbers
+
 
 def open_picture(path: Path) -> Image.Image:
     """The picture in RGB, upright as a camera meant it; raises InputError when the file is missing or no picture."""
