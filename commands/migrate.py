@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from tasks.shell import run
 from tasks.shell.console import say
-
-if TYPE_CHECKING:
-    from etude.core.params import Schema
 
 
 def migrate(
@@ -25,11 +22,12 @@ def migrate(
     """
     from commands.renaming import rename_in
     from commands.rewriting import drafts
+    from etude.project import schemas_of
 
     changes: list[str] = []
     with nullcontext(Path()) if dry else drafts() as folder:
-        for file, schema in _files():
-            text, changed = rename_in(folder / file, file, schema)
+        for file, schema in schemas_of(Path()):
+            text, changed = rename_in(folder / file, file.as_posix(), schema)
             changes += changed
             if changed and not dry:
                 (folder / file).write_bytes(text.encode())
@@ -42,20 +40,6 @@ def migrate(
         )
     for line in _folders():
         say(line)
-
-
-def _files() -> Iterator[tuple[str, type[Schema]]]:
-    """Every params file that has a schema, with that schema."""
-    from etude.core.method import load_method, method_names
-    from etude.project import Project, params_files
-
-    known = method_names()
-    for path in params_files(Path()):
-        if path.parent == Path():
-            yield path.as_posix(), Project
-        elif path.parent.name in known:
-            schema: type[Schema] = load_method(path.parent.name).Params
-            yield path.as_posix(), schema
 
 
 def _folders() -> Iterator[str]:

@@ -14,13 +14,12 @@ from ruamel.yaml.comments import CommentedMap
 from commands.rewriting import read_commented
 from etude.core.errors import ParamsError
 from etude.core.files import atomic_path
-from etude.core.method import load_method
 from etude.core.params import Schema, read_yaml
-from etude.project import Project, params_files
+from etude.project import schemas_of
+from etude.sources import PRESETS
 from flows import settings
 
 PAGE = Path("docs/reference.md")
-PRESETS = Path("presets")
 ANY = "<name>."  # in a path: a name that the user chose
 LONGEST = 60  # characters of a list that a cell shows
 FINITE = 10**18  # a bound this large or larger only means that a number is finite
@@ -59,8 +58,7 @@ class Block:
 
 def write_page() -> None:
     """Write PAGE from the params files of this repository; raises ParamsError for a key without a comment."""
-    names = [*params_files(Path()), settings.FILE]
-    text = page({name.as_posix(): name for name in names}, PRESETS)
+    text = page({name: Path(name) for name in known_schemas()}, PRESETS)
     PAGE.parent.mkdir(exist_ok=True)
     with atomic_path(PAGE) as file:
         file.write_text(text, encoding="utf-8")
@@ -73,9 +71,9 @@ def page(files: Mapping[str, Path], presets: Path) -> str:
     """
     chosen = {path.stem: read_yaml(path) for path in sorted(presets.glob("*.yaml"))}
     contents = [f"- [{name}](#{section(name)})" for name in files]
-    parts = [INTRO.strip(), "\n".join(contents)]
+    parts, schemas = [INTRO.strip(), "\n".join(contents)], known_schemas()
     for name, file in files.items():
-        schema = schema_of(name).model_json_schema()
+        schema = schemas[name].model_json_schema()
         values = {preset: each.get(name, {}) for preset, each in chosen.items()}
         parts.append(f'<a id="{section(name)}"></a>\n\n## {name}')
         parts += [_table(block, section(name), schema, values) for block in blocks(name, file, schema)]
@@ -87,11 +85,10 @@ def section(name: str) -> str:
     return Path(name).parent.name or Path(name).stem
 
 
-def schema_of(name: str) -> type[Schema]:
-    """The schema of a params file, by its name in the repository."""
-    if name == settings.FILE.as_posix():
-        return settings.Settings
-    return load_method(section(name)).Params if "/" in name else Project
+def known_schemas() -> dict[str, type[Schema]]:
+    """The schema of each params file, by its name in the repository."""
+    own = {path.as_posix(): schema for path, schema in schemas_of(Path())}
+    return {**own, settings.FILE.as_posix(): settings.Settings}
 
 
 def blocks(name: str, file: Path, schema: Node) -> list[Block]:

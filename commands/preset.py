@@ -26,14 +26,12 @@ def preset(
     from commands.rewriting import drafts, read_commented, rewrite
     from etude import sources
     from etude.arguments import refuse_unknown
-    from etude.core.method import method_names
-    from etude.project import check
+    from etude.project import check, params_files
 
-    known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
-    refuse_unknown("NAME", "preset", name, known)
+    refuse_unknown("NAME", "preset", name, names.presets())
     chosen = read_commented(PRESETS / f"{name}.yaml")
     chosen.pop("fetch")  # what `etude.sources` reads
-    here = {"params.yaml", *(f"pipelines/{method}/params.yaml" for method in method_names())}
+    here = {file.as_posix() for file in params_files(Path())}
     with drafts() as draft:
         changes = []
         for file in sorted(here & set(chosen)):

@@ -15,12 +15,10 @@ def schemas() -> None:
 
     Example: etude schemas
     """
-    from etude.core.method import load_method, method_names
-    from etude.project import Project
+    from etude.project import schemas_of
 
-    write_json(FOLDER / "params.schema.json", Project.model_json_schema())
-    for name in method_names():
-        write_json(FOLDER / f"{name}.schema.json", load_method(name).Params.model_json_schema())
+    for path, schema in schemas_of(Path()):
+        write_json(FOLDER / f"{path.parent.name or path.stem}.schema.json", schema.model_json_schema())
 
 
 def settings() -> None:

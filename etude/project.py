@@ -30,6 +30,17 @@ def params_files(root: Path) -> list[Path]:
     return [root / "params.yaml", *sorted(root.glob("pipelines/*/params.yaml"))]
 
 
+def schemas_of(root: Path) -> Iterator[tuple[Path, type[Schema]]]:
+    """The params files below ``root``, each with its schema; those of no method are left out."""
+    for path in params_files(root):
+        name = path.relative_to(root).parent.name
+        if not name:
+            yield path, Project
+        elif name in method_names():
+            schema: type[Schema] = load_method(name).Params
+            yield path, schema
+
+
 class Project(Schema):
     """The root params.yaml."""
 

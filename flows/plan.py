@@ -21,6 +21,7 @@ from dvc.repo.reproduce import get_active_graph
 
 from etude.core.errors import InputError
 from etude.project import check
+from flows.repairs import repair_runs
 from flows.repository import causes, locked_repo
 from flows.settings import seconds
 
@@ -103,6 +104,7 @@ def load(root: Path, targets: Sequence[str] = (), *, force: bool = False) -> lis
         check(root)
     try:
         with locked_repo(root) as repo:
+            repair_runs(Path(repo.stage_cache.cache_dir))  # here, not at every lock: it looks at each of its entries
             graph = get_active_graph(repo.index.graph)
             names = {stage: _name(stage, repo.root_dir) for stage in graph}
             labels = _labels(names.values())

@@ -1,4 +1,4 @@
-"""Processes of the system: whether one runs, and how to stop a group of them."""
+"""How to stop a group of processes."""
 
 from __future__ import annotations
 
@@ -10,22 +10,6 @@ import time
 import psutil
 
 POLL = 0.1  # seconds between two checks of something that another process changes
-
-
-def alive(pid: int, command: str = "") -> bool:
-    """Whether a process runs and was started with the arguments in `command`.
-
-    A zombie counts as dead: in a container whose first process never reaps zombies it would look alive for ever. The
-    arguments distinguish a process from a later one with the same number.
-    """
-    try:
-        process = psutil.Process(pid)
-        words = process.cmdline()
-        return process.status() != psutil.STATUS_ZOMBIE and set(command.split()[1:]) <= set(words)
-    except psutil.AccessDenied:  # another user's
-        return True
-    except psutil.Error:
-        return False
 
 
 def stop_group(group: int, grace: float, leader: subprocess.Popen[bytes] | None = None) -> None:

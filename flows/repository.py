@@ -26,7 +26,6 @@ def locked_repo(root: Path) -> Iterator[Repo]:
     """DVC's view of a repository, for one process at a time: writers of the table of busy paths hold this lock."""
     with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
         repair_table(Path(repo.tmp_dir, RWLOCK_FILE))
-        repair_runs(Path(repo.stage_cache.cache_dir))
         repair_locks(root)
         yield repo
 
@@ -117,8 +116,8 @@ def forget(root: Path, pid: int) -> None:
 
 def repair(root: Path) -> None:
     """Repair files that a kill cut short while DVC wrote them: table of busy paths, `dvc.lock`, run-cache."""
-    with locked_repo(root):
-        pass
+    with locked_repo(root) as repo:
+        repair_runs(Path(repo.stage_cache.cache_dir))
 
 
 def causes(error: BaseException) -> str:

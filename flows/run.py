@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -15,9 +15,6 @@ from etude import names
 from etude.command_line import command_line
 from etude.core.errors import InputError
 from flows.terminal import cores, devices, end_of, find_root, leave, told_in_short
-
-if TYPE_CHECKING:
-    pass
 
 
 def main(

@@ -22,9 +22,10 @@ from threading import Event
 from typing import IO
 
 from etude.core.errors import StaleError
+from etude.watch.holders import lives
 from etude.watch.locks import locked
 from flows.plan import Stage
-from flows.process import POLL, alive, group_lives, stop_group
+from flows.process import POLL, group_lives, stop_group
 from flows.record import Record
 from flows.repository import forget, repair
 from flows.slots import Slots, StoppedError
@@ -188,7 +189,7 @@ def _abandoned(holder: Path) -> bool:
         kind, number = holder.read_text().split()
     except (FileNotFoundError, ValueError):
         return not holder.exists()
-    if kind == "flow" or alive(int(number)):
+    if kind == "flow" or lives(int(number)):
         return False
     stop_group(int(number), GRACE)
     return not group_lives(int(number))
@@ -277,7 +278,7 @@ def _wait_for(blockers: Sequence[tuple[str, str]], patience: float, root: Path, 
     running = {int(pid): command for pid, command in blockers}
     end = time.monotonic() + patience
     while time.monotonic() < end:
-        gone = [pid for pid, command in running.items() if not alive(pid, command)]
+        gone = [pid for pid, command in running.items() if not lives(pid, command)]
         for pid in gone:
             forget(root, pid)
         if gone:

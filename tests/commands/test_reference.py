@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from commands import parameters
-from commands.parameters import blocks, page, schema_of
+from commands.parameters import blocks, known_schemas, page
 from etude.core.errors import ParamsError
 from etude.project import params_files
 from tests.shipped import ROOT, held
@@ -24,7 +24,7 @@ def test_the_reference_in_git_is_what_the_code_gives() -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_key_of_a_schema_has_a_row_with_a_meaning(name: str) -> None:
-    schema = schema_of(name)
+    schema = known_schemas()[name]
     shown = {
         key.path: key.meaning for block in blocks(name, held(name), schema.model_json_schema()) for key in block.keys
     }
@@ -39,9 +39,9 @@ def test_a_key_without_a_comment_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(text)
     name = "pipelines/lora/params.yaml"
     with pytest.raises(ParamsError, match=r"pipelines/lora/params.yaml: `rank` has no comment"):
-        blocks(name, tmp_path / "params.yaml", schema_of(name).model_json_schema())
+        blocks(name, tmp_path / "params.yaml", known_schemas()[name].model_json_schema())
     (tmp_path / "params.yaml").write_text(text.replace("rank: 16", "# above it\nrank: 16"))
-    found = blocks(name, tmp_path / "params.yaml", schema_of(name).model_json_schema())
+    found = blocks(name, tmp_path / "params.yaml", known_schemas()[name].model_json_schema())
     meanings = {key.path: key.meaning for key in found[0].keys}
     assert (meanings["rank"], meanings["alpha"]) == ("above it", "first second")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.process import alive
+from etude.watch.holders import lives
 from tests.flows.conftest import Project
 
 KILLS = int(os.environ.get("KILLS", "3"))
@@ -47,7 +47,7 @@ def kill_a_stage(project: Project, chance: random.Random) -> bool:
     """Kill the program of a running stage, or the dvc that runs it; whether there was one."""
     files = [*project.root.glob("*.pid"), *project.root.glob(".scratch/running/**/*.pid")]
     told = [file.read_text().removeprefix("stage ") for file in files]
-    living = [int(text) for text in told if text.isdigit() and alive(int(text))]
+    living = [int(text) for text in told if text.isdigit() and lives(int(text))]
     if not living:
         return False
     with suppress(ProcessLookupError):  # it ended by itself meanwhile

@@ -19,11 +19,11 @@ from httpx import ConnectError
 from prefect.states import Completed
 
 from etude.core.errors import InputError
+from etude.watch.holders import lives
 from flows import durations, machines, verdict
 from flows.board import Board, use
 from flows.machines import share, shared_commit
 from flows.plan import Stage, load
-from flows.process import alive
 from flows.stage import Site, StageError
 from flows.work import Work
 from tests.flows.conftest import ROOT, Project, wait_until
@@ -189,7 +189,7 @@ def test_a_stopped_flow_stops_what_workers_do_and_the_next_run_goes_on_with_gpu_
     text, _ = flow.communicate()
     assert flow.returncode in (-number, 130)
     assert "stopped: the next run goes on from here" in text or number == signal.SIGTERM
-    wait_until(lambda: not alive(int(begun.read_text())))
+    wait_until(lambda: not lives(int(begun.read_text())))
 
     (tmp_path / "told/hold-b").unlink()
     again = shared.flow("--pools", PREFECT_API_URL=prefect_server)

@@ -12,9 +12,10 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
 
+from etude.watch.holders import lives
 from flows import durations, server
 from flows.plan import Stage
-from flows.process import alive, stop_group
+from flows.process import stop_group
 from flows.terminal import devices
 from tests.flows.conftest import ROOT, Project, wait_until
 from tests.shipped import copy_project
@@ -199,7 +200,7 @@ def test_a_killed_flow_leaves_its_stage_at_work_and_the_next_flow_adopts_the_res
     stage = project.pid("only")
     first.kill()
     first.communicate()
-    assert alive(stage)
+    assert lives(stage)
     second = project.flow(PREFECT_API_URL=prefect_server)
     assert second.stdout
     while (line := second.stdout.readline()) and "only: running elsewhere" not in line:
@@ -222,7 +223,7 @@ def test_a_stopped_flow_ends_its_stages_and_the_next_one_goes_on(
     flow.send_signal(number)
     flow.communicate()
     assert flow.returncode in (-number, 130)
-    assert not alive(stage)
+    assert not lives(stage)
     (project.root / "go").touch()
     project.dvc("repro", "--quiet")
     assert project.runs() == ["quick", "slow", "slow", "after"]

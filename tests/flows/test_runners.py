@@ -11,10 +11,10 @@ import pytest
 from prefect.context import FlowRunContext
 
 from etude.core.errors import InputError
+from etude.watch.holders import lives
 from flows import runners
 from flows.board import Board
 from flows.plan import load
-from flows.process import alive
 from flows.runners import Shared, attended, make
 from flows.slots import StoppedError
 from flows.stage import Site
@@ -96,7 +96,7 @@ def test_the_graph_on_a_cluster_ends_as_on_threads_and_stops_with_ctrl_c(
     flow.send_signal(signal.SIGINT)
     flow.communicate()
     assert flow.returncode == 130
-    assert not alive(stage)
+    assert not lives(stage)
 
     (project.root / "go").touch()
     again = project.flow("--runner", kind, PREFECT_API_URL=prefect_server)

@@ -13,10 +13,10 @@ from threading import Event, Thread
 import pytest
 
 from etude.core.errors import InputError
+from etude.watch.holders import lives
 from etude.watch.locks import locked
 from flows import stage as stage_module
 from flows.plan import Stage, load
-from flows.process import alive
 from flows.slots import StoppedError
 from flows.stage import Site, StageError, Tail, environment, run
 from tests.flows.conftest import Project
@@ -66,7 +66,7 @@ def test_a_stage_that_takes_too_long_is_stopped_and_says_so(project: Project) ->
     with site.slots.take("job", 1, Event()) as (taken, _):
         assert taken == 0
     begun = project.root / "only.pid"  # where the machine is busy the program may not even have begun
-    assert not (begun.exists() and alive(int(begun.read_text())))
+    assert not (begun.exists() and lives(int(begun.read_text())))
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_a_stopped_flow_leaves_no_process_of_the_stage(project: Project) -> None
     Thread(target=stop).start()
     with pytest.raises(StoppedError):
         run(*only(project), Told(), stopping)
-    assert not alive(project.pid("only"))
+    assert not lives(project.pid("only"))
     (project.root / "go").touch()
     assert run(*only(project), Told(), Event()) == "ran"
 
@@ -138,13 +138,13 @@ def test_what_a_killed_dvc_leaves_running_is_stopped_before_the_stage_runs_again
     orphan = project.pid("only")
     dvc.kill()
     dvc.wait()
-    assert alive(orphan)
+    assert lives(orphan)
     (project.root / "only.pid").unlink()
     told = Told()
     Thread(target=lambda: (project.pid("only"), (project.root / "go").touch())).start()
     assert run(stage, site, told, Event()) == "ran"
     assert ("state", "running elsewhere") in told
-    assert not alive(orphan)
+    assert not lives(orphan)
     assert project.runs() == ["only", "only"]
 
 
