@@ -41,7 +41,7 @@ def main(
 
 
 def _compare(rows: int, columns: int, rank: int, rounds: int) -> dict[str, float]:
-    given = _matrix(rows, columns)
+    given = matrix_of(torch.arange(1, rows + 1, dtype=torch.float64) ** -0.5, columns)
     seconds: dict[str, list[float]] = {"full": [], "truncated": []}
     for _ in range(rounds):
         start = time.perf_counter()
@@ -55,11 +55,12 @@ def _compare(rows: int, columns: int, rank: int, rounds: int) -> dict[str, float
     return {"full_s": full, "truncated_s": short, "ratio": full / short, "excess": float(error / least - 1)}
 
 
-def _matrix(rows: int, columns: int) -> Tensor:
+def matrix_of(values: Tensor, columns: int) -> Tensor:
+    """A matrix [r, columns] of these r singular values in random directions, always the same."""
     source = torch.Generator().manual_seed(0)
+    rows = len(values)
     sides = [torch.randn(n, rows, generator=source, dtype=torch.float64) for n in (rows, columns)]
     u, v = (torch.linalg.qr(side)[0] for side in sides)
-    values = torch.arange(1, rows + 1, dtype=torch.float64) ** -0.5
     made: Tensor = (u * values) @ v.T
     return made
 
