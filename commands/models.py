@@ -125,12 +125,9 @@ def _open_clip(path: Path) -> None:
         raise BaseError(path, f"is a CLIP that lacks {', '.join(missing)}", "fetch it again, whole")
     for file in weights:
         refuse_pointer(file)
-    from etude.captions.clip import Clip
+    from etude.base.clip import Clip
 
-    try:
-        Clip(path, "cpu")
-    except BaseError as error:
-        raise BaseError(path, error.fault, "fetch it again, whole") from error
+    Clip(path, "cpu", "fetch it again, whole")
 
 
 def copy(source: Path, to: Path, half: bool = False) -> list[Path]:

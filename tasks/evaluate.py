@@ -54,7 +54,7 @@ def evaluate(method: str) -> None:
 def _study(method: str, stage_params: StageParams) -> Study:
     own = pick(f"pipelines/{method}/params.yaml", Learned)
     from etude.evaluation.classifier import Classifier
-    from etude.evaluation.features import Clip
+    from etude.evaluation.features import ClipFeatures
     from etude.evaluation.heldout import find_heldout
     from etude.evaluation.study import Study
     from etude.rendering.prompts import prompts_of
@@ -62,7 +62,7 @@ def _study(method: str, stage_params: StageParams) -> Study:
 
     renderer = open_renderer(method, **stage_params.model_dump(include={"base", "device", "precision", "threads"}))
     asked = stage_params.evaluate
-    clip = Clip(Path(asked.clip), device=renderer.device, threads=stage_params.threads)
+    clip = ClipFeatures(Path(asked.clip), device=renderer.device, threads=stage_params.threads)
     classifier = Classifier(Path(asked.classifier), device=renderer.device) if asked.classify else None
     return Study(
         renderer=renderer,

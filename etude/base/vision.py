@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from etude.base.clip import ClipVision
 from etude.base.family import weight_files
 from etude.core.errors import BaseError
 
 PROJECTION = "text_projection.weight"
 
 
-@torch.no_grad()
 def embed_pictures(
     encoder: Path, preprocessor: Path, pictures: Sequence[Tensor], device: torch.device | str = "cpu"
 ) -> Tensor:
@@ -23,32 +24,9 @@ def embed_pictures(
     ``encoder`` is a folder of CLIP's vision tower with its projection, or of a whole CLIP; ``preprocessor`` holds
     ``preprocessor_config.json``. Raises BaseError.
     """
-    from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
-    from transformers.utils import logging
-
-    shown, told = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # of a whole CLIP the text tower is left over
-    try:
-        model, info = CLIPVisionModelWithProjection.from_pretrained(
-            encoder, local_files_only=True, dtype=torch.float32, output_loading_info=True
-        )
-        prepare = CLIPImageProcessorPil.from_pretrained(preprocessor, local_files_only=True)
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BaseError(encoder, f"is no CLIP that sees pictures ({reason})", "name a whole CLIP folder") from error
-    finally:
-        logging.set_verbosity(told)
-        if shown:
-            logging.enable_progress_bar()
-    if info["missing_keys"]:
-        raise BaseError(encoder, "lacks tensors of its vision tower", "fetch it again, whole")
-    model.requires_grad_(False).eval().to(device)
-    rows = []
-    for picture in pictures:
-        pixels = prepare(images=picture.numpy(), input_data_format="channels_last", return_tensors="pt")["pixel_values"]
-        rows.append(model(pixel_values=pixels.to(device)).image_embeds.cpu())
-    return torch.cat(rows)
+    clip = ClipVision(encoder, device, "name the folder of a whole CLIP", preprocessor)
+    embeddings = [clip.see(Image.fromarray(picture.numpy())) for picture in pictures]
+    return torch.stack(embeddings)
 
 
 def text_projection(clip: Path) -> Tensor:

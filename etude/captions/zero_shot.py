@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,10 @@ from numpy.typing import NDArray
 from etude.captions.settings import Caption
 from etude.core.errors import InputError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TEXTS = 64  # read at a time
 Array = NDArray[np.floating]
 Read = Callable[[Sequence[str]], Array]  # texts → unit features [n, d]
 
@@ -34,11 +39,27 @@ def read_words(path: Path | str) -> list[str]:
 
 def describe_pictures(pictures: Iterable[Path], settings: Caption, device: str) -> list[str]:
     """A caption for each picture file, seen by the CLIP in ``settings.model``; raises EtudeError where that is none."""
-    from etude.captions.clip import Clip
+    from PIL import Image
+
+    from etude.base.clip import Clip
 
     words = read_words(settings.words)
-    clip = Clip(settings.model, device)
-    return describe(clip.see(pictures), clip.read, words, settings)
+    clip = Clip(settings.model, device, "correct `caption.model`, or set `caption.captioner: none`")
+    features = []
+    for path in pictures:
+        with Image.open(path) as image:
+            features.append(_unit(clip.see(image.convert("RGB"))))
+
+    def read(texts: Sequence[str]) -> Array:
+        groups = [texts[start : start + TEXTS] for start in range(0, len(texts), TEXTS)]
+        return np.concatenate([_unit(clip.read(group)) for group in groups])
+
+    return describe(np.stack(features), read, words, settings)
+
+
+def _unit(features: Tensor) -> Array:
+    lengths = features.double().norm(dim=-1, keepdim=True)
+    return np.asarray((features.double() / lengths).numpy())
 
 
 def describe(pictures: Array, read: Read, words: Sequence[str], settings: Caption) -> list[str]:

@@ -17,15 +17,16 @@ from etude.evaluation.metrics import Array, unit
 from etude.rendering.pixels import open_picture, pixel_digest
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
-    from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+    from etude.base.clip import Clip
 
 ROOM = Path(__file__)
+MODEL = ROOM.parents[1] / "base" / "clip.py"
 LIBRARIES = ("pillow", "torch", "transformers")
 
 
-class Clip:
+class ClipFeatures:
     """A CLIP folder: weights, tokenizer, preprocessor. It is opened when the first new feature is needed.
 
     Each picture and each text goes through alone: in a batch its last bits would depend on its neighbours, and with
@@ -63,32 +64,18 @@ class Clip:
 
     @cached_property
     def _digest(self) -> str:
+        code = [sha256_file(ROOM), sha256_file(MODEL)]
         libraries = {name: version(name) for name in LIBRARIES}
-        return key(sha256_tree(self.folder), sha256_file(ROOM), libraries, self.device, self.threads)
+        return key(sha256_tree(self.folder), code, libraries, self.device, self.threads)
 
     @cached_property
-    def _parts(self) -> tuple[CLIPModel, CLIPImageProcessorPil, CLIPTokenizer]:
-        from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
-        from transformers.utils import logging
+    def _model(self) -> Clip:
+        from etude.base.clip import Clip
 
-        logging.disable_progress_bar()
-        model = CLIPModel.from_pretrained(self.folder, local_files_only=True).eval().to(self.device)
-        preprocess = CLIPImageProcessorPil.from_pretrained(self.folder, local_files_only=True)
-        return model, preprocess, CLIPTokenizer.from_pretrained(self.folder, local_files_only=True)
+        return Clip(self.folder, self.device, "name another in `evaluate.clip` of params.yaml")
 
     def _see(self, picture: Image.Image) -> Array:
-        model, preprocess, _ = self._parts
-        pixels = preprocess(images=picture, return_tensors="pt")["pixel_values"].to(self.device)
-        return self._project(lambda: model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output))
+        return self._model.see(picture).numpy()
 
     def _read(self, text: str) -> Array:
-        model, _, tokenizer = self._parts
-        words = tokenizer([text], truncation=True, max_length=77, return_tensors="pt")
-        words = {name: tensor.to(self.device) for name, tensor in words.items()}
-        return self._project(lambda: model.text_projection(model.text_model(**words).pooler_output))
-
-    def _project(self, run: Callable[[], torch.Tensor]) -> Array:
-        import torch
-
-        with torch.inference_mode():
-            return np.asarray(run()[0].float().cpu().numpy())
+        return self._model.read([text])[0].numpy()

@@ -18,7 +18,7 @@ from etude.core.errors import InputError
 from etude.core.placeholder import NAME, fill
 from etude.evaluation import metrics
 from etude.evaluation.classifier import Classifier, Labels
-from etude.evaluation.features import Clip
+from etude.evaluation.features import ClipFeatures
 from etude.evaluation.metrics import Array, significant
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
@@ -105,7 +105,7 @@ def _right(seen: str, wanted: str | None) -> float:
     return np.nan if wanted is None else float(seen == wanted)
 
 
-def find_heldout(folder: Path, clip: Clip, classifier: Classifier | None) -> HeldOut | None:
+def find_heldout(folder: Path, clip: ClipFeatures, classifier: Classifier | None) -> HeldOut | None:
     """The held-out pictures in ``folder``, each captioned by the .txt beside it or by its file name.
 
     None without such a folder; raises InputError for one that holds no pictures.

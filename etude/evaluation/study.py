@@ -12,7 +12,7 @@ import numpy as np
 
 from etude.base.settings import Sampling
 from etude.core.placeholder import fill
-from etude.evaluation.features import Clip
+from etude.evaluation.features import ClipFeatures
 from etude.evaluation.heldout import HeldOut
 from etude.evaluation.metrics import Array, Seen, ceiling
 from etude.evaluation.settings import Evaluate
@@ -38,7 +38,7 @@ class Study:
     """What is asked: the same prompts and seeds of the base and of every checkpoint."""
 
     renderer: Renderer
-    clip: Clip
+    clip: ClipFeatures
     name: str  # fills [name]
     prompts: Sequence[str]
     settings: Mapping[str, float]  # the method's `axes`

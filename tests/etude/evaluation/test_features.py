@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from etude.core.errors import BaseError
-from etude.evaluation.features import Clip
+from etude.evaluation.features import ClipFeatures
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def pictures(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def clip(tiny_base: Path, tmp_path: Path) -> Clip:
-    return Clip(tiny_base / "clip", device="cpu", threads=1, root=tmp_path / "cache")
+def clip(tiny_base: Path, tmp_path: Path) -> ClipFeatures:
+    return ClipFeatures(tiny_base / "clip", device="cpu", threads=1, root=tmp_path / "cache")
 
 
 def test_features_are_those_of_the_clip_model_at_length_one(
@@ -51,7 +51,7 @@ def test_a_feature_is_computed_once_for_equal_pixels(tiny_base: Path, tmp_path: 
     again = clip(tiny_base, tmp_path)
     assert (again.pictures(pictures) == made.pictures(pictures)).all()
     assert again.new == 0
-    assert "_parts" not in vars(again)  # the model was not opened
+    assert "_model" not in vars(again)  # the model was not opened
 
 
 def test_a_feature_does_not_depend_on_its_neighbours(tiny_base: Path, tmp_path: Path, pictures: list[Path]) -> None:
@@ -62,4 +62,4 @@ def test_a_feature_does_not_depend_on_its_neighbours(tiny_base: Path, tmp_path: 
 
 def test_a_folder_without_a_clip_is_an_error_that_names_the_parameter(tmp_path: Path) -> None:
     with pytest.raises(BaseError, match=r"evaluate\.clip"):
-        Clip(tmp_path, device="cpu", threads=1)
+        ClipFeatures(tmp_path, device="cpu", threads=1)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from etude.core.errors import InputError
 from etude.evaluation.classifier import Classifier, Labels
-from etude.evaluation.features import Clip
+from etude.evaluation.features import ClipFeatures
 from etude.evaluation.heldout import HeldOut, caption, find_heldout
 from etude.evaluation.metrics import unit
 from etude.evaluation.settings import Evaluate
@@ -109,7 +109,7 @@ def test_the_ceiling_is_what_the_real_pictures_score(classifier: Classifier, tmp
     paint(tmp_path / "kept", "noto-cat-on-a-red-background", (200, 0, 0))
     paint(tmp_path / "kept", "flat-cat-on-a-red-background", (200, 0, 10))
     paint(tmp_path / "kept", "flat-cat", (0, 0, 200))
-    clip = Clip(tiny_base / "clip", device="cpu", threads=1, root=tmp_path / "cache")
+    clip = ClipFeatures(tiny_base / "clip", device="cpu", threads=1, root=tmp_path / "cache")
     kept = find_heldout(tmp_path / "kept", clip, classifier)
     assert kept
     assert kept.lesson == {"concept": "cat"}
@@ -130,7 +130,7 @@ def test_a_text_beside_a_picture_comes_before_the_words_of_its_file_name(tmp_pat
 
 
 def test_a_set_may_have_no_held_out_pictures_but_an_empty_folder_is_an_error(tmp_path: Path, tiny_base: Path) -> None:
-    clip = Clip(tiny_base / "clip", device="cpu", threads=1, root=tmp_path / "cache")
+    clip = ClipFeatures(tiny_base / "clip", device="cpu", threads=1, root=tmp_path / "cache")
     assert find_heldout(tmp_path / "style-heldout", clip, None) is None
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no pictures"):

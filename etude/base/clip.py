@@ -1,0 +1,92 @@
+"""A CLIP of transformers, from a local folder alone: embeddings of pictures and texts (Radford et al., 2021).
+
+Each picture goes through the model alone: in a batch, the last bits of its result depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, CLIPVisionModelWithProjection
+from transformers.utils import logging
+
+from etude.core.errors import BaseError
+
+
+class ClipVision:
+    """The part of a CLIP that sees pictures: its vision tower, projection and preprocessor."""
+
+    kind: type[Any] = CLIPVisionModelWithProjection
+
+    def __init__(
+        self, folder: Path | str, device: torch.device | str, remedy: str, preprocessor: Path | str | None = None
+    ) -> None:
+        """Open ``folder``; ``preprocessor_config.json`` lies there, or in ``preprocessor``.
+
+        Raises BaseError, with ``remedy`` as what to do next, when files or tensors are missing or damaged.
+        """
+        if not Path(folder, "config.json").exists():
+            raise BaseError(folder, "is no CLIP folder: config.json is missing", remedy)
+        try:
+            model, info = _open_quietly(self.kind, folder)
+            self._prepare = CLIPImageProcessorPil.from_pretrained(preprocessor or folder, local_files_only=True)
+            self._open_text(folder)
+        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            if "ignore_mismatched_sizes" in reason:  # transformers' advice to a programmer
+                reason = "its tensors have other shapes than its config.json says"
+            raise BaseError(folder, f"is no CLIP folder ({reason}), or a damaged one", remedy) from error
+        missing = info["missing_keys"]
+        if missing:
+            raise BaseError(folder, f"lacks {len(missing)} tensors, such as {min(missing)}", remedy)
+        self._model = model.requires_grad_(False).eval().to(device)
+        self._device = device
+
+    def _open_text(self, folder: Path | str) -> None:
+        """A vision tower reads no texts."""
+
+    @torch.no_grad()
+    def see(self, picture: Image.Image) -> Tensor:
+        """The embedding of an RGB picture: float32 [d] on the CPU, projected and not normalised."""
+        pixels = self._prepare(images=picture, return_tensors="pt")["pixel_values"]
+        states = self._model.vision_model(pixel_values=pixels.to(self._device)).pooler_output
+        projected: Tensor = self._model.visual_projection(states)
+        return projected[0].cpu()
+
+
+class Clip(ClipVision):
+    """A whole CLIP: it sees pictures, and reads texts."""
+
+    kind = CLIPModel
+
+    def _open_text(self, folder: Path | str) -> None:
+        self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+    @torch.no_grad()
+    def read(self, texts: Sequence[str]) -> Tensor:
+        """The embeddings of texts in one batch: float32 [n, d] on the CPU, projected and not normalised."""
+        length = self._model.config.text_config.max_position_embeddings
+        tokens = self._tokenizer(list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt")
+        states = self._model.text_model(**tokens.to(self._device)).pooler_output
+        projected: Tensor = self._model.text_projection(states)
+        return projected.cpu()
+
+
+def _open_quietly(kind: type[Any], folder: Path | str) -> tuple[Any, dict[str, Any]]:
+    """The model in float32, and what transformers reports; its bars and warnings do not reach the terminal."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # a vision tower leaves the text tower of a whole CLIP out
+    logging.disable_progress_bar()
+    try:
+        model, info = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32, output_loading_info=True)
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+    return model, info

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPModel
+
+from etude.base.clip import Clip, ClipVision
+from etude.core.errors import BaseError
+from etude.core.files import read_json, read_tensors, write_json, write_tensors
+
+PICTURE = Image.linear_gradient("L").convert("RGB")
+
+
+@pytest.fixture
+def folder(tiny_base: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_base / "clip", tmp_path / "clip"))
+
+
+def test_a_vision_tower_sees_what_the_whole_clip_sees(folder: Path) -> None:
+    whole, tower = Clip(folder, "cpu", "").see(PICTURE), ClipVision(folder, "cpu", "").see(PICTURE)
+    assert whole.dtype == torch.float32
+    assert torch.equal(whole, tower)
+
+
+def test_an_embedding_can_be_learned_from(folder: Path) -> None:
+    start = Clip(folder, "cpu", "").see(PICTURE).requires_grad_()
+    start.square().sum().backward()
+    assert start.grad is not None
+
+
+def test_half_weights_are_computed_with_in_float32(folder: Path) -> None:
+    CLIPModel.from_pretrained(folder).half().save_pretrained(folder)
+    assert Clip(folder, "cpu", "").read(["a red fox"]).dtype == torch.float32
+
+
+@pytest.mark.parametrize("lost", ["config.json", "preprocessor_config.json", "model.safetensors"])
+def test_a_folder_that_lacks_a_file_is_refused_with_the_remedy(folder: Path, lost: str) -> None:
+    (folder / lost).unlink()
+    with pytest.raises(BaseError, match=r"is no CLIP folder.*Next: name another"):
+        Clip(folder, "cpu", "name another")
+
+
+def test_a_configuration_that_does_not_fit_is_refused_in_plain_words(folder: Path) -> None:
+    config = read_json(folder / "config.json")
+    config["projection_dim"] += 1
+    write_json(folder / "config.json", config)
+    with pytest.raises(BaseError, match="other shapes than its config.json says"):
+        Clip(folder, "cpu", "name another")
+
+
+def test_a_damaged_file_is_refused(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(BaseError, match=r"is no CLIP folder"):
+        Clip(folder, "cpu", "name another")
+
+
+def test_a_clip_that_lacks_a_tensor_is_refused_by_its_name(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    tensors = read_tensors(file)[0]
+    write_tensors(file, {name: tensor for name, tensor in tensors.items() if name != "visual_projection.weight"})
+    with pytest.raises(BaseError, match=r"lacks 1 tensors, such as visual_projection\.weight"):
+        Clip(folder, "cpu", "name another")
