@@ -1,1 +1,1 @@
-"""How good the pictures are: metrics of feature arrays, CLIP features, the loss at fixed noise, the best checkpoint."""
+"""How good the pictures are: CLIP features, metrics of them, the loss at fixed noise, the best checkpoint."""

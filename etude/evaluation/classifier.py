@@ -1,7 +1,7 @@
-"""The classifier: it names concept, style and background of a picture, and conditions nothing.
+"""The classifier names the concept, style and background of a picture. It is used for measuring only, never to draw.
 
-Its folder holds ``config.json`` — ``labels`` (part → its phrases, worded as in captions), ``size`` in pixels, and the
-shape of the network — and ``model.safetensors``. The parts are ``concept``, ``style`` and ``background``.
+Its folder contains ``model.safetensors`` and ``config.json``: ``labels`` (part → its phrases, as they occur in
+captions), ``size`` in pixels, and the shape of the network. The parts are ``concept``, ``style`` and ``background``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ class Config(Schema):
 
 
 class Classifier:
-    """A classifier folder; the weights are opened when the first picture is named. Raises InputError without one."""
+    """A classifier folder; the weights are read when the first picture is classified.
+
+    Raises InputError if the folder contains no classifier.
+    """
 
     def __init__(self, folder: Path, *, device: str) -> None:
         if not (folder / "config.json").exists():
@@ -53,11 +56,11 @@ class Classifier:
         self.config = validate(read_json(folder / "config.json"), Config, folder / "config.json")
 
     def named(self, paths: Sequence[Path]) -> list[Labels]:
-        """What each picture shows: the likeliest label of every part."""
+        """The content of each picture: the most likely label of every part."""
         return [self.name(open_picture(path)) for path in paths]
 
     def name(self, picture: Image.Image) -> Labels:
-        """What one picture shows; it goes through alone, so nothing depends on its neighbours."""
+        """The labels of one picture. The batch size is 1, so that the result does not depend on other pictures."""
         import torch
 
         with torch.inference_mode():
@@ -72,8 +75,8 @@ class Classifier:
         return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
 
     def read(self, text: str) -> Labels:
-        """What ``text`` says of a picture. Longer phrases come first: the background "on an orange background" leaves
-        no concept "orange" behind.
+        """The labels that ``text`` names. Longer phrases are searched first and removed, so that the background "on an
+        orange background" is not also read as the concept "orange".
         """
         phrases = [(phrase, part) for part, known in self.config.labels.items() for phrase in known]
         found: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""CLIP features of pictures and texts, kept in ``.cache/features`` by pixels and by the weights that saw them."""
+"""CLIP features of pictures and texts, cached in ``.cache/features``; the key holds the pixels and CLIP's weights."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ LIBRARIES = ("pillow", "torch", "transformers")
 
 
 class ClipFeatures:
-    """A CLIP folder: weights, tokenizer, preprocessor. It is opened when the first new feature is needed.
+    """A CLIP folder: weights, tokenizer, preprocessor. It is read when the first feature is needed that is not cached.
 
-    Each picture and each text goes through alone: in a batch its last bits would depend on its neighbours, and with
-    them on what is already kept.
+    The batch size is 1: in a larger batch the last bits of a feature would depend on the other items, and therefore on
+    what is already cached.
     """
 
     def __init__(self, folder: Path, *, device: str, threads: int, root: Path | str = ".cache") -> None:

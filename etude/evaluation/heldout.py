@@ -1,8 +1,9 @@
-"""Pictures of a set that are held out: what a method should have learned to draw, and numbers against them.
+"""Held-out pictures of a set: they show what a method should have learned to draw, and drawn pictures are compared
+with them.
 
-What all of them have in common is the lesson: the concept of a concept set, the style of a style set. A prompt with
-[name] in it asks for the lesson and for whatever else it names; drawn pictures are compared with the held-out ones that
-show most of that. Without a classifier nothing is known of what a picture shows, and they are compared with all.
+The *lesson* is what all of them have in common: the concept of a concept set, the style of a style set. A prompt with
+[name] should give a picture that shows the lesson and everything else that the prompt names. Drawn pictures are
+compared with those held-out pictures that show most of that; without a classifier, with all of them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PARTS = ("concept", "style", "background")
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out pictures, their unit features [m, d], and what the caption of each says that it shows."""
+    """Held-out pictures, their unit features [m, d], and the labels (``shown``) read from the caption of each."""
 
     paths: Sequence[Path]
     features: Array
@@ -36,28 +37,28 @@ class HeldOut:
 
     @property
     def lesson(self) -> Labels:
-        """What all of them show."""
+        """The labels that all held-out pictures have in common."""
         first, *others = self.shown
         common = set(first.items()).intersection(*(shown.items() for shown in others))
         return {part: label for part, label in first.items() if (part, label) in common}
 
     def expected(self, prompt: str) -> Labels:
-        """What a picture of ``prompt`` should show, as far as it is said."""
+        """The labels that a picture of ``prompt`` should show: those in the text, and the lesson if [name] is in it."""
         said = self.classifier.read(fill(prompt, "")) if self.classifier else {}
         return {**said, **self.lesson} if NAME in prompt else said
 
     def of(self, prompt: str) -> Array:
-        """Features of the pictures that show most of what ``prompt`` asks for."""
+        """Features of the held-out pictures that have most of the labels expected for ``prompt``."""
         asked = set(self.expected(prompt).items())
         shared = [len(asked & set(shown.items())) for shown in self.shown]
         return self.features[[count == max(shared) for count in shared]]
 
     def numbers(self, prompts: Sequence[str], pictures: Array, paths: Sequence[Sequence[Path]]) -> dict[str, Array]:
-        """Metric → [prompts, seeds] of drawn pictures: their features [prompts, seeds, d] and their files.
+        """Metric → values [prompts, seeds] of drawn pictures, from their features [prompts, seeds, d] and their files.
 
-        An accuracy is 1 for a picture that shows what its prompt asks for, else 0; NaN where that is nothing. Where
-        the lesson is a style, the style similarity compares a picture with all held-out ones. What they show differs,
-        so more of it is more of what they have in common. NaN where a prompt asks for another style.
+        An accuracy is 1 for a picture that shows the label expected for its prompt, else 0; NaN if none is expected.
+        If the lesson is a style, the style similarity compares each picture with all held-out ones: they show
+        different things in one style, so a higher value means more of that style. NaN if a prompt names another style.
         """
         near = [metrics.image_similarity(row, self.of(prompt)) for prompt, row in zip(prompts, pictures, strict=True)]
         found = {"heldout_similarity": np.stack(near)}
@@ -75,7 +76,7 @@ class HeldOut:
         return found
 
     def ceiling(self, prompts: Sequence[str]) -> dict[str, float]:
-        """What the real pictures score: with each other, prompt by prompt, and before the classifier."""
+        """The same metrics of the held-out pictures themselves: compared with each other, and classified."""
         alone = [metrics.leave_one_out(self.of(prompt)) for prompt in prompts]
         means = [scores[0] for scores in alone if scores]
         found = {"heldout_similarity": float(np.mean(means))} if means else {}
@@ -97,7 +98,7 @@ class HeldOut:
 
 
 def accuracy(part: str) -> str:
-    """The metric of a part."""
+    """The key of a part's accuracy in the list of metrics."""
     return f"{part}_accuracy"
 
 
@@ -106,9 +107,9 @@ def _right(seen: str, wanted: str | None) -> float:
 
 
 def find_heldout(folder: Path, clip: ClipFeatures, classifier: Classifier | None) -> HeldOut | None:
-    """The held-out pictures in ``folder``, each captioned by the .txt beside it or by its file name.
+    """The held-out pictures in ``folder``; the caption is in the .txt file beside a picture, or is its file name.
 
-    None without such a folder; raises InputError for one that holds no pictures.
+    None if there is no such folder; raises InputError if the folder contains no pictures.
     """
     if not folder.is_dir():
         return None
@@ -120,7 +121,10 @@ def find_heldout(folder: Path, clip: ClipFeatures, classifier: Classifier | None
 
 
 def caption(path: Path) -> str:
-    """The text beside a picture, or else the words of its file name; raises InputError for one that is no text."""
+    """The text of the .txt file beside a picture, or else the words of the picture's file name.
+
+    Raises InputError if the file is not text in UTF-8.
+    """
     beside = path.with_suffix(".txt")
     if not beside.exists():
         return re.sub(r"[-_]", " ", path.stem)

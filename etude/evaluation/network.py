@@ -1,7 +1,8 @@
-"""The classifier's network: small and residual, over a square picture, with a linear head for each part of a caption.
+"""The classifier's network: a small residual network on a square picture, with a linear head for each part of captions.
 
 Residual blocks after He et al., 2015 (arXiv:1512.03385), with group normalisation (Wu & He, 2018, arXiv:1803.08494):
-a picture's answer then never depends on the pictures beside it, and the weights are all that there is to keep.
+unlike with batch normalisation, the result does not depend on the other pictures of a batch, and there are no running
+statistics to save.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch.nn.functional import adaptive_avg_pool2d, log_softmax, max_pool2d, re
 
 
 class Block(nn.Module):
-    """Two 3 × 3 convolutions beside a short way round; the first one halves the side where ``stride`` is 2."""
+    """Two 3 × 3 convolutions and a skip connection; the first convolution halves the side if ``stride`` is 2."""
 
     def __init__(self, before: int, after: int, stride: int, groups: int) -> None:
         super().__init__()
@@ -24,7 +25,7 @@ class Block(nn.Module):
         self.second_norm = nn.GroupNorm(groups, after)
         same = before == after and stride == 1
         self.round = nn.Identity() if same else nn.Conv2d(before, after, 1, stride, bias=False)
-        nn.init.zeros_(self.second_norm.weight)  # every block begins as the way round alone
+        nn.init.zeros_(self.second_norm.weight)  # so that every block starts as the skip connection alone
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, before, H, W] → [B, after, H / stride, W / stride]."""
@@ -33,10 +34,10 @@ class Block(nn.Module):
 
 
 class Given(nn.Module):
-    """A part that is easier told once another one is known: the style, of a picture that shows a cat.
+    """A head for a part that is easier to classify once another part is known: the style, if the concept is a cat.
 
-    Features [B, n] → logits [B, others, labels]: a share that all have in common, and one of each label of the other
-    part, both read from ``rank`` numbers.
+    Features [B, n] → logits [B, others, labels], one row for each label of the other part. Each row is the sum of a
+    term that all rows share and a term for that label; both are computed from ``rank`` numbers.
     """
 
     def __init__(self, features: int, rank: int, others: int, labels: int) -> None:
@@ -57,11 +58,12 @@ class Given(nn.Module):
 class Network(nn.Module):
     """Pictures [B, 3, S, S] from −1 to 1 → the logits of each part, {part: [B, labels]}.
 
-    The sides of the levels are S/4, S/8, S/16 and so on; each has ``blocks``. The heads read the last level as a
-    grid of ``grid`` × ``grid`` places: what is drawn is in the middle, so places matter. A part in ``given``
-    (part → other part) is told for each label of the other. On the miniature at 64 px, after 140 steps of 64 pictures,
-    a plain mean left the concepts' loss where it began, at 6.15 nats, a grid of 4 at 3.48; after 400 steps a plain head
-    left the styles' loss at 1.65 nats, one that is given the concept at 1.29.
+    The sides of the levels are S/4, S/8, S/16 and so on; each level has ``blocks`` blocks. The heads read the last
+    level as a grid of ``grid`` × ``grid`` places, because the object is in the middle and position matters. The head
+    of a part in ``given`` (part → other part) is conditioned on the label of the other part. Measured on the
+    miniature at 64 px, after 140 steps of 64 pictures: with a plain mean the concepts' loss stayed at 6.15 nats, where
+    it began; with a grid of 4 it fell to 3.48. After 400 steps the styles' loss was 1.65 nats with a plain head, and
+    1.29 with a head conditioned on the concept.
     """
 
     def __init__(
@@ -92,8 +94,8 @@ class Network(nn.Module):
         self.given = nn.ModuleDict(told)
 
     def forward(self, pictures: Tensor, known: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """The logits of each part. Where labels [B] are ``known``, given parts get those, as in training; else
-        of all that the other part may be, weighed by how likely it is.
+        """The logits of each part. A conditioned head uses the labels [B] in ``known`` (in training); without them,
+        it averages over all labels of the other part, weighted by their probabilities.
         """
         seen = max_pool2d(relu(self.stem_norm(self.stem(pictures))), 2)
         seen = adaptive_avg_pool2d(self.levels(seen), self.grid).flatten(1)

@@ -1,4 +1,4 @@
-"""The files of an evaluation: numbers for DVC and for people, and the pictures that pages show."""
+"""The files of an evaluation: numbers for DVC and for people, and the pictures for the pages."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def write(study: Study, found: Examination, out: Path) -> None:
 
 
 def own_measures(best: Candidate, final: Candidate) -> dict[str, tuple[dict[str, float], dict[str, str]]]:
-    """What a method has measured of itself at its build: values in the form of `summary`, and the words for them.
+    """Measurements that a method made during its build: key → (values in the form of `summary`, name and description).
 
-    Such a measure is in an artifact's fact ``measures`` by its key: ``name``, ``about``, ``better`` ("higher",
-    "lower" or ""), ``value``, and where they are known ``base``, without the method, and ``real``, at most.
+    They are in the artifact's fact ``measures``. Each has ``name``, ``about``, ``better`` ("higher", "lower" or ""),
+    ``value``, and optionally ``base`` (the value without the method) and ``real`` (the largest possible value).
     """
     paths = {"best": best.path, "final": final.path}
     found = {title: facts_of(path).get("measures", {}) for title, path in paths.items() if path}
@@ -59,7 +59,7 @@ def own_measures(best: Candidate, final: Candidate) -> dict[str, tuple[dict[str,
 
 
 def _best(study: Study, found: Examination) -> dict[str, Any]:
-    """The rule, what it chose, and what it and the base have."""
+    """The rule, the checkpoint that it chose, and the metric's value for that checkpoint and for the base."""
     rule = study.evaluate.best
     chosen = {"checkpoint": found.best.candidate.name, "step": found.best.candidate.step}
     values = {"value": found.best.values[rule.metric], "base": found.rows[0].values[rule.metric]}
@@ -67,7 +67,7 @@ def _best(study: Study, found: Examination) -> dict[str, Any]:
 
 
 def _asked(study: Study) -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """The setup of the measurements."""
     asked = {"name": study.name, "prompts": list(study.prompts), "seeds": sorted(study.evaluate.seeds)}
     measured = {"clip": study.evaluate.clip, "real": len(study.real()), "base": study.renderer.path.as_posix()}
     heldout, classifier = study.heldout, study.evaluate.classifier if study.evaluate.classify else ""
@@ -87,7 +87,7 @@ def _losses(study: Study, found: Examination) -> Iterator[list[Any]]:
 
 
 def _each(study: Study, found: Examination) -> Iterator[list[Any]]:
-    """Every picture with its own numbers; the digest of its pixels is its name."""
+    """One row for each picture, with its numbers; a picture is identified by the digest of its pixels."""
     for row in found.rows:
         for number, request in enumerate(study.requests(row.candidate)):
             for place, seed in enumerate(request.seeds):
@@ -102,6 +102,6 @@ def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) 
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)  # csv writes None as an empty field
+    writer.writerows(rows)
     with atomic_path(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The ``evaluate`` block of params.yaml: what is measured, and which checkpoint is called the best."""
+"""The ``evaluate`` block of params.yaml: what is measured, and which checkpoint is the best."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MetricKey = Annotated[str, AfterValidator(among("metric", BY_KEY)), Field(json_s
 
 
 class Best(Schema):
-    """The rule that chooses the best checkpoint: the largest or smallest value; of equal ones the earliest."""
+    """The rule that chooses the best checkpoint: the largest or smallest value; among equal values, the earliest."""
 
     former_values: ClassVar = {"metric": {"truth_similarity": "heldout_similarity"}}
 
@@ -61,9 +61,9 @@ class Evaluate(Schema):
         return self
 
     def heldout_folder(self, name: str, root: Path = Path()) -> Path:
-        """Where the held-out pictures of the image set ``name`` lie, if it has any; ``root`` is the project's folder.
+        """The folder for held-out pictures of the image set ``name``, which may not exist; ``root``: project's folder.
 
-        A folder may also be called <set>-truth, as it was before 0.2. Raises InputError where there are both.
+        The folder may also be called <set>-truth, as before 0.2. Raises InputError if both exist.
         """
         folder, earlier = (root / self.heldout / f"{name}-{end}" for end in ("heldout", "truth"))
         if folder.is_dir() and earlier.is_dir():

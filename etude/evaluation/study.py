@@ -1,4 +1,4 @@
-"""One method under examination: what is asked of it, what is measured, and the files that say so."""
+"""The evaluation of one method: draw the prompts with every checkpoint, and measure the pictures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Track(Protocol):
-    """Shows how the items under a title go by."""
+    """Shows progress: passes items on, one after another, under a title."""
 
     def __call__(self, items: Sequence[T], title: str, /) -> Iterator[T]:
         """The items, one after another."""
@@ -35,7 +35,7 @@ class Track(Protocol):
 
 @dataclass(frozen=True)
 class Study:
-    """What is asked: the same prompts and seeds of the base and of every checkpoint."""
+    """The setup of an evaluation: the same prompts and seeds for the base and for every checkpoint."""
 
     renderer: Renderer
     clip: ClipFeatures
@@ -45,15 +45,15 @@ class Study:
     sampling: Sampling
     evaluate: Evaluate
     data: Path  # data/<set>, with prepared/ and latents/
-    heldout: HeldOut | None = None  # where the set brings any
+    heldout: HeldOut | None = None  # None: the set has no held-out pictures
 
     def requests(self, candidate: Candidate) -> list[Request]:
-        """One request a prompt."""
+        """One request for each prompt."""
         seeds = self.evaluate.seeds
         return [ask(candidate, prompt, self.name, seeds, self.sampling, self.settings) for prompt in self.prompts]
 
     def texts(self) -> list[Array | None]:
-        """What CLIP reads of each prompt [d]; None where nothing is left without the name."""
+        """CLIP's features [d] of each prompt; None if the prompt has no words besides the name."""
         read = [fill(prompt, self.evaluate.name) for prompt in self.prompts]
         return [self.clip.texts([text])[0] if re.search(r"\w", text) else None for text in read]
 
@@ -64,7 +64,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found: a row a candidate, base first; losses by timestep; the real pictures' scores."""
+    """The result: a row for each candidate, base first; losses by timestep; the real pictures' scores."""
 
     rows: Sequence[Row]
     best: Row
@@ -74,7 +74,7 @@ class Examination:
 
 
 def examine(study: Study, candidates: Sequence[Candidate], track: Track) -> Examination:
-    """Draw, look, measure. ``track`` shows progress over what it is given under a title."""
+    """Draw the pictures of all candidates and measure them. ``track`` shows progress."""
     names, method = study.real(), study.renderer.method
     table = loss_table(study.data / "latents", names, study.evaluate.validation, study.name, study.sampling.clip_skip)
     requests = [request for candidate in candidates for request in study.requests(candidate)]

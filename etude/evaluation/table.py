@@ -1,4 +1,4 @@
-"""The table of an evaluation: a row a checkpoint, the untouched base first; the best row; the summary."""
+"""The table of an evaluation: a row for each checkpoint, the untouched base first; the best row; the summary."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Values = Mapping[str, float | None]
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate's numbers; ``spreads`` are standard deviations between seeds, where a metric has one."""
+    """One candidate's numbers; ``spreads`` are standard deviations between seeds, for metrics that have one."""
 
     candidate: Candidate
     values: Values
@@ -47,9 +47,9 @@ def _rounded(values: Values) -> dict[str, float | None]:
 
 
 def best_row(rows: Sequence[Row], rule: Best) -> Row:
-    """The checkpoint that the rule names; of equal ones the earliest. The untouched base cannot win.
+    """The checkpoint that the rule chooses; among equal values, the earliest. The untouched base is never chosen.
 
-    Raises InputError when no checkpoint has the metric.
+    Raises InputError if no checkpoint has the metric.
     """
     measured = [row for row in rows if row.candidate.path and row.values.get(rule.metric) is not None]
     if not measured:
@@ -68,7 +68,7 @@ def summary(rows: Sequence[Row], best: Row, real: Mapping[str, float]) -> dict[s
         entry: dict[str, float | None] = {"real": real.get(name)}
         for title, row in {"base": base, "best": best, "final": final}.items():
             entry[title] = row.values[name]
-            if title != "final":  # mostly the best one: its spread is in checkpoints.csv
+            if title != "final":  # final and best are often the same checkpoint; all spreads are in checkpoints.csv
                 entry[f"{title}_spread"] = row.spreads.get(name)
         if known := {title: value for title, value in entry.items() if value is not None}:
             made[name] = known

@@ -1,7 +1,7 @@
 """The loss at fixed noise and fixed timesteps: one table of (picture, noise, t) for every checkpoint of every method.
 
-It falls where the method predicts the training pictures better, and is the same number whenever it is measured: the
-noise depends on the seed, the picture and the timestep alone (kohya's ``validation_seed``, on a fixed grid of t).
+The loss falls when the method predicts the training pictures better. Measured again it is the same number: the noise
+depends only on the seed, the picture and the timestep (like kohya's ``validation_seed``, but on a fixed grid of t).
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
     from etude.base.base import Base
     from etude.evaluation.settings import Validation
 
-CODE = (__file__, randomness.__file__)  # what makes the noise and the loss
+CODE = (__file__, randomness.__file__)  # the code that makes the noise and the loss: a part of the cache key
 
 
 @dataclass(frozen=True)
 class Table:
-    """What every candidate is asked: latents [n, 4, h, w] by picture name, and how to noise them."""
+    """The inputs of the validation loss, equal for all candidates: latents by picture name, and how noise is added."""
 
-    latents: dict[str, Tensor]  # unscaled VAE means
+    latents: dict[str, Tensor]  # picture name → unscaled VAE mean [4, h, w]
     prompt: str  # with the name filled in
     timesteps: tuple[int, ...]
     seed: int
-    clip_skip: int  # as pictures are drawn
-    digest: str  # of all of the above
+    clip_skip: int  # the same as for drawing
+    digest: str  # of all the values above
 
 
 def loss_table(latents: Path, names: Sequence[str], settings: Validation, name: str, clip_skip: int) -> Table:
-    """The table for the pictures ``names`` of ``data/<set>/latents``; raises InputError when one is missing."""
+    """The table for the pictures ``names`` of ``data/<set>/latents``; raises InputError if one is missing."""
     files = {picture: latents / f"{picture}.safetensors" for picture in evenly(sorted(names), settings.images)}
     means = {picture: read_tensors(file)[0]["mean"] for picture, file in files.items()}
     prompt, steps = fill(settings.prompt, name), tuple(settings.timesteps)
@@ -56,7 +56,7 @@ def loss_table(latents: Path, names: Sequence[str], settings: Validation, name: 
 
 
 def curve(renderer: Renderer, candidate: Candidate, settings: Mapping[str, float], table: Table) -> list[float]:
-    """Mean squared error at each timestep, over the pictures of the table; kept in ``.cache/validation``."""
+    """Mean squared error at each timestep, over the pictures of the table; cached in ``.cache/validation``."""
     place = Store("validation").path(renderer.key(candidate, settings, table.digest), ".json")
     if place.exists():
         return list(read_json(place))
@@ -69,7 +69,7 @@ def curve(renderer: Renderer, candidate: Candidate, settings: Mapping[str, float
 
 
 def _losses(base: Base, name: str, mean: Tensor, table: Table, conditioning: Conditioning) -> Tensor:
-    """One picture's loss at each timestep [T]; the timesteps are one batch."""
+    """One picture's loss at each timestep [T]; all timesteps are computed in one batch."""
     steps = torch.tensor(table.timesteps, device=base.device)
     noise = torch.stack(
         [torch.randn(mean.shape, generator=generator(table.seed, "validation", name, t)) for t in table.timesteps]

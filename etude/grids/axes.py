@@ -1,4 +1,4 @@
-"""Axes with their values found: what `all` and `best` mean for one method, and what is written above a column."""
+"""Axes with their values resolved: what `all` and `best` mean for one method, and the labels of rows and columns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLACE = "params.yaml: grid"
 
 @dataclass(frozen=True)
 class Known:
-    """What the values of axes are chosen from."""
+    """The checkpoints and prompts from which the values of axes are chosen."""
 
     candidates: Mapping[str, Candidate]  # by name: "base", "000100" …, in the order of a build
     best: str  # name of the best checkpoint
@@ -25,7 +25,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Axis:
-    """One direction of a grid: what is turned, its values, and their labels."""
+    """One direction of a grid: the setting that varies along it, its values, and their labels."""
 
     name: str
     values: tuple[Value, ...]
@@ -54,7 +54,7 @@ def read_axis(settings: AxisSettings | None, known: Known) -> Axis | None:
 
 
 def label(name: str, value: Value, known: Known) -> str:
-    """What stands beside a row or column: the bare value where it speaks for itself."""
+    """The title of a row or column: the value alone where it is clear, else with the axis's name."""
     if name == "checkpoint":
         candidate = known.candidates[str(value)]
         text = (
@@ -78,7 +78,7 @@ def size(text: str) -> tuple[int, int]:
 
 
 def _checkpoints(text: str, known: Known) -> list[str]:
-    """Names of candidates: all of them, or base, best, final and steps."""
+    """Names of the candidates that ``text`` chooses: `all`, or a list of base, best, final and steps."""
     if text.strip() == ALL:
         return list(known.candidates)
     named = {BASE: BASE, BEST: known.best, FINAL: next(s.name for s in known.candidates.values() if s.final)}

@@ -18,7 +18,7 @@ SAMPLING = ("guidance", "steps", "sampler")
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of a grid: where it stands, and all that it is drawn with."""
+    """One picture of a grid: its position, and all settings that it is drawn with."""
 
     position: tuple[int, int, int]  # column x, row y, grid z
     values: Mapping[str, Value]  # of the axes, by name
@@ -28,7 +28,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a cell is drawn with where no axis says otherwise."""
+    """The settings of a cell, as far as no axis sets them."""
 
     name: str  # fills [name]
     seed: int
@@ -37,7 +37,7 @@ class Defaults:
 
 
 def cells(axes: Sequence[Axis | None], known: Known, defaults: Defaults) -> list[Cell]:
-    """The cells of the axes x, y, z (None: one position), x turning fastest."""
+    """The cells of the axes x, y, z (None: one position); x changes fastest."""
     x, y, z = (range(len(axis.values)) if axis else range(1) for axis in axes)
     made = []
     for k, j, i in product(z, y, x):
@@ -67,7 +67,7 @@ def _cell(
 
 
 def _replaced(prompt: str, negative: str, old: str, new: str) -> tuple[str, str]:
-    """Prompt S/R: the first value of the axis gives way to each."""
+    """Search and replace in the prompt (A1111's *Prompt S/R*): ``old`` is the first value of the axis."""
     if old not in prompt and old not in negative:
         raise ParamsError(
             PLACE, f"`{old}` is not in the prompt `{prompt}`", "begin `replace` with words of all prompts"
@@ -76,7 +76,9 @@ def _replaced(prompt: str, negative: str, old: str, new: str) -> tuple[str, str]
 
 
 def gather(cells: Sequence[Cell]) -> list[Request]:
-    """The request of each cell, the seeds of equal ones joined: they are drawn as one batch, as *evaluate* does."""
+    """The request of each cell. Cells that differ only by the seed share one request, which has all their seeds: they
+    are drawn as one batch, as in the evaluate stage.
+    """
     alike = [replace(cell.request, seeds=()) for cell in cells]
     seeds: dict[Request, set[int]] = {}
     for cell, request in zip(cells, alike, strict=True):

@@ -1,4 +1,4 @@
-"""Paint a sheet: pictures in their cells, titles beside them. Equal input gives equal bytes."""
+"""Paint a sheet: pictures in their cells, with titles. Equal inputs give equal bytes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def paint(layout: Layout, pictures: Mapping[tuple[int, int, int], Path]) -> Imag
         left, top = layout.cell(*position)
         picture = _fitted(path, layout.sheet.cell)
         width, tall = layout.sheet.cell
-        draw.rectangle((left - 1, top - 1, left + width, top + tall), outline=RULE)  # a white picture on white paper
+        draw.rectangle((left - 1, top - 1, left + width, top + tall), outline=RULE)  # a white picture shows too
         sheet.paste(picture, (left + (width - picture.width) // 2, top + (tall - picture.height) // 2))
     return sheet
 
@@ -62,7 +62,7 @@ def _underline(draw: ImageDraw.ImageDraw, lines: list[str], centre: int, top: in
 
 
 def _fitted(path: Path, cell: tuple[int, int]) -> Image.Image:
-    """The picture, scaled to lie in the cell with its proportions kept."""
+    """The picture, scaled to fit into the cell; its proportions stay."""
     picture = open_picture(path)
     scale = min(cell[0] / picture.width, cell[1] / picture.height)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))

@@ -1,4 +1,4 @@
-"""Where everything on a sheet stands: geometry alone, so that a sheet too large is refused before it is drawn.
+"""The position of everything on a sheet: only geometry, so that a sheet that is too large is refused before drawing.
 
 title, subtitle
 ┌ block (one z) ───────────────────┐
@@ -21,7 +21,7 @@ from etude.grids.text import height, wrap
 
 @dataclass(frozen=True)
 class Label:
-    """A title; ``quiet`` ones are grey (the untouched base), ``marked`` ones are underlined (the best)."""
+    """A title; it is grey if ``quiet`` (the untouched base), and underlined if ``marked`` (the best checkpoint)."""
 
     text: str
     quiet: bool = False
@@ -30,7 +30,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What a grid shows: titles, and the side of a cell in pixels."""
+    """The titles of a grid, and the size of a cell in pixels."""
 
     title: str
     subtitle: str
@@ -48,28 +48,28 @@ class Layout:
 
     @property
     def font(self) -> int:
-        """Size of labels: legible at small cells, in proportion at large ones."""
+        """Font size of labels: in proportion to the cell, but at least 12 pixels, to be legible."""
         return max(12, min(self.sheet.cell) // 9)
 
     @property
     def gap(self) -> int:
-        """Between cells."""
+        """Pixels between cells."""
         return max(2, min(self.sheet.cell) // 32)
 
     @property
     def margin(self) -> int:
-        """Around the sheet and between blocks."""
+        """Pixels around the sheet and between blocks."""
         return 2 * self.font
 
     @property
     def gutter(self) -> int:
-        """Room for row titles: three quarters of a cell (as A1111), none without titles."""
+        """Width of the column of row titles: three quarters of a cell (as in A1111), 0 without titles."""
         if not any(row.text for row in self.sheet.rows):
             return 0
         return max(self.sheet.cell[0] * 3 // 4, 6 * self.font)
 
     def lines(self, label: Label, width: int) -> list[str]:
-        """A label's lines at the size of labels."""
+        """A label's text, broken into lines that fit into ``width``."""
         return wrap(label.text, self.font, width)
 
     @cached_property
@@ -89,18 +89,18 @@ class Layout:
 
     @property
     def block_width(self) -> int:
-        """One block, without margins."""
+        """Width of one block, without margins."""
         columns = len(self.sheet.columns)
         return self.gutter + columns * self.sheet.cell[0] + (columns - 1) * self.gap
 
     @cached_property
     def row_heights(self) -> list[int]:
-        """A cell's height, or its title's where that is more."""
+        """The height of each row: its cell's or its title's, whichever is larger."""
         return [max(self.sheet.cell[1], height(lines, self.font)) for lines in self.row_titles]
 
     @cached_property
     def cells_top(self) -> int:
-        """From the top of a block to its first row: block title and column titles."""
+        """Distance from the top of a block to its first row: the height of block title and column titles."""
         titled = any(label.text for label in self.sheet.blocks)
         above = max(height(lines, self.font) for lines in self.block_titles) + self.font // 2 if titled else 0
         titled = any(label.text for label in self.sheet.columns)
@@ -108,12 +108,12 @@ class Layout:
 
     @property
     def block_height(self) -> int:
-        """One block, without margins."""
+        """Height of one block, without margins."""
         return self.cells_top + sum(self.row_heights) + (len(self.row_heights) - 1) * self.gap
 
     @cached_property
     def across(self) -> int:
-        """Blocks side by side: what brings the sheet nearest to 4 : 3, and leaves few places empty."""
+        """Number of blocks side by side, so that the sheet is close to 4 : 3 and few places stay empty."""
         count = len(self.sheet.blocks)
 
         def badness(across: int) -> float:
@@ -130,7 +130,7 @@ class Layout:
 
     @cached_property
     def subtitle(self) -> list[str]:
-        """Its lines, over the whole width."""
+        """The lines of the subtitle, over the whole width."""
         return wrap(self.sheet.subtitle, self.font, self.size[0] - 2 * self.margin)
 
     @cached_property
@@ -159,7 +159,7 @@ class Layout:
 
 
 def refuse_huge(layout: Layout, limit: int) -> None:
-    """Raise ParamsError when the sheet has more than ``limit`` megapixels."""
+    """Raise ParamsError if the sheet has more than ``limit`` megapixels."""
     width, tall = layout.full
     if width * tall > limit * 1_000_000:
         fault = f"the grid would be {width} × {tall}, {width * tall / 1e6:.0f} megapixels, above `limit` {limit}"

@@ -1,4 +1,4 @@
-"""The ``grid`` block of params.yaml: what a grid turns along its three axes."""
+"""The ``grid`` block of params.yaml: which settings a grid varies along its three axes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from etude.base.settings import SAMPLERS
 from etude.core.params import Schema, Seed, nearest
 from etude.grids import syntax
 
-ALL, BASE, BEST, FINAL = "all", "base", "best", "final"  # of the axis `checkpoint`, besides steps
-REPLACED = 2  # values of `replace` at least: what is sought, and what takes its place
+ALL, BASE, BEST, FINAL = "all", "base", "best", "final"  # values of the axis `checkpoint`, in addition to steps
+REPLACED = 2  # minimum number of values of `replace`: the text to search for, and one to replace it with
 LIMITS = {"seed": (0, 2**63 - 1), "steps": (1, 500), "guidance": (0, 100)}
 NUMBERS: dict[str, Callable[[str], list[int] | list[float]]] = {
     "seed": syntax.integers,
@@ -27,7 +27,7 @@ Number = Annotated[float, Field(ge=-1e18, le=1e18)]
 
 
 class AxisSettings(Schema):
-    """One axis: what it turns, and the values in A1111's syntax (`etude.grids.syntax`)."""
+    """One axis: the setting that it varies, and the values in A1111's syntax (`etude.grids.syntax`)."""
 
     axis: str = Field(description="checkpoint, prompt, seed, guidance, steps, sampler, size, replace, or a method's")
     values: str | Whole | Number = Field(description="such as all, 1-5 (+2), 0-1 [6], or values by commas")
@@ -48,7 +48,7 @@ class AxisSettings(Schema):
         return self
 
     def _check_texts(self, values: list[str]) -> None:
-        """Raises ValueError for what can be no value of this axis, whatever was built."""
+        """Raises ValueError for a text that is never a value of this axis, independent of what was built."""
         if self.axis == "checkpoint" and values != [ALL]:
             for step in checkpoint_steps(values):
                 if step < 1:
@@ -65,7 +65,7 @@ class AxisSettings(Schema):
 
 
 def checkpoint_steps(values: Sequence[str]) -> list[int]:
-    """The steps that values of the axis `checkpoint` name; raises ValueError for what is neither a step nor a name."""
+    """The steps among values of the axis `checkpoint`; raises ValueError for a value that is neither step nor name."""
     steps = []
     for value in values:
         if value in (BASE, BEST, FINAL):
@@ -99,7 +99,7 @@ class Grid(Schema):
 
 
 def refuse_unknown(grid: Grid, own: tuple[str, ...]) -> None:
-    """Raise ValueError for an axis that is neither general nor one of the method's ``own``."""
+    """Raise ValueError for an axis that is neither one of all methods nor one of the method's ``own``."""
     known = (*TEXTS, *NUMBERS, *own)
     for axis in (grid.x, grid.y, grid.z):
         if axis and axis.axis not in known:

@@ -1,4 +1,4 @@
-"""A grid from its axes: the sheet to paint, and the manifest that a program reads."""
+"""From a grid's axes to the sheet to paint, and to the manifest for other programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from etude.rendering.pixels import PICTURE, open_picture, pixel_digest
 
 
 def sheet(method: str, base: str, axes: Sequence[Axis | None], known: Known, defaults: Defaults, cell: int) -> Sheet:
-    """Titles of a grid of ``axes`` x, y, z."""
+    """The sheet of a grid of ``axes`` x, y, z: its titles and the size of a cell."""
     columns, rows, blocks = (labels(axis, known, defaults.name) for axis in axes)
     turned = [axis.name for axis in axes if axis]
     drawn = defaults.sampling
@@ -35,7 +35,7 @@ def sheet(method: str, base: str, axes: Sequence[Axis | None], known: Known, def
 
 
 def labels(axis: Axis | None, known: Known, name: str) -> list[Label]:
-    """Titles along one axis, ``name`` filled in: the untouched base is quiet, the best checkpoint marked."""
+    """The titles along one axis, ``name`` filled in; the untouched base is grey, the best checkpoint underlined."""
     if axis is None:
         return [Label("")]
     at = axis.name == "checkpoint"
@@ -46,7 +46,10 @@ def labels(axis: Axis | None, known: Known, name: str) -> list[Label]:
 
 
 def measured(path: Path, name: str) -> dict[tuple[str, str], dict[str, float]]:
-    """What the evaluation's ``pictures.csv`` knows of a picture, by (digest of its pixels, prompt as drawn)."""
+    """The numbers of each picture in the evaluation's ``pictures.csv``, by (digest of its pixels, prompt as drawn).
+
+    Raises InputError if the file is missing.
+    """
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -65,9 +68,9 @@ def manifest(
     paths: Sequence[Path],
     numbers: Mapping[tuple[str, str], Mapping[str, float]],
 ) -> dict[str, Any]:
-    """What a program reads: the axes, and of each cell its place, what it was drawn with, and its numbers.
+    """The manifest: the axes, and for each cell its position, the settings that it was drawn with, and its numbers.
 
-    ``paths`` has one picture a cell; a cell that the evaluation did not see has no ``numbers``.
+    ``paths`` has one picture for each cell; ``numbers`` is empty for a picture that was not evaluated.
     """
     named = {
         direction: axis and {"axis": axis.name, "values": list(axis.values), "labels": list(axis.labels)}

@@ -3,11 +3,11 @@
     1-5          1, 2, 3, 4, 5          a range, both ends included
     1-5 (+2)     1, 3, 5                a range with a step; the sign is part of it
     10-5 (-3)    10, 7
-    0-1 [6]      0, 0.2, …, 1           so many values, evenly spaced (whole numbers: cut, not rounded)
-    a, "b, c"    a | b, c               values by commas; double quotes keep a comma
+    0-1 [6]      0, 0.2, …, 1           this many values, evenly spaced (whole numbers: cut, not rounded)
+    a, "b, c"    a | b, c               values separated by commas; a comma in double quotes belongs to the value
 
-Steps are counted in decimals: 0-1 (+0.1) ends at 1 and holds 0.3, not 0.30000000000000004. A fault is a ValueError that
-says what to write instead, for the schema of the params to report.
+Steps are counted in decimals: 0-1 (+0.1) ends at 1 and contains 0.3, not 0.30000000000000004. A wrong text raises a
+ValueError whose message shows what to write instead; the schema of the params reports it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from decimal import Decimal
 from io import StringIO
 
 SMALLEST, LARGEST = 32, 4096  # sides of a picture, in pixels
-MOST_DIGITS = 18  # before the point
-MOST = 1000  # values of one axis: a slip of the pen, not a grid
+MOST_DIGITS = 18  # before the decimal point
+MOST = 1000  # values of one axis: more are a typing error, not a grid
 ADVICE = "write 1-5, 1-5 (+2), 0-1 [6] or values separated by commas"
 
 _NUMBER = r"[+-]?\s*(?:\d+(?:\.\d*)?|\.\d+)"
@@ -49,13 +49,13 @@ def size(text: str) -> tuple[int, int]:
 
 
 def integers(text: str) -> list[int]:
-    """Whole numbers, ranges of them included."""
+    """The whole numbers in ``text``; ranges are expanded."""
     numbers = _numbers(text, whole=True)
     return [int(number) for number in numbers]
 
 
 def floats(text: str) -> list[float]:
-    """Numbers, ranges of them included."""
+    """The numbers in ``text``; ranges are expanded."""
     return [float(number) for number in _numbers(text, whole=False)]
 
 

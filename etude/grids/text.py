@@ -1,4 +1,4 @@
-"""Words on a picture: Pillow's own scalable font, wrapped at a width. No font of the machine, so bytes are the same."""
+"""Text on a picture: Pillow's own scalable font, wrapped at a width. System fonts would differ between machines."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ LEADING = 1.3  # height of a line, in font sizes
 
 @cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """Aileron, which Pillow carries, at ``size`` pixels."""
+    """Aileron, the font that Pillow includes, at ``size`` pixels."""
     found = ImageFont.load_default(size)
     assert isinstance(found, ImageFont.FreeTypeFont)  # Pillow built without FreeType has no scalable font
     return found
 
 
 def wrap(text: str, size: int, width: int) -> list[str]:
-    """Lines of ``text`` no wider than ``width`` pixels: broken between words, and inside one only if it must be."""
+    """Lines of ``text``, at most ``width`` pixels wide: broken between words, or inside a word that is too long."""
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}".strip()
@@ -39,19 +39,19 @@ def _pieces(word: str, size: int, width: int) -> list[str]:
 
 
 def height(lines: list[str], size: int) -> int:
-    """Pixels that ``lines`` take."""
+    """Height of ``lines`` in pixels."""
     return round(len(lines) * size * LEADING)
 
 
 def write(draw: ImageDraw.ImageDraw, lines: list[str], left: int, top: int, size: int, colour: str) -> None:
-    """Lines from ``top`` down, beginning at ``left``."""
+    """Write lines downwards from ``top``, each starting at ``left``."""
     for number, line in enumerate(lines):
         middle = top + (number + 0.5) * size * LEADING
         draw.text((left, round(middle)), line, font=font(size), fill=colour, anchor="lm")
 
 
 def write_centred(draw: ImageDraw.ImageDraw, lines: list[str], centre: int, top: int, size: int, colour: str) -> None:
-    """Lines from ``top`` down, each centred at ``centre``."""
+    """Write lines downwards from ``top``, each centred at ``centre``."""
     for number, line in enumerate(lines):
         middle = top + (number + 0.5) * size * LEADING
         draw.text((centre, round(middle)), line, font=font(size), fill=colour, anchor="mm")

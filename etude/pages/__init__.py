@@ -1,4 +1,5 @@
-"""Pages to look at: one a method, and the report that compares the chosen ones. One HTML file each, no scripts.
+"""HTML pages: one for each method, and the report that compares the chosen methods. Each is one file without scripts.
 
-A room of its own: an edited template draws no grid and measures nothing again. Nothing here imports torch.
+This folder is a dependency of the page and report stages only: an edited template draws no grid and measures nothing
+again. Nothing here imports torch.
 """

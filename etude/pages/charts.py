@@ -14,7 +14,7 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 36
 
 @dataclass(frozen=True)
 class Chart:
-    """A curve: points (x, y, spread or None), level lines by name, and the x that is marked."""
+    """A curve: points (x, y, spread or None), horizontal lines by name (``levels``), and the marked x (``mark``)."""
 
     title: str
     points: Sequence[tuple[float, float, float | None]]
@@ -30,7 +30,7 @@ def draw(chart: Chart) -> Markup:
     parts = [*_ruler(chart, across, up), *_levels(chart, up), *_curve(chart, across, up)]
     label = escape(chart.title)
     svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
-    # every text in it went through `escape`
+    # every text in the SVG was escaped above
     return Markup(svg + "".join(parts) + "</svg>")
 
 
@@ -69,7 +69,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def _steps(chart: Chart) -> list[float]:
-    """The points' own x where they are few, so that every checkpoint can be read off."""
+    """The x of each point, if there are at most 8, so that every checkpoint has a tick; else nothing."""
     return [x for x, _, _ in chart.points] if chart.dots and len(chart.points) <= 8 else []
 
 

@@ -14,7 +14,7 @@ WIDTH, ROW, LEFT, RIGHT, TOP, BOTTOM = 760, 44, 190, 30, 26, 30
 
 @dataclass(frozen=True)
 class Bar:
-    """One method: its value with the untouched base and with what it learned, each with its spread."""
+    """One method: its values before (untouched base) and after (with the artifact), each with its spread."""
 
     name: str
     before: float
@@ -24,7 +24,7 @@ class Bar:
 
 
 def draw(name: str, bars: Sequence[Bar], real: float | None) -> Markup:
-    """A row a method: hollow dot before, filled dot after; ``real`` is a dashed line. Names are escaped."""
+    """One row for each method: hollow dot before, filled dot after; ``real`` is a dashed line. Names are escaped."""
     ends = [(b.before, b.before_spread) for b in bars] + [(b.after, b.after_spread) for b in bars]
     values = [value + side * (spread or 0.0) for value, spread in ends for side in (-1, 1)]
     values += [] if real is None else [real]

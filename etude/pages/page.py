@@ -20,12 +20,12 @@ from etude.pages.readme import section
 from etude.pages.sources import CHECKPOINTS, FILES, Checkpoint, Findings, caption_of
 
 THUMB = 192  # pixels of the longest side of pictures beside each other
-PUBLISHED = 512  # px, what the smallest published base draws
+PUBLISHED = 512  # pixels: the picture size of the smallest published base model
 ALONE = "It cannot tell what a picture shows, so look at them; pictures held out would be measured against as well."
 
 
 def environment() -> Environment:
-    """Templates of this room; every value is escaped, a missing one is an error."""
+    """The Jinja environment of this folder's templates; every value is escaped, a missing value is an error."""
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     options = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined, "keep_trailing_newline": True}
     return Environment(loader=loader, autoescape=True, **options)  # type: ignore[arg-type]
@@ -60,14 +60,14 @@ def render(found: Findings) -> str:
 
 
 def candidate_name(checkpoint: str, step: int | None) -> str:
-    """How a row is called: ``untouched base``, ``step 300`` or ``final``."""
+    """The name of a row: ``untouched base``, ``step 300`` or ``final``."""
     if checkpoint == "base":
         return "untouched base"
     return f"step {step}" if step is not None else checkpoint
 
 
 def _use(found: Findings) -> dict[str, Any]:
-    """What the box *Use it* says: the exported checkpoint, a row a program, and how to get another checkpoint."""
+    """The box *Use it*: the exported checkpoint, a row for each program, and the command for another checkpoint."""
     written = found.exported
     top = [file for file in written["files"] if not file["path"].startswith(f"{CHECKPOINTS}/")]
     files: dict[str, list[str]] = {}  # by format
@@ -169,7 +169,7 @@ def _grid(folder: Path) -> dict[str, Any]:
 
 
 def _made(found: Findings) -> Iterator[tuple[str, str]]:
-    """What the artifact's facts say of its making."""
+    """How the artifact was made, from its facts: (title, value) pairs."""
     known = {"base": "base model", "family": "family", "seed": "seed", "precision": "precision", "device": "device"}
     for key, title in known.items():
         if key in found.facts:

@@ -1,4 +1,4 @@
-"""Pictures inside a page, as data: the page is one file and works wherever it is put."""
+"""Pictures embedded in a page, so that the page is one file and can be moved anywhere."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from etude.rendering.pixels import open_picture
 
 
 def inline(path: Path, most: int | None = None) -> str:
-    """A ``data:`` address of the picture as PNG, scaled down to ``most`` pixels on its longest side.
+    """The picture as a ``data:`` URL (PNG), scaled down to at most ``most`` pixels on its longest side.
 
-    Raises InputError when it is missing or no picture.
+    Raises InputError if the file is missing or not a picture.
     """
     picture = shrink(path, most)
     data = BytesIO()

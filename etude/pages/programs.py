@@ -1,9 +1,9 @@
 """Where an exported file goes in other programs, and what to write there: one table, by format.
 
-Folders and labels are those of the programs' own code, read in November 2026: A1111's `modules/cmd_args.py` and
-`extensions-builtin/Lora/preload.py` (Forge's are the same), ComfyUI's `folder_paths.py` and `nodes.py`, SD.Next's
-options, the extensions'. In names of files ``{stem}`` is what an artifact's files are called, and ``{word}`` each
-of its learned words.
+Folders and labels were read in the programs' own code in November 2026: A1111's `modules/cmd_args.py` and
+`extensions-builtin/Lora/preload.py` (the same in Forge), ComfyUI's `folder_paths.py` and `nodes.py`, SD.Next's
+options, and the extensions. In file names, ``{stem}`` is the artifact's name, and ``{word}`` each of its learned
+words.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from etude.core.families import FAMILIES, SD1, Family
 from etude.core.files import file_name
 from etude.core.placeholder import fill
 
-PROGRAMS = ("A1111", "ComfyUI", "SD.Next", "diffusers")  # each has a row on every page, if only to say that it cannot
+PROGRAMS = ("A1111", "ComfyUI", "SD.Next", "diffusers")  # each has a row on every page
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,17 @@ class Use:
 
     program: str
     files: tuple[tuple[str, str], ...]  # (an exported file or folder, the program's folder that it goes to)
-    how: str = ""  # what is chosen there; "": nothing, the prompt says all
-    word: str = ""  # how a learned word is written: {} is its file's name; "": as it is
-    tag: str = ""  # what a prompt needs besides
+    how: str = ""  # what the user chooses there; "": nothing, the prompt is enough
+    word: str = ""  # how a learned word is written: {} is its file's name; "": unchanged
+    tag: str = ""  # what the prompt needs in addition
     negative: str = ""  # what the negative prompt needs
     code: str = ""  # Python, for diffusers
-    encoders: int = 0  # text encoders of the families that it is for; 0: of any
+    encoders: int = 0  # only for families with this number of text encoders; 0: for all families
 
 
 LORA, LORA_DIFFUSERS = "{stem}.safetensors", "pytorch_lora_weights.safetensors"
 PAIR = ("{stem}.safetensors", "{stem}-neg.safetensors")
-WORDS = "{word}.pt"  # of Custom Diffusion: an embedding a word
+WORDS = "{word}.pt"  # of Custom Diffusion: one embedding for each word
 LEARNED, LEARNED_2 = "learned_embeds.safetensors", "learned_embeds_2.safetensors"
 AESTHETIC = "extensions/stable-diffusion-webui-aesthetic-gradients/aesthetic_embeddings"
 
@@ -170,7 +170,7 @@ USES: Mapping[str, tuple[Use, ...]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """A program, and what to do there; ``files`` is empty for one that cannot load any."""
+    """A program, and what to do there; ``files`` is empty if the program cannot load any of the files."""
 
     program: str
     files: Sequence[tuple[str, str]]  # (file, folder)
@@ -182,26 +182,26 @@ class Row:
 
 @dataclass(frozen=True)
 class Export:
-    """What was exported of one checkpoint, and what a prompt says of it."""
+    """The exported files of one checkpoint, and an example prompt for them."""
 
     method: str
     facts: Mapping[str, Any]
     files: Mapping[str, Sequence[str]]  # format → paths below the export folder
-    prompt: str  # one of those that were drawn, with [name] in it
-    trigger: bool  # whether texts say the name
+    prompt: str  # one of the evaluation's prompts, with [name] in it
+    trigger: bool  # whether a prompt must contain the name
 
     @property
     def stem(self) -> str:
-        """What its files are called."""
+        """The name of its files, without a suffix."""
         return file_name(str(self.facts["name"]))
 
     @property
     def folder(self) -> str:
-        """Where they are, from the root of the project."""
+        """The export folder, relative to the project's root."""
         return f"artifacts/{self.method}/export"
 
     def find(self, name: str) -> list[str]:
-        """What is there of a name: a file, all that fit a pattern, or a folder (``name/``)."""
+        """The exported paths that match ``name``: a file, a pattern, or a folder (``name/``); empty if none does."""
         paths = [path for group in self.files.values() for path in group]
         if name.endswith("/"):
             return [name] if any(path.startswith(name) for path in paths) else []
@@ -209,17 +209,17 @@ class Export:
 
     @property
     def family(self) -> Family:
-        """That of the base; SD 1.x where the facts do not say."""
+        """The family of the base; SD 1.x if the facts do not contain it."""
         return FAMILIES[self.facts.get("family", SD1.name)]
 
     @property
     def words(self) -> list[str]:
-        """The learned words that have files of their own."""
+        """The learned words that have separate files."""
         return list(self.facts.get("words", [self.facts["name"]]))
 
 
 def rows(export: Export) -> Iterator[Row]:
-    """A row a program: those of PROGRAMS in any case, then others that load a file of these formats."""
+    """One row for each program: all of PROGRAMS, then others that load a file of these formats."""
     encoders = len(export.family.text_encoders)
     uses = [use for form in export.files for use in USES.get(form, ())]
     own = {use.program for use in uses if use.encoders == encoders}
@@ -230,7 +230,7 @@ def rows(export: Export) -> Iterator[Row]:
 
 
 def _row(use: Use, export: Export) -> Row | None:
-    """The row of a use, with the files that are there; None: they are not."""
+    """The row of a use, with its files; None if a file was not exported."""
     files: list[tuple[str, str]] = []
     for pattern, folder in use.files:
         names = dict.fromkeys(pattern.format(stem=export.stem, word=file_name(word)) for word in export.words)
@@ -246,7 +246,7 @@ def _row(use: Use, export: Export) -> Row | None:
 
 
 def _prompt(use: Use, export: Export) -> str:
-    """An example, in the program's own words."""
+    """An example prompt, in the program's syntax."""
     name = str(export.facts["name"]) if export.trigger else ""
     if use.word:
         for word in export.words:

@@ -1,4 +1,4 @@
-"""What a method's README says, for its page: no one has to write it twice."""
+"""Sections of a method's README, for its page: nobody has to write them twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
 def section(readme: Path, heading: str) -> Markup:
-    """What stands under ``## heading`` as HTML, without tables; empty when there is no such section.
+    """The section ``## heading`` as HTML, without tables; empty if there is no such section.
 
     HTML in the text is escaped.
     """
@@ -33,9 +33,9 @@ def section(readme: Path, heading: str) -> Markup:
 
 
 def files(readme: Path, heading: str, name: str) -> dict[str, str]:
-    """The table under ``## heading`` whose first column names files: file → what the second column says.
+    """The table under ``## heading`` whose first column names files: file → text of the second column.
 
-    ``<name>`` in a file's name stands for the learned ``name``, of which file names leave out spaces and signs.
+    ``<name>`` in a file's name is replaced by the learned ``name``, without spaces and punctuation.
     """
     stem = file_name(name)
     rows: list[list[str]] = []

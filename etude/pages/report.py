@@ -1,4 +1,4 @@
-"""The report: the chosen methods side by side, from what their pages hold."""
+"""The report: the chosen methods side by side, from the data that the page stages wrote."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHOWN = 6  # training pictures
 
 @dataclass(frozen=True)
 class Entry:
-    """One method in the report: what its page wrote down, and where its pictures are."""
+    """One method in the report: the content of its page.json, and the folder of its pictures."""
 
     told: Mapping[str, Any]
     folder: Path  # artifacts/pages/<method>
@@ -36,14 +36,14 @@ class Entry:
 
     @property
     def field(self) -> tuple[Any, ...]:
-        """What must be equal for numbers and pictures to share a table."""
+        """Methods share a table only if these values are equal, because else their numbers do not compare."""
         asked = self.told["asked"]
         yardsticks = asked["base"], asked["clip"], asked["classifier"], asked["heldout"]
         return asked["set"], *yardsticks, asked["name"], tuple(asked["prompts"]), tuple(asked["seeds"])
 
 
 def keep(found: Findings, out: Path) -> dict[str, Any]:
-    """What the report needs of a page, as data; its pictures go to ``out/pictures``."""
+    """The content of page.json, which the report reads; the report's pictures are written to ``out/pictures``."""
     title, sentence = words.title(found.about, found.method)
     (out / "pictures").mkdir(parents=True)
     for kind in ("base", "best"):
@@ -59,7 +59,7 @@ def keep(found: Findings, out: Path) -> dict[str, Any]:
 
 
 def entries(pages: Path, methods: Sequence[str]) -> list[Entry]:
-    """The chosen methods, in their order; pages of others are left alone. Raises InputError for a missing one."""
+    """The chosen methods, in their order; other methods' pages are ignored. Raises InputError if a page is missing."""
     return [Entry(read_json(pages / method / "page.json"), pages / method) for method in methods]
 
 
@@ -73,7 +73,7 @@ def render(found: Sequence[Entry]) -> str:
 
 
 def rows(found: Sequence[Entry]) -> Iterator[dict[str, Any]]:
-    """The table as data: a row a method, its metrics of base and best with spreads, sizes in bytes."""
+    """The table as data: one row for each method, with the metrics of base and best, spreads, and the size in bytes."""
     for entry in found:
         told = entry.told
         row: dict[str, Any] = {"method": entry.method, "set": told["asked"]["set"], "step": told["best"]["step"]}
@@ -85,12 +85,12 @@ def rows(found: Sequence[Entry]) -> Iterator[dict[str, Any]]:
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """What `dvc metrics show` shows of a row."""
+    """The numbers of a row, for `dvc metrics show`."""
     return {name: value for name, value in row.items() if isinstance(value, int | float)}
 
 
 def as_csv(table: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV with a header; empty where nothing was measured."""
+    """Rows as CSV with a header; a field is empty where nothing was measured."""
     text = StringIO()
     writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
     writer.writeheader()
@@ -99,7 +99,7 @@ def as_csv(table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _section(group: Sequence[Entry]) -> dict[str, Any]:
-    """Methods that were asked the same."""
+    """Template values for a group of methods that were evaluated on the same setup."""
     asked = group[0].told["asked"]
     pictures = sorted(group[0].folder.glob("pictures/training-*.png"))
     metrics = [entry.told["metrics"] for entry in group]
@@ -124,7 +124,7 @@ def _measured(entry: Entry, key: str) -> bool:
 
 
 def _chart(group: Sequence[Entry], metric: Metric) -> dict[str, Any]:
-    """One metric of all methods: the question that it answers, the chart, and a sentence a method."""
+    """One metric of all methods: the metric, its chart, and one sentence for each method."""
     values = [entry.told["metrics"][metric.key] for entry in group]
     verdicts = [(entry.told["title"], words.verdict(own, metric)) for entry, own in zip(group, values, strict=True)]
     svg = draw(metric.name, [_bar(entry, metric.key) for entry in group], values[0].get("real"))

@@ -1,4 +1,4 @@
-"""What a page tells, read from the files of a method's stages: nothing is computed, and nothing is assumed."""
+"""The content of a method's page, read from the files of the method's stages: nothing is computed or assumed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from etude.core.files import read_json
 from etude.metrics import HELD_OUT, METRICS
 from etude.pages.readme import files
 
-CHECKPOINTS = "checkpoints"  # folder of an export in which each of several checkpoints lies
-FILES = "The files"  # the section of a README on what the export stage writes
+CHECKPOINTS = "checkpoints"  # subfolder of an export with one folder for each checkpoint, if several are exported
+FILES = "The files"  # the README section about the files of the export stage
 Numbers = Mapping[str, float | None]
 
 
@@ -27,12 +27,12 @@ class Checkpoint:
 
     name: str
     step: int | None
-    values: Numbers  # metric → value; None where it could not be measured
+    values: Numbers  # metric → value; None if it could not be measured
 
 
 @dataclass(frozen=True)
 class File:
-    """An exported file, and where the README says that it loads."""
+    """An exported file, and the README's text about it."""
 
     name: str
     size: int  # bytes
@@ -41,13 +41,13 @@ class File:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that is known of one built and evaluated method."""
+    """All data of one built and evaluated method."""
 
     method: str
     about: tuple[str, ...]  # paragraphs of the module's docstring
     facts: Mapping[str, Any]  # of the artifact
     size: int  # bytes of the artifact
-    asked: Mapping[str, Any]  # evaluation.json: name, set, prompts, seeds, sampling …
+    asked: Mapping[str, Any]  # evaluation.json, the setup: name, set, prompts, seeds, sampling …
     metrics: Mapping[str, Mapping[str, float]]  # metrics.json: metric → base, best, final, real, …
     best: Mapping[str, Any]  # best.json
     checkpoints: Sequence[Checkpoint]
@@ -58,7 +58,7 @@ class Findings:
     readme: Path  # pipelines/<method>/README.md
 
     def picture(self, kind: str, prompt: int, seed: int) -> Path:
-        """The picture of the untouched ``base`` or of the ``best`` checkpoint."""
+        """The file of a picture; ``kind`` is ``base`` (untouched) or ``best`` (the best checkpoint)."""
         return self.folder / "evaluation" / "pictures" / kind / f"{prompt:02d}-{seed}.png"
 
     @property
@@ -68,17 +68,17 @@ class Findings:
 
     @property
     def held_out(self) -> bool:
-        """Whether anything was measured that training pictures do not tell."""
+        """Whether the best checkpoint was measured against held-out pictures."""
         return any("best" in self.metrics.get(metric.key, {}) for metric in METRICS if HELD_OUT in metric.needs)
 
     @property
     def previews(self) -> list[Path]:
-        """Pictures drawn while learning, by step."""
+        """Pictures drawn during training, by step."""
         return sorted((self.folder / "previews").glob("*.png"))
 
 
 def find(method: str, root: Path = Path()) -> Findings:
-    """Read everything; raises InputError for the first file that is missing."""
+    """Read all files of a method; raises InputError for the first one that is missing."""
     folder, home = root / "artifacts" / method, root / "pipelines" / method
     artifact = folder / "build" / "artifact.safetensors"
     evaluation = folder / "evaluation"
@@ -102,7 +102,7 @@ def find(method: str, root: Path = Path()) -> Findings:
 
 
 def read_csv(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
-    """Rows by column name; raises InputError when the file is missing."""
+    """The rows, each as column name → text; raises InputError if the file is missing."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file, delimiter=delimiter))
@@ -133,12 +133,12 @@ def docstring(code: Path) -> tuple[str, ...]:
 
 
 def exported(folder: Path, written: Mapping[str, Any], about: Mapping[str, str]) -> list[File]:
-    """The exported checkpoint's files for other programs, and what ``about`` says of each."""
+    """The exported checkpoint's files for other programs, each with its text from ``about`` (file → text)."""
     names = sorted(file["path"] for file in written["files"] if not file["path"].startswith(f"{CHECKPOINTS}/"))
     return [File(name, (folder / name).stat().st_size, about.get(Path(name).name, "")) for name in names]
 
 
 def caption_of(picture: Path) -> str:
-    """The caption that lies beside a training picture."""
+    """The caption in the .txt file beside a training picture; empty without one."""
     text = picture.with_suffix(".txt")
     return text.read_text(encoding="utf-8").strip() if text.exists() else ""

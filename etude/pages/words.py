@@ -1,4 +1,4 @@
-"""How numbers are written, on pages and in the report alike."""
+"""How numbers are written on pages and in the report."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from etude.metrics import Metric
 
 
 def number(value: float | None) -> str:
-    """Three significant digits; a dash for what was not measured."""
+    """``value`` with three significant digits; a dash for None."""
     if value is None:
         return "–"
     return f"{value:.3g}".replace("-", "−") if abs(value) < 0.1 else f"{value:.3f}".replace("-", "−")
 
 
 def spread(value: float | None) -> str:
-    """``± 0.012``, or nothing."""
+    """``± 0.012``; an empty text for None."""
     return "" if value is None else f"± {value:.2g}"
 
 
 def size(count: int) -> str:
-    """Bytes in the unit that suits: ``28.4 MB``."""
+    """A number of bytes in a readable unit: ``28.4 MB``."""
     amount, units = float(count), ["bytes", "kB", "MB", "GB"]
     while amount >= 1000 and len(units) > 1:
         amount, units = amount / 1000, units[1:]
@@ -28,14 +28,14 @@ def size(count: int) -> str:
 
 
 def title(about: tuple[str, ...], method: str) -> tuple[str, str]:
-    """Name and one sentence of a method from its docstring's first paragraph, ``LoRA: a low-rank change …``."""
+    """A method's name and a sentence about it, from its docstring's first paragraph, ``LoRA: a low-rank change …``."""
     first = about[0] if about else method
     name, colon, rest = first.partition(": ")
     return (name, rest[:1].upper() + rest[1:].rstrip(".") + ".") if colon else (method, first)
 
 
 def verdict(values: Mapping[str, float], metric: Metric) -> str:
-    """One sentence on a metric that has a better side: the gain over the base, against the spread between seeds."""
+    """A sentence about a metric with a better direction: the gain over the base, compared with the spread of seeds."""
     base, best = values.get("base"), values.get("best")
     if base is None or best is None:
         return ""
