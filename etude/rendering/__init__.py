@@ -1,4 +1,5 @@
-"""Pictures drawn once: untouched base and artifacts side by side, in fixed groups, kept by content.
+"""Pictures of the untouched base and of artifacts: each is drawn once, in fixed batches, and cached by its content key.
 
-A room of its own: an edited grid or metric draws nothing again, and an edited cache trains nothing again.
+This code has its own folder, so that an edited grid or metric draws nothing again, and edited drawing trains nothing
+again.
 """

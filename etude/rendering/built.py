@@ -1,4 +1,4 @@
-"""What was built here, as command lines name it: `lora`, `lora@160` (after 160 steps), `lora@best`."""
+"""Artifacts of this project by their names on the command line: `lora`, `lora@160` (step 160), `lora@best`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ BEST, FINAL = "best", "final"
 
 
 def find_path(what: str | Path) -> Path:
-    """The file or folder that ``what`` names: on this machine, or built here.
+    """The path of an artifact: ``what`` is a method (`lora`, `lora@160`, `lora@best`), or a path itself.
 
-    Raises InputError where there is none; for a step that is no checkpoint's it names those that there are.
+    Raises InputError if it does not exist; if a method has no checkpoint at that step, the error lists the steps.
     """
     what = str(what)
     method, at, step = what.partition("@")
@@ -33,7 +33,7 @@ def find_path(what: str | Path) -> Path:
 
 
 def best_of(method: str) -> str:
-    """The name of a method's best checkpoint, or of its final artifact, by its evaluation; raises InputError."""
+    """The name of a method's best checkpoint (may be the final artifact), from its evaluation; raises InputError."""
     return str(read_json(ARTIFACTS / method / "best.json")["checkpoint"])
 
 

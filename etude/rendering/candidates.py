@@ -1,4 +1,4 @@
-"""What draws: the untouched base, every checkpoint of a build, and its final artifact."""
+"""The candidates of a build: the untouched base, every checkpoint, and the final artifact."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ UNTOUCHED = Candidate(BASE, 0)
 
 
 def candidates(build: Path) -> list[Candidate]:
-    """The base, then the checkpoints by step, then the final artifact, unless the last checkpoint is of its step.
+    """The base, the checkpoints by step, and the final artifact, unless the last checkpoint has the same step.
 
-    ``build`` is ``artifacts/<method>/build``. Raises InputError when it holds no artifact.
+    ``build`` is ``artifacts/<method>/build``. Raises InputError if it contains no artifact.
     """
     return [UNTOUCHED, *find_made(build)]
 
 
 def find_made(build: Path) -> list[Candidate]:
-    """What `candidates` lists after the base, the last of it being what the build ended with."""
+    """The candidates without the base: checkpoints and the final artifact. The last one is the result of the build."""
     final = build / "artifact.safetensors"
     if not final.exists():
         raise InputError(final, "is missing", "run `dvc repro` so that the build stage makes it")

@@ -1,7 +1,7 @@
-"""Draw what is asked for and not yet kept.
+"""Draw the requested pictures that are not in the cache yet.
 
-A request is drawn as one batch and kept as one entry a picture, under a key of the whole request: a kept picture never
-depends on what else was drawn in the same run, and a new checkpoint draws only its own.
+A request is drawn as one batch. Each picture is one entry of the cache, and its key contains the whole request: a
+cached picture never depends on the other pictures of a run, and for a new checkpoint only its own pictures are drawn.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt and its seeds, drawn together by one candidate."""
+    """One prompt and its seeds, drawn as one batch with one candidate."""
 
     candidate: Candidate
     prompt: str  # with the name filled in
@@ -49,9 +49,9 @@ def ask(
     settings: Mapping[str, float],
     size: tuple[int, int] | None = None,
 ) -> Request:
-    """A request in its one form, so that equal pictures are asked for equally: ``name`` filled in, seeds in order.
+    """A request in normal form, so that equal pictures have equal keys: ``name`` filled in, seeds sorted.
 
-    The base has no ``settings``: it is drawn once for all of them.
+    A request of the base has no ``settings``, because they do not change it: it is drawn once for all settings.
     """
     worded = sampling.model_copy(update={"negative": fill(sampling.negative, name)})
     own = () if candidate.path is None else tuple(sorted(settings.items()))
@@ -63,20 +63,20 @@ Track = Callable[[Sequence[Request]], Iterator[Request]]
 
 @dataclass(frozen=True)
 class Drawn:
-    """Where the pictures of each request are, in the order of its seeds, and how many had to be drawn."""
+    """The picture files of each request, in the order of its seeds, and the number of newly drawn pictures."""
 
     paths: dict[Request, tuple[Path, ...]]
     new: int
 
     def of(self, request: Request, seed: int) -> Path:
-        """One picture."""
+        """The file of one picture."""
         return self.paths[request][request.seeds.index(seed)]
 
 
 def draw(renderer: Renderer, requests: Sequence[Request], track: Track = iter) -> Drawn:
-    """Pictures for every request; ``track`` is given those that must be drawn, and shows how they go by.
+    """Pictures for every request; ``track`` gets the requests that must be drawn, and shows progress.
 
-    Artifacts are the dearest to change, then their settings: requests of one artifact are drawn one after another.
+    Changing the artifact is slowest, then changing its settings: all requests of one artifact are drawn in sequence.
     """
     store = Store("images")
     paths = {request: _places(renderer, store, request) for request in dict.fromkeys(requests)}
@@ -99,7 +99,7 @@ def _places(renderer: Renderer, store: Store, request: Request) -> tuple[Path, .
 
 
 def _generate(base: Base, request: Request) -> NDArray[np.uint8]:
-    """Pictures [B, height, width, 3], one a seed."""
+    """Pictures [B, height, width, 3], one for each seed."""
     width, height = request.size or (base.resolution, base.resolution)
     prompts = [request.prompt] * len(request.seeds)
     drawn = generate(base, prompts, seeds=request.seeds, width=width, height=height, **request.sampling.model_dump())

@@ -1,4 +1,4 @@
-"""The prompts that are drawn."""
+"""The prompts to draw."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from etude.core.errors import ParamsError
 
 
 def prompts_of(prompts: dict[str, list[str]], chosen: str) -> list[str]:
-    """The prompts of one image set; raises ParamsError when there are none."""
+    """The prompts of one image set; raises ParamsError if there are none."""
     if not prompts.get(chosen):
         raise ParamsError("params.yaml", f"`prompts` has none for the set `{chosen}`", f"add `prompts.{chosen}`")
     return prompts[chosen]

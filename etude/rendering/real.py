@@ -1,4 +1,4 @@
-"""The training pictures themselves, beside which drawn ones are laid."""
+"""The training pictures, with which drawn pictures are compared."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from etude.core.files import read_json
 
 
 def real_pictures(prepared: Path) -> list[str]:
-    """Ids of the pictures in ``data/<set>/prepared``, sorted; flipped copies are left out: each is a twin of another.
-
-    Raises InputError when there are none.
-    """
+    """Ids of the pictures in ``data/<set>/prepared``, sorted, without flipped copies; raises InputError if none."""
     listed = read_json(prepared / "images.json")["images"]
     names = sorted(name for name, entry in listed.items() if not entry["flipped"])
     if not names:

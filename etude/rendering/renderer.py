@@ -1,4 +1,4 @@
-"""What pictures are drawn with: a base, a method, a device; and the digest of all that a picture depends on."""
+"""The renderer: a base, a method and a device to draw with, and the digest of everything that a picture depends on."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from etude.core.store import Part, key
 from etude.rendering.candidates import Candidate
 
 DRAWING = ("etude/base", "etude/core", "etude/diffusion", "etude/rendering")  # the code that draws
-APPLYING = "etude/training"  # what a method's `apply` may use besides, and the method itself
+APPLYING = "etude/training"  # further code that a method's `apply` may use, in addition to the method's own
 LIBRARIES = ("diffusers", "peft", "torch", "transformers")
 
 
 class Renderer:
-    """Opens the base when the first picture needs it, not before."""
+    """Draws with a base and a method; the base is loaded when the first picture is drawn, not before."""
 
     def __init__(self, base: Path, method: str, *, device: str, precision: str, threads: int) -> None:
         self.path, self.method, self.precision, self.threads = base, method, precision, threads
@@ -41,7 +41,7 @@ class Renderer:
 
     @contextmanager
     def applied(self, candidate: Candidate, settings: Mapping[str, float]) -> Iterator[Base]:
-        """The base as ``candidate`` changes it, with ``settings`` of the method's ``axes``; undone on leaving."""
+        """The base, changed by ``candidate`` with ``settings`` of the method's ``axes``; undone on exit."""
         if candidate.path is None:
             yield self.base
             return
@@ -52,14 +52,14 @@ class Renderer:
             yield changed
 
     def key(self, candidate: Candidate, settings: Mapping[str, float], *parts: Part) -> str:
-        """The key of a result of ``candidate``: weights, settings, code, libraries and device are in it."""
+        """The cache key of a result of ``candidate``, from weights, settings, code, libraries and device."""
         if candidate.path is None:
-            return key(self._ground, *parts)  # the base knows neither method nor settings: all methods share its rows
+            return key(self._ground, *parts)  # neither method nor settings change the base: all methods share its rows
         return key(self._ground, self._apply, self._digest(candidate.path), dict(settings), *parts)
 
     @cached_property
     def _digest(self) -> Callable[[Path], str]:
-        """Of artifacts: some are gigabytes, and every prompt asks."""
+        """The digest of an artifact file, computed once: some have gigabytes, and each prompt needs the digest."""
         return cache(sha256_file)
 
     @cached_property
@@ -74,7 +74,10 @@ class Renderer:
 
 
 def open_renderer(method: str, *, base: str, device: str, precision: str, threads: int) -> Renderer:
-    """A method's renderer, on its own base or else on ``base``; from here on equal inputs give equal results."""
+    """A method's renderer, with the method's own base if it has one, else with ``base``.
+
+    It makes torch deterministic: from then on, equal inputs give equal results.
+    """
     make_deterministic(threads)
     if issubclass(load_method(method).Params, OwnBase):
         base = pick(Path("pipelines", method, "params.yaml"), OwnBase).base

@@ -1,1 +1,1 @@
-"""The one loop, what it is told (plan), what it is fed (batches) and what it leaves behind (report)."""
+"""The one training loop (fit), its settings (plan), its input (batches) and its output (report)."""

@@ -1,4 +1,4 @@
-"""The settings of Custom Diffusion's augmentation, and how its views are told apart. Nothing here imports torch."""
+"""The settings of Custom Diffusion's augmentation, and the kinds of its views. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from etude.core.params import Schema, Seed
 
 Size = Annotated[float, Field(gt=0, le=10)]
 Kind = Literal["far", "whole", "near"]
-KIND, MASK = "kind", "mask"  # of a view's file: an entry of its header, and a tensor
+KIND, MASK = "kind", "mask"  # in a view's file: an entry of its header, and a tensor
 
 
 class Augmentation(Schema):
-    """The block `augmentation`. Sizes are shares of the picture's own."""
+    """The block `augmentation`. Sizes are relative to the size of the picture."""
 
     views: int = Field(ge=0, le=10_000, description="of each picture; 0: the picture as it is")
     smaller: float = Field(ge=0, le=1, description="share of the views that are smaller; the others are larger")
@@ -31,6 +31,6 @@ class Augmentation(Schema):
 
 
 class HasViews(Schema):
-    """A method that learns views of its pictures, smaller and larger: it has a stage *views*."""
+    """A method that learns smaller and larger views of its pictures: it has a stage *views*."""
 
     augmentation: Augmentation

@@ -1,4 +1,4 @@
-"""An exponential moving average of parameters (EMA), which is what a run saves when it is on."""
+"""An exponential moving average of parameters (EMA): when it is on, a run saves the average."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Average:
-    """Follows ``tensors`` with ``decay``; 0 switches it off. Early steps decay faster, or the start would linger."""
+    """The average of ``tensors`` with ``decay``; 0: off. Early steps decay faster, so that the start counts less."""
 
     def __init__(self, tensors: Sequence[Tensor], decay: float) -> None:
         self.tensors, self.decay = list(tensors), decay
@@ -18,14 +18,14 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the parameters after 0-based ``step``."""
+        """Update the average with the parameters after 0-based ``step``."""
         if self.decay:
             decay = min(self.decay, (1 + step) / (10 + step))
             torch._foreach_lerp_(self.values, [t.detach() for t in self.tensors], 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The parameters hold the average inside, and what they held before afterwards."""
+        """Inside, the parameters have the values of the average; on exit, their own values are restored."""
         if not self.decay:
             yield
             return

@@ -1,6 +1,6 @@
-"""What a diffusion run is fed: the cached latents of an image set, and its captions.
+"""The input of a training run: the cached latents of an image set, and its captions.
 
-Batch i is a pure function of (seed, i), so a resumed run sees the same order without any state of its own.
+Batch i is a pure function of (seed, i), so a resumed run sees the same order, and no state must be saved for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from etude.core.errors import InputError
 from etude.core.files import read_json, read_tensors
 from etude.core.randomness import generator
 
-EVEN = 127 / 255  # the grey of a mask that weighs as much as none
+EVEN = 127 / 255  # a mask of this grey everywhere has the same effect as no mask
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,16 @@ class Images:
 
 @dataclass(frozen=True)
 class Captions:
-    """Captions of an image set by image name; ``texts`` as written, ``conditioning`` [1, 77, d] as encoded."""
+    """Captions of an image set, by image name: ``texts``, and their encodings ``conditioning`` [1, 77, d]."""
 
     texts: dict[str, str]
     conditioning: dict[str, Conditioning]
-    empty: Conditioning  # the text "": what guidance and caption dropout use
+    empty: Conditioning  # of the text "", which guidance and caption dropout use
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The prepared pictures of an image set themselves: uint8 [H, W, 3] each, sizes may differ."""
+    """The prepared pictures of an image set: uint8 [H, W, 3] each, sizes may differ."""
 
     names: tuple[str, ...]
     pixels: tuple[Tensor, ...]
@@ -54,9 +54,9 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples of one size: moments [B, 4, h, w], and captions when the method asks for them.
+    """B samples of one size: moments [B, 4, h, w], and captions if the method uses them.
 
-    ``attention`` [B, 1, h, w], 0 to 1, where any of the pictures has a mask; EVEN stands for one that has none.
+    ``attention`` [B, 1, h, w], 0 to 1, if any of the pictures has a mask; pictures without a mask have the value EVEN.
     """
 
     names: tuple[str, ...]
@@ -68,7 +68,7 @@ class Batch:
 
 
 def latent_files(folder: Path | str) -> list[Path]:
-    """The files of latents in a folder, by name; raises InputError when there are none."""
+    """The files of latents in a folder, by name; raises InputError if there are none."""
     files = sorted(Path(folder).glob("*.safetensors"))
     if not files:
         raise InputError(folder, "holds no latents", "run `dvc repro` so that the stage that fills it runs")
@@ -76,7 +76,7 @@ def latent_files(folder: Path | str) -> list[Path]:
 
 
 def load_images(folder: Path | str) -> Images:
-    """Read ``data/<set>/latents``; raises InputError when it is empty."""
+    """Read ``data/<set>/latents``; raises InputError if it is empty."""
     files = latent_files(folder)
     moments = [read_tensors(file)[0] for file in files]
     return Images(
@@ -88,7 +88,7 @@ def load_images(folder: Path | str) -> Images:
 
 
 def load_pictures(folder: Path | str) -> Pictures:
-    """Read ``data/<set>/prepared``; raises InputError when it is empty."""
+    """Read ``data/<set>/prepared``; raises InputError if it is empty."""
     import numpy as np
     from PIL import Image
 
@@ -122,7 +122,7 @@ def load_captions(folder: Path | str) -> Captions:
 
 
 class Batches:
-    """``batches(i)``: the i-th batch. Images of one size go together; each is seen once before any is seen twice."""
+    """``batches(i)``: the i-th batch. A batch has images of one size; all are used once before any is used twice."""
 
     def __init__(
         self, images: Images, captions: Captions | None, *, batch_size: int, seed: int, device: str = "cpu"
@@ -136,7 +136,7 @@ class Batches:
         missing = [name for name in images.names if captions and name not in captions.texts]
         if missing:
             raise InputError(", ".join(missing[:5]), "has no caption", "run `dvc repro` so that *caption* runs")
-        if captions:  # many pictures may share a text: it lies on the device once
+        if captions:  # many pictures may share a text: it is moved to the device only once
             moved = {id(said): said.to(device) for said in captions.conditioning.values()}
             self.conditioning = {name: moved[id(said)] for name, said in captions.conditioning.items()}
         sizes = sorted({tuple(tensor.shape) for tensor in self.mean})
@@ -148,7 +148,7 @@ class Batches:
         self._epoch = lru_cache(maxsize=2)(self._turns)
 
     def __call__(self, index: int) -> Batch:
-        """Batch number ``index``, a pure function of it."""
+        """Batch number ``index``, a pure function of ``index``."""
         chosen = self.members(index)
         names = tuple(self.names[i] for i in chosen)
         mean = torch.stack([self.mean[i] for i in chosen])
@@ -177,7 +177,7 @@ class Batches:
         return [group[self._order(len(group), f"group {number}", i // len(group))[i % len(group)]] for i in places]
 
     def _turns(self, epoch: int) -> list[tuple[int, int]]:
-        """An epoch's batches in their order: the group of each, and how many of that group came before it."""
+        """An epoch's batches in their order: the group of each, and the number of earlier batches of that group."""
         groups = [number for number, length in enumerate(self.counts) for _ in range(length)]
         earlier = [count() for _ in self.counts]
         return [(groups[i], next(earlier[groups[i]])) for i in self._shuffled(len(groups), "turns", epoch)]

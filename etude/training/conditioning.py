@@ -1,4 +1,4 @@
-"""What a batch's captions become on their way into the loss: worded, dropped at times, encoded before or live."""
+"""From a batch's captions to the conditioning of the loss: templates, dropout, cached or live encoding."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ PLAIN = "[caption]"
 
 
 def reworded(base: Base, captions: Captions, wording: str, name: str, clip_skip: int) -> Captions:
-    """Captions worded as ``wording`` tells: [caption] is the own text, [name] is ``name``.
+    """Captions in the form of ``wording``: [caption] is replaced by the picture's caption, [name] by ``name``.
 
-    Plain "[caption]" without ``clip_skip`` is what the encode stage encoded; all else is encoded here, each text once.
+    The encode stage has already encoded the form "[caption]" without ``clip_skip``; any other is encoded here, each
+    text once.
     """
     if wording == PLAIN and not clip_skip:
         return captions
@@ -27,12 +28,12 @@ def reworded(base: Base, captions: Captions, wording: str, name: str, clip_skip:
 
 
 def dropped(batch: Batch, share: float) -> torch.Tensor:
-    """Which samples lose their caption, so that guidance has an unconditional side: bool [B], drawn on the CPU."""
+    """Which samples lose their caption, so that the unconditional prediction is trained too: bool [B], random (CPU)."""
     return torch.rand(len(batch.names)) < share
 
 
 def cached(batch: Batch, empty: Conditioning, share: float) -> Conditioning:
-    """The batch's captions as encoded before, a ``share`` of them replaced by the empty text."""
+    """The cached encodings of the batch's captions, a ``share`` of them replaced by the empty text."""
     assert batch.conditioning is not None
     hidden, pooled = batch.conditioning.hidden, batch.conditioning.pooled
     if share:
@@ -44,7 +45,7 @@ def cached(batch: Batch, empty: Conditioning, share: float) -> Conditioning:
 
 
 def live(base: Base, batch: Batch, share: float, clip_skip: int) -> Conditioning:
-    """The batch's captions encoded now, for text encoders that are learning; a ``share`` of them empty."""
+    """The batch's captions encoded now, because the text encoders are being trained; a ``share`` of them is empty."""
     drops = dropped(batch, share).tolist() if share else [False] * len(batch.texts)
     texts = ["" if drop else text for drop, text in zip(drops, batch.texts, strict=True)]
     return encode_prompts(base, texts, clip_skip=clip_skip)

@@ -1,4 +1,4 @@
-"""The loss that all methods share: how well noise is predicted (ε- and v-prediction alike)."""
+"""The loss that all methods share: the error of the predicted noise, for ε- and v-prediction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from etude.training.plan import Optimization
 
 @dataclass(frozen=True)
 class Noised:
-    """Latents [B, 4, h, w] drawn from their moments, and what became of them at random timesteps [B]."""
+    """Latents [B, 4, h, w] sampled from their moments, random timesteps [B], and the latents with noise added."""
 
     latents: Tensor
     noise: Tensor
@@ -25,7 +25,7 @@ class Noised:
 
 
 def noised(base: Base, mean: Tensor, logvar: Tensor, plan: Optimization) -> Noised:
-    """Draw latents from unscaled moments, noise (``plan.noise_offset`` shifts whole channels of it) and timesteps."""
+    """Sample latents from unscaled moments, noise (``plan.noise_offset`` shifts whole channels of it) and timesteps."""
     latents = sample_latents(mean, logvar, torch.randn_like(mean), base.scaling_factor)
     noise = torch.randn_like(latents)
     if plan.noise_offset:
@@ -35,9 +35,9 @@ def noised(base: Base, mean: Tensor, logvar: Tensor, plan: Optimization) -> Nois
 
 
 def weighted(base: Base, errors: Tensor, timesteps: Tensor, plan: Optimization) -> Tensor:
-    """The errors [B] of samples at their timesteps, weighed as ``plan.min_snr`` asks.
+    """The errors [B] of samples at their timesteps, weighted by Min-SNR with γ = ``plan.min_snr`` (0: unchanged).
 
-    With γ, a sample counts min(snr, γ)/snr, or min(snr, γ)/(snr + 1) for v-prediction (Hang et al., 2023,
+    A sample's weight is min(snr, γ)/snr, or min(snr, γ)/(snr + 1) for v-prediction (Hang et al., 2023,
     arXiv:2303.09556).
     """
     if not plan.min_snr:
@@ -54,10 +54,10 @@ def denoising_losses(
     plan: Optimization,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """One loss a sample [B]: the mean squared error of the prediction at a random timestep, `weighted`.
+    """One loss for each sample [B]: the mean squared error of the prediction at a random timestep, `weighted`.
 
-    ``mean`` and ``logvar`` are unscaled VAE moments [B, 4, h, w]; latents are drawn from them at every call. With
-    ``mask`` [B, 1, h, w] the mean is over its ones.
+    ``mean`` and ``logvar`` are unscaled VAE moments [B, 4, h, w]; each call samples latents from them. With ``mask``
+    [B, 1, h, w], the mean is over the cells where the mask is 1.
     """
     drawn = noised(base, mean, logvar, plan)
     prediction = predict(base, drawn.noisy, drawn.timesteps, conditioning)
@@ -75,5 +75,5 @@ def denoising_loss(base: Base, mean: Tensor, logvar: Tensor, conditioning: Condi
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """In float32 at least: squares of small errors vanish in half precision."""
+    """``tensor`` in float32 or wider: in half precision, squares of small errors become 0."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

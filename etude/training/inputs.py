@@ -1,6 +1,6 @@
-"""What `build` of a method may ask for, by the name of an argument: one registry, which a new need is added to.
+"""The inputs that a method's `build` can get, by the name of its argument: one registry. A new input is added here.
 
-Nothing here imports torch before something is loaded.
+torch is imported only when an input is loaded.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ M = TypeVar("M", bound=Schema)
 
 @dataclass(frozen=True)
 class Request:
-    """Who asks."""
+    """The method whose inputs are loaded, its params, and digests."""
 
     method: str
     params: MethodParams
-    digests: Mapping[str, str]  # of all that the stage depends on, by path
+    digests: Mapping[str, str]  # of all dependencies of the stage, by path
 
     def declared(self, mixin: type[M]) -> M:
-        """The params as what they declare; raises ParamsError for a method whose `Params` lack it."""
+        """The params, typed as ``mixin``; raises ParamsError if the method's `Params` do not derive from it."""
         if isinstance(self.params, mixin):
             return self.params
         fault = f"`build` asks for what its `Params` do not declare: {mixin.__name__}"
@@ -42,19 +42,19 @@ class Request:
 
     @property
     def own(self) -> Path:
-        """The folder of what the method's own stages made."""
+        """The folder of the method's artifacts."""
         return Path("artifacts", self.method)
 
 
 class Need(NamedTuple):
-    """How one need is met."""
+    """One input: the folder that it is read from, and the function that loads it."""
 
-    dep: str  # what the build stage in dvc.yaml depends on for it
+    dep: str  # the dependency that the build stage in dvc.yaml needs for it
     load: Callable[[Request], Any]
 
 
 def load_inputs(method: Method, request: Request) -> dict[str, Any]:
-    """All that ``method.build`` asks for, by argument; raises EtudeError for what there is not."""
+    """The inputs of ``method.build``, by argument; raises EtudeError if one does not exist."""
     asked = needs(method)
     for name in asked:
         if name not in INPUTS:
@@ -95,7 +95,7 @@ def _class_images(request: Request) -> Any:
 
 
 def _models(request: Request) -> dict[str, Input]:
-    """Each of the models, if it is still what its stage *input* saw; raises StaleError."""
+    """Each of the models; raises StaleError if one has changed since its stage *input* read it."""
     found = {}
     for name, path in request.declared(Models).models.items():
         digest = request.digests[path]
@@ -108,7 +108,7 @@ def _models(request: Request) -> dict[str, Input]:
 
 INPUTS: Mapping[str, Need] = {
     "images": Need("data/${set}/latents", _images),
-    "captions": Need("data/${set}/texts", _captions),  # ${reads} in place of texts where params declare ReadsCaptions
+    "captions": Need("data/${set}/texts", _captions),  # methods with ReadsCaptions: ${reads} instead of texts
     "pictures": Need("data/${set}/prepared", _pictures),
     "views": Need("artifacts/${method}/views", _views),
     "class_images": Need("artifacts/${method}/class_images", _class_images),

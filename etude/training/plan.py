@@ -1,4 +1,4 @@
-"""How a run moves its parameters: the ``training`` block of a method's params.yaml."""
+"""The settings of a training run: the ``training`` block of a method's params.yaml."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pydantic import Field, model_validator
 
 from etude.core.params import Count, Rate, Scale, Schema, Steps
 
-MOST = 1000  # checkpoints of a run, each of which is measured and drawn
+MOST = 1000  # checkpoints of a run: each is drawn and measured
 FASTEST = 100
 SEGMENT = re.compile(r"((?:\d{1,20}\.?\d{0,20}|\.\d{1,20})(?:[eE][+-]?\d{1,3})?) *(?:: *(-1|\d{1,9})?)?", re.ASCII)
-Rates = list[tuple[float, int | None]]  # (rate, last step it holds for; None: to the end)
+Rates = list[tuple[float, int | None]]  # (rate, its last step; None: to the end)
 
 
 class Optimization(Schema):
-    """Optimizer, schedule and rhythm of one run. A step is one update of the parameters."""
+    """Optimizer, schedule and save intervals of one run. A step is one update of the parameters."""
 
     steps: Steps
     batch_size: Count
@@ -63,7 +63,7 @@ class Optimization(Schema):
 
 
 class Trained(Schema):
-    """A method that learns by steps, with checkpoints on the way."""
+    """A method that is trained in steps and saves checkpoints."""
 
     training: Optimization
 

@@ -1,4 +1,4 @@
-"""A picture of what a run has learned so far, drawn at every checkpoint: for people, not for measuring."""
+"""Previews: a picture drawn at every checkpoint of a training run. They are for people and are not measured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 class Preview(Sampling):
-    """The ``preview`` block of a method's params.yaml; a change of the root's ``sampling`` retrains nothing."""
+    """The ``preview`` block of a method's params.yaml. It is separate from the root's ``sampling``, so that a change of
+    that retrains nothing.
+    """
 
     prompt: str = Field(description="[name] is the method's name")
     seeds: list[Seed] = Field(max_length=64, description="one picture each, side by side; none: no previews")
@@ -31,13 +33,13 @@ class Preview(Sampling):
 
 
 class HasPreview(Schema):
-    """A method that shows at each checkpoint what it has learned."""
+    """A method that draws a preview at each checkpoint."""
 
     preview: Preview
 
 
 def draw(base: Base, preview: Preview, name: str) -> Image:
-    """What ``base`` draws now, with whatever is being trained in it: the pictures of all seeds in a row."""
+    """The pictures of all seeds in a row, drawn with ``base`` in its present state of training."""
     import numpy as np
     from PIL import Image
 
@@ -52,7 +54,7 @@ def draw(base: Base, preview: Preview, name: str) -> Image:
 
 @contextmanager
 def evaluating(base: Base) -> Iterator[None]:
-    """No dropout inside; each module is in its own mode again afterwards."""
+    """Modules are in evaluation mode inside (no dropout); on exit, each has its earlier mode again."""
     modules = [module for part in (base.unet, *base.text_encoders) for module in part.modules()]
     training = [module for module in modules if module.training]
     for module in training:

@@ -1,7 +1,7 @@
-"""Prior preservation: beside its own pictures a method learns pictures of the class, or it would forget the class.
+"""Prior preservation: a method also learns pictures of the class, because without them the model forgets the class.
 
-L = mean of the own losses + λ · mean of the class's (Ruiz et al., 2022, arXiv:2208.12242). Each sample is weighted by
-its own timestep, in both halves.
+L = mean loss of the own pictures + λ · mean loss of the class pictures (Ruiz et al., 2022, arXiv:2208.12242). The
+weight of each sample depends on its own timestep, in both terms.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from etude.training.batches import Batch, Batches, Captions, Images, load_captio
 from etude.training.denoising import denoising_losses
 from etude.training.plan import Optimization
 
-DRAWN = "drawn"  # the folder of what the base drew, beside those of real pictures
+DRAWN = "drawn"  # the folder of class pictures that the base drew; those of real pictures are beside it
 
 
 @dataclass(frozen=True)
 class Prior:
-    """Pictures of the class, and the texts they are learned under."""
+    """Pictures of the class, and their captions."""
 
     images: Images
     captions: Captions
@@ -35,7 +35,7 @@ class Prior:
 
 @dataclass(frozen=True)
 class Pair:
-    """A batch of own pictures and one of the class, or None when the class is left to itself."""
+    """A batch of own pictures and a batch of class pictures; the latter is None without prior preservation."""
 
     own: Batch
     prior: Batch | None
@@ -47,9 +47,9 @@ class Pair:
 
 
 def load_prior(folder: Path | str, real: Sequence[str]) -> Prior:
-    """Read ``artifacts/<method>/class_images``: what was drawn, and the image sets ``real``; names tell which.
+    """Read ``artifacts/<method>/class_images``: drawn pictures and the image sets ``real``; the folder is in each name.
 
-    It may be empty, which only `pairs` minds: a run without prior preservation asks for no pictures.
+    The result may be empty: a run without prior preservation needs no class pictures. `pairs` checks this.
     """
     means: dict[str, Tensor] = {}
     logvars: dict[str, Tensor] = {}
@@ -69,7 +69,10 @@ def load_prior(folder: Path | str, real: Sequence[str]) -> Prior:
 
 
 def pairs(own: Batches, prior: Prior, base: Base, *, batch_size: int, clip_skip: int) -> Pairs:
-    """Batches of both; with ``batch_size`` 0 of the own alone. Raises InputError when the class has no pictures."""
+    """Batches of own and class pictures; with ``batch_size`` 0, of own pictures only.
+
+    Raises InputError if there are no class pictures.
+    """
     if not batch_size:
         return Pairs(own, None)
     if not prior.images.names:
@@ -99,9 +102,9 @@ def preserving_loss(
     weight: float,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """The loss of a pair under ``text``, that of the own samples and then that of the class's, λ = ``weight``.
+    """The loss of a pair, with λ = ``weight``. ``text`` is the conditioning of the own samples, then of the class's.
 
-    ``mask`` [B, 1, h, w] tells what counts of the own pictures. Pictures of one size go through the UNet together.
+    ``mask`` [B, 1, h, w] is 1 where an own picture counts. If both batches have the same size, the UNet runs once.
     """
     own, prior = pair.own, pair.prior
     count = len(own.names)

@@ -1,6 +1,6 @@
-"""Several processes of one run, one a GPU: `fit` gives each its own batches and averages their gradients.
+"""Several processes of one run, one for each GPU: `fit` gives each its own batches and averages their gradients.
 
-Loose parameters are no module, so there is nothing to wrap; torch's process group is all that is needed.
+The parameters are separate tensors, not a module that DDP could wrap; torch's process group is enough.
 """
 
 from __future__ import annotations
@@ -11,42 +11,43 @@ import subprocess
 import sys
 import time
 
-RANK = "RANK"  # what torch.distributed calls the number of a process
-OURS = "ETUDE_PROCESSES"  # says that we started this process: a scheduler's RANK on a shared machine is none of ours
-# What accelerate takes for several processes: torch's variables, and those of MPI's launchers.
+RANK = "RANK"  # the environment variable of torch.distributed for the number of a process
+OURS = "ETUDE_PROCESSES"  # set if we started this process: RANK alone may come from a cluster's scheduler
+# If one of these is set, accelerate expects several processes: torch's variables, and those of MPI's launchers.
 _TORCH = (RANK, "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 DISTRIBUTED = (*_TORCH, "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def is_main() -> bool:
-    """Whether this process is the one that speaks and writes."""
+    """Whether this is the process that prints and writes files."""
     return not is_launched() or os.environ.get(RANK, "0") == "0"
 
 
 def is_launched() -> bool:
-    """Whether this is one of several processes already."""
+    """Whether this process was started by `launch`, as one of several."""
     return OURS in os.environ
 
 
 def forget_scheduler() -> None:
-    """Drop a scheduler's variables: accelerate would wait for processes that nobody starts. Ours stay."""
+    """Remove a scheduler's variables, or else accelerate would wait for processes that nobody starts. Ours stay."""
     if not is_launched():
         for name in DISTRIBUTED:
             os.environ.pop(name, None)
 
 
 def spread(count: int) -> None:
-    """Go on as ``count`` processes of this very command; this one ends when they have. Nothing to do for one."""
+    """Run this command again in ``count`` processes, and exit when they have ended. Does nothing for one process."""
     forget_scheduler()
     if count > 1 and not is_launched():
         sys.exit(launch(count))
 
 
 def launch(count: int) -> int:
-    """Run this very command once a process, each with a GPU of its own; the first exit code that is not 0, or 0.
+    """Run this command in ``count`` processes, each with its own GPU; returns the first exit code that is not 0, or 0.
 
-    When one fails, the others are stopped: they would wait for it for ever. Not torchrun, whose processes do not
-    inherit the lock of the stage: killed alone, it would leave them at work in a folder that looks free.
+    If one fails, the others are stopped, because they would wait for it forever. torchrun is not used, because its
+    processes do not inherit the lock of the stage: if only torchrun were killed, they would continue to write to a
+    folder that looks free.
     """
     shown = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(str(number) for number in range(count))
     common = {**os.environ, **_meeting(count)}
@@ -66,7 +67,7 @@ def launch(count: int) -> int:
 
 
 def _meeting(count: int) -> dict[str, str]:
-    """Where the processes of one run find each other: a port that is free now."""
+    """Environment variables with the address at which the processes of one run connect: a port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -76,6 +77,6 @@ def _meeting(count: int) -> dict[str, str]:
 
 
 def _devices(shown: str, count: int) -> list[str]:
-    """One device a process; on a machine without GPUs the names mean nothing."""
+    """One device for each process; on a machine without GPUs the names have no effect."""
     names = shown.split(",")
     return [names[rank % len(names)] for rank in range(count)]

@@ -1,4 +1,4 @@
-"""Which learning rate moves what."""
+"""The learning rates of UNet and text encoders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from etude.training.fit import Group
 
 
 def groups(parameters: Mapping[str, Tensor], text_rate: float) -> list[Group]:
-    """Those of the UNet (``unet.…``) at the plan's learning rate, the text encoders' at ``text_rate`` times it."""
+    """Two groups: the UNet (``unet.…``) with the plan's learning rate, text encoders with ``text_rate`` times that."""
     unet = {name: tensor for name, tensor in parameters.items() if name.startswith("unet.")}
     text = {name: tensor for name, tensor in parameters.items() if name not in unet}
     return [Group(unet), Group(text, text_rate)] if text else [Group(unet)]

@@ -1,7 +1,7 @@
-"""What a run leaves behind: checkpoints, previews, its loss curve, and the state from which a killed run goes on.
+"""The output of a training run: checkpoints, previews, the loss curve, and the state from which a killed run resumes.
 
-All of it is written below ``scratch`` while the run goes on; the stage moves it to its outs when it has ended, so a
-finished file is never half a run.
+During the run, all of it is written below ``scratch``; when the run has ended, the stage moves it to its outs. So the
+outs never contain half a run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CONSOLE = Console(stderr=True)
 class Report:
     """One run's settings and its folder of results.
 
-    ``preview`` gives a picture of what the model draws now (the task sets it) and may be missing.
+    ``preview`` draws a picture with the model in its present state; the task sets it, or leaves it None.
     """
 
     scratch: Path
@@ -38,13 +38,13 @@ class Report:
     device: str  # "cpu" or "cuda"
     precision: str  # fp32, fp16 or bf16
     preview: Callable[[], Image.Image] | None = None
-    watch: Path | None = None  # where previews are also put at once, for people to look at
+    watch: Path | None = None  # folder to which each preview is also copied at once, for people to look at
     history: list[tuple[int, float, float]] = field(default_factory=list)  # step, loss, learning rate
     _bar: Progress | None = None
 
     @property
     def folder(self) -> Path:
-        """Where the results are gathered: ``checkpoints/``, ``previews/`` and ``training/``."""
+        """The folder of the results: ``checkpoints/``, ``previews/`` and ``training/``."""
         return self.scratch / "results"
 
     @property
@@ -52,7 +52,7 @@ class Report:
         return self.scratch / "state.pt"
 
     def restore(self) -> dict[str, Any] | None:
-        """The kept state of this very run, or None; raises TrainingError when it cannot be read."""
+        """The saved state of this run, or None; raises TrainingError if it cannot be read."""
         if not self._state.exists():
             return None
         try:
@@ -64,12 +64,12 @@ class Report:
         return state
 
     def keep(self, state: dict[str, Any]) -> None:
-        """Save the state, whole or not at all."""
+        """Save the state atomically."""
         with atomic_path(self._state) as temporary:
             torch.save({**state, "history": self.history}, temporary)
 
     def start(self, step: int, steps: int) -> None:
-        """Say where the run begins; ``step`` above 0 means that it goes on from a kept state."""
+        """Print at which step the run begins; ``step`` above 0: it resumes from a saved state."""
         if not is_main():
             return
         CONSOLE.print(f"resumed at step {step} of {steps}" if step else f"starting, {steps} steps", highlight=False)
@@ -85,7 +85,7 @@ class Report:
             self._bar.update(self._bar.task_ids[0], completed=done)
 
     def log(self, step: int, loss: float, rate: float) -> None:
-        """Add a point to the curve: the mean loss up to ``step``, and the learning rate there."""
+        """Add a point to the curve: the mean loss since the last point, and the learning rate at ``step``."""
         self.history.append((step, loss, rate))
         if self._bar:
             self._bar.update(self._bar.task_ids[0], description=f"loss {loss:.4f}")
@@ -93,7 +93,7 @@ class Report:
             CONSOLE.print(f"step {step}: loss {loss:.4f}, learning rate {rate:.3g}", highlight=False)
 
     def checkpoint(self, step: int, learned: Artifact | None) -> None:
-        """Save what has been learned after ``step`` steps, and a picture of it."""
+        """Save the artifact after ``step`` steps, and a preview."""
         if learned:
             stamped = replace(learned, facts={**learned.facts, "step": step})
             artifacts.save(stamped, self.folder / "checkpoints" / f"{step:06d}.safetensors")
@@ -105,14 +105,14 @@ class Report:
                 shutil.copy(self.folder / "previews" / f"{step:06d}.png", self.watch)
 
     def finish(self) -> Path:
-        """Write the curve as DVC plots and metrics below ``training/``; the folder of all results."""
+        """Write the curve as DVC plots and metrics below ``training/``; returns the folder of all results."""
         from dvclive import Live
 
         if self._bar:
             self._bar.stop()
             self._bar = None
         shutil.rmtree(self.folder / "training", ignore_errors=True)
-        # Without these two, a stage would rewrite dvc.yaml and start experiments of its own.
+        # without these two arguments, dvclive would rewrite dvc.yaml and save an experiment inside the stage
         with Live(str(self.folder / "training"), dvcyaml=None, save_dvc_exp=False) as live:
             for step, loss, rate in self.history:
                 live.step = step
@@ -123,5 +123,5 @@ class Report:
         return self.folder
 
     def discard(self) -> None:
-        """Forget the kept state: the run has ended and its results are in place."""
+        """Delete the saved state, because the run has ended and its results were moved to the outs."""
         shutil.rmtree(self.scratch, ignore_errors=True)

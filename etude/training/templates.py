@@ -1,4 +1,4 @@
-"""Texts that pictures are learned under: templates with [name], and with A1111's [filewords], a picture's caption."""
+"""Training texts from templates: [name] is the method's name, A1111's [filewords] is the picture's caption."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Template = Annotated[str, Field(pattern=r"\[name\]|\[filewords\]", description="
 
 
 def refuse_idle_reading(templates: Sequence[str], reads: str) -> None:
-    """Raises ValueError where ``reads``, what the build stage depends on, is not what ``templates`` need."""
+    """Raises ValueError unless ``reads``, the dependency of the build stage, fits the templates: texts or prepared."""
     asked = any(FILEWORDS in template for template in templates)
     if asked != (reads == "texts"):
         raise ValueError(f"`reads` is `texts` where a template holds {FILEWORDS}, and `prepared` where none does")
 
 
 def refuse_silent(templates: Sequence[str], captions: Mapping[str, str], name: str, image_set: str) -> None:
-    """Every text must say the name: its template does, or else the caption; raises InputError."""
+    """Raises InputError unless every text contains the name, in its template or in the caption."""
     if all(NAME in template for template in templates):
         return
     for picture, caption in sorted(captions.items()):
@@ -33,7 +33,7 @@ def refuse_silent(templates: Sequence[str], captions: Mapping[str, str], name: s
 
 
 def draw(templates: Sequence[str], captions: Sequence[str], name: str) -> list[str]:
-    """A template chosen at random for each caption, filled in; [name] stays, where the caption says the name."""
+    """A random template for each caption, filled in. [name] stays, and the name in a caption becomes [name]."""
     import torch
 
     chosen = torch.randint(len(templates), (len(captions),)).tolist()

@@ -1,6 +1,7 @@
-"""Views: one picture drawn smaller or larger, and which of its latent cells count (Custom Diffusion's augmentation).
+"""Views: smaller or larger versions of a picture, with a mask of the latent cells that count in the loss.
 
-Kumari et al., 2022, arXiv:2212.04488. The stage *views* makes and encodes them (`etude/images/views.py`).
+They are Custom Diffusion's augmentation (Kumari et al., 2022, arXiv:2212.04488). The stage *views* makes and encodes
+them (`etude/images/views.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Views:
 
 
 def load_views(folder: Path | str, sets: Sequence[str]) -> Views:
-    """Read ``artifacts/<method>/views/<set>`` of each set; raises InputError when one is empty."""
+    """Read ``artifacts/<method>/views/<set>`` of each set; raises InputError if one is empty."""
     moments: list[tuple[Tensor, Tensor]] = []
     masks: dict[str, Tensor] = {}
     kinds: dict[str, Kind] = {}

@@ -1,4 +1,4 @@
-"""Where the rows of a new word start."""
+"""Initial values of the embedding rows of a new word."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from etude.base.base import Base
 def starting_rows(base: Base, words: str, count: int) -> tuple[Tensor, ...]:
     """[count, d] float32 for each text encoder: row i is the embedding of token ⌊i·m/count⌋ of the m in ``words``.
 
-    So one word is repeated and several are spread (A1111's rule); no words give zeros.
+    So one word is repeated, and several words are spread over the rows (A1111's rule); without words, rows are zero.
     """
     pairs = zip(base.tokenizers, base.text_encoders, strict=True)
     return tuple(_rows(tokenizer, encoder, words, count) for tokenizer, encoder in pairs)
