@@ -10,35 +10,7 @@ from typing import Any
 from etude.core.files import file_name
 from etude.metrics import BY_KEY
 
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; color: #222; }
-div { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-.best { font-weight: bold; }
-figure { margin: 1.5rem 0; } img { max-width: 100%; } .fault { white-space: pre-wrap; color: #a00; }
-</style>
-<h1>{{ title }}</h1>
-<p>Every line is a DVC experiment: <code>dvc exp show</code> lists them, <code>dvc exp apply &lt;name&gt;</code> brings
-one into the workspace. The best value of a metric is bold.</p>
-<div><table>
-<tr><th>experiment</th>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr><td>{{ row.name }}</td>{% for name in columns %}
-<td{% if best.get(name, "") == row.metrics.get(name) %} class="best"{% endif %}>{{ told(row.metrics.get(name)) }}</td>
-{%- endfor %}</tr>
-{% endfor %}</table></div>
-{% for row in rows %}<h2>{{ row.name }}</h2>
-{% if row.fault %}<p class="fault">{{ row.fault }}</p>{% endif %}
-{% for path, picture in row.pictures.items() %}<figure><img src="{{ picture }}" alt="{{ path }}">
-<figcaption>{{ path }}</figcaption></figure>
-{% endfor %}{% endfor %}</html>
-"""
+PAGE = Path(__file__).with_suffix(".html")
 
 
 @dataclass(frozen=True)
@@ -72,7 +44,7 @@ def render(title: str, results: Sequence[Result]) -> str:
     same = {name for name in names if len(set(map(str, values[name]))) == 1}
     best = {name: found for name in names if name not in same and (found := _best(name, values[name])) is not None}
     columns = sorted(names, key=same.__contains__)
-    template = Environment(autoescape=True).from_string(PAGE)
+    template = Environment(autoescape=True).from_string(PAGE.read_text(encoding="utf-8"))
     return template.render(title=title, rows=results, columns=columns, best=best, told=_told)
 
 

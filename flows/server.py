@@ -9,6 +9,9 @@ copy of the folder has locks of its own. So the locks are right even after a kil
   a server that answers with another word belongs to another checkout or user.
 - `starting.lock` is held by a process that looks for the server or starts it.
 
+Prefect's own `prefect server start --background` knows one server a machine and no users: nothing would end it, and
+two checkouts would share it.
+
 The history is kept in the same folder. If PREFECT_API_URL names another server, that one is used, and none is started.
 The repository's own server also shows its pages, under /artifacts, and pictures of past runs: the UI links to them.
 """

@@ -16,6 +16,7 @@ from miniature.world import FOLDER, World, background, read_world
 from tasks.shell import run
 
 MODEL = Path("models/miniature")
+TEMPLATE = Path(__file__).with_suffix(".md")
 
 
 class Measure(Schema):
@@ -89,7 +90,7 @@ def text(world: World, card: Card, prompts: list[str], measured: str) -> str:
     """The card in Markdown."""
     records = sorted(read_json(ICONS / "sources.json").values(), key=lambda record: str(record["style"]))
     rows = "\n".join(source_row(record) for record in records if record["style"] in world.styles)
-    return TEMPLATE.format(
+    return TEMPLATE.read_text(encoding="utf-8").format(
         concepts=len(world.concepts),
         styles=", ".join(world.styles),
         colours=", ".join(world.colours),
@@ -103,56 +104,6 @@ def text(world: World, card: Card, prompts: list[str], measured: str) -> str:
         last=prompts[-1],
         sources=rows,
     )
-
-
-TEMPLATE = """# The miniature
-
-A Stable Diffusion with the exact anatomy of SD 1.5 (686 UNet, 248 autoencoder and 196 text encoder tensors under the
-same names), only narrow: it draws emoji of 128 × 128 pixels and runs anywhere. It was trained on open emoji
-sets by `miniature`, from random weights on.
-
-![samples](samples.png)
-
-From "{first}" (top left) to "{last}" (bottom right), DPM-Solver++, {steps} steps, guidance {guidance}; not chosen.
-
-```python
-from diffusers import StableDiffusionPipeline
-pipe = StableDiffusionPipeline.from_pretrained("models/miniature")
-pipe("noto cat on a red background", num_inference_steps=20, guidance_scale=4).images[0]
-```
-
-## What it knows
-
-A caption is `<style> <concept> [on a <colour> background]`.
-
-- {concepts} concepts: [words.txt](words.txt)
-- styles: {styles}
-- colours: {colours}
-- held out of everything, to be learned: the concepts {held_out_concepts}; the style {held_out_style}
-
-`clip/` is a CLIP of the same text encoder and a vision encoder, for evaluation and for naming pictures. `judge/` is a
-classifier of concept, style and background that conditions nothing: evaluations ask it what a picture shows.
-
-## Measured
-
-{measured}
-
-Training cost: {cost}
-
-## Limits
-
-It knows nothing but these emoji: no photos, no people, no scenes, no text. Words outside its captions mean little to
-it. Thin lines are soft. The tensors are float16; on a CPU, load them as float32.
-
-## Sources and licences
-
-The weights and the code are under the repository's licence. They were learned from these sets, whose pictures are not
-part of the model; the sets under CC BY 4.0 ask for the credit given here.
-
-| style word | set | author | licence |
-|---|---|---|---|
-{sources}
-"""
 
 
 if __name__ == "__main__":

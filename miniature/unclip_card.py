@@ -15,6 +15,7 @@ from miniature.embeddings import different
 from miniature.stage import pixels_to_picture, tile
 from miniature.world import FOLDER, World, colour_table, read_pictures
 
+TEMPLATE = Path(__file__).with_suffix(".md")
 ACROSS = 12  # pictures in a row
 
 
@@ -27,7 +28,8 @@ def write_unclip_card(folder: Path, unclip: Path, world: World) -> None:
         rows += pixels_to_picture(given) + draw(folder, given, card)
     tile(rows, ACROSS).save(folder / "samples.png", optimize=True)
     similarity = read_json(unclip / "metrics.json")["similarity"]
-    (folder / "README.md").write_text(TEMPLATE.format(**similarity, steps=card.steps), encoding="utf-8")
+    text = TEMPLATE.read_text(encoding="utf-8").format(**similarity, steps=card.steps)
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def draw(folder: Path, given: Tensor, card: Card) -> list[Image.Image]:
@@ -43,29 +45,3 @@ def draw(folder: Path, given: Tensor, card: Card) -> list[Image.Image]:
         settings = {"num_inference_steps": card.steps, "guidance_scale": 3.0, "generator": seed}
         made += pipe(picture, prompt="", **settings).images
     return made
-
-
-TEMPLATE = """# The miniature, told of a picture
-
-The [miniature](../miniature/README.md), taught by the stage *unclip* of `miniature` to take a CLIP image
-embedding beside the caption, as Stable unCLIP 2.1 does: the base of CLIP inversion.
-
-![samples](samples.png)
-
-Odd rows: pictures given. Even rows: drawn from their embeddings alone, without words, {steps} steps, guidance 3. The
-concepts of the lower half were held out of all training.
-
-```python
-from diffusers import StableUnCLIPImg2ImgPipeline
-pipe = StableUnCLIPImg2ImgPipeline.from_pretrained("models/miniature-unclip")
-pipe(picture, prompt="", num_inference_steps=20, guidance_scale=3).images[0]
-```
-
-| cosine between the picture given and the one drawn, by its own CLIP | |
-|---|---|
-| known concepts | {known} |
-| held-out concepts | {held_out} |
-
-The autoencoder, the text encoder and the tokenizer are links into `../miniature`, so keep both folders side by side.
-Limits, sources and licences are the miniature's.
-"""
