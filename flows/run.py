@@ -14,7 +14,7 @@ from rich.text import Text
 from etude import names
 from etude.command_line import command_line
 from etude.core.errors import InputError
-from flows.terminal import cores, devices, end_of, find_root, leave, told_in_short
+from flows.terminal import cores, devices, end_of, find_root, leave, refuse_runner, told_in_short
 
 
 def main(
@@ -42,6 +42,7 @@ def main(
     """
     with told_in_short("stopped: the next run goes on from here"):
         root = find_root(Path.cwd())
+        refuse_runner(runner)
         if dry:
             show_plan(root, targets or (), jobs or cores(), force)
         else:

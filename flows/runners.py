@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -20,31 +19,24 @@ from uuid import uuid4
 from prefect.context import FlowRunContext
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from etude.core.errors import InputError
 from flows.plan import Stage
 from flows.process import POLL
 from flows.stage import GRACE, Tail
+from flows.terminal import refuse_runner
 from flows.work import Work
 
 CODE = Path(__file__).parent.parent
-KINDS = {"dask": "prefect_dask", "ray": "prefect_ray"}
 
 
 def make(name: str, most: int) -> TaskRunner[Any]:
     """The task runner `threads`, `dask` or `ray`; `dask@tcp://host:8786` uses a running cluster.
 
-    At most `most` tasks run at once. Raises InputError on another name, and where its package is not installed.
+    At most `most` tasks run at once. Raises InputError as `refuse_runner` does.
     """
+    refuse_runner(name)
     kind, _, address = name.partition("@")
-    if kind == "threads" and not address:
+    if kind == "threads":
         return ThreadPoolTaskRunner()
-    if kind not in KINDS:
-        raise InputError(f"--runner {name}", "there is no such task runner", "name threads, dask or ray")
-    package = KINDS[kind]
-    if find_spec(package) is None:
-        raise InputError(
-            f"--runner {name}", f"{package.replace('_', '-')} is not installed", f"`make setup EXTRAS={kind}`"
-        )
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CODE), os.environ.get("PYTHONPATH")]))
     if kind == "dask":
         from prefect_dask import DaskTaskRunner as Runner

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 from types import FrameType
@@ -22,6 +23,8 @@ from etude.core.errors import EtudeError, InputError
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
+RUNNERS = {"threads": "prefect", "dask": "prefect_dask", "ray": "prefect_ray"}  # task runner → the package with it
+
 
 def find_root(folder: Path) -> Path:
     """The repository that contains a folder: the nearest parent with a `.dvc`. Raises InputError without one."""
@@ -34,6 +37,17 @@ def find_root(folder: Path) -> Path:
 def cores() -> int:
     """The processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def refuse_runner(name: str) -> None:
+    """Raise InputError for a task runner that nobody knows, or whose package is not installed."""
+    kind, _, address = name.partition("@")
+    if kind not in RUNNERS or (kind == "threads" and address):
+        raise InputError(f"--runner {name}", "there is no such task runner", "name threads, dask or ray")
+    package = RUNNERS[kind]
+    if find_spec(package) is None:
+        fault = f"{package.replace('_', '-')} is not installed"
+        raise InputError(f"--runner {name}", fault, f"`make setup EXTRAS={kind}`")
 
 
 def devices(count: int | None) -> list[str]:

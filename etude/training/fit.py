@@ -147,7 +147,7 @@ def _optimizer(groups: Sequence[Group], plan: Optimization) -> torch.optim.Optim
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError:
-        action = "`pip install bitsandbytes` on a machine with CUDA, or choose adamw"
+        action = "`make setup EXTRAS=gpu` on a machine with CUDA, or choose adamw"
         raise TrainingError("params.yaml", "`optimizer: adamw8bit` needs bitsandbytes", action) from None
     return AdamW8bit(settings, lr=plan.rate(0))  # type: ignore[no-any-return]
 

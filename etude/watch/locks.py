@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from etude.core.errors import InputError
+
 _POLL = 0.05  # seconds between two tries
 _FAR = 1 << 30  # the byte that Windows locks: beyond any content, which others may still read
 
@@ -16,7 +18,8 @@ _FAR = 1 << 30  # the byte that Windows locks: beyond any content, which others 
 def locked(file: int) -> bool:
     """Try to lock an open file for as long as it, or a copy that a child inherited, stays open.
 
-    The kernel drops the lock when the last process that holds it ends, however it ends.
+    The kernel drops the lock when the last process that holds it ends, however it ends. Raises InputError where the
+    file system has no locks.
     """
     if sys.platform == "win32":
         import msvcrt
@@ -33,6 +36,11 @@ def locked(file: int) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:  # some network file systems
+        fault = f"the file system of this checkout cannot lock files ({error.strerror})"
+        raise InputError(
+            "locks", fault, "move the checkout to a local disk, or mount the file system with locks"
+        ) from error
     return True
 
 
