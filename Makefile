@@ -54,11 +54,14 @@ demo: repository setup ## the chosen methods on the shipped sample set, from pic
 	@echo "Open in a browser:  artifacts/report/index.html"
 	@$(RUN) python -c 'from etude.core.params import read_yaml; [print(f"{m}: artifacts/{m}/grid/grid.png, artifacts/pages/{m}/index.html, artifacts/{m}/export/") for m in read_yaml("params.yaml")["methods"]]'
 
+# Three at once on two cores: many tests wait, for a server or a clock.
+TESTS = python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+
 test: setup ## the tests, without those that take minutes
-	$(RUN) python -m pytest -q -n 2 --dist loadfile -m "not slow"
+	$(RUN) $(TESTS) -m "not slow"
 
 test-all: setup ## every test
-	$(RUN) python -m pytest -q -n 2 --dist loadfile
+	$(RUN) $(TESTS)
 
 check: setup ## style, types, layers
 	$(RUN) ruff check .
