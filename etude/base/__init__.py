@@ -1,1 +1,1 @@
-"""A base model: its files, families, tokenizer, text encoders, autoencoder; all that *encode* needs."""
+"""A base model: its files, families, tokenizer, text encoders and autoencoder; all that the encode stage needs."""

@@ -1,6 +1,6 @@
 """Single-file checkpoints (``.safetensors``, ``.ckpt``) in the LDM layout: names and shapes, and the tensors of a part.
 
-Names are read from the header alone. Pickles are opened with ``weights_only=True``: no code in a file ever runs.
+Names are read from the header only. Pickles are opened with ``weights_only=True``, so no code in a file is ever run.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def is_pointer(path: Path | str) -> bool:
-    """Whether a file is what Git LFS leaves in place of one that was not fetched."""
+    """Whether a file is a Git LFS pointer: the placeholder of a file that was not fetched."""
     with open(path, "rb") as file:
         return file.read(40).startswith(b"version https://git-lfs.github.com/spec")
 
 
 def refuse_pointer(path: Path | str) -> None:
-    """Raise BaseError when the file was not fetched."""
+    """Raise BaseError if the file is a Git LFS pointer."""
     if is_pointer(path):
         raise BaseError(path, "is a Git LFS pointer, not the file itself", "run `git lfs pull` where it came from")
 
@@ -45,7 +45,7 @@ def read_shapes(path: Path | str) -> dict[str, tuple[int, ...]]:
 
 
 def read_labels(path: Path | str) -> dict[str, str]:
-    """The metadata of a safetensors file; nothing for pickles, which have none."""
+    """The metadata of a safetensors file; empty for pickles, which have none."""
     return dict(_header(path).get("__metadata__", {})) if Path(path).suffix == ".safetensors" else {}
 
 
@@ -63,7 +63,7 @@ def read_parts(path: Path | str, parts: Sequence[str]) -> dict[str, dict[str, Te
 
 
 def _prefixes(part: str) -> tuple[str, ...]:
-    """Where a part's tensors are: the text encoders of each family below a prefix of their own."""
+    """The prefixes of a part's tensors; each family has its own prefix for text encoders."""
     texts = tuple(dict.fromkeys(family.texts for family in FAMILIES.values()))
     return {"unet": (UNET,), "vae": (VAE,), "text": texts}[part]
 
@@ -87,11 +87,11 @@ def _header(path: Path | str) -> dict[str, Any]:
 
 
 def _unpickle(path: Path | str, device: str) -> dict[str, Tensor]:
-    """The state dict of a ``.ckpt``, on device cpu, or on meta when only shapes are wanted."""
+    """The state dict of a ``.ckpt``, on device cpu, or on meta if only shapes are needed."""
     import torch
 
     try:
-        mapped = device == "cpu" and zipfile.is_zipfile(path)  # files of before torch 1.6 cannot be mapped
+        mapped = device == "cpu" and zipfile.is_zipfile(path)  # older files (before torch 1.6) cannot be mapped
         data = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         fault = "holds more than weights, so it could run code, or is no checkpoint"

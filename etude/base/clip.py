@@ -1,6 +1,6 @@
-"""A CLIP of transformers, from a local folder alone: embeddings of pictures and texts (Radford et al., 2021).
+"""A CLIP model of transformers, from a local folder: embeddings of pictures and texts (Radford et al., 2021).
 
-Each picture goes through the model alone: in a batch, the last bits of its result depend on its neighbours.
+The batch size for pictures is 1: in a larger batch, the last bits of an embedding depend on the other pictures.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from etude.core.errors import BaseError
 
 
 class ClipVision:
-    """The part of a CLIP that sees pictures: its vision tower, projection and preprocessor."""
+    """The part of a CLIP that embeds pictures: its vision tower, projection and preprocessor."""
 
     kind: type[Any] = CLIPVisionModelWithProjection
 
     def __init__(
         self, folder: Path | str, device: torch.device | str, remedy: str, preprocessor: Path | str | None = None
     ) -> None:
-        """Open ``folder``; ``preprocessor_config.json`` lies there, or in ``preprocessor``.
+        """Load ``folder``; ``preprocessor_config.json`` is in it, or in ``preprocessor``.
 
-        Raises BaseError, with ``remedy`` as what to do next, when files or tensors are missing or damaged.
+        Raises BaseError, with ``remedy`` as the next action, if files or tensors are missing or damaged.
         """
         if not Path(folder, "config.json").exists():
             raise BaseError(folder, "is no CLIP folder: config.json is missing", remedy)
@@ -39,7 +39,7 @@ class ClipVision:
             self._open_text(folder)
         except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            if "ignore_mismatched_sizes" in reason:  # transformers' advice to a programmer
+            if "ignore_mismatched_sizes" in reason:  # transformers' message is for programmers
                 reason = "its tensors have other shapes than its config.json says"
             raise BaseError(folder, f"is no CLIP folder ({reason}), or a damaged one", remedy) from error
         missing = info["missing_keys"]
@@ -61,7 +61,7 @@ class ClipVision:
 
 
 class Clip(ClipVision):
-    """A whole CLIP: it sees pictures, and reads texts."""
+    """A whole CLIP: it embeds pictures and texts."""
 
     kind = CLIPModel
 
@@ -79,9 +79,9 @@ class Clip(ClipVision):
 
 
 def _open_quietly(kind: type[Any], folder: Path | str) -> tuple[Any, dict[str, Any]]:
-    """The model in float32, and what transformers reports; its bars and warnings do not reach the terminal."""
+    """The model in float32, and transformers' loading info; its progress bars and warnings are not shown."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # a vision tower leaves the text tower of a whole CLIP out
+    logging.set_verbosity_error()  # else: a warning that the text tower is not loaded
     logging.disable_progress_bar()
     try:
         model, info = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32, output_loading_info=True)

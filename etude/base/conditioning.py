@@ -1,4 +1,4 @@
-"""What the UNet is told at every step: a text as it was encoded, and of an unCLIP base a picture besides."""
+"""What the UNet is conditioned on at every step: an encoded text, and with an unCLIP base also a picture."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the UNet is told. ``hidden`` [B, 77, d]; ``pooled`` [B, p] where the family has it (SDXL).
+    """The text conditioning ``hidden`` [B, 77, d], and ``pooled`` [B, p] if the family has it (SDXL).
 
-    ``picture`` [B, 2d] or [B, d]: an unCLIP base's labels of a picture; None: of the one that is supplied
-    (`unclip.with_image`).
+    ``picture`` [B, 2d] or [B, d] is an unCLIP base's conditioning on a picture; None: that of the supplied picture is
+    used (`unclip.with_image`).
     """
 
     hidden: Tensor
@@ -28,7 +28,7 @@ class Conditioning:
         return Conditioning(*(None if each is None else each[index] for each in self._tensors))  # type: ignore[arg-type]
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Conditioning:
-        """On another device, or in another precision."""
+        """A copy on another device or in another precision."""
         moved = (None if each is None else each.to(device=device, dtype=dtype) for each in self._tensors)
         return Conditioning(*moved)  # type: ignore[arg-type]
 
@@ -38,7 +38,7 @@ class Conditioning:
 
     @staticmethod
     def cat(conditionings: Sequence[Conditioning]) -> Conditioning:
-        """One batch of several; all with ``pooled``, or all without, and so with ``picture``."""
+        """Concatenate batches. Either all have ``pooled`` or none; the same for ``picture``."""
         batch = []
         for column in zip(*(each._tensors for each in conditionings), strict=True):
             present = [tensor for tensor in column if tensor is not None]

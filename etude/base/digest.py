@@ -1,6 +1,6 @@
-"""The digest of a part of a base: the key under which what it encoded is kept.
+"""The digest of a part of a base, which is in the cache keys of everything computed with that part.
 
-Digests of large files are remembered in ``.cache/digests``: see `etude.core.store.remembered`.
+Digests of large files are cached in ``.cache/digests``: see `etude.core.store.remembered`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from etude.core.store import key, remembered
 
 PARTS: tuple[Part, ...] = get_args(Part)
 
-_UNET = ("unet", "scheduler", "image_normalizer", "image_noising_scheduler")  # what its answers depend on
+_UNET = ("unet", "scheduler", "image_normalizer", "image_noising_scheduler")  # folders on which its output depends
 
 
 def part_digest(path: Path | str, part: Part) -> str:
-    """Hex digest of the weights and the configuration of one part of a base; another part's change leaves it alone.
+    """Hex digest of the weights and the configuration of one part of a base. Changes of other parts do not change it.
 
-    The unet's includes the scheduler (the noise schedule, and whether ε or v is predicted), and how an unCLIP base is
-    told of a picture. Raises BaseError.
+    That of the unet includes the scheduler (noise schedule, ε- or v-prediction) and the files by which an unCLIP base
+    is conditioned on a picture. Raises BaseError.
     """
     path = Path(path)
     if part not in PARTS:
@@ -43,7 +43,7 @@ def part_digest(path: Path | str, part: Part) -> str:
 
 
 def _folder_digest(folder: Path) -> list[list[str]]:
-    """Name and digest of what is loaded from a folder: not of other variants and formats that lie beside it."""
+    """Name and digest of each file that is loaded from a folder; other variants and formats in it are ignored."""
     weights = weight_files(folder)[0]
     if weights:
         files = [folder / "config.json", *weights]
@@ -53,12 +53,12 @@ def _folder_digest(folder: Path) -> list[list[str]]:
 
 
 def _remembered(file: Path, part: Part | None = None) -> str:
-    """The digest of a file, or of a part of a single-file base, from the store where it has it."""
+    """The digest of a file, or of a part of a single-file base, from the store if it is cached."""
     return remembered(file, lambda path: _digest(path, part), part)
 
 
 def _digest(file: Path, part: Part | None) -> str:
-    """Of a whole file; or of the tensors of one part of a single file, in the order of their names."""
+    """The digest of a whole file, or of the tensors of one part in a single file, in the order of their names."""
     if part is None:
         return sha256_file(file)
     import torch

@@ -1,11 +1,10 @@
-"""Which Stable Diffusion a base is, by its anatomy and never by its width or its name.
+"""Recognising the family of a base by its architecture, never by its width or its name.
 
-The marks of each family are in `etude.core.families`.
+The marks of each family are in `etude.core.families`. An unCLIP base belongs to the family of its architecture;
+that it is conditioned on pictures is a separate property (`unclip`). The same is true for a base of image variations
+(`is_variation`), which has an image encoder instead of the text encoder.
 
-An unCLIP base is of the family of its anatomy; that pictures condition it is a property of its own (`unclip`).
-So is one of image variations (`is_variation`), which has an image encoder in the place of the text encoder.
-
-Only JSON files and headers are read. Whether a base predicts ε or v is not its family: its scheduler says.
+Only JSON files and headers are read. Prediction of ε or v does not depend on the family: it is in the scheduler.
 """
 
 from __future__ import annotations
@@ -50,14 +49,15 @@ VARIATION_PARTS = ("image_encoder", "feature_extractor")
 
 
 def is_variation(path: Path) -> bool:
-    """Whether a folder is a base of image variations, which takes pictures alone and reads no texts."""
+    """Whether a folder is a base of image variations, which is conditioned on pictures only, not on texts."""
     return (path / "image_encoder").is_dir() and not (path / "text_encoder").exists()
 
 
 def weight_files(folder: Path) -> tuple[list[Path], str | None]:
-    """The files that a model folder's weights are loaded from, and their variant: ``fp16``, or None.
+    """The files from which a model folder's weights are loaded, and their variant: ``fp16``, or None.
 
-    safetensors before pickles, full precision before half, as diffusers and transformers choose. Empty when none fit.
+    safetensors are preferred to pickles, and full precision to half, as in diffusers and transformers. Empty if there
+    are none.
     """
     for suffix in ("safetensors", "bin"):
         for variant in (None, "fp16"):
@@ -106,7 +106,7 @@ def _recognise_folder(path: Path) -> str:
 
 
 def _what_else(path: Path) -> str:
-    """What a folder without a UNet is, for the error."""
+    """What a folder without a UNet is, for the error message."""
     index = path / "model_index.json"
     name = read_config(index).get("_class_name") if index.exists() else None
     if (path / "transformer").is_dir() or (path / "prior").is_dir():
@@ -121,7 +121,7 @@ def _check_channels(path: Path, channels: int) -> None:
 
 
 def _check_parts(path: Path, parts: tuple[str, ...]) -> None:
-    """Every part is there with its configuration and its weights, and not as a Git LFS pointer."""
+    """Raise BaseError unless every part has its configuration and its weights, and none is a Git LFS pointer."""
     if is_variation(path):
         parts = (*(part for part in parts if not part.startswith(("text", "token"))), *VARIATION_PARTS)
     missing = [part for part in parts if not _has_part(path / part)]
@@ -137,7 +137,7 @@ def _check_parts(path: Path, parts: tuple[str, ...]) -> None:
 
 
 def _check_unclip(path: Path) -> None:
-    """An unCLIP base has what tells its UNet of a picture."""
+    """Raise BaseError unless an unCLIP base has all parts by which its UNet is conditioned on a picture."""
     missing = [part for part in UNCLIP_PARTS if not _has_part(path / part)]
     if missing:
         raise BaseError(path, f"is an unCLIP model without {', '.join(missing)}", "fetch the base again, whole")
@@ -156,7 +156,7 @@ def _has_part(folder: Path) -> bool:
 
 
 def _recognise_shapes(path: Path, shapes: Shapes) -> str:
-    """The family of a single file, by the names and shapes of its tensors in the LDM layout."""
+    """The family of a single file, recognised by the names and shapes of its tensors in the LDM layout."""
     _refuse_other_kinds(path, shapes)
     _check_channels(path, shapes[UNET + "input_blocks.0.0.weight"][1])
     family = by_tensors({name: len(shape) for name, shape in shapes.items()})
@@ -171,7 +171,7 @@ def _recognise_shapes(path: Path, shapes: Shapes) -> str:
 
 
 def _refuse_other_kinds(path: Path, shapes: Shapes) -> None:
-    """Raise BaseError with what the file is, when it holds no UNet of Stable Diffusion."""
+    """Raise BaseError if the file contains no UNet of Stable Diffusion; the error says what the file is."""
 
     def has(*prefixes: str) -> bool:
         return any(name.startswith(prefixes) for name in shapes)

@@ -1,4 +1,4 @@
-"""Pictures to latents and back, through the VAE (Rombach et al., 2022, arXiv:2112.10752)."""
+"""From pictures to latents and back, with the VAE (Rombach et al., 2022, arXiv:2112.10752)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from etude.core.errors import BaseError, InputError
 
 @torch.no_grad()
 def encode_images(base: Base, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance [B, 4, H/8, W/8], unscaled, at least float32, of uint8 pictures [B, H, W, 3].
+    """Mean and log-variance [B, 4, H/8, W/8] of uint8 pictures [B, H, W, 3], unscaled, in float32 or wider.
 
-    Raises InputError when the sides are no multiples of 8.
+    Raises InputError if the sides are not multiples of 8.
     """
     _need_vae(base)
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
@@ -30,18 +30,18 @@ def encode_images(base: Base, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sample_latents(mean: Tensor, logvar: Tensor, noise: Tensor, scaling_factor: float) -> Tensor:
-    """z = (mean + σ · noise) · scaling_factor, all [B, 4, h, w]: a draw from what the VAE believes."""
+    """z = (mean + σ · noise) · scaling_factor, all [B, 4, h, w]: a sample of the VAE's distribution."""
     return (mean + torch.exp(0.5 * logvar) * noise) * scaling_factor
 
 
 @torch.no_grad()
 def decode_latents(base: Base, latents: Tensor) -> Tensor:
-    """Pictures uint8 [B, 8h, 8w, 3] on the CPU of scaled latents [B, 4, h, w]."""
+    """Pictures uint8 [B, 8h, 8w, 3] on the CPU, from scaled latents [B, 4, h, w]."""
     return (decode_pixels(base, latents) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 
 def decode_pixels(base: Base, latents: Tensor) -> Tensor:
-    """Pictures [B, 3, 8h, 8w] in 0..1 on the base's device; gradients flow."""
+    """Pictures [B, 3, 8h, 8w] in 0..1 on the base's device; differentiable."""
     _need_vae(base)
     pixels: Tensor = base.vae.decode(latents.to(base.vae.dtype) / base.scaling_factor, return_dict=False)[0]
     return (pixels / 2 + 0.5).clamp(0, 1)

@@ -1,6 +1,6 @@
-"""Opening a base, frozen and offline: a diffusers folder, or a single ``.safetensors``/``.ckpt`` file.
+"""Loading a base, frozen and offline: a diffusers folder, or a single ``.safetensors``/``.ckpt`` file.
 
-For the configuration of a single file see `single`.
+The configuration of a single file is found by `single`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from etude.core.params import Part
 
 _MODELS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
 _TEXT_MODELS = {PLAIN: CLIPTextModel, PROJECTED: CLIPTextModelWithProjection}
-# The prefixes that tell diffusers' conversion what an encoder is: by its layers' names (OpenCLIP's?) and its class.
+# Prefixes by which diffusers' conversion recognises an encoder: (whether its layers have OpenCLIP's names, its class).
 _PREFIXES = {
     (False, PLAIN): "cond_stage_model.transformer.",
     (True, PLAIN): "cond_stage_model.model.",
@@ -49,7 +49,7 @@ def load_base(
     dtype: torch.dtype = torch.float32,
     parts: Sequence[Part] = PARTS,
 ) -> Base:
-    """Load the named parts of a base; device ``auto`` is the best there is. Raises BaseError."""
+    """Load ``parts`` of a base; for device ``auto`` see `choose_device`. Raises BaseError."""
     path = Path(path)
     family = FAMILIES[recognise(path)]
     single = path.is_file()
@@ -85,7 +85,7 @@ def _unclip(source: _Source) -> Unclip | None:
 
 
 def choose_device(name: str | torch.device) -> torch.device:
-    """``auto`` → cuda, mps or cpu, whichever is there first; anything else as it is."""
+    """``auto`` → the first of cuda, mps and cpu that is available; any other name is used unchanged."""
     if name != "auto":
         return torch.device(name)
     if torch.cuda.is_available():
@@ -106,7 +106,7 @@ def _prediction(path: Path, scheduler: dict[str, Any]) -> Prediction:
 
 
 def _resolution(configs: Path, family: Family, scheduler: dict[str, Any]) -> int:
-    """Training resolution in px. What is shipped is shared by those that predict ε and v: SD 2.x has 512 and 768."""
+    """Training resolution in px. The shipped configuration has none, because SD 2.x has 512 with ε and 768 with v."""
     if configs.parent == CONFIGS:
         return family.resolution[scheduler["prediction_type"]]
     size = read_config(configs / "unet" / "config.json").get("sample_size") or 64
@@ -115,17 +115,17 @@ def _resolution(configs: Path, family: Family, scheduler: dict[str, Any]) -> int
 
 @dataclass(frozen=True)
 class _Source:
-    """Where models are loaded from, and to."""
+    """The files from which models are loaded, and the device."""
 
     path: Path
     family: Family
-    configs: Path  # the base's own folder, or for a single file the one of its configuration
+    configs: Path  # the base's own folder; for a single file, the folder of its configuration
     tensors: dict[str, dict[str, Tensor]] | None  # of a single file: part → name → tensor
     device: torch.device
 
 
 def _load(source: _Source, part: str, dtype: torch.dtype, encoder: TextEncoder | None = None) -> Any:
-    """One model, every parameter of it from the base's files, frozen and in eval mode."""
+    """One model, frozen and in eval mode; raises BaseError if the base's files do not contain all its parameters."""
     kind = _TEXT_MODELS[encoder.model] if encoder else _MODELS[part]
     try:
         if source.tensors is None:
@@ -143,7 +143,7 @@ def _load(source: _Source, part: str, dtype: torch.dtype, encoder: TextEncoder |
 
 
 def _from_folder(source: _Source, part: str, kind: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:
-    """The model in a diffusers folder, and the names that it lacks."""
+    """The model in a diffusers folder, and the names of missing tensors."""
     folder = source.path / part
     variant = weight_files(folder)[1]
     model, info = kind.from_pretrained(
@@ -155,7 +155,7 @@ def _from_folder(source: _Source, part: str, kind: Any, dtype: torch.dtype) -> t
 def _from_file(
     source: _Source, part: str, kind: Any, dtype: torch.dtype, encoder: TextEncoder | None
 ) -> tuple[Any, list[str]]:
-    """diffusers' conversion of a part of an LDM file; it leaves what the file lacks on the meta device."""
+    """A part of an LDM file, converted by diffusers, and the names of missing tensors (they are on the meta device)."""
     tensors = (source.tensors or {})["text" if encoder else part]
     where = {"config": str(source.configs), "subfolder": part, "local_files_only": True}
     if encoder:
@@ -167,9 +167,9 @@ def _from_file(
 
 
 def _as_diffusers_knows(tensors: dict[str, Tensor], prefix: str, encoder: TextEncoder) -> dict[str, Tensor]:
-    """An encoder's tensors under the prefix that tells diffusers what they are.
+    """An encoder's tensors, with the prefix by which diffusers recognises them.
 
-    Some merged SD 1.x files leave ``text_model.`` out of CLIP's names.
+    In some merged SD 1.x files, CLIP's names lack ``text_model.``; it is added.
     """
     known = _PREFIXES[encoder.open_clip, encoder.model]
     found = {}
@@ -183,7 +183,7 @@ def _as_diffusers_knows(tensors: dict[str, Tensor], prefix: str, encoder: TextEn
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress bars that transformers draws for each part."""
+    """Inside, transformers shows no progress bars."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

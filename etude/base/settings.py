@@ -1,4 +1,4 @@
-"""The settings of this room. Nothing here imports torch: a typo in params must show before torch is loaded."""
+"""Schemas for drawing and for class pictures. Nothing here imports torch: params are checked before torch is loaded."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Sampling(Schema):
     """How pictures are drawn: the block `sampling` of params.yaml. Its fields are keywords of `generate`."""
 
     sampler: SamplerName
-    steps: int = Field(ge=1, le=500)  # of the 1000 that it was trained on; schedulers overrun when they need nearly all
-    guidance: Scale  # 1 or less: the negative prompt is not used, and a step costs half
+    steps: int = Field(ge=1, le=500)  # of 1000 in training; with nearly all of them, schedulers fail
+    guidance: Scale  # 1 or less: the negative prompt is not used, and a step takes half the time
     negative: str
-    clip_skip: int = Field(ge=0, le=10)  # last layers of the text encoder that are left out; A1111's "Clip skip" - 1
+    clip_skip: int = Field(ge=0, le=10)  # skipped last layers of the text encoder; A1111's "Clip skip" - 1
 
 
 class ClassImages(Sampling):
-    """What the base draws of the class of a thing, so that it is kept: a method's block `class_images`."""
+    """Pictures of the class, drawn by the base, so that the model does not forget the class: block `class_images`."""
 
     prompts: list[str] = Field(min_length=1, description="drawn in turn, and what the pictures are learned under")
     count: int = Field(ge=0, le=100_000, description="pictures drawn; 0: only the real ones")
@@ -38,6 +38,6 @@ class ClassImages(Sampling):
 
 
 class ClassPictures(Schema):
-    """A method that learns pictures of the class besides its own: it has a stage *class_images*."""
+    """A method that also learns pictures of the class: it has a stage *class_images*."""
 
     class_images: ClassImages

@@ -1,8 +1,7 @@
-"""What a single-file checkpoint does not say: its configuration.
+"""The configuration of a single-file checkpoint, which the file itself does not contain.
 
-In order: a folder ``NAME.config/`` beside ``NAME.safetensors`` (a diffusers folder without weights); else the
-configuration of SD 1.5, 2.1 or XL in ``configs/`` here, when the file's widths are theirs. Nothing is looked up on the
-network.
+It is the folder ``NAME.config/`` beside ``NAME.safetensors`` (a diffusers folder without weights), if there is one;
+else the configuration of SD 1.5, 2.1 or XL in ``configs/``, if the file has the same widths. The network is not used.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ CONFIGS = Path(__file__).parent / "configs"
 
 
 def config_folder(path: Path, family: str) -> Path:
-    """The folder that holds ``unet/config.json`` and its like for a single file; raises BaseError when none fits."""
+    """The folder with ``unet/config.json`` and the other configurations of a single file; raises BaseError if none."""
     beside = path.with_suffix(".config")
     if beside.is_dir():
         return beside
@@ -33,7 +32,7 @@ def config_folder(path: Path, family: str) -> Path:
 
 
 def _widths(shapes: Shapes) -> tuple[int, int]:
-    """Channels of the UNet's first level, and width of the text it is given."""
+    """Channels of the UNet's first level, and width of its text conditioning."""
     contexts = [s[1] for name, s in shapes.items() if name.startswith(UNET) and name.endswith("attn2.to_k.weight")]
     return shapes[UNET + "input_blocks.0.0.weight"][0], contexts[0] if contexts else 0
 
@@ -41,8 +40,9 @@ def _widths(shapes: Shapes) -> tuple[int, int]:
 def single_scheduler(path: Path, family: str, configs: Path) -> dict[str, Any]:
     """The noise schedule and prediction of a single file.
 
-    Marks in the file count before the shipped configuration: the ``v_pred`` and ``ztsnr`` tensors of SDXL models, and
-    ``modelspec.prediction_type``. Where a family exists in both kinds with the same tensors, as SD 2.x, one is needed.
+    Marks in the file have precedence over the shipped configuration: the tensors ``v_pred`` and ``ztsnr`` of SDXL
+    models, and ``modelspec.prediction_type``. If a family has models with ε- and with v-prediction and the same
+    tensors, as SD 2.x, a mark is required.
     """
     scheduler = read_config(configs / "scheduler" / "scheduler_config.json")
     if configs.parent != CONFIGS:

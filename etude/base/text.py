@@ -1,4 +1,4 @@
-"""Prompts as what the UNet reads: tokens, then the states of the text encoder (or of several)."""
+"""From prompts to the UNet's text conditioning: tokens, then the states of one or several text encoders."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from etude.core.families import FAMILIES
 class Tokens:
     """Tokenised prompts: ``ids`` int64 [B, 77] for each text encoder, and for each prompt the text that was cut off.
 
-    Negative ids are the rows of added words: -1 - r is row r of ``base.words``, counted through all of them.
+    Negative ids are rows of added words: -1 - r is row r, counted over all words of ``base.words``.
     """
 
     ids: tuple[Tensor, ...]
     cut: tuple[str, ...]
 
     def to(self, device: torch.device | str) -> Tokens:
-        """On another device, so that encoding them again and again copies nothing."""
+        """A copy on another device, for tokens that are encoded again and again."""
         return Tokens(tuple(ids.to(device) for ids in self.ids), self.cut)
 
 
 class PromptCutWarning(UserWarning):
-    """A prompt is longer than the text encoder reads; its end was left out."""
+    """A prompt has more tokens than the text encoder can read; its end was left out."""
 
 
 def encode_prompts(base: Base, prompts: Sequence[str], clip_skip: int = 0) -> Conditioning:
-    """Encode prompts; a too long one is cut, with a PromptCutWarning. See `encode_tokens`.
+    """Encode prompts; one that is too long is cut, with a PromptCutWarning. See `encode_tokens`.
 
-    A base of image variations reads none: [B, 1, d] zeros, where it is conditioned on a picture (`unclip`).
+    A base of image variations reads no prompts: its result is zeros [B, 1, d], which the picture replaces (`unclip`).
     """
     if base.unclip is not None and base.unclip.instead:
         return Conditioning(torch.zeros(len(prompts), 1, base.unclip.width, device=base.device, dtype=base.dtype))
@@ -53,11 +53,11 @@ def encode_prompts(base: Base, prompts: Sequence[str], clip_skip: int = 0) -> Co
 def tokenise(base: Base, prompts: Sequence[str]) -> Tokens:
     """Prompts as ids: start, at most 75 tokens, end, padding.
 
-    An added word (`hooks.added_tokens`) stands for its rows wherever it appears as a word of its own, in any case. Rows
-    of one word stay together: where not all fit, the prompt ends before it.
+    An added word (`hooks.added_tokens`) is replaced by its rows if it occurs as a separate word; upper and lower case
+    are equal. Rows of one word stay together: if not all of them fit, the prompt ends before the word.
     """
     _need_text(base)
-    # Each encoder has its own tokenizer: those that pad with "!" read a "!" in the text as that padding.
+    # each encoder has its own tokenizer: for those that pad with "!", a "!" in the text is padding too
     lengths = [encoder.config.max_position_embeddings for encoder in base.text_encoders]
     pairs = list(zip(base.tokenizers, lengths, strict=True))
     ids, longest = [], [""] * len(prompts)
@@ -71,10 +71,10 @@ def tokenise(base: Base, prompts: Sequence[str]) -> Tokens:
 
 
 def encode_tokens(base: Base, tokens: Tokens, clip_skip: int = 0) -> Conditioning:
-    """The text encoders' states, in the base's precision; gradients flow to whatever in them asks for it.
+    """The text encoders' states, in the base's precision; differentiable.
 
-    Which layer is read, and whether through the final layer norm, is the family's; with ``clip_skip`` n it is the n-th
-    before that (A1111's "Clip skip" is n + 1). The states of several encoders stand side by side.
+    The family defines which layer is read, and whether the final layer norm is applied; with ``clip_skip`` n, the n-th
+    layer before that one is read (A1111's "Clip skip" is n + 1). The states of several encoders are concatenated.
     """
     _need_text(base)
     states: list[Tensor] = []
@@ -82,7 +82,7 @@ def encode_tokens(base: Base, tokens: Tokens, clip_skip: int = 0) -> Conditionin
     records = FAMILIES[base.family].text_encoders
     for encoder, record, ids in zip(base.text_encoders, records, tokens.ids, strict=True):
         place = record.layer + clip_skip
-        last = record.normed and place == 1  # what the encoder answers without being asked for its layers
+        last = record.normed and place == 1  # this state is the encoder's normal output
         output = encoder(ids.to(base.device), output_hidden_states=not last)
         state = output.last_hidden_state if last else _layer(output.hidden_states, place)
         states.append(encoder.final_layer_norm(state) if record.normed and not last else state)
@@ -104,7 +104,7 @@ def _layer(states: Sequence[Tensor], from_end: int) -> Tensor:
 
 
 def _fit(base: Base, tokenizer: Any, prompt: str, length: int) -> tuple[list[int], str]:
-    """The ids of a prompt, framed and padded, and the text that did not fit."""
+    """The ids of a prompt, with start, end and padding, and the text that did not fit."""
     ids, cut = [tokenizer.bos_token_id], ""
     for start, text, rows in _pieces(base, prompt):
         if rows:
@@ -123,7 +123,7 @@ def _fit(base: Base, tokenizer: Any, prompt: str, length: int) -> tuple[list[int
 
 
 def _pieces(base: Base, prompt: str) -> Iterator[tuple[int, str, range]]:
-    """The prompt's pieces in order: where each starts, its text, and the ids of its rows when it is an added word."""
+    """The prompt's pieces in order: start position, text, and the ids of its rows if the piece is an added word."""
     rows: dict[str, range] = {}
     count = 0
     for name, vectors in base.words.items():
@@ -138,6 +138,6 @@ def _pieces(base: Base, prompt: str) -> Iterator[tuple[int, str, range]]:
 
 
 def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
-    """Any of the names as a word of its own, the longest first: `sks` is found in "a sks, red" but not in "masks"."""
+    """Matches each name as a separate word, longest names first: `sks` is found in "a sks, red" but not in "masks"."""
     choices = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     return re.compile(rf"(?<!\w)(?:{choices})(?!\w)", re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer: from a base's folder, or, for a single file without one, the one that all of them share."""
+"""CLIP's tokenizer: from a base's folder, or for a single file CLIP's own, which all families share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from etude.base.single import CONFIGS
 
 
 def load_tokenizer(folder: Path, pad: str) -> CLIPTokenizer:
-    """The tokenizer in ``folder``, else CLIP's own, which fills up with the token ``pad``."""
+    """The tokenizer in ``folder``, or CLIP's own with the padding token ``pad`` if there is no such folder."""
     if folder.is_dir():
         return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     vocabulary, merges = _clip_vocabulary()
@@ -21,7 +21,7 @@ def load_tokenizer(folder: Path, pad: str) -> CLIPTokenizer:
 
 @cache
 def _clip_vocabulary() -> tuple[dict[str, int], tuple[tuple[str, str], ...]]:
-    """Token → id and merges. The ids follow from the merges: bytes, bytes that end a word, merges, two specials."""
+    """Token → id, and merges. The order of ids: bytes, bytes at the end of a word, merges, two special tokens."""
     lines = gzip.decompress((CONFIGS / "clip_merges.txt.gz").read_bytes()).decode("utf-8").splitlines()[1:]
     merges = tuple((first, second) for first, second in map(str.split, lines))
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]

@@ -1,11 +1,11 @@
-"""What an unCLIP base has besides: its UNet is conditioned on a picture by the picture's CLIP embedding z [d].
+"""unCLIP bases: the UNet is also conditioned on a picture, by the picture's CLIP embedding z [d].
 
-* Stable unCLIP, as in diffusers' ``StableUnCLIPImg2ImgPipeline``: z is normalised, noised at a level k of 0 to 999,
-  brought back to its own scale and joined with the sinusoidal embedding of k; it stands beside the text
-* image variations, as in ``StableDiffusionImageVariationPipeline``: z as it is takes the place of a text of one
-  token; such a base has no text encoder and reads no texts
+* Stable unCLIP, as in diffusers' ``StableUnCLIPImg2ImgPipeline``: z is normalised, noise of a level k (0 to 999) is
+  added, z is scaled back and concatenated with the sinusoidal embedding of k; it is used in addition to the text
+* image variations, as in ``StableDiffusionImageVariationPipeline``: z itself replaces the text, as one token; such a
+  base has no text encoder
 
-All zeros mean no picture: the unconditional half of guidance, and what a base gets where no embedding is supplied.
+Zeros mean no picture: in the unconditional half of guidance, and if no embedding is supplied.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from etude.base.conditioning import Conditioning
 from etude.base.family import is_variation, read_config, weight_files
 from etude.core.errors import BaseError
 
-LEVELS = 1000  # of noise on embeddings
+LEVELS = 1000  # noise levels of embeddings
 _SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 
 
 @dataclass(frozen=True)
 class Supplied:
-    """A supplied embedding [1, d], and the level at which it is noised."""
+    """A supplied embedding [1, d], and the level of the noise to add."""
 
     embedding: Tensor
     level: int
@@ -38,9 +38,9 @@ class Supplied:
 
 @dataclass(frozen=True)
 class Unclip:
-    """How a base is conditioned on a picture. ``mean`` and ``std`` [1, d] of its embeddings, ``alphas_cumprod`` [1000].
+    """How a base is conditioned on a picture: ``mean`` and ``std`` [1, d] of embeddings, ``alphas_cumprod`` [1000].
 
-    ``instead``: image variations, told in the place of the text, without a normaliser (mean 0, std 1) and noise.
+    ``instead``: image variations, where the picture replaces the text; no normaliser (mean 0, std 1) and no noise.
     """
 
     mean: Tensor
@@ -51,33 +51,33 @@ class Unclip:
 
     @property
     def width(self) -> int:
-        """Numbers in an embedding."""
+        """Number of values in an embedding."""
         return self.mean.shape[1]
 
     def scale(self, embeddings: Tensor) -> Tensor:
-        """Embeddings in units of the base's spread of them, around its mean."""
+        """Embeddings, normalised with mean and std."""
         return (embeddings - self.mean.to(embeddings)) / self.std.to(embeddings)
 
     def unscale(self, embeddings: Tensor) -> Tensor:
-        """Undoes `scale`."""
+        """The inverse of `scale`."""
         return embeddings * self.std.to(embeddings) + self.mean.to(embeddings)
 
     def labels(self, embeddings: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        """What the UNet gets for ``embeddings`` [B, d] with unit ``noise`` [B, d] at ``level`` int64 [B]: [B, 2d]."""
+        """The UNet's input [B, 2d] for ``embeddings`` [B, d] with unit ``noise`` [B, d] at ``level`` int64 [B]."""
         kept = self.alphas_cumprod.to(embeddings)[level][:, None]
         noised = self.unscale(kept.sqrt() * self.scale(embeddings) + (1 - kept).sqrt() * noise)
         told = get_timestep_embedding(level, self.width, flip_sin_to_cos=True, downscale_freq_shift=0)
         return torch.cat([noised, told.to(noised)], dim=1)
 
     def refuse_noise(self, path: Path, level: int) -> None:
-        """Raise BaseError for a level of noise that the base in ``path`` has never seen."""
+        """Raise BaseError for a noise level that the base in ``path`` does not support."""
         if level and self.instead:
             raise BaseError(
                 path, "is one of image variations, which know no noise on embeddings", "set `noise_level: 0`"
             )
 
     def telling(self, text: Conditioning, embeddings: Tensor, noise: Tensor, level: Tensor) -> Conditioning:
-        """``text``, B of them, with what the UNet gets for ``embeddings``; see `labels` for these."""
+        """``text`` with the UNet's input for ``embeddings``; for the arguments see `labels`."""
         told = embeddings if self.instead else self.labels(embeddings, noise, level)
         return self._joined(text, told.to(text.hidden))
 
@@ -90,7 +90,7 @@ class Unclip:
 
 
 def load_unclip(path: Path, config: dict[str, Any], device: torch.device) -> Unclip | None:
-    """How the base in ``path`` is conditioned on a picture; None where it is not. ``config`` is that of its UNet."""
+    """How the base in ``path`` is conditioned on a picture; None if it is not. ``config`` is that of its UNet."""
     if is_variation(path):
         width = int(config["cross_attention_dim"])
         blank = torch.zeros(1, width, device=device)
@@ -117,10 +117,10 @@ def _load_normaliser(path: Path, config: dict[str, Any], device: torch.device) -
 
 
 def with_image(unclip: Unclip | None, conditioning: Conditioning, seeds: Sequence[int] | None = None) -> Conditioning:
-    """``conditioning`` with what an unCLIP base gets for the supplied picture, unless it has a picture already.
+    """``conditioning`` with the input of an unCLIP base for the supplied picture, unless it has a picture already.
 
-    ``unclip`` is the base's; without one the base knows no pictures. The embedding's noise comes from each picture's
-    own seed, as the latents' does; without seeds all have the same.
+    ``unclip`` is the base's; if it is None, ``conditioning`` is unchanged. The noise of the embedding comes from each
+    picture's own seed, like that of the latents; without seeds, all have the same noise.
     """
     if unclip is None or conditioning.picture is not None:
         return conditioning
@@ -133,12 +133,12 @@ def with_image(unclip: Unclip | None, conditioning: Conditioning, seeds: Sequenc
 
 
 def without_image(unclip: Unclip | None, conditioning: Conditioning) -> Conditioning:
-    """``conditioning`` that tells an unCLIP base of no picture, unless it says something itself."""
+    """``conditioning`` with the input of an unCLIP base for no picture, unless it has a picture already."""
     if unclip is None or conditioning.picture is not None:
         return conditioning
     return unclip.silent(conditioning)
 
 
 def _noise(seed: int, width: int) -> Tensor:
-    """Unit noise [d] on the CPU; not the first numbers of ``seed``, which are the latents'."""
+    """Unit noise [d] on the CPU, from another random stream than the latents of the same ``seed``."""
     return torch.randn(width, generator=Generator("cpu").manual_seed(seed + 2**32))

@@ -1,4 +1,4 @@
-"""What CLIP sees in pictures, and how its text tower's state becomes comparable with that (Radford et al., 2021)."""
+"""CLIP embeddings of pictures, and the matrix that makes CLIP's texts comparable with them (Radford et al., 2021)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ PROJECTION = "text_projection.weight"
 def embed_pictures(
     encoder: Path, preprocessor: Path, pictures: Sequence[Tensor], device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Image embeddings, projected and not normalised: float32 [n, d], of uint8 pictures [H, W, 3], one at a time.
+    """Embeddings float32 [n, d] of uint8 pictures [H, W, 3], projected but not normalised; the batch size is 1.
 
-    ``encoder`` is a folder of CLIP's vision tower with its projection, or of a whole CLIP; ``preprocessor`` holds
+    ``encoder`` is the folder of CLIP's vision tower with its projection, or of a whole CLIP; ``preprocessor`` contains
     ``preprocessor_config.json``. Raises BaseError.
     """
     clip = ClipVision(encoder, device, "name the folder of a whole CLIP", preprocessor)
@@ -30,13 +30,13 @@ def embed_pictures(
 
 
 def text_projection(clip: Path) -> Tensor:
-    """The matrix [d, width] that takes a CLIP's text tower to the space of its picture embeddings, in float32."""
+    """The matrix [d, width] from the state of CLIP's text tower to the space of its picture embeddings, in float32."""
     for file in weight_files(clip)[0]:
         if file.suffix == ".safetensors":
             from safetensors import safe_open
 
             with safe_open(str(file), framework="pt") as tensors:
-                if PROJECTION in tensors.keys():  # noqa: SIM118 - it is no mapping
+                if PROJECTION in tensors.keys():  # noqa: SIM118 - not a mapping
                     stored: Tensor = tensors.get_tensor(PROJECTION)
                     return stored.float()
         elif file.suffix == ".bin":

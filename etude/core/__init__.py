@@ -1,1 +1,1 @@
-"""What all rooms need: files, errors, parameters, artifacts, the shape of a method."""
+"""What all other code needs: files, errors, parameters, artifacts, the definition of a method."""

@@ -1,4 +1,4 @@
-"""What a method makes: tensors and facts, in one file."""
+"""Artifacts, the results of methods: tensors and facts, in one file."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # ours and torch's names
-KEY = "etude"  # the metadata entry that holds the facts
+KEY = "etude"  # the metadata entry that contains the facts
 
 
 @dataclass(frozen=True)
 class Artifact:
     """What was learned (``tensors``) and how (``facts``: JSON values; params, base digest, family, seed, step …).
 
-    While `fit` runs, the tensors are those that learn. ``precision`` is the one that they are saved in: fp32, fp16,
-    bf16; None: as they are.
+    While `fit` runs, the tensors are those that are being trained. They are saved in ``precision``: fp32, fp16, bf16,
+    or their own (None).
     """
 
     method: str
@@ -34,7 +34,7 @@ class Artifact:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What its tensors are saved in; float32 where there are none."""
+        """The dtype in which the tensors are saved; float32 if there are none."""
         import torch
 
         if self.precision:
@@ -43,7 +43,7 @@ class Artifact:
         return next(iter(self.tensors.values())).dtype if self.tensors else torch.float32
 
     def copied(self) -> Artifact:
-        """A copy as it is saved, on the CPU: what goes on learning does not change it."""
+        """A copy on the CPU in the precision of saving, which further training does not change."""
         dtype = self.dtype if self.precision else None
         tensors = {name: tensor.detach().to("cpu", dtype, copy=True) for name, tensor in self.tensors.items()}
         return replace(self, tensors=tensors)
@@ -59,14 +59,14 @@ def save(artifact: Artifact, path: Path | str) -> None:
 
 
 def load(path: Path | str) -> Artifact:
-    """Read an artifact; raises FormatError when the file is not one."""
+    """Read an artifact; raises FormatError if the file is not one."""
     tensors, metadata = read_tensors(path)
     facts = _facts(path, metadata)
     return Artifact(facts.pop("method"), tensors, facts)
 
 
 def facts_of(path: Path | str) -> dict[str, Any]:
-    """The facts in an artifact's header, ``method`` among them; its tensors are not read. Raises FormatError."""
+    """The facts in an artifact's header, and the ``method``; the tensors are not read. Raises FormatError."""
     return _facts(path, read_metadata(path))
 
 

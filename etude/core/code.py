@@ -1,4 +1,4 @@
-"""What code a result was made by, for the keys of the store."""
+"""Digests of the code that makes a result, for the keys of the store."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def code_digests(*places: str) -> dict[str, str]:
-    """The digest of the Python code in each of ``places``: rooms or single files, from the repository's root."""
+    """The digest of the Python code in each of ``places``: folders or files, relative to the repository's root."""
     return {place: sha256_tree(ROOT / place, (".py",)) for place in places}

@@ -1,13 +1,13 @@
-"""The errors Étude raises on purpose. Each names the place, the fault and the next action.
+"""The errors that Étude raises. Each names the place, the fault and the next action.
 
 EtudeError
-├── ParamsError     a params file holds something that cannot be used
-├── ArgumentError   an argument of a command names something that there is not
+├── ParamsError     a params file contains something that cannot be used
+├── ArgumentError   an argument of a command names something that does not exist
 ├── InputError      a picture, a caption or a folder of them cannot be used
 ├── BaseError       a base model cannot be read, or a method does not support it
-├── FormatError     a weights file is not what it claims to be
+├── FormatError     a weights file cannot be read, or has another content than expected
 ├── TrainingError   a run stopped: its loss is not finite, or its state cannot be resumed
-├── StaleError      what a stage reads was changed while it ran
+├── StaleError      an input of a stage was changed while the stage ran
 └── ConflictError   something that exists would be overwritten
 """
 
@@ -25,11 +25,11 @@ class EtudeError(Exception):
 
 
 class ParamsError(EtudeError):
-    """A params file holds something that cannot be used."""
+    """A params file contains something that cannot be used."""
 
 
 class ArgumentError(EtudeError):
-    """An argument of a command names something that there is not."""
+    """An argument of a command names something that does not exist."""
 
 
 class InputError(EtudeError):
@@ -41,7 +41,7 @@ class BaseError(EtudeError):
 
 
 class FormatError(EtudeError):
-    """A weights file is not what it claims to be."""
+    """A weights file cannot be read, or has another content than expected."""
 
 
 class TrainingError(EtudeError):
@@ -49,7 +49,7 @@ class TrainingError(EtudeError):
 
 
 class StaleError(EtudeError):
-    """What a stage reads was changed while it ran."""
+    """An input of a stage was changed while the stage ran."""
 
 
 class ConflictError(EtudeError):
@@ -57,4 +57,4 @@ class ConflictError(EtudeError):
 
 
 def _ended(sentence: str) -> str:
-    return sentence if sentence.endswith("?") else f"{sentence}."  # did you mean …?
+    return sentence if sentence.endswith("?") else f"{sentence}."  # "did you mean …?"

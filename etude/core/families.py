@@ -1,8 +1,9 @@
-"""The families of Stable Diffusion, as data: what sets SD 1.x, 2.x and XL apart is said here and nowhere else.
+"""The families of Stable Diffusion, as data: all differences between SD 1.x, 2.x and XL are in this file.
 
-A new family is one more record in `FAMILIES`, and a folder in etude/base/configs where single files of it are to be
-opened without their configuration beside them. All have diffusers' ``UNet2DConditionModel`` with two resnets a level,
-its ``AutoencoderKL``, and text encoders of CLIP. Single files have the names of the first Stable Diffusion code (LDM).
+A new family is one more record in `FAMILIES`, and a folder in etude/base/configs if single files without a
+configuration must be readable. All families have diffusers' ``UNet2DConditionModel`` with two resnets at each level,
+its ``AutoencoderKL``, and text encoders of CLIP. Tensors in single files have the names of the first Stable Diffusion
+code (LDM).
 """
 
 from __future__ import annotations
@@ -12,53 +13,53 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-UNET, VAE = "model.diffusion_model.", "first_stage_model."  # where single files have them, in every family
+UNET, VAE = "model.diffusion_model.", "first_stage_model."  # prefixes in single files, the same in every family
 PLAIN, PROJECTED = "CLIPTextModel", "CLIPTextModelWithProjection"  # transformers' classes
 
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A text encoder: where files have it, and what of it the UNet reads."""
+    """A text encoder: its names in files, and which of its states the UNet reads."""
 
-    part: str  # its folder in diffusers' form, and its name in artifacts
+    part: str  # its folder in diffusers' format, and its name in artifacts
     tokenizer: str  # the folder of its tokenizer
     model: str  # transformers' class
-    width: int  # of a token's row, in the published models
-    pad: str  # the token that fills up prompts
-    layer: int  # whose states are read, counted from the last, which is 1
-    normed: bool  # whether the final layer norm comes after it
-    pooled: bool  # whether the projected state at the end token is read as well
-    single: str  # its prefix in single files, below the family's `texts`
-    open_clip: bool  # whether single files have OpenCLIP's names of its layers; else they are transformers'
+    width: int  # numbers in a token's state, in the published models
+    pad: str  # the padding token of prompts
+    layer: int  # the layer whose states are read, counted from the end: the last is 1
+    normed: bool  # whether the final layer norm is applied to them
+    pooled: bool  # whether the projected state at the end token is read too
+    single: str  # its prefix in single files, after the family's `texts`
+    open_clip: bool  # whether its layers have OpenCLIP's names in single files; else they have transformers' names
     kohya: str  # its prefix in kohya's LoRA files
-    embedding: str = ""  # its key in embedding files; "": the files of one encoder, which need none
-    layers: int | None = None  # of those in single files, the ones that are used; None: all
+    embedding: str = ""  # its key in embedding files; "": the family has one encoder, and its files need no key
+    layers: int | None = None  # how many of the layers in single files are used; None: all
 
 
 @dataclass(frozen=True)
 class Family:
-    """What sets a family apart."""
+    """The properties of one family."""
 
     name: str
     title: str
     text_encoders: tuple[TextEncoder, ...]
-    texts: str  # the prefix below which single files have the text encoders
-    blocks: tuple[int, ...]  # transformer layers at each level of the UNet, going down; 0: a level without attention
-    size_ids: bool  # whether the UNet is told the picture's original size, crop and target size, and the pooled text
-    config_marks: Mapping[str, Any]  # of its unet/config.json
-    tensor_marks: Mapping[str, int | None]  # of its single files: beginning of a tensor's name → its dimensions, or any
-    resolution: Mapping[str, int]  # side in px that it was trained at, by prediction
-    index: Mapping[str, Any]  # of model_index.json, beside the parts
+    texts: str  # the prefix of the text encoders in single files
+    blocks: tuple[int, ...]  # transformer layers at each level of the UNet, top to bottom; 0: a level without attention
+    size_ids: bool  # whether the UNet is conditioned on original size, crop and target size, and on the pooled text
+    config_marks: Mapping[str, Any]  # values in unet/config.json by which the family is recognised
+    tensor_marks: Mapping[str, int | None]  # the same for single files: prefix of a tensor → its ndim, or None: any
+    resolution: Mapping[str, int]  # side of the training pictures in px, by prediction
+    index: Mapping[str, Any]  # entries of model_index.json, in addition to the parts
     architecture: Mapping[str, str]  # modelspec.architecture, by prediction
     base_version: Mapping[str, str]  # kohya's ss_base_model_version, by prediction
-    must_say: bool = False  # whether a single file must say what it predicts, as both kinds are usual
+    must_say: bool = False  # whether a single file must contain its prediction type, because both types are usual
     kohya_v2: bool = False  # kohya's ss_v2
-    kohya_ldm: bool = False  # whether kohya's LoRA files have the LDM names of the UNet's layers
-    v_mark: bool = False  # whether a single file that predicts v is marked by an empty tensor ``v_pred``
+    kohya_ldm: bool = False  # whether the UNet's layers have LDM names in kohya's LoRA files
+    v_mark: bool = False  # whether a single file with v-prediction contains an empty tensor ``v_pred``
 
     @property
     def width(self) -> int:
-        """Of the text that the UNet reads: the encoders' states side by side."""
+        """Width of the text conditioning: the states of all text encoders, concatenated."""
         return sum(encoder.width for encoder in self.text_encoders)
 
     @property
@@ -68,12 +69,12 @@ class Family:
 
     @property
     def text_folders(self) -> tuple[str, ...]:
-        """The folders of its text encoders and tokenizers, in diffusers' form."""
+        """The folders of its text encoders and tokenizers, in diffusers' format."""
         return tuple(folder for encoder in self.text_encoders for folder in (encoder.part, encoder.tokenizer))
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """The folders that a base in diffusers' form has."""
+        """The folders of a base in diffusers' format."""
         return ("unet", "vae", "scheduler", *self.text_folders)
 
 
@@ -124,7 +125,7 @@ SD2 = Family(
             pooled=False,
             single="model.",
             open_clip=True,
-            layers=23,  # files hold 24
+            layers=23,  # files contain 24
             kohya="lora_te_",
         ),
     ),
@@ -186,24 +187,24 @@ SDXL = Family(
     v_mark=True,
 )
 
-# The order counts: a base is of the last family that has all its marks, so the more special one comes later.
+# The order matters: a base belongs to the last family whose marks all fit, so a more special family comes later.
 FAMILIES: dict[str, Family] = {family.name: family for family in (SD1, SD2, SDXL)}
 
 
 def by_config(unet: Mapping[str, Any]) -> Family | None:
-    """The family of a UNet by its configuration, never by its widths."""
+    """The family of a UNet, recognised by its configuration but never by its widths; None if no family fits."""
     fitting = [family for family in FAMILIES.values() if _has_marks(unet, family.config_marks)]
     return fitting[-1] if fitting else None
 
 
 def by_tensors(dimensions: Mapping[str, int]) -> Family:
-    """The family of a single file by its tensors' names and numbers of dimensions."""
+    """The family of a single file, recognised by the names of its tensors and their numbers of dimensions."""
     fitting = [family for family in FAMILIES.values() if _has_tensors(dimensions, family.tensor_marks)]
     return fitting[-1]
 
 
 def by_names(names: Iterable[str]) -> list[Family]:
-    """The families that have all text encoders and transformer layers of which names of tensors speak."""
+    """The families that have all the text encoders and transformer layers that occur in ``names`` of tensors."""
     words = [name.split(".") for name in names]
     parts = {word for name in words for word in name[:2]} & set(text_parts())
     depth = max((_depth(name) for name in words), default=0)
@@ -221,7 +222,7 @@ def text_parts() -> tuple[str, ...]:
 
 
 def text_rows(tensors: Mapping[str, T], prefix: str = "") -> list[T]:
-    """What is named ``prefix`` and a text encoder, in the order of the encoders; those that are there."""
+    """The entries of ``tensors`` with the name ``prefix`` + text encoder, in the order of the encoders."""
     names = [f"{prefix}{part}" for part in text_parts()]
     return [tensors[name] for name in names if name in tensors]
 
@@ -232,7 +233,7 @@ def learned_parts() -> tuple[str, ...]:
 
 
 def listed() -> str:
-    """The families' names as a sentence has them: ``sd1, sd2 or sdxl``."""
+    """The families' names for a sentence: ``sd1, sd2 or sdxl``."""
     *others, last = FAMILIES
     return f"{', '.join(others)} or {last}" if others else last
 
@@ -250,13 +251,13 @@ def _has_tensors(dimensions: Mapping[str, int], marks: Mapping[str, int | None])
 
 
 def _depth(words: list[str]) -> int:
-    """The number of a name's transformer layer, counted from 1; 0: it has none."""
+    """The number of the transformer layer in a tensor's name, counted from 1; 0 if there is none."""
     place = words.index("transformer_blocks") + 1 if "transformer_blocks" in words[:-1] else 0
     return int(words[place]) + 1 if place and words[place].isdigit() else 0
 
 
 def lacking_prefixes(names: Iterable[str], wanted: Iterable[str]) -> list[str]:
-    """Those of ``wanted`` that no name begins with."""
+    """Those of ``wanted`` that are the prefix of no name."""
     known = list(names)
     found = []
     for prefix in wanted:

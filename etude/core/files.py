@@ -1,7 +1,7 @@
-"""Files that are whole or absent: atomic writes, content hashes, JSON and tensors with one byte form each.
+"""Reading and writing files: atomic writes, content hashes, JSON and tensors. Equal data gives equal bytes.
 
-A name that comes from elsewhere (from another program's file, say) is text, never a path: `file_name` makes the name of
-a file of it, and `Draft.path` alone says where that lies.
+A name from outside (for example from another program's file) is text, never a path: `file_name` makes a file name from
+it, and only `Draft.path` makes a path from that.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHUNK = 1 << 20  # bytes read at a time when hashing
-LONGEST = 200  # bytes of a name: file systems take 255, and while a file is written its name is longer
-STEM = 100  # bytes of a name that `file_name` makes; what is put behind it still fits
-# Devices of Windows, whatever follows the first dot, and what a name cannot hold on one system or another.
+LONGEST = 200  # bytes of a name: file systems allow 255, and the temporary name during writing is longer
+STEM = 100  # bytes of a name that `file_name` makes, so that a suffix still fits
+# names of devices on Windows (with any suffix), and characters that some system does not allow in file names
 DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE)
 FORBIDDEN = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
-REPLACE = "Take the place of what is there."  # the help of --replace, of every command that has it
+REPLACE = "Take the place of what is there."  # the help text of the option --replace, for every command that has it
 
 
 def file_name(text: str) -> str:
-    """A name for a file, without suffix, made of any text: letters, digits and ``._-``, as A1111 cleans names.
+    """A file name without suffix, made from any text: letters, digits and ``._-``, by the same rule as A1111.
 
-    Never empty, and never longer than STEM bytes. Different texts may give one name: `Draft.path` refuses the second.
+    It is never empty, and never longer than STEM bytes. Two texts may give the same name: `Draft.path` refuses the
+    second.
     """
     kept = re.sub(r"[^\w.-]", "", unicodedata.normalize("NFC", text)).strip(".").lstrip("-")
     kept = kept.encode(errors="ignore")[:STEM].decode(errors="ignore").rstrip(".")
@@ -46,7 +47,7 @@ def file_name(text: str) -> str:
 
 
 def _name_fault(name: str) -> str:
-    """Why a file cannot be called ``name`` on every system; empty where it can."""
+    """Why ``name`` is not allowed as a file name on every system; empty if it is allowed."""
     if not name.strip(".") or name.endswith((".", " ")):
         return "is no file's name"
     if found := FORBIDDEN.search(name):
@@ -58,16 +59,16 @@ def _name_fault(name: str) -> str:
 
 @dataclass(frozen=True)
 class Draft:
-    """A folder that is being filled: the paths in it, for names from elsewhere."""
+    """A folder that is being filled; it makes safe paths in it from names that come from outside."""
 
     folder: Path
     _given: set[str] = field(default_factory=set)
 
     def path(self, *names: str) -> Path:
-        """The path of a file: its name, after those of the folders that it lies in.
+        """The path of a file in this folder; ``names`` are subfolders and then the file's name.
 
-        Raises InputError for what is no plain name, for a way out through a link, and for a path that was given
-        before, small and capital letters being alike: two files never become one.
+        Raises InputError for a name that is not allowed, for a link that leads out of the folder, and for a path that
+        was returned before (upper and lower case are equal), so that two files never become one.
         """
         for name in names:
             if fault := _name_fault(name):
@@ -82,12 +83,12 @@ class Draft:
         return path
 
     def below(self, *names: str) -> Draft:
-        """The draft of a folder in this one, which is made when something is written into it."""
+        """The draft of a subfolder; the subfolder is created when something is written into it."""
         return Draft(self.path(*names))
 
 
 def beside(path: Path, name: object) -> Path:
-    """The file ``name``, which the file ``path`` says lies beside it; raises FormatError for any other place."""
+    """The file ``name`` in the folder of the file ``path``, which refers to it; raises FormatError for other places."""
     if Path(str(name)).name != name:
         raise FormatError(
             path, f"names {name!r}, which is no file beside it", "fetch it again, from a source you trust"
@@ -96,7 +97,7 @@ def beside(path: Path, name: object) -> Path:
 
 
 def refuse_existing(path: Path, replace: bool = False) -> None:
-    """Raise ConflictError when something is at ``path``, a link to nothing included, unless it may be replaced."""
+    """Raise ConflictError if ``path`` exists (also as a broken link), unless it may be replaced."""
     if not replace and os.path.lexists(path):
         raise ConflictError(path, "exists already", "choose another name or folder, or say --replace")
 
@@ -113,8 +114,8 @@ def sha256_file(path: Path | str) -> str:
 def sha256_tree(path: Path | str, suffixes: Sequence[str] | None = None) -> str:
     """Hex digest of a file, or of all files below a folder with their relative names.
 
-    Hidden files and ``__pycache__`` do not count; ``suffixes`` (such as ``(".py",)``) narrows what does.
-    Raises InputError when nothing is there.
+    Hidden files and ``__pycache__`` do not count; with ``suffixes``, such as ``(".py",)``, only files with these do.
+    Raises InputError if ``path`` does not exist.
     """
     files = tree_files(path)
     if suffixes is not None and "" not in files:
@@ -123,9 +124,9 @@ def sha256_tree(path: Path | str, suffixes: Sequence[str] | None = None) -> str:
 
 
 def tree_files(path: Path | str) -> dict[str, Path]:
-    """The files below a folder by their relative POSIX names, in order; a file by the name "".
+    """The files below a folder, by their relative POSIX names, sorted; if ``path`` is a file, it has the name "".
 
-    Hidden files and ``__pycache__`` do not count. Raises InputError when nothing is there.
+    Hidden files and ``__pycache__`` do not count. Raises InputError if ``path`` does not exist.
     """
     path = Path(path)
     if path.is_file():
@@ -142,7 +143,7 @@ def tree_files(path: Path | str) -> dict[str, Path]:
 
 
 def tree_digest(digests: Mapping[str, str]) -> str:
-    """The hex digest that `sha256_tree` gives, from those of the files that `tree_files` names."""
+    """The hex digest of `sha256_tree`, computed from the digests of the files in `tree_files`."""
     if "" in digests:
         return digests[""]
     text = "".join(f"{name}\0{digest}\n" for name, digest in digests.items())
@@ -150,7 +151,7 @@ def tree_digest(digests: Mapping[str, str]) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Have a file's content, or the entries of a folder, on the disk. Windows opens no folder, and no file to read."""
+    """Flush a file, or the entries of a folder, to disk. On Windows folders cannot be opened, nor files for reading."""
     if sys.platform == "win32" and path.is_dir():
         return
     descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
@@ -162,9 +163,9 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary sibling to write to; on success it becomes ``path``, on an error it is gone.
+    """Yield a temporary file in the same folder to write to; on success it becomes ``path``, on an error it is deleted.
 
-    The temporary name keeps the suffix, for libraries that choose a format by it.
+    The temporary name has the same suffix, for libraries that choose a format by the suffix.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +184,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def replace_folder(path: Path | str) -> Iterator[Path]:
-    """Yield a fresh temporary folder; on success it takes the place of ``path``, on an error ``path`` stays."""
+    """Yield a new temporary folder; on success it replaces ``path``, on an error ``path`` stays unchanged."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
@@ -204,10 +205,10 @@ def replace_folder(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def add_to_folder(folder: Path, *, replace: bool = False) -> Iterator[Draft]:
-    """Yield a draft; on success all that is in it moves into ``folder``, on an error nothing does.
+    """Yield a draft; on success its whole content moves into ``folder``, on an error nothing moves.
 
-    Raises ConflictError, before anything moves, for what is there already, unless it may be replaced. A link there is
-    replaced itself; what it leads to stays.
+    Raises ConflictError, before anything moves, if a file exists already and may not be replaced. An existing link is
+    replaced itself; its target stays.
     """
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -231,14 +232,14 @@ def add_to_folder(folder: Path, *, replace: bool = False) -> Iterator[Draft]:
 
 
 def write_json(path: Path | str, data: Any) -> None:
-    """Write JSON atomically: sorted keys, two spaces, no NaN, one byte form for equal data."""
+    """Write JSON atomically: sorted keys, two spaces, no NaN; equal data gives equal bytes."""
     text = json.dumps(data, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: Path | str) -> Any:
-    """Read JSON; raises InputError when the file is missing or damaged."""
+    """Read JSON; raises InputError if the file is missing or damaged."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -274,7 +275,8 @@ def read_metadata(path: Path | str) -> dict[str, str]:
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write safetensors atomically, with sorted header keys: equal tensors and metadata give equal bytes.
 
-    The library (0.8) writes metadata in a random order; sorting changes no length, so the header is replaced in place.
+    safetensors 0.8 writes metadata in a random order. Sorted, the header has the same length, so it is overwritten in
+    place.
     """
     from safetensors.torch import save_file
 

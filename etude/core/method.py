@@ -1,4 +1,4 @@
-"""A method is a package with six names; this is their shape, and how a method is found."""
+"""A method is a package with six names: they are defined here, and methods are found by their folders."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from etude.core.artifact import Artifact
 
 PIPELINES = Path(__file__).parent.parent.parent / "pipelines"
-GIVEN = ("base", "params", "report")  # what every `build` is given
+GIVEN = ("base", "params", "report")  # arguments that every `build` gets
 
 
 class Input(NamedTuple):
-    """One of the ``models`` that ``build`` may ask for: a file or folder, and the SHA-256 of what it holds."""
+    """One of the ``models`` that ``build`` may need: a file or folder, and the SHA-256 of its content."""
 
     path: Path
     digest: str
@@ -32,29 +32,27 @@ class Method(Protocol):
 
     Params: type[MethodParams]  # the schema of this folder's params.yaml
     unsupported: Mapping[str, str]  # families of base model that it cannot use, each with the reason
-    formats: tuple[
-        str, ...
-    ]  # the files other programs load: formats of etude.formats, called by the export stage alone
-    axes: Mapping[str, float]  # settings of `apply`, with their defaults: what a grid turns without building again
+    formats: tuple[str, ...]  # formats of etude.formats in which the export stage writes files for other programs
+    axes: Mapping[str, float]  # settings of `apply`, with defaults; a grid can vary them without a new build
 
     @property
     def build(self) -> Any:
-        """``build(*, base, <needs>, params, report) -> Artifact``: learn. Keyword names declare what it needs.
+        """``build(*, base, <needs>, params, report) -> Artifact``: learn. Its keyword names declare the needed inputs.
 
-        What may be asked for is in `etude.training.inputs`; what Params may declare, in `etude.core.mixins`.
+        All possible inputs are in `etude.training.inputs`; what Params may declare is in `etude.core.mixins`.
         """
 
     def apply(self, artifact: Artifact, base: Base, **settings: float) -> AbstractContextManager[Base]:
-        """Change the base; leaving undoes it exactly."""
+        """A context manager that changes the base; on exit the change is undone exactly."""
 
 
 def method_names() -> list[str]:
-    """Every method there is: the folders of ``pipelines`` that hold a ``method/``."""
+    """All methods: the folders of ``pipelines`` that contain a folder ``method/``."""
     return sorted(path.parent.parent.name for path in PIPELINES.glob("*/method/__init__.py"))
 
 
 def load_method(name: str) -> Method:
-    """The module of a method; raises ArgumentError with the nearest name when there is none."""
+    """The module of a method; raises ArgumentError with the nearest name if there is no such method."""
     names = method_names()
     if name not in names:
         fault = f"there is no method `{name}`{nearest(name, names)}"
@@ -63,10 +61,10 @@ def load_method(name: str) -> Method:
 
 
 def needs(method: Method) -> tuple[str, ...]:
-    """What ``build`` asks for: its keyword names without those that all are given."""
+    """The inputs that ``build`` needs: its keyword names without those that every `build` gets."""
     return tuple(name for name in inspect.signature(method.build).parameters if name not in GIVEN)
 
 
 def own_name(module: str) -> str:
-    """The method in whose folder a module is: ``own_name(__name__)``; so a copy of the folder has a name of its own."""
+    """The method in whose folder a module is: ``own_name(__name__)``. So a copy of the folder needs no edit."""
     return module.split(".")[1]

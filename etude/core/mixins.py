@@ -1,7 +1,7 @@
-"""What a method's `Params` may declare besides what all have: stages ask for these classes and look at nothing else.
+"""Classes from which a method's `Params` may derive, in addition to MethodParams. Stages check only for these classes.
 
-Blocks are declared beside their schema: `Trained` in `etude.training.plan`, `HasPreview` in `etude.training.preview`,
-`HasViews` in `etude.training.augmentation`, `ClassPictures` in `etude.base.settings`.
+Other mixins are beside the schema of their block: `Trained` in `etude.training.plan`, `HasPreview` in
+`etude.training.preview`, `HasViews` in `etude.training.augmentation`, `ClassPictures` in `etude.base.settings`.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ class OwnBase(Schema):
     base: Location = Field(description="the base model of this method, in place of the one in the root's params.yaml")
 
     def sources(self) -> dict[str, str]:
-        """It is one of the models that the method reads."""
+        """The base: one of the models that the method reads."""
         return {"base": self.base}
 
 
 class Captioned(Schema):
-    """A method whose pictures are learned under one text, with their captions in it."""
+    """A method that trains with one text, into which the caption of each picture is inserted."""
 
     caption: str = Field(pattern=r"\[caption\]|\[name\]", description="a text with [caption] or [name] in it")
 
 
 class ReadsCaptions(Schema):
-    """A method that may do without captions: an edited caption then builds nothing again."""
+    """A method that can work without captions; then an edited caption does not cause a new build."""
 
     reads: Literal["prepared", "texts"]  # a folder of the image set, which the build stage depends on
 
     @property
     def reads_captions(self) -> bool:
-        """Whether `build` is given captions; else it gets None."""
+        """Whether `build` gets captions; else it gets None."""
         return self.reads == "texts"
 
 
@@ -54,15 +54,15 @@ class Models(Schema):
     models: Mapping[str, Location] = Field(min_length=1)
 
     def sources(self) -> dict[str, str]:
-        """They are the models that the method reads."""
+        """The models that the method reads."""
         return {f"models.{name}": path for name, path in self.models.items()}
 
 
 def base_of(params: Schema, shared: str) -> Path:
-    """The base that a method learns on and is drawn with: its own, else ``shared``, the project's."""
+    """The base with which a method is trained and drawn: its own if it has one, else ``shared``, the project's."""
     return Path(params.base if isinstance(params, OwnBase) else shared)
 
 
 def models_of(params: Schema) -> Mapping[str, str]:
-    """The models that a method is made from, by the names that params.yaml gives them; most methods have none."""
+    """The models from which a method is made, by their names in params.yaml; most methods have none."""
     return params.models if isinstance(params, Models) else {}

@@ -1,4 +1,4 @@
-"""Strict parameters: every fault at once, with the file, the key and the nearest known name.
+"""Strict parameters: all faults are reported at once, with the file, the key and the nearest known name.
 
 YAML is read as 1.2, as DVC reads it (``1e-4`` is a number). Nothing here imports torch.
 """
@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 from etude.core.errors import ParamsError
 from etude.core.yaml import SHOWN, read_yaml, shortened
 
-__all__ = ["read_yaml"]  # besides what is here: the whole of a file, unchecked
+__all__ = ["read_yaml"]  # reads a whole file, unchecked
 
 
 class Schema(BaseModel):
@@ -27,31 +27,31 @@ class Schema(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    # What was renamed, so that errors name the new word and `etude migrate` writes it.
+    # renamed keys and values: errors name the new one, and `etude migrate` writes it
     former_keys: ClassVar[Mapping[str, str]] = {}  # old key → key
     former_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # key → old value → value
 
 
 Part = Literal["unet", "vae", "text"]  # of a base
 
-# Numbers and texts that several schemas have. Each is bounded: what lies beyond means nothing, or never ends.
-Seed = Annotated[int, Field(ge=0, lt=2**63)]  # torch takes 64 bits, and the pictures after the first count on from it
-Steps = Annotated[int, Field(ge=1, le=10_000_000)]  # of learning
-Count = Annotated[int, Field(ge=1, le=10_000)]  # of pictures, at once or in all
-Rate = Annotated[float, Field(gt=0, le=100)]  # of learning
-Scale = Annotated[float, Field(ge=0, le=100)]  # of guidance, or by which one thing weighs against another
+# Numbers and texts of several schemas. Each has bounds: a value outside has no meaning, or the work would never end.
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # torch allows 64 bits; further pictures have the following seeds
+Steps = Annotated[int, Field(ge=1, le=10_000_000)]  # of training
+Count = Annotated[int, Field(ge=1, le=10_000)]  # of pictures: in a batch, or in total
+Rate = Annotated[float, Field(gt=0, le=100)]  # a learning rate
+Scale = Annotated[float, Field(ge=0, le=100)]  # of guidance, or the weight of one term against another
 Words = Annotated[str, Field(pattern=r"\S", description="one word or more")]
 SetName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$", description="small letters, digits and _")]
 
 
 def _something(path: str) -> str:
-    """Raises ValueError for a folder around all of the project: what is read would be everything."""
+    """``path``; raises ValueError for the project's folder and those around it: a stage would read all of it."""
     if set(PurePosixPath(normpath(path)).parts) <= {"/", ".."}:
         raise ValueError(f"{path!r} is the whole project, or what lies around it: name what is in it")
     return path
 
 
-Location = Annotated[  # ~ is a shell's, which no path here passes through
+Location = Annotated[  # no ~: only a shell replaces it, and these paths do not pass through a shell
     str,
     Field(pattern=r"^[^\s~-]([^\n]*\S)?$", description="a path, without a space, - or ~ before it"),
     AfterValidator(_something),
@@ -59,7 +59,7 @@ Location = Annotated[  # ~ is a shell's, which no path here passes through
 
 
 def among(kind: str, names: Iterable[str]) -> Callable[[str], str]:
-    """A validator of a text that is one of ``names``; ``kind`` is the word for what they name."""
+    """A validator for a text that must be one of ``names``; ``kind`` is their word in the error, such as "metric"."""
     known = list(names)
 
     def check(name: str) -> str:
@@ -71,7 +71,7 @@ def among(kind: str, names: Iterable[str]) -> Callable[[str], str]:
 
 
 class Learned(Schema):
-    """What every method's params.yaml says of what is learned."""
+    """The keys about what is learned, in every method's params.yaml."""
 
     set: SetName = Field(description="the image set to learn from: a key of `sets`")
     name: str = Field(
@@ -84,19 +84,19 @@ class Learned(Schema):
 
     @property
     def word(self) -> str:
-        """What stands for [name] in prompts, captions and templates."""
+        """The text that replaces [name] in prompts, captions and templates."""
         return self.name if self.trigger else ""
 
 
 class MethodParams(Learned):
-    """What every method's params.yaml has."""
+    """The keys of every method's params.yaml."""
 
-    needs_class: ClassVar[bool] = False  # whether `pointed` needs the class of what is learned
+    needs_class: ClassVar[bool] = False  # whether `pointed` needs the class, such as dog
 
     export: Literal["best", "final", "all"] = Field(description="which checkpoints are written for other programs")
 
     def recipe(self) -> dict[str, Any]:
-        """The values that a build depends on, as JSON; what is exported of it afterwards is none of them."""
+        """The values on which a build depends, as JSON: all but `export`."""
         return self.model_dump(mode="json", exclude={"export"})
 
     def image_sets(self) -> list[str]:
@@ -104,33 +104,33 @@ class MethodParams(Learned):
         return [self.set]
 
     def sources(self) -> dict[str, str]:
-        """Every model that the method reads besides the project's: the key that names it, and its path."""
+        """Every model that the method reads, except the project's own: key in params.yaml → path."""
         return {}
 
     @property
     def base_parts(self) -> tuple[Part, ...]:
-        """The parts of the base that `build` computes with; previews are drawn with all of them."""
+        """The parts of the base that `build` needs; for previews all parts are loaded."""
         return ("unet", "text")
 
     @property
     def class_word(self) -> str:
-        """The class of what is learned, such as dog, where texts of params.yaml say it; empty: none does."""
+        """The class of what is learned, such as dog, if params.yaml contains it; else empty."""
         return ""
 
     def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
-        """What lets it learn from the set ``images`` what is called ``word``, of the class ``kind``: key → value.
+        """The changed keys that make the method learn ``word``, of the class ``kind``, from the image set ``images``.
 
-        ``kind`` is empty where nobody said it; it never is for a method with `needs_class`.
+        ``kind`` may be empty, except for a method with `needs_class`.
         """
         return {"set": images, "name": word}
 
 
 S = TypeVar("S", bound=Schema)
-TOLD = 20  # faults of a file
+TOLD = 20  # faults of a file that are reported
 
 
 def classed(text: str, before: str, kind: str) -> str:
-    """``text`` with the class ``kind`` in the place of ``before``, and its article: an eagle → a dog."""
+    """``text`` with the class ``before`` replaced by ``kind``, and the article adapted: an eagle → a dog."""
     if not before:
         return text
     article = "an" if kind[:1].lower() in "aeiou" else "a"
@@ -139,7 +139,7 @@ def classed(text: str, before: str, kind: str) -> str:
 
 
 def image_folder(name: str) -> Path:
-    """The folder that params.yaml names for an image set; a stage depends on the folder itself. Raises ParamsError."""
+    """The folder of an image set, from params.yaml; raises ParamsError."""
     sets = read_yaml("params.yaml").get("sets")
     known = sets if isinstance(sets, dict) else {}
     if not isinstance(known.get(name), str):
@@ -155,13 +155,13 @@ def load(path: Path | str, schema: type[S]) -> S:
 
 
 def pick(path: Path | str, schema: type[S]) -> S:
-    """A stage's view of a params file: only the keys of ``schema``, so that it depends on no others."""
+    """The keys of ``schema`` in a params file, checked; a stage reads only these, so that it depends on no others."""
     data = read_yaml(path)
     return validate({name: data[name] for name in schema.model_fields if name in data}, schema, path)
 
 
 def validate(data: Mapping[str, Any], schema: type[S], path: Path | str) -> S:
-    """``data`` as ``schema``; ``path`` is named in the faults."""
+    """``data`` as ``schema``; raises ParamsError with all faults, which names ``path``."""
     try:
         return schema.model_validate(data)
     except ValidationError as error:
@@ -169,7 +169,7 @@ def validate(data: Mapping[str, Any], schema: type[S], path: Path | str) -> S:
 
 
 def _params_error(details: list[ErrorDetails], schema: type[BaseModel], path: Path | str) -> ParamsError:
-    """One error of all faults; what was renamed comes first, and is not reported again as a missing key."""
+    """One error with all faults. Renamed keys come first, and are not reported again as missing keys."""
     renamed, rest = [], []
     for detail in details:
         if found := _renamed(detail, schema):
@@ -193,7 +193,7 @@ def _dotted(detail: ErrorDetails) -> str:
 
 
 def _renamed(detail: ErrorDetails, schema: type[BaseModel]) -> tuple[str, str] | None:
-    """What a former key or value is called now, as a sentence, and the key; None for any other fault."""
+    """A sentence with the new name of a renamed key or value, and the key; None for any other fault."""
     *block, name = map(str, detail["loc"] or ("",))
     where = ".".join([*block, name])
     for model in models_at(schema, detail["loc"][:-1]):
@@ -229,7 +229,7 @@ def _fault(detail: ErrorDetails, schema: type[BaseModel]) -> str:
 
 
 def refuse_twice(**lists: Iterable[object]) -> None:
-    """Raises ValueError where a list, named as its key is, holds a value twice."""
+    """Raises ValueError if a list contains a value twice; each argument's name is the key of its list."""
     for key, values in lists.items():
         seen: list[object] = []
         for value in values:
@@ -239,7 +239,7 @@ def refuse_twice(**lists: Iterable[object]) -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``, did you mean `rank`?`` when a known name is near; else the list of known names."""
+    """``, did you mean `rank`?`` if a known name is similar; else the list of known names."""
     known = sorted(known)
     match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if match:
@@ -248,7 +248,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _description(schema: type[BaseModel], location: tuple[int | str, ...], pattern: str) -> str:
-    """What the innermost field around ``location`` says of itself, or the type in it that has this pattern."""
+    """The description of the innermost field around ``location``, or of the type in it that has this pattern."""
     models, said = [schema], ""
     for part in location:
         for field in [model.model_fields[str(part)] for model in models if str(part) in model.model_fields]:
@@ -259,7 +259,7 @@ def _description(schema: type[BaseModel], location: tuple[int | str, ...], patte
 
 
 def _infos(annotation: Any) -> list[FieldInfo]:
-    """What is said of the types in an annotation."""
+    """The FieldInfo of each type in an annotation."""
     own = [info for info in getattr(annotation, "__metadata__", ()) if isinstance(info, FieldInfo)]
     return own + [info for inner in get_args(annotation) for info in _infos(inner)]
 
@@ -269,12 +269,12 @@ def _pattern(metadata: Any) -> str | None:
 
 
 def _keys_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys that the block at ``location`` knows."""
+    """The keys of the block at ``location``."""
     return sorted({name for model in models_at(schema, location) for name in model.model_fields})
 
 
 def models_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[type[BaseModel]]:
-    """What the block at ``location`` may be."""
+    """The schemas that the block at ``location`` may have."""
     models = [schema]
     for part in location:
         annotations = [getattr(model.model_fields.get(str(part)), "annotation", None) for model in models]

@@ -1,4 +1,4 @@
-"""``[name]`` in a text: the place of the word for what is learned."""
+"""``[name]`` in a text: a placeholder for the word that is learned."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ NAME = "[name]"
 
 
 def insert_name(text: str, name: str) -> str:
-    """``text`` with ``name`` in every place of ``[name]``, and nothing else changed."""
+    """``text`` with every ``[name]`` replaced by ``name``, and nothing else changed."""
     return text.replace(NAME, name)
 
 
 def fill(text: str, name: str) -> str:
-    """The same as a prompt to draw: white space is one space, so that an empty name leaves no gap."""
+    """The same for a prompt to draw: each run of white space becomes one space, so that an empty name leaves no gap."""
     return " ".join(insert_name(text, name).split())

@@ -1,4 +1,4 @@
-"""Randomness as a pure function of a seed and a step, so that a resumed run draws what an uninterrupted one draws."""
+"""Random numbers as a pure function of seed and step, so that a resumed run gets the same as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def generator(*parts: int | str) -> torch.Generator:
 
 
 def make_deterministic(threads: int) -> None:
-    """Equal inputs give equal results, to the bit: by deterministic kernels, and a fixed number of threads.
+    """Make equal inputs give equal results, to the bit: deterministic kernels, and a fixed number of threads.
 
-    Two threads add up in another order than one.
+    The number of threads matters because it changes the order of additions.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what CUDA asks for in exchange for determinism
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA needs this to be deterministic
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False

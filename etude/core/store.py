@@ -1,6 +1,7 @@
-"""The content-addressed store ``.cache/``: what was computed once from the same bytes is not computed again.
+"""The content-addressed store ``.cache/``: a result is not computed again from the same bytes.
 
-A key names everything that a result depends on, so an entry can be missing but never stale. Safe to delete at any time.
+A key contains everything that a result depends on, so an entry can be missing but never stale. The store can be
+deleted at any time.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from etude.core.files import read_json, sha256_file, write_json
 
 Part = str | int | float | bool | bytes | None | Sequence["Part"] | Mapping[str, "Part"]
 
-SETTLED = 3.0  # seconds: coarser than the clock of any file system in use
-REMEMBERED = 1 << 20  # bytes from which a digest is worth remembering
+SETTLED = 3.0  # seconds, longer than the time resolution of any common file system
+REMEMBERED = 1 << 20  # bytes: digests of larger files are cached
 
 
 def key(*parts: Part) -> str:
-    """Hex SHA-256 of a canonical form of ``parts``: (1, "a") and ("1a",) differ, mappings count regardless of order."""
+    """Hex SHA-256 of a canonical form of ``parts``: (1, "a") and ("1a",) differ, the order of mappings is ignored."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=_bytes)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -39,16 +40,16 @@ class Store:
         self.folder = Path(root) / kind
 
     def path(self, name: str, suffix: str = ".safetensors") -> Path:
-        """Where the entry with this key is, or would be. Write it with `atomic_path` or `write_tensors`."""
+        """The path of the entry with this key, which may not exist. Write it with `atomic_path` or `write_tensors`."""
         return self.folder / name[:2] / f"{name}{suffix}"
 
 
 def remembered(file: Path, digest: Callable[[Path], str] = sha256_file, kind: str | None = None) -> str:
-    """What ``digest`` says of a file; of a large one it is kept in ``.cache/digests``: hashing gigabytes costs seconds.
+    """The ``digest`` of a file; for large files it is cached in ``.cache/digests``, as hashing gigabytes takes seconds.
 
-    An entry is keyed by ``kind``, path, size, inode and both times of the file. The change time cannot be set back,
-    and a file touched in the last seconds is not remembered (a later write might not move its times), so an entry is
-    never stale.
+    The key contains ``kind`` and the file's path, size, inode and both times. An entry is never stale: the change time
+    cannot be set back, and the digest of a file that was changed in the last seconds is not cached, because a further
+    write might not change its times.
     """
     stat = file.stat()
     if (known := recalled(file, stat, kind)) is not None:
@@ -60,14 +61,14 @@ def remembered(file: Path, digest: Callable[[Path], str] = sha256_file, kind: st
 
 
 def recalled(file: Path, stat: os.stat_result, kind: str | None = None) -> str | None:
-    """The digest that is kept for a file with this stat; None where none is."""
+    """The cached digest of a file with this stat; None if there is none."""
     if stat.st_size < REMEMBERED or not (entry := _entry(file, stat, kind)).exists():
         return None
     return str(read_json(entry))
 
 
 def is_settled(stat: os.stat_result, now: int) -> bool:
-    """Whether a write after ``now`` (nanoseconds) is sure to show in the times of this stat."""
+    """Whether any write after ``now`` (nanoseconds) would change the times of this stat."""
     return now - max(_times(stat)) > SETTLED * 1e9
 
 

@@ -1,4 +1,4 @@
-"""Reading YAML that people wrote, whatever is in it: values, or one error that names file and line.
+"""Reading YAML files that people wrote: the result is values, or one error that names file and line.
 
 YAML is read as 1.2, as DVC reads it (``1e-4`` is a number).
 """
@@ -18,21 +18,21 @@ from ruamel.yaml.error import YAMLError, YAMLWarning
 
 from etude.core.errors import ParamsError
 
-LARGEST = 500_000  # bytes: what people write is ten times smaller
-DEEPEST = 30  # blocks in blocks
+LARGEST = 500_000  # bytes: files that people write are ten times smaller
+DEEPEST = 30  # levels of nested blocks
 LARGEST_BLOCK = 5_000  # keys
-MOST = 100_000  # values, each counted as often as an alias repeats it
-SHOWN = 100  # characters of a value that a fault shows
-UNSAYABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # no path holds them, no terminal shows them
+MOST = 100_000  # values; a value that aliases repeat is counted each time
+SHOWN = 100  # characters of a value in an error message
+UNSAYABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # not possible in paths, not visible in terminals
 
 
 class _Composer(Composer):
-    """Reads no deeper than DEEPEST, before Python's own stack ends."""
+    """Stops at DEEPEST levels, because Python's stack is limited."""
 
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """The node of the next event; raises ComposerError for one that lies too deep."""
+        """The node of the next event; raises ComposerError if it is nested too deep."""
         self.depth += 1
         if self.depth > DEEPEST:
             mark = self.parser.peek_event().start_mark
@@ -44,10 +44,10 @@ class _Composer(Composer):
 
 
 class _Constructor(SafeConstructor):
-    """Names the line of a value that cannot be read: a day that there is not, a number of thousands of digits."""
+    """Names the line of a value that cannot be read: a date that does not exist, a number with thousands of digits."""
 
     def flatten_mapping(self, node: Any) -> Any:
-        """Merge keys (``<<``) resolved; raises ConstructorError where they repeat each other without end."""
+        """Resolve merge keys (``<<``); raises ConstructorError if they repeat each other without end."""
         found = super().flatten_mapping(node)
         if len(node.value) > LARGEST_BLOCK:
             raise ConstructorError(None, None, f"a block of more than {LARGEST_BLOCK:,} keys", node.start_mark)
@@ -77,9 +77,9 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     text = _text(Path(path))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", YAMLWarning)  # an anchor that is used again is YAML
+            warnings.simplefilter("ignore", YAMLWarning)  # defining an anchor twice is valid YAML
             data = yaml.load(text)
-    except (YAMLError, ValueError) as error:  # ValueError: \U with a number that is no character
+    except (YAMLError, ValueError) as error:  # ValueError: \U with a number that is not a character
         line = _line(error, text)
         where = f"{path}:{line}" if line else path
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).partition("\n")[0]
@@ -92,7 +92,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 
 def _line(error: Exception, text: str) -> int | None:
-    """The line of a fault, from 1, if it says where it is."""
+    """The line of a fault, counted from 1; None if the error has no position."""
     if place := getattr(error, "problem_mark", None):
         return int(place.line) + 1
     position = getattr(error, "position", None)  # a character that YAML does not allow
@@ -100,7 +100,7 @@ def _line(error: Exception, text: str) -> int | None:
 
 
 def _text(path: Path) -> str:
-    """What is in a file, and can be said again; raises ParamsError."""
+    """The text of a file; raises ParamsError."""
     if path.exists() and not path.is_file():
         action = f"move it away, then restore the file with `git checkout -- {path}`"
         raise ParamsError(path, "is a folder" if path.is_dir() else "is no file", action)
@@ -117,11 +117,11 @@ def _text(path: Path) -> str:
 
 
 def _values(data: Any, counted: dict[int, float]) -> float:
-    """How many values there are below ``data``, those behind an alias each time; infinite where it holds itself."""
+    """The number of values below ``data``, those of an alias each time; infinite if ``data`` contains itself."""
     if not isinstance(data, dict | list):
         return 1
     if id(data) not in counted:
-        counted[id(data)] = math.inf  # until it is known: met again below itself, it is endless
+        counted[id(data)] = math.inf  # until the sum is known: if ``data`` occurs below itself, it is infinite
         below = [*data, *data.values()] if isinstance(data, dict) else data
         counted[id(data)] = 1 + sum(_values(value, counted) for value in below)
     return counted[id(data)]
