@@ -5,8 +5,6 @@ Names are read from the header only. Pickles are opened with ``weights_only=True
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,24 +39,36 @@ def read_shapes(path: Path | str) -> dict[str, tuple[int, ...]]:
     if Path(path).suffix == ".safetensors":
         header = _header(path)
         return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    return {name: tuple(tensor.shape) for name, tensor in _unpickle(path, "meta").items()}
+    from torch import Tensor
+
+    from etude.core.pickles import open_dictionary
+
+    try:
+        data = open_dictionary(path, "meta")
+    except FormatError as error:
+        raise BaseError(path, error.fault, error.action) from error
+    return {str(name): tuple(tensor.shape) for name, tensor in data.items() if isinstance(tensor, Tensor)}
 
 
 def read_labels(path: Path | str) -> dict[str, str]:
     """The metadata of a safetensors file; empty for pickles, which have none."""
-    return dict(_header(path).get("__metadata__", {})) if Path(path).suffix == ".safetensors" else {}
+    return dict(_header(path).get("__metadata__") or {}) if Path(path).suffix == ".safetensors" else {}
 
 
 def read_parts(path: Path | str, parts: Sequence[str]) -> dict[str, dict[str, Tensor]]:
     """The tensors of parts (unet, vae, text) under their names in the file, memory-mapped where possible."""
+    from etude.core.pickles import read_either
+
     refuse_pointer(path)
-    if Path(path).suffix == ".safetensors":
-        return {part: _map_part(path, part) for part in parts}
-    tensors = _unpickle(path, "cpu")
+    prefixes = {part: _prefixes(part) for part in parts}
+    needed = tuple(prefix for each in prefixes.values() for prefix in each)
+    try:
+        tensors, _ = read_either(path, lambda name: name.startswith(needed))
+    except FormatError as error:
+        raise BaseError(path, error.fault, error.action) from error
     found = {}
-    for part in parts:
-        prefixes = _prefixes(part)
-        found[part] = {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes)}
+    for part, own in prefixes.items():
+        found[part] = {name: tensor for name, tensor in tensors.items() if name.startswith(own)}
     return found
 
 
@@ -68,38 +78,8 @@ def _prefixes(part: str) -> tuple[str, ...]:
     return {"unet": (UNET,), "vae": (VAE,), "text": texts}[part]
 
 
-def _map_part(path: Path | str, part: str) -> dict[str, Tensor]:
-    from safetensors import SafetensorError, safe_open
-
-    prefixes = _prefixes(part)
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in _header(path) if name.startswith(prefixes)}
-    except SafetensorError as error:
-        raise BaseError(path, f"is damaged ({error})", "fetch it again") from error
-
-
 def _header(path: Path | str) -> dict[str, Any]:
     try:
         return read_header(path)
     except FormatError as error:
         raise BaseError(path, error.fault, "fetch it again") from error
-
-
-def _unpickle(path: Path | str, device: str) -> dict[str, Tensor]:
-    """The state dict of a ``.ckpt``, on device cpu, or on meta if only shapes are needed."""
-    import torch
-
-    try:
-        mapped = device == "cpu" and zipfile.is_zipfile(path)  # older files (before torch 1.6) cannot be mapped
-        data = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        fault = "holds more than weights, so it could run code, or is no checkpoint"
-        raise BaseError(path, fault, "convert it to .safetensors where you trust it, and name that file") from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise BaseError(path, f"is damaged ({error})", "fetch it again") from error
-    while isinstance(data, dict) and isinstance(data.get("state_dict"), dict):
-        data = data["state_dict"]
-    if not isinstance(data, dict):
-        raise BaseError(path, "holds no dictionary of tensors", "name a Stable Diffusion checkpoint")
-    return {name: value for name, value in data.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}

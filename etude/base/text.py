@@ -13,7 +13,7 @@ from torch import Tensor
 
 from etude.base.base import Base
 from etude.base.conditioning import Conditioning
-from etude.core.errors import BaseError
+from etude.core.errors import BaseError, EtudeWarning
 from etude.core.families import FAMILIES
 
 
@@ -32,7 +32,7 @@ class Tokens:
         return Tokens(tuple(ids.to(device) for ids in self.ids), self.cut)
 
 
-class PromptCutWarning(UserWarning):
+class PromptCutWarning(EtudeWarning):
     """A prompt has more tokens than the text encoder can read; its end was left out."""
 
 

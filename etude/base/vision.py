@@ -12,6 +12,7 @@ from torch import Tensor
 from etude.base.clip import ClipVision
 from etude.base.family import weight_files
 from etude.core.errors import BaseError
+from etude.core.pickles import read_either
 
 PROJECTION = "text_projection.weight"
 
@@ -32,16 +33,8 @@ def embed_pictures(
 def text_projection(clip: Path) -> Tensor:
     """The matrix [d, width] from the state of CLIP's text tower to the space of its picture embeddings, in float32."""
     for file in weight_files(clip)[0]:
-        if file.suffix == ".safetensors":
-            from safetensors import safe_open
-
-            with safe_open(str(file), framework="pt") as tensors:
-                if PROJECTION in tensors.keys():  # noqa: SIM118 - not a mapping
-                    stored: Tensor = tensors.get_tensor(PROJECTION)
-                    return stored.float()
-        elif file.suffix == ".bin":
-            found = torch.load(file, map_location="cpu", weights_only=True)
-            if PROJECTION in found:
-                matrix: Tensor = found[PROJECTION]
-                return matrix.float()
+        if file.suffix in (".safetensors", ".bin"):
+            found, _ = read_either(file, lambda name: name == PROJECTION)
+            if found:
+                return found[PROJECTION].float()
     raise BaseError(clip, f"has no {PROJECTION}", "name the folder of a whole CLIP, with both towers")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etude.core.errors import FormatError
-from etude.core.files import read_metadata, read_tensors, write_tensors
+from etude.core.files import read_metadata, write_tensors
+from etude.core.weights import read_weights
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +61,7 @@ def save(artifact: Artifact, path: Path | str) -> None:
 
 def load(path: Path | str) -> Artifact:
     """Read an artifact; raises FormatError if the file is not one."""
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = read_weights(path)
     facts = _facts(path, metadata)
     return Artifact(facts.pop("method"), tensors, facts)
 

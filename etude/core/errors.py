@@ -24,6 +24,10 @@ class EtudeError(Exception):
         super().__init__(f"{self.place}: {_ended(self.fault)} Next: {_ended(self.action)}")
 
 
+class EtudeWarning(UserWarning):
+    """What a person should know while the work goes on: commands show it as one line."""
+
+
 class ParamsError(EtudeError):
     """A params file contains something that cannot be used."""
 

@@ -255,11 +255,36 @@ def _read_header(path: Path | str) -> tuple[int, dict[str, Any]]:
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
             if not 2 <= length <= 100_000_000:
                 raise FormatError(path, "is not a safetensors file", "check how it was made or fetched")
-            return length, json.loads(file.read(length))
+            header = json.loads(file.read(length))
     except FileNotFoundError:
         raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except IsADirectoryError:
+        raise FormatError(path, "is a folder, not a safetensors file", "name the file in it") from None
+    except (ValueError, RecursionError) as error:  # no JSON, or no text, or too deep, or a number of 5,000 digits
         raise FormatError(path, "has a damaged safetensors header", "fetch or make it again") from error
+    if fault := _header_fault(header):
+        raise FormatError(path, f"has a damaged safetensors header: {fault}", "fetch or make it again")
+    return length, header
+
+
+def _header_fault(header: Any) -> str:
+    """What in a header is not of the form that safetensors have; empty when nothing is."""
+    if not isinstance(header, dict):
+        return "it is no JSON object"
+    for name, entry in header.items():
+        if name == "__metadata__":
+            entry = {} if entry is None else entry
+            if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
+                return "its metadata is no table of texts"
+        elif not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+            return f"`{name[:80]}` has no dtype"
+        elif not _are_sizes(entry.get("shape")) or not _are_sizes(entry.get("data_offsets")):
+            return f"`{name[:80]}` has no shape and place"
+    return ""
+
+
+def _are_sizes(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
 
 
 def read_header(path: Path | str) -> dict[str, Any]:
@@ -269,7 +294,7 @@ def read_header(path: Path | str) -> dict[str, Any]:
 
 def read_metadata(path: Path | str) -> dict[str, str]:
     """The ``__metadata__`` of a safetensors file, read from its header alone."""
-    return dict(read_header(path).get("__metadata__", {}))
+    return dict(read_header(path).get("__metadata__") or {})
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

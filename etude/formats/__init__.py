@@ -23,9 +23,9 @@ from torch import Tensor
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.files import Draft, read_header
+from etude.core.pickles import pickle_keys
 from etude.formats.checkpoints import Frame
 from etude.formats.embedding import embedding_image
-from etude.formats.pickles import pickle_keys
 
 _MODULES = sorted(Path(__file__).parent.glob("*/[!_]*.py"))
 FORMATS = {module.stem: module.parent.name for module in _MODULES}  # name → kind
@@ -83,7 +83,7 @@ def keys_of(path: Path) -> tuple[list[str], dict[str, str]]:
         return [file.relative_to(path).as_posix() for file in path.rglob("*")], {}
     if path.suffix == ".safetensors":
         header = read_header(path)
-        metadata = dict(header.pop("__metadata__", {}))
+        metadata = dict(header.pop("__metadata__", None) or {})
         return list(header), metadata
     if path.suffix in embedding_image.SUFFIXES:
         embedding_image.read_dictionary(path)

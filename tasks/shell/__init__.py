@@ -82,7 +82,7 @@ def prepared(command: Callable[..., Any]) -> Callable[..., Any]:
     def checked_first(*arguments: Any, **options: Any) -> None:
         from tasks.shell.console import warn
 
-        with _faults_in_short():
+        with _faults_in_short(), _warnings_in_short():
             import_module("etude.arguments").checked(_watched(command), warn)(*arguments, **options)
 
     return checked_first
@@ -107,6 +107,29 @@ def _faults_in_short() -> Iterator[None]:
         told = "device: its memory is full. Next: lower `batch_size`, or choose `precision: bf16`."
     sys.stderr.write(f"error: {told}\n")
     sys.exit(1)
+
+
+@contextmanager
+def _warnings_in_short() -> Iterator[None]:
+    """An EtudeWarning is one line on stderr; other warnings stay as they are."""
+    import warnings
+
+    from etude.core.errors import EtudeWarning
+
+    plain = warnings.formatwarning
+
+    def in_short(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if issubclass(category, EtudeWarning):
+            return f"warning: {message}\n"
+        return plain(message, category, filename, lineno, line)
+
+    warnings.formatwarning = in_short
+    try:
+        yield
+    finally:
+        warnings.formatwarning = plain
 
 
 @contextmanager

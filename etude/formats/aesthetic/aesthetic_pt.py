@@ -12,8 +12,8 @@ from torch import Tensor
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.files import Draft
+from etude.core.pickles import BARE, read_tensor, write_pickle
 from etude.formats.metadata import file_stem
-from etude.formats.pickles import BARE, read_tensor, write_pickle
 
 KEY = "embedding"
 

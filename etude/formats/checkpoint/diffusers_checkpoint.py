@@ -15,10 +15,10 @@ from torch import Tensor
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.families import by_config, listed, text_parts
-from etude.core.files import Draft, atomic_path, beside, read_json, read_tensors, write_tensors
+from etude.core.files import Draft, atomic_path, beside, read_json, write_tensors
+from etude.core.pickles import read_either
 from etude.formats.checkpoints import Frame, common, complete, of_part, parts, refuse_partial
 from etude.formats.metadata import file_stem
-from etude.formats.pickles import read_pickle
 
 INDEX = "model_index.json"
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
@@ -36,8 +36,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     found: dict[str, Tensor] = {}
     for part in parts():
         for file in _weights(path / part):
-            tensors = read_tensors(file)[0] if file.suffix == ".safetensors" else dict(read_pickle(file))
-            found |= common(part, tensors)
+            found |= common(part, read_either(file)[0])
     unet = read_json(path / "unet" / "config.json")
     family = by_config(unet)
     if family is None:

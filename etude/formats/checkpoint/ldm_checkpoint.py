@@ -19,10 +19,10 @@ from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.families import FAMILIES, PROJECTED, UNET, VAE, Family, TextEncoder, by_tensors
 from etude.core.files import Draft, atomic_path, write_tensors
+from etude.core.pickles import read_either
 from etude.formats.checkpoints import Frame, common, complete, of_part, refuse_partial
 from etude.formats.ldm_names import OPEN_CLIP, OPEN_CLIP_ENDS, inverse, translate, unet_table, vae_table
 from etude.formats.metadata import file_stem, modelspec
-from etude.formats.pickles import read_either
 
 _BLOCK = "transformer.resblocks."
 AFTER = ("webui_delta",)  # differences of all layers have the names of a whole UNet

@@ -19,9 +19,9 @@ from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.families import text_parts, text_rows
 from etude.core.files import Draft
+from etude.core.pickles import read_pickle, write_pickle
 from etude.formats.checkpoints import Frame
 from etude.formats.deltas import common, differences, factors, wholes, words
-from etude.formats.pickles import read_pickle, write_pickle
 
 COMPRESSED = (".to_k.weight", ".to_v.weight")
 

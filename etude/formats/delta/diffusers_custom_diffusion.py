@@ -18,11 +18,12 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
-from etude.core.files import Draft, read_tensors
+from etude.core.files import Draft
+from etude.core.pickles import read_pickle, write_pickle
+from etude.core.weights import read_weights
 from etude.formats.checkpoints import Frame
 from etude.formats.deltas import common, wholes, words
 from etude.formats.metadata import file_stem
-from etude.formats.pickles import read_pickle, write_pickle
 
 FILE = "pytorch_custom_diffusion_weights.bin"
 _OWN = re.compile(r"\.processor\.(to_[qkv]|to_out)_custom_diffusion\.")
@@ -36,7 +37,7 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Whole weights; words are files of their own."""
-    data: Mapping[str, Any] = read_tensors(path)[0] if path.suffix == ".safetensors" else read_pickle(path)
+    data: Mapping[str, Any] = read_weights(path)[0] if path.suffix == ".safetensors" else read_pickle(path)
     if not recognise(data, {}):
         raise FormatError(path, "holds no processors of Custom Diffusion", "name another file")
     return common({_OWN.sub(r".\1.", key): tensor for key, tensor in data.items() if len(tensor)}, {}, delta=False)

@@ -18,7 +18,8 @@ from torch import Tensor
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.families import UNET, by_names
-from etude.core.files import Draft, read_tensors, write_tensors
+from etude.core.files import Draft, write_tensors
+from etude.core.weights import read_weights
 from etude.formats.checkpoints import Frame, of_part
 from etude.formats.deltas import common, differences, factors, words
 from etude.formats.embedding import embedding_pt
@@ -36,7 +37,7 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Differences in the common form; no words, which are files of their own."""
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = read_weights(path)
     if not recognise(tensors, metadata):
         raise FormatError(path, "has no list of entries in its header", "name a .delta.safetensors")
     entries: Mapping[str, str] = json.loads(metadata[HEADER])["entries"]

@@ -14,9 +14,9 @@ from torch import Tensor
 from etude.core.artifact import Artifact
 from etude.core.families import text_parts
 from etude.core.files import Draft, write_tensors
+from etude.core.pickles import read_either
 from etude.formats.embeddings import rows, unknown
 from etude.formats.metadata import modelspec
-from etude.formats.pickles import read_either
 
 OTHERS = {"emb_params", "clip_l", "clip_g", "string_to_param"}  # single keys that are no tokens
 # Any key may be a token, also those that other formats have as their only one.

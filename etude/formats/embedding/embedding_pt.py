@@ -18,9 +18,9 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.files import Draft
+from etude.core.pickles import read_pickle, write_pickle
 from etude.formats.embeddings import keys_of, parts_of, rows, unknown
 from etude.formats.metadata import file_stem, word
-from etude.formats.pickles import read_pickle, write_pickle
 
 PLACEHOLDER, PLACEHOLDER_ID = "*", 265  # the token that the original code trained; readers look for it by name
 

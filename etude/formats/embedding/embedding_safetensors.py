@@ -14,9 +14,9 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.files import Draft, write_tensors
+from etude.core.pickles import read_either
 from etude.formats.embeddings import keys_of, parts_of, rows, unknown
 from etude.formats.metadata import file_stem, modelspec, word
-from etude.formats.pickles import read_either
 
 KEY = "emb_params"
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.files import Draft
+from etude.core.pickles import read_pickle, write_pickle
 from etude.formats.metadata import file_stem
-from etude.formats.pickles import read_pickle, write_pickle
 
 MEMBERS = ("linear", "activation", "norm")  # of a layer, in A1111's order
 OLD = {"linear1": "linear.0", "linear2": "linear.1"}  # names of the first files (October 2022)

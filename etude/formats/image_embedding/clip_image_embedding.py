@@ -16,7 +16,8 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
-from etude.core.files import Draft, read_tensors, write_tensors
+from etude.core.files import Draft, write_tensors
+from etude.core.weights import read_weights
 from etude.formats.metadata import file_stem
 
 KEY = "clip_image_embeds"
@@ -30,7 +31,7 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensor ``clip_image_embeds`` [1, d], and the facts name, base and noise_level that the header tells."""
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = read_weights(path)
     if not recognise(tensors, metadata) or tensors[KEY].ndim != 2:
         raise FormatError(path, f"holds no `{KEY}` [1, d]", "name a file that clip_inversion exported")
     facts: dict[str, Any] = {"name": Path(path).stem} | {name: metadata[name] for name in TOLD if name in metadata}

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
-from etude.core.files import Draft, file_name, read_tensors, write_tensors
+from etude.core.files import Draft, file_name, write_tensors
+from etude.core.weights import read_weights
 from etude.formats.metadata import file_stem
 
 KEYS = ("latent", "null_embeddings")
@@ -33,7 +34,7 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """``picture.latent`` and ``picture.null_embeddings``, and the facts that drawing needs."""
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = read_weights(path)
     if not recognise(tensors, metadata) or "prompt" not in metadata:
         raise FormatError(path, "is no inverted picture of Étude", "name a file that *null_text_inversion* exported")
     facts: dict[str, Any] = {

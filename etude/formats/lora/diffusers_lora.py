@@ -18,9 +18,9 @@ from torch import Tensor
 from etude.core.artifact import Artifact
 from etude.core.families import learned_parts
 from etude.core.files import Draft, read_json, write_tensors
+from etude.core.pickles import read_either
 from etude.formats import metadata as headers
 from etude.formats.pairs import Pair, collect, join, split, unknown
-from etude.formats.pickles import read_either
 
 FILE = "pytorch_lora_weights.safetensors"
 ADAPTER = "lora_adapter_metadata"  # JSON in the header: "<part>.<field of peft's LoraConfig>"

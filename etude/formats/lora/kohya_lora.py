@@ -31,11 +31,11 @@ from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.families import FAMILIES
 from etude.core.files import Draft, write_tensors
+from etude.core.pickles import read_either
 from etude.formats import metadata as headers
 from etude.formats.ldm_names import table_of
 from etude.formats.module_names import escape, escape_ldm, unescape
 from etude.formats.pairs import ranks_and_alphas, unknown
-from etude.formats.pickles import read_either
 
 UNET = "lora_unet_"
 LYCORIS = "lycoris_"  # LyCORIS' own wrapper: modules of one model, the UNet, called by their names alone

@@ -16,9 +16,9 @@ from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact
 from etude.core.errors import EtudeError, InputError
 from etude.core.files import LONGEST, Draft, file_name, read_tensors, write_tensors
+from etude.core.pickles import write_pickle
 from etude.formats import FORMATS, load_format, method_of
 from etude.formats.kinds import same_kind
-from etude.formats.pickles import write_pickle
 from flows import comparison
 
 NAMES = (

@@ -8,9 +8,9 @@ from types import ModuleType
 import pytest
 
 from etude.core.errors import FormatError
+from etude.core.pickles import BARE
 from etude.formats import FORMATS, in_order, load_format
 from etude.formats.delta.webui_delta import HEADER
-from etude.formats.pickles import BARE
 
 ALL_LAYERS = "model.diffusion_model.input_blocks.0.0.weight"  # of differences, or of a whole model
 PIPELINE = ("unet/config.json", "text_encoder/config.json", "vae/config.json")

@@ -18,6 +18,7 @@ from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.families import FAMILIES, UNET, text_parts
 from etude.core.files import Draft, read_header, read_metadata, read_tensors, write_tensors
+from etude.core.pickles import read_pickle, write_pickle
 from etude.diffusion.noise import predict
 from etude.formats import identify
 from etude.formats.checkpoint.ldm_checkpoint import to_ldm
@@ -26,7 +27,6 @@ from etude.formats.delta import adobe_delta, diffusers_custom_diffusion, svd_lor
 from etude.formats.deltas import factors
 from etude.formats.embedding import embedding_pt
 from etude.formats.lora import kohya_lora
-from etude.formats.pickles import read_pickle, write_pickle
 from pipelines.custom_diffusion import method as custom
 from tasks.export import read_frame
 from tests.tiny import build_tiny

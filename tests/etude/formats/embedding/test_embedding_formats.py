@@ -14,8 +14,8 @@ from etude import formats
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.files import Draft, read_metadata, read_tensors
+from etude.core.pickles import read_pickle, write_pickle
 from etude.formats.embedding import diffusers_embedding, embedding_pt, embedding_safetensors
-from etude.formats.pickles import read_pickle, write_pickle
 
 ALL = (embedding_pt, embedding_safetensors, diffusers_embedding)
 each_format = pytest.mark.parametrize("module", ALL, ids=lambda module: module.__name__)

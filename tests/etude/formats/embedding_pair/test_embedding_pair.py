@@ -9,8 +9,8 @@ from etude import formats
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.files import Draft, read_tensors
+from etude.core.pickles import read_pickle
 from etude.formats.embedding_pair import embedding_pair
-from etude.formats.pickles import read_pickle
 from tests.etude.formats.embedding.test_embedding_formats import accepted
 
 

@@ -12,8 +12,8 @@ from etude import formats
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.files import Draft
+from etude.core.pickles import read_pickle
 from etude.formats.hypernetwork import hypernetwork_pt
-from etude.formats.pickles import read_pickle
 from pipelines.hypernetwork.method.networks import Design, make_networks
 from tests.etude.formats.embedding.test_embedding_formats import accepted
 

@@ -1,0 +1,158 @@
+"""Pickled files (.pt, .bin, .ckpt): read without running their code, written so that careful programs read them."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etude.core.errors import FormatError
+from etude.core.files import atomic_path
+from etude.core.weights import checked, read_weights
+
+ACTION = "fetch it again from a source you trust, as .safetensors if there is one"
+BARE = "a bare tensor"  # the one key of a file that holds a tensor with nothing around it
+DEEPEST = 32  # containers in each other; the files of programs have five
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold: files of equal content have equal bytes
+Wanted = Callable[[str], bool]
+
+
+def read_pickle(path: Path | str, wanted: Wanted = lambda _: True) -> dict[Any, Any]:
+    """The dictionary in a file of ``torch.save``, or in its ``state_dict``: what is ``wanted`` of its keys.
+
+    Only plain containers, plain values and checked tensors are in it. Raises FormatError.
+    """
+    data = open_dictionary(path)
+    plain = _Plain(path)
+    return {key: plain.make(str(key), value) for key, value in data.items() if wanted(str(key))}
+
+
+def read_either(path: Path | str, wanted: Wanted = lambda _: True) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The checked tensors and metadata of a ``.safetensors`` file, or the tensors of a pickled dictionary.
+
+    Programs of 2022 and 2023 wrote the same keys into either (kohya's ``save_model_as``, diffusers' ``.bin``).
+    """
+    if Path(path).suffix == ".safetensors":
+        return read_weights(path, wanted)
+    return {name: tensor for name, tensor in read_pickle(path, wanted).items() if isinstance(tensor, Tensor)}, {}
+
+
+def read_tensor(path: Path | str) -> Tensor:
+    """The tensor in a file that holds nothing else."""
+    data = _open(path)
+    if not isinstance(data, Tensor):
+        raise FormatError(path, f"holds a {type(data).__name__}, not a tensor", ACTION)
+    return checked(path, "tensor", data.detach())
+
+
+def pickle_keys(path: Path | str) -> list[str]:
+    """The keys of the dictionary in a file, numbers as text; of a tensor with nothing around it BARE alone."""
+    data = _open(path, "meta")
+    return [BARE] if isinstance(data, Tensor) else [str(key) for key in _innermost(path, data)]
+
+
+def open_dictionary(path: Path | str, device: str = "cpu") -> Mapping[Any, Any]:
+    """The dictionary in a file as it is, on a device (meta: shapes alone are read), unchecked. Raises FormatError."""
+    return _innermost(path, _open(path, device))
+
+
+def _innermost(path: Path | str, data: object) -> Mapping[Any, Any]:
+    """What lies in ``state_dict``, where there is one: a checkpoint of pytorch-lightning."""
+    for _ in range(DEEPEST):
+        if not isinstance(data, Mapping):
+            raise FormatError(path, f"holds a {type(data).__name__}, not a dictionary", ACTION)
+        if not isinstance(inner := data.get("state_dict"), Mapping):
+            return data
+        data = inner
+    raise FormatError(path, "holds a state_dict in itself, or too many in each other", ACTION)
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """Makes what is in a pickle plain, and checks its tensors; each container once, however often it is named."""
+
+    path: Path | str
+    made: dict[int, Any] = field(default_factory=dict)
+    around: list[int] = field(default_factory=list)  # the containers that the one at hand lies in
+
+    def make(self, name: str, value: Any) -> Any:
+        """``value``, which is called ``name``."""
+        if isinstance(value, Tensor):
+            return checked(self.path, name, value.detach())
+        if isinstance(value, torch.nn.ParameterDict):
+            value = value._parameters  # its own methods need fields that old files lack
+        if not isinstance(value, Mapping | list | tuple):
+            return value
+        if id(value) in self.around or len(self.around) == DEEPEST:
+            raise FormatError(self.path, f"`{name[:80]}` holds itself, or containers in too many others", ACTION)
+        if id(value) not in self.made:
+            self.around.append(id(value))
+            self.made[id(value)] = self._contents(name, value)
+            self.around.pop()
+        return self.made[id(value)]
+
+    def _contents(self, name: str, value: Mapping[Any, Any] | list[Any] | tuple[Any, ...]) -> Any:
+        if isinstance(value, Mapping):
+            return {key: self.make(f"{name}.{key}", each) for key, each in value.items()}
+        each = [self.make(f"{name}.{number}", each) for number, each in enumerate(value)]
+        return each if isinstance(value, list) else tuple(each)
+
+
+def _open(path: Path | str, device: str = "cpu") -> Any:
+    if fault := _fault(Path(path)):
+        raise FormatError(path, fault, ACTION)
+    try:
+        # Files of before torch 1.6 are no archives, and cannot be mapped.
+        mapped = device == "cpu" and zipfile.is_zipfile(path)
+        # Embeddings of the first code (2022) hold a ParameterDict; building one runs nothing of the file.
+        with torch.serialization.safe_globals([torch.nn.ParameterDict, set]):
+            return torch.load(path, map_location=device, weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        fault = "is not a file that can be opened safely: it is damaged, none of weights, or holds what could run code"
+        raise FormatError(path, fault, ACTION) from error
+    except Exception as error:
+        told = (str(error).strip().splitlines() or [""])[0][:80]
+        raise FormatError(path, f"is damaged, or no file of weights ({type(error).__name__} {told})", ACTION) from error
+
+
+def _fault(path: Path) -> str:
+    """Why a file is not to be opened; empty where it may be. torch packs nothing, so what is packed may be a bomb."""
+    if path.is_dir():
+        return "is a folder, not a file"
+    if not path.exists():
+        return "is missing"
+    if not path.stat().st_size:
+        return "is empty"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = [entry.file_size for entry in archive.infolist()]
+            return "is a packed archive" if sum(sizes) > path.stat().st_size else ""
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return ""
+
+
+def write_pickle(path: Path | str, data: Mapping[Any, Any] | Tensor) -> None:
+    """Like ``torch.save``, with fixed bytes and without the dot-files (``.format_version``, …) of newer torch.
+
+    A1111's safe unpickler knows only ``<top>/data/<n>``, ``version``, ``byteorder`` and ``data.pkl`` and refuses a file
+    with others. Tensors must be plain (no Parameter, no gradient) and own their storage, or it is saved whole.
+    """
+    buffer = io.BytesIO()
+    torch.save(data, buffer)
+    with (
+        zipfile.ZipFile(buffer) as source,
+        atomic_path(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as target,
+    ):
+        for name in source.namelist():
+            inner = name.split("/")[1:]
+            if not any(part.startswith(".") for part in inner):
+                entry = zipfile.ZipInfo("/".join(["archive", *inner]), EPOCH)
+                target.writestr(entry, source.read(name))

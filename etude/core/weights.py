@@ -1,0 +1,91 @@
+"""Weights from files, looked at when they are read: dtypes that are known, and numbers that are finite.
+
+Every reader gets its tensors through `checked`, each once and while it is read: no file is read a second time, and what
+is not needed is not looked at.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from etude.core.errors import EtudeWarning, FormatError
+from etude.core.files import read_header, read_metadata
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+# 8-bit floats: float16 has every value of theirs.
+EIGHT_BITS = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+# What is no weight but a count, by the last word of its name. Some programs write alphas as whole numbers.
+COUNTERS = ("position_ids", "alpha", "num_batches_tracked", "num_updates", "decay", "step", "global_step", "epoch")
+# What programs keep beside weights of fewer bits, by the last word of its name: without it they mean something else.
+SCALES = ("scale_weight", "weight_scale", "scaled_fp8", "comfy_quant", "absmax", "quant_map", "SCB", "qweight")
+
+_WHOLE = "name a file in float16 or float32"
+_NAN_ALLOWED: ContextVar[bool] = ContextVar("nan_allowed", default=False)
+
+
+@contextmanager
+def allow_nan(allowed: bool = True) -> Iterator[None]:
+    """While this is entered, numbers that are not finite are read as they are: for repair work."""
+    token = _NAN_ALLOWED.set(allowed)
+    try:
+        yield
+    finally:
+        _NAN_ALLOWED.reset(token)
+
+
+def checked(path: Path | str, name: str, tensor: Tensor) -> Tensor:
+    """The tensor ``name`` of a file, once its dtype is known and its numbers are finite; 8-bit floats as float16.
+
+    Raises FormatError. An EtudeWarning says once a file that it has 8-bit floats.
+    """
+    import torch
+
+    dtype, last = str(tensor.dtype).removeprefix("torch."), name.rpartition(".")[2]
+    if last in SCALES:
+        raise FormatError(path, f"`{name}` is of a quantised model", _WHOLE)
+    if dtype in EIGHT_BITS:
+        text = f"{path}: has weights in {dtype}, of 8 bits: they are read as float16"
+        warnings.warn(text, EtudeWarning, stacklevel=2)
+        tensor = tensor.to(torch.float16)
+    elif dtype not in FLOATS:
+        if last in COUNTERS or not tensor.numel():
+            return tensor
+        raise FormatError(path, f"`{name}` is {dtype}, so it is no weight, or a quantised one", _WHOLE)
+    if tensor.layout != torch.strided or tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
+        raise FormatError(path, f"`{name}` declares more numbers than the file has", "fetch or make it again")
+    if tensor.numel() and not _NAN_ALLOWED.get() and not is_finite(tensor):
+        action = "fetch or make it again; `etude convert --allow-nan` reads it for repair work"
+        raise FormatError(path, f"`{name}` holds numbers that are not finite (NaN or infinity)", action)
+    return tensor
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are finite. NaN spreads to both ends, infinity is one: 3 to 6 GB/s, without a copy."""
+    low, high = tensor.detach().aminmax()
+    return bool(low.isfinite() and high.isfinite())
+
+
+def read_weights(
+    path: Path | str, wanted: Callable[[str], bool] = lambda _: True
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The checked tensors of a safetensors file whose names are ``wanted``, and its metadata.
+
+    They are mapped, not copied. Raises FormatError, or InputError where there is no file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    metadata, names = read_metadata(path), read_header(path)
+    names.pop("__metadata__", None)
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {name: checked(path, name, file.get_tensor(name)) for name in names if wanted(name)}, metadata
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:  # a dtype that torch lacks
+        raise FormatError(path, f"is damaged ({error})", "fetch or make it again") from error
