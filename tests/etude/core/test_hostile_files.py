@@ -1,0 +1,118 @@
+"""Files that are made to harm, or are something else: one error, soon, whatever they hold."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from etude.core.errors import FormatError
+from etude.core.files import read_header, read_metadata
+from etude.core.pickles import pickle_keys, read_either, read_pickle
+
+ENTRY: dict[str, Any] = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+
+
+def header(folder: Path, text: str | bytes) -> Path:
+    path, packed = folder / "m.safetensors", text if isinstance(text, bytes) else text.encode()
+    path.write_bytes(struct.pack("<Q", len(packed)) + packed + bytes(4))
+    return path
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        [],
+        333,
+        "text",
+        {"w": None},
+        {"w": []},
+        {"w": {}},
+        {"w": ENTRY | {"dtype": 3}},
+        {"w": ENTRY | {"shape": "1"}},
+        {"w": ENTRY | {"shape": [1.5]}},
+        {"w": ENTRY | {"shape": [-1]}},
+        {"w": ENTRY | {"shape": [True]}},
+        {"w": ENTRY | {"shape": [10**30]}},
+        {"w": ENTRY | {"data_offsets": {"0": 4}}},
+        {"w": ENTRY | {"dtype": "F6_E2M3"}},
+        {"w": ENTRY | {"dtype": "no such"}},
+        {"w": ENTRY | {"shape": [1 << 40]}},
+        {"w": ENTRY | {"shape": [1 << 62, 1 << 62]}},
+        {"w": ENTRY | {"data_offsets": [4, 0]}},
+        {"w": ENTRY | {"data_offsets": [0, 1 << 60]}},
+        {"w": ENTRY, "__metadata__": 3},
+        {"w": ENTRY, "__metadata__": {"a": None}},
+    ],
+)
+def test_a_header_of_another_form_is_refused(data: object, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"m\.safetensors: (has a damaged|is damaged)"):
+        read_either(header(tmp_path, json.dumps(data)))
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"a":' * 100_000, "1" * 10_000, "{}x", b"\xff\xfe{}"])
+def test_a_header_that_is_no_json_is_refused(text: str | bytes, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="damaged safetensors header"):
+        read_header(header(tmp_path, text))
+
+
+def test_a_header_without_metadata_may_say_so_by_null(tmp_path: Path) -> None:
+    path = header(tmp_path, json.dumps({"w": ENTRY, "__metadata__": None}))
+    assert read_metadata(path) == {}
+    assert read_either(path)[0]["w"].item() == 0
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt", ".pt", ".bin"])
+@pytest.mark.parametrize("content", [b"", b"\0", b"plain text, no weights\n" * 50, b"<html>", b"PK\x03\x04", None])
+def test_what_is_no_file_of_weights_is_refused(content: bytes | None, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"m{suffix}"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(FormatError, match=f"m{suffix}: "):
+        read_either(path)
+
+
+def test_a_state_dict_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    inner: dict[str, Any] = {}
+    inner["state_dict"] = inner
+    torch.save(inner, tmp_path / "m.ckpt")
+    for read in (read_pickle, pickle_keys):
+        with pytest.raises(FormatError, match="a state_dict in itself"):
+            read(tmp_path / "m.ckpt")
+
+
+def test_containers_that_hold_themselves_or_too_many_are_refused(tmp_path: Path) -> None:
+    ring: list[Any] = []
+    ring.append(ring)
+    deep: dict[str, Any] = {}
+    for _ in range(150):
+        deep = {"a": deep}
+    for data in ({"w": ring}, deep):
+        torch.save(data, tmp_path / "m.pt")
+        with pytest.raises(FormatError, match="holds itself, or containers in too many others"):
+            read_pickle(tmp_path / "m.pt")
+
+
+def test_a_container_that_is_named_very_often_is_read_once(tmp_path: Path) -> None:
+    tower: Any = torch.ones(1)
+    for _ in range(30):
+        tower = [tower, tower]  # 2³⁰ ways to the one tensor
+    torch.save({"w": tower}, tmp_path / "m.pt")
+    assert isinstance(read_pickle(tmp_path / "m.pt")["w"], list)
+
+
+def test_a_packed_archive_is_not_unpacked(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(1 << 20)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "m.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(FormatError, match="packed archive"):
+        read_pickle(tmp_path / "m.pt")
