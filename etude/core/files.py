@@ -182,6 +182,22 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _exchange(moves: Sequence[tuple[Path, Path, Path]]) -> None:
+    """Move each first path to the second, and what is there to the third; on an error all are where they were."""
+    try:
+        for new, place, old in moves:
+            if os.path.lexists(place):
+                os.replace(place, old)
+            os.replace(new, place)
+    except BaseException:  # also Ctrl-C between two moves: the caller removes what is still aside
+        for new, place, old in moves:
+            if not os.path.lexists(new):
+                os.replace(place, new)
+            if os.path.lexists(old):
+                os.replace(old, place)
+        raise
+
+
 @contextmanager
 def replace_folder(path: Path | str) -> Iterator[Path]:
     """Yield a new temporary folder; on success it replaces ``path``, on an error ``path`` stays unchanged."""
@@ -191,13 +207,8 @@ def replace_folder(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-old-"))
-            os.replace(path, old / path.name)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-old-") as old:
+            _exchange([(temporary, path, Path(old, path.name))])
         _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -220,10 +231,7 @@ def add_to_folder(folder: Path, *, replace: bool = False) -> Iterator[Draft]:
         tops = sorted(path.name for path in (temporary / "new").iterdir())
         for name in tops:
             refuse_existing(folder / name, replace)
-        for name in tops:
-            if os.path.lexists(folder / name):
-                os.replace(folder / name, temporary / "old" / name)
-            os.replace(temporary / "new" / name, folder / name)
+        _exchange([(temporary / "new" / name, folder / name, temporary / "old" / name) for name in tops])
         _sync(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import stat
 import struct
+import sys
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from etude.core.errors import FormatError, InputError
 from etude.core.files import (
+    add_to_folder,
     atomic_path,
     read_json,
     read_metadata,
@@ -41,6 +48,134 @@ def test_an_error_while_filling_a_folder_leaves_the_old_folder(tmp_path: Path) -
         (temporary / "three").write_text("3")
     assert [p.name for p in target.iterdir()] == ["one"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "out"]
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """What is done to files and folders, by their inodes: brought to the disk, given a name, removed."""
+    done: list[tuple[str, int]] = []
+    sync, move, remove = os.fsync, os.replace, shutil.rmtree
+
+    def fsync(file: int) -> None:
+        done.append(("sync", os.fstat(file).st_ino))
+        sync(file)
+
+    def replace(source: Path, target: Path) -> None:
+        done.append(("move", os.lstat(source).st_ino))
+        move(source, target)
+
+    def rmtree(path: Path, **options: Any) -> None:
+        if os.path.lexists(path):
+            done.append(("remove", os.lstat(path).st_ino))
+        remove(path, **options)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    return done
+
+
+def inode(path: Path) -> int:
+    return path.lstat().st_ino
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_anyone_goes_on(
+    tmp_path: Path, events: list[tuple[str, int]]
+) -> None:
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("whole")
+    made = inode(tmp_path / "a.txt")
+    assert events == [("sync", made), ("move", made), ("sync", inode(tmp_path))]
+
+
+def test_an_old_folder_is_removed_only_when_the_new_one_has_its_place(
+    tmp_path: Path, events: list[tuple[str, int]]
+) -> None:
+    target = tmp_path / "out"
+    with replace_folder(target) as temporary:
+        (temporary / "one").touch()
+    first = inode(target)
+    events.clear()
+    with replace_folder(target) as temporary:
+        (temporary / "two").touch()
+    second = inode(target)
+    assert events[:2] == [("move", first), ("move", second)]
+    assert [kind for kind, _ in events[2:]] == ["remove", "sync"]
+    assert events[-1] == ("sync", inode(tmp_path))
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "two"]
+
+
+def test_what_is_added_to_a_folder_is_there_for_good(tmp_path: Path, events: list[tuple[str, int]]) -> None:
+    (tmp_path / "a").touch()
+    old = inode(tmp_path / "a")
+    with add_to_folder(tmp_path, replace=True) as draft:
+        draft.path("a").touch()
+        draft.path("b").touch()
+    moves = [("move", old), ("move", inode(tmp_path / "a")), ("move", inode(tmp_path / "b"))]
+    assert events[:4] == [*moves, ("sync", inode(tmp_path))]
+
+
+def old_files(folder: Path) -> dict[str, str]:
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).write_text("old")
+    return contents(folder)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def interrupt_move(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Ctrl-C can come between any two moves."""
+    move, numbers = os.replace, count()
+
+    def interrupted(source: Path, target: Path) -> None:
+        if next(numbers) == number:
+            raise KeyboardInterrupt
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_whichever_move_into_a_folder_fails_all_that_was_there_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    before = old_files(tmp_path / "out")
+    interrupt_move(monkeypatch, number)
+    with pytest.raises(KeyboardInterrupt), add_to_folder(tmp_path / "out", replace=True) as draft:
+        for name in ("a", "b"):
+            draft.path(name).write_text("new")
+    assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_whichever_move_of_a_folder_fails_the_old_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    before = old_files(tmp_path / "out")
+    interrupt_move(monkeypatch, number)
+    with pytest.raises(KeyboardInterrupt), replace_folder(tmp_path / "out") as temporary:
+        (temporary / "a").write_text("new")
+    assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such rights")
+def test_others_may_read_what_is_written(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.touch()
+    with replace_folder(tmp_path / "out") as folder:
+        write_json(folder / "a.json", 1)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert modes == {"a.txt": 0o644, "out": 0o755, "a.json": 0o644}
+
+
+@pytest.mark.parametrize("damage", [b'{"a": 1', b"\xff\xfe{}", b""])
+def test_damaged_json_is_named(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "x.json").write_bytes(damage)
+    with pytest.raises(InputError, match=r"x\.json: is not JSON .* Next: delete it"):
+        read_json(tmp_path / "x.json")
 
 
 def test_equal_tensors_give_equal_bytes_whatever_the_order(tmp_path: Path) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import TrainingError
+from etude.core.randomness import mix
 from etude.training.fit import Group, fit
 from etude.training.plan import Optimization
 from etude.training.processes import OURS
@@ -114,6 +116,62 @@ def test_accumulation_averages_and_equals_one_large_batch(tmp_path: Path) -> Non
     assert torch.allclose(run(2, tmp_path / "a"), run(1, tmp_path / "b"), atol=1e-7)
 
 
+def draws(scratch: Path, seed: int, accumulation: int = 1) -> list[float]:
+    """What the loss of each of six batches draws."""
+    w, drawn = torch.zeros(4, 1, requires_grad=True), []
+
+    def loss(batch: Points) -> Tensor:
+        drawn.append(float(torch.rand(())))
+        return (batch.x @ w).mean()
+
+    plan = Optimization(**{**BLOCK, "steps": 6 // accumulation, "accumulation": accumulation})
+    fit({"w": w}, loss, batches, plan, Report(scratch, seed, "cpu", "fp32"))
+    return drawn
+
+
+def test_each_batch_draws_its_own_numbers_from_the_runs_seed_alone(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    first = draws(tmp_path / "a", seed=1)
+    torch.manual_seed(6)
+    assert draws(tmp_path / "b", seed=1) == first
+    assert draws(tmp_path / "c", seed=1, accumulation=2) == first  # also within a step
+    other = draws(tmp_path / "d", seed=2)
+    assert len({*first, *other}) == 12
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_weight_decay_shrinks_every_group_at_its_own_rate(tmp_path: Path, optimizer: str) -> None:
+    weights = [torch.full((2,), 3.0, requires_grad=True) for _ in range(2)]
+    groups = [Group({"w": w}, rate) for w, rate in zip(weights, (1.0, 0.5), strict=True)]
+    plan = {"steps": 3, "optimizer": optimizer, "learning_rate": 0.1, "weight_decay": 0.2, "clip": 0.0}
+
+    def no_slope(_: Points) -> Tensor:
+        return 0 * torch.cat(weights).sum()
+
+    fit(groups, no_slope, batches, Optimization(**{**BLOCK, **plan}), Report(tmp_path, 0, "cpu", "fp32"))
+    for w, rate in zip(weights, (0.1, 0.05), strict=True):
+        torch.testing.assert_close(w.detach(), torch.full((2,), 3 * (1 - rate * 0.2) ** 3))
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_products_are_computed_in_the_runs_precision_and_weights_learn_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(AcceleratorState, "_shared_state", {})  # else of one precision for the life of a process
+    w, kinds = torch.zeros(4, 1, requires_grad=True), set()
+
+    def loss(batch: Points) -> Tensor:
+        product = batch.x @ w
+        kinds.add(product.dtype)
+        return (product.float() - batch.x[:, :1]).square().mean()
+
+    plan = Optimization(**{**BLOCK, "steps": 2, "learning_rate": 1e-4})
+    fit({"w": w}, loss, batches, plan, Report(tmp_path, 0, "cpu", precision))
+    assert kinds == {dtype}
+    assert w.dtype == torch.float32
+    assert w.detach().abs().max() > 0
+
+
 def test_clipping_bounds_the_norm_of_all_gradients_together(tmp_path: Path) -> None:
     start = torch.randn(4, 1, generator=torch.Generator().manual_seed(5))
     w, v = start.clone().requires_grad_(), start.clone().requires_grad_()
@@ -149,13 +207,17 @@ torch.set_num_threads(3)  # what no library would choose
 rank = int(os.environ.get("RANK", 0))
 w = torch.ones(4, 1, requires_grad=True)
 report = Report(Path(sys.argv[1]), 0, "cpu", "fp32")
-def loss(batch): return ((batch.x @ w - batch.x[:, :1]) ** 2).mean()
+drawn = []
+def loss(batch):
+    drawn.append(torch.rand(()))
+    return ((batch.x @ w - batch.x[:, :1]) ** 2).mean()
 def load(index): return batches(index) if "RANK" in os.environ else Points(
     ("a",), torch.cat([batches(2 * index).x, batches(2 * index + 1).x]))
 plan = Optimization(**{**BLOCK, "steps": 5, "optimizer": "sgd", "clip": 0.1, "learning_rate": 0.1})
 fit({"w": w}, loss, load, plan, report)
 assert torch.get_num_threads() == 3, torch.get_num_threads()
 torch.save(w.detach(), Path(sys.argv[1]) / f"w{rank}.pt")
+torch.save(torch.stack(drawn), Path(sys.argv[1]) / f"drawn{rank}.pt")
 """
 
 
@@ -184,3 +246,9 @@ def test_two_processes_learn_together_what_one_learns_from_both_batches(tmp_path
     assert torch.equal(first, second)
     assert torch.allclose(first, alone, atol=1e-6)
     assert not torch.equal(alone, torch.ones(4, 1))
+    drawn = [torch.load(tmp_path / "two" / f"drawn{rank}.pt", weights_only=True).tolist() for rank in (0, 1)]
+    numbers = []
+    for index in range(10):  # those of one process that accumulates two batches
+        torch.manual_seed(mix(0, "step", index))
+        numbers.append(float(torch.rand(())))
+    assert [number for step in zip(*drawn, strict=True) for number in step] == numbers

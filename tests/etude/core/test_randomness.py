@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from etude.core.randomness import generator, make_deterministic, mix
+
+
+@pytest.fixture
+def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch's settings as they were, afterwards."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is removed again where it was not set
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = benchmark
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_stage_computes_with_its_threads_and_deterministic_kernels() -> None:
+    torch.backends.cudnn.benchmark = True
+    make_deterministic(3)
+    assert torch.get_num_threads() == 3
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.is_deterministic_algorithms_warn_only_enabled()  # a kernel without such a form still runs
+    assert not torch.backends.cudnn.benchmark
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_a_seed_depends_on_every_part_and_on_where_it_ends() -> None:
+    """Fixed numbers: with other ones, every result of the same parameters would be another."""
+    assert mix(0) == 3456079177858693020
+    assert mix(3, "step", 7) == 7656935820627487283
+    seeds = [mix(1, "a", 2), mix(1, "a", 3), mix(2, "a", 2), mix(1, "b", 2), mix(1, "a2"), mix(1, "a"), mix(1, "a", 22)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert generator(3, "step", 7).initial_seed() == mix(3, "step", 7)
