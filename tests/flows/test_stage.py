@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Thread
 
+import psutil
 import pytest
 
 from etude.core.errors import InputError
@@ -17,6 +19,7 @@ from etude.watch.holders import lives
 from etude.watch.locks import locked
 from flows import stage as stage_module
 from flows.plan import Stage, load
+from flows.repository import forget
 from flows.slots import StoppedError
 from flows.stage import Site, StageError, Tail, environment, run
 from tests.flows.conftest import Project
@@ -106,17 +109,22 @@ def test_a_full_disk_is_named_and_what_is_finished_is_kept(project: Project, sma
     assert (project.root / "out/large").read_bytes() == bytes(3000000)
 
 
-def test_a_stopped_flow_leaves_no_process_of_the_stage(project: Project) -> None:
-    project.stages(only={"words": ["wait:go"]})
-    stopping = Event()
+def test_a_stopped_flow_leaves_no_process_of_the_stage_which_held_its_slots_until_then(project: Project) -> None:
+    project.stages(only={"words": ["wait:go"], "meta": {"flow": {"resource": "gpu"}}})
+    (stage,), stopping, held = load(project.root), Event(), set()
+    with (project.root / "flow.lock").open("w") as lock:
+        site = Site(project.root, jobs=1, gpus=["5"], held=[lock.fileno()])
 
-    def stop() -> None:
-        project.pid("only")
-        stopping.set()
+        def stop() -> None:
+            project.pid("only")
+            dvc = psutil.Process(int(site.holder(stage).read_text().removeprefix("stage ")))
+            held.update(Path(file.path).name for file in dvc.open_files())
+            stopping.set()
 
-    Thread(target=stop).start()
-    with pytest.raises(StoppedError):
-        run(*only(project), Told(), stopping)
+        Thread(target=stop).start()
+        with pytest.raises(StoppedError):
+            run(stage, site, Told(), stopping)
+    assert held >= {"flow.lock", "gpu-0.lock", "job-0.lock"}
     assert not lives(project.pid("only"))
     (project.root / "go").touch()
     assert run(*only(project), Told(), Event()) == "ran"
@@ -176,6 +184,15 @@ def test_paths_that_dvc_holds_for_a_dead_process_are_set_free(project: Project) 
     assert run(stage, site, Told(), Event()) == "ran"
     later.kill()
     later.wait()
+
+
+def test_what_a_dead_process_reads_is_set_free_too_and_what_others_hold_is_not(project: Project) -> None:
+    dead, other = {"pid": 2**22 + 1, "cmd": "dvc repro"}, {"pid": os.getpid(), "cmd": "dvc repro"}
+    reading = {"/one": [dead], "/both": [dead, other], "/other": [other]}
+    (project.root / ".dvc/tmp/rwlock").write_text(json.dumps({"write": {"/a": dead, "/b": other}, "read": reading}))
+    forget(project.root, dead["pid"])
+    left = json.loads((project.root / ".dvc/tmp/rwlock").read_text())
+    assert left == {"write": {"/b": other}, "read": {"/both": [other], "/other": [other]}}
 
 
 def test_a_table_of_busy_paths_that_a_kill_cut_short_needs_no_hand(project: Project) -> None:

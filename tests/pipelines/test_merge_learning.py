@@ -194,8 +194,31 @@ def test_where_no_model_changed_the_unet_nothing_is_learned(base: Base, tmp_path
         assert torch.allclose(tensor, own[name] + 1.0 * (text[name] - own[name]), atol=1e-5)
 
 
-def build(base: Base, paths: Mapping[str, Path], scratch: Path) -> Artifact:
-    changes: dict[str, Any] = {"alpha": {"unet": 1.0, "rest": 1.0}, "weights": [0.5, 0.5], "save": "fp32"}
+@pytest.mark.parametrize("parts", [["unet", "text"], ["unet"], ["unet", "vae"]])
+def test_the_lessons_are_drawn_with_the_text_encoders_that_the_merge_will_have(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: list[str]
+) -> None:
+    own, taught = open_base(base.path), []
+    texts = [name for name in own if name.endswith("mlp.fc1.weight")]
+    models = [{"unet.conv_in.weight": own["unet.conv_in.weight"] + n, texts[n]: own[texts[n]] + n} for n in (1, 2)]
+    for letter, tensors in zip("ab", models, strict=True):
+        artifacts.save(Artifact("fine_tuning", tensors, {"family": "sd1"}), tmp_path / letter / "artifact.safetensors")
+
+    def learn_nothing(_base: Base, _models: list[Model], texts: Mapping[str, Tensor], *_: Any) -> dict[str, Tensor]:
+        taught.append(texts)
+        return {}
+
+    monkeypatch.setattr("pipelines.model_merge.method.merging.learning.learn", learn_nothing)
+    build(base, {"a": tmp_path / "a", "b": tmp_path / "b"}, tmp_path, parts=parts)
+    merged = {texts[n]: own[texts[n]] + n / 2 for n in (1, 2)}  # half of what each of both changed
+    expected = merged if "text" in parts else {texts[1]: models[0][texts[1]]}
+    assert taught[0].keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(taught[0][name], tensor)
+
+
+def build(base: Base, paths: Mapping[str, Path], scratch: Path, **changes: Any) -> Artifact:
+    changes = {"alpha": {"unet": 1.0, "rest": 1.0}, "weights": [0.5, 0.5], "save": "fp32", **changes}
     params: Any = params_of("model_merge", models={k: p.as_posix() for k, p in paths.items()}, **changes)
     assert isinstance(params, Params)
     assert params.learns

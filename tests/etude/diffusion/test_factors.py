@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from etude.base.base import Base
+from etude.base.loading import load_base
 from etude.core.errors import FormatError
-from etude.diffusion.factors import by_layer, change, rank_of
+from etude.diffusion.factors import added, by_layer, change, rank_of
+from tests.tiny import build_tiny
 
 LINEAR, CONV = (8, 12), (8, 12, 3, 3)
 SOURCE = torch.Generator().manual_seed(0)
@@ -119,3 +122,46 @@ def test_factors_are_told_by_the_ends_of_names() -> None:
         "unet.a.to_k": ["lora_A.weight", "lora_B.weight"],
         "unet.b": ["dora_scale", "lokr_w2_a"],
     }
+
+
+@pytest.fixture(scope="module")
+def precise_and_half(tmp_path_factory: pytest.TempPathFactory) -> tuple[Base, Base]:
+    """A UNet in float64, and the same one in bfloat16."""
+    folder = build_tiny(tmp_path_factory.mktemp("tiny"))
+    half = load_base(folder, dtype=torch.bfloat16, parts=("unet",))
+    precise = load_base(folder, dtype=torch.float64, parts=("unet",))
+    precise.unet.load_state_dict(half.unet.state_dict())
+    return precise, half
+
+
+ATTENTION = "down_blocks.0.attentions.0"
+LAYERS = {
+    "linear": f"{ATTENTION}.transformer_blocks.0.attn1.to_q",
+    "small": f"{ATTENTION}.proj_in",  # a convolution of 1 × 1
+    "padded": "conv_in",
+    "stride": "down_blocks.0.downsamplers.0.conv",
+}
+
+
+@pytest.mark.parametrize("kind", ["pair", "dora", "diff"])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_in_half_precision_a_change_beside_the_weight_does_what_the_changed_weight_does(
+    precise_and_half: tuple[Base, Base], layer: str, kind: str
+) -> None:
+    name = LAYERS[layer]
+    weight = precise_and_half[0].unet.get_submodule(name).weight
+    ones = [1] * (weight.ndim - 2)
+    f = {"lora_A.weight": random(3, *weight.shape[1:]), "lora_B.weight": random(len(weight), 3, *ones)}
+    f |= {"dora_scale": weight.flatten(1).norm(dim=1).view(-1, 1, *ones)} if kind == "dora" else {}
+    f = {"diff": random(*weight.shape)} if kind == "diff" else f
+    tensors = {f"unet.{name}.{factor}": tensor for factor, tensor in f.items()}
+    x = random(2, weight.shape[1], 8, 8) if weight.ndim == 4 else random(2, 5, weight.shape[1])
+    answers = []
+    for base in precise_and_half:
+        before = base.unet.get_submodule(name).weight.clone()
+        with torch.no_grad(), added(base, tensors, {"alpha": 2.0}, 0.7):
+            answers.append(base.unet.get_submodule(name)(x.to(before)).double())
+        assert torch.equal(base.unet.get_submodule(name).weight, before)
+        assert not base.unet.get_submodule(name)._forward_hooks
+    assert answers[0].shape == answers[1].shape
+    assert (answers[0] - answers[1]).norm() < 0.02 * answers[0].norm()

@@ -164,6 +164,13 @@ def test_a_word_that_is_in_force_is_not_added_twice(sd1: Base, name: str) -> Non
         assert list(sd1.words) == ["sks"]
 
 
+def test_two_words_that_differ_in_case_alone_would_hide_each_other(sd1: Base) -> None:
+    words = {"Sks": rows_for(sd1, 1), "other": rows_for(sd1, 1), "sKS": rows_for(sd1, 1)}
+    with pytest.raises(ConflictError, match="sKS: is an added word already"), added_tokens(sd1, words):
+        pass
+    assert not sd1.words
+
+
 @pytest.mark.parametrize("shape", [(2, 768), (0, 32), (32,), (1, 2, 32)])
 def test_rows_of_another_base_are_refused(sd1: Base, shape: tuple[int, ...]) -> None:
     with pytest.raises(BaseError, match=r"give \[n, 32\]"), added_tokens(sd1, {"sks": torch.zeros(shape)}):

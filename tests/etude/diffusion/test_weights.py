@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from etude.base.base import Base
+from etude.base.loading import load_base
 from etude.core.errors import FormatError
-from etude.diffusion.weights import learning, parts_of, swapped
+from etude.diffusion.weights import learning, parameters_of, parts_of, swapped
+from tests.tiny import build_tiny
 
 
 def weights(base: Base) -> dict[str, Tensor]:
@@ -47,6 +51,25 @@ def test_swapped_weights_are_the_artifacts_to_the_bit_and_half_of_them_lie_half_
         assert torch.equal(inside[name], full), name
         torch.testing.assert_close(half[name], (tensor + full) / 2)
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(base).items())
+
+
+def test_the_full_strength_is_the_artifact_to_the_bit_also_where_a_difference_is_rounded(tmp_path: Path) -> None:
+    base = load_base(build_tiny(tmp_path / "tiny"), parts=("unet",))
+    name, parameter = next(iter(parameters_of("unet", base.unet).items()))
+    after = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 1e-3
+    before = parameter.detach()
+    assert not torch.equal(before + (after - before), after)  # so W + (W' - W) would not do
+    with swapped(base, {name: after}):
+        assert torch.equal(parameter.data, after)
+
+
+def test_a_part_of_a_change_is_computed_in_float32_and_rounded_once(tmp_path: Path) -> None:
+    base = load_base(build_tiny(tmp_path / "tiny"), dtype=torch.bfloat16, parts=("unet",))
+    name, parameter = next(iter(parameters_of("unet", base.unet).items()))
+    before = parameter.detach().float()
+    after = before + torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 1e-2
+    with swapped(base, {name: after}, strength=0.7):
+        assert torch.equal(parameter.data, (before + 0.7 * (after - before)).bfloat16())
 
 
 def test_weights_of_another_base_are_refused_and_nothing_is_changed(sd1: Base) -> None:

@@ -3,7 +3,7 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from etude.images.identity import near_duplicates, pixel_hash, signature
+from etude.images.identity import TINT, Signature, near_duplicates, pixel_hash, signature
 
 
 def painting(seed: int, size: int = 128) -> Image.Image:
@@ -53,3 +53,23 @@ def test_plain_pictures_of_different_colours_are_no_duplicates() -> None:
     assert near_duplicates(plain, 0.05) == []
     mirrored = painting(1).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     assert near_duplicates({"a": signature(painting(1)), "b": signature(mirrored)}, 0.05) == []
+
+
+def test_the_share_of_bits_and_the_tint_are_limits_that_may_be_reached_and_not_passed() -> None:
+    def made(bits: int = 0, tint: int = 0) -> Signature:
+        """With this many of 512 bits set, and a colour level at one place of the grid."""
+        levels = np.zeros((4, 4, 3), dtype=np.int16)
+        levels[3, 2, 1] = tint
+        return Signature(np.packbits(np.arange(512) < bits).view(np.uint64), levels)
+
+    plain = made()
+    for share, allowed in ((0.05, 25), (0.1, 51), (0.0, 0)):
+        assert near_duplicates({"a": plain, "b": made(bits=allowed)}, share) == [("a", "b")]
+        assert near_duplicates({"a": plain, "b": made(bits=allowed + 1)}, share) == []
+    assert near_duplicates({"a": plain, "b": made(tint=TINT)}, 0.05) == [("a", "b")]
+    assert near_duplicates({"a": made(tint=TINT + 1), "b": plain}, 0.05) == []
+    assert near_duplicates({"c": plain, "a": plain, "b": made(bits=99), "d": plain}, 0.05) == [
+        ("a", "c"),
+        ("a", "d"),
+        ("c", "d"),
+    ]

@@ -1,5 +1,6 @@
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -7,9 +8,9 @@ from PIL import Image, ImageDraw
 
 from etude.core.errors import InputError
 from etude.core.files import sha256_tree
-from etude.images.decode import ORIENTATION
+from etude.images.decode import ORIENTATION, read_picture
 from etude.images.folder import list_pictures
-from etude.images.preparation import Preparation
+from etude.images.preparation import Preparation, is_enlarged, pixels_enough
 from etude.images.settings import Prepare
 
 PLAIN = {
@@ -196,6 +197,34 @@ def test_equal_folders_give_equal_bytes(folder: Path, tmp_path: Path) -> None:
     other = prepared(folder, tmp_path / "out2", crop="focus", flip=True)
     assert one == other
     assert sha256_tree(tmp_path / "out") == sha256_tree(tmp_path / "out2")
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "pixels", "enlarged"),
+    [
+        ((1600, 400), "center", (512, 128), False),  # twice the height that is used
+        ((1600, 400), "pad", (128, 32), False),  # twice the width: the height of a padded one is less
+        ((400, 1601), "focus", (128, 513), False),  # rounded up
+        ((400, 60), "center", (854, 128), True),  # too few across or down
+        ((400, 60), "pad", (128, 20), False),
+        ((60, 50), "pad", (128, 107), True),
+        ((64, 64), "center", (128, 128), False),
+    ],
+)
+def test_twice_the_pixels_that_are_used_are_decoded_and_fewer_than_used_are_an_enlargement(
+    size: tuple[int, int], crop: Literal["center", "focus", "pad"], pixels: tuple[int, int], enlarged: bool
+) -> None:
+    settings = Prepare(**{**PLAIN, "crop": crop})
+    assert pixels_enough(size, settings) == pixels
+    assert is_enlarged(size, (64, 64), settings) == enlarged
+
+
+def test_a_wide_jpeg_is_decoded_at_no_less_than_twice_the_pixels_that_are_used(folder: Path) -> None:
+    path = draw(folder / "wide.jpg", 1, (1600, 400))
+    for crop, size in (("center", (800, 200)), ("pad", (200, 50))):
+        enough = partial(pixels_enough, settings=Prepare(**{**PLAIN, "crop": crop}))
+        picture = read_picture(path, (0, 0, 0), enough)
+        assert (picture.image.size, picture.size) == (size, (1600, 400))
 
 
 @pytest.mark.parametrize(

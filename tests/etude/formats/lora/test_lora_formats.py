@@ -254,7 +254,9 @@ def test_files_of_lycoris_are_read_and_written_again_as_they_were(kind: str, suf
     assert facts["alpha"] == 1.0
     again = kohya_lora.write(Artifact("lora", tensors, FACTS | facts), Draft(tmp_path))[0]
     assert_equal(read_tensors(again)[0], file)
-    args = json.loads(read_metadata(again)["ss_network_args"])
+    header = read_metadata(again)
+    assert header["ss_network_module"] == ("networks.lora" if kind == "locon" else "lycoris.kohya")
+    args = json.loads(header["ss_network_args"])
     assert args == {} if kind == "locon" else {"algo": "lora" if kind == "dora" else kind.partition("_")[0]}
     if kind != "dora":
         with pytest.raises(FormatError, match="is no plain LoRA: it has unet.mid_block.*write it as kohya_lora"):
