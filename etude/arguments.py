@@ -1,4 +1,4 @@
-"""What a command line names, looked at before the params files: a fault in it names the argument."""
+"""Checks of command-line arguments, before the params files are checked: an error names the argument."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from etude.core.params import nearest
 from etude.project import check
 from etude.watch.stages import UNDER_DVC
 
-METHODS = {"method": "", "methods": "--method"}  # what commands call methods; shown so, or as the help shows it
+METHODS = {"method": "", "methods": "--method"}  # parameters that name methods → name in errors; "": as in the help
 SETS = {"prepare": "name", "caption": "name", "encode": "name", "views": "name", "class_images": "real"}  # image sets
-REPAIRS = ("migrate",)  # commands that params files with faults are brought to
+REPAIRS = ("migrate",)  # commands that repair params files, so they must run with faults in them
 
 
 def checked(command: Callable[..., Any], warn: Callable[[str], None]) -> Callable[..., Any]:
-    """``command``, after its arguments and all parameters of the project were found right; raises EtudeError.
+    """``command``, which first checks its arguments and all parameters of the project; raises EtudeError.
 
-    Under DVC, ``warn`` is told what is missing of what the stages read.
+    If DVC runs the command, ``warn`` is called for each missing input of the stages.
     """
     if command.__name__ in REPAIRS:
         return command
@@ -52,15 +52,15 @@ def checked(command: Callable[..., Any], warn: Callable[[str], None]) -> Callabl
 
 
 def refuse_unknown(argument: str, kind: str, name: str, known: Iterable[str] | Mapping[str, Any]) -> None:
-    """Raises ArgumentError where ``name`` is not ``known``, with the nearest name and all of them."""
+    """Raises ArgumentError if ``name`` is not ``known``, with the nearest name and all known names."""
     names = sorted(known)
     if name not in names:
         hint = nearest(name, names)
-        fault = f"there is no {kind} `{name}`{hint if hint.endswith('?') else ''}"  # else all names, which come next
+        fault = f"there is no {kind} `{name}`{hint if hint.endswith('?') else ''}"  # all names are in the action
         raise ArgumentError(argument, fault, f"name one of {', '.join(names)}")
 
 
 def _shown(name: str, signature: inspect.Signature) -> str:
-    """An argument as the help calls it: NAME, or --name where it can be left out."""
+    """An argument as it is written in the help: NAME, or --name if it is optional."""
     optional = signature.parameters[name].default is not inspect.Parameter.empty
     return f"--{name}" if optional else name.upper()

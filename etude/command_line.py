@@ -1,4 +1,4 @@
-"""One way for all commands to be command lines: of tasks, of flows, and what `etude` is made of."""
+"""Command lines of all commands: of tasks, of flows and of `etude`."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
-_typed_in: Path | None = None  # where `etude` was typed; None: in the folder that the command works in
+_typed_in: Path | None = None  # the folder where `etude` was typed; None: the same as the working folder
 
 
 def command_line(command: Callable[..., Any]) -> None:
-    """Call ``command`` with what the command line says. Help and errors are plain text: [name] is no mark-up."""
+    """Call ``command`` with the command line's arguments. Help and errors are plain text: [name] is no mark-up."""
     parser(command)()
 
 
 def parser(command: Callable[..., Any]) -> Any:
-    """The command line of ``command``: what Typer makes of its signature and docstring."""
+    """The command line of ``command``, which Typer makes from its signature and docstring."""
     import inspect
 
     import typer
 
-    # \\b: the example stays on one line, to be copied.
+    # \\b: the example stays on one line, so that it can be copied
     text = (inspect.getdoc(command) or "").replace("\n\nExample: ", "\n\n\b\nExample: ")
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command(help=text)(command)
@@ -29,26 +29,26 @@ def parser(command: Callable[..., Any]) -> Any:
 
 
 def enter(root: Path, typed_in: Path) -> None:
-    """Work in ``root`` from here on, on a command line that a person typed in the folder ``typed_in``."""
+    """Change the working folder to ``root``, for a command line that was typed in the folder ``typed_in``."""
     global _typed_in
     os.chdir(root)
     _typed_in = None if typed_in == root else typed_in
 
 
 def from_root(path: Path) -> Path:
-    """The path from the folder that commands work in; a relative one is relative to where it was typed."""
+    """``path`` as seen from the working folder; as typed, it is relative to the folder where `etude` was called."""
     if _typed_in is None or path.is_absolute() or str(path).startswith("~"):
         return path
     try:
         return Path(os.path.relpath(_typed_in / path))
-    except ValueError:  # another drive of Windows
+    except ValueError:  # another drive on Windows
         return _typed_in / path
 
 
 def name_or_path(text: str, names: Container[str] = ()) -> str:
-    """What was typed in the place of a name or a path: the path from the root where it is one, else ``text``.
+    """For an argument that is a name or a path: the path relative to the working folder, or ``text`` if it is a name.
 
-    ``names`` are no paths, even where a folder is called the same; a file is one in any case.
+    A text in ``names`` is a name, even if a folder has the same name; if a file has it, it is a path.
     """
     if _typed_in is None:
         return text

@@ -1,7 +1,7 @@
-"""Every fact that an artifact may tell: what it means, which rooms write it, and which read it.
+"""All facts that an artifact may contain: the meaning of each, and the packages that write and read it.
 
-A key that is not here is no fact: `tests/test_declared.py` compares this table with the code. Facts of foreign files,
-which `etude.formats` reads, have the same names.
+No other key may be used: `tests/test_declared.py` compares this table with the code. Facts from files of other
+programs, which `etude.formats` reads, have the same names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class Fact(NamedTuple):
     name: str
     meaning: str
     written_by: tuple[str, ...]  # packages
-    read_by: tuple[str, ...]  # none: it is told to people, and to whoever compares two artifacts
+    read_by: tuple[str, ...]  # packages; empty: the fact is for people, and for comparing two artifacts
 
 
 def _fact(name: str, meaning: str, written_by: str, read_by: str = "") -> Fact:

@@ -1,7 +1,7 @@
-"""The metrics of an evaluation, one record each. Nothing is computed here, so that every room may read the list.
+"""The metrics of an evaluation, one record each. Nothing is computed here, so that all code may import the list.
 
 A new metric is a record in `METRICS`, its computation in `etude/evaluation`, and a test; `make schemas` then lets
-editors complete its key. The order is that of columns, tiles and charts: what tells most about a method comes first.
+editors complete its key. Columns, tiles and charts have the order of this list: the most important metrics come first.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ TABLE: Final = "table"
 
 @dataclass(frozen=True)
 class Metric:
-    """What is known of a metric besides its values.
+    """The description of a metric.
 
-    ``shown`` are the places that show it besides the table of checkpoints, which has all metrics: "page" is a tile and
-    a chart on a method's page, "report" a chart in the report, "table" a column of the report's table.
+    ``shown``: the places that show it. "page" is a tile and a chart on a method's page, "report" a chart in the report,
+    "table" a column of the report's table. The table of checkpoints shows all metrics.
     """
 
     key: str  # in params.yaml, metrics.json and CSV files
     name: str
-    better: Better  # "" where neither is
-    question: str  # that its values answer
+    better: Better  # "": neither
+    question: str  # the question that its values answer
     about: str  # how it is measured
     shown: tuple[Place, ...]
-    needs: tuple[Need, ...] = ()  # besides the training pictures
+    needs: tuple[Need, ...] = ()  # in addition to the training pictures
 
     @property
     def sign(self) -> int:
-        """What a value is multiplied by so that more is better."""
+        """1, or -1 if lower is better: multiplied with it, a larger value is always better."""
         return -1 if self.better == "lower" else 1
 
 
@@ -108,11 +108,11 @@ BY_KEY: Mapping[str, Metric] = {metric.key: metric for metric in METRICS}
 
 
 def shown_in(place: Place) -> list[Metric]:
-    """The metrics that a place shows, in their order."""
+    """The metrics that ``place`` shows, in the order of the list."""
     return [metric for metric in METRICS if place in metric.shown]
 
 
 def measured(tables: Iterable[Mapping[str, object]]) -> list[Metric]:
-    """The metrics that have a value in any of ``tables`` (metric → value or values); None is no value."""
+    """The metrics with a value other than None in at least one of ``tables`` (metric → value or values)."""
     keys = {key for table in tables for key, value in table.items() if value is not None}
     return [metric for metric in METRICS if metric.key in keys]

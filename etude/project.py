@@ -1,4 +1,4 @@
-"""All parameters of the project, checked together before any work: one error that lists every fault."""
+"""All parameters of the project are checked together, before any work: one error lists every fault."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from etude.images.settings import Prepare
 from etude.metrics import BY_KEY, HELD_OUT
 from etude.training.plan import Trained
 
-RESERVED = ("raw", "samples")  # folders of data/ that are no set's
+RESERVED = ("raw", "samples")  # folders of data/ that do not belong to an image set
 
 
 def params_files(root: Path) -> list[Path]:
-    """The params files below ``root`` that stages read: its own, and one a pipeline."""
+    """The params files below ``root`` that stages read: its own, and one for each pipeline."""
     return [root / "params.yaml", *sorted(root.glob("pipelines/*/params.yaml"))]
 
 
 def schemas_of(root: Path) -> Iterator[tuple[Path, type[Schema]]]:
-    """The params files below ``root``, each with its schema; those of no method are left out."""
+    """The params files below ``root``, each with its schema, without files of folders that are no method."""
     for path in params_files(root):
         name = path.relative_to(root).parent.name
         if not name:
@@ -70,7 +70,7 @@ class Project(Schema):
 
 
 def check(root: Path, others: Sequence[str] = ()) -> Project:
-    """Read params.yaml and those of the chosen methods, and of ``others``.
+    """Read and check params.yaml and the params files of the chosen methods, and of ``others``.
 
     Raises one ParamsError with every fault of every file.
     """
@@ -92,7 +92,7 @@ def check(root: Path, others: Sequence[str] = ()) -> Project:
 
 
 def _method_faults(root: Path, name: str, project: Project | None) -> list[str]:
-    """What is wrong with one of `methods`; raises ParamsError where its params file is."""
+    """The faults of one of `methods` together with the project; raises ParamsError if its params file has a fault."""
     shared, known = root / "params.yaml", method_names()
     if name not in known:
         fault = f"`methods` has `{shortened(name)}`, which is none{nearest(name, known)}"
@@ -112,14 +112,14 @@ Fault = tuple[str, str]  # what is wrong, and what to do
 
 
 def _set_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
-    """A method learns from sets that there are."""
+    """Image sets of a method that do not exist."""
     for name in sorted(set(params.image_sets()) - set(project.sets)):
         fault = f"there is no image set `{name}`{nearest(name, project.sets)}"
         yield fault, "correct it, or bring the pictures in with `etude images`"
 
 
 def _run_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
-    """What this machine, or no method, has."""
+    """An optimizer that this device cannot run, and models that no method makes."""
     plan = params.training if isinstance(params, Trained) else None
     if plan and plan.optimizer == "adamw8bit" and project.device == "cpu":
         yield "`training.optimizer: adamw8bit` needs a GPU, and `device` is cpu", "write adamw or sgd"
@@ -134,13 +134,13 @@ def _run_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
 
 
 def _drawing_faults(root: Path, name: str, params: MethodParams, project: Project) -> Iterator[Fault]:
-    """What is learned is drawn, and the best checkpoint is chosen by what can then be measured."""
+    """Missing prompts of the image set, and a metric for the best checkpoint that cannot be measured."""
     if params.set in project.sets and params.set not in project.prompts:
         fault = f"`prompts` has none for the image set `{params.set}`, which {name} learns"
         yield fault, f"add `prompts.{params.set}`"
     metric = project.evaluate.best.metric
     try:
-        # a draft has params files alone: the pictures are here
+        # ``root`` may be a draft with params files only; then the pictures are in the current folder
         folders = [project.evaluate.heldout_folder(params.set, where) for where in (root, Path())]
     except InputError as error:
         yield f"`evaluate.heldout`, for {name}: {error.place} {error.fault}", error.action
@@ -151,7 +151,7 @@ def _drawing_faults(root: Path, name: str, params: MethodParams, project: Projec
 
 
 def _grid_faults(name: str, method: Method, params: MethodParams, project: Project) -> Iterator[Fault]:
-    """A grid turns what there is to turn or what this method's `apply` knows, and shows checkpoints that are made."""
+    """Axes of the grid that do not exist for this method, and checkpoints that its training does not make."""
     action = f"correct `grid`, or take {name} out of `methods`"
     try:
         refuse_unknown(project.grid, tuple(method.axes))
@@ -169,17 +169,17 @@ def _grid_faults(name: str, method: Method, params: MethodParams, project: Proje
 
 
 def _tracking_faults(path: Path, method: Method) -> Iterator[Fault]:
-    """A build that tracks single keys tracks all that it depends on: a change of another would be passed over."""
+    """Keys that the build depends on but does not track in dvc.yaml: DVC would not notice a change of them."""
     graph = path.with_name("dvc.yaml")
     build = read_yaml(graph).get("stages", {}).get("build", {}) if graph.exists() else {}
-    own = [entry for entry in build.get("params", []) if isinstance(entry, dict)]  # {file: keys, or none for all}
+    own = [entry for entry in build.get("params", []) if isinstance(entry, dict)]  # {file: keys}; no keys: all
     tracked = {str(key) for entry in own for keys in entry.values() for key in keys or []}
     for key in sorted(set(method.Params.model_fields) - {"export"} - tracked) if tracked else []:
         yield f"the build stage does not track `{key}`", "add it to its `params`"
 
 
 class _FaultsError(ParamsError):
-    """Several faults, one a line; each names its file and the next action."""
+    """Several faults, one in each line; each names its file and the next action."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("params", f"{len(faults)} faults", "correct them")

@@ -1,4 +1,4 @@
-"""What the chosen methods read that no stage makes: base, CLIP, pictures; and where the presets say that it is from."""
+"""Inputs of the chosen methods that no stage makes (base, CLIP, pictures), and where they can be fetched from."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from etude.core.params import MethodParams, load, read_yaml
 from etude.project import Project
 
 PRESETS = Path("presets")
-MADE = "artifacts/"  # by stages
+MADE = "artifacts/"  # the folder of everything that stages make
 
 
 class Source(NamedTuple):
     """A file or folder, and the parameter that names it."""
 
-    path: str  # from the repository's root
+    path: str  # relative to the repository's root
     key: str  # such as ``params.yaml: base``
-    set: str = ""  # the image set whose pictures it holds
+    set: str = ""  # if it is a folder of pictures: the image set
 
 
 class Origin(NamedTuple):
-    """Where a model is fetched from."""
+    """The place from which a model is fetched."""
 
     source: str  # hub id
     revision: str
-    half: bool = False  # the fp16 files where there are any
+    half: bool = False  # prefer fp16 files
 
 
 def sources(root: Path, project: Project) -> list[Source]:
-    """Every file and folder that ``dvc repro`` reads and no stage makes, each once, as params files name them."""
+    """Every file and folder that ``dvc repro`` reads and no stage makes, each once, with the key that names it."""
     shared = {
         "base": project.base,
         "caption.model": project.caption.model,
@@ -51,12 +51,12 @@ def sources(root: Path, project: Project) -> list[Source]:
 
 
 def missing(root: Path, project: Project) -> list[Source]:
-    """Of all sources, those that are not there."""
+    """The sources that do not exist."""
     return [source for source in sources(root, project) if not (root / source.path).exists()]
 
 
 def origin(path: str) -> Origin | None:
-    """Where a model that is kept at ``path`` comes from: what its ``.dvc`` file notes, else what the presets say."""
+    """The origin of the model at ``path``: from its ``.dvc`` file, or else from the presets; None if neither has it."""
     recorded = Path(f"{path}.dvc")
     meta = (read_yaml(recorded).get("meta") if recorded.exists() else None) or {}
     if {"from", "revision"} <= set(meta):
@@ -69,14 +69,14 @@ def origin(path: str) -> Origin | None:
 
 
 def faults(lacking: Iterable[Source]) -> list[str]:
-    """One line for each: what is missing, which parameter names it, and what to do."""
+    """One line for each source: the missing path, the parameter that names it, and the next action."""
     return [f"{source.path} ({source.key}): {_fault(source)}" for source in lacking]
 
 
 def lacking(project: Project) -> list[str]:
-    """What is missing, before `dvc repro` ends at it with no more than a path and `[Errno 2]`.
+    """One line for each missing source; without it, `dvc repro` stops with only a path and `[Errno 2]`.
 
-    Nothing in a worktree: flows bring there what a stage needs, and no more.
+    Empty in a worktree, because flows copy only the inputs that a stage needs there.
     """
     return [] if Path(".git").is_file() else faults(missing(Path(), project))
 
@@ -95,7 +95,7 @@ def _fault(source: Source) -> str:
 
 
 class MissingError(InputError):
-    """What is to be read is not there; one line each."""
+    """Sources are missing; the message has one line for each."""
 
     def __init__(self, lacking: Iterable[Source]) -> None:
         super().__init__("sources", "some are missing", "bring them")

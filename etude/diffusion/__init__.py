@@ -1,1 +1,1 @@
-"""Stable Diffusion as Étude uses it: load a base, encode, add noise, predict, sample; hooks that undo themselves."""
+"""Stable Diffusion: adding noise, prediction, sampling, and changes to a base that are undone on exit."""

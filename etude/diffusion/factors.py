@@ -1,15 +1,15 @@
-"""What the factors of a LoRA, or of one of its kin, make of a weight. A factor has the name that LyCORIS gives it.
+"""The change of a weight by the factors of a LoRA or a related method. Factors have LyCORIS's names.
 
-With s = α/r, r the rank, and ∘ and ⊗ the products of Hadamard and Kronecker:
+s = α/r, r is the rank, ∘ the Hadamard product and ⊗ the Kronecker product:
 
 - LoRA, LoCon: ΔW = s · B·A with ``lora_A.weight`` [r, in(, k, k)] and ``lora_B.weight`` [out, r(, 1, 1)]; a
-  ``lora_mid.weight`` [r, r, k, k] is the core of a convolution, where A is [r, in, 1, 1]
+  ``lora_mid.weight`` [r, r, k, k] is the core of a convolution; then A is [r, in, 1, 1]
 - LoHa (arXiv:2108.06098): ΔW = s · (w1_a·w1_b) ∘ (w2_a·w2_b), ``hada_…``; cores of convolutions are ``t1`` and ``t2``
-- LoKr (arXiv:2309.14859): ΔW = s · w1 ⊗ w2, ``lokr_…``, each whole or w_a·w_b, w2 also with a core ``t2``; where both
+- LoKr (arXiv:2309.14859): ΔW = s · w1 ⊗ w2, ``lokr_…``, each whole or w_a·w_b, w2 also with a core ``t2``; if both
   are whole there is no rank, and s = 1
 - the whole difference: ΔW = ``diff``
-- DoRA (arXiv:2402.09353), of any of these: W' = m · (W + ΔW)/‖W + ΔW‖ with ``dora_scale`` m: [out, 1, …] by rows, as
-  peft and LyCORIS learn it, or [1, in, …] by columns
+- DoRA (arXiv:2402.09353), with any of these: W' = m · (W + ΔW)/‖W + ΔW‖ with ``dora_scale`` m: [out, 1, …] for rows,
+  as in peft and LyCORIS, or [1, in, …] for columns
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from etude.core.errors import BaseError, FormatError
 from etude.diffusion.hooks import replaced_weights
 from etude.diffusion.weights import parts_of
 
-Factors = Mapping[str, Tensor]  # those of one layer, by name
+Factors = Mapping[str, Tensor]  # the factors of one layer, by name
 _FACTOR = re.compile(r"\.(lora_(?:A|B|mid)\.weight|hada_\w+|lokr_\w+|dora_scale|diff)$")
 _RANKED = ("lora_A.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")  # their first size is the rank
 PAIR = {"lora_A.weight", "lora_B.weight"}
@@ -45,12 +45,12 @@ def by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def rank_of(factors: Factors) -> int | None:
-    """r, or None where there is none."""
+    """The rank r; None if there is none."""
     return next((len(factors[name]) for name in _RANKED if name in factors), None)
 
 
 def change(layer: str, factors: Factors, alpha: float, weight: Tensor) -> Tensor:
-    """W' - W of a weight W [out, in(, k, k)], in float32 at least; raises FormatError for other sizes."""
+    """W' - W of a weight W [out, in(, k, k)], in float32 or wider; raises FormatError if sizes do not fit."""
     wide = torch.promote_types(weight.dtype, torch.float32)
     cast = {name: tensor.to(weight.device, wide) for name, tensor in factors.items()}
     own, rank = weight.detach().to(wide), rank_of(factors)
@@ -67,7 +67,7 @@ def change(layer: str, factors: Factors, alpha: float, weight: Tensor) -> Tensor
 
 
 def _difference(f: Factors) -> Tensor:
-    """ΔW / s, flattened or not."""
+    """ΔW / s; it may be flattened."""
     if "diff" in f:
         return f["diff"]
     if "lora_mid.weight" in f:
@@ -81,7 +81,7 @@ def _difference(f: Factors) -> Tensor:
 
 
 def _product(f: Factors, name: str, core: str) -> Tensor:
-    """A factor that is whole, or the product of two, with a core between them or without."""
+    """A whole factor, or the product of two, with or without a core between them."""
     if name in f:
         return f[name]
     left, right = f[f"{name}_a"], f[f"{name}_b"]
@@ -89,7 +89,7 @@ def _product(f: Factors, name: str, core: str) -> Tensor:
 
 
 def _core(core: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """[out, in, k, k] from a core [r, r, k, k] between [r, out] and [r, in]."""
+    """The product [out, in, k, k] of [r, out], the core [r, r, k, k] and [r, in]."""
     return torch.einsum("rskl,ro,si->oikl", core, left, right)
 
 
@@ -103,10 +103,10 @@ def _decomposed(own: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
 
 @contextmanager
 def added(base: Base, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], strength: float) -> Iterator[Base]:
-    """The base with W + ``strength`` · (W' - W); leaving brings back the very same weights.
+    """The base with W + ``strength`` · (W' - W); on exit, the weights are exactly as before.
 
-    Weights are replaced where they have the room. In half precision, where a small change of a large weight would be
-    rounded away, the change is computed beside them. Raises BaseError for layers that the base has not.
+    Weights in float32 are replaced. In half precision a small change of a large weight would be lost by rounding, so
+    the change is added to the layer's output instead. Raises BaseError for layers that the base does not have.
     """
     alphas, layers = facts.get("alphas", {}), by_layer(tensors)
     with ExitStack() as undo:
@@ -130,7 +130,7 @@ def added(base: Base, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], s
 
 
 def _beside(full: str, factors: Factors, alpha: float, weight: Tensor, strength: float) -> Callable[..., Tensor]:
-    """A forward hook that adds what the change does to x: through the two matrices of a pair, else through one."""
+    """A forward hook that adds ΔW·x to a layer's output: with the two matrices of a pair, else with one matrix."""
     steps = [strength * change(full, factors, alpha, weight)]
     if set(factors) == PAIR:
         down, up = (factors[name].to(weight.device, steps[0].dtype) for name in ("lora_A.weight", "lora_B.weight"))

@@ -1,7 +1,7 @@
-"""Changes to a base that undo themselves: new words, texts to draw away from, other weights, pictures, ways of drawing.
+"""Temporary changes to a base: new words, extra negative prompts, other weights, supplied pictures, custom samplers.
 
-Each is a context manager. Leaving it, also by an error, restores the base bit for bit: nothing is written into tables
-or weights, they are only hidden for a while.
+Each is a context manager. On exit, also after an error, the base is restored bit for bit: tables and weights are not
+overwritten, they are only replaced for a time.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from etude.core.errors import BaseError, ConflictError, FormatError
 
 @contextmanager
 def added_tokens(base: Base, words: Mapping[str, Tensor | Sequence[Tensor]]) -> Iterator[Base]:
-    """Words that stand for rows [n, d] of token embeddings: textual inversion (Gal et al., 2022, arXiv:2208.01618).
+    """Add words with their rows [n, d] of token embeddings: textual inversion (Gal et al., 2022, arXiv:2208.01618).
 
-    A base with several text encoders takes a tensor for each. A row may ask for a gradient, which then flows to it
-    alone: rows are put into the output of the embedding table, so no gradient of the table's size ever exists. Contexts
-    may be nested. Raises ConflictError for a word that is active already, BaseError for rows of another width.
+    A base with several text encoders needs a tensor for each. Rows may require gradients: they are inserted into the
+    output of the embedding table, so no gradient of the whole table is computed. Contexts may be nested. Raises
+    ConflictError for a word that is active already, BaseError for rows of another width.
     """
     rows = {name: _rows(base, name, vectors) for name, vectors in words.items()}
     known = {name.lower() for name in base.words}
@@ -46,9 +46,9 @@ def added_tokens(base: Base, words: Mapping[str, Tensor | Sequence[Tensor]]) -> 
 
 @contextmanager
 def extra_negative_prompt(base: Base, text: str) -> Iterator[Base]:
-    """Whatever is drawn is drawn away from ``text`` as well: it is added to every negative prompt.
+    """Add ``text`` to every negative prompt.
 
-    So what is applied to a base speaks on the unconditional side of guidance too, whoever asks for a picture.
+    So a method can also change the unconditional side of guidance, for all pictures that are drawn with the base.
     """
     base.extra_negative_prompts.append(text)
     try:
@@ -59,10 +59,10 @@ def extra_negative_prompt(base: Base, text: str) -> Iterator[Base]:
 
 @contextmanager
 def replaced_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[nn.Module]:
-    """Parameters of ``module`` with other values, by name; cast to its device and precision.
+    """Give parameters of ``module`` other values, by name; cast to its device and precision.
 
-    The parameters stay the same objects, so whatever holds one sees the change. Raises FormatError, before anything is
-    changed, when a name or a shape does not fit.
+    The parameters stay the same objects, so every reference to one sees the change. Raises FormatError, before anything
+    is changed, if a name or a shape does not fit.
     """
     parameters = dict(module.named_parameters())
     unknown = sorted(set(tensors) - set(parameters))
@@ -85,9 +85,10 @@ def replaced_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterat
 
 @contextmanager
 def supplied_picture(base: Base, embedding: Tensor, level: int = 0) -> Iterator[Base]:
-    """An unCLIP base is conditioned on a picture by its CLIP embedding [1, d], noised at ``level`` (0 to 999).
+    """Condition an unCLIP base on a picture by its CLIP embedding [1, d] with noise of ``level`` (0 to 999).
 
-    The innermost of nested contexts counts. Raises BaseError where the base knows no pictures, or others, or no noise.
+    With nested contexts, the innermost counts. Raises BaseError if the base cannot be conditioned on pictures, needs
+    embeddings of another width, or does not support noise.
     """
     if base.unclip is None:
         action = "name an unCLIP base, such as models/miniature-unclip or Stable unCLIP 2.1, as `base` of the method"
@@ -105,7 +106,7 @@ def supplied_picture(base: Base, embedding: Tensor, level: int = 0) -> Iterator[
 
 @contextmanager
 def custom_sampler(base: Base, sampler: CustomSampler) -> Iterator[Base]:
-    """`generate` hands prompts, seeds and size to ``sampler``, which draws; the innermost of nested contexts counts."""
+    """Make `generate` call ``sampler`` with prompts, seeds and size. With nested contexts, the innermost counts."""
     base.custom_samplers.append(sampler)
     try:
         yield base
@@ -114,7 +115,7 @@ def custom_sampler(base: Base, sampler: CustomSampler) -> Iterator[Base]:
 
 
 def _rows(base: Base, name: str, vectors: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """One [n, d] for each text encoder, checked."""
+    """A tensor [n, d] for each text encoder; raises BaseError if shapes do not fit."""
     if not base.text_encoders:
         raise BaseError(base.path, "was loaded without its text encoder", 'add "text" to the `parts` of load_base')
     if not name.strip() or name != name.strip():
@@ -131,7 +132,7 @@ def _rows(base: Base, name: str, vectors: Tensor | Sequence[Tensor]) -> tuple[Te
 
 
 def _splice(base: Base, number: int, table: nn.Module, undo: ExitStack) -> None:
-    """Put the rows of ``base.words`` where a text encoder's table is asked for negative ids."""
+    """Make a text encoder's embedding table return the rows of ``base.words`` for negative ids."""
     asked: list[Tensor] = []
 
     def before(_module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:

@@ -1,18 +1,18 @@
-"""Ways between two vectors."""
+"""Interpolation between two vectors."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-ALIKE = 0.9995  # cosine from which on the way is straight: there both ways are one, and the angle's sine is near 0
+ALIKE = 0.9995  # above this cosine, interpolation is linear: the results are almost equal, and sin ω is near 0
 
 
 def slerp(one: Tensor, other: Tensor, share: float) -> Tensor:
-    """From ``one`` [..., d] (share 0) to ``other`` (share 1) at an even turn (Shoemake, 1985).
+    """Spherical interpolation from ``one`` [..., d] (share 0) to ``other`` (share 1) (Shoemake, 1985).
 
-    sin((1-s)ω)/sin ω · one + sin(sω)/sin ω · other, with ω the angle between them. Straight where there is no turn: for
-    vectors that point one way or opposite ways, or that have no length.
+    sin((1-s)ω)/sin ω · one + sin(sω)/sin ω · other, where ω is the angle between them. It is linear if ω gives no
+    direction: for vectors with the same or opposite directions, and for zero vectors.
     """
     lengths = one.norm(dim=-1, keepdim=True) * other.norm(dim=-1, keepdim=True)
     cosine = (one * other).sum(dim=-1, keepdim=True) / lengths.clamp(min=torch.finfo(one.dtype).tiny)

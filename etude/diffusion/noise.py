@@ -1,4 +1,4 @@
-"""The forward process and what the UNet learns to undo (Ho et al., 2020, arXiv:2006.11239; v: arXiv:2202.00512).
+"""The forward process and the UNet's prediction (Ho et al., 2020, arXiv:2006.11239; v: arXiv:2202.00512).
 
 z_t = √ᾱ_t z + √(1 - ᾱ_t) ε, with latents z and noise ε [B, 4, h, w], and integer timesteps t [B].
 """
@@ -22,7 +22,7 @@ def add_noise(base: Base, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 
 
 def target(base: Base, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """What the UNet should answer to z_t: ε, or v = √ᾱ ε - √(1 - ᾱ) z."""
+    """The UNet's target for z_t: ε, or v = √ᾱ ε - √(1 - ᾱ) z."""
     if base.prediction == "epsilon":
         return noise
     signal, spread = _coefficients(base, t, latents)
@@ -30,7 +30,7 @@ def target(base: Base, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 
 
 def original(base: Base, noisy: Tensor, answer: Tensor, t: Tensor) -> Tensor:
-    """The latents ẑ that an answer to ``noisy`` at t [B] amounts to: (z_t - √(1-ᾱ) ε)/√ᾱ, or √ᾱ z_t - √(1-ᾱ) v."""
+    """The latents ẑ from the UNet's output for ``noisy`` at t [B]: (z_t - √(1-ᾱ) ε)/√ᾱ, or √ᾱ z_t - √(1-ᾱ) v."""
     signal, spread = _coefficients(base, t, noisy)
     if base.prediction == "epsilon":
         return ((noisy - spread * answer) / signal).to(noisy.dtype)
@@ -44,11 +44,11 @@ def snr(base: Base, t: Tensor) -> Tensor:
 
 
 def predict(base: Base, noisy: Tensor, t: Tensor, conditioning: Conditioning, time_ids: Tensor | None = None) -> Tensor:
-    """The UNet's answer [B, 4, h, w] to ``noisy`` at t ([B], or one for all).
+    """The UNet's output [B, 4, h, w] for ``noisy`` at t ([B], or one for all).
 
-    SDXL's UNet reads the picture's original size, crop and target size in px: ``time_ids`` [B, 6], by default those of
-    an uncropped picture of this size (Podell et al., 2023, arXiv:2307.01952, 2.2).
-    An unCLIP base gets the supplied picture, where ``conditioning`` has none.
+    SDXL's UNet is also conditioned on original size, crop and target size in px: ``time_ids`` [B, 6], by default those
+    of an uncropped picture of this size (Podell et al., 2023, arXiv:2307.01952, 2.2). An unCLIP base gets the supplied
+    picture if ``conditioning`` has none.
     """
     if base.unet is None:
         raise BaseError(base.path, "was loaded without its unet", 'add "unet" to the `parts` of load_base')
@@ -63,7 +63,7 @@ def predict(base: Base, noisy: Tensor, t: Tensor, conditioning: Conditioning, ti
         noisy,
         t,
         encoder_hidden_states=conditioning.hidden,
-        class_labels=conditioning.picture,  # a UNet that is told in the place of the text does not look at it
+        class_labels=conditioning.picture,  # ignored by a UNet for which the picture replaces the text
         added_cond_kwargs=added,
         return_dict=False,
     )[0]
@@ -71,14 +71,14 @@ def predict(base: Base, noisy: Tensor, t: Tensor, conditioning: Conditioning, ti
 
 
 def size_ids(base: Base, latents: Tensor) -> Tensor:
-    """SDXL's (height, width, 0, 0, height, width) [B, 6] for pictures of the latents' size."""
+    """SDXL's (height, width, 0, 0, height, width) [B, 6] in px for the pictures of ``latents``."""
     height, width = (base.factor * side for side in latents.shape[-2:])
-    # Filled on the device: a tensor made of Python numbers would be copied there, and the host would wait.
+    # created on the device: a tensor made from Python numbers would be copied to it, and the host would wait
     columns = [latents.new_full((len(latents), 1), value) for value in (height, width, 0, 0, height, width)]
     return torch.cat(columns, dim=1)
 
 
 def _coefficients(base: Base, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """√ᾱ and √(1 - ᾱ), shaped to multiply ``like``, in float32 at least: half precision would round 1 - ᾱ away."""
+    """√ᾱ and √(1 - ᾱ) in the shape of ``like``, in float32 or wider: in half precision 1 - ᾱ may become 0."""
     alphas = base.alphas_cumprod.to(torch.promote_types(like.dtype, torch.float32))[t].reshape(-1, 1, 1, 1)
     return alphas.sqrt(), (1 - alphas).sqrt()

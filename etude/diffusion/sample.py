@@ -1,6 +1,6 @@
-"""Drawing pictures. `generate` is four steps that can also be used apart: encode, noise, denoise, decode.
+"""Drawing pictures. `generate` has four steps that can also be used separately: encode, noise, denoise, decode.
 
-A method with its own conditioning or its own guidance hands `denoise` another model function; `guided` is the usual one
+A method with its own conditioning or guidance calls `denoise` with another model function; `guided` is the usual one
 (classifier-free guidance, Ho & Salimans, 2022, arXiv:2207.12598).
 """
 
@@ -36,7 +36,7 @@ Progress = Callable[[int, int], None]  # (steps done, steps)
 _SCHEDULERS: dict[SamplerName, Any] = {
     "ddim": DDIMScheduler,  # Song et al., 2021, arXiv:2010.02502
     "euler": EulerDiscreteScheduler,  # Karras et al., 2022, arXiv:2206.00364
-    "euler_a": EulerAncestralDiscreteScheduler,  # k-diffusion: fresh noise at each step
+    "euler_a": EulerAncestralDiscreteScheduler,  # k-diffusion: new noise at each step
     "dpm++": DPMSolverMultistepScheduler,  # 2M: Lu et al., 2022, arXiv:2211.01095
 }
 
@@ -58,9 +58,10 @@ def generate(
 ) -> Tensor:
     """Pictures uint8 [B, height, width, 3], one for each prompt and seed, all in one batch.
 
-    A picture's noise comes from its own seed on the CPU: it depends on no neighbour and on no device. Size in px, by
-    default the base's resolution. With ``guidance`` ≤ 1 ``negative`` is not used. Conditioning may take the place of
-    texts. A base with a sampler of its own (`hooks.custom_sampler`) is asked for prompts, seeds and size alone.
+    A picture's noise comes from its own seed on the CPU, so it depends neither on the other pictures nor on the device.
+    The size is in px, by default the base's resolution. With ``guidance`` ≤ 1, ``negative`` is not used. Conditioning
+    may be given instead of texts. If the base has a custom sampler (`hooks.custom_sampler`), only prompts, seeds and
+    size are used.
     """
     if len(prompts) != len(seeds):
         raise InputError("seeds", f"are {len(seeds)} for {len(prompts)} prompts", "give one seed to each prompt")
@@ -87,7 +88,7 @@ def guided(
     negative_conditioning: Conditioning | None,
     guidance: float,
 ) -> Tensor:
-    """u + guidance · (c - u), both halves in one batch of 2B; c alone where ``negative_conditioning`` is None."""
+    """u + guidance · (c - u), both halves in one batch of 2B; only c if ``negative_conditioning`` is None."""
     noisy = latents.to(base.dtype)
     if negative_conditioning is None:
         return predict(base, noisy, t, conditioning).to(latents.dtype)
@@ -104,10 +105,10 @@ def denoise(
     randomness: Sequence[Generator] | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Latents [B, 4, h, w] from unit noise, along the scheduler's timesteps.
+    """Latents [B, 4, h, w] from unit noise, by the scheduler's timesteps.
 
-    The timesteps stay on the CPU, where the scheduler reads them as numbers; the model gets theirs on the device. So
-    the host waits for nothing until the end, except where fresh noise is drawn (``euler_a``).
+    The scheduler's timesteps stay on the CPU, where it reads them as numbers; the model gets a copy on the device. So
+    the host waits only at the end, except with new noise at each step (``euler_a``).
     """
     times = scheduler.timesteps
     on_device = times.to(noise.device)
@@ -126,7 +127,7 @@ def make_scheduler(base: Base, sampler: SamplerName, steps: int) -> Any:
     config = {"steps_offset": 1, **base.scheduler_config, "prediction_type": base.prediction, "clip_sample": False}
     config.pop("_class_name", None)
     with warnings.catch_warnings():
-        # diffusers 0.42 hands torch tensors to np.array, which NumPy 2 deprecates.
+        # diffusers 0.42 calls np.array with torch tensors, which is deprecated in NumPy 2
         warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
         scheduler = _SCHEDULERS[sampler].from_config(config)
         scheduler.set_timesteps(steps, device="cpu")
@@ -134,14 +135,14 @@ def make_scheduler(base: Base, sampler: SamplerName, steps: int) -> Any:
 
 
 def generators(seeds: Sequence[int]) -> list[Generator]:
-    """A random source on the CPU for each picture."""
+    """A random generator on the CPU for each picture."""
     return [Generator("cpu").manual_seed(seed) for seed in seeds]
 
 
 def draw_noise(base: Base, randomness: Sequence[Generator], width: int, height: int) -> Tensor:
-    """Unit noise [B, 4, height/8, width/8] on the base's device, at least float32, equal for every precision.
+    """Unit noise [B, 4, height/8, width/8] on the base's device, in float32 or wider, equal for every precision.
 
-    Raises InputError when the sides are no multiples of 8.
+    Raises InputError if the sides are not multiples of 8.
     """
     if width % base.factor or height % base.factor:
         raise InputError("size", f"{width} × {height} px has sides that are no multiples of {base.factor}", "change it")
@@ -151,9 +152,9 @@ def draw_noise(base: Base, randomness: Sequence[Generator], width: int, height: 
 
 
 def _negative(base: Base, negative: str | Conditioning, count: int, clip_skip: int) -> Conditioning:
-    """The unconditional half. An empty text is encoded like any other, for sdxl too (as A1111 does).
+    """The conditioning of the unconditional half. An empty text is encoded like any other, also for SDXL (as in A1111).
 
-    A text is followed by those that `hooks.extra_negative_prompt` adds.
+    The texts of `hooks.extra_negative_prompt` are appended.
     """
     if isinstance(negative, Conditioning):
         return negative[[0] * count] if len(negative) == 1 else negative

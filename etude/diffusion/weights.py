@@ -1,7 +1,7 @@
-"""Whole weights: learned in place, named as an artifact's tensors, and put into a base for a while.
+"""Whole weights of a base: training them in place, their names in artifacts, and replacing them for a time.
 
-An artifact names a weight ``<part>.<parameter>``. A part is ``unet`` or one of the family's text encoders; a
-parameter has diffusers' name, CLIP's without the ``text_model.`` that only some versions of transformers write.
+A weight's name in an artifact is ``<part>.<parameter>``. A part is ``unet`` or one of the family's text encoders; a
+parameter has diffusers' name, for CLIP without ``text_model.``, which only some versions of transformers write.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from etude.diffusion.hooks import replaced_weights
 
 
 def parts_of(base: Base) -> dict[str, nn.Module]:
-    """The modules that methods change, by part; those that the base was loaded with."""
+    """The loaded modules that methods can change, by part."""
     unet = {} if base.unet is None else {"unet": base.unet}
     return unet | dict(zip(base.text_parts, base.text_encoders, strict=True))
 
@@ -33,10 +33,10 @@ def parameters_of(part: str, module: nn.Module) -> dict[str, nn.Parameter]:
 def learning(
     modules: Mapping[str, nn.Module], chosen: Callable[[str], bool] = lambda _: True
 ) -> Iterator[dict[str, nn.Parameter]]:
-    """Parameters of ``modules`` (by part) as leaves that ask for gradients, by their names in an artifact.
+    """Parameters of ``modules`` (by part) as leaves that require gradients, by their names in an artifact.
 
-    ``chosen`` tells by that name which. They are copies that take the places of the base's own weights; on leaving,
-    those are back in their places, frozen. A GPU's memory is left to the copies: there the own ones wait on the host.
+    ``chosen`` selects parameters by these names. They are copies that replace the base's own weights; on exit, the own
+    weights are restored, frozen. To save GPU memory, the own weights are on the host meanwhile.
     """
     found = {name: p for part, module in modules.items() for name, p in parameters_of(part, module).items()}
     parameters = {name: parameter for name, parameter in found.items() if chosen(name)}
@@ -54,9 +54,9 @@ def learning(
 
 @contextmanager
 def swapped(base: Base, tensors: Mapping[str, Tensor], strength: float = 1.0) -> Iterator[Base]:
-    """The base with the weights of an artifact: W + ``strength`` · (W' - W), which at 1 is W' to the last bit.
+    """The base with the weights of an artifact: W + ``strength`` · (W' - W); at 1 it is exactly W'.
 
-    Leaving puts back the very same weights. Raises FormatError when a name or a shape does not fit.
+    On exit, the weights are exactly as before. Raises FormatError if a name or a shape does not fit.
     """
     own: dict[str, dict[str, Tensor]] = {}
     unknown = set(tensors)
@@ -75,8 +75,8 @@ def swapped(base: Base, tensors: Mapping[str, Tensor], strength: float = 1.0) ->
 
 
 def _between(before: Tensor, after: Tensor, strength: float) -> Tensor:
-    """In float32 at least, so that a small difference is not rounded away before it is scaled."""
-    if strength == 1.0 or before.shape != after.shape:  # a shape that does not fit is told by `replaced_weights`
+    """The interpolated weight, in float32 or wider, so that a small difference is not lost by rounding."""
+    if strength == 1.0 or before.shape != after.shape:  # `replaced_weights` raises the error for a wrong shape
         return after
     wide = torch.promote_types(before.dtype, torch.float32)
     start = before.detach().to(wide)

@@ -1,8 +1,8 @@
-"""Numbers about pictures, as functions of feature arrays: no model and no file is opened here.
+"""The metrics as functions of feature arrays: nothing here reads a model or a file.
 
-A feature is a unit vector of CLIP's joint space; arrays are float64 [n, d]. All cosines lie in [−1, 1].
-`OF_A_PICTURE` and `OF_A_SET` say how each metric of `etude/metrics.py` is computed; those against held-out pictures
-are in `etude/evaluation/heldout.py`.
+A feature is a unit vector in CLIP's joint space; arrays are float64 [n, d]. All cosines are in [−1, 1].
+`OF_A_PICTURE` and `OF_A_SET` contain the computation of each metric in `etude/metrics.py`; metrics that use held-out
+pictures are computed in `etude/evaluation/heldout.py`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ SCALE = 1000.0  # CMMD is reported in thousandths
 
 
 def unit(features: Array) -> Array:
-    """``features`` [n, d] with every row at length 1."""
+    """``features`` [n, d], each row scaled to length 1."""
     return np.asarray(features / np.linalg.norm(features, axis=-1, keepdims=True))
 
 
 def text_alignment(pictures: Array, texts: Array) -> Array:
-    """CLIP-T: the cosine of each picture [n, d] with its own text [n, d]; [n].
+    """CLIP-T: the cosine [n] of each picture [n, d] with its text [n, d].
 
     Gal et al., 2022 (arXiv:2208.01618), Ruiz et al., 2023 (arXiv:2208.12242).
     """
@@ -33,17 +33,17 @@ def text_alignment(pictures: Array, texts: Array) -> Array:
 
 
 def image_similarity(pictures: Array, real: Array) -> Array:
-    """CLIP-I: each picture's mean cosine with all real ones [m, d]; [n]. Their mean is the mean over all pairs."""
+    """CLIP-I: each picture's mean cosine [n] with all real ones [m, d]. Its mean is the mean over all pairs."""
     return np.asarray((pictures @ real.T).mean(axis=1))
 
 
 def nearest_similarity(pictures: Array, real: Array) -> Array:
-    """Each picture's cosine with the real one nearest to it; [n]. Near 1 for a copy of a training picture."""
+    """Each picture's largest cosine [n] with a real one. It is near 1 for a copy of a training picture."""
     return np.asarray((pictures @ real.T).max(axis=1))
 
 
 def diversity(pictures: Array) -> float | None:
-    """Mean distance 1 − cos over all pairs of different pictures; None for fewer than two. 0: all alike."""
+    """Mean distance 1 − cos over all pairs of different pictures, 0 if all are equal; None for fewer than two."""
     count = len(pictures)
     if count < 2:
         return None
@@ -52,7 +52,7 @@ def diversity(pictures: Array) -> float | None:
 
 
 def leave_one_out(real: Array) -> tuple[float, float] | None:
-    """What real pictures score against each other: (mean, nearest) similarity of each with the rest; None for one."""
+    """Real pictures compared with each other: (mean, largest) cosine of each with the others; None for one picture."""
     count = len(real)
     if count < 2:
         return None
@@ -62,11 +62,11 @@ def leave_one_out(real: Array) -> tuple[float, float] | None:
 
 
 def kid(pictures: Array, real: Array) -> float | None:
-    """KID on CLIP features: unbiased MMD² with the kernel (cos + 1)³; None below two pictures on a side.
+    """KID on CLIP features: unbiased MMD² with the kernel (cos + 1)³; None if a set has fewer than two pictures.
 
     Bińkowski et al., 2018 (arXiv:1801.01401): k(x, y) = (xᵀy/d + 1)³, here with features of length √d, so that
-    xᵀy/d is their cosine. Unbiased: near 0, and at times below, when both come from one distribution. No subsets are
-    drawn: there are tens of pictures, not thousands.
+    xᵀy/d is their cosine. If both sets come from the same distribution, the value is near 0 and may be negative. No
+    subsets are sampled, because there are tens of pictures, not thousands.
     """
     n, m = len(pictures), len(real)
     if n < 2 or m < 2:
@@ -80,7 +80,7 @@ def kid(pictures: Array, real: Array) -> float | None:
 def cmmd(pictures: Array, real: Array) -> float:
     """CMMD: 1000 · MMD² with the kernel exp(−|x − y|²/2σ²), σ = 10, biased; 0 for equal sets.
 
-    Jayasumana et al., 2024 (arXiv:2401.09603). Only values measured with one CLIP compare.
+    Jayasumana et al., 2024 (arXiv:2401.09603). Values can be compared only if they were measured with the same CLIP.
     """
 
     def kernel(a: Array, b: Array) -> float:
@@ -93,23 +93,23 @@ def cmmd(pictures: Array, real: Array) -> float:
 def spread(values: Array) -> tuple[float, float | None]:
     """Mean of ``values`` [prompts, seeds], and the standard deviation (n − 1) between seeds; None for one seed.
 
-    Each seed's value is its mean over all prompts: the spread tells how far another seed would move the number.
+    A seed's value is its mean over all prompts, so the spread is about the change that another seed would cause.
     """
     seeds = values.mean(axis=0)
     return float(seeds.mean()), float(seeds.std(ddof=1)) if len(seeds) > 1 else None
 
 
 def significant(value: float | None, digits: int = 6) -> float | None:
-    """``value`` rounded to ``digits`` significant ones, so that outs show no dust; None stays None."""
+    """``value`` rounded to ``digits`` significant digits, so that outs have no rounding noise; None stays None."""
     return None if value is None else float(f"{value:.{digits}g}")
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one candidate's metrics are computed from."""
+    """The inputs of one candidate's metrics."""
 
-    pictures: Array  # what it drew: unit features [prompts, seeds, d]
-    texts: Sequence[Array | None]  # one [d] a prompt; None where CLIP has nothing to read
+    pictures: Array  # of its pictures: unit features [prompts, seeds, d]
+    texts: Sequence[Array | None]  # for each prompt [d]; None if the prompt has no text for CLIP
     real: Array  # the training pictures [m, d]
     loss: float  # the validation loss
 
@@ -124,7 +124,7 @@ class Seen:
 
 
 def _alignments(seen: Seen) -> Array:
-    """Cosine of each picture with its prompt [prompts, seeds]; NaN in the rows that have no text."""
+    """Cosine of each picture with its prompt [prompts, seeds]; NaN in rows without a text."""
     rows = []
     for row, text in zip(seen.pictures, seen.texts, strict=True):
         rows.append(np.full(len(row), np.nan) if text is None else text_alignment(row, text[None]))
@@ -132,18 +132,18 @@ def _alignments(seen: Seen) -> Array:
 
 
 def _diversity_by_prompt(seen: Seen) -> float | None:
-    """The mean over the prompts; None for fewer than two pictures a prompt."""
+    """The mean diversity over the prompts; None if prompts have fewer than two pictures."""
     apart = [distance for prompt in seen.pictures if (distance := diversity(prompt)) is not None]
     return float(np.mean(apart)) if apart else None
 
 
-# [prompts, seeds]; a prompt with NaN does not count
+# values [prompts, seeds]; a prompt with NaN does not count
 OF_A_PICTURE: Mapping[str, Callable[[Seen], Array]] = {
     "image_similarity": lambda seen: seen.by_prompt(image_similarity(seen.flat, seen.real)),
     "nearest_similarity": lambda seen: seen.by_prompt(nearest_similarity(seen.flat, seen.real)),
     "text_alignment": _alignments,
 }
-# One number of all pictures, without a spread between seeds
+# one number for all pictures, without a spread between seeds
 OF_A_SET: Mapping[str, Callable[[Seen], float | None]] = {
     "diversity": _diversity_by_prompt,
     "kid": lambda seen: kid(seen.flat, seen.real),
@@ -153,7 +153,7 @@ OF_A_SET: Mapping[str, Callable[[Seen], float | None]] = {
 
 
 def ceiling(real: Array) -> dict[str, float]:
-    """What the real pictures score against each other, each left out in turn; empty for a single one."""
+    """The same metrics of the real pictures, each compared with the others; empty if there is only one."""
     scores, apart = leave_one_out(real), diversity(real)
     if scores is None or apart is None:
         return {}

@@ -1,4 +1,4 @@
-"""Picture files as pixels. Nothing here imports torch: pages open pictures too."""
+"""Reading picture files. Nothing here imports torch, because pages read pictures too."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ PICTURE = (
     "checkpoint",
     "prompt",
     "seed",
-)  # columns that say which picture; others are its numbers
+)  # columns of pictures.csv that identify a picture; the others are its numbers
 
 
 def open_picture(path: Path) -> Image.Image:
-    """The picture in RGB, upright as a camera meant it; raises InputError when the file is missing or no picture."""
+    """The picture in RGB, rotated by its EXIF orientation; raises InputError if the file is missing or no picture."""
     try:
         with Image.open(path) as file:
             return ImageOps.exif_transpose(file).convert("RGB")
@@ -29,5 +29,5 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def pixel_digest(picture: Image.Image) -> str:
-    """Hex digest of size and pixels: equal pictures are one, whatever file holds them."""
+    """Hex digest of size and pixels: equal for equal pictures in different files."""
     return key(list(picture.size), picture.convert("RGB").tobytes())

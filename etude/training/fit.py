@@ -1,8 +1,7 @@
-"""The one loop: lower ``loss(batch)`` by moving parameters. It knows nothing of diffusion.
+"""The one training loop: it updates parameters to lower ``loss(batch)``. It contains nothing about diffusion.
 
-Everything random is seeded from the run's seed and the step, and batches are a function of the step, so the state that
-a killed run goes on from is only parameters, optimizer, average and losses: the continued run
-ends with the same result, to the bit.
+Random numbers are seeded from the run's seed and the step, and batches are a function of the step. So the saved state
+consists only of parameters, optimizer, average and losses, and a resumed run ends with the same result, to the bit.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from etude.training.report import Report
 
 
 class Named(Protocol):
-    """A batch: whatever ``loss`` reads, and the names of its images for error messages."""
+    """A batch: any data that ``loss`` reads, and the names of its images for error messages."""
 
     @property
     def names(self) -> Sequence[str]:
-        """One name a sample."""
+        """One name for each sample."""
 
 
 B = TypeVar("B", bound=Named)
@@ -42,7 +41,7 @@ def _nothing(*_: object) -> None:
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that share a learning rate: ``rate`` times the plan's."""
+    """Parameters with the same learning rate: ``rate`` times the plan's."""
 
     parameters: Mapping[str, Tensor]
     rate: float = 1.0
@@ -59,17 +58,17 @@ def fit(
     refresh: Callable[[], None] = _nothing,
     after_step: Callable[[int], None] = _nothing,
 ) -> Artifact:
-    """Move ``parameters`` (leaf tensors that require gradients, float32) for ``plan.steps`` steps.
+    """Train ``parameters`` (leaf tensors that require gradients, float32) for ``plan.steps`` steps.
 
-    ``batches(i)`` is a pure function of i; ``loss`` draws from torch's global generator. Afterwards the parameters
-    hold the average when ``plan.ema`` is on.
+    ``batches(i)`` is a pure function of i; ``loss`` uses torch's global random generator. At the end, the parameters
+    have the values of the average if ``plan.ema`` is on.
 
     ``learned`` is the artifact whose tensors are the parameters, or views of them. It is saved at every checkpoint, and
     a copy of it is returned; without it nothing is saved, and the copy has no tensors. ``refresh`` is called before
-    both: it brings tensors that are computed from the parameters up to date.
+    saving and copying: it updates tensors that are computed from the parameters.
 
-    Raises TrainingError, naming step and images, when a loss is not finite: checked at every log interval and before
-    anything is saved, so that no step waits for the device.
+    Raises TrainingError, with step and images, if a loss is not finite. Losses are checked only at log intervals and
+    before saving, so that no other step waits for the device.
     """
     groups = [Group(parameters)] if isinstance(parameters, Mapping) else list(parameters)
     tensors = [tensor for group in groups for tensor in group.parameters.values()]
@@ -102,7 +101,7 @@ def fit(
 
 
 def _is_due(done: int, plan: Optimization) -> bool:
-    """Whether anything is written after ``done`` steps: losses are read, and checked, before that."""
+    """Whether anything is logged or saved after ``done`` steps: before that, losses are read and checked."""
     intervals = (plan.log_every, plan.checkpoint_every, plan.resume_every)
     return done == plan.steps or any(done % interval == 0 for interval in intervals)
 
@@ -115,7 +114,7 @@ def _record(
     learned: Artifact | None,
     refresh: Callable[[], None],
 ) -> None:
-    """Write what is due after ``done`` steps: a point of the curve, a checkpoint, the state to go on from."""
+    """Log and save after ``done`` steps, each at its interval: a point of the curve, a checkpoint, the resume state."""
     last = done == plan.steps
     if done % plan.log_every == 0 or last:
         report.log(done, run.mean_loss(), plan.rate(done - 1))
@@ -134,7 +133,7 @@ def _accelerator(report: Report) -> Accelerator:
     forget_scheduler()
     threads = torch.get_num_threads()
     accelerator = Accelerator(cpu=report.device == "cpu", mixed_precision=precision)
-    torch.set_num_threads(threads)  # of several processes on a CPU, accelerate gives each a number of its own
+    torch.set_num_threads(threads)  # with several processes on a CPU, accelerate changes it
     return accelerator
 
 
@@ -160,7 +159,7 @@ def _gradients(
     report: Report,
     device: Accelerator,
 ) -> Tensor:
-    """Add up the gradients of one step's batches; the mean loss, still on the device."""
+    """Add up the gradients of one step's batches; returns the mean loss, still on the device."""
     total: Tensor | None = None
     for part in range(plan.accumulation):
         index = (step * plan.accumulation + part) * device.num_processes + device.process_index
@@ -175,7 +174,7 @@ def _gradients(
 
 
 def _share(tensors: Sequence[Tensor], device: Accelerator) -> None:
-    """Average the gradients over processes, many a message. Loose parameters are no module, so DDP cannot do it."""
+    """Average the gradients over processes, many in each message. DDP would need a module; these are tensors only."""
     if device.num_processes > 1:
         for bucket in _buckets([tensor.grad for tensor in tensors if tensor.grad is not None]):
             mean = device.reduce(torch.cat([gradient.flatten() for gradient in bucket]), reduction="mean")
@@ -184,7 +183,7 @@ def _share(tensors: Sequence[Tensor], device: Accelerator) -> None:
 
 
 def _buckets(gradients: Sequence[Tensor], size: int = 2**24) -> list[list[Tensor]]:
-    """``gradients`` in groups of at least ``size`` numbers, but for the last: few messages, little memory for each."""
+    """``gradients`` in groups of at least ``size`` numbers (the last may be smaller): few messages, limited memory."""
     buckets: list[list[Tensor]] = [[]]
     count = 0
     for gradient in gradients:
@@ -197,7 +196,7 @@ def _buckets(gradients: Sequence[Tensor], size: int = 2**24) -> list[list[Tensor
 
 
 def _check(run: _Run, batches: Callable[[int], B], done: int, plan: Optimization, device: Accelerator) -> None:
-    """Stop at the first step since the last check whose loss is not finite."""
+    """Raise TrainingError if a loss since the last check is not finite; it names the first such step."""
     losses = run.collect()
     for position, value in enumerate(losses):
         if not math.isfinite(value):
@@ -210,7 +209,7 @@ def _check(run: _Run, batches: Callable[[int], B], done: int, plan: Optimization
 
 
 class _Run:
-    """What moves while a run goes on, and how it is kept and restored."""
+    """The state of a run that changes during training, and how it is saved and restored."""
 
     def __init__(self, tensors: Sequence[Tensor], optimizer: Any, average: Average, device: Accelerator) -> None:
         self.tensors, self.optimizer, self.average, self.device = tensors, optimizer, average, device
@@ -218,7 +217,7 @@ class _Run:
         self.window: list[float] = []  # read, not yet logged
 
     def collect(self) -> list[float]:
-        """Read the losses since the last reading: one wait for the device."""
+        """Read the losses since the last call; waits for the device once."""
         values: list[float] = torch.stack(self.losses).tolist() if self.losses else []
         self.losses.clear()
         self.window += values
@@ -231,7 +230,7 @@ class _Run:
         return mean
 
     def state(self, step: int) -> dict[str, Any]:
-        """Everything that the rest of the run depends on."""
+        """The state on which the rest of the run depends."""
         scaler = self.device.scaler
         return {
             "step": step,
@@ -243,7 +242,7 @@ class _Run:
         }
 
     def restore(self, state: dict[str, Any] | None) -> int:
-        """Take over a kept state; the step to go on from, 0 without one."""
+        """Restore a saved state; returns the step at which to resume, 0 without a state."""
         if state is None:
             return 0
         with torch.no_grad():

@@ -1,1 +1,1 @@
-"""The watch over a stage while it runs, and locks. It decides on no bit of a result, so no stage depends on it."""
+"""The watch over a stage while it runs, and locks. This code does not change results, so no stage depends on it."""

@@ -1,7 +1,7 @@
-"""Who is at work on a stage: the dvc that makes its outs, and the processes that began this one.
+"""The processes that work on a stage: the dvc that makes its outs, and the ancestors of this process.
 
-DVC notes in ``.dvc/tmp/rwlock`` which process reads and writes which paths. There a stage sees what DVC took its deps
-to be, which was read when `dvc repro` began, hours ago perhaps.
+DVC writes to ``.dvc/tmp/rwlock`` which process reads and writes which paths. So a stage can see the deps that DVC
+uses for it; DVC has read them at the start of `dvc repro`, perhaps hours ago.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TABLE = Path(".dvc", "tmp", "rwlock")
 
 @dataclass(frozen=True)
 class Holder:
-    """A dvc that makes a path: its process, and the real paths of what it reads for that."""
+    """A dvc process that makes a path, and the real paths of the files that it reads for that."""
 
     pid: int
     command: str
@@ -29,12 +29,12 @@ class Holder:
 
     @property
     def lives(self) -> bool:
-        """Whether it still runs, and is no later process that was given the same number."""
+        """Whether the process still runs, and is not a later process with the same number."""
         return lives(self.pid, self.command)
 
 
 def holder_of(path: str) -> Holder | None:
-    """The dvc that DVC's table says makes ``path``; None where it says nothing, or cannot be read."""
+    """The dvc process that makes ``path``, from DVC's table; None if the table has none or cannot be read."""
     for root in dict.fromkeys([os.environ.get("DVC_ROOT", "."), "."]):
         table = _read(Path(root) / TABLE)
         writing, reading = table.get("write", {}), table.get("read", {})
@@ -46,7 +46,7 @@ def holder_of(path: str) -> Holder | None:
 
 
 def _read_by(pid: int, reading: Mapping[str, Sequence[Mapping[str, Any]]]) -> set[str]:
-    """The paths that a process reads, after DVC's table; what is not absolute is the name of a git reference."""
+    """The paths that a process reads, from DVC's table. Entries that are not absolute paths are git references."""
     paths = set()
     for path, infos in reading.items():
         if os.path.isabs(path) and any(info["pid"] == pid for info in infos):
@@ -55,9 +55,9 @@ def _read_by(pid: int, reading: Mapping[str, Sequence[Mapping[str, Any]]]) -> se
 
 
 def lives(pid: int, command: str = "") -> bool:
-    """Whether a process runs, and was started with the arguments in ``command`` where the system tells.
+    """Whether a process runs, and was started with the arguments in ``command`` (if the system shows them).
 
-    A zombie does not run: where the first process of a container reaps nobody it would live for ever.
+    A zombie counts as ended: in a container whose first process does not reap zombies, it would stay forever.
     """
     try:
         process = psutil.Process(pid)
@@ -72,7 +72,7 @@ def lives(pid: int, command: str = "") -> bool:
 
 
 def above(pid: int | None) -> list[psutil.Process]:
-    """The processes above this one up to ``pid``; without it, or where it is not above, the nearest alone."""
+    """The ancestors of this process up to ``pid``; only the parent if ``pid`` is None or not an ancestor."""
     try:
         chain: list[psutil.Process] = psutil.Process().parents()
     except psutil.Error:
@@ -82,7 +82,7 @@ def above(pid: int | None) -> list[psutil.Process]:
 
 
 def gone(processes: Sequence[psutil.Process]) -> psutil.Process | None:
-    """The first of these that has ended."""
+    """The first of these processes that has ended; None if all run."""
     return next((process for process in processes if _ended(process)), None)
 
 
@@ -96,7 +96,7 @@ def _ended(process: psutil.Process) -> bool:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """DVC's table. Another dvc may be writing it at this moment: then once more."""
+    """DVC's table. If another dvc is writing it at this moment, reading is tried again."""
     for _ in range(5):
         try:
             found = json.loads(file.read_text(encoding="utf-8"))

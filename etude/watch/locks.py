@@ -1,4 +1,4 @@
-"""Locks on open files: the one place that knows how each system locks."""
+"""Locks on open files, on every system."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from etude.core.errors import InputError
 
 _POLL = 0.05  # seconds between two tries
-_FAR = 1 << 30  # the byte that Windows locks: beyond any content, which others may still read
+_FAR = 1 << 30  # the byte that is locked on Windows: after the content, so that others can still read the file
 
 
 def locked(file: int) -> bool:
-    """Try to lock an open file for as long as it, or a copy that a child inherited, stays open.
+    """Try to lock an open file; the lock lasts as long as the file, or a copy inherited by a child, stays open.
 
-    The kernel drops the lock when the last process that holds it ends, however it ends. Raises InputError where the
-    file system has no locks.
+    The kernel releases the lock when the last process that has the file open ends, in any way. Raises InputError if
+    the file system has no locks.
     """
     if sys.platform == "win32":
         import msvcrt
@@ -46,7 +46,7 @@ def locked(file: int) -> bool:
 
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Hold the lock of a file, which is made, for the block; whoever has it now is waited for."""
+    """Lock a file during the block; the file is created, and another process that has the lock is waited for."""
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         while not locked(file):

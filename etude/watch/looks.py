@@ -1,8 +1,8 @@
-"""What a stage reads, as it is at one moment: a second look tells whether it is still the same.
+"""A look records the inputs of a stage at one moment; later it can be checked whether they are still the same.
 
-Files are told by their stat first. What they hold is compared only where the stat differs, or where it proves nothing
-because the file was written a moment before the look. The content of a large file is known only where its digest is
-remembered or was asked for; without, a changed stat counts as a changed file.
+First the stat of a file is compared. Its content is compared only if the stat differs, or if the stat proves nothing
+because the file was written shortly before the look. For large files this needs a cached digest; without one, a
+changed stat counts as a changed file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Params = Mapping[str, Sequence[str]]  # file → keys, with dots for those insid
 
 @dataclass
 class Seen:
-    """A file at one moment, by its stat (times in ns); `settled`: a later write is sure to show in that."""
+    """A file at one moment, by its stat (times in ns). If `settled`, any later write changes the stat."""
 
     size: int
     inode: int
@@ -42,7 +42,7 @@ class Seen:
     def alike(self, now: os.stat_result) -> bool:
         """Whether a stat proves that the file is still the same.
 
-        The change time of a file with several names says nothing: it moves whenever another of its names comes or goes.
+        The change time of a file with several hard links is ignored: it changes when another link is made or removed.
         """
         same = (self.size, self.inode, self.modified) == (now.st_size, now.st_ino, now.st_mtime_ns)
         linked = self.links > 1 or now.st_nlink > 1
@@ -67,40 +67,40 @@ class Look:
                 self._files[path] = None if found is None else _map(_see, found)
 
     def digests(self) -> dict[str, str]:
-        """What each path holds, as `sha256_tree` tells it; raises InputError for one that is missing."""
+        """The digest of each path, as by `sha256_tree`; raises InputError if one is missing."""
         return {path: self._digest(path, seen) for path, seen in self._files.items()}
 
     def changed(self) -> list[str]:
-        """What is no longer as it was seen: files, and parameters with both values."""
+        """All changes since the look: files, and parameters with both values."""
         return [*self.changed_params(), *self.changed_files()]
 
     def changed_files(self) -> list[str]:
-        """The files that are others now, came, or went."""
+        """The files that were changed, added or removed since the look."""
         return sorted({place for path, seen in self._files.items() for place in self._differences(path, seen)})
 
     def changed_params(self) -> list[str]:
-        """The parameters that have another value now, or cannot be read any more."""
+        """The parameters that were changed since the look, or can no longer be read."""
         files = [file for file in self.params if not _same(self._sources.get(file), self.root / file)]
         return self.other_params({file: values_of(self.root / file, self.params[file]) for file in files})
 
     def other_params(self, values: Mapping[str, Any]) -> list[str]:
-        """The parameters that have another value in ``values`` (by file) than was seen."""
+        """The parameters whose value in ``values`` (by file) differs from the look's."""
         pairs = {file: (self._values.get(file), plain(now)) for file, now in values.items()}
         return [f"{file}: {line}" for file, pair in pairs.items() for line in _tell(*pair)]
 
     def refuse_changed(self) -> None:
-        """Raise StaleError where anything is no longer as it was seen."""
+        """Raise StaleError if anything has changed since the look."""
         refuse(self.changed())
 
     def write(self, path: Path) -> None:
-        """Keep this look, for another process to compare."""
+        """Save this look, for another process to compare."""
         files = {place: None if seen is None else _map(asdict, seen) for place, seen in self._files.items()}
         sources = _map(asdict, self._sources)
         write_json(path, {"params": self.params, "sources": sources, "values": self._values, "files": files})
 
     @classmethod
     def read(cls, path: Path, root: Path) -> Self:
-        """A look that was kept."""
+        """A saved look."""
         kept, look = read_json(path), cls(root=root)
         look.params, look._values = kept["params"], kept["values"]
         look._sources = _map(lambda one: Seen(**one), kept["sources"])
@@ -130,19 +130,19 @@ class Look:
 
 
 def refuse(changes: Sequence[str]) -> None:
-    """Raise StaleError that names the first of these changes, if there are any."""
+    """Raise StaleError with the first of these changes, if there are any."""
     if changes:
         more = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
         raise StaleError(", ".join(changes[:SHOWN]) + more, "changed while this stage ran", "run `dvc repro` again")
 
 
 def receipt(name: str) -> Path:
-    """Where a stage keeps what it saw; ``name`` is DVC's address of it from the root."""
+    """The file to which a stage saves its look; ``name`` is DVC's address of the stage from the root."""
     return Path(".scratch", "seen", f"{name.replace(':', '/')}.json")
 
 
 def values_of(file: Path, keys: Sequence[str]) -> Any:
-    """The values of some keys of a params file, or of the whole file; UNREADABLE where it cannot be read."""
+    """The values of some keys of a params file, or of the whole file; UNREADABLE if it cannot be read."""
     try:
         data = read_yaml(file)
     except (EtudeError, OSError):
@@ -151,7 +151,7 @@ def values_of(file: Path, keys: Sequence[str]) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON gives it back, with texts for what JSON has no form for."""
+    """A value as it is after writing and reading JSON; values that JSON cannot represent become texts."""
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -202,5 +202,5 @@ def _same(seen: Seen | None, file: Path | None) -> bool:
         return False
     try:
         return seen.alike(file.stat()) or (seen.digest is not None and sha256_file(file) == seen.digest)
-    except OSError:  # it went away just now
+    except OSError:  # it was removed just now
         return False

@@ -1,8 +1,8 @@
-"""Which stage of which dvc.yaml this process is, and what DVC calls its deps, params and outs.
+"""Finding the stage that this process runs in the dvc.yaml files, with its deps, params and outs.
 
-A stage is known by its command: the module that runs, and its arguments. So it is the same stage whether DVC or a
-person began it. DVC itself is not imported, which would make every stage slow to begin; the forms of dvc.yaml that are
-read here are those that the project uses, and a test compares every stage with DVC's own reading.
+A stage is identified by its command: the module that runs, and its arguments. So it is the same stage whether DVC or a
+person started it. DVC itself is not imported, because that would slow down the start of every stage. Only the syntax
+of dvc.yaml that the project uses is read here; a test compares every stage with the result of DVC's own parser.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from etude.core.errors import StaleError
 from etude.core.params import read_yaml
 
 FILE, PARAMS = "dvc.yaml", "params.yaml"
-UNDER_DVC = "DVC_STAGE"  # the variable in which DVC tells a command its stage, as seen from where dvc was run
+UNDER_DVC = "DVC_STAGE"  # environment variable set by DVC: the stage's address, relative to where dvc was started
 _EXPRESSION = re.compile(r"(?<!\\)\$\{([^}]*)\}")
-_BETWEEN = set("();<>|&")  # what stands between the words of one program and the next, or its redirections
-AGAIN = "run `dvc repro` again"  # what to do next, where a stage is not what it was
+_BETWEEN = set("();<>|&")  # characters of a shell between programs and before redirections
+AGAIN = "run `dvc repro` again"  # the next action if a stage has changed
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage with everything filled in; paths are relative to the current folder, `params` has keys by file."""
+    """One stage with every `${…}` filled in; paths are relative to the current folder, `params` has keys by file."""
 
     name: str  # DVC's address from the root: prepare@style, pipelines/lora/dvc.yaml:build
     commands: tuple[str, ...]
@@ -38,16 +38,16 @@ class Stage:
 
 
 def this_stage() -> Stage | None:
-    """The stage that this process is, or None: most commands are none.
+    """The stage that this process runs; None for other commands.
 
-    Raises StaleError where DVC began a stage that dvc.yaml and params no longer describe.
+    Raises StaleError if DVC started a stage that is no longer in dvc.yaml with its params.
     """
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return find(spec.name, sys.argv[1:], os.environ.get(UNDER_DVC, "")) if spec else None
 
 
 def find(module: str, arguments: Sequence[str], address: str = "") -> Stage | None:
-    """The stage whose command runs ``module`` with these arguments; ``address`` is DVC's, where DVC began it."""
+    """The stage whose command runs ``module`` with these arguments; ``address`` is DVC's, if DVC started it."""
     wanted = [module, *arguments]
     for file in _files(module, arguments, address):
         text = read_yaml(file)
@@ -62,7 +62,7 @@ def find(module: str, arguments: Sequence[str], address: str = "") -> Stage | No
 
 
 def load(file: Path, name: str) -> Stage:
-    """A stage by its name; raises StaleError where it is not there."""
+    """A stage by its name; raises StaleError if there is none."""
     for stage in every(file, name.partition("@")[0]):
         if stage.name.rpartition(":")[2] == name:
             return stage
@@ -70,12 +70,12 @@ def load(file: Path, name: str) -> Stage:
 
 
 def every(file: Path, group: str = "") -> Iterator[Stage]:
-    """The stages of a file, or of one group of it; those that cannot be filled in are left out: DVC refuses them."""
+    """The stages of a file, or of one group of it, without those that cannot be filled in, which DVC refuses."""
     return _stages(file, read_yaml(file), group)
 
 
 def _files(module: str, arguments: Sequence[str], address: str) -> list[Path]:
-    """The dvc.yaml files in which the stage may stand, the likeliest first."""
+    """The dvc.yaml files that may contain the stage, the most likely first."""
     told = address.rpartition(":")[0]
     places = [Path(told)] * bool(told) + [Path("pipelines", word, FILE) for word in arguments[:1]]
     places += [Path(*module.split(".")[:-1], FILE), Path(FILE)]
@@ -83,7 +83,7 @@ def _files(module: str, arguments: Sequence[str], address: str) -> list[Path]:
 
 
 def _programs(command: str) -> list[list[str]]:
-    """The modules that a shell's command runs with `-m`, each with its arguments."""
+    """The modules that a shell command runs with `-m`, each with its arguments."""
     lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
     lexer.whitespace_split, lexer.commenters = True, ""
     found: list[list[str]] = [[]]
@@ -93,7 +93,7 @@ def _programs(command: str) -> list[list[str]]:
                 found.append([])
             else:
                 found[-1].append(word)
-    except ValueError:  # a quotation that does not end
+    except ValueError:  # a quotation mark without its end
         return []
     return [words[words.index("-m") + 1 :] for words in found if "-m" in words[:-1]]
 
@@ -122,7 +122,7 @@ def _stages(file: Path, text: Mapping[str, Any], group: str = "") -> Iterator[St
 
 
 def _pairs(each: Any) -> list[tuple[str, Any]]:
-    """Key and item of what `foreach` goes over: a mapping, values that are their own keys, or numbered blocks."""
+    """Key and item of each element of `foreach`: a mapping, values that are their own keys, or numbered blocks."""
     if isinstance(each, Mapping):
         return [(_text(key), item) for key, item in each.items()]
     if any(isinstance(item, Mapping | list) for item in each):
@@ -131,7 +131,7 @@ def _pairs(each: Any) -> list[tuple[str, Any]]:
 
 
 def _known(file: Path, text: Mapping[str, Any]) -> dict[str, Any]:
-    """What `${…}` can name in a file: params.yaml beside it, then its `vars`."""
+    """The values that `${…}` can refer to in a file: params.yaml in the same folder, then the file's `vars`."""
     known: dict[str, Any] = {}
     for entry in [PARAMS, *(text.get("vars") or [])]:
         if isinstance(entry, Mapping):
@@ -191,7 +191,7 @@ def _place(folder: Path, path: Any) -> str:
 
 
 def _fill(value: Any, known: Mapping[str, Any]) -> Any:
-    """A value of dvc.yaml with every `${…}` in it filled in; raises KeyError for one that nothing names."""
+    """A value of dvc.yaml with every `${…}` in it filled in; raises KeyError for an unknown one."""
     if isinstance(value, Mapping):
         return {_fill(key, known): _fill(inner, known) for key, inner in value.items()}
     if isinstance(value, list):
@@ -205,7 +205,7 @@ def _fill(value: Any, known: Mapping[str, Any]) -> Any:
 
 
 def _select(known: Any, expression: str) -> Any:
-    """What an expression such as `evaluate.clip` or `sets[0]` names."""
+    """The value of an expression such as `evaluate.clip` or `sets[0]`."""
     for part in expression.replace("[", ".").replace("]", "").split("."):
         try:
             known = known[int(part)] if isinstance(known, list) else known[part.strip()]

@@ -1,10 +1,11 @@
-"""The watch over one stage while it runs: alone at its scratch and outs, and sure of what it reads.
+"""The watch over one stage while it runs: no other process works on the stage, and its inputs do not change.
 
-`tasks.run` opens it around every stage. Imported by name, as it decides on no bit of a result: no stage depends on it.
+`tasks.shell.run` starts it around every stage. It is imported by name, so that no stage depends on it: it does not
+change results.
 
-Alone: a lock that the kernel drops with the last process of the stage. Whoever comes later waits. A stage whose dvc was
-killed would work for nobody, as only DVC records results: it ends itself, and the next run goes on from its last state.
-Sure: what was seen before the work is compared with what is there before anything is published, and again at the end.
+*Alone*: a lock, which the kernel releases when the last process of the stage ends; a second process waits. If the dvc
+of a stage is killed, the stage ends itself, because only DVC records results; the next run resumes from the last saved
+state. *Unchanged inputs*: they are recorded before the work, and compared before anything is published and at the end.
 """
 
 from __future__ import annotations
@@ -23,25 +24,25 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from etude.core.errors import ConflictError, StaleError
-from etude.training.processes import is_launched, is_main  # of several processes, which the first one of them began
+from etude.training.processes import is_launched, is_main  # for a stage with several processes
 from etude.watch.locks import locked
 from etude.watch.looks import Look, receipt, refuse
 from etude.watch.stages import AGAIN, UNDER_DVC, Stage, load, this_stage
 
 POLL = 0.3  # seconds between two looks at other processes
-CLOCK = 0.01  # seconds by which the times of files may lie behind the clock
+CLOCK = 0.01  # seconds by which file times may be behind the clock
 _current: list[Watch] = []
 
 
 class Watch:
-    """A stage at work in this process: what it saw, and the processes for which it works."""
+    """A running stage in this process, with the look at its inputs."""
 
     def __init__(self, stage: Stage, look: Look) -> None:
         self.stage, self.look = stage, look
         self.abandoned = ""
 
     def refuse_changed(self) -> None:
-        """Raise StaleError where the result would be false, ConflictError where it would be in somebody's way."""
+        """Raise StaleError if the result would be wrong, ConflictError if another dvc is making the stage's outs."""
         if self.abandoned:
             raise StaleError(self.stage.name, self.abandoned, AGAIN)
         for out in self.stage.outs:
@@ -51,9 +52,9 @@ class Watch:
 
 @contextmanager
 def watched(began: float) -> Iterator[None]:
-    """Watch over the stage that this process is, if it is one; ``began`` is when the process began to import code.
+    """Watch over the stage that this process runs, if it runs one; ``began`` is the time of the first import.
 
-    Raises StaleError where what the stage reads changes before the block has ended, or does not fit what DVC read.
+    Raises StaleError if the stage's inputs change before the block has ended, or are not those that DVC uses.
     """
     stage = this_stage()
     if stage is None:
@@ -85,7 +86,7 @@ def watched(began: float) -> Iterator[None]:
 
 
 def seen(file: Path, name: str) -> Look:
-    """What a stage of this file saw when its process began; where none is watched, a look of this moment."""
+    """The look of the watched stage ``name`` of this file; if the stage is not watched, a new look."""
     for watch in _current:
         if watch.stage.name == f"{file.as_posix()}:{name}":
             return watch.look
@@ -94,9 +95,9 @@ def seen(file: Path, name: str) -> Look:
 
 
 def refuse_false(path: Path, look: Look | None) -> None:
-    """Raise StaleError or ConflictError where ``path`` may not take the place of what is there.
+    """Raise StaleError or ConflictError if a draft must not replace ``path``.
 
-    Beside the look of the watched stage, ``look`` must still be true.
+    The watched stage's inputs must be unchanged, and those of ``look``.
     """
     for watch in _current:
         watch.refuse_changed()
@@ -106,9 +107,9 @@ def refuse_false(path: Path, look: Look | None) -> None:
 
 
 def clear_drafts(path: Path) -> None:
-    """Remove what a killed run of this stage left beside ``path``: the stage is alone here, so nobody works on it.
+    """Remove drafts that a killed run of this stage left beside ``path``, which contains its outs or is its out.
 
-    Its outs are ``path``, or lie in it.
+    The stage is alone, so nobody is using them.
     """
     outs = [Path(out) for watch in _current for out in watch.stage.outs]
     if any(out.is_relative_to(path) for out in outs):
@@ -117,7 +118,7 @@ def clear_drafts(path: Path) -> None:
 
 
 def refuse_busy(path: str) -> None:
-    """Raise ConflictError where a dvc makes ``path`` at this moment and did not begin this process."""
+    """Raise ConflictError if a dvc that did not start this process is making ``path`` at this moment."""
     if UNDER_DVC in os.environ:
         return
     from etude.watch.holders import holder_of
@@ -127,18 +128,18 @@ def refuse_busy(path: str) -> None:
 
 
 def _conclude(watch: Watch) -> None:
-    """The last look, kept for a flow to compare with what DVC then writes."""
+    """Compare the inputs a last time, and save the look: a flow compares it with the lock file that DVC then writes."""
     watch.refuse_changed()
     now = this_stage()
     if now is None or (now.deps, now.params) != (watch.stage.deps, watch.stage.params):
         refuse([f"what dvc.yaml and its params name as deps of {watch.stage.name}"])
-    watch.refuse_changed()  # again, as reading dvc.yaml takes long: what is edited later only a flow notices
+    watch.refuse_changed()  # again, because reading dvc.yaml takes long; only a flow notices later edits
     if is_main():
         watch.look.write(receipt(watch.stage.name))
 
 
 def _refuse_edited_code(stage: Stage, began: float) -> None:
-    """Raise StaleError where a module was edited between its import and the first look."""
+    """Raise StaleError if a module was edited between its import and the first look."""
     root = Path.cwd()
     files = [Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
     own = {file.relative_to(root).as_posix(): file for file in files if file.is_relative_to(root)}
@@ -156,7 +157,7 @@ def _touched(file: Path) -> float:
 
 
 def _refuse_other_deps(stage: Stage, reads: frozenset[str]) -> None:
-    """Raise StaleError where DVC, which read dvc.yaml and params when it began, took other paths for the deps."""
+    """Raise StaleError if DVC, which read dvc.yaml and params at its start, uses other paths as deps."""
     own = {os.path.realpath(path) for path in (*stage.deps, *stage.params)}
     if reads and reads != own:
         parts = [("read", sorted(reads - own)), ("did not read", sorted(own - reads))]
@@ -166,7 +167,7 @@ def _refuse_other_deps(stage: Stage, reads: frozenset[str]) -> None:
 
 @contextmanager
 def _alone(stage: Stage) -> Iterator[None]:
-    """Hold the lock of a stage, after whoever has it now. Processes that inherit the file hold it as well."""
+    """Lock a stage, after waiting for another process that has the lock. Processes that inherit the file share it."""
     if is_launched():  # inherited from the process that began this one
         yield
         return
@@ -194,10 +195,10 @@ def _wait(stage: Stage, file: int, path: Path) -> None:
 
 @contextmanager
 def _ended_with(processes: list[Any], stage: Stage) -> Iterator[list[Watch]]:
-    """End this process when one of these does; at SIGTERM too it ends in order, so that drafts are removed."""
+    """End this process when one of ``processes`` ends. Also on SIGTERM it ends normally, so that drafts are removed."""
     told: list[Watch] = []
     over = threading.Event()
-    launched = is_launched()  # it waits for the others where no signal handler runs
+    launched = is_launched()  # then it may wait inside torch, where no signal handler runs
 
     def attend() -> None:
         from etude.watch.holders import gone
