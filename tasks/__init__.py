@@ -1,3 +1,3 @@
-"""One stage of the pipelines each, run as ``python -m tasks.<name>``; ``shell`` is what each starts through."""
+"""The stages of the pipelines: each module is one, run as ``python -m tasks.<name>`` and started by ``shell``."""
 
-import tasks.shell  # noqa: F401 - before a stage imports anything: another Python may have to go on
+import tasks.shell  # noqa: F401 - first, because it may restart the stage with another Python

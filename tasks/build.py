@@ -1,6 +1,6 @@
-"""Learn what a method's params.yaml asks for: ``artifacts/<method>/build/``.
+"""Train a method by its params.yaml: ``artifacts/<method>/build/``.
 
-Its loss curve goes to ``…/training/``, the pictures drawn while it learned to ``…/previews/``.
+The loss curve is written to ``…/training/``, pictures drawn during training to ``…/previews/``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,14 @@ if TYPE_CHECKING:
     from etude.watch.looks import Look
 
 __all__ = ["StageParams", "build"]
-LIBRARIES = ("accelerate", "diffusers", "peft", "safetensors", "torch", "transformers")  # whose code makes the result
+LIBRARIES = (
+    "accelerate",
+    "diffusers",
+    "peft",
+    "safetensors",
+    "torch",
+    "transformers",
+)  # their versions can change the result
 
 
 class StageParams(Schema):
@@ -49,7 +56,7 @@ class StageParams(Schema):
 
 
 def build(method: str) -> None:
-    """Learn METHOD from its image set. A run that was killed goes on where its state was last kept."""
+    """Train METHOD on its image set. A killed run resumes from its last saved state."""
     start, stage_params, module = time.monotonic(), pick("params.yaml", StageParams), load_method(method)
     params = load(Path("pipelines", method, "params.yaml"), module.Params)
     path = base_of(params, stage_params.base)
@@ -86,7 +93,7 @@ def _family(method: str, module: Method, path: Path) -> str:
 
 
 def _tell_other_vae(method: str, own: Path, shared: Path) -> None:
-    """A method with a base of its own reads latents that the root's base encoded: both need one VAE."""
+    """Warn if a method's own base has another VAE than the project's base, with which the latents were encoded."""
     from etude.base.digest import part_digest
 
     if own != shared and part_digest(own, "vae") != part_digest(shared, "vae"):
@@ -94,7 +101,7 @@ def _tell_other_vae(method: str, own: Path, shared: Path) -> None:
 
 
 def _facts(params: MethodParams, stage_params: StageParams, inputs: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """What the artifact records of its making, and with ``inputs`` all that it depends on."""
+    """The facts about how the artifact was made; with ``inputs``, they contain everything that it depends on."""
     import torch
 
     from etude.base.loading import choose_device
@@ -119,7 +126,7 @@ def _facts(params: MethodParams, stage_params: StageParams, inputs: Mapping[str,
 def _open(
     method: str, params: MethodParams, stage_params: StageParams, path: Path, scratch: Path
 ) -> tuple[Base, Report]:
-    """The base in float32, whose trained copies need it (`fit` computes in `precision`), and a report with previews."""
+    """The base and a report with previews. The base is in float32, as `fit` needs for trained weights."""
     from etude.base.digest import PARTS
     from etude.base.loading import load_base
     from etude.core.randomness import make_deterministic
@@ -138,7 +145,7 @@ def _open(
 
 
 def _publish(method: str, artifact: Artifact, results: Path, facts: Mapping[str, Any], look: Look) -> None:
-    """Put artifact and checkpoints, each with all facts, previews and curve in the place of the old ones."""
+    """Replace the old artifact, checkpoints, previews and curve by the new ones; artifacts get all facts."""
     from etude.core import artifact as artifacts
 
     steps = []
@@ -151,14 +158,14 @@ def _publish(method: str, artifact: Artifact, results: Path, facts: Mapping[str,
         last = {"step": max(steps)} if steps else {}
         told = artifacts.Artifact(method, artifact.tensors, {**facts, **last, **artifact.facts})
         artifacts.save(told, out / "artifact.safetensors")
-    for name in ("previews", "training"):  # a method that draws or learns nothing on the way has an empty folder
+    for name in ("previews", "training"):  # empty for a method without previews or training
         with publish(Path("artifacts", method, name), look) as out:
             if (results / name).is_dir():
                 shutil.copytree(results / name, out, dirs_exist_ok=True)
 
 
 def _measure(path: Path, seconds: float) -> None:
-    """Keep what this run cost, for the page; of a resumed run it is the last part."""
+    """Write time and memory of this run to a log; for a resumed run, those since it was resumed."""
     import torch
 
     costs = {"seconds": round(seconds, 1), "memory_bytes": _peak()}
@@ -168,7 +175,7 @@ def _measure(path: Path, seconds: float) -> None:
 
 
 def _peak() -> int:
-    """Bytes of memory that this process had at most."""
+    """The peak memory of this process in bytes."""
     if sys.platform == "win32":
         import psutil
 

@@ -13,8 +13,8 @@ from tasks.shell import publish, run
 from tasks.shell.console import progress, say, warn
 
 __all__ = ["Caption", "StageParams", "caption"]
-FLIP = "-flip"  # the end of the id of a mirrored copy
-Texts = dict[str, tuple[str, str]]  # id of a picture: its text, and where that comes from
+FLIP = "-flip"  # suffix of the id of a mirrored copy
+Texts = dict[str, tuple[str, str]]  # id of a picture → its text, and the origin of the text
 
 
 class StageParams(Schema):
@@ -26,7 +26,7 @@ class StageParams(Schema):
 
 
 def caption(name: str) -> None:
-    """Caption the prepared pictures of the image set NAME, with the texts in the folder that they came from."""
+    """Caption the prepared pictures of the image set NAME. Texts in the folder of its pictures are used first."""
     stage_params, folder = pick("params.yaml", StageParams), image_folder(name)
     prepared = Path("data", name, "prepared")
     images: dict[str, dict[str, Any]] = read_json(prepared / "images.json")["images"]
@@ -46,7 +46,7 @@ def caption(name: str) -> None:
 
 
 def _written(folder: Path, sources: list[str], settings: Caption) -> tuple[str, str] | None:
-    """The caption that people gave a picture: beside one of its files, else in the name of one."""
+    """The caption that people wrote for a picture: in a .txt file beside one of its files, or in a file's name."""
     from etude.captions.beside import read_beside
     from etude.captions.names import words_of_name
 
@@ -59,7 +59,7 @@ def _written(folder: Path, sources: list[str], settings: Caption) -> tuple[str, 
 
 
 def _described(prepared: Path, identifiers: list[str], stage_params: StageParams) -> Texts:
-    """The captions of pictures that nobody named; the captioner is not opened when there are none."""
+    """Captions by the captioner, for pictures without a written one; if there are none, it is not loaded."""
     captioner = CAPTIONERS.get(stage_params.caption.captioner)
     if captioner is None or not identifiers:
         return dict.fromkeys(identifiers, ("", NONE))
@@ -76,7 +76,7 @@ def _described(prepared: Path, identifiers: list[str], stage_params: StageParams
 
 
 def _whole(identifier: str, texts: Texts, settings: Caption) -> dict[str, str]:
-    """The caption as it is trained on: a mirrored copy has its picture's, with left and right exchanged."""
+    """The final caption of a picture. A mirrored copy has the caption of its picture with left and right exchanged."""
     from etude.captions.mirror import mirror
 
     text, origin = texts[identifier.removesuffix(FLIP)]

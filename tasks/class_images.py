@@ -1,8 +1,8 @@
-"""What the base draws of a class, for methods that keep it: ``artifacts/<method>/class_images/``.
+"""Class pictures, drawn by the base, for methods with prior preservation: ``artifacts/<method>/class_images/``.
 
-Pictures, their moments and the states of their texts, in the form of *encode*. Each is kept in ``.cache/`` under all
-that it depends on (prompt, seeds of its batch, sampler, weights, code, libraries, device, threads): nothing is ever
-known by a count of files.
+The outs are pictures, their moments and the encoded texts, in the format of *encode*. Each picture is cached in
+``.cache/``; its key contains everything that it depends on (prompt, seeds of its batch, sampler, weights, code,
+libraries, device, threads).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tasks.shell import publish, run
 from tasks.shell.console import progress, say
 
 __all__ = ["StageParams", "class_images"]
-CODE = ("etude/base", "etude/core", "etude/diffusion", "tasks/class_images.py")  # what draws a picture
+CODE = ("etude/base", "etude/core", "etude/diffusion", "tasks/class_images.py")  # the code that draws a picture
 LIBRARIES = ("diffusers", "torch", "transformers")
 
 
@@ -35,7 +35,7 @@ class StageParams(encode.StageParams):
 
 
 def class_images(method: str, real: str = "") -> None:
-    """Draw the class images of METHOD and encode them; with --real take those of an image set as they are."""
+    """Draw the class images of METHOD and encode them; with --real, copy those of an image set instead."""
     folder = Path("artifacts", method, "class_images")
     if real:
         with publish(folder / real) as out:
@@ -54,7 +54,7 @@ def class_images(method: str, real: str = "") -> None:
 
 
 def _fill(out: Path, asked: ClassImages, stage_params: StageParams, method: str) -> tuple[int, int]:
-    """``pictures/``, ``latents/`` and ``texts/`` into ``out``; how many were drawn now, and how many were kept."""
+    """Write ``pictures/``, ``latents/`` and ``texts/`` to ``out``; the numbers of drawn and of cached pictures."""
     found: dict[str, tuple[str, Path]] = {}
     drawn, base = 0, cache(lambda: _open(stage_params))
     context = _context(stage_params)
@@ -74,7 +74,7 @@ def _fill(out: Path, asked: ClassImages, stage_params: StageParams, method: str)
 
 
 def batches(asked: ClassImages) -> Iterator[tuple[str, range]]:
-    """Prompt and numbers of the pictures that are drawn at once: prompts take turns, and picture n has seed + n."""
+    """The batches: prompt and numbers of the pictures. Prompts alternate from picture to picture; n has seed + n."""
     for first, prompt in enumerate(asked.prompts):
         own = range(first, asked.count, len(asked.prompts))
         for start in range(0, len(own), asked.batch_size):
@@ -82,7 +82,7 @@ def batches(asked: ClassImages) -> Iterator[tuple[str, range]]:
 
 
 def _context(stage_params: StageParams) -> list[Any]:
-    """All that a drawn picture depends on besides what is asked."""
+    """Everything that a drawn picture depends on, except the settings in params.yaml."""
     from etude.base.digest import PARTS, part_digest
     from etude.base.loading import choose_device
 
@@ -100,7 +100,7 @@ def _open(stage_params: StageParams) -> Any:
 
 
 def _draw(prompt: str, seeds: list[int], asked: ClassImages, context: list[Any], base: Any) -> tuple[list[Path], int]:
-    """Places of one batch's pictures in the store, and how many were drawn now: all or none."""
+    """The files of one batch's pictures in the store, and how many were drawn now: all or none."""
     from PIL import Image
 
     from etude.diffusion.sample import generate

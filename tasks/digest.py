@@ -1,4 +1,4 @@
-"""Note what a file or folder holds: ``artifacts/<method>/inputs/<name>.json``, of any number that a build reads."""
+"""Record the digest of a model that a build reads: ``artifacts/<method>/inputs/<name>.json``, one for each model."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""What training reads of an image set: ``data/<set>/latents/`` of its pictures, ``data/<set>/texts/`` of its captions.
+"""Encode an image set for training: its pictures to ``data/<set>/latents/``, its captions to ``data/<set>/texts/``.
 
-Every picture and every text is encoded alone and in float32, so its entry depends on no neighbour, and is kept in
-``.cache/`` under all that it does depend on: pixels or text, weights, code, libraries, device and threads.
+Every picture and every text is encoded in float32 with batch size 1, so that the result does not depend on others. It
+is cached in ``.cache/``; the key contains everything that it depends on: pixels or text, weights, code, libraries,
+device and threads.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
     Encoder = Callable[..., Entry]
 
 __all__ = ["StageParams", "encode"]
-CODE = ("etude/base", "etude/core", "tasks/encode.py")  # what makes an entry
+CODE = ("etude/base", "etude/core", "tasks/encode.py")  # the code that makes an entry
 LIBRARIES = {"vae": ("torch", "diffusers"), "text": ("torch", "transformers", "tokenizers")}
-CUT = "cut"  # metadata of a text's entry: its end, which the text encoder does not read
+CUT = "cut"  # metadata of a text's entry: the end of the text, if it was cut off because it is too long
 
 
 class StageParams(Schema):
@@ -52,7 +53,7 @@ class StageParams(Schema):
 
 
 class Entries:
-    """One kind of entry in the store: served where it is whole, made where it is missing or damaged."""
+    """One kind of entry in the store. An entry that is missing or damaged is made again."""
 
     def __init__(self, part: Part, stage_params: StageParams) -> None:
         from etude.base.digest import part_digest
@@ -66,9 +67,9 @@ class Entries:
         self.made = self.kept = 0
 
     def path(self, item: str, encoder: Callable[[], Encoder], *source: Any) -> Path:
-        """The file of what ``encoder()(*source)`` makes; an encoder is not opened for what is there.
+        """The file with the result of ``encoder()(*source)``; the encoder is not loaded for a cached entry.
 
-        ``item`` names the source in an error.
+        ``item`` is the name of the source in an error.
         """
         place = self._store.path(key(source, *self._context))
         if is_whole(place):
@@ -101,11 +102,11 @@ def encode(name: str) -> None:
 def encode_pictures(name: str, stage_params: StageParams) -> tuple[Entries, Entries]:
     """Fill ``data/<set>/latents``: for each picture "mean" and "logvar" [4, h/8, w/8], unscaled.
 
-    A picture with an attention mask also has "attention" [h/8, w/8], its grey from 0 to 1.
-    Counted apart: pictures, and the mirrored copies that *prepare* made of them.
+    A picture with an attention mask also has "attention" [h/8, w/8], the mask's grey from 0 to 1. Pictures and the
+    mirrored copies made by *prepare* are counted separately.
     """
     entries, mirrored = Entries("vae", stage_params), Entries("vae", stage_params)
-    encoder = cache(lambda: open_vae(stage_params))  # opened for the first picture that is not in the store
+    encoder = cache(lambda: open_vae(stage_params))  # loaded when the first entry is not in the store
     folder = Path("data", name)
     pictures = sorted((folder / "prepared").glob("*.png"))
     if not pictures:
@@ -131,7 +132,7 @@ def encode_captions(name: str, stage_params: StageParams) -> Entries:
 
 
 def write_texts(name: str, captions: Mapping[str, str], out: Path, stage_params: StageParams) -> Entries:
-    """Into ``out``: "hidden" [77, d] and for SDXL "pooled" of each caption, and of the empty text; ``index.json``."""
+    """Write "hidden" [77, d], for SDXL also "pooled", of each caption and of the empty text, and ``index.json``."""
     entries = Entries("text", stage_params)
     encoder = cache(lambda: open_text_encoder(stage_params))
     files = {text: key(text)[:16] for text in sorted({"", *captions.values()})}
@@ -145,7 +146,7 @@ def write_texts(name: str, captions: Mapping[str, str], out: Path, stage_params:
 
 
 def open_vae(stage_params: StageParams) -> Encoder:
-    """The encoder of pictures: width and height, and RGB bytes in rows, to "mean" and "logvar" [4, h/8, w/8]."""
+    """The encoder of pictures: ((width, height), RGB bytes row by row) → "mean" and "logvar" [4, h/8, w/8]."""
     import torch
 
     from etude.base.latents import encode_images
@@ -163,7 +164,7 @@ def open_vae(stage_params: StageParams) -> Encoder:
 
 
 def open_text_encoder(stage_params: StageParams) -> Encoder:
-    """The encoder of texts: to "hidden" [77, d] and for SDXL "pooled"."""
+    """The encoder of texts: text → "hidden" [77, d], for SDXL also "pooled"."""
     import torch
 
     from etude.base.loading import load_base
@@ -182,7 +183,7 @@ def open_text_encoder(stage_params: StageParams) -> Encoder:
 
 
 def _place(entry: Path, mask: Path | None, path: Path) -> None:
-    """Copy an entry to its place, with the grey of a mask brought to the size of its latents (bicubic)."""
+    """Copy an entry to ``path``; the grey of a mask is added, resized to the size of the latents (bicubic)."""
     if mask is None:
         shutil.copyfile(entry, path)
         return
@@ -198,7 +199,7 @@ def _place(entry: Path, mask: Path | None, path: Path) -> None:
 
 
 def read_pixels(path: Path) -> tuple[tuple[int, int], bytes]:
-    """Width and height, and the RGB bytes in rows, of a prepared picture."""
+    """Width and height of a prepared picture, and its RGB bytes row by row."""
     from PIL import Image
 
     try:
@@ -220,7 +221,7 @@ def _tell_cut(name: str, text: str, entry: Path) -> None:
 
 
 def is_whole(entry: Path) -> bool:
-    """Whether an entry is there with the bytes that its note beside it names."""
+    """Whether an entry exists and its digest is the one in the .sha256 file beside it."""
     note = _note(entry)
     return entry.is_file() and note.is_file() and note.read_bytes() == sha256_file(entry).encode()
 

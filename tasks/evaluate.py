@@ -1,4 +1,4 @@
-"""Measure every checkpoint against the untouched base: ``artifacts/<method>/evaluation/``."""
+"""Measure every checkpoint and the untouched base: ``artifacts/<method>/evaluation/``."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def evaluate(method: str) -> None:
     found = examine(study, rows, progress)
     with publish(Path("artifacts", method, "evaluation")) as out:
         write(study, found, out)
-    # A file of its own: other numbers with the same best checkpoint do not make *export* run again.
+    # a separate file, so that *export* does not run again if only the numbers change
     write_json(Path("artifacts", method, "best.json"), {"checkpoint": found.best.candidate.name})
     pictures = sum(map(len, found.drawn.paths.values()))
     say(f"{method}: {len(rows)} rows, {pictures} pictures, {found.drawn.new} of them drawn now")

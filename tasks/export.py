@@ -1,4 +1,4 @@
-"""Write an artifact as the files that other programs load: ``artifacts/<method>/export/``."""
+"""Export an artifact to the file formats of other programs: ``artifacts/<method>/export/``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from etude.rendering.candidates import Candidate
 
 LISTING = "export.json"  # which checkpoint was written, and each file with its format
-CHECKPOINTS = "checkpoints"  # below the export: a folder a checkpoint, where all are wanted
+CHECKPOINTS = "checkpoints"  # subfolder of the export with one folder for each checkpoint, if all are exported
 
 INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
 
@@ -35,7 +35,7 @@ class Wanted(Schema):
 
 
 def export(method: str) -> None:
-    """Write what METHOD made in each of its formats: the best checkpoint, the last one, or the best and each one."""
+    """Write METHOD's artifact in each of its formats: the best checkpoint, the last one, or the best and all."""
     wanted = pick(Path("pipelines", method, "params.yaml"), Wanted).export
     forms = load_method(method).formats
     chosen = _chosen(method, wanted)
@@ -54,7 +54,7 @@ def export(method: str) -> None:
 
 
 def _chosen(method: str, wanted: str) -> dict[str, Candidate]:
-    """What is exported, by folder: one checkpoint at the top, and with `all` each of several in a folder of its own."""
+    """The exported checkpoints by folder: one in the export itself, and with `all` each one in its own subfolder."""
     from etude.rendering.candidates import find_made
 
     made = find_made(Path("artifacts", method, "build"))
@@ -73,7 +73,7 @@ def _chosen(method: str, wanted: str) -> dict[str, Candidate]:
 def _write(
     candidate: Candidate, forms: Sequence[str], draft: Draft, frame: Callable[[Path], Frame], *, apart: bool
 ) -> dict[Path, dict[str, str]]:
-    """The files of one checkpoint, each with its format; ``apart`` they have its step in their names."""
+    """Write the files of one checkpoint: path → format and checkpoint. If ``apart``, their names contain its step."""
     from etude.core import artifact as artifacts
     from etude.formats import write
     from etude.formats.metadata import marked
@@ -81,14 +81,14 @@ def _write(
     made = artifacts.load(candidate.path or "")
     named = marked(made, candidate.name) if apart else made
     found = {}
-    for form in made.facts.get("formats", forms):  # a method of several kinds says which suit this one
+    for form in made.facts.get("formats", forms):  # the fact, if the artifact has only some of the method's formats
         for path in write(form, named, draft, lambda: frame(Path(made.facts["base"]))):
             found[path] = {"format": form, "checkpoint": candidate.name}
     return found
 
 
 def read_frame(base: Path) -> Frame:
-    """All tensors of a base, and its configuration: what a whole model has besides what was learned."""
+    """All tensors of a base, and its configuration: the parts of a whole model that were not learned."""
     from etude.base.family import recognise
     from etude.formats import load_format
     from etude.formats.checkpoints import Frame
@@ -99,7 +99,7 @@ def read_frame(base: Path) -> Frame:
 
 
 def configuration(base: Path) -> dict[str, bytes]:
-    """What a diffusers folder of this base holds besides weights, by path; for a single file from what Étude ships."""
+    """The files of a diffusers folder of this base, except weights, by path; for a single file, Étude's own copies."""
     from etude.base.family import recognise
     from etude.base.single import config_folder
 
@@ -111,11 +111,13 @@ def configuration(base: Path) -> dict[str, bytes]:
     if base.is_dir():
         return files
     configs = _standard_configs(base, family, source)
-    return configs | files | {SCHEDULER: configs[SCHEDULER]}  # a single file's marks count before its configuration
+    return (
+        configs | files | {SCHEDULER: configs[SCHEDULER]}
+    )  # marks in a single file have precedence over its configuration
 
 
 def _standard_configs(base: Path, family: Family, source: Path) -> dict[str, bytes]:
-    """What the configuration of a single file may lack: the index of its parts, its scheduler, CLIP's tokenizers."""
+    """Files that a single file's configuration may lack: the index of its parts, its scheduler, CLIP's tokenizers."""
     from etude.base.single import single_scheduler
     from etude.base.tokenizer import load_tokenizer
 
@@ -132,7 +134,7 @@ def _standard_configs(base: Path, family: Family, source: Path) -> dict[str, byt
 
 
 def _index(family: Family, scheduler: str) -> dict[str, Any]:
-    """What a diffusers folder's index says of each part."""
+    """The content of a diffusers folder's index: the library and class of each part."""
     parts = {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
     for encoder in family.text_encoders:
         parts[encoder.part] = ["transformers", encoder.model]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from etude.grids.axes import Known
 
 __all__ = ["StageParams", "grid"]
-SHOWN = 8  # training pictures laid beside the grid
+SHOWN = 8  # training pictures that are copied, to be compared with the grid
 
 
 class StageParams(Schema):
@@ -35,7 +35,7 @@ class StageParams(Schema):
 
 
 def grid(method: str) -> None:
-    """Draw the grid of METHOD: what `grid` in params.yaml turns, cell by cell."""
+    """Draw the grid of METHOD, with the axes of `grid` in params.yaml."""
     stage_params = pick("params.yaml", StageParams)
     own = pick(f"pipelines/{method}/params.yaml", Learned)
     settings = load_method(method).axes
@@ -82,7 +82,7 @@ def _known(method: str, stage_params: StageParams, own: Learned) -> Known:
 
 
 def _training(data: Path, out: Path) -> None:
-    """Copies of a few training pictures with their captions, to be looked at beside the grid."""
+    """Copy a few training pictures with their captions, to be compared with the grid."""
     from etude.rendering.real import evenly, real_pictures
 
     out.mkdir()

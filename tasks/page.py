@@ -10,7 +10,7 @@ from tasks.shell.console import say
 
 
 def page(method: str) -> None:
-    """Write METHOD's page from what its stages left in ``artifacts/``."""
+    """Write METHOD's page from the outs of its stages in ``artifacts/``."""
     from etude.pages.page import render
     from etude.pages.report import keep
     from etude.pages.sources import find

@@ -1,4 +1,4 @@
-"""Pictures as they come → training pictures: ``data/<set>/prepared/`` with ``images.json``."""
+"""From people's picture files to training pictures: ``data/<set>/prepared/`` with ``images.json``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from etude.images.preparation import Preparation
 
 __all__ = ["Prepare", "StageParams", "prepare"]
-SHOWN = 5  # files named in the log for each kind of finding; images.json names all
+SHOWN = 5  # files in the log for each kind of finding; images.json has all
 
 
 class StageParams(Schema):
@@ -26,7 +26,7 @@ class StageParams(Schema):
 
 
 def prepare(name: str) -> None:
-    """Prepare the pictures of the image set NAME, which are in the folder that params.yaml names."""
+    """Prepare the pictures of the image set NAME; params.yaml names their folder."""
     settings, folder = pick("params.yaml", StageParams).prepare, image_folder(name)
     from etude.images.folder import list_pictures
     from etude.images.preparation import Preparation
@@ -65,7 +65,7 @@ def _tell(name: str, files: int, listing: dict[str, Any]) -> None:
 
 
 def _sources(listing: dict[str, Any]) -> list[list[str]]:
-    """The pairs of near duplicates by the names of their files."""
+    """The pairs of near duplicates, by their file names."""
 
     def source(identifier: str) -> str:
         name: str = listing["images"][identifier]["sources"][0]

@@ -21,7 +21,7 @@ class StageParams(Schema):
 
 
 def report() -> None:
-    """Compare the chosen methods, from their pages; pages of others are left alone."""
+    """Compare the chosen methods, from the data of their pages; other methods' pages are ignored."""
     stage_params = pick("params.yaml", StageParams)
     from etude.pages.report import as_csv, entries, numbers, render, rows
 

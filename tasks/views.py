@@ -1,6 +1,6 @@
-"""Views of an image set's pictures, smaller and larger, encoded: ``artifacts/<method>/views/<set>/``.
+"""Encode smaller and larger views of an image set's pictures: ``artifacts/<method>/views/<set>/``.
 
-Each is encoded once and kept in ``.cache/`` as *encode* keeps pictures.
+Each view is encoded once and cached in ``.cache/``, like pictures in *encode*.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def views(method: str, name: str) -> None:
 
 
 def _views(path: Path, asked: Augmentation) -> Iterator[tuple[Image.Image, Tensor, str]]:
-    """Each view with its mask [1, h, w] (uint8) and kind; a function of the picture's name, the number and the seed."""
+    """Each view with its mask [1, h, w] (uint8) and kind. They depend only on picture name, view number and seed."""
     import torch
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""What every stage and command starts through: the right Python, checked parameters, the watch, whole outs."""
+"""The start of every stage and command: the right Python, checked parameters, the watch, complete outs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _ROOT = Path(__file__).parent.parent.parent
 
 
 def _python() -> Path | None:
-    """The Python of the checkout's environment; in a copy or worktree of it, that of the checkout around or behind."""
+    """The Python in this checkout's .venv, or in that of the checkout of which this is a copy or a worktree."""
     folders, link = [_ROOT, *_ROOT.parents], _ROOT / ".git"  # DVC's experiments and flows run in .dvc/tmp, .scratch
-    if link.is_file():  # of a worktree; it names <checkout>/.git/worktrees/<name>
+    if link.is_file():  # a worktree: the file contains <checkout>/.git/worktrees/<name>
         folders += list((_ROOT / link.read_text(encoding="utf-8").removeprefix("gitdir:").strip()).parents)[2:3]
     own = [folder for folder in folders if folder == _ROOT or (folder / "tasks" / "__init__.py").exists()]
     name = ".venv/Scripts/python.exe" if sys.platform == "win32" else ".venv/bin/python3"
@@ -31,12 +31,12 @@ def _python() -> Path | None:
 
 
 def _continue_with(python: Path) -> NoReturn:
-    """Run this command line with another Python, and end as it ends."""
+    """Run this command line with another Python, and exit with its exit code."""
     command = [str(python), *sys.orig_argv[1:]]
     if sys.platform == "win32":
         import subprocess
 
-        # Its exec ends this process at once, and DVC would take that for the stage's end.
+        # on Windows, exec ends this process at once, and DVC would believe that the stage has ended
         sys.exit(subprocess.run(command, check=False).returncode)
     os.execv(python, command)
 
@@ -49,9 +49,9 @@ if _LACKING := [name for name in ("pydantic", "ruamel", "torch", "typer") if not
     _NEXT = "set up and activate as README.md says of Windows" if sys.platform == "win32" else _HOW
     sys.exit(f"error: {sys.executable}: this Python has no {', '.join(_LACKING)}. Next: {_NEXT}.")
 
-_BEGAN = time.time()  # from here on code is imported
+_BEGAN = time.time()  # all later imports see code of this time or newer
 
-# What a machine may lack, which is no fault of the code, and what to do then.
+# Errors because the machine lacks something (not faults of the code), and the next action for each.
 _LACKS = {
     errno.ENOSPC: "free some space on that disk",
     errno.EDQUOT: "free some space, or ask for more",
@@ -64,18 +64,18 @@ def run(command: Callable[..., Any]) -> None:
     """Run a task's command line: check its arguments and all parameters of the project first, then do the work.
 
     A fault in an argument or in any params file stops every task before torch is imported and before anything is
-    written. A stage of dvc.yaml is alone at its outs, and fails where what it reads is changed meanwhile.
+    written. No two processes run the same stage of dvc.yaml at once, and a stage fails if its inputs change meanwhile.
     """
-    if sys.platform == "win32":  # dvc.yaml puts names in '…', which only other shells take away
+    if sys.platform == "win32":  # names in dvc.yaml are in '…', which the shell of Windows does not remove
         sys.argv[1:] = [word.strip("'") for word in sys.argv[1:]]
-    # Imported by name, here and below: the checks must not make every stage depend on every schema.
+    # imported by name, here and below: else every stage would depend on every schema
     import_module("etude.command_line").command_line(prepared(command))
 
 
 def prepared(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``command``, that checks all parameters before its work; an EtudeError becomes one line on stderr, exit code 1.
+    """``command``, which first checks all parameters. An EtudeError becomes one line on stderr, with exit code 1.
 
-    So does what the machine lacks: space, rights, memory.
+    The same happens if the machine lacks space, permissions or memory.
     """
 
     @wraps(command)
@@ -134,9 +134,9 @@ def _warnings_in_short() -> Iterator[None]:
 
 @contextmanager
 def publish(path: Path, look: Look | None = None) -> Iterator[Path]:
-    """Yield a draft folder; at the end it takes the place of ``path``, if what the stage reads is still what it saw.
+    """Yield a draft folder; at the end it replaces ``path``, if the stage's inputs and those of ``look`` are unchanged.
 
-    So must be what ``look`` saw. Raises StaleError, or ConflictError where a dvc makes ``path`` at this moment.
+    Raises StaleError if they changed, and ConflictError if another DVC process is making ``path``.
     """
     from etude.core.files import replace_folder
 
@@ -148,7 +148,7 @@ def publish(path: Path, look: Look | None = None) -> Iterator[Path]:
 
 
 def seen(file: Path, name: str) -> Look:
-    """What the stage ``name`` of a dvc.yaml reads, as it was when this process began."""
+    """A look at the inputs of the stage ``name`` of a dvc.yaml, from the start of this process."""
     look: Look = import_module("etude.watch.watch").seen(file, name)
     return look
 

@@ -1,4 +1,4 @@
-"""What the tasks tell a person: lines on stdout, warnings and progress on stderr."""
+"""The output of tasks for people: lines on stdout, warnings and progress on stderr."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ T = TypeVar("T")
 
 
 def say(text: str, *, error: bool = False) -> None:
-    """One line, as it is: no mark-up, no wrapping, so that file names stay whole in a log."""
+    """Print one line without mark-up or wrapping, so that file names in a log are not broken."""
     from rich.console import Console
 
     Console(stderr=error, markup=False, highlight=False, emoji=False).print(text, soft_wrap=True)
 
 
 def warn(text: str) -> None:
-    """A line on stderr that something was left out or looks wrong, while the work goes on."""
+    """Print a warning on stderr, and continue."""
     say(f"warning: {text}", error=True)
 
 
 def progress(items: Sequence[T], title: str) -> Iterator[T]:
-    """The items, under a bar on stderr; silent when that is no terminal."""
+    """The items, with a progress bar on stderr if it is a terminal."""
     from rich.console import Console
     from rich.progress import track
 

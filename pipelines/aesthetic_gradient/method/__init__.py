@@ -1,7 +1,7 @@
-"""Aesthetic gradient: texts are read so that they come nearer to a set's pictures (Gallego, 2022, arXiv:2209.12330).
+"""Aesthetic gradient: prompts are encoded closer to a set's pictures (Gallego, 2022, arXiv:2209.12330).
 
-What is learned is one vector: the mean CLIP embedding of the pictures. When a text is read, a copy of the text encoder
-takes a few steps that turn its CLIP text embedding towards that vector, and the copy's reading is mixed in.
+What is learned is one vector: the mean CLIP embedding of the pictures. For each prompt, a copy of the text encoder is
+trained for a few steps that turn the prompt's CLIP embedding towards that vector, and the copy's output is mixed in.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Params(MethodParams):
 
 
 def build(*, base: Base, pictures: Pictures, params: Params, report: Report) -> Artifact:
-    """The mean of the pictures' embeddings, and what the steps at drawing need besides: nothing is trained here."""
+    """The mean of the pictures' embeddings, and the other tensors that drawing needs: nothing is trained here."""
     import torch
 
     from etude.base.vision import embed_pictures, text_projection
@@ -77,13 +77,13 @@ def build(*, base: Base, pictures: Pictures, params: Params, report: Report) -> 
 def apply(
     artifact: Artifact, base: Base, steps: float = 5.0, weight: float = 0.9, slerp: float = 0.0, turn: float = 0.1
 ) -> Iterator[Base]:
-    """Texts are read by copies that took ``steps`` steps, mixed in with ``weight``; leaving removes the hook.
+    """Encode texts also with copies trained for ``steps`` steps, mixed in with ``weight``; on exit the hook is removed.
 
     ``slerp`` of 0.5 or more mixes along an arc. ``turn`` turns the aim towards the text of the params, or away from it.
     """
     from .prompt_steering import Steps, aim, mixed_readings
 
-    # Tensors of a file may lie unaligned in memory and add up otherwise, and Adam's first step makes much of little.
+    # tensors from a file may be unaligned in memory, which changes the rounding of sums; Adam's first step amplifies it
     tensors = {name: tensor.contiguous().clone() for name, tensor in artifact.tensors.items()}
     _refuse_other_clip(base, artifact.facts["clip"], tensors["projection"])
     text = tensors.get("text")
@@ -98,7 +98,7 @@ def apply(
 
 
 def _refuse_other_clip(base: Base, clip: str, projection: Tensor) -> None:
-    """The projection must fit the text encoder: it belongs to the CLIP whose text half that is."""
+    """Raise BaseError if the projection does not fit the text encoder, which must be the text half of the same CLIP."""
     from etude.core.errors import BaseError
 
     width = base.text_encoders[0].config.hidden_size

@@ -1,9 +1,9 @@
-"""A text encoder that steers its reading of a text: the steps a copy takes for it, and how its reading is mixed in.
+"""Prompt steering: training a copy of the text encoder for one text, and mixing in the copy's output.
 
-Aesthetic gradients (Gallego, 2022, arXiv:2209.12330); steps and mixing on a line as in the extension for A1111. Its
-arcs run along the 77 places of each dimension, and the text that it turns to has its own length; here arcs run between
-the vectors of a place, and both aims have length 1. With five steps and weight 0.9 the extension (2023-01-06), run on a
-small base, encodes texts as this does, within 1e-6.
+Aesthetic gradients (Gallego, 2022, arXiv:2209.12330); steps and linear mixing as in the extension for A1111. Two things
+differ: the extension's arcs are along the 77 places of each dimension, and it does not normalise the text it turns to;
+here arcs are between the vectors of each place, and both aims have length 1. With five steps and weight 0.9 on a small
+base, the extension (2023-01-06) and this code encode texts equally, within 1e-6.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from etude.diffusion.interpolation import slerp
 
 @dataclass(frozen=True)
 class Steps:
-    """``count`` steps of Adam at ``rate`` towards ``aim`` [1, d], in the space that ``projection`` [d, width] opens."""
+    """``count`` steps of Adam at ``rate`` towards ``aim`` [1, d], in the space of ``projection`` [d, width]."""
 
     count: int
     rate: float
@@ -31,9 +31,9 @@ class Steps:
 
 
 def aim(embedding: Tensor, text: Tensor | None, *, negative: bool, turn: float) -> Tensor:
-    """The unit vector [1, d] to come near to: the pictures', turned by a share towards the text's.
+    """The unit vector [1, d] to approach: that of the pictures, turned by the share ``turn`` towards the text's.
 
-    ``negative``: towards where the pictures are without the text, ê - t̂.
+    ``negative``: turned away from the text, towards ê - t̂ (pictures minus text).
     """
     pictures = normalize(embedding.float(), dim=1)
     if text is None:
@@ -43,12 +43,12 @@ def aim(embedding: Tensor, text: Tensor | None, *, negative: bool, turn: float) 
 
 
 def distance(pooled: Tensor, projection: Tensor, towards: Tensor) -> Tensor:
-    """L = -mean cos(P·pooled, aim) of text states [B, width]."""
+    """L = -mean cos(P·pooled, aim) for pooled text states [B, width]."""
     return -cosine_similarity(pooled @ projection.T, towards, dim=1).mean()
 
 
 def tuned(encoder: Any, ids: Tensor, steps: Steps) -> Any:
-    """A copy of the encoder after its steps for the text ``ids`` [1, 77]; in float32 at least: steps are small."""
+    """A copy of the encoder after its steps for the text ``ids`` [1, 77]; in float32 or wider, as steps are small."""
     dtype = torch.promote_types(next(encoder.parameters()).dtype, torch.float32)
     copy = deepcopy(encoder).to(dtype).requires_grad_(True)
     projection, towards = (tensor.to(ids.device, dtype) for tensor in (steps.projection, steps.aim))
@@ -62,12 +62,12 @@ def tuned(encoder: Any, ids: Tensor, steps: Steps) -> Any:
 
 
 def mixed_readings(steps: Steps, weight: float, *, arc: bool, end: int) -> Callable[..., Any]:
-    """A forward hook for a text encoder: z ← (1 - w)·z + w·z', with z' the reading of a tuned copy for each text.
+    """A forward hook for a text encoder: z ← (1 - w)·z + w·z', where z' is the output of a tuned copy for each text.
 
-    The empty text, whose second id is ``end``, stays as it is: the unconditional half of guidance. Equal texts of a
-    batch are tuned once. ``arc`` mixes by `slerp`.
+    The empty text (its second id is ``end``) is unchanged, because it is the unconditional half of guidance. Equal
+    texts of a batch are tuned once. ``arc`` mixes by `slerp`.
     """
-    inside: list[bool] = []  # copies carry this hook too
+    inside: list[bool] = []  # copies have this hook too
 
     def mix(here: Tensor, there: Tensor) -> Tensor:
         there = there.to(here)
@@ -79,7 +79,7 @@ def mixed_readings(steps: Steps, weight: float, *, arc: bool, end: int) -> Calla
         given = arguments[0] if arguments else named["input_ids"]
         inside.append(True)
         try:
-            # Gradients are needed even where the caller switched them off for good.
+            # gradients are needed even if the caller uses inference mode
             with torch.inference_mode(False), torch.no_grad():
                 rows = given.clone()
                 texts = [row for row in torch.unique(rows, dim=0) if row[1] != end]
@@ -95,7 +95,7 @@ def mixed_readings(steps: Steps, weight: float, *, arc: bool, end: int) -> Calla
 
 
 def _replace(output: Any, read: Any, where: Tensor, mix: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Mix the reading [1, 77, d] into the rows ``where`` [B, 1, 1] of an output and of all its layers' states."""
+    """Mix the states [1, 77, d] of ``read`` into the rows ``where`` [B, 1, 1] of an output, for all its layers."""
 
     def mixed(state: Tensor, new: Tensor) -> Tensor:
         state = state.clone()

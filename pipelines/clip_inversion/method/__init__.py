@@ -1,9 +1,9 @@
-"""CLIP inversion: one CLIP image embedding, learnt through a base that takes such embeddings (unCLIP).
+"""CLIP inversion: one CLIP image embedding, learned with a base that is conditioned on such embeddings (unCLIP).
 
 As textual inversion learns a word, this learns a point in the space of CLIP's picture embeddings (Ramesh et al., 2022,
-arXiv:2204.06125): it begins where the set's pictures lie on average, and moves to where they are predicted best. It is
-learned through guidance (as DreamArtist's words are, Dong et al., 2022, arXiv:2211.11337), and beside what texts say of
-each picture, so that the embedding need not say it.
+arXiv:2204.06125): it starts at the mean of the set's pictures, and moves to where the base predicts them best. It is
+learned with guidance (like DreamArtist's words, Dong et al., 2022, arXiv:2211.11337) and together with the captions,
+so that the embedding need not contain what the captions already describe.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Params(OwnBase, Trained, HasPreview, MethodParams):
 def build(
     *, base: Base, images: Images, pictures: Pictures, captions: Captions, params: Params, report: Report
 ) -> Artifact:
-    """Move the embedding, in units of the base's own spread of them, so that the pictures are predicted from it."""
+    """Train the embedding, normalised with the base's mean and std, so that the base predicts the pictures from it."""
     import torch
 
     from etude.base.conditioning import Conditioning
@@ -71,7 +71,7 @@ def build(
     batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     start = _start(base, unclip, pictures, params.start)
     moved = start.clone().requires_grad_()
-    shown = torch.empty_like(start)  # what is saved, and what previews draw from
+    shown = torch.empty_like(start)  # the embedding that is saved, and with which previews are drawn
     facts = {"name": params.name, "noise_level": params.noise_level}
     learned = Artifact(METHOD, {KEY: shown}, facts, params.save)
 
@@ -94,10 +94,11 @@ def build(
 
 @contextmanager
 def apply(artifact: Artifact, base: Base, strength: float = 1.0, noise_level: float = 0.0) -> Iterator[Base]:
-    """The base draws from the embedding; leaving makes it forget.
+    """Condition the base on the embedding; on exit this is undone.
 
-    ``strength`` is the share of the way there: from the supplied embedding, if any (so several are interpolated, along
-    an arc), else from the middle of the base's embeddings. More ``noise_level`` (0 to 999) leaves more freedom.
+    ``strength`` is the share of the way to the embedding, along an arc: from an embedding that is already supplied (so
+    several artifacts are interpolated), else from the mean of the base's embeddings. A higher ``noise_level`` (0 to
+    999) gives pictures more freedom.
     """
     from etude.diffusion.hooks import supplied_picture
     from etude.diffusion.interpolation import slerp
@@ -111,7 +112,7 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0, noise_level: fl
 
 
 def _texts(batch: Batch, params: Params) -> list[str]:
-    """A template for each picture, filled in; without a trigger word neither it nor the caption says the name."""
+    """A filled-in template for each picture; without a trigger word, it does not contain the name."""
     texts = draw(params.templates, batch.texts, params.name)
     return [fill(text, params.word) for text in texts]
 
@@ -119,8 +120,9 @@ def _texts(batch: Batch, params: Params) -> list[str]:
 def _loss(
     base: Base, batch: Batch, said: Conditioning, nothing: Conditioning, embedding: Tensor, params: Params
 ) -> Tensor:
-    """The denoising loss of u + γ · (c - u): c is told of ``embedding`` [1, d] and of the texts ``said`` [B, 77, d], u
-    of ``nothing`` [1, 77, d].
+    """The denoising loss of u + γ · (c - u).
+
+    c is conditioned on ``embedding`` [1, d] and the texts ``said`` [B, 77, d], u on ``nothing`` [1, 77, d].
     """
     import torch
 
@@ -143,7 +145,7 @@ def _loss(
 
 
 def _unclip(base: Base) -> Unclip:
-    """How the base is conditioned on pictures; raises BaseError where it cannot be."""
+    """How the base is conditioned on pictures; raises BaseError if it is not an unCLIP base."""
     from etude.core.errors import BaseError
 
     if base.unclip is None:
@@ -153,10 +155,10 @@ def _unclip(base: Base) -> Unclip:
 
 
 def _start(base: Base, unclip: Unclip, pictures: Pictures, where: str) -> Tensor:
-    """The first embedding [1, d], normalised: the mean of the pictures' own, or of all that the base has seen.
+    """The first embedding [1, d], normalised: the mean of the pictures, or of all pictures that trained the base.
 
-    A base of image variations has no mean and spread of embeddings: there it moves in its own units, and ``mean`` is 0,
-    which is the embedding of no picture.
+    A base of image variations has no mean and std of embeddings: there embeddings are not normalised, and ``mean`` is
+    0, which is no picture's embedding.
     """
     from etude.base.vision import embed_pictures
 

@@ -1,7 +1,7 @@
-"""Custom Diffusion: keys and values of the cross-attention, and a new word a concept (Kumari et al., 2022).
+"""Custom Diffusion: keys and values of the cross-attention, and a new word for each concept (Kumari et al., 2022).
 
-arXiv:2212.04488. L = Σ m (ŷ - y)² / Σ m on views of the own pictures, with a mask m of what counts, + λ · MSE on class
-images. Several concepts are learned together, or apart and merged in closed form (`merge.py`).
+arXiv:2212.04488. L = Σ m (ŷ - y)² / Σ m on views of the own pictures, where the mask m is 1 for cells that count,
++ λ · MSE on class images. Several concepts are learned together, or separately and merged in closed form (`merge.py`).
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ def build(*, base: Base, views: Views, class_images: Prior, params: Params, repo
 
 @contextmanager
 def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Base]:
-    """Swap the weights, or go ``strength`` of the way to them, and know the words; leaving undoes both exactly."""
+    """Replace weights (``strength`` 1; less: interpolate) and add the words; on exit both are undone exactly."""
     from etude.diffusion.hooks import added_tokens
     from etude.diffusion.weights import parameters_of, swapped
 
     known = parameters_of("unet", base.unet)
     weights = {name: tensor for name, tensor in artifact.tensors.items() if name.startswith("unet.")}
-    for name in [name for name in weights if name.endswith(".delta")]:  # files of others hold differences
+    for name in [name for name in weights if name.endswith(".delta")]:  # files of other programs contain differences
         whole, delta = name.removesuffix(".delta"), weights.pop(name)
         weights[whole] = known[whole].detach() + delta.to(known[whole]) if whole in known else delta
     words = {word: text_rows(artifact.tensors, f"words.{i}.") for i, word in enumerate(artifact.facts["words"])}
@@ -86,14 +86,14 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
 
 
 def _facts(params: Params, count: int) -> dict[str, Any]:
-    """What the artifact tells besides: its words, the texts of their concepts, and what the export stage is asked."""
+    """The artifact's facts: its words, the texts of their concepts, and settings for the export stage."""
     concepts = params.concepts.values()
     told = {"words": [concept.word for concept in concepts], "prompts": [concept.worded() for concept in concepts]}
     return told | {"name": params.name, "images": count, "compress": params.compress, "lora_rank": params.lora_rank}
 
 
 def _starts(base: Base, words: str) -> list[Tensor]:
-    """[1, d] float32 for each text encoder: the row of a known word; of several tokens their mean."""
+    """A row [1, d] float32 for each text encoder: that of a known word, or the mean of its tokens' rows."""
     rows = []
     for tokenizer, encoder in zip(base.tokenizers, base.text_encoders, strict=True):
         ids = tokenizer(words, add_special_tokens=False)["input_ids"]
@@ -104,7 +104,7 @@ def _starts(base: Base, words: str) -> list[Tensor]:
 
 @contextmanager
 def _still_start(unet: nn.Module) -> Iterator[None]:
-    """No gradient flows through key and value of the first token, which is the same in every prompt."""
+    """Inside, no gradient flows through key and value of the start token, which is the same in every prompt."""
     import torch
 
     def hold(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
@@ -118,7 +118,9 @@ def _still_start(unet: nn.Module) -> Iterator[None]:
 
 
 def _reader(base: Base, params: Params, views: Views) -> Callable[[Pair], Conditioning]:
-    """What a pair is conditioned on: a view by its concept's text, said to be far or near; then the class's."""
+    """The function that makes a pair's conditioning: a view's is its concept's text, after a phrase for far or near;
+    then that of the class pictures.
+    """
     import torch
 
     from etude.base.conditioning import Conditioning

@@ -1,11 +1,11 @@
 """Several concepts in one model without training: the closed form of Custom Diffusion (arXiv:2212.04488, 4.2).
 
-For each key and value matrix W, the nearest W' that answers the concepts' words as their own matrices did:
+For each key and value matrix W, the nearest W' that maps the concepts' words to the same values as their own matrices:
 
     minimise ‖(W' - W) Kᵀ‖  subject to  W' Tᵀ = Vᵀ   ⇒   W' = W + (Vᵀ - W Tᵀ) (d Tᵀ)⁻¹ d,  d = T C⁻¹,  C = Kᵀ K
 
-K [N, d] are states of captions that should stay as they are, T [m, d] those of the concepts' texts, and V [m, out]
-what the matrix W_i of the concept that a text came from makes of it. Written from the paper and its description.
+K [N, d] are states of captions whose output should not change, T [m, d] are states of the concepts' texts, and V
+[m, out] is the output of W_i for them, the matrix of the concept to which a text belongs. Written from the paper.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from etude.base.base import Base
     from etude.core.artifact import Artifact
 
-FRAMES = ("a photo of {}", "painting in the style of {}")  # of a thing, of "<word> art": it is also met in a sentence
-RIDGE = 1e-9  # of C's mean diagonal: where the captions tell nothing of a direction, the least change is taken
-BEGINNING, LEFT_OUT = "photo of a", 3  # a caption that begins so tells nothing in its first three words
+FRAMES = ("a photo of {}", "painting in the style of {}")  # sentences with a concept's text: a thing, or "<word> art"
+RIDGE = 1e-9  # times C's mean diagonal: for directions that no caption contains, the smallest change is chosen
+BEGINNING, LEFT_OUT = "photo of a", 3  # the first three words of a caption that begins like this are ignored
 
 
 def merge(base: Base, made: Sequence[Artifact], captions: Sequence[str]) -> Artifact:
-    """One artifact with the words of all of ``made``; ``captions`` tell what should stay (the paper has 200).
+    """One artifact with the words of all of ``made``; the output for ``captions`` should not change (the paper: 200).
 
-    Raises InputError when an artifact holds more than keys and values, two have the same word, or there is no caption.
+    Raises InputError if an artifact contains more than keys and values, if two have the same word, or without captions.
     """
     import torch
 
@@ -73,7 +73,7 @@ def solve(weight: Tensor, kept: Tensor, targets: Tensor, values: Tensor) -> Tens
 
 
 def framed(prompt: str) -> str:
-    """A concept's text in the middle of a sentence."""
+    """A concept's text in a sentence."""
     return FRAMES["art" in prompt.split()].format(prompt)
 
 
@@ -93,7 +93,7 @@ def states(base: Base, texts: Sequence[str]) -> Tensor:
 
 
 def _words(made: Sequence[Artifact]) -> dict[str, list[Tensor]]:
-    """Rows by word, of all artifacts; what cannot be merged is refused."""
+    """The rows of all artifacts by word; raises InputError for artifacts that cannot be merged."""
     words: dict[str, list[Tensor]] = {}
     for one in made:
         others = [n for n in one.tensors if n.startswith("unet.") and not re.search(r"attn2\.to_[kv]\.weight$", n)]
@@ -108,7 +108,7 @@ def _words(made: Sequence[Artifact]) -> dict[str, list[Tensor]]:
 
 
 def _distinct(asked: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
-    """All rows once, and for each the number of the artifact that it came from first."""
+    """All different rows, and for each the number of the first artifact that has it."""
     import torch
 
     rows: list[Tensor] = []
@@ -122,7 +122,7 @@ def _distinct(asked: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
 
 
 def _asked(artifact: Artifact) -> list[str]:
-    """Every prompt of an artifact, alone and in a frame."""
+    """Every prompt of an artifact, alone and in a sentence."""
     texts = []
     for prompt in artifact.facts["prompts"]:
         texts += [prompt, framed(prompt)]

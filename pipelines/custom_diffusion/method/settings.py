@@ -1,7 +1,7 @@
-"""What the method's params.yaml holds.
+"""The schema of the method's params.yaml.
 
-Both halves of the loss are means over values. diffusers' script divides the first half by the cells of the mask alone,
-not by the four channels that it sums over, so its ``prior_loss_weight`` of 1 is a ``prior_weight`` of 0.25 here.
+Both terms of the loss are means over values. diffusers' script divides the first term by the number of cells in the
+mask, but not by the four channels that it sums over, so its ``prior_loss_weight`` 1 is ``prior_weight`` 0.25 here.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from etude.training.preview import HasPreview
 
 
 class Concept(Schema):
-    """What is learned from one image set."""
+    """The concept that is learned from one image set."""
 
     word: str = Field(min_length=1, max_length=64, pattern=r"^\S+$", description="one word, without spaces")
     initializer: Words
     prompt: str = Field(pattern=r"\[word\]", description="a text with [word] in it")
 
     def worded(self) -> str:
-        """The text that its pictures are learned under."""
+        """The training text of its pictures."""
         return self.prompt.replace("[word]", self.word)
 
 
@@ -62,16 +62,16 @@ class Params(Concepts, HasViews, ClassPictures, Trained, HasPreview, MethodParam
         return self
 
     def image_sets(self) -> list[str]:
-        """Those of the concepts, and those of real pictures of their classes."""
+        """The sets of the concepts, and those of real class pictures."""
         return [*self.concepts, *self.class_images.real]
 
     @property
     def class_word(self) -> str:
-        """The known word that the new one of `set` starts from."""
+        """The known word from which the new word of `set` starts."""
         return self.concepts[self.set].initializer
 
     def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
-        """One concept, whose new word stands before its class; another class's pictures are drawn again."""
+        """One concept, named by its new word and its class; for another class, class pictures are drawn again."""
         before, new = self.class_word, f"<{word}>"
         prompt = classed(self.concepts[self.set].prompt, before, kind)
         prompts = [classed(prompt, before, kind) for prompt in self.class_images.prompts]

@@ -1,7 +1,7 @@
-"""DreamArtist: two words learnt through guidance, one to draw towards and one to draw away from (arXiv:2211.11337).
+"""DreamArtist: two words learned with guidance, one for the prompt and one for the negative prompt (arXiv:2211.11337).
 
-With c the answer under a text with the positive word, u that under the same text with the negative word (or that word
-alone, where texts are captions), the loss is that of u + γ(t) · (c - u), a sampler's (Dong, Wei and Lin, 2022).
+c is the UNet's output for a text with the positive word, u that for the same text with the negative word (or, if texts
+are captions, for the negative word alone). The loss is that of u + γ(t) · (c - u), as in drawing (Dong et al., 2022).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 METHOD = own_name(__name__)
 unsupported: dict[str, str] = {}
 formats = ("embedding_pair",)
-axes: dict[str, float] = {}  # its strength is the guidance of the sampler
+axes: dict[str, float] = {}  # none: the guidance of the sampler sets the strength
 
-SIDES = {"positive": "", "negative": "-neg"}  # what is added to the name to make the word of a side
+SIDES = {"positive": "", "negative": "-neg"}  # suffix of the name for the word of each side
 
 
 def build(*, base: Base, images: Images, captions: Captions | None, params: Params, report: Report) -> Artifact:
@@ -57,7 +57,9 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
 
     def loss(batch: Batch) -> Tensor:
         towards = draw(params.templates, batch.texts or [""] * len(batch.names), params.name)
-        away = [NAME] * len(towards) if batch.texts else towards  # captions are said on one side, as in drawing
+        away = (
+            [NAME] * len(towards) if batch.texts else towards
+        )  # captions are in the positive text only, as in drawing
         texts = [insert_name(text, params.name) for text in towards]
         texts += [insert_name(text, params.name + SIDES["negative"]) for text in away]
         both = encode_prompts(base, texts, params.clip_skip)
@@ -76,7 +78,7 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
 
 @contextmanager
 def apply(artifact: Artifact, base: Base) -> Iterator[Base]:
-    """The base knows both words, and draws away from the negative one whatever the negative prompt is."""
+    """Add both words to the base, and the negative word to every negative prompt; on exit both are undone."""
     rows = {side: tuple(text_rows(artifact.tensors, f"{side}.")) for side in SIDES}
     with _spoken(base, artifact.facts["name"], rows) as changed:
         yield changed
@@ -84,7 +86,7 @@ def apply(artifact: Artifact, base: Base) -> Iterator[Base]:
 
 @contextmanager
 def _spoken(base: Base, name: str, rows: Rows) -> Iterator[Base]:
-    """Both words are known, and the negative one in every negative prompt."""
+    """Inside, both words can be used, and the negative word is in every negative prompt."""
     from etude.diffusion.hooks import added_tokens, extra_negative_prompt
 
     words = {name + end: rows[side] for side, end in SIDES.items()}
@@ -98,7 +100,7 @@ def _named(base: Base, rows: Rows, side: str) -> dict[str, Tensor]:
 
 
 def _starts(base: Base, params: Params, seed: int) -> Rows:
-    """Rows to start from, leaves in float32: those of each side's initializer, with a little noise."""
+    """Initial rows, leaves in float32: those of each side's initializer, with a little noise."""
     import torch
 
     from etude.core.randomness import generator
@@ -127,7 +129,7 @@ def _guided(base: Base, drawn: Noised, both: Conditioning, guidance: Guidance) -
 
 
 def _losses(base: Base, drawn: Noised, answer: Tensor, plan: Optimization, weight: Tensor | None) -> Tensor:
-    """One loss a sample [B]: the squared error of the answer, weighed by ``weight`` [B, 1, h, w]."""
+    """One loss for each sample [B]: the squared error of the answer, weighted by ``weight`` [B, 1, h, w]."""
     from etude.diffusion.noise import target
     from etude.training.denoising import weighted
 
@@ -139,7 +141,7 @@ def _losses(base: Base, drawn: Noised, answer: Tensor, plan: Optimization, weigh
 
 
 def _distances(base: Base, drawn: Noised, answer: Tensor, mean: Tensor) -> Tensor:
-    """How far, in L1, the pictures that the answers amount to are from those of the latents ``mean``: [B]."""
+    """L1 distance [B] between the pictures decoded from the answers and those decoded from the latents ``mean``."""
     import torch
 
     from etude.diffusion.noise import original
@@ -151,12 +153,12 @@ def _distances(base: Base, drawn: Noised, answer: Tensor, mean: Tensor) -> Tenso
 
 
 def _decoded(base: Base, latents: Tensor) -> Tensor:
-    """Pixels [B, 3, H, W], about -1 to 1 and not clamped, so that gradients flow everywhere."""
+    """Pixels [B, 3, H, W], about -1 to 1. They are not clamped, so that every pixel has a gradient."""
     pixels: Tensor = base.vae.decode(latents.to(base.vae.dtype) / base.scaling_factor, return_dict=False)[0]
     return pixels
 
 
 def _weight(attention: Tensor) -> Tensor:
-    """Grey of an attention mask, 0 to 1, as the weight of a place: 0, ¼, ½, ¾, 1 → 0, ½, 1, 3, 5."""
+    """From the grey of an attention mask, 0 to 1, to the weight of a place: 0, ¼, ½, ¾, 1 → 0, ½, 1, 3, 5."""
     grey = 255 * attention
     return (grey / 127).where(grey <= 127, (grey - 127) / 128 * 4 + 1)

@@ -1,6 +1,6 @@
-"""Guidance while learning: one scale, or a scale that changes with the timestep (DreamArtist's "dynamic guidance").
+"""Guidance during training: one scale, or a scale that depends on the timestep (DreamArtist's "dynamic guidance").
 
-Nothing here imports torch at module level: a typo in params must show before torch is loaded.
+Nothing here imports torch at module level, because params are checked before torch is loaded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FORM = re.compile(rf"{NUMBER}(?:-{NUMBER}(?::(.+))?)?")
 
 @dataclass(frozen=True)
 class Guidance:
-    """γ(t) = low + (high - low) · curve(rate), where rate goes from 0 at the first timestep to 1 at the last."""
+    """γ(t) = low + (high - low) · curve(rate), where rate is 0 at the first timestep and 1 at the last."""
 
     low: float
     high: float
@@ -43,7 +43,7 @@ class Guidance:
     def at(self, t: Tensor, steps: int) -> Tensor:
         """γ [B, 1, 1, 1] float32 for timesteps t [B] of ``steps``."""
         rate = t.float() / (steps - 1)
-        curve: Tensor = evaluate(self.curve, rate) + 0 * rate  # a curve may be a mere number
+        curve: Tensor = evaluate(self.curve, rate) + 0 * rate  # a curve may be a constant
         return (self.low + (self.high - self.low) * curve).reshape(-1, 1, 1, 1)
 
 
@@ -51,7 +51,7 @@ def parse_guidance(text: float | str) -> Guidance:
     """``3.0``, ``1.5-4`` (from the first timestep to the last) or ``1.5-4:curve``; raises ValueError.
 
     A curve is ln (a straight line), cos, cos2, or an expression of ``rate`` such as ``rate ** 2`` or ``sqrt(rate)``:
-    numbers, + - * / **, pi and the functions cos, exp, log, sin, sqrt, tanh. No code of the text ever runs.
+    numbers, + - * / **, pi and the functions cos, exp, log, sin, sqrt, tanh. The text is never run as Python code.
     """
     found = FORM.fullmatch(str(text).replace(" ", ""))
     if not found:
@@ -71,7 +71,7 @@ def parse_guidance(text: float | str) -> Guidance:
 
 
 def evaluate(node: ast.expr, rate: Any) -> Any:
-    """An expression at ``rate``, a float or a tensor; raises ValueError for anything but arithmetic."""
+    """The value of an expression at ``rate``, a float or a tensor; raises ValueError for anything but arithmetic."""
     match node:
         case ast.Constant(value=int() | float() as value):
             return float(value)

@@ -1,8 +1,8 @@
-"""What the method's params.yaml holds.
+"""The schema of the method's params.yaml.
 
-From the authors' code are the noise of 0.001 on the negative word's start and the weight decay of 0.01. Two things
-differ from it: the norm of both words' gradients is clipped together, and ``reconstruction`` compares with what the
-autoencoder makes of the picture, not with the picture itself, so that it can reach 0.
+The noise of 0.001 on the negative word's initial rows and the weight decay of 0.01 are from the authors' code. Two
+things differ from it: gradients of both words are clipped by their common norm, and ``reconstruction`` compares with
+the picture decoded from its latents, not with the picture itself, so that the distance can be 0.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .guidance import parse_guidance
 class Word(Schema):
     """The ``positive`` or ``negative`` block."""
 
-    vectors: int = Field(ge=1, le=75)  # what fits between the start and the end of a prompt
+    vectors: int = Field(ge=1, le=75)  # a prompt has 75 places between start and end
     initializer: str
     noise: Scale
 
@@ -52,9 +52,9 @@ class Params(ReadsCaptions, Trained, HasPreview, MethodParams):
 
     @property
     def base_parts(self) -> tuple[Part, ...]:
-        """The VAE too, where answers are compared as pictures."""
+        """With ``reconstruction``, also the VAE: answers are compared as pictures."""
         return ("unet", "vae", "text") if self.reconstruction else ("unet", "text")
 
     def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
-        """The positive word starts from that of the class."""
+        """The positive word starts from the word of the class."""
         return {"set": images, "name": word, "positive.initializer": kind}

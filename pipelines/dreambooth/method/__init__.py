@@ -1,7 +1,7 @@
-"""DreamBooth: the whole UNet learns a rare word beside the word of its class (Ruiz et al., 2022, arXiv:2208.12242).
+"""DreamBooth: the whole UNet learns a rare word together with its class word (Ruiz et al., 2022, arXiv:2208.12242).
 
-L = MSE("sks bear", own pictures) + λ · MSE("bear", what the base draws under "bear"). The second half, prior
-preservation, keeps the class what it was.
+L = MSE("sks bear", own pictures) + λ · MSE("bear", pictures that the base draws for "bear"). The second term is prior
+preservation: without it, the model forgets the class.
 """
 
 from __future__ import annotations
@@ -70,16 +70,16 @@ class Params(ClassPictures, Trained, HasPreview, MethodParams):
         return self
 
     def image_sets(self) -> list[str]:
-        """That of the thing, and those of real pictures of its class."""
+        """The method's own set, and those of real class pictures."""
         return [self.set, *self.class_images.real]
 
     @property
     def class_word(self) -> str:
-        """What follows the rare word in the name."""
+        """The part of the name after the rare word."""
         return self.name.partition(" ")[2]
 
     def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
-        """The name holds the class; another class's pictures are drawn again."""
+        """The name contains the class; for another class, class pictures are drawn again."""
         prompts = [classed(prompt, self.class_word, kind) for prompt in self.class_images.prompts]
         real = self.class_images.real if kind == self.class_word else []
         own = {"class_images.prompts": prompts, "class_images.real": real}
@@ -87,7 +87,7 @@ class Params(ClassPictures, Trained, HasPreview, MethodParams):
 
 
 def build(*, base: Base, images: Images, class_images: Prior, params: Params, report: Report) -> Artifact:
-    """Train all weights of the UNet; those of the text encoders too when ``text_encoder_rate`` is above 0."""
+    """Train all weights of the UNet, and those of the text encoders if ``text_encoder_rate`` is above 0."""
     from etude.core.artifact import Artifact
     from etude.diffusion.weights import learning, parts_of
     from etude.training import prior
@@ -113,7 +113,7 @@ def build(*, base: Base, images: Images, class_images: Prior, params: Params, re
 
 @contextmanager
 def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Base]:
-    """Swap the weights, or go ``strength`` of the way from the base's to them; leaving brings back the very same."""
+    """Replace the base's weights; ``strength`` below 1 interpolates. On exit, the weights are exactly as before."""
     from etude.diffusion.weights import swapped
 
     with swapped(base, artifact.tensors, strength):
@@ -121,9 +121,9 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
 
 
 def _reader(base: Base, params: Params) -> Callable[[Pair], Conditioning]:
-    """What a pair is conditioned on: a template for each own picture, chosen at random, then the class's own texts.
+    """The function that makes a pair's conditioning: a random template for each own picture, then the class's texts.
 
-    Encoded once, or again for each pair when the text encoder is learning.
+    Texts are encoded once, or again for each pair if the text encoder is trained.
     """
     import torch
 

@@ -1,7 +1,7 @@
-"""Fine-tuning: all weights of the UNet, and on request of the text encoders, go on learning from captioned pictures.
+"""Fine-tuning: all weights of the UNet, optionally also of the text encoders, are trained on captioned pictures.
 
-The same loss that the base was made with (Rombach et al., 2022, arXiv:2112.10752), on other pictures. What is saved is
-the average of the weights over the last steps (EMA), which is smoother than the last step's.
+The loss is that of the base's own training (Rombach et al., 2022, arXiv:2112.10752), on other pictures. The saved
+weights are the average over the last steps (EMA), which is smoother than the weights of the last step.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Params(Captioned, Trained, HasPreview, MethodParams):
 
 
 def build(*, base: Base, images: Images, captions: Captions, params: Params, report: Report) -> Artifact:
-    """Train all weights of the UNet; those of the text encoders too when ``text_encoder_rate`` is above 0."""
+    """Train all weights of the UNet, and those of the text encoders if ``text_encoder_rate`` is above 0."""
     from etude.core.artifact import Artifact
     from etude.diffusion.weights import learning, parts_of
     from etude.training import conditioning
@@ -74,7 +74,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
 
 @contextmanager
 def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Base]:
-    """Swap the weights, or go ``strength`` of the way from the base's to them; leaving brings back the very same."""
+    """Replace the base's weights; ``strength`` below 1 interpolates. On exit, the weights are exactly as before."""
     from etude.diffusion.weights import swapped
 
     with swapped(base, artifact.tensors, strength):
@@ -83,7 +83,7 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
 
 @contextmanager
 def _recomputed(unet: Any, on: bool) -> Iterator[None]:
-    """Activations are computed again for the gradients instead of kept (Chen et al., 2016, arXiv:1604.06174)."""
+    """To save memory, activations are computed again for the gradients (Chen et al., 2016, arXiv:1604.06174)."""
     if not on:
         yield
         return

@@ -1,7 +1,7 @@
 """Hypernetwork: small networks before the keys and values of every attention layer (NovelAI and A1111, 2022).
 
 k = to_k(H_k(x)) and v = to_v(H_v(x)) with H(x) = x + strength · stack(x), a pair for each width of x; no weight of the
-base changes. While learning, the strength is 1. The networks themselves are in `networks`.
+base changes. During training, the strength is 1. The networks are in `networks`.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ unsupported: dict[str, str] = {}
 formats = ("hypernetwork_pt",)
 axes = {"strength": 1.0}
 
-# A1111's names. Left out of its list are those that need arguments (threshold, multiheadattention), that halve the
-# width (glu) and that mix the pictures of a batch (softmax, softmin, softmax2d, logsoftmax).
+# A1111's names, without those that need arguments (threshold, multiheadattention), that halve the width (glu) and that
+# mix the pictures of a batch (softmax, softmin, softmax2d, logsoftmax).
 Activation = Literal[
-    "linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sigmoid", "softsign", "mish",  # these ComfyUI knows too
+    "linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sigmoid", "softsign", "mish",  # ComfyUI supports these too
     "celu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "logsigmoid", "prelu", "relu6", "rrelu",
     "selu", "silu", "softplus", "softshrink", "tanhshrink",
 ]  # fmt: skip
@@ -70,7 +70,7 @@ class Params(Captioned, Trained, HasPreview, MethodParams):
 
 
 def build(*, base: Base, images: Images, captions: Captions, params: Params, report: Report) -> Artifact:
-    """Train the networks on the noise that the base, with them in place, predicts under each caption."""
+    """Train the networks on the loss of the base's prediction with the networks in place."""
     from etude.core.artifact import Artifact
     from etude.training import conditioning
     from etude.training.batches import Batches
@@ -95,7 +95,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
 
 @contextmanager
 def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Base]:
-    """Put the networks in place. Several hypernetworks applied one inside the other form a chain: H₂(H₁(x))."""
+    """Add the networks to the base; on exit they are removed. Nested hypernetworks form a chain: H₂(H₁(x))."""
     from .networks import before_keys_and_values, restored
 
     networks = restored(artifact.tensors, _design(artifact.facts), base)
@@ -104,7 +104,7 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
 
 
 def _design(facts: dict[str, Any], dropout: tuple[float, ...] = ()) -> Design:
-    """The anatomy that facts tell; dropout is for learning alone."""
+    """The architecture from an artifact's facts; dropout is only for training."""
     from .networks import Design
 
     told = {name: facts[name] for name in ("structure", "activation", "activate_output", "layer_norm")}

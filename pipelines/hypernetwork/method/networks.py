@@ -1,8 +1,8 @@
-"""Hypernetworks as A1111 knows them: a small network before the keys and one before the values of attention layers.
+"""Hypernetworks as in A1111: a small network before the keys and one before the values of attention layers.
 
-k = to_k(H_k(x)) and v = to_v(H_v(x)) with H(x) = x + strength · stack(x); queries stay as they are. A pair (H_k, H_v)
-belongs to a width: every attention layer whose input x is so wide uses it. In SD 1.5 that is 768 for the text of all
-cross-attention layers, and 320, 640 and 1280 for the pictures in the self-attention layers of each level.
+k = to_k(H_k(x)) and v = to_v(H_v(x)) with H(x) = x + strength · stack(x); queries do not change. A pair (H_k, H_v)
+belongs to a width: every attention layer whose input x has this width uses it. In SD 1.5, that is 768 for the text in
+all cross-attention layers, and 320, 640 and 1280 for the picture in the self-attention layers of each level.
 """
 
 from __future__ import annotations
@@ -24,31 +24,32 @@ from etude.core.method import own_name
 METHOD = own_name(__name__)
 Networks = nn.ModuleDict  # "<width>" → {"k": stack, "v": stack}
 SIDES = ("k", "v")
-DEVIATION = 0.01  # of A1111's normal start
-# Activations of torch that need arguments, halve the width, or mix the pictures of a batch.
+DEVIATION = 0.01  # standard deviation of A1111's normal initialisation
+# activations of torch that need arguments, halve the width, or mix the pictures of a batch
 UNFIT = {"threshold", "multiheadattention", "glu", "softmax", "softmin", "softmax2d", "logsoftmax"}
 
 
 @dataclass(frozen=True)
 class Design:
-    """The anatomy that the networks of one hypernetwork share."""
+    """The architecture that the networks of one hypernetwork share."""
 
-    structure: Sequence[float]  # widths after each layer as multiples of x's, from 1 to 1; products are cut to integers
+    structure: Sequence[float]  # widths as multiples of x's width, first and last are 1; products are cut to integers
     activation: str  # A1111's name: linear, swish (Hardswish), or a class of torch.nn in lower case
     activate_output: bool  # also after the last layer
-    layer_norm: bool  # after every layer, behind the activation
-    dropout: Sequence[float] = ()  # share set to 0 after each place of `structure`; none: no dropout
+    layer_norm: bool  # after every layer and its activation
+    dropout: Sequence[float] = ()  # dropout for each place of `structure`; empty: none
 
 
 def input_widths(unet: nn.Module) -> list[int]:
-    """The widths of the inputs of keys and values in a UNet, in rising order."""
+    """The widths of the inputs of keys and values in a UNet, in ascending order."""
     return sorted({attention.to_k.in_features for attention in _attentions(unet)})
 
 
 def make_networks(widths: Iterable[int], design: Design) -> Networks:
-    """Networks for these widths, as torch starts them; see `initialise`. A tensor's name: ``768.k.0.linear.weight``.
+    """Networks for these widths, with torch's initialisation (then use `initialise`). A tensor's name is, for example,
+    ``768.k.0.linear.weight``.
 
-    Raises FormatError for an activation that is not known, and for a multiple so small that no number is left.
+    Raises FormatError for an unknown activation, and for a multiple so small that a width would be 0.
     """
     networks = nn.ModuleDict()
     for width in widths:
@@ -58,10 +59,10 @@ def make_networks(widths: Iterable[int], design: Design) -> Networks:
 
 @torch.no_grad()
 def initialise(networks: Networks, initial: str, activation: str, unit_gain: bool) -> None:
-    """Draw the weights as A1111 does; biases are 0. ``initial``: Normal (σ = 0.01) or {Xavier,Kaiming}{Uniform,Normal}.
+    """Initialise as A1111 does; biases are 0. ``initial``: Normal (σ = 0.01) or {Xavier,Kaiming}{Uniform,Normal}.
 
-    The gains of layer norms start at N(0, 0.01), whatever ``initial`` is, so that such a stack begins near 0; with
-    ``unit_gain`` at 1, as everywhere else.
+    The gains of layer norms are drawn from N(0, 0.01) for every ``initial``, so that a stack's output is near 0 at the
+    start; with ``unit_gain`` they are 1, as usual.
     """
     slope: Literal["leaky_relu", "relu"] = "leaky_relu" if activation == "leakyrelu" else "relu"
     draw: Callable[[Tensor], Any] = {
@@ -84,7 +85,7 @@ def initialise(networks: Networks, initial: str, activation: str, unit_gain: boo
 
 
 def restored(tensors: Mapping[str, Tensor], design: Design, base: Base) -> Networks:
-    """Networks with these tensors, frozen, on the base's device, in float32 at least; raises FormatError."""
+    """Networks with these tensors, frozen, on the base's device, in float32 or wider; raises FormatError."""
     dtype = torch.promote_types(base.dtype, torch.float32)
     widths = sorted({int(name.partition(".")[0]) for name in tensors})
     with torch.device("meta"):
@@ -101,9 +102,9 @@ def restored(tensors: Mapping[str, Tensor], design: Design, base: Base) -> Netwo
 
 @contextmanager
 def before_keys_and_values(base: Base, networks: Networks, strength: float = 1.0) -> Iterator[Base]:
-    """The networks in place. Contexts may be nested: two give H₂(H₁(x)), as A1111's chains do.
+    """Add the networks to the base; on exit they are removed. Nested contexts give H₂(H₁(x)), like A1111's chains.
 
-    Raises BaseError when the base has no attention layer of any of their widths.
+    Raises BaseError if the base has no attention layer with any of their widths.
     """
     with ExitStack() as undo:
         met = False
@@ -155,7 +156,7 @@ def _activation(name: str) -> nn.Module:
 
 
 def _through(stack: nn.Module, strength: float) -> Callable[..., tuple[Any, ...]]:
-    """A forward pre-hook: x → x + strength · stack(x), added up in the stack's precision."""
+    """A forward pre-hook: x → x + strength · stack(x), computed in the stack's precision."""
 
     def change(_layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         x = inputs[0].to(next(stack.parameters()).dtype)

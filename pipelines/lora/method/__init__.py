@@ -1,7 +1,7 @@
-"""LoRA: a low-rank change to the attention weights (Hu et al., 2021, arXiv:2106.09685), and its kin: DoRA, LoHa, LoKr.
+"""LoRA: a low-rank change to the attention weights (Hu et al., 2021, arXiv:2106.09685); variants: DoRA, LoHa, LoKr.
 
-W' = W + strength · α/r · B·A, with A [r, in] random and B [out, r] zero at the start; only A and B are trained. What
-the kin make of their factors is told in `etude.diffusion.factors`.
+W' = W + strength · α/r · B·A, with A [r, in] random and B [out, r] zero at the start; only A and B are trained. The
+formulas of the variants are in `etude.diffusion.factors`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ axes = {"strength": 1.0}
 
 
 def build(*, base: Base, images: Images, captions: Captions, params: Params, report: Report) -> Artifact:
-    """Train the pairs; the text encoders learn too when ``text_encoder_rate`` is above 0."""
+    """Train the factors of the UNet, and those of the text encoders if ``text_encoder_rate`` is above 0."""
     from etude.core.artifact import Artifact
     from etude.training import conditioning
     from etude.training.batches import Batches
@@ -45,7 +45,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     facts: dict[str, Any] = {"name": params.name, "rank": params.rank, "alpha": params.alpha}
     facts |= {"images": len(images.names), "tags": dict(Counter(captions.texts[name] for name in images.names))}
-    facts |= {} if params.kind in ("lora", "dora") else {"formats": ["kohya_lora"]}  # diffusers has no other form
+    facts |= {} if params.kind in ("lora", "dora") else {"formats": ["kohya_lora"]}  # diffusers supports no other kind
     with inserted(base, params, report.seed) as found:
         facts |= {"alphas": others} if (others := alphas(list(found), params)) else {}
         tensors = {name: saved_form(name, tensor) for name, tensor in found.items()}
@@ -63,7 +63,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
 
 @contextmanager
 def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Base]:
-    """Add the change, ``strength`` times; leaving brings back the very same weights."""
+    """Add ``strength`` times the change; on exit, the weights are exactly as before."""
     from etude.diffusion.factors import added
 
     with added(base, artifact.tensors, artifact.facts, strength) as changed:
@@ -71,7 +71,7 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
 
 
 def _groups(found: Mapping[str, Tensor], params: Params) -> list[Group]:
-    """The UNet's and the text encoders' factors at their rates; with LoRA+ those of B apart."""
+    """The factors of UNet and text encoders with their learning rates; with LoRA+, the B factors are in own groups."""
     from etude.training.fit import Group
     from etude.training.rates import groups
 

@@ -1,4 +1,4 @@
-"""peft's layers inside a base, and their parameters by the names that they have in an artifact."""
+"""peft's layers in a base, and their parameters by their names in an artifact."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ _OWN = re.compile(r"\.(lora_|hada_|lokr_)")
 
 @contextmanager
 def inserted(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tensor]]:
-    """The layers in place, removed on leaving: leaves in float32, by name. Raises BaseError for an unknown block."""
+    """Insert peft's layers; on exit they are removed. Yields their parameters by name, leaves in float32.
+
+    Raises BaseError for an unknown block.
+    """
     _check_blocks(base, params)
     parts = {part: module for part, module in parts_of(base).items() if part == "unet" or params.text_encoder_rate}
     tuners: list[Any] = []
@@ -52,44 +55,44 @@ def inserted(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tensor
 
 
 def saved_form(name: str, tensor: Tensor) -> Tensor:
-    """DoRA's magnitude as [out, 1] or [out, 1, 1, 1], as LyCORIS has it; peft has [out] and [1, out, 1, 1]."""
+    """DoRA's magnitude in LyCORIS's shape [out, 1] or [out, 1, 1, 1]; peft's shape is [out] or [1, out, 1, 1]."""
     if not name.endswith(".dora_scale"):
         return tensor
     return tensor[:, None] if tensor.ndim == 1 else tensor.transpose(0, 1)
 
 
 def alphas(names: Sequence[str], params: Params) -> dict[str, float]:
-    """Where the rank of a layer is another than ``rank``, the alpha that keeps its scale at ``alpha`` / ``rank``."""
+    """The alpha of each layer whose rank is not ``rank``, so that its scale is ``alpha`` / ``rank`` too."""
     layers = {match.group(1) for name in names if (match := re.match(r"(.+?)\.(lora|hada|lokr)_", name))}
     ranks = {layer: _rank(layer, params) for layer in sorted(layers)}
     return {layer: params.alpha * rank / params.rank for layer, rank in ranks.items() if rank != params.rank}
 
 
 def _rank(layer: str, params: Params) -> int:
-    """The rank of ``<part>.<module>``: that of the longest block that it lies in."""
+    """The rank of ``<part>.<module>``: that of the innermost block of `blocks` that contains it, else ``rank``."""
     blocks = [block for block in params.blocks if f"{layer}.".startswith(f"{block}.")]
     return params.blocks[max(blocks, key=len)] if blocks else params.rank
 
 
 def _ranks(part: str, module: nn.Module, params: Params) -> dict[str, int]:
-    """The layers that learn, and their ranks."""
+    """The layers that are trained, with their ranks."""
     ranks = {name: _rank(_place(part, name), params) for name in _chosen(module, params)}
     return {name: rank for name, rank in ranks.items() if rank}
 
 
 def _chosen(module: nn.Module, params: Params) -> list[str]:
-    """The layers that `targets` names."""
+    """The layers that belong to `targets`."""
     chosen = re.compile(rf"(.*\.)?({'|'.join(TARGETS[target] for target in params.targets)})")
     return [name for name, _ in module.named_modules() if chosen.fullmatch(name)]
 
 
 def _place(part: str, name: str) -> str:
-    """A module as `blocks` calls it."""
+    """A module's name in `blocks`."""
     return f"{part}.{name.removeprefix('text_model.')}".removesuffix(".")
 
 
 def _check_blocks(base: Base, params: Params) -> None:
-    """Raises BaseError for a block that there is not, and for one in which no layer is a target."""
+    """Raises BaseError for a block that does not exist, and for one without a target layer."""
     parts = parts_of(base).items() if params.blocks else ()
     known = [_place(part, name) for part, module in parts for name, _ in module.named_modules()]
     layers = [_place(part, name) for part, module in parts for name in _chosen(module, params)]
@@ -103,13 +106,13 @@ def _check_blocks(base: Base, params: Params) -> None:
 
 
 def _named(name: str) -> str:
-    """peft's name of a parameter as an artifact has it."""
+    """A parameter's name in an artifact, from peft's name."""
     short = name.removeprefix("text_model.").replace(".default", "")
     return short.replace("lora_magnitude_vector.weight", "dora_scale")
 
 
 def _tuned(module: nn.Module, params: Params, ranks: Mapping[str, int]) -> Any:
-    """The module with peft's layers in it."""
+    """peft's tuner, which has inserted its layers into the module."""
     others = {re.escape(name): rank for name, rank in ranks.items() if rank != params.rank}
     shared: dict[str, Any] = {
         "r": params.rank,
@@ -127,5 +130,5 @@ def _tuned(module: nn.Module, params: Params, ranks: Mapping[str, int]) -> Any:
     tuner = LoKrModel(module, LoKrConfig(**shared, decompose_factor=params.factor), "default")
     for layer in module.modules():
         if isinstance(layer, LoKrLayer) and layer.lokr_w1 and layer.lokr_w2:
-            layer.scaling["default"] = 1.0  # whole factors have no rank, so their readers know no scale
+            layer.scaling["default"] = 1.0  # whole factors have no rank, so programs use no scale
     return tuner

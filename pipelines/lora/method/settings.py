@@ -1,4 +1,4 @@
-"""What the method's params.yaml holds."""
+"""The schema of the method's params.yaml."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from etude.core.params import MethodParams, Scale, nearest, refuse_twice
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
 
-TARGETS = {  # ends of the names of layers in the UNet and in CLIP's text encoder
+TARGETS = {  # patterns for the ends of layer names, in the UNet and in CLIP's text encoder
     "attention": r"attn[12]\.to_[qkv]|attn[12]\.to_out\.0|self_attn\.[qkv]_proj|self_attn\.out_proj",
     "feed_forward": r"ff\.net\.0\.proj|ff\.net\.2|mlp\.fc[12]",
     "projection": r"proj_in|proj_out",
@@ -21,7 +21,7 @@ TARGETS = {  # ends of the names of layers in the UNet and in CLIP's text encode
 
 
 def places() -> list[str]:
-    """Where layers can learn, in any family."""
+    """The parts of all families whose layers can be trained."""
     return [
         *(f"unet.{side}" for side in ("down_blocks", "mid_block", "up_blocks")),
         *(f"{p}.encoder" for p in text_parts()),

@@ -1,7 +1,7 @@
-"""Model merge: several models in one, by a formula for each of their weights.
+"""Model merge: several models in one, by a formula that is applied to each weight.
 
-What other methods learned is merged on the base that they learned it on; whole checkpoints and LoRAs are merged alike.
-No pictures are needed: where weights are learned, the models teach.
+Artifacts of other methods are merged on the base with which they were trained; whole checkpoints and LoRAs can be
+merged too. No pictures are needed: if the formula's weights are learned, the models themselves are the teachers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ axes = {"strength": 1.0}
 
 
 def build(*, base: Base, models: Mapping[str, Input], params: Params, report: Report) -> Artifact:
-    """Merge; weights are read from files and written to one, one tensor at a time, unless they are learned first."""
+    """Merge, tensor by tensor, from files to a file, so that memory is limited; learning needs the whole UNet first."""
     from dataclasses import replace
 
     from etude.base.base import DTYPES
@@ -62,7 +62,7 @@ def build(*, base: Base, models: Mapping[str, Input], params: Params, report: Re
 
 @contextmanager
 def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Base]:
-    """The base with the merged weights: W + ``strength`` · (W' - W); leaving brings back its own."""
+    """The base with the merged weights: W + ``strength`` · (W' - W); on exit, the weights are exactly as before."""
     from etude.diffusion.hooks import replaced_weights
     from etude.diffusion.weights import parameters_of, parts_of, swapped
 
@@ -82,7 +82,7 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
 
 
 def _rebased(base: Base, models: Mapping[str, Model]) -> list[Weights]:
-    """The weights of every model, those after the first in the order of its hidden units."""
+    """The weights of every model; hidden units of all others are reordered to match those of the first."""
     from etude.base.family import read_config
     from etude.base.single import config_folder
 
@@ -96,7 +96,7 @@ def _rebased(base: Base, models: Mapping[str, Model]) -> list[Weights]:
 
 
 def _learned(merge: Merge, params: Params, base: Base, models: Sequence[Model], report: Report) -> Weights:
-    """Weights for the channels of the UNet, learned with the text encoders that the merge will have."""
+    """Learned weights of task arithmetic for the channels of the UNet, using the merge's own text encoders."""
     from etude.base.loading import load_base
 
     from .merging.learning import learn

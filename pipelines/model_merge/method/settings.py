@@ -1,4 +1,4 @@
-"""What the method's params.yaml holds."""
+"""The schema of the method's params.yaml."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Weighing = Annotated[float, Field(ge=-100, le=100)]
 
 
 class Weight(Schema):
-    """A number of a formula, by block."""
+    """A number of a formula, for each block."""
 
     unet: Weighing | Annotated[list[Weighing], Field(min_length=COUNT, max_length=COUNT)] | str
     rest: Weighing
@@ -30,7 +30,7 @@ class Weight(Schema):
 
 
 class Learning(Schema):
-    """How weights of single channels are found: the models draw, and the merge is to answer as each of them does."""
+    """How weights for each channel are learned: each model draws, and the merge learns to predict the same."""
 
     steps: int = Field(ge=0, le=1_000_000)
     batch_size: Count
@@ -88,16 +88,16 @@ class Params(Models, MethodParams):
 
     @property
     def learns(self) -> bool:
-        """Whether channels get weights of their own."""
+        """Whether a weight is learned for each channel."""
         return self.formula == "task_arithmetic" and "unet" in self.parts and self.learning.steps > 0
 
     @property
     def base_parts(self) -> tuple[Part, ...]:
-        """None: a merge reads files, one weight at a time."""
+        """No parts: a merge reads weights from files, one at a time."""
         return ()
 
     def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
-        """The name as that of the method whose artifact is merged: with the class, where it had one."""
+        """The same name as the method whose artifact is merged: with the class, if the name has one."""
         name = f"{word} {kind}".strip() if " " in self.name else word
         values: dict[str, Any] = {"set": images, "name": name}
         for key, texts in self.learning.prompts.items():

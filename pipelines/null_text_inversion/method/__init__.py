@@ -1,7 +1,8 @@
 """Null-text inversion: pictures as noise and embeddings from which the base draws them again (arXiv:2211.09794).
 
-Mokady et al., 2022. DDIM carries a picture to noise; then the empty text of guidance is replaced, step by step, by an
-embedding with which the way back ends at the picture. Under another prompt the way back ends at an edited picture.
+Mokady et al., 2022. DDIM inversion turns a picture into noise. Then, for each step, the empty text of guidance is
+replaced by an embedding that is optimised so that drawing ends at the picture. With another prompt, drawing ends at an
+edited picture.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
 METHOD = own_name(__name__)
 unsupported: dict[str, str] = {}
 formats = ("null_text",)
-axes = {"cross_replace": 0.8, "self_replace": 0.5}  # shares of the steps in which an edit takes over attention
+axes = {"cross_replace": 0.8, "self_replace": 0.5}  # shares of the steps in which an edit copies attention
 
 
 class Optimization(Schema):
-    """The block `optimization`: how the embeddings are moved."""
+    """The block `optimization`: the settings of the embeddings' optimisation."""
 
     inner_steps: int = Field(ge=1, le=10_000)
     learning_rate: Rate
@@ -50,14 +51,14 @@ class Params(Captioned, MethodParams):
 
     @property
     def base_parts(self) -> tuple[Part, ...]:
-        """All: what is drawn back is compared with the pictures."""
+        """All parts: the VAE too, because drawn pictures are compared with the originals."""
         return ("unet", "vae", "text")
 
 
 def build(
     *, base: Base, images: Images, captions: Captions, pictures: Pictures, params: Params, report: Report
 ) -> Artifact:
-    """Invert pictures of the set, batch by batch; a killed run goes on at the step where it was."""
+    """Invert pictures of the set, batch by batch; a killed run resumes at the step where it was."""
     from etude.core.artifact import Artifact
     from etude.training import conditioning
 
@@ -97,10 +98,10 @@ def build(
 
 @contextmanager
 def apply(artifact: Artifact, base: Base, cross_replace: float = 0.8, self_replace: float = 0.5) -> Iterator[Base]:
-    """The base draws the inverted pictures, each edited by the prompt: seed s means the s-th of them.
+    """Make the base draw the inverted pictures, edited by the prompt: seed s selects the s-th picture.
 
-    Sampler, steps, guidance and the negative prompt are those of the inversion. Raises BaseError for a base with other
-    texts or other timesteps.
+    Sampler, steps, guidance and negative prompt are those of the inversion. Raises BaseError for a base with another
+    text width or other timesteps.
     """
     from etude.diffusion.hooks import custom_sampler
 

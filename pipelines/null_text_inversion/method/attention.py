@@ -1,8 +1,8 @@
-"""Editing by prompt: a picture keeps its shapes where attention is taken over (Hertz et al., 2022, arXiv:2208.01626).
+"""Editing by prompt: a picture keeps its shapes if attention is copied (Hertz et al., 2022, arXiv:2208.01626).
 
-A picture is drawn twice side by side, under its own text and under the new one. In the first steps the new one looks
-where the old one looked: cross-attention of words is replaced (a word for a word), refined (new words beside old ones)
-or re-weighted, and self-attention on small maps is copied.
+A picture is drawn twice in one batch, with its own text and with the new text. In the first steps, the new picture uses
+the attention of the old one: cross-attention of words is replaced (word for word), refined (new words are added) or
+re-weighted, and self-attention on small maps is copied.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _WEIGHTED = re.compile(r"\(([^():]+):(-?\d+(?:\.\d+)?)\)")
 
 @dataclass(frozen=True)
 class Edit:
-    """How the attention A' [·, 77] of the new text follows from A of the old: w · (α · (A M) + (1 - α) · A').
+    """The edit of attention: w · (α · (A M) + (1 - α) · A'), where A [·, 77] is that of the old text, A' of the new.
 
-    ``mapping`` M [77, 77]: old place → new place; ``kept`` α [77]: 1 where A is taken over; ``weights`` w [77].
+    ``mapping`` M [77, 77]: old place → new place; ``kept`` α [77]: 1 where A is copied; ``weights`` w [77].
     """
 
     mapping: Tensor
@@ -36,7 +36,7 @@ class Edit:
 
 
 def read_weights(prompt: str) -> tuple[str, list[tuple[int, int, float]]]:
-    """``a (red:2) cat`` as plain text, and (start, end, weight) of each marked piece of it."""
+    """``a (red:2) cat`` as plain text, and (start, end, weight) of each weighted piece."""
     plain, marked, last = "", [], 0
     for match in _WEIGHTED.finditer(prompt):
         plain += prompt[last : match.start()]
@@ -49,8 +49,8 @@ def read_weights(prompt: str) -> tuple[str, list[tuple[int, int, float]]]:
 def edit(base: Base, old: str, new: str, number: int = 0) -> Edit:
     """The edit from one text to another, in the tokens of text encoder ``number``.
 
-    Texts of as many words are a replacement, word for word; others a refinement: words in common keep their places.
-    ``(word:2)`` in the new text re-weights it.
+    If both texts have the same number of words, words are replaced one by one; else the attention of their common words
+    is copied. ``(word:2)`` in the new text re-weights a word.
     """
     plain, marked = read_weights(new)
     length = base.text_encoders[number].config.max_position_embeddings
@@ -64,7 +64,7 @@ def edit(base: Base, old: str, new: str, number: int = 0) -> Edit:
             if len(source) == len(target):
                 mapping[source[place], t] = 1
             else:
-                mapping[source, t] = 1 / len(target)  # what all tokens of the old word get, shared out
+                mapping[source, t] = 1 / len(target)  # the old word's attention is divided among the new tokens
     for offset in range(length - max(ends)):  # the end token and the padding after it
         mapping[ends[0] + offset, ends[1] + offset] = 1
     kept[mapping.sum(dim=0) == 0] = 0
@@ -80,7 +80,7 @@ def _words(base: Base, text: str, number: int) -> list[list[int]]:
 
 
 def _places(base: Base, text: str, start: int, end: int, number: int) -> list[int]:
-    """The places of the tokens of ``text[start:end]``, which begins and ends with words; none for what was cut off."""
+    """The places of the tokens of ``text[start:end]``, which are whole words; without tokens that were cut off."""
     before, upto = (len(_ids(base, piece, number)) for piece in (text[:start], text[:end]))
     return list(range(1 + before, 1 + upto))
 
@@ -92,7 +92,7 @@ def _ids(base: Base, text: str, number: int) -> list[int]:
 
 
 def _common(base: Base, old: str, new: str, number: int) -> list[tuple[list[int], list[int]]]:
-    """Places of the longest common run of tokens, not necessarily together (Needleman-Wunsch with free gaps)."""
+    """Places of the longest common subsequence of tokens (Needleman-Wunsch with free gaps)."""
     a, b = _ids(base, old, number), _ids(base, new, number)
     best = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
     for i, x in enumerate(a):
@@ -111,7 +111,7 @@ def _common(base: Base, old: str, new: str, number: int) -> list[tuple[list[int]
 
 
 class Control:
-    """What is taken over in the present step. Rows of a batch: [nothing old, nothing new, old, new], B of each."""
+    """Copies attention in the present step. The batch has the rows [empty for old, empty for new, old, new], B each."""
 
     def __init__(self, edits: Sequence[Edit], device: torch.device) -> None:
         self.mapping = torch.stack([each.mapping for each in edits]).to(device)
@@ -120,7 +120,7 @@ class Control:
         self.cross = self.self_ = False
 
     def __call__(self, probabilities: Tensor, is_cross: bool) -> Tensor:
-        """``probabilities`` [4B, heads, queries, keys], the last quarter changed."""
+        """``probabilities`` [4B, heads, queries, keys] with the last quarter changed."""
         if not (self.cross if is_cross else self.self_ and probabilities.shape[2] <= SELF_TOKENS):
             return probabilities
         *rest, old, new = probabilities.chunk(4)
@@ -135,7 +135,7 @@ class Control:
 
 
 class _Processor:
-    """Attention with its probabilities written out, so that they can be changed."""
+    """Attention that computes its probabilities explicitly, so that they can be changed."""
 
     def __init__(self, control: Control) -> None:
         self.control = control
@@ -146,7 +146,7 @@ class _Processor:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
         q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (q, k, v))
-        if attn.upcast_attention:  # SD 2.x: scores that half precision cannot hold
+        if attn.upcast_attention:  # SD 2.x: scores overflow in half precision
             q, k = q.float(), k.float()
         probabilities = (q @ k.transpose(-1, -2) * attn.scale).softmax(dim=-1).to(v.dtype)
         probabilities = self.control(probabilities, encoder_hidden_states is not None)
@@ -158,7 +158,7 @@ class _Processor:
 
 @contextmanager
 def controlled(unet: Any, control: Control) -> Iterator[None]:
-    """Every attention of the UNet under control; leaving puts the usual ones back."""
+    """Use ``control`` in every attention layer of the UNet; on exit, the usual processors are restored."""
     before = dict(unet.attn_processors)
     try:
         unet.set_attn_processor(dict.fromkeys(before, _Processor(control)))

@@ -1,4 +1,4 @@
-"""One batch of pictures from its latents to its embeddings, and how well each is drawn again."""
+"""One batch of pictures: from latents to embeddings, and how well each picture is reconstructed."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from etude.training.report import Report
 from .inversion import Inversion
 from .path import draw, pivot
 
-KINDS = ("vae", "ddim", "null_text")  # through the VAE alone; without and with the optimisation
+KINDS = ("vae", "ddim", "null_text")  # reconstructed by the VAE alone; without and with the optimisation
 
 
 @dataclass
 class Progress:
-    """What a run has done: all of it is kept at every step, so that a killed run goes on from there."""
+    """The state of a run. It is saved at every step, so that a killed run can resume."""
 
     step: int = 0
     latents: dict[str, Tensor] = field(default_factory=dict)  # picture → z*_N [1, 4, h, w]
     embeddings: dict[str, Tensor] = field(default_factory=dict)  # picture → ∅ [N, 77, d]
     scores: dict[str, dict[str, float]] = field(default_factory=dict)  # picture → kind → PSNR in dB
     drawn: dict[str, Tensor] = field(default_factory=dict)  # picture → uint8 [kinds, H, W, 3]
-    nothing: list[Tensor] = field(default_factory=list)  # of the present batch: ∅ [B, 77, d] of each step so far
-    z: Tensor | None = None  # and z̄ [B, 4, h, w] after them
+    nothing: list[Tensor] = field(default_factory=list)  # of the present batch: ∅ [B, 77, d] for each finished step
+    z: Tensor | None = None  # of the present batch: z̄ [B, 4, h, w] after the last finished step
 
     def state(self) -> dict[str, Any]:
         """As a dictionary of plain values and tensors."""
@@ -44,7 +44,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures of one size: names, latents [B, 4, h, w], what is said of them, and what they look like."""
+    """Pictures of one size: names, latents [B, 4, h, w], the conditioning of their captions, and pixels."""
 
     names: Sequence[str]
     latents: Tensor
@@ -87,7 +87,7 @@ class Album:
 
 
 def invert(inversion: Inversion, batch: Batch, progress: Progress, report: Report) -> None:
-    """Go on where ``progress`` is, to the end of this batch; the pivot is computed again, with the same result."""
+    """Invert a batch, from the step in ``progress`` on; the pivot is computed again, with the same result."""
     base, path = inversion.base, inversion.path
     way = pivot(base, batch.latents, batch.said, path)
     z = way[-1] if progress.z is None else progress.z.to(way[-1])
@@ -96,7 +96,7 @@ def invert(inversion: Inversion, batch: Batch, progress: Progress, report: Repor
         nothing, errors = inversion.optimise(z, way[len(path) - i - 1], replace(batch.empty, hidden=start), i)
         _refuse_nan(errors, batch.names, path.times[i])
         z = inversion.advance(z, replace(batch.empty, hidden=nothing), i)
-        progress.nothing.append(nothing.cpu())  # where those of a resumed run are
+        progress.nothing.append(nothing.cpu())  # on the CPU, like those of a resumed run
         progress.z, progress.step = z, progress.step + 1
         report.log(progress.step, float(errors.mean()), inversion.rate(i))
         if i == len(path) - 1:
@@ -106,7 +106,7 @@ def invert(inversion: Inversion, batch: Batch, progress: Progress, report: Repor
 
 
 def _finish(inversion: Inversion, batch: Batch, noise: Tensor, progress: Progress) -> None:
-    """Put the batch's results where they stay, and compare what is drawn with the pictures."""
+    """Move the batch's results into the results of the run, and compare the reconstructions with the pictures."""
     assert progress.z is not None
     base = inversion.base
     plain = draw(base, noise, batch.said, repeat(batch.empty), inversion.guidance, inversion.path)
@@ -134,7 +134,7 @@ def psnr(picture: Tensor, truth: Tensor) -> float:
 
 
 def measures(scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """What a page shows of this method alone: the mean PSNR, beside that of plain DDIM and the VAE's ceiling."""
+    """The fact `measures` for the method's page: the mean PSNR, compared with plain DDIM and with the VAE alone."""
     means = {}
     for kind in KINDS:
         means[kind] = sum(each[kind] for each in scores.values()) / len(scores)
@@ -147,7 +147,7 @@ def measures(scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
 
 
 def sheet(progress: Progress, pictures: Mapping[str, Tensor]) -> Image.Image:
-    """A row a picture: itself, through the VAE, by plain DDIM, by null-text."""
+    """One row for each picture: the original, and its reconstructions by the VAE, plain DDIM and null-text."""
     rows = [torch.cat([pictures[name], *drawn.cpu()], dim=1).numpy() for name, drawn in progress.drawn.items()]
     width = max(row.shape[1] for row in rows)
     return Image.fromarray(np.concatenate(list(_wide(rows, width)), axis=0))

@@ -1,4 +1,4 @@
-"""How a base draws while an inversion is applied: from the noise of a picture, along its path, edited by the prompt."""
+"""The sampler of a base while an inversion is applied: it draws inverted pictures, edited by the prompt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .path import draw, plan, towards_picture
 
 @dataclass(frozen=True)
 class Inverted:
-    """One picture: its noise [1, 4, h, w], ∅ [N, 77, d] for each step, and the text under which it was inverted."""
+    """One picture: its noise [1, 4, h, w], ∅ [N, 77, d] for each step, and the caption of its inversion."""
 
     latent: Tensor
     nothing: Tensor
@@ -31,7 +31,7 @@ class Inverted:
 
 
 class EditingSampler:
-    """Draws the inverted pictures: seed s means the s-th of them, beginning again after the last."""
+    """Draws the inverted pictures: seed s selects the s-th picture, modulo their number."""
 
     def __init__(self, base: Base, artifact: Artifact, cross_replace: float, self_replace: float) -> None:
         facts = artifact.facts
@@ -45,7 +45,7 @@ class EditingSampler:
             raise BaseError(base.path, "has other timesteps or texts than these pictures were inverted with", action)
 
     def __call__(self, prompts: Sequence[str] | Conditioning, seeds: Sequence[int], width: int, height: int) -> Tensor:
-        """uint8 [B, height, width, 3] on the CPU: picture ``seeds[i]`` as ``prompts[i]`` tells it."""
+        """uint8 [B, height, width, 3] on the CPU: picture ``seeds[i]``, edited by ``prompts[i]``."""
         if isinstance(prompts, Conditioning):
             raise InputError("prompts", "are no texts, by which alone an inverted picture can be edited", "give texts")
         drawn: dict[int, Tensor] = {}
@@ -72,7 +72,7 @@ class EditingSampler:
     def _edited(
         self, z: Tensor, old: Conditioning, new: Conditioning, halves: Sequence[Conditioning], edits: Sequence[Edit]
     ) -> Tensor:
-        """Both pictures side by side; the new one takes over the attention of the old one in the first steps."""
+        """Draw both pictures in one batch; in the first steps, the old one's attention is copied to the new one."""
         base, control, count = self.base, Control(edits, self.base.device), len(self.path)
         both = torch.cat([z, z])
         with controlled(base.unet, control):
@@ -87,7 +87,7 @@ class EditingSampler:
         return both.chunk(2)[1]
 
     def _nothing(self, pictures: Sequence[Inverted], like: Conditioning) -> Iterator[Conditioning]:
-        """The unconditional half of each step; what SDXL pools is that of the empty text."""
+        """The conditioning of the unconditional half for each step; SDXL's pooled state is that of the empty text."""
         empty = encode_prompts(self.base, [""], self.clip_skip)[[0] * len(pictures)]
         for i in range(len(self.path)):
             hidden = torch.stack([picture.nothing[i] for picture in pictures]).to(like.hidden)
@@ -100,7 +100,7 @@ def _inverted(artifact: Artifact, name: str) -> Inverted:
 
 
 def _sized(pictures: Tensor, width: int, height: int) -> Tensor:
-    """uint8 [B, height, width, 3]: an inverted picture has one size, its own, and is scaled where another is asked."""
+    """uint8 [B, height, width, 3]; inverted pictures are drawn in their own size, and scaled if another is needed."""
     if pictures.shape[1:3] == (height, width):
         return pictures
     scaled = interpolate(pictures.permute(0, 3, 1, 2).float(), (height, width), mode="bilinear", antialias=True)

@@ -1,10 +1,10 @@
 """The optimisation of null-text inversion (Mokady et al., 2022, arXiv:2211.09794, algorithm 1).
 
-With guidance w > 1, drawing from the pivot's noise leaves the pivot. So at each step, from noise to picture, the
-unconditional embedding ∅ is moved until the guided step lands on the pivot: min over ∅ of ‖z*_{t-1} - z_{t-1}(z̄, ∅)‖².
+With guidance w > 1, drawing from the pivot's noise does not follow the pivot. So for each step, from noise to picture,
+the unconditional embedding ∅ is optimised so that the guided step ends at the pivot: minimise
+‖z*_{t-1} - z_{t-1}(z̄, ∅)‖² over ∅.
 
-Not `fit`: the problem is another one at every step, its batch is always the same, and it ends early, picture by
-picture.
+`fit` is not used, because every step is a new problem with its own batch, and each picture stops early by itself.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ BETAS, ε = (0.9, 0.999), 1e-8  # Adam's usual
 
 @dataclass(frozen=True)
 class Rule:
-    """How ∅ is moved: the block `optimization` of params.yaml."""
+    """How ∅ is optimised: the block `optimization` of params.yaml."""
 
-    inner_steps: int  # at most, at each step of the path
+    inner_steps: int  # the largest number, at each step of the path
     learning_rate: float  # of Adam at the first step of the path; half of it at the last
     stop: float  # a picture is done when its error is below stop + i · stop_growth
     stop_growth: float
@@ -36,7 +36,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Inversion:
-    """Pictures that are inverted together: B texts, one path, one guidance."""
+    """The settings of a batch that is inverted: B texts, one path, one guidance."""
 
     base: Base
     path: Path
@@ -49,10 +49,10 @@ class Inversion:
         return self.rule.learning_rate * (1 - i / (2 * len(self.path)))
 
     def optimise(self, z: Tensor, goal: Tensor, nothing: Conditioning, i: int) -> tuple[Tensor, Tensor]:
-        """∅ [B, 77, d] for step i from ``z`` to ``goal``, starting at ``nothing``; the last error [B] that was seen.
+        """∅ [B, 77, d] for step i from ``z`` to ``goal``, starting at ``nothing``; and each picture's last error [B].
 
-        Pictures do not know of each other: Adam moves each number by its own gradients, and a picture that is done
-        stands still and is computed no more.
+        Pictures are independent: Adam changes each number by its own gradients, and a picture that is done is no
+        longer changed or computed.
         """
         t = self._time(i)
         with torch.no_grad():
@@ -80,7 +80,7 @@ class Inversion:
 
     @torch.no_grad()
     def advance(self, z: Tensor, nothing: Conditioning, i: int) -> Tensor:
-        """z̄ after step i with the ∅ that was found."""
+        """z̄ after step i with the optimised ∅."""
         answer = guided(self.base, z, self._time(i), self.said, nothing, self.guidance)
         return towards_picture(self.base, answer, z, self.path, i)
 

@@ -1,7 +1,7 @@
-"""DDIM's way between a picture's latents and noise, in both directions (Song et al., 2021, arXiv:2010.02502).
+"""DDIM's steps between a picture's latents and noise, in both directions (Song et al., 2021, arXiv:2010.02502).
 
-z' = √ᾱ' x₀ + √(1 - ᾱ') ε, where x₀ = (z - √(1 - ᾱ) ε) / √ᾱ: towards less noise when drawing, towards more when
-inverting. The UNet is asked at the noisier end of each step, so both ways ask the same question of nearly the same z.
+z' = √ᾱ' x₀ + √(1 - ᾱ') ε, where x₀ = (z - √(1 - ᾱ) ε) / √ᾱ: towards less noise in drawing, towards more noise in
+inversion. In both directions, the UNet gets the timestep of the noisier end of a step, so its inputs are almost equal.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Path:
 
 
 def plan(base: Base, steps: int) -> Path:
-    """The steps that ``sampler: ddim`` would take on this base."""
+    """The steps of ``sampler: ddim`` with this base."""
     scheduler = make_scheduler(base, "ddim", steps)
     ᾱ = base.alphas_cumprod.double().cpu()
     last = float(ᾱ[0]) if not scheduler.config.set_alpha_to_one else 1.0
@@ -43,7 +43,7 @@ def plan(base: Base, steps: int) -> Path:
 
 
 def parts(base: Base, answer: Tensor, z: Tensor, ᾱ: float) -> tuple[Tensor, Tensor]:
-    """x₀ and ε of an answer of the UNet about ``z`` at ᾱ, whichever of ε and v it predicts."""
+    """x₀ and ε from the UNet's output for ``z`` at ᾱ, for ε- and v-prediction."""
     signal, spread = sqrt(ᾱ), sqrt(1 - ᾱ)
     if base.prediction == "v_prediction":
         return signal * z - spread * answer, signal * answer + spread * z
@@ -57,7 +57,7 @@ def towards_picture(base: Base, answer: Tensor, z: Tensor, path: Path, i: int) -
 
 
 def towards_noise(base: Base, answer: Tensor, z: Tensor, path: Path, i: int) -> Tensor:
-    """Step i of drawing, backwards: ``z`` is at its end."""
+    """Step i of drawing, backwards, from its end ``z``."""
     _, ε = parts(base, answer, z, path.alphas[i])
     start, end = path.alphas[i], path.ends[i]
     return sqrt(start) * (z - sqrt(1 - end) * ε) / sqrt(end) + sqrt(1 - start) * ε
@@ -65,7 +65,7 @@ def towards_noise(base: Base, answer: Tensor, z: Tensor, path: Path, i: int) -> 
 
 @torch.no_grad()
 def pivot(base: Base, z: Tensor, conditioning: Conditioning, path: Path) -> list[Tensor]:
-    """z*₀ … z*_N: latents ``z`` [B, 4, h, w] of pictures carried to noise without guidance; the last is the noise."""
+    """z*₀ … z*_N: DDIM inversion of the latents ``z`` [B, 4, h, w] without guidance; the last is the noise."""
     found = [z]
     for i in reversed(range(len(path))):
         answer = predict(base, found[-1].to(base.dtype), _at(base, path, i), conditioning).to(z.dtype)
@@ -82,7 +82,7 @@ def draw(
     guidance: float,
     path: Path,
 ) -> Tensor:
-    """Latents [B, 4, h, w] along the path from ``noise``, with an unconditional half of its own for each step."""
+    """Latents [B, 4, h, w] drawn from ``noise``; ``negatives`` are the unconditional halves, one for each step."""
     z = noise
     for i, nothing in zip(range(len(path)), negatives, strict=False):
         z = towards_picture(base, guided(base, z, _at(base, path, i), conditioning, nothing, guidance), z, path, i)

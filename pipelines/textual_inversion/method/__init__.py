@@ -1,6 +1,6 @@
 """Textual inversion: a word of n vectors in the table of token embeddings (Gal et al., 2022, arXiv:2208.01618).
 
-Only the n rows [n, d] are ever parameters: the table stays as it is, so nothing has to be restored after a step.
+Only the n rows [n, d] are parameters: the table itself is not trained, so nothing must be restored after a step.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 METHOD = own_name(__name__)
 unsupported: dict[str, str] = {}
 formats = ("embedding_pt", "embedding_safetensors", "diffusers_embedding")
-axes: dict[str, float] = {}  # its strength is that of a word in a prompt
+axes: dict[str, float] = {}  # none: the word's weight in the prompt sets the strength
 
 
 class Params(ReadsCaptions, Trained, HasPreview, MethodParams):
@@ -44,7 +44,7 @@ class Params(ReadsCaptions, Trained, HasPreview, MethodParams):
 
     trigger: Literal[True]
     name: str = Field(max_length=64, pattern=r"^[^\s\[\]]+$", description="the new word, without [ or ]")
-    vectors: int = Field(ge=1, le=75)  # what fits between the start and the end of a prompt
+    vectors: int = Field(ge=1, le=75)  # a prompt has 75 places between start and end
     initializer: str
     templates: list[Template] = Field(min_length=1)
     progressive: int = Field(ge=0, le=1_000_000)
@@ -64,12 +64,12 @@ class Params(ReadsCaptions, Trained, HasPreview, MethodParams):
         return self
 
     def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
-        """The new word starts from that of the class."""
+        """The new word starts from the word of the class."""
         return {"set": images, "name": word, "initializer": kind}
 
 
 def build(*, base: Base, images: Images, captions: Captions | None, params: Params, report: Report) -> Artifact:
-    """Train the rows on noise predicted under prompts that hold the word."""
+    """Train the rows on the loss of predictions for prompts that contain the word."""
     from etude.base.text import encode_prompts
     from etude.core.artifact import Artifact
     from etude.diffusion.hooks import added_tokens
@@ -101,14 +101,14 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
         return value + params.anchor * _strayed(rows, starts) if params.anchor else value
 
     with added_tokens(base, {name: tuple(rows.values())}):
-        use(plan.steps - 1)  # what a run that has ended, and is begun again, hands back
+        use(plan.steps - 1)  # needed if the run had already ended: then no step sets the rows
         turns, held = _turns(batches, plan), _held(rows, params)
         return fit(rows, loss, turns, plan, report, learned, refresh=refresh, after_step=held)
 
 
 @contextmanager
 def apply(artifact: Artifact, base: Base) -> Iterator[Base]:
-    """The base knows the word; leaving makes it forget."""
+    """Add the word to the base; on exit it is removed."""
     from etude.diffusion.hooks import added_tokens
 
     with added_tokens(base, {artifact.facts["name"]: text_rows(artifact.tensors)}) as changed:
@@ -117,7 +117,7 @@ def apply(artifact: Artifact, base: Base) -> Iterator[Base]:
 
 @dataclass(frozen=True)
 class Turn:
-    """A batch, and the 0-based step that it belongs to."""
+    """A batch, and its 0-based step."""
 
     batch: Batch
     step: int
@@ -129,13 +129,13 @@ class Turn:
 
 
 def _turns(batches: Callable[[int], Batch], plan: Optimization) -> Callable[[int], Turn]:
-    """Batch ``index`` with its step; several processes share the batches of a step."""
+    """The function from ``index`` to the batch with its step; several processes share the batches of a step."""
     each = plan.accumulation * int(os.environ.get("WORLD_SIZE", 1))
     return lambda index: Turn(batches(index), index // each)
 
 
 def _used(step: int, params: Params) -> int:
-    """How many vectors the word has at a step: with ``progressive`` one at first, and one more after so many steps."""
+    """The number of vectors of the word at a step: with ``progressive`` 1 at first, and 1 more after so many steps."""
     return min(1 + step // params.progressive, params.vectors) if params.progressive else params.vectors
 
 
@@ -146,10 +146,10 @@ def _strayed(rows: Mapping[str, Tensor], starts: Sequence[Tensor]) -> Tensor:
 
 
 def _held(rows: Mapping[str, Tensor], params: Params) -> Callable[[int], None]:
-    """After each step, the lengths of vectors are held: those that grow drown out the other words of a prompt.
+    """The function that limits the lengths of vectors after each step: long ones suppress the other words of a prompt.
 
-    With ``usual_norm`` l: v ← v/‖v‖ · (‖v‖ + λ(l - ‖v‖)), λ = min(1, 100 · learning rate), as cloneofsimo's pivotal
-    tuning does. Then, with ``largest_norm``: v ← v · min(1, largest/‖v‖).
+    With ``usual_norm`` l: v ← v/‖v‖ · (‖v‖ + λ(l - ‖v‖)), λ = min(1, 100 · learning rate), as in cloneofsimo's pivotal
+    tuning. Then, with ``largest_norm``: v ← v · min(1, largest/‖v‖).
     """
     import torch
 

@@ -1,1 +1,1 @@
-"""What a merge computes: formulas, block weights, and the files that are read and written."""
+"""The computation of a merge: formulas, block weights, and the files that are read and written."""

@@ -1,8 +1,8 @@
 """Block weights: a number for each of the UNet's 25 blocks (bbc-mc's merge block weighted), and one for the rest.
 
-0 … 11 are IN00 … IN11, 12 is M00, 13 … 24 are OUT00 … OUT11, counted as LDM's names count them. The text encoders,
-the VAE and SDXL's embedding of sizes are the rest. SDXL's UNet has fewer blocks: IN09 … IN11 and OUT09 … OUT11 mean
-nothing there.
+0 … 11 are IN00 … IN11, 12 is M00, 13 … 24 are OUT00 … OUT11, with the numbers of LDM's names. The rest are the text
+encoders, the VAE and SDXL's embedding of sizes. SDXL's UNet has fewer blocks: IN09 … IN11 and OUT09 … OUT11 do not
+exist there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 
 COUNT = 25
-_RESNETS = 2  # a level going down, in every Stable Diffusion
+_RESNETS = 2  # in each level of the down path, in every Stable Diffusion
 
 
 def block_of(name: str) -> int | None:
@@ -41,7 +41,7 @@ def weights_of(value: float | Sequence[float] | str) -> tuple[float, ...]:
 
 
 def _drawn(shape: Callable[[float], float]) -> tuple[float, ...]:
-    """A curve over the blocks, x from 0 to 1."""
+    """The values of a curve at each block, x from 0 to 1."""
     return tuple(round(shape(i / (COUNT - 1)), 10) for i in range(COUNT))
 
 
@@ -54,13 +54,13 @@ def _smooth(x: float) -> float:
 
 
 def _folded(value: float) -> float:
-    """A zigzag between 0 and 1."""
+    """A triangle wave between 0 and 1."""
     value %= 2
     return 2 - value if value > 1 else value
 
 
 def _hermite(offset: float, cube: float) -> Callable[[float], float]:
-    """A cubic that rises, falls back and rises again; the true one is lifted but for its first point."""
+    """A cubic that rises, falls and rises again; the value at 0 is always 0, without ``offset``."""
     return lambda x: 0.0 if x == 0 else cube * x**3 - 1.5 * cube * x**2 + 25 / 6 * x + offset
 
 
@@ -92,7 +92,7 @@ _REVERSED = {
     "ONE_FOURTH_R_SMOOTHSTEP": "ONE_FOURTH_SMOOTHSTEP",
 }
 
-# The shapes of sd-meh's presets, as formulas; its tables round them to ten digits.
+# sd-meh's presets, computed by formulas; in sd-meh they are tables, rounded to ten digits
 PRESETS: dict[str, tuple[float, ...]] = {
     "GRAD_V": _drawn(lambda x: abs(1 - 2 * x)),
     "GRAD_A": _drawn(lambda x: 1 - abs(1 - 2 * x)),

@@ -1,4 +1,4 @@
-"""One merge: which models, by which formula, with which numbers at which tensor; computed one tensor at a time."""
+"""One merge: its models, its formula, and the formula's numbers for each tensor; computed one tensor at a time."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from ..settings import Params, Weight
 
 Weights = Mapping[str, Tensor]
-_EXTRA = {8: "instruct-pix2pix", 9: "inpainting"}  # channels that these models' first layer takes besides the latent's
+_EXTRA = {8: "instruct-pix2pix", 9: "inpainting"}  # first layers with more input channels than the latent's four
 
 
 @dataclass(frozen=True)
 class Merge:
-    """Models in the order of their letters, with the base last where the formula needs one more."""
+    """Models in the order of their letters; the base is added at the end if the formula needs one more."""
 
     models: Sequence[Weights]
     formula: str
@@ -36,10 +36,10 @@ class Merge:
     clip: bool
     dtype: torch.dtype
     seed: int
-    learned: Weights = field(default_factory=dict)  # [rows, models], by tensor: in the place of ``weights``
+    learned: Weights = field(default_factory=dict)  # tensor → [rows, models]: replace ``weights``
 
     def tensor(self, name: str) -> Tensor:
-        """The merged tensor, in the precision that is saved."""
+        """The merged tensor, in the precision of saving."""
         tensors = [model[name] for model in self.models]
         if not tensors[0].is_floating_point():
             return tensors[0]
@@ -53,7 +53,7 @@ class Merge:
         return self._merged(name, tensors).to(self.dtype)
 
     def wide(self, name: str) -> Tensor:
-        """The merged tensor in float32, for what is computed with it."""
+        """The merged tensor in float32, for further computation."""
         return replace(self, dtype=torch.float32).tensor(name)
 
     def _narrow(self, name: str, tensors: list[Tensor]) -> Tensor:
@@ -63,7 +63,7 @@ class Merge:
         return result
 
     def numbers(self, name: str) -> Numbers:
-        """The numbers of the formula at a tensor."""
+        """The numbers of the formula for a tensor."""
         place = block_of(name)
         α, β = (w.rest if place is None else weights_of(w.unet)[place] for w in (self.alpha, self.beta))
         weights = self.learned[name].unbind(1) if name in self.learned else self.weights
@@ -88,7 +88,7 @@ class Merge:
         return generator(self.seed, "merge", name, start)
 
     def _clipped(self, result: Tensor, parts: Sequence[Tensor]) -> Tensor:
-        """Between the values of the first two models, when ``clip`` asks for it."""
+        """The result; with ``clip``, limited to the range between the first two models' values."""
         if not self.clip or len(parts) < 2:
             return result
         low, high = torch.minimum(parts[0], parts[1]), torch.maximum(parts[0], parts[1])
@@ -96,7 +96,7 @@ class Merge:
 
 
 def make(params: Params, models: Sequence[Weights], base: Weights, dtype: torch.dtype, seed: int) -> Merge:
-    """The merge that params.yaml asks for."""
+    """The merge described by params.yaml."""
     wanted = FORMULAS[params.formula].models
     return Merge(
         models=list(models) if wanted and len(models) == wanted else [*models, base],

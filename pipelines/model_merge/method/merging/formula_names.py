@@ -1,4 +1,4 @@
-"""Which formulas there are, by the names that params.yaml gives them, and how many models each takes."""
+"""The names of the formulas in params.yaml, and the number of models for each."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TWO = (*_TWO, "slerp", "tensor_sum", "top_k_tensor_sum")
 
 
 def takes(formula: FormulaName, count: int) -> str:
-    """What is wrong with ``count`` models for a formula; empty when nothing is."""
+    """The fault of ``count`` models for a formula; empty if the number is right."""
     if formula in MANY:
         return "" if count else "takes one model or more"
     if formula == "none":

@@ -1,11 +1,13 @@
-"""The formulas of merging, element by element, in the letters of their authors: models a, b, c and numbers α, β.
+"""The formulas of merging, element by element, with their authors' letters: models a, b, c and numbers α, β.
 
-Every formula is computed on pieces of flattened tensors, so that memory does not grow with them; what it needs to know
-of a whole tensor (a norm, a threshold) is measured in a pass before. Only the two that sort take whole tensors.
+Every formula is computed on pieces of flattened tensors, so that memory does not grow with their size; values of a
+whole tensor that it needs (a norm, a threshold) are measured in a first pass. Only the two formulas that sort read
+whole tensors.
 
-Weighted sum, add difference and the sigmoids are A1111's; what follows up to `ties_add_difference` is described after
-s1dlx/meh, `train_difference` after hako-mikan's supermerger. `slerp` is Shoemake's (1985), task vectors are Ilharco's
-(2022, arXiv:2212.04089), TIES is Yadav's (2023, arXiv:2306.01708), DARE Yu's (2023, arXiv:2311.03099).
+Weighted sum, add difference and the sigmoids are A1111's. The formulas from there to `ties_add_difference` follow
+s1dlx/meh, except `train_difference`, which follows hako-mikan's supermerger. `slerp` is from Shoemake (1985), task
+vectors from Ilharco (2022, arXiv:2212.04089), TIES from Yadav (2023, arXiv:2306.01708), DARE from Yu (2023,
+arXiv:2311.03099).
 """
 
 from __future__ import annotations
@@ -23,20 +25,20 @@ from . import sorting
 from .pieces import Pieces, kth_smallest, total
 
 Parts = Sequence[Tensor]  # the same piece of every model
-Seen = Sequence[float]  # what was measured over the whole tensor
+Seen = Sequence[float]  # values measured over the whole tensor
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """The numbers of a formula at one tensor."""
+    """The numbers of a formula for one tensor."""
 
     alpha: float
     beta: float
     density: float = 1.0  # share of a task vector's values that is kept
-    weights: tuple[float | Tensor, ...] = ()  # of each task vector; a tensor: of each of its rows
+    weights: tuple[float | Tensor, ...] = ()  # one for each task vector; a tensor has one for each row
 
     def at(self, values: slice, length: int) -> Numbers:
-        """Those of a piece: ``values`` of the flattened tensor, whose rows have ``length`` of them."""
+        """The numbers of a piece: ``values`` of the flattened tensor, whose rows have ``length`` values each."""
         if not any(isinstance(weight, Tensor) for weight in self.weights):
             return self
         rows = torch.arange(values.start, values.stop) // length
@@ -45,10 +47,10 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Formula:
-    """How a piece is merged; ``models`` it takes, or 0: two and more, with the base as the last of the parts."""
+    """How a piece is merged. ``models`` is the number of models; 0: two or more, and the base is the last part."""
 
     models: int
-    merge: Callable[..., Tensor]  # (parts, numbers, what was measured or, for `drops`, a random source)
+    merge: Callable[..., Tensor]  # (parts, numbers, measured values or, if ``random``, a random generator)
     measure: Callable[[Pieces, Numbers], Seen] | None = None
     whole: bool = False
     random: bool = False
@@ -65,17 +67,17 @@ def _mix(a: Tensor, b: Tensor, α: float) -> Tensor:
 
 
 def sigmoid(x: Parts, n: Numbers, _: Any = None) -> Tensor:
-    """Weighted sum at α²(3-2α): stays longer near either model."""
+    """Weighted sum with α²(3-2α) in place of α: results near 0 and 1 are closer to one model."""
     return _mix(x[0], x[1], n.alpha**2 * (3 - 2 * n.alpha))
 
 
 def inverse_sigmoid(x: Parts, n: Numbers, _: Any = None) -> Tensor:
-    """Weighted sum at 1/2 - sin(asin(1-2α)/3): leaves either model sooner."""
+    """Weighted sum with 1/2 - sin(asin(1-2α)/3) in place of α, the inverse of `sigmoid`."""
     return _mix(x[0], x[1], 0.5 - math.sin(math.asin(1 - 2 * n.alpha) / 3))
 
 
 def weighted_subtraction(x: Parts, n: Numbers, _: Any = None) -> Tensor:
-    """(a-αβb)/(1-αβ): takes b out of a in which it was mixed."""
+    """(a-αβb)/(1-αβ): removes b from a, if a is a weighted sum that contains b."""
     product = n.alpha * (n.beta - 1e-10 if n.alpha == n.beta == 1 else n.beta)
     return (x[0] - product * x[1]) / (1 - product)
 
@@ -86,7 +88,7 @@ def _angle(pieces: Pieces, _: Numbers) -> Seen:
 
 
 def slerp(x: Parts, n: Numbers, seen: Seen) -> Tensor:
-    """Along the arc between a and b, where they are not nearly parallel (cos above 0.9995)."""
+    """Interpolation along the arc between a and b; linear if they are nearly parallel (|cos| above 0.9995)."""
     dot, a, b = seen[0], max(math.sqrt(seen[1]), 1e-8), max(math.sqrt(seen[2]), 1e-8)
     cosine = dot / (a * b)
     if n.alpha in (0, 1) or abs(cosine) > 0.9995:
@@ -96,7 +98,7 @@ def slerp(x: Parts, n: Numbers, seen: Seen) -> Tensor:
 
 
 def tensor_sum(x: Parts, n: Numbers, _: Any = None) -> Tensor:
-    """a with the rows from share β to share α+β taken from b; beyond the end they go on at the start."""
+    """a with the rows from share β to share α+β replaced by b's; a range beyond the end continues at the start."""
     dtype = torch.promote_types(x[0].dtype, x[1].dtype)
     a, b = x[0].to(dtype), x[1].to(dtype)
     rows = len(a) if a.ndim else 0
@@ -115,7 +117,7 @@ def add_difference(x: Parts, n: Numbers, _: Any = None) -> Tensor:
 
 
 def train_difference(x: Parts, n: Numbers, _: Any = None) -> Tensor:
-    """a + 1.8α(b-c)·|b-a| / (|b-c| + |b-a|): adds what training gave b only as far as a has it not."""
+    """a + 1.8α(b-c)·|b-a| / (|b-c| + |b-a|): adds what b learned, less of it where a is already near b."""
     a, b, c = x
     learned, apart = b - c, (b - a).abs()
     return a + 1.8 * n.alpha * learned * (apart / (learned.abs() + apart)).nan_to_num(0)
@@ -136,7 +138,7 @@ def _unit(difference: Tensor, length: float) -> Tensor:
 
 
 def _distance(x: Parts, n: Numbers, a: float, b: float) -> tuple[Tensor, Tensor]:
-    """√((1-α)d_a² + αd_b²) of the unit differences to c, and the mix's difference to c."""
+    """√((1-α)d_a² + αd_b²) of the normalised differences to c, and the difference of the weighted sum to c."""
     da, db = _unit(x[0] - x[2], a), _unit(x[1] - x[2], b)
     return ((1 - n.alpha) * da**2 + n.alpha * db**2).sqrt(), _mix(x[0], x[1], n.alpha) - x[2]
 
@@ -149,7 +151,7 @@ def _lengths(pieces: Pieces, n: Numbers) -> Seen:
 
 
 def euclidean_add_difference(x: Parts, n: Numbers, seen: Seen) -> Tensor:
-    """c + the Euclidean mean of both differences, with the signs and the length of the weighted sum's."""
+    """c + the Euclidean mean of both differences, with signs and length of the weighted sum's difference."""
     a, b, length, target = seen
     distance, mixed = _distance(x, n, a, b)
     return x[2] + _unit(torch.copysign(distance, mixed), length) * target
@@ -163,7 +165,7 @@ def multiply_difference(x: Parts, n: Numbers, _: Any = None) -> Tensor:
 
 
 def similarity_add_difference(x: Parts, n: Numbers, _: Any = None) -> Tensor:
-    """Add difference where a and b differ, (1-α/2)a + (α/2)b where they are alike; β weighs the likeness."""
+    """Add difference where a and b differ, (1-α/2)a + (α/2)b where they are similar; β weights the similarity."""
     a, b, c = x
     alike = ((a * b / torch.maximum(a.abs(), b.abs()) ** 2 + 1) / 2 * n.beta).nan_to_num(nan=n.beta)
     return (1 - alike) * (a + n.alpha * (b - c)) + alike * _mix(a, b, n.alpha / 2)
@@ -183,7 +185,7 @@ def _kept(difference: Tensor, threshold: float) -> Tensor:
 
 
 def ties_add_difference(x: Parts, n: Numbers, seen: Seen) -> Tensor:
-    """c + α·mean of the largest share β of both differences, where their signs agree with the majority's."""
+    """c + α·mean of the largest share β of both differences, only of values whose sign is the majority's."""
     kept = [_kept(_difference(x, i), seen[i]) for i in (0, 1)]
     signs = [part.sign() for part in kept]
     majority = (signs[0] + signs[1]).sign()
@@ -206,7 +208,7 @@ def _densest(pieces: Pieces, n: Numbers) -> Seen:
 
 
 def _consensus(vectors: Sequence[Tensor], n: Numbers, normalize: bool) -> Tensor:
-    """Σ wᵢδᵢ of those whose sign is the sum's; divided by the weights that took part when ``normalize``."""
+    """Σ wᵢδᵢ over values whose sign is that of the sum; ``normalize`` divides by the sum of their weights."""
     weighted = [weight * vector for weight, vector in zip(n.weights, vectors, strict=True)]
     majority = torch.where(torch.stack(weighted).sum(0) >= 0, 1.0, -1.0).to(weighted[0].dtype)
     agree = [(vector.sign() == majority).to(vector.dtype) for vector in weighted]
@@ -218,13 +220,13 @@ def _consensus(vectors: Sequence[Tensor], n: Numbers, normalize: bool) -> Tensor
 
 
 def ties(x: Parts, n: Numbers, seen: Seen) -> Tensor:
-    """base + α·mean of the largest values of each task vector, where their signs agree with the majority's."""
+    """base + α·mean of the largest values of each task vector, only of values whose sign is the majority's."""
     vectors = [_kept(_difference(x, i), seen[i]) for i in range(len(x) - 1)]
     return x[-1] + n.alpha * _consensus(vectors, n, normalize=True)
 
 
 def _dropped(x: Parts, n: Numbers, source: torch.Generator) -> list[Tensor]:
-    """Task vectors of which each value stays with probability d, divided by d: their expectation is the same."""
+    """Task vectors; each value is kept with probability d and divided by d, so that the expectation is the same."""
     vectors = []
     for i in range(len(x) - 1):
         stays = torch.rand(x[-1].shape, generator=source) < n.density
@@ -233,13 +235,13 @@ def _dropped(x: Parts, n: Numbers, source: torch.Generator) -> list[Tensor]:
 
 
 def dare_linear(x: Parts, n: Numbers, source: torch.Generator) -> Tensor:
-    """Task arithmetic of vectors thinned at random."""
+    """Task arithmetic with randomly dropped values."""
     pairs = zip(n.weights, _dropped(x, n, source), strict=True)
     return x[-1] + n.alpha * torch.stack([weight * vector for weight, vector in pairs]).sum(0)
 
 
 def dare_ties(x: Parts, n: Numbers, source: torch.Generator) -> Tensor:
-    """Vectors thinned at random, added where their signs agree with the majority's."""
+    """The sum of vectors with randomly dropped values, only of values whose sign is the majority's."""
     return x[-1] + n.alpha * _consensus(_dropped(x, n, source), n, normalize=False)
 
 

@@ -1,13 +1,14 @@
-"""Weights of task arithmetic that are learned: of each model one for each output channel, instead of one for all.
+"""Learned weights of task arithmetic: one for each model and output channel, instead of one for each model.
 
-Weights that are learned, there one a layer, are AdaMerging's (Yang et al., 2024, arXiv:2310.02575). Here the models
-teach: each draws its own prompts, and at each of those noisy latents the merge is to answer as that model does,
-guidance included. The error of a model counts in units of what it changed in the base's answer, times its
+AdaMerging learns one weight for each layer (Yang et al., 2024, arXiv:2310.02575). Here the models are the teachers:
+each draws its own prompts, and for each of its noisy latents the merge learns to predict the same as that model, with
+guidance. A model's error is divided by the size of its change to the base's prediction, and multiplied by its
 ``importance``.
 
-The least error is reached a little short of both models. An ``alpha`` above 1 makes up for it, at the cost of shapes
-elsewhere. In the default recipe, alpha 1.0 names the concept in 40 % of its pictures and has a held-out similarity of
-0.637 on the style set; with 1.4 these are 56 % and 0.579, and a panda loses its face.
+The smallest error is reached with a change a little smaller than that of both models. An ``alpha`` above 1 compensates
+for this, but damages other shapes. In the default recipe, with alpha 1.0 the classifier finds the concept in 40 % of
+the pictures and the held-out similarity on the style set is 0.637; with 1.4 these are 56 % and 0.579, and a panda has
+no face.
 """
 
 from __future__ import annotations
@@ -36,16 +37,17 @@ from .sources import Model
 if TYPE_CHECKING:
     from ..settings import Learning
 
-_ENOUGH = 64  # lessons that tell how much a model changed
-_NOTHING = 1e-6  # a share of the mean square of answers below which they are the same but for rounding
+_ENOUGH = 64  # number of lessons from which the size of a model's change is measured
+_NOTHING = 1e-6  # relative to the mean square of answers: a smaller change is only rounding
 
 
 @dataclass(frozen=True)
 class Lessons:
-    """What one model answers on its way to pictures of its own.
+    """The predictions of one model while it draws its prompts: the training data of the merge.
 
-    ``noisy`` and ``answers`` [n, 4, h, w], ``times`` [n]; ``texts`` [n] counts in ``said``, which the merge is told.
-    ``effect``: the mean square of what the model answers otherwise than the base, which is the unit of errors.
+    ``noisy`` and ``answers`` [n, 4, h, w], ``times`` [n]; ``texts`` [n] are indices into ``said``, the merge's text
+    conditioning. ``effect``: mean square of the difference between the model's and the base's predictions, by which
+    errors are divided.
     """
 
     noisy: Tensor
@@ -57,17 +59,17 @@ class Lessons:
 
 
 class Rows(NamedTuple):
-    """A batch: for each model, in their order, which of its lessons."""
+    """A batch: the indices of its lessons for each model, in their order."""
 
     names: tuple[str, ...]
     rows: tuple[Tensor, ...]
 
 
 class Mixed(nn.Module):
-    """A UNet with W + Σ wᵢδᵢ in the place of its weights W, where w is one for each row of W.
+    """A UNet with W + Σ wᵢδᵢ in place of its weights W, with a wᵢ for each row of W.
 
-    ``differences`` has the δᵢ by the UNet's own names; gradients flow to ``weights``: w [rows, models] of all of them,
-    one below the other.
+    ``differences`` has the δᵢ by the UNet's own names. ``weights`` are the w [rows, models] of all of them,
+    concatenated; they get gradients.
     """
 
     def __init__(self, unet: nn.Module, differences: Mapping[str, Sequence[Tensor | None]], weights: Tensor) -> None:
@@ -81,7 +83,7 @@ class Mixed(nn.Module):
         return dict(zip(self.differences, self.weights.split(counts), strict=True))  # type: ignore[no-untyped-call]
 
     def forward(self, *args: Any, **told: Any) -> Any:
-        """As the UNet."""
+        """The same arguments and result as the UNet."""
         mixed: dict[str, Tensor] = {}
         for name, weights in self.rows().items():
             mixed[name] = own = self.own[name]
@@ -99,9 +101,9 @@ def learn(
     learning: Learning,
     report: Report,
 ) -> dict[str, Tensor]:
-    """The weights [rows, models] for every tensor ``unet.<name>`` that one of the models changed, from ``start`` on.
+    """The weights [rows, models] for every tensor ``unet.<name>`` that at least one model changed; initially ``start``.
 
-    ``texts`` are the merge's own tensors of the text encoders. A killed run goes on where its state was last kept.
+    ``texts`` are the merge's own tensors of the text encoders. A killed run resumes from its last saved state.
     """
     differences = differences_of(base, models)
     if not differences:
@@ -130,14 +132,15 @@ def learn(
         return Rows(tuple(learning.prompts), tuple(rows.to(base.device) for rows in chosen))
 
     fit({"weights": weights}, loss, batches, _plan(learning), report)
-    report.finish()  # its progress bar: the writing of the merge has one of its own
+    report.finish()  # ends its progress bar, because writing the merge has another one
     return {f"unet.{name}": rows.detach().cpu() for name, rows in unet.rows().items()}
 
 
 def loss_of(mixed: Base, lessons: Sequence[Lessons], batch: Rows, nothing: Conditioning, learning: Learning) -> Tensor:
-    """Σ mᵢ eᵢ / Σ mᵢ: eᵢ is how far the merge's answers u + γ(c - u) are from model i's, over what that model changed.
+    """Σ mᵢ eᵢ / Σ mᵢ, where mᵢ is the ``importance`` of model i.
 
-    mᵢ is the model's ``importance``, and eᵢ a mean square. All models are asked in one batch.
+    eᵢ is the mean squared error between the merge's guided predictions u + γ(c - u) and model i's, divided by the
+    model's ``effect``. All models' lessons are in one batch.
     """
     rows = batch.rows
     noisy = torch.cat([each.noisy[chosen] for each, chosen in zip(lessons, rows, strict=True)])
@@ -152,7 +155,7 @@ def loss_of(mixed: Base, lessons: Sequence[Lessons], batch: Rows, nothing: Condi
 
 
 def differences_of(base: Base, models: Sequence[Model]) -> dict[str, list[Tensor | None]]:
-    """W' - W of each model, by the UNet's own names of weights; None where a model takes the base's weight."""
+    """W' - W of each model, by the UNet's own names of weights; None if the model does not change the weight."""
     found: dict[str, list[Tensor | None]] = {}
     for name, own in base.unet.named_parameters():
         full = f"unet.{name}"
@@ -164,7 +167,7 @@ def differences_of(base: Base, models: Sequence[Model]) -> dict[str, list[Tensor
 
 @torch.no_grad()
 def teach(base: Base, model: Model, texts: Mapping[str, Tensor], prompts: Sequence[str], learning: Learning) -> Lessons:
-    """Draw ``prompts`` with a model; each step of each picture is a lesson."""
+    """Draw ``prompts`` with a model; each step of each picture gives a lesson."""
     drawing = learning.drawing
     pictures = [(text, seed) for seed in learning.seeds for text in range(len(prompts))]
     own = {name: model.weights[name] for name in model.own if not name.startswith("vae.")}
@@ -193,7 +196,7 @@ def teach(base: Base, model: Model, texts: Mapping[str, Tensor], prompts: Sequen
 def _drawn(
     base: Base, pictures: Sequence[tuple[int, int]], said: Conditioning, nothing: Conditioning, learning: Learning
 ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """The steps of drawing (text, seed): noisy latents, times, texts and answers."""
+    """The steps of drawing ``pictures`` (text, seed): noisy latents, times, texts and answers."""
     drawing, seen = learning.drawing, []
     numbers = torch.tensor([text for text, _ in pictures], device=base.device)
     randomness = generators([seed for _, seed in pictures])
@@ -212,7 +215,7 @@ def _drawn(
 def _answer(
     base: Base, noisy: Tensor, times: Tensor, said: Conditioning, nothing: Conditioning, guidance: float
 ) -> Tensor:
-    """u + γ(c - u) at a time [n] of each latent's own."""
+    """u + γ(c - u), with a separate time for each latent."""
     if guidance <= 1:
         return guided(base, noisy, times, said, None, guidance)
     return guided(base, noisy, times.repeat(2), said, nothing[[0] * len(noisy)], guidance)

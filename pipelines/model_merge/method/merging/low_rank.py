@@ -1,7 +1,7 @@
-"""LoRA in merges: as a model, and as the result: several in one, or what a whole model learned, by singular values.
+"""LoRA in merges: as a model, and as the result (several LoRAs in one, or the difference of whole models by an SVD).
 
-Extraction is kohya's (``extract_lora_from_models``): the singular vectors of the largest singular values, their tails
-clamped. ``concatenated`` is exact: the ranks stand side by side.
+Extraction is kohya's (``extract_lora_from_models``): the singular vectors of the largest singular values, with the
+largest numbers clamped. ``concatenated`` is exact: its rank is the sum of the ranks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TEXT = re.compile(r".*(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])\.weight")
 
 
 def is_layer(name: str) -> bool:
-    """Whether LoRA files of kohya's kind can name a weight: not those of embeddings, norms and biases."""
+    """Whether LoRA files in kohya's format can contain a weight: not those of embeddings, norms and biases."""
     part, _, weight = name.partition(".")
     pattern = _UNET if part == "unet" else _TEXT
     return part in learned_parts() and bool(pattern.fullmatch(weight))
@@ -37,7 +37,7 @@ def is_layer(name: str) -> bool:
 class Fused(Mapping[str, Tensor]):
     """The weights that a LoRA changes, by their names: W', in float32.
 
-    ``tensors`` and ``facts`` are those of a LoRA, or one of its kin, in the common form; ``below`` has the weights W.
+    ``tensors`` and ``facts`` are those of a LoRA or one of its variants, in the common form; ``below``: the weights W.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], below: Mapping[str, Tensor]) -> None:
@@ -60,8 +60,8 @@ class Fused(Mapping[str, Tensor]):
 def extracted(difference: Tensor, rank: int, clamp: float) -> Pair:
     """The pair of rank r nearest to ``difference`` [out, in(, k, k)], α = r.
 
-    Values beyond the quantile ``clamp`` of both matrices are cut to it (1: none are), which tames outliers of a model
-    that was trained long, and makes the pair an approximation even at full rank.
+    Values above the quantile ``clamp`` of both matrices are clamped to it (1: no clamping). This limits outliers of a
+    model that was trained long, but the pair is then an approximation even at full rank.
     """
     flat = difference.flatten(1)
     r = min(rank, *flat.shape)
@@ -88,6 +88,6 @@ def concatenated(loras: Sequence[Mapping[str, Pair]], numbers: Mapping[str, Numb
 
 
 def _scaled(pair: Pair, α: float, weight: float | Tensor) -> Tensor:
-    """The upper matrix with all that the pair is multiplied by; ``weight`` may be one for each of its rows."""
+    """The up matrix times all factors of the pair; ``weight`` may be a number for each row."""
     up = pair.up.float() * (α * pair.alpha / pair.rank)
     return up * (weight.view(-1, *[1] * (up.ndim - 1)) if isinstance(weight, Tensor) else weight)

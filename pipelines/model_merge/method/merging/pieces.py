@@ -1,6 +1,6 @@
-"""The same tensor of several models, piece by piece: what a formula sees of it at a time.
+"""The same tensor of several models, split into pieces: a formula gets one piece at a time.
 
-Sums are added up in float64 over pieces of one fixed size, so they do not depend on the memory there is.
+Sums are computed in float64 over pieces of a fixed size, so they do not depend on the available memory.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-SIZE = 1 << 20  # values a piece: 4 MB in float32
+SIZE = 1 << 20  # values in a piece: 4 MB in float32
 _HALF = 1 << 16
 
 
 class Pieces:
-    """Tensors of one shape as flat pieces, at least in float32."""
+    """Tensors of one shape as flat pieces, in float32 or wider."""
 
     def __init__(self, tensors: Sequence[Tensor], size: int = SIZE) -> None:
         self.flat = [tensor.reshape(-1) for tensor in tensors]
@@ -32,7 +32,7 @@ class Pieces:
 
 
 def total(pieces: Pieces, sums: Callable[[list[Tensor]], Sequence[Tensor]]) -> list[float]:
-    """What ``sums`` gives for each piece, in float64, added up."""
+    """The results of ``sums`` for each piece, added up in float64."""
     found = []
     for piece in pieces:
         found.append(list(map(float, sums([part.double() for part in piece]))))
@@ -40,9 +40,9 @@ def total(pieces: Pieces, sums: Callable[[list[Tensor]], Sequence[Tensor]]) -> l
 
 
 def kth_smallest(pieces: Pieces, value: Callable[[list[Tensor]], Tensor], k: int) -> float:
-    """The k-th smallest of |value|, exact in float32: found in its upper 16 bits first, then in the lower.
+    """The k-th smallest of |value|, exact in float32: first its upper 16 bits are found, then the lower ones.
 
-    A float that is not negative is ordered as its bits are, so two counts in 2¹⁶ places stand for a sort.
+    Non-negative floats have the same order as their bits, so two histograms of 2¹⁶ bins replace a sort.
     """
 
     def bits() -> Iterator[Tensor]:
@@ -54,7 +54,7 @@ def kth_smallest(pieces: Pieces, value: Callable[[list[Tensor]], Tensor], k: int
 
 
 def _place(keys: Iterator[Tensor], k: int) -> tuple[int, int]:
-    """The key that the k-th smallest has, and which of those with this key it is."""
+    """The key of the k-th smallest value, and its rank among the values with this key."""
     counts = torch.zeros(_HALF, dtype=torch.int64)
     for part in keys:
         counts += torch.bincount(part, minlength=_HALF)

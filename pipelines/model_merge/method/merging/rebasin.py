@@ -1,14 +1,14 @@
-"""Git re-basin (Ainsworth et al., 2022, arXiv:2209.04836): order b's hidden units as a's before they are mixed.
+"""Git re-basin (Ainsworth et al., 2022, arXiv:2209.04836): reorder b's hidden units to match a's before merging.
 
-Two trainings may learn the same units in another order, and a mean of unlike units is neither. What may change places
-without changing what a network computes:
+Two trainings may learn the same units in another order, and the mean of different units is useless. These can be
+permuted without changing the network's function:
 
 * the hidden units of a feed-forward network
 * the channels inside a residual block, within its norm's groups, and the groups as a whole
 * the heads of an attention layer, and within a head the dimensions of query and key, and of value and output
 
-Each of these lies between two layers of its own, so each has its best order for itself, found at once: no rounds as
-where residual streams are permuted (those of a UNet end in norms of other groups, so they may not be).
+Each of these is between two layers of the same module, so each best order is found independently. No iteration is
+needed, as it would be for residual streams (they cannot be permuted in a UNet, because its norms have other groups).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Weights = Mapping[str, Tensor]
 
 
 class Place(NamedTuple):
-    """Where units are in a tensor: its first dimension, its second, or both halves of its first."""
+    """The dimension of a tensor in which units are: the first, the second, or both halves of the first."""
 
     tensor: str
     where: str  # rows, columns or halves
-    order: int  # which of the unit's orders
+    order: int  # index of the order that applies
 
 
 _KINDS = (
@@ -56,7 +56,7 @@ _PATTERNS = tuple((re.compile(pattern), layers) for pattern, layers in _KINDS)
 class Rebased(Mapping[str, Tensor]):
     """b with its hidden units in the order that fits a best.
 
-    ``blocks`` tells, for the stem of a layer's name, in how many blocks its units stand that may only move as a whole:
+    ``blocks`` returns, for the stem of a layer's name, the number of blocks of units that can only be moved as a whole:
     heads of an attention layer, groups of a residual block, 1 for a feed-forward network.
     """
 
@@ -79,7 +79,7 @@ class Rebased(Mapping[str, Tensor]):
         return _ordered(tensor, place.where, self._orders(*found)[place.order]) if place else tensor
 
     def _places(self, stem: str, kind: int) -> list[Place]:
-        """Every tensor in which these units stand. A bias has no columns, so those of a last layer stay."""
+        """Every tensor that contains these units. A bias has no columns, so that of the second layer is unchanged."""
         layers = _PATTERNS[kind][1]
         named = [(f"{stem}.{layer}.{end}", *layers[layer]) for layer in layers for end in ("weight", "bias")]
         return [Place(n, w, o) for n, w, o in named if n in self.b and not (w == "columns" and n.endswith("bias"))]
@@ -94,7 +94,7 @@ class Rebased(Mapping[str, Tensor]):
 
 
 def _stem(name: str) -> tuple[str, int] | None:
-    """Stem and kind of a layer between which units may change places; the VAE is left as it is."""
+    """Stem and kind of a layer whose units can be permuted, else None; the VAE is never changed."""
     if name.startswith("vae."):
         return None
     for kind, (pattern, _) in enumerate(_PATTERNS):
@@ -104,7 +104,7 @@ def _stem(name: str) -> tuple[str, int] | None:
 
 
 def _units(tensor: Tensor, where: str) -> Tensor:
-    """A row for each unit."""
+    """``tensor`` as a matrix with a row for each unit."""
     if where == "halves":
         return torch.cat([half.reshape(len(half), -1) for half in tensor.chunk(2)], dim=1)
     tensor = tensor if where == "rows" else tensor.transpose(0, 1)
@@ -118,9 +118,9 @@ def _ordered(tensor: Tensor, where: str, order: Tensor) -> Tensor:
 
 
 def match(likeness: list[NDArray[Any]], blocks: int) -> list[Tensor]:
-    """Orders of b's units, one for each likeness [units of a, units of b], that make their sum largest.
+    """The order of b's units for each matrix in ``likeness`` [units of a, units of b], so that the total is largest.
 
-    Blocks of units stay together and are ordered alike in all of them; within a block each has an order of its own.
+    Blocks of units stay together, and their order is the same for all matrices; within a block, each has its own order.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -143,7 +143,7 @@ def match(likeness: list[NDArray[Any]], blocks: int) -> list[Tensor]:
 def block_counter(unet: Mapping[str, Any], texts: Mapping[str, Mapping[str, Any]]) -> Callable[[str], int]:
     """``blocks`` for `Rebased` from the configurations of a UNet and, by part, of text encoders.
 
-    diffusers' ``attention_head_dim`` of these UNets is the number of heads, one for all levels or one a level.
+    diffusers' ``attention_head_dim`` of these UNets is the number of heads, for all levels or for each level.
     """
     heads = unet.get("num_attention_heads") or unet.get("attention_head_dim", 8)
     levels = len(unet["block_out_channels"])

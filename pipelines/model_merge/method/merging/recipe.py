@@ -1,7 +1,7 @@
-"""What a merge was made from: the record of it that A1111 writes and shows.
+"""The record of a merge in the file's header, as A1111 writes and shows it.
 
-A1111 keeps two JSON texts in a file's header: ``sd_merge_recipe`` (how) and ``sd_merge_models`` (of what, by SHA-256).
-Formulas that it has not are in the same record under names of their own; ``etude_merge_recipe`` has all numbers.
+A1111 writes two JSON texts: ``sd_merge_recipe`` (the settings) and ``sd_merge_models`` (the models, by SHA-256).
+Formulas that A1111 does not have are recorded by Étude's names; ``etude_merge_recipe`` contains all numbers.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 _TITLES = {"none": "No interpolation", "weighted_sum": "Weighted sum", "add_difference": "Add difference"}
 _PLACES = {"a": "primary", "b": "secondary", "c": "tertiary"}
-_LEGACY = slice(0x100000, 0x110000)  # the bytes of a file that the oldest model hash reads
+_LEGACY = slice(0x100000, 0x110000)  # the bytes of a file from which the oldest model hash is computed
 
 
 def record(params: Params, models: Mapping[str, Input], base: Input) -> dict[str, str]:
-    """The header's entries."""
+    """The entries of the header."""
     named = {letter: model for letter, model in models.items() if letter != "vae"}
     if "c" not in named and takes(params.formula, 3) == "" and params.formula not in MANY:
         named["c"] = base
@@ -50,7 +50,7 @@ def record(params: Params, models: Mapping[str, Input], base: Input) -> dict[str
         others[model.digest] = _told(model)
         others |= json.loads(_header(model).get("sd_merge_models", "{}"))
     own = params.recipe()
-    del own["set"]  # it is what a merge is measured on, and changes nothing of it
+    del own["set"]  # the set on which a merge is measured does not change the merge
     return {
         "sd_merge_recipe": json.dumps(recipe),
         "sd_merge_models": json.dumps(others, sort_keys=True),
@@ -64,14 +64,14 @@ def _file(model: Input) -> Path:
 
 
 def _header(model: Input) -> dict[str, str]:
-    """What a model's file records of itself; an artifact's facts have what its exported file will."""
+    """The header of a model's file; for an artifact, with the entries that its exported file will have."""
     path = _file(model)
     header = dict(read_metadata(path)) if path.is_file() and path.suffix == ".safetensors" else {}
     return header | dict(json.loads(header.get(KEY, "{}")).get("metadata", {}))
 
 
 def _told(model: Input) -> dict[str, Any]:
-    """Name, oldest hash, and the recipe of one that is a merge itself."""
+    """Name, oldest hash, and recipe (if the model is a merge itself)."""
     path, header = _file(model), _header(model)
     if path.is_dir():
         return {"name": path.name, "legacy_hash": None, "sd_merge_recipe": None}

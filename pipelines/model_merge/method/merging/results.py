@@ -1,4 +1,4 @@
-"""What a merge is written as: the changed weights of a model, or the difference to the base as a LoRA."""
+"""The result of a merge: the changed weights of a model, or the difference to the base as a LoRA."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def names_of(models: Sequence[Model], parts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What is merged: every weight in ``parts`` that a model does not take from the base; and what the first brings."""
+    """The weights to merge (those in ``parts`` that any model changes), and other weights of the first model."""
     merged = {*parts, *(text_parts() if "text" in parts else ())}
     own = {name for model in models for name in model.own if name.partition(".")[0] in merged}
     return sorted(own), sorted(name for name in models[0].own if name.partition(".")[0] not in merged)
@@ -33,7 +33,7 @@ def names_of(models: Sequence[Model], parts: Sequence[str]) -> tuple[list[str], 
 def as_checkpoint(
     merge: Merge, params: Params, models: Sequence[Model], vae: Input | None, report: Report
 ) -> dict[str, Tensor]:
-    """Merged weights, and those of parts that are not merged as model a has them, mapped from a file in scratch."""
+    """Merged weights, and model a's weights of parts that are not merged, memory-mapped from a file in scratch."""
     merged, kept = names_of(models, params.parts)
     baked = open_vae(vae.path) if vae else {}
     first = merge.models[0]
@@ -56,7 +56,7 @@ def as_checkpoint(
 def as_lora(
     merge: Merge, params: Params, models: Sequence[Model], below: Weights, report: Report
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The merge's difference to the base as pairs of rank ``rank``; rank 0: the LoRAs side by side, which is exact."""
+    """The merge's difference to the base as pairs of rank ``rank``; with rank 0, the LoRAs are concatenated exactly."""
     names = [name for name in names_of(models, params.parts)[0] if is_layer(name)]
     pairs: dict[str, Pair] = {}
     if params.rank == 0:

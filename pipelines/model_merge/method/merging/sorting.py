@@ -1,4 +1,4 @@
-"""The two formulas that sort whole tensors (s1dlx/meh), in little memory: sorted in place, order kept in 32 bits."""
+"""The two formulas that sort whole tensors (s1dlx/meh), with little memory: sorting in place, orders in 32 bits."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .pieces import SIZE, Pieces, kth_smallest
 
 
 def top_k_tensor_sum(a: Tensor, b: Tensor, α: float, β: float) -> Tensor:
-    """a's values in the order of b's, where the value lies in the region of sizes [β, β+α); elsewhere a.
+    """a's values in the order of b's, if the size of a value is in the region [β, β+α); else a.
 
-    Sizes are absolute values by rank, as shares of all; a region that ends beyond 1 goes on at 0.
+    The size of a value is the rank of its absolute value, as a share of all; a region beyond 1 continues at 0.
     """
     start, end, outside = region(α, β, a.numel())
     low, high = (-1.0 if k <= 0 else kth_smallest(Pieces([a]), itemgetter(0), k) for k in (start, end))
@@ -32,7 +32,10 @@ def top_k_tensor_sum(a: Tensor, b: Tensor, α: float, β: float) -> Tensor:
 
 
 def distribution_crossover(a: Tensor, b: Tensor, c: Tensor, α: float, β: float) -> Tensor:
-    """Both in the order of c's values, as frequencies: below the share α from a, above from b, β wide between."""
+    """a and b are sorted by c's values and mixed in the frequency domain: low frequencies from a, high ones from b.
+
+    The crossover is at the share α of the frequencies, and is β wide.
+    """
     order = order_of(c)
     low, high = torch.fft.rfft(_gathered(a, order)), torch.fft.rfft(_gathered(b, order))
     for part in _slices(low.numel()):
@@ -49,7 +52,7 @@ def distribution_crossover(a: Tensor, b: Tensor, c: Tensor, α: float, β: float
 
 
 def _gathered(tensor: Tensor, order: NDArray[np.uint32]) -> Tensor:
-    """The values in an order [n], at least in float32."""
+    """The values in an order [n], in float32 or wider."""
     values = tensor.reshape(-1)
     found = torch.empty(len(order), dtype=torch.promote_types(tensor.dtype, torch.float32))
     for part in _slices(len(order)):
@@ -58,9 +61,9 @@ def _gathered(tensor: Tensor, order: NDArray[np.uint32]) -> Tensor:
 
 
 def order_of(tensor: Tensor) -> NDArray[np.uint32]:
-    """Places of the values from the smallest to the largest, equal ones in their order [n].
+    """Places of the values from the smallest to the largest [n]; equal values stay in their order.
 
-    Bits of a float, turned so that they are ordered as its values are, above the place: one sort of 64-bit words.
+    Each 64-bit word has a float's bits, changed so that they sort like the values, and below them the place: one sort.
     """
     flat = tensor.reshape(-1)
     words = np.empty(flat.numel(), dtype=np.uint64)
@@ -74,7 +77,7 @@ def order_of(tensor: Tensor) -> NDArray[np.uint32]:
 
 
 def _flat(tensor: Tensor) -> NDArray[Any]:
-    """A copy of the values, at least in float32."""
+    """A copy of the values, in float32 or wider."""
     return np.array(tensor.reshape(-1).to(torch.promote_types(tensor.dtype, torch.float32)).numpy())
 
 
@@ -83,7 +86,7 @@ def _slices(count: int) -> Iterator[slice]:
 
 
 def region(width: float, offset: float, count: int) -> tuple[int, int, bool]:
-    """First and last rank of [offset, offset + width), and whether it is what lies outside that is meant."""
+    """First and last rank of [offset, offset + width), and whether the region is outside of these ranks."""
     if width < 0:
         offset, width = offset + width, -width
     width = min(width, 1.0)

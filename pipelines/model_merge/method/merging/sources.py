@@ -1,7 +1,7 @@
-"""What is merged, as weights by the common names ``<part>.<tensor>``, read when they are asked for.
+"""The models to merge, as weights by the common names ``<part>.<tensor>``, which are read only when needed.
 
-A model is a whole checkpoint (diffusers folder, ``.safetensors`` or ``.ckpt`` in LDM names), an artifact that holds
-changed weights, or a LoRA (an artifact, or a file of any format that is known): these two need the base.
+A model is a whole checkpoint (diffusers folder, ``.safetensors`` or ``.ckpt`` in LDM names), an artifact with changed
+weights, or a LoRA (an artifact, or a file in any known format). The latter two need the base.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _VAE = ("first_stage_model.", "vae.")
 
 
 class Layered(Mapping[str, Tensor]):
-    """A model's own weights, and the base's where it has none."""
+    """A model's own weights, and the base's for all others."""
 
     def __init__(self, own: Weights, below: Weights) -> None:
         self.own, self.below = own, below
@@ -49,7 +49,7 @@ class Layered(Mapping[str, Tensor]):
 
 @dataclass(frozen=True)
 class Model:
-    """One of the models: its weights, the names of those that it does not take from the base, its LoRA if it is one."""
+    """A model to merge: its weights, the names of those that differ from the base, and its pairs if it is a LoRA."""
 
     weights: Weights
     own: Collection[str]
@@ -62,7 +62,7 @@ def open_base(path: Path) -> dict[str, Tensor]:
 
 
 def open_model(path: Path, base: Weights, family: str) -> Model:
-    """A model to merge; raises FormatError when it is none, or of another family than the base."""
+    """A model to merge; raises FormatError if the file is not a model, or belongs to another family than the base."""
     tensors, facts = _read(path)
     if facts.get("family", family) != family:
         fault = f"is of the family {facts['family']}, the base of {family}"
@@ -100,7 +100,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def open_vae(path: Path) -> dict[str, Tensor]:
-    """The weights of a VAE: of a whole model, or a file or folder of its own; raises FormatError."""
+    """The weights of a VAE: from a whole model, or from a VAE's own file or folder; raises FormatError."""
     if (path / "unet").is_dir():
         return {name: tensor for name, tensor in open_base(path).items() if name.startswith("vae.")}
     for stem in ("diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"):
@@ -122,5 +122,5 @@ def _is_vae(name: str) -> bool:
 
 
 def _flat(name: str, tensor: Tensor) -> Tensor:
-    """LDM's attention layers are 1 × 1 convolutions, diffusers' are linear."""
+    """The tensor of a linear layer, if it is one of LDM's 1 × 1 convolutions in an attention layer."""
     return tensor[:, :, 0, 0] if ".mid_block.attentions." in name and tensor.ndim == 4 else tensor
