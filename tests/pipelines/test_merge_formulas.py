@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from etude.core.errors import FormatError
 from etude.core.files import read_tensors
 from pipelines.model_merge.method.merging import formulas, pieces, sorting
 from pipelines.model_merge.method.merging.blocks import COUNT, PRESETS, block_of
 from pipelines.model_merge.method.merging.engine import Merge
-from pipelines.model_merge.method.merging.formula_names import MANY, FormulaName, takes
+from pipelines.model_merge.method.merging.formula_names import MANY, FormulaName, domain_fault, takes
 from pipelines.model_merge.method.merging.formulas import FORMULAS
 from pipelines.model_merge.method.settings import Weight
 
@@ -339,3 +340,51 @@ def test_the_formulas_stand_in_float32_for_half_precision_models() -> None:
     assert found.dtype == torch.float16
     assert found.equal(((a.float() + b.float()) / 2).half())
     assert formulas.weighted_sum([a, b], formulas.Numbers(1.0, 0.0)).equal(b)
+
+
+@pytest.mark.parametrize(
+    ("formula", "α", "β", "says"),
+    [
+        ("inverse_sigmoid", 1.5, 0.0, "`alpha` from 0 to 1, not 1.5"),
+        ("inverse_sigmoid", -0.1, 0.0, "`alpha` from 0 to 1, not -0.1"),
+        ("weighted_subtraction", 1.0, 1.0, "which is 0 where alpha is 1 and beta 1"),
+        ("weighted_subtraction", -4.0, -0.25, "which is 0 where alpha is -4 and beta -0.25"),
+        ("weighted_subtraction", 0.5, 2.0, "which is 0"),
+        ("tensor_sum", 1.2, 0.0, "`alpha` from 0 to 1"),
+        ("tensor_sum", 0.5, -0.5, "`beta` from 0 to 1"),
+        ("top_k_tensor_sum", 3.0, 0.0, "`alpha` from -1 to 1"),
+        ("euclidean_add_difference", 1.5, 0.0, "`alpha` from 0 to 1"),
+        ("multiply_difference", 1.01, 0.0, "`alpha` from 0 to 1"),
+        ("distribution_crossover", 0.5, -0.1, "`beta` from 0 to 1"),
+        ("ties_add_difference", 0.5, 1.5, "`beta` from 0 to 1"),
+    ],
+)
+def test_numbers_outside_the_domain_of_a_formula_are_refused(formula: Any, α: float, β: float, says: str) -> None:
+    assert says in domain_fault(formula, [0.5, α], [0.0, β], [])
+    assert domain_fault(formula, [0.5, 0.5], [0.0, 0.5], []) == ""
+
+
+@pytest.mark.parametrize("weights", [[1.0, -1.0], [0.3, 1.0, -1.3], [2.0, 0.0, -2.0]])
+def test_ties_refuses_weights_of_which_some_cancel_each_other(weights: list[float]) -> None:
+    assert "is 0 for some" in domain_fault("ties", [1.0], [1.0], weights)
+    assert domain_fault("dare_ties", [1.0], [1.0], weights) == ""
+    assert domain_fault("ties", [1.0], [1.0], [1.0, 0.0, -0.4]) == ""
+
+
+@pytest.mark.parametrize("formula", get_args(FormulaName))
+def test_a_formula_that_takes_its_numbers_gives_finite_values(formula: FormulaName) -> None:
+    same = models(1)[0]
+    zero = torch.zeros(SHAPE)
+    few = FORMULAS[formula].models or 3
+    for given in (models(few), [same] * few, [zero] * few, [same, zero, zero][:few], [zero, same, same][:few]):
+        for α in (-2.0, 0.0, 0.5, 1.0, 3.0):
+            for β in (-2.0, 0.0, 0.5, 1.0, 3.0):
+                if not domain_fault(formula, [α], [β], [1.0] * (few - 1)):
+                    assert merged(formula, given, α, β).isfinite().all(), (α, β)
+
+
+def test_merged_values_that_the_saved_precision_cannot_hold_are_refused_by_their_weight() -> None:
+    large = [torch.full(SHAPE, 60000.0), torch.full(SHAPE, -60000.0)]
+    with pytest.raises(FormatError, match=rf"{NAME}: has merged values that float16 cannot hold"):
+        merged("weighted_sum", large, -1.0, dtype=torch.float16)
+    assert merged("weighted_sum", large, -1.0, dtype=torch.float32).isfinite().all()

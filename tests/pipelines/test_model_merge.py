@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -197,6 +198,34 @@ def test_what_was_merged_in_is_extracted_again(base: Base, weights: dict[str, Te
     assert not torch.equal(first, untouched)
 
 
+def test_a_lora_of_no_difference_is_refused(base: Base, tmp_path: Path) -> None:
+    for rank in (0, 4):
+        asked: dict[str, Any] = {"formula": "task_arithmetic", "weights": [1.0], "result": "lora", "rank": rank}
+        with pytest.raises(FormatError, match=r"is the base itself: there is no difference|are not all LoRAs"):
+            build(base, given(a=base.path), tmp_path, **asked)
+
+
+@pytest.mark.parametrize(
+    ("formula", "change", "says"),
+    [
+        (
+            "inverse_sigmoid",
+            {"alpha": {"unet": 1.5, "rest": 0.5}},
+            "inverse_sigmoid takes `alpha` from 0 to 1, not 1.",
+        ),
+        ("inverse_sigmoid", {"alpha": {"unet": "GRAD_V", "rest": -0.5}}, "from 0 to 1, not -0.5"),
+        ("multiply_difference", {"alpha": {"unet": [0.5] * 24 + [2.0], "rest": 0.5}}, "from 0 to 1, not 2"),
+        ("weighted_subtraction", {"alpha": ONE, "beta": {"unet": 0.5, "rest": 1.0}}, "where alpha is 1 and beta 1"),
+        ("ties", {"weights": [1.0, -1.0]}, "`weights` that agree, which is 0"),
+    ],
+)
+def test_a_formula_outside_its_domain_is_refused_with_the_parameters(
+    formula: str, change: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ParamsError, match=re.escape(says)):
+        params_of("model_merge", formula=formula, **change)
+
+
 def test_the_nearest_pair_of_a_rank_is_that_of_the_singular_values() -> None:
     difference = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     pair = extracted(difference, 3, 1.0)
@@ -360,6 +389,7 @@ class Watching(Report):
 
 values = read_yaml("tests/params/pipelines/model_merge/params.yaml")
 values |= {"parts": ["unet"], "models": {x: x for x in "abc"[:count]}, "formula": formula, "weights": [1.0] * count}
+values |= {"alpha": {"unet": 0.4, "rest": 0.4}}
 values["learning"]["steps"] = 0
 params = validate(values, method.Params, "-")
 report = Watching(folder / "scratch", 0, "cpu", "fp32")

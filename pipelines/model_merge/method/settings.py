@@ -10,8 +10,8 @@ from etude.base.settings import Sampling
 from etude.core.mixins import Models
 from etude.core.params import Count, Location, MethodParams, Part, Rate, Schema, Seed, Steps, nearest, refuse_twice
 
-from .merging.blocks import COUNT, PRESETS
-from .merging.formula_names import MANY, FormulaName, takes
+from .merging.blocks import COUNT, PRESETS, weights_of
+from .merging.formula_names import MANY, FormulaName, domain_fault, takes
 
 Weighing = Annotated[float, Field(ge=-100, le=100)]
 
@@ -72,6 +72,9 @@ class Params(Models, MethodParams):
         if letters != [chr(ord("a") + i) for i in range(len(letters))]:
             raise ValueError("models are called a, b, c … in this order, and vae")
         if fault := takes(self.formula, len(letters)):
+            raise ValueError(f"{self.formula} {fault}")
+        alphas, betas = ((*weights_of(each.unet), each.rest) for each in (self.alpha, self.beta))
+        if fault := domain_fault(self.formula, alphas, betas, self.weights):
             raise ValueError(f"{self.formula} {fault}")
         if self.formula in MANY and len(self.weights) != len(letters):
             raise ValueError(f"`weights` has {len(self.weights)} numbers for {len(letters)} models")

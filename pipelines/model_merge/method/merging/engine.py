@@ -11,6 +11,7 @@ from torch import Tensor
 
 from etude.core.errors import FormatError
 from etude.core.randomness import generator
+from etude.core.weights import is_finite
 
 from .blocks import block_of, weights_of
 from .formulas import FORMULAS, Formula, Numbers
@@ -50,7 +51,7 @@ class Merge:
             if tensor.shape != tensors[0].shape:
                 fault = f"is {list(tensors[0].shape)} in one model and {list(tensor.shape)} in another"
                 raise FormatError(name, fault, "merge models of one family and kind")
-        return self._merged(name, tensors).to(self.dtype)
+        return as_saved(name, self._merged(name, tensors), self.dtype)
 
     def wide(self, name: str) -> Tensor:
         """The merged tensor in float32, for further computation."""
@@ -59,7 +60,8 @@ class Merge:
     def _narrow(self, name: str, tensors: list[Tensor]) -> Tensor:
         """An inpainting (9) or instruct-pix2pix (8) model's first layer: its first four channels are merged."""
         result = tensors[0].to(self.dtype, copy=True)
-        result[:, :4] = self._merged(name, [tensor[:, :4] for tensor in tensors]).to(self.dtype)
+        merged = self._merged(name, [tensor[:, :4] for tensor in tensors])
+        result[:, :4] = as_saved(name, merged, self.dtype)
         return result
 
     def numbers(self, name: str) -> Numbers:
@@ -109,3 +111,12 @@ def make(params: Params, models: Sequence[Weights], base: Weights, dtype: torch.
         dtype=dtype,
         seed=seed,
     )
+
+
+def as_saved(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor in the precision that is saved; raises FormatError if that does not hold its values."""
+    saved = tensor.to(dtype)
+    if saved.numel() and not is_finite(saved):
+        fault = f"has merged values that {str(dtype).removeprefix('torch.')} cannot hold"
+        raise FormatError(name, fault, "choose smaller numbers for the formula, or `save: fp32`")
+    return saved

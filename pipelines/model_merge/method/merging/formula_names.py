@@ -1,7 +1,8 @@
-"""The names of the formulas in params.yaml, and the number of models for each."""
+"""The names of the formulas in params.yaml, and the models and numbers that each takes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 FormulaName = Literal[
@@ -41,3 +42,43 @@ def takes(formula: FormulaName, count: int) -> str:
     if formula in _TWO:
         return "" if count == 2 else "takes two models, a and b"
     return "" if count in (2, 3) else "takes two models, a and b, and may take a third, c (else the base is c)"
+
+
+# Where α and β have a meaning, for formulas that have none, or a pole, elsewhere.
+_RANGES: dict[FormulaName, dict[str, tuple[float, float]]] = {
+    "inverse_sigmoid": {"alpha": (0, 1)},
+    "tensor_sum": {"alpha": (0, 1), "beta": (0, 1)},
+    "top_k_tensor_sum": {"alpha": (-1, 1)},
+    "euclidean_add_difference": {"alpha": (0, 1)},
+    "multiply_difference": {"alpha": (0, 1)},
+    "distribution_crossover": {"alpha": (0, 1), "beta": (0, 1)},
+    "ties_add_difference": {"beta": (0, 1)},
+}
+_NEAR = 1e-6  # a divisor nearer to 0 leaves nothing of what float32 holds
+
+
+def domain_fault(
+    formula: FormulaName, alphas: Sequence[float], betas: Sequence[float], weights: Iterable[float]
+) -> str:
+    """What is wrong with the numbers of a formula; empty if nothing is. ``alphas`` and ``betas`` belong together."""
+    for name, values in (("alpha", alphas), ("beta", betas)):
+        low, high = _RANGES.get(formula, {}).get(name, (-float("inf"), float("inf")))
+        outside = [value for value in values if not low <= value <= high]
+        if outside:
+            return f"takes `{name}` from {low} to {high}, not {outside[0]:g}"
+    if formula == "weighted_subtraction":
+        for α, β in zip(alphas, betas, strict=True):
+            if abs(1 - α * β) < _NEAR:
+                return f"divides by 1 - αβ, which is 0 where alpha is {α:g} and beta {β:g}"
+    if formula == "ties" and _cancels(weights):
+        return "divides by the sum of the `weights` that agree, which is 0 for some of these"
+    return ""
+
+
+def _cancels(weights: Iterable[float]) -> bool:
+    """Whether some of the weights, 0 aside, add up to 0."""
+    sums: set[float] = set()
+    for weight in weights:
+        if weight:
+            sums |= {weight, *(known + weight for known in sums)}
+    return any(abs(known) < _NEAR for known in sums)

@@ -78,7 +78,7 @@ def inverse_sigmoid(x: Parts, n: Numbers, _: Any = None) -> Tensor:
 
 def weighted_subtraction(x: Parts, n: Numbers, _: Any = None) -> Tensor:
     """(a-αβb)/(1-αβ): removes b from a, if a is a weighted sum that contains b."""
-    product = n.alpha * (n.beta - 1e-10 if n.alpha == n.beta == 1 else n.beta)
+    product = n.alpha * n.beta
     return (x[0] - product * x[1]) / (1 - product)
 
 

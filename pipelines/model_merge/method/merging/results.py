@@ -14,7 +14,7 @@ from etude.core.method import Input
 from etude.formats.pairs import Pair, join
 from etude.training.report import Report
 
-from .engine import Merge
+from .engine import Merge, as_saved
 from .low_rank import concatenated, extracted, is_layer
 from .sources import Model, Weights, open_vae
 from .stream import write_stream
@@ -70,5 +70,11 @@ def as_lora(
         if difference.any():
             pairs[name.removesuffix(".weight")] = extracted(difference, params.rank, params.clamp)
         report.advance(number + 1)
-    saved = {name: Pair(p.down.to(merge.dtype), p.up.to(merge.dtype), p.alpha) for name, p in pairs.items()}
+    if not pairs:
+        fault = "is the base itself: there is no difference to make a LoRA of"
+        raise FormatError("the merge", fault, "check `models`, `weights`, `alpha` and `parts`")
+    saved = {}
+    for name, pair in pairs.items():
+        down, up = (as_saved(name, half, merge.dtype) for half in (pair.down, pair.up))
+        saved[name] = Pair(down, up, pair.alpha)
     return join(saved)
