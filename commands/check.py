@@ -22,6 +22,7 @@ def check(
     Example: etude check
     """
     from etude import project, sources
+    from etude.images.faces import refuse_missing
 
     faults = []
     for folder in folders or [Path()]:
@@ -31,8 +32,10 @@ def check(
             faults.append(str(error) if folder == Path() else f"{folder.name}: {error}")
     if faults:
         raise ParamsError("params", "\n       ".join(faults), "correct them")
-    if not folders and (lacking := sources.missing(Path(), checked)):
-        raise sources.MissingError(lacking)
+    if not folders:
+        refuse_missing(checked.prepare.crop)
+        if lacking := sources.missing(Path(), checked):
+            raise sources.MissingError(lacking)
     say("all parameters are fine" + ("" if folders else ", and all that they name is here"))
 
 

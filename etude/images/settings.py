@@ -16,7 +16,7 @@ class Prepare(Schema):
     buckets: int = Field(
         ge=0, le=2048, multiple_of=8, description="0: squares; else keep shapes, sides multiples of this"
     )
-    crop: Literal["center", "focus", "pad"] = Field(description="what happens to what does not fit the shape")
+    crop: Literal["center", "focus", "faces", "pad"] = Field(description="what happens to what does not fit the shape")
     split: float = Field(ge=0, lt=1, description="cut pictures whose shape differs by this share or less; 0: never")
     split_overlap: float = Field(ge=0, le=0.9, description="share by which the cuts of a split picture overlap")
     flip: bool = Field(description="add a mirrored copy of every picture")

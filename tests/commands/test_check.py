@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from commands.check import check
-from etude.core.errors import ParamsError
+from etude.core.errors import InputError, ParamsError
+from etude.images import faces
 from tests.shipped import PARAMS
 
 
@@ -28,3 +29,12 @@ def test_faults_of_all_folders_are_told_at_once(tmp_path: Path, capsys: pytest.C
         check([fine, *folders])
     for name in ("treads", "thraeds"):
         assert f"{name}: {tmp_path / name / 'params.yaml'}" in str(raised.value)
+
+
+def test_a_crop_by_faces_without_the_detector_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(draft(tmp_path / "project", "crop: focus", "crop: faces"))
+    monkeypatch.setattr(faces, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match="`crop: faces` needs .*EXTRAS=faces"):
+        check()

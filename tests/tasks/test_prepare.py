@@ -4,6 +4,7 @@ import pytest
 
 from etude.core.errors import InputError, ParamsError
 from etude.core.files import read_json, sha256_tree
+from etude.images import faces, preparation
 from tasks.prepare import prepare
 from tests.tasks.front import draw, make_project, set_param
 
@@ -73,3 +74,21 @@ def test_a_misspelt_setting_is_named_with_the_right_one(raw: Path) -> None:
     set_param("resolution: 64", "resolutoin: 64")
     with pytest.raises(ParamsError, match=r"resolutoin.*did you mean `resolution`"):
         prepare("pets")
+
+
+def test_faces_that_are_found_are_kept_and_listed_in_the_pixels_of_the_file(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_param("crop: center", "crop: faces")
+    draw(raw / "a.png", 1, (80, 320))
+    monkeypatch.setattr(faces, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match="EXTRAS=faces"):
+        prepare("pets")
+    assert not Path("data/pets/prepared").exists()
+    monkeypatch.setattr(preparation, "refuse_missing", lambda _: None)
+    monkeypatch.setattr(preparation, "find_faces", lambda _: [(20.0, 250.0, 60.0, 290.0)])
+    prepare("pets")
+    (facts,) = read_json("data/pets/prepared/images.json")["images"].values()
+    assert facts["faces"] == [[20, 250, 60, 290]]
+    assert facts["crop"][1] <= 240
+    assert facts["crop"][3] >= 298

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from etude.images.crop import crop_box
+from etude.images.crop import Box, crop_box
 from etude.images.focus import focal_point
+from tests.etude.images.portraits import Face, Portrait, cuts, parts, share
 
 
 def scene(size: tuple[int, int], subject: tuple[int, int]) -> Image.Image:
@@ -50,3 +51,61 @@ def test_a_body_is_kept_with_its_more_detailed_head() -> None:
     left, _, right, _ = crop_box(image.size, (64, 64), focal_point(image, (64, 64)))
     assert left <= 106
     assert right >= 290
+
+
+def person(middle: int) -> Image.Image:
+    """An upright picture of a face, its middle at that height, over a suit that has more edges."""
+    image = Image.new("RGB", (256, 512), (200, 205, 210))
+    draw, dice = ImageDraw.Draw(image), random.Random(5)
+    draw.ellipse((80, middle - 60, 176, middle + 60), fill=(220, 180, 150))
+    for left in range(76, 180, 5):  # hair
+        draw.line((left, middle - 64, left + 3, middle - 40), fill=(60, 40, 30), width=2)
+    for left in (100, 140):  # eyes
+        draw.ellipse((left, middle - 20, left + 18, middle - 8), fill=(40, 40, 60), outline=(255, 255, 255))
+    draw.line((105, middle + 30, 150, middle + 30), fill=(150, 40, 40), width=6)
+    for top in range(middle + 80, 512, 36):
+        for left in range(30, 226, 36):
+            draw.rectangle((left, top, left + 24, top + 24), fill=tuple(dice.randrange(256) for _ in "rgb"))
+    return image
+
+
+@pytest.mark.parametrize("middle", [120, 140, 170])
+def test_a_face_is_kept_over_a_suit_that_has_more_edges(middle: int) -> None:
+    image, face = person(middle), (80, middle - 60, 176, middle + 60)
+    kept = share(crop_box(image.size, (64, 64), focal_point(image, (64, 64))), [face])
+    assert kept >= max(share(crop_box(image.size, (64, 64)), [face]), 0.9)
+
+
+@pytest.mark.parametrize(("portrait", "part"), cuts())
+def test_a_portrait_keeps_as_much_of_its_faces_as_in_the_middle(portrait: Portrait, part: Face | None) -> None:
+    image, faces = parts(portrait, part)
+    kept = share(crop_box(image.size, (64, 64), focal_point(image, (64, 64))), faces)
+    assert kept >= share(crop_box(image.size, (64, 64)), faces)
+
+
+@pytest.mark.parametrize("size", [(900, 300), (300, 900)])
+@pytest.mark.parametrize("at", [30, 200, 500, 800])
+def test_known_faces_come_before_every_edge(size: tuple[int, int], at: int) -> None:
+    image = scene(size, (840, 150) if size[0] > size[1] else (150, 840))
+    face: Box = (at, 100, at + 80, 180) if size[0] > size[1] else (100, at, 180, at + 80)
+    assert share(crop_box(size, (64, 64), focal_point(image, (64, 64), [face])), [face]) == pytest.approx(1)
+
+
+def test_of_faces_that_do_not_fit_into_one_crop_the_larger_is_kept() -> None:
+    image = Image.new("RGB", (300, 900), (128, 128, 128))
+    small, large = (100, 20, 160, 80), (80, 700, 220, 840)
+    box = crop_box(image.size, (64, 64), focal_point(image, (64, 64), [small, large]))
+    assert (share(box, [small]), share(box, [large])) == (0, 1)
+
+
+def test_hair_and_chin_are_kept_with_a_face_where_there_is_room() -> None:
+    image = Image.new("RGB", (300, 900), (128, 128, 128))
+    _, top, _, bottom = crop_box(image.size, (64, 64), focal_point(image, (64, 64), [(100, 400, 200, 500)]))
+    assert top <= 352
+    assert bottom >= 518
+
+
+def test_a_face_larger_than_the_crop_fills_it() -> None:
+    image = Image.new("RGB", (300, 900), (128, 128, 128))
+    _, top, _, bottom = crop_box(image.size, (64, 64), focal_point(image, (64, 64), [(0, 350, 300, 800)]))
+    assert 348 <= top <= bottom <= 802

@@ -1,0 +1,58 @@
+"""The detector of ``crop: faces``. Where OpenCV is not installed, only its refusal is tested."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from etude.core.errors import InputError
+from etude.images import faces
+from etude.images.crop import crop_box
+from etude.images.faces import find_faces, refuse_missing
+from etude.images.focus import focal_point
+from tests.etude.images.portraits import Face, Portrait, cuts, parts, share
+
+
+@pytest.fixture
+def opencv() -> None:
+    try:
+        refuse_missing("faces")
+    except InputError as error:
+        pytest.skip(str(error))
+
+
+def test_only_the_crop_by_faces_needs_the_detector(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faces, "find_spec", lambda _: None)
+    for crop in ("center", "focus", "pad"):
+        refuse_missing(crop)
+    with pytest.raises(InputError, match=r"params.yaml: `crop: faces` needs opencv.*Next: `make setup EXTRAS=faces`"):
+        refuse_missing("faces")
+
+
+def test_an_opencv_without_cascades_is_refused_as_one_that_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cv2" / "data").mkdir(parents=True)
+    (tmp_path / "cv2" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match="below version 5"):
+        refuse_missing("faces")
+
+
+@pytest.mark.usefixtures("opencv")
+@pytest.mark.parametrize(("portrait", "part"), [case for case in cuts() if len(case.values[0].faces) == 1])
+def test_a_portrait_of_one_person_keeps_as_much_of_the_face_as_in_the_middle(
+    portrait: Portrait, part: Face | None
+) -> None:
+    image, seen = parts(portrait, part)
+    found = find_faces(image)
+    assert found == find_faces(image)
+    kept = share(crop_box(image.size, (64, 64), focal_point(image, (64, 64), found)), seen)
+    assert kept >= share(crop_box(image.size, (64, 64)), seen)
+
+
+@pytest.mark.usefixtures("opencv")
+def test_a_picture_without_a_face_has_none() -> None:
+    image = Image.new("RGB", (300, 200), (90, 120, 60))
+    ImageDraw.Draw(image).rectangle((40, 40, 200, 150), fill=(200, 30, 30))
+    assert find_faces(image) == []
