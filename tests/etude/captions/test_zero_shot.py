@@ -54,6 +54,8 @@ def test_a_word_is_read_in_every_template() -> None:
     towards_dog = picture(cat=0.98, dog=1.0)
     assert describe(towards_dog, read, ["cat", "dog"], one) == ["dog"]
     assert describe(towards_dog, read, ["cat", "dog"], both) == ["cat"]
+    # The mean of templates that disagree is short: it counts by its direction alone.
+    assert describe(picture(cat=0.75, dog=1.0, flat=0.2), read, ["cat", "dog"], both) == ["dog"]
 
 
 def test_a_list_of_words_has_one_a_line_each_once(tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import TrainingError
 from etude.core.randomness import mix
-from etude.training.fit import Group, fit
+from etude.training.fit import Group, _buckets, fit
 from etude.training.plan import Optimization
 from etude.training.processes import OURS
 from etude.training.report import Report
@@ -197,6 +198,53 @@ def test_half_precision_without_a_gpu_is_refused_with_a_way_out(tmp_path: Path) 
     report = Report(tmp_path, 0, "cpu", "fp16")
     with pytest.raises(TrainingError, match="choose fp32 or bf16"):
         fit({"w": torch.zeros(1, requires_grad=True)}, lambda b: b.x.sum(), batches, Optimization(**BLOCK), report)
+
+
+def as_rank(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    """This process passes for one of two; gradients stay its own."""
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    monkeypatch.setattr(Accelerator, "process_index", rank)
+    monkeypatch.setattr(Accelerator, "is_main_process", rank == 0)
+    monkeypatch.setattr(Accelerator, "reduce", lambda _self, tensor, **_: tensor)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_each_rank_has_batches_and_numbers_of_its_own_and_only_the_first_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    as_rank(monkeypatch, rank)
+    w, seen = torch.zeros(4, 1, requires_grad=True), []
+
+    def loss(batch: Points) -> Tensor:
+        seen.append((batch.names[0], float(torch.rand(()))))
+        return (batch.x @ w).mean()
+
+    report = Report(tmp_path, 3, "cpu", "fp32")
+    fit({"w": w}, loss, batches, Optimization(**{**BLOCK, "steps": 3, "accumulation": 2}), report)
+    expected = []
+    for index in range(rank, 12, 2):
+        torch.manual_seed(mix(3, "step", index))
+        expected.append((f"point {index}", float(torch.rand(()))))
+    assert seen == expected
+    assert bool(report.history) == (tmp_path / "state.pt").exists() == (rank == 0)
+
+
+def test_a_loss_that_is_not_finite_names_the_images_of_all_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_rank(monkeypatch, 1)
+    with pytest.raises(
+        TrainingError, match=r"step 7: the loss is nan on point 24, point 25, point 26, point 27\. Next"
+    ):
+        train(tmp_path, PLAN, poison=12)
+
+
+def test_gradients_are_sent_in_few_messages_in_their_order() -> None:
+    gradients = [torch.full((size,), float(size)) for size in (5, 2, 9, 1, 3)]
+    assert [[len(g) for g in bucket] for bucket in _buckets(gradients, 7)] == [[5, 2], [9], [1, 3]]
+    assert [len(bucket) for bucket in _buckets(gradients, 1)] == [1] * 5
+    assert [len(bucket) for bucket in _buckets(gradients)] == [5]
+    assert _buckets([]) == []
 
 
 PROCESS = """

@@ -1,0 +1,89 @@
+"""What a base is told to be: its device, its precision, its resolution, its prediction."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from etude.base.loading import choose_device, load_base
+from etude.core.errors import BaseError
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "best"),
+    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_the_best_device_is_taken_where_none_is_named(
+    cuda: bool, mps: bool, best: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert choose_device("auto").type == best
+    assert choose_device("cpu").type == "cpu"
+    assert choose_device(torch.device("cuda:1")) == torch.device("cuda:1")
+
+
+@pytest.fixture
+def copy(folder_of: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A base whose configuration may be changed."""
+    return Path(shutil.copytree(folder_of("sd1"), tmp_path / "base"))
+
+
+def change(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+@pytest.mark.parametrize(("upcast", "dtype"), [(True, torch.float32), (False, torch.float16)])
+def test_only_a_vae_that_says_so_stays_in_half_precision(copy: Path, upcast: bool, dtype: torch.dtype) -> None:
+    change(copy / "vae/config.json", force_upcast=upcast)
+    assert load_base(copy, dtype=torch.float16, parts=("vae",)).vae.dtype == dtype
+    assert load_base(copy, dtype=torch.bfloat16, parts=("vae",)).vae.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("size", "resolution"), [(8, 64), ([12, 10], 80), (None, 512)])
+def test_the_resolution_is_that_of_the_smaller_side(copy: Path, size: Any, resolution: int) -> None:
+    change(copy / "unet/config.json", sample_size=size)
+    assert load_base(copy, parts=()).resolution == resolution
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"prediction_type": "sample"}, "PNDMScheduler predicting sample"),
+        ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler predicting epsilon"),
+    ],
+)
+def test_what_predicts_otherwise_is_refused(copy: Path, values: dict[str, str], says: str) -> None:
+    change(copy / "scheduler/scheduler_config.json", prediction_type="epsilon")
+    assert load_base(copy, parts=()).prediction == "epsilon"
+    change(copy / "scheduler/scheduler_config.json", **values)
+    with pytest.raises(BaseError, match=f"its scheduler is a {says}"):
+        load_base(copy, parts=())
+
+
+def test_every_setting_of_the_noise_schedule_counts(copy: Path) -> None:
+    file = copy / "scheduler/scheduler_config.json"
+    before = load_base(copy, parts=()).alphas_cumprod
+    assert len(before) == 1000
+    settings: list[dict[str, Any]] = [
+        {"num_train_timesteps": 900},
+        {"beta_start": 0.001},
+        {"beta_end": 0.02},
+        {"beta_schedule": "linear"},
+        {"rescale_betas_zero_snr": True},
+        {"trained_betas": [0.1, 0.2]},
+    ]
+    original = file.read_text()
+    for values in settings:
+        change(file, **values)
+        changed = load_base(copy, parts=()).alphas_cumprod
+        assert changed.shape != before.shape or not torch.equal(changed, before), values
+        file.write_text(original)
+    change(file, rescale_betas_zero_snr=True)
+    assert float(load_base(copy, parts=()).alphas_cumprod[-1]) == pytest.approx(0, abs=1e-7)

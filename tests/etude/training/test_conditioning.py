@@ -1,0 +1,83 @@
+"""What a loss is conditioned on: another wording, other layers, and captions that are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from etude.base.base import Base
+from etude.base.conditioning import Conditioning
+from etude.base.text import encode_prompts
+from etude.training.batches import Batch, Captions
+from etude.training.conditioning import PLAIN, cached, live, reworded
+
+TEXTS = ("a cat", "a dog", "a red cat", "a blue dog")
+
+
+def batch(conditioning: Conditioning | None = None) -> Batch:
+    mean = torch.zeros(len(TEXTS), 4, 8, 8)
+    return Batch(TEXTS, mean, mean, TEXTS, conditioning)
+
+
+def dropped(share: float) -> list[bool]:
+    """Which captions are left out after this seed; with 0.5 some are and some are not."""
+    torch.manual_seed(1)
+    return (torch.rand(len(TEXTS)) < share).tolist()
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_the_cached_captions_is_the_empty_text_in_all_its_parts(share: float, pooled: bool) -> None:
+    own = Conditioning(torch.randn(4, 77, 2), torch.randn(4, 3) if pooled else None)
+    empty = Conditioning(torch.randn(1, 77, 2), torch.randn(1, 3) if pooled else None)
+    without = dropped(share)
+    assert share != 0.5 or {*without} == {True, False}
+    torch.manual_seed(1)
+    found = cached(batch(own), empty, share)
+    for number, drop in enumerate(without):
+        assert torch.equal(found.hidden[number], (empty.hidden[0] if drop else own.hidden[number]))
+        if own.pooled is None or empty.pooled is None:
+            assert found.pooled is None
+        else:
+            assert found.pooled is not None
+            assert torch.equal(found.pooled[number], (empty.pooled[0] if drop else own.pooled[number]))
+
+
+def test_where_no_caption_is_left_out_nothing_is_drawn(sd1: Base) -> None:
+    own = Conditioning(torch.randn(4, 77, 32))
+    before = torch.get_rng_state()
+    cached(batch(own), own[:1], 0.0)
+    live(sd1, batch(), 0.0, 0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("share", "clip_skip"), [(0.0, 0), (0.5, 0), (0.5, 2)])
+def test_live_captions_are_encoded_with_the_same_share_left_out(sd1: Base, share: float, clip_skip: int) -> None:
+    texts = ["" if drop else text for text, drop in zip(TEXTS, dropped(share), strict=True)]
+    torch.manual_seed(1)
+    found = live(sd1, batch(), share, clip_skip)
+    torch.testing.assert_close(found.hidden, encode_prompts(sd1, texts, clip_skip).hidden, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize(
+    ("wording", "clip_skip", "expected"),
+    [("[name], [caption]", 0, "owl, a cat"), (PLAIN, 2, "a cat"), ("a photo of [name]", 1, "a photo of owl")],
+)
+def test_captions_are_encoded_in_another_wording_and_by_other_layers_and_so_is_the_empty_text(
+    family: str, wording: str, clip_skip: int, expected: str, loaded: Callable[[str], Base]
+) -> None:
+    base = loaded(family)
+    nothing = Conditioning(torch.zeros(1, 77, 2))
+    captions = Captions({"one": "a cat", "two": "a cat"}, {"one": nothing, "two": nothing}, nothing)
+    assert reworded(base, captions, PLAIN, "owl", 0) is captions
+    found = reworded(base, captions, wording, "owl", clip_skip)
+    assert found.texts == {"one": expected, "two": expected}
+    assert found.conditioning["one"] is found.conditioning["two"]
+    for made, text in ((found.conditioning["one"], expected), (found.empty, "")):
+        again = encode_prompts(base, [text], clip_skip)
+        assert torch.equal(made.hidden, again.hidden)
+        assert (made.pooled is None) == (family == "sd1")
+        assert made.pooled is None or again.pooled is None or torch.equal(made.pooled, again.pooled)
