@@ -86,10 +86,9 @@ def data_uri(picture: bytes) -> str:
 
 def thumbnail(file: Path) -> bytes:
     """A picture as WebP of at most THUMBNAIL_BYTES. Raises OSError when it is no picture."""
-    from PIL import Image
+    from etude.core.pictures import open_whole
 
-    with Image.open(file) as picture:
-        small = picture.convert("RGB")
+    small = open_whole(file, "PNG", "JPEG", "WEBP").convert("RGB")
     side = THUMBNAIL_SIDE
     while True:
         small.thumbnail((side, side))

@@ -191,22 +191,20 @@ def _place(entry: Path, mask: Path | None, path: Path) -> None:
     import torch
     from PIL import Image
 
+    from etude.core.pictures import open_prepared
+
     tensors, metadata = read_tensors(entry)
     height, width = tensors["mean"].shape[-2:]
-    with Image.open(mask) as image:
-        grey = np.asarray(image.convert("L").resize((width, height), Image.Resampling.BICUBIC))
+    grey = np.asarray(open_prepared(mask).convert("L").resize((width, height), Image.Resampling.BICUBIC))
     write_tensors(path, {**tensors, "attention": torch.tensor(grey).float() / 255}, metadata)
 
 
 def read_pixels(path: Path) -> tuple[tuple[int, int], bytes]:
     """Width and height of a prepared picture, and its RGB bytes row by row."""
-    from PIL import Image
+    from etude.core.pictures import open_prepared
 
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            return image.size, image.convert("RGB").tobytes()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(path, f"cannot be read ({error})", "run `dvc repro`; *prepare* writes it") from error
+    image = open_prepared(path)
+    return image.size, image.convert("RGB").tobytes()
 
 
 def _refuse_infinite(item: str, tensors: dict[str, Tensor]) -> None:

@@ -39,16 +39,14 @@ def read_words(path: Path | str) -> list[str]:
 
 def describe_pictures(pictures: Iterable[Path], settings: Caption, device: str) -> list[str]:
     """A caption for each picture file, seen by the CLIP in ``settings.model``; raises EtudeError where that is none."""
-    from PIL import Image
-
     from etude.base.clip import Clip
+    from etude.core.pictures import open_prepared
 
     words = read_words(settings.words)
     clip = Clip(settings.model, device, "correct `caption.model`, or set `caption.captioner: none`")
     features = []
     for path in pictures:
-        with Image.open(path) as image:
-            features.append(_unit(clip.see(image.convert("RGB"))))
+        features.append(_unit(clip.see(open_prepared(path).convert("RGB"))))
 
     def read(texts: Sequence[str]) -> Array:
         groups = [texts[start : start + TEXTS] for start in range(0, len(texts), TEXTS)]

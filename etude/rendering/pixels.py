@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from etude.core.errors import InputError
+from etude.core.pictures import open_whole
 from etude.core.store import key
 
 PICTURE = (
@@ -20,8 +21,7 @@ PICTURE = (
 def open_picture(path: Path) -> Image.Image:
     """The picture in RGB, rotated by its EXIF orientation; raises InputError if the file is missing or no picture."""
     try:
-        with Image.open(path) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
+        return ImageOps.exif_transpose(open_whole(path, "PNG", "JPEG", "WEBP")).convert("RGB")
     except FileNotFoundError:
         raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first") from None
     except OSError as error:

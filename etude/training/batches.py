@@ -90,15 +90,15 @@ def load_images(folder: Path | str) -> Images:
 def load_pictures(folder: Path | str) -> Pictures:
     """Read ``data/<set>/prepared``; raises InputError if it is empty."""
     import numpy as np
-    from PIL import Image
+
+    from etude.core.pictures import open_prepared
 
     files = sorted(Path(folder).glob("*.png"))
     if not files:
         raise InputError(folder, "holds no pictures", "run `dvc repro` so that *prepare* fills it")
     pixels = []
     for file in files:
-        with Image.open(file) as picture:
-            pixels.append(torch.from_numpy(np.array(picture.convert("RGB"))))
+        pixels.append(torch.from_numpy(np.array(open_prepared(file).convert("RGB"))))
     return Pictures(tuple(file.stem for file in files), tuple(pixels))
 
 

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.files import Draft, atomic_path
+from etude.core.pictures import DAMAGE, describe, open_whole, plugins
 from etude.formats.embeddings import rows
 from etude.formats.metadata import file_stem, word
 
@@ -33,6 +34,7 @@ CHUNK = "sd-ti-embedding"
 TENSOR = "TORCHTENSOR"  # a tensor in the JSON: {"TORCHTENSOR": nested lists}
 SUFFIXES = (".png", ".webp", ".avif", ".jxl")
 HALF = np.uint8(0x0F)
+MOST = 1 << 26  # bytes of pixels, and of what they hold: no embedding has more
 SIDE = 64  # px of the picture that is written
 Bytes = NDArray[np.uint8]
 
@@ -57,15 +59,14 @@ def read_dictionary(path: Path | str) -> dict[str, Any]:
     """The dictionary in a picture, from its text or else from its pixels; raises FormatError."""
     action = "name a picture that A1111 made of an embedding"
     try:
-        with Image.open(path) as image:
-            image.load()
-            text = image.info.get(CHUNK)
-            packed = base64.b64decode(text) if text else _unhidden(np.asarray(image.convert("RGB")))
+        image = open_whole(path, "PNG", "WEBP", "AVIF", *plugins())
+        text = image.info.get(CHUNK)
+        packed = base64.b64decode(text) if text else _unhidden(np.asarray(image.convert("RGB")))
         data = json.loads(packed, object_hook=_tensors)
     except FileNotFoundError:
         raise FormatError(path, "is missing", "check the path") from None
-    except (UnidentifiedImageError, OSError, ValueError, zlib.error) as error:
-        raise FormatError(path, f"holds no embedding ({error})", action) from error
+    except DAMAGE as error:
+        raise FormatError(path, f"holds no embedding ({describe(error, Path(path))})", action) from error
     if not isinstance(data, dict):
         raise FormatError(path, "holds no dictionary", action)
     return data
@@ -108,6 +109,8 @@ def _hidden(packed: bytes) -> Bytes:
 
 def _unhidden(pixels: Bytes) -> bytes:
     """What the blocks beside a picture hold; raises ValueError when there are none."""
+    if pixels.size > MOST:
+        raise ValueError("it is too large for one")
     bright = pixels.max(axis=2) > 0
     across, down = np.flatnonzero(bright.any(axis=0)), np.flatnonzero(bright.any(axis=1))
     if not len(across):
@@ -120,7 +123,7 @@ def _unhidden(pixels: Bytes) -> bytes:
     if low.shape != high.shape or not low.size:
         raise ValueError("it has no two equal blocks")
     low, high = (half ^ _sequence(half.shape) for half in (low, high))
-    return zlib.decompressobj().decompress(((high << 4) | low).tobytes())
+    return zlib.decompressobj().decompress(((high << 4) | low).tobytes(), MOST)
 
 
 def _sequence(shape: tuple[int, ...]) -> Bytes:

@@ -1,0 +1,148 @@
+"""Open picture files so that damaged pixels are an error and never a picture that is partly black.
+
+Pillow leaves out the check sums of a PNG's pixels, and reports nothing where such a file holds too few rows. Asked for
+EXIF before the pixels, it swallows what is wrong with them. So whoever reads a picture loads all of it here, first.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import zlib
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from math import ceil
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image
+
+from etude.core.errors import InputError
+
+# What Pillow's readers raise for damaged files; the last ones are faults of its code that only such files show.
+DAMAGE = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, RuntimeError, MemoryError, struct.error, zlib.error,
+    Image.DecompressionBombError, ArithmeticError, TypeError, AttributeError, AssertionError,
+)  # fmt: skip
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+LONGEST = 120  # characters of a detail
+BLOCK = 1 << 20  # bytes read at once
+SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a pixel, by the colour type of a PNG
+SCANS = 500  # of a progressive JPEG; each goes over all pixels: thousands of them in a small file take hours
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # its lines name no file; the errors say the same
+
+
+@cache
+def plugins() -> tuple[str, ...]:
+    """Pillow's names of the formats that the extra `heic` reads, as far as it is installed: HEIF, JXL."""
+    found = []
+    if find_spec("pillow_heif"):
+        import_module("pillow_heif").register_heif_opener()
+        found.append("HEIF")
+    if find_spec("pillow_jxl"):
+        import_module("pillow_jxl")  # it registers itself
+        found.append("JXL")
+    return tuple(found)
+
+
+def open_whole(path: Path | str, *formats: str) -> Image.Image:
+    """The first frame of a file, all of its pixels loaded; PNG unless ``formats`` names others.
+
+    Raises OSError, in one line, for a file that is damaged, missing or no picture.
+    """
+    try:
+        with Image.open(path, formats=formats or ("PNG",)) as image:
+            load_whole(image, Path(path))
+            return image
+    except FileNotFoundError:
+        raise
+    except DAMAGE as error:
+        raise OSError(describe(error, Path(path))) from error
+
+
+def open_prepared(path: Path | str) -> Image.Image:
+    """A PNG that *prepare* wrote; raises InputError where it is damaged or missing."""
+    try:
+        return open_whole(path)
+    except OSError as error:
+        fault = f"cannot be read ({describe(error, Path(path))})"
+        raise InputError(path, fault, "delete it and run `dvc repro`; *prepare* writes it") from error
+
+
+def describe(error: BaseException, path: Path) -> str:
+    """What was raised for the file ``path``, in one short line."""
+    lines = str(error).replace(str(path), path.name).splitlines() or ["no detail"]
+    detail = lines[0][:LONGEST]
+    return detail if isinstance(error, OSError) else f"{type(error).__name__}: {detail}"
+
+
+def load_whole(image: Image.Image, path: Path) -> None:
+    """Load all pixels of an opened picture, before its metadata are asked for; raises one of DAMAGE."""
+    if image.format == "PNG":
+        with open(path, "rb") as file:
+            check_png(file)
+    elif image.format == "ICO":
+        _check_icons(path)
+    elif image.info.get("progressive") and path.read_bytes().count(b"\xff\xda") > SCANS:
+        raise OSError(f"it has more than {SCANS} scans")
+    image.load()
+    if image.format == "PNG" and _is_black(image, image.height - 1):
+        _check_rows(path)
+
+
+def check_png(file: BinaryIO) -> None:
+    """Raise OSError where a chunk of the PNG that begins here has a wrong check sum, or the file ends before IEND."""
+    for _kind, _data in _chunks(file):
+        pass
+
+
+def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """The kind of each chunk with its data, in parts of at most BLOCK bytes; raises OSError as `check_png` does."""
+    file.seek(len(SIGNATURE), 1)
+    kind = b""
+    while kind != b"IEND":
+        head = file.read(8)
+        length, kind = int.from_bytes(head[:4]), head[4:]
+        crc = zlib.crc32(kind)
+        while length and (data := file.read(min(length, BLOCK))):
+            crc, length = zlib.crc32(data, crc), length - len(data)
+            yield kind, data
+        check = file.read(4)
+        if len(check) < 4:
+            raise OSError("the file is cut: it ends before the end of its picture")
+        if int.from_bytes(check) != crc:
+            raise OSError(f"the check sum of its {kind.decode('latin-1')!a} chunk is wrong")
+
+
+def _is_black(image: Image.Image, row: int) -> bool:
+    """Whether a row is all zeros, as Pillow leaves those that a file lacks."""
+    return image.crop((0, row, image.width, row + 1)).getbbox(alpha_only=False) is None
+
+
+def _check_rows(path: Path) -> None:
+    """Raise OSError for a PNG whose data end, whole, before its last row; they are inflated and dropped."""
+    inflate, total, expected = zlib.decompressobj(), 0, 0
+    with open(path, "rb") as file:
+        for kind, data in _chunks(file):
+            if kind == b"IHDR":
+                width, height, depth, colours, _, _, interlaced = struct.unpack(">IIBBBBB", data)
+                expected = 0 if interlaced else height * (1 + ceil(width * depth * SAMPLES[colours] / 8))
+            while kind == b"IDAT" and data and total < expected:
+                total += len(inflate.decompress(data, BLOCK))
+                data = inflate.unconsumed_tail
+    total += len(inflate.flush())
+    if total < expected:
+        raise OSError("it holds fewer rows than it should")
+
+
+def _check_icons(path: Path) -> None:
+    with open(path, "rb") as file:
+        data = file.read()
+        place = data.find(SIGNATURE)
+        while place >= 0:
+            file.seek(place)
+            check_png(file)
+            place = data.find(SIGNATURE, place + 1)

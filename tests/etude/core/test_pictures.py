@@ -1,0 +1,121 @@
+"""Damaged pixels are an error, never a picture that is partly black."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from etude.core import pictures
+from etude.core.errors import InputError
+from etude.core.pictures import open_prepared, open_whole
+
+SIZE = (64, 48)
+
+
+def noise() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(1, 255, (SIZE[1], SIZE[0], 3), dtype=np.uint8))
+
+
+def encoded(image: Image.Image, form: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return buffer.getvalue()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(rows: bytes, after: bytes = b"") -> bytes:
+    """A PNG of SIZE in RGB whose pixel data are ``rows``, every check sum right."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *SIZE, 8, 2, 0, 0, 0))
+    return pictures.SIGNATURE + header + chunk(b"IDAT", zlib.compress(rows)) + after + chunk(b"IEND", b"")
+
+
+def rows(count: int, value: int) -> bytes:
+    return (b"\0" + bytes([value]) * 3 * SIZE[0]) * count
+
+
+def test_each_flipped_bit_of_a_png_is_noticed(tmp_path: Path) -> None:
+    whole, dice = encoded(noise()), random.Random(0)
+    for _ in range(200):
+        damaged = bytearray(whole)
+        damaged[dice.randrange(len(whole))] ^= 1 << dice.randrange(8)
+        (tmp_path / "a.png").write_bytes(damaged)
+        with pytest.raises(OSError):  # noqa: PT011 (of whatever is wrong first)
+            open_whole(tmp_path / "a.png")
+
+
+def test_a_png_is_read_whole_with_its_pixels_and_what_follows_its_end_does_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(noise()) + b"left by another program")
+    assert (np.asarray(open_whole(tmp_path / "a.png")) == np.asarray(noise())).all()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_a_png_that_is_cut_anywhere_is_damaged(tmp_path: Path, share: float) -> None:
+    whole = encoded(noise())
+    (tmp_path / "a.png").write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(OSError, match="cut|truncated|identify"):
+        open_whole(tmp_path / "a.png")
+
+
+def test_a_png_with_all_check_sums_right_and_too_few_rows_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(rows(SIZE[1] - 1, 9)))
+    with pytest.raises(OSError, match="fewer rows than it should"):
+        open_whole(tmp_path / "a.png")
+
+
+def test_a_black_picture_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(rows(SIZE[1], 0)))
+    assert open_whole(tmp_path / "a.png").getcolors() == [(SIZE[0] * SIZE[1], (0, 0, 0))]
+    for mode in ("1", "L", "LA", "P", "RGBA"):
+        Image.new(mode, (37, 5)).save(tmp_path / "a.png")
+        assert open_whole(tmp_path / "a.png").size == (37, 5)
+
+
+def test_a_flipped_bit_of_a_png_inside_an_icon_is_noticed(tmp_path: Path) -> None:
+    whole = encoded(noise().resize((256, 256)), "ICO")
+    place = whole.index(b"IDAT")
+    (tmp_path / "a.ico").write_bytes(whole)
+    assert open_whole(tmp_path / "a.ico", "ICO").size == (256, 256)
+    damaged = bytearray(whole)
+    damaged[place + 2000] ^= 1
+    (tmp_path / "a.ico").write_bytes(damaged)
+    with pytest.raises(OSError, match="check sum of its 'IDAT' chunk"):
+        open_whole(tmp_path / "a.ico", "ICO")
+
+
+def test_a_progressive_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    noise().save(buffer, "JPEG", progressive=True)
+    whole = buffer.getvalue()
+    last = whole.rindex(b"\xff\xda")
+    (tmp_path / "a.jpg").write_bytes(whole)
+    assert open_whole(tmp_path / "a.jpg", "JPEG").size == SIZE
+    (tmp_path / "a.jpg").write_bytes(whole[:last] + whole[last:-2] * pictures.SCANS + whole[-2:])
+    with pytest.raises(OSError, match=r"more than \d+ scans"):
+        open_whole(tmp_path / "a.jpg", "JPEG")
+
+
+def test_a_damaged_prepared_picture_is_named_with_what_to_do(tmp_path: Path) -> None:
+    damaged = bytearray(encoded(noise()))
+    damaged[-20] ^= 8
+    (tmp_path / "a.png").write_bytes(damaged)
+    for name in ("a.png", "gone.png"):
+        with pytest.raises(InputError, match=f"{name}: cannot be read .*run `dvc repro`") as refused:
+            open_prepared(tmp_path / name)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_file_of_another_format_than_was_asked_for_is_none(tmp_path: Path) -> None:
+    noise().save(tmp_path / "a.png", "JPEG")
+    with pytest.raises(OSError, match="cannot identify"):
+        open_whole(tmp_path / "a.png")
+    assert open_whole(tmp_path / "a.png", "JPEG").size == SIZE
