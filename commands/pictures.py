@@ -18,10 +18,9 @@ from etude.core.errors import ConflictError, InputError
 from etude.core.files import replace_folder, sha256_file
 from etude.core.params import read_yaml
 from etude.project import RESERVED, Project, check
-from tasks.shell.console import progress, say, warn
+from tasks.shell.console import first_of, progress, say, shorten, warn
 
 RAW = Path("data/raw")
-SHOWN = 5
 
 
 def bring(source: Path, name: str, methods: Sequence[str], word: str, kind: str, replace: bool) -> None:
@@ -82,23 +81,23 @@ def _chosen(source: Path, target: Path) -> list[str]:
     """The pictures below ``source``, recognised by content, with their masks and texts, as sorted relative names."""
     from etude.captions.beside import other_captions
     from etude.images.decode import fault_of
-    from etude.images.folder import list_files, list_pictures
+    from etude.images.folder import list_folder, list_pictures
 
     if target.resolve() != source.resolve() and target.resolve().is_relative_to(source.resolve()):
         raise InputError(source, f"holds {target} itself", "choose the folder with the pictures alone")
-    masks = list_pictures(source)
+    masks, (files, unreadable) = list_pictures(source), list_folder(source)
     faults = {file: fault_of(source / file) for file in masks}
     pictures = [file for file, fault in faults.items() if fault is None]
-    others = [f"{file} ({fault})" for file, fault in faults.items() if fault]
+    others = [f"{shorten(file)} ({fault})" for file, fault in (faults | unreadable).items() if fault]
     if others:
-        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
-        warn(f"{len(others)} files are not copied: {'; '.join(others[:SHOWN])}{more}")
+        warn(f"{len(others)} files are not copied: {first_of(others)}")
     for suffix, count in sorted(other_captions(source, pictures).items()):
         warn(f"{count} pictures have a {suffix} file and no .txt: it is not copied. Next: rename them to .txt")
     if not pictures:
-        raise InputError(source, "holds no pictures", "name a folder with pictures (PNG, JPEG, WebP, …)")
+        fault = f"holds no pictures{f': {others[0]}' if others else ''}"
+        raise InputError(source, fault, "name a folder with pictures (PNG, JPEG, WebP, …)")
     stems = {Path(file).with_suffix("") for file in pictures}
-    texts = [file for file in list_files(source) if file.endswith(".txt") and Path(file).with_suffix("") in stems]
+    texts = [file for file in files if file.endswith(".txt") and Path(file).with_suffix("") in stems]
     return sorted({*pictures, *texts, *(mask for file in pictures if (mask := masks[file]))})
 
 

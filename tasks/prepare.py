@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,12 @@ from etude.core.files import write_json
 from etude.core.params import Schema, image_folder, pick
 from etude.images.settings import Prepare
 from tasks.shell import publish, run
-from tasks.shell.console import progress, say, warn
+from tasks.shell.console import first_of, progress, say, shorten, warn
 
 if TYPE_CHECKING:
     from etude.images.preparation import Preparation
 
 __all__ = ["Prepare", "StageParams", "prepare"]
-SHOWN = 5  # files in the log for each kind of finding; images.json has all
 
 
 class StageParams(Schema):
@@ -28,15 +28,17 @@ class StageParams(Schema):
 def prepare(name: str) -> None:
     """Prepare the pictures of the image set NAME; params.yaml names their folder."""
     settings, folder = pick("params.yaml", StageParams).prepare, image_folder(name)
-    from etude.images.folder import list_pictures
+    from etude.images.folder import list_folder, list_pictures
     from etude.images.preparation import Preparation
 
-    files = list_pictures(folder)
+    files, others = list_pictures(folder), list_folder(folder).others
     with publish(Path("data", name, "prepared")) as out:
         preparation = Preparation(out, settings)
+        for file, fault in others.items():
+            preparation.leave_out(file, InputError(f"{folder}/{file}", fault, "correct or remove it"))
         for file, mask in progress(list(files.items()), f"{name}: prepare"):
             preparation.add(file, folder / file, folder / mask if mask else None)
-        _refuse_nothing(folder, len(files), preparation)
+        _refuse_nothing(folder, len(files) + len(others), preparation)
         if settings.flip:
             preparation.flip()
         listing = preparation.listing()
@@ -50,7 +52,7 @@ def _refuse_nothing(folder: Path, files: int, preparation: Preparation) -> None:
     if not files:
         raise InputError(folder, "holds no pictures", "put pictures there (PNG, JPEG, WebP, …)")
     first, reason = next(iter(preparation.skipped.items()))
-    fault = f"none of its {files} files can be used as a picture; {first}: {reason}"
+    fault = f"none of its {files} files can be used as a picture; {shorten(first)}: {reason}"
     raise InputError(folder, fault, "put usable pictures there, or change `prepare` in params.yaml")
 
 
@@ -58,10 +60,20 @@ def _tell(name: str, files: int, listing: dict[str, Any]) -> None:
     images = listing["images"].values()
     flipped = sum(image["flipped"] for image in images)
     say(f"{name}: {len(images)} pictures ({flipped} of them flipped copies) from {files} files")
-    _list(name, "left out", [f"{file} ({reason})" for file, reason in listing["skipped"].items()])
-    _list(name, "the same pixels as another", [f"{a} = {b}" for a, b in listing["duplicates"].items()])
-    _list(name, "nearly the same", [" ~ ".join(pair) for pair in _sources(listing)])
+    _list(name, "left out", [f"{shorten(file)} ({reason})" for file, reason in listing["skipped"].items()])
+    _list(name, "the same pixels as another", [_join(" = ", pair) for pair in listing["duplicates"].items()])
+    _list(name, "nearly the same", [_join(" ~ ", pair) for pair in _sources(listing)])
     _list(name, "enlarged", [image["sources"][0] for image in images if image["enlarged"] and not image["flipped"]])
+    files_of: dict[str, list[str]] = {}
+    for file, notes in listing.get("notes", {}).items():
+        for note in notes:
+            files_of.setdefault(note, []).append(file)
+    for note, noted in sorted(files_of.items()):
+        _list(name, note, noted)
+
+
+def _join(sign: str, names: Sequence[str]) -> str:
+    return sign.join(map(shorten, names))
 
 
 def _sources(listing: dict[str, Any]) -> list[list[str]]:
@@ -75,9 +87,9 @@ def _sources(listing: dict[str, Any]) -> list[list[str]]:
 
 
 def _list(name: str, finding: str, cases: list[str]) -> None:
+    """Name as many cases as a line holds; images.json names all."""
     if cases:
-        more = f" and {len(cases) - SHOWN} more" if len(cases) > SHOWN else ""
-        warn(f"{name}: {finding}: {len(cases)}: {'; '.join(cases[:SHOWN])}{more}")
+        warn(f"{name}: {finding}: {len(cases)}: {first_of(cases)}")
 
 
 if __name__ == "__main__":

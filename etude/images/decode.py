@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import io
-import struct
 import warnings
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from etude.core.errors import InputError
+from etude.core.pictures import DAMAGE, describe, load_whole
+from etude.images import avif, tiff
+from etude.images.colours import Colour, flatten, in_srgb, refuse_dark
+from etude.images.kinds import UnusableError, formats, not_a_picture
 
 Size = tuple[int, int]  # width, height
-Colour = tuple[int, int, int]
-
-# Named, so that no reader with a weak signature takes a stray file for a picture and none that runs programs is used.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "QOI", "ICO")
-# What Pillow's readers raise for damaged files: a broken one must be listed, not end the stage with a traceback.
-DAMAGE = (
-    OSError, SyntaxError, ValueError, EOFError, LookupError, OverflowError, RuntimeError, MemoryError,
-    struct.error, zlib.error, Image.DecompressionBombError,
-)  # fmt: skip
+JPEGS = ("JPEG", "MPO")
+LARGEST_JPEG = 500_000_000  # pixels; it is decoded smaller. The limit of all others is Pillow's own
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap width and height
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -35,14 +31,18 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-SRGB = ImageCms.createProfile("sRGB")
+# What is to be known of a picture that is used.
+FIRST = "only the first frame or page is used"
+PROFILE = "the colour profile is damaged and not applied"
+TURN = "the EXIF data are damaged, so it may lie on its side"
 
 
 class Picture(NamedTuple):
-    """An upright RGB image, perhaps decoded smaller, and the upright size [w, h] of the file's full pixels."""
+    """An upright RGB image, perhaps decoded smaller; the upright size [w, h] of the file's full pixels; and notes."""
 
     image: Image.Image
     size: Size
+    notes: tuple[str, ...] = ()
 
 
 def read_picture(path: Path | str, background: Colour, enough: Callable[[Size], Size] | None = None) -> Picture:
@@ -50,99 +50,129 @@ def read_picture(path: Path | str, background: Colour, enough: Callable[[Size], 
 
     ``enough`` tells from the full upright size how many pixels will do. A JPEG is then decoded at 1/2, 1/4 or 1/8,
     never below that (its DCT scales for free: three times faster on 12 megapixels). Raises InputError with the reason
-    when the file is not a picture or is damaged.
+    when the file is not a picture, is damaged, or cannot be brought to the right pixels.
     """
     path = Path(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd metadata and very large pictures: read them, or fail below
-        try:
-            with Image.open(path, formats=FORMATS) as image:
-                return _upright(image, background, enough)
-        except UnidentifiedImageError:
-            raise InputError(path, _not_a_picture(path), "leave it out, or save it as PNG or JPEG") from None
-        except DAMAGE as error:
-            detail = str(error).replace(str(path), path.name) or "no detail"
-            fault = f"cannot be decoded ({type(error).__name__}: {detail.splitlines()[0]})"
-            raise InputError(path, fault, "leave it out, or save it again") from error
-
-
-def _upright(image: Image.Image, background: Colour, enough: Callable[[Size], Size] | None) -> Picture:
-    size = image.size
-    sideways = _orientation(image) in SIDEWAYS
-    if enough is not None and image.format in ("JPEG", "MPO"):
-        wanted = enough(size[::-1] if sideways else size)
-        image.draft(None, wanted[::-1] if sideways else wanted)  # None keeps the mode
-    image.load()
-    flat = flatten(in_srgb(image), background)
-    orientation = _orientation(image)  # asked again: a PNG may tell after its pixels
-    upright = flat.transpose(TURNS[orientation]) if orientation in TURNS else flat
-    return Picture(upright, size[::-1] if orientation in SIDEWAYS else size)
-
-
-def _orientation(image: Image.Image) -> int:
     try:
-        return int(image.getexif().get(ORIENTATION, 1))
-    except DAMAGE:  # damaged metadata does not spoil the pixels
-        return 1
-
-
-def in_srgb(image: Image.Image) -> Image.Image:
-    """RGB, RGBA and CMYK pixels with an embedded profile as sRGB (phones write Display P3); others as they are."""
-    profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
-        return image
-    try:
-        embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "sRGB" in ImageCms.getProfileDescription(embedded):
-            return image
-        converted = ImageCms.profileToProfile(
-            image, embedded, SRGB, outputMode="RGB" if image.mode == "CMYK" else image.mode
-        )
-    except (ImageCms.PyCMSError, OSError):  # a damaged profile, or one for other pixels: the numbers still stand
-        return image
-    return image if converted is None else converted
-
-
-def flatten(image: Image.Image, background: Colour) -> Image.Image:
-    """Any mode as RGB; whatever lies hidden under transparency is covered by ``background``."""
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed white")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _eight_bits(image).convert("RGB")
-    if not image.has_transparency_data:
-        return image if image.mode == "RGB" else image.convert("RGB")
-    ground = Image.new("RGBA", image.size, (*background, 255))
-    ground.alpha_composite(image.convert("RGBA"))
-    return ground.convert("RGB")
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Sixteen-bit grey scaled to eight: Pillow's own conversion clips at 255 and turns such pictures white."""
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError("pixel values outside 0 … 65535")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        with warnings.catch_warnings(action="ignore"), _opened(path) as image:  # of odd metadata and large pictures
+            return _upright(image, path, background, enough)
+    except UnidentifiedImageError:
+        raise InputError(path, not_a_picture(path), "leave it out, or save it as PNG or JPEG") from None
+    except UnusableError as error:
+        raise InputError(path, str(error), "leave it out, or save it as PNG or JPEG of 8 bits") from None
+    except DAMAGE as error:
+        fault = _too_large(error) or f"cannot be decoded ({describe(error, path)})"
+        raise InputError(path, fault, "leave it out, or save it again") from error
 
 
 def fault_of(path: Path | str) -> str | None:
     """Why a file is no picture, by its first bytes alone; None when it claims to be one. Its pixels are not read."""
     path = Path(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            Image.open(path, formats=FORMATS).close()
-        except UnidentifiedImageError:
-            return _not_a_picture(path)
-        except DAMAGE as error:
-            return f"cannot be opened ({type(error).__name__})"
+    try:
+        with warnings.catch_warnings(action="ignore"), _opened(path) as image:
+            _refuse_misread(image, path)
+    except UnidentifiedImageError:
+        return not_a_picture(path)
+    except UnusableError as error:
+        return str(error)
+    except DAMAGE as error:
+        return _too_large(error) or f"cannot be opened ({describe(error, path)})"
     return None
 
 
-def _not_a_picture(path: Path) -> str:
-    with open(path, "rb") as file:
-        head = file.read(12)
-    if not head:
-        return "is empty"
-    if head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev", b"mif", b"msf"):
-        return "is HEIC, which Pillow does not read"
-    return "is not a picture of a known format"
+def _too_large(error: BaseException) -> str | None:
+    if not isinstance(error, Image.DecompressionBombError):
+        return None
+    return f"has more than {_limit() / 1e6:.0f} megapixels, or as a JPEG more than {LARGEST_JPEG / 1e6:.0f}"
+
+
+def _opened(path: Path) -> ImageFile:
+    """The file opened, nothing of it decoded. A JPEG may have more pixels than Pillow lets pass."""
+    try:
+        return Image.open(path, formats=formats())
+    except Image.DecompressionBombError:
+        with open(path, "rb") as file:
+            if file.read(3) != b"\xff\xd8\xff":
+                raise
+        return JpegImageFile(path)
+
+
+def _refuse_misread(image: ImageFile, path: Path) -> None:
+    """Raise UnusableError for a kind of file whose pixels would come out wrong."""
+    if isinstance(image, TiffImageFile):
+        tiff.refuse_misread(image)
+    if image.format == "AVIF":
+        avif.refuse_misread(path)
+    if image.width * image.height > LARGEST_JPEG:  # any other format ended at a lower limit
+        raise Image.DecompressionBombError
+
+
+def _upright(image: ImageFile, path: Path, background: Colour, enough: Callable[[Size], Size] | None) -> Picture:
+    _refuse_misread(image, path)
+    size = image.size
+    if enough is not None and image.format in JPEGS:
+        sideways = _orientation(image) in SIDEWAYS
+        wanted = enough(size[::-1] if sideways else size)
+        image.draft(None, wanted[::-1] if sideways else wanted)  # None keeps the mode
+    if image.width * image.height > _limit():
+        raise Image.DecompressionBombError
+    sixteen, white = ";16" in str(image.tile[:1]), tiff.white_of(image)
+    covered = image.tile[0].extents if image.format == "GIF" and image.tile else None
+    _load(image, path)
+    if sixteen:
+        refuse_dark(image)
+    coloured, true_colours = in_srgb(_on_nothing(image, covered))
+    flat = flatten(coloured, background, white)
+    orientation = _orientation(image)  # a PNG may have it after its pixels
+    upright = flat.transpose(TURNS[orientation]) if orientation in TURNS else flat
+    notes = {FIRST: _has_more(image), PROFILE: not true_colours, TURN: orientation is None}
+    kept = tuple(note for note, holds in notes.items() if holds)
+    return Picture(upright, size[::-1] if orientation in SIDEWAYS else size, kept)
+
+
+def _load(image: ImageFile, path: Path) -> None:
+    """Load all pixels, before any metadata is asked for: Pillow swallows what is wrong with them otherwise."""
+    if not isinstance(image, TiffImageFile):
+        load_whole(image, path)
+        return
+    failure = None
+    with tiff.libtiff_errors() as lines:
+        try:
+            load_whole(image, path)
+        except DAMAGE as error:
+            failure = error
+    if lines:
+        raise OSError(lines[0].removeprefix("tempfile.tif: "))
+    if failure:
+        raise failure
+    tiff.widen_palette(image)
+
+
+def _on_nothing(image: Image.Image, covered: tuple[int, int, int, int] | None) -> Image.Image:
+    """A GIF whose first frame covers only a part of it, transparent elsewhere, as browsers show it."""
+    if covered is None or covered == (0, 0, *image.size):
+        return image
+    canvas = Image.new("RGBA", image.size)
+    canvas.paste(image.convert("RGBA").crop(covered), covered[:2])
+    return canvas
+
+
+def _orientation(image: ImageFile) -> int | None:
+    """The turn that the EXIF data ask for; None where they are damaged, which does not spoil the pixels."""
+    try:
+        orientation = image.getexif().get(ORIENTATION)
+        if orientation is None and (data := image.info.get("exif")):
+            with warnings.catch_warnings(action="error"):  # loaded anew: the first time, Pillow swallows errors
+                Image.Exif().load(data)
+        return int(orientation or 1)
+    except (*DAMAGE, UserWarning):
+        return None
+
+
+def _has_more(image: ImageFile) -> bool:
+    """Whether the file holds more frames or pages; the second picture of an HDR photo only brightens its first."""
+    return bool(getattr(image, "is_animated", False)) and b"hdrgm" not in image.info.get("xmp", b"")
+
+
+def _limit() -> float:
+    return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else float("inf")

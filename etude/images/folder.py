@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import NamedTuple
 
 from etude.core.errors import InputError
 
@@ -17,24 +19,57 @@ MASK = "_att"  # ends the stem of a mask that lies beside its picture, as DreamA
 CARDS = frozenset({"license", "licence", "notice", "readme", "credits", "attribution", "copying"})
 
 
-def list_files(folder: Path | str) -> list[str]:
-    """All files below ``folder``, hidden ones left out, as sorted POSIX names relative to it.
+class Listing(NamedTuple):
+    """What lies below a folder, by sorted POSIX names relative to it: files, and what is none, each with the reason."""
 
-    Raises InputError for a folder that is not here, and for a name that is no text, which no listing could hold.
+    files: list[str]
+    others: dict[str, str]
+
+
+def list_folder(folder: Path | str) -> Listing:
+    """All that lies below ``folder``, hidden things left out. Links to files are followed, those to folders are not.
+
+    DVC does not follow these either, and so would not notice a change behind one. Raises InputError for a folder that
+    is not here.
     """
     folder = Path(folder)
     if not folder.is_dir():
         if folder.with_name(f"{folder.name}.dvc").exists():
             raise InputError(folder, "is tracked, but its content is not here", f"run `dvc pull {folder}`")
         raise InputError(folder, "is not a folder", "put the pictures there, or correct the folder's name")
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    names = sorted(path.as_posix() for path in paths if not any(map(_hidden, path.parts)))
-    for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise InputError(folder, f"holds {name!a}, a name that is not UTF-8", "rename that file") from None
-    return names
+    found: dict[str, str | None] = {}
+    for place, folders, names in os.walk(folder, onerror=lambda error: found.update(_closed(folder, error))):
+        folders[:] = [name for name in folders if not _hidden(name)]
+        linked = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        for name in linked + [name for name in names if not _hidden(name)]:
+            path = Path(place, name)
+            found[path.relative_to(folder).as_posix()] = _fault(path, folder)
+    others = {_readable(name): fault for name, fault in sorted(found.items()) if fault}
+    return Listing(sorted(name for name, fault in found.items() if not fault), others)
+
+
+def _closed(folder: Path, error: OSError) -> dict[str, str | None]:
+    return {Path(error.filename).relative_to(folder).as_posix(): f"cannot be opened ({error.strerror})"}
+
+
+def _fault(path: Path, folder: Path) -> str | None:
+    """Why what lies at ``path`` is no file that can be read; None if it is one."""
+    if path.is_dir():
+        return "is a link to a folder, which is not followed: copy its pictures here"
+    if not path.is_file():
+        return "is a link to nothing" if path.is_symlink() else "is no file (a pipe, a socket or a device)"
+    name = str(path.relative_to(folder))
+    return None if _readable(name) == name else "has a name that is not UTF-8: rename it"
+
+
+def _readable(name: str) -> str:
+    """The name with those of its bytes escaped that are no UTF-8, which no listing could hold."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def list_files(folder: Path | str) -> list[str]:
+    """The files of `list_folder`."""
+    return list_folder(folder).files
 
 
 def list_pictures(folder: Path | str) -> dict[str, str | None]:

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from etude.core.errors import InputError
+from etude.core.pictures import open_whole
 from etude.images.crop import Box, Size, bucket_sizes, crop_box, cut, nearest_size, pad, split_boxes
 from etude.images.decode import Picture, read_picture
 from etude.images.faces import find_faces, refuse_missing
@@ -20,6 +21,7 @@ from etude.images.settings import Prepare
 
 OVERSAMPLING = 2  # a JPEG is decoded at no less than this many times the pixels it is used at
 MASKS = "attention"  # the folder of masks in `out`
+PLAIN = "one colour alone"
 EVEN = 127  # the grey of a mask that weighs as much as none
 PNG_LEVEL = 1  # of zlib; fixed, since a file's bytes are its identity for DVC
 
@@ -38,6 +40,7 @@ class Preparation:
         self.images: dict[str, dict[str, Any]] = {}
         self.skipped: dict[str, str] = {}  # file: reason
         self.duplicates: dict[str, str] = {}  # file: the file with the same pixels that is kept
+        self.notes: dict[str, list[str]] = {}  # file: what is to be known of it, though it is used
         self._of_source: dict[str, list[str]] = {}  # hash of decoded pixels: ids
         self._prepared: set[str] = set()  # hashes of written pixels
         self._signatures: dict[str, Signature] = {}
@@ -51,16 +54,22 @@ class Preparation:
         try:
             picture = read_picture(path, self.settings.colour, enough)
         except InputError as error:
-            if self.settings.unreadable == "stop":
-                raise
-            self.skipped[name] = error.fault
+            self.leave_out(name, error)
             return
+        if picture.notes:
+            self.notes[name] = list(picture.notes)
         pixels = pixel_hash(picture.image)
         known = self._of_source.get(pixels)
         if known:
             self._note_duplicate(name, known)
         else:
             self._of_source[pixels] = self._cut(name, picture, pixels[:16], mask)
+
+    def leave_out(self, name: str, error: InputError) -> None:
+        """List what cannot be read, or raise ``error`` where the settings say so."""
+        if self.settings.unreadable == "stop":
+            raise error
+        self.skipped[name] = error.fault
 
     def _note_duplicate(self, name: str, known: list[str]) -> None:
         self.duplicates[name] = self.images[known[0]]["sources"][0]
@@ -86,6 +95,8 @@ class Preparation:
                 self._save_mask(identifier, mask_piece(mask, picture.size, box, target, self.settings))
             self._write(identifier, image, {**entry, "flipped": False})
             made.append(identifier)
+            if image.getcolors(1):
+                self.notes[name] = [*picture.notes, PLAIN]
         return made
 
     def _write(self, identifier: str, image: Image.Image, entry: dict[str, Any]) -> None:
@@ -98,13 +109,12 @@ class Preparation:
     def flip(self) -> None:
         """Add a mirrored copy of every picture, save where the set holds those pixels already."""
         for identifier, entry in list(self.images.items()):
-            with Image.open(self.out / f"{identifier}.png") as image:
-                mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            mirrored = open_whole(self.out / f"{identifier}.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             if pixel_hash(mirrored) not in self._prepared:
                 self._write(f"{identifier}-flip", mirrored, {**entry, "flipped": True})
                 if "attention" in entry:
-                    with Image.open(self.out / MASKS / f"{identifier}.png") as mask:
-                        self._save_mask(f"{identifier}-flip", mask.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+                    mask = open_whole(self.out / MASKS / f"{identifier}.png")
+                    self._save_mask(f"{identifier}-flip", mask.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
 
     def _save_mask(self, identifier: str, mask: Image.Image) -> None:
         (self.out / MASKS).mkdir(exist_ok=True)
@@ -113,12 +123,13 @@ class Preparation:
     def listing(self) -> dict[str, Any]:
         """What ``images.json`` holds: the pictures, what was left out and why, and what looks alike."""
         pairs = near_duplicates(self._signatures, self.settings.near_duplicates)
-        return {
+        listing = {
             "images": self.images,
             "skipped": self.skipped,
             "duplicates": self.duplicates,
             "near_duplicates": [list(pair) for pair in pairs],
         }
+        return {**listing, "notes": self.notes} if self.notes else listing
 
 
 def target_size(size: Size, settings: Prepare) -> Size:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
+WIDTH = 200  # characters of a list of cases within a line
 
 
 def say(text: str, *, error: bool = False) -> None:
@@ -17,8 +18,29 @@ def say(text: str, *, error: bool = False) -> None:
 
 
 def warn(text: str) -> None:
-    """Print a warning on stderr, and continue."""
-    say(f"warning: {text}", error=True)
+    """Print a warning on stderr, as one line, and continue."""
+    say(f"warning: {_in_a_line(text)}", error=True)
+
+
+def _in_a_line(text: str) -> str:
+    """The text with line ends and what else would steer a terminal (names of files may hold it) as escapes."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def shorten(text: str, most: int = 60) -> str:
+    """The text with its middle left out where it is longer than ``most`` characters."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 + 1 :]}"
+
+
+def first_of(cases: Sequence[str]) -> str:
+    """The first of ``cases``, as many as a line holds, and how many more there are."""
+    shown = [shorten(cases[0], WIDTH)]
+    for case in cases[1:]:
+        if len("; ".join([*shown, case])) > WIDTH:
+            break
+        shown.append(case)
+    more = len(cases) - len(shown)
+    return "; ".join(shown) + (f" and {more} more" if more else "")
 
 
 def progress(items: Sequence[T], title: str) -> Iterator[T]:

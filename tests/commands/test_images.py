@@ -92,7 +92,7 @@ def test_pictures_and_captions_are_copied_tracked_and_added_with_every_comment_k
     told = capsys.readouterr()
     assert "2 pictures and 1 texts are in data/raw/mydog" in told.out
     assert "--method lora" in told.out
-    assert "1 files are not copied: movie.mov (is not a picture" in told.err
+    assert "1 files are not copied: movie.mov (is a video (MOV)" in told.err
     assert "1 pictures have a .caption file" in told.err
 
 

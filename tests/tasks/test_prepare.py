@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from etude.core.errors import InputError, ParamsError
 from etude.core.files import read_json, sha256_tree
@@ -68,6 +69,35 @@ def test_unreadable_files_stop_the_stage_when_that_is_wished_and_what_was_there_
     with pytest.raises(InputError, match="b.png"):
         prepare("pets")
     assert sha256_tree("data/pets/prepared") == before
+
+
+def test_what_is_noted_of_pictures_is_told_with_counts_and_each_warning_is_one_line_whatever_names_hold(
+    raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(30):
+        name = f"{number}\n\x1b[31m{'long ' * 40}.gif"
+        pages = [Image.effect_noise((64, 64), 50 + number) for _ in range(2)]
+        pages[0].save(raw / name, save_all=True, append_images=pages[1:])
+    (raw / "gone.png").symlink_to("nothing")
+    (raw / "a.zip.jpg").write_bytes(b"PK\3\4")
+    prepare("pets")
+    warnings = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("warning: pets: ") and len(line) < 320 for line in warnings)
+    assert all(line.isprintable() for line in warnings)
+    assert any("only the first frame or page is used: 30: " in line for line in warnings)
+    assert any("left out: 2: gone.png (is a link to nothing); a.zip.jpg (is a ZIP" in line for line in warnings)
+
+
+def test_a_folder_of_links_to_nothing_says_so_and_stops_where_that_is_wished(raw: Path) -> None:
+    (raw / "gone.png").symlink_to("nothing")
+    with pytest.raises(
+        InputError, match=r"none of its 1 files can be used as a picture; gone.png: is a link to nothing"
+    ):
+        prepare("pets")
+    draw(raw / "a.png", 1)
+    set_param("unreadable: skip", "unreadable: stop")
+    with pytest.raises(InputError, match="raw/gone.png: is a link to nothing"):
+        prepare("pets")
 
 
 def test_a_misspelt_setting_is_named_with_the_right_one(raw: Path) -> None:

@@ -1,10 +1,11 @@
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from etude.core.errors import InputError
-from etude.images.folder import list_pictures
+from etude.images.folder import list_folder, list_pictures
 
 
 def fill(folder: Path, *names: str) -> None:
@@ -32,10 +33,31 @@ def test_a_folder_that_was_not_pulled_is_told_from_one_that_never_was(tmp_path: 
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take no such name")
-def test_a_name_that_no_listing_could_hold_is_told(tmp_path: Path) -> None:
-    fill(tmp_path, "a.png", "caf\udce9.png")  # Latin-1 bytes, as old archives unpack
-    with pytest.raises(InputError, match=r"'caf\\udce9.png', a name that is not UTF-8"):
-        list_pictures(tmp_path)
+def test_a_name_that_no_listing_could_hold_is_listed_with_its_bytes_escaped(tmp_path: Path) -> None:
+    fill(tmp_path, "a.png", "caf\udce9.png", "s\udcfc/b.png")  # Latin-1 bytes, as old archives unpack
+    fault = "has a name that is not UTF-8: rename it"
+    assert list_folder(tmp_path) == (["a.png"], {"caf\\udce9.png": fault, "s\\udcfc/b.png": fault})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there, links need a right and pipes are no files")
+def test_links_to_files_are_followed_and_what_is_no_file_is_listed_with_the_reason(tmp_path: Path) -> None:
+    fill(tmp_path, "in/a.png", "out/b.png", "in/deep/c.png")
+    for link, target in {"b.png": "../out/b.png", "gone.png": "nothing", "itself.png": "itself.png"}.items():
+        (tmp_path / "in" / link).symlink_to(target)
+    for link, target in {"more": "../out", "loop": ".", "deep/up": "../.."}.items():
+        (tmp_path / "in" / link).symlink_to(target)
+    os.mkfifo(tmp_path / "in/pipe.png")
+    fill(tmp_path, "in/.hidden/x.png")
+    files, others = list_folder(tmp_path / "in")
+    assert files == ["a.png", "b.png", "deep/c.png"]
+    assert {name: fault.partition(":")[0] for name, fault in others.items()} == {
+        "deep/up": "is a link to a folder, which is not followed",
+        "gone.png": "is a link to nothing",
+        "itself.png": "is a link to nothing",
+        "loop": "is a link to a folder, which is not followed",
+        "more": "is a link to a folder, which is not followed",
+        "pipe.png": "is no file (a pipe, a socket or a device)",
+    }
 
 
 def test_a_mask_lies_beside_its_picture_and_is_none_itself(tmp_path: Path) -> None:

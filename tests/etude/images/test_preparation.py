@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw
 
 from etude.core.errors import InputError
 from etude.core.files import sha256_tree
-from etude.images.decode import ORIENTATION, read_picture
+from etude.images import preparation
+from etude.images.decode import FIRST, ORIENTATION, read_picture
 from etude.images.folder import list_pictures
 from etude.images.preparation import Preparation, is_enlarged, pixels_enough
 from etude.images.settings import Prepare
@@ -30,12 +31,12 @@ PLAIN = {
 def prepared(folder: Path, out: Path, **changes: Any) -> dict[str, Any]:
     out.mkdir(exist_ok=True)
     settings = Prepare(**{**PLAIN, **changes})
-    preparation = Preparation(out, settings)
+    preparing = Preparation(out, settings)
     for name, mask in list_pictures(folder).items():
-        preparation.add(name, folder / name, folder / mask if mask else None)
+        preparing.add(name, folder / name, folder / mask if mask else None)
     if settings.flip:
-        preparation.flip()
-    listing = preparation.listing()
+        preparing.flip()
+    listing = preparing.listing()
     assert {f"{identifier}.png" for identifier in listing["images"]} == {
         path.name for path in out.iterdir() if path.is_file()
     }
@@ -143,6 +144,18 @@ def test_unreadable_files_are_left_out_with_their_reasons_or_stop_the_work(folde
     assert listing["skipped"]["empty.png"] == "is empty"
     with pytest.raises(InputError, match="cut.jpg"):
         prepared(folder, tmp_path / "out2", unreadable="stop")
+
+
+def test_what_is_to_be_known_of_a_picture_that_is_used_is_noted_and_only_that(folder: Path, tmp_path: Path) -> None:
+    draw(folder / "a.png")
+    assert "notes" not in prepared(folder, tmp_path / "out")
+    Image.new("RGB", (64, 64), (5, 6, 7)).save(folder / "plain.png")
+    frames = [Image.open(draw(folder / f"{seed}.png", seed)) for seed in (3, 4)]
+    for name in ("b.gif", "same.png"):  # the second is a duplicate of 3.png
+        frames[0].save(folder / name, save_all=True, append_images=frames[1:])
+    listing = prepared(folder, tmp_path / "out2", flip=True)
+    assert listing["notes"] == {"plain.png": [preparation.PLAIN], "b.gif": [FIRST], "same.png": [FIRST]}
+    assert listing["duplicates"] == {"same.png": "3.png"}
 
 
 def test_flipped_copies_are_mirror_images_and_none_is_made_that_is_there_already(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""TIFF: the kinds that Pillow misreads, refused by name, and what libtiff reports of damaged ones."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from PIL import Image, ImagePalette
+from PIL.TiffImagePlugin import TiffImageFile
+
+from etude.images.colours import WHITE
+from etude.images.kinds import UnusableError, camera_raw
+
+# Tags of TIFF 6.0, and of DNG.
+KIND, BITS, COMPRESSION, PHOTOMETRIC, COUNTS, PLANES = 254, 258, 259, 262, 279, 284
+PALETTE, SAMPLE_FORMAT, DNG = 320, 339, 50706
+REDUCED = 1  # the bit of KIND that marks a preview
+RAW, SEPARATE, SIGNED, WHITE_IS_ZERO, YCBCR = 1, 2, 2, 0, 6  # values of COMPRESSION, PLANES, SAMPLE_FORMAT, PHOTOMETRIC
+
+
+def refuse_misread(image: TiffImageFile) -> None:
+    """Raise UnusableError for a TIFF file that Pillow opens and would decode to wrong pixels. Nothing is decoded."""
+    tags = image.tag_v2
+    bits = max(tags.get(BITS, (1,)))
+    raw = tags.get(COMPRESSION, RAW) == RAW
+    if DNG in tags:
+        raise UnusableError(camera_raw("DNG"))
+    if tags.get(KIND, 0) & REDUCED:
+        raise UnusableError("begins with a small preview, as cameras' raw files do: convert it to JPEG or a plain TIFF")
+    if raw and bits == 16 and tags.get(PLANES) == SEPARATE:
+        raise UnusableError("keeps 16-bit colours in separate planes, which Pillow misreads")
+    if SIGNED in tags.get(SAMPLE_FORMAT, ()) or image.mode == "I":
+        raise UnusableError("its whole numbers (signed, or of 32 bits) have no agreed white")
+    if bits == 16 and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        raise UnusableError("its 16-bit grey is 0 at white, which Pillow misreads")
+    full = image.width * image.height * len(image.getbands())
+    if raw and tags.get(PHOTOMETRIC) == YCBCR and sum(tags.get(COUNTS, ())) not in (0, full):
+        raise UnusableError("its colours (YCbCr) are subsampled and not compressed, which Pillow misreads")
+
+
+def white_of(image: Image.Image) -> int:
+    """The value of white in a picture's grey of more than eight bits."""
+    bits = image.tag_v2.get(BITS, (16,)) if isinstance(image, TiffImageFile) else (16,)
+    return (1 << 12) - 1 if bits == (12,) else WHITE
+
+
+def widen_palette(image: TiffImageFile) -> None:
+    """Take a palette of eight-bit values as such: some programs write these where the format wants sixteen bits."""
+    values = image.tag_v2.get(PALETTE, ())
+    if image.mode in ("P", "PA") and values and max(values) < 256:
+        image.palette = ImagePalette.raw("RGB;L", bytes(values))
+
+
+@contextmanager
+def libtiff_errors() -> Iterator[list[str]]:
+    """The lines that libtiff writes to the process's stderr meanwhile; they are in the list at the end.
+
+    Each means pixels that are wrong, also where Pillow goes on: libtiff's warnings are off. They name no file.
+    """
+    lines: list[str] = []
+    try:
+        saved = os.dup(2)
+    except OSError:  # a process without stderr
+        yield lines
+        return
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            sink.seek(0)
+            # The frames of a progress bar that another thread draws meanwhile begin with an escape.
+            lines += [line for line in sink.read().decode(errors="replace").splitlines() if line[:1].isalnum()]
