@@ -42,7 +42,7 @@ def caption(name: str) -> None:
         for identifier, entry in whole.items():
             (out / f"{identifier}.txt").write_text(entry["text"] + "\n", encoding="utf-8")
         write_json(out / "captions.json", whole)
-    _tell(name, folder, images, whole)
+    _tell(name, folder, images, whole, stage_params.caption)
 
 
 def _written(folder: Path, sources: list[str], settings: Caption) -> tuple[str, str] | None:
@@ -86,7 +86,7 @@ def _whole(identifier: str, texts: Texts, settings: Caption) -> dict[str, str]:
     return {"text": " ".join(part for part in parts if part), "from": origin}
 
 
-def _tell(name: str, folder: Path, images: dict[str, Any], whole: dict[str, dict[str, str]]) -> None:
+def _tell(name: str, folder: Path, images: dict[str, Any], whole: dict[str, dict[str, str]], settings: Caption) -> None:
     from etude.captions.beside import lonely_texts, other_captions
 
     counts = Counter(entry["from"] for entry in whole.values())
@@ -95,6 +95,8 @@ def _tell(name: str, folder: Path, images: dict[str, Any], whole: dict[str, dict
     origins |= {NONE: "without a text"}
     told = ", ".join(f"{counts[origin]} {words}" for origin, words in origins.items() if counts[origin])
     say(f"{name}: {len(whole)} captions: {told}")
+    if settings.file_names:
+        _tell_silent(name, images, whole)
     sources = [source for entry in images.values() if not entry["flipped"] for source in entry["sources"]]
     for suffix, count in sorted(other_captions(folder, set(sources)).items()):
         warn(f"{name}: {count} pictures have a {suffix} file and no .txt: it is not read. Next: rename them to .txt")
@@ -104,6 +106,14 @@ def _tell(name: str, folder: Path, images: dict[str, Any], whole: dict[str, dict
     empty = sum(not entry["text"] for entry in whole.values())
     if empty:
         warn(f"{name}: {empty} captions are empty")
+
+
+def _tell_silent(name: str, images: dict[str, Any], whole: dict[str, dict[str, str]]) -> None:
+    """How many pictures have no caption beside them, and a name that does not describe them."""
+    silent = [images[key]["sources"][0] for key, entry in whole.items() if entry["from"] not in ("file", "name")]
+    silent = list(dict.fromkeys(silent))  # a mirrored copy has its picture's
+    if silent:
+        say(f"{name}: {len(silent)} names do not describe a picture, such as {silent[0]}; a .txt beside it would")
 
 
 if __name__ == "__main__":

@@ -150,3 +150,15 @@ def test_a_captioner_is_a_record_and_nothing_else_has_to_know_it(
     set_param("captioner: clip", "captioner: echo")
     assert front() == {"0001.png": ("1 .png on cpu", "echo")}
     assert "pets: 1 captions: 1 from Echo" in capsys.readouterr().out
+
+
+def test_names_that_do_not_describe_are_counted_and_one_is_shown(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    set_param("captioner: clip", "captioner: none")
+    set_param("flip: false", "flip: true")
+    for number, file in enumerate(["a red fox.png", "IMG-20240131-WA0001.jpg", "ComfyUI_00012_.png"]):
+        draw(raw / file, number)
+    assert front()["ComfyUI_00012_.png"] == ("", "none")
+    assert "pets: 2 names do not describe a picture, such as " in capsys.readouterr().out
+    set_param("file_names: true", "file_names: false")
+    caption("pets")
+    assert "describe" not in capsys.readouterr().out
