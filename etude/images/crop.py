@@ -16,11 +16,11 @@ def crop_box(size: Size, target: Size, focus: tuple[float, float] | None = None)
     """The largest box of the target's shape, as near to ``focus`` (a point; None is the middle) as the edges allow."""
     (width, height), (w, h) = size, target
     scale = min(width / w, height / h)
-    box_w, box_h = scale * w, scale * h
+    box_w, box_h = min(scale * w, width), min(scale * h, height)  # products may be larger, by their last bit
     x, y = focus or (width / 2, height / 2)
     left = min(max(x - box_w / 2, 0.0), width - box_w)
     top = min(max(y - box_h / 2, 0.0), height - box_h)
-    return left, top, left + box_w, top + box_h
+    return left, top, min(left + box_w, width), min(top + box_h, height)
 
 
 def split_boxes(size: Size, target: Size, threshold: float, overlap: float) -> list[Box]:

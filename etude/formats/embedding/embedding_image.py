@@ -51,6 +51,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(vectors, Mapping) or len(vectors) != 1:
         raise FormatError(path, "holds an embedding of another form", "name another file")
     (vector,) = vectors.values()
+    if not isinstance(vector, Tensor):
+        raise FormatError(path, "holds an embedding whose rows are no tensor", "name another file")
     facts = {key: data[key] for key in ("name", "step") if isinstance(data.get(key), str | int)}
     return rows(path, {"text_encoder": vector}), {"name": Path(path).stem, **facts}
 

@@ -26,6 +26,15 @@ def test_a_crop_box_has_the_targets_shape_lies_inside_and_touches_two_sides(
         assert right - left == pytest.approx(size[0]) or bottom - top == pytest.approx(size[1])
 
 
+def test_a_crop_box_never_leaves_the_picture_by_the_last_bit_of_a_product() -> None:
+    for width in range(1, 400):
+        left, top, right, bottom = crop_box((width, 300), (152, 104))
+        assert min(left, top) >= 0
+        assert right <= width
+        assert bottom <= 300
+    assert cut(Image.new("RGB", (393, 300)), crop_box((393, 300), (152, 104)), (152, 104)).size == (152, 104)
+
+
 def test_without_a_focus_the_box_is_in_the_middle_and_with_one_around_it() -> None:
     assert crop_box((400, 300), (64, 64)) == (50, 0, 350, 300)
     assert crop_box((400, 300), (64, 64), (160, 7)) == (10, 0, 310, 300)

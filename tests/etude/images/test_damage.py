@@ -1,0 +1,115 @@
+"""Hundreds of damaged files of every format that Pillow writes: each is read with the right pixels, or listed."""
+
+from __future__ import annotations
+
+import io
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from etude.core.errors import InputError
+from etude.images.decode import fault_of, read_picture
+
+WHITE = (255, 255, 255)
+SIZE = (72, 56)
+# How it is written, and whether check sums let no wrong pixel pass.
+WRITERS: dict[str, tuple[str, dict[str, Any], bool]] = {
+    "png": ("PNG", {}, True),
+    "apng": ("PNG", {"save_all": True, "frames": 3}, True),
+    "ico": ("ICO", {}, False),
+    "jpeg": ("JPEG", {"quality": 90}, False),
+    "progressive": ("JPEG", {"progressive": True, "quality": 80}, False),
+    "mpo": ("MPO", {"save_all": True, "frames": 2}, False),
+    "webp": ("WEBP", {}, False),
+    "lossless": ("WEBP", {"lossless": True, "save_all": True, "frames": 2}, False),
+    "gif": ("GIF", {"save_all": True, "frames": 3}, False),
+    "bmp": ("BMP", {}, False),
+    "tiff": ("TIFF", {}, False),
+    "tiff_pages": ("TIFF", {"save_all": True, "frames": 3, "compression": "packbits"}, False),
+    "tiff_deflate": ("TIFF", {"compression": "tiff_adobe_deflate"}, False),
+    "tiff_lzw": ("TIFF", {"compression": "tiff_lzw"}, False),
+    "tiff_jpeg": ("TIFF", {"compression": "jpeg"}, False),
+    "tiff_fax": ("TIFF", {"compression": "group4", "mode": "1"}, False),
+    "avif": ("AVIF", {}, False),
+    "jpeg2000": ("JPEG2000", {}, False),
+    "ppm": ("PPM", {}, False),
+    "qoi": ("QOI", {}, False),
+}
+
+
+def drawn(seed: int, mode: str = "RGB") -> Image.Image:
+    noise = np.random.default_rng(seed).integers(1, 255, (7, 9, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize(SIZE, Image.Resampling.BICUBIC).convert(mode)
+
+
+def written(form: str, options: dict[str, Any]) -> bytes:
+    buffer, options = io.BytesIO(), dict(options)
+    mode = options.pop("mode", "RGB")
+    pages = [drawn(seed, mode) for seed in range(options.pop("frames", 1))]
+    more = {"append_images": pages[1:]} if len(pages) > 1 else {}
+    pages[0].save(buffer, form, **options, **more)
+    return buffer.getvalue()
+
+
+def damage(whole: bytes, dice: random.Random, case: int) -> bytes:
+    """Flipped bits, zeros, foreign bytes, a piece twice or left out; the head is hit more often than its share."""
+    data, place = bytearray(whole), dice.randrange(len(whole) if case % 2 else min(len(whole), 200))
+    kind, length = case % 6, dice.randrange(1, 40)
+    if kind < 2:
+        data[place] ^= 1 << dice.randrange(8)
+    elif kind == 2:
+        data[place : place + length] = bytes(len(data[place : place + length]))
+    elif kind == 3:
+        data[place : place + length] = dice.randbytes(len(data[place : place + length]))
+    elif kind == 4:
+        data[place:place] = data[place : place + length]
+    else:
+        del data[place : place + length]
+    return bytes(data)
+
+
+def read(path: Path, data: bytes) -> NDArray[np.uint8] | None:
+    """The pixels, or None where the file is refused in one line that names no path."""
+    path.write_bytes(data)
+    try:
+        return np.asarray(read_picture(path, WHITE, lambda size: size).image)
+    except InputError as error:
+        fault = error.fault
+    assert fault.isprintable()
+    assert str(path.parent) not in fault
+    assert len(fault) < 250
+    return None
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_damaged_file_is_read_or_refused_in_one_line_and_nothing_else_happens(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    form, options, checked = WRITERS[name]
+    whole, dice = written(form, options), random.Random(name)
+    expected, refused = read(tmp_path / "whole", whole), 0
+    assert expected is not None
+    for case in range(36):
+        data = damage(whole, dice, case)
+        found = read(tmp_path / "a", data)
+        refused += found is None
+        if checked and data != whole:
+            assert found is None or (found == expected).all(), case
+        assert found is None or fault_of(tmp_path / "a") is None
+    assert refused or form == "GIF"  # of which any bits mean some picture
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_that_is_cut_is_refused_or_was_cut_behind_its_pixels(name: str, tmp_path: Path) -> None:
+    form, options, _ = WRITERS[name]
+    whole, dice = written(form, options), random.Random(name)
+    expected = read(tmp_path / "whole", whole)
+    for place in [len(whole) - 1, len(whole) - 9, *(dice.randrange(len(whole)) for _ in range(12))]:
+        found = read(tmp_path / "a", whole[:place])
+        assert found is None or (found == expected).all(), (place, len(whole))
