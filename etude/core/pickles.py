@@ -21,6 +21,7 @@ ACTION = "fetch it again from a source you trust, as .safetensors if there is on
 BARE = "a bare tensor"  # the one key of a file that holds a tensor with nothing around it
 DEEPEST = 32  # containers in each other; the files of programs have five
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold: files of equal content have equal bytes
+NUMBERS = (".alpha", ".scalar")  # of LoRAs: some programs pickle them as plain numbers
 Wanted = Callable[[str], bool]
 
 
@@ -39,9 +40,15 @@ def read_either(path: Path | str, wanted: Wanted = lambda _: True) -> tuple[dict
 
     Programs of 2022 and 2023 wrote the same keys into either (kohya's ``save_model_as``, diffusers' ``.bin``).
     """
-    if Path(path).suffix == ".safetensors":
+    if Path(path).suffix.lower() == ".safetensors":
         return read_weights(path, wanted)
-    return {name: tensor for name, tensor in read_pickle(path, wanted).items() if isinstance(tensor, Tensor)}, {}
+    tensors = {}
+    for name, value in read_pickle(path, wanted).items():
+        if isinstance(value, int | float) and str(name).endswith(NUMBERS):
+            value = torch.tensor(float(value))
+        if isinstance(value, Tensor):
+            tensors[str(name)] = value
+    return tensors, {}
 
 
 def read_tensor(path: Path | str) -> Tensor:

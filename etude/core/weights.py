@@ -22,8 +22,18 @@ if TYPE_CHECKING:
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 # 8-bit floats: float16 has every value of theirs.
 EIGHT_BITS = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
-# What is no weight but a count, by the last word of its name. Some programs write alphas as whole numbers.
-COUNTERS = ("position_ids", "alpha", "num_batches_tracked", "num_updates", "decay", "step", "global_step", "epoch")
+# What is no weight but a count or a switch, by the last word of its name. Some programs write alphas as whole numbers.
+COUNTERS = (
+    "position_ids",
+    "alpha",
+    "on_input",
+    "num_batches_tracked",
+    "num_updates",
+    "decay",
+    "step",
+    "global_step",
+    "epoch",
+)
 # What programs keep beside weights of fewer bits, by the last word of its name: without it they mean something else.
 SCALES = ("scale_weight", "weight_scale", "scaled_fp8", "comfy_quant", "absmax", "quant_map", "SCB", "qweight")
 

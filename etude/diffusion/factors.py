@@ -7,7 +7,12 @@ s = α/r, r is the rank, ∘ the Hadamard product and ⊗ the Kronecker product:
 - LoHa (arXiv:2108.06098): ΔW = s · (w1_a·w1_b) ∘ (w2_a·w2_b), ``hada_…``; cores of convolutions are ``t1`` and ``t2``
 - LoKr (arXiv:2309.14859): ΔW = s · w1 ⊗ w2, ``lokr_…``, each whole or w_a·w_b, w2 also with a core ``t2``; if both
   are whole there is no rank, and s = 1
-- the whole difference: ΔW = ``diff``
+- GLoRA (arXiv:2306.07967): ΔW = s · (W·a1·a2 + b1·b2), ``glora_…``
+- OFT (arXiv:2306.07280): ΔW = (R - 1)·W, R of blocks (1 + Q)(1 - Q)⁻¹ with Q = ``oft_blocks`` - its transpose
+  [blocks, k, k]; BOFT (arXiv:2311.06243): several such rotations [m, blocks, k, k], each of other rows together. Rows
+  are then scaled by ``oft_rescale``. α is no scale here, but bounds ‖Q‖ by α · out (0: it is not bounded)
+- (IA)³ (arXiv:2205.05638): ΔW = W · ``ia3_in`` by columns, or ``ia3_out`` by rows
+- the whole difference: ΔW = ``diff``, of a norm as well; of any layer's bias ``diff_b``
 - DoRA (arXiv:2402.09353), with any of these: W' = m · (W + ΔW)/‖W + ΔW‖ with ``dora_scale`` m: [out, 1, …] for rows,
   as in peft and LyCORIS, or [1, in, …] for columns
 """
@@ -22,7 +27,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, linear
+from torch.nn.functional import conv2d, group_norm, layer_norm, linear
 
 from etude.base.base import Base
 from etude.core.errors import BaseError, FormatError
@@ -30,8 +35,9 @@ from etude.diffusion.hooks import replaced_weights
 from etude.diffusion.weights import parts_of
 
 Factors = Mapping[str, Tensor]  # the factors of one layer, by name
-_FACTOR = re.compile(r"\.(lora_(?:A|B|mid)\.weight|hada_\w+|lokr_\w+|dora_scale|diff)$")
-_RANKED = ("lora_A.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")  # their first size is the rank
+_FACTOR = re.compile(r"\.(lora_(?:A|B|mid)\.weight|(?:hada|lokr|glora|oft|ia3)_\w+|dora_scale|diff|diff_b)$")
+_RANKED = ("lora_A.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b", "glora_a2")  # their first size is the rank
+BIAS = "diff_b"
 PAIR = {"lora_A.weight", "lora_B.weight"}
 
 
@@ -55,19 +61,34 @@ def change(layer: str, factors: Factors, alpha: float, weight: Tensor) -> Tensor
     cast = {name: tensor.to(weight.device, wide) for name, tensor in factors.items()}
     own, rank = weight.detach().to(wide), rank_of(factors)
     try:
-        delta = _difference(cast).flatten(1)
-    except (KeyError, RuntimeError) as error:
+        delta = _flat(_rotation(cast, alpha, own) if "oft_blocks" in cast else _difference(cast, own))
+    except (KeyError, RuntimeError, IndexError, ValueError) as error:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(factors.items()))
         raise FormatError("LoRA", f"the factors of `{layer}` do not fit: {shapes}", "fetch the file again") from error
-    if delta.shape != own.flatten(1).shape:
+    if delta.shape != _flat(own).shape:
         fault = f"`{layer}` is changed by {list(delta.shape)} values, the base has {list(own.shape)} there"
         raise FormatError("LoRA", fault, "apply it to a base of the family and size that it was trained on")
     delta = (delta if rank is None else alpha / rank * delta).view_as(own)
-    return _decomposed(own, delta, cast["dora_scale"]) if "dora_scale" in cast else delta
+    return _decomposed(layer, own, delta, cast["dora_scale"]) if "dora_scale" in cast else delta
 
 
-def _difference(f: Factors) -> Tensor:
-    """ΔW / s; it may be flattened."""
+def bias_change(layer: str, factors: Factors, bias: Tensor | None) -> Tensor:
+    """What is added to a layer's bias, in float32; raises FormatError where the base has none, or of another size."""
+    delta = factors[BIAS].float()
+    if bias is None or bias.shape != delta.shape:
+        own = "no bias" if bias is None else f"one of {list(bias.shape)}"
+        fault = f"`{layer}` has a change of a bias of {list(delta.shape)} values, the base has {own} there"
+        raise FormatError("LoRA", fault, "apply it to a base of the family and size that it was trained on")
+    return delta.to(bias.device)
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """[out, values of each], also of a norm's weight [out]."""
+    return tensor.reshape(len(tensor), -1)
+
+
+def _difference(f: Factors, own: Tensor) -> Tensor:
+    """ΔW / s of a weight W; it may be flattened."""
     if "diff" in f:
         return f["diff"]
     if "lora_mid.weight" in f:
@@ -76,8 +97,38 @@ def _difference(f: Factors) -> Tensor:
         return f["lora_B.weight"].flatten(1) @ f["lora_A.weight"].flatten(1)
     if "hada_w1_a" in f:
         return _product(f, "hada_w1", "hada_t1") * _product(f, "hada_w2", "hada_t2")
+    if "glora_a1" in f:
+        mixed = f["glora_a1"].flatten(1) @ f["glora_a2"].flatten(1)
+        own_mixed = torch.einsum("oi...,ij->oj...", own, mixed)
+        return _flat(own_mixed) + f["glora_b1"].flatten(1) @ f["glora_b2"].flatten(1)
+    if "ia3_in" in f:
+        return own * f["ia3_in"].reshape(1, -1, *[1] * (own.ndim - 2))
+    if "ia3_out" in f:
+        return own * f["ia3_out"].reshape(-1, *[1] * (own.ndim - 1))
     one, other = _product(f, "lokr_w1", ""), _product(f, "lokr_w2", "lokr_t2")
     return torch.kron(one[..., None, None] if other.ndim == 4 else one, other.contiguous())
+
+
+def _rotation(f: Factors, constraint: float, own: Tensor) -> Tensor:
+    """ΔW of OFT, with one rotation of blocks of rows, and of BOFT, with several."""
+    blocks = f["oft_blocks"]
+    skew = blocks - blocks.transpose(-1, -2)
+    if constraint > 0:
+        skew = skew * (constraint * len(own) / skew.norm().clamp(min=1e-8)).clamp(max=1)
+    one = torch.eye(blocks.shape[-1], dtype=skew.dtype, device=skew.device)
+    rotations = (one + skew) @ torch.linalg.inv(one - skew)
+    size, rest, turned = blocks.shape[-1], own.shape[1:], own
+    if blocks.ndim == 3:
+        turned = torch.einsum("bij,bi...->bj...", rotations, own.reshape(len(blocks), size, *rest)).flatten(0, 1)
+    else:
+        for stage, rotation in enumerate(rotations):
+            stride = 2**stage * (size // 2)  # rows so far apart are in one block
+            rows = turned.reshape(-1, 2, stride, *rest).transpose(1, 2).reshape(-1, size, *rest)
+            rows = torch.einsum("bij,bj...->bi...", rotation, rows)
+            turned = rows.reshape(-1, stride, 2, *rest).transpose(1, 2).reshape(own.shape)
+    if "oft_rescale" in f:
+        turned = turned * f["oft_rescale"].reshape(-1, *[1] * (own.ndim - 1))
+    return turned - own
 
 
 def _product(f: Factors, name: str, core: str) -> Tensor:
@@ -93,12 +144,18 @@ def _core(core: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return torch.einsum("rskl,ro,si->oikl", core, left, right)
 
 
-def _decomposed(own: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
-    changed = own + delta
-    kept = 0 if len(magnitude) == len(own) and magnitude[0].numel() == 1 else 1
+def _decomposed(layer: str, own: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
+    """W' - W with W' of the lengths ``magnitude``: by rows ([out, 1, …] or [out]) or by columns ([1, in, …])."""
+    count, changed = magnitude.numel(), own + delta
+    by_rows = magnitude.shape[:1] == (count,) and count == len(own)
+    by_columns = magnitude.shape[:2] == (1, count) and own.shape[1:2] == (count,)
+    if not by_rows and not by_columns:
+        fault = f"`{layer}` has lengths {list(magnitude.shape)}, which are of neither axis of {list(own.shape)}"
+        raise FormatError("LoRA", fault, "apply it to a base of the family and size that it was trained on")
+    kept = 0 if by_rows else 1
     others = [axis for axis in range(own.ndim) if axis != kept]
     norm: Tensor = torch.linalg.vector_norm(changed, dim=others, keepdim=True)
-    return changed * (magnitude / norm) - own
+    return changed * (magnitude.reshape(norm.shape) / norm) - own
 
 
 @contextmanager
@@ -112,7 +169,7 @@ def added(base: Base, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], s
     with ExitStack() as undo:
         for part, module in parts_of(base).items():
             found = {f"{part}.{name.removeprefix('text_model.')}": name for name, _ in module.named_modules()}
-            weights = {}
+            weights: dict[str, Tensor] = {}
             for full in [full for full in layers if full.startswith(f"{part}.")]:
                 layer: Any = module.get_submodule(found[full]) if full in found else None
                 if not isinstance(getattr(layer, "weight", None), Tensor):
@@ -120,34 +177,57 @@ def added(base: Base, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], s
                     raise BaseError(base.path, f"has no layer `{full}`, which this LoRA changes", action)
                 alpha = float(alphas.get(full, facts["alpha"]))
                 if layer.weight.dtype.itemsize < 4:
-                    beside = _beside(full, layers[full], alpha, layer.weight, strength)
+                    beside = _beside(full, layers[full], alpha, layer, strength)
                     undo.callback(layer.register_forward_hook(beside).remove)
                 else:
-                    delta = change(full, layers[full], alpha, layer.weight)
-                    weights[f"{found[full]}.weight"] = layer.weight + strength * delta
+                    weights |= _replaced(full, layers[full], alpha, layer, strength, found[full])
             undo.enter_context(replaced_weights(module, weights))
         yield base
 
 
-def _beside(full: str, factors: Factors, alpha: float, weight: Tensor, strength: float) -> Callable[..., Tensor]:
+def _replaced(full: str, factors: Factors, alpha: float, layer: Any, strength: float, name: str) -> dict[str, Tensor]:
+    """The new weight and bias of a layer, by their names in the module."""
+    weights = {}
+    if set(factors) != {BIAS}:
+        weights[f"{name}.weight"] = layer.weight + strength * change(full, factors, alpha, layer.weight)
+    if BIAS in factors:
+        delta = bias_change(full, factors, getattr(layer, "bias", None))
+        weights[f"{name}.bias"] = layer.bias + strength * delta
+    return weights
+
+
+def _beside(full: str, factors: Factors, alpha: float, layer: Any, strength: float) -> Callable[..., Tensor]:
     """A forward hook that adds ΔW·x to a layer's output: with the two matrices of a pair, else with one matrix."""
-    steps = [strength * change(full, factors, alpha, weight)]
+    weight = layer.weight
+    steps = [strength * change(full, factors, alpha, weight)] if set(factors) != {BIAS} else []
     if set(factors) == PAIR:
         down, up = (factors[name].to(weight.device, steps[0].dtype) for name in ("lora_A.weight", "lora_B.weight"))
         flat = up.flatten(1)
         steps = [down.reshape(len(down), *weight.shape[1:]), strength * alpha / len(down) * flat]
         steps[1] = steps[1].reshape(*flat.shape, *[1] * (weight.ndim - 2))
     steps = [step.to(weight) for step in steps]
+    added_bias = None
+    if BIAS in factors:
+        added_bias = (strength * bias_change(full, factors, getattr(layer, "bias", None))).to(weight)
 
     def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = inputs[0]
         for number, step in enumerate(steps):
-            if not isinstance(layer, nn.Conv2d):
+            if isinstance(layer, nn.GroupNorm):
+                x = group_norm(x, layer.num_groups, step, None, layer.eps)
+            elif isinstance(layer, nn.LayerNorm):
+                x = layer_norm(x, layer.normalized_shape, step, None, layer.eps)
+            elif not isinstance(layer, nn.Conv2d):
                 x = linear(x, step)
             elif number:
                 x = conv2d(x, step)
             else:
                 x = conv2d(x, step, stride=layer.stride, padding=layer.padding)
-        return output + x
+        if steps:
+            output = output + x
+        if added_bias is None:
+            return output
+        # channels are the second axis of pictures, the last of tokens
+        return output + (added_bias.view(-1, 1, 1) if output.ndim == 4 else added_bias)
 
     return add

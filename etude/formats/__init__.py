@@ -26,8 +26,10 @@ from etude.core.files import Draft, read_header
 from etude.core.pickles import pickle_keys
 from etude.formats.checkpoints import Frame
 from etude.formats.embedding import embedding_image
+from etude.formats.resembling import described
 
 _MODULES = sorted(Path(__file__).parent.glob("*/[!_]*.py"))
+COMMON = ("kohya's LoRA", "A1111's embedding", "an LDM or diffusers checkpoint")  # what every program writes
 FORMATS = {module.stem: module.parent.name for module in _MODULES}  # name → kind
 
 
@@ -73,19 +75,19 @@ def identify(path: Path | str) -> str:
     for name in in_order():
         if load_format(name).recognise(keys, metadata):
             return name
-    some = ", ".join(sorted(keys)[:5])
-    raise FormatError(path, f"has a form that is not known (keys: {some} …)", f"give one of {', '.join(FORMATS)}")
+    action = f"save it in a form that is read here, with the program that made it: {', '.join(COMMON)}"
+    raise FormatError(path, f"has a form that is not known: it holds {described(keys)}", action)
 
 
 def keys_of(path: Path) -> tuple[list[str], dict[str, str]]:
     """What formats are recognised by: the keys and the metadata of a file; raises FormatError."""
     if path.is_dir():
         return [file.relative_to(path).as_posix() for file in path.rglob("*")], {}
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         header = read_header(path)
         metadata = dict(header.pop("__metadata__", None) or {})
         return list(header), metadata
-    if path.suffix in embedding_image.SUFFIXES:
+    if path.suffix.lower() in embedding_image.SUFFIXES:
         embedding_image.read_dictionary(path)
         return [embedding_image.CHUNK], {}
     return pickle_keys(path), {}

@@ -22,7 +22,8 @@ from etude.formats.pairs import is_plain
 OWN = "artifact"  # Étude's own form, which every method has
 WHOLE = "checkpoint"  # the kind whose artifacts are weights of a whole model
 FIRST = (WHOLE, "delta")  # in a stack these kinds come before what is added to weights
-CONTEXT = re.compile(r"attn2\.to_[kv]\.(lora_A\.weight|hada_w1_b)$")  # its last size is the width of the text
+# Their last size is the width of the text.
+CONTEXT = re.compile(r"attn2\.to_[kv]\.(lora_A\.weight|hada_w1_b|glora_a2|diff)$")
 
 
 def open_any(path: Path, *, pairs: bool = False) -> tuple[str, Artifact]:
@@ -35,7 +36,7 @@ def open_any(path: Path, *, pairs: bool = False) -> tuple[str, Artifact]:
     path = built if built.exists() else path
     if not path.exists():
         raise InputError(path, "is missing", "check the path")
-    if path.is_file() and path.suffix == ".safetensors" and KEY in read_metadata(path):
+    if path.is_file() and path.suffix.lower() == ".safetensors" and KEY in read_metadata(path):
         return OWN, artifacts.load(path)
     name = identify(path)
     if pairs and FORMATS[name] == "embedding" and embedding_pair.partner(path):

@@ -9,20 +9,29 @@ import re
 
 from etude.formats.ldm_names import Table, translate
 
+# What comes before the names of modules with dots: diffusers, OneTrainer and ComfyUI.
+_HEADS = {
+    "unet": r"unet|lora_unet|(?:model\.)?diffusion_model",
+    "text_encoder": r"text_encoder|lora_te1?|(?:text_encoders\.)?clip_[lh](?:\.transformer)?",
+    "text_encoder_2": r"text_encoder_2|lora_te2|(?:text_encoders\.)?clip_g(?:\.transformer)?",
+}
+_HEADED = {part: re.compile(rf"(?:{heads})\.(?:text_model\.)?(.+)", re.DOTALL) for part, heads in _HEADS.items()}
+_LDM = ("input_blocks.", "middle_block.", "output_blocks.", "time_embed.", "label_emb.", "out.")
 # A word that begins with another comes before it.
 _UNET = (
     r"down_blocks|mid_block|up_blocks|resnets|attentions|downsamplers|upsamplers|transformer_blocks|attn[12]|to_[qkv]|"
-    r"to_out|ff|net|proj_in|proj_out|proj|conv_in|conv_out|conv_shortcut|conv[12]?|time_emb_proj|time_embedding|"
-    r"add_embedding|linear_[12]"
+    r"to_out|ff|net|proj_in|proj_out|proj|conv_norm_out|conv_in|conv_out|conv_shortcut|conv[12]?|time_emb_proj|"
+    r"time_embedding|add_embedding|linear_[12]|norm[123]?"
 )
-_TEXT_ENCODER = r"encoder|layers|self_attn|[qkv]_proj|out_proj|mlp|fc[12]|text_projection"
+_TEXT_ENCODER = r"encoder|layers|self_attn|[qkv]_proj|out_proj|mlp|fc[12]|text_projection|(?:final_)?layer_norm[12]?"
 _WORD = re.compile(rf"(?:{_UNET}|{_TEXT_ENCODER}|\d+)(?=_|$)")
-_LDM_BLOCK = re.compile(r"(input_blocks|output_blocks)_(\d+)_(\d+)(?:_(.*))?$")
+_LDM_BLOCK = re.compile(r"(input_blocks|output_blocks)_([0-9]{1,3})_([0-9]{1,3})(?:_(.*))?$")
 _LDM_MIDDLE = re.compile(r"middle_block_([012])(?:_(.*))?$")
 _LDM_RESNET = {"in_layers_2": "conv1", "out_layers_3": "conv2", "emb_layers_1": "time_emb_proj"}
-_LDM_RESNET["skip_connection"] = "conv_shortcut"
+_LDM_RESNET |= {"skip_connection": "conv_shortcut", "in_layers_0": "norm1", "out_layers_0": "norm2"}
 _LDM_SINGLE = {
     "input_blocks_0_0": "conv_in",
+    "out_0": "conv_norm_out",
     "out_2": "conv_out",
     "time_embed_0": "time_embedding.linear_1",
     "time_embed_2": "time_embedding.linear_2",
@@ -54,6 +63,20 @@ def unescape(name: str) -> str | None:
         return _from_ldm(match[1], int(match[2]), int(match[3]), match[4] or "")
     if match := _LDM_MIDDLE.match(name):
         return _inside(f"mid_block.{('resnets.0', 'attentions.0', 'resnets.1')[int(match[1])]}", match[2] or "")
+    return _words(name)
+
+
+def from_dotted(name: str) -> tuple[str, str] | None:
+    """Part and module, by its name in diffusers, of a name with dots; None where it begins as no part does."""
+    for part, pattern in _HEADED.items():
+        if match := pattern.fullmatch(name):
+            module = unescape(match[1].replace(".", "_")) if match[1].startswith(_LDM) else match[1]
+            return (part, module) if module else None
+    return None
+
+
+def _words(name: str) -> str | None:
+    """The dotted name of a module that has diffusers' name."""
     words, position = [], 0
     while position < len(name):
         found = _WORD.match(name, position)
@@ -68,6 +91,8 @@ def _from_ldm(side: str, number: int, part: int, rest: str) -> str | None:
     """Blocks of the LDM UNet with two resnets a level: ``down_blocks.i.resnets.j`` is ``input_blocks.{3i+j+1}.0``."""
     if side == "input_blocks":
         level, place = divmod(number - 1, 3)
+        if number < 1:
+            return None  # the first block is one layer alone
         if place == 2:
             return f"down_blocks.{level}.downsamplers.0.conv" if rest == "op" else None
         return _inside(f"down_blocks.{level}.{'attentions' if part else 'resnets'}.{place}", rest)
@@ -78,5 +103,5 @@ def _from_ldm(side: str, number: int, part: int, rest: str) -> str | None:
 
 
 def _inside(block: str, rest: str) -> str | None:
-    inner = _LDM_RESNET.get(rest) if ".resnets." in block else unescape(rest)
+    inner = _LDM_RESNET.get(rest) if ".resnets." in block else _words(rest)
     return f"{block}.{inner}" if inner else None

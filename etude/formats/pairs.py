@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from etude.core.errors import FormatError
+from etude.formats.resembling import described
 
 
 @dataclass(frozen=True)
@@ -61,41 +62,15 @@ def join(pairs: Mapping[str, Pair]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, ranks_and_alphas({name: (pair.rank, pair.alpha) for name, pair in pairs.items()})
 
 
-def ranks_and_alphas(told: Mapping[str, tuple[int, float]]) -> dict[str, Any]:
+def ranks_and_alphas(known: Mapping[str, tuple[int, float]]) -> dict[str, Any]:
     """The facts ``rank``, ``alpha`` and ``alphas`` from (rank, alpha) by layer."""
-    alpha = Counter(alpha for _, alpha in told.values()).most_common(1)[0][0]
-    facts = {"rank": Counter(rank for rank, _ in told.values()).most_common(1)[0][0], "alpha": alpha}
-    others = {name: other for name, (_, other) in sorted(told.items()) if other != alpha}
+    alpha = Counter(alpha for _, alpha in known.values()).most_common(1)[0][0]
+    facts = {"rank": Counter(rank for rank, _ in known.values()).most_common(1)[0][0], "alpha": alpha}
+    others = {name: other for name, (_, other) in sorted(known.items()) if other != alpha}
     return facts | ({"alphas": others} if others else {})
-
-
-def collect(
-    path: Path | str, found: Mapping[str, Mapping[str, Tensor]], alphas: Mapping[str, float]
-) -> dict[str, Pair]:
-    """Pairs from ``found[module]["down" | "up" | "alpha"]``; a missing alpha is ``alphas[module]``, else the rank.
-
-    Raises FormatError when a half is missing or the halves do not fit.
-    """
-    pairs = {}
-    for name, halves in sorted(found.items()):
-        missing = [half for half in ("down", "up") if half not in halves]
-        if missing:
-            raise FormatError(path, f"`{name}` has no {' and no '.join(missing)} weight", "fetch the file again")
-        down, up = halves["down"], halves["up"]
-        if down.ndim < 2 or up.ndim < 2 or down.shape[0] != up.shape[1]:
-            fault = f"`{name}` has halves {list(down.shape)} and {list(up.shape)}, which do not fit"
-            raise FormatError(path, fault, "fetch the file again")
-        alpha = float(halves["alpha"]) if "alpha" in halves else alphas.get(name, float(down.shape[0]))
-        pairs[name] = Pair(down, up, alpha)
-    if not pairs:
-        raise FormatError(path, "holds no LoRA", "name another file")
-    return pairs
 
 
 def unknown(path: Path | str, keys: Iterable[str]) -> FormatError:
     """The error for keys that are of no kind of LoRA known."""
-    keys = sorted(keys)
-    some = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-    return FormatError(
-        path, f"holds keys of no kind of LoRA that is known: {some}", "convert it with the program that made it"
-    )
+    action = "convert it with the program that made it"
+    return FormatError(path, f"holds no kind of LoRA that is known, but {described(list(keys))}", action)

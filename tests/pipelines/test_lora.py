@@ -224,6 +224,89 @@ def test_a_small_change_is_not_rounded_away_in_half_precision(tiny_base: Path, d
     assert not layer._forward_hooks
 
 
+NORM, RESNET = "unet.mid_block.attentions.0.norm", "unet.mid_block.resnets.0.conv1"
+LAYER_NORM = "unet.mid_block.attentions.0.transformer_blocks.0.norm1"
+TEXT_NORM, OUT = "text_encoder.final_layer_norm", "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0"
+
+
+def whole_differences(base: Base) -> Artifact:
+    """LyCORIS' `full`: weights, biases and norms, each half of the base's own in size."""
+    torch.manual_seed(4)
+    tensors = {}
+    layers = {"unet": base.unet, "text_encoder": base.text_encoders[0]}
+    for full in (NORM, LAYER_NORM, RESNET, TEXT_NORM, OUT):
+        part, _, name = full.partition(".")
+        found = {n.removeprefix("text_model."): module for n, module in layers[part].named_modules()}
+        for own, factor in (("weight", "diff"), ("bias", "diff_b")):
+            value = getattr(found[name], own).detach().float()
+            tensors[f"{full}.{factor}"] = torch.randn(value.shape) * 0.5 * value.std().clamp(min=0.1)
+    return Artifact("lora", tensors, {"name": "otter", "rank": 1, "alpha": 1.0, "family": "sd1"})
+
+
+def test_whole_differences_of_weights_biases_and_norms_are_added_and_taken_away(tiny_base: Path) -> None:
+    base = load_base(tiny_base)
+    artifact = whole_differences(base)
+    parts = {"unet": base.unet, "text_encoder": base.text_encoders[0]}
+    before = {part: {n: p.clone() for n, p in module.named_parameters()} for part, module in parts.items()}
+    with lora.apply(artifact, base, strength=0.5):
+        changed = 0
+        for part, module in parts.items():
+            for name, parameter in module.named_parameters():
+                layer, _, kind = f"{part}.{name.removeprefix('text_model.')}".rpartition(".")
+                delta = artifact.tensors.get(f"{layer}.{'diff' if kind == 'weight' else 'diff_b'}")
+                expected = before[part][name] + (0 if delta is None else 0.5 * delta)
+                assert torch.equal(parameter, expected), name
+                changed += delta is not None
+        assert changed == 10
+    for part, module in parts.items():
+        assert all(torch.equal(p, before[part][n]) for n, p in module.named_parameters())
+
+
+def test_whole_differences_are_the_same_in_half_precision(tiny_base: Path) -> None:
+    whole, half = load_base(tiny_base), load_base(tiny_base, dtype=torch.bfloat16)
+    artifact = whole_differences(whole)
+    for full in (NORM, LAYER_NORM, RESNET, TEXT_NORM, OUT):
+        part, _, name = full.partition(".")
+        outputs = []
+        for base in (whole, half):
+            module = base.unet if part == "unet" else base.text_encoders[0]
+            layer: Any = {n.removeprefix("text_model."): m for n, m in module.named_modules()}[name]
+            width = layer.weight.shape[1 if layer.weight.ndim > 1 else 0]
+            shape = (1, width, 4, 4) if full in (NORM, RESNET) else (1, 16, width)
+            x = torch.linspace(-2, 3, math.prod(shape)).view(shape).sin().to(layer.weight.dtype)
+            with lora.apply(artifact, base):
+                changed = layer(x).float()
+            outputs.append(changed - layer(x).float())
+        assert outputs[0].norm() > 0.1
+        assert (outputs[1] - outputs[0]).norm() < 0.08 * outputs[0].norm(), full
+
+
+def test_a_change_of_a_bias_that_the_base_lacks_is_refused(tiny_base: Path) -> None:
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    artifact = Artifact("lora", {f"{layer}.diff_b": torch.ones(64)}, {"rank": 1, "alpha": 1.0})
+    for dtype in (torch.float32, torch.bfloat16):
+        with (
+            pytest.raises(FormatError, match=r"to_q` has a change of a bias of 64 values|the base has no bias"),
+            lora.apply(artifact, load_base(tiny_base, dtype=dtype)),
+        ):
+            pass
+
+
+def test_an_embedding_that_came_in_the_file_is_a_word_while_the_lora_is_applied(tiny_base: Path) -> None:
+    base = load_base(tiny_base)
+    artifact = random_lora(base, targets=["attention"], text=False)
+    rows = torch.randn(2, 32)
+    bundled = Artifact("lora", artifact.tensors | {"words.0.text_encoder": rows}, artifact.facts | {"words": ["zork"]})
+    before = encode_prompts(base, ["a zork"])
+    with lora.apply(bundled, base):
+        assert torch.equal(base.words["zork"][0], rows)
+        changed = encode_prompts(base, ["a zork"])
+    assert not base.words
+    after = encode_prompts(base, ["a zork"])
+    assert torch.equal(before.hidden, after.hidden)
+    assert not torch.equal(before.hidden, changed.hidden)
+
+
 def test_a_lora_of_another_base_is_refused_and_leaves_the_base_alone(tiny_base: Path) -> None:
     base = load_base(tiny_base)
     before = {name: weight.clone() for name, weight in base.unet.named_parameters()}

@@ -226,6 +226,38 @@ def test_a_formula_outside_its_domain_is_refused_with_the_parameters(
         params_of("model_merge", formula=formula, **change)
 
 
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_lora_of_a_merge_that_changes_nothing_is_refused(
+    rank: int, base: Base, weights: Mapping[str, Tensor], tmp_path: Path
+) -> None:
+    own = lora(tmp_path / "a", weights)
+    tensors, metadata = read_tensors(own)
+    silent = {name: torch.zeros_like(t) if name.endswith(".alpha") else t for name, t in tensors.items()}
+    write_tensors(own, silent, metadata)
+    asked: dict[str, Any] = {"formula": "task_arithmetic", "weights": [1.0], "result": "lora", "rank": rank}
+    with pytest.raises(FormatError, match="is the base itself: there is no difference"):
+        build(base, given(a=own), tmp_path / "scratch", **asked)
+
+
+def test_whole_differences_of_biases_and_norms_are_merged_and_words_are_refused(
+    base: Base, weights: Mapping[str, Tensor], tmp_path: Path
+) -> None:
+    norm, conv = "unet.mid_block.attentions.0.norm", "unet.mid_block.resnets.0.conv1"
+    deltas = {f"{norm}.weight": "w_norm", f"{norm}.bias": "b_norm", f"{conv}.weight": "diff", f"{conv}.bias": "diff_b"}
+    tensors = {}
+    for name, factor in deltas.items():
+        layer = name.rpartition(".")[0].removeprefix("unet.").replace(".", "_")
+        tensors[f"lora_unet_{layer}.{factor}"] = torch.ones_like(weights[name]) / 4
+    write_tensors(tmp_path / "full.safetensors", tensors)
+    model = open_model(tmp_path / "full.safetensors", weights, "sd1")
+    assert sorted(model.own) == sorted(deltas)
+    for name in deltas:
+        assert torch.equal(model.weights[name], weights[name] + 0.25)
+    write_tensors(tmp_path / "words.safetensors", tensors | {"bundle_emb.zork.clip_l": torch.ones(1, 32)})
+    with pytest.raises(FormatError, match="has the embedding of `zork` in it"):
+        open_model(tmp_path / "words.safetensors", weights, "sd1")
+
+
 def test_the_nearest_pair_of_a_rank_is_that_of_the_singular_values() -> None:
     difference = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     pair = extracted(difference, 3, 1.0)

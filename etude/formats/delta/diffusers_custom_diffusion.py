@@ -37,7 +37,7 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Whole weights; words are files of their own."""
-    data: Mapping[str, Any] = read_weights(path)[0] if path.suffix == ".safetensors" else read_pickle(path)
+    data: Mapping[str, Any] = read_weights(path)[0] if path.suffix.lower() == ".safetensors" else read_pickle(path)
     if not recognise(data, {}):
         raise FormatError(path, "holds no processors of Custom Diffusion", "name another file")
     return common({_OWN.sub(r".\1.", key): tensor for key, tensor in data.items() if len(tensor)}, {}, delta=False)

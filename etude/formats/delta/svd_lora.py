@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
 from etude.core.files import Draft
 from etude.formats.checkpoints import Frame
 from etude.formats.deltas import differences
@@ -34,6 +35,9 @@ def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
     All layers have one alpha, the largest rank: diffusers (0.42) passes over alphas that differ in a file of kohya's.
     """
     deltas = {f"unet.{n.removesuffix('.weight')}": d for n, d in differences(artifact, frame).items() if d.ndim == 2}
+    if not any(delta.any() for delta in deltas.values()):
+        fault = "differs from its base in no layer that a LoRA can change"
+        raise FormatError(str(artifact.facts.get("name", "artifact")), fault, "train it longer, or on another base")
     wanted, precision = int(artifact.facts.get("lora_rank", 0)), artifact.dtype
     ranks = {name: min(wanted or min(delta.shape), *delta.shape) for name, delta in deltas.items()}
     alpha = float(max(ranks.values()))

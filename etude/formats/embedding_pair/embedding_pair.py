@@ -34,7 +34,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if beside is None:
         names = " or ".join(f"{Path(path).stem}{end}{Path(path).suffix}" for end in ENDS["negative"])
         raise FormatError(path, f"has no {names} beside it", "name the positive file of a pair")
-    module = MODULES[path.suffix]
+    module = MODULES[path.suffix.lower()]
     positive, facts = module.read(path)
     negative, _ = module.read(beside)
     sides = {"positive": positive, "negative": negative}
@@ -44,7 +44,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def partner(path: Path) -> Path | None:
     """The file of the negative word beside that of the positive one; None: the file is no half of a pair."""
-    if path.suffix not in MODULES:
+    if path.suffix.lower() not in MODULES:
         return None
     files = (path.with_stem(path.stem + end) for end in ENDS["negative"])
     return next((file for file in files if file.exists()), None)

@@ -1,51 +1,63 @@
-"""diffusers' LoRA file, ``pytorch_lora_weights.safetensors``: PEFT names below ``unet.``, ``text_encoder.text_model.``.
+"""LoRA with dotted names: diffusers' ``pytorch_lora_weights.safetensors``, and what PEFT, ComfyUI and OneTrainer write.
 
-Alpha is no tensor here but is in the header (``lora_adapter_metadata``), where diffusers ≥ 0.34 reads it. Older
-spellings and PEFT's own ``adapter_model.safetensors`` (alpha in ``adapter_config.json`` beside it) are read as well.
+diffusers has PEFT's names below ``unet.`` and ``text_encoder.text_model.``; alpha is in the header
+(``lora_adapter_metadata``), where diffusers ≥ 0.34 reads it. What is written here has alpha = rank, so that programs
+that do not know the header apply it rightly. Read as well: older spellings of diffusers; PEFT's ``adapter_model``, with
+``adapter_config.json`` beside it; ComfyUI's ``diffusion_model.`` and ``text_encoders.clip_l.transformer.``;
+OneTrainer's ``lora_unet.`` and, with the names of the LDM UNet, ``unet.`` and ``clip_l.``.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
 from etude.core.families import learned_parts
-from etude.core.files import Draft, read_json, write_tensors
+from etude.core.files import Draft, write_tensors
 from etude.core.pickles import read_either
 from etude.formats import metadata as headers
-from etude.formats.pairs import Pair, collect, join, split, unknown
+from etude.formats.layers import READ, Place, read_layers, recognises
+from etude.formats.module_names import from_dotted
+from etude.formats.pairs import Pair, join, split
+from etude.formats.peft_config import Adapter, parse, read_object
 
 FILE = "pytorch_lora_weights.safetensors"
 ADAPTER = "lora_adapter_metadata"  # JSON in the header: "<part>.<field of peft's LoraConfig>"
+CONFIG = "adapter_config.json"
+PREFIX = "base_model.model."  # of PEFT's own files
+_WHOLE = ("weight", "on_input", "rescale")  # in LyCORIS' files only: with dots they would be those of any model
+_SUFFIXES = "|".join(re.escape(name) for name in [*READ, "alpha", "scalar"] if name not in _WHOLE)
 _HALVES = (
     (re.compile(r"\.processor\.(to_[qkv]|to_out)_lora\.(down|up)\.weight$"), r".\1"),
     (re.compile(r"\.(to_[qkv]|to_out)_lora\.(down|up)\.weight$"), r".\1"),
     (re.compile(r"\.(?:lora|lora_linear_layer)\.(down|up)\.weight$"), ""),
     (re.compile(r"\.lora_(A|B)\.(?:default\.)?weight$"), ""),
+    (re.compile(r"\.lora_B\.(?:default\.)?(bias)$"), ""),
     (re.compile(r"\.lora_(magnitude_vector)(?:\.default)?(?:\.weight)?$"), ""),
-    (re.compile(r"\.(alpha)$"), ""),
+    (re.compile(rf"\.({_SUFFIXES})$"), ""),
 )
-_ROLES = {"A": "down", "B": "up", "down": "down", "up": "up", "alpha": "alpha", "magnitude_vector": "magnitude"}
+_ROLES = {"A": "lora_A.weight", "B": "lora_B.weight", "down": "lora_A.weight", "up": "lora_B.weight"}
+_ROLES |= {"magnitude_vector": "magnitude", "bias": "bias", "alpha": "alpha", "scalar": "scalar"} | READ
+_BARE = ("down_blocks.", "mid_block.", "up_blocks.", "conv_in", "conv_out", "conv_norm_out", "time_embedding.")
 _MAGNITUDE = ".dora_scale"
 _TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Whether every key is one half of a pair, or its alpha, in one of diffusers' and PEFT's spellings."""
-    return bool(keys) and all(_place(key) for key in keys) and any("lora" in key for key in keys)
+    """Whether every key is a factor of a layer, or its alpha, in one of the spellings with dots."""
+    return recognises(keys, _place)
 
 
-def _place(key: str) -> tuple[str, str] | None:
-    """(``<part>.<module>``, "down" | "up" | "alpha") of a key, or None."""
-    if key.startswith("lora_"):
-        return None
+def _place(key: str) -> Place | None:
+    """Layer and factor of a key, or None."""
     for pattern, replacement in _HALVES:
         if match := pattern.search(key):
             module = _module(pattern.sub(replacement, key))
@@ -54,15 +66,14 @@ def _place(key: str) -> tuple[str, str] | None:
 
 
 def _module(name: str) -> str | None:
-    name = name.removeprefix("base_model.model.")
-    if name.startswith(("down_blocks.", "mid_block.", "up_blocks.", "conv_in", "conv_out", "time_embedding.")):
+    name = name.removeprefix(PREFIX)
+    if name.startswith((*_BARE, "add_embedding.")):
         name = f"unet.{name}"
     if name.startswith(("text_model.", "encoder.layers.")):
         name = f"text_encoder.{name}"
-    part, _, module = name.partition(".")
-    if part not in learned_parts() or not module:
+    part, module = from_dotted(name) or ("", "")
+    if not module:
         return None
-    module = module.removeprefix("text_model.")
     head, _, last = module.rpartition(".")
     if part != "unet" and last in _TEXT:
         return f"{part}.{head}.{_TEXT[last]}"
@@ -70,49 +81,68 @@ def _module(name: str) -> str | None:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors in the common form, and the facts rank, alpha and alphas."""
+    """Tensors in the common form, and the facts rank, alpha and alphas; words where embeddings lie beside."""
     path = Path(path)
     tensors, metadata = read_either(path)
-    places = {key: _place(key) for key in tensors}
-    strange = [key for key, place in places.items() if place is None]
-    if strange:
-        raise unknown(path, strange)
-    found: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for key, place in places.items():
-        if place:
-            found[place[0]][place[1]] = tensors[key]
-    tensors, facts = join(collect(path, found, _alphas(found, _config(path, metadata))))
-    for name, halves in found.items():
-        if "magnitude" in halves:
-            tensors[name + _MAGNITUDE] = halves["magnitude"].reshape(-1, *[1] * (halves["down"].ndim - 1))
-    return tensors, facts
+    places = {key: found for key in tensors if (found := _place(key))}
+    adapters = _adapters(path, places, metadata)
+
+    def alpha_of(layer: str, rank: int) -> float:
+        part, _, module = layer.partition(".")
+        return adapters[part].alpha_of(module, rank) if part in adapters else float(rank)
+
+    common, facts = read_layers(path, tensors, _place, alpha_of)
+    return _scaled(common, adapters), facts
 
 
-def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What is recorded of peft's LoraConfig, by ``<part>.<field>`` or, for a PEFT folder, by field alone."""
+def _adapters(path: Path, places: Mapping[str, Place], metadata: Mapping[str, str]) -> dict[str, Adapter]:
+    """What was configured of PEFT's layers, by part; raises FormatError where that is not there, or does not fit."""
+    fields = _fields(path, places, metadata)
+    adapters = {}
+    for part in sorted({layer.partition(".")[0] for layer, _ in places.values()}):
+        own = {name: value for name, value in fields.items() if name.partition(".")[0] not in learned_parts()}
+        own |= {name.removeprefix(f"{part}."): fields[name] for name in fields if name.startswith(f"{part}.")}
+        if not own:
+            continue
+        adapters[part] = parse(path, own)
+        factors = {factor for layer, factor in places.values() if layer.startswith(f"{part}.")}
+        if adapters[part].decomposed != ("magnitude" in factors):
+            fault = f"says `use_dora: {adapters[part].decomposed}` of {part}, which its tensors do not bear out"
+            raise FormatError(path, fault, "fetch the file again, with the configuration that belongs to it")
+        if "alpha" in factors:
+            fault = f"has alphas of {part} twice: as tensors and in the configuration"
+            raise FormatError(path, fault, "remove one of the two")
+    return adapters
+
+
+def _fields(path: Path, places: Mapping[str, Place], metadata: Mapping[str, str]) -> dict[str, Any]:
+    """PEFT's fields: of the header, by ``<part>.<field>``, or of the file that is beside one of PEFT's."""
     if ADAPTER in metadata:
-        return dict(json.loads(metadata[ADAPTER]))
-    beside = path.with_name("adapter_config.json")
-    return dict(read_json(beside)) if path.name == "adapter_model.safetensors" and beside.exists() else {}
+        return read_object(path, ADAPTER, metadata[ADAPTER])
+    if path.stem != "adapter_model" and not any(key.startswith(PREFIX) for key in places):
+        return {}
+    beside = path.with_name(CONFIG)
+    if not beside.is_file():
+        raise FormatError(path, f"has no {CONFIG} beside it, which holds PEFT's alpha", "fetch that file as well")
+    return read_object(path, CONFIG, beside.read_text(encoding="utf-8", errors="replace"))
 
 
-def _alphas(modules: Collection[str], config: Mapping[str, Any]) -> dict[str, float]:
-    alphas = {}
-    for name in modules:
-        part, _, module = name.partition(".")
-        alpha = config.get(f"{part}.lora_alpha", config.get("lora_alpha"))
-        pattern = config.get(f"{part}.alpha_pattern", config.get("alpha_pattern")) or {}
-        for end, other in pattern.items():
-            end = end.removeprefix("^").removeprefix("text_model.")
-            if module == end or module.endswith(f".{end}"):
-                alpha = other
-        if alpha is not None:
-            alphas[name] = float(alpha)
-    return alphas
+def _scaled(common: dict[str, Tensor], adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
+    """PEFT scales a LoKr of two whole factors too, which has no rank and so no scale in the common form."""
+    for name in [name for name in common if name.endswith(".lokr_w1")]:
+        layer = name.removesuffix(".lokr_w1")
+        part, _, module = layer.partition(".")
+        if part in adapters and f"{layer}.lokr_w2" in common:
+            rank = adapters[part].rank_of(module)
+            common[name] = common[name] * (adapters[part].alpha_of(module, rank) / rank)
+    return common
 
 
 def write(artifact: Artifact, draft: Draft) -> list[Path]:
-    """``pytorch_lora_weights.safetensors``; the header makes alpha exact in ``load_lora_weights``."""
+    """``pytorch_lora_weights.safetensors``, whose B have the scale in them: alpha is the rank, here and in the header.
+
+    Raises FormatError for a kind of factors that has no place here.
+    """
     magnitudes = {n.removesuffix(_MAGNITUDE): t for n, t in artifact.tensors.items() if n.endswith(_MAGNITUDE)}
     plain = {name: tensor for name, tensor in artifact.tensors.items() if not name.endswith(_MAGNITUDE)}
     pairs = split(plain, artifact.facts)
@@ -121,14 +151,28 @@ def write(artifact: Artifact, draft: Draft) -> list[Path]:
         part, _, module = name.partition(".")
         full = f"{part}.{module}" if part == "unet" else f"{part}.text_model.{module}"
         tensors[f"{full}.lora_A.weight"] = pair.down.contiguous()
-        tensors[f"{full}.lora_B.weight"] = pair.up.contiguous()
-        if name in magnitudes:  # as peft has it: [out] or [1, out, 1, 1]
-            flat, deep = magnitudes[name].flatten(), pair.down.ndim == 4
-            tensors[f"{full}.lora_magnitude_vector"] = flat.view(1, -1, 1, 1) if deep else flat
+        tensors[f"{full}.lora_B.weight"] = _folded(pair).contiguous()
+        if name in magnitudes:
+            tensors[f"{full}.lora_magnitude_vector"] = _magnitude(artifact, name, magnitudes[name], pair)
     adapter = json.dumps(_adapter(pairs, bool(magnitudes)), sort_keys=True)
     path = draft.path(FILE)
     write_tensors(path, tensors, {ADAPTER: adapter, "format": "pt"} | headers.modelspec(artifact.facts, "lora"))
     return [path]
+
+
+def _folded(pair: Pair) -> Tensor:
+    """B times alpha / r: in B's precision where that is exact, as by a power of two, else in float32."""
+    wide = pair.up.float() * (pair.alpha / pair.rank)
+    return narrow if torch.equal((narrow := wide.to(pair.up.dtype)).float(), wide) else wide
+
+
+def _magnitude(artifact: Artifact, name: str, lengths: Tensor, pair: Pair) -> Tensor:
+    """DoRA's lengths of rows as peft has them, [out] or [1, out, 1, 1]; raises FormatError for those of columns."""
+    if lengths.shape[0] != pair.up.shape[0]:
+        fault = f"has lengths of inputs, `{name}{_MAGNITUDE}` {list(lengths.shape)}; this format has them of outputs"
+        raise FormatError(str(artifact.facts.get("name", "LoRA")), fault, "write it as kohya_lora")
+    flat = lengths.flatten()
+    return flat.view(1, -1, 1, 1) if pair.down.ndim == 4 else flat
 
 
 def _adapter(pairs: Mapping[str, Pair], dora: bool) -> dict[str, Any]:
@@ -138,12 +182,13 @@ def _adapter(pairs: Mapping[str, Pair], dora: bool) -> dict[str, Any]:
         own = {name.removeprefix(f"{part}."): pair for name, pair in pairs.items() if name.startswith(f"{part}.")}
         if own:
             _, facts = join(own)
+            others = {name: pair.rank for name, pair in sorted(own.items()) if pair.rank != facts["rank"]}
             fields |= {
                 f"{part}.r": facts["rank"],
-                f"{part}.lora_alpha": facts["alpha"],
+                f"{part}.lora_alpha": facts["rank"],
                 f"{part}.target_modules": sorted(own),
-                f"{part}.rank_pattern": {m: p.rank for m, p in sorted(own.items()) if p.rank != facts["rank"]},
-                f"{part}.alpha_pattern": facts.get("alphas", {}),
+                f"{part}.rank_pattern": others,
+                f"{part}.alpha_pattern": others,
                 **({f"{part}.use_dora": True} if dora else {}),
             }
     return fields

@@ -19,7 +19,6 @@ between layers, as those of ``blocks`` do (7 % off on a small base). Where progr
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,92 +27,40 @@ import torch
 from torch import Tensor
 
 from etude.core.artifact import Artifact
-from etude.core.errors import FormatError
 from etude.core.families import FAMILIES
 from etude.core.files import Draft, write_tensors
 from etude.core.pickles import read_either
 from etude.formats import metadata as headers
+from etude.formats.layers import BUNDLE, FACTORS, READ, Place, bundled, named, read_layers
 from etude.formats.ldm_names import table_of
 from etude.formats.module_names import escape, escape_ldm, unescape
-from etude.formats.pairs import ranks_and_alphas, unknown
 
 UNET = "lora_unet_"
 LYCORIS = "lycoris_"  # LyCORIS' own wrapper: modules of one model, the UNet, called by their names alone
-WRITTEN = {  # factor in the common form → in the file
-    "lora_A.weight": "lora_down.weight",
-    "lora_B.weight": "lora_up.weight",
-    "lora_mid.weight": "lora_mid.weight",
-    **{f"hada_{name}": f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
-    **{f"lokr_{name}": f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
-    "dora_scale": "dora_scale",
-    "diff": "diff",
-}
-READ = {other: own for own, other in WRITTEN.items()} | {name: name for name in WRITTEN}
-RANKED = ("lora_A.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")  # their first size is the rank
-WHOLE_SETS = (  # the factors of a layer, one of these at least
-    ("lora_A.weight", "lora_B.weight"),
-    ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
-    *(
-        (*one, *other)
-        for one in (("lokr_w1",), ("lokr_w1_a", "lokr_w1_b"))
-        for other in (("lokr_w2",), ("lokr_w2_a", "lokr_w2_b"))
-    ),
-    ("diff",),
-)
 
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Whether every key starts with one of kohya's prefixes."""
-    prefixes = tuple(_parts())
-    return bool(keys) and all(key.startswith(prefixes) for key in keys)
+    """Whether every key starts with one of kohya's prefixes, or is of an embedding beside such keys."""
+    own = [key for key in keys if not key.startswith(BUNDLE)]
+    return bool(own) and all(key.startswith(tuple(_parts())) for key in own)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors in the common form; facts rank, alpha, alphas, and name and family when the header has them."""
     tensors, metadata = read_either(path)
-    layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    alphas, strange, parts = {}, [], _parts()
-    for key, tensor in tensors.items():
-        escaped, _, suffix = key.partition(".")
-        module = _module(escaped, parts)
-        if module and suffix == "alpha":
-            alphas[module] = float(tensor)
-        elif module and suffix in READ:
-            layers[module][READ[suffix]] = tensor
-        else:
-            strange.append(key)
-    if strange:
-        raise unknown(path, strange)
-    _check(path, layers)
-    pairs = {}
-    for name, factors in layers.items():
-        rank = _rank(factors)
-        pairs[name] = rank, alphas.get(name, float(rank))
-    common = {}
-    for name, factors in sorted(layers.items()):
-        for factor, tensor in sorted(factors.items()):
-            common[f"{name}.{factor}"] = tensor
-    return common, ranks_and_alphas(pairs) | _told(metadata)
+    parts = _parts()
+    headers.refuse_meaning(path, metadata, tensors)
+    common, facts = read_layers(path, tensors, lambda key: _place(key, parts))
+    return common, facts | _told(metadata)
 
 
-def _rank(factors: Mapping[str, Tensor]) -> int:
-    """The rank of a layer; 1 where no factor has one, as of whole differences."""
-    return next((len(factors[name]) for name in RANKED if name in factors), 1)
-
-
-def _check(path: Path, layers: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Every layer has all factors of one kind, and the halves of a pair fit; raises FormatError."""
-    if not layers:
-        raise FormatError(path, "holds no LoRA", "name another file")
-    for name, factors in layers.items():
-        if not any(factors.keys() >= set(whole) for whole in WHOLE_SETS):
-            begun = max(WHOLE_SETS, key=lambda whole: (len(factors.keys() & set(whole)), -len(whole)))
-            missing = ", ".join(WRITTEN[factor] for factor in begun if factor not in factors)
-            raise FormatError(path, f"`{name}` has no {missing}", "fetch the file again")
-        down, up, core = (factors.get(factor) for factor in ("lora_A.weight", "lora_B.weight", "lora_mid.weight"))
-        if down is not None and up is not None and core is None and down.shape[:1] != up.shape[1:2]:
-            fault = f"`{name}` has halves {list(down.shape)} and {list(up.shape)}, which do not fit"
-            raise FormatError(path, fault, "fetch the file again")
+def _place(key: str, parts: Mapping[str, str]) -> Place | None:
+    """Layer and factor of a key, or None."""
+    escaped, _, suffix = key.partition(".")
+    module = _module(escaped, parts)
+    if module and suffix in ("alpha", "scalar"):
+        return module, suffix
+    return (module, READ[suffix]) if module and suffix in READ else None
 
 
 def _parts() -> dict[str, str]:
@@ -147,13 +94,17 @@ def write(artifact: Artifact, draft: Draft) -> list[Path]:
     prefixes = {"unet": UNET} | {encoder.part: f"{encoder.kohya}text_model_" for encoder in family.text_encoders}
     table = table_of(family.blocks) if family.kohya_ldm else {}
     alphas = artifact.facts.get("alphas", {})
-    tensors = {}
+    tensors = bundled(artifact)
     for name, tensor in artifact.tensors.items():
-        factor = next(factor for factor in WRITTEN if name.endswith(f".{factor}"))
+        if name.startswith("words."):
+            continue
+        factor = next(factor for factor in FACTORS if name.endswith(f".{factor}"))
         layer = name.removesuffix(f".{factor}")
         part, _, module = layer.partition(".")
         escaped = prefixes[part] + (escape_ldm(module, table) if part == "unet" else escape(module))
-        tensors[f"{escaped}.{WRITTEN[factor]}"] = tensor.contiguous()
+        norm = artifact.tensors.get(f"{layer}.diff", tensor.new_empty(1, 1)).ndim == 1
+        for own, value in named(factor, tensor, norm).items():
+            tensors[f"{escaped}.{own}"] = value.contiguous()
         # float32 even beside fp16: any alpha is exact enough
         tensors[f"{escaped}.alpha"] = torch.tensor(float(alphas.get(layer, artifact.facts["alpha"])))
     metadata = headers.kohya(artifact.facts, _algorithm(tensors))
@@ -165,6 +116,7 @@ def write(artifact: Artifact, draft: Draft) -> list[Path]:
 
 def _algorithm(tensors: Collection[str]) -> str:
     """What LyCORIS calls the kind of these factors; "": plain LoRA, which is kohya's own."""
-    kinds = {"hada_": "loha", "lokr_": "lokr", ".diff": "full", ".dora_scale": "lora"}
+    kinds = {"hada_": "loha", "lokr_": "lokr", ".a1.": "glora", "oft_": "diag-oft", ".on_input": "ia3"}
+    kinds |= {".diff": "full", "_norm": "full", ".dora_scale": "lora"}
     text = " ".join(tensors)
     return next((kind for mark, kind in kinds.items() if mark in text), "")

@@ -17,32 +17,42 @@ from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.families import FAMILIES, PROJECTED, learned_parts, text_parts
 from etude.core.files import Draft, write_json, write_tensors
+from etude.formats.layers import layers_of
 from etude.formats.lora import diffusers_lora
+from etude.formats.lora.diffusers_lora import CONFIG, PREFIX
 from etude.formats.metadata import file_stem
-from etude.formats.pairs import Pair, join, split
+from etude.formats.pairs import Pair, join, ranks_and_alphas, split
 
-FILE, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-PREFIX = "base_model.model."
+FILE = "adapter_model.safetensors"
+FILES = (FILE, "adapter_model.bin")
 
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
     """Whether the files of a folder (its paths are the keys) are an adapter, or those of parts."""
-    places = {FILE, *(f"{part}/{FILE}" for part in learned_parts())}
+    places = {f"{part}/{file}".lstrip("/") for part in ("", *learned_parts()) for file in FILES}
     return not places.isdisjoint(keys)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors in the common form, and the facts rank, alpha, alphas and name; raises FormatError."""
     path = Path(path)
-    pairs: dict[str, Pair] = {}
+    common: dict[str, Tensor] = {}
+    known: dict[str, tuple[int, float]] = {}
     for part in ("", *learned_parts()):
-        if (file := path / part / FILE).exists():
-            found = split(*diffusers_lora.read(file))
-            pairs |= {_placed(name, part): pair for name, pair in found.items()}
-    if not pairs:
+        file = next((path / part / name for name in FILES if (path / part / name).is_file()), None)
+        if file is None:
+            continue
+        tensors, facts = diffusers_lora.read(file)
+        for name, tensor in tensors.items():
+            if (placed := _placed(name, part)) in common:
+                raise FormatError(path, f"has `{placed}` twice, in the folder and in {part}", "remove one of the two")
+            common[placed] = tensor
+        alphas = facts.get("alphas", {})
+        for layer in layers_of(tensors):
+            known[_placed(layer, part)] = facts["rank"], alphas.get(layer, facts["alpha"])
+    if not common:
         raise FormatError(path, f"holds no {FILE}", "name a folder that PEFT saved")
-    tensors, facts = join(pairs)
-    return tensors, facts | {"name": path.name}
+    return common, ranks_and_alphas(known) | {"name": path.name}
 
 
 def _placed(name: str, part: str) -> str:

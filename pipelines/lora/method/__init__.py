@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from etude.core.method import own_name
@@ -63,11 +63,18 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
 
 @contextmanager
 def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Base]:
-    """Add ``strength`` times the change; on exit, the weights are exactly as before."""
+    """Add the change, ``strength`` times, and know the words that came in the file; leaving undoes both exactly."""
+    from etude.core.families import text_rows
     from etude.diffusion.factors import added
+    from etude.diffusion.hooks import added_tokens
 
-    with added(base, artifact.tensors, artifact.facts, strength) as changed:
-        yield changed
+    names = enumerate(artifact.facts.get("words", []))
+    words = {word: text_rows(artifact.tensors, f"words.{i}.") for i, word in names}
+    with ExitStack() as undo:
+        undo.enter_context(added(base, artifact.tensors, artifact.facts, strength))
+        if words:
+            undo.enter_context(added_tokens(base, words))
+        yield base
 
 
 def _groups(found: Mapping[str, Tensor], params: Params) -> list[Group]:

@@ -165,3 +165,86 @@ def test_in_half_precision_a_change_beside_the_weight_does_what_the_changed_weig
         assert not base.unet.get_submodule(name)._forward_hooks
     assert answers[0].shape == answers[1].shape
     assert (answers[0] - answers[1]).norm() < 0.02 * answers[0].norm()
+
+
+@pytest.mark.parametrize("shape", [LINEAR, CONV])
+def test_glora_mixes_the_inputs_of_the_weight_and_adds_a_pair(shape: tuple[int, ...]) -> None:
+    weight, ones = random(*shape), [1] * (len(shape) - 2)
+    f = {
+        "glora_a1": random(12, 2, *ones),
+        "glora_a2": random(2, 12, *ones),
+        "glora_b1": random(8, 2, *ones),
+        "glora_b2": random(2, *shape[1:]),
+    }
+    mixed = torch.einsum("oi...,ir,rj->oj...", weight, f["glora_a1"].flatten(1), f["glora_a2"].flatten(1))
+    pair = torch.einsum("or,ri...->oi...", f["glora_b1"].flatten(1), f["glora_b2"])
+    assert torch.allclose(change("x", f, 3.0, weight), 3 / 2 * (mixed + pair), atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [LINEAR, CONV])
+def test_ia3_scales_the_channels_of_one_side(shape: tuple[int, ...]) -> None:
+    weight = random(*shape)
+    outputs, inputs = random(8), random(12)
+    assert torch.equal(change("x", {"ia3_out": outputs}, 1.0, weight), torch.einsum("oi...,o->oi...", weight, outputs))
+    assert torch.equal(change("x", {"ia3_in": inputs}, 1.0, weight), torch.einsum("oi...,i->oi...", weight, inputs))
+
+
+@pytest.mark.parametrize("shape", [LINEAR, CONV])
+def test_oft_turns_blocks_of_rows_and_keeps_their_lengths(shape: tuple[int, ...]) -> None:
+    weight, blocks = random(*shape), random(2, 4, 4)
+    turned = weight + change("x", {"oft_blocks": blocks}, 0.0, weight)
+    for number, block in enumerate(blocks):
+        q = block - block.T
+        rotation = (torch.eye(4) + q) @ torch.linalg.inv(torch.eye(4, dtype=torch.float64) - q)
+        rows = slice(4 * number, 4 * number + 4)
+        assert torch.allclose(turned[rows].flatten(1), rotation.T @ weight[rows].flatten(1), atol=1e-12)
+    scales = random(8)
+    scaled = weight + change("x", {"oft_blocks": blocks, "oft_rescale": scales}, 0.0, weight)
+    assert torch.allclose(scaled, torch.einsum("oi...,o->oi...", turned, scales), atol=1e-12)
+
+
+def test_the_alpha_of_oft_bounds_how_far_it_turns() -> None:
+    weight, blocks = random(*LINEAR), random(2, 4, 4)
+    size = (blocks - blocks.mT).norm()
+    bounded = change("x", {"oft_blocks": blocks}, 0.01, weight)
+    assert torch.allclose(bounded, change("x", {"oft_blocks": blocks * (0.01 * 8 / size)}, 0.0, weight), atol=1e-12)
+    assert torch.equal(
+        change("x", {"oft_blocks": blocks}, 1e3, weight), change("x", {"oft_blocks": blocks}, 0.0, weight)
+    )
+
+
+@pytest.mark.parametrize("shape", [LINEAR, CONV])
+def test_boft_turns_rows_that_lie_ever_farther_apart(shape: tuple[int, ...]) -> None:
+    weight, blocks = random(*shape), random(3, 4, 2, 2)
+    turned = weight + change("x", {"oft_blocks": blocks}, 0.0, weight)
+    whole = torch.eye(8, dtype=torch.float64)
+    for stage, own in enumerate(blocks):
+        q = own - own.mT
+        rotations = (torch.eye(2) + q) @ torch.linalg.inv(torch.eye(2, dtype=torch.float64) - q)
+        # blocks of two rows that are 1, 2 and 4 rows apart, in the order of their first rows
+        stride, step = 2**stage, torch.zeros(8, 8, dtype=torch.float64)
+        firsts = [row for row in range(8) if row // stride % 2 == 0]
+        for rotation, first in zip(rotations, firsts, strict=True):
+            rows = torch.tensor([first, first + stride])
+            step[rows[:, None], rows] = rotation
+        whole = step @ whole
+    assert torch.allclose(turned.flatten(1), whole @ weight.flatten(1), atol=1e-12)
+
+
+def test_a_whole_difference_of_a_norm_has_one_axis() -> None:
+    difference = random(8)
+    assert torch.equal(change("x", {"diff": difference}, 1.0, random(8)), difference)
+
+
+def test_lengths_of_neither_axis_are_refused() -> None:
+    f = {"lora_A.weight": random(2, 12), "lora_B.weight": random(8, 2)}
+    for shape in ((12,), (12, 1), (1, 8), (4, 2)):
+        with pytest.raises(FormatError, match=r"`unet\.x` has lengths .* of neither axis of \[8, 12\]"):
+            change("unet.x", f | {"dora_scale": random(*shape)}, 1.0, random(*LINEAR))
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 1)])
+def test_a_vector_of_lengths_is_of_rows_on_square_layers_too(shape: tuple[int, ...]) -> None:
+    weight, lengths = random(8, 8), random(8).abs()
+    f = {"lora_A.weight": random(2, 8), "lora_B.weight": random(8, 2), "dora_scale": lengths.reshape(shape)}
+    assert torch.allclose((weight + change("x", f, 1.0, weight)).norm(dim=1), lengths, atol=1e-12)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from etude.core.families import learned_parts
-from etude.diffusion.factors import by_layer, change
+from etude.diffusion.factors import BIAS, bias_change, by_layer, change
 from etude.formats.pairs import Pair
 from etude.formats.svd import truncated
 
@@ -43,12 +43,15 @@ class Fused(Mapping[str, Tensor]):
     def __init__(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], below: Mapping[str, Tensor]) -> None:
         self.layers, self.below = by_layer(tensors), below
         self.alpha, self.alphas = facts["alpha"], facts.get("alphas", {})
-        self.names = [f"{layer}.weight" for layer in self.layers]
+        self.names = [f"{layer}.weight" for layer, factors in self.layers.items() if set(factors) != {BIAS}]
+        self.names += [f"{layer}.bias" for layer, factors in self.layers.items() if BIAS in factors]
 
     def __getitem__(self, name: str) -> Tensor:
-        layer = name.removesuffix(".weight")
-        weight: Tensor = self.below[name].float()
-        return weight + change(layer, self.layers[layer], self.alphas.get(layer, self.alpha), weight)
+        layer, _, kind = name.rpartition(".")
+        own: Tensor = self.below[name].float()
+        if kind == "bias":
+            return own + bias_change(layer, self.layers[layer], own)
+        return own + change(layer, self.layers[layer], self.alphas.get(layer, self.alpha), own)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)

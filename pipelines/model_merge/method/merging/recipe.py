@@ -66,7 +66,7 @@ def _file(model: Input) -> Path:
 def _header(model: Input) -> dict[str, str]:
     """The header of a model's file; for an artifact, with the entries that its exported file will have."""
     path = _file(model)
-    header = dict(read_metadata(path)) if path.is_file() and path.suffix == ".safetensors" else {}
+    header = dict(read_metadata(path)) if path.is_file() and path.suffix.lower() == ".safetensors" else {}
     return header | dict(json.loads(header.get(KEY, "{}")).get("metadata", {}))
 
 

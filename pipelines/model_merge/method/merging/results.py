@@ -70,7 +70,7 @@ def as_lora(
         if difference.any():
             pairs[name.removesuffix(".weight")] = extracted(difference, params.rank, params.clamp)
         report.advance(number + 1)
-    if not pairs:
+    if not any(pair.alpha and pair.up.any() and pair.down.any() for pair in pairs.values()):
         fault = "is the base itself: there is no difference to make a LoRA of"
         raise FormatError("the merge", fault, "check `models`, `weights`, `alpha` and `parts`")
     saved = {}

@@ -68,6 +68,9 @@ def open_model(path: Path, base: Weights, family: str) -> Model:
         fault = f"is of the family {facts['family']}, the base of {family}"
         raise FormatError(path, fault, "merge models of one family")
     if by_layer(tensors):
+        if facts.get("words"):
+            fault = f"has the embedding of `{facts['words'][0]}` in it, which a merge of weights would lose"
+            raise FormatError(path, fault, "remove the tensors that begin with bundle_emb from it")
         fused = Fused(tensors, facts, base)
         _refuse_strange(path, list(fused), base)
         return Model(Layered(fused, base), list(fused), split(tensors, facts) if is_plain(tensors) else None)
@@ -93,7 +96,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return diffusers_checkpoint.read(path)
     if not path.exists():
         raise InputError(path, "is missing", "correct `models`, or run `dvc repro`")
-    if path.suffix == ".safetensors" and KEY in read_metadata(path):
+    if path.suffix.lower() == ".safetensors" and KEY in read_metadata(path):
         made = artifacts.load(path)
         return made.tensors, made.facts
     return load_format(identify(path)).read(path)
@@ -105,7 +108,7 @@ def open_vae(path: Path) -> dict[str, Tensor]:
         return {name: tensor for name, tensor in open_base(path).items() if name.startswith("vae.")}
     for stem in ("diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"):
         path = path / stem if (path / stem).exists() else path
-    if path.is_dir() or path.suffix != ".safetensors":
+    if path.is_dir() or path.suffix.lower() != ".safetensors":
         raise FormatError(path, "is no VAE", "name a .safetensors file or a diffusers folder")
     tensors = {re.sub(f"^({'|'.join(_VAE)})", "", n): t for n, t in read_tensors(path)[0].items() if _is_vae(n)}
     if not any(name.startswith("decoder.") for name in tensors):

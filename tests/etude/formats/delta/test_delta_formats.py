@@ -209,6 +209,14 @@ def test_the_lora_is_exact_at_full_rank_in_diffusers(frame: Frame, tiny_base: Pa
     assert (ours(base, artifact, noisy, t) - theirs(pipe, noisy, t)).abs().max() < 1e-5
 
 
+def test_no_lora_is_written_of_an_artifact_that_changes_nothing(frame: Frame, tmp_path: Path) -> None:
+    artifact = learned(frame)
+    own = {name: frame.tensors[name] for name in artifact.tensors if name.startswith("unet.")}
+    with pytest.raises(FormatError, match="differs from its base in no layer"):
+        svd_lora.write(Artifact("x", artifact.tensors | own, artifact.facts), Draft(tmp_path), frame)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_lora_of_lower_rank_is_the_nearest_and_biases_are_left_out(frame: Frame, tmp_path: Path) -> None:
     artifact = learned(frame, "crossattn", lora_rank=3)
     (path,) = svd_lora.write(artifact, Draft(tmp_path), frame)

@@ -51,24 +51,46 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         assert torch.equal(found[name], tensor), name
 
 
-@pytest.mark.parametrize("module", [kohya_lora, diffusers_lora], ids=lambda module: module.__name__)
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
-def test_what_is_written_is_read_back_with_its_alpha(module: formats.Format, family: str, tmp_path: Path) -> None:
+def test_what_is_written_for_kohya_is_read_back_with_its_alpha(family: str, tmp_path: Path) -> None:
     artifact = lora(family)
-    (path,) = module.write(artifact, Draft(tmp_path))
-    tensors, facts = module.read(path)
+    (path,) = kohya_lora.write(artifact, Draft(tmp_path))
+    tensors, facts = kohya_lora.read(path)
     assert_equal(tensors, artifact.tensors)
     assert (facts["rank"], facts["alpha"], facts.get("alphas")) == (4, 2.0, None)
-    assert formats.identify(path) == module.__name__.rpartition(".")[2]
+    assert formats.identify(path) == "kohya_lora"
 
 
-@pytest.mark.parametrize("module", [kohya_lora, diffusers_lora], ids=lambda module: module.__name__)
-def test_alphas_that_differ_between_modules_survive(module: formats.Format, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_what_is_written_for_diffusers_has_the_scale_in_b_and_alpha_equal_to_the_rank(
+    family: str, tmp_path: Path
+) -> None:
+    artifact = lora(family)
+    (path,) = diffusers_lora.write(artifact, Draft(tmp_path))
+    tensors, facts = diffusers_lora.read(path)
+    halved = {name: tensor / 2 if ".lora_B." in name else tensor for name, tensor in artifact.tensors.items()}
+    assert_equal(tensors, halved)
+    assert (facts["rank"], facts["alpha"], facts.get("alphas")) == (4, 4.0, None)
+    header = json.loads(read_metadata(path)[diffusers_lora.ADAPTER])
+    assert header["unet.lora_alpha"] == header["unet.r"] == 4
+    assert formats.identify(path) == "diffusers_lora"
+
+
+def test_alphas_that_differ_between_modules_survive(tmp_path: Path) -> None:
     artifact = lora(alphas={TEXT: 0.3})
-    tensors, facts = module.read(module.write(artifact, Draft(tmp_path))[0])
+    tensors, facts = kohya_lora.read(kohya_lora.write(artifact, Draft(tmp_path))[0])
     assert facts["alpha"] == 2.0
     assert facts["alphas"] == {TEXT: pytest.approx(0.3)}
     assert_equal(tensors, artifact.tensors)
+
+
+def test_a_scale_that_half_precision_cannot_hold_is_written_in_float32(tmp_path: Path) -> None:
+    artifact = lora(alphas={TEXT: 0.3})
+    tensors, facts = diffusers_lora.read(diffusers_lora.write(artifact, Draft(tmp_path))[0])
+    assert "alphas" not in facts
+    expected = artifact.tensors[f"{TEXT}.lora_B.weight"].float() * (0.3 / 4)
+    assert torch.equal(tensors[f"{TEXT}.lora_B.weight"], expected)
+    assert tensors[f"{UNET}.lora_B.weight"].dtype == torch.float16
 
 
 @pytest.mark.parametrize("module", [kohya_lora, diffusers_lora], ids=lambda module: module.__name__)
@@ -164,7 +186,7 @@ def test_an_sdxl_file_with_ldm_names_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "key"),
     [
-        (kohya_lora, "lora_unet_mid_block_attentions_0_proj_in.oft_blocks"),
+        (kohya_lora, "lora_unet_mid_block_attentions_0_proj_in.oft_diag"),
         (kohya_lora, "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight"),
         (diffusers_lora, "transformer.single_blocks.0.proj.lora_A.weight"),
         (diffusers_lora, "unet.mid_block.attentions.0.proj_in.lora_embedding_A"),
@@ -184,7 +206,7 @@ def test_halves_that_are_missing_or_do_not_fit_are_named(tmp_path: Path) -> None
         kohya_lora.read(tmp_path / "half.safetensors")
     halves = {f"{stem}.lora_down.weight": torch.ones(4, 8), f"{stem}.lora_up.weight": torch.ones(8, 3)}
     save_file(halves, tmp_path / "unequal.safetensors")
-    with pytest.raises(FormatError, match=r"\[4, 8\] and \[8, 3\]"):
+    with pytest.raises(FormatError, match=r"lora_down.weight \[4, 8\], lora_up.weight \[8, 3\]"):
         kohya_lora.read(tmp_path / "unequal.safetensors")
 
 

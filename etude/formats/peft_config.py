@@ -1,0 +1,162 @@
+"""What a configuration of PEFT says of the weights beside it (LoraConfig, LoHaConfig, LoKrConfig; PEFT 0.21).
+
+Three kinds of fields: those that are used here, those that are harmless (the tensors show it themselves, or it mattered
+only while it learned), and all others, which change what the weights mean: they are refused unless they are empty.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from etude.core.errors import FormatError
+
+KINDS = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}  # and what alpha is called
+USED = {"peft_type", "r", "lora_alpha", "alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora"}
+HARMLESS = {
+    *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
+    # which layers there are: the tensors show it
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    # how it learned
+    *("lora_dropout", "rank_dropout", "module_dropout", "rank_dropout_scale", "init_weights"),
+    # shapes of factors, which the tensors have
+    *("use_effective_conv2d", "decompose_both", "decompose_factor", "lora_bias"),
+    # settings of an `init_lora_weights` or of a variant that is refused itself
+    *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "megatron_core", "qalora_group_size"),
+    "runtime_config",
+}
+# Starts that leave the base as it is; pissa, olora, corda, loftq and lora_ga take a part of each weight out of it.
+STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+DEFAULT = 8  # PEFT's rank and alpha where a configuration names none
+LONGEST, REPEATS, GROUPS, PATTERNS = 300, 4, 3, 64  # of patterns: more could take minutes to match
+_REPEAT = re.compile(r"(?<!\\)(?:[*+{]|(?<!\()\?)")
+_NESTED = re.compile(r"\)[*+{]")
+_LITERAL = re.compile(r"[\w.^$-]*")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What was configured: alpha and rank, the exceptions by pattern, and how they make the scale."""
+
+    path: Path | str
+    alpha: float = DEFAULT
+    rank: int = DEFAULT
+    alphas: Mapping[str, float] = field(default_factory=dict)
+    ranks: Mapping[str, float] = field(default_factory=dict)
+    stabilised: bool = False  # rsLoRA (Kalajdzievski, 2023, arXiv:2312.03732): the scale is alpha / √r
+    decomposed: bool = False
+
+    def rank_of(self, module: str) -> int:
+        """The rank that PEFT gives a module."""
+        return int(_matched(self.ranks, module, self.rank))
+
+    def alpha_of(self, module: str, rank: int) -> float:
+        """The alpha that gives a module of this rank its scale as alpha / r; raises FormatError for another rank."""
+        if rank != self.rank_of(module):
+            fault = f"says that `{module}` has rank {self.rank_of(module)}, its tensors have {rank}"
+            raise FormatError(self.path, fault, "fetch the file again, with the configuration that belongs to it")
+        alpha = _matched(self.alphas, module, self.alpha)
+        return alpha * math.sqrt(rank) if self.stabilised else alpha
+
+
+def parse(path: Path | str, fields: Mapping[str, Any]) -> Adapter:
+    """What the fields of a configuration say; raises FormatError naming one that cannot be used."""
+    kind = fields.get("peft_type") or "LORA"
+    if kind not in KINDS:
+        action = "save it as LoRA, LoHa or LoKr, or merge it into the base with PEFT (merge_and_unload)"
+        raise FormatError(path, f"is an adapter of the type {str(kind)[:40]}, which is not read", action)
+    for name, value in sorted(fields.items()):
+        _refuse_meaning(path, name, value)
+    alpha, rank = KINDS[kind], "r"
+    return Adapter(
+        path,
+        alpha=_number(path, alpha, fields.get(alpha, DEFAULT)),
+        rank=int(_number(path, rank, fields.get(rank, DEFAULT))),
+        alphas=_patterns(path, "alpha_pattern", fields),
+        ranks=_patterns(path, "rank_pattern", fields),
+        stabilised=_switch(path, "use_rslora", fields),
+        decomposed=_switch(path, "use_dora", fields),
+    )
+
+
+def read_object(path: Path | str, name: str, text: str) -> dict[str, Any]:
+    """The JSON object in ``text``; null is an empty one. Raises FormatError for anything else."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise FormatError(path, f"has no JSON in `{name}`", "fetch or make it again") from None
+    if value is not None and not isinstance(value, dict):
+        raise FormatError(path, f"has a {type(value).__name__} in `{name}`, not fields", "fetch or make it again")
+    return value or {}
+
+
+def _refuse_meaning(path: Path | str, name: str, value: Any) -> None:
+    """Raise FormatError for a field that changes what the weights mean and is not used here."""
+    if name in USED | HARMLESS or not value or (name, value) == ("bias", "none"):
+        return
+    if name == "init_lora_weights":
+        if value in STARTS:
+            return
+        action = "convert it with PEFT (save_pretrained with path_initial_model_for_weight_conversion)"
+        raise FormatError(path, f"has `init_lora_weights: {value}`, which took a part out of the base", action)
+    fault = f"has `{name}: {json.dumps(value, default=str)[:60]}`, which changes its meaning and is not applied here"
+    raise FormatError(path, fault, "merge it into the base with PEFT (merge_and_unload), and use that model")
+
+
+def _number(path: Path | str, name: str, value: Any) -> float:
+    """A finite number."""
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    if not known or not abs(value) < 1e30:  # also false for NaN
+        raise FormatError(path, f"has `{name}: {str(value)[:40]}`, which is no number", "correct it")
+    return float(value)
+
+
+def _switch(path: Path | str, name: str, fields: Mapping[str, Any]) -> bool:
+    value = fields.get(name) or False
+    if not isinstance(value, bool):
+        raise FormatError(path, f"has `{name}: {str(value)[:40]}`, which is neither true nor false", "correct it")
+    return value
+
+
+def _patterns(path: Path | str, name: str, fields: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a field by regular expression; raises FormatError for an expression that cannot be matched."""
+    patterns = fields.get(name) or {}
+    if not isinstance(patterns, dict):
+        raise FormatError(path, f"has a {type(patterns).__name__} in `{name}`, not patterns", "correct it")
+    expressions = [key for key in patterns if not _LITERAL.fullmatch(key)]
+    if len(expressions) > PATTERNS:
+        raise FormatError(path, f"has {len(expressions)} regular expressions in `{name}`", "name the layers themselves")
+    for key in patterns:
+        if not _usable(key):
+            fault = f"has the regular expression {key[:60]!r} in `{name}`, which is damaged or too long to match"
+            raise FormatError(path, fault, "name the layers themselves")
+    return {key: _number(path, name, value) for key, value in patterns.items()}
+
+
+def _usable(pattern: str) -> bool:
+    """Whether a regular expression is one, and is matched in a short time."""
+    if len(pattern) > LONGEST or len(_REPEAT.findall(pattern)) > REPEATS:
+        return False
+    if pattern.count("(") > GROUPS or _NESTED.search(pattern):
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            re.compile(rf"(.*\.)?({pattern})$")
+    except (re.error, Warning, RecursionError, OverflowError):
+        return False
+    return True
+
+
+def _matched(patterns: Mapping[str, float], module: str, default: float) -> float:
+    """The number of the first pattern that a module's name, or its end after a dot, matches; as PEFT does."""
+    for key, value in patterns.items():
+        if re.match(rf"(.*\.)?({key})$", module):
+            return value
+    return default
