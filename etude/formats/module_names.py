@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import re
 
+from etude.core.families import learned_parts
 from etude.formats.ldm_names import Table, translate
 
-# What comes before the names of modules with dots: diffusers, OneTrainer and ComfyUI.
+# What ComfyUI and OneTrainer call the parts in names with dots; diffusers calls them by their own names.
 _HEADS = {
-    "unet": r"unet|lora_unet|(?:model\.)?diffusion_model",
-    "text_encoder": r"text_encoder|lora_te1?|(?:text_encoders\.)?clip_[lh](?:\.transformer)?",
-    "text_encoder_2": r"text_encoder_2|lora_te2|(?:text_encoders\.)?clip_g(?:\.transformer)?",
+    "unet": r"lora_unet|(?:model\.)?diffusion_model",
+    "text_encoder": r"lora_te1?|(?:text_encoders\.)?clip_[lh](?:\.transformer)?",
+    "text_encoder_2": r"lora_te2|(?:text_encoders\.)?clip_g(?:\.transformer)?",
 }
-_HEADED = {part: re.compile(rf"(?:{heads})\.(?:text_model\.)?(.+)", re.DOTALL) for part, heads in _HEADS.items()}
+_HEADED = {part: re.compile(rf"(?:{heads})\.(.+)", re.DOTALL) for part, heads in _HEADS.items()}
 _LDM = ("input_blocks.", "middle_block.", "output_blocks.", "time_embed.", "label_emb.", "out.")
 # A word that begins with another comes before it.
 _UNET = (
@@ -68,11 +69,14 @@ def unescape(name: str) -> str | None:
 
 def from_dotted(name: str) -> tuple[str, str] | None:
     """Part and module, by its name in diffusers, of a name with dots; None where it begins as no part does."""
-    for part, pattern in _HEADED.items():
-        if match := pattern.fullmatch(name):
-            module = unescape(match[1].replace(".", "_")) if match[1].startswith(_LDM) else match[1]
-            return (part, module) if module else None
-    return None
+    part, _, module = name.partition(".")
+    if part not in learned_parts():
+        matches = {part: match[1] for part, pattern in _HEADED.items() if (match := pattern.fullmatch(name))}
+        part, module = next(iter(matches.items()), ("", ""))
+    module = module.removeprefix("text_model.")
+    if module.startswith(_LDM):
+        module = unescape(module.replace(".", "_")) or ""
+    return (part, module) if module else None
 
 
 def _words(name: str) -> str | None:

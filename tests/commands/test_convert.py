@@ -16,6 +16,7 @@ from etude.core.files import Draft, read_tensors, write_json, write_tensors
 from etude.core.method import method_names
 from etude.formats import FORMATS, identify, load_format, method_of
 from etude.formats.kinds import family_of, open_any, same_kind
+from etude.formats.pairs import split
 from tests.pipelines.learning import picture, same
 
 DOWN = "unet.mid_block.attentions.0"
@@ -56,14 +57,22 @@ EMBEDDINGS = ("embedding_pt", "embedding_image", "embedding_safetensors", "diffu
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 @pytest.mark.parametrize("to", LORAS)
 @pytest.mark.parametrize("form", LORAS)
-def test_a_lora_keeps_every_value_from_any_format_to_any(form: str, to: str, family: str, tmp_path: Path) -> None:
+def test_a_lora_keeps_what_it_changes_from_any_format_to_any(form: str, to: str, family: str, tmp_path: Path) -> None:
     made = lora(family, 2048 if family == "sdxl" else 768)
     convert(written(made, form, tmp_path / "in"), to, tmp_path / "out", "sks", "")
     (top,) = (tmp_path / "out").iterdir()
     assert identify(top) == to
     tensors, facts = load_format(to).read(top)
-    assert same(tensors, made.tensors)
-    assert (facts["alpha"], facts["alphas"]) == (1.5, {f"{DOWN}.proj_in": 3.0})
+    wanted = split(made.tensors, made.facts)
+    for name, pair in split(tensors, facts).items():
+        own = wanted.pop(name)
+        assert torch.equal(pair.down, own.down), name
+        change, other = (p.up.double() * (p.alpha / p.rank) for p in (own, pair))
+        assert torch.allclose(change, other, rtol=1e-6), name
+    assert not wanted
+    if "diffusers_lora" not in (form, to):  # which has the scale in B
+        assert same(tensors, made.tensors)
+        assert (facts["alpha"], facts["alphas"]) == (1.5, {f"{DOWN}.proj_in": 3.0})
 
 
 @pytest.mark.parametrize("to", EMBEDDINGS)
@@ -110,7 +119,9 @@ def test_a_lora_of_another_kind_becomes_only_what_can_hold_it(tmp_path: Path) ->
     assert same_kind(Artifact("lora", {f"{WIDE}.diff": torch.ones(12, 768)}, {})) == ("kohya_lora",)
     convert(written(dora, "kohya_lora", tmp_path / "in"), "diffusers_lora", tmp_path / "out", "sks", "")
     (path,) = (tmp_path / "out").iterdir()
-    assert same(load_format("diffusers_lora").read(path)[0], dora.tensors)
+    tensors, facts = load_format("diffusers_lora").read(path)
+    assert torch.equal(tensors[f"{WIDE}.dora_scale"], torch.ones(12, 1))
+    assert facts["alpha"] == facts["rank"]
 
 
 def test_an_artifact_of_ours_is_converted_too(tmp_path: Path) -> None:
@@ -132,7 +143,7 @@ def test_what_cannot_be_converted_says_what_can(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nothing: is missing"):
         convert(tmp_path / "nothing", "kohya_lora", tmp_path / "out", "", "")
     write_tensors(tmp_path / "x.safetensors", {"a.b": torch.ones(1), "c.d": torch.ones(1)})
-    with pytest.raises(FormatError, match=r"has a form that is not known \(keys: a\.b, c\.d"):
+    with pytest.raises(FormatError, match=r"has a form that is not known: it holds 2 names \(a\.b, c\.d\)"):
         convert(tmp_path / "x.safetensors", "kohya_lora", tmp_path / "out", "", "")
     assert not (tmp_path / "out").exists()
 
