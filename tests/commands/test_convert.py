@@ -117,6 +117,10 @@ def test_a_lora_of_another_kind_becomes_only_what_can_hold_it(tmp_path: Path) ->
     dora = Artifact("lora", plain | {f"{WIDE}.dora_scale": torch.ones(12, 1)}, lora().facts)
     assert same_kind(dora) == ("kohya_lora", "diffusers_lora")
     assert same_kind(Artifact("lora", {f"{WIDE}.diff": torch.ones(12, 768)}, {})) == ("kohya_lora",)
+    with pytest.raises(FormatError, match=r"is DoRA in 1 of 2 layers of unet"):
+        convert(written(dora, "kohya_lora", tmp_path / "mixed"), "diffusers_lora", tmp_path / "out", "sks", "")
+    own = {name: tensor for name, tensor in dora.tensors.items() if not name.startswith(f"{DOWN}.proj_in")}
+    dora = Artifact("lora", own, dora.facts)
     convert(written(dora, "kohya_lora", tmp_path / "in"), "diffusers_lora", tmp_path / "out", "sks", "")
     (path,) = (tmp_path / "out").iterdir()
     tensors, facts = load_format("diffusers_lora").read(path)

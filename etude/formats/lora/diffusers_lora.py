@@ -105,11 +105,16 @@ def _adapters(path: Path, places: Mapping[str, Place], metadata: Mapping[str, st
         if not own:
             continue
         adapters[part] = parse(path, own)
-        factors = {factor for layer, factor in places.values() if layer.startswith(f"{part}.")}
-        if adapters[part].decomposed != ("magnitude" in factors):
-            fault = f"says `use_dora: {adapters[part].decomposed}` of {part}, which its tensors do not bear out"
-            raise FormatError(path, fault, "fetch the file again, with the configuration that belongs to it")
-        if "alpha" in factors:
+        found = [place for place in places.values() if place[0].startswith(f"{part}.")]
+        lengths = {layer for layer, factor in found if factor == "magnitude"}
+        layers = {layer for layer, _ in found}
+        if lengths != (layers if adapters[part].decomposed else set()):
+            fault = (
+                f"says `use_dora: {adapters[part].decomposed}` of {part}, but {len(lengths)} of {len(layers)} layers"
+            )
+            action = "fetch the file again, with the configuration that belongs to it"
+            raise FormatError(path, f"{fault} have a lora_magnitude_vector", action)
+        if any(factor == "alpha" for _, factor in found):
             fault = f"has alphas of {part} twice: as tensors and in the configuration"
             raise FormatError(path, fault, "remove one of the two")
     return adapters
@@ -154,7 +159,7 @@ def write(artifact: Artifact, draft: Draft) -> list[Path]:
         tensors[f"{full}.lora_B.weight"] = _folded(pair).contiguous()
         if name in magnitudes:
             tensors[f"{full}.lora_magnitude_vector"] = _magnitude(artifact, name, magnitudes[name], pair)
-    adapter = json.dumps(_adapter(pairs, bool(magnitudes)), sort_keys=True)
+    adapter = json.dumps(_adapter(artifact, pairs, magnitudes), sort_keys=True)
     path = draft.path(FILE)
     write_tensors(path, tensors, {ADAPTER: adapter, "format": "pt"} | headers.modelspec(artifact.facts, "lora"))
     return [path]
@@ -175,13 +180,20 @@ def _magnitude(artifact: Artifact, name: str, lengths: Tensor, pair: Pair) -> Te
     return flat.view(1, -1, 1, 1) if pair.down.ndim == 4 else flat
 
 
-def _adapter(pairs: Mapping[str, Pair], dora: bool) -> dict[str, Any]:
-    """Fields of LoraConfig for each part. Modules are named in full, so that no other module is met by a short name."""
+def _adapter(artifact: Artifact, pairs: Mapping[str, Pair], magnitudes: Collection[str]) -> dict[str, Any]:
+    """Fields of LoraConfig for each part. Modules are named in full, so that no other module is met by a short name.
+
+    Raises FormatError where some layers of a part are DoRA's and some not: `use_dora` is of all.
+    """
     fields: dict[str, Any] = {}
     for part in learned_parts():
         own = {name.removeprefix(f"{part}."): pair for name, pair in pairs.items() if name.startswith(f"{part}.")}
         if own:
             _, facts = join(own)
+            dora = [name for name in own if f"{part}.{name}" in magnitudes]
+            if 0 < len(dora) < len(own):
+                fault = f"is DoRA in {len(dora)} of {len(own)} layers of {part}, and this format has it in all or none"
+                raise FormatError(str(artifact.facts.get("name", "LoRA")), fault, "write it as kohya_lora")
             others = {name: pair.rank for name, pair in sorted(own.items()) if pair.rank != facts["rank"]}
             fields |= {
                 f"{part}.r": facts["rank"],
