@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -57,10 +58,10 @@ class Report:
             return None
         try:
             state: dict[str, Any] = torch.load(self._state, map_location="cpu", weights_only=True)
-        except (RuntimeError, OSError, EOFError) as error:
-            action = f"delete {self.scratch} to start again"
-            raise TrainingError(self._state, f"cannot be read ({error})", action) from error
-        self.history = [(int(step), float(loss), float(rate)) for step, loss, rate in state.pop("history")]
+            self.history = [(int(step), float(loss), float(rate)) for step, loss, rate in state.pop("history")]
+        except (RuntimeError, OSError, EOFError, ValueError, LookupError, UnpicklingError) as error:
+            fault = f"cannot be read ({type(error).__name__}): it is damaged"  # torch's own text has many lines
+            raise TrainingError(self._state, fault, f"delete {self.scratch} to start again") from error
         return state
 
     def keep(self, state: dict[str, Any]) -> None:

@@ -322,6 +322,16 @@ def test_a_step_goes_against_the_gradient_of_the_written_formula(tiny_base: Path
         torch.testing.assert_close(made.tensors[name], expected, rtol=1e-4, atol=1e-6)
 
 
+def test_the_start_follows_from_the_seed_alone(tiny_base: Path) -> None:
+    base, starts = load_base(tiny_base, parts=("unet",)), []
+    params: Any = params_of(METHOD, structure=[1, 2, 1])
+    for seed in (1, 1, 2):
+        with hypernetwork._learning(base, params, seed) as weights:
+            starts.append(torch.cat([weight.detach().flatten() for weight in weights.values()]))
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])
+
+
 def test_dropout_is_for_learning_and_not_for_previews(tiny_base: Path, tmp_path: Path) -> None:
     base = load_base(tiny_base)
     params: Any = params_of(METHOD, dropout=[0, 0.9, 0], initial="XavierNormal")

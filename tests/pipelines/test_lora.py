@@ -479,7 +479,7 @@ def test_the_text_encoder_learns_only_on_request_and_at_its_own_rate(tiny_base: 
     assert 0 < slow.tensors[name].abs().max() < 0.01 * fast.tensors[name].abs().max()
 
 
-def test_the_start_is_the_one_that_was_asked_for(tiny_base: Path) -> None:
+def test_the_start_is_the_one_that_was_asked_for_and_follows_from_the_seed_alone(tiny_base: Path) -> None:
     base = load_base(tiny_base)
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v.lora_A.weight"
     starts = {}
@@ -490,6 +490,8 @@ def test_the_start_is_the_one_that_was_asked_for(tiny_base: Path) -> None:
             assert all(not p.any() for n, p in pairs.items() if "lora_B" in n)
         with inserted(base, params, seed=1) as pairs:
             assert torch.equal(pairs[name], starts[initial])
+        with inserted(base, params, seed=2) as pairs:
+            assert not torch.equal(pairs[name], starts[initial])
     assert starts["gaussian"].std() == pytest.approx(1 / 16, rel=0.2)
     assert starts["kaiming"].abs().max() <= 32**-0.5  # √(6 / (1 + 5)) / √in
     assert starts["kaiming"].std() == pytest.approx((3 * 32) ** -0.5, rel=0.2)

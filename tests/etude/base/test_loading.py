@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers.utils import logging
 
+from etude.base.clip import Clip
 from etude.base.loading import choose_device, load_base
 from etude.core.errors import BaseError
 
@@ -87,3 +89,26 @@ def test_every_setting_of_the_noise_schedule_counts(copy: Path) -> None:
         file.write_text(original)
     change(file, rescale_betas_zero_snr=True)
     assert float(load_base(copy, parts=()).alphas_cumprod[-1]) == pytest.approx(0, abs=1e-7)
+
+
+@pytest.fixture
+def bars() -> Iterator[None]:
+    """transformers' progress bars and warnings as they were, afterwards."""
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    yield
+    logging.enable_progress_bar() if shown else logging.disable_progress_bar()
+    logging.set_verbosity(level)
+
+
+@pytest.mark.usefixtures("bars")
+@pytest.mark.parametrize("shown", [True, False])
+def test_opening_is_quiet_and_leaves_progress_bars_as_they_were(
+    shown: bool, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logging.enable_progress_bar() if shown else logging.disable_progress_bar()
+    logging.set_verbosity_warning()
+    for open_it in (lambda: load_base(copy, parts=("text",)), lambda: Clip(copy / "clip", "cpu", "")):
+        open_it()
+        assert capsys.readouterr().err == ""
+        assert logging.is_progress_bar_enabled() == shown
+        assert logging.get_verbosity() == logging.WARNING

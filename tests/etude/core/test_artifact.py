@@ -49,3 +49,21 @@ def test_it_is_saved_in_its_precision(tmp_path: Path) -> None:
     save(learning, tmp_path / "a.safetensors")
     assert load(tmp_path / "a.safetensors").tensors["w"].dtype == torch.bfloat16
     assert learning.copied().tensors["w"].dtype == learning.dtype == torch.bfloat16
+
+
+def test_facts_have_one_byte_form_and_hold_nothing_that_json_lacks(tmp_path: Path) -> None:
+    tensors = {"a": torch.ones(1)}
+    save(Artifact("test", tensors, {"one": 1, "two": [2.5, None]}), tmp_path / "1.safetensors")
+    save(Artifact("test", tensors, {"two": [2.5, None], "one": 1}), tmp_path / "2.safetensors")
+    assert (tmp_path / "1.safetensors").read_bytes() == (tmp_path / "2.safetensors").read_bytes()
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            save(Artifact("test", tensors, {"loss": value}), tmp_path / "3.safetensors")
+    assert not (tmp_path / "3.safetensors").exists()
+
+
+def test_the_precision_of_an_artifact_is_that_of_its_tensors_where_none_is_set() -> None:
+    half = {"w": torch.ones(1, dtype=torch.float16)}
+    assert Artifact("test", half, {}).dtype == Artifact("test", half, {}).copied().dtype == torch.float16
+    assert Artifact("test", half, {}, "fp32").dtype == torch.float32
+    assert Artifact("test", {}, {}).dtype == torch.float32

@@ -1,8 +1,15 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from etude.core.store import Store, key
+from etude.core import store
+from etude.core.store import REMEMBERED, Store, is_settled, key, remembered
 
 
 def test_keys_tell_apart_what_joins_to_the_same_text() -> None:
@@ -31,3 +38,65 @@ def test_what_has_no_canonical_form_is_refused() -> None:
 
 def test_entries_are_named_by_kind_and_key() -> None:
     assert str(Store("latents", "root").path("abcd", ".png")) == "root/latents/ab/abcd.png"
+
+
+@pytest.fixture
+def hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that were hashed, in a folder where every time is settled at once."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(store, "SETTLED", -1.0)
+    return []
+
+
+def counting(hashed: list[str], meanwhile: Callable[[Path], Any] = lambda _: None) -> Callable[[Path], str]:
+    def digest(file: Path) -> str:
+        hashed.append(file.name)
+        meanwhile(file)
+        return f"digest of {file.name}"
+
+    return digest
+
+
+def test_a_large_file_is_hashed_once_and_a_small_one_each_time(hashed: list[str]) -> None:
+    for name, size in (("small", REMEMBERED - 1), ("large", REMEMBERED)):
+        Path(name).write_bytes(bytes(size))
+        assert {remembered(Path(name), counting(hashed)) for _ in range(3)} == {f"digest of {name}"}
+    assert hashed == ["small"] * 3 + ["large"]
+
+
+def test_another_file_another_time_and_another_kind_of_digest_are_hashed_again(hashed: list[str]) -> None:
+    large, digest = Path("large"), counting(hashed)
+    large.write_bytes(bytes(REMEMBERED))
+    changes: list[Callable[[], Any]] = [
+        lambda: os.utime(large, (1, 1)),
+        lambda: os.utime(large, (1, 2)),
+        lambda: large.write_bytes(bytes(REMEMBERED + 1)),
+        lambda: (os.utime(large, (1, 1)), Path("other").write_bytes(bytes(REMEMBERED)), Path("other").replace(large)),
+    ]
+    for count, change in enumerate(changes, start=1):
+        change()
+        remembered(large, digest)
+        remembered(large, digest)
+        assert len(hashed) == count
+    remembered(large, digest, "unet")
+    remembered(large, digest, "unet")
+    assert len(hashed) == len(changes) + 1
+
+
+@pytest.mark.parametrize("settled", [-1.0, 1e6])
+def test_a_file_that_may_have_changed_while_it_was_hashed_is_hashed_again(
+    settled: float, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "SETTLED", settled)
+    Path("large").write_bytes(bytes(REMEMBERED))
+    writing = counting(hashed, lambda file: os.utime(file, (1, 1)) if settled < 0 else None)
+    remembered(Path("large"), writing)
+    remembered(Path("large"), counting(hashed))
+    assert hashed == ["large"] * 2
+
+
+@pytest.mark.parametrize("moved", ["st_mtime_ns", "st_ctime_ns"])
+def test_a_time_is_settled_once_both_are_older_than_any_clock_is_coarse(moved: str) -> None:
+    now, old = 10**18, {"st_mtime_ns": 0, "st_ctime_ns": 0}
+    stats: list[Any] = [SimpleNamespace(**old | {moved: now - age}) for age in (0, 3 * 10**9, 3 * 10**9 + 200)]
+    assert [is_settled(stat, now) for stat in stats] == [False, False, True]

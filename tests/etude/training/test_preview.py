@@ -1,0 +1,55 @@
+"""What is drawn on the way: with the learned word, without dropout, and the model goes on learning afterwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from etude.base.base import Base
+from etude.diffusion.sample import generate
+from etude.training.preview import Preview, draw, evaluating
+
+SAMPLING: dict[str, Any] = {"sampler": "ddim", "steps": 2, "guidance": 3.0, "negative": "sad", "clip_skip": 1}
+
+
+def modes(base: Base) -> list[bool]:
+    return [module.training for part in (base.unet, *base.text_encoders) for module in part.modules()]
+
+
+@pytest.fixture
+def learning(sd1: Base) -> Any:
+    """A base of which some modules are in training mode."""
+    parts = (sd1.unet.mid_block, sd1.text_encoders[0].encoder.layers[0])
+    for part in parts:
+        part.train()
+    yield sd1
+    for part in parts:
+        part.eval()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_drops_out_inside_and_each_module_is_in_its_own_mode_again(learning: Base, fails: bool) -> None:
+    before = modes(learning)
+    assert {*before} == {True, False}
+    try:
+        with evaluating(learning):
+            assert not any(modes(learning))
+            if fails:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        assert fails
+    assert modes(learning) == before
+
+
+def test_the_pictures_of_all_seeds_stand_in_a_row_with_the_word_that_is_learned(sd1: Base) -> None:
+    preview = Preview(prompt="a photo of [name]", seeds=[3, 5], **SAMPLING)
+    row = draw(sd1, preview, "cat")
+    assert row.size == (128, 64)
+    pictures = generate(sd1, ["a photo of cat"] * 2, seeds=[3, 5], **SAMPLING).numpy()
+    for number, pixels in enumerate(pictures):
+        one = row.crop((64 * number, 0, 64 * number + 64, 64))
+        assert one.tobytes() == Image.fromarray(pixels).tobytes()
+    assert torch.is_grad_enabled()
