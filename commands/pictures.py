@@ -44,7 +44,7 @@ def bring(source: Path, name: str, methods: Sequence[str], word: str, kind: str,
                     (out / file).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(source / file, out / file)
         track([target], "fix that and run this again")
-    texts = sum(file.endswith(".txt") for file in files)
+    texts = sum(file.lower().endswith(".txt") for file in files)
     say(f"{len(files) - texts} pictures and {texts} texts are in {target}, tracked by {target}.dvc; set `{name}`")
     for change in changes:
         say(change)
@@ -79,9 +79,9 @@ def _check_name(name: str, target: Path) -> None:
 
 def _chosen(source: Path, target: Path) -> list[str]:
     """The pictures below ``source``, recognised by content, with their masks and texts, as sorted relative names."""
-    from etude.captions.beside import other_captions
+    from etude.captions.beside import captions_of, find_captions
     from etude.images.decode import fault_of
-    from etude.images.folder import list_folder, list_pictures
+    from etude.images.folder import kohya_folders, list_folder, list_pictures, name_unused
 
     if target.resolve() != source.resolve() and target.resolve().is_relative_to(source.resolve()):
         raise InputError(source, f"holds {target} itself", "choose the folder with the pictures alone")
@@ -91,14 +91,16 @@ def _chosen(source: Path, target: Path) -> list[str]:
     others = [f"{shorten(file)} ({fault})" for file, fault in (faults | unreadable).items() if fault]
     if others:
         warn(f"{len(others)} files are not copied: {first_of(others)}")
-    for suffix, count in sorted(other_captions(source, pictures).items()):
-        warn(f"{count} pictures have a {suffix} file and no .txt: it is not copied. Next: rename them to .txt")
     if not pictures:
         fault = f"holds no pictures{f': {others[0]}' if others else ''}"
         raise InputError(source, fault, "name a folder with pictures (PNG, JPEG, WebP, …)")
-    stems = {Path(file).with_suffix("") for file in pictures}
-    texts = [file for file in files if file.endswith(".txt") and Path(file).with_suffix("") in stems]
-    return sorted({*pictures, *texts, *(mask for file in pictures if (mask := masks[file]))})
+    chosen = {*pictures, *captions_of(pictures, find_captions(files))}
+    chosen.update(mask for file in pictures if (mask := masks[file]))
+    if unused := name_unused(files, chosen | {file for file, fault in faults.items() if fault}):
+        warn(f"not copied either: {first_of(unused)}. Captions are read from .txt beside a picture alone")
+    if folders := kohya_folders(pictures):
+        warn(f"repeats and prompts in folders' names are not read: {first_of(folders)}")
+    return sorted(chosen)
 
 
 def _refuse_overwriting(source: Path, files: list[str], target: Path, replace: bool) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from etude.captions.settings import CAPTIONERS, NONE, Caption
 from etude.core.files import read_json, write_json
 from etude.core.params import Schema, image_folder, pick
 from tasks.shell import publish, run
-from tasks.shell.console import progress, say, warn
+from tasks.shell.console import first_of, progress, say, warn
 
 __all__ = ["Caption", "StageParams", "caption"]
 FLIP = "-flip"  # suffix of the id of a mirrored copy
@@ -29,12 +29,12 @@ def caption(name: str) -> None:
     """Caption the prepared pictures of the image set NAME. Texts in the folder of its pictures are used first."""
     stage_params, folder = pick("params.yaml", StageParams), image_folder(name)
     prepared = Path("data", name, "prepared")
-    images: dict[str, dict[str, Any]] = read_json(prepared / "images.json")["images"]
-    texts = {
-        identifier: found
-        for identifier, entry in images.items()
-        if not entry["flipped"] and (found := _written(folder, entry["sources"], stage_params.caption))
-    }
+    listing = read_json(prepared / "images.json")
+    images: dict[str, dict[str, Any]] = listing["images"]
+    from etude.images.folder import list_files
+
+    files = list_files(folder)
+    texts = _written(folder, files, images, stage_params.caption)
     unnamed = [identifier for identifier, entry in images.items() if not entry["flipped"] and identifier not in texts]
     texts |= _described(prepared, unnamed, stage_params)
     whole = {identifier: _whole(identifier, texts, stage_params.caption) for identifier in images}
@@ -42,20 +42,26 @@ def caption(name: str) -> None:
         for identifier, entry in whole.items():
             (out / f"{identifier}.txt").write_text(entry["text"] + "\n", encoding="utf-8")
         write_json(out / "captions.json", whole)
-    _tell(name, folder, images, whole, stage_params.caption)
+    _tell(name, images, whole, stage_params.caption)
+    _tell_unused(name, files, listing)
 
 
-def _written(folder: Path, sources: list[str], settings: Caption) -> tuple[str, str] | None:
-    """The caption that people wrote for a picture: in a .txt file beside one of its files, or in a file's name."""
-    from etude.captions.beside import read_beside
+def _written(folder: Path, files: list[str], images: dict[str, dict[str, Any]], settings: Caption) -> Texts:
+    """The captions that people wrote for pictures: in a .txt file beside one of its files, or in a file's name."""
+    from etude.captions.beside import find_captions, read_beside
     from etude.captions.names import words_of_name
 
-    beside = read_beside(folder, sources)
-    if beside is not None:
-        return beside, "file"
-    named = (words for source in sources if settings.file_names and (words := words_of_name(source)))
-    words = next(named, None)
-    return (words, "name") if words else None
+    captions, texts = find_captions(files), {}
+    for identifier, entry in images.items():
+        if entry["flipped"]:
+            continue
+        beside = read_beside(folder, entry["sources"], captions)
+        named = (words for source in entry["sources"] if settings.file_names and (words := words_of_name(source)))
+        if beside is not None:
+            texts[identifier] = (beside, "file")
+        elif words := next(named, None):
+            texts[identifier] = (words, "name")
+    return texts
 
 
 def _described(prepared: Path, identifiers: list[str], stage_params: StageParams) -> Texts:
@@ -86,9 +92,7 @@ def _whole(identifier: str, texts: Texts, settings: Caption) -> dict[str, str]:
     return {"text": " ".join(part for part in parts if part), "from": origin}
 
 
-def _tell(name: str, folder: Path, images: dict[str, Any], whole: dict[str, dict[str, str]], settings: Caption) -> None:
-    from etude.captions.beside import lonely_texts, other_captions
-
+def _tell(name: str, images: dict[str, Any], whole: dict[str, dict[str, str]], settings: Caption) -> None:
     counts = Counter(entry["from"] for entry in whole.values())
     origins = {"file": "from .txt files", "name": "from file names"}
     origins |= {captioner.kind: f"from {captioner.name}" for captioner in CAPTIONERS.values()}
@@ -97,12 +101,6 @@ def _tell(name: str, folder: Path, images: dict[str, Any], whole: dict[str, dict
     say(f"{name}: {len(whole)} captions: {told}")
     if settings.file_names:
         _tell_silent(name, images, whole)
-    sources = [source for entry in images.values() if not entry["flipped"] for source in entry["sources"]]
-    for suffix, count in sorted(other_captions(folder, set(sources)).items()):
-        warn(f"{name}: {count} pictures have a {suffix} file and no .txt: it is not read. Next: rename them to .txt")
-    lonely = lonely_texts(folder, sources)
-    if lonely:
-        warn(f"{name}: {len(lonely)} .txt files belong to no picture that is used, such as {lonely[0]}")
     empty = sum(not entry["text"] for entry in whole.values())
     if empty:
         warn(f"{name}: {empty} captions are empty")
@@ -114,6 +112,23 @@ def _tell_silent(name: str, images: dict[str, Any], whole: dict[str, dict[str, s
     silent = list(dict.fromkeys(silent))  # a mirrored copy has its picture's
     if silent:
         say(f"{name}: {len(silent)} names do not describe a picture, such as {silent[0]}; a .txt beside it would")
+
+
+def _tell_unused(name: str, files: list[str], listing: dict[str, Any]) -> None:
+    """Name what is in the folder and neither *prepare* nor this stage uses or has named, by suffix."""
+    from etude.captions.beside import captions_of, find_captions
+    from etude.images.folder import kohya_folders, name_unused
+
+    used = set(listing["skipped"])  # *prepare* names these
+    for entry in listing["images"].values():
+        used.update(entry["sources"])
+        if "attention" in entry:
+            used.add(str(PurePosixPath(entry["sources"][0]).with_name(entry["attention"])))
+    used.update(captions_of(used, find_captions(files)))
+    if unused := name_unused(files, used):
+        warn(f"{name}: files that are not used: {first_of(unused)}. Captions are read from .txt beside a picture alone")
+    if folders := kohya_folders(used):
+        warn(f"{name}: repeats and prompts in folders' names are not read: {first_of(folders)}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from etude.core.errors import InputError
@@ -17,6 +19,9 @@ BESIDE = frozenset(
 )
 MASK = "_att"  # ends the stem of a mask that lies beside its picture, as DreamArtist names them
 CARDS = frozenset({"license", "licence", "notice", "readme", "credits", "attribution", "copying"})
+
+
+REPEATS = re.compile(r"\d{1,3}_\S.*")  # folders that kohya's scripts read repeats and a prompt from: "10_sks dog"
 
 
 class Listing(NamedTuple):
@@ -81,6 +86,26 @@ def list_pictures(folder: Path | str) -> dict[str, str | None]:
     wanted = {stem + MASK for stem in stems.values()}
     masks = {stem: name for name, stem in stems.items() if stem in wanted}
     return {name: masks.get(stem + MASK) for name, stem in stems.items() if stem not in wanted}
+
+
+def name_unused(files: Iterable[str], used: Collection[str]) -> list[str]:
+    """The ``files`` that are not ``used``, cards left out, as text: by suffix, with counts and the first of each."""
+    by_kind: dict[str, list[str]] = {}
+    for name in files:
+        path = PurePosixPath(name)
+        if name not in used and path.stem.lower() not in CARDS:
+            kind = path.suffix or path.name
+            if str(path.with_suffix("")) in used:  # fox.png.txt, whose picture is fox.png
+                kind = PurePosixPath(path.stem).suffix + kind
+            by_kind.setdefault(kind, []).append(name)
+    order = sorted(by_kind, key=lambda kind: (-len(by_kind[kind]), kind))
+    return [f"{len(by_kind[kind])} {kind} ({by_kind[kind][0]})" for kind in order]
+
+
+def kohya_folders(used: Iterable[str]) -> list[str]:
+    """The folders of ``used`` files whose names tell kohya's scripts repeats and a prompt."""
+    parts = {part for name in used for part in PurePosixPath(name).parts[:-1]}
+    return sorted(filter(REPEATS.fullmatch, parts))
 
 
 def _hidden(part: str) -> bool:

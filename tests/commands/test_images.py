@@ -93,7 +93,7 @@ def test_pictures_and_captions_are_copied_tracked_and_added_with_every_comment_k
     assert "2 pictures and 1 texts are in data/raw/mydog" in told.out
     assert "--method lora" in told.out
     assert "1 files are not copied: movie.mov (is a video (MOV)" in told.err
-    assert "1 pictures have a .caption file" in told.err
+    assert "not copied either: 1 .caption (holiday/b.caption); 1 .txt (notes.txt). Captions are read" in told.err
 
 
 def test_chosen_methods_speak_of_what_is_learned_and_of_nothing_else_any_more(
@@ -300,3 +300,21 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
 )
 def test_an_entry_is_inserted_after_the_last_of_its_block(text: str, expected: str) -> None:
     assert insert(text, "a", ["y: 0"]) == expected
+
+
+def test_captions_of_any_case_are_copied_and_every_other_file_and_folder_name_that_is_not_read_is_named(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in ("metadata.jsonl", "a.png.txt", "holiday/b.TXT", "1.json", "2.json"):
+        (photos / file).write_text("x", encoding="utf-8")
+    draw(photos / "10_sks dog" / "c.png", 3)
+    bring(photos)
+    found = {path.relative_to("data/raw/mydog").as_posix() for path in Path("data/raw/mydog").rglob("*.*")}
+    assert found == {"a.png", "a.txt", "holiday/b.jpg", "holiday/b.TXT", "10_sks dog/c.png"}
+    told = capsys.readouterr()
+    assert "3 pictures and 2 texts are in" in told.out
+    assert (
+        "not copied either: 2 .json (1.json); 1 .caption (holiday/b.caption); 1 .jsonl (metadata.jsonl); " in told.err
+    )
+    assert "1 .png.txt (a.png.txt)" in told.err
+    assert "repeats and prompts in folders' names are not read: 10_sks dog" in told.err

@@ -111,8 +111,7 @@ def test_captions_that_would_be_overlooked_are_counted_in_a_warning(
     front()
     told = capsys.readouterr()
     assert "pets: 3 captions: 1 from .txt files, 2 without a text" in told.out
-    assert "2 pictures have a .caption file and no .txt" in told.err
-    assert "1 .txt files belong to no picture that is used, such as lost.txt" in told.err
+    assert "pets: files that are not used: 3 .caption (0.caption); 1 .txt (lost.txt). Captions are read" in told.err
     assert "2 captions are empty" in told.err
 
 
@@ -162,3 +161,37 @@ def test_names_that_do_not_describe_are_counted_and_one_is_shown(raw: Path, caps
     set_param("file_names: true", "file_names: false")
     caption("pets")
     assert "describe" not in capsys.readouterr().out
+
+
+def test_every_file_that_no_stage_used_is_named_in_one_line(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    set_param("captioner: clip", "captioner: none")
+    for number in range(1, 5):
+        draw(raw / f"IMG_{number}.png", number)
+        draw(raw / f"IMG_{number}_att.png", 10 + number)
+    draw(raw / "copy of 1.png", 1)
+    draw(raw / "10_sks dog" / "IMG_9.png", 9)
+    (raw / "broken.png").write_bytes(b"no picture")
+    used = {"IMG_1.TXT": "upper case", "IMG_2.Txt": "mixed case", "copy of 1.caption": "not read"}
+    others = ["IMG_3.png.txt", "IMG_4.json", "IMG_4.tags", "metadata.jsonl", "metadata.csv", "meta_cap.json"]
+    others += ["lonely.txt", "captions.txt", "README.md", ".hidden.txt"]
+    for file, text in {**used, **dict.fromkeys(others, "x")}.items():
+        (raw / file).write_text(text, encoding="utf-8")
+    found = front()
+    assert found["IMG_1.png"] == ("upper case", "file")
+    assert found["IMG_2.png"] == ("mixed case", "file")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "not used" in line]
+    assert line == (
+        "warning: pets: files that are not used: 2 .json (IMG_4.json); 2 .txt (captions.txt); "
+        "1 .caption (copy of 1.caption); 1 .csv (metadata.csv); 1 .jsonl (metadata.jsonl); "
+        "1 .png.txt (IMG_3.png.txt); 1 .tags (IMG_4.tags). Captions are read from .txt beside a picture alone"
+    )
+
+
+def test_repeats_and_prompts_in_names_of_folders_are_not_read_and_that_is_said(
+    raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(raw / "10_sks dog" / "IMG_1.png", 1)
+    front()
+    warned = capsys.readouterr().err
+    assert "pets: repeats and prompts in folders' names are not read: 10_sks dog" in warned
+    assert "not used" not in warned
