@@ -176,6 +176,17 @@ def test_an_estimate_knows_what_runs_side_by_side(tmp_path: Path) -> None:
     assert durations.recall(tmp_path, stages[0]) is None
     durations.keep(tmp_path, stages[0], 2.5)
     assert durations.recall(tmp_path, stages[0]) == 2.5
+    durations.keep(tmp_path, stages[1], 0.04)
+    (tmp_path / ".scratch/seconds/c").write_text("cut")
+    assert durations.recall_all(tmp_path, stages) == {"a": 2.5, "b": 0.0}
+
+
+def test_what_never_ran_takes_no_time_in_an_estimate_and_a_second_in_the_order() -> None:
+    stages = [Stage("a", "a"), Stage("d", "d"), Stage("b", "b", ("a",)), Stage("c", "c", ("b",))]
+    assert durations.estimate(stages, {"a": 4.0, "c": 2.0, "d": 5.0}, 2) == 6
+    assert durations.estimate(stages, {"d": 5.0}, 1) == 5
+    assert durations.estimate(stages, {}, 3) == durations.estimate([], {}, 1) == 0
+    assert durations.urgency(stages, {"a": 4.0}) == {"a": 6, "b": 2, "c": 1, "d": 1}
 
 
 def test_sources_are_what_no_stage_makes(project: Project) -> None:

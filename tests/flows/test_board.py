@@ -1,0 +1,134 @@
+"""What is said and shown of stages while they run."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from flows import board as board_module
+from flows.board import Board, current, duration, use
+from flows.plan import Stage
+
+STAGES = [Stage(f"s{number}", f"s{number}") for number in range(3)]
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock.monotonic)
+    return clock
+
+
+def made(where: str = "") -> tuple[Board, io.StringIO]:
+    """A board that writes lines, as into a log."""
+    text = io.StringIO()
+    return Board(Console(file=text, width=200), where), text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0.04, "0.0 s"), (3.24, "3.2 s"), (59.94, "59.9 s"), (60, "1:00 min"), (65.4, "1:05 min"),
+        (3599.4, "59:59 min"), (3599.6, "1:00:00 h"), (3600, "1:00:00 h"), (7390, "2:03:10 h"), (90061, "25:01:01 h"),
+    ],
+)  # fmt: skip
+def test_a_duration_is_short_and_rounded(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+def test_each_change_of_a_stage_is_one_line_with_its_reason_and_how_long_it_took(clock: Clock) -> None:
+    board, text = made("http://there")
+    stage = Stage("a", "lora:build", why=("rank (4 → 8)", "code"), title="trial")
+    board.begin([stage])
+    board.state(stage, "queued")
+    board.state(stage, "running")
+    clock.now += 61
+    board.state(stage, "running")
+    board.state(stage, "ran")
+    board.state(stage, "failed")  # what has ended stays so
+    board.end()
+    assert text.getvalue().splitlines() == [
+        "watch at http://there",
+        "trial lora:build: running (rank (4 → 8); code)",
+        "trial lora:build: ran in 1:01 min",
+    ]
+
+
+def test_a_time_that_is_told_counts_and_one_that_never_ran_has_none(clock: Clock) -> None:
+    board, text = made()
+    board.begin(STAGES)
+    board.state(STAGES[0], "running")
+    clock.now += 5
+    board.state(STAGES[0], "restored", 2.5)
+    board.state(STAGES[1], "skipped")
+    board.state(STAGES[2], "running elsewhere")
+    clock.now += 5
+    board.state(STAGES[2], "running")  # from one at work to another: no time yet
+    assert text.getvalue().splitlines() == [
+        "s0: running",
+        "s0: restored in 2.5 s",
+        "s1: skipped",
+        "s2: running elsewhere",
+        "s2: running",
+    ]
+
+
+def test_a_stage_that_runs_long_gives_a_sign_of_life_now_and_then(clock: Clock) -> None:
+    board, text = made()
+    board.begin(STAGES)
+    board.state(STAGES[0], "running")
+    for seconds, line in (
+        (1, "step 1"),
+        (29, "step 2"),
+        (0.5, " step 3 "),
+        (29.9, "step 4"),
+        (0.2, "  "),
+        (0.1, "step 5"),
+    ):
+        clock.now += seconds
+        board.text(STAGES[0], line)
+    assert text.getvalue().splitlines() == ["s0: running", "s0: 30.5 s: step 3", "s0: 1:01 min: step 5"]
+    assert board.rows["s0"].text == "step 5"
+
+
+def test_where_the_terminal_is_small_what_runs_or_failed_is_shown_in_the_order_of_the_graph(clock: Clock) -> None:
+    stages = [Stage(f"stage{number}", f"stage{number}") for number in range(6)]
+    console = Console(file=io.StringIO(), width=100, height=7, force_terminal=True)
+    board = Board(console, "http://there")
+    board.rows = {}
+    board.add(stages)
+    states = ("up to date", "failed", "waiting", "skipped", "queued", "running")
+    for stage, state in zip(stages, states, strict=True):
+        board.rows[stage.shown].state = state
+    board.rows["stage1"].text, board.rows["stage4"].text = "no such file", "not shown"
+    clock.now += 90
+    with console.capture() as captured:
+        console.print(board, no_wrap=True)
+    shown = captured.get()
+    assert [stage.label for stage in stages if stage.label in shown] == ["stage1", "stage2", "stage4", "stage5"]
+    assert "no such file" in shown
+    assert "not shown" not in shown
+    assert "1 up to date · 1 failed · 1 waiting · 1 skipped · 1 queued · 1 running · 1:30 min · http://there" in shown
+
+
+def test_stages_are_shown_on_the_board_in_use_and_else_on_one_that_nobody_sees() -> None:
+    token = board_module._BOARD.set(None)
+    try:
+        assert current().console is None
+        board, _ = made()
+        use(board)
+        assert current() is board
+    finally:
+        board_module._BOARD.reset(token)

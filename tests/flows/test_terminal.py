@@ -1,0 +1,115 @@
+"""What the commands of flows share."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from etude.core.errors import InputError
+from flows import terminal
+from flows.terminal import conclude, cores, devices, find_root, leave, note_interrupts, refuse_runner, told_in_short
+
+
+def test_the_root_is_the_nearest_folder_above_with_a_dvc_repository(tmp_path: Path) -> None:
+    inner = tmp_path / "outer/inner/deep"
+    inner.mkdir(parents=True)
+    with pytest.raises(InputError, match="there is no DVC repository here"):
+        find_root(tmp_path / "outer")
+    (tmp_path / "outer/.dvc").mkdir()
+    (tmp_path / "outer/inner/.dvc").write_text("a file")
+    assert find_root(inner) == tmp_path / "outer"
+    assert find_root(tmp_path / "outer") == tmp_path / "outer"
+
+
+def test_the_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
+    assert cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert cores() == 7
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert cores() == 1
+
+
+@pytest.mark.parametrize("name", ["thread", "threads@x", "", "@x"])
+def test_an_unknown_runner_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="there is no such task runner"):
+        refuse_runner(name)
+
+
+def test_a_runner_that_is_not_installed_names_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "find_spec", lambda name: None if name == "prefect_dask" else name)
+    refuse_runner("threads")
+    refuse_runner("ray@host:1")
+    with pytest.raises(InputError, match=r"prefect-dask is not installed. Next: `make setup EXTRAS=dask`"):
+        refuse_runner("dask@tcp://host")
+
+
+@pytest.mark.parametrize(
+    ("listed", "count", "found"),
+    [
+        ("GPU 0: a\n  MIG 1g: x\nGPU 1: b\n", None, ["0", "1"]),
+        ("GPU 0: a\nGPU 1: b\n", 1, ["0"]),
+        ("", None, []),
+        ("", 2, ["0", "1"]),
+    ],
+)
+def test_without_a_list_of_the_users_every_gpu_of_the_machine_is_handed_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str, count: int | None, found: list[str]
+) -> None:
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(f"#!/bin/sh\nprintf '{listed}'\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert devices(count) == found
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, ,5")
+    assert devices(None) == ["4", "5"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("a", "is wrong", "correct it"), 7, "error: a: is wrong. Next: correct it."),
+        (KeyboardInterrupt(), 130, "stopped: [bold] what is finished is kept"),
+    ],
+)
+def test_a_fault_and_ctrl_c_are_one_line_each_with_their_exit_code(
+    capsys: pytest.CaptureFixture[str], error: BaseException, code: int, line: str
+) -> None:
+    with pytest.raises(typer.Exit) as ended, told_in_short("stopped: [bold] what is finished is kept", fault=7):
+        raise error
+    assert ended.value.exit_code == code
+    assert capsys.readouterr().err.strip() == line
+
+
+def test_what_did_not_end_well_is_said_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    conclude("[bold] all is there " + "x" * 200, True)
+    assert capsys.readouterr() == ("[bold] all is there " + "x" * 200 + "\n", "")
+    with pytest.raises(typer.Exit) as ended:
+        conclude("not all", False)
+    assert (ended.value.exit_code, capsys.readouterr()) == (1, ("", "not all\n"))
+    with pytest.raises(typer.Exit) as ended:
+        leave("gone", 3)
+    assert ended.value.exit_code == 3
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("restored")
+def test_ctrl_c_is_noted_and_still_interrupts() -> None:
+    seen = note_interrupts()
+    for count in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert len(seen) == count
