@@ -17,7 +17,9 @@ from etude.project import check
 from etude.watch.stages import UNDER_DVC
 
 METHODS = {"method": "", "methods": "--method"}  # parameters that name methods → name in errors; "": as in the help
-SETS = {"prepare": "name", "caption": "name", "encode": "name", "views": "name", "class_images": "real"}  # image sets
+SETS = {  # parameters that name image sets, by command
+    "prepare": "name", "caption": "name", "encode": "name", "views": "name", "class_images": "real", "crops": "name"
+}  # fmt: skip
 REPAIRS = ("migrate",)  # commands that repair params files, so they must run with faults in them
 
 

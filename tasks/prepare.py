@@ -60,6 +60,8 @@ def _tell(name: str, files: int, listing: dict[str, Any]) -> None:
     images = listing["images"].values()
     flipped = sum(image["flipped"] for image in images)
     say(f"{name}: {len(images)} pictures ({flipped} of them flipped copies) from {files} files")
+    if cut := sum(image["crop"] != [0, 0, *image["source_size"]] for image in images if not image["flipped"]):
+        say(f"{name}: {cut} of them show a part of their picture; to see which: etude crops {name}")
     _list(name, "left out", [f"{shorten(file)} ({reason})" for file, reason in listing["skipped"].items()])
     _list(name, "the same pixels as another", [_join(" = ", pair) for pair in listing["duplicates"].items()])
     _list(name, "nearly the same", [_join(" ~ ", pair) for pair in _sources(listing)])
