@@ -42,7 +42,7 @@ def open_any(path: Path, *, pairs: bool = False) -> tuple[str, Artifact]:
     if pairs and FORMATS[name] == "embedding" and embedding_pair.partner(path):
         name = "embedding_pair"
     tensors, facts = load_format(name).read(path)
-    if facts.get("words"):
+    if facts.get("words") and "rank" not in facts:  # a LoRA has the name of its file, whatever embeddings it has in it
         facts = {"name": " ".join(facts["words"])} | facts
     told = {key: value for key, value in facts.items() if value is not None}
     family = told.get("family") or family_of(tensors)

@@ -208,11 +208,11 @@ def _lengths(path: Path | str, layer: str, factors: Mapping[str, Tensor], sizes:
     if "a" in sizes:  # LoKr: the product of two
         rows, columns = sizes["a"] * sizes["b"], sizes["c"] * sizes["d"]
     count = lengths.numel()
-    if lengths.shape[0] == count and rows in (count, None):
+    if lengths.shape[:1] == (count,) and rows in (count, None):
         return lengths.reshape(count, 1, *ones)
     if columns and "lora_A.weight" not in factors:  # others of convolutions have input and kernel in one axis
         columns = count if columns % count == 0 else columns
-    if lengths.ndim > 1 and lengths.shape[1] == count and columns in (count, None):
+    if lengths.shape[:2] == (1, count) and columns in (count, None):
         return lengths.reshape(1, count, *ones)
     fault = f"`{layer}.dora_scale` is {list(lengths.shape)}: neither [{rows}, 1] nor [1, {columns}]"
     raise FormatError(path, fault, "fetch or make it again")

@@ -104,7 +104,9 @@ def _refuse_meaning(path: Path | str, name: str, value: Any) -> None:
         if value in STARTS:
             return
         action = "convert it with PEFT (save_pretrained with path_initial_model_for_weight_conversion)"
-        raise FormatError(path, f"has `init_lora_weights: {value}`, which took a part out of the base", action)
+        raise FormatError(
+            path, f"has `init_lora_weights: {str(value)[:40]}`, which took a part out of the base", action
+        )
     fault = f"has `{name}: {json.dumps(value, default=str)[:60]}`, which changes its meaning and is not applied here"
     raise FormatError(path, fault, "merge it into the base with PEFT (merge_and_unload), and use that model")
 

@@ -97,14 +97,14 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _adapters(path: Path, places: Mapping[str, Place], metadata: Mapping[str, str]) -> dict[str, Adapter]:
     """What was configured of PEFT's layers, by part; raises FormatError where that is not there, or does not fit."""
-    fields = _fields(path, places, metadata)
+    origin, fields = _fields(path, places, metadata)
     adapters = {}
     for part in sorted({layer.partition(".")[0] for layer, _ in places.values()}):
         own = {name: value for name, value in fields.items() if name.partition(".")[0] not in learned_parts()}
         own |= {name.removeprefix(f"{part}."): fields[name] for name in fields if name.startswith(f"{part}.")}
         if not own:
             continue
-        adapters[part] = parse(path, own)
+        adapters[part] = parse(origin, own)
         found = [place for place in places.values() if place[0].startswith(f"{part}.")]
         lengths = {layer for layer, factor in found if factor == "magnitude"}
         layers = {layer for layer, _ in found}
@@ -120,16 +120,16 @@ def _adapters(path: Path, places: Mapping[str, Place], metadata: Mapping[str, st
     return adapters
 
 
-def _fields(path: Path, places: Mapping[str, Place], metadata: Mapping[str, str]) -> dict[str, Any]:
-    """PEFT's fields: of the header, by ``<part>.<field>``, or of the file that is beside one of PEFT's."""
+def _fields(path: Path, places: Mapping[str, Place], metadata: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
+    """PEFT's fields and where they are: in the header, by ``<part>.<field>``, or in the file beside one of PEFT's."""
     if ADAPTER in metadata:
-        return read_object(path, ADAPTER, metadata[ADAPTER])
+        return path, read_object(path, ADAPTER, metadata[ADAPTER])
     if path.stem != "adapter_model" and not any(key.startswith(PREFIX) for key in places):
-        return {}
+        return path, {}
     beside = path.with_name(CONFIG)
     if not beside.is_file():
         raise FormatError(path, f"has no {CONFIG} beside it, which holds PEFT's alpha", "fetch that file as well")
-    return read_object(path, CONFIG, beside.read_text(encoding="utf-8", errors="replace"))
+    return beside, read_object(beside, CONFIG, beside.read_text(encoding="utf-8", errors="replace"))
 
 
 def _scaled(common: dict[str, Tensor], adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
