@@ -44,13 +44,13 @@ class Metric:
 
 METRICS = (
     Metric(
-        "heldout_similarity", "Held-out similarity", "higher", "Does it come near the held-out pictures?",
-        "CLIP cosine with held-out pictures of what each prompt asks for",
+        "heldout_similarity", "Held-out similarity", "higher", "Is it similar to the held-out pictures?",
+        "CLIP cosine with the held-out pictures that fit each prompt",
         shown=(PAGE, REPORT, TABLE), needs=(HELD_OUT,),
     ),
     Metric(
         "concept_accuracy", "Concept accuracy", "higher", "Is it the concept?",
-        "share of pictures in which the classifier names the concept asked for",
+        "share of pictures in which the classifier finds the prompt's concept",
         shown=(PAGE, REPORT, TABLE), needs=(HELD_OUT, CLASSIFIER),
     ),
     Metric(
@@ -60,12 +60,12 @@ METRICS = (
     ),
     Metric(
         "style_accuracy", "Style accuracy", "higher", "Is it the style?",
-        "share of pictures in which the classifier names the style asked for",
+        "share of pictures in which the classifier finds the prompt's style",
         shown=(PAGE, REPORT, TABLE), needs=(HELD_OUT, CLASSIFIER),
     ),
     Metric(
-        "background_accuracy", "Background accuracy", "higher", "Is it on the background asked for?",
-        "share of pictures in which the classifier names the background asked for",
+        "background_accuracy", "Background accuracy", "higher", "Is it on the prompt's background?",
+        "share of pictures in which the classifier finds the prompt's background",
         shown=(TABLE,), needs=(HELD_OUT, CLASSIFIER),
     ),
     Metric(
@@ -80,7 +80,7 @@ METRICS = (
     ),
     Metric(
         "text_alignment", "Text alignment", "higher", "Does it show what the prompt says?",
-        "CLIP cosine with the prompt, the learned name left out",
+        "CLIP cosine with the prompt without the learned name",
         shown=(PAGE, TABLE),
     ),
     Metric(
@@ -89,12 +89,12 @@ METRICS = (
         shown=(TABLE,),
     ),
     Metric(
-        "kid", "KID", "lower", "Are drawn and training pictures alike as sets?",
-        "distance between the sets of pictures, unbiased, in CLIP's space; rough for so few",
+        "kid", "KID", "lower", "Are the sets of drawn and training pictures similar?",
+        "distance between the sets of pictures, unbiased, in CLIP's space; imprecise for few pictures",
         shown=(),
     ),
     Metric(
-        "cmmd", "CMMD", "lower", "Are drawn and training pictures alike as sets?",
+        "cmmd", "CMMD", "lower", "Are the sets of drawn and training pictures similar?",
         "distance between the sets of pictures in CLIP's space, in thousandths",
         shown=(TABLE,),
     ),

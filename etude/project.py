@@ -95,7 +95,7 @@ def _method_faults(root: Path, name: str, project: Project | None) -> list[str]:
     """The faults of one of `methods` together with the project; raises ParamsError if its params file has a fault."""
     shared, known = root / "params.yaml", method_names()
     if name not in known:
-        fault = f"`methods` has `{shortened(name)}`, which is none{nearest(name, known)}"
+        fault = f"`methods` has `{shortened(name)}`, which is no method{nearest(name, known)}"
         raise ParamsError(shared, fault, f"choose among {', '.join(known)}")
     path, method = root / "pipelines" / name / "params.yaml", load_method(name)
     params: MethodParams = load(path, method.Params)
@@ -136,7 +136,7 @@ def _run_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
 def _drawing_faults(root: Path, name: str, params: MethodParams, project: Project) -> Iterator[Fault]:
     """Missing prompts of the image set, and a metric for the best checkpoint that cannot be measured."""
     if params.set in project.sets and params.set not in project.prompts:
-        fault = f"`prompts` has none for the image set `{params.set}`, which {name} learns"
+        fault = f"`prompts` has no prompts for the image set `{params.set}`, which {name} learns"
         yield fault, f"add `prompts.{params.set}`"
     metric = project.evaluate.best.metric
     try:
@@ -152,7 +152,7 @@ def _drawing_faults(root: Path, name: str, params: MethodParams, project: Projec
 
 def _grid_faults(name: str, method: Method, params: MethodParams, project: Project) -> Iterator[Fault]:
     """Axes of the grid that do not exist for this method, and checkpoints that its training does not make."""
-    action = f"correct `grid`, or take {name} out of `methods`"
+    action = f"correct `grid`, or remove {name} from `methods`"
     try:
         refuse_unknown(project.grid, tuple(method.axes))
     except ValueError as error:

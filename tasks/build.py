@@ -97,7 +97,7 @@ def _tell_other_vae(method: str, own: Path, shared: Path) -> None:
     from etude.base.digest import part_digest
 
     if own != shared and part_digest(own, "vae") != part_digest(shared, "vae"):
-        warn(f"{method}: the files of {own}/vae are not those of {shared}/vae, which encoded the pictures")
+        warn(f"{method}: {own}/vae differs from {shared}/vae, with which the pictures were encoded")
 
 
 def _facts(params: MethodParams, stage_params: StageParams, inputs: Mapping[str, str], path: Path) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def test_the_graph_ends_with_a_report_and_has_then_nothing_to_do(project: Path) 
     page = (project / "artifacts/report/index.html").read_text(encoding="utf-8")
     assert "lora" in page
     assert "textual_inversion" in page
-    assert "Does it come near the held-out pictures?" in page
+    assert "Is it similar to the held-out pictures?" in page
     for method in ("lora", "textual_inversion"):
         assert (project / "artifacts" / method / "grid/grid.png").stat().st_size > 1000
         assert len(list((project / "artifacts" / method / "build/checkpoints").iterdir())) == 2

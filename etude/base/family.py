@@ -76,7 +76,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BaseError(path, "is missing", "fetch the base again, whole") from None
+        raise BaseError(path, "is missing", "fetch the whole base again") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         if is_pointer(path):
             refuse_pointer(path)
@@ -117,7 +117,7 @@ def _what_else(path: Path) -> str:
 def _check_channels(path: Path, channels: int) -> None:
     if channels != 4:
         kind = _CHANNELS.get(channels, "another model")
-        raise BaseError(path, f"its unet takes {channels} channels in place of 4: it is {kind}", _CHOOSE)
+        raise BaseError(path, f"its unet has {channels} input channels instead of 4: it is {kind}", _CHOOSE)
 
 
 def _check_parts(path: Path, parts: tuple[str, ...]) -> None:
@@ -126,7 +126,7 @@ def _check_parts(path: Path, parts: tuple[str, ...]) -> None:
         parts = (*(part for part in parts if not part.startswith(("text", "token"))), *VARIATION_PARTS)
     missing = [part for part in parts if not _has_part(path / part)]
     if missing:
-        raise BaseError(path, f"lacks {', '.join(missing)}, or a file of it", "fetch the base again, whole")
+        raise BaseError(path, f"lacks {', '.join(missing)}, or a file of it", "fetch the whole base again")
     for part in parts:
         for file in sorted(p for p in (path / part).iterdir() if p.is_file()):
             refuse_pointer(file)
@@ -140,7 +140,7 @@ def _check_unclip(path: Path) -> None:
     """Raise BaseError unless an unCLIP base has all parts by which its UNet is conditioned on a picture."""
     missing = [part for part in UNCLIP_PARTS if not _has_part(path / part)]
     if missing:
-        raise BaseError(path, f"is an unCLIP model without {', '.join(missing)}", "fetch the base again, whole")
+        raise BaseError(path, f"is an unCLIP model without {', '.join(missing)}", "fetch the whole base again")
 
 
 def _has_part(folder: Path) -> bool:
@@ -165,7 +165,7 @@ def _recognise_shapes(path: Path, shapes: Shapes) -> str:
     wanted = (VAE, *(family.texts + encoder.single for encoder in family.text_encoders))
     missing = [f"{prefix}*" for prefix in lacking_prefixes(shapes, wanted)]
     if missing:
-        action = "choose a file that holds the VAE and the text encoder as well"
+        action = "choose a file that also contains the VAE and the text encoder"
         raise BaseError(path, f"lacks {', '.join(missing)}", action)
     return family.name
 

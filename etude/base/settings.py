@@ -25,11 +25,11 @@ class Sampling(Schema):
 class ClassImages(Sampling):
     """Pictures of the class, drawn by the base, so that the model does not forget the class: block `class_images`."""
 
-    prompts: list[str] = Field(min_length=1, description="drawn in turn, and what the pictures are learned under")
+    prompts: list[str] = Field(min_length=1, description="prompts, used in turn; they are also the training texts")
     count: int = Field(ge=0, le=100_000, description="pictures drawn; 0: only the real ones")
-    seed: Seed = Field(description="of the first picture; each of the others has the next")
+    seed: Seed = Field(description="of the first picture; the others have the following seeds")
     batch_size: Count = Field(description="pictures drawn at once")
-    real: list[SetName] = Field(description="image sets whose pictures and captions are used besides")
+    real: list[SetName] = Field(description="image sets whose pictures and captions are also used")
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:

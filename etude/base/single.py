@@ -28,7 +28,7 @@ def config_folder(path: Path, family: str) -> Path:
         if _widths(read_shapes(path)) == (config["block_out_channels"][0], config["cross_attention_dim"]):
             return shipped
     action = f"put its configuration (a diffusers folder without weights) in {beside}"
-    raise BaseError(path, f"has not the widths of any {family} that Étude knows", action)
+    raise BaseError(path, f"does not have the widths of any {family} model that Étude knows", action)
 
 
 def _widths(shapes: Shapes) -> tuple[int, int]:
@@ -54,7 +54,9 @@ def single_scheduler(path: Path, family: str, configs: Path) -> dict[str, Any]:
         prediction = "v_prediction"
     if prediction is None and FAMILIES[family].must_say:
         action = f"put its configuration in {path.with_suffix('.config')} (stabilityai/stable-diffusion-2-1 predicts v)"
-        fault = f"does not say whether it predicts the noise (ε) or v, as {FAMILIES[family].title} can do both"
+        fault = (
+            f"does not say whether it predicts the noise (ε) or v: {FAMILIES[family].title} has models of both kinds"
+        )
         raise BaseError(path, fault, action)
     zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if "ztsnr" in marks else {}
     return scheduler | ({"prediction_type": prediction} if prediction else {}) | zero_snr

@@ -92,14 +92,15 @@ def encode_tokens(base: Base, tokens: Tokens, clip_skip: int = 0) -> Conditionin
 
 def _need_text(base: Base) -> None:
     if base.unclip is not None and base.unclip.instead:
-        raise BaseError(base.path, "reads no texts: it is one of image variations", "choose a base with a text encoder")
+        fault = "reads no texts: it is a base of image variations"
+        raise BaseError(base.path, fault, "choose a base with a text encoder")
     if not base.text_encoders:
         raise BaseError(base.path, "was loaded without its text encoder", 'add "text" to the `parts` of load_base')
 
 
 def _layer(states: Sequence[Tensor], from_end: int) -> Tensor:
     if from_end >= len(states):
-        raise BaseError("clip_skip", f"leaves out all {len(states) - 1} layers of the text encoder", "lower it")
+        raise BaseError("clip_skip", f"skips all {len(states) - 1} layers of the text encoder", "lower it")
     return states[-from_end]
 
 

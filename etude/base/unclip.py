@@ -72,9 +72,8 @@ class Unclip:
     def refuse_noise(self, path: Path, level: int) -> None:
         """Raise BaseError for a noise level that the base in ``path`` does not support."""
         if level and self.instead:
-            raise BaseError(
-                path, "is one of image variations, which know no noise on embeddings", "set `noise_level: 0`"
-            )
+            fault = "is a base of image variations, which does not support noise on embeddings"
+            raise BaseError(path, fault, "set `noise_level: 0`")
 
     def telling(self, text: Conditioning, embeddings: Tensor, noise: Tensor, level: Tensor) -> Conditioning:
         """``text`` with the UNet's input for ``embeddings``; for the arguments see `labels`."""
@@ -110,7 +109,7 @@ def _load_normaliser(path: Path, config: dict[str, Any], device: torch.device) -
     width = model.mean.shape[1]
     if info["missing_keys"] or config.get("projection_class_embeddings_input_dim") != 2 * width:
         fault = f"its image_normalizer of {width} numbers does not fit its unet"
-        raise BaseError(path, fault, "fetch the base again, whole")
+        raise BaseError(path, fault, "fetch the whole base again")
     schedule = read_config(path / "image_noising_scheduler" / "scheduler_config.json")
     alphas = DDPMScheduler(**{name: schedule[name] for name in _SCHEDULE if name in schedule}).alphas_cumprod
     return Unclip(model.mean.detach().float().to(device), model.std.detach().float().to(device), alphas.to(device))

@@ -49,7 +49,7 @@ def file_name(text: str) -> str:
 def _name_fault(name: str) -> str:
     """Why ``name`` is not allowed as a file name on every system; empty if it is allowed."""
     if not name.strip(".") or name.endswith((".", " ")):
-        return "is no file's name"
+        return "is not a valid file name"
     if found := FORBIDDEN.search(name):
         return f"has {found[0]!r} in it"
     if DEVICE.fullmatch(name):
@@ -90,16 +90,15 @@ class Draft:
 def beside(path: Path, name: object) -> Path:
     """The file ``name`` in the folder of the file ``path``, which refers to it; raises FormatError for other places."""
     if Path(str(name)).name != name:
-        raise FormatError(
-            path, f"names {name!r}, which is no file beside it", "fetch it again, from a source you trust"
-        )
+        fault = f"refers to {name!r}, which is not a file in the same folder"
+        raise FormatError(path, fault, "fetch it again, from a source you trust")
     return path.with_name(str(name))
 
 
 def refuse_existing(path: Path, replace: bool = False) -> None:
     """Raise ConflictError if ``path`` exists (also as a broken link), unless it may be replaced."""
     if not replace and os.path.lexists(path):
-        raise ConflictError(path, "exists already", "choose another name or folder, or say --replace")
+        raise ConflictError(path, "exists already", "choose another name or folder, or add --replace")
 
 
 def sha256_file(path: Path | str) -> str:

@@ -47,13 +47,13 @@ SetName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$", description="s
 def _something(path: str) -> str:
     """``path``; raises ValueError for the project's folder and those around it: a stage would read all of it."""
     if set(PurePosixPath(normpath(path)).parts) <= {"/", ".."}:
-        raise ValueError(f"{path!r} is the whole project, or what lies around it: name what is in it")
+        raise ValueError(f"{path!r} is the project's folder or one around it: name a folder in the project")
     return path
 
 
 Location = Annotated[  # no ~: only a shell replaces it, and these paths do not pass through a shell
     str,
-    Field(pattern=r"^[^\s~-]([^\n]*\S)?$", description="a path, without a space, - or ~ before it"),
+    Field(pattern=r"^[^\s~-]([^\n]*\S)?$", description="a path that does not begin with a space, - or ~"),
     AfterValidator(_something),
 ]
 
@@ -80,7 +80,7 @@ class Learned(Schema):
         pattern=r"^[^\s\[\]]+( [^\s\[\]]+)*$",
         description="the word, or words, for what is learned, without [ or ]",
     )
-    trigger: bool = Field(description="whether texts say the name; without, what is learned shows in every picture")
+    trigger: bool = Field(description="whether prompts need the name; false: every picture shows what was learned")
 
     @property
     def word(self) -> str:
@@ -93,7 +93,7 @@ class MethodParams(Learned):
 
     needs_class: ClassVar[bool] = False  # whether `pointed` needs the class, such as dog
 
-    export: Literal["best", "final", "all"] = Field(description="which checkpoints are written for other programs")
+    export: Literal["best", "final", "all"] = Field(description="which checkpoints are exported for other programs")
 
     def recipe(self) -> dict[str, Any]:
         """The values on which a build depends, as JSON: all but `export`."""
@@ -182,7 +182,7 @@ def _params_error(details: list[ErrorDetails], schema: type[BaseModel], path: Pa
     faults = [shortened(text, 10 * SHOWN) for text in told[:TOLD]]
     faults += [f"{len(told) - TOLD} more"] if len(told) > TOLD else []
     many = "" if len(told) == 1 else f"{len(told)} faults: "
-    action = "correct the file; its comments tell the choices"
+    action = "correct the file; its comments list the choices"
     if renamed:
         action = "run `etude migrate`, which writes the new names" + (", and correct the rest" if others else "")
     return ParamsError(path, many + "; ".join(faults).replace("?; ", "? "), action)

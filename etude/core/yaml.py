@@ -64,7 +64,7 @@ class _Constructor(SafeConstructor):
         if isinstance(value, int) and value.bit_length() > 64:
             fault = f"a number of {value.bit_length()} bits, of at most 64"
         if isinstance(value, str) and UNSAYABLE.search(value):
-            fault = f"{value!r} holds a character that cannot be shown"
+            fault = f"{value!r} contains a character that cannot be shown"
         if fault:
             raise ConstructorError(None, None, fault, node.start_mark)
         return value
@@ -87,7 +87,8 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ParamsError(path, "holds no mapping of keys to values", "write `key: value` lines")
     if _values(data, {}) > MOST:
-        raise ParamsError(path, f"holds more than {MOST:,} values, or itself", "write less, with fewer aliases (*name)")
+        fault = f"contains more than {MOST:,} values, or an alias that contains itself"
+        raise ParamsError(path, fault, "write less, with fewer aliases (*name)")
     return data
 
 
@@ -113,7 +114,7 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise ParamsError(path, f"is not text in UTF-8 (byte {error.start})", "save it as UTF-8") from None
     except OSError as error:
-        raise ParamsError(path, f"cannot be read ({error.strerror})", "give yourself the right to it") from None
+        raise ParamsError(path, f"cannot be read ({error.strerror})", "change its permissions") from None
 
 
 def _values(data: Any, counted: dict[int, float]) -> float:

@@ -66,7 +66,7 @@ def change(layer: str, factors: Factors, alpha: float, weight: Tensor) -> Tensor
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(factors.items()))
         raise FormatError("LoRA", f"the factors of `{layer}` do not fit: {shapes}", "fetch the file again") from error
     if delta.shape != _flat(own).shape:
-        fault = f"`{layer}` is changed by {list(delta.shape)} values, the base has {list(own.shape)} there"
+        fault = f"`{layer}` has a change of shape {list(delta.shape)}, but the base's weight is {list(own.shape)}"
         raise FormatError("LoRA", fault, "apply it to a base of the family and size that it was trained on")
     delta = (delta if rank is None else alpha / rank * delta).view_as(own)
     return _decomposed(layer, own, delta, cast["dora_scale"]) if "dora_scale" in cast else delta

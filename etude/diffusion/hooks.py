@@ -30,7 +30,7 @@ def added_tokens(base: Base, words: Mapping[str, Tensor | Sequence[Tensor]]) -> 
     known = {name.lower() for name in base.words}
     for name in rows:
         if name.lower() in known:
-            raise ConflictError(name, "is an added word already", "give one of the two another name")
+            raise ConflictError(name, "was already added as a word", "give one of the two another name")
         known.add(name.lower())
     with ExitStack() as undo:
         if not base.words:
@@ -94,8 +94,8 @@ def supplied_picture(base: Base, embedding: Tensor, level: int = 0) -> Iterator[
         action = "name an unCLIP base, such as models/miniature-unclip or Stable unCLIP 2.1, as `base` of the method"
         raise BaseError(base.path, "is no unCLIP base: it cannot be conditioned on a picture", action)
     if embedding.shape != (1, base.unclip.width):
-        fault = f"is conditioned on pictures by {base.unclip.width} numbers, not {list(embedding.shape)}"
-        raise BaseError(base.path, fault, "use an embedding by the CLIP of this base")
+        fault = f"needs picture embeddings of {base.unclip.width} numbers, not of shape {list(embedding.shape)}"
+        raise BaseError(base.path, fault, "use an embedding made by the CLIP of this base")
     base.unclip.refuse_noise(base.path, level)
     base.unclip.supplied.append(Supplied(embedding.to(base.unclip.mean), level))
     try:
@@ -119,7 +119,7 @@ def _rows(base: Base, name: str, vectors: Tensor | Sequence[Tensor]) -> tuple[Te
     if not base.text_encoders:
         raise BaseError(base.path, "was loaded without its text encoder", 'add "text" to the `parts` of load_base')
     if not name.strip() or name != name.strip():
-        raise BaseError(f"word {name!r}", "is empty, or has spaces around it", "choose another name")
+        raise BaseError(f"word {name!r}", "is empty, or begins or ends with a space", "choose another name")
     rows = (vectors,) if isinstance(vectors, Tensor) else tuple(vectors)
     shapes = [tuple(tensor.shape) for tensor in rows]
     widths = [encoder.get_input_embeddings().embedding_dim for encoder in base.text_encoders]

@@ -32,14 +32,14 @@ Labels = Mapping[str, str]  # part → label, for the parts that are known
 class Config(Schema):
     """The classifier's ``config.json``."""
 
-    labels: dict[str, list[str]] = Field(min_length=1, description="part → what it can be, worded as in captions")
+    labels: dict[str, list[str]] = Field(min_length=1, description="part → its labels, as they occur in captions")
     size: PositiveInt
     widths: list[PositiveInt] = Field(min_length=1)
     blocks: PositiveInt
     groups: PositiveInt
     grid: PositiveInt
     rank: PositiveInt
-    given: dict[str, str] = Field(description="part → the part that it is told for each label of")
+    given: dict[str, str] = Field(description="part → the other part, on whose label its head is conditioned")
 
 
 class Classifier:

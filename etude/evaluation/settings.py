@@ -33,8 +33,8 @@ class Best(Schema):
 class Validation(Schema):
     """The loss at fixed noise and fixed timesteps, equal for all checkpoints and methods."""
 
-    prompt: str = Field(description="the text it is conditioned on; [name] is the method's name")
-    images: Count = Field(description="at most so many training pictures, evenly chosen")
+    prompt: str = Field(description="the prompt; [name] is the method's name")
+    images: Count = Field(description="largest number of training pictures, evenly chosen")
     timesteps: list[Annotated[int, Field(ge=0, le=999)]] = Field(min_length=1)
     seed: Seed
 
@@ -44,12 +44,12 @@ class Evaluate(Schema):
 
     former_keys: ClassVar = {"truths": "heldout", "judge": "classifier", "judging": "classify"}
 
-    clip: Location = Field(description="the folder of the CLIP that measures")
-    heldout: Location = Field(description="folder in which <set>-heldout may lie: pictures to measure against")
+    clip: Location = Field(description="the folder of the CLIP used for measuring")
+    heldout: Location = Field(description="folder that may contain <set>-heldout: pictures to measure against")
     classifier: Location = Field(description="folder of the classifier that names concept, style and background")
-    classify: bool = Field(description="whether the classifier is asked, where a set has held-out pictures")
-    seeds: list[Seed] = Field(min_length=1, max_length=1000, description="pictures a prompt")
-    name: str = Field(description="what CLIP reads in the place of [name]; empty: nothing")
+    classify: bool = Field(description="whether pictures are classified, for sets with held-out pictures")
+    seeds: list[Seed] = Field(min_length=1, max_length=1000, description="one picture for each prompt and seed")
+    name: str = Field(description="the word that CLIP reads instead of [name]; empty: none")
     best: Best
     validation: Validation
 
@@ -67,6 +67,6 @@ class Evaluate(Schema):
         """
         folder, earlier = (root / self.heldout / f"{name}-{end}" for end in ("heldout", "truth"))
         if folder.is_dir() and earlier.is_dir():
-            fault = f"would hold the held-out pictures of `{name}`, but so does {folder}"
+            fault = f"may contain the held-out pictures of `{name}`, but {folder} exists too"
             raise InputError(earlier, fault, "move its pictures there, and remove it")
         return earlier if earlier.is_dir() else folder

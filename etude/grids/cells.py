@@ -70,7 +70,7 @@ def _replaced(prompt: str, negative: str, old: str, new: str) -> tuple[str, str]
     """Search and replace in the prompt (A1111's *Prompt S/R*): ``old`` is the first value of the axis."""
     if old not in prompt and old not in negative:
         raise ParamsError(
-            PLACE, f"`{old}` is not in the prompt `{prompt}`", "begin `replace` with words of all prompts"
+            PLACE, f"`{old}` is not in the prompt `{prompt}`", "begin `replace` with a text that is in all prompts"
         )
     return prompt.replace(old, new), negative.replace(old, new)
 

@@ -29,8 +29,10 @@ Number = Annotated[float, Field(ge=-1e18, le=1e18)]
 class AxisSettings(Schema):
     """One axis: the setting that it varies, and the values in A1111's syntax (`etude.grids.syntax`)."""
 
-    axis: str = Field(description="checkpoint, prompt, seed, guidance, steps, sampler, size, replace, or a method's")
-    values: str | Whole | Number = Field(description="such as all, 1-5 (+2), 0-1 [6], or values by commas")
+    axis: str = Field(
+        description="checkpoint, prompt, seed, guidance, steps, sampler, size, replace, or a method's axis"
+    )
+    values: str | Whole | Number = Field(description="such as all, 1-5 (+2), 0-1 [6], or values separated by commas")
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
@@ -44,7 +46,7 @@ class AxisSettings(Schema):
         low, high = LIMITS.get(self.axis, (-1e6, 1e6))
         for number in numbers:
             if not low <= number <= high:
-                raise ValueError(f"`{number}` is not from {low} to {high}, as values of `{self.axis}` are")
+                raise ValueError(f"`{number}` is not in the range of `{self.axis}`, {low} to {high}")
         return self
 
     def _check_texts(self, values: list[str]) -> None:
@@ -61,7 +63,7 @@ class AxisSettings(Schema):
             for text in values:
                 syntax.size(text)
         if self.axis == "replace" and len(values) < REPLACED:
-            raise ValueError(f"`replace` has {values[0]!r} alone: name what takes its place, too")
+            raise ValueError(f"`replace` has {values[0]!r} only: add a text that replaces it")
 
 
 def checkpoint_steps(values: Sequence[str]) -> list[int]:
@@ -74,7 +76,7 @@ def checkpoint_steps(values: Sequence[str]) -> list[int]:
             steps += syntax.integers(value)
         except ValueError:
             known = (ALL, BASE, BEST, FINAL)
-            alone = "; it stands alone" if value == ALL else nearest(value, known)
+            alone = "; it must be the only value" if value == ALL else nearest(value, known)
             raise ValueError(f"there is no checkpoint `{value}`{alone}") from None
     return steps
 
@@ -85,7 +87,7 @@ class Grid(Schema):
     x: AxisSettings | None
     y: AxisSettings | None
     z: AxisSettings | None
-    seed: Seed = Field(description="of every picture, where no axis turns it")
+    seed: Seed = Field(description="of every picture, if no axis varies it")
     cell: int = Field(ge=32, le=2048, description="longest side of a drawn picture, in pixels")
     limit: int = Field(ge=1, le=4000, description="megapixels; a larger grid is refused before anything is drawn")
 
@@ -94,7 +96,7 @@ class Grid(Schema):
         names = [axis.axis for axis in (self.x, self.y, self.z) if axis]
         for name in set(names):
             if names.count(name) > 1:
-                raise ValueError(f"the axis `{name}` stands twice")
+                raise ValueError(f"the axis `{name}` is used twice")
         return self
 
 

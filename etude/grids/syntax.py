@@ -62,7 +62,7 @@ def floats(text: str) -> list[float]:
 def _numbers(text: str, *, whole: bool) -> list[Decimal]:
     numbers = [number for part in texts(text) for number in _expand(part, whole)]
     if len(numbers) > MOST:
-        raise ValueError(f"`{text}` means {len(numbers)} values: ask for at most {MOST}")
+        raise ValueError(f"`{text}` means {len(numbers)} values: write at most {MOST}")
     return numbers
 
 
@@ -75,16 +75,16 @@ def _expand(part: str, whole: bool) -> list[Decimal]:
         return _spaced(part, start, end, match[4], whole)
     step = Decimal(1) if match[3] is None else _step(part, match[3], whole)
     if (end - start) * step < 0:
-        raise ValueError(f"`{part}` never reaches its end: turn the sign of its step, as in 5-1 (-1)")
+        raise ValueError(f"`{part}` never reaches its end: change the sign of its step, as in 5-1 (-1)")
     count = int((end - start) / step) + 1
     if count > MOST:
-        raise ValueError(f"`{part}` means {count} values: ask for at most {MOST}")
+        raise ValueError(f"`{part}` means {count} values: write at most {MOST}")
     return [start + step * number for number in range(count)]
 
 
 def _spaced(part: str, start: Decimal, end: Decimal, count: str, whole: bool) -> list[Decimal]:
     if not re.fullmatch(r"\d{1,4}", count) or not 2 <= int(count) <= MOST:
-        raise ValueError(f"`{part}` asks for [{count}] values: write a count from 2 to {MOST} in [ ]")
+        raise ValueError(f"`{part}` has [{count}] for the number of values: write a count from 2 to {MOST} in [ ]")
     values = [start + (end - start) * number / (int(count) - 1) for number in range(int(count))]
     return [Decimal(int(value)) for value in values] if whole else values
 

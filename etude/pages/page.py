@@ -21,7 +21,7 @@ from etude.pages.sources import CHECKPOINTS, FILES, Checkpoint, Findings, captio
 
 THUMB = 192  # pixels of the longest side of pictures beside each other
 PUBLISHED = 512  # pixels: the picture size of the smallest published base model
-ALONE = "It cannot tell what a picture shows, so look at them; pictures held out would be measured against as well."
+ALONE = "It does not measure what a picture shows, so look at them too; with held-out pictures, that is measured."
 
 
 def environment() -> Environment:

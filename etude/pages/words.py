@@ -42,7 +42,7 @@ def verdict(values: Mapping[str, float], metric: Metric) -> str:
     known = [values[name] for name in ("base_spread", "best_spread") if name in values]
     gain, width = metric.sign * (best - base), max(known, default=0.0)
     if not known:
-        return f"From {number(base)} to {number(best)}; one seed alone tells no spread."
+        return f"From {number(base)} to {number(best)}; with one seed, the spread is unknown."
     if gain <= 0:
         return f"From {number(base)} to {number(best)}: it did not {'fall' if metric.better == 'lower' else 'rise'}."
     if not width:

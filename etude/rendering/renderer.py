@@ -47,7 +47,7 @@ class Renderer:
             return
         made = artifacts.load(candidate.path)
         if made.method != self.method:
-            raise FormatError(candidate.path, f"is made by {made.method}, not {self.method}", "run `dvc repro`")
+            raise FormatError(candidate.path, f"was made by {made.method}, not {self.method}", "run `dvc repro`")
         with load_method(self.method).apply(made, self.base, **settings) as changed:
             yield changed
 

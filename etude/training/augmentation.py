@@ -16,11 +16,11 @@ KIND, MASK = "kind", "mask"  # in a view's file: an entry of its header, and a t
 class Augmentation(Schema):
     """The block `augmentation`. Sizes are relative to the size of the picture."""
 
-    views: int = Field(ge=0, le=10_000, description="of each picture; 0: the picture as it is")
+    views: int = Field(ge=0, le=10_000, description="views of each picture; 0: the picture itself")
     smaller: float = Field(ge=0, le=1, description="share of the views that are smaller; the others are larger")
     smallest: float = Field(gt=0, le=1)
     largest: tuple[Size, Size] = Field(strict=False, description="size of a larger view: from, to")
-    far_below: float = Field(ge=0, le=1, description="size below which a view counts as seen from far away")
+    far_below: float = Field(ge=0, le=1, description="below this size, a view's text begins with a phrase of `far`")
     seed: Seed
 
     @model_validator(mode="after")

@@ -32,7 +32,7 @@ class Request:
         """The params, typed as ``mixin``; raises ParamsError if the method's `Params` do not derive from it."""
         if isinstance(self.params, mixin):
             return self.params
-        fault = f"`build` asks for what its `Params` do not declare: {mixin.__name__}"
+        fault = f"`build` needs {mixin.__name__}, from which its `Params` do not derive"
         raise ParamsError(f"pipelines/{self.method}/method", fault, f"derive `Params` from {mixin.__name__}")
 
     @property
@@ -58,7 +58,7 @@ def load_inputs(method: Method, request: Request) -> dict[str, Any]:
     asked = needs(method)
     for name in asked:
         if name not in INPUTS:
-            fault = f"`build` asks for `{name}`, which no stage makes{nearest(name, INPUTS)}"
+            fault = f"`build` has the argument `{name}`, which is not a known input{nearest(name, INPUTS)}"
             raise ParamsError(f"pipelines/{request.method}/method", fault, "name another argument")
     return {name: INPUTS[name].load(request) for name in asked}
 
@@ -100,7 +100,7 @@ def _models(request: Request) -> dict[str, Input]:
     for name, path in request.declared(Models).models.items():
         digest = request.digests[path]
         if read_json(request.own / "inputs" / f"{name}.json")["sha256"] != digest:
-            fault = f"is not what the stage input@{name} of {request.method} saw"
+            fault = f"has changed since the stage input@{name} of {request.method} read it"
             raise StaleError(path, fault, "run `dvc repro`")
         found[name] = Input(Path(path), digest)
     return found

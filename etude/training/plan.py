@@ -32,7 +32,7 @@ class Optimization(Schema):
     min_snr: Scale = Field(description="γ of Min-SNR weighting (arXiv:2303.09556); 0: off")
     noise_offset: float = Field(ge=0, le=1, description="noise added to whole channels; 0: off")
     checkpoint_every: Steps = Field(description="steps between published checkpoints; the last is always one")
-    resume_every: Steps = Field(description="steps between savings of the state a killed run goes on from")
+    resume_every: Steps = Field(description="steps between saves of the state from which a killed run resumes")
     log_every: Steps = Field(description="steps between points of the loss curve")
 
     @model_validator(mode="after")

@@ -24,7 +24,7 @@ class Preview(Sampling):
     """
 
     prompt: str = Field(description="[name] is the method's name")
-    seeds: list[Seed] = Field(max_length=64, description="one picture each, side by side; none: no previews")
+    seeds: list[Seed] = Field(max_length=64, description="one picture for each, side by side; empty: no previews")
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:

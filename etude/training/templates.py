@@ -19,7 +19,7 @@ def refuse_idle_reading(templates: Sequence[str], reads: str) -> None:
     """Raises ValueError unless ``reads``, the dependency of the build stage, fits the templates: texts or prepared."""
     asked = any(FILEWORDS in template for template in templates)
     if asked != (reads == "texts"):
-        raise ValueError(f"`reads` is `texts` where a template holds {FILEWORDS}, and `prepared` where none does")
+        raise ValueError(f"`reads` must be `texts` if a template has {FILEWORDS}, else `prepared`")
 
 
 def refuse_silent(templates: Sequence[str], captions: Mapping[str, str], name: str, image_set: str) -> None:

@@ -56,7 +56,7 @@ def find(module: str, arguments: Sequence[str], address: str = "") -> Stage | No
                 return stage
         name = address.rpartition(":")[2]
         if name and module in [words[0] for words in _programs(_command(text, name.partition("@")[0]))]:
-            fault = f"has no stage `{name}` any more that runs `{shlex.join(['python3', '-m', *wanted])}`"
+            fault = f"no longer has a stage `{name}` that runs `{shlex.join(['python3', '-m', *wanted])}`"
             raise StaleError(f"{file.as_posix()}, with its params", fault, AGAIN)
     return None
 

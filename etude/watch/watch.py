@@ -64,7 +64,7 @@ def watched(began: float) -> Iterator[None]:
 
     holder = holder_of(stage.outs[0]) if UNDER_DVC in os.environ and stage.outs else None
     if holder and not lives(holder.pid):
-        raise StaleError(stage.name, f"dvc (process {holder.pid}), which began it, has ended", AGAIN)
+        raise StaleError(stage.name, f"dvc (process {holder.pid}), which started it, has ended", AGAIN)
     chain = above(holder.pid if holder else None) if UNDER_DVC in os.environ or is_launched() else []
     with _ended_with(chain, stage) as told, _alone(stage):
         watch = Watch(stage, Look(stage.deps, stage.params))
@@ -132,7 +132,7 @@ def _conclude(watch: Watch) -> None:
     watch.refuse_changed()
     now = this_stage()
     if now is None or (now.deps, now.params) != (watch.stage.deps, watch.stage.params):
-        refuse([f"what dvc.yaml and its params name as deps of {watch.stage.name}"])
+        refuse([f"the deps of {watch.stage.name} in dvc.yaml and its params"])
     watch.refuse_changed()  # again, because reading dvc.yaml takes long; only a flow notices later edits
     if is_main():
         watch.look.write(receipt(watch.stage.name))
@@ -162,7 +162,7 @@ def _refuse_other_deps(stage: Stage, reads: frozenset[str]) -> None:
     if reads and reads != own:
         parts = [("read", sorted(reads - own)), ("did not read", sorted(own - reads))]
         told = " and ".join(f"{verb} {', '.join(map(os.path.relpath, paths))}" for verb, paths in parts if paths)
-        raise StaleError(stage.name, f"its params or dvc.yaml changed since dvc began, which {told}", AGAIN)
+        raise StaleError(stage.name, f"its params or dvc.yaml changed since dvc started, which {told}", AGAIN)
 
 
 @contextmanager
@@ -188,7 +188,7 @@ def _alone(stage: Stage) -> Iterator[None]:
 
 def _wait(stage: Stage, file: int, path: Path) -> None:
     number = path.read_text() or "of another"
-    sys.stderr.write(f"{stage.name}: process {number} is still at it; waiting until that has ended\n")
+    sys.stderr.write(f"{stage.name}: process {number} is still working on it; waiting until it has ended\n")
     while not locked(file):
         time.sleep(POLL)
 
@@ -205,7 +205,7 @@ def _ended_with(processes: list[Any], stage: Stage) -> Iterator[list[Watch]]:
 
         while not over.wait(POLL):
             if (lost := gone(processes)) is not None:
-                fault = f"the process that began it ({lost.pid}) has ended, and nobody would record the result"
+                fault = f"the process that started it ({lost.pid}) has ended, so its result would not be recorded"
                 for watch in told:
                     watch.abandoned = fault
                 sys.stderr.write(f"error: {StaleError(stage.name, fault, AGAIN)}\n")

@@ -55,7 +55,7 @@ _BEGAN = time.time()  # all later imports see code of this time or newer
 _LACKS = {
     errno.ENOSPC: "free some space on that disk",
     errno.EDQUOT: "free some space, or ask for more",
-    errno.EACCES: "give yourself the right to it",
+    errno.EACCES: "change its permissions",
     errno.EROFS: "use a folder that can be written",
 }
 

@@ -60,7 +60,7 @@ def mark(folder: Path, word: str) -> None:
         path = folder / "commands" / file
         path.write_text(path.read_text(encoding="utf-8").replace(text, word), encoding="utf-8")
     path = folder / "etude" / "project.py"
-    path.write_text(path.read_text(encoding="utf-8").replace("which is none", word), encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace("which is no method", word), encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_help_of_every_command_comes_without_what_takes_long_to_import() -> None
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("  - textual_inversion", "  - textual_inversoin", "which is none, did you mean `textual_inversion`? Next: "),
+        ("  - textual_inversion", "  - textual_inversoin", "is no method, did you mean `textual_inversion`? Next: "),
         ("\nsets:", "\nsts:", "unknown key `sts`, did you mean `sets`? Next: correct the file"),
     ],
 )

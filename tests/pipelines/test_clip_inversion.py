@@ -199,7 +199,7 @@ def test_it_is_learned_through_image_variations_as_well(tmp_path: Path) -> None:
     assert torch.equal(drawn[0], untouched)  # no picture is the middle of all
     assert not torch.equal(drawn[1], drawn[2])
     assert torch.equal(picture(base), untouched)
-    with pytest.raises(BaseError, match="know no noise on embeddings"):
+    with pytest.raises(BaseError, match="does not support noise on embeddings"):
         run(base, tmp_path / "noisy", noise_level=1)
 
 

@@ -404,7 +404,7 @@ def test_what_only_the_base_can_tell_is_refused_before_anything_is_learned(tiny_
     base = load_base(tiny_base)
     with pytest.raises(ParamsError, match=r"`widths` has 768, but .* has 16, 24, 32"):
         run(base, tmp_path, widths=[16, 768])
-    with pytest.raises(FormatError, match=r"\[1.0, 0.05, 1.0\] leaves nothing of a width of 16"):
+    with pytest.raises(FormatError, match=r"\[1.0, 0.05, 1.0\] reduces a width of 16 to 0"):
         run(base, tmp_path, structure=[1, 0.05, 1])
     assert not hasattr(base.unet, "hypernetwork")
 

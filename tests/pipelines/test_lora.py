@@ -183,7 +183,7 @@ def test_blocks_have_ranks_of_their_own_and_the_same_scale(tiny_base: Path, tmp_
     assert {rank for name, rank in ranks.items() if name.startswith("unet.mid_block.resnets")} == {2}
     assert {rank for name, rank in ranks.items() if "mid_block" not in name} == {4}
     assert all(made.facts["alphas"].get(name, 2.0) / rank == 0.5 for name, rank in ranks.items())
-    for block, said in {"unet.midblock": "did you mean `unet.mid_block`", "conv_in": "nothing learns"}.items():
+    for block, said in {"unet.midblock": "did you mean `unet.mid_block`", "conv_in": "no layer can be trained"}.items():
         with pytest.raises(ParamsError, match=said):
             params_of("lora", blocks={block: 8})
     for block, said in {
@@ -192,7 +192,7 @@ def test_blocks_have_ranks_of_their_own_and_the_same_scale(tiny_base: Path, tmp_
     }.items():
         with pytest.raises(BaseError, match=said):
             run(base, tmp_path / "x", blocks={block: 8}, targets=["attention"])
-    with pytest.raises(ParamsError, match="leaves no layer to learn"):
+    with pytest.raises(ParamsError, match="leaves no layer to train"):
         run(base, tmp_path / "x", blocks={"unet": 0})
 
 
@@ -204,7 +204,7 @@ def test_with_lora_plus_b_learns_faster_and_a_does_not(tiny_base: Path, tmp_path
     plain, plus = (learned(base, tmp_path / str(number), p) for number, p in enumerate(params))
     assert torch.allclose(plus.tensors[name.format("B")], 16 * plain.tensors[name.format("B")], rtol=1e-3)
     assert torch.equal(plus.tensors[name.format("A")], plain.tensors[name.format("A")])  # B is 0: A has no gradient yet
-    with pytest.raises(ParamsError, match="`plus` 16 is a rate of B, which loha has not"):
+    with pytest.raises(ParamsError, match="`plus` 16 is for B, which loha does not have"):
         params_of("lora", kind="loha", plus=16.0)
 
 

@@ -305,10 +305,10 @@ def test_what_cannot_be_merged_is_named(base: Base, weights: dict[str, Tensor], 
     with pytest.raises(InputError, match=r"nothing: is missing. Next: correct `models`"):
         open_model(tmp_path / "nothing", weights, "sd1")
     artifacts.save(Artifact("hypernetwork", {"768.k": torch.ones(1)}, {}), tmp_path / "h.safetensors")
-    with pytest.raises(FormatError, match=r"holds no weights of a model \(but 768\.k\)"):
+    with pytest.raises(FormatError, match=r"contains no weights of a model, only 768\.k"):
         open_model(tmp_path / "h.safetensors", weights, "sd1")
     artifacts.save(Artifact("x", {"unet.new.weight": torch.ones(1)}, {}), tmp_path / "n.safetensors")
-    with pytest.raises(FormatError, match=r"1 weights that the base has not, such as unet\.new\.weight"):
+    with pytest.raises(FormatError, match=r"1 weights that the base does not have, such as unet\.new\.weight"):
         open_model(tmp_path / "n.safetensors", weights, "sd1")
     artifacts.save(Artifact("x", {PROJ: torch.ones(1)}, {"family": "sdxl"}), tmp_path / "f.safetensors")
     with pytest.raises(FormatError, match="is of the family sdxl, the base of sd1"):
@@ -465,7 +465,7 @@ def test_the_stages_hash_build_and_export_what_params_name(
     recipe = json.loads(read_metadata(single)["sd_merge_recipe"])
     assert recipe["primary_model_hash"] == sha256_tree(named["a"])
     artifacts.save(Artifact("fine_tuning", {}, {}), Path(named["a"], "artifact.safetensors"))
-    with pytest.raises(StaleError, match="is not what the stage input@a of model_merge saw"):
+    with pytest.raises(StaleError, match="has changed since the stage input@a of model_merge read it"):
         task_build.build("model_merge")
 
 

@@ -373,9 +373,9 @@ def test_the_file_of_sd_1_5_has_the_size_of_the_formula(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_refused(exact: Callable[[str], Base], inverted: Artifact, tmp_path: Path) -> None:
     other = Artifact(METHOD, inverted.tensors, inverted.facts | {"timesteps": [1]})
-    with pytest.raises(BaseError, match="other timesteps or texts"), null.apply(other, exact("sd1")):
+    with pytest.raises(BaseError, match="other timesteps or another text width"), null.apply(other, exact("sd1")):
         pass
-    with null.apply(inverted, exact("sd1")) as changed, pytest.raises(InputError, match="are no texts"):
+    with null.apply(inverted, exact("sd1")) as changed, pytest.raises(InputError, match="must be texts"):
         changed.custom_samplers[-1](encode_prompts(exact("sd1"), ["cat"]), [0], 64, 64)
     null_text.write_tensors(tmp_path / "a.safetensors", {"latent": torch.zeros(1), "null_embeddings": torch.zeros(1)})
     with pytest.raises(FormatError, match="is no inverted picture"):

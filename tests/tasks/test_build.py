@@ -227,4 +227,4 @@ def test_a_base_of_ones_own_is_told_apart_when_its_vae_is_another(
     (other / "vae/config.json").write_text((other / "vae/config.json").read_text() + "\n")
     build("clip_inversion")
     said = " ".join(capsys.readouterr().err.split())
-    assert "warning: clip_inversion: the files of models/tiny/vae are not those of models/other/vae" in said
+    assert "warning: clip_inversion: models/tiny/vae differs from models/other/vae" in said

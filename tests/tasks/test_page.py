@@ -175,7 +175,7 @@ def test_a_page_is_written_without_torch() -> None:
 def test_a_page_shows_what_was_measured_against_held_out_pictures_and_leaves_out_what_was_not(folder: Path) -> None:
     before = html(folder)
     assert "Held-out similarity" not in before
-    assert "It cannot tell what a picture shows" in before
+    assert "It does not measure what a picture shows" in before
     evaluation = folder / "artifacts/lora/evaluation"
     metrics = read_json(evaluation / "metrics.json")
     metrics["heldout_similarity"] = {"base": 0.25, "best": 0.75, "final": 0.75, "real": 0.9, "best_spread": 0.01}
@@ -193,7 +193,7 @@ def test_a_page_shows_what_was_measured_against_held_out_pictures_and_leaves_out
     assert tiles.index("Held-out similarity") == 0 < tiles.index("Image similarity")  # which says little by itself
     charts = re.findall(r'<figure class="chart"><h3>(.*?)</h3>', text)
     assert charts[0] == "Held-out similarity"
-    assert "It cannot tell what a picture shows" not in text
+    assert "It does not measure what a picture shows" not in text
     assert text.count("Held-out similarity") >= 3  # tile, chart, column
     assert "18 held-out pictures" in text
     assert "models/miniature/judge" in text

@@ -123,7 +123,7 @@ def test_what_was_measured_against_held_out_pictures_has_charts_and_columns_and_
         path = folder / "artifacts/pages" / name / "page.json"
         write_json(path, kept(read_json(path), 0.75))
     text = html(folder)
-    assert "Does it come near the held-out pictures?" in text
+    assert "Is it similar to the held-out pictures?" in text
     assert "Is it the concept?" in text
     assert "Is it the style?" not in text
     assert "against 18 held-out pictures" in text

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 METHOD = own_name(__name__)
 unsupported = {
-    "sd2": "its text encoder ends a layer before what its CLIP compares with pictures",
+    "sd2": "its text encoder ends one layer before the one that its CLIP compares with pictures",
     "sdxl": "its two text encoders belong to two CLIPs",
 }
 formats = ("aesthetic_pt",)

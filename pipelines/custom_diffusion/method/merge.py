@@ -41,7 +41,7 @@ def merge(base: Base, made: Sequence[Artifact], captions: Sequence[str]) -> Arti
 
     words = _words(made)
     if not captions:
-        raise InputError("captions", "are none", "give a few hundred, with many different words")
+        raise InputError("captions", "are empty", "give a few hundred, with many different words")
     with added_tokens(base, words), torch.no_grad():
         kept = states(base, list(captions)).double()
         asked = [states(base, _asked(one)).double() for one in made]

@@ -95,7 +95,7 @@ def restored(tensors: Mapping[str, Tensor], design: Design, base: Base) -> Netwo
         networks.load_state_dict(values, assign=True)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
-        fault = f"tensors do not fit the structure {list(design.structure)} that it tells ({reason})"
+        fault = f"tensors do not fit the structure {list(design.structure)} ({reason})"
         raise FormatError(METHOD, fault, "use a whole file") from error
     return networks.requires_grad_(False).eval()
 
@@ -128,7 +128,7 @@ def _attentions(unet: nn.Module) -> Iterator[Any]:
 def _stack(width: int, design: Design) -> nn.Sequential:
     widths = [int(width * multiple) for multiple in design.structure]
     if 0 in widths:
-        fault = f"its structure {list(design.structure)} leaves nothing of a width of {width}"
+        fault = f"its structure {list(design.structure)} reduces a width of {width} to 0"
         raise FormatError(METHOD, fault, "use larger multiples")
     dropout = [*design.dropout[1:]] or [0.0] * len(widths)
     layers = []

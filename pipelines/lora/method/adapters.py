@@ -46,7 +46,7 @@ def inserted(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tensor
                     found[f"{part}.{_named(name)}"] = parameter
         if not found:
             raise ParamsError(
-                f"pipelines/{METHOD}/params.yaml", "`blocks` leaves no layer to learn", "raise a rank in it"
+                f"pipelines/{METHOD}/params.yaml", "`blocks` leaves no layer to train", "raise a rank in it"
             )
         yield found
     finally:

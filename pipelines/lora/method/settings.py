@@ -51,11 +51,13 @@ class Params(Captioned, Trained, HasPreview, MethodParams):
         for block in self.blocks:
             place = ".".join(block.split(".")[:2])
             if place not in (*places(), *learned_parts()):
-                raise ValueError(f"`blocks` has `{block}`, where nothing learns{nearest(place, places())}")
+                raise ValueError(f"`blocks` has `{block}`, where no layer can be trained{nearest(place, places())}")
         if not self.text_encoder_rate and (idle := [block for block in self.blocks if block.startswith("text")]):
-            raise ValueError(f"`blocks` has `{idle[0]}`, but `text_encoder_rate` 0.0 leaves text encoders as they are")
+            raise ValueError(f"`blocks` has `{idle[0]}`, but `text_encoder_rate` 0.0 does not train text encoders")
         if self.plus != 1 and self.kind not in ("lora", "dora"):
-            raise ValueError(f"`plus` {self.plus:g} is a rate of B, which {self.kind} has not: let it be 1.0")
+            raise ValueError(f"`plus` {self.plus:g} is for B, which {self.kind} does not have: write 1.0")
         if self.factor in (0, 1):
-            raise ValueError(f"`factor` {self.factor} splits nothing: -1 for halves as equal as can be, or 2 and more")
+            raise ValueError(
+                f"`factor` {self.factor} does not split: write -1 for factors of similar size, or 2 or more"
+            )
         return self

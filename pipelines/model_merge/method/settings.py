@@ -79,14 +79,14 @@ class Params(Models, MethodParams):
         if self.formula in MANY and len(self.weights) != len(letters):
             raise ValueError(f"`weights` has {len(self.weights)} numbers for {len(letters)} models")
         if self.learns and list(self.learning.prompts) != letters:
-            raise ValueError(f"`learning.prompts` is of {', '.join(self.learning.prompts)}, not of each model")
+            raise ValueError(f"`learning.prompts` is for {', '.join(self.learning.prompts)}, not for each model")
         if self.learns and len(self.learning.importance) != len(letters):
             raise ValueError(
                 f"`learning.importance` has {len(self.learning.importance)} numbers for {len(letters)} models"
             )
         refuse_twice(parts=self.parts)
         if self.result == "lora" and self.rank == 0 and self.formula != "task_arithmetic":
-            raise ValueError("rank 0, LoRAs side by side, is task_arithmetic's; another formula needs a rank")
+            raise ValueError("rank 0, LoRAs concatenated, is only for task_arithmetic; another formula needs a rank")
         return self
 
     @property

@@ -41,13 +41,13 @@ class EditingSampler:
         self.pictures = [_inverted(artifact, name) for name in facts["pictures"]]
         width = sum(encoder.config.hidden_size for encoder in base.text_encoders)
         if list(self.path.times) != facts["timesteps"] or self.pictures[0].nothing.shape[-1] != width:
-            action = "apply it to the base that it was made on"
-            raise BaseError(base.path, "has other timesteps or texts than these pictures were inverted with", action)
+            fault = "has other timesteps or another text width than the base of these inversions"
+            raise BaseError(base.path, fault, "apply them to the base with which they were made")
 
     def __call__(self, prompts: Sequence[str] | Conditioning, seeds: Sequence[int], width: int, height: int) -> Tensor:
         """uint8 [B, height, width, 3] on the CPU: picture ``seeds[i]``, edited by ``prompts[i]``."""
         if isinstance(prompts, Conditioning):
-            raise InputError("prompts", "are no texts, by which alone an inverted picture can be edited", "give texts")
+            raise InputError("prompts", "must be texts: an inverted picture is edited by its text", "give texts")
         drawn: dict[int, Tensor] = {}
         chosen = [self.pictures[seed % len(self.pictures)] for seed in seeds]
         for size in sorted({tuple(picture.latent.shape) for picture in chosen}):

@@ -193,9 +193,9 @@ def test_a_base_of_image_variations_is_told_of_pictures_in_the_place_of_texts(va
     assert torch.equal(base.unclip.scale(embedding()), embedding())
     encoded = encode_prompts(base, ["a cat", "a dog"])
     assert (encoded.hidden.shape, encoded.hidden.abs().max()) == ((2, 1, WIDTH), 0)
-    with pytest.raises(BaseError, match="reads no texts: it is one of image variations"):
+    with pytest.raises(BaseError, match="reads no texts: it is a base of image variations"):
         tokenise(base, ["a cat"])
-    with pytest.raises(BaseError, match=r"know no noise.*`noise_level: 0`"), supplied_picture(base, embedding(), 1):
+    with pytest.raises(BaseError, match=r"not support noise.*`noise_level: 0`"), supplied_picture(base, embedding(), 1):
         pass
     assert len({part_digest(variation, part) for part in ("unet", "vae", "text")}) == 3
 

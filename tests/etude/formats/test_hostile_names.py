@@ -181,7 +181,7 @@ def test_an_index_of_weights_names_files_beside_it_alone(home: Path, tiny_base: 
     for told in (str(secret), "../../../../../../secret.safetensors"):
         index = home / "in/unet/diffusion_pytorch_model.safetensors.index.json"
         index.write_text(json.dumps({"weight_map": {"conv_in.weight": told}}))
-        with pytest.raises(EtudeError, match="no file beside it"):
+        with pytest.raises(EtudeError, match="not a file in the same folder"):
             convert(str(home / "in"), "ldm_checkpoint", home / "out")
     assert not (home / "out").exists()
 

@@ -24,7 +24,7 @@ def test_values_that_cannot_be_read_are_found_with_the_other_parameters() -> Non
 
 
 def test_one_axis_twice_is_refused() -> None:
-    with pytest.raises(ParamsError, match="`prompt` stands twice"):
+    with pytest.raises(ParamsError, match="`prompt` is used twice"):
         read(x={"axis": "prompt", "values": "all"})
 
 

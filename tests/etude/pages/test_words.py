@@ -26,7 +26,7 @@ def test_sizes_are_in_the_unit_that_suits(count: int, text: str) -> None:
         ({"base": 0.5, "best": 0.7, "base_spread": 0.02, "best_spread": 0.01}, "10 times the spread"),
         ({"base": 0.5, "best": 0.55, "base_spread": 0.02, "best_spread": 0.01}, "not certain"),
         ({"base": 0.5, "best": 0.4, "base_spread": 0.02}, "did not rise"),
-        ({"base": 0.5, "best": 0.7}, "one seed alone"),
+        ({"base": 0.5, "best": 0.7}, "the spread is unknown"),
         ({"base": 0.0, "best": 1.0, "base_spread": 0.0, "best_spread": 0.0}, "the same with every seed"),
         ({"best": 0.7}, ""),
     ],

@@ -158,5 +158,5 @@ def test_a_stage_is_known_by_its_command(project: Path) -> None:
 def test_a_stage_that_dvc_began_and_that_is_no_longer_there_is_refused(project: Path) -> None:
     write("params.yaml", VALUES | {"sets": {"one": "data/other"}})
     for name, folder in (("one", "data/my photos"), ("two", "data/x")):
-        with pytest.raises(StaleError, match=f"dvc.yaml, with its params: has no stage `of_mapping@{name}` any more"):
+        with pytest.raises(StaleError, match=f"dvc.yaml, with its params: no longer has a stage `of_mapping@{name}`"):
             find("tasks.two", [name, folder], f"of_mapping@{name}")

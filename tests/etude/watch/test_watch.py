@@ -109,7 +109,7 @@ def test_what_is_edited_before_a_stage_looks_is_refused_where_dvc_took_other_fil
     project.go("late")
     assert dvc.wait() == FAILED
     said = project.said()
-    assert "error: path: its params or dvc.yaml changed since dvc began, which read in/path/data and did not" in said
+    assert "error: path: its params or dvc.yaml changed since dvc started, which read in/path/data and did not" in said
     assert "error: steps/helper.py: changed while this stage ran" in said
     assert project.runs() == ["first"]
     assert set(project.recorded()) == project.kept() == {"first"}
@@ -134,17 +134,17 @@ def test_a_stage_whose_dvc_was_killed_ends_and_the_next_one_waits_for_it(project
     draft.mkdir(parents=True)
     second = project.dvc("repro")
     project.wait_until(
-        lambda: f"one: process {orphan.pid} is still at it; waiting until that has ended" in project.said()
+        lambda: f"one: process {orphan.pid} is still working on it; waiting until it has ended" in project.said()
     )
     assert project.runs() == ["one"]
     orphan.resume()
     project.next()
     assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
-    assert "which began it" not in project.said()
+    assert "which started it" not in project.said()
     project.go("one")
     assert second.wait() == 0
     assert project.made("one").endswith("helped " + "".join(f"{number}\n" for number in range(10)) + "end\n")
-    assert f"error: one: the process that began it ({first.pid}) has ended" in project.said()
+    assert f"error: one: the process that started it ({first.pid}) has ended" in project.said()
     assert not draft.exists()
 
 
@@ -164,7 +164,7 @@ def test_the_lock_lasts_as_long_as_the_last_process_of_a_stage(project: Project)
     worker.suspend()
     kill(first)
     second = project.start(sys.executable, "-m", "steps.many", "one")
-    project.wait_until(lambda: f"one: process {first.pid} is still at it" in project.said())
+    project.wait_until(lambda: f"one: process {first.pid} is still working on it" in project.said())
     worker.resume()
     project.next()
     project.go("one")
@@ -177,7 +177,7 @@ def test_a_person_does_not_publish_where_a_dvc_is_at_work(project: Project) -> N
     own = project.start(sys.executable, "-m", "steps.work", "one")
     project.next()
     dvc = project.dvc("repro")
-    project.wait_until(lambda: "waiting until that has ended" in project.said())
+    project.wait_until(lambda: "waiting until it has ended" in project.said())
     project.go("one")
     assert own.wait() == 1
     assert f"error: out/one: dvc (process {dvc.pid}) is making it. Next: wait until that has ended." in project.said()

@@ -61,7 +61,7 @@ def as_lora(
     pairs: dict[str, Pair] = {}
     if params.rank == 0:
         if any(model.pairs is None for model in models):
-            raise FormatError("models", "are not all LoRAs, as rank 0 asks for", "give a `rank` above 0")
+            raise FormatError("models", "are not all LoRAs, as rank 0 requires", "give a `rank` above 0")
         numbers = {name: merge.numbers(name) for name in names}
         pairs = concatenated([model.pairs or {} for model in models], numbers)
     report.start(0, len(names))

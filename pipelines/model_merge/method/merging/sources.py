@@ -75,7 +75,7 @@ def open_model(path: Path, base: Weights, family: str) -> Model:
         _refuse_strange(path, list(fused), base)
         return Model(Layered(fused, base), list(fused), split(tensors, facts) if is_plain(tensors) else None)
     if not tensors or any(name.partition(".")[0] not in parts() for name in tensors):
-        fault = f"holds no weights of a model (but {', '.join(sorted(tensors)[:3])})"
+        fault = f"contains no weights of a model, only {', '.join(sorted(tensors)[:3])}"
         raise FormatError(path, fault, "name a checkpoint, a LoRA, or the build of a method that changes weights")
     _refuse_strange(path, tensors, base)
     return Model(Layered(tensors, base), list(tensors))
@@ -84,8 +84,8 @@ def open_model(path: Path, base: Weights, family: str) -> Model:
 def _refuse_strange(path: Path, names: Collection[str], base: Weights) -> None:
     strange = sorted(name for name in names if name not in base)
     if strange:
-        fault = f"holds {len(strange)} weights that the base has not, such as {strange[0]}"
-        raise FormatError(path, fault, "merge models of one family, on a base of theirs")
+        fault = f"contains {len(strange)} weights that the base does not have, such as {strange[0]}"
+        raise FormatError(path, fault, "merge models of one family, on a base of the same family")
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
