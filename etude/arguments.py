@@ -34,28 +34,28 @@ def checked(command: Callable[..., Any], warn: Callable[[str], None]) -> Callabl
 
     @wraps(command)
     def after_a_look(*arguments: Any, **options: Any) -> Any:
-        given = signature.bind(*arguments, **options).arguments
-        named: list[str] = []
+        values = signature.bind(*arguments, **options).arguments
+        methods: list[str] = []
         for argument, shown in METHODS.items():
-            value = given.get(argument) or []
+            value = values.get(argument) or []
             for method in [value] if isinstance(value, str) else value:
                 refuse_unknown(shown or _shown(argument, signature), "method", method, method_names())
-                named.append(method)
-        project = check(Path(), named)
+                methods.append(method)
+        project = check(Path(), methods)
         if UNDER_DVC in os.environ:
             for fault in sources.lacking(project):
                 warn(fault)
         name = SETS.get(command.__name__, "")
-        if given.get(name):
-            refuse_unknown(_shown(name, signature), "image set", given[name], project.sets)
+        if values.get(name):
+            refuse_unknown(_shown(name, signature), "image set", values[name], project.sets)
         return command(*arguments, **options)
 
     return after_a_look
 
 
-def refuse_unknown(argument: str, kind: str, name: str, known: Iterable[str] | Mapping[str, Any]) -> None:
-    """Raises ArgumentError if ``name`` is not ``known``, with the nearest name and all known names."""
-    names = sorted(known)
+def refuse_unknown(argument: str, kind: str, name: str, choices: Iterable[str] | Mapping[str, Any]) -> None:
+    """Raises ArgumentError if ``name`` is none of ``choices``, with the nearest name and all choices."""
+    names = sorted(choices)
     if name not in names:
         hint = nearest(name, names)
         fault = f"there is no {kind} `{name}`{hint if hint.endswith('?') else ''}"  # all names are in the action

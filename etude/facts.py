@@ -96,7 +96,9 @@ _TABLE = (
         "pipelines etude.formats etude.pages commands",
     ),
     _fact("prompts", "the text of each concept", "pipelines", "pipelines"),
-    _fact("compress", "share of the changes' singular values in compressed files; 0: none", "pipelines", "etude.formats"),
+    _fact(
+        "compress", "share of the changes' singular values in compressed files; 0: none", "pipelines", "etude.formats"
+    ),
     _fact("lora_rank", "rank of the low-rank files that are also written", "pipelines", "etude.formats"),
     _fact("vectors", "number of rows of a word", "pipelines", "pipelines"),
     _fact(

@@ -61,7 +61,7 @@ class Project(Schema):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        refuse_twice(methods=self.methods, **{f"prompts.{name}": said for name, said in self.prompts.items()})
+        refuse_twice(methods=self.methods, **{f"prompts.{name}": prompts for name, prompts in self.prompts.items()})
         if taken := [name for name in self.sets if name in RESERVED]:
             raise ValueError(f"`sets` has `{taken[0]}`: data/{taken[0]} has another use")
         if (self.device, self.precision) == ("cpu", "fp16"):
@@ -93,19 +93,19 @@ def check(root: Path, others: Sequence[str] = ()) -> Project:
 
 def _method_faults(root: Path, name: str, project: Project | None) -> list[str]:
     """The faults of one of `methods` together with the project; raises ParamsError if its params file has a fault."""
-    shared, known = root / "params.yaml", method_names()
-    if name not in known:
-        fault = f"`methods` has `{shortened(name)}`, which is no method{nearest(name, known)}"
-        raise ParamsError(shared, fault, f"choose among {', '.join(known)}")
+    shared, names = root / "params.yaml", method_names()
+    if name not in names:
+        fault = f"`methods` has `{shortened(name)}`, which is no method{nearest(name, names)}"
+        raise ParamsError(shared, fault, f"choose among {', '.join(names)}")
     path, method = root / "pipelines" / name / "params.yaml", load_method(name)
     params: MethodParams = load(path, method.Params)
     if project is None:
         return []
-    found = [(path, *fault) for fault in (*_set_faults(params, project), *_run_faults(params, project))]
-    found += [(shared, *fault) for fault in _drawing_faults(root, name, params, project)]
-    found += [(shared, *fault) for fault in _grid_faults(name, method, params, project)]
-    found += [(path.with_name("dvc.yaml"), *fault) for fault in _tracking_faults(path, method)]
-    return [str(ParamsError(*fault)) for fault in found]
+    faults = [(path, *fault) for fault in (*_set_faults(params, project), *_run_faults(params, project))]
+    faults += [(shared, *fault) for fault in _drawing_faults(root, name, params, project)]
+    faults += [(shared, *fault) for fault in _grid_faults(name, method, params, project)]
+    faults += [(path.with_name("dvc.yaml"), *fault) for fault in _tracking_faults(path, method)]
+    return [str(ParamsError(*fault)) for fault in faults]
 
 
 Fault = tuple[str, str]  # what is wrong, and what to do
@@ -125,10 +125,10 @@ def _run_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
         yield "`training.optimizer: adamw8bit` needs a GPU, and `device` is cpu", "write adamw or sgd"
     for key, place in models_of(params).items():
         top, _, rest = place.partition("/")
-        made = rest.partition("/")[0]
-        if top == "artifacts" and made not in method_names():
+        method = rest.partition("/")[0]
+        if top == "artifacts" and method not in method_names():
             yield (
-                f"`models.{key}` is {place}, but no method is called `{made}`{nearest(made, method_names())}",
+                f"`models.{key}` is {place}, but no method is called `{method}`{nearest(method, method_names())}",
                 "correct it",
             )
 
@@ -161,8 +161,8 @@ def _grid_faults(name: str, method: Method, params: MethodParams, project: Proje
     for axis in filter(None, (project.grid.x, project.grid.y, project.grid.z)):
         if plan is None or axis.axis != "checkpoint" or texts(str(axis.values)) == [ALL]:
             continue
-        made = {*range(plan.checkpoint_every, plan.steps, plan.checkpoint_every), plan.steps}
-        never = [step for step in checkpoint_steps(texts(str(axis.values))) if step not in made]
+        steps = {*range(plan.checkpoint_every, plan.steps, plan.checkpoint_every), plan.steps}
+        never = [step for step in checkpoint_steps(texts(str(axis.values))) if step not in steps]
         if never:
             every = f"every {plan.checkpoint_every} steps, and at {plan.steps}"
             yield f"`grid`: {name} makes no checkpoint at step {never[0]}, but {every}", action

@@ -41,13 +41,13 @@ def sources(root: Path, project: Project) -> list[Source]:
         "evaluate.classifier": project.evaluate.classifier,
         "evaluate.heldout": project.evaluate.heldout,
     }
-    found = [Source(path, f"params.yaml: {key}") for key, path in shared.items()]
+    listed = [Source(path, f"params.yaml: {key}") for key, path in shared.items()]
     for name in project.methods:
         file = f"pipelines/{name}/params.yaml"
         params: MethodParams = load(root / file, load_method(name).Params)
-        found += [Source(path, f"{file}: {key}") for key, path in params.sources().items()]
-    found += [Source(path, f"params.yaml: sets.{key}", key) for key, path in project.sets.items()]
-    return list({source.path: source for source in reversed(found) if not source.path.startswith(MADE)}.values())[::-1]
+        listed += [Source(path, f"{file}: {key}") for key, path in params.sources().items()]
+    listed += [Source(path, f"params.yaml: sets.{key}", key) for key, path in project.sets.items()]
+    return list({source.path: source for source in reversed(listed) if not source.path.startswith(MADE)}.values())[::-1]
 
 
 def missing(root: Path, project: Project) -> list[Source]:
@@ -82,14 +82,14 @@ def lacking(project: Project) -> list[str]:
 
 
 def _fault(source: Source) -> str:
-    tracked, known = Path(f"{source.path}.dvc").exists(), origin(source.path)
+    tracked, place = Path(f"{source.path}.dvc").exists(), origin(source.path)
     fault = "is tracked by DVC, but its content is not here" if tracked else "is missing"
-    actions = ["`etude base` fetches it"] if known else []
+    actions = ["`etude base` fetches it"] if place else []
     if tracked:
         actions.append(f"`dvc pull {source.path}` brings it from your DVC remote")
     elif source.set:
         actions.append(f"bring the pictures in with `etude images --from … --set {source.set}`, or correct `sets`")
-    elif not known:
+    elif not place:
         actions.append(f"bring it with `etude base --from … --to {source.path}`, or correct that parameter")
     return f"{fault}. Next: {'; or '.join(actions)}."
 

@@ -151,13 +151,13 @@ def _publish(method: str, artifact: Artifact, results: Path, facts: Mapping[str,
     steps = []
     with publish(Path("artifacts", method, "build"), look) as out:
         for path in sorted((results / "checkpoints").glob("*.safetensors")):
-            made = artifacts.load(path)
-            steps.append(made.facts["step"])
-            told = artifacts.Artifact(method, made.tensors, {**facts, **made.facts})
-            artifacts.save(told, out / "checkpoints" / path.name)
+            checkpoint = artifacts.load(path)
+            steps.append(checkpoint.facts["step"])
+            full = artifacts.Artifact(method, checkpoint.tensors, {**facts, **checkpoint.facts})
+            artifacts.save(full, out / "checkpoints" / path.name)
         last = {"step": max(steps)} if steps else {}
-        told = artifacts.Artifact(method, artifact.tensors, {**facts, **last, **artifact.facts})
-        artifacts.save(told, out / "artifact.safetensors")
+        full = artifacts.Artifact(method, artifact.tensors, {**facts, **last, **artifact.facts})
+        artifacts.save(full, out / "artifact.safetensors")
     for name in ("previews", "training"):  # empty for a method without previews or training
         with publish(Path("artifacts", method, name), look) as out:
             if (results / name).is_dir():

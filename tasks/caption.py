@@ -97,8 +97,8 @@ def _tell(name: str, images: dict[str, Any], whole: dict[str, dict[str, str]], s
     origins = {"file": "from .txt files", "name": "from file names"}
     origins |= {captioner.kind: f"from {captioner.name}" for captioner in CAPTIONERS.values()}
     origins |= {NONE: "without a text"}
-    told = ", ".join(f"{counts[origin]} {words}" for origin, words in origins.items() if counts[origin])
-    say(f"{name}: {len(whole)} captions: {told}")
+    summary = ", ".join(f"{counts[origin]} {words}" for origin, words in origins.items() if counts[origin])
+    say(f"{name}: {len(whole)} captions: {summary}")
     if settings.file_names:
         _tell_silent(name, images, whole)
     empty = sum(not entry["text"] for entry in whole.values())

@@ -44,41 +44,43 @@ def class_images(method: str, real: str = "") -> None:
         say(f"{method}: class images: those of the image set {real}")
         return
     stage_params = pick("params.yaml", StageParams)
-    asked = pick(Path("pipelines", method, "params.yaml"), ClassPictures).class_images
+    settings = pick(Path("pipelines", method, "params.yaml"), ClassPictures).class_images
     from etude.core.randomness import make_deterministic
 
     make_deterministic(stage_params.threads)
     with publish(folder / "drawn") as out:
-        drawn, kept = _fill(out, asked, stage_params, method)
-    say(f"{method}: class images: {drawn} drawn, {kept} from cache")
+        drawn, cached = _fill(out, settings, stage_params, method)
+    say(f"{method}: class images: {drawn} drawn, {cached} from cache")
 
 
-def _fill(out: Path, asked: ClassImages, stage_params: StageParams, method: str) -> tuple[int, int]:
+def _fill(out: Path, settings: ClassImages, stage_params: StageParams, method: str) -> tuple[int, int]:
     """Write ``pictures/``, ``latents/`` and ``texts/`` to ``out``; the numbers of drawn and of cached pictures."""
-    found: dict[str, tuple[str, Path]] = {}
+    prompts_and_files: dict[str, tuple[str, Path]] = {}
     drawn, base = 0, cache(lambda: _open(stage_params))
     context = _context(stage_params)
-    for prompt, numbers in progress(list(batches(asked)), f"{method}: class images"):
-        places, new = _draw(prompt, [asked.seed + n for n in numbers], asked, context, base)
+    for prompt, numbers in progress(list(batches(settings)), f"{method}: class images"):
+        places, new = _draw(prompt, [settings.seed + n for n in numbers], settings, context, base)
         drawn += new
-        found |= {f"{n:05d}": (prompt, place) for n, place in zip(numbers, places, strict=True)}
+        prompts_and_files |= {f"{n:05d}": (prompt, place) for n, place in zip(numbers, places, strict=True)}
     entries, encoder = encode.Entries("vae", stage_params), cache(lambda: encode.open_vae(stage_params))
     for part in ("pictures", "latents", "texts"):
         (out / part).mkdir()
-    for name, (prompt, place) in progress(sorted(found.items()), f"{method}: latents"):
+    for name, (prompt, place) in progress(sorted(prompts_and_files.items()), f"{method}: latents"):
         moments = entries.path(f"{prompt} {name}", encoder, *encode.read_pixels(place))
         shutil.copyfile(place, out / "pictures" / f"{name}.png")
         shutil.copyfile(moments, out / "latents" / f"{name}.safetensors")
-    encode.write_texts(method, {name: prompt for name, (prompt, _) in found.items()}, out / "texts", stage_params)
-    return drawn, len(found) - drawn
+    encode.write_texts(
+        method, {name: prompt for name, (prompt, _) in prompts_and_files.items()}, out / "texts", stage_params
+    )
+    return drawn, len(prompts_and_files) - drawn
 
 
-def batches(asked: ClassImages) -> Iterator[tuple[str, range]]:
+def batches(settings: ClassImages) -> Iterator[tuple[str, range]]:
     """The batches: prompt and numbers of the pictures. Prompts alternate from picture to picture; n has seed + n."""
-    for first, prompt in enumerate(asked.prompts):
-        own = range(first, asked.count, len(asked.prompts))
-        for start in range(0, len(own), asked.batch_size):
-            yield prompt, own[start : start + asked.batch_size]
+    for first, prompt in enumerate(settings.prompts):
+        own = range(first, settings.count, len(settings.prompts))
+        for start in range(0, len(own), settings.batch_size):
+            yield prompt, own[start : start + settings.batch_size]
 
 
 def _context(stage_params: StageParams) -> list[Any]:
@@ -99,13 +101,15 @@ def _open(stage_params: StageParams) -> Any:
     return load_base(stage_params.base, device=stage_params.device, dtype=DTYPES[stage_params.precision])
 
 
-def _draw(prompt: str, seeds: list[int], asked: ClassImages, context: list[Any], base: Any) -> tuple[list[Path], int]:
+def _draw(
+    prompt: str, seeds: list[int], settings: ClassImages, context: list[Any], base: Any
+) -> tuple[list[Path], int]:
     """The files of one batch's pictures in the store, and how many were drawn now: all or none."""
     from PIL import Image
 
     from etude.diffusion.sample import generate
 
-    sampling = asked.model_dump(include=set(Sampling.model_fields))
+    sampling = settings.model_dump(include=set(Sampling.model_fields))
     group = partial(key, context, prompt, seeds, sampling)
     places = [Store("class_images").path(group(seed), ".png") for seed in seeds]
     if all(place.is_file() for place in places):

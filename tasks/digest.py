@@ -19,9 +19,9 @@ def digest(method: str, name: str) -> None:
     if name not in models:
         raise ParamsError(own, f"`models` has no `{name}`{nearest(name, models)}", "correct `models`")
     path = models[name]
-    found = sha256_tree(path)
-    write_json(Path("artifacts", method, "inputs", f"{name}.json"), {"path": path, "sha256": found})
-    say(f"{method}: {name} is {path} ({found[:10]})")
+    sha256 = sha256_tree(path)
+    write_json(Path("artifacts", method, "inputs", f"{name}.json"), {"path": path, "sha256": sha256})
+    say(f"{method}: {name} is {path} ({sha256[:10]})")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ class Entries:
         device = choose_device(stage_params.device).type
         self._context = (part_digest(stage_params.base, part), code, libraries, device, stage_params.threads)
         self._store = Store("latents" if part == "vae" else "texts")
-        self.made = self.kept = 0
+        self.encoded = self.cached = 0
 
     def path(self, item: str, encoder: Callable[[], Encoder], *source: Any) -> Path:
         """The file with the result of ``encoder()(*source)``; the encoder is not loaded for a cached entry.
@@ -73,18 +73,18 @@ class Entries:
         """
         place = self._store.path(key(source, *self._context))
         if is_whole(place):
-            self.kept += 1
+            self.cached += 1
         else:
             tensors, metadata = encoder()(*source)
             _refuse_infinite(item, tensors)
             write_tensors(place, tensors, metadata)
             with atomic_path(_note(place)) as note:
                 note.write_text(sha256_file(place))
-            self.made += 1
+            self.encoded += 1
         return place
 
     def __str__(self) -> str:
-        return f"{self.made} encoded, {self.kept} from cache"
+        return f"{self.encoded} encoded, {self.cached} from cache"
 
 
 def encode(name: str) -> None:
@@ -95,7 +95,7 @@ def encode(name: str) -> None:
     make_deterministic(stage_params.threads)
     latents, mirrored = encode_pictures(name, stage_params)
     texts = encode_captions(name, stage_params)
-    copies = f" (their mirrored copies: {mirrored})" if mirrored.made + mirrored.kept else ""
+    copies = f" (their mirrored copies: {mirrored})" if mirrored.encoded + mirrored.cached else ""
     say(f"{name}: latents: {latents}{copies}; texts: {texts}")
 
 

@@ -39,16 +39,16 @@ def evaluate(method: str) -> None:
     from etude.rendering.candidates import candidates
 
     rows = candidates(Path("artifacts", method, "build"))
-    found = examine(study, rows, progress)
+    examination = examine(study, rows, progress)
     with publish(Path("artifacts", method, "evaluation")) as out:
-        write(study, found, out)
+        write(study, examination, out)
     # a separate file, so that *export* does not run again if only the numbers change
-    write_json(Path("artifacts", method, "best.json"), {"checkpoint": found.best.candidate.name})
-    pictures = sum(map(len, found.drawn.paths.values()))
-    say(f"{method}: {len(rows)} rows, {pictures} pictures, {found.drawn.new} of them drawn now")
+    write_json(Path("artifacts", method, "best.json"), {"checkpoint": examination.best.candidate.name})
+    pictures = sum(map(len, examination.drawn.paths.values()))
+    say(f"{method}: {len(rows)} rows, {pictures} pictures, {examination.drawn.new} of them drawn now")
     rule = study.evaluate.best
-    value, base = found.best.values[rule.metric], found.rows[0].values[rule.metric]
-    say(f"{method}: best is {found.best.candidate.name}: {rule.metric} {value}, untouched base {base}")
+    value, base = examination.best.values[rule.metric], examination.rows[0].values[rule.metric]
+    say(f"{method}: best is {examination.best.candidate.name}: {rule.metric} {value}, untouched base {base}")
 
 
 def _study(method: str, stage_params: StageParams) -> Study:
@@ -61,9 +61,9 @@ def _study(method: str, stage_params: StageParams) -> Study:
     from etude.rendering.renderer import open_renderer
 
     renderer = open_renderer(method, **stage_params.model_dump(include={"base", "device", "precision", "threads"}))
-    asked = stage_params.evaluate
-    clip = ClipFeatures(Path(asked.clip), device=renderer.device, threads=stage_params.threads)
-    classifier = Classifier(Path(asked.classifier), device=renderer.device) if asked.classify else None
+    settings = stage_params.evaluate
+    clip = ClipFeatures(Path(settings.clip), device=renderer.device, threads=stage_params.threads)
+    classifier = Classifier(Path(settings.classifier), device=renderer.device) if settings.classify else None
     return Study(
         renderer=renderer,
         clip=clip,
@@ -71,9 +71,9 @@ def _study(method: str, stage_params: StageParams) -> Study:
         prompts=prompts_of(stage_params.prompts, own.set),
         settings=load_method(method).axes,
         sampling=stage_params.sampling,
-        evaluate=asked,
+        evaluate=settings,
         data=Path("data", own.set),
-        heldout=find_heldout(asked.heldout_folder(own.set), clip, classifier),
+        heldout=find_heldout(settings.heldout_folder(own.set), clip, classifier),
     )
 
 

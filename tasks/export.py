@@ -44,10 +44,10 @@ def export(method: str) -> None:
     with publish(Path("artifacts", method, "export")) as out:
         for folder, candidate in chosen.items():
             paths = _write(candidate, forms, Draft(out / folder), frame, apart=bool(folder))
-            files += [{"path": p.relative_to(out).as_posix(), **told} for p, told in paths.items()]
+            files += [{"path": p.relative_to(out).as_posix(), **listing} for p, listing in paths.items()]
         first = chosen[""]
-        told = {"export": wanted, "checkpoint": first.name, "step": first.step, "files": files}
-        write_json(out / LISTING, told)
+        listing = {"export": wanted, "checkpoint": first.name, "step": first.step, "files": files}
+        write_json(out / LISTING, listing)
     for file in files:
         path = Path("artifacts", method, "export", file["path"])
         say(f"{method}: {path.as_posix()} ({file['format']} of {file['checkpoint']}, {path.stat().st_size:,} bytes)")
@@ -80,11 +80,11 @@ def _write(
 
     made = artifacts.load(candidate.path or "")
     named = marked(made, candidate.name) if apart else made
-    found = {}
+    paths = {}
     for form in made.facts.get("formats", forms):  # the fact, if the artifact has only some of the method's formats
         for path in write(form, named, draft, lambda: frame(Path(made.facts["base"]))):
-            found[path] = {"format": form, "checkpoint": candidate.name}
-    return found
+            paths[path] = {"format": form, "checkpoint": candidate.name}
+    return paths
 
 
 def read_frame(base: Path) -> Frame:
@@ -105,9 +105,11 @@ def configuration(base: Path) -> dict[str, bytes]:
 
     family = FAMILIES[recognise(base)]
     source = base if base.is_dir() else config_folder(base, family.name)
-    found = [source / INDEX, *(file for part in family.folders for file in (source / part).glob("*"))]
-    kept = [file for file in found if file.suffix in (".json", ".txt") and ".index." not in file.name and file.exists()]
-    files = {file.relative_to(source).as_posix(): file.read_bytes() for file in sorted(kept)}
+    paths = [source / INDEX, *(file for part in family.folders for file in (source / part).glob("*"))]
+    texts = [
+        file for file in paths if file.suffix in (".json", ".txt") and ".index." not in file.name and file.exists()
+    ]
+    files = {file.relative_to(source).as_posix(): file.read_bytes() for file in sorted(texts)}
     if base.is_dir():
         return files
     configs = _standard_configs(base, family, source)
@@ -122,15 +124,15 @@ def _standard_configs(base: Path, family: Family, source: Path) -> dict[str, byt
     from etude.base.tokenizer import load_tokenizer
 
     scheduler = single_scheduler(base, family.name, source)
-    found = {INDEX: _json(_index(family, scheduler["_class_name"])), SCHEDULER: _json(scheduler)}
+    configs = {INDEX: _json(_index(family, scheduler["_class_name"])), SCHEDULER: _json(scheduler)}
     for encoder in family.text_encoders:
         part = encoder.tokenizer
         if (source / part).is_dir():
             continue
         with TemporaryDirectory() as folder:
             load_tokenizer(source / part, encoder.pad).save_pretrained(folder)
-            found |= {f"{part}/{file.name}": file.read_bytes() for file in sorted(Path(folder).iterdir())}
-    return found
+            configs |= {f"{part}/{file.name}": file.read_bytes() for file in sorted(Path(folder).iterdir())}
+    return configs
 
 
 def _index(family: Family, scheduler: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tasks.shell import publish, run
 from tasks.shell.console import progress, say
 
 if TYPE_CHECKING:
-    from etude.grids.axes import Known
+    from etude.grids.axes import Choices
 
 __all__ = ["StageParams", "grid"]
 SHOWN = 8  # training pictures that are copied, to be compared with the grid
@@ -52,12 +52,12 @@ def grid(method: str) -> None:
     from etude.rendering.renderer import open_renderer
 
     renderer = open_renderer(method, **stage_params.model_dump(include={"base", "device", "precision", "threads"}))
-    known = _known(method, stage_params, own)
+    choices = _choices(method, stage_params, own)
     defaults = Defaults(own.word, stage_params.grid.seed, stage_params.sampling, settings)
-    axes = [read_axis(axis, known) for axis in (stage_params.grid.x, stage_params.grid.y, stage_params.grid.z)]
-    layout = Layout(sheet(method, renderer.path.as_posix(), axes, known, defaults, stage_params.grid.cell))
+    axes = [read_axis(axis, choices) for axis in (stage_params.grid.x, stage_params.grid.y, stage_params.grid.z)]
+    layout = Layout(sheet(method, renderer.path.as_posix(), axes, choices, defaults, stage_params.grid.cell))
     refuse_huge(layout, stage_params.grid.limit)
-    each = cells(axes, known, defaults)
+    each = cells(axes, choices, defaults)
     requests = gather(each)
     drawn = draw(renderer, requests, lambda missing: progress(missing, f"{method}: draw"))
     paths = [drawn.of(request, cell.seed) for cell, request in zip(each, requests, strict=True)]
@@ -70,15 +70,15 @@ def grid(method: str) -> None:
     say(f"{method}: {len(each)} cells, {drawn.new} pictures drawn now; {width} × {height} pixels")
 
 
-def _known(method: str, stage_params: StageParams, own: Learned) -> Known:
-    from etude.grids.axes import Known
+def _choices(method: str, stage_params: StageParams, own: Learned) -> Choices:
+    from etude.grids.axes import Choices
     from etude.rendering.candidates import candidates
     from etude.rendering.prompts import prompts_of
 
     folder = Path("artifacts", method)
-    found = {candidate.name: candidate for candidate in candidates(folder / "build")}
+    by_name = {candidate.name: candidate for candidate in candidates(folder / "build")}
     best = read_json(folder / "evaluation" / "best.json")["checkpoint"]
-    return Known(found, best, prompts_of(stage_params.prompts, own.set))
+    return Choices(by_name, best, prompts_of(stage_params.prompts, own.set))
 
 
 def _training(data: Path, out: Path) -> None:

@@ -15,11 +15,11 @@ def page(method: str) -> None:
     from etude.pages.report import keep
     from etude.pages.sources import find
 
-    found = find(method)
+    findings = find(method)
     with publish(Path("artifacts", "pages", method)) as out:
-        write_json(out / "page.json", keep(found, out))
+        write_json(out / "page.json", keep(findings, out))
         with atomic_path(out / "index.html") as file:
-            file.write_text(render(found), encoding="utf-8")
+            file.write_text(render(findings), encoding="utf-8")
     say(f"{method}: artifacts/pages/{method}/index.html")
 
 

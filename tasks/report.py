@@ -25,11 +25,11 @@ def report() -> None:
     stage_params = pick("params.yaml", StageParams)
     from etude.pages.report import as_csv, entries, numbers, render, rows
 
-    found = entries(Path("artifacts", "pages"), stage_params.methods)
+    methods = entries(Path("artifacts", "pages"), stage_params.methods)
     with publish(Path("artifacts", "report")) as out:
-        table = list(rows(found))
+        table = list(rows(methods))
         write_json(out / "metrics.json", {row["method"]: numbers(row) for row in table})
-        for name, text in {"methods.csv": as_csv(table), "index.html": render(found)}.items():
+        for name, text in {"methods.csv": as_csv(table), "index.html": render(methods)}.items():
             with atomic_path(out / name) as file:
                 file.write_text(text, encoding="utf-8")
     say(f"{', '.join(stage_params.methods)}: artifacts/report/index.html")

@@ -33,7 +33,7 @@ class StageParams(encode.StageParams):
 def views(method: str, name: str) -> None:
     """Make and encode the views of the image set NAME that METHOD learns."""
     stage_params = pick("params.yaml", StageParams)
-    asked = pick(Path("pipelines", method, "params.yaml"), HasViews).augmentation
+    settings = pick(Path("pipelines", method, "params.yaml"), HasViews).augmentation
     from etude.core.randomness import make_deterministic
 
     make_deterministic(stage_params.threads)
@@ -43,14 +43,14 @@ def views(method: str, name: str) -> None:
     entries, encoder = encode.Entries("vae", stage_params), cache(lambda: encode.open_vae(stage_params))
     with publish(Path("artifacts", method, "views", name)) as out:
         for path in progress(pictures, f"{name}: views"):
-            for number, (picture, mask, kind) in enumerate(_views(path, asked)):
+            for number, (picture, mask, kind) in enumerate(_views(path, settings)):
                 entry = entries.path(f"{path} {number}", encoder, picture.size, picture.tobytes())
                 tensors = read_tensors(entry)[0] | {MASK: mask}
                 write_tensors(out / f"{path.stem}-{number:03d}.safetensors", tensors, {KIND: kind})
     say(f"{method}: views of {len(pictures)} pictures of {name}: {entries}")
 
 
-def _views(path: Path, asked: Augmentation) -> Iterator[tuple[Image.Image, Tensor, str]]:
+def _views(path: Path, settings: Augmentation) -> Iterator[tuple[Image.Image, Tensor, str]]:
     """Each view with its mask [1, h, w] (uint8) and kind. They depend only on picture name, view number and seed."""
     import torch
     from PIL import Image
@@ -60,10 +60,10 @@ def _views(path: Path, asked: Augmentation) -> Iterator[tuple[Image.Image, Tenso
     size, pixels = encode.read_pixels(path)
     picture = Image.frombytes("RGB", size, pixels)
     shape = (1, size[1] // CELL, size[0] // CELL)
-    if not asked.views:
+    if not settings.views:
         yield picture, torch.ones(shape, dtype=torch.uint8), "whole"
-    for number in range(asked.views):
-        placing = place(size, asked, Random(f"{asked.seed}/{path.stem}/{number}"))
+    for number in range(settings.views):
+        placing = place(size, settings, Random(f"{settings.seed}/{path.stem}/{number}"))
         mask = torch.zeros(shape, dtype=torch.uint8)
         columns, rows = counted(size, placing)
         mask[:, rows.start : rows.stop, columns.start : columns.stop] = 1

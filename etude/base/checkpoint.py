@@ -66,10 +66,10 @@ def read_parts(path: Path | str, parts: Sequence[str]) -> dict[str, dict[str, Te
         tensors, _ = read_either(path, lambda name: name.startswith(needed))
     except FormatError as error:
         raise BaseError(path, error.fault, error.action) from error
-    found = {}
+    tensors_by_part = {}
     for part, own in prefixes.items():
-        found[part] = {name: tensor for name, tensor in tensors.items() if name.startswith(own)}
-    return found
+        tensors_by_part[part] = {name: tensor for name, tensor in tensors.items() if name.startswith(own)}
+    return tensors_by_part
 
 
 def _prefixes(part: str) -> tuple[str, ...]:

@@ -159,26 +159,26 @@ def _from_file(
     tensors = (source.tensors or {})["text" if encoder else part]
     where = {"config": str(source.configs), "subfolder": part, "local_files_only": True}
     if encoder:
-        known = _as_diffusers_knows(tensors, source.family.texts + encoder.single, encoder)
-        model = create_diffusers_clip_model_from_ldm(kind, known, torch_dtype=dtype, **where)
+        renamed = _renamed_for_diffusers(tensors, source.family.texts + encoder.single, encoder)
+        model = create_diffusers_clip_model_from_ldm(kind, renamed, torch_dtype=dtype, **where)
     else:
         model = kind.from_single_file(tensors, dtype=dtype, **where)
     return model, sorted(name for name, tensor in model.named_parameters() if tensor.is_meta)
 
 
-def _as_diffusers_knows(tensors: dict[str, Tensor], prefix: str, encoder: TextEncoder) -> dict[str, Tensor]:
+def _renamed_for_diffusers(tensors: dict[str, Tensor], prefix: str, encoder: TextEncoder) -> dict[str, Tensor]:
     """An encoder's tensors, with the prefix by which diffusers recognises them.
 
     In some merged SD 1.x files, CLIP's names lack ``text_model.``; it is added.
     """
-    known = _PREFIXES[encoder.open_clip, encoder.model]
-    found = {}
+    prefix_of_diffusers = _PREFIXES[encoder.open_clip, encoder.model]
+    renamed = {}
     for name, tensor in tensors.items():
         if name.startswith(prefix):
             rest = name.removeprefix(prefix)
             short = not encoder.open_clip and rest.startswith(("embeddings.", "encoder.", "final_layer_norm."))
-            found[f"{known}{'text_model.' if short else ''}{rest}"] = tensor
-    return found
+            renamed[f"{prefix_of_diffusers}{'text_model.' if short else ''}{rest}"] = tensor
+    return renamed
 
 
 @contextmanager

@@ -109,16 +109,16 @@ def _fit(base: Base, tokenizer: Any, prompt: str, length: int) -> tuple[list[int
     ids, cut = [tokenizer.bos_token_id], ""
     for start, text, rows in _pieces(base, prompt):
         if rows:
-            found, places = list(rows), [0] * len(rows)
+            piece_ids, places = list(rows), [0] * len(rows)
         else:
             coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            found, places = coded["input_ids"], [place for place, _ in coded["offset_mapping"]]
+            piece_ids, places = coded["input_ids"], [place for place, _ in coded["offset_mapping"]]
         left = length - 1 - len(ids)
-        if len(found) > left:
-            ids += [] if rows else found[:left]
+        if len(piece_ids) > left:
+            ids += [] if rows else piece_ids[:left]
             cut = prompt[start if rows else start + places[left] :]
             break
-        ids += found
+        ids += piece_ids
     ids.append(tokenizer.eos_token_id)
     return ids + [tokenizer.pad_token_id] * (length - len(ids)), cut
 

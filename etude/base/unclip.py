@@ -64,10 +64,10 @@ class Unclip:
 
     def labels(self, embeddings: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         """The UNet's input [B, 2d] for ``embeddings`` [B, d] with unit ``noise`` [B, d] at ``level`` int64 [B]."""
-        kept = self.alphas_cumprod.to(embeddings)[level][:, None]
-        noised = self.unscale(kept.sqrt() * self.scale(embeddings) + (1 - kept).sqrt() * noise)
-        told = get_timestep_embedding(level, self.width, flip_sin_to_cos=True, downscale_freq_shift=0)
-        return torch.cat([noised, told.to(noised)], dim=1)
+        signal = self.alphas_cumprod.to(embeddings)[level][:, None]
+        noised = self.unscale(signal.sqrt() * self.scale(embeddings) + (1 - signal).sqrt() * noise)
+        level_embedding = get_timestep_embedding(level, self.width, flip_sin_to_cos=True, downscale_freq_shift=0)
+        return torch.cat([noised, level_embedding.to(noised)], dim=1)
 
     def refuse_noise(self, path: Path, level: int) -> None:
         """Raise BaseError for a noise level that the base in ``path`` does not support."""
@@ -77,15 +77,15 @@ class Unclip:
 
     def telling(self, text: Conditioning, embeddings: Tensor, noise: Tensor, level: Tensor) -> Conditioning:
         """``text`` with the UNet's input for ``embeddings``; for the arguments see `labels`."""
-        told = embeddings if self.instead else self.labels(embeddings, noise, level)
-        return self._joined(text, told.to(text.hidden))
+        picture = embeddings if self.instead else self.labels(embeddings, noise, level)
+        return self._joined(text, picture.to(text.hidden))
 
     def silent(self, text: Conditioning) -> Conditioning:
         """``text`` without any picture."""
         return self._joined(text, text.hidden.new_zeros(len(text), self.width * (1 if self.instead else 2)))
 
-    def _joined(self, text: Conditioning, told: Tensor) -> Conditioning:
-        return replace(text, picture=told, **({"hidden": told[:, None]} if self.instead else {}))
+    def _joined(self, text: Conditioning, picture: Tensor) -> Conditioning:
+        return replace(text, picture=picture, **({"hidden": picture[:, None]} if self.instead else {}))
 
 
 def load_unclip(path: Path, config: dict[str, Any], device: torch.device) -> Unclip | None:

@@ -34,7 +34,7 @@ def text_projection(clip: Path) -> Tensor:
     """The matrix [d, width] from the state of CLIP's text tower to the space of its picture embeddings, in float32."""
     for file in weight_files(clip)[0]:
         if file.suffix in (".safetensors", ".bin"):
-            found, _ = read_either(file, lambda name: name == PROJECTION)
-            if found:
-                return found[PROJECTION].float()
+            tensors_found, _ = read_either(file, lambda name: name == PROJECTION)
+            if tensors_found:
+                return tensors_found[PROJECTION].float()
     raise BaseError(clip, f"has no {PROJECTION}", "name the folder of a whole CLIP, with both towers")

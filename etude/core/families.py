@@ -208,12 +208,12 @@ def by_names(names: Iterable[str]) -> list[Family]:
     words = [name.split(".") for name in names]
     parts = {word for name in words for word in name[:2]} & set(text_parts())
     depth = max((_depth(name) for name in words), default=0)
-    found = []
+    families = []
     for family in FAMILIES.values():
-        known = {encoder.part for encoder in family.text_encoders}
-        if parts <= known and depth <= max(family.blocks):
-            found.append(family)
-    return found
+        own_parts = {encoder.part for encoder in family.text_encoders}
+        if parts <= own_parts and depth <= max(family.blocks):
+            families.append(family)
+    return families
 
 
 def text_parts() -> tuple[str, ...]:
@@ -244,8 +244,8 @@ def _has_marks(unet: Mapping[str, Any], marks: Mapping[str, Any]) -> bool:
 
 def _has_tensors(dimensions: Mapping[str, int], marks: Mapping[str, int | None]) -> bool:
     for beginning, wanted in marks.items():
-        found = [number for name, number in dimensions.items() if name.startswith(beginning)]
-        if not found or (wanted is not None and wanted not in found):
+        dimensions_found = [number for name, number in dimensions.items() if name.startswith(beginning)]
+        if not dimensions_found or (wanted is not None and wanted not in dimensions_found):
             return False
     return True
 
@@ -258,9 +258,9 @@ def _depth(words: list[str]) -> int:
 
 def lacking_prefixes(names: Iterable[str], wanted: Iterable[str]) -> list[str]:
     """Those of ``wanted`` that are the prefix of no name."""
-    known = list(names)
-    found = []
+    all_names = list(names)
+    lacking = []
     for prefix in wanted:
-        if not any(name.startswith(prefix) for name in known):
-            found.append(prefix)
-    return found
+        if not any(name.startswith(prefix) for name in all_names):
+            lacking.append(prefix)
+    return lacking

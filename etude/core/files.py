@@ -41,17 +41,17 @@ def file_name(text: str) -> str:
     It is never empty, and never longer than STEM bytes. Two texts may give the same name: `Draft.path` refuses the
     second.
     """
-    kept = re.sub(r"[^\w.-]", "", unicodedata.normalize("NFC", text)).strip(".").lstrip("-")
-    kept = kept.encode(errors="ignore")[:STEM].decode(errors="ignore").rstrip(".")
-    return f"_{kept}" if DEVICE.fullmatch(kept) else kept or "etude"
+    name = re.sub(r"[^\w.-]", "", unicodedata.normalize("NFC", text)).strip(".").lstrip("-")
+    name = name.encode(errors="ignore")[:STEM].decode(errors="ignore").rstrip(".")
+    return f"_{name}" if DEVICE.fullmatch(name) else name or "etude"
 
 
 def _name_fault(name: str) -> str:
     """Why ``name`` is not allowed as a file name on every system; empty if it is allowed."""
     if not name.strip(".") or name.endswith((".", " ")):
         return "is not a valid file name"
-    if found := FORBIDDEN.search(name):
-        return f"has {found[0]!r} in it"
+    if match := FORBIDDEN.search(name):
+        return f"has {match[0]!r} in it"
     if DEVICE.fullmatch(name):
         return "is a device on Windows"
     return f"has more than {LONGEST} bytes" if len(os.fsencode(name)) > LONGEST else ""
@@ -62,7 +62,7 @@ class Draft:
     """A folder that is being filled; it makes safe paths in it from names that come from outside."""
 
     folder: Path
-    _given: set[str] = field(default_factory=set)
+    _returned: set[str] = field(default_factory=set)
 
     def path(self, *names: str) -> Path:
         """The path of a file in this folder; ``names`` are subfolders and then the file's name.
@@ -77,9 +77,9 @@ class Draft:
         if not names or path.is_symlink() or home not in path.resolve().parents:
             raise InputError(path, f"leads out of {self.folder}", "remove the link")
         key = path.as_posix().casefold()
-        if key in self._given:
+        if key in self._returned:
             raise InputError(path.name, "would be written twice: two names give one file", "rename one of the two")
-        self._given.add(key)
+        self._returned.add(key)
         return path
 
     def below(self, *names: str) -> Draft:
@@ -132,13 +132,13 @@ def tree_files(path: Path | str) -> dict[str, Path]:
         return {"": path}
     if not path.is_dir():
         raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first")
-    found: dict[str, Path] = {}
+    paths_by_name: dict[str, Path] = {}
     for folder, folders, files in os.walk(path):
         folders[:] = [name for name in folders if name[0] != "." and name != "__pycache__"]
         place = Path(folder)
         paths = (place / name for name in files if name[0] != "." and name != "__pycache__")
-        found |= {file.relative_to(path).as_posix(): file for file in paths if file.is_file()}
-    return dict(sorted(found.items(), key=lambda item: item[0].split("/")))
+        paths_by_name |= {file.relative_to(path).as_posix(): file for file in paths if file.is_file()}
+    return dict(sorted(paths_by_name.items(), key=lambda item: item[0].split("/")))
 
 
 def tree_digest(digests: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from etude.core.artifact import Artifact
 
 PIPELINES = Path(__file__).parent.parent.parent / "pipelines"
-GIVEN = ("base", "params", "report")  # arguments that every `build` gets
+ALWAYS = ("base", "params", "report")  # arguments that every `build` gets
 
 
 class Input(NamedTuple):
@@ -62,7 +62,7 @@ def load_method(name: str) -> Method:
 
 def needs(method: Method) -> tuple[str, ...]:
     """The inputs that ``build`` needs: its keyword names without those that every `build` gets."""
-    return tuple(name for name in inspect.signature(method.build).parameters if name not in GIVEN)
+    return tuple(name for name in inspect.signature(method.build).parameters if name not in ALWAYS)
 
 
 def own_name(module: str) -> str:

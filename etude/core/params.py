@@ -126,7 +126,7 @@ class MethodParams(Learned):
 
 
 S = TypeVar("S", bound=Schema)
-TOLD = 20  # faults of a file that are reported
+REPORTED = 20  # faults of a file that are reported
 
 
 def classed(text: str, before: str, kind: str) -> str:
@@ -141,12 +141,12 @@ def classed(text: str, before: str, kind: str) -> str:
 def image_folder(name: str) -> Path:
     """The folder of an image set, from params.yaml; raises ParamsError."""
     sets = read_yaml("params.yaml").get("sets")
-    known = sets if isinstance(sets, dict) else {}
-    if not isinstance(known.get(name), str):
+    folders = sets if isinstance(sets, dict) else {}
+    if not isinstance(folders.get(name), str):
         raise ParamsError(
-            "params.yaml", f"`sets` has no folder `{name}`{nearest(name, map(str, known))}", "correct `sets`"
+            "params.yaml", f"`sets` has no folder `{name}`{nearest(name, map(str, folders))}", "correct `sets`"
         )
-    return Path(known[name])
+    return Path(folders[name])
 
 
 def load(path: Path | str, schema: type[S]) -> S:
@@ -172,16 +172,16 @@ def _params_error(details: list[ErrorDetails], schema: type[BaseModel], path: Pa
     """One error with all faults. Renamed keys come first, and are not reported again as missing keys."""
     renamed, rest = [], []
     for detail in details:
-        if found := _renamed(detail, schema):
-            renamed.append(found)
+        if renaming := _renamed(detail, schema):
+            renamed.append(renaming)
         else:
             rest.append(detail)
-    known = {key for _, key in renamed}
-    others = [detail for detail in rest if not (detail["type"] == "missing" and _dotted(detail) in known)]
-    told = [*(text for text, _ in renamed), *(_fault(detail, schema) for detail in others)]
-    faults = [shortened(text, 10 * SHOWN) for text in told[:TOLD]]
-    faults += [f"{len(told) - TOLD} more"] if len(told) > TOLD else []
-    many = "" if len(told) == 1 else f"{len(told)} faults: "
+    renamed_keys = {key for _, key in renamed}
+    others = [detail for detail in rest if not (detail["type"] == "missing" and _dotted(detail) in renamed_keys)]
+    texts = [*(text for text, _ in renamed), *(_fault(detail, schema) for detail in others)]
+    faults = [shortened(text, 10 * SHOWN) for text in texts[:REPORTED]]
+    faults += [f"{len(texts) - REPORTED} more"] if len(texts) > REPORTED else []
+    many = "" if len(texts) == 1 else f"{len(texts)} faults: "
     action = "correct the file; its comments list the choices"
     if renamed:
         action = "run `etude migrate`, which writes the new names" + (", and correct the rest" if others else "")
@@ -208,7 +208,7 @@ def _renamed(detail: ErrorDetails, schema: type[BaseModel]) -> tuple[str, str] |
 
 
 def _fault(detail: ErrorDetails, schema: type[BaseModel]) -> str:
-    where, given = (
+    where, value = (
         shortened(".".join(str(part) for part in detail["loc"] if part != "[key]")),
         shortened(repr(detail["input"])),
     )
@@ -220,22 +220,22 @@ def _fault(detail: ErrorDetails, schema: type[BaseModel]) -> str:
     if detail["type"] == "missing":
         return f"`{where}` is missing"
     if detail["type"] in ("too_short", "string_too_short"):
-        return f"`{where}` needs {detail['ctx']['min_length']} or more, not {given}"
+        return f"`{where}` needs {detail['ctx']['min_length']} or more, not {value}"
     if detail["type"] == "string_pattern_mismatch":
         pattern = detail["ctx"]["pattern"]
         if wanted := _description(schema, detail["loc"], pattern):
-            return f"`{where}` is {given}, which does not fit `{pattern}`: {wanted}"
-    return f"`{where}` {detail['msg'][0].lower()}{detail['msg'][1:]}, not {given}"
+            return f"`{where}` is {value}, which does not fit `{pattern}`: {wanted}"
+    return f"`{where}` {detail['msg'][0].lower()}{detail['msg'][1:]}, not {value}"
 
 
 def refuse_twice(**lists: Iterable[object]) -> None:
     """Raises ValueError if a list contains a value twice; each argument's name is the key of its list."""
     for key, values in lists.items():
-        seen: list[object] = []
+        earlier: list[object] = []
         for value in values:
-            if value in seen:
+            if value in earlier:
                 raise ValueError(f"`{key}` holds {value!r} twice")
-            seen.append(value)
+            earlier.append(value)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -249,13 +249,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def _description(schema: type[BaseModel], location: tuple[int | str, ...], pattern: str) -> str:
     """The description of the innermost field around ``location``, or of the type in it that has this pattern."""
-    models, said = [schema], ""
+    models, description = [schema], ""
     for part in location:
         for field in [model.model_fields[str(part)] for model in models if str(part) in model.model_fields]:
             inner = [info.description for info in _infos(field.annotation) if pattern in map(_pattern, info.metadata)]
-            said = next(filter(None, inner), None) or field.description or said
+            description = next(filter(None, inner), None) or field.description or description
             models = _models(field.annotation) or models
-    return said
+    return description
 
 
 def _infos(annotation: Any) -> list[FieldInfo]:

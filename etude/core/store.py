@@ -52,12 +52,12 @@ def remembered(file: Path, digest: Callable[[Path], str] = sha256_file, kind: st
     write might not change its times.
     """
     stat = file.stat()
-    if (known := recalled(file, stat, kind)) is not None:
-        return known
-    found = digest(file)
+    if (cached := recalled(file, stat, kind)) is not None:
+        return cached
+    new = digest(file)
     if stat.st_size >= REMEMBERED and is_settled(stat, time.time_ns()) and _times(file.stat()) == _times(stat):
-        write_json(_entry(file, stat, kind), found)
-    return found
+        write_json(_entry(file, stat, kind), new)
+    return new
 
 
 def recalled(file: Path, stat: os.stat_result, kind: str | None = None) -> str | None:

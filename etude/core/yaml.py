@@ -48,10 +48,10 @@ class _Constructor(SafeConstructor):
 
     def flatten_mapping(self, node: Any) -> Any:
         """Resolve merge keys (``<<``); raises ConstructorError if they repeat each other without end."""
-        found = super().flatten_mapping(node)
+        result = super().flatten_mapping(node)
         if len(node.value) > LARGEST_BLOCK:
             raise ConstructorError(None, None, f"a block of more than {LARGEST_BLOCK:,} keys", node.start_mark)
-        return found
+        return result
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         """The value of a node; raises ConstructorError."""

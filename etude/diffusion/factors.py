@@ -152,8 +152,8 @@ def _decomposed(layer: str, own: Tensor, delta: Tensor, magnitude: Tensor) -> Te
     if not by_rows and not by_columns:
         fault = f"`{layer}` has lengths {list(magnitude.shape)}, which are of neither axis of {list(own.shape)}"
         raise FormatError("LoRA", fault, "apply it to a base of the family and size that it was trained on")
-    kept = 0 if by_rows else 1
-    others = [axis for axis in range(own.ndim) if axis != kept]
+    kept_axis = 0 if by_rows else 1
+    others = [axis for axis in range(own.ndim) if axis != kept_axis]
     norm: Tensor = torch.linalg.vector_norm(changed, dim=others, keepdim=True)
     return changed * (magnitude.reshape(norm.shape) / norm) - own
 
@@ -168,10 +168,10 @@ def added(base: Base, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], s
     alphas, layers = facts.get("alphas", {}), by_layer(tensors)
     with ExitStack() as undo:
         for part, module in parts_of(base).items():
-            found = {f"{part}.{name.removeprefix('text_model.')}": name for name, _ in module.named_modules()}
+            names = {f"{part}.{name.removeprefix('text_model.')}": name for name, _ in module.named_modules()}
             weights: dict[str, Tensor] = {}
             for full in [full for full in layers if full.startswith(f"{part}.")]:
-                layer: Any = module.get_submodule(found[full]) if full in found else None
+                layer: Any = module.get_submodule(names[full]) if full in names else None
                 if not isinstance(getattr(layer, "weight", None), Tensor):
                     action = "apply it to a base of the family and size that it was trained on"
                     raise BaseError(base.path, f"has no layer `{full}`, which this LoRA changes", action)
@@ -180,7 +180,7 @@ def added(base: Base, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], s
                     beside = _beside(full, layers[full], alpha, layer, strength)
                     undo.callback(layer.register_forward_hook(beside).remove)
                 else:
-                    weights |= _replaced(full, layers[full], alpha, layer, strength, found[full])
+                    weights |= _replaced(full, layers[full], alpha, layer, strength, names[full])
             undo.enter_context(replaced_weights(module, weights))
         yield base
 

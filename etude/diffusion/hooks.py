@@ -27,11 +27,11 @@ def added_tokens(base: Base, words: Mapping[str, Tensor | Sequence[Tensor]]) -> 
     ConflictError for a word that is active already, BaseError for rows of another width.
     """
     rows = {name: _rows(base, name, vectors) for name, vectors in words.items()}
-    known = {name.lower() for name in base.words}
+    active = {name.lower() for name in base.words}
     for name in rows:
-        if name.lower() in known:
+        if name.lower() in active:
             raise ConflictError(name, "was already added as a word", "give one of the two another name")
-        known.add(name.lower())
+        active.add(name.lower())
     with ExitStack() as undo:
         if not base.words:
             for number, encoder in enumerate(base.text_encoders):
@@ -133,14 +133,14 @@ def _rows(base: Base, name: str, vectors: Tensor | Sequence[Tensor]) -> tuple[Te
 
 def _splice(base: Base, number: int, table: nn.Module, undo: ExitStack) -> None:
     """Make a text encoder's embedding table return the rows of ``base.words`` for negative ids."""
-    asked: list[Tensor] = []
+    ids_stack: list[Tensor] = []
 
     def before(_module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
-        asked.append(arguments[0])
+        ids_stack.append(arguments[0])
         return (arguments[0].clamp(min=0),)
 
     def after(_module: nn.Module, _arguments: tuple[Any, ...], output: Tensor) -> Tensor:
-        ids = asked.pop()
+        ids = ids_stack.pop()
         rows = torch.cat([vectors[number].to(output) for vectors in base.words.values()])
         return torch.where((ids < 0).unsqueeze(-1), rows[(-1 - ids).clamp(min=0)], output)
 

@@ -38,8 +38,8 @@ def learning(
     ``chosen`` selects parameters by these names. They are copies that replace the base's own weights; on exit, the own
     weights are restored, frozen. To save GPU memory, the own weights are on the host meanwhile.
     """
-    found = {name: p for part, module in modules.items() for name, p in parameters_of(part, module).items()}
-    parameters = {name: parameter for name, parameter in found.items() if chosen(name)}
+    all_parameters = {name: p for part, module in modules.items() for name, p in parameters_of(part, module).items()}
+    parameters = {name: parameter for name, parameter in all_parameters.items() if chosen(name)}
     before = {name: p.data.cpu() if p.is_cuda else p.data for name, p in parameters.items()}
     try:
         for name, parameter in parameters.items():
@@ -62,9 +62,9 @@ def swapped(base: Base, tensors: Mapping[str, Tensor], strength: float = 1.0) ->
     unknown = set(tensors)
     for part, module in parts_of(base).items():
         names = {parameter: name for name, parameter in module.named_parameters()}
-        known = {name: p for name, p in parameters_of(part, module).items() if name in tensors}
-        own[part] = {names[p]: _between(p, tensors[name], strength) for name, p in known.items()}
-        unknown -= set(known)
+        own_parameters = {name: p for name, p in parameters_of(part, module).items() if name in tensors}
+        own[part] = {names[p]: _between(p, tensors[name], strength) for name, p in own_parameters.items()}
+        unknown -= set(own_parameters)
     if unknown:
         fault = f"{len(unknown)} tensors, such as {min(unknown)}, are not in {base.path}"
         raise FormatError("weights", fault, "use weights that were made for this family of base")

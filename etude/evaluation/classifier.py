@@ -78,20 +78,20 @@ class Classifier:
         """The labels that ``text`` names. Longer phrases are searched first and removed, so that the background "on an
         orange background" is not also read as the concept "orange".
         """
-        phrases = [(phrase, part) for part, known in self.config.labels.items() for phrase in known]
-        found: dict[str, str] = {}
+        phrases = [(phrase, part) for part, phrases_of_part in self.config.labels.items() for phrase in phrases_of_part]
+        labels: dict[str, str] = {}
         for phrase, part in sorted(phrases, key=lambda pair: (-len(pair[0]), pair)):
-            if part not in found and (place := re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE)):
-                found[part] = phrase
+            if part not in labels and (place := re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE)):
+                labels[part] = phrase
                 text = f"{text[: place.start()]}|{text[place.end() :]}"
-        return found
+        return labels
 
     @cached_property
     def _network(self) -> Network:
         from etude.evaluation.network import Network
 
         config = self.config
-        parts = {part: len(known) for part, known in config.labels.items()}
+        parts = {part: len(phrases) for part, phrases in config.labels.items()}
         shape = config.widths, config.blocks, config.groups, config.grid, config.rank, config.given
         network = Network(*shape, parts)
         weights = read_tensors(self.folder / "model.safetensors")[0]

@@ -44,13 +44,13 @@ class HeldOut:
 
     def expected(self, prompt: str) -> Labels:
         """The labels that a picture of ``prompt`` should show: those in the text, and the lesson if [name] is in it."""
-        said = self.classifier.read(fill(prompt, "")) if self.classifier else {}
-        return {**said, **self.lesson} if NAME in prompt else said
+        labels = self.classifier.read(fill(prompt, "")) if self.classifier else {}
+        return {**labels, **self.lesson} if NAME in prompt else labels
 
     def of(self, prompt: str) -> Array:
         """Features of the held-out pictures that have most of the labels expected for ``prompt``."""
-        asked = set(self.expected(prompt).items())
-        shared = [len(asked & set(shown.items())) for shown in self.shown]
+        expected = set(self.expected(prompt).items())
+        shared = [len(expected & set(shown.items())) for shown in self.shown]
         return self.features[[count == max(shared) for count in shared]]
 
     def numbers(self, prompts: Sequence[str], pictures: Array, paths: Sequence[Sequence[Path]]) -> dict[str, Array]:
@@ -61,34 +61,36 @@ class HeldOut:
         different things in one style, so a higher value means more of that style. NaN if a prompt names another style.
         """
         near = [metrics.image_similarity(row, self.of(prompt)) for prompt, row in zip(prompts, pictures, strict=True)]
-        found = {"heldout_similarity": np.stack(near)}
+        values = {"heldout_similarity": np.stack(near)}
         if self._teaches_style():
             alike = [metrics.image_similarity(row, self.features) for row in pictures]
-            asked = [self.expected(prompt).get("style") == self.lesson["style"] for prompt in prompts]
-            found["style_similarity"] = np.where(np.array(asked)[:, None], np.stack(alike), np.nan)
-        seen = [self.classifier.named(row) if self.classifier else [] for row in paths]
+            same_style = [self.expected(prompt).get("style") == self.lesson["style"] for prompt in prompts]
+            values["style_similarity"] = np.where(np.array(same_style)[:, None], np.stack(alike), np.nan)
+        predicted = [self.classifier.named(row) if self.classifier else [] for row in paths]
         for part in self._classified():
             rows = []
-            for prompt, row in zip(prompts, seen, strict=True):
+            for prompt, row in zip(prompts, predicted, strict=True):
                 wanted = self.expected(prompt).get(part)
                 rows.append([_right(one[part], wanted) for one in row])
-            found[accuracy(part)] = np.array(rows)
-        return found
+            values[accuracy(part)] = np.array(rows)
+        return values
 
     def ceiling(self, prompts: Sequence[str]) -> dict[str, float]:
         """The same metrics of the held-out pictures themselves: compared with each other, and classified."""
         alone = [metrics.leave_one_out(self.of(prompt)) for prompt in prompts]
         means = [scores[0] for scores in alone if scores]
-        found = {"heldout_similarity": float(np.mean(means))} if means else {}
+        values = {"heldout_similarity": float(np.mean(means))} if means else {}
         if self._teaches_style() and (scores := metrics.leave_one_out(self.features)):
-            found["style_similarity"] = scores[0]
+            values["style_similarity"] = scores[0]
         wanted = {part for prompt in prompts for part in self.expected(prompt)}
-        seen = self.classifier.named(self.paths) if self.classifier else []
+        predicted = self.classifier.named(self.paths) if self.classifier else []
         for part in self._classified():
-            right = [one[part] == shown[part] for one, shown in zip(seen, self.shown, strict=True) if part in shown]
+            right = [
+                one[part] == shown[part] for one, shown in zip(predicted, self.shown, strict=True) if part in shown
+            ]
             if part in wanted and right:
-                found[accuracy(part)] = float(np.mean(right))
-        return {name: significant(value) or 0.0 for name, value in found.items()}
+                values[accuracy(part)] = float(np.mean(right))
+        return {name: significant(value) or 0.0 for name, value in values.items()}
 
     def _teaches_style(self) -> bool:
         return "style" in self.lesson and "concept" not in self.lesson
@@ -102,8 +104,8 @@ def accuracy(part: str) -> str:
     return f"{part}_accuracy"
 
 
-def _right(seen: str, wanted: str | None) -> float:
-    return np.nan if wanted is None else float(seen == wanted)
+def _right(predicted: str, wanted: str | None) -> float:
+    return np.nan if wanted is None else float(predicted == wanted)
 
 
 def find_heldout(folder: Path, clip: ClipFeatures, classifier: Classifier | None) -> HeldOut | None:

@@ -105,7 +105,7 @@ def significant(value: float | None, digits: int = 6) -> float | None:
 
 
 @dataclass(frozen=True)
-class Seen:
+class MetricInputs:
     """The inputs of one candidate's metrics."""
 
     pictures: Array  # of its pictures: unit features [prompts, seeds, d]
@@ -123,32 +123,32 @@ class Seen:
         return values.reshape(self.pictures.shape[:2])
 
 
-def _alignments(seen: Seen) -> Array:
+def _alignments(inputs: MetricInputs) -> Array:
     """Cosine of each picture with its prompt [prompts, seeds]; NaN in rows without a text."""
     rows = []
-    for row, text in zip(seen.pictures, seen.texts, strict=True):
+    for row, text in zip(inputs.pictures, inputs.texts, strict=True):
         rows.append(np.full(len(row), np.nan) if text is None else text_alignment(row, text[None]))
     return np.stack(rows)
 
 
-def _diversity_by_prompt(seen: Seen) -> float | None:
+def _diversity_by_prompt(inputs: MetricInputs) -> float | None:
     """The mean diversity over the prompts; None if prompts have fewer than two pictures."""
-    apart = [distance for prompt in seen.pictures if (distance := diversity(prompt)) is not None]
+    apart = [distance for prompt in inputs.pictures if (distance := diversity(prompt)) is not None]
     return float(np.mean(apart)) if apart else None
 
 
 # values [prompts, seeds]; a prompt with NaN does not count
-OF_A_PICTURE: Mapping[str, Callable[[Seen], Array]] = {
-    "image_similarity": lambda seen: seen.by_prompt(image_similarity(seen.flat, seen.real)),
-    "nearest_similarity": lambda seen: seen.by_prompt(nearest_similarity(seen.flat, seen.real)),
+OF_A_PICTURE: Mapping[str, Callable[[MetricInputs], Array]] = {
+    "image_similarity": lambda inputs: inputs.by_prompt(image_similarity(inputs.flat, inputs.real)),
+    "nearest_similarity": lambda inputs: inputs.by_prompt(nearest_similarity(inputs.flat, inputs.real)),
     "text_alignment": _alignments,
 }
 # one number for all pictures, without a spread between seeds
-OF_A_SET: Mapping[str, Callable[[Seen], float | None]] = {
+OF_A_SET: Mapping[str, Callable[[MetricInputs], float | None]] = {
     "diversity": _diversity_by_prompt,
-    "kid": lambda seen: kid(seen.flat, seen.real),
-    "cmmd": lambda seen: cmmd(seen.flat, seen.real),
-    "validation_loss": lambda seen: seen.loss,
+    "kid": lambda inputs: kid(inputs.flat, inputs.real),
+    "cmmd": lambda inputs: cmmd(inputs.flat, inputs.real),
+    "validation_loss": lambda inputs: inputs.loss,
 }
 
 
@@ -157,5 +157,5 @@ def ceiling(real: Array) -> dict[str, float]:
     scores, apart = leave_one_out(real), diversity(real)
     if scores is None or apart is None:
         return {}
-    named = {"image_similarity": scores[0], "nearest_similarity": scores[1], "diversity": apart}
-    return {name: significant(value) or 0.0 for name, value in named.items()}
+    metrics = {"image_similarity": scores[0], "nearest_similarity": scores[1], "diversity": apart}
+    return {name: significant(value) or 0.0 for name, value in metrics.items()}

@@ -33,7 +33,7 @@ class Block(nn.Module):
         return relu(inner + self.round(x))
 
 
-class Given(nn.Module):
+class ConditionedHead(nn.Module):
     """A head for a part that is easier to classify once another part is known: the style, if the concept is a cat.
 
     Features [B, n] → logits [B, others, labels], one row for each label of the other part. Each row is the sum of a
@@ -90,18 +90,18 @@ class Network(nn.Module):
         size = before * grid**2
         plain = {part: nn.Linear(size, count) for part, count in parts.items() if part not in given}
         self.heads = nn.ModuleDict(plain)
-        told = {part: Given(size, rank, parts[other], parts[part]) for part, other in given.items()}
-        self.given = nn.ModuleDict(told)
+        conditioned = {part: ConditionedHead(size, rank, parts[other], parts[part]) for part, other in given.items()}
+        self.given = nn.ModuleDict(conditioned)
 
     def forward(self, pictures: Tensor, known: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The logits of each part. A conditioned head uses the labels [B] in ``known`` (in training); without them,
         it averages over all labels of the other part, weighted by their probabilities.
         """
-        seen = max_pool2d(relu(self.stem_norm(self.stem(pictures))), 2)
-        seen = adaptive_avg_pool2d(self.levels(seen), self.grid).flatten(1)
-        logits = {part: head(seen) for part, head in self.heads.items()}
+        features = max_pool2d(relu(self.stem_norm(self.stem(pictures))), 2)
+        features = adaptive_avg_pool2d(self.levels(features), self.grid).flatten(1)
+        logits = {part: head(features) for part, head in self.heads.items()}
         for part, head in self.given.items():
-            other, each = self.order[part], head(seen)
+            other, each = self.order[part], head(features)
             if known:
                 logits[part] = each[torch.arange(len(each), device=each.device), known[other]]
             else:

@@ -22,24 +22,27 @@ from etude.rendering.pixels import PICTURE, open_picture, pixel_digest
 NAMED = ("checkpoint", "step")
 
 
-def write(study: Study, found: Examination, out: Path) -> None:
+def write(study: Study, examination: Examination, out: Path) -> None:
     """Fill ``artifacts/<method>/evaluation``."""
-    own = own_measures(found.best.candidate, next(row.candidate for row in found.rows if row.candidate.final))
-    metrics = summary(found.rows, found.best, found.real)
+    final = next(row.candidate for row in examination.rows if row.candidate.final)
+    own = own_measures(examination.best.candidate, final)
+    metrics = summary(examination.rows, examination.best, examination.real)
     write_json(out / "metrics.json", metrics | {name: values for name, (values, _) in own.items()})
-    write_json(out / "best.json", _best(study, found))
-    write_json(out / "evaluation.json", _asked(study) | {"measures": {name: told for name, (_, told) in own.items()}})
-    spreads = [name for name in BY_KEY if name in found.rows[0].spreads]
+    write_json(out / "best.json", _best(study, examination))
+    measures = {name: description for name, (_, description) in own.items()}
+    write_json(out / "evaluation.json", _setup(study) | {"measures": measures})
+    spreads = [name for name in BY_KEY if name in examination.rows[0].spreads]
     header = [*NAMED, *BY_KEY, *(f"{name}_spread" for name in spreads)]
-    write_csv(out / "checkpoints.csv", header, [_row(row, spreads) for row in found.rows])
-    write_csv(out / "validation.csv", [*NAMED, "timestep", "loss"], list(_losses(study, found)))
-    measured = list(found.rows[0].pictures)
-    write_csv(out / "pictures.csv", [*PICTURE, *measured], list(_each(study, found)))
-    for title, row in {"base": found.rows[0], "best": found.best}.items():
+    write_csv(out / "checkpoints.csv", header, [_row(row, spreads) for row in examination.rows])
+    write_csv(out / "validation.csv", [*NAMED, "timestep", "loss"], list(_losses(study, examination)))
+    measured = list(examination.rows[0].pictures)
+    write_csv(out / "pictures.csv", [*PICTURE, *measured], list(_each(study, examination)))
+    for title, row in {"base": examination.rows[0], "best": examination.best}.items():
         (out / "pictures" / title).mkdir(parents=True)
         for number, request in enumerate(study.requests(row.candidate)):
             for seed in request.seeds:
-                shutil.copyfile(found.drawn.of(request, seed), out / "pictures" / title / f"{number:02d}-{seed}.png")
+                picture = examination.drawn.of(request, seed)
+                shutil.copyfile(picture, out / "pictures" / title / f"{number:02d}-{seed}.png")
 
 
 def own_measures(best: Candidate, final: Candidate) -> dict[str, tuple[dict[str, float], dict[str, str]]]:
@@ -49,30 +52,30 @@ def own_measures(best: Candidate, final: Candidate) -> dict[str, tuple[dict[str,
     ``value``, and optionally ``base`` (the value without the method) and ``real`` (the largest possible value).
     """
     paths = {"best": best.path, "final": final.path}
-    found = {title: facts_of(path).get("measures", {}) for title, path in paths.items() if path}
-    told = {}
-    for key, measure in found.get("best", {}).items():
-        values = {title: measures[key]["value"] for title, measures in found.items() if key in measures}
+    measures_of = {title: facts_of(path).get("measures", {}) for title, path in paths.items() if path}
+    measures_by_key = {}
+    for key, measure in measures_of.get("best", {}).items():
+        values = {title: measures[key]["value"] for title, measures in measures_of.items() if key in measures}
         values |= {title: measure[title] for title in ("base", "real") if title in measure}
-        told[key] = (values, {name: measure[name] for name in ("name", "about", "better")})
-    return told
+        measures_by_key[key] = (values, {name: measure[name] for name in ("name", "about", "better")})
+    return measures_by_key
 
 
-def _best(study: Study, found: Examination) -> dict[str, Any]:
+def _best(study: Study, examination: Examination) -> dict[str, Any]:
     """The rule, the checkpoint that it chose, and the metric's value for that checkpoint and for the base."""
     rule = study.evaluate.best
-    chosen = {"checkpoint": found.best.candidate.name, "step": found.best.candidate.step}
-    values = {"value": found.best.values[rule.metric], "base": found.rows[0].values[rule.metric]}
+    chosen = {"checkpoint": examination.best.candidate.name, "step": examination.best.candidate.step}
+    values = {"value": examination.best.values[rule.metric], "base": examination.rows[0].values[rule.metric]}
     return {**rule.model_dump(), **chosen, **values}
 
 
-def _asked(study: Study) -> dict[str, Any]:
+def _setup(study: Study) -> dict[str, Any]:
     """The setup of the measurements."""
-    asked = {"name": study.name, "prompts": list(study.prompts), "seeds": sorted(study.evaluate.seeds)}
+    setup = {"name": study.name, "prompts": list(study.prompts), "seeds": sorted(study.evaluate.seeds)}
     measured = {"clip": study.evaluate.clip, "real": len(study.real()), "base": study.renderer.path.as_posix()}
     heldout, classifier = study.heldout, study.evaluate.classifier if study.evaluate.classify else ""
     measured |= {"heldout": len(heldout.paths) if heldout else 0, "classifier": classifier if heldout else ""}
-    return {**asked, **measured, "set": study.data.name, "sampling": study.sampling.model_dump()}
+    return {**setup, **measured, "set": study.data.name, "sampling": study.sampling.model_dump()}
 
 
 def _row(row: Row, spreads: Sequence[str]) -> list[Any]:
@@ -80,21 +83,21 @@ def _row(row: Row, spreads: Sequence[str]) -> list[Any]:
     return [row.candidate.name, row.candidate.step, *values, *(row.spreads[name] for name in spreads)]
 
 
-def _losses(study: Study, found: Examination) -> Iterator[list[Any]]:
-    for candidate, values in found.curves.items():
+def _losses(study: Study, examination: Examination) -> Iterator[list[Any]]:
+    for candidate, values in examination.curves.items():
         for step, loss in zip(study.evaluate.validation.timesteps, values, strict=True):
             yield [candidate.name, candidate.step, step, significant(loss)]
 
 
-def _each(study: Study, found: Examination) -> Iterator[list[Any]]:
+def _each(study: Study, examination: Examination) -> Iterator[list[Any]]:
     """One row for each picture, with its numbers; a picture is identified by the digest of its pixels."""
-    for row in found.rows:
+    for row in examination.rows:
         for number, request in enumerate(study.requests(row.candidate)):
             for place, seed in enumerate(request.seeds):
-                digest = pixel_digest(open_picture(found.drawn.of(request, seed)))
+                digest = pixel_digest(open_picture(examination.drawn.of(request, seed)))
                 values = [float(array[number, place]) for array in row.pictures.values()]
-                known = [None if math.isnan(value) else significant(value) for value in values]
-                yield [digest, row.candidate.name, study.prompts[number], seed, *known]
+                numbers = [None if math.isnan(value) else significant(value) for value in values]
+                yield [digest, row.candidate.name, study.prompts[number], seed, *numbers]
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -14,7 +14,7 @@ from etude.base.settings import Sampling
 from etude.core.placeholder import fill
 from etude.evaluation.features import ClipFeatures
 from etude.evaluation.heldout import HeldOut
-from etude.evaluation.metrics import Array, Seen, ceiling
+from etude.evaluation.metrics import Array, MetricInputs, ceiling
 from etude.evaluation.settings import Evaluate
 from etude.evaluation.table import Row, best_row, measure
 from etude.evaluation.validation import curve, loss_table
@@ -79,8 +79,8 @@ def examine(study: Study, candidates: Sequence[Candidate], track: Track) -> Exam
     table = loss_table(study.data / "latents", names, study.evaluate.validation, study.name, study.sampling.clip_skip)
     requests = [request for candidate in candidates for request in study.requests(candidate)]
     drawn = draw(study.renderer, requests, lambda missing: track(missing, f"{method}: draw"))
-    asked = track(candidates, f"{method}: losses")
-    curves = {candidate: curve(study.renderer, candidate, study.settings, table) for candidate in asked}
+    tracked = track(candidates, f"{method}: losses")
+    curves = {candidate: curve(study.renderer, candidate, study.settings, table) for candidate in tracked}
     real = study.clip.pictures([study.data / "prepared" / f"{name}.png" for name in names])
     texts, heldout = study.texts(), study.heldout
     rows = []
@@ -89,6 +89,6 @@ def examine(study: Study, candidates: Sequence[Candidate], track: Track) -> Exam
         features = np.stack([study.clip.pictures(row) for row in paths])
         against = heldout.numbers(study.prompts, features, paths) if heldout else {}
         loss = sum(curves[candidate]) / len(curves[candidate])
-        rows.append(measure(candidate, Seen(features, texts, real, loss), against))
+        rows.append(measure(candidate, MetricInputs(features, texts, real, loss), against))
     scores = ceiling(real) | (heldout.ceiling(study.prompts) if heldout else {})
     return Examination(rows, best_row(rows, study.evaluate.best), curves, scores, drawn)

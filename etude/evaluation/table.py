@@ -9,7 +9,7 @@ import numpy as np
 
 from etude.core.errors import InputError
 from etude.evaluation import metrics
-from etude.evaluation.metrics import Array, Seen, significant
+from etude.evaluation.metrics import Array, MetricInputs, significant
 from etude.evaluation.settings import Best
 from etude.metrics import BY_KEY
 from etude.rendering.candidates import BASE, Candidate
@@ -27,18 +27,18 @@ class Row:
     pictures: Mapping[str, Array] = field(default_factory=dict)  # metric → [prompts, seeds], of each picture
 
 
-def measure(candidate: Candidate, seen: Seen, held_out: Mapping[str, Array]) -> Row:
+def measure(candidate: Candidate, inputs: MetricInputs, held_out: Mapping[str, Array]) -> Row:
     """Every metric of one candidate.
 
     ``held_out`` are the numbers against held-out pictures, [prompts, seeds] each; a prompt with NaN does not count.
     """
-    each = {name: compute(seen) for name, compute in metrics.OF_A_PICTURE.items()} | dict(held_out)
+    each = {name: compute(inputs) for name, compute in metrics.OF_A_PICTURE.items()} | dict(held_out)
     values: dict[str, float | None] = dict.fromkeys(BY_KEY)
     spreads: dict[str, float | None] = {}
     for name, array in each.items():
-        read = array[~np.isnan(array).any(axis=1)]
-        values[name], spreads[name] = metrics.spread(read) if len(read) else (None, None)
-    values |= {name: compute(seen) for name, compute in metrics.OF_A_SET.items()}
+        complete = array[~np.isnan(array).any(axis=1)]
+        values[name], spreads[name] = metrics.spread(complete) if len(complete) else (None, None)
+    values |= {name: compute(inputs) for name, compute in metrics.OF_A_SET.items()}
     return Row(candidate, _rounded(values), _rounded(spreads), each)
 
 
@@ -63,13 +63,13 @@ def summary(rows: Sequence[Row], best: Row, real: Mapping[str, float]) -> dict[s
     """For ``dvc metrics show``: metric → base and best with their spread, final, and real pictures."""
     base = next(row for row in rows if row.candidate.name == BASE)
     final = next(row for row in rows if row.candidate.final)
-    made: dict[str, dict[str, float]] = {}
+    metrics_by_key: dict[str, dict[str, float]] = {}
     for name in BY_KEY:
         entry: dict[str, float | None] = {"real": real.get(name)}
         for title, row in {"base": base, "best": best, "final": final}.items():
             entry[title] = row.values[name]
             if title != "final":  # final and best are often the same checkpoint; all spreads are in checkpoints.csv
                 entry[f"{title}_spread"] = row.spreads.get(name)
-        if known := {title: value for title, value in entry.items() if value is not None}:
-            made[name] = known
-    return made
+        if numbers := {title: value for title, value in entry.items() if value is not None}:
+            metrics_by_key[name] = numbers
+    return metrics_by_key

@@ -15,7 +15,7 @@ PLACE = "params.yaml: grid"
 
 
 @dataclass(frozen=True)
-class Known:
+class Choices:
     """The checkpoints and prompts from which the values of axes are chosen."""
 
     candidates: Mapping[str, Candidate]  # by name: "base", "000100" …, in the order of a build
@@ -32,16 +32,16 @@ class Axis:
     labels: tuple[str, ...]
 
 
-def read_axis(settings: AxisSettings | None, known: Known) -> Axis | None:
+def read_axis(settings: AxisSettings | None, choices: Choices) -> Axis | None:
     """The axis that ``settings`` asks for; raises ParamsError for a value that does not exist."""
     if settings is None:
         return None
     name, text = settings.axis, str(settings.values)
     values: Sequence[Value]
     if name == "checkpoint":
-        values = _checkpoints(text, known)
+        values = _checkpoints(text, choices)
     elif name == "prompt":
-        values = known.prompts if text.strip() == ALL else syntax.texts(text)
+        values = choices.prompts if text.strip() == ALL else syntax.texts(text)
     elif name == "size":
         values = [f"{width}x{height}" for width, height in map(size, syntax.texts(text))]
     elif name in ("sampler", "replace"):
@@ -50,17 +50,17 @@ def read_axis(settings: AxisSettings | None, known: Known) -> Axis | None:
         numbers: Callable[[str], Sequence[Value]] = NUMBERS.get(name, syntax.floats)
         values = numbers(text)
     unique = tuple(dict.fromkeys(values))
-    return Axis(name, unique, tuple(label(name, value, known) for value in unique))
+    return Axis(name, unique, tuple(label(name, value, choices) for value in unique))
 
 
-def label(name: str, value: Value, known: Known) -> str:
+def label(name: str, value: Value, choices: Choices) -> str:
     """The title of a row or column: the value alone where it is clear, else with the axis's name."""
     if name == "checkpoint":
-        candidate = known.candidates[str(value)]
+        candidate = choices.candidates[str(value)]
         text = (
             "untouched base" if candidate.path is None else f"step {candidate.step}" if candidate.step else str(value)
         )
-        return f"{text}, best" if value == known.best else text
+        return f"{text}, best" if value == choices.best else text
     if name in ("prompt", "sampler", "replace"):
         return str(value)
     if name == "size":
@@ -77,16 +77,16 @@ def size(text: str) -> tuple[int, int]:
         raise ParamsError(PLACE, fault, action) from None
 
 
-def _checkpoints(text: str, known: Known) -> list[str]:
+def _checkpoints(text: str, choices: Choices) -> list[str]:
     """Names of the candidates that ``text`` chooses: `all`, or a list of base, best, final and steps."""
     if text.strip() == ALL:
-        return list(known.candidates)
-    named = {BASE: BASE, BEST: known.best, FINAL: next(s.name for s in known.candidates.values() if s.final)}
-    steps = {candidate.step: name for name, candidate in known.candidates.items() if candidate.path}
+        return list(choices.candidates)
+    names = {BASE: BASE, BEST: choices.best, FINAL: next(s.name for s in choices.candidates.values() if s.final)}
+    steps = {candidate.step: name for name, candidate in choices.candidates.items() if candidate.path}
     chosen: list[str] = []
     for part in syntax.texts(text):
-        if part in named:
-            chosen.append(named[part])
+        if part in names:
+            chosen.append(names[part])
             continue
         for step in checkpoint_steps([part]):
             if step not in steps:

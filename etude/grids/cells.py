@@ -10,7 +10,7 @@ from typing import Any
 from etude.base.settings import Sampling
 from etude.core.errors import ParamsError
 from etude.core.params import validate
-from etude.grids.axes import PLACE, Axis, Known, Value, size
+from etude.grids.axes import PLACE, Axis, Choices, Value, size
 from etude.rendering.pictures import Request, ask
 
 SAMPLING = ("guidance", "steps", "sampler")
@@ -36,34 +36,34 @@ class Defaults:
     settings: Mapping[str, float]  # the method's `axes`
 
 
-def cells(axes: Sequence[Axis | None], known: Known, defaults: Defaults) -> list[Cell]:
+def cells(axes: Sequence[Axis | None], choices: Choices, defaults: Defaults) -> list[Cell]:
     """The cells of the axes x, y, z (None: one position); x changes fastest."""
     x, y, z = (range(len(axis.values)) if axis else range(1) for axis in axes)
-    made = []
+    listed = []
     for k, j, i in product(z, y, x):
         values = {axis.name: axis.values[at] for axis, at in zip(axes, (i, j, k), strict=True) if axis}
         swap = next(((axis.values[0], values[axis.name]) for axis in axes if axis and axis.name == "replace"), None)
-        made.append(_cell((i, j, k), values, swap, known, defaults))
-    return made
+        listed.append(_cell((i, j, k), values, swap, choices, defaults))
+    return listed
 
 
 def _cell(
     position: tuple[int, int, int],
     values: Mapping[str, Value],
     swap: tuple[Value, Value] | None,
-    known: Known,
+    choices: Choices,
     defaults: Defaults,
 ) -> Cell:
-    candidate = known.candidates[str(values.get("checkpoint", known.best))]
-    turned: dict[str, Any] = {name: values[name] for name in SAMPLING if name in values}
-    prompt, negative = str(values.get("prompt", known.prompts[0])), defaults.sampling.negative
+    candidate = choices.candidates[str(values.get("checkpoint", choices.best))]
+    sampling_values: dict[str, Any] = {name: values[name] for name in SAMPLING if name in values}
+    prompt, negative = str(values.get("prompt", choices.prompts[0])), defaults.sampling.negative
     if swap:
         prompt, negative = _replaced(prompt, negative, *map(str, swap))
-    sampling = validate({**defaults.sampling.model_dump(), **turned, "negative": negative}, Sampling, PLACE)
+    sampling = validate({**defaults.sampling.model_dump(), **sampling_values, "negative": negative}, Sampling, PLACE)
     own = {name: float(values.get(name, value)) for name, value in defaults.settings.items()}
     seed = int(values.get("seed", defaults.seed))
-    asked = size(str(values["size"])) if "size" in values else None
-    return Cell(position, values, seed, ask(candidate, prompt, defaults.name, [seed], sampling, own, asked))
+    picture_size = size(str(values["size"])) if "size" in values else None
+    return Cell(position, values, seed, ask(candidate, prompt, defaults.name, [seed], sampling, own, picture_size))
 
 
 def _replaced(prompt: str, negative: str, old: str, new: str) -> tuple[str, str]:

@@ -75,8 +75,8 @@ def checkpoint_steps(values: Sequence[str]) -> list[int]:
         try:
             steps += syntax.integers(value)
         except ValueError:
-            known = (ALL, BASE, BEST, FINAL)
-            alone = "; it must be the only value" if value == ALL else nearest(value, known)
+            names = (ALL, BASE, BEST, FINAL)
+            alone = "; it must be the only value" if value == ALL else nearest(value, names)
             raise ValueError(f"there is no checkpoint `{value}`{alone}") from None
     return steps
 
@@ -102,7 +102,7 @@ class Grid(Schema):
 
 def refuse_unknown(grid: Grid, own: tuple[str, ...]) -> None:
     """Raise ValueError for an axis that is neither one of all methods nor one of the method's ``own``."""
-    known = (*TEXTS, *NUMBERS, *own)
+    names = (*TEXTS, *NUMBERS, *own)
     for axis in (grid.x, grid.y, grid.z):
-        if axis and axis.axis not in known:
-            raise ValueError(f"there is no axis `{axis.axis}`{nearest(axis.axis, known)}")
+        if axis and axis.axis not in names:
+            raise ValueError(f"there is no axis `{axis.axis}`{nearest(axis.axis, names)}")

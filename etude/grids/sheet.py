@@ -9,24 +9,26 @@ from typing import Any
 
 from etude.core.errors import InputError
 from etude.core.placeholder import fill
-from etude.grids.axes import Axis, Known
+from etude.grids.axes import Axis, Choices
 from etude.grids.cells import Cell, Defaults
 from etude.grids.layout import Label, Sheet
 from etude.rendering.candidates import BASE
 from etude.rendering.pixels import PICTURE, open_picture, pixel_digest
 
 
-def sheet(method: str, base: str, axes: Sequence[Axis | None], known: Known, defaults: Defaults, cell: int) -> Sheet:
+def sheet(
+    method: str, base: str, axes: Sequence[Axis | None], choices: Choices, defaults: Defaults, cell: int
+) -> Sheet:
     """The sheet of a grid of ``axes`` x, y, z: its titles and the size of a cell."""
-    columns, rows, blocks = (labels(axis, known, defaults.name) for axis in axes)
-    turned = [axis.name for axis in axes if axis]
-    drawn = defaults.sampling
+    columns, rows, blocks = (labels(axis, choices, defaults.name) for axis in axes)
+    varied = [axis.name for axis in axes if axis]
+    sampling = defaults.sampling
     fixed = [f"base {base}"] + ([f"name {defaults.name}"] if defaults.name else [])
-    fixed += [] if "checkpoint" in turned else [f"checkpoint {known.best}"]
-    fixed += [] if "prompt" in turned else [fill(known.prompts[0], defaults.name)]
-    fixed += [f"{name} {getattr(drawn, name)}" for name in ("sampler", "steps", "guidance") if name not in turned]
-    fixed += [] if "seed" in turned else [f"seed {defaults.seed}"]
-    fixed += [f"{name} {value:g}" for name, value in sorted(defaults.settings.items()) if name not in turned]
+    fixed += [] if "checkpoint" in varied else [f"checkpoint {choices.best}"]
+    fixed += [] if "prompt" in varied else [fill(choices.prompts[0], defaults.name)]
+    fixed += [f"{name} {getattr(sampling, name)}" for name in ("sampler", "steps", "guidance") if name not in varied]
+    fixed += [] if "seed" in varied else [f"seed {defaults.seed}"]
+    fixed += [f"{name} {value:g}" for name, value in sorted(defaults.settings.items()) if name not in varied]
     shown = zip(("columns", "rows", "blocks"), axes, strict=True)
     directions = [f"{direction}: {axis.name}" for direction, axis in shown if axis]
     subtitle = " · ".join([*directions, *fixed])
@@ -34,13 +36,13 @@ def sheet(method: str, base: str, axes: Sequence[Axis | None], known: Known, def
     return Sheet(title, subtitle, columns, rows, blocks, (cell, cell))
 
 
-def labels(axis: Axis | None, known: Known, name: str) -> list[Label]:
+def labels(axis: Axis | None, choices: Choices, name: str) -> list[Label]:
     """The titles along one axis, ``name`` filled in; the untouched base is grey, the best checkpoint underlined."""
     if axis is None:
         return [Label("")]
     at = axis.name == "checkpoint"
     return [
-        Label(fill(text, name), quiet=at and value == BASE, marked=at and value == known.best)
+        Label(fill(text, name), quiet=at and value == BASE, marked=at and value == choices.best)
         for text, value in zip(axis.labels, axis.values, strict=True)
     ]
 
@@ -55,11 +57,11 @@ def measured(path: Path, name: str) -> dict[tuple[str, str], dict[str, float]]:
             rows = list(csv.DictReader(file))
     except FileNotFoundError:
         raise InputError(path, "is missing", "run `dvc repro` so that the evaluate stage makes it") from None
-    found = {}
+    numbers_of = {}
     for row in rows:
         numbers = {column: float(text) for column, text in row.items() if column not in PICTURE and text}
-        found[row["picture"], fill(row["prompt"], name)] = numbers
-    return found
+        numbers_of[row["picture"], fill(row["prompt"], name)] = numbers
+    return numbers_of
 
 
 def manifest(
@@ -81,7 +83,7 @@ def manifest(
 
 def _entry(cell: Cell, path: Path, numbers: Mapping[tuple[str, str], Mapping[str, float]]) -> dict[str, Any]:
     request, picture = cell.request, pixel_digest(open_picture(path))
-    drawn = {"checkpoint": request.candidate.name, "prompt": request.prompt, "seed": cell.seed}
-    drawn |= {"sampling": request.sampling.model_dump(), "settings": dict(request.settings), "size": request.size}
-    known = dict(numbers.get((picture, request.prompt), {}))
-    return {"position": list(cell.position), "picture": picture, **drawn, "numbers": known}
+    entry = {"checkpoint": request.candidate.name, "prompt": request.prompt, "seed": cell.seed}
+    entry |= {"sampling": request.sampling.model_dump(), "settings": dict(request.settings), "size": request.size}
+    own_numbers = dict(numbers.get((picture, request.prompt), {}))
+    return {"position": list(cell.position), "picture": picture, **entry, "numbers": own_numbers}

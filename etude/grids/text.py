@@ -12,9 +12,9 @@ LEADING = 1.3  # height of a line, in font sizes
 @cache
 def font(size: int) -> ImageFont.FreeTypeFont:
     """Aileron, the font that Pillow includes, at ``size`` pixels."""
-    found = ImageFont.load_default(size)
-    assert isinstance(found, ImageFont.FreeTypeFont)  # Pillow built without FreeType has no scalable font
-    return found
+    default_font = ImageFont.load_default(size)
+    assert isinstance(default_font, ImageFont.FreeTypeFont)  # Pillow built without FreeType has no scalable font
+    return default_font
 
 
 def wrap(text: str, size: int, width: int) -> list[str]:

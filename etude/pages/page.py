@@ -31,31 +31,31 @@ def environment() -> Environment:
     return Environment(loader=loader, autoescape=True, **options)  # type: ignore[arg-type]
 
 
-def render(found: Findings) -> str:
+def render(findings: Findings) -> str:
     """The page as HTML."""
-    title, sentence = words.title(found.about, found.method)
+    title, sentence = words.title(findings.about, findings.method)
     template = environment().get_template("page.html")
-    columns = measured(row.values for row in found.checkpoints)
+    columns = measured(row.values for row in findings.checkpoints)
     return template.render(
-        f=found,
+        f=findings,
         title=title,
         sentence=sentence,
-        use=_use(found),
-        tiles=list(_tiles(found)),
-        best_name=candidate_name(found.best["checkpoint"], found.best["step"]),
+        use=_use(findings),
+        tiles=list(_tiles(findings)),
+        best_name=candidate_name(findings.best["checkpoint"], findings.best["step"]),
         metric_names={name: metric.name for name, metric in BY_KEY.items()},
-        pairs=[_pair(found, number) for number in range(len(found.asked["prompts"]))],
-        training=[{"picture": inline(path, THUMB), "caption": caption_of(path)} for path in found.training],
-        charts=list(_charts(found)),
+        pairs=[_pair(findings, number) for number in range(len(findings.setup["prompts"]))],
+        training=[{"picture": inline(path, THUMB), "caption": caption_of(path)} for path in findings.training],
+        charts=list(_charts(findings)),
         metrics=columns,
-        table=[_row(found, checkpoint, columns) for checkpoint in found.checkpoints],
-        grid=_grid(found.folder / "grid"),
-        previews=[{"step": int(path.stem), "picture": inline(path)} for path in found.previews],
-        files=[{"path": f.name, "size": words.size(f.size), "about": f.about} for f in found.files],
-        choose=section(found.readme, "When to choose it"),
-        told=section(found.readme, FILES),
-        made=list(_made(found)),
-        params=list(flatten(found.facts.get("params", {}))),
+        table=[_row(findings, checkpoint, columns) for checkpoint in findings.checkpoints],
+        grid=_grid(findings.folder / "grid"),
+        previews=[{"step": int(path.stem), "picture": inline(path)} for path in findings.previews],
+        files=[{"path": f.name, "size": words.size(f.size), "about": f.about} for f in findings.files],
+        choose=section(findings.readme, "When to choose it"),
+        files_text=section(findings.readme, FILES),
+        made=list(_made(findings)),
+        params=list(flatten(findings.facts.get("params", {}))),
     )
 
 
@@ -66,81 +66,81 @@ def candidate_name(checkpoint: str, step: int | None) -> str:
     return f"step {step}" if step is not None else checkpoint
 
 
-def _use(found: Findings) -> dict[str, Any]:
+def _use(findings: Findings) -> dict[str, Any]:
     """The box *Use it*: the exported checkpoint, a row for each program, and the command for another checkpoint."""
-    written = found.exported
-    top = [file for file in written["files"] if not file["path"].startswith(f"{CHECKPOINTS}/")]
+    exported = findings.exported
+    top = [file for file in exported["files"] if not file["path"].startswith(f"{CHECKPOINTS}/")]
     files: dict[str, list[str]] = {}  # by format
     for file in top:
         files.setdefault(file["format"], []).append(file["path"])
     forms = list(files)
-    word = str(found.asked["name"])
-    export = Export(found.method, found.facts, files, found.asked["prompts"][0], bool(word))
-    steps = [str(row.step) for row in found.checkpoints if row.name not in ("base", "final")]
-    others = [step for step in steps if step != str(written["step"])]
+    word = str(findings.setup["name"])
+    export = Export(findings.method, findings.facts, files, findings.setup["prompts"][0], bool(word))
+    steps = [str(row.step) for row in findings.checkpoints if row.name not in ("base", "final")]
+    others = [step for step in steps if step != str(exported["step"])]
     return {
-        "name": candidate_name(written["checkpoint"], written["step"]),
-        "best": written["checkpoint"] == found.best["checkpoint"],
-        "each": written["export"] == "all" and len(steps) > 1,
+        "name": candidate_name(exported["checkpoint"], exported["step"]),
+        "best": exported["checkpoint"] == findings.best["checkpoint"],
+        "each": exported["export"] == "all" and len(steps) > 1,
         "rows": list(rows(export)),
         "steps": steps,
-        "command": f"etude convert {found.method}@{others[-1]} --to {forms[0]}" if others else "",
+        "command": f"etude convert {findings.method}@{others[-1]} --to {forms[0]}" if others else "",
         "forms": forms[1:],
-        "base": str(found.facts.get("base", "")),
-        "small": int(found.facts.get("resolution", PUBLISHED)) < PUBLISHED,
+        "base": str(findings.facts.get("base", "")),
+        "small": int(findings.facts.get("resolution", PUBLISHED)) < PUBLISHED,
     }
 
 
-def _tiles(found: Findings) -> Iterator[dict[str, str]]:
+def _tiles(findings: Findings) -> Iterator[dict[str, str]]:
     for metric in shown_in(PAGE):
-        values = found.metrics.get(metric.key)
+        values = findings.metrics.get(metric.key)
         if not values or "best" not in values:
             continue
         base = f"Untouched base {words.number(values['base'])}."
-        told = [words.verdict(values, metric) if REPORT in metric.shown else base]
-        told += [f"Real pictures {words.number(values['real'])}."] if "real" in values else []
-        told += [ALONE] if metric.key == "image_similarity" and not found.held_out else []
+        sentences = [words.verdict(values, metric) if REPORT in metric.shown else base]
+        sentences += [f"Real pictures {words.number(values['real'])}."] if "real" in values else []
+        sentences += [ALONE] if metric.key == "image_similarity" and not findings.held_out else []
         spread = words.spread(values.get("best_spread"))
         yield {
             "name": metric.name,
             "value": words.number(values["best"]),
             "small": spread,
-            "more": " ".join(told),
+            "more": " ".join(sentences),
         }
-    for key, measure in found.asked.get("measures", {}).items():
-        values = found.metrics[key]
+    for key, measure in findings.setup.get("measures", {}).items():
+        values = findings.metrics[key]
         levels = {"base": "Without it", "real": "At most"}
-        told = [f"{title} {words.number(values[name])}." for name, title in levels.items() if name in values]
-        more = " ".join([*told, f"{measure['about'][:1].upper()}{measure['about'][1:]}."])
+        sentences = [f"{title} {words.number(values[name])}." for name, title in levels.items() if name in values]
+        more = " ".join([*sentences, f"{measure['about'][:1].upper()}{measure['about'][1:]}."])
         yield {"name": measure["name"], "value": words.number(values["best"]), "small": "", "more": more}
-    steps = found.facts.get("step")
+    steps = findings.facts.get("step")
     after = f"after {steps} steps" if steps else ""
-    yield {"name": "Artifact", "value": words.size(found.size), "small": "", "more": after}
+    yield {"name": "Artifact", "value": words.size(findings.size), "small": "", "more": after}
 
 
-def _pair(found: Findings, number: int) -> dict[str, Any]:
-    seeds = found.asked["seeds"][:4]
-    shown: dict[str, Any] = {"prompt": insert_name(found.asked["prompts"][number], found.asked["name"])}
+def _pair(findings: Findings, number: int) -> dict[str, Any]:
+    seeds = findings.setup["seeds"][:4]
+    shown: dict[str, Any] = {"prompt": insert_name(findings.setup["prompts"][number], findings.setup["name"])}
     for kind in ("base", "best"):
-        shown[kind] = [inline(found.picture(kind, number, seed), THUMB) for seed in seeds]
+        shown[kind] = [inline(findings.picture(kind, number, seed), THUMB) for seed in seeds]
     return shown
 
 
-def _charts(found: Findings) -> Iterator[dict[str, Any]]:
+def _charts(findings: Findings) -> Iterator[dict[str, Any]]:
     for metric in shown_in(PAGE):
         points = [
             (float(row.step), value, row.values.get(f"{metric.key}_spread"))
-            for row in found.checkpoints
+            for row in findings.checkpoints
             if row.step is not None and (value := row.values.get(metric.key)) is not None
         ]
         if len(points) < 2:
             continue
-        values = found.metrics.get(metric.key, {})
+        values = findings.metrics.get(metric.key, {})
         levels = {title: values[name] for name, title in {"real": "real pictures"}.items() if name in values}
-        chart = Chart(metric.name, points, levels, found.best["step"])
+        chart = Chart(metric.name, points, levels, findings.best["step"])
         yield {"title": metric.name, "about": metric.about, "svg": draw(chart)}
-    if len(found.losses) > 1:
-        curve = Chart("Training loss", [(step, loss, None) for step, loss in found.losses], dots=False)
+    if len(findings.losses) > 1:
+        curve = Chart("Training loss", [(step, loss, None) for step, loss in findings.losses], dots=False)
         yield {
             "title": "Training loss",
             "about": "mean since the last point; timesteps are chosen at random",
@@ -148,8 +148,8 @@ def _charts(found: Findings) -> Iterator[dict[str, Any]]:
         }
 
 
-def _row(found: Findings, row: Checkpoint, columns: Sequence[Metric]) -> dict[str, Any]:
-    kind = "base" if row.name == "base" else "best" if row.name == found.best["checkpoint"] else ""
+def _row(findings: Findings, row: Checkpoint, columns: Sequence[Metric]) -> dict[str, Any]:
+    kind = "base" if row.name == "base" else "best" if row.name == findings.best["checkpoint"] else ""
     cells = [
         {"value": words.number(row.values.get(m.key)), "spread": words.spread(row.values.get(f"{m.key}_spread"))}
         for m in columns
@@ -160,25 +160,25 @@ def _row(found: Findings, row: Checkpoint, columns: Sequence[Metric]) -> dict[st
 def _grid(folder: Path) -> dict[str, Any]:
     axes = read_json(folder / "manifest.json")["axes"]
     shown = zip(("columns", "rows", "one grid for each"), (axes["x"], axes["y"], axes["z"]), strict=True)
-    told = "; ".join(f"{direction}: {axis['axis']}" for direction, axis in shown if axis)
-    about = told[:1].upper() + told[1:]
+    directions = "; ".join(f"{direction}: {axis['axis']}" for direction, axis in shown if axis)
+    about = directions[:1].upper() + directions[1:]
     picture = inline(folder / "grid.png")
     with Image.open(folder / "grid.png") as file:
         width, height = file.size
     return {"about": about, "picture": picture, "width": width, "height": height}
 
 
-def _made(found: Findings) -> Iterator[tuple[str, str]]:
+def _made(findings: Findings) -> Iterator[tuple[str, str]]:
     """How the artifact was made, from its facts: (title, value) pairs."""
-    known = {"base": "base model", "family": "family", "seed": "seed", "precision": "precision", "device": "device"}
-    for key, title in known.items():
-        if key in found.facts:
-            yield title, str(found.facts[key])
-    sampling = found.asked["sampling"]
+    titles = {"base": "base model", "family": "family", "seed": "seed", "precision": "precision", "device": "device"}
+    for key, title in titles.items():
+        if key in findings.facts:
+            yield title, str(findings.facts[key])
+    sampling = findings.setup["sampling"]
     yield "drawn with", ", ".join(f"{name} {value}" for name, value in sampling.items() if value not in ("", 0))
-    for name, digest in found.facts.get("inputs", {}).items():
+    for name, digest in findings.facts.get("inputs", {}).items():
         yield f"SHA-256 of {name}", str(digest)
-    versions = found.facts.get("versions", {})
+    versions = findings.facts.get("versions", {})
     if versions:
         yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
 

@@ -224,9 +224,9 @@ def rows(export: Export) -> Iterator[Row]:
     uses = [use for form in export.files for use in USES.get(form, ())]
     own = {use.program for use in uses if use.encoders == encoders}
     fitting = [use for use in uses if use.encoders == (encoders if use.program in own else 0)]
-    found = [row for use in fitting if (row := _row(use, export))]
-    for program in dict.fromkeys((*PROGRAMS, *(row.program for row in found))):
-        yield from [row for row in found if row.program == program] or [Row(program, ())]
+    possible = [row for use in fitting if (row := _row(use, export))]
+    for program in dict.fromkeys((*PROGRAMS, *(row.program for row in possible))):
+        yield from [row for row in possible if row.program == program] or [Row(program, ())]
 
 
 def _row(use: Use, export: Export) -> Row | None:
@@ -235,10 +235,10 @@ def _row(use: Use, export: Export) -> Row | None:
     for pattern, folder in use.files:
         names = dict.fromkeys(pattern.format(stem=export.stem, word=file_name(word)) for word in export.words)
         for name in names:
-            found = export.find(name)
-            if not found:
+            paths = export.find(name)
+            if not paths:
                 return None
-            files += [(path, folder) for path in found]
+            files += [(path, folder) for path in paths]
     values = {"stem": export.stem, "method": export.method, "export": export.folder}
     prompt = _prompt(use, export)
     code = _code(use, export, prompt, use.negative.format(**values)) if use.code else ""
@@ -272,6 +272,6 @@ def _code(use: Use, export: Export, prompt: str, negative: str) -> str:
         lines.append(f'pipe = {kind}.{load}("{base}")')
     lines.append(body)
     if "pipe(" not in body:
-        asked = f", negative_prompt={negative!r}" if negative else ""
-        lines.append(f'pipe({prompt!r}{asked}).images[0].save("{export.stem}.png")')
+        negative_argument = f", negative_prompt={negative!r}" if negative else ""
+        lines.append(f'pipe({prompt!r}{negative_argument}).images[0].save("{export.stem}.png")')
     return "\n".join(lines)

@@ -19,17 +19,17 @@ def section(readme: Path, heading: str) -> Markup:
 
     HTML in the text is escaped.
     """
-    kept: list[Token] = []
+    tokens: list[Token] = []
     inside = False
     for token in _tokens(readme, heading):
         if token.type == "table_open":
             inside = True
-            if len(kept) > 2 and kept[-2].content.endswith(":"):
-                del kept[-3:]  # the paragraph that announces the table
+            if len(tokens) > 2 and tokens[-2].content.endswith(":"):
+                del tokens[-3:]  # the paragraph that announces the table
         if not inside:
-            kept.append(token)
+            tokens.append(token)
         inside = inside and token.type != "table_close"
-    return Markup(MARKDOWN.renderer.render(kept, MARKDOWN.options, {}))
+    return Markup(MARKDOWN.renderer.render(tokens, MARKDOWN.options, {}))
 
 
 def files(readme: Path, heading: str, name: str) -> dict[str, str]:
@@ -49,5 +49,5 @@ def files(readme: Path, heading: str, name: str) -> dict[str, str]:
 
 def _tokens(readme: Path, heading: str) -> list[Token]:
     text = readme.read_text(encoding="utf-8") if readme.exists() else ""
-    found = re.search(rf"^## {re.escape(heading)}$\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
-    return MARKDOWN.parse(found[1]) if found else []
+    match = re.search(rf"^## {re.escape(heading)}$\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return MARKDOWN.parse(match[1]) if match else []

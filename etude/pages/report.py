@@ -26,36 +26,42 @@ SHOWN = 6  # training pictures
 class Entry:
     """One method in the report: the content of its page.json, and the folder of its pictures."""
 
-    told: Mapping[str, Any]
+    data: Mapping[str, Any]
     folder: Path  # artifacts/pages/<method>
 
     @property
     def method(self) -> str:
         """Its snake_case name."""
-        return str(self.told["method"])
+        return str(self.data["method"])
+
+    @property
+    def setup(self) -> Mapping[str, Any]:
+        """The setup of its evaluation: base, image set, prompts, seeds, sampling …"""
+        setup: Mapping[str, Any] = self.data["asked"]
+        return setup
 
     @property
     def field(self) -> tuple[Any, ...]:
         """Methods share a table only if these values are equal, because else their numbers do not compare."""
-        asked = self.told["asked"]
-        yardsticks = asked["base"], asked["clip"], asked["classifier"], asked["heldout"]
-        return asked["set"], *yardsticks, asked["name"], tuple(asked["prompts"]), tuple(asked["seeds"])
+        setup = self.setup
+        models = setup["base"], setup["clip"], setup["classifier"], setup["heldout"]
+        return setup["set"], *models, setup["name"], tuple(setup["prompts"]), tuple(setup["seeds"])
 
 
-def keep(found: Findings, out: Path) -> dict[str, Any]:
+def keep(findings: Findings, out: Path) -> dict[str, Any]:
     """The content of page.json, which the report reads; the report's pictures are written to ``out/pictures``."""
-    title, sentence = words.title(found.about, found.method)
+    title, sentence = words.title(findings.about, findings.method)
     (out / "pictures").mkdir(parents=True)
     for kind in ("base", "best"):
-        for number in range(len(found.asked["prompts"])):
-            for seed in found.asked["seeds"][:SEEDS]:
-                picture = shrink(found.picture(kind, number, seed), None)
+        for number in range(len(findings.setup["prompts"])):
+            for seed in findings.setup["seeds"][:SEEDS]:
+                picture = shrink(findings.picture(kind, number, seed), None)
                 picture.save(out / "pictures" / f"{kind}-{number:02d}-{seed}.png")
-    for number, path in enumerate(found.training[:SHOWN]):
+    for number, path in enumerate(findings.training[:SHOWN]):
         shrink(path, None).save(out / "pictures" / f"training-{number}.png")
-    files = [{"name": file.name, "size": file.size} for file in found.files]
-    named = {"method": found.method, "title": title, "sentence": sentence, "size": found.size, "files": files}
-    return {**named, "asked": dict(found.asked), "best": dict(found.best), "metrics": dict(found.metrics)}
+    files = [{"name": file.name, "size": file.size} for file in findings.files]
+    named = {"method": findings.method, "title": title, "sentence": sentence, "size": findings.size, "files": files}
+    return {**named, "asked": dict(findings.setup), "best": dict(findings.best), "metrics": dict(findings.metrics)}
 
 
 def entries(pages: Path, methods: Sequence[str]) -> list[Entry]:
@@ -63,25 +69,25 @@ def entries(pages: Path, methods: Sequence[str]) -> list[Entry]:
     return [Entry(read_json(pages / method / "page.json"), pages / method) for method in methods]
 
 
-def render(found: Sequence[Entry]) -> str:
+def render(methods: Sequence[Entry]) -> str:
     """The report as HTML."""
     groups: dict[Any, list[Entry]] = {}
-    for entry in found:
+    for entry in methods:
         groups.setdefault(entry.field, []).append(entry)
     sections = list(map(_section, groups.values()))
-    return environment().get_template("report.html").render(sections=sections, count=len(found))
+    return environment().get_template("report.html").render(sections=sections, count=len(methods))
 
 
-def rows(found: Sequence[Entry]) -> Iterator[dict[str, Any]]:
+def rows(methods: Sequence[Entry]) -> Iterator[dict[str, Any]]:
     """The table as data: one row for each method, with the metrics of base and best, spreads, and the size in bytes."""
-    for entry in found:
-        told = entry.told
-        row: dict[str, Any] = {"method": entry.method, "set": told["asked"]["set"], "step": told["best"]["step"]}
+    for entry in methods:
+        data = entry.data
+        row: dict[str, Any] = {"method": entry.method, "set": entry.setup["set"], "step": data["best"]["step"]}
         for key in BY_KEY:
-            values = told["metrics"].get(key, {})
+            values = data["metrics"].get(key, {})
             row |= {f"{key}{end}": values.get(f"best{end}") for end in ("", "_spread")}
             row[f"{key}_base"] = values.get("base")
-        yield {**row, "artifact_bytes": told["size"]}
+        yield {**row, "artifact_bytes": data["size"]}
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:
@@ -100,47 +106,47 @@ def as_csv(table: Sequence[Mapping[str, Any]]) -> str:
 
 def _section(group: Sequence[Entry]) -> dict[str, Any]:
     """Template values for a group of methods that were evaluated on the same setup."""
-    asked = group[0].told["asked"]
+    setup = group[0].setup
     pictures = sorted(group[0].folder.glob("pictures/training-*.png"))
-    metrics = [entry.told["metrics"] for entry in group]
+    metrics = [entry.data["metrics"] for entry in group]
     columns = [metric for metric in measured(metrics) if TABLE in metric.shown]
     charts = []
     for metric in shown_in(REPORT):
         if all(_measured(entry, metric.key) for entry in group):
             charts.append(_chart(group, metric))
     return {
-        "asked": asked,
+        "setup": setup,
         "charts": charts,
         "columns": columns,
         "table": [_row(entry, columns) for entry in group],
-        "methods": [entry.told for entry in group],
-        "prompts": [_prompt(group, number) for number in range(len(asked["prompts"]))],
+        "methods": [entry.data for entry in group],
+        "prompts": [_prompt(group, number) for number in range(len(setup["prompts"]))],
         "training": [inline(path, 192) for path in pictures],
     }
 
 
 def _measured(entry: Entry, key: str) -> bool:
-    return {"base", "best"} <= set(entry.told["metrics"].get(key, {}))
+    return {"base", "best"} <= set(entry.data["metrics"].get(key, {}))
 
 
 def _chart(group: Sequence[Entry], metric: Metric) -> dict[str, Any]:
     """One metric of all methods: the metric, its chart, and one sentence for each method."""
-    values = [entry.told["metrics"][metric.key] for entry in group]
-    verdicts = [(entry.told["title"], words.verdict(own, metric)) for entry, own in zip(group, values, strict=True)]
+    values = [entry.data["metrics"][metric.key] for entry in group]
+    verdicts = [(entry.data["title"], words.verdict(own, metric)) for entry, own in zip(group, values, strict=True)]
     svg = draw(metric.name, [_bar(entry, metric.key) for entry in group], values[0].get("real"))
     return {"metric": metric, "svg": svg, "verdicts": verdicts}
 
 
 def _bar(entry: Entry, key: str) -> Bar:
-    values = entry.told["metrics"][key]
+    values = entry.data["metrics"][key]
     spreads = values.get("base_spread"), values.get("best_spread")
-    return Bar(entry.told["title"], values["base"], values["best"], *spreads)
+    return Bar(entry.data["title"], values["base"], values["best"], *spreads)
 
 
 def _row(entry: Entry, columns: Sequence[Metric]) -> dict[str, Any]:
     cells = []
     for column in columns:
-        values = entry.told["metrics"].get(column.key, {})
+        values = entry.data["metrics"].get(column.key, {})
         cells.append(
             {
                 "value": words.number(values.get("best")),
@@ -148,18 +154,18 @@ def _row(entry: Entry, columns: Sequence[Metric]) -> dict[str, Any]:
                 "base": words.number(values.get("base")),
             }
         )
-    best = entry.told["best"]
+    best = entry.data["best"]
     checkpoint = candidate_name(best["checkpoint"], best["step"])
-    return {**entry.told, "cells": cells, "checkpoint": checkpoint, "size": words.size(entry.told["size"])}
+    return {**entry.data, "cells": cells, "checkpoint": checkpoint, "size": words.size(entry.data["size"])}
 
 
 def _prompt(group: Sequence[Entry], number: int) -> dict[str, Any]:
-    asked = group[0].told["asked"]
-    seeds = asked["seeds"][:SEEDS]
+    setup = group[0].setup
+    seeds = setup["seeds"][:SEEDS]
 
-    def shown(entry: Entry, kind: str) -> list[str]:
+    def pictures(entry: Entry, kind: str) -> list[str]:
         return [inline(entry.folder / "pictures" / f"{kind}-{number:02d}-{seed}.png", 192) for seed in seeds]
 
-    columns = [{"title": "untouched base", "pictures": shown(group[0], "base")}]
-    columns += [{"title": entry.told["title"], "pictures": shown(entry, "best")} for entry in group]
-    return {"text": insert_name(asked["prompts"][number], asked["name"]), "columns": columns}
+    columns = [{"title": "untouched base", "pictures": pictures(group[0], "base")}]
+    columns += [{"title": entry.data["title"], "pictures": pictures(entry, "best")} for entry in group]
+    return {"text": insert_name(setup["prompts"][number], setup["name"]), "columns": columns}

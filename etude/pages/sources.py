@@ -47,7 +47,7 @@ class Findings:
     about: tuple[str, ...]  # paragraphs of the module's docstring
     facts: Mapping[str, Any]  # of the artifact
     size: int  # bytes of the artifact
-    asked: Mapping[str, Any]  # evaluation.json, the setup: name, set, prompts, seeds, sampling …
+    setup: Mapping[str, Any]  # evaluation.json, the setup: name, set, prompts, seeds, sampling …
     metrics: Mapping[str, Mapping[str, float]]  # metrics.json: metric → base, best, final, real, …
     best: Mapping[str, Any]  # best.json
     checkpoints: Sequence[Checkpoint]
@@ -82,20 +82,20 @@ def find(method: str, root: Path = Path()) -> Findings:
     folder, home = root / "artifacts" / method, root / "pipelines" / method
     artifact = folder / "build" / "artifact.safetensors"
     evaluation = folder / "evaluation"
-    asked, facts = read_json(evaluation / "evaluation.json"), facts_of(artifact)
-    written = read_json(folder / "export" / "export.json")
+    setup, facts = read_json(evaluation / "evaluation.json"), facts_of(artifact)
+    listing = read_json(folder / "export" / "export.json")
     return Findings(
         method=method,
         about=docstring(home / "method" / "__init__.py"),
         facts=facts,
         size=artifact.stat().st_size,
-        asked=asked,
+        setup=setup,
         metrics=read_json(evaluation / "metrics.json"),
         best=read_json(evaluation / "best.json"),
         checkpoints=[_checkpoint(row) for row in read_csv(evaluation / "checkpoints.csv")],
         losses=losses(folder / "training"),
-        exported=written,
-        files=exported(folder / "export", written, files(home / "README.md", FILES, str(facts["name"]))),
+        exported=listing,
+        files=exported(folder / "export", listing, files(home / "README.md", FILES, str(facts["name"]))),
         folder=folder,
         readme=home / "README.md",
     )
@@ -132,9 +132,9 @@ def docstring(code: Path) -> tuple[str, ...]:
     return tuple(" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip())
 
 
-def exported(folder: Path, written: Mapping[str, Any], about: Mapping[str, str]) -> list[File]:
+def exported(folder: Path, listing: Mapping[str, Any], about: Mapping[str, str]) -> list[File]:
     """The exported checkpoint's files for other programs, each with its text from ``about`` (file → text)."""
-    names = sorted(file["path"] for file in written["files"] if not file["path"].startswith(f"{CHECKPOINTS}/"))
+    names = sorted(file["path"] for file in listing["files"] if not file["path"].startswith(f"{CHECKPOINTS}/"))
     return [File(name, (folder / name).stat().st_size, about.get(Path(name).name, "")) for name in names]
 
 

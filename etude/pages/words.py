@@ -39,9 +39,9 @@ def verdict(values: Mapping[str, float], metric: Metric) -> str:
     base, best = values.get("base"), values.get("best")
     if base is None or best is None:
         return ""
-    known = [values[name] for name in ("base_spread", "best_spread") if name in values]
-    gain, width = metric.sign * (best - base), max(known, default=0.0)
-    if not known:
+    spreads = [values[name] for name in ("base_spread", "best_spread") if name in values]
+    gain, width = metric.sign * (best - base), max(spreads, default=0.0)
+    if not spreads:
         return f"From {number(base)} to {number(best)}; with one seed, the spread is unknown."
     if gain <= 0:
         return f"From {number(base)} to {number(best)}: it did not {'fall' if metric.better == 'lower' else 'rise'}."

@@ -47,11 +47,11 @@ def _built(what: str, method: str, step: str) -> Path:
     name = best_of(method) if step == BEST else f"{int(step):06d}" if step.isdecimal() else step
     if name == FINAL:
         return final
-    known = [candidate for candidate in find_made(build) if candidate.name != FINAL]
-    for candidate in known:
+    checkpoints = [candidate for candidate in find_made(build) if candidate.name != FINAL]
+    for candidate in checkpoints:
         if candidate.name == name and candidate.path:
             return candidate.path
-    if not known:
+    if not checkpoints:
         raise InputError(what, f"{method} has no checkpoints", f"write {method}")
-    steps = ", ".join(str(candidate.step) for candidate in known)
-    raise InputError(what, f"`{step}` is no step of its checkpoints: {steps}", f"write {method}@{known[-1].step}")
+    steps = ", ".join(str(candidate.step) for candidate in checkpoints)
+    raise InputError(what, f"`{step}` is no step of its checkpoints: {steps}", f"write {method}@{checkpoints[-1].step}")

@@ -38,9 +38,9 @@ def find_made(build: Path) -> list[Candidate]:
     final = build / "artifact.safetensors"
     if not final.exists():
         raise InputError(final, "is missing", "run `dvc repro` so that the build stage makes it")
-    found = {facts_of(path)["step"]: path for path in sorted((build / "checkpoints").glob("*.safetensors"))}
-    end = facts_of(final).get("step", max(found, default=None))
-    rows = [Candidate(f"{step:06d}", step, found[step], final=step == end) for step in sorted(found)]
-    if end not in found:
+    paths = {facts_of(path)["step"]: path for path in sorted((build / "checkpoints").glob("*.safetensors"))}
+    end = facts_of(final).get("step", max(paths, default=None))
+    rows = [Candidate(f"{step:06d}", step, paths[step], final=step == end) for step in sorted(paths)]
+    if end not in paths:
         rows.append(Candidate(FINAL, end, final, final=True))
     return rows

@@ -102,5 +102,5 @@ def _generate(base: Base, request: Request) -> NDArray[np.uint8]:
     """Pictures [B, height, width, 3], one for each seed."""
     width, height = request.size or (base.resolution, base.resolution)
     prompts = [request.prompt] * len(request.seeds)
-    drawn = generate(base, prompts, seeds=request.seeds, width=width, height=height, **request.sampling.model_dump())
-    return np.asarray(drawn.cpu().numpy())
+    pictures = generate(base, prompts, seeds=request.seeds, width=width, height=height, **request.sampling.model_dump())
+    return np.asarray(pictures.cpu().numpy())

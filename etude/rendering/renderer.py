@@ -45,10 +45,10 @@ class Renderer:
         if candidate.path is None:
             yield self.base
             return
-        made = artifacts.load(candidate.path)
-        if made.method != self.method:
-            raise FormatError(candidate.path, f"was made by {made.method}, not {self.method}", "run `dvc repro`")
-        with load_method(self.method).apply(made, self.base, **settings) as changed:
+        artifact = artifacts.load(candidate.path)
+        if artifact.method != self.method:
+            raise FormatError(candidate.path, f"was made by {artifact.method}, not {self.method}", "run `dvc repro`")
+        with load_method(self.method).apply(artifact, self.base, **settings) as changed:
             yield changed
 
     def key(self, candidate: Candidate, settings: Mapping[str, float], *parts: Part) -> str:

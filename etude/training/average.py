@@ -29,12 +29,12 @@ class Average:
         if not self.decay:
             yield
             return
-        kept = [tensor.detach().clone() for tensor in self.tensors]
+        own_values = [tensor.detach().clone() for tensor in self.tensors]
         self.load(self.values)
         try:
             yield
         finally:
-            self.load(kept)
+            self.load(own_values)
 
     @torch.no_grad()
     def load(self, values: Sequence[Tensor]) -> None:

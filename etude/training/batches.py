@@ -137,8 +137,8 @@ class Batches:
         if missing:
             raise InputError(", ".join(missing[:5]), "has no caption", "run `dvc repro` so that *caption* runs")
         if captions:  # many pictures may share a text: it is moved to the device only once
-            moved = {id(said): said.to(device) for said in captions.conditioning.values()}
-            self.conditioning = {name: moved[id(said)] for name, said in captions.conditioning.items()}
+            moved = {id(text): text.to(device) for text in captions.conditioning.values()}
+            self.conditioning = {name: moved[id(text)] for name, text in captions.conditioning.items()}
         sizes = sorted({tuple(tensor.shape) for tensor in self.mean})
         self.groups: list[list[int]] = [[] for _ in sizes]  # one batch holds pictures of one size
         for number, tensor in enumerate(self.mean):

@@ -15,7 +15,7 @@ from etude.training.plan import Optimization
 
 
 @dataclass(frozen=True)
-class Noised:
+class NoisySamples:
     """Latents [B, 4, h, w] sampled from their moments, random timesteps [B], and the latents with noise added."""
 
     latents: Tensor
@@ -24,17 +24,17 @@ class Noised:
     noisy: Tensor
 
 
-def noised(base: Base, mean: Tensor, logvar: Tensor, plan: Optimization) -> Noised:
+def sample_noisy(base: Base, mean: Tensor, logvar: Tensor, plan: Optimization) -> NoisySamples:
     """Sample latents from unscaled moments, noise (``plan.noise_offset`` shifts whole channels of it) and timesteps."""
     latents = sample_latents(mean, logvar, torch.randn_like(mean), base.scaling_factor)
     noise = torch.randn_like(latents)
     if plan.noise_offset:
         noise = noise + plan.noise_offset * torch.randn_like(latents[:, :, :1, :1])
     timesteps = torch.randint(len(base.alphas_cumprod), (len(latents),), device=latents.device)
-    return Noised(latents, noise, timesteps, add_noise(base, latents, noise, timesteps))
+    return NoisySamples(latents, noise, timesteps, add_noise(base, latents, noise, timesteps))
 
 
-def weighted(base: Base, errors: Tensor, timesteps: Tensor, plan: Optimization) -> Tensor:
+def weight_losses(base: Base, errors: Tensor, timesteps: Tensor, plan: Optimization) -> Tensor:
     """The errors [B] of samples at their timesteps, weighted by Min-SNR with γ = ``plan.min_snr`` (0: unchanged).
 
     A sample's weight is min(snr, γ)/snr, or min(snr, γ)/(snr + 1) for v-prediction (Hang et al., 2023,
@@ -59,14 +59,14 @@ def denoising_losses(
     ``mean`` and ``logvar`` are unscaled VAE moments [B, 4, h, w]; each call samples latents from them. With ``mask``
     [B, 1, h, w], the mean is over the cells where the mask is 1.
     """
-    drawn = noised(base, mean, logvar, plan)
-    prediction = predict(base, drawn.noisy, drawn.timesteps, conditioning)
-    squares = (_wide(prediction) - _wide(target(base, drawn.latents, drawn.noise, drawn.timesteps))).square()
+    samples = sample_noisy(base, mean, logvar, plan)
+    prediction = predict(base, samples.noisy, samples.timesteps, conditioning)
+    squares = (_wide(prediction) - _wide(target(base, samples.latents, samples.noise, samples.timesteps))).square()
     if mask is None:
         errors = squares.mean(dim=(1, 2, 3))
     else:
         errors = (squares * mask).sum(dim=(1, 2, 3)) / (mask.sum(dim=(1, 2, 3)) * squares.shape[1])
-    return weighted(base, errors, drawn.timesteps, plan)
+    return weight_losses(base, errors, samples.timesteps, plan)
 
 
 def denoising_loss(base: Base, mean: Tensor, logvar: Tensor, conditioning: Conditioning, plan: Optimization) -> Tensor:

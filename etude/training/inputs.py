@@ -55,12 +55,12 @@ class Need(NamedTuple):
 
 def load_inputs(method: Method, request: Request) -> dict[str, Any]:
     """The inputs of ``method.build``, by argument; raises EtudeError if one does not exist."""
-    asked = needs(method)
-    for name in asked:
+    names = needs(method)
+    for name in names:
         if name not in INPUTS:
             fault = f"`build` has the argument `{name}`, which is not a known input{nearest(name, INPUTS)}"
             raise ParamsError(f"pipelines/{request.method}/method", fault, "name another argument")
-    return {name: INPUTS[name].load(request) for name in asked}
+    return {name: INPUTS[name].load(request) for name in names}
 
 
 def _images(request: Request) -> Any:
@@ -96,14 +96,14 @@ def _class_images(request: Request) -> Any:
 
 def _models(request: Request) -> dict[str, Input]:
     """Each of the models; raises StaleError if one has changed since its stage *input* read it."""
-    found = {}
+    inputs = {}
     for name, path in request.declared(Models).models.items():
         digest = request.digests[path]
         if read_json(request.own / "inputs" / f"{name}.json")["sha256"] != digest:
             fault = f"has changed since the stage input@{name} of {request.method} read it"
             raise StaleError(path, fault, "run `dvc repro`")
-        found[name] = Input(Path(path), digest)
-    return found
+        inputs[name] = Input(Path(path), digest)
+    return inputs
 
 
 INPUTS: Mapping[str, Need] = {

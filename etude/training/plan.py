@@ -54,12 +54,12 @@ class Optimization(Schema):
     def rate(self, step: int) -> float:
         """The learning rate of 0-based ``step``."""
         rates = parse_rates(self.learning_rate)
-        held = next(rate for rate, until in rates if until is None or step < until)
+        base_rate = next(rate for rate, until in rates if until is None or step < until)
         if step < self.warmup_steps:
-            return held * (step + 1) / self.warmup_steps
+            return base_rate * (step + 1) / self.warmup_steps
         done = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
         falling = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
-        return held * falling[self.schedule]
+        return base_rate * falling[self.schedule]
 
 
 class Trained(Schema):
@@ -78,10 +78,10 @@ def parse_rates(text: float | str) -> Rates:
         return [(float(text), None)]
     rates: Rates = []
     for segment in filter(None, (part.strip() for part in text.split(","))):
-        found = SEGMENT.fullmatch(segment)
-        if not found:
+        match = SEGMENT.fullmatch(segment)
+        if not match:
             raise ValueError(f"`learning_rate` has `{segment}`, which is not `rate` or `rate:last_step`")
-        value, end = float(found[1]), None if found[2] in (None, "-1") else int(found[2])
+        value, end = float(match[1]), None if match[2] in (None, "-1") else int(match[2])
         if not 0 < value <= FASTEST:
             raise ValueError(f"`learning_rate` has `{segment}`: a rate is above 0, and at most {FASTEST}")
         last = rates[-1][1] if rates else 0

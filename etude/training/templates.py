@@ -17,8 +17,8 @@ Template = Annotated[str, Field(pattern=r"\[name\]|\[filewords\]", description="
 
 def refuse_idle_reading(templates: Sequence[str], reads: str) -> None:
     """Raises ValueError unless ``reads``, the dependency of the build stage, fits the templates: texts or prepared."""
-    asked = any(FILEWORDS in template for template in templates)
-    if asked != (reads == "texts"):
+    needs_captions = any(FILEWORDS in template for template in templates)
+    if needs_captions != (reads == "texts"):
         raise ValueError(f"`reads` must be `texts` if a template has {FILEWORDS}, else `prepared`")
 
 
@@ -27,7 +27,7 @@ def refuse_silent(templates: Sequence[str], captions: Mapping[str, str], name: s
     if all(NAME in template for template in templates):
         return
     for picture, caption in sorted(captions.items()):
-        if not _said(name).search(caption):
+        if not _name_pattern(name).search(caption):
             action = f"write it there, or begin the templates with it: `{NAME} {FILEWORDS}`"
             raise InputError(f"data/{image_set}", f"the caption of {picture}, `{caption}`, lacks `{name}`", action)
 
@@ -37,9 +37,9 @@ def draw(templates: Sequence[str], captions: Sequence[str], name: str) -> list[s
     import torch
 
     chosen = torch.randint(len(templates), (len(captions),)).tolist()
-    spoken = (_said(name).sub(lambda _: NAME, caption) for caption in captions)
-    return [templates[i].replace(FILEWORDS, caption) for i, caption in zip(chosen, spoken, strict=True)]
+    with_placeholder = (_name_pattern(name).sub(lambda _: NAME, caption) for caption in captions)
+    return [templates[i].replace(FILEWORDS, caption) for i, caption in zip(chosen, with_placeholder, strict=True)]
 
 
-def _said(name: str) -> re.Pattern[str]:
+def _name_pattern(name: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.IGNORECASE)

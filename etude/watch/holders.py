@@ -99,8 +99,8 @@ def _read(file: Path) -> dict[str, Any]:
     """DVC's table. If another dvc is writing it at this moment, reading is tried again."""
     for _ in range(5):
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-            return found if isinstance(found, dict) else {}
+            table = json.loads(file.read_text(encoding="utf-8"))
+            return table if isinstance(table, dict) else {}
         except ValueError:
             time.sleep(0.05)
         except OSError:

@@ -28,7 +28,7 @@ Params = Mapping[str, Sequence[str]]  # file → keys, with dots for those insid
 
 
 @dataclass
-class Seen:
+class FileState:
     """A file at one moment, by its stat (times in ns). If `settled`, any later write changes the stat."""
 
     size: int
@@ -54,7 +54,7 @@ class Look:
 
     def __init__(self, paths: Iterable[str] = (), params: Params | None = None, root: Path | str = ".") -> None:
         self.root, self.params = Path(root), dict(params or {})
-        self._files: dict[str, dict[str, Seen] | None] = {}
+        self._files: dict[str, dict[str, FileState] | None] = {}
         self._sources = {file: _see(self.root / file) for file in self.params if (self.root / file).is_file()}
         self._values = {file: values_of(self.root / file, keys) for file, keys in self.params.items()}
         self.add(paths)
@@ -63,12 +63,12 @@ class Look:
         """Look at more files and folders."""
         for path in paths:
             if path not in self._files:
-                found = self._found(path)
-                self._files[path] = None if found is None else _map(_see, found)
+                files = self._found(path)
+                self._files[path] = None if files is None else _map(_see, files)
 
     def digests(self) -> dict[str, str]:
         """The digest of each path, as by `sha256_tree`; raises InputError if one is missing."""
-        return {path: self._digest(path, seen) for path, seen in self._files.items()}
+        return {path: self._digest(path, states) for path, states in self._files.items()}
 
     def changed(self) -> list[str]:
         """All changes since the look: files, and parameters with both values."""
@@ -76,7 +76,7 @@ class Look:
 
     def changed_files(self) -> list[str]:
         """The files that were changed, added or removed since the look."""
-        return sorted({place for path, seen in self._files.items() for place in self._differences(path, seen)})
+        return sorted({place for path, states in self._files.items() for place in self._differences(path, states)})
 
     def changed_params(self) -> list[str]:
         """The parameters that were changed since the look, or can no longer be read."""
@@ -86,7 +86,7 @@ class Look:
     def other_params(self, values: Mapping[str, Any]) -> list[str]:
         """The parameters whose value in ``values`` (by file) differs from the look's."""
         pairs = {file: (self._values.get(file), plain(now)) for file, now in values.items()}
-        return [f"{file}: {line}" for file, pair in pairs.items() for line in _tell(*pair)]
+        return [f"{file}: {line}" for file, pair in pairs.items() for line in _list_changes(*pair)]
 
     def refuse_changed(self) -> None:
         """Raise StaleError if anything has changed since the look."""
@@ -94,18 +94,18 @@ class Look:
 
     def write(self, path: Path) -> None:
         """Save this look, for another process to compare."""
-        files = {place: None if seen is None else _map(asdict, seen) for place, seen in self._files.items()}
+        files = {place: None if states is None else _map(asdict, states) for place, states in self._files.items()}
         sources = _map(asdict, self._sources)
         write_json(path, {"params": self.params, "sources": sources, "values": self._values, "files": files})
 
     @classmethod
     def read(cls, path: Path, root: Path) -> Self:
         """A saved look."""
-        kept, look = read_json(path), cls(root=root)
-        look.params, look._values = kept["params"], kept["values"]
-        look._sources = _map(lambda one: Seen(**one), kept["sources"])
-        for place, seen in kept["files"].items():
-            look._files[place] = None if seen is None else _map(lambda one: Seen(**one), seen)
+        data, look = read_json(path), cls(root=root)
+        look.params, look._values = data["params"], data["values"]
+        look._sources = _map(lambda one: FileState(**one), data["sources"])
+        for place, states in data["files"].items():
+            look._files[place] = None if states is None else _map(lambda one: FileState(**one), states)
         return look
 
     def _found(self, path: str) -> dict[str, Path] | None:
@@ -114,18 +114,18 @@ class Look:
         except InputError:
             return None
 
-    def _digest(self, path: str, seen: Mapping[str, Seen] | None) -> str:
-        if seen is None:
+    def _digest(self, path: str, states: Mapping[str, FileState] | None) -> str:
+        if states is None:
             raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first")
-        for name, one in seen.items():
+        for name, one in states.items():
             one.digest = one.digest or remembered(self.root / path / name)
-        return tree_digest({name: one.digest or "" for name, one in seen.items()})
+        return tree_digest({name: one.digest or "" for name, one in states.items()})
 
-    def _differences(self, path: str, seen: Mapping[str, Seen] | None) -> list[str]:
-        found = self._found(path)
-        if seen is None or found is None:
-            return [path] if seen is not None or found is not None else []
-        others = [name for name in {*seen, *found} if name not in seen or not _same(seen[name], found.get(name))]
+    def _differences(self, path: str, states: Mapping[str, FileState] | None) -> list[str]:
+        files = self._found(path)
+        if states is None or files is None:
+            return [path] if states is not None or files is not None else []
+        others = [name for name in {*states, *files} if name not in states or not _same(states[name], files.get(name))]
         return [(Path(path) / name).as_posix() for name in others]
 
 
@@ -169,14 +169,14 @@ def _at(data: Any, key: str) -> Any:
     return data
 
 
-def _tell(seen: Any, now: Any, key: str = "") -> list[str]:
+def _list_changes(before: Any, now: Any, key: str = "") -> list[str]:
     """Each difference of two plain values, with its key; 1, 1.0 and true differ."""
-    if json.dumps(seen, sort_keys=True) == json.dumps(now, sort_keys=True):
+    if json.dumps(before, sort_keys=True) == json.dumps(now, sort_keys=True):
         return []
-    if isinstance(seen, Mapping) and isinstance(now, Mapping):
-        pairs = {name: (seen.get(name, MISSING), now.get(name, MISSING)) for name in {**seen, **now}}
-        return [line for name, pair in pairs.items() for line in _tell(*pair, f"{key}.{name}".lstrip("."))]
-    change = f"{_short(seen)} → {_short(now)}"
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        pairs = {name: (before.get(name, MISSING), now.get(name, MISSING)) for name in {**before, **now}}
+        return [line for name, pair in pairs.items() for line in _list_changes(*pair, f"{key}.{name}".lstrip("."))]
+    change = f"{_short(before)} → {_short(now)}"
     return [f"{key} ({change})" if key else change]
 
 
@@ -189,18 +189,18 @@ def _map(function: Callable[[Any], V], mapping: Mapping[str, Any]) -> dict[str, 
     return {key: function(value) for key, value in mapping.items()}
 
 
-def _see(file: Path) -> Seen:
+def _see(file: Path) -> FileState:
     stat = file.stat()
     settled = is_settled(stat, time.time_ns())
     small = stat.st_size < REMEMBERED
     digest = remembered(file) if small or not settled else recalled(file, stat)
-    return Seen(stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_nlink, settled, digest)
+    return FileState(stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_nlink, settled, digest)
 
 
-def _same(seen: Seen | None, file: Path | None) -> bool:
-    if seen is None or file is None:
+def _same(state: FileState | None, file: Path | None) -> bool:
+    if state is None or file is None:
         return False
     try:
-        return seen.alike(file.stat()) or (seen.digest is not None and sha256_file(file) == seen.digest)
+        return state.alike(file.stat()) or (state.digest is not None and sha256_file(file) == state.digest)
     except OSError:  # it was removed just now
         return False

@@ -76,8 +76,8 @@ def every(file: Path, group: str = "") -> Iterator[Stage]:
 
 def _files(module: str, arguments: Sequence[str], address: str) -> list[Path]:
     """The dvc.yaml files that may contain the stage, the most likely first."""
-    told = address.rpartition(":")[0]
-    places = [Path(told)] * bool(told) + [Path("pipelines", word, FILE) for word in arguments[:1]]
+    folder = address.rpartition(":")[0]
+    places = [Path(folder)] * bool(folder) + [Path("pipelines", word, FILE) for word in arguments[:1]]
     places += [Path(*module.split(".")[:-1], FILE), Path(FILE)]
     return [file for file in dict.fromkeys(places) if file.is_file() and not file.is_absolute()]
 
@@ -86,16 +86,16 @@ def _programs(command: str) -> list[list[str]]:
     """The modules that a shell command runs with `-m`, each with its arguments."""
     lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
     lexer.whitespace_split, lexer.commenters = True, ""
-    found: list[list[str]] = [[]]
+    programs: list[list[str]] = [[]]
     try:
         for word in lexer:
             if set(word) <= _BETWEEN:
-                found.append([])
+                programs.append([])
             else:
-                found[-1].append(word)
+                programs[-1].append(word)
     except ValueError:  # a quotation mark without its end
         return []
-    return [words[words.index("-m") + 1 :] for words in found if "-m" in words[:-1]]
+    return [words[words.index("-m") + 1 :] for words in programs if "-m" in words[:-1]]
 
 
 def _command(text: Mapping[str, Any], group: str) -> str:
@@ -104,20 +104,20 @@ def _command(text: Mapping[str, Any], group: str) -> str:
 
 
 def _stages(file: Path, text: Mapping[str, Any], group: str = "") -> Iterator[Stage]:
-    known = _known(file, text)
+    values = _values_of(file, text)
     entries = text.get("stages") or {}
     for name, entry in entries.items():
         if group and name != group:
             continue
         if "foreach" not in entry:
-            yield from _filled(file, name, entry, known)
+            yield from _filled(file, name, entry, values)
             continue
         try:
-            each = _fill(entry["foreach"], known)
+            each = _fill(entry["foreach"], values)
         except KeyError:
             continue
         for key, item in _pairs(each):
-            own = {**known, "item": item, **({"key": key} if isinstance(each, Mapping) else {})}
+            own = {**values, "item": item, **({"key": key} if isinstance(each, Mapping) else {})}
             yield from _filled(file, f"{name}@{key}", entry["do"], own)
 
 
@@ -130,12 +130,12 @@ def _pairs(each: Any) -> list[tuple[str, Any]]:
     return [(_text(item), item) for item in each]
 
 
-def _known(file: Path, text: Mapping[str, Any]) -> dict[str, Any]:
+def _values_of(file: Path, text: Mapping[str, Any]) -> dict[str, Any]:
     """The values that `${…}` can refer to in a file: params.yaml in the same folder, then the file's `vars`."""
-    known: dict[str, Any] = {}
+    all_values: dict[str, Any] = {}
     for entry in [PARAMS, *(text.get("vars") or [])]:
         if isinstance(entry, Mapping):
-            _merge(known, entry)
+            _merge(all_values, entry)
             continue
         path, _, keys = entry.partition(":")
         place = Path(os.path.normpath(file.parent / path))
@@ -143,8 +143,8 @@ def _known(file: Path, text: Mapping[str, Any]) -> dict[str, Any]:
             continue
         values = read_yaml(place)
         wanted = [key.strip() for key in keys.split(",")] if keys else list(values)
-        _merge(known, {key: values[key] for key in wanted if key in values})
-    return known
+        _merge(all_values, {key: values[key] for key in wanted if key in values})
+    return all_values
 
 
 def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
@@ -155,9 +155,9 @@ def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
             into[key] = value
 
 
-def _filled(file: Path, name: str, entry: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[Stage]:
+def _filled(file: Path, name: str, entry: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Stage]:
     try:
-        entry = _fill(entry, known)
+        entry = _fill(entry, values)
     except KeyError:
         return
     folder = file.parent / entry.get("wdir", ".")
@@ -176,42 +176,42 @@ def _outs(entry: Mapping[str, Any]) -> list[Any]:
 
 
 def _params(folder: Path, listed: Sequence[Any]) -> dict[str, tuple[str, ...]]:
-    found: dict[str, list[str]] = {}
+    keys_by_file: dict[str, list[str]] = {}
     whole: set[str] = set()
     for one in listed:
         for file, keys in (one if isinstance(one, Mapping) else {PARAMS: [one]}).items():
-            found.setdefault(_place(folder, file), []).extend(keys or [])
+            keys_by_file.setdefault(_place(folder, file), []).extend(keys or [])
             if not keys:
                 whole.add(_place(folder, file))
-    return {file: () if file in whole else tuple(dict.fromkeys(keys)) for file, keys in found.items()}
+    return {file: () if file in whole else tuple(dict.fromkeys(keys)) for file, keys in keys_by_file.items()}
 
 
 def _place(folder: Path, path: Any) -> str:
     return Path(os.path.normpath(folder / str(path))).as_posix()
 
 
-def _fill(value: Any, known: Mapping[str, Any]) -> Any:
+def _fill(value: Any, values: Mapping[str, Any]) -> Any:
     """A value of dvc.yaml with every `${…}` in it filled in; raises KeyError for an unknown one."""
     if isinstance(value, Mapping):
-        return {_fill(key, known): _fill(inner, known) for key, inner in value.items()}
+        return {_fill(key, values): _fill(inner, values) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_fill(inner, known) for inner in value]
+        return [_fill(inner, values) for inner in value]
     if not isinstance(value, str):
         return value
     whole = _EXPRESSION.fullmatch(value)
     if whole:
-        return _select(known, whole[1])
-    return _EXPRESSION.sub(lambda found: _text(_select(known, found[1])), value).replace(r"\${", "${")
+        return _select(values, whole[1])
+    return _EXPRESSION.sub(lambda match: _text(_select(values, match[1])), value).replace(r"\${", "${")
 
 
-def _select(known: Any, expression: str) -> Any:
+def _select(value: Any, expression: str) -> Any:
     """The value of an expression such as `evaluate.clip` or `sets[0]`."""
     for part in expression.replace("[", ".").replace("]", "").split("."):
         try:
-            known = known[int(part)] if isinstance(known, list) else known[part.strip()]
+            value = value[int(part)] if isinstance(value, list) else value[part.strip()]
         except (TypeError, ValueError, IndexError) as error:
             raise KeyError(expression) from error
-    return known
+    return value
 
 
 def _text(value: Any) -> str:

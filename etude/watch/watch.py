@@ -66,9 +66,9 @@ def watched(began: float) -> Iterator[None]:
     if holder and not lives(holder.pid):
         raise StaleError(stage.name, f"dvc (process {holder.pid}), which started it, has ended", AGAIN)
     chain = above(holder.pid if holder else None) if UNDER_DVC in os.environ or is_launched() else []
-    with _ended_with(chain, stage) as told, _alone(stage):
+    with _ended_with(chain, stage) as watches, _alone(stage):
         watch = Watch(stage, Look(stage.deps, stage.params))
-        told.append(watch)
+        watches.append(watch)
         _refuse_edited_code(stage, began)
         if holder:
             _refuse_other_deps(stage, holder.reads)
@@ -161,8 +161,8 @@ def _refuse_other_deps(stage: Stage, reads: frozenset[str]) -> None:
     own = {os.path.realpath(path) for path in (*stage.deps, *stage.params)}
     if reads and reads != own:
         parts = [("read", sorted(reads - own)), ("did not read", sorted(own - reads))]
-        told = " and ".join(f"{verb} {', '.join(map(os.path.relpath, paths))}" for verb, paths in parts if paths)
-        raise StaleError(stage.name, f"its params or dvc.yaml changed since dvc started, which {told}", AGAIN)
+        differences = " and ".join(f"{verb} {', '.join(map(os.path.relpath, paths))}" for verb, paths in parts if paths)
+        raise StaleError(stage.name, f"its params or dvc.yaml changed since dvc started, which {differences}", AGAIN)
 
 
 @contextmanager
@@ -196,7 +196,7 @@ def _wait(stage: Stage, file: int, path: Path) -> None:
 @contextmanager
 def _ended_with(processes: list[Any], stage: Stage) -> Iterator[list[Watch]]:
     """End this process when one of ``processes`` ends. Also on SIGTERM it ends normally, so that drafts are removed."""
-    told: list[Watch] = []
+    watches: list[Watch] = []
     over = threading.Event()
     launched = is_launched()  # then it may wait inside torch, where no signal handler runs
 
@@ -206,7 +206,7 @@ def _ended_with(processes: list[Any], stage: Stage) -> Iterator[list[Watch]]:
         while not over.wait(POLL):
             if (lost := gone(processes)) is not None:
                 fault = f"the process that started it ({lost.pid}) has ended, so its result would not be recorded"
-                for watch in told:
+                for watch in watches:
                     watch.abandoned = fault
                 sys.stderr.write(f"error: {StaleError(stage.name, fault, AGAIN)}\n")
                 sys.stderr.flush()
@@ -221,7 +221,7 @@ def _ended_with(processes: list[Any], stage: Stage) -> Iterator[list[Watch]]:
     if processes:
         threading.Thread(target=attend, daemon=True).start()
     try:
-        yield told
+        yield watches
     finally:
         over.set()
         if before is not None:

@@ -96,16 +96,16 @@ def _faults_in_short() -> Iterator[None]:
         yield
         return
     except EtudeError as error:
-        told = str(error)
+        message = str(error)
     except OSError as error:
         if error.errno not in _LACKS:
             raise
-        told = f"{error.filename or 'disk'}: {error.strerror}. Next: {_LACKS[error.errno]}."
+        message = f"{error.filename or 'disk'}: {error.strerror}. Next: {_LACKS[error.errno]}."
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not be imported yet
             raise
-        told = "device: its memory is full. Next: lower `batch_size`, or choose `precision: bf16`."
-    sys.stderr.write(f"error: {told}\n")
+        message = "device: its memory is full. Next: lower `batch_size`, or choose `precision: bf16`."
+    sys.stderr.write(f"error: {message}\n")
     sys.exit(1)
 
 

@@ -14,7 +14,7 @@ from etude.core.artifact import Artifact
 from etude.core.errors import ParamsError
 from etude.diffusion.noise import target
 from etude.training.batches import Images
-from etude.training.denoising import Noised, noised
+from etude.training.denoising import NoisySamples, sample_noisy
 from etude.training.report import Report
 from pipelines.dream_artist import method as artist
 from pipelines.dream_artist.method.guidance import parse_guidance
@@ -78,10 +78,10 @@ def exact(tiny_base: Path) -> Base:
     return load_base(tiny_base, dtype=torch.float64)
 
 
-def drawn_batch(base: Base, plan: Any) -> Noised:
+def drawn_batch(base: Base, plan: Any) -> NoisySamples:
     torch.manual_seed(1)
     mean = torch.randn(2, 4, 8, 8, dtype=torch.float64)
-    return noised(base, mean, torch.full_like(mean, -6.0), plan)
+    return sample_noisy(base, mean, torch.full_like(mean, -6.0), plan)
 
 
 @pytest.mark.parametrize("guidance", [3.0, "1-5:cos"])

@@ -149,7 +149,7 @@ def answers(base: Base, tensors: Mapping[str, Tensor], lessons: Lessons, γ: flo
     nothing, found = encode_prompts(base, [""]), []
     with torch.no_grad(), swapped(base, {name: tensor.double() for name, tensor in tensors.items()}):
         for noisy, t, text in zip(lessons.noisy, lessons.times, lessons.texts.tolist(), strict=True):
-            u, c = (predict(base, noisy[None], t, said) for said in (nothing, lessons.said[text : text + 1]))
+            u, c = (predict(base, noisy[None], t, said) for said in (nothing, lessons.conditioning[text : text + 1]))
             found.append(u + γ * (c - u))
     return torch.cat(found)
 

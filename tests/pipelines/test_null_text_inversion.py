@@ -131,7 +131,7 @@ def error(which: Inversion, z: Tensor, goal: Tensor, hidden: Tensor, i: int) -> 
     """‖z*_{t-1} - z_{t-1}(z, ∅)‖² in the paper's symbols."""
     t, ᾱ, ᾱ_ = which.path.times[i], which.path.alphas[i], which.path.ends[i]
     u = which.base.unet(z, t, encoder_hidden_states=hidden).sample
-    c = which.base.unet(z, t, encoder_hidden_states=which.said.hidden).sample
+    c = which.base.unet(z, t, encoder_hidden_states=which.text_conditioning.hidden).sample
     ε = u + which.guidance * (c - u)
     landed = math.sqrt(ᾱ_ / ᾱ) * z + (math.sqrt(1 / ᾱ_ - 1) - math.sqrt(1 / ᾱ - 1)) * math.sqrt(ᾱ_) * ε
     return (landed - goal).square().mean()
@@ -166,7 +166,9 @@ def test_pictures_of_a_batch_do_not_know_of_each_other(exact: Callable[[str], Ba
     which, z, goal, empty = problem(exact("sd1"), RULE, count=2)
     together, errors = which.optimise(z, goal, empty, 0)
     for k in (0, 1):
-        alone = replace(which, said=which.said[[k]]).optimise(z[[k]], goal[[k]], empty[[k]], 0)
+        alone = replace(which, text_conditioning=which.text_conditioning[[k]]).optimise(
+            z[[k]], goal[[k]], empty[[k]], 0
+        )
         torch.testing.assert_close(together[[k]], alone[0], rtol=1e-6, atol=1e-8)
         torch.testing.assert_close(errors[[k]], alone[1], rtol=1e-6, atol=1e-9)
 
@@ -176,8 +178,10 @@ def test_a_picture_that_is_near_enough_stops_and_is_computed_no_more(
 ) -> None:
     base = exact("sd1")
     which, z, goal, empty = problem(base, replace(RULE, inner_steps=5), count=2)
-    near = error(replace(which, said=which.said[[0]]), z[[0]], goal[[0]], empty.hidden[[0]], 0)
-    far = error(replace(which, said=which.said[[1]]), z[[1]], goal[[1]], empty.hidden[[1]], 0)
+    near = error(
+        replace(which, text_conditioning=which.text_conditioning[[0]]), z[[0]], goal[[0]], empty.hidden[[0]], 0
+    )
+    far = error(replace(which, text_conditioning=which.text_conditioning[[1]]), z[[1]], goal[[1]], empty.hidden[[1]], 0)
     first = int(far < near)  # the one that is nearer
     sizes = []
     monkeypatch.setattr(inversions, "predict", lambda *args: sizes.append(len(args[1])) or predict(*args))

@@ -84,8 +84,8 @@ def build(
         shown.copy_(unclip.unscale(moved.detach()))
 
     def loss(batch: Batch) -> Tensor:
-        said = Conditioning.cat([encoded(text) for text in _texts(batch, params)])
-        value = _loss(base, batch, said, encoded(""), unclip.unscale(moved), params)
+        text_conditioning = Conditioning.cat([encoded(text) for text in _texts(batch, params)])
+        value = _loss(base, batch, text_conditioning, encoded(""), unclip.unscale(moved), params)
         return value + params.pull * (moved - start).square().mean() if params.pull else value
 
     with supplied_picture(base, shown):
@@ -107,8 +107,8 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0, noise_level: fl
     own = unclip.scale(artifact.tensors[KEY].to(unclip.mean))
     before = unclip.scale(unclip.supplied[-1].embedding) if unclip.supplied else own.new_zeros(own.shape)
     between = unclip.unscale(slerp(before, own, strength))
-    with supplied_picture(base, between, round(min(max(noise_level, 0.0), 999.0))) as told:
-        yield told
+    with supplied_picture(base, between, round(min(max(noise_level, 0.0), 999.0))) as conditioned:
+        yield conditioned
 
 
 def _texts(batch: Batch, params: Params) -> list[str]:
@@ -118,30 +118,30 @@ def _texts(batch: Batch, params: Params) -> list[str]:
 
 
 def _loss(
-    base: Base, batch: Batch, said: Conditioning, nothing: Conditioning, embedding: Tensor, params: Params
+    base: Base, batch: Batch, text_conditioning: Conditioning, nothing: Conditioning, embedding: Tensor, params: Params
 ) -> Tensor:
     """The denoising loss of u + γ · (c - u).
 
-    c is conditioned on ``embedding`` [1, d] and the texts ``said`` [B, 77, d], u on ``nothing`` [1, 77, d].
+    c is conditioned on ``embedding`` [1, d] and ``text_conditioning`` [B, 77, d], u on ``nothing`` [1, 77, d].
     """
     import torch
 
     from etude.diffusion.noise import predict, target
-    from etude.training.denoising import noised, weighted
+    from etude.training.denoising import sample_noisy, weight_losses
 
     unclip, count = _unclip(base), len(batch.names)
     level = torch.randint(params.noise_level + 1, (count,), device=base.device)
     embeddings = embedding.expand(count, -1)
-    told = unclip.telling(said, embeddings, torch.randn_like(embeddings), level)
-    drawn = noised(base, batch.mean, batch.logvar, params.training)
-    answer = predict(base, drawn.noisy, drawn.timesteps, told)
+    conditioning = unclip.telling(text_conditioning, embeddings, torch.randn_like(embeddings), level)
+    samples = sample_noisy(base, batch.mean, batch.logvar, params.training)
+    answer = predict(base, samples.noisy, samples.timesteps, conditioning)
     if params.guidance != 1:
         with torch.no_grad():
-            unconditional = predict(base, drawn.noisy, drawn.timesteps, unclip.silent(nothing[[0] * count]))
+            unconditional = predict(base, samples.noisy, samples.timesteps, unclip.silent(nothing[[0] * count]))
         answer = unconditional + params.guidance * (answer - unconditional)
-    wanted = target(base, drawn.latents, drawn.noise, drawn.timesteps)
+    wanted = target(base, samples.latents, samples.noise, samples.timesteps)
     errors = (answer.to(wanted) - wanted).square().mean(dim=(1, 2, 3))
-    return weighted(base, errors, drawn.timesteps, params.training).mean()
+    return weight_losses(base, errors, samples.timesteps, params.training).mean()
 
 
 def _unclip(base: Base) -> Unclip:

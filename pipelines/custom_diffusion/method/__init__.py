@@ -75,11 +75,11 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
     from etude.diffusion.hooks import added_tokens
     from etude.diffusion.weights import parameters_of, swapped
 
-    known = parameters_of("unet", base.unet)
+    parameters = parameters_of("unet", base.unet)
     weights = {name: tensor for name, tensor in artifact.tensors.items() if name.startswith("unet.")}
     for name in [name for name in weights if name.endswith(".delta")]:  # files of other programs contain differences
         whole, delta = name.removesuffix(".delta"), weights.pop(name)
-        weights[whole] = known[whole].detach() + delta.to(known[whole]) if whole in known else delta
+        weights[whole] = parameters[whole].detach() + delta.to(parameters[whole]) if whole in parameters else delta
     words = {word: text_rows(artifact.tensors, f"words.{i}.") for i, word in enumerate(artifact.facts["words"])}
     with swapped(base, weights, strength), added_tokens(base, words):
         yield base
@@ -88,8 +88,8 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
 def _facts(params: Params, count: int) -> dict[str, Any]:
     """The artifact's facts: its words, the texts of their concepts, and settings for the export stage."""
     concepts = params.concepts.values()
-    told = {"words": [concept.word for concept in concepts], "prompts": [concept.worded() for concept in concepts]}
-    return told | {"name": params.name, "images": count, "compress": params.compress, "lora_rank": params.lora_rank}
+    facts = {"words": [concept.word for concept in concepts], "prompts": [concept.worded() for concept in concepts]}
+    return facts | {"name": params.name, "images": count, "compress": params.compress, "lora_rank": params.lora_rank}
 
 
 def _starts(base: Base, words: str) -> list[Tensor]:
@@ -126,16 +126,16 @@ def _reader(base: Base, params: Params, views: Views) -> Callable[[Pair], Condit
     from etude.base.conditioning import Conditioning
     from etude.base.text import encode_prompts
 
-    said = {"far": params.far, "near": params.near, "whole": [""]}
+    openings = {"far": params.far, "near": params.near, "whole": [""]}
 
     def text(name: str) -> str:
-        chosen = said[views.kinds[name]]
+        chosen = openings[views.kinds[name]]
         beginning = chosen[int(torch.randint(len(chosen), ()))]
         return f"{beginning} {params.concepts[name.partition('/')[0]].worded()}".strip()
 
     def read(pair: Pair) -> Conditioning:
-        live = encode_prompts(base, [text(name) for name in pair.own.names], params.clip_skip)
-        kept = pair.prior.conditioning if pair.prior else None
-        return Conditioning.cat([live, *([kept] if kept else [])])
+        own_texts = encode_prompts(base, [text(name) for name in pair.own.names], params.clip_skip)
+        class_texts = pair.prior.conditioning if pair.prior else None
+        return Conditioning.cat([own_texts, *([class_texts] if class_texts else [])])
 
     return read

@@ -29,8 +29,8 @@ RIDGE = 1e-9  # times C's mean diagonal: for directions that no caption contains
 BEGINNING, LEFT_OUT = "photo of a", 3  # the first three words of a caption that begins like this are ignored
 
 
-def merge(base: Base, made: Sequence[Artifact], captions: Sequence[str]) -> Artifact:
-    """One artifact with the words of all of ``made``; the output for ``captions`` should not change (the paper: 200).
+def merge(base: Base, artifacts: Sequence[Artifact], captions: Sequence[str]) -> Artifact:
+    """One artifact with the words of all ``artifacts``; the output for ``captions`` should not change (the paper: 200).
 
     Raises InputError if an artifact contains more than keys and values, if two have the same word, or without captions.
     """
@@ -39,32 +39,32 @@ def merge(base: Base, made: Sequence[Artifact], captions: Sequence[str]) -> Arti
     from etude.core.artifact import Artifact
     from etude.diffusion.hooks import added_tokens
 
-    words = _words(made)
+    words = _words(artifacts)
     if not captions:
         raise InputError("captions", "are empty", "give a few hundred, with many different words")
     with added_tokens(base, words), torch.no_grad():
-        kept = states(base, list(captions)).double()
-        asked = [states(base, _asked(one)).double() for one in made]
-    targets, owners = _distinct(asked)
+        caption_states = states(base, list(captions)).double()
+        text_states = [states(base, _prompts(one)).double() for one in artifacts]
+    targets, owners = _distinct(text_states)
     tensors = {}
-    for name in sorted(made[0].tensors):
+    for name in sorted(artifacts[0].tensors):
         if name.startswith("unet."):
             weight = base.unet.get_parameter(name.removeprefix("unet.")).detach().double()
-            own = [one.tensors[name].to(weight) for one in made]
+            own = [one.tensors[name].to(weight) for one in artifacts]
             values = torch.stack([own[i] @ row for i, row in zip(owners, targets, strict=True)])
-            tensors[name] = solve(weight, kept, targets, values).to(made[0].tensors[name].dtype).cpu()
-    listed = list(words)
-    for number, word in enumerate(listed):
+            tensors[name] = solve(weight, caption_states, targets, values).to(artifacts[0].tensors[name].dtype).cpu()
+    word_list = list(words)
+    for number, word in enumerate(word_list):
         tensors |= {f"words.{number}.{part}": row for part, row in zip(base.text_parts, words[word], strict=True)}
-    prompts = [prompt for one in made for prompt in one.facts["prompts"]]
-    return Artifact(own_name(__name__), tensors, {**made[0].facts, "words": listed, "prompts": prompts})
+    prompts = [prompt for one in artifacts for prompt in one.facts["prompts"]]
+    return Artifact(own_name(__name__), tensors, {**artifacts[0].facts, "words": word_list, "prompts": prompts})
 
 
-def solve(weight: Tensor, kept: Tensor, targets: Tensor, values: Tensor) -> Tensor:
+def solve(weight: Tensor, caption_states: Tensor, targets: Tensor, values: Tensor) -> Tensor:
     """W' [out, d] from W [out, d], K [N, d], T [m, d] and V [m, out]."""
     import torch
 
-    gram = kept.T @ kept
+    gram = caption_states.T @ caption_states
     gram.diagonal().add_(RIDGE * gram.diagonal().mean())
     d = torch.linalg.solve(gram, targets.T).T
     missing = values.T - weight @ targets.T
@@ -92,12 +92,14 @@ def states(base: Base, texts: Sequence[str]) -> Tensor:
     return torch.cat(rows)
 
 
-def _words(made: Sequence[Artifact]) -> dict[str, list[Tensor]]:
+def _words(artifacts: Sequence[Artifact]) -> dict[str, list[Tensor]]:
     """The rows of all artifacts by word; raises InputError for artifacts that cannot be merged."""
     words: dict[str, list[Tensor]] = {}
-    for one in made:
+    for one in artifacts:
         others = [n for n in one.tensors if n.startswith("unet.") and not re.search(r"attn2\.to_[kv]\.weight$", n)]
-        if others or {n for n in one.tensors if n[:5] == "unet."} != {n for n in made[0].tensors if n[:5] == "unet."}:
+        if others or {n for n in one.tensors if n[:5] == "unet."} != {
+            n for n in artifacts[0].tensors if n[:5] == "unet."
+        }:
             fault = f"holds {others[0] if others else 'other layers than the first'}"
             raise InputError(one.facts["name"], fault, "merge concepts learned with `layers: crossattn_kv`")
         for number, word in enumerate(one.facts["words"]):
@@ -107,13 +109,13 @@ def _words(made: Sequence[Artifact]) -> dict[str, list[Tensor]]:
     return words
 
 
-def _distinct(asked: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
+def _distinct(text_states: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
     """All different rows, and for each the number of the first artifact that has it."""
     import torch
 
     rows: list[Tensor] = []
     owners: list[int] = []
-    for number, own in enumerate(asked):
+    for number, own in enumerate(text_states):
         for row in own:
             if not any(torch.equal(row, other) for other in rows):
                 rows.append(row)
@@ -121,7 +123,7 @@ def _distinct(asked: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
     return torch.stack(rows), owners
 
 
-def _asked(artifact: Artifact) -> list[str]:
+def _prompts(artifact: Artifact) -> list[str]:
     """Every prompt of an artifact, alone and in a sentence."""
     texts = []
     for prompt in artifact.facts["prompts"]:

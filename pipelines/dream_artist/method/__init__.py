@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from etude.base.conditioning import Conditioning
     from etude.core.artifact import Artifact
     from etude.training.batches import Batch, Captions, Images
-    from etude.training.denoising import Noised
+    from etude.training.denoising import NoisySamples
     from etude.training.plan import Optimization
     from etude.training.report import Report
 
@@ -44,7 +44,7 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
     from etude.base.text import encode_prompts
     from etude.core.artifact import Artifact
     from etude.training.batches import Batches
-    from etude.training.denoising import noised
+    from etude.training.denoising import sample_noisy
     from etude.training.fit import Group, fit
 
     plan, guidance = params.training, parse_guidance(params.guidance)
@@ -63,12 +63,12 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
         texts = [insert_name(text, params.name) for text in towards]
         texts += [insert_name(text, params.name + SIDES["negative"]) for text in away]
         both = encode_prompts(base, texts, params.clip_skip)
-        drawn = noised(base, batch.mean, batch.logvar, plan)
-        answer = _guided(base, drawn, both, guidance)
+        samples = sample_noisy(base, batch.mean, batch.logvar, plan)
+        answer = _guided(base, samples, both, guidance)
         weight = _weight(batch.attention) if params.attention and batch.attention is not None else None
-        losses = _losses(base, drawn, answer, plan, weight)
+        losses = _losses(base, samples, answer, plan, weight)
         if params.reconstruction:
-            losses = losses + params.reconstruction * _distances(base, drawn, answer, batch.mean)
+            losses = losses + params.reconstruction * _distances(base, samples, answer, batch.mean)
         return losses.mean()
 
     groups = [Group(positive), Group(negative, params.negative_rate)]
@@ -118,29 +118,29 @@ def _starts(base: Base, params: Params, seed: int) -> Rows:
     return rows
 
 
-def _guided(base: Base, drawn: Noised, both: Conditioning, guidance: Guidance) -> Tensor:
+def _guided(base: Base, samples: NoisySamples, both: Conditioning, guidance: Guidance) -> Tensor:
     """u + γ(t) · (c - u) [B, 4, h, w], from one batch of 2B; ``both``: the positive texts, then the negative ones."""
     import torch
 
     from etude.diffusion.noise import predict
 
-    c, u = predict(base, torch.cat([drawn.noisy] * 2), torch.cat([drawn.timesteps] * 2), both).chunk(2)
-    return u + guidance.at(drawn.timesteps, len(base.alphas_cumprod)).to(u) * (c - u)
+    c, u = predict(base, torch.cat([samples.noisy] * 2), torch.cat([samples.timesteps] * 2), both).chunk(2)
+    return u + guidance.at(samples.timesteps, len(base.alphas_cumprod)).to(u) * (c - u)
 
 
-def _losses(base: Base, drawn: Noised, answer: Tensor, plan: Optimization, weight: Tensor | None) -> Tensor:
+def _losses(base: Base, samples: NoisySamples, answer: Tensor, plan: Optimization, weight: Tensor | None) -> Tensor:
     """One loss for each sample [B]: the squared error of the answer, weighted by ``weight`` [B, 1, h, w]."""
     from etude.diffusion.noise import target
-    from etude.training.denoising import weighted
+    from etude.training.denoising import weight_losses
 
-    wanted = target(base, drawn.latents, drawn.noise, drawn.timesteps)
+    wanted = target(base, samples.latents, samples.noise, samples.timesteps)
     errors = (answer.float() - wanted.float()).square()
     if weight is not None:
         errors = errors * weight
-    return weighted(base, errors.mean(dim=(1, 2, 3)), drawn.timesteps, plan)
+    return weight_losses(base, errors.mean(dim=(1, 2, 3)), samples.timesteps, plan)
 
 
-def _distances(base: Base, drawn: Noised, answer: Tensor, mean: Tensor) -> Tensor:
+def _distances(base: Base, samples: NoisySamples, answer: Tensor, mean: Tensor) -> Tensor:
     """L1 distance [B] between the pictures decoded from the answers and those decoded from the latents ``mean``."""
     import torch
 
@@ -148,8 +148,8 @@ def _distances(base: Base, drawn: Noised, answer: Tensor, mean: Tensor) -> Tenso
 
     with torch.no_grad():
         pictures = _decoded(base, mean * base.scaling_factor)
-    found = _decoded(base, original(base, drawn.noisy, answer, drawn.timesteps))
-    return (found.float() - pictures.float()).abs().mean(dim=(1, 2, 3))
+    reconstructed = _decoded(base, original(base, samples.noisy, answer, samples.timesteps))
+    return (reconstructed.float() - pictures.float()).abs().mean(dim=(1, 2, 3))
 
 
 def _decoded(base: Base, latents: Tensor) -> Tensor:

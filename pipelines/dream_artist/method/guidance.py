@@ -53,10 +53,10 @@ def parse_guidance(text: float | str) -> Guidance:
     A curve is ln (a straight line), cos, cos2, or an expression of ``rate`` such as ``rate ** 2`` or ``sqrt(rate)``:
     numbers, + - * / **, pi and the functions cos, exp, log, sin, sqrt, tanh. The text is never run as Python code.
     """
-    found = FORM.fullmatch(str(text).replace(" ", ""))
-    if not found:
+    match = FORM.fullmatch(str(text).replace(" ", ""))
+    if not match:
         raise ValueError(f"`guidance` is `{text}`, which is not a number, `low-high` or `low-high:curve`")
-    low, high, curve = found.groups()
+    low, high, curve = match.groups()
     if not 0 < max(float(low), float(high or 0)) <= STRONGEST:
         raise ValueError(f"`guidance` is `{text}`: a scale is above 0, and at most {STRONGEST}")
     expression = CURVES.get(curve or "ln", curve)

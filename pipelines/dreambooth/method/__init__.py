@@ -131,14 +131,14 @@ def _reader(base: Base, params: Params) -> Callable[[Pair], Conditioning]:
     from etude.base.text import encode_prompts
 
     prompts = [insert_name(template, params.name) for template in params.templates]
-    known = encode_prompts(base, prompts, params.clip_skip)
+    encoded = encode_prompts(base, prompts, params.clip_skip)
 
     def read(pair: Pair) -> Conditioning:
         chosen = torch.randint(len(prompts), (len(pair.own.names),)).tolist()
         if params.text_encoder_rate:
             texts = [prompts[i] for i in chosen] + list(pair.prior.texts if pair.prior else ())
             return encode_prompts(base, texts, params.clip_skip)
-        kept = pair.prior.conditioning if pair.prior else None
-        return Conditioning.cat([known[chosen], *([kept] if kept else [])])
+        class_texts = pair.prior.conditioning if pair.prior else None
+        return Conditioning.cat([encoded[chosen], *([class_texts] if class_texts else [])])
 
     return read

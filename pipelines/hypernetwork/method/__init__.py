@@ -107,8 +107,8 @@ def _design(facts: dict[str, Any], dropout: tuple[float, ...] = ()) -> Design:
     """The architecture from an artifact's facts; dropout is only for training."""
     from .networks import Design
 
-    told = {name: facts[name] for name in ("structure", "activation", "activate_output", "layer_norm")}
-    return Design(**told, dropout=dropout)
+    architecture = {name: facts[name] for name in ("structure", "activation", "activate_output", "layer_norm")}
+    return Design(**architecture, dropout=dropout)
 
 
 @contextmanager
@@ -130,11 +130,11 @@ def _learning(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tenso
     design = Design(
         params.structure, params.activation, params.activate_output, params.layer_norm != "none", params.dropout
     )
-    known = input_widths(base.unet)
-    if strange := sorted(set(params.widths) - set(known)):
-        fault = f"`widths` has {strange[0]}, but {base.path} has {', '.join(map(str, known))}"
+    widths = input_widths(base.unet)
+    if unknown := sorted(set(params.widths) - set(widths)):
+        fault = f"`widths` has {unknown[0]}, but {base.path} has {', '.join(map(str, widths))}"
         raise ParamsError(f"pipelines/{METHOD}/params.yaml", fault, "name some of these, or [] for all")
-    networks: Networks = make_networks(params.widths or known, design)
+    networks: Networks = make_networks(params.widths or widths, design)
     initialise(networks, params.initial, params.activation, params.layer_norm == "unit")
     base.unet.hypernetwork = networks.to(base.device).train()  # a part of the UNet, so that previews end its dropout
     try:

@@ -107,14 +107,14 @@ def before_keys_and_values(base: Base, networks: Networks, strength: float = 1.0
     Raises BaseError if the base has no attention layer with any of their widths.
     """
     with ExitStack() as undo:
-        met = False
+        applied = False
         for attention in _attentions(base.unet):
             for side, layer in zip(SIDES, (attention.to_k, attention.to_v), strict=True):
                 if str(layer.in_features) in networks:
                     stack = networks[str(layer.in_features)][side]  # type: ignore[index]
                     undo.callback(layer.register_forward_pre_hook(_through(stack, strength)).remove)
-                    met = True
-        if not met:
+                    applied = True
+        if not applied:
             widths = ", ".join(networks)
             action = "apply it to a base of the family and size that it was trained on"
             raise BaseError(base.path, f"has no attention whose input has a width of {widths}", action)
@@ -146,9 +146,9 @@ def _stack(width: int, design: Design) -> nn.Sequential:
 
 
 def _activation(name: str) -> nn.Module:
-    room = nn.modules.activation
-    known = {name.lower(): getattr(room, name) for name in room.__all__}
-    kind = known.get("hardswish" if name == "swish" else name)
+    activations = nn.modules.activation
+    classes = {name.lower(): getattr(activations, name) for name in activations.__all__}
+    kind = classes.get("hardswish" if name == "swish" else name)
     if kind is None or name in UNFIT:
         raise FormatError(METHOD, f"its activation `{name}` is not known", "use another file")
     module: nn.Module = kind()

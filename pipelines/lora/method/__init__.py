@@ -46,9 +46,9 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     facts: dict[str, Any] = {"name": params.name, "rank": params.rank, "alpha": params.alpha}
     facts |= {"images": len(images.names), "tags": dict(Counter(captions.texts[name] for name in images.names))}
     facts |= {} if params.kind in ("lora", "dora") else {"formats": ["kohya_lora"]}  # diffusers supports no other kind
-    with inserted(base, params, report.seed) as found:
-        facts |= {"alphas": others} if (others := alphas(list(found), params)) else {}
-        tensors = {name: saved_form(name, tensor) for name, tensor in found.items()}
+    with inserted(base, params, report.seed) as parameters:
+        facts |= {"alphas": others} if (others := alphas(list(parameters), params)) else {}
+        tensors = {name: saved_form(name, tensor) for name, tensor in parameters.items()}
         learned = Artifact(METHOD, tensors, facts, params.save)
 
         def loss(batch: Batch) -> Tensor:
@@ -58,7 +58,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
                 text = conditioning.cached(batch, captions.empty, params.caption_dropout)
             return denoising_loss(base, batch.mean, batch.logvar, text, plan)
 
-        return fit(_groups(found, params), loss, batches, plan, report, learned)
+        return fit(_groups(parameters, params), loss, batches, plan, report, learned)
 
 
 @contextmanager
@@ -77,12 +77,12 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
         yield base
 
 
-def _groups(found: Mapping[str, Tensor], params: Params) -> list[Group]:
+def _groups(parameters: Mapping[str, Tensor], params: Params) -> list[Group]:
     """The factors of UNet and text encoders with their learning rates; with LoRA+, the B factors are in own groups."""
     from etude.training.fit import Group
     from etude.training.rates import groups
 
-    shared = groups(found, params.text_encoder_rate)
+    shared = groups(parameters, params.text_encoder_rate)
     if params.plus == 1:
         return shared
     halves = []

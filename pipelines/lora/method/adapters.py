@@ -36,19 +36,19 @@ def inserted(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tensor
     tuners: list[Any] = []
     try:
         torch.manual_seed(mix(seed, METHOD))  # peft draws from the CPU's global generator
-        found: dict[str, Tensor] = {}
+        parameters: dict[str, Tensor] = {}
         for part, module in parts.items():
             if ranks := _ranks(part, module, params):
                 tuners.append(_tuned(module, params, ranks))
             for name, parameter in module.named_parameters():
                 if _OWN.search(name):
                     parameter.data = parameter.data.float()
-                    found[f"{part}.{_named(name)}"] = parameter
-        if not found:
+                    parameters[f"{part}.{_named(name)}"] = parameter
+        if not parameters:
             raise ParamsError(
                 f"pipelines/{METHOD}/params.yaml", "`blocks` leaves no layer to train", "raise a rank in it"
             )
-        yield found
+        yield parameters
     finally:
         for tuner in tuners:
             tuner.unload()
@@ -94,12 +94,12 @@ def _place(part: str, name: str) -> str:
 def _check_blocks(base: Base, params: Params) -> None:
     """Raises BaseError for a block that does not exist, and for one without a target layer."""
     parts = parts_of(base).items() if params.blocks else ()
-    known = [_place(part, name) for part, module in parts for name, _ in module.named_modules()]
+    modules = [_place(part, name) for part, module in parts for name, _ in module.named_modules()]
     layers = [_place(part, name) for part, module in parts for name in _chosen(module, params)]
     for block in params.blocks:
-        if block not in known:
+        if block not in modules:
             action = "name a part or a block in it, such as unet.mid_block or text_encoder.encoder.layers.3"
-            raise BaseError(base.path, f"has no `{block}`, which `blocks` names{nearest(block, known)}", action)
+            raise BaseError(base.path, f"has no `{block}`, which `blocks` names{nearest(block, modules)}", action)
         if not any(f"{layer}.".startswith(f"{block}.") for layer in layers):
             fault = f"has no layer of `targets` in `{block}`, which `blocks` names"
             raise BaseError(base.path, fault, "name other targets, or another block")

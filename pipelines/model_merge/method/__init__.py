@@ -54,8 +54,8 @@ def build(*, base: Base, models: Mapping[str, Input], params: Params, report: Re
         merge = replace(merge, learned=_learned(merge, params, base, parents, report))
     facts: dict[str, Any] = {"name": params.name, "metadata": record(params, models, Input(base.path, ""))}
     if params.result == "lora":
-        tensors, told = as_lora(merge, params, parents, below, report)
-        return Artifact(METHOD, tensors, facts | told | {"formats": ["kohya_lora", "diffusers_lora"]})
+        tensors, lora_facts = as_lora(merge, params, parents, below, report)
+        return Artifact(METHOD, tensors, facts | lora_facts | {"formats": ["kohya_lora", "diffusers_lora"]})
     tensors = as_checkpoint(merge, params, parents, models.get("vae"), report)
     return Artifact(METHOD, tensors, facts | {"formats": ["ldm_checkpoint", "diffusers_checkpoint"]})
 

@@ -74,7 +74,7 @@ def build(
     total = len(groups) * len(path)
     report.start(progress.step, total)
     for group in groups[progress.step // len(path) :]:
-        invert(Inversion(base, path, group.said, params.guidance, rule), group, progress, report)
+        invert(Inversion(base, path, group.text_conditioning, params.guidance, rule), group, progress, report)
 
     names = [name for group in groups for name in group.names]
     tensors = {f"{name}.latent": progress.latents[name] for name in names}
@@ -90,10 +90,10 @@ def build(
         "psnr": progress.scores,
         "measures": measures(progress.scores),
     }
-    made = Artifact(METHOD, tensors, facts, params.save).copied()
+    artifact = Artifact(METHOD, tensors, facts, params.save).copied()
     report.preview = lambda: sheet(progress, pixels)
-    report.checkpoint(total, made)
-    return made
+    report.checkpoint(total, artifact)
+    return artifact
 
 
 @contextmanager

@@ -48,7 +48,7 @@ class Batch:
 
     names: Sequence[str]
     latents: Tensor
-    said: Conditioning
+    text_conditioning: Conditioning
     empty: Conditioning  # [B, 77, d]
     pictures: Sequence[Tensor]  # uint8 [H, W, 3]
 
@@ -76,11 +76,11 @@ class Album:
     def _batch(self, base: Base, chosen: Sequence[int]) -> Batch:
         names = [self.images.names[i] for i in chosen]
         latents = torch.stack([self.images.mean[i] for i in chosen]) * base.scaling_factor
-        said = Conditioning.cat([self.captions.conditioning[name] for name in names])
+        text_conditioning = Conditioning.cat([self.captions.conditioning[name] for name in names])
         return Batch(
             names,
             latents.to(base.device, torch.promote_types(base.dtype, torch.float32)),
-            said.to(base.device, base.dtype),
+            text_conditioning.to(base.device, base.dtype),
             self.captions.empty.to(base.device, base.dtype)[[0] * len(names)],
             [self.pixels[name] for name in names],
         )
@@ -89,7 +89,7 @@ class Album:
 def invert(inversion: Inversion, batch: Batch, progress: Progress, report: Report) -> None:
     """Invert a batch, from the step in ``progress`` on; the pivot is computed again, with the same result."""
     base, path = inversion.base, inversion.path
-    way = pivot(base, batch.latents, batch.said, path)
+    way = pivot(base, batch.latents, batch.text_conditioning, path)
     z = way[-1] if progress.z is None else progress.z.to(way[-1])
     for i in range(len(progress.nothing), len(path)):
         start = progress.nothing[-1].to(batch.empty.hidden) if progress.nothing else batch.empty.hidden
@@ -109,7 +109,7 @@ def _finish(inversion: Inversion, batch: Batch, noise: Tensor, progress: Progres
     """Move the batch's results into the results of the run, and compare the reconstructions with the pictures."""
     assert progress.z is not None
     base = inversion.base
-    plain = draw(base, noise, batch.said, repeat(batch.empty), inversion.guidance, inversion.path)
+    plain = draw(base, noise, batch.text_conditioning, repeat(batch.empty), inversion.guidance, inversion.path)
     drawn = [decode_latents(base, latents) for latents in (batch.latents, plain, progress.z)]
     for number, name in enumerate(batch.names):
         truth = batch.pictures[number]

@@ -48,13 +48,13 @@ class EditingSampler:
         """uint8 [B, height, width, 3] on the CPU: picture ``seeds[i]``, edited by ``prompts[i]``."""
         if isinstance(prompts, Conditioning):
             raise InputError("prompts", "must be texts: an inverted picture is edited by its text", "give texts")
-        drawn: dict[int, Tensor] = {}
+        pictures: dict[int, Tensor] = {}
         chosen = [self.pictures[seed % len(self.pictures)] for seed in seeds]
         for size in sorted({tuple(picture.latent.shape) for picture in chosen}):
             rows = [i for i, picture in enumerate(chosen) if tuple(picture.latent.shape) == size]
             latents = self._latents([chosen[i] for i in rows], [prompts[i] for i in rows])
-            drawn |= dict(zip(rows, _sized(decode_latents(self.base, latents), width, height), strict=True))
-        return torch.stack([drawn[i] for i in range(len(chosen))])
+            pictures |= dict(zip(rows, _sized(decode_latents(self.base, latents), width, height), strict=True))
+        return torch.stack([pictures[i] for i in range(len(chosen))])
 
     @torch.no_grad()
     def _latents(self, pictures: Sequence[Inverted], prompts: Sequence[str]) -> Tensor:

@@ -40,7 +40,7 @@ class Inversion:
 
     base: Base
     path: Path
-    said: Conditioning
+    text_conditioning: Conditioning
     guidance: float
     rule: Rule
 
@@ -56,7 +56,7 @@ class Inversion:
         """
         t = self._time(i)
         with torch.no_grad():
-            conditional = predict(self.base, z, t, self.said)
+            conditional = predict(self.base, z, t, self.text_conditioning)
         embedding = nothing.hidden.detach().clone()
         first, second = torch.zeros_like(embedding), torch.zeros_like(embedding)
         errors = z.new_zeros(len(z))
@@ -81,7 +81,7 @@ class Inversion:
     @torch.no_grad()
     def advance(self, z: Tensor, nothing: Conditioning, i: int) -> Tensor:
         """z̄ after step i with the optimised ∅."""
-        answer = guided(self.base, z, self._time(i), self.said, nothing, self.guidance)
+        answer = guided(self.base, z, self._time(i), self.text_conditioning, nothing, self.guidance)
         return towards_picture(self.base, answer, z, self.path, i)
 
     def _time(self, i: int) -> Tensor:

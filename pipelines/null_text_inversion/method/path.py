@@ -66,11 +66,11 @@ def towards_noise(base: Base, answer: Tensor, z: Tensor, path: Path, i: int) -> 
 @torch.no_grad()
 def pivot(base: Base, z: Tensor, conditioning: Conditioning, path: Path) -> list[Tensor]:
     """z*₀ … z*_N: DDIM inversion of the latents ``z`` [B, 4, h, w] without guidance; the last is the noise."""
-    found = [z]
+    latents = [z]
     for i in reversed(range(len(path))):
-        answer = predict(base, found[-1].to(base.dtype), _at(base, path, i), conditioning).to(z.dtype)
-        found.append(towards_noise(base, answer, found[-1], path, i))
-    return found
+        answer = predict(base, latents[-1].to(base.dtype), _at(base, path, i), conditioning).to(z.dtype)
+        latents.append(towards_noise(base, answer, latents[-1], path, i))
+    return latents
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from etude.core.errors import InputError
-from etude.evaluation.metrics import Seen, ceiling, unit
+from etude.evaluation.metrics import MetricInputs, ceiling, unit
 from etude.evaluation.settings import Best
 from etude.evaluation.table import Row, best_row, measure, summary
 from etude.metrics import BY_KEY
@@ -43,16 +43,16 @@ def test_a_rule_on_what_was_not_measured_is_an_error_that_names_it() -> None:
 def test_prompts_without_words_for_clip_do_not_count_for_the_text_alignment() -> None:
     pictures = np.array([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [1.0, 0.0]]])
     text = np.array([1.0, 0.0])
-    made = measure(row(100, None).candidate, Seen(pictures, [None, text], np.eye(2), 0.5), {})
+    made = measure(row(100, None).candidate, MetricInputs(pictures, [None, text], np.eye(2), 0.5), {})
     assert made.values["text_alignment"] == pytest.approx(0.8)
     assert made.spreads["text_alignment"] == pytest.approx(0.2 * 2**0.5, rel=1e-5)
-    nothing = measure(row(100, None).candidate, Seen(pictures, [None, None], np.eye(2), 0.5), {})
+    nothing = measure(row(100, None).candidate, MetricInputs(pictures, [None, None], np.eye(2), 0.5), {})
     assert nothing.values["text_alignment"] is None
 
 
 def test_a_row_holds_the_means_over_prompts_and_seeds() -> None:
     pictures = np.array([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]])
-    made = measure(row(100, None).candidate, Seen(pictures, [None, None], np.array([[1.0, 0.0]]), 0.25), {})
+    made = measure(row(100, None).candidate, MetricInputs(pictures, [None, None], np.array([[1.0, 0.0]]), 0.25), {})
     assert made.values["image_similarity"] == pytest.approx(0.75)
     assert made.spreads["image_similarity"] == pytest.approx(0.5 / 2**0.5, rel=1e-5)
     assert made.values["diversity"] == pytest.approx(0.5)  # 1 for the first prompt, 0 for the second
@@ -63,7 +63,7 @@ def test_a_row_holds_the_means_over_prompts_and_seeds() -> None:
 def test_numbers_against_held_out_pictures_count_where_a_prompt_asks_for_something() -> None:
     pictures = np.ones((2, 2, 1))
     against = {"concept_accuracy": np.array([[1.0, 0.0], [np.nan, np.nan]]), "style_accuracy": np.full((2, 2), np.nan)}
-    made = measure(row(100, None).candidate, Seen(pictures, [None, None], np.ones((1, 1)), 0.25), against)
+    made = measure(row(100, None).candidate, MetricInputs(pictures, [None, None], np.ones((1, 1)), 0.25), against)
     assert made.values["concept_accuracy"] == 0.5
     assert made.spreads["concept_accuracy"] == pytest.approx(0.5**0.5, rel=1e-5)
     assert made.values["style_accuracy"] is None

@@ -6,7 +6,7 @@ import pytest
 
 from etude.base.settings import Sampling
 from etude.core.errors import ParamsError
-from etude.grids.axes import Axis, Known, read_axis
+from etude.grids.axes import Axis, Choices, read_axis
 from etude.grids.cells import Cell, Defaults, cells, gather
 from etude.grids.settings import AxisSettings
 from etude.rendering.candidates import UNTOUCHED, Candidate
@@ -18,18 +18,18 @@ SUBJECTS = {
     "000200": Candidate("000200", 200, Path("200")),
     "000300": Candidate("000300", 300, Path("300"), final=True),
 }
-KNOWN = Known(SUBJECTS, "000200", ["[name]", "a red [name]"])
+CHOICES = Choices(SUBJECTS, "000200", ["[name]", "a red [name]"])
 DEFAULTS = Defaults("sks", 7, Sampling.model_validate(SAMPLING), {"strength": 1.0})
 
 
 def axis(name: str, values: str | int | float) -> Axis:
-    made = read_axis(AxisSettings(axis=name, values=values), KNOWN)
+    made = read_axis(AxisSettings(axis=name, values=values), CHOICES)
     assert made
     return made
 
 
 def one(x: Axis | None = None, y: Axis | None = None, z: Axis | None = None) -> list[Cell]:
-    return cells([x, y, z], KNOWN, DEFAULTS)
+    return cells([x, y, z], CHOICES, DEFAULTS)
 
 
 def test_all_checkpoints_begin_with_the_untouched_base() -> None:

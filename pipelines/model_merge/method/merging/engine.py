@@ -76,14 +76,14 @@ class Merge:
         if formula.whole:
             return self._clipped(formula.merge(tensors, numbers, None), tensors)
         pieces = Pieces(tensors)
-        seen = formula.measure(pieces, numbers) if formula.measure and pieces.count else None
+        measured = formula.measure(pieces, numbers) if formula.measure and pieces.count else None
         result = torch.empty(pieces.count, dtype=torch.float64 if pieces.dtype == torch.float64 else self.dtype)
         length = pieces.count // max(len(tensors[0]), 1)
         for start in range(0, pieces.count, pieces.size):
             values = slice(start, min(start + pieces.size, pieces.count))
             parts = pieces.at(start)
-            known = self._source(formula, name, start) if formula.random else seen
-            result[values] = self._clipped(formula.merge(parts, numbers.at(values, length), known), parts)
+            extra = self._source(formula, name, start) if formula.random else measured
+            result[values] = self._clipped(formula.merge(parts, numbers.at(values, length), extra), parts)
         return result.view(tensors[0].shape)
 
     def _source(self, formula: Formula, name: str, start: int) -> torch.Generator:

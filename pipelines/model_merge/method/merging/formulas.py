@@ -25,7 +25,7 @@ from . import sorting
 from .pieces import Pieces, kth_smallest, total
 
 Parts = Sequence[Tensor]  # the same piece of every model
-Seen = Sequence[float]  # values measured over the whole tensor
+Measured = Sequence[float]  # values measured over the whole tensor
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Formula:
 
     models: int
     merge: Callable[..., Tensor]  # (parts, numbers, measured values or, if ``random``, a random generator)
-    measure: Callable[[Pieces, Numbers], Seen] | None = None
+    measure: Callable[[Pieces, Numbers], Measured] | None = None
     whole: bool = False
     random: bool = False
 
@@ -82,14 +82,14 @@ def weighted_subtraction(x: Parts, n: Numbers, _: Any = None) -> Tensor:
     return (x[0] - product * x[1]) / (1 - product)
 
 
-def _angle(pieces: Pieces, _: Numbers) -> Seen:
+def _angle(pieces: Pieces, _: Numbers) -> Measured:
     """a·b, ‖a‖² and ‖b‖²."""
     return total(pieces, lambda x: [(x[0] * x[1]).sum(), x[0].square().sum(), x[1].square().sum()])
 
 
-def slerp(x: Parts, n: Numbers, seen: Seen) -> Tensor:
+def slerp(x: Parts, n: Numbers, measured: Measured) -> Tensor:
     """Interpolation along the arc between a and b; linear if they are nearly parallel (|cos| above 0.9995)."""
-    dot, a, b = seen[0], max(math.sqrt(seen[1]), 1e-8), max(math.sqrt(seen[2]), 1e-8)
+    dot, a, b = measured[0], max(math.sqrt(measured[1]), 1e-8), max(math.sqrt(measured[2]), 1e-8)
     cosine = dot / (a * b)
     if n.alpha in (0, 1) or abs(cosine) > 0.9995:
         return _mix(x[0], x[1], n.alpha)
@@ -143,16 +143,16 @@ def _distance(x: Parts, n: Numbers, a: float, b: float) -> tuple[Tensor, Tensor]
     return ((1 - n.alpha) * da**2 + n.alpha * db**2).sqrt(), _mix(x[0], x[1], n.alpha) - x[2]
 
 
-def _lengths(pieces: Pieces, n: Numbers) -> Seen:
+def _lengths(pieces: Pieces, n: Numbers) -> Measured:
     squares = total(pieces, lambda x: [(x[0] - x[2]).square().sum(), (x[1] - x[2]).square().sum()])
     a, b = map(math.sqrt, squares)
     both = total(pieces, lambda x: [part.square().sum() for part in _distance(x, n, a, b)])
     return [a, b, *map(math.sqrt, both)]
 
 
-def euclidean_add_difference(x: Parts, n: Numbers, seen: Seen) -> Tensor:
+def euclidean_add_difference(x: Parts, n: Numbers, measured: Measured) -> Tensor:
     """c + the Euclidean mean of both differences, with signs and length of the weighted sum's difference."""
-    a, b, length, target = seen
+    a, b, length, target = measured
     distance, mixed = _distance(x, n, a, b)
     return x[2] + _unit(torch.copysign(distance, mixed), length) * target
 
@@ -171,7 +171,7 @@ def similarity_add_difference(x: Parts, n: Numbers, _: Any = None) -> Tensor:
     return (1 - alike) * (a + n.alpha * (b - c)) + alike * _mix(a, b, n.alpha / 2)
 
 
-def _ties_thresholds(pieces: Pieces, n: Numbers) -> Seen:
+def _ties_thresholds(pieces: Pieces, n: Numbers) -> Measured:
     k = max(int((1 - n.beta) * pieces.count), 1)
     return [kth_smallest(pieces, partial(_difference, number=i), k) for i in (0, 1)]
 
@@ -184,9 +184,9 @@ def _kept(difference: Tensor, threshold: float) -> Tensor:
     return difference * (difference.abs().float() >= threshold)
 
 
-def ties_add_difference(x: Parts, n: Numbers, seen: Seen) -> Tensor:
+def ties_add_difference(x: Parts, n: Numbers, measured: Measured) -> Tensor:
     """c + α·mean of the largest share β of both differences, only of values whose sign is the majority's."""
-    kept = [_kept(_difference(x, i), seen[i]) for i in (0, 1)]
+    kept = [_kept(_difference(x, i), measured[i]) for i in (0, 1)]
     signs = [part.sign() for part in kept]
     majority = (signs[0] + signs[1]).sign()
     agree = [(sign == majority).to(x[0].dtype) for sign in signs]
@@ -202,7 +202,7 @@ def task_arithmetic(x: Parts, n: Numbers, _: Any = None) -> Tensor:
     return x[-1] + n.alpha * result
 
 
-def _densest(pieces: Pieces, n: Numbers) -> Seen:
+def _densest(pieces: Pieces, n: Numbers) -> Measured:
     k = pieces.count - max(int(n.density * pieces.count), 1) + 1
     return [kth_smallest(pieces, partial(_difference, number=i), k) for i in range(pieces.models - 1)]
 
@@ -219,9 +219,9 @@ def _consensus(vectors: Sequence[Tensor], n: Numbers, normalize: bool) -> Tensor
     return mixed / torch.where(share == 0, 1.0, share)
 
 
-def ties(x: Parts, n: Numbers, seen: Seen) -> Tensor:
+def ties(x: Parts, n: Numbers, measured: Measured) -> Tensor:
     """base + α·mean of the largest values of each task vector, only of values whose sign is the majority's."""
-    vectors = [_kept(_difference(x, i), seen[i]) for i in range(len(x) - 1)]
+    vectors = [_kept(_difference(x, i), measured[i]) for i in range(len(x) - 1)]
     return x[-1] + n.alpha * _consensus(vectors, n, normalize=True)
 
 

@@ -45,16 +45,16 @@ _NOTHING = 1e-6  # relative to the mean square of answers: a smaller change is o
 class Lessons:
     """The predictions of one model while it draws its prompts: the training data of the merge.
 
-    ``noisy`` and ``answers`` [n, 4, h, w], ``times`` [n]; ``texts`` [n] are indices into ``said``, the merge's text
-    conditioning. ``effect``: mean square of the difference between the model's and the base's predictions, by which
-    errors are divided.
+    ``noisy`` and ``answers`` [n, 4, h, w], ``times`` [n]; ``texts`` [n] are indices into ``conditioning``, which is
+    that of the merge. ``effect``: mean square of the difference between the model's and the base's predictions; errors
+    are divided by it.
     """
 
     noisy: Tensor
     times: Tensor
     texts: Tensor
     answers: Tensor
-    said: Conditioning
+    conditioning: Conditioning
     effect: Tensor
 
 
@@ -82,7 +82,7 @@ class Mixed(nn.Module):
         counts = [len(self.own[name]) for name in self.differences]
         return dict(zip(self.differences, self.weights.split(counts), strict=True))  # type: ignore[no-untyped-call]
 
-    def forward(self, *args: Any, **told: Any) -> Any:
+    def forward(self, *args: Any, **options: Any) -> Any:
         """The same arguments and result as the UNet."""
         mixed: dict[str, Tensor] = {}
         for name, weights in self.rows().items():
@@ -90,7 +90,7 @@ class Mixed(nn.Module):
             for difference, weight in zip(self.differences[name], weights.unbind(1), strict=True):
                 if difference is not None:
                     mixed[name] = mixed[name] + weight.view(-1, *[1] * (own.ndim - 1)) * difference
-        return functional_call(self.unet, mixed, args, told)
+        return functional_call(self.unet, mixed, args, options)
 
 
 def learn(
@@ -146,8 +146,10 @@ def loss_of(mixed: Base, lessons: Sequence[Lessons], batch: Rows, nothing: Condi
     noisy = torch.cat([each.noisy[chosen] for each, chosen in zip(lessons, rows, strict=True)])
     times = torch.cat([each.times[chosen] for each, chosen in zip(lessons, rows, strict=True)])
     wanted = torch.cat([each.answers[chosen] for each, chosen in zip(lessons, rows, strict=True)])
-    said = Conditioning.cat([each.said[each.texts[chosen]] for each, chosen in zip(lessons, rows, strict=True)])
-    answers = _answer(mixed, noisy, times, said, nothing, learning.drawing.guidance)
+    conditioning = Conditioning.cat(
+        [each.conditioning[each.texts[chosen]] for each, chosen in zip(lessons, rows, strict=True)]
+    )
+    answers = _answer(mixed, noisy, times, conditioning, nothing, learning.drawing.guidance)
     errors = (answers.to(wanted) - wanted).square().mean(dim=(1, 2, 3))
     parts = zip(learning.importance, torch.split(errors, [len(chosen) for chosen in rows]), lessons, strict=True)
     total = torch.stack([importance * error.mean() / each.effect for importance, error, each in parts]).sum()
@@ -156,13 +158,13 @@ def loss_of(mixed: Base, lessons: Sequence[Lessons], batch: Rows, nothing: Condi
 
 def differences_of(base: Base, models: Sequence[Model]) -> dict[str, list[Tensor | None]]:
     """W' - W of each model, by the UNet's own names of weights; None if the model does not change the weight."""
-    found: dict[str, list[Tensor | None]] = {}
+    differences: dict[str, list[Tensor | None]] = {}
     for name, own in base.unet.named_parameters():
         full = f"unet.{name}"
         if any(full in model.own for model in models):
             changed = [model.weights[full].to(own) if full in model.own else None for model in models]
-            found[name] = [None if each is None else each - own.detach() for each in changed]
-    return found
+            differences[name] = [None if each is None else each - own.detach() for each in changed]
+    return differences
 
 
 @torch.no_grad()
@@ -171,54 +173,58 @@ def teach(base: Base, model: Model, texts: Mapping[str, Tensor], prompts: Sequen
     drawing = learning.drawing
     pictures = [(text, seed) for seed in learning.seeds for text in range(len(prompts))]
     own = {name: model.weights[name] for name in model.own if not name.startswith("vae.")}
-    told: list[tuple[Conditioning, Conditioning]] = []  # by the model's text encoders, by the base's, by the merge's
+    encoded: list[tuple[Conditioning, Conditioning]] = []  # by the model's text encoders, by the base's, by the merge's
     for tensors in (own, {}, texts):
         with swapped(base, tensors):
             both = encode_prompts(base, [*prompts, drawing.negative], drawing.clip_skip)
-            told.append((both[:-1], both[-1:]))
-    seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+            encoded.append((both[:-1], both[-1:]))
+    steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     with swapped(base, own):
         for first in range(0, len(pictures), learning.batch_size):
             some = pictures[first : first + learning.batch_size]
-            seen += _drawn(base, some, *told[0], learning)
-    noisy, times, numbers, answers = (torch.cat(column) for column in zip(*seen, strict=True))
-    said, nothing = told[1]
-    known = torch.randperm(len(noisy), generator=generator("merge", "effect"))[:_ENOUGH].to(base.device)
+            steps += _drawn(base, some, *encoded[0], learning)
+    noisy, times, numbers, answers = (torch.cat(column) for column in zip(*steps, strict=True))
+    conditioning, nothing = encoded[1]
+    chosen = torch.randperm(len(noisy), generator=generator("merge", "effect"))[:_ENOUGH].to(base.device)
     before = torch.cat(
         [
-            _answer(base, noisy[few], times[few], said[numbers[few]], nothing, drawing.guidance)
-            for few in torch.split(known, learning.batch_size)
+            _answer(base, noisy[few], times[few], conditioning[numbers[few]], nothing, drawing.guidance)
+            for few in torch.split(chosen, learning.batch_size)
         ]
     )
-    return Lessons(noisy, times, numbers, answers, told[2][0], (answers[known] - before).square().mean())
+    return Lessons(noisy, times, numbers, answers, encoded[2][0], (answers[chosen] - before).square().mean())
 
 
 def _drawn(
-    base: Base, pictures: Sequence[tuple[int, int]], said: Conditioning, nothing: Conditioning, learning: Learning
+    base: Base,
+    pictures: Sequence[tuple[int, int]],
+    conditioning: Conditioning,
+    nothing: Conditioning,
+    learning: Learning,
 ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """The steps of drawing ``pictures`` (text, seed): noisy latents, times, texts and answers."""
-    drawing, seen = learning.drawing, []
+    drawing, steps = learning.drawing, []
     numbers = torch.tensor([text for text, _ in pictures], device=base.device)
     randomness = generators([seed for _, seed in pictures])
 
     def model(latents: Tensor, t: Tensor, _index: int) -> Tensor:
         times = t.expand(len(latents))
-        answer = _answer(base, latents, times, said[numbers], nothing, drawing.guidance)
-        seen.append((latents, times, numbers, answer))
+        answer = _answer(base, latents, times, conditioning[numbers], nothing, drawing.guidance)
+        steps.append((latents, times, numbers, answer))
         return answer
 
     noise = draw_noise(base, randomness, base.resolution, base.resolution)
     denoise(model, make_scheduler(base, drawing.sampler, drawing.steps), noise, randomness)
-    return seen
+    return steps
 
 
 def _answer(
-    base: Base, noisy: Tensor, times: Tensor, said: Conditioning, nothing: Conditioning, guidance: float
+    base: Base, noisy: Tensor, times: Tensor, conditioning: Conditioning, nothing: Conditioning, guidance: float
 ) -> Tensor:
     """u + γ(c - u), with a separate time for each latent."""
     if guidance <= 1:
-        return guided(base, noisy, times, said, None, guidance)
-    return guided(base, noisy, times.repeat(2), said, nothing[[0] * len(noisy)], guidance)
+        return guided(base, noisy, times, conditioning, None, guidance)
+    return guided(base, noisy, times.repeat(2), conditioning, nothing[[0] * len(noisy)], guidance)
 
 
 def _plan(learning: Learning) -> Optimization:

@@ -83,9 +83,9 @@ def concatenated(loras: Sequence[Mapping[str, Pair]], numbers: Mapping[str, Numb
     pairs = {}
     for name in sorted({name for lora in loras for name in lora if f"{name}.weight" in numbers}):
         own = numbers[f"{name}.weight"]
-        found = [(lora[name], weight) for lora, weight in zip(loras, own.weights, strict=True) if name in lora]
-        down = torch.cat([pair.down.float() for pair, _ in found])
-        up = torch.cat([_scaled(pair, own.alpha, weight) for pair, weight in found], dim=1)
+        weighted_pairs = [(lora[name], weight) for lora, weight in zip(loras, own.weights, strict=True) if name in lora]
+        down = torch.cat([pair.down.float() for pair, _ in weighted_pairs])
+        up = torch.cat([_scaled(pair, own.alpha, weight) for pair, weight in weighted_pairs], dim=1)
         pairs[name] = Pair(down, up, float(len(down)))
     return pairs
 

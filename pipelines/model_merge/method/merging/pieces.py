@@ -33,10 +33,10 @@ class Pieces:
 
 def total(pieces: Pieces, sums: Callable[[list[Tensor]], Sequence[Tensor]]) -> list[float]:
     """The results of ``sums`` for each piece, added up in float64."""
-    found = []
+    sums_of_pieces = []
     for piece in pieces:
-        found.append(list(map(float, sums([part.double() for part in piece]))))
-    return [sum(column) for column in zip(*found, strict=True)]
+        sums_of_pieces.append(list(map(float, sums([part.double() for part in piece]))))
+    return [sum(column) for column in zip(*sums_of_pieces, strict=True)]
 
 
 def kth_smallest(pieces: Pieces, value: Callable[[list[Tensor]], Tensor], k: int) -> float:

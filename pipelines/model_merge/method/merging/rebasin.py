@@ -71,12 +71,12 @@ class Rebased(Mapping[str, Tensor]):
         return len(self.b)
 
     def __getitem__(self, name: str) -> Tensor:
-        found = _stem(name)
+        stem_and_kind = _stem(name)
         tensor = self.b[name]
-        if not found:
+        if not stem_and_kind:
             return tensor
-        place = next((p for p in self._places(*found) if p.tensor == name), None)
-        return _ordered(tensor, place.where, self._orders(*found)[place.order]) if place else tensor
+        place = next((p for p in self._places(*stem_and_kind) if p.tensor == name), None)
+        return _ordered(tensor, place.where, self._orders(*stem_and_kind)[place.order]) if place else tensor
 
     def _places(self, stem: str, kind: int) -> list[Place]:
         """Every tensor that contains these units. A bias has no columns, so that of the second layer is unchanged."""
@@ -98,8 +98,8 @@ def _stem(name: str) -> tuple[str, int] | None:
     if name.startswith("vae."):
         return None
     for kind, (pattern, _) in enumerate(_PATTERNS):
-        if found := pattern.match(name):
-            return found[1], kind
+        if match := pattern.match(name):
+            return match[1], kind
     return None
 
 

@@ -47,7 +47,7 @@ def record(params: Params, models: Mapping[str, Input], base: Input) -> dict[str
     }
     others: dict[str, Any] = {}
     for model in [*named.values(), *models.values()]:  # in A1111's order: a model, then those it was merged from
-        others[model.digest] = _told(model)
+        others[model.digest] = _description(model)
         others |= json.loads(_header(model).get("sd_merge_models", "{}"))
     own = params.recipe()
     del own["set"]  # the set on which a merge is measured does not change the merge
@@ -70,7 +70,7 @@ def _header(model: Input) -> dict[str, str]:
     return header | dict(json.loads(header.get(KEY, "{}")).get("metadata", {}))
 
 
-def _told(model: Input) -> dict[str, Any]:
+def _description(model: Input) -> dict[str, Any]:
     """Name, oldest hash, and recipe (if the model is a merge itself)."""
     path, header = _file(model), _header(model)
     if path.is_dir():

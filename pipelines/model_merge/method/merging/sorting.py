@@ -54,10 +54,10 @@ def distribution_crossover(a: Tensor, b: Tensor, c: Tensor, α: float, β: float
 def _gathered(tensor: Tensor, order: NDArray[np.uint32]) -> Tensor:
     """The values in an order [n], in float32 or wider."""
     values = tensor.reshape(-1)
-    found = torch.empty(len(order), dtype=torch.promote_types(tensor.dtype, torch.float32))
+    gathered = torch.empty(len(order), dtype=torch.promote_types(tensor.dtype, torch.float32))
     for part in _slices(len(order)):
-        found[part] = values[torch.from_numpy(order[part].astype(np.int64))].to(found.dtype)
-    return found
+        gathered[part] = values[torch.from_numpy(order[part].astype(np.int64))].to(gathered.dtype)
+    return gathered
 
 
 def order_of(tensor: Tensor) -> NDArray[np.uint32]:

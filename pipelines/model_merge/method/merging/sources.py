@@ -97,8 +97,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.exists():
         raise InputError(path, "is missing", "correct `models`, or run `dvc repro`")
     if path.suffix.lower() == ".safetensors" and KEY in read_metadata(path):
-        made = artifacts.load(path)
-        return made.tensors, made.facts
+        artifact = artifacts.load(path)
+        return artifact.tensors, artifact.facts
     return load_format(identify(path)).read(path)
 
 
