@@ -97,7 +97,7 @@ def measured(model: Path, pictures: Pictures, world: World, settings: Measure) -
     classifier = Classifier(model / PUBLISHED_CLASSIFIER, device="cpu")
 
     def named(shown: list[Image.Image]) -> list[Labels]:
-        return [classifier.name(picture) for picture in shown]
+        return [classifier.classify(picture) for picture in shown]
 
     seen, true = named(drawn), named(real_pictures(known, pictures, world))
     held_out = hits(unknown, named(others))["concept"]

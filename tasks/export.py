@@ -55,18 +55,18 @@ def export(method: str) -> None:
 
 def _chosen(method: str, wanted: str) -> dict[str, Candidate]:
     """The exported checkpoints by folder: one in the export itself, and with `all` each one in its own subfolder."""
-    from etude.rendering.candidates import find_made
+    from etude.rendering.candidates import find_built
 
-    made = find_made(Path("artifacts", method, "build"))
-    first = next(candidate for candidate in made if candidate.final)
+    candidates = find_built(Path("artifacts", method, "build"))
+    first = next(candidate for candidate in candidates if candidate.final)
     if wanted != "final":
         best = best_of(method)
-        named = [candidate for candidate in made if candidate.name == best]
+        named = [candidate for candidate in candidates if candidate.name == best]
         if not named:
             fault = f"names {best}, which was not built"
             raise StaleError(f"artifacts/{method}/best.json", fault, "run `dvc repro` again")
         first = named[0]
-    each = made if wanted == "all" and len(made) > 1 else []
+    each = candidates if wanted == "all" and len(candidates) > 1 else []
     return {"": first, **{f"{CHECKPOINTS}/{candidate.name}": candidate for candidate in each}}
 
 
@@ -78,11 +78,11 @@ def _write(
     from etude.formats import write
     from etude.formats.metadata import marked
 
-    made = artifacts.load(candidate.path or "")
-    named = marked(made, candidate.name) if apart else made
+    artifact = artifacts.load(candidate.path or "")
+    named = marked(artifact, candidate.name) if apart else artifact
     paths = {}
-    for form in made.facts.get("formats", forms):  # the fact, if the artifact has only some of the method's formats
-        for path in write(form, named, draft, lambda: frame(Path(made.facts["base"]))):
+    for form in artifact.facts.get("formats", forms):  # the fact, if the artifact has only some of the method's formats
+        for path in write(form, named, draft, lambda: frame(Path(artifact.facts["base"]))):
             paths[path] = {"format": form, "checkpoint": candidate.name}
     return paths
 

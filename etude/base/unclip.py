@@ -75,12 +75,12 @@ class Unclip:
             fault = "is a base of image variations, which does not support noise on embeddings"
             raise BaseError(path, fault, "set `noise_level: 0`")
 
-    def telling(self, text: Conditioning, embeddings: Tensor, noise: Tensor, level: Tensor) -> Conditioning:
+    def add_picture(self, text: Conditioning, embeddings: Tensor, noise: Tensor, level: Tensor) -> Conditioning:
         """``text`` with the UNet's input for ``embeddings``; for the arguments see `labels`."""
         picture = embeddings if self.instead else self.labels(embeddings, noise, level)
         return self._joined(text, picture.to(text.hidden))
 
-    def silent(self, text: Conditioning) -> Conditioning:
+    def add_no_picture(self, text: Conditioning) -> Conditioning:
         """``text`` without any picture."""
         return self._joined(text, text.hidden.new_zeros(len(text), self.width * (1 if self.instead else 2)))
 
@@ -124,18 +124,18 @@ def with_image(unclip: Unclip | None, conditioning: Conditioning, seeds: Sequenc
     if unclip is None or conditioning.picture is not None:
         return conditioning
     if not unclip.supplied:
-        return unclip.silent(conditioning)
+        return unclip.add_no_picture(conditioning)
     now, count = unclip.supplied[-1], len(conditioning)
     noise = torch.stack([_noise(seed, unclip.width) for seed in seeds or [0] * count]).to(now.embedding)
     level = torch.full((count,), now.level, device=now.embedding.device)
-    return unclip.telling(conditioning, now.embedding.expand(count, -1), noise, level)
+    return unclip.add_picture(conditioning, now.embedding.expand(count, -1), noise, level)
 
 
 def without_image(unclip: Unclip | None, conditioning: Conditioning) -> Conditioning:
     """``conditioning`` with the input of an unCLIP base for no picture, unless it has a picture already."""
     if unclip is None or conditioning.picture is not None:
         return conditioning
-    return unclip.silent(conditioning)
+    return unclip.add_no_picture(conditioning)
 
 
 def _noise(seed: int, width: int) -> Tensor:

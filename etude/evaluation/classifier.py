@@ -55,11 +55,11 @@ class Classifier:
         self.folder, self.device = folder, device
         self.config = validate(read_json(folder / "config.json"), Config, folder / "config.json")
 
-    def named(self, paths: Sequence[Path]) -> list[Labels]:
+    def classify_files(self, paths: Sequence[Path]) -> list[Labels]:
         """The content of each picture: the most likely label of every part."""
-        return [self.name(open_picture(path)) for path in paths]
+        return [self.classify(open_picture(path)) for path in paths]
 
-    def name(self, picture: Image.Image) -> Labels:
+    def classify(self, picture: Image.Image) -> Labels:
         """The labels of one picture. The batch size is 1, so that the result does not depend on other pictures."""
         import torch
 
@@ -74,7 +74,7 @@ class Classifier:
         square = ImageOps.fit(picture.convert("RGB"), (self.config.size, self.config.size), Image.Resampling.LANCZOS)
         return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
 
-    def read(self, text: str) -> Labels:
+    def read_labels(self, text: str) -> Labels:
         """The labels that ``text`` names. Longer phrases are searched first and removed, so that the background "on an
         orange background" is not also read as the concept "orange".
         """

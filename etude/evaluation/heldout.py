@@ -44,7 +44,7 @@ class HeldOut:
 
     def expected(self, prompt: str) -> Labels:
         """The labels that a picture of ``prompt`` should show: those in the text, and the lesson if [name] is in it."""
-        labels = self.classifier.read(fill(prompt, "")) if self.classifier else {}
+        labels = self.classifier.read_labels(fill(prompt, "")) if self.classifier else {}
         return {**labels, **self.lesson} if NAME in prompt else labels
 
     def of(self, prompt: str) -> Array:
@@ -66,7 +66,7 @@ class HeldOut:
             alike = [metrics.image_similarity(row, self.features) for row in pictures]
             same_style = [self.expected(prompt).get("style") == self.lesson["style"] for prompt in prompts]
             values["style_similarity"] = np.where(np.array(same_style)[:, None], np.stack(alike), np.nan)
-        predicted = [self.classifier.named(row) if self.classifier else [] for row in paths]
+        predicted = [self.classifier.classify_files(row) if self.classifier else [] for row in paths]
         for part in self._classified():
             rows = []
             for prompt, row in zip(prompts, predicted, strict=True):
@@ -83,7 +83,7 @@ class HeldOut:
         if self._teaches_style() and (scores := metrics.leave_one_out(self.features)):
             values["style_similarity"] = scores[0]
         wanted = {part for prompt in prompts for part in self.expected(prompt)}
-        predicted = self.classifier.named(self.paths) if self.classifier else []
+        predicted = self.classifier.classify_files(self.paths) if self.classifier else []
         for part in self._classified():
             right = [
                 one[part] == shown[part] for one, shown in zip(predicted, self.shown, strict=True) if part in shown
@@ -118,7 +118,7 @@ def find_heldout(folder: Path, clip: ClipFeatures, classifier: Classifier | None
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise InputError(folder, "holds no pictures", "put pictures there, or remove the folder")
-    shown = [classifier.read(caption(path)) if classifier else {} for path in paths]
+    shown = [classifier.read_labels(caption(path)) if classifier else {} for path in paths]
     return HeldOut(paths, clip.pictures(paths), shown, classifier)
 
 

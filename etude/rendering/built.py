@@ -38,7 +38,7 @@ def best_of(method: str) -> str:
 
 
 def _built(what: str, method: str, step: str) -> Path:
-    from etude.rendering.candidates import find_made
+    from etude.rendering.candidates import find_built
 
     build = ARTIFACTS / method / "build"
     final = build / "artifact.safetensors"
@@ -47,7 +47,7 @@ def _built(what: str, method: str, step: str) -> Path:
     name = best_of(method) if step == BEST else f"{int(step):06d}" if step.isdecimal() else step
     if name == FINAL:
         return final
-    checkpoints = [candidate for candidate in find_made(build) if candidate.name != FINAL]
+    checkpoints = [candidate for candidate in find_built(build) if candidate.name != FINAL]
     for candidate in checkpoints:
         if candidate.name == name and candidate.path:
             return candidate.path

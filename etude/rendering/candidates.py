@@ -30,10 +30,10 @@ def candidates(build: Path) -> list[Candidate]:
 
     ``build`` is ``artifacts/<method>/build``. Raises InputError if it contains no artifact.
     """
-    return [UNTOUCHED, *find_made(build)]
+    return [UNTOUCHED, *find_built(build)]
 
 
-def find_made(build: Path) -> list[Candidate]:
+def find_built(build: Path) -> list[Candidate]:
     """The candidates without the base: checkpoints and the final artifact. The last one is the result of the build."""
     final = build / "artifact.safetensors"
     if not final.exists():

@@ -78,7 +78,7 @@ def pairs(own: Batches, prior: Prior, base: Base, *, batch_size: int, clip_skip:
     if not prior.images.names:
         action = "raise `class_images.count`, name an image set in `class_images.real`, or set `prior_weight: 0`"
         raise InputError("class_images", "contain no pictures of the class", action)
-    captions = conditioning.reworded(base, prior.captions, conditioning.PLAIN, "", clip_skip)
+    captions = conditioning.apply_wording(base, prior.captions, conditioning.PLAIN, "", clip_skip)
     seed, device = mix(own.seed, "class"), str(base.device)
     return Pairs(own, Batches(prior.images, captions, batch_size=batch_size, seed=seed, device=device))
 

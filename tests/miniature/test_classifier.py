@@ -134,7 +134,7 @@ def test_the_evaluation_opens_what_it_saves(settings: Settings, world: World, tm
     for rgba in squares(world).rgba[::2]:
         picture = Image.fromarray(rgba[:3].permute(1, 2, 0).numpy())
         logits = network(opened.pixels(picture))
-        assert opened.name(picture) == {
+        assert opened.classify(picture) == {
             part: known[int(logits[part].argmax())] for part, known in classifier.labels(world).items()
         }
 

@@ -132,12 +132,12 @@ def _loss(
     unclip, count = _unclip(base), len(batch.names)
     level = torch.randint(params.noise_level + 1, (count,), device=base.device)
     embeddings = embedding.expand(count, -1)
-    conditioning = unclip.telling(text_conditioning, embeddings, torch.randn_like(embeddings), level)
+    conditioning = unclip.add_picture(text_conditioning, embeddings, torch.randn_like(embeddings), level)
     samples = sample_noisy(base, batch.mean, batch.logvar, params.training)
     answer = predict(base, samples.noisy, samples.timesteps, conditioning)
     if params.guidance != 1:
         with torch.no_grad():
-            unconditional = predict(base, samples.noisy, samples.timesteps, unclip.silent(nothing[[0] * count]))
+            unconditional = predict(base, samples.noisy, samples.timesteps, unclip.add_no_picture(nothing[[0] * count]))
         answer = unconditional + params.guidance * (answer - unconditional)
     wanted = target(base, samples.latents, samples.noise, samples.timesteps)
     errors = (answer.to(wanted) - wanted).square().mean(dim=(1, 2, 3))

@@ -53,15 +53,15 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     from etude.training.rates import groups
 
     plan, learn_text = params.training, params.text_encoder_rate > 0
-    captions = conditioning.reworded(base, captions, params.caption, params.word, params.clip_skip)
+    captions = conditioning.apply_wording(base, captions, params.caption, params.word, params.clip_skip)
     batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     modules = {part: module for part, module in parts_of(base).items() if part == "unet" or learn_text}
 
     def loss(batch: Batch) -> Tensor:
         if learn_text:
-            text = conditioning.live(base, batch, params.caption_dropout, params.clip_skip)
+            text = conditioning.encode_live(base, batch, params.caption_dropout, params.clip_skip)
         else:
-            text = conditioning.cached(batch, captions.empty, params.caption_dropout)
+            text = conditioning.use_cached(batch, captions.empty, params.caption_dropout)
         return denoising_loss(base, batch.mean, batch.logvar, text, plan)
 
     with ExitStack() as undo:

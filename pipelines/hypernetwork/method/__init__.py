@@ -78,7 +78,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     from etude.training.fit import fit
 
     plan = params.training
-    captions = conditioning.reworded(base, captions, params.caption, params.word, params.clip_skip)
+    captions = conditioning.apply_wording(base, captions, params.caption, params.word, params.clip_skip)
     batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     facts: dict[str, Any] = {"name": params.name, "initial": params.initial, "structure": params.structure}
     facts |= {"activation": params.activation, "activate_output": params.activate_output}
@@ -87,7 +87,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
         learned = Artifact(METHOD, weights, facts, params.save)
 
         def loss(batch: Batch) -> Tensor:
-            text = conditioning.cached(batch, captions.empty, params.caption_dropout)
+            text = conditioning.use_cached(batch, captions.empty, params.caption_dropout)
             return denoising_loss(base, batch.mean, batch.logvar, text, plan)
 
         return fit(weights, loss, batches, plan, report, learned)

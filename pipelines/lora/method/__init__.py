@@ -41,7 +41,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     from .adapters import alphas, inserted, saved_form
 
     plan, learn_text = params.training, params.text_encoder_rate > 0
-    captions = conditioning.reworded(base, captions, params.caption, params.word, params.clip_skip)
+    captions = conditioning.apply_wording(base, captions, params.caption, params.word, params.clip_skip)
     batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     facts: dict[str, Any] = {"name": params.name, "rank": params.rank, "alpha": params.alpha}
     facts |= {"images": len(images.names), "tags": dict(Counter(captions.texts[name] for name in images.names))}
@@ -53,9 +53,9 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
 
         def loss(batch: Batch) -> Tensor:
             if learn_text:
-                text = conditioning.live(base, batch, params.caption_dropout, params.clip_skip)
+                text = conditioning.encode_live(base, batch, params.caption_dropout, params.clip_skip)
             else:
-                text = conditioning.cached(batch, captions.empty, params.caption_dropout)
+                text = conditioning.use_cached(batch, captions.empty, params.caption_dropout)
             return denoising_loss(base, batch.mean, batch.logvar, text, plan)
 
         return fit(_groups(parameters, params), loss, batches, plan, report, learned)

@@ -66,7 +66,7 @@ def build(
     from .inversion import Inversion, Rule
     from .path import plan
 
-    captions = conditioning.reworded(base, captions, params.caption, params.word, params.clip_skip)
+    captions = conditioning.apply_wording(base, captions, params.caption, params.word, params.clip_skip)
     pixels = dict(zip(pictures.names, pictures.pixels, strict=True))
     groups = Album(images, captions, pixels).batches(base, params.pictures, params.batch_size)
     path, rule = plan(base, params.steps), Rule(**params.optimization.model_dump())

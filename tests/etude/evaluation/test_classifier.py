@@ -19,19 +19,19 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
 
 
 def test_a_caption_is_read_longest_phrase_first(classifier: Classifier) -> None:
-    assert classifier.read("noto otter on an orange background") == {
+    assert classifier.read_labels("noto otter on an orange background") == {
         "concept": "otter",
         "style": "noto",
         "background": "on an orange background",
     }
-    assert classifier.read("a Sea Otter") == {"concept": "sea otter"}
-    assert classifier.read("flat orange on a red background")["concept"] == "orange"
-    assert classifier.read("caterpillar, flatly drawn") == {}
+    assert classifier.read_labels("a Sea Otter") == {"concept": "sea otter"}
+    assert classifier.read_labels("flat orange on a red background")["concept"] == "orange"
+    assert classifier.read_labels("caterpillar, flatly drawn") == {}
 
 
 def test_a_picture_gets_the_likeliest_label_of_every_part(classifier: Classifier) -> None:
     picture = Image.radial_gradient("L").convert("RGB").resize((48, 32))
-    named = classifier.name(picture)
+    named = classifier.classify(picture)
     weights = {name: value.float() for name, value in read_tensors(classifier.folder / "model.safetensors")[0].items()}
     counts = {part: len(known) for part, known in classifier.config.labels.items()}
     network = Network([8, 16], 1, 2, 2, 4, {"style": "concept"}, counts)

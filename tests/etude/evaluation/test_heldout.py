@@ -33,7 +33,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
 
 def heldout(classifier: Classifier | None, *captions: str) -> HeldOut:
     """Kept-back pictures by their captions; their features are unit vectors, each in a direction of its own."""
-    shown = [classifier.read(text) if classifier else {} for text in captions]
+    shown = [classifier.read_labels(text) if classifier else {} for text in captions]
     return HeldOut([Path(text) for text in captions], np.eye(len(captions)), shown, classifier)
 
 
