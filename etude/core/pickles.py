@@ -1,4 +1,4 @@
-"""Pickled files (.pt, .bin, .ckpt): read without running their code, written so that careful programs read them."""
+"""Pickled files (.pt, .bin, .ckpt): reading without running their code, writing so that strict programs accept them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from etude.core.files import atomic_path
 from etude.core.weights import checked, read_weights
 
 ACTION = "fetch it again from a source you trust, as .safetensors if there is one"
-BARE = "a bare tensor"  # the one key of a file that holds a tensor with nothing around it
-DEEPEST = 32  # containers in each other; the files of programs have five
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold: files of equal content have equal bytes
-NUMBERS = (".alpha", ".scalar")  # of LoRAs: some programs pickle them as plain numbers
+BARE = "a bare tensor"  # the only key of a file that contains just one tensor
+DEEPEST = 32  # levels of nested containers; files of known programs have five
+EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time (the earliest of the zip format), so that equal content has equal bytes
+NUMBERS = (".alpha", ".scalar")  # values of LoRAs that some programs pickle as plain numbers
 Wanted = Callable[[str], bool]
 
 
 def read_pickle(path: Path | str, wanted: Wanted = lambda _: True) -> dict[Any, Any]:
-    """The dictionary in a file of ``torch.save``, or in its ``state_dict``: what is ``wanted`` of its keys.
+    """The dictionary in a file of ``torch.save``, or in its ``state_dict``; only keys that are ``wanted``.
 
-    Only plain containers, plain values and checked tensors are in it. Raises FormatError.
+    It contains only plain containers, plain values and checked tensors. Raises FormatError.
     """
     data = open_dictionary(path)
     plain = _Plain(path)
@@ -52,7 +52,7 @@ def read_either(path: Path | str, wanted: Wanted = lambda _: True) -> tuple[dict
 
 
 def read_tensor(path: Path | str) -> Tensor:
-    """The tensor in a file that holds nothing else."""
+    """The tensor in a file that contains nothing else."""
     data = _open(path)
     if not isinstance(data, Tensor):
         raise FormatError(path, f"holds a {type(data).__name__}, not a tensor", ACTION)
@@ -60,18 +60,18 @@ def read_tensor(path: Path | str) -> Tensor:
 
 
 def pickle_keys(path: Path | str) -> list[str]:
-    """The keys of the dictionary in a file, numbers as text; of a tensor with nothing around it BARE alone."""
+    """The keys of the dictionary in a file, numbers as text; [BARE] if the file contains just one tensor."""
     data = _open(path, "meta")
     return [BARE] if isinstance(data, Tensor) else [str(key) for key in _innermost(path, data)]
 
 
 def open_dictionary(path: Path | str, device: str = "cpu") -> Mapping[Any, Any]:
-    """The dictionary in a file as it is, on a device (meta: shapes alone are read), unchecked. Raises FormatError."""
+    """The dictionary in a file, unchecked, on a device (meta: only shapes are read). Raises FormatError."""
     return _innermost(path, _open(path, device))
 
 
 def _innermost(path: Path | str, data: object) -> Mapping[Any, Any]:
-    """What lies in ``state_dict``, where there is one: a checkpoint of pytorch-lightning."""
+    """``data``, or the dictionary in its ``state_dict`` if it has one (checkpoints of pytorch-lightning)."""
     for _ in range(DEEPEST):
         if not isinstance(data, Mapping):
             raise FormatError(path, f"holds a {type(data).__name__}, not a dictionary", ACTION)
@@ -83,14 +83,14 @@ def _innermost(path: Path | str, data: object) -> Mapping[Any, Any]:
 
 @dataclass(frozen=True)
 class _Plain:
-    """Makes what is in a pickle plain, and checks its tensors; each container once, however often it is named."""
+    """Converts the content of a pickle to plain containers, and checks its tensors; each container only once."""
 
     path: Path | str
     made: dict[int, Any] = field(default_factory=dict)
-    around: list[int] = field(default_factory=list)  # the containers that the one at hand lies in
+    around: list[int] = field(default_factory=list)  # the containers around the present one
 
     def make(self, name: str, value: Any) -> Any:
-        """``value``, which is called ``name``."""
+        """``value`` in plain form; ``name`` is its name in errors."""
         if isinstance(value, Tensor):
             return checked(self.path, name, value.detach())
         if isinstance(value, torch.nn.ParameterDict):
@@ -116,9 +116,9 @@ def _open(path: Path | str, device: str = "cpu") -> Any:
     if fault := _fault(Path(path)):
         raise FormatError(path, fault, ACTION)
     try:
-        # Files of before torch 1.6 are no archives, and cannot be mapped.
+        # files from before torch 1.6 are not archives, and cannot be memory-mapped
         mapped = device == "cpu" and zipfile.is_zipfile(path)
-        # Embeddings of the first code (2022) hold a ParameterDict; building one runs nothing of the file.
+        # embeddings of the first code (2022) contain a ParameterDict; creating one runs no code of the file
         with torch.serialization.safe_globals([torch.nn.ParameterDict, set]):
             return torch.load(path, map_location=device, weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
@@ -130,7 +130,7 @@ def _open(path: Path | str, device: str = "cpu") -> Any:
 
 
 def _fault(path: Path) -> str:
-    """Why a file is not to be opened; empty where it may be. torch packs nothing, so what is packed may be a bomb."""
+    """Why a file must not be opened; empty if it may. torch never compresses: a compressed file may be a zip bomb."""
     if path.is_dir():
         return "is a folder, not a file"
     if not path.exists():
@@ -149,7 +149,7 @@ def write_pickle(path: Path | str, data: Mapping[Any, Any] | Tensor) -> None:
     """Like ``torch.save``, with fixed bytes and without the dot-files (``.format_version``, …) of newer torch.
 
     A1111's safe unpickler knows only ``<top>/data/<n>``, ``version``, ``byteorder`` and ``data.pkl`` and refuses a file
-    with others. Tensors must be plain (no Parameter, no gradient) and own their storage, or it is saved whole.
+    with others. Tensors must be plain (no Parameter, no gradient) and have their own storage; else all of it is saved.
     """
     buffer = io.BytesIO()
     torch.save(data, buffer)

@@ -1,7 +1,7 @@
-"""Weights from files, looked at when they are read: dtypes that are known, and numbers that are finite.
+"""Weights from files are checked when they are read: the dtype must be known, and all numbers must be finite.
 
-Every reader gets its tensors through `checked`, each once and while it is read: no file is read a second time, and what
-is not needed is not looked at.
+Every reader gets its tensors through `checked`, once and while they are read: no file is read a second time, and
+tensors that are not needed are not checked.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-# 8-bit floats: float16 has every value of theirs.
+# 8-bit floats; float16 can represent all their values
 EIGHT_BITS = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
-# What is no weight but a count or a switch, by the last word of its name. Some programs write alphas as whole numbers.
+# Tensors that are counts or switches, by the last word of their names. Some programs write alphas as whole numbers.
 COUNTERS = (
     "position_ids",
     "alpha",
@@ -34,7 +34,7 @@ COUNTERS = (
     "global_step",
     "epoch",
 )
-# What programs keep beside weights of fewer bits, by the last word of its name: without it they mean something else.
+# Tensors that belong to quantised weights, by the last word of their names: without them the weights would be wrong.
 SCALES = ("scale_weight", "weight_scale", "scaled_fp8", "comfy_quant", "absmax", "quant_map", "SCB", "qweight")
 
 _WHOLE = "name a file in float16 or float32"
@@ -43,7 +43,7 @@ _NAN_ALLOWED: ContextVar[bool] = ContextVar("nan_allowed", default=False)
 
 @contextmanager
 def allow_nan(allowed: bool = True) -> Iterator[None]:
-    """While this is entered, numbers that are not finite are read as they are: for repair work."""
+    """Inside, numbers that are not finite are allowed: for repair work."""
     token = _NAN_ALLOWED.set(allowed)
     try:
         yield
@@ -52,9 +52,9 @@ def allow_nan(allowed: bool = True) -> Iterator[None]:
 
 
 def checked(path: Path | str, name: str, tensor: Tensor) -> Tensor:
-    """The tensor ``name`` of a file, once its dtype is known and its numbers are finite; 8-bit floats as float16.
+    """The tensor ``name`` of a file, after checking its dtype and that its numbers are finite; 8-bit floats as float16.
 
-    Raises FormatError. An EtudeWarning says once a file that it has 8-bit floats.
+    Raises FormatError. For a file with 8-bit floats, there is one EtudeWarning.
     """
     import torch
 
@@ -78,7 +78,7 @@ def checked(path: Path | str, name: str, tensor: Tensor) -> Tensor:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether all numbers are finite. NaN spreads to both ends, infinity is one: 3 to 6 GB/s, without a copy."""
+    """Whether all numbers are finite: with NaN, both minimum and maximum are NaN. 3 to 6 GB/s, without a copy."""
     low, high = tensor.detach().aminmax()
     return bool(low.isfinite() and high.isfinite())
 
@@ -88,7 +88,7 @@ def read_weights(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The checked tensors of a safetensors file whose names are ``wanted``, and its metadata.
 
-    They are mapped, not copied. Raises FormatError, or InputError where there is no file.
+    They are memory-mapped, not copied. Raises FormatError, or InputError if the file is missing.
     """
     from safetensors import SafetensorError, safe_open
 

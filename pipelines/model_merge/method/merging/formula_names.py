@@ -44,7 +44,7 @@ def takes(formula: FormulaName, count: int) -> str:
     return "" if count in (2, 3) else "takes two models, a and b, and may take a third, c (else the base is c)"
 
 
-# Where α and β have a meaning, for formulas that have none, or a pole, elsewhere.
+# The range of α and β, for formulas that are undefined outside of it.
 _RANGES: dict[FormulaName, dict[str, tuple[float, float]]] = {
     "inverse_sigmoid": {"alpha": (0, 1)},
     "tensor_sum": {"alpha": (0, 1), "beta": (0, 1)},
@@ -54,13 +54,13 @@ _RANGES: dict[FormulaName, dict[str, tuple[float, float]]] = {
     "distribution_crossover": {"alpha": (0, 1), "beta": (0, 1)},
     "ties_add_difference": {"beta": (0, 1)},
 }
-_NEAR = 1e-6  # a divisor nearer to 0 leaves nothing of what float32 holds
+_NEAR = 1e-6  # with a smaller divisor, rounding errors of float32 are larger than the result
 
 
 def domain_fault(
     formula: FormulaName, alphas: Sequence[float], betas: Sequence[float], weights: Iterable[float]
 ) -> str:
-    """What is wrong with the numbers of a formula; empty if nothing is. ``alphas`` and ``betas`` belong together."""
+    """The fault of a formula's numbers, empty if there is none; ``alphas`` and ``betas``: one for each block."""
     for name, values in (("alpha", alphas), ("beta", betas)):
         low, high = _RANGES.get(formula, {}).get(name, (-float("inf"), float("inf")))
         outside = [value for value in values if not low <= value <= high]
@@ -76,7 +76,7 @@ def domain_fault(
 
 
 def _cancels(weights: Iterable[float]) -> bool:
-    """Whether some of the weights, 0 aside, add up to 0."""
+    """Whether the sum of some of the weights is 0; weights of 0 are ignored."""
     sums: set[float] = set()
     for weight in weights:
         if weight:
