@@ -24,7 +24,7 @@ from etude.core.store import key
 from etude.training.inputs import Request, load_inputs
 from etude.training.preview import HasPreview
 from etude.training.processes import is_main, spread
-from tasks.shell import publish, run, seen
+from tasks.shell import look_of, publish, run
 from tasks.shell.console import say, warn
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def build(method: str) -> None:
     path = base_of(params, stage_params.base)
     family = _family(method, module, path)
     spread(stage_params.processes)
-    look = seen(Path("pipelines", method, "dvc.yaml"), "build")
+    look = look_of(Path("pipelines", method, "dvc.yaml"), "build")
     look.add(models_of(params).values())
     inputs = look.digests()
     facts = _facts(params, stage_params, inputs, path) | {"family": family}

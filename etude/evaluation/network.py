@@ -48,9 +48,9 @@ class ConditionedHead(nn.Module):
         self.shared = nn.Linear(rank, labels)
         nn.init.normal_(self.own.weight, std=0.02)
 
-    def forward(self, seen: Tensor) -> Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         """Logits for each label of the other part."""
-        few = self.low(seen)
+        few = self.low(features)
         logits: Tensor = self.own(few).view(-1, *self.shape) + self.shared(few)[:, None]
         return logits
 
@@ -93,8 +93,8 @@ class Network(nn.Module):
         conditioned = {part: ConditionedHead(size, rank, parts[other], parts[part]) for part, other in given.items()}
         self.given = nn.ModuleDict(conditioned)
 
-    def forward(self, pictures: Tensor, known: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """The logits of each part. A conditioned head uses the labels [B] in ``known`` (in training); without them,
+    def forward(self, pictures: Tensor, labels: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The logits of each part. A conditioned head uses the labels [B] in ``labels`` (in training); without them,
         it averages over all labels of the other part, weighted by their probabilities.
         """
         features = max_pool2d(relu(self.stem_norm(self.stem(pictures))), 2)
@@ -102,8 +102,8 @@ class Network(nn.Module):
         logits = {part: head(features) for part, head in self.heads.items()}
         for part, head in self.given.items():
             other, each = self.order[part], head(features)
-            if known:
-                logits[part] = each[torch.arange(len(each), device=each.device), known[other]]
+            if labels:
+                logits[part] = each[torch.arange(len(each), device=each.device), labels[other]]
             else:
                 likely = log_softmax(logits[other].float(), dim=1)[:, :, None]
                 logits[part] = torch.logsumexp(likely + log_softmax(each.float(), dim=2), dim=1)

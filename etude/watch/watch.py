@@ -85,7 +85,7 @@ def watched(began: float) -> Iterator[None]:
             _current.remove(watch)
 
 
-def seen(file: Path, name: str) -> Look:
+def look_of(file: Path, name: str) -> Look:
     """The look of the watched stage ``name`` of this file; if the stage is not watched, a new look."""
     for watch in _current:
         if watch.stage.name == f"{file.as_posix()}:{name}":

@@ -147,9 +147,9 @@ def publish(path: Path, look: Look | None = None) -> Iterator[Path]:
         watch.refuse_false(path, look)
 
 
-def seen(file: Path, name: str) -> Look:
+def look_of(file: Path, name: str) -> Look:
     """A look at the inputs of the stage ``name`` of a dvc.yaml, from the start of this process."""
-    look: Look = import_module("etude.watch.watch").seen(file, name)
+    look: Look = import_module("etude.watch.watch").look_of(file, name)
     return look
 
 

@@ -18,7 +18,7 @@ from etude.core.files import read_json, sha256_tree
 from etude.core.method import load_method
 from etude.core.params import read_yaml
 from tasks.build import build
-from tasks.shell import seen
+from tasks.shell import look_of
 from tests.shipped import ROOT
 from tests.tasks.learning import change, make_project
 from tests.tiny import build_tiny
@@ -135,13 +135,13 @@ def test_a_fault_in_one_process_ends_them_all(project: Path) -> None:
 
 def test_every_dep_of_the_stage_is_an_input(project: Path) -> None:
     own = Path("pipelines/lora/dvc.yaml")
-    before = seen(own, "build").digests()
+    before = look_of(own, "build").digests()
     assert {"data/concept/latents", "data/concept/texts", "models/tiny", "etude/training", "tasks/build.py"} <= set(
         before
     )
     picture = project / "data/concept/latents/a.safetensors"
     picture.write_bytes(picture.read_bytes()[:-1] + b"\x01")
-    after = seen(own, "build").digests()
+    after = look_of(own, "build").digests()
     assert [path for path in before if before[path] != after[path]] == ["data/concept/latents"]
 
 

@@ -165,5 +165,5 @@ def _start(base: Base, unclip: Unclip, pictures: Pictures, where: str) -> Tensor
     if where == "mean":
         return unclip.mean.new_zeros(unclip.mean.shape)
     folders = base.path / "image_encoder", base.path / "feature_extractor"
-    seen = embed_pictures(*folders, pictures.pixels, base.device).mean(dim=0, keepdim=True)
-    return unclip.scale(seen.to(unclip.mean))
+    mean = embed_pictures(*folders, pictures.pixels, base.device).mean(dim=0, keepdim=True)
+    return unclip.scale(mean.to(unclip.mean))

@@ -22,7 +22,7 @@ from etude.watch.holders import TABLE
 from etude.watch.locks import locked
 from etude.watch.looks import Look, receipt
 from etude.watch.stages import UNDER_DVC, load
-from etude.watch.watch import clear_drafts, refuse_false, seen, watched
+from etude.watch.watch import clear_drafts, look_of, refuse_false, watched
 
 DVC_YAML = """\
 stages:
@@ -105,8 +105,8 @@ def test_a_task_is_told_what_its_stage_saw_and_of_other_stages_what_is_there_now
     monkeypatch.setattr(watch, "this_stage", lambda: load(file, "one"))
     with at_work():
         Path("in/code.txt").write_text("other")
-        assert seen(file, "one").changed() == ["in/code.txt"]
-        assert seen(Path("dvc.yaml"), "one").changed() == []
+        assert look_of(file, "one").changed() == ["in/code.txt"]
+        assert look_of(Path("dvc.yaml"), "one").changed() == []
         Path("in/code.txt").write_text("code")
     assert receipt(f"{file.as_posix()}:one").exists()
 
