@@ -11,7 +11,7 @@ from etude.base.base import Base
 from etude.base.conditioning import Conditioning
 from etude.base.text import encode_prompts
 from etude.training.batches import Batch, Captions
-from etude.training.conditioning import PLAIN, cached, live, reworded
+from etude.training.conditioning import PLAIN, apply_wording, encode_live, use_cached
 
 TEXTS = ("a cat", "a dog", "a red cat", "a blue dog")
 
@@ -35,7 +35,7 @@ def test_a_share_of_the_cached_captions_is_the_empty_text_in_all_its_parts(share
     without = dropped(share)
     assert share != 0.5 or {*without} == {True, False}
     torch.manual_seed(1)
-    found = cached(batch(own), empty, share)
+    found = use_cached(batch(own), empty, share)
     for number, drop in enumerate(without):
         assert torch.equal(found.hidden[number], (empty.hidden[0] if drop else own.hidden[number]))
         if own.pooled is None or empty.pooled is None:
@@ -48,8 +48,8 @@ def test_a_share_of_the_cached_captions_is_the_empty_text_in_all_its_parts(share
 def test_where_no_caption_is_left_out_nothing_is_drawn(sd1: Base) -> None:
     own = Conditioning(torch.randn(4, 77, 32))
     before = torch.get_rng_state()
-    cached(batch(own), own[:1], 0.0)
-    live(sd1, batch(), 0.0, 0)
+    use_cached(batch(own), own[:1], 0.0)
+    encode_live(sd1, batch(), 0.0, 0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -57,7 +57,7 @@ def test_where_no_caption_is_left_out_nothing_is_drawn(sd1: Base) -> None:
 def test_live_captions_are_encoded_with_the_same_share_left_out(sd1: Base, share: float, clip_skip: int) -> None:
     texts = ["" if drop else text for text, drop in zip(TEXTS, dropped(share), strict=True)]
     torch.manual_seed(1)
-    found = live(sd1, batch(), share, clip_skip)
+    found = encode_live(sd1, batch(), share, clip_skip)
     torch.testing.assert_close(found.hidden, encode_prompts(sd1, texts, clip_skip).hidden, rtol=0, atol=1e-10)
 
 
@@ -72,8 +72,8 @@ def test_captions_are_encoded_in_another_wording_and_by_other_layers_and_so_is_t
     base = loaded(family)
     nothing = Conditioning(torch.zeros(1, 77, 2))
     captions = Captions({"one": "a cat", "two": "a cat"}, {"one": nothing, "two": nothing}, nothing)
-    assert reworded(base, captions, PLAIN, "owl", 0) is captions
-    found = reworded(base, captions, wording, "owl", clip_skip)
+    assert apply_wording(base, captions, PLAIN, "owl", 0) is captions
+    found = apply_wording(base, captions, wording, "owl", clip_skip)
     assert found.texts == {"one": expected, "two": expected}
     assert found.conditioning["one"] is found.conditioning["two"]
     for made, text in ((found.conditioning["one"], expected), (found.empty, "")):
