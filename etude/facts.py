@@ -67,7 +67,7 @@ _TABLE = (
     _fact(
         "measures", "measurements by the method itself, for the evaluation's tables", "pipelines", "etude.evaluation"
     ),
-    _fact("mark", "what tells this checkpoint's files from others of the same name", "etude.formats", "etude.formats"),
+    _fact("mark", "suffix that distinguishes this checkpoint's files from others", "etude.formats", "etude.formats"),
     _fact("images", "number of training pictures", "pipelines", "etude.formats"),
     _fact("class_images", "number of class pictures", "pipelines"),
     _fact("tags", "how many pictures have each caption", "pipelines", "etude.formats"),

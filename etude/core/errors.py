@@ -25,7 +25,7 @@ class EtudeError(Exception):
 
 
 class EtudeWarning(UserWarning):
-    """What a person should know while the work goes on: commands show it as one line."""
+    """A warning for people: commands show it as one line, and continue."""
 
 
 class ParamsError(EtudeError):

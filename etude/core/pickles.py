@@ -125,8 +125,9 @@ def _open(path: Path | str, device: str = "cpu") -> Any:
         fault = "is not a file that can be opened safely: it is damaged, none of weights, or holds what could run code"
         raise FormatError(path, fault, ACTION) from error
     except Exception as error:
-        told = (str(error).strip().splitlines() or [""])[0][:80]
-        raise FormatError(path, f"is damaged, or no file of weights ({type(error).__name__} {told})", ACTION) from error
+        reason = (str(error).strip().splitlines() or [""])[0][:80]
+        fault = f"is damaged, or no file of weights ({type(error).__name__} {reason})"
+        raise FormatError(path, fault, ACTION) from error
 
 
 def _fault(path: Path) -> str:

@@ -58,7 +58,7 @@ def load_prior(folder: Path | str, real: Sequence[str]) -> Prior:
     for place in (Path(folder, name) for name in (DRAWN, *real)):
         captions = load_captions(place / "texts")
         if not any((place / "latents").glob("*.safetensors")):
-            continue  # none were asked for
+            continue  # no pictures in this folder
         own = load_images(place / "latents")
         for name, mean, logvar in zip(own.names, own.mean, own.logvar, strict=True):
             full = f"{place.name}/{name}"

@@ -110,7 +110,7 @@ def test_a_page_says_when_what_is_exported_is_not_what_it_shows(folder: Path) ->
     other = {"000010": "000020", "000020": "000010"}[told["checkpoint"]]
     write_json(path, told | {"export": "final", "checkpoint": other, "step": int(other)})
     text = html(folder)
-    assert f"What the build ended with, step {int(other)} (the best is step {int(told['checkpoint'])})" in text
+    assert f"The final artifact, step {int(other)} (the best is step {int(told['checkpoint'])})" in text
     assert f"lora@{int(told['checkpoint'])} --to kohya_lora" in text
 
 
