@@ -21,7 +21,7 @@ COLOURS = {"on a red background": (200, 0, 0), "on a blue background": (0, 0, 20
 class ByColour(Classifier):
     """Names the background by its colour and takes everything else for a cat in the style noto."""
 
-    def name(self, picture: Image.Image) -> Labels:
+    def classify(self, picture: Image.Image) -> Labels:
         red, _, blue = picture.resize((1, 1)).getpixel((0, 0))
         return {"concept": "cat", "style": "noto", "background": list(COLOURS)[int(blue > red)]}
 
