@@ -1,7 +1,7 @@
 """Open picture files so that damaged pixels are an error and never a picture that is partly black.
 
-Pillow leaves out the check sums of a PNG's pixels, and reports nothing where such a file holds too few rows. Asked for
-EXIF before the pixels, it swallows what is wrong with them. So whoever reads a picture loads all of it here, first.
+Pillow does not check the checksums of a PNG's pixels, and reports no error if rows are missing. If EXIF data are read
+before the pixels, errors in the pixels are lost. So every reader of pictures first loads all pixels here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image
 
 from etude.core.errors import InputError
 
-# What Pillow's readers raise for damaged files; the last ones are faults of its code that only such files show.
+# Exceptions of Pillow's readers for damaged files; the last ones are bugs in its code that only such files cause.
 DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, RuntimeError, MemoryError, struct.error, zlib.error,
     Image.DecompressionBombError, ArithmeticError, TypeError, AttributeError, AssertionError,
@@ -29,15 +29,15 @@ DAMAGE = (
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LONGEST = 120  # characters of a detail
 BLOCK = 1 << 20  # bytes read at once
-SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a pixel, by the colour type of a PNG
-SCANS = 500  # of a progressive JPEG; each goes over all pixels: thousands of them in a small file take hours
+SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # a PNG's colour type → samples of a pixel
+SCANS = 500  # limit for a progressive JPEG: each scan reads all pixels, and thousands in a small file take hours
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # its lines name no file; the errors say the same
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # its log lines repeat the errors, without the file
 
 
 @cache
 def plugins() -> tuple[str, ...]:
-    """Pillow's names of the formats that the extra `heic` reads, as far as it is installed: HEIF, JXL."""
+    """Pillow's names of the formats of the extra `heic`, if it is installed: HEIF, JXL."""
     found = []
     if find_spec("pillow_heif"):
         import_module("pillow_heif").register_heif_opener()
@@ -64,7 +64,7 @@ def open_whole(path: Path | str, *formats: str) -> Image.Image:
 
 
 def open_prepared(path: Path | str) -> Image.Image:
-    """A PNG that *prepare* wrote; raises InputError where it is damaged or missing."""
+    """A PNG that *prepare* wrote; raises InputError if it is damaged or missing."""
     try:
         return open_whole(path)
     except OSError as error:
@@ -73,14 +73,14 @@ def open_prepared(path: Path | str) -> Image.Image:
 
 
 def describe(error: BaseException, path: Path) -> str:
-    """What was raised for the file ``path``, in one short line."""
+    """The text of an exception for the file ``path``, in one short line."""
     lines = str(error).replace(str(path), path.name).splitlines() or ["no detail"]
     detail = lines[0][:LONGEST]
     return detail if isinstance(error, OSError) else f"{type(error).__name__}: {detail}"
 
 
 def load_whole(image: Image.Image, path: Path) -> None:
-    """Load all pixels of an opened picture, before its metadata are asked for; raises one of DAMAGE."""
+    """Load all pixels of an opened picture, before its metadata is read; raises one of DAMAGE."""
     if image.format == "PNG":
         with open(path, "rb") as file:
             check_png(file)
@@ -94,7 +94,7 @@ def load_whole(image: Image.Image, path: Path) -> None:
 
 
 def check_png(file: BinaryIO) -> None:
-    """Raise OSError where a chunk of the PNG that begins here has a wrong check sum, or the file ends before IEND."""
+    """Raise OSError if a chunk of the PNG that begins here has a wrong checksum, or if the file ends before IEND."""
     for _kind, _data in _chunks(file):
         pass
 
@@ -118,12 +118,12 @@ def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _is_black(image: Image.Image, row: int) -> bool:
-    """Whether a row is all zeros, as Pillow leaves those that a file lacks."""
+    """Whether a row is all zeros: Pillow fills missing rows with zeros."""
     return image.crop((0, row, image.width, row + 1)).getbbox(alpha_only=False) is None
 
 
 def _check_rows(path: Path) -> None:
-    """Raise OSError for a PNG whose data end, whole, before its last row; they are inflated and dropped."""
+    """Raise OSError for a PNG whose compressed data is valid but ends before its last row; the pixels are not kept."""
     inflate, total, expected = zlib.decompressobj(), 0, 0
     with open(path, "rb") as file:
         for kind, data in _chunks(file):

@@ -73,7 +73,7 @@ def change(layer: str, factors: Factors, alpha: float, weight: Tensor) -> Tensor
 
 
 def bias_change(layer: str, factors: Factors, bias: Tensor | None) -> Tensor:
-    """What is added to a layer's bias, in float32; raises FormatError where the base has none, or of another size."""
+    """The change of a layer's bias, in float32; raises FormatError if the base has none, or one of another size."""
     delta = factors[BIAS].float()
     if bias is None or bias.shape != delta.shape:
         own = "no bias" if bias is None else f"one of {list(bias.shape)}"
@@ -83,7 +83,7 @@ def bias_change(layer: str, factors: Factors, bias: Tensor | None) -> Tensor:
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    """[out, values of each], also of a norm's weight [out]."""
+    """``tensor`` as a matrix [out, values], also for a norm's weight [out]."""
     return tensor.reshape(len(tensor), -1)
 
 
@@ -122,7 +122,7 @@ def _rotation(f: Factors, constraint: float, own: Tensor) -> Tensor:
         turned = torch.einsum("bij,bi...->bj...", rotations, own.reshape(len(blocks), size, *rest)).flatten(0, 1)
     else:
         for stage, rotation in enumerate(rotations):
-            stride = 2**stage * (size // 2)  # rows so far apart are in one block
+            stride = 2**stage * (size // 2)  # distance of rows that are in one block
             rows = turned.reshape(-1, 2, stride, *rest).transpose(1, 2).reshape(-1, size, *rest)
             rows = torch.einsum("bij,bj...->bi...", rotation, rows)
             turned = rows.reshape(-1, stride, 2, *rest).transpose(1, 2).reshape(own.shape)
@@ -145,7 +145,7 @@ def _core(core: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def _decomposed(layer: str, own: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
-    """W' - W with W' of the lengths ``magnitude``: by rows ([out, 1, …] or [out]) or by columns ([1, in, …])."""
+    """W' - W, where W' has the lengths ``magnitude``: of rows ([out, 1, …] or [out]) or of columns ([1, in, …])."""
     count, changed = magnitude.numel(), own + delta
     by_rows = magnitude.shape[:1] == (count,) and count == len(own)
     by_columns = magnitude.shape[:2] == (1, count) and own.shape[1:2] == (count,)
