@@ -7,10 +7,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from etude.captions.settings import CAPTIONERS, NONE, Caption
+from etude.core.errors import InputError
 from etude.core.files import read_json, write_json
 from etude.core.params import Schema, image_folder, pick
 from tasks.shell import publish, run
-from tasks.shell.console import first_of, progress, say, warn
+from tasks.shell.console import first_of, progress, say, shorten, warn
 
 __all__ = ["Caption", "StageParams", "caption"]
 FLIP = "-flip"  # suffix of the id of a mirrored copy
@@ -51,16 +52,22 @@ def _written(folder: Path, files: list[str], images: dict[str, dict[str, Any]], 
     from etude.captions.beside import find_captions, read_beside
     from etude.captions.names import words_of_name
 
-    captions, texts = find_captions(files), {}
+    captions, texts, unreadable = find_captions(files), {}, []
     for identifier, entry in images.items():
         if entry["flipped"]:
             continue
-        beside = read_beside(folder, entry["sources"], captions)
+        try:
+            beside = read_beside(folder, entry["sources"], captions)
+        except InputError as error:  # one bad file stops nothing; the picture is captioned as if it were not there
+            beside = None
+            unreadable.append(f"{shorten(Path(error.place).name)} ({error.fault})")
         named = (words for source in entry["sources"] if settings.file_names and (words := words_of_name(source)))
         if beside is not None:
             texts[identifier] = (beside, "file")
         elif words := next(named, None):
             texts[identifier] = (words, "name")
+    if unreadable:
+        warn(f"{folder}: {len(unreadable)} texts are left out: {first_of(unreadable)}. Next: save them as UTF-8")
     return texts
 
 

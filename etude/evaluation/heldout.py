@@ -8,6 +8,7 @@ compared with those held-out pictures that show most of that; without a classifi
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def caption(path: Path) -> str:
     Raises InputError if the file is not text in UTF-8.
     """
     beside = path.with_suffix(".txt")
-    if not beside.exists():
+    if not os.path.exists(beside):  # False too for a name that is too long for the system
         return re.sub(r"[-_]", " ", path.stem)
     try:
         return beside.read_text(encoding="utf-8-sig").strip()

@@ -195,3 +195,32 @@ def test_repeats_and_prompts_in_names_of_folders_are_not_read_and_that_is_said(
     warned = capsys.readouterr().err
     assert "pets: repeats and prompts in folders' names are not read: 10_sks dog" in warned
     assert "not used" not in warned
+
+
+def test_texts_that_are_not_utf8_stop_nothing_and_all_are_named_at_once(
+    raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name in enumerate(["red fox", "blue cat", "green dog"]):
+        draw(raw / f"{name}.png", number)
+    (raw / "red fox.txt").write_bytes("a füx".encode("latin-1"))
+    (raw / "blue cat.txt").write_bytes(b"\xff\xfe\0")
+    (raw / "green dog.txt").write_text("a dog", encoding="utf-8")
+    assert front() == {
+        "red fox.png": ("red fox", "name"),
+        "blue cat.png": ("blue cat", "name"),
+        "green dog.png": ("a dog", "file"),
+    }
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "are left out" in line]
+    assert len(warnings) == 1
+    assert "raw: 2 texts are left out: " in warnings[0]
+    assert "red fox.txt (is not text in UTF-8 (byte 3))" in warnings[0]
+    assert "blue cat.txt (" in warnings[0]
+    assert warnings[0].endswith("Next: save them as UTF-8")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there, a path holds 260 characters")
+def test_a_name_as_long_as_the_file_system_takes_is_captioned(raw: Path) -> None:
+    draw(raw / f"{'fox ' * 62}abc.png", 1)
+    draw(raw / f"{'dog ' * 61}abc.png", 2)
+    (raw / f"{'dog ' * 61}abc.txt").write_text("a dog", encoding="utf-8")
+    assert sorted(text for text, _ in front().values()) == ["a dog", f"{'fox ' * 62}abc"]
