@@ -35,6 +35,10 @@ SCANS = 500  # limit for a progressive JPEG: each scan reads all pixels, and tho
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # its log lines repeat the errors, without the file
 
 
+class UnusableError(ValueError):
+    """A picture that can be decoded, but not to the right pixels; the message says why."""
+
+
 @cache
 def plugins() -> tuple[str, ...]:
     """Pillow's names of the formats of the extra `heic`, if it is installed: HEIF, JXL."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from etude.images.kinds import UnusableError
+from etude.core.pictures import UnusableError
 
 WINDOW = b"clap"  # clean aperture: only a part of the coded picture is to be shown
 COLOURS = b"colrnclx"  # then two bytes each: primaries, transfer function

@@ -12,11 +12,11 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from etude.core.colours import Colour, flatten, in_srgb, refuse_dark
 from etude.core.errors import InputError
-from etude.core.pictures import DAMAGE, describe, load_whole
+from etude.core.pictures import DAMAGE, UnusableError, describe, load_whole
 from etude.images import avif, tiff
-from etude.images.colours import Colour, flatten, in_srgb, refuse_dark
-from etude.images.kinds import UnusableError, formats, not_a_picture
+from etude.images.kinds import formats, not_a_picture
 
 Size = tuple[int, int]  # width, height
 JPEGS = ("JPEG", "MPO")

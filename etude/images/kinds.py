@@ -102,10 +102,6 @@ OTHERS: Magic = (
 TEXTS = ((rb"<svg[\s>]", "SVG"), (rb"<!doctype html|<html|<head|<body", "a web page (HTML)"), (rb"\s*<\?xml", "XML"))
 
 
-class UnusableError(ValueError):
-    """A picture that can be decoded, but not to the right pixels; the message says why."""
-
-
 def formats() -> tuple[str, ...]:
     """Pillow's names of the formats that are read here, those of the extra `heic` where it is installed."""
     return FORMATS + plugins()

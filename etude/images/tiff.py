@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from PIL import Image, ImagePalette
 from PIL.TiffImagePlugin import TiffImageFile
 
-from etude.images.colours import WHITE
-from etude.images.kinds import UnusableError, camera_raw
+from etude.core.colours import WHITE
+from etude.core.pictures import UnusableError
+from etude.images.kinds import camera_raw
 
 # Tags of TIFF 6.0, and of DNG.
 KIND, BITS, COMPRESSION, PHOTOMETRIC, COUNTS, PLANES = 254, 258, 259, 262, 279, 284

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from etude.core.colours import flatten, in_srgb
 from etude.core.errors import InputError
-from etude.core.pictures import open_whole
+from etude.core.pictures import UnusableError, open_whole
 from etude.core.store import key
 
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP")
 PICTURE = (
     "picture",
     "checkpoint",
@@ -19,11 +21,17 @@ PICTURE = (
 
 
 def open_picture(path: Path) -> Image.Image:
-    """The picture in RGB, rotated by its EXIF orientation; raises InputError if the file is missing or no picture."""
+    """The picture in sRGB on white, rotated by its EXIF orientation.
+
+    Raises InputError if the file is missing, damaged, no picture, or has no right pixels in RGB.
+    """
     try:
-        return ImageOps.exif_transpose(open_whole(path, "PNG", "JPEG", "WEBP")).convert("RGB")
+        upright = ImageOps.exif_transpose(open_whole(path, *FORMATS))
+        return flatten(in_srgb(upright)[0], (255, 255, 255))
     except FileNotFoundError:
         raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first") from None
+    except UnusableError as error:
+        raise InputError(path, str(error), "save it as PNG or JPEG of 8 bits") from error
     except OSError as error:
         raise InputError(path, f"is no picture ({error})", "delete it and run `dvc repro`") from error
 

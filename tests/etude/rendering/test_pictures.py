@@ -9,7 +9,7 @@ from PIL import Image
 
 from etude.base.settings import Sampling
 from etude.core.artifact import load, save
-from etude.core.errors import FormatError
+from etude.core.errors import FormatError, InputError
 from etude.diffusion.sample import generate
 from etude.rendering.candidates import UNTOUCHED, candidates
 from etude.rendering.pictures import Request, ask, draw
@@ -135,3 +135,25 @@ def test_a_picture_that_a_camera_laid_on_its_side_is_opened_upright(tmp_path: Pa
     turned[0x0112] = 6
     Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=turned)
     assert open_picture(tmp_path / "a.jpg").size == (20, 40)
+
+
+def test_a_picture_of_anybody_has_the_colours_that_it_shows(tmp_path: Path) -> None:
+    clear = Image.new("RGBA", (8, 8), (0, 255, 0, 0))
+    clear.paste((10, 20, 30, 255), (0, 0, 4, 8))
+    clear.save(tmp_path / "clear.png")
+    assert open_picture(tmp_path / "clear.png").getpixel((6, 6)) == (255, 255, 255)
+    assert open_picture(tmp_path / "clear.png").getpixel((1, 1)) == (10, 20, 30)
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    assert open_picture(tmp_path / "deep.png").getpixel((1, 1)) == (156, 156, 156)
+
+
+def test_a_damaged_picture_is_named_and_not_half_read(tmp_path: Path) -> None:
+    Image.effect_noise((64, 64), 50).save(tmp_path / "a.png")
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(InputError, match=r"a.png: is no picture \(the check sum"):
+        open_picture(tmp_path / "a.png")
+    Image.new("RGBA", (8, 8)).save(tmp_path / "b.png")
+    with pytest.raises(InputError, match=r"b.png: shows nothing"):
+        open_picture(tmp_path / "b.png")

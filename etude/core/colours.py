@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image, ImageCms
 
-from etude.images.kinds import UnusableError
+from etude.core.pictures import UnusableError
 
 Colour = tuple[int, int, int]
 SRGB = ImageCms.createProfile("sRGB")
