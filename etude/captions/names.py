@@ -25,6 +25,7 @@ CODES = re.compile(
     re.IGNORECASE,
 )
 LONG = 6  # digits from which on a number is a date or an id
+COUNTER = re.compile(r"0\d{3,}")  # programs count so, at the end of a name: frame_0001
 BETWEEN = re.compile(r"[\s_\-+.,;~@=&()\[\]{}]+")
 GLUED = re.compile(r"(?P<before>\d{0,2})(?P<word>[^\W\d_]+(?:['’][^\W\d_]+)*)(?P<after>\d{0,2})")
 LEAST = 3  # letters of a word that describes
@@ -52,7 +53,8 @@ KINDS = frozenset({
     "shot", "shots", "scan", "scanned", "scans", "capture", "clip", "video", "frame", "frames", "page", "slide",
     "layer", "layers", "artboard", "group", "asset", "rectangle", "component", "document", "doc", "collage", "size",
     "design", "project", "post", "bitmap", "clipboard", "profile", "avatar", "banner", "icon", "cover", "creation",
-    "facebook", "instagram", "twitter", "pinterest", "reddit", "tumblr", "discord",
+    "facebook", "instagram", "twitter", "pinterest", "reddit", "tumblr", "discord", "snapshot", "snip", "webcam",
+    "camera", "still", "artwork", "illustration", "desktop", "large", "medium", "small", "full",
 })  # fmt: skip
 # Words between words: alone they say nothing.
 SMALL = frozenset({
@@ -71,7 +73,7 @@ def words_of_name(source: str) -> str | None:
         return None
     runs: list[list[str]] = [[]]
     for word in words:
-        if _is_code(word):
+        if _is_code(word) or (word is words[-1] and COUNTER.fullmatch(word)):
             runs.append([])
         else:
             runs[-1].append(word)

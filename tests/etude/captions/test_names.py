@@ -17,6 +17,8 @@ DESCRIBING = {
     "3d-render of a fox.png": "3d render of a fox",
     "3d render.png": "3d render",
     "IMG_2931 fox.JPG": "fox",
+    "DSC_0042 fox.jpg": "fox",
+    "red_fox_0001.png": "red fox",
     "a photo of a fox.png": "a photo of a fox",
     "user_a_red_fox_8f3b1c9e-4b1d-4c55-9a0e-0123456789ab.png": "user a red fox",
     "Öl auf Leinwand.png": "Öl auf Leinwand",
@@ -98,6 +100,48 @@ Captura de pantalla 2024-01-31 142233.png | スクリーンショット 2024-01-
 Schermafbeelding 2024-01-31 om 14.22.33.png | image_2024-01-31_142233.png | IMG_20240131.jpg
 LRM_EXPORT_20240131_142233.jpg | XT2A1234.jpg | DSC_0001_01.jpg | Snapseed.jpg | collage_20240131.jpg
 tumblr_abc123def_1280.jpg | pinterest_12.jpg | OIG.abcD12eF.jpg
+Photo 12.jpg | IMG_0001 (Edited).jpg | IMG_0042 2.HEIC | IMG_0042-1.jpg | DSC_0042_edit.jpg | image_123986.jpg
+image-asset.jpeg | Image 1.png | picture-1234.jpg | pic_01.png | unnamed (1).png | download.jpeg | file.png
+file_00000000abcd1234.png | Untitled.png | untitled_01.png | Unbenannt.png | Scan0001.jpg | scan_2024_01.tif
+CCF01312024.jpg | 00001.png | 00001-1.png | frame00001.png | frame-123.jpg | video_frame_0042.png | clip_0001.png
+thumb_0001.jpg | output_0001.png | output (3).png | result_01.png | sample_0.png | test_01.png | grid-0003.png
+xyz_grid-0001-123456.png | img2img_00001.png | txt2img_20240131_123.png | inpaint_00002_.png | upscaled_00001.png
+ComfyUI_00001_ (1).png | AnimateDiff_00003.gif | flux_00001_.png | SDXL_00012_.png | SD3_00001_.png
+z-image_00001_.png | MJ_00012.png | OIG3.png | OIG.1234abcd.jpg | Leonardo_123456.jpg | generated_01.png
+Gemini_Generated_Image_x8y7z6.png | ChatGPT Image 31. Jan. 2024, 14_22_33.png | Photo-1.jpeg
+Photo 31-01-2024, 14 22 33.jpg | 2024-01-31 14.22.33.jpg | 20240131142233.jpg | 1706712345678.jpg
+1706712345.123456.jpg | C3F2A1B0-1234-4ABC-9DEF-0123456789AB.JPG | 64-IMG_1234.jpg | IMG_1234~2.jpg
+IMG-1234~photo.JPG | IMG_20240131_142233_1.jpg | IMG_20240131_142233-01.jpeg | IMG_20240131_142233_Bokeh.jpg
+20240131_142233-COLLAGE.jpg | 20240131_142233-ANIMATION.gif | PXL_20240131_142233123.NIGHT.jpg
+PXL_20240131_142233123~2.jpg | PXL_20240131_142233123.RAW-01.MP.COVER.jpg | PORTRAIT_20240131.jpg
+Burst_Cover_GIF_Action_20240131142233.gif | SmartSelect_20240131-142233_Chrome.jpg
+Screenshot_2024-01-31-14-22-33-123_com.instagram.android.jpg | Screenshot_20240131_142233_Gallery.jpg
+Screenshot (12).png | Screenshot-1.png | Screen_Shot.png | Bildschirmfoto.png
+Screenshot from 2024-01-31 14-22-33.png | Snip_01.png | Capture_2024.PNG
+WhatsApp Image 2024-01-31 at 2.22.33 PM (1).jpeg | WhatsApp-Image-2024-01-31-at-14.22.33.jpg
+signal-attachment-2024-01-31-142233.jpg | Telegram Desktop.jpg | photo_1@31-01-2024_14-22-33.jpg
+received_1234567890123456.webp | messenger_1234.jpg | fb_1234567890.jpg | IG_20240131.jpg | insta_0042.png
+Instagram post - 1.png | tiktok_7123456789.jpg | snap_20240131.jpg | viber_image_2024-01-31_14-22-33-123.jpg
+Viber image 2024-01-31.jpg | zalo_1234.jpg | LINE_ALBUM_20240131_1.jpg | KakaoTalk_Photo_2024-01-31-14-22-33.jpeg
+QQ图片20240131142233.jpg | Weixin Image_20240131.jpg | discord_unknown.png | maxresdefault (1).jpg | 0.jpg | 1 (12).jpg
+1 (1).png | a (3).jpg | DSC_1234-Edit.jpg | DSC_1234-Pano.jpg | DSCF1234_resized.JPG | _DSF1234.jpg
+DSC0001-Verbessert-RR.jpg | IMG_1234_1024x1024.jpg | 6P4A1234.jpg | 5D3_1234.jpg | YI000123.jpg | GX010042.jpg
+GPTempDownload.jpg | DJI_20240131142233_0001_D.JPG | HNI_0001.JPG | PSX_20240131_142233.jpg | EffectiveImages.jpg
+Edit_1.png | Edited Photo.jpg | New_Image.png | My photo.jpg | cropped-123.png | crop_0001.png | aug_0_1234.png
+rotated_01.png | flipped_0042.png | 0001_flip.png | face_0001.png | train_0001.jpg | val_0001.jpg
+n01440764_10026.JPEG | ILSVRC2012_val_00000001.JPEG | COCO_train2014_000000000009.jpg | 000000000009.jpg
+celeba_000001.jpg | 00000.png | ffhq_00001.png | pixiv_12345678_p0.png | 12345678_p0.png
+illust_12345678_20240131.png | konachan_123456.jpg | sample_0123456789abcdef0123456789abcdef.jpg | rule34_1234567.jpg
+yande.re 123456.jpg | tumblr_oabc12defg1u3vwxyo1_1280.png | large.jpg | original.jpg | full.jpg | preview.jpg
+IMG_0001_small.jpg | pexels-photo-1234567.jpeg | photo-1501234567890-abcdef123456.jpg
+istockphoto-123456789-612x612.jpg | GettyImages-1234567890.jpg | shutterstock_1234567.jpg | dreamstime_xl_12345678.jpg
+depositphotos_12345678-stock-photo.jpg | alamy-2ABC123.jpg | iStock-123456789.jpg | stock-photo-123456789.jpg
+AdobeStock_123456789_Preview.jpeg | 360_F_123456789_abc.jpg | s-l1600.jpg | 61abcDEfGHL._AC_SL1500_.jpg
+il_1588xN.1234567890_abcd.jpg | IMG.jpg | photo.jpg | snapshot.png | webcam_2024.jpg | cam1_2024-01-31.jpg
+camera1_0001.jpg | Raspi_0001.jpg | still_0001.png | vlcsnap-2024-01-31-14h22m33s123.png | mpv-shot0001.jpg
+shot0001.png | bandicam 2024-01-31 14-22-33-123.jpg | Minecraft_2024-01-31_14.22.33.png | 20240131142233_1.jpg
+ScreenShot00012.png | HighresScreenshot00001.png | render_0001.png | 0001.exr | Camera_01_0001.png
+Untitled_Artwork.png | Untitled_Artwork 3.png | Illustration.png | krita_0001.png
 """
 
 
