@@ -12,9 +12,9 @@ from PIL import Image
 
 from etude.core.errors import InputError
 from etude.core.pictures import open_whole
+from etude.images import faces
 from etude.images.crop import Box, Size, bucket_sizes, crop_box, cut, nearest_size, pad, split_boxes
 from etude.images.decode import Picture, read_picture
-from etude.images.faces import find_faces, refuse_missing
 from etude.images.focus import focal_point
 from etude.images.identity import Signature, near_duplicates, pixel_hash, signature
 from etude.images.settings import Prepare
@@ -35,7 +35,7 @@ class Preparation:
     """
 
     def __init__(self, out: Path, settings: Prepare) -> None:
-        refuse_missing(settings.crop)
+        faces.refuse_missing(settings.crop)
         self.out, self.settings = out, settings
         self.images: dict[str, dict[str, Any]] = {}
         self.skipped: dict[str, str] = {}  # file: reason
@@ -83,13 +83,13 @@ class Preparation:
             small = "{}×{} pixels are too few for {}×{}".format(*picture.size, *target)
             self.skipped[name] = f"{small} (`prepare.enlarge: true` would enlarge it)"
             return []
-        faces = find_faces(picture.image) if self.settings.crop == "faces" else []
+        found = faces.find_faces(picture.image) if self.settings.crop == "faces" else []
         made = []
-        for number, (image, box) in enumerate(pieces(picture, target, self.settings, faces), start=1):
+        for number, (image, box) in enumerate(pieces(picture, target, self.settings, found), start=1):
             identifier = stem if number == 1 else f"{stem}-{number}"
             entry = {"sources": [name], "source_size": list(picture.size), "crop": box, "enlarged": enlarged}
-            if faces:
-                entry["faces"] = [_in_file(face, picture) for face in faces]
+            if found:
+                entry["faces"] = [_in_file(face, picture) for face in found]
             if mask:
                 entry["attention"] = mask.name
                 self._save_mask(identifier, mask_piece(mask, picture.size, box, target, self.settings))
@@ -150,15 +150,17 @@ def pixels_enough(size: Size, settings: Prepare) -> Size:
     target = target_size(size, settings)
     scales = target[0] / size[0], target[1] / size[1]
     scale = OVERSAMPLING * (min(scales) if settings.crop == "pad" else max(scales))
+    if settings.crop == "faces":  # small ones are found in more pixels than a small picture has
+        scale = max(scale, min(faces.SIDE / max(size), 1.0))
     return ceil(size[0] * scale), ceil(size[1] * scale)
 
 
 def pieces(
-    picture: Picture, target: Size, settings: Prepare, faces: Sequence[Box] = ()
+    picture: Picture, target: Size, settings: Prepare, seen: Sequence[Box] = ()
 ) -> Iterator[tuple[Image.Image, list[int]]]:
     """The training pictures cut from one file, each with its box in the file's upright pixels.
 
-    ``faces`` are boxes in the pixels of ``picture.image``.
+    ``seen`` are boxes of faces in the pixels of ``picture.image``.
     """
     image = picture.image
     boxes = split_boxes(image.size, target, settings.split, settings.split_overlap) if settings.split else []
@@ -166,7 +168,7 @@ def pieces(
         yield pad(image, target, settings.colour), [0, 0, *picture.size]
         return
     if not boxes:
-        focus = focal_point(image, target, faces) if settings.crop in ("focus", "faces") else None
+        focus = focal_point(image, target, seen) if settings.crop in ("focus", "faces") else None
         boxes = [crop_box(image.size, target, focus)]
     for box in boxes:
         yield cut(image, box, target), _in_file(box, picture)

@@ -5,7 +5,7 @@ from PIL import Image
 
 from etude.core.errors import InputError, ParamsError
 from etude.core.files import read_json, sha256_tree
-from etude.images import faces, preparation
+from etude.images import faces
 from tasks.prepare import prepare
 from tests.tasks.front import draw, make_project, set_param
 
@@ -115,8 +115,8 @@ def test_faces_that_are_found_are_kept_and_listed_in_the_pixels_of_the_file(
     with pytest.raises(InputError, match="EXTRAS=faces"):
         prepare("pets")
     assert not Path("data/pets/prepared").exists()
-    monkeypatch.setattr(preparation, "refuse_missing", lambda _: None)
-    monkeypatch.setattr(preparation, "find_faces", lambda _: [(20.0, 250.0, 60.0, 290.0)])
+    monkeypatch.setattr(faces, "refuse_missing", lambda _: None)
+    monkeypatch.setattr(faces, "find_faces", lambda _: [(20.0, 250.0, 60.0, 290.0)])
     prepare("pets")
     (facts,) = read_json("data/pets/prepared/images.json")["images"].values()
     assert facts["faces"] == [[20, 250, 60, 290]]

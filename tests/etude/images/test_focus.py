@@ -53,6 +53,13 @@ def test_a_body_is_kept_with_its_more_detailed_head() -> None:
     assert right >= 290
 
 
+@pytest.mark.parametrize(("at", "middle"), [(80, 119), (200, 201), (310, 277)])
+def test_a_subject_that_a_window_shows_whole_is_followed_without_a_pull_upwards(at: int, middle: float) -> None:
+    image = Image.new("RGB", (200, 400), "white")
+    ImageDraw.Draw(image).ellipse((60, at - 40, 140, at + 40), fill=(90, 60, 200))
+    assert focal_point(image, (64, 64)) == pytest.approx((100, middle), abs=4)
+
+
 def person(middle: int) -> Image.Image:
     """An upright picture of a face, its middle at that height, over a suit that has more edges."""
     image = Image.new("RGB", (256, 512), (200, 205, 210))

@@ -240,6 +240,11 @@ def test_a_wide_jpeg_is_decoded_at_no_less_than_twice_the_pixels_that_are_used(f
         assert (picture.image.size, picture.size) == (size, (1600, 400))
 
 
+@pytest.mark.parametrize(("side", "enough"), [(4000, 480), (300, 300), (100, 128)])
+def test_for_faces_a_picture_is_decoded_as_large_as_they_are_searched_in(side: int, enough: int) -> None:
+    assert pixels_enough((side, side), Prepare(**{**PLAIN, "crop": "faces"})) == (enough, enough)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"crop": "none"}, {"resolution": 100}, {"buckets": 40}, {"background": "white"}, {"flip": 1}, {"rnk": 8}]
 )
