@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, group_norm, layer_norm, linear
+from torch.nn.functional import conv2d, embedding, group_norm, layer_norm, linear
 
 from etude.base.base import Base
 from etude.core.errors import BaseError, FormatError
@@ -217,6 +217,8 @@ def _beside(full: str, factors: Factors, alpha: float, layer: Any, strength: flo
                 x = group_norm(x, layer.num_groups, step, None, layer.eps)
             elif isinstance(layer, nn.LayerNorm):
                 x = layer_norm(x, layer.normalized_shape, step, None, layer.eps)
+            elif isinstance(layer, nn.Embedding):
+                x = embedding(x, step)
             elif not isinstance(layer, nn.Conv2d):
                 x = linear(x, step)
             elif number:

@@ -157,8 +157,11 @@ def _usable(pattern: str) -> bool:
 
 
 def _matched(patterns: Mapping[str, float], module: str, default: float) -> float:
-    """The number of the first pattern that a module's name, or its end after a dot, matches; as PEFT does."""
+    """The number of the first pattern that a module's name, or its end after a dot, matches; as PEFT does.
+
+    Older versions of transformers call the modules of a text encoder ``text_model.…``.
+    """
     for key, value in patterns.items():
-        if re.match(rf"(.*\.)?({key})$", module):
+        if any(re.match(rf"(.*\.)?({key})$", name) for name in (module, f"text_model.{module}")):
             return value
     return default

@@ -228,6 +228,7 @@ def test_a_small_change_is_not_rounded_away_in_half_precision(tiny_base: Path, d
 
 NORM, RESNET = "unet.mid_block.attentions.0.norm", "unet.mid_block.resnets.0.conv1"
 LAYER_NORM = "unet.mid_block.attentions.0.transformer_blocks.0.norm1"
+TABLE = "text_encoder.embeddings.position_embedding"
 TEXT_NORM, OUT = "text_encoder.final_layer_norm", "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0"
 
 
@@ -281,6 +282,19 @@ def test_whole_differences_are_the_same_in_half_precision(tiny_base: Path) -> No
             outputs.append(changed - layer(x).float())
         assert outputs[0].norm() > 0.1
         assert (outputs[1] - outputs[0]).norm() < 0.08 * outputs[0].norm(), full
+
+
+def test_a_whole_difference_of_an_embedding_table_is_added_in_each_precision(tiny_base: Path) -> None:
+    ids = torch.arange(77)[None]
+    for dtype in (torch.float32, torch.bfloat16):
+        base = load_base(tiny_base, dtype=dtype)
+        table: Any = {n.removeprefix("text_model."): m for n, m in base.text_encoders[0].named_modules()}[
+            TABLE.partition(".")[2]
+        ]
+        delta = torch.linspace(-1, 1, table.weight.numel()).view(table.weight.shape)
+        with lora.apply(Artifact("lora", {f"{TABLE}.diff": delta}, {"rank": 1, "alpha": 1.0}), base):
+            changed = table(ids)
+        assert (changed - table(ids) - delta).abs().max() < 0.03
 
 
 def test_a_change_of_a_bias_that_the_base_lacks_is_refused(tiny_base: Path) -> None:

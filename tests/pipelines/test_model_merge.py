@@ -24,7 +24,7 @@ from etude.core.files import Draft, read_metadata, read_tensors, sha256_tree, wr
 from etude.core.method import Input
 from etude.core.params import read_yaml
 from etude.formats.checkpoint import diffusers_checkpoint, ldm_checkpoint
-from etude.formats.lora import kohya_lora
+from etude.formats.lora import kohya_lora, peft_lora
 from etude.formats.pairs import split
 from etude.training.report import Report
 from pipelines.model_merge import method as merge
@@ -237,6 +237,15 @@ def test_a_lora_of_a_merge_that_changes_nothing_is_refused(
     asked: dict[str, Any] = {"formula": "task_arithmetic", "weights": [1.0], "result": "lora", "rank": rank}
     with pytest.raises(FormatError, match="is the base itself: there is no difference"):
         build(base, given(a=own), tmp_path / "scratch", **asked)
+
+
+def test_a_folder_of_peft_is_merged_as_the_file_of_kohya_is(weights: Mapping[str, Tensor], tmp_path: Path) -> None:
+    path = lora(tmp_path / "a", weights)
+    tensors, facts = kohya_lora.read(path)
+    peft_lora.write(Artifact("lora", tensors, facts | {"name": "x", "family": "sd1"}), Draft(tmp_path / "peft"))
+    one, other = (open_model(place, weights, "sd1") for place in (path, tmp_path / "peft/x"))
+    assert sorted(one.own) == sorted(other.own)
+    assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.own)
 
 
 def test_whole_differences_of_biases_and_norms_are_merged_and_words_are_refused(

@@ -19,10 +19,11 @@ from etude.core.artifact import KEY
 from etude.core.errors import FormatError, InputError
 from etude.core.files import read_metadata, read_tensors
 from etude.diffusion.factors import by_layer
-from etude.formats import identify, load_format
+from etude.formats import identify, keys_of, load_format
 from etude.formats.checkpoint import diffusers_checkpoint, ldm_checkpoint
 from etude.formats.checkpoints import common, parts
 from etude.formats.ldm_names import inverse, translate, vae_table
+from etude.formats.lora import peft_lora
 from etude.formats.pairs import Pair, is_plain, split
 
 from .low_rank import Fused
@@ -92,11 +93,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors in the common form of their kind, and facts."""
     built = path / "artifact.safetensors"
     path = built if built.exists() else path
-    if path.is_dir():
+    if path.is_dir() and not peft_lora.recognise(keys_of(path)[0], {}):
         return diffusers_checkpoint.read(path)
     if not path.exists():
         raise InputError(path, "is missing", "correct `models`, or run `dvc repro`")
-    if path.suffix.lower() == ".safetensors" and KEY in read_metadata(path):
+    if path.is_file() and path.suffix.lower() == ".safetensors" and KEY in read_metadata(path):
         artifact = artifacts.load(path)
         return artifact.tensors, artifact.facts
     return load_format(identify(path)).read(path)

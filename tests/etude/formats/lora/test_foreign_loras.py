@@ -190,6 +190,16 @@ def test_a_file_of_peft_without_its_configuration_is_refused(tmp_path: Path) -> 
             diffusers_lora.read(tmp_path / f"{name}.safetensors")
 
 
+@pytest.mark.parametrize("pattern", ["^text_model.encoder.layers.0.mlp.fc1", "encoder.layers.0.mlp.fc1", "fc1"])
+def test_patterns_name_a_text_encoder_as_older_and_newer_transformers_do(pattern: str, tmp_path: Path) -> None:
+    stem = "text_encoder.text_model.encoder.layers.0.mlp.fc1"
+    header = {"text_encoder.r": 4, "text_encoder.lora_alpha": 4, "text_encoder.alpha_pattern": {pattern: 7}}
+    path = tmp_path / "pytorch_lora_weights.safetensors"
+    tensors = pair(f"{stem}.lora_A.weight", f"{stem}.lora_B.weight")
+    save_file(tensors, path, {"lora_adapter_metadata": json.dumps(header)})
+    assert diffusers_lora.read(path)[1]["alpha"] == 7
+
+
 @pytest.mark.parametrize("text", ["null", "{}"])
 def test_an_empty_header_of_diffusers_is_as_if_it_were_not_there(text: str, tmp_path: Path) -> None:
     path = tmp_path / "pytorch_lora_weights.safetensors"
