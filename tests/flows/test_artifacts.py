@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import html
+import io
 import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from markdown_it import MarkdownIt
+from PIL import Image
+
+from flows.plan import Stage
 
 
 @pytest.mark.parametrize(
@@ -32,3 +40,79 @@ def test_a_text_is_one_line_and_holds_no_address_that_becomes_a_link() -> None:
     shown = plain("two\nlines https://a.b WWW.a.b a@b.org out/index.html")
     assert html.unescape(shown) == "two lines https://a.b WWW.a.b a@b.org out/index.html"
     assert not re.search(r"://|www\.|@|\n", shown, re.IGNORECASE)
+
+
+STAGE = Stage(
+    "pipelines/lora/dvc.yaml:build", "lora:build", outs=("out/made", "out/one.png", "out/metrics.json", "gone")
+)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """What a stage left: pictures, numbers, a page."""
+    (tmp_path / "out/made").mkdir(parents=True)
+    for name in ("out/made/b.png", "out/made/a.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    noise = np.random.default_rng(0).integers(0, 255, (900, 1200, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "out/one.png", compress_level=0)
+    (tmp_path / "out/made/metrics.json").write_text('{"clip": {"text": 0.5, "deep": {"er": 1}}, "loss": 2}')
+    (tmp_path / "out/metrics.json").write_text('{"own": 3}')
+    (tmp_path / "out/made/index.html").write_text("<p>")
+    return tmp_path
+
+
+def test_the_pictures_of_a_stage_are_its_results_and_not_its_data(made: Path) -> None:
+    from flows.artifacts import MOST, pictures
+
+    assert list(pictures(made, STAGE)) == ["out/made/a.png", "out/made/b.png", "out/one.png"]
+    for number in range(MOST - 2):
+        (made / f"out/made/c{number}.png").touch()
+    assert len(pictures(made, STAGE)) == MOST + 1
+    (made / "out/made/d.png").touch()
+    assert list(pictures(made, STAGE)) == ["out/one.png"]
+
+
+def test_the_numbers_of_a_stage_have_the_names_of_their_places(made: Path) -> None:
+    from flows.artifacts import numbers
+
+    assert numbers(made, STAGE) == {"clip.text": 0.5, "clip.deep.er": 1, "loss": 2, "own": 3}
+
+
+def test_a_thumbnail_is_small_however_much_is_in_the_picture(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import artifacts
+
+    sizes = []
+    for limit in (10**7, artifacts.THUMBNAIL_BYTES, 20_000, 10):
+        monkeypatch.setattr(artifacts, "THUMBNAIL_BYTES", limit)
+        picture = artifacts.thumbnail(made / "out/one.png")
+        assert len(picture) <= limit or limit == 10  # at some size it is small enough
+        sizes.append(Image.open(io.BytesIO(picture)).size)
+    assert sizes[0] == (800, 600)
+    assert sizes == sorted(sizes, reverse=True)
+    assert 56 < max(sizes[-1]) < 100
+
+
+@pytest.mark.parametrize("site", [None, "http://127.0.0.1:9"])
+def test_a_stage_shows_its_pictures_its_numbers_and_its_page(
+    made: Path, monkeypatch: pytest.MonkeyPatch, site: str | None
+) -> None:
+    from flows import artifacts
+
+    monkeypatch.setenv("PREFECT_HOME", str(made / "home"))
+    shown: dict[str, dict[str, Any]] = {}
+    for kind in ("image", "table", "link"):
+        monkeypatch.setattr(artifacts, f"create_{kind}_artifact", lambda key, **told: shown.update({key: told}))
+    artifacts.publish(made, STAGE, site)
+    assert list(shown) == ["lora-build-a", "lora-build-b", "lora-build-one", "lora-build-metrics", "lora-build-page"]
+    assert {"metric": "clip.text", "value": 0.5} in shown["lora-build-metrics"]["table"]
+    address = shown["lora-build-one"]["image_url"]
+    if site:
+        assert (made / "home" / address.lstrip("/")).read_bytes() == artifacts.thumbnail(made / "out/one.png")
+        assert shown["lora-build-page"]["link"] == f"{site}/out/made/index.html"
+    else:
+        assert address == artifacts.data_uri(artifacts.thumbnail(made / "out/one.png"))
+        assert shown["lora-build-page"]["link"] == (made / "out/made/index.html").as_uri()
+    shown.clear()
+    artifacts.publish(made, replace(STAGE, title="trial"), site)  # its folder is soon gone, and the page with it
+    assert "trial-lora-build-one" in shown
+    assert not [key for key in shown if key.endswith("page")]

@@ -1,6 +1,6 @@
 import pytest
 
-from tasks.shell.console import progress, say, warn
+from tasks.shell.console import WIDTH, first_of, progress, say, shorten, warn
 
 
 def test_lines_are_printed_whole_and_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -16,3 +16,22 @@ def test_progress_hands_out_every_item_and_says_nothing_into_a_log(capsys: pytes
     assert list(progress([1, 2, 3], "work")) == [1, 2, 3]
     told = capsys.readouterr()
     assert told.out + told.err == ""
+
+
+def test_a_long_text_loses_its_middle_and_one_that_fits_nothing() -> None:
+    assert shorten("abcdefghij", 10) == "abcdefghij"
+    assert shorten("abcdefghijk", 10) == "abcde…hijk"
+    assert len(shorten("x" * 500)) == 60
+
+
+def test_as_many_cases_as_a_line_holds_are_named_and_the_others_counted() -> None:
+    assert first_of(["a", "b"]) == "a; b"
+    exact = ["x" * 99, "y" * (WIDTH - 99 - 2)]
+    assert first_of(exact) == "; ".join(exact)
+    assert first_of([exact[0], exact[1] + "y", "z"]) == f"{exact[0]} and 2 more"
+    assert first_of(["x" * 500, "b"]) == f"{shorten('x' * 500, WIDTH)} and 1 more"
+
+
+def test_a_warning_is_one_line_and_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    warn("a\nb\x1b[2J\u202ec é")
+    assert capsys.readouterr().err == "warning: a\\nb\\x1b[2J\\u202ec é\n"

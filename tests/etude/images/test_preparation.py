@@ -253,6 +253,11 @@ def test_settings_that_cannot_work_are_refused(wrong: dict[str, Any]) -> None:
         Prepare(**{**PLAIN, **wrong})
 
 
+def test_settings_at_the_limit_work() -> None:
+    for step in (8, 32):  # half of the resolution
+        assert Prepare(**{**PLAIN, "buckets": step}).buckets == step
+
+
 @pytest.mark.parametrize("crop", ["center", "focus", "pad"])
 @pytest.mark.parametrize("split", [0.0, 0.9])
 def test_a_mask_is_cut_padded_and_mirrored_as_its_picture_is(

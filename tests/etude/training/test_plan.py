@@ -69,3 +69,19 @@ def test_linear_falls_straight() -> None:
 def test_impossible_combinations_are_refused_before_anything_runs(changes: dict[str, Any], fault: str) -> None:
     with pytest.raises(ValidationError, match=fault):
         plan(**changes)
+
+
+def test_limits_may_be_reached_and_not_passed() -> None:
+    assert parse_rates("100:5, 1e-9") == [(100.0, 5), (1e-9, None)]
+    with pytest.raises(ValueError, match="at most 100"):
+        parse_rates("100.1")
+    assert plan(steps=3000, checkpoint_every=3).checkpoint_every == 3
+    with pytest.raises(ValidationError, match="makes more than 1000 checkpoints"):
+        plan(steps=3001, checkpoint_every=3)
+    assert plan(steps=5, warmup_steps=4).rate(3) == 1e-3
+    with pytest.raises(ValidationError, match="`warmup_steps` 5 is not below `steps` 5"):
+        plan(steps=5, warmup_steps=5)
+    assert plan(steps=7, learning_rate="1e-3:3, 1e-4:7").rate(6) == 1e-4
+    with pytest.raises(ValidationError, match="ends at step 7, before `steps` 8"):
+        plan(steps=8, learning_rate="1e-3:3, 1e-4:7")
+    assert [plan(learning_rate="1e-3:3, 1e-4").rate(step) for step in (2, 3)] == [1e-3, 1e-4]
