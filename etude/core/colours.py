@@ -51,7 +51,8 @@ def flatten(image: Image.Image, background: Colour, white: int = WHITE) -> Image
         return _eight_bits(image, white).convert("RGB")
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
-    coloured = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    direct = image.convert("LA") if image.mode == "La" else image
+    coloured = direct if direct.mode == "RGBA" else direct.convert("RGBA")  # no second copy of a large picture
     if coloured.getchannel("A").getextrema()[1] == 0:
         raise UnusableError("shows nothing: every pixel is transparent")
     ground = Image.new("RGBA", image.size, (*background, 255))

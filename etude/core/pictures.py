@@ -93,6 +93,8 @@ def load_whole(image: Image.Image, path: Path) -> None:
     elif image.info.get("progressive") and path.read_bytes().count(b"\xff\xda") > SCANS:
         raise OSError(f"it has more than {SCANS} scans")
     image.load()
+    if image.format == "PNG" and image.mode == "P" and not image.palette:
+        raise OSError("its palette is missing")
     if image.format == "PNG" and _is_black(image, image.height - 1):
         _check_rows(path)
 

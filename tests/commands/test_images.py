@@ -17,6 +17,7 @@ from etude.core.errors import ArgumentError, ConflictError, InputError, ParamsEr
 from etude.core.files import sha256_tree
 from etude.core.method import method_names
 from etude.core.params import read_yaml
+from etude.images import kinds
 from etude.project import check
 from tests.shipped import copy_project
 from tests.tasks.front import draw
@@ -233,6 +234,25 @@ def test_when_dvc_fails_its_reason_is_told_and_params_stay(photos: Path) -> None
     with pytest.raises(InputError, match=r"data/raw/mydog: is here, but `dvc add` failed \((?!Having)"):
         bring(photos, "mydog", "lora")
     assert texts() == before
+
+
+def test_a_folder_of_a_phone_says_what_reads_its_pictures_and_what_else_is_not_copied_is_named(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kinds, "plugins", lambda: ())
+    folder = tmp_path / "phone"
+    folder.mkdir()
+    (folder / "IMG_0001.HEIC").write_bytes(b"\0\0\0\x24ftypheic\0\0\0\0mif1heic")
+    with pytest.raises(InputError, match="phone: holds no pictures: IMG_0001.HEIC .*`make setup EXTRAS=heic`"):
+        bring(folder)
+    (folder / "IMG_0002.DNG").write_bytes(b"II*\0\x08\0\0\0")
+    (folder / "gone.png").symlink_to("nothing")
+    (folder / "more").symlink_to(photos)
+    with pytest.raises(InputError):
+        bring(folder)
+    (warned,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: 4 files are not")]
+    assert "IMG_0002.DNG (is a camera's raw file (DNG): convert it" in warned
+    assert not Path("data").exists()
 
 
 def test_params_of_an_unusual_form_are_left_as_they_are(photos: Path) -> None:

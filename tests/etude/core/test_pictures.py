@@ -72,6 +72,17 @@ def test_a_png_with_all_check_sums_right_and_too_few_rows_is_damaged(tmp_path: P
         open_whole(tmp_path / "a.png")
 
 
+def test_a_png_of_indices_without_a_palette_is_damaged(tmp_path: Path) -> None:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 1, 8, 3, 0, 0, 0))
+    indices = chunk(b"IDAT", zlib.compress(b"\0" + bytes(range(9)))) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(pictures.SIGNATURE + header + indices)
+    with pytest.raises(OSError, match="palette is missing"):
+        open_whole(tmp_path / "a.png")
+    palette = chunk(b"PLTE", bytes(range(27)))
+    (tmp_path / "a.png").write_bytes(pictures.SIGNATURE + header + palette + indices)
+    assert open_whole(tmp_path / "a.png").convert("RGB").getpixel((8, 0)) == (24, 25, 26)
+
+
 def test_a_black_picture_is_whole(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(rows(SIZE[1], 0)))
     assert open_whole(tmp_path / "a.png").getcolors() == [(SIZE[0] * SIZE[1], (0, 0, 0))]
