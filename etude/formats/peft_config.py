@@ -34,10 +34,10 @@ HARMLESS = {
 # Starts that leave the base as it is; pissa, olora, corda, loftq and lora_ga take a part of each weight out of it.
 STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 DEFAULT = 8  # PEFT's rank and alpha where a configuration names none
-LONGEST, REPEATS, GROUPS, PATTERNS = 300, 4, 3, 64  # of patterns: more could take minutes to match
+LONGEST, REPEATS, GROUPS, PATTERNS = 300, 3, 3, 16  # of patterns: more could take minutes to match
 _REPEAT = re.compile(r"(?<!\\)(?:[*+{]|(?<!\()\?)")
 _NESTED = re.compile(r"\)[*+{]")
-_LITERAL = re.compile(r"[\w.^$-]*")
+_LITERAL = re.compile(r"(?:[\w.^$-]|\\\.)*")  # a name, with its dots escaped or not
 
 
 @dataclass(frozen=True)

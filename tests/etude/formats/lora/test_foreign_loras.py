@@ -118,6 +118,21 @@ def test_the_header_of_diffusers_means_what_the_folder_of_peft_does(kind: str, t
         assert torch.allclose(weight, after[name], atol=2e-6), name
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_bias_of_b_is_added_to_the_bias_as_peft_does(tmp_path: Path) -> None:
+    targets = ["to_q", "to_v", "conv1"]  # which have one
+    config = LoraConfig(r=4, lora_alpha=3, target_modules=targets, lora_bias=True, use_rslora=True)
+    before, after = saved_by_peft(config, tmp_path)
+    tensors, facts = peft_lora.read(tmp_path)
+    for name, weight in changed(tensors, facts, before).items():
+        assert torch.allclose(weight, after[name], atol=2e-6), name
+    biases = {name: tensor for name, tensor in tensors.items() if name.endswith(".diff_b")}
+    assert len(biases) == 3
+    for name, delta in biases.items():
+        own = name.removeprefix("unet.").replace(".diff_b", ".bias")
+        assert torch.allclose(before[own] + delta, after[own], atol=1e-6), name
+
+
 MEANINGS = {
     "init_lora_weights": ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga", "something new"],
     "bias": ["all", "lora_only"],
@@ -132,6 +147,7 @@ MEANINGS = {
     "peft_type": ["OFT", "VERA", 3],
     "lora_alpha": ["4", None, True, float("nan"), [4]],
     "alpha_pattern": [["to_q"], {"to_q": "4"}, {"(": 4}, {"(a+)+": 4}, {".*.*.*.*.*q": 4}, {"a" * 400: 4}],
+    "rank_pattern": [{f"{number}.*": 4 for number in range(17)}],
     "use_rslora": ["yes"],
     "use_dora": [True],
     "r": [8, 0],

@@ -76,6 +76,14 @@ def test_what_is_written_for_diffusers_has_the_scale_in_b_and_alpha_equal_to_the
     assert formats.identify(path) == "diffusers_lora"
 
 
+def test_a_program_that_ignores_the_header_of_diffusers_applies_the_same_change(tmp_path: Path) -> None:
+    path = diffusers_lora.write(lora(), Draft(tmp_path))[0]
+    known = diffusers_lora.read(path)
+    save_file(read_tensors(path)[0], path)
+    assert_equal(diffusers_lora.read(path)[0], known[0])
+    assert diffusers_lora.read(path)[1] == {"rank": 4, "alpha": 4.0} == known[1]
+
+
 def test_alphas_that_differ_between_modules_survive(tmp_path: Path) -> None:
     artifact = lora(alphas={TEXT: 0.3})
     tensors, facts = kohya_lora.read(kohya_lora.write(artifact, Draft(tmp_path))[0])
