@@ -301,7 +301,7 @@ def test_what_cannot_be_merged_is_named(
     merged: tuple[Base, list[Artifact], Artifact, list[str]],
 ) -> None:
     base, made, _, captions = merged
-    with pytest.raises(InputError, match="captions: are none"):
+    with pytest.raises(InputError, match="captions: are empty"):
         merging.merge(base, made, [])
     with pytest.raises(InputError, match="is the word of two concepts"):
         merging.merge(base, [made[0], made[0]], captions)
