@@ -7,6 +7,7 @@ and the factor, and `read_layers` does the rest.
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -68,6 +69,7 @@ FORMS: tuple[dict[str, str], ...] = (
 )
 BUNDLE = "bundle_emb."  # A1111's embeddings in the file of a LoRA: bundle_emb.<word>.<name>
 _ENCODERS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+_BUNDLED = re.compile(r"bundle_emb\.(.+)\.(?:(emb_params|clip_[lg])|string_to_param\..+)", re.DOTALL)
 _ROWS = {"emb_params": "text_encoder"} | {name: part for part, name in _ENCODERS.items()}
 
 Place = tuple[str, str]  # layer and factor
@@ -248,11 +250,14 @@ def _bundled(path: Path | str, tensors: Mapping[str, Tensor]) -> tuple[dict[str,
     rows: dict[str, Tensor] = {}
     words: list[str] = []
     for key, tensor in sorted(tensors.items()):
-        word, _, name = key.removeprefix(BUNDLE).partition(".")
-        part = _ROWS.get("emb_params" if name.startswith("string_to_param.") else name)
-        if not word or part is None or tensor.ndim not in (1, 2) or not tensor.numel():
+        match = _BUNDLED.fullmatch(key)
+        if match is None or tensor.ndim not in (1, 2) or not tensor.numel():
             fault = f"has an embedding in it that cannot be used: `{key}` {list(tensor.shape)}"
             raise FormatError(path, fault, "remove it from the file, or fetch the file again")
+        word, part = match[1], _ROWS[match[2] or "emb_params"]
         words += [] if word in words else [word]
-        rows[f"words.{words.index(word)}.{part}"] = tensor if tensor.ndim == 2 else tensor[None]
+        row = f"words.{words.index(word)}.{part}"
+        if row in rows:
+            raise FormatError(path, f"has the embedding of `{word}` twice: `{key}`", "remove one of the two")
+        rows[row] = tensor if tensor.ndim == 2 else tensor[None]
     return rows, words

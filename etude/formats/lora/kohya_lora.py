@@ -2,7 +2,9 @@
 
 ``lora_unet_<module>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``; text encoders ``lora_te_text_model_…``
 (SDXL: ``lora_te1_…`` and ``lora_te2_…``, and the modules of the UNet by their LDM names). Its kin have LyCORIS' names:
-``.hada_w1_a`` and so on, ``.lokr_w1``, ``.dora_scale``. What is read may lack alphas (alpha = rank).
+``.hada_w1_a`` and so on, ``.lokr_w1``, ``.dora_scale``. What is read may lack alphas (alpha = rank), and may have
+embeddings in it (``bundle_emb.<word>.…``) and LyCORIS' other kinds: GLoRA, OFT, BOFT, (IA)³, differences of whole
+weights, biases and norms. Their changes are those of LyCORIS 4.1.3 within 1e-6 of a change.
 
 What other programs make of these files was checked with their own code, on all layers of the true SD 1.5, 2.1 and XL
 (350, 416 and 1,052 with the text encoders). LoRA, LoCon and ranks by block: the weights are Étude's within 1e-6 in

@@ -416,13 +416,13 @@ def test_an_unknown_file_is_refused_by_what_it_holds_and_looks_like(key: str, tm
 
 
 def test_an_embedding_in_the_file_of_a_lora_is_read_with_it_and_written_again(tmp_path: Path) -> None:
-    rows = {"bundle_emb.zork.string_to_param.*": torch.randn(2, 32), "bundle_emb.owl.clip_l": torch.randn(32)}
+    rows = {"bundle_emb.zork.string_to_param.*": torch.randn(2, 32), "bundle_emb.a.owl.clip_l": torch.randn(32)}
     path = written(kohya(**rows), tmp_path)
     assert formats.identify(path) == "kohya_lora"
     tensors, facts = kohya_lora.read(path)
-    assert facts["words"] == ["owl", "zork"]
+    assert facts["words"] == ["a.owl", "zork"]
     assert torch.equal(tensors["words.1.text_encoder"], rows["bundle_emb.zork.string_to_param.*"])
-    assert torch.equal(tensors["words.0.text_encoder"][0], rows["bundle_emb.owl.clip_l"])
+    assert torch.equal(tensors["words.0.text_encoder"][0], rows["bundle_emb.a.owl.clip_l"])
     artifact = Artifact("lora", tensors, FACTS | facts)
     again = read_tensors(kohya_lora.write(artifact, Draft(tmp_path))[0])[0]
     assert torch.equal(again["bundle_emb.zork.string_to_param.*"], rows["bundle_emb.zork.string_to_param.*"])
@@ -438,6 +438,12 @@ def test_an_embedding_of_both_encoders_in_the_file_of_a_lora(tmp_path: Path) -> 
     assert torch.equal(tensors["words.0.text_encoder_2"], rows["bundle_emb.zork.clip_g"])
     again = read_tensors(kohya_lora.write(Artifact("lora", tensors, FACTS | facts), Draft(tmp_path))[0])[0]
     assert {name for name in again if name.startswith("bundle_emb")} == set(rows)
+
+
+def test_an_embedding_that_is_in_a_lora_twice_is_refused(tmp_path: Path) -> None:
+    rows = {f"bundle_emb.zork.{name}": torch.ones(2, 32) for name in ("emb_params", "clip_l")}
+    with pytest.raises(FormatError, match="has the embedding of `zork` twice"):
+        kohya_lora.read(written(kohya(**rows), tmp_path))
 
 
 @pytest.mark.parametrize("key", ["bundle_emb.zork.clip_l_out", "bundle_emb..clip_l", "bundle_emb.zork"])
