@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from threading import Event, Thread
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from httpx import ConnectError
@@ -248,6 +250,27 @@ def test_a_worker_gives_signs_of_life_from_its_fetch_to_its_push(
     state = machines.carry_out.fn(git(project.root, "rev-parse", "HEAD").strip(), "one")
     assert state.message == "ran"
     assert seen == ["begins", "fetch", "push", "ends"]
+
+
+def test_a_sign_of_life_shows_the_last_line_of_the_stage_and_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[str] = []
+    beats: list[dict[str, Any]] = []
+    unset: list[str] = []
+    monkeypatch.setattr(machines, "BEAT", 0.01)
+    monkeypatch.setattr(machines, "flow_run", SimpleNamespace(id="a-b"))
+    monkeypatch.setattr(machines, "get_run_logger", lambda: SimpleNamespace(info=logged.append))
+    variable = SimpleNamespace(
+        set=lambda name, value, overwrite: beats.append({name: value["line"]}), unset=unset.append
+    )
+    monkeypatch.setattr(machines, "Variable", variable)
+    with machines.pulse() as tell:
+        tell("line", " step 1 ")
+        tell("line", "")
+        tell("glimpse", "50 %")
+        tell("state", "running")
+        wait_until(lambda: beats and beats[-1] == {"alive_a_b": "50 %"})
+    assert logged == [" step 1 "]
+    assert unset == ["alive_a_b"]
 
 
 def test_a_worker_without_a_clone_says_how_to_start_it(monkeypatch: pytest.MonkeyPatch) -> None:

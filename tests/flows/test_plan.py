@@ -73,6 +73,10 @@ def test_a_target_brings_what_it_depends_on_and_no_more(diamond: Project, target
     assert labels(stages)[:-1] == ["first", *middle]
 
 
+def test_several_targets_bring_what_each_of_them_depends_on_once(diamond: Project) -> None:
+    assert labels(plan.load(diamond.root, ["right", "left"])) == ["first", "right", "left"]
+
+
 def test_what_no_stage_makes_and_is_not_there_is_told_before_anything_runs(diamond: Project) -> None:
     diamond.stages(second={"deps": ["out/first", "models/base"]}, first={"deps": ["photos"]})
     with pytest.raises(InputError, match=r"^(?=.*models/base)(?=.*photos).* are missing, and no stage makes them"):
@@ -207,6 +211,8 @@ def test_sources_are_what_no_stage_makes(project: Project) -> None:
         commands=("python3 work.py one", "python3 work.py two"),
     )
     assert found["apart"].paths == ("a.txt",)
+    project.stages(zeta={}, alpha={"deps": ["out/zeta"]})  # zeta runs first
+    assert plan.sources(project.root, ["alpha"])["alpha"].commands == ("python3 work.py alpha", "python3 work.py zeta")
 
 
 def test_a_folder_of_outs_that_another_stage_reads_is_made_and_no_source(project: Project) -> None:

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import lzma
+import pickle
+import plistlib
+import sqlite3
+import tarfile
+import wave
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +53,63 @@ def test_what_is_no_picture_is_named_by_what_it_is(tmp_path: Path, name: str) ->
     with pytest.raises(InputError, match=reason) as refused:
         read_picture(tmp_path / name, WHITE)
     assert fault_of(tmp_path / name) == refused.value.fault
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """What a file is → the bytes of one that Python's own writers made."""
+    array, archive, sound, database = io.BytesIO(), io.BytesIO(), io.BytesIO(), folder / "database"
+    np.save(array, np.zeros(2))
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("a"))
+    with wave.open(sound, "wb") as wav:
+        wav.setparams((1, 2, 8000, 1, "NONE", ""))
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("create table a (b)")
+    return {
+        "a gzip archive": gzip.compress(b"a"),
+        "a bzip2 archive": bz2.compress(b"a"),
+        "an xz archive": lzma.compress(b"a"),
+        "a tar archive": archive.getvalue(),
+        "sound (WAV)": sound.getvalue(),
+        "a database (SQLite)": database.read_bytes(),
+        "a NumPy array": array.getvalue(),
+        "a pickle": pickle.dumps([1], protocol=2),
+        "a property list of macOS": plistlib.dumps({"a": 1}, fmt=plistlib.FMT_BINARY),
+    }
+
+
+def test_what_pythons_own_writers_make_is_named(tmp_path: Path) -> None:
+    for kind, content in written(tmp_path).items():
+        (tmp_path / "file").write_bytes(content)
+        assert kinds.not_a_picture(tmp_path / "file") == f"is {kind}"
+
+
+BEGINNINGS = {  # of files as their programs write them, where no suffix helps
+    b"II*\0\x10\0\0\0CR\2\0": "a camera's raw file (CR2)",
+    b"\0\0\0\x18ftypcrx \0\0\0\1": "a camera's raw file (CR3)",
+    b"IIRO\x08\0\0\0": "a camera's raw file (ORF)",
+    b"RIFF\x10\0\0\0AVI LIST": "a video (AVI)",
+    b"\0\0\0\x14ftypqt  \0": "a video (MOV)",
+    b"\0\0\0\x20ftypM4A \0": "sound (M4A)",
+    b"\0\0\0\x20ftypisom": "a video (MP4)",
+    b"\0\0\x10\0moov\0\0": "a video (MOV)",
+    bytes(128) + b"DICM\2\0": "DICOM",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
+    b"\x28\xb5\x2f\xfd\x04": "a zstd archive",
+    b"\x89HDF\r\n\x1a\n": "HDF5",
+    b"SIMPLE  =     T": "FITS",
+    b"ID3\4\0": "sound (MP3)",
+    b"RIFF\x10\0\0\0WEBPVP8 ": "WebP, but damaged or of a kind that is not read",
+    b"\0\0\0\x1cftypavif\0": "AVIF, but damaged or of a kind that is not read",
+}
+
+
+@pytest.mark.parametrize("content", BEGINNINGS)
+def test_a_file_without_a_suffix_is_named_by_its_first_bytes(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    assert kinds.not_a_picture(tmp_path / "file").startswith(f"is {BEGINNINGS[content]}")
+    (tmp_path / "file").write_bytes(b"\1" + content)  # one byte off, it is something else
+    assert not kinds.not_a_picture(tmp_path / "file").startswith(f"is {BEGINNINGS[content]}")
 
 
 @pytest.mark.parametrize(
