@@ -34,7 +34,7 @@ def test_the_faults_of_all_files_are_told_at_once_each_with_what_to_do(project: 
 
 def test_a_set_without_prompts_is_told(project: Path) -> None:
     replace_in(project / "params.yaml", "  concept:\n    - ", "  other:\n    - ")
-    with pytest.raises(ParamsError, match=r"none for the image set `concept`, which lora learns\. Next: add"):
+    with pytest.raises(ParamsError, match=r"no prompts for the image set `concept`, which lora learns\. Next: add"):
         check(project)
 
 

@@ -329,7 +329,7 @@ def test_a_lora_of_another_base_is_refused_and_leaves_the_base_alone(tiny_base: 
     artifact = random_lora(base, targets=["attention"])
     last = [name for name in artifact.tensors if name.startswith("text_encoder.") and "lora_A" in name][-1]
     wider = Artifact("lora", artifact.tensors | {last: torch.zeros(4, 768)}, artifact.facts)
-    with pytest.raises(FormatError, match=r"`text_encoder\.encoder.* the base has \[32, 32\]"), lora.apply(wider, base):
+    with pytest.raises(FormatError, match=r"`text_encoder\.encoder.* the base.* \[32, 32\]"), lora.apply(wider, base):
         pass
     strange = Artifact("lora", artifact.tensors | {"unet.mid.lora_A.weight": torch.zeros(4, 8)}, artifact.facts)
     with pytest.raises(BaseError, match=r"has no layer `unet\.mid`"), lora.apply(strange, base):
