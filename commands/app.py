@@ -48,6 +48,7 @@ COMMANDS = {
     "merge-concepts": Command(
         "commands.merge_concepts", "merge_concepts", "Merge what Custom Diffusion learned apart."
     ),
+    "memory": Command("commands.memory", "memory", "Count the GPU memory that a method needs, before it runs."),
     "sizes": Command("commands.sizes", "sizes", "Count how large the files of every method are."),
     "evidence": Command("evidence.run", "main", "Measure what the founding notes claim (hours)."),
     "schemas": Command("commands.schemas", "schemas", "Write the JSON Schemas of the params files, for editors."),

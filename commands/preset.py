@@ -22,22 +22,14 @@ def preset(
 
     Example: etude preset sd15
     """
-    from commands.pointing import fitting_prompts
-    from commands.rewriting import drafts, read_commented, rewrite
+    from commands.rewriting import drafts
     from etude import sources
-    from etude.arguments import refuse_unknown
     from etude.project import check, params_files
 
-    refuse_unknown("NAME", "preset", name, names.presets())
-    chosen = read_commented(PRESETS / f"{name}.yaml")
-    chosen.pop("fetch")  # what `etude.sources` reads
-    here = {file.as_posix() for file in params_files(Path())}
     with drafts() as draft:
-        changes = []
-        for file in sorted(here & set(chosen)):
-            changes += rewrite(draft / file, file, _of_the_class(draft / file, chosen[file]))
-        changes += fitting_prompts(draft)
+        changes = apply_preset(name, draft)
         project = check(draft)  # nothing is changed unless the whole draft is valid
+    here, chosen = {file.as_posix() for file in params_files(Path())}, _values(name)
     say("\n".join(changes) or f"everything is as the preset {name} wants it")
     for file in sorted(here - set(chosen)):
         warn(f"the preset {name} has no values for {file}, which stays as it is; look whether it fits the base")
@@ -45,6 +37,32 @@ def preset(
         warn(f"the preset {name} has values for {file}, of a method that is not here: they are left out")
     if lacking := [each.path for each in sources.missing(Path(), project) if sources.origin(each.path)]:
         say(f"next: etude base, which fetches {' and '.join(lacking)}")
+
+
+def apply_preset(name: str, draft: Path) -> list[str]:
+    """Rewrite the params files in ``draft`` for a preset; returns one line for each changed value.
+
+    Raises ArgumentError for an unknown preset.
+    """
+    from commands.pointing import fitting_prompts
+    from commands.rewriting import rewrite
+    from etude.arguments import refuse_unknown
+
+    refuse_unknown("NAME", "preset", name, names.presets())
+    changes = []
+    for file, values in sorted(_values(name).items()):
+        if (draft / file).exists():
+            changes += rewrite(draft / file, file, _of_the_class(draft / file, values))
+    return changes + fitting_prompts(draft)
+
+
+def _values(name: str) -> dict[str, Any]:
+    """The values of a preset, by params file."""
+    from commands.rewriting import read_commented
+
+    chosen: dict[str, Any] = read_commented(PRESETS / f"{name}.yaml")
+    chosen.pop("fetch")  # what `etude.sources` reads
+    return chosen
 
 
 def _of_the_class(path: Path, values: dict[str, Any]) -> dict[str, Any]:

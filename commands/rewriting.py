@@ -21,21 +21,30 @@ from etude.project import params_files
 @contextmanager
 def drafts() -> Iterator[Path]:
     """Yield a folder with a copy of all params files, to change; without an error the copies replace the files."""
-    files = [file.as_posix() for file in params_files(Path())]
-    before = {file: Path(file).read_bytes() for file in files}
-    with TemporaryDirectory() as folder:
-        draft = Path(folder)
-        for file, content in before.items():
-            (draft / file).parent.mkdir(parents=True, exist_ok=True)
-            (draft / file).write_bytes(content)
+    with copies() as draft:
+        before = {file: (draft / file).read_bytes() for file in _names()}
         yield draft
-        if edited := [file for file in files if Path(file).read_bytes() != before[file]]:
+        if edited := [file for file in before if Path(file).read_bytes() != before[file]]:
             fault = "was edited meanwhile; no params file is changed"
             raise ConflictError(", ".join(edited), fault, "run this again, it starts from the edited file")
-        for file in files:
-            if (draft / file).read_bytes() != before[file]:
+        for file, content in before.items():
+            if (draft / file).read_bytes() != content:
                 with atomic_path(file) as temporary:
                     shutil.copyfile(draft / file, temporary)
+
+
+@contextmanager
+def copies() -> Iterator[Path]:
+    """Yield a folder with a copy of all params files, to change; the files stay as they are."""
+    with TemporaryDirectory() as folder:
+        for file in _names():
+            (Path(folder) / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, Path(folder) / file)
+        yield Path(folder)
+
+
+def _names() -> list[str]:
+    return [file.as_posix() for file in params_files(Path())]
 
 
 def rewrite(path: Path, shown: str, values: Mapping[str, Any]) -> list[str]:

@@ -29,6 +29,7 @@ class Origin(NamedTuple):
     source: str  # hub id
     revision: str
     half: bool = False  # prefer fp16 files
+    family: str = ""  # of a base, where a preset names it
 
 
 def sources(root: Path, project: Project) -> list[Source]:
@@ -64,8 +65,18 @@ def origin(path: str) -> Origin | None:
     for preset in sorted(PRESETS.glob("*.yaml")):
         for item in read_yaml(preset)["fetch"]:
             if item["to"] == path:
-                return Origin(item["from"], item["revision"])
+                return Origin(item["from"], item["revision"], family=item.get("family", ""))
     return None
+
+
+def family_of(base: Path) -> str:
+    """The family of a base, also of one that is not here yet, if a preset fetches it. Raises BaseError."""
+    known = None if base.exists() else origin(base.as_posix())
+    if known and known.family:
+        return known.family
+    from etude.base.family import recognise
+
+    return recognise(base)
 
 
 def faults(lacking: Iterable[Source]) -> list[str]:

@@ -40,7 +40,7 @@ def learning(
     """
     all_parameters = {name: p for part, module in modules.items() for name, p in parameters_of(part, module).items()}
     parameters = {name: parameter for name, parameter in all_parameters.items() if chosen(name)}
-    before = {name: p.data.cpu() if p.is_cuda else p.data for name, p in parameters.items()}
+    before = {name: _to_host(p.data) for name, p in parameters.items()}
     try:
         for name, parameter in parameters.items():
             parameter.data = before[name].to(parameter.device, copy=True)
@@ -50,6 +50,10 @@ def learning(
         for name, parameter in parameters.items():
             parameter.requires_grad_(False)
             parameter.data, parameter.grad = before[name].to(parameter.device), None
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    return tensor.cpu() if tensor.is_cuda else tensor
 
 
 @contextmanager

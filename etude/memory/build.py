@@ -1,0 +1,253 @@
+"""The memory of a build on a GPU, counted by running the method's own code on tensors without values.
+
+One step is counted, with a checkpoint after it; from the second on the optimizer's states are there too. Not counted:
+the CUDA context (about 0.5 GB), workspaces of cuDNN, and fragmentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+from etude.base.base import Base
+from etude.base.conditioning import Conditioning
+from etude.base.latents import decode_latents
+from etude.base.text import encode_prompts
+from etude.core.artifact import Artifact
+from etude.core.errors import EtudeError
+from etude.core.families import FAMILIES
+from etude.core.method import Method, needs
+from etude.core.mixins import Concepts, OwnBase, ReadsCaptions
+from etude.core.params import MethodParams, Part
+from etude.core.placeholder import insert_name
+from etude.diffusion import weights
+from etude.diffusion.sample import guided
+from etude.memory.base import empty_base
+from etude.memory.counter import Counter, counting
+from etude.training import fit
+from etude.training.batches import Captions, Images, Pictures
+from etude.training.plan import Optimization, Trained
+from etude.training.preview import HasPreview, Preview, evaluating
+from etude.training.prior import Prior
+from etude.training.report import Report
+from etude.training.views import Views
+
+TOKENS = 77  # of a text
+SIZES = 6  # numbers that SDXL reads: original size, crop and target size
+PARTS: tuple[Part, ...] = ("unet", "vae", "text")  # of a base, where previews are drawn
+
+
+class UncountedError(EtudeError):
+    """A method whose build is not counted, with the reason."""
+
+    def __init__(self, method: str, reason: str) -> None:
+        super().__init__(method, f"its memory is not counted: {reason}", "start it, and watch it")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a build is counted for."""
+
+    base: Path  # where it is, or will be
+    family: str
+    resolution: int  # of the pictures, in px
+    pictures: int
+    precision: str  # fp32, fp16 or bf16
+
+
+@dataclass
+class Footprint:
+    """Bytes on the device, by what they are for."""
+
+    weights: int = 0  # of the base
+    data: int = 0  # latents and texts
+    learned: int = 0  # what training adds: factors, copies, the average
+    gradients: int = 0
+    optimizer: int = 0
+    activations: int = 0  # of a step, with everything that is alive only within it
+    previews: int = 0  # what drawing them needs above all that stays
+
+    @property
+    def stays(self) -> int:
+        """Bytes that are there all the time."""
+        return self.weights + self.data + self.learned + self.optimizer
+
+    @property
+    def peak(self) -> int:
+        """Most bytes at once."""
+        return self.stays + max(self.gradients + self.activations, self.previews)
+
+
+def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -> Footprint:
+    """Count the build of a method; raises UncountedError for one that this cannot count."""
+    if not isinstance(params, Trained):
+        raise UncountedError(name, "it does not learn in steps")
+    if isinstance(params, OwnBase):
+        raise UncountedError(name, "it needs a base that is conditioned on pictures")
+    params = _one_step(params)
+    preview = params.preview if isinstance(params, HasPreview) and params.preview.seeds else None
+    with counting() as counter, ExitStack() as undo:
+        footprint, parts = Footprint(), PARTS if preview else params.base_parts
+        base = empty_base(setup.base, setup.family, parts, setup.resolution, torch.float32)
+        counter.restart()
+        footprint.weights = counter.now
+        data = {need: _DATA[need](params, setup, base) for need in needs(method)}
+        footprint.data = counter.now - footprint.weights
+        report = _Counting(Path(), 0, "cpu", {"fp16": "bf16"}.get(setup.precision, setup.precision))
+        report.counter, report.footprint = counter, footprint
+        if preview:
+            report.draw = lambda: _draw(base, preview, params.word)
+        undo.enter_context(patch.object(fit, "_optimizer", report.optimizer))
+        undo.enter_context(patch.object(weights, "_to_host", counter.put_aside))
+        AcceleratorState._reset_state(reset_partial_state=True)  # else a second precision would be refused
+        undo.callback(AcceleratorState._reset_state, reset_partial_state=True)
+        method.build(base=base, **data, params=params, report=report)
+    return footprint
+
+
+def _one_step(params: MethodParams) -> MethodParams:
+    assert isinstance(params, Trained)
+    one = {
+        "steps": 1,
+        "warmup_steps": 0,
+        "log_every": 1,
+        "checkpoint_every": 1,
+        "resume_every": 1,
+        "learning_rate": 0.1,
+    }
+    return params.model_copy(update={"training": params.training.model_copy(update=one)})
+
+
+@torch.no_grad()
+def _draw(base: Base, preview: Preview, word: str) -> None:
+    """What a preview holds at most: a step with guidance of all pictures at once, then their decoding."""
+    prompts = [insert_name(preview.prompt, word)] * len(preview.seeds)
+    with evaluating(base):
+        positive, side = encode_prompts(base, prompts, preview.clip_skip), base.resolution // base.factor
+        latents = torch.empty(len(prompts), 4, side, side)
+        negative = encode_prompts(base, [preview.negative] * len(prompts)) if preview.guidance > 1 else None
+        decode_latents(base, guided(base, latents, torch.tensor(500), positive, negative, preview.guidance))
+
+
+@dataclass
+class _Counting(Report):
+    """A report that writes nothing, and reads the counter between steps."""
+
+    counter: Counter = field(init=False)
+    footprint: Footprint = field(init=False)
+    draw: Callable[[], None] | None = None
+
+    def restore(self) -> dict[str, Any] | None:
+        return None
+
+    def keep(self, state: dict[str, Any]) -> None:
+        pass
+
+    def log(self, step: int, loss: float, rate: float) -> None:
+        self.counter.restart()
+        self.footprint.optimizer = self.counter.now - self.footprint.stays
+
+    def start(self, step: int, steps: int) -> None:
+        self.counter.restart()
+        self.footprint.learned = self.counter.now - self.footprint.stays
+
+    def optimizer(self, groups: Sequence[fit.Group], plan: Optimization) -> torch.optim.Optimizer:
+        """The optimizer of the run, which need not be installed; before its first step the gradients are there."""
+        tensors = [tensor for group in groups for tensor in group.parameters.values()]
+        made = _EightBit(tensors) if plan.optimizer == "adamw8bit" else _make_optimizer(groups, plan)
+        self.footprint.gradients = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        made.register_step_pre_hook(lambda *_: self._end_of_backward())
+        return made
+
+    def _end_of_backward(self) -> None:
+        self.footprint.activations = self.counter.peak - self.footprint.stays - self.footprint.gradients
+
+    def checkpoint(self, step: int, learned: Artifact | None) -> None:
+        self.counter.restart()
+        if self.draw:
+            self.draw()
+        self.footprint.previews = (
+            self.counter.peak - self.footprint.stays
+        )  # with the average, a copy of what is learned
+
+
+_make_optimizer = fit._optimizer
+
+
+class _EightBit(torch.optim.Optimizer):
+    """The states of bitsandbytes' AdamW8bit: two bytes a value, and a float32 for each block of 256 in both of them.
+
+    Small tensors (below 4,096 values) have states in float32 there.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        super().__init__(tensors, {"lr": 0.0})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Make the states."""
+        for group in self.param_groups:
+            for tensor in group["params"]:
+                if not self.state[tensor]:
+                    small = tensor.numel() < 4096
+                    size = 8 * tensor.numel() if small else 2 * tensor.numel() + 8 * -(-tensor.numel() // 256)
+                    self.state[tensor]["states"] = torch.empty(size, dtype=torch.uint8)
+
+
+def _images(params: MethodParams, setup: Setup, base: Base) -> Images:
+    side = setup.resolution // 8
+    moments = [torch.empty(4, side, side) for _ in range(2 * setup.pictures)]
+    names = tuple(f"{number}" for number in range(setup.pictures))
+    return Images(names, tuple(moments[: setup.pictures]), tuple(moments[setup.pictures :]))
+
+
+def _captions(params: MethodParams, setup: Setup, base: Base) -> Captions | None:
+    if isinstance(params, ReadsCaptions) and not params.reads_captions:
+        return None
+    names = [f"{number}" for number in range(setup.pictures)]
+    encoded = {name: _text(base) for name in names}
+    return Captions({name: f"{params.name}, {name}" for name in names}, encoded, _text(base))
+
+
+def _text(base: Base) -> Conditioning:
+    config = base.unet.config
+    if not FAMILIES[base.family].size_ids:
+        return Conditioning(torch.empty(1, TOKENS, config.cross_attention_dim))
+    pooled = config.projection_class_embeddings_input_dim - SIZES * config.addition_time_embed_dim
+    return Conditioning(torch.empty(1, TOKENS, config.cross_attention_dim), torch.empty(1, pooled))
+
+
+def _class_images(params: MethodParams, setup: Setup, base: Base) -> Prior:
+    captions = _captions(params, setup, base)
+    assert captions is not None
+    return Prior(_images(params, setup, base), captions)
+
+
+def _views(params: MethodParams, setup: Setup, base: Base) -> Views:
+    assert isinstance(params, Concepts)
+    images, side = _images(params, setup, base), setup.resolution // 8
+    names = [f"{name}/{number}" for name in params.concepts for number in images.names]
+    times = len(params.concepts)
+    every = Images(tuple(names), images.mean * times, images.logvar * times)
+    return Views(every, {name: torch.ones(1, side, side) for name in names}, dict.fromkeys(names, "whole"))
+
+
+def _pictures(params: MethodParams, setup: Setup, base: Base) -> Pictures:
+    names = tuple(f"{number}" for number in range(setup.pictures))
+    return Pictures(names, tuple(torch.empty(setup.resolution, setup.resolution, 3, dtype=torch.uint8) for _ in names))
+
+
+_DATA: Mapping[str, Callable[[MethodParams, Setup, Base], Any]] = {
+    "images": _images,
+    "captions": _captions,
+    "class_images": _class_images,
+    "views": _views,
+    "pictures": _pictures,
+}

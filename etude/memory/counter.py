@@ -1,0 +1,169 @@
+"""Counting memory on tensors without values: the bytes that are alive at once, as on a GPU."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+BLOCK = 512  # bytes: CUDA's allocator hands out multiples of it
+
+
+class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the storages that are alive. ``now`` and ``peak`` are in bytes; ``peak`` is the most since `restart`."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._alive: dict[int, int] = {}  # storage → bytes
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, and count the storages of its results that are new."""
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(out):
+            if isinstance(tensor, Tensor):
+                self._add(tensor)
+        return out
+
+    def restart(self) -> None:
+        """Begin to look for another peak."""
+        gc.collect()  # cycles keep tensors alive for a while, at random
+        self.peak = self.now
+
+    def put_aside(self, tensor: Tensor) -> Tensor:
+        """Count ``tensor`` no more: on a GPU it would wait on the host."""
+        self._drop(tensor.untyped_storage()._cdata)
+        return tensor
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        number = storage._cdata
+        if number not in self._alive:
+            size = -(-storage.nbytes() // BLOCK) * BLOCK
+            self._alive[number] = size
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._drop, number)
+
+    def _drop(self, number: int) -> None:
+        self.now -= self._alive.pop(number, 0)
+
+
+@contextmanager
+def counting() -> Iterator[Counter]:
+    """Inside, tensors have shapes and no values, and operations keep for backward what CUDA's would keep."""
+    with ExitStack() as undo:
+        undo.enter_context(patch.object(torch.nn.Module, "_apply", _apply))
+        undo.enter_context(patch.object(Tensor, "tolist", _tolist))
+        undo.enter_context(patch.object(Tensor, "item", _item))
+        for name, kind in {"__int__": int, "__index__": int, "__float__": float, "__bool__": bool}.items():
+            undo.enter_context(patch.object(Tensor, name, _value(kind)))
+        for name, function in _CUDA.items():
+            undo.enter_context(patch.object(functional, name, function))
+        undo.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        yield undo.enter_context(Counter())
+
+
+def _apply(self: torch.nn.Module, change: Any, recurse: bool = True) -> torch.nn.Module:
+    """`Module._apply`, which cannot exchange the values of parameters that have none: it exchanges the parameters."""
+    for child in self.children() if recurse else ():
+        child._apply(change)  # type: ignore[no-untyped-call]
+    for name, parameter in self._parameters.items():
+        if parameter is not None:
+            with torch.no_grad():
+                changed = change(parameter)
+            if changed is not parameter:
+                self._parameters[name] = torch.nn.Parameter(changed, parameter.requires_grad)
+    for name, buffer in self._buffers.items():
+        if buffer is not None:
+            self._buffers[name] = change(buffer)
+    return self
+
+
+_whole_tolist, _whole_item = Tensor.tolist, Tensor.item
+
+
+def _tolist(tensor: Tensor) -> Any:
+    return _nested(tensor, tensor.shape) if isinstance(tensor, FakeTensor) else _whole_tolist(tensor)
+
+
+def _nested(tensor: Tensor, shape: torch.Size) -> Any:
+    return [_nested(tensor, shape[1:]) for _ in range(shape[0])] if shape else _item(tensor)
+
+
+def _item(tensor: Tensor) -> Any:
+    """A value where there is none: any finite number does, since nothing but memory is looked at."""
+    if not isinstance(tensor, FakeTensor):
+        return _whole_item(tensor)
+    return 0.5 if tensor.dtype.is_floating_point else 0
+
+
+def _value(kind: type) -> Any:
+    """What Python calls to make a number of a tensor."""
+    return lambda tensor: kind(_item(tensor))
+
+
+_attention, _group, _layer = functional.scaled_dot_product_attention, functional.group_norm, functional.layer_norm
+
+
+def _autocast() -> bool:
+    return torch.is_autocast_enabled("cpu")
+
+
+def _flash_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Attention that keeps no matrix of tokens × tokens, as CUDA's kernels do."""
+    if not isinstance(q, FakeTensor):
+        return _attention(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    if _autocast():
+        q, k, v = (tensor.to(torch.get_autocast_dtype("cpu")) for tensor in (q, k, v))
+    answer: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, is_causal, scale=scale)[0]
+    return answer
+
+
+def _group_norm(
+    x: Tensor, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    if not _autocast():
+        return _group(x, groups, weight, bias, eps)
+    with torch.autocast("cpu", enabled=False):
+        return _group(x.float(), groups, _float(weight), _float(bias), eps)
+
+
+def _layer_norm(
+    x: Tensor, shape: list[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    if not _autocast():
+        return _layer(x, shape, weight, bias, eps)
+    with torch.autocast("cpu", enabled=False):
+        return _layer(x.float(), shape, _float(weight), _float(bias), eps)
+
+
+def _float(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.float()
+
+
+# CUDA's autocast computes norms in float32 and attention in 16 bits; the CPU's does not.
+_CUDA = {
+    "scaled_dot_product_attention": _flash_attention,
+    "group_norm": _group_norm,
+    "layer_norm": _layer_norm,
+}

@@ -1,0 +1,69 @@
+"""`etude memory` counts with the values of a preset, and changes no file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands.memory import memory
+from etude.core.errors import EtudeError
+from etude.core.files import sha256_tree
+from etude.memory import build
+from etude.memory.build import Footprint, Setup
+from tests.shipped import copy_project
+
+GB = 1_000_000_000
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(copy_project(tmp_path / "project"))
+    return Path()
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Setup]]:
+    """What is counted, in place of counting it."""
+    calls: list[tuple[Any, Setup]] = []
+
+    def count(method: Any, name: str, params: Any, setup: Setup) -> Footprint:
+        calls.append((params, setup))
+        return Footprint(
+            weights=7 * GB, data=GB, learned=GB, gradients=GB, optimizer=GB, activations=GB, previews=4 * GB
+        )
+
+    monkeypatch.setattr(build, "count_build", count)
+    return calls
+
+
+def test_it_counts_with_the_values_of_a_preset_and_changes_nothing(
+    project: Path, counted: list[tuple[Any, Setup]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sha256_tree(project)
+    memory("lora", "sdxl")
+    [(params, setup)] = counted
+    assert (params.rank, params.training.batch_size) == (16, 1)
+    assert setup == Setup(Path("models/sdxl"), "sdxl", 1024, 20, "bf16")
+    assert sha256_tree(project) == before
+    shown = capsys.readouterr().out
+    assert "lora with the preset sdxl" in shown
+    assert "14.00 GB  at once: fits a card of 16 GB" in shown
+
+
+def test_json_holds_bytes_and_says_whether_the_weights_are_here(
+    project: Path, counted: list[tuple[Any, Setup]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    memory("lora", "sd15", as_json=True)
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["peak_bytes"] == 14 * GB
+    assert shown["parts"]["previews"] == 4 * GB
+    assert shown["dry"] is True
+
+
+@pytest.mark.parametrize(("method", "preset"), [("lroa", ""), ("lora", "sdx")])
+def test_an_unknown_method_or_preset_is_one_line(project: Path, method: str, preset: str) -> None:
+    with pytest.raises(EtudeError, match="did you mean"):
+        memory(method, preset)

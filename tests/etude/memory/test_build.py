@@ -1,0 +1,99 @@
+"""The memory of builds, counted on tensors without values, against what arithmetic says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etude.base.loading import load_base
+from etude.core.method import load_method
+from etude.memory.build import Footprint, Setup, UncountedError, count_build
+from tests.pipelines.learning import params_of
+
+SMALL = 1 << 16  # bytes: what rounding each of some tensors to blocks adds
+
+
+@pytest.fixture(scope="module")
+def setup(tiny_base: Path) -> Setup:
+    return Setup(tiny_base, "sd1", 64, 4, "fp32")
+
+
+def count(setup: Setup, method: str, training: dict[str, Any] | None = None, **changes: Any) -> Footprint:
+    return count_build(load_method(method), method, params_of(method, training, **changes), setup)
+
+
+@cache
+def values(path: Path, *parts: str) -> int:
+    base = load_base(path)
+    modules = {"unet": base.unet, "vae": base.vae, "text": base.text_encoders[0]}
+    return sum(each.numel() for part in parts for each in modules[part].parameters())
+
+
+def test_the_base_is_counted_and_without_its_vae_where_nothing_is_drawn(setup: Setup) -> None:
+    params: Any = params_of("lora")
+    silent = params.model_copy(update={"preview": params.preview.model_copy(update={"seeds": []})})
+    whole, without = (count_build(load_method("lora"), "lora", each, setup) for each in (params, silent))
+    assert whole.weights == pytest.approx(4 * values(setup.base, "unet", "vae", "text"), rel=0.2)
+    assert whole.weights - without.weights == pytest.approx(4 * values(setup.base, "vae"), rel=0.2)
+    assert without.previews < SMALL < whole.previews
+
+
+def test_training_the_unet_takes_a_gradient_and_two_states_for_each_of_its_values(setup: Setup) -> None:
+    found, size = count(setup, "dreambooth", {"optimizer": "adamw", "ema": 0.0}), 4 * values(setup.base, "unet")
+    assert found.gradients == size
+    assert size * 2 <= found.optimizer < size * 2.5  # each tensor takes whole blocks
+    assert found.learned < SMALL  # what is learned takes the place of the base's weights, which wait on the host
+
+
+def test_an_average_is_one_more_copy_and_a_second_one_while_a_preview_is_drawn(setup: Setup) -> None:
+    size = 4 * values(setup.base, "unet")
+    without, found = (count(setup, "dreambooth", {"optimizer": "sgd", "ema": decay}) for decay in (0.0, 0.9))
+    assert found.learned - without.learned == pytest.approx(size, rel=0.2)
+    assert found.previews - without.previews == pytest.approx(size, rel=0.2)
+
+
+def test_states_of_8_bits_are_fewer_bytes_and_need_no_package(setup: Setup) -> None:
+    whole, short = (count(setup, "dreambooth", {"optimizer": kind}) for kind in ("adamw", "adamw8bit"))
+    assert 0 < short.optimizer < whole.optimizer
+
+
+def test_recomputing_keeps_less_for_the_way_back(setup: Setup) -> None:
+    kept, recomputed = (count(setup, "fine_tuning", recompute=switch) for switch in (False, True))
+    assert recomputed.activations < kept.activations
+
+
+def test_a_larger_batch_needs_more_for_a_step_and_no_more_for_what_stays(setup: Setup) -> None:
+    one, four = (count(setup, "lora", {"batch_size": size}) for size in (1, 4))
+    assert four.activations > 3 * one.activations
+    assert (four.weights, four.learned, four.optimizer) == (one.weights, one.learned, one.optimizer)
+
+
+@pytest.mark.parametrize("method", ["textual_inversion", "hypernetwork", "dream_artist", "custom_diffusion"])
+def test_every_method_that_learns_in_steps_is_counted(setup: Setup, method: str) -> None:
+    found = count(setup, method)
+    assert found.gradients > 0
+    assert found.activations > SMALL
+    assert found.optimizer >= 2 * found.gradients
+
+
+@pytest.mark.parametrize("method", ["model_merge", "aesthetic_gradient", "clip_inversion"])
+def test_a_method_that_is_not_counted_says_why(setup: Setup, method: str) -> None:
+    with pytest.raises(UncountedError, match="its memory is not counted: it .*Next"):
+        count(setup, method)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "resolution", "batch", "least", "most"),
+    [("sd1", 512, 2, 8.0e9, 9.0e9), ("sdxl", 1024, 1, 25.0e9, 27.0e9)],
+)
+def test_a_lora_at_true_size_needs_what_was_measured(
+    setup: Setup, family: str, resolution: int, batch: int, least: float, most: float
+) -> None:
+    true = replace(setup, base=Path("not/here"), family=family, resolution=resolution, precision="bf16")
+    changes: Any = {"rank": 16, "alpha": 16.0, "targets": ["attention"], "text_encoder_rate": 0.0}
+    assert least < count(true, "lora", {"batch_size": batch}, **changes).peak < most
