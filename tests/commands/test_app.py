@@ -146,7 +146,7 @@ def test_the_example_in_the_help_of_a_command_can_be_typed(name: str) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("etude me", ["merge-concepts"]),
+        ("etude mem", ["memory"]),
         ("etude images --method d", ["dream_artist", "dreambooth"]),
         ("etude images --set ", ["concept", "style"]),
         ("etude preset sd", ["sd15", "sd21", "sdxl"]),
