@@ -35,7 +35,9 @@ def in_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
         return image, False
     if converted is None:
         return image, False
-    del converted.info["icc_profile"]  # it holds the time of its making, and would be written into the prepared PNG
+    converted.info.pop(
+        "icc_profile", None
+    )  # it holds the time of its making, and would be written into the prepared PNG
     return converted, True
 
 
