@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,46 @@ def test_the_header_of_diffusers_means_what_the_folder_of_peft_does(kind: str, t
     save_file(named, path, header)
     for name, weight in changed(*diffusers_lora.read(path), before).items():
         assert torch.allclose(weight, after[name], atol=2e-6), name
+
+
+PATTERNS = (
+    "to_q",
+    "to_[qk]",
+    "attn2.to_q",
+    ".*attn2.*",
+    "q",
+    "to_.",
+    "conv.",
+    "^mid_block.*",
+    "^to_q",
+    ".*",
+    r".*\.to_v",
+)
+
+
+@pytest.mark.parametrize("number", range(12))
+@pytest.mark.filterwarnings("ignore")
+def test_random_configurations_mean_what_peft_reads_from_the_folder(number: int, tmp_path: Path) -> None:
+    dice = random.Random(number)
+
+    def patterns(largest: int) -> dict[str, int]:
+        return {dice.choice(PATTERNS): dice.randint(1, largest) for _ in range(dice.randint(0, 3))}
+
+    # One rank pattern at most: PEFT sorts several when it saves them, and then cannot read its own file.
+    ranks = dict(list(patterns(8).items())[:1])
+    shared: dict[str, Any] = {"r": dice.randint(1, 6), "rank_pattern": ranks, "alpha_pattern": patterns(20)}
+    shared["target_modules"] = ALL
+    configs = [
+        LoraConfig(**shared, lora_alpha=5, use_rslora=number % 2 == 0, use_dora=number % 4 == 1),
+        LoHaConfig(**shared, alpha=5, use_effective_conv2d=number % 2 == 0),
+        LoKrConfig(**shared, alpha=5, decompose_both=number % 2 == 0, decompose_factor=dice.choice([-1, 2, 4])),
+    ]
+    before, _ = saved_by_peft(configs[number % 3], tmp_path, number)
+    net = Net()
+    net.load_state_dict(before)
+    after = PeftModel.from_pretrained(net, str(tmp_path)).merge_and_unload()
+    for name, weight in changed(*peft_lora.read(tmp_path), before).items():
+        assert torch.allclose(weight, after.get_parameter(name), atol=1e-5, rtol=1e-4), name
 
 
 @pytest.mark.filterwarnings("ignore")
