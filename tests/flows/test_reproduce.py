@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -135,6 +136,22 @@ def test_a_reproduction_is_complete_where_every_output_is_the_same_and_only_ther
     state = experiments.reproduce.fn("v1", tmp_path)
     assert state.is_completed() == same
     assert state.is_failed() != same
+
+
+@pytest.mark.parametrize("fine", [True, False])
+def test_the_command_says_how_the_flow_ended_and_whether_all_is_the_same(
+    fine: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import experiments, server
+    from flows import reproduce as command
+    from flows import worktree as trees
+
+    state = SimpleNamespace(message="v1: 2 identical", is_completed=lambda: fine)
+    monkeypatch.setattr(server, "connect", lambda _: lambda: "http://there")
+    monkeypatch.setattr(trees, "resolve", lambda *_: "commit")
+    monkeypatch.setattr(experiments, "reproduce", lambda *_, **__: state)
+    monkeypatch.setattr("flows.reproduce.end_of", lambda flow: flow())
+    assert command.reproduce(tmp_path, "v1", [], 1, [], False, 1e-3) == ("v1: 2 identical", fine)
 
 
 def test_what_a_killed_reproduction_left_is_cleared_by_the_next(published: Project) -> None:

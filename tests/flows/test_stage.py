@@ -279,3 +279,7 @@ def test_a_log_is_told_line_by_line_and_a_progress_bar_as_it_is_now(tmp_path: Pa
     lines = [("line", "one"), ("glimpse", "tw"), ("line", "two"), ("glimpse", " 20%"), ("line", " 100%")]
     assert told == [*lines, ("glimpse", "last é")]
     assert list(tail.last) == ["one", "two", " 100%"]
+    log.write_text("new\n")  # it was emptied
+    tail.follow(told)
+    assert told[-1] == ("line", "new")
+    assert tail.offset == 4

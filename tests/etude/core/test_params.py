@@ -121,3 +121,9 @@ def test_what_else_is_wrong_is_told_beside_a_former_name(tmp_path: Path) -> None
     file = write(tmp_path / "params.yaml", "inner: {rnk: 8, kind: odd}\n")
     with pytest.raises(ParamsError, match=r"`inner.rank` now; `inner.kind` .*'odd'.*and correct the rest"):
         load(file, Around)
+
+
+def test_what_is_learned_without_a_trigger_has_no_word_in_prompts() -> None:
+    own = {"set": "concept", "name": "otter", "export": "best"}
+    assert MethodParams(trigger=True, **own).word == "otter"
+    assert MethodParams(trigger=False, **own).word == ""

@@ -70,6 +70,9 @@ def test_a_png_with_all_check_sums_right_and_too_few_rows_is_damaged(tmp_path: P
     (tmp_path / "a.png").write_bytes(png(rows(SIZE[1] - 1, 9)))
     with pytest.raises(OSError, match="fewer rows than it should"):
         open_whole(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes(png(rows(SIZE[1] - 1, 9) + rows(1, 0)[:-1]))  # one byte is missing
+    with pytest.raises(OSError, match="fewer rows than it should|truncated"):
+        open_whole(tmp_path / "a.png")
 
 
 def test_a_png_of_indices_without_a_palette_is_damaged(tmp_path: Path) -> None:
