@@ -40,6 +40,12 @@ def convert(
     name: Annotated[str, typer.Option(help="its word and file name; else the file's own")] = "",
     family: Annotated[str, typer.Option(help=f"{listed()}, when the file does not tell")] = "",
     base: Annotated[Path | None, typer.Option(help="what it was learned on, when that is not where it was")] = None,
+    vae: Annotated[
+        Path | None, typer.Option(help="a VAE for a whole model: a file or folder, in place of its own")
+    ] = None,
+    allow_nan: Annotated[
+        bool, typer.Option("--allow-nan", help="read numbers that are not finite, to repair it")
+    ] = False,
     replace: Annotated[bool, typer.Option("--replace", help=REPLACE)] = False,
 ) -> None:
     """Write SOURCE in the format TO. Nothing existing is overwritten without --replace.
@@ -51,14 +57,16 @@ def convert(
     from etude.core.artifact import Artifact
     from etude.core.method import method_names
     from etude.core.params import nearest
-    from etude.formats.kinds import described, open_any, same_kind
+    from etude.core.weights import allow_nan as nan_allowed
+    from etude.formats.kinds import described, same_kind
     from etude.rendering.built import find_path
 
     if family not in ("", *FAMILIES):
         raise ArgumentError("--family", f"there is no `{family}`{nearest(family, FAMILIES)}", f"say {listed()}")
     named = name_or_path(source, method_names())
     path = find_path(named)
-    found, artifact = open_any(path)
+    with nan_allowed(allow_nan):
+        found, artifact = _opened(source, path, vae)
     choices = same_kind(artifact)
     if to not in choices:
         fault = f"is of the format {found}, which cannot become `{to}`{nearest(to, choices)}"
@@ -75,6 +83,20 @@ def convert(
         paths = _write(to, whole, draft, path, base)
     for file in paths:
         say(f"{out / file} ({to}, {(out / file).stat().st_size:,} bytes), from {found}")
+
+
+def _opened(source: str, path: Path, vae: Path | None) -> tuple[str, Artifact]:
+    """The format and the content of a file; raises an EtudeError, also where --vae has nothing to replace."""
+    from functools import partial
+
+    from etude.base.whole import read_model
+    from etude.formats import FORMATS, WHOLE
+    from etude.formats.kinds import open_any
+
+    found, artifact = open_any(path, whole=partial(read_model, vae=vae and vae.expanduser()))
+    if vae and FORMATS.get(found) != WHOLE:
+        raise ArgumentError("--vae", f"belongs to whole models, and {source} is of the format {found}", "leave it out")
+    return found, artifact
 
 
 def _write(to: str, whole: Artifact, draft: Draft, source: Path, base: Path | None) -> list[Path]:

@@ -118,10 +118,11 @@ def finite(text: str) -> float:
 
 def open_layer(what: str, numbers: dict[str, float] | float | None) -> Layer:
     """The artifact of a method (``lora``, ``lora@80`` after 80 steps), or in a file; raises an EtudeError."""
+    from etude.base.whole import read_model
     from etude.formats.kinds import open_any
 
     path = find_path(name_or_path(what, method_names()))
-    artifact = open_any(path, pairs=True)[1]
+    artifact = open_any(path, pairs=True, whole=read_model)[1]
     if artifact.method == "aesthetic_gradient" and "projection" not in artifact.tensors:
         artifact = _steerable(artifact)
     if artifact.method not in method_names():
@@ -158,7 +159,8 @@ def _settings(what: str, method: str, numbers: dict[str, float] | float | None) 
 
 def ordered(layers: Sequence[Layer]) -> list[Layer]:
     """Layers with whole weights first, since they replace what was applied before; raises InputError for two."""
-    from etude.formats.kinds import FIRST, WHOLE, kind_of
+    from etude.formats import WHOLE
+    from etude.formats.kinds import FIRST, kind_of
 
     whole = [layer for layer in layers if kind_of(layer.artifact) == WHOLE]
     if len(whole) > 1:

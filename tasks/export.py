@@ -89,13 +89,10 @@ def _write(
 
 def read_frame(base: Path) -> Frame:
     """All tensors of a base, and its configuration: the parts of a whole model that were not learned."""
-    from etude.base.family import recognise
-    from etude.formats import load_format
+    from etude.base.whole import read_model
     from etude.formats.checkpoints import Frame
 
-    recognise(base)  # raises BaseError with what is missing
-    tensors, _ = load_format("diffusers_checkpoint" if base.is_dir() else "ldm_checkpoint").read(base)
-    return Frame(tensors, configuration(base))
+    return Frame(read_model(base)[0], configuration(base))
 
 
 def configuration(base: Path) -> dict[str, bytes]:
@@ -103,7 +100,7 @@ def configuration(base: Path) -> dict[str, bytes]:
     from etude.base.family import recognise
     from etude.base.single import config_folder
 
-    family = FAMILIES[recognise(base)]
+    family = FAMILIES[recognise(base, without_vae=True)]
     source = base if base.is_dir() else config_folder(base, family.name)
     paths = [source / INDEX, *(file for part in family.folders for file in (source / part).glob("*"))]
     texts = [

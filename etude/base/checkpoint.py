@@ -36,7 +36,7 @@ def refuse_pointer(path: Path | str) -> None:
 def read_shapes(path: Path | str) -> dict[str, tuple[int, ...]]:
     """Name → shape of every tensor, without reading any."""
     refuse_pointer(path)
-    if Path(path).suffix == ".safetensors":
+    if Path(path).suffix.lower() == ".safetensors":
         header = _header(path)
         return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
     from torch import Tensor
@@ -52,7 +52,7 @@ def read_shapes(path: Path | str) -> dict[str, tuple[int, ...]]:
 
 def read_labels(path: Path | str) -> dict[str, str]:
     """The metadata of a safetensors file; empty for pickles, which have none."""
-    return dict(_header(path).get("__metadata__") or {}) if Path(path).suffix == ".safetensors" else {}
+    return dict(_header(path).get("__metadata__") or {}) if Path(path).suffix.lower() == ".safetensors" else {}
 
 
 def read_parts(path: Path | str, parts: Sequence[str]) -> dict[str, dict[str, Tensor]]:

@@ -23,8 +23,10 @@ _CHANNELS = {5: "a depth model", 7: "an upscaler", 8: "an image editor (Instruct
 _TRANSFORMERS = ("joint_blocks.", "double_blocks.", "double_layers.", "layers.", "transformer_blocks.")
 
 
-def recognise(path: Path | str) -> str:
+def recognise(path: Path | str, *, without_vae: bool = False) -> str:
     """The name of the family of a diffusers folder or a single ``.safetensors``/``.ckpt`` file.
+
+    ``without_vae``: a single file need not contain a VAE.
 
     Raises BaseError for anything that no method supports: another architecture (SD 3, Flux), other input channels
     (inpainting), an SDXL refiner, an add-on such as a LoRA, a missing part, a Git LFS pointer; also for an unCLIP base
@@ -33,8 +35,8 @@ def recognise(path: Path | str) -> str:
     path = Path(path)
     if path.is_dir():
         return _recognise_folder(path)
-    if path.is_file() and path.suffix in SUFFIXES:
-        return _recognise_shapes(path, read_shapes(path))
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        return _recognise_shapes(path, read_shapes(path), without_vae)
     if path.is_file():
         raise BaseError(path, f"is no {', '.join(SUFFIXES)} file and no diffusers folder", _CHOOSE)
     if path.with_name(path.name + ".dvc").exists():
@@ -155,18 +157,20 @@ def _has_part(folder: Path) -> bool:
     return (folder / "config.json").exists() and bool(files) and all(file.exists() for file in files)
 
 
-def _recognise_shapes(path: Path, shapes: Shapes) -> str:
+def _recognise_shapes(path: Path, shapes: Shapes, without_vae: bool) -> str:
     """The family of a single file, recognised by the names and shapes of its tensors in the LDM layout."""
     _refuse_other_kinds(path, shapes)
-    _check_channels(path, shapes[UNET + "input_blocks.0.0.weight"][1])
+    _check_channels(path, (*shapes[UNET + "input_blocks.0.0.weight"], 0, 0)[1])
     family = by_tensors({name: len(shape) for name, shape in shapes.items()})
     if not family.size_ids and UNET + "label_emb.0.0.weight" in shapes:
         raise BaseError(path, "is an unCLIP model, or SDXL's UNet without its text encoders", _CHOOSE)
-    wanted = (VAE, *(family.texts + encoder.single for encoder in family.text_encoders))
-    missing = [f"{prefix}*" for prefix in lacking_prefixes(shapes, wanted)]
+    texts = [family.texts + encoder.single for encoder in family.text_encoders]
+    missing = lacking_prefixes(shapes, texts if without_vae else [VAE, *texts])
     if missing:
         action = "choose a file that also contains the VAE and the text encoder"
-        raise BaseError(path, f"lacks {', '.join(missing)}", action)
+        if missing == [VAE]:
+            action = f"put one into it: `etude convert {path} --to diffusers_checkpoint --vae FILE`"
+        raise BaseError(path, f"lacks {', '.join(f'{prefix}*' for prefix in missing)}", action)
     return family.name
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from etude.base.checkpoint import Shapes, read_labels, read_shapes
 from etude.base.family import read_config
 from etude.core.errors import BaseError
-from etude.core.families import FAMILIES, UNET
+from etude.core.families import FAMILIES, PREDICTIONS, UNET
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -49,7 +49,7 @@ def single_scheduler(path: Path, family: str, configs: Path) -> dict[str, Any]:
         return scheduler
     marks = read_shapes(path)
     label = read_labels(path).get("modelspec.prediction_type", "")
-    prediction = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}.get(label)
+    prediction = PREDICTIONS.get(label)
     if "v_pred" in marks:
         prediction = "v_prediction"
     if prediction is None and FAMILIES[family].must_say:

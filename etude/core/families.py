@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 UNET, VAE = "model.diffusion_model.", "first_stage_model."  # prefixes in single files, the same in every family
+PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}  # modelspec's names → ours
 PLAIN, PROJECTED = "CLIPTextModel", "CLIPTextModelWithProjection"  # transformers' classes
 
 

@@ -54,6 +54,23 @@ def load_format(name: str) -> Format:
     return cast("Format", import_module(f"etude.formats.{FORMATS[name]}.{name}"))
 
 
+Read = Callable[[Path], tuple[dict[str, Tensor], dict[str, Any]]]
+WHOLE = "checkpoint"  # the kind whose files are whole models
+
+
+def read(name: str, path: Path, whole: Read | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors in the common form and facts of a file of the format ``name``; raises an EtudeError, and no other.
+
+    ``whole``: reads whole models, and refuses those that are not whole (`etude.base.whole.read_model`).
+    """
+    try:
+        return whole(path) if whole and FORMATS[name] == WHOLE else load_format(name).read(path)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
+        told = (str(error).strip().splitlines() or [""])[0][:80]
+        fault = f"is damaged: it is no whole {name} ({type(error).__name__}: {told})"
+        raise FormatError(path, fault, "make or fetch it again") from error
+
+
 def method_of(name: str) -> str:
     """The method whose `apply` uses what is in a file of the format ``name``."""
     return str(import_module(f"etude.formats.{FORMATS[name]}").METHOD)

@@ -1,22 +1,19 @@
 """Whole models: what the two checkpoint formats share.
 
-The common form of a checkpoint is ``<part>.<tensor>``, where a part is ``unet``, ``vae`` or a text encoder of the
-family, and tensors have diffusers' names, those of text encoders without ``text_model.``. An artifact may
-hold only the tensors that were learned: the rest, and the configuration, are those of its base, its `Frame`.
+An artifact may hold only the tensors that were learned, in the common form (`etude.core.model_files`): the rest, and
+the configuration, are those of its base, its `Frame`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
-from etude.core.families import lacking_prefixes, text_parts
-from etude.formats.ldm_names import OLD_ATTENTION
+from etude.core.families import text_parts
 
 
 def parts() -> tuple[str, ...]:
@@ -51,34 +48,3 @@ def complete(artifact: Artifact, frame: Frame) -> dict[str, Tensor]:
         name: learned.get(name, tensor.to(precision) if tensor.is_floating_point() else tensor)
         for name, tensor in frame.tensors.items()
     }
-
-
-def of_part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    """The tensors of one part, without its name."""
-    return {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
-
-
-def common(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A part's tensors in the common form: no ``text_model.``, no counters, today's names in the VAE's attention."""
-    found, is_text = {}, part in text_parts()
-    for name, tensor in tensors.items():
-        if name.endswith("position_ids"):
-            continue
-        if is_text:
-            name = name.removeprefix("text_model.")
-        if part == "vae" and ".mid_block.attentions." in name:
-            head, _, last = name.rpartition(".")
-            start, _, layer = head.rpartition(".")
-            name = f"{start}.{OLD_ATTENTION.get(layer, layer)}.{last}"
-            if layer in OLD_ATTENTION and tensor.ndim == 4:
-                tensor = tensor[:, :, 0, 0]
-        found[f"{part}.{name}"] = tensor
-    return found
-
-
-def refuse_partial(path: Path, tensors: Mapping[str, Tensor], wanted: Iterable[str]) -> None:
-    """Raise FormatError when a whole model lacks a part."""
-    prefixes = [f"{part}." for part in wanted]
-    missing = [prefix.removesuffix(".") for prefix in lacking_prefixes(tensors, prefixes)]
-    if missing:
-        raise FormatError(path, f"lacks {', '.join(missing)}", "name a whole checkpoint")

@@ -15,22 +15,22 @@ from etude.core.errors import FormatError, InputError
 from etude.core.families import by_names, listed
 from etude.core.files import read_metadata
 from etude.core.method import load_method, method_names
-from etude.formats import FORMATS, identify, load_format, method_of
+from etude.formats import FORMATS, WHOLE, Read, identify, method_of, read
 from etude.formats.embedding_pair import embedding_pair
 from etude.formats.pairs import is_plain
 
 OWN = "artifact"  # Étude's own form, which every method has
-WHOLE = "checkpoint"  # the kind whose artifacts are weights of a whole model
 FIRST = (WHOLE, "delta")  # in a stack these kinds come before what is added to weights
 # Their last size is the width of the text.
 CONTEXT = re.compile(r"attn2\.to_[kv]\.(lora_A\.weight|hada_w1_b|glora_a2|diff)$")
 
 
-def open_any(path: Path, *, pairs: bool = False) -> tuple[str, Artifact]:
+def open_any(path: Path, *, pairs: bool = False, whole: Read | None = None) -> tuple[str, Artifact]:
     """Name of the format and content of a file or folder, ours or not; raises FormatError or InputError.
 
     A foreign file's facts have a name (else the file's), and the family where it can be told. With ``pairs`` an
-    embedding that has its negative one beside it (``<name>-neg``) comes with it, as DreamArtist means it.
+    embedding that has its negative one beside it (``<name>-neg``) comes with it, as DreamArtist means it. ``whole``
+    reads whole models, as in `etude.formats.read`.
     """
     built = path / "artifact.safetensors"
     path = built if built.exists() else path
@@ -41,7 +41,7 @@ def open_any(path: Path, *, pairs: bool = False) -> tuple[str, Artifact]:
     name = identify(path)
     if pairs and FORMATS[name] == "embedding" and embedding_pair.partner(path):
         name = "embedding_pair"
-    tensors, facts = load_format(name).read(path)
+    tensors, facts = read(name, path, whole)
     if facts.get("words") and "rank" not in facts:  # a LoRA has the name of its file, whatever embeddings it has in it
         facts = {"name": " ".join(facts["words"])} | facts
     told = {key: value for key, value in facts.items() if value is not None}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from etude.core.families import learned_parts
-from etude.formats.ldm_names import Table, translate
+from etude.core.ldm_names import Table, translate
 
 # What ComfyUI and OneTrainer call the parts in names with dots; diffusers calls them by their own names.
 _HEADS = {

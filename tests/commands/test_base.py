@@ -287,7 +287,9 @@ def on_photos(photos_project: Path, tmp_path: Path, tiny_base: Path) -> Iterator
     shutil.copytree(photos_project, tmp_path / "copy")
     without_clip = shutil.copytree(tiny_base, tmp_path / "sd15", ignore=shutil.ignore_patterns("clip"))
     weights = without_clip / LARGE
-    save_file({**load_file(weights), "more": torch.zeros(3_000_000)}, weights)  # longer than what is written at a time
+    save_file(
+        {**load_file(weights), "model_ema.more": torch.zeros(3_000_000)}, weights
+    )  # longer than what is written at a time
     names = {"stable-diffusion-v1-5/stable-diffusion-v1-5": without_clip}
     with Hub({**names, "openai/clip-vit-large-patch14": tiny_base / "clip"}) as hub:
         yield tmp_path / "copy", hub

@@ -296,7 +296,7 @@ def test_block_weights_reach_their_blocks_and_no_others() -> None:
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_blocks_are_counted_as_ldm_names_count_them(family: str, tmp_path: Path) -> None:
     """bbc-mc's rule: `time_embed` 0, `.out.` 24, input_blocks.i i, middle_block 12, output_blocks.i 13 + i."""
-    from etude.formats.ldm_names import translate, unet_table
+    from etude.core.ldm_names import translate, unet_table
     from tests.tiny import build_tiny
 
     unet = build_tiny(tmp_path, family) / "unet/diffusion_pytorch_model.safetensors"

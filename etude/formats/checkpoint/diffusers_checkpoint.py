@@ -14,14 +14,13 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
-from etude.core.families import by_config, listed, text_parts
-from etude.core.files import Draft, atomic_path, beside, read_json, write_tensors
-from etude.core.pickles import read_either
-from etude.formats.checkpoints import Frame, common, complete, of_part, parts, refuse_partial
+from etude.core.families import text_parts
+from etude.core.files import Draft, atomic_path, write_tensors
+from etude.core.model_files import STEMS, of_part, read_folder
+from etude.formats.checkpoints import Frame, complete, parts
 from etude.formats.metadata import file_stem
 
 INDEX = "model_index.json"
-STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 AFTER = ("peft_lora",)  # adapters may lie in the folder of a model
 
 
@@ -31,31 +30,11 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All tensors in the common form, and the facts family, prediction and name; raises FormatError."""
-    path = Path(path)
-    found: dict[str, Tensor] = {}
-    for part in parts():
-        for file in _weights(path / part):
-            found |= common(part, read_either(file)[0])
-    unet = read_json(path / "unet" / "config.json")
-    family = by_config(unet)
-    if family is None:
-        raise FormatError(path, "has a unet of no family that Étude knows", f"name a model of {listed()}")
-    refuse_partial(path, found, family.parts)
-    prediction = read_json(path / "scheduler" / "scheduler_config.json").get("prediction_type", "epsilon")
-    return found, {"family": family.name, "prediction": prediction, "name": path.name}
+    """The model's tensors in the common form, and the facts family, prediction and name.
 
-
-def _weights(folder: Path) -> list[Path]:
-    """The files of a part: safetensors before pickles, full precision before half, as diffusers chooses."""
-    for suffix in ("safetensors", "bin"):
-        for infix in ("", ".fp16"):
-            for stem in STEMS:
-                if (file := folder / f"{stem}{infix}.{suffix}").exists():
-                    return [file]
-                if (index := folder / f"{stem}.{suffix}.index{infix}.json").exists():
-                    return [beside(index, name) for name in sorted(set(read_json(index)["weight_map"].values()))]
-    return []
+    `etude.base.whole` looks whether it is whole.
+    """
+    return read_folder(path)
 
 
 def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:

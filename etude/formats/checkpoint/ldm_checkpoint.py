@@ -17,14 +17,13 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
-from etude.core.families import FAMILIES, PROJECTED, UNET, VAE, Family, TextEncoder, by_tensors
+from etude.core.families import FAMILIES, UNET, VAE, Family
 from etude.core.files import Draft, atomic_path, write_tensors
-from etude.core.pickles import read_either
-from etude.formats.checkpoints import Frame, common, complete, of_part, refuse_partial
-from etude.formats.ldm_names import OPEN_CLIP, OPEN_CLIP_ENDS, inverse, translate, unet_table, vae_table
+from etude.core.ldm_names import OPEN_CLIP, OPEN_CLIP_ENDS, translate, unet_table, vae_table
+from etude.core.model_files import BLOCK, of_part, read_single
+from etude.formats.checkpoints import Frame, complete
 from etude.formats.metadata import file_stem, modelspec
 
-_BLOCK = "transformer.resblocks."
 AFTER = ("webui_delta",)  # differences of all layers have the names of a whole UNet
 
 
@@ -34,32 +33,11 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All tensors in the common form, and the facts family and, where the file tells, prediction and name.
+    """The model's tensors in the common form, and the facts family and, if the file has them, prediction and name.
 
-    What no model needs is left out: averages (``model_ema.``), schedules, SD 2.x's last text layer.
+    `etude.base.whole` looks whether it is whole.
     """
-    path = Path(path)
-    tensors, metadata = read_either(path)
-    if not recognise(tensors, metadata):
-        raise FormatError(path, "holds no UNet in LDM names", "name a Stable Diffusion checkpoint")
-    family = by_tensors({name: tensor.ndim for name, tensor in tensors.items()})
-    unet, vae = _below(tensors, UNET), _below(tensors, VAE)
-    found = common("unet", _named(path, unet, inverse(unet_table(unet))))
-    if vae:
-        found |= common("vae", _flat(_named(path, vae, inverse(vae_table(vae)))))
-    for encoder in family.text_encoders:
-        own = _below(tensors, family.texts + encoder.single)
-        found |= common(encoder.part, _from_open_clip(encoder, own) if encoder.open_clip else own)
-    refuse_partial(path, found, family.parts)
-    facts = {"family": family.name}
-    if "modelspec.prediction_type" in metadata or "v_pred" in tensors:
-        ε = metadata.get("modelspec.prediction_type") == "epsilon" and "v_pred" not in tensors
-        facts["prediction"] = "epsilon" if ε else "v_prediction"
-    return found, facts | ({"name": metadata["modelspec.title"]} if "modelspec.title" in metadata else {})
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return read_single(path)
 
 
 def _named(path: Path | str, tensors: Mapping[str, Tensor], table: Mapping[str, str]) -> dict[str, Tensor]:
@@ -72,32 +50,8 @@ def _named(path: Path | str, tensors: Mapping[str, Tensor], table: Mapping[str, 
     return {str(names[name]): tensor for name, tensor in tensors.items()}
 
 
-def _flat(vae: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """LDM's attention layers are 1 × 1 convolutions, diffusers' are linear."""
-    return {name: t[:, :, 0, 0] if _is_attention(name) and t.ndim == 4 else t for name, t in vae.items()}
-
-
 def _is_attention(name: str) -> bool:
     return ".mid_block.attentions." in name and name.endswith(".weight") and "group_norm" not in name
-
-
-def _from_open_clip(encoder: TextEncoder, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A text encoder in transformers' names, those of its layers that are used."""
-    ends, layers = inverse(OPEN_CLIP_ENDS), inverse(OPEN_CLIP)
-    found = {ends[name]: tensor for name, tensor in tensors.items() if name in ends}
-    if encoder.model == PROJECTED and "text_projection" in tensors:
-        found["text_projection.weight"] = tensors["text_projection"].T
-    for name, tensor in tensors.items():
-        match = re.match(rf"{re.escape(_BLOCK)}(\d+)\.(.+)$", name)
-        if not match or (encoder.layers and int(match[1]) >= encoder.layers):
-            continue
-        stem, rest = f"encoder.layers.{match[1]}", match[2]
-        if rest.startswith("attn.in_proj_"):
-            for letter, third in zip("qkv", tensor.chunk(3), strict=True):
-                found[f"{stem}.self_attn.{letter}_proj.{rest.removeprefix('attn.in_proj_')}"] = third
-        elif other := translate(rest, layers):
-            found[f"{stem}.{other}"] = tensor
-    return found
 
 
 def _to_open_clip(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -109,9 +63,9 @@ def _to_open_clip(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]
             yield "text_projection", tensor.T
         elif match and match[2].startswith("self_attn.q_proj."):
             thirds = [tensors[name.replace("q_proj", f"{letter}_proj")] for letter in "qkv"]
-            yield f"{_BLOCK}{match[1]}.attn.in_proj_{name.rpartition('.')[2]}", torch.cat(thirds)
+            yield f"{BLOCK}{match[1]}.attn.in_proj_{name.rpartition('.')[2]}", torch.cat(thirds)
         elif match and (other := translate(match[2], OPEN_CLIP)):
-            yield f"{_BLOCK}{match[1]}.{other}", tensor
+            yield f"{BLOCK}{match[1]}.{other}", tensor
 
 
 def to_ldm(tensors: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:

@@ -46,7 +46,9 @@ def build(*, base: Base, models: Mapping[str, Input], params: Params, report: Re
     from .merging.sources import open_base, open_model
 
     below = open_base(base.path)
-    opened = {name: open_model(m.path, below, base.family) for name, m in models.items() if name != "vae"}
+    vae = models.get("vae")
+    instead = vae.path if vae else None
+    opened = {name: open_model(m.path, below, base.family, instead) for name, m in models.items() if name != "vae"}
     ordered = _rebased(base, opened) if params.rebasin else [model.weights for model in opened.values()]
     parents = [replace(model, weights=weights) for model, weights in zip(opened.values(), ordered, strict=True)]
     merge = engine.make(params, ordered, below, DTYPES[params.save], report.seed)
@@ -56,7 +58,7 @@ def build(*, base: Base, models: Mapping[str, Input], params: Params, report: Re
     if params.result == "lora":
         tensors, lora_facts = as_lora(merge, params, parents, below, report)
         return Artifact(METHOD, tensors, facts | lora_facts | {"formats": ["kohya_lora", "diffusers_lora"]})
-    tensors = as_checkpoint(merge, params, parents, models.get("vae"), report)
+    tensors = as_checkpoint(merge, params, parents, vae, below, report)
     return Artifact(METHOD, tensors, facts | {"formats": ["ldm_checkpoint", "diffusers_checkpoint"]})
 
 

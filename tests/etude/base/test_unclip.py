@@ -90,7 +90,7 @@ def test_a_normaliser_of_another_width_is_refused(unclip_of: Callable[[str], Pat
     copy = Path(shutil.copytree(unclip_of("sd1"), tmp_path / "base"))
     config = copy / "unet" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"projection_class_embeddings_input_dim": 16}))
-    with pytest.raises(BaseError, match=r"image_normalizer of 32 numbers|does not fit"):
+    with pytest.raises(BaseError, match=r"image_normalizer of 32 numbers|configuration asks for"):
         load_base(copy)
 
 

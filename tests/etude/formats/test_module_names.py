@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from etude.core.families import FAMILIES
-from etude.formats.ldm_names import table_of
+from etude.core.ldm_names import table_of
 from etude.formats.module_names import escape, escape_ldm, unescape
 
 SD15 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}

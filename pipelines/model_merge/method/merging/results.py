@@ -31,11 +31,11 @@ def names_of(models: Sequence[Model], parts: Sequence[str]) -> tuple[list[str], 
 
 
 def as_checkpoint(
-    merge: Merge, params: Params, models: Sequence[Model], vae: Input | None, report: Report
+    merge: Merge, params: Params, models: Sequence[Model], vae: Input | None, below: Weights, report: Report
 ) -> dict[str, Tensor]:
     """Merged weights, and model a's weights of parts that are not merged, memory-mapped from a file in scratch."""
     merged, kept = names_of(models, params.parts)
-    baked = open_vae(vae.path) if vae else {}
+    baked = open_vae(vae.path, below) if vae else {}
     first = merge.models[0]
     names = sorted({*merged, *kept, *baked})
     shapes = {name: (baked if name in baked else first)[name].shape for name in names}

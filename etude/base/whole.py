@@ -1,0 +1,155 @@
+"""Whole models, tensor by tensor: the one reader that base, convert, merge, export and sample share.
+
+A model is whole if it has every tensor that its configuration asks for, by name and shape. What it has besides is left
+out: silently where programs are known to write it, else an EtudeWarning says so.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from etude.base.checkpoint import refuse_pointer
+from etude.base.family import is_variation, recognise
+from etude.base.single import config_folder
+from etude.core.errors import BaseError, EtudeError, EtudeWarning
+from etude.core.families import FAMILIES, PLAIN, PROJECTED, Family, text_parts
+from etude.core.model_files import common, is_vae, named_vae, read_folder, read_single, weight_paths
+from etude.core.pickles import read_either
+from etude.core.weights import is_finite
+
+Shapes = Mapping[str, Sequence[int]]
+SHOWN = 3  # names in an error
+_MODELS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+_TEXT_MODELS = {PLAIN: CLIPTextModel, PROJECTED: CLIPTextModelWithProjection}
+_ACTION = "fetch the model again, or correct the configuration beside it"
+# What programs write into whole models besides the model: averages, losses of training, CLIP's own projection.
+_USUAL = re.compile(
+    r".*(?:^|\.)(?:model_ema|loss)\..*|.*\.(?:position_ids|logit_scale|text_projection(?:\.weight)?)|"
+    r".*transformer\.resblocks\.23\..*"
+)
+
+
+def read_model(
+    path: Path | str, parts: Collection[str] | None = None, *, vae: Path | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors of ``parts`` (None: all) in the common form, each checked, and the facts that the files contain.
+
+    ``vae``: the file or folder of a VAE that takes the place of the model's. Raises BaseError.
+    """
+    path = Path(path)
+    without = vae is not None or (parts is not None and "vae" not in parts)
+    family = FAMILIES[recognise(path, without_vae=without)]
+    configs = config_folder(path, family.name) if path.is_file() else path
+    wanted = [part for part in parts_of(path, family) if parts is None or part in parts]
+    own = [part for part in wanted if part != "vae" or vae is None]
+    with _as_base_errors(path):
+        tensors, facts = (read_single if path.is_file() else read_folder)(path, own, family)
+    expected = expected_shapes(path, configs, family, own)
+    found = whole(path, tensors, expected)
+    if vae is not None and "vae" in wanted:
+        found |= read_vae(vae, expected_shapes(path, configs, family, ["vae"]))
+    return found, facts
+
+
+def parts_of(path: Path, family: Family) -> list[str]:
+    """The parts of a base that have weights; one of image variations has no text encoder."""
+    return [part for part in family.parts if part not in text_parts() or not is_variation(path)]
+
+
+def read_vae(path: Path, expected: Shapes) -> dict[str, Tensor]:
+    """The ``vae.`` tensors of a VAE's own file (.safetensors, .pt, .ckpt, in LDM's or diffusers' names) or folder.
+
+    Also those of a whole model. Raises BaseError unless it has all that are ``expected``.
+    """
+    for stem in ("vae", "."):
+        if path.is_dir() and (path / stem / "config.json").exists():
+            path = path / stem
+    files = weight_paths(path) if path.is_dir() else [path]
+    tensors: dict[str, Tensor] = {}
+    with _as_base_errors(path):
+        for file in files:
+            refuse_pointer(file)
+            tensors |= read_either(file, is_vae)[0]
+        if not any("decoder." in name for name in tensors):
+            raise BaseError(path, "holds no VAE", "name a file or a folder that does")
+        found = named_vae(tensors)
+    return whole(path, found, expected)
+
+
+def whole(path: Path, tensors: Mapping[str, Tensor], expected: Shapes) -> dict[str, Tensor]:
+    """The ``expected`` ones among ``tensors``; raises BaseError if some are missing or have another shape."""
+    missing = [name for name in expected if name not in tensors]
+    if missing:
+        raise BaseError(path, f"lacks {len(missing)} tensors: {_some(missing)}", _ACTION)
+    other = [name for name, shape in expected.items() if tensors[name].shape != tuple(shape)]
+    if other:
+        first = other[0]
+        fault = f"`{first}` is {list(tensors[first].shape)}, but its configuration asks for {list(expected[first])}"
+        more = f"; so are {len(other) - 1} more tensors" if len(other) > 1 else ""
+        raise BaseError(path, fault + more, _ACTION)
+    strange = [name for name in tensors if name not in expected and not _USUAL.fullmatch(name)]
+    if strange:
+        text = f"{path}: {len(strange)} tensors are of no part of the model and are left out: {_some(strange)}"
+        warnings.warn(text, EtudeWarning, stacklevel=2)
+    return {name: tensors[name] for name in expected}
+
+
+def expected_shapes(path: Path, configs: Path, family: Family, parts: Iterable[str]) -> dict[str, Sequence[int]]:
+    """Common name → shape of every tensor that the configuration asks for. Nothing is read but JSON."""
+    found: dict[str, Sequence[int]] = {}
+    for part in parts:
+        state = empty_model(path, configs, family, part).state_dict()
+        found |= {name: tuple(tensor.shape) for name, tensor in common(part, state).items()}
+    return found
+
+
+def empty_model(path: Path, configs: Path, family: Family, part: str) -> Any:
+    """A part as its configuration describes it, without numbers (on the meta device); raises BaseError."""
+    with _as_base_errors(path, f"the configuration of its {part} cannot be used"), init_empty_weights():
+        if part in _MODELS:
+            kind = _MODELS[part]
+            return kind.from_config(kind.load_config(str(configs / part), local_files_only=True))
+        encoder = next(encoder for encoder in family.text_encoders if encoder.part == part)
+        config = CLIPTextConfig.from_pretrained(str(configs / part), local_files_only=True)
+        return _TEXT_MODELS[encoder.model](config)
+
+
+def filled(path: Path, model: Any, part: str, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
+    """An `empty_model` with its tensors of the common form, in ``dtype``; raises BaseError if that cannot hold them."""
+    state = {}
+    for name in model.state_dict():
+        (place,) = common(part, {name: torch.empty(0)})
+        state[name] = tensors[place].to(dtype).contiguous()
+        if dtype == torch.float16 and tensors[place].dtype != dtype and not is_finite(state[name]):
+            raise BaseError(path, f"`{place}` has numbers beyond what fp16 holds", "choose `precision: bf16` or fp32")
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (" …" if len(names) > SHOWN else "")
+
+
+@contextmanager
+def _as_base_errors(path: Path, fault: str = "is damaged, or no model of this form") -> Iterator[None]:
+    """Inside, what libraries raise about a file becomes a BaseError."""
+    try:
+        yield
+    except BaseError:
+        raise
+    except EtudeError as error:
+        raise BaseError(error.place, error.fault, error.action) from error
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
+        told = (str(error).strip().splitlines() or [""])[0][:120]
+        raise BaseError(path, f"{fault} ({type(error).__name__}: {told})", _ACTION) from error

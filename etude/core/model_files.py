@@ -1,0 +1,205 @@
+"""The files of whole models, single ones and diffusers folders: their tensors in the common form.
+
+The common form of a model is ``<part>.<tensor>``, where a part is ``unet``, ``vae`` or a text encoder of the family,
+and tensors have diffusers' names, those of text encoders without ``text_model.``. Whether a model is whole is decided
+in `etude.base.whole`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from etude.core.errors import FormatError
+from etude.core.families import (
+    PREDICTIONS,
+    PROJECTED,
+    UNET,
+    VAE,
+    Family,
+    TextEncoder,
+    by_config,
+    by_tensors,
+    listed,
+    text_parts,
+)
+from etude.core.files import beside, read_header, read_json
+from etude.core.ldm_names import (
+    OLD_ATTENTION,
+    OPEN_CLIP,
+    OPEN_CLIP_ENDS,
+    Table,
+    inverse,
+    translate,
+    unet_table,
+    vae_table,
+)
+from etude.core.pickles import open_dictionary, read_either
+
+BLOCK = "transformer.resblocks."  # of OpenCLIP
+STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+
+
+def read_single(
+    path: Path, parts: Collection[str] | None = None, family: Family | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of ``parts`` (None: all) in the common form; the facts family and, if the file has them, prediction
+    and name.
+
+    What no model needs is not read: averages (``model_ema.``), schedules, SD 2.x's last text layer. Names that no
+    Stable Diffusion has stay as they are; `etude.base.whole` decides on them.
+    """
+    path = Path(path)
+    family = family or by_tensors(_dimensions(path))
+    prefixes = _prefixes(family, family.parts if parts is None else parts)
+    tensors, metadata = read_either(path, lambda name: _is_needed(name, prefixes))
+    found: dict[str, Tensor] = {}
+    for part, prefix in prefixes.items():
+        found |= _of_ldm(part, _below(tensors, prefix), family)
+    facts = {"family": family.name}
+    label = "v" if "v_pred" in tensors else metadata.get("modelspec.prediction_type", "")
+    told = {"prediction": PREDICTIONS.get(label), "name": metadata.get("modelspec.title")}
+    return found, facts | {key: value for key, value in told.items() if value}
+
+
+def _dimensions(path: Path) -> dict[str, int]:
+    """Name → number of dimensions of every tensor; none is read."""
+    if path.suffix.lower() == ".safetensors":
+        header = read_header(path)
+        return {name: len(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    return {str(n): t.ndim for n, t in open_dictionary(path, "meta").items() if isinstance(t, Tensor)}
+
+
+def _prefixes(family: Family, parts: Collection[str]) -> dict[str, str]:
+    """Part → the prefix of its tensors."""
+    every = {"unet": UNET, "vae": VAE}
+    every |= {encoder.part: family.texts + encoder.single for encoder in family.text_encoders}
+    return {part: prefix for part, prefix in every.items() if part in parts}
+
+
+def _is_needed(name: str, prefixes: Mapping[str, str]) -> bool:
+    if name in ("v_pred", "ztsnr"):
+        return True
+    rest = next((name.removeprefix(prefix) for prefix in prefixes.values() if name.startswith(prefix)), None)
+    return rest is not None and not rest.startswith(("loss.", "model_ema.")) and not rest.endswith("position_ids")
+
+
+def _of_ldm(part: str, own: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
+    """A part in the common form."""
+    encoder = next((encoder for encoder in family.text_encoders if encoder.part == part), None)
+    if encoder:
+        return common(part, _from_open_clip(encoder, own) if encoder.open_clip else own)
+    if not own:
+        return {}
+    return common(part, _from_ldm(own, unet_table(own) if part == "unet" else vae_table(own)))
+
+
+def _from_ldm(own: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
+    """Tensors under diffusers' names; those that ``table`` does not know stay as they are."""
+    names = inverse(table)
+    return {translate(name, names) or name: tensor for name, tensor in own.items()}
+
+
+def is_vae(name: str) -> bool:
+    """Whether a tensor of a file is one of a VAE: below the prefix of whole models, or in a file of its own."""
+    short = name.removeprefix(VAE).removeprefix("vae.")
+    return short.startswith(("encoder.", "decoder.", "quant_conv.", "post_quant_conv."))
+
+
+def named_vae(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A VAE in LDM's or diffusers' names, with or without a prefix, in the common form."""
+    own = {name.removeprefix(VAE).removeprefix("vae."): tensor for name, tensor in tensors.items()}
+    ldm = any(name.startswith("encoder.down.") for name in own)
+    return common("vae", _from_ldm(own, vae_table(own))) if ldm else common("vae", own)
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _from_open_clip(encoder: TextEncoder, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A text encoder in transformers' names, those of its layers that are used."""
+    ends, layers = inverse(OPEN_CLIP_ENDS), inverse(OPEN_CLIP)
+    found = {ends[name]: tensor for name, tensor in tensors.items() if name in ends}
+    if encoder.model == PROJECTED and "text_projection" in tensors and tensors["text_projection"].ndim == 2:
+        found["text_projection.weight"] = tensors["text_projection"].T
+    for name, tensor in tensors.items():
+        match = re.match(rf"{re.escape(BLOCK)}(\d+)\.(.+)$", name)
+        if not match or (encoder.layers and int(match[1]) >= encoder.layers):
+            continue
+        stem, rest = f"encoder.layers.{match[1]}", match[2]
+        if rest.startswith("attn.in_proj_") and tensor.ndim:
+            for letter, third in zip("qkv", tensor.chunk(3), strict=False):  # shapes are checked by `etude.base.whole`
+                found[f"{stem}.self_attn.{letter}_proj.{rest.removeprefix('attn.in_proj_')}"] = third
+        elif other := translate(rest, layers):
+            found[f"{stem}.{other}"] = tensor
+    return found
+
+
+def read_folder(
+    path: Path, parts: Collection[str] | None = None, family: Family | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of ``parts`` (None: all) in the common form, and the facts family, prediction and name."""
+    path = Path(path)
+    family = family or by_config(_mapping(path / "unet" / "config.json"))
+    if family is None:
+        raise FormatError(path, "has a unet of no family that Étude knows", f"name a model of {listed()}")
+    found: dict[str, Tensor] = {}
+    for part in family.parts if parts is None else parts:
+        for file in weight_paths(path / part):
+            found |= common(part, read_either(file, lambda name: not name.endswith("position_ids"))[0])
+    prediction = _mapping(path / "scheduler" / "scheduler_config.json").get("prediction_type", "epsilon")
+    return found, {"family": family.name, "prediction": prediction, "name": path.name}
+
+
+def weight_paths(folder: Path) -> list[Path]:
+    """The files of a part: safetensors before pickles, full precision before half, as diffusers chooses."""
+    for suffix in ("safetensors", "bin"):
+        for infix in ("", ".fp16"):
+            for stem in STEMS:
+                if (file := folder / f"{stem}{infix}.{suffix}").exists():
+                    return [file]
+                if (index := folder / f"{stem}.{suffix}.index{infix}.json").exists():
+                    return [beside(index, name) for name in _shards(index)]
+    return []
+
+
+def _shards(index: Path) -> list[str]:
+    places = _mapping(index).get("weight_map")
+    if not isinstance(places, dict):
+        raise FormatError(index, "has no `weight_map`", "fetch it again")
+    return sorted(set(map(str, places.values())))
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise FormatError(path, "holds no mapping", "fetch it again")
+    return data
+
+
+def of_part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The tensors of one part, without its name."""
+    return {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
+
+
+def common(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A part's tensors in the common form: no ``text_model.``, no counters, today's names in the VAE's attention."""
+    found, is_text = {}, part in text_parts()
+    for name, tensor in tensors.items():
+        if name.endswith("position_ids"):
+            continue
+        if is_text:
+            name = name.removeprefix("text_model.")
+        if part == "vae" and ".mid_block.attentions." in name:
+            head, _, last = name.rpartition(".")
+            start, _, layer = head.rpartition(".")
+            name = f"{start}.{OLD_ATTENTION.get(layer, layer)}.{last}"
+            if tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
+                tensor = tensor[:, :, 0, 0]  # LDM's attention layers are 1 × 1 convolutions, diffusers' are linear
+        found[f"{part}.{name}"] = tensor
+    return found
