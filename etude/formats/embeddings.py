@@ -19,22 +19,50 @@ def keys_of(parts: Collection[str]) -> dict[str, str]:
     return {}
 
 
+# Keys that are no words: of one text encoder's rows, in the files of kohya, of OneTrainer, of ComfyUI for SD 1 and
+# SD 2, and of diffusers' advanced training scripts.
+LONE = ("emb_params", "emp_params", "clip_l", "clip_h", "text_encoders_0")
+NUMBERED = "text_encoders_{}"  # those scripts' keys where there are several text encoders
+
+
 def rows(path: Path | str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors with one vector written as [1, d]; raises FormatError for other shapes or unequal numbers."""
+    strange = [name for name, tensor in tensors.items() if not isinstance(tensor, Tensor)]
+    if strange:
+        fault = f"holds a {type(tensors[strange[0]]).__name__} in place of rows of numbers"
+        raise FormatError(path, fault, "name another file")
     result = {name: tensor[None] if tensor.ndim == 1 else tensor for name, tensor in tensors.items()}
     shapes = {name: list(tensor.shape) for name, tensor in result.items()}
-    if any(len(shape) != 2 for shape in shapes.values()) or len({shape[0] for shape in shapes.values()}) != 1:
+    whole = all(len(shape) == 2 and shape[0] and shape[1] for shape in shapes.values())
+    if not whole or len({shape[0] for shape in shapes.values()}) != 1:
         told = ", ".join(f"`{name}` {shape}" for name, shape in sorted(shapes.items()))
         raise FormatError(path, f"holds {told} where rows of one embedding should be", "name another file")
     return result
 
 
 def parts_of(keys: Collection[str]) -> dict[str, str]:
-    """Key → part, where keys are those of a family with several text encoders, as SDXL's ``clip_l`` and ``clip_g``."""
+    """Key → part, where keys are those of a family with several text encoders, as SDXL's ``clip_l`` and ``clip_g``.
+
+    Also where there is one key, for the rows of one encoder. None where keys are others.
+    """
+    if len(keys) == 1 and set(keys) <= set(LONE):
+        return dict.fromkeys(keys, "text_encoder")
     for known in _families():
-        if set(known.values()) == set(keys):
-            return {key: part for part, key in known.items()}
+        numbered = {part: NUMBERED.format(number) for number, part in enumerate(known)}
+        for names in (known, numbered):
+            if set(names.values()) == set(keys):
+                return {key: part for part, key in names.items()}
     return {}
+
+
+def missing_keys(keys: Collection[str]) -> list[str]:
+    """The keys that a file lacks of a set of which it has others: ``clip_l``, if it has ``clip_g`` alone."""
+    for known in _families():
+        numbered = {part: NUMBERED.format(number) for number, part in enumerate(known)}
+        for names in (known, numbered):
+            if keys and set(keys) < set(names.values()):
+                return sorted(set(names.values()) - set(keys))
+    return []
 
 
 def _families() -> Iterator[dict[str, str]]:

@@ -5,27 +5,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.families import text_parts
 from etude.core.files import Draft, write_tensors
 from etude.core.pickles import read_either
-from etude.formats.embeddings import rows, unknown
+from etude.formats.embeddings import LONE, rows, unknown
 from etude.formats.metadata import modelspec
 
-OTHERS = {"emb_params", "clip_l", "clip_g", "string_to_param"}  # single keys that are no tokens
+OTHERS = {*LONE, "clip_g", "text_encoders_1", "string_to_param"}  # single keys that are no tokens
 # Any key may be a token, also those that other formats have as their only one.
 AFTER = ("aesthetic_pt", "clip_image_embedding", "embedding_image")
 
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Whether there is one key, and it can be a token."""
-    return len(keys) == 1 and not set(keys) & OTHERS and not any("." in key for key in keys)
+    """Whether there is one key, and it can be a token; or several that are the vectors of one token."""
+    return bool(_token(keys)) and not set(keys) & OTHERS and not any("." in key for key in keys)
+
+
+def _token(keys: Collection[str]) -> str:
+    """The only key, or the first of ``sks``, ``sks_1``, ``sks_2`` …, diffusers' vectors of one token; else ""."""
+    first = min(keys, key=len, default="")
+    return first if set(keys) == {first, *(f"{first}_{number}" for number in range(1, len(keys)))} else ""
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -47,10 +55,15 @@ def _file(part: str) -> str:
 
 def _one(path: Path) -> tuple[str, Tensor]:
     data, _ = read_either(path)
-    values = list(data.items())
     if not recognise(data, {}):
         raise unknown(path, data)
-    return values[0]
+    token = _token(data)
+    vectors = [data[token], *(data[f"{token}_{number}"] for number in range(1, len(data)))]
+    # The first code called every token `*`; programs take the file's name then.
+    word = token if re.search(r"\w", token) else path.stem
+    if len(vectors) == 1:
+        return word, vectors[0]
+    return word, torch.cat([rows(path, {token: vector})[token] for vector in vectors])
 
 
 def write(artifact: Artifact, draft: Draft) -> list[Path]:

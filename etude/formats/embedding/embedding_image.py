@@ -27,6 +27,7 @@ from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.files import Draft, atomic_path
 from etude.core.pictures import DAMAGE, describe, open_whole, plugins
+from etude.core.weights import checked
 from etude.formats.embeddings import rows
 from etude.formats.metadata import file_stem, word
 
@@ -54,7 +55,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(vector, Tensor):
         raise FormatError(path, "holds an embedding whose rows are no tensor", "name another file")
     facts = {key: data[key] for key in ("name", "step") if isinstance(data.get(key), str | int)}
-    return rows(path, {"text_encoder": vector}), {"name": Path(path).stem, **facts}
+    return rows(path, {"text_encoder": checked(path, "string_to_param", vector)}), {"name": Path(path).stem, **facts}
 
 
 def read_dictionary(path: Path | str) -> dict[str, Any]:

@@ -36,13 +36,11 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if parts := parts_of(data):
         return rows(path, {part: data[key] for key, part in parts.items()}), {}
     vectors = data.get("string_to_param")
-    if isinstance(vectors, torch.nn.ParameterDict):
-        vectors = vectors._parameters  # its own methods need fields that old files lack
     if not isinstance(vectors, Mapping) or len(vectors) != 1:
         raise unknown(path, data)
     (vector,) = vectors.values()
     facts = {key: data[key] for key in ("name", "step") if isinstance(data.get(key), str | int)}
-    return rows(path, {"text_encoder": torch.as_tensor(vector).detach()}), facts
+    return rows(path, {"text_encoder": vector}), facts
 
 
 def write(artifact: Artifact, draft: Draft) -> list[Path]:

@@ -1,7 +1,9 @@
 """kohya's and ComfyUI's embedding file ``<name>.safetensors``, which A1111 and SD.Next load too.
 
 ``emb_params`` [n, d], or ``clip_l`` and ``clip_g`` for SDXL. The trigger word is the file's name, and is in the
-header as ``modelspec.trigger_phrase`` for programs that rename files. A pickle with these keys is read as well.
+header as ``modelspec.trigger_phrase`` for programs that rename files. A pickle with these keys is read as well, and so
+are the keys of OneTrainer (``emp_params``) and of diffusers' advanced training scripts (``text_encoders_0`` and
+``text_encoders_1``). ``clip_l`` alone is an embedding of SD 1.x, ``clip_h`` one of SD 2.x, as ComfyUI reads them.
 """
 
 from __future__ import annotations
@@ -13,17 +15,18 @@ from typing import Any
 from torch import Tensor
 
 from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
 from etude.core.files import Draft, write_tensors
 from etude.core.pickles import read_either
-from etude.formats.embeddings import keys_of, parts_of, rows, unknown
+from etude.formats.embeddings import keys_of, missing_keys, parts_of, rows, unknown
 from etude.formats.metadata import file_stem, modelspec, word
 
 KEY = "emb_params"
 
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Whether the only keys are ``emb_params``, or ``clip_l`` and ``clip_g``."""
-    return set(keys) == {KEY} or bool(parts_of(keys))
+    """Whether the only keys are ``emb_params``, ``clip_l`` and ``clip_g``, or such ones; one of them may be missing."""
+    return bool(parts_of(keys) or missing_keys(keys))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -31,8 +34,11 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors, metadata = read_either(path)
     if not recognise(tensors, metadata):
         raise unknown(path, tensors)
-    facts = {"name": metadata.get("modelspec.trigger_phrase", Path(path).stem)}
-    parts = parts_of(tensors) or {KEY: "text_encoder"}
+    facts = {"name": metadata.get("modelspec.trigger_phrase") or Path(path).stem}
+    parts = parts_of(tensors)
+    if not parts:
+        have, lack = (", ".join(f"`{key}`" for key in each) for each in (sorted(tensors), missing_keys(tensors)))
+        raise FormatError(path, f"holds {have} but no {lack}: half of an embedding", "fetch or make it again, whole")
     return rows(path, {part: tensors[key] for key, part in parts.items()}), facts
 
 
