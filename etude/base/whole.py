@@ -41,25 +41,31 @@ _USUAL = re.compile(
 
 
 def read_model(
-    path: Path | str, parts: Collection[str] | None = None, *, vae: Path | None = None
+    path: Path | str, parts: Collection[str] | None = None, *, vae: Path | None = None, expected: Shapes | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All tensors of ``parts`` (None: all) in the common form, each checked, and the facts that the files contain.
 
-    ``vae``: the file or folder of a VAE that takes the place of the model's. Raises BaseError.
+    ``vae``: the file or folder of a VAE that takes the place of the model's. ``expected``: name → shape of every
+    tensor; None: its configuration tells them. Raises BaseError.
     """
     path = Path(path)
     without = vae is not None or (parts is not None and "vae" not in parts)
     family = FAMILIES[recognise(path, without_vae=without)]
-    configs = config_folder(path, family.name) if path.is_file() else path
     wanted = [part for part in parts_of(path, family) if parts is None or part in parts]
     own = [part for part in wanted if part != "vae" or vae is None]
     with _as_base_errors(path):
         tensors, facts = (read_single if path.is_file() else read_folder)(path, own, family)
-    expected = expected_shapes(path, configs, family, own)
-    found = whole(path, tensors, expected)
+    if expected is None:
+        configs = config_folder(path, family.name) if path.is_file() else path
+        expected = expected_shapes(path, configs, family, wanted)
+    found = whole(path, tensors, _of_parts(expected, own))
     if vae is not None and "vae" in wanted:
-        found |= read_vae(vae, expected_shapes(path, configs, family, ["vae"]))
+        found |= read_vae(vae, _of_parts(expected, ["vae"]))
     return found, facts
+
+
+def _of_parts(shapes: Shapes, parts: Collection[str]) -> Shapes:
+    return {name: shape for name, shape in shapes.items() if name.partition(".")[0] in parts}
 
 
 def parts_of(path: Path, family: Family) -> list[str]:

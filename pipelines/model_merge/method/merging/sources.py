@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from etude.base.family import recognise
 from etude.base.whole import read_model, read_vae
 from etude.core import artifact as artifacts
 from etude.core.artifact import KEY
 from etude.core.errors import FormatError, InputError
 from etude.core.files import read_metadata
 from etude.diffusion.factors import by_layer
-from etude.formats import identify, read
+from etude.formats import Read, identify, read
 from etude.formats.checkpoints import parts
 from etude.formats.pairs import Pair, is_plain, split
 
@@ -64,10 +64,13 @@ def open_model(path: Path, base: Weights, family: str, vae: Path | None = None) 
 
     ``vae``: what takes the place of its VAE, so that a whole model need not have one.
     """
-    tensors, facts = _read(path, vae)
-    if facts.get("family", family) != family:
-        fault = f"is of the family {facts['family']}, the base of {family}"
-        raise FormatError(path, fault, "merge models of one family")
+
+    def read_like_base(whole: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        _refuse_other(path, recognise(whole, without_vae=vae is not None), family)
+        return read_model(whole, vae=vae, expected={name: tensor.shape for name, tensor in base.items()})
+
+    tensors, facts = _read(path, read_like_base)
+    _refuse_other(path, facts.get("family", family), family)
     if by_layer(tensors):
         if facts.get("words"):
             fault = f"has the embedding of `{facts['words'][0]}` in it, which a merge of weights would lose"
@@ -82,6 +85,11 @@ def open_model(path: Path, base: Weights, family: str, vae: Path | None = None) 
     return Model(Layered(tensors, base), list(tensors))
 
 
+def _refuse_other(path: Path, found: str, family: str) -> None:
+    if found != family:
+        raise FormatError(path, f"is of the family {found}, the base of {family}", "merge models of one family")
+
+
 def _refuse_strange(path: Path, names: Collection[str], base: Weights) -> None:
     strange = sorted(name for name in names if name not in base)
     if strange:
@@ -89,7 +97,7 @@ def _refuse_strange(path: Path, names: Collection[str], base: Weights) -> None:
         raise FormatError(path, fault, "merge models of one family, on a base of the same family")
 
 
-def _read(path: Path, vae: Path | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(path: Path, whole: Read) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors in the common form of their kind, and facts."""
     built = path / "artifact.safetensors"
     path = built if built.exists() else path
@@ -98,7 +106,7 @@ def _read(path: Path, vae: Path | None) -> tuple[dict[str, Tensor], dict[str, An
     if path.is_file() and path.suffix.lower() == ".safetensors" and KEY in read_metadata(path):
         artifact = artifacts.load(path)
         return artifact.tensors, artifact.facts
-    return read(identify(path), path, partial(read_model, vae=vae))
+    return read(identify(path), path, whole)
 
 
 def open_vae(path: Path, base: Weights) -> dict[str, Tensor]:
