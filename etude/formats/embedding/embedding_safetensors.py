@@ -37,8 +37,10 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     facts = {"name": metadata.get("modelspec.trigger_phrase") or Path(path).stem}
     parts = parts_of(tensors)
     if not parts:
-        have, lack = (", ".join(f"`{key}`" for key in each) for each in (sorted(tensors), missing_keys(tensors)))
-        raise FormatError(path, f"holds {have} but no {lack}: half of an embedding", "fetch or make it again, whole")
+        have, lack = "`, `".join(sorted(tensors)), "`, `".join(missing_keys(tensors))
+        raise FormatError(
+            path, f"holds `{have}` but no `{lack}`: half of an embedding", "fetch or make it again, whole"
+        )
     return rows(path, {part: tensors[key] for key, part in parts.items()}), facts
 
 
