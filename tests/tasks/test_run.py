@@ -51,7 +51,7 @@ def told(
         ),
         (
             PermissionError(errno.EACCES, "Permission denied", "out"),
-            "error: out: Permission denied. Next: give",
+            "error: out: Permission denied. Next: change",
         ),
         (OUT_OF_MEMORY, "error: device: its memory is full. Next: lower `batch_size`"),
     ],
