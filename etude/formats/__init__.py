@@ -64,11 +64,16 @@ def read(name: str, path: Path, whole: Read | None = None) -> tuple[dict[str, Te
     ``whole``: reads whole models, and refuses those that are not whole (`etude.base.whole.read_model`).
     """
     try:
-        return whole(path) if whole and FORMATS[name] == WHOLE else load_format(name).read(path)
+        tensors, facts = whole(path) if whole and FORMATS[name] == WHOLE else load_format(name).read(path)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         told = (str(error).strip().splitlines() or [""])[0][:80]
         fault = f"is damaged: it is no whole {name} ({type(error).__name__}: {told})"
         raise FormatError(path, fault, "make or fetch it again") from error
+    strange = [key for key, tensor in tensors.items() if not isinstance(tensor, Tensor)]
+    if strange:
+        fault = f"has a {type(tensors[strange[0]]).__name__} where the tensor `{strange[0][:80]}` should be"
+        raise FormatError(path, fault, "make or fetch it again")
+    return tensors, facts
 
 
 def method_of(name: str) -> str:

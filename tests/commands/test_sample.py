@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from commands import stacks
 from commands.sample import sample
 from commands.stacks import Layer, open_layer, ordered, split_layer
 from etude.base.loading import load_base
@@ -188,3 +189,10 @@ def test_an_embedding_comes_with_the_negative_one_beside_it(project: Path) -> No
 def layers(width: int) -> list[tuple[int, str, tuple[int, ...]]]:
     shapes = [(0, (2 * width, width)), (1, (width, 2 * width))]
     return [(i, end, shape if end == "weight" else shape[:1]) for i, shape in shapes for end in ("weight", "bias")]
+
+
+@pytest.mark.parametrize("seeds", ["9223372036854775808", "0,99999999999999999999", "-1"])
+def test_a_seed_outside_64_bits_is_refused_before_anything_is_loaded(seeds: str) -> None:
+    with pytest.raises(ArgumentError, match=r"--seeds: .* (is no seed|at most 18 digits)"):
+        stacks._numbers(seeds)
+    assert stacks._numbers("999999999999999999") == [10**18 - 1]
