@@ -18,7 +18,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from etude.core.errors import EtudeError
-from etude.core.files import read_header, read_metadata
+from etude.core.tensors import read_header, read_metadata
 
 IDENTICAL, CLOSE, DIFFERS, MISSING = "identical", "within tolerance", "differs", "not made"
 ENVIRONMENT = ("versions", "cpu", "device", "threads")  # facts of an artifact about the machine that made it

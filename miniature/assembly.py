@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from etude.core.errors import InputError
-from etude.core.files import read_json, write_json, write_tensors
+from etude.core.files import read_json, write_json
+from etude.core.tensors import write_tensors
 from miniature.clip import read_clip
 from miniature.unet import SCHEDULE, read_unet
 from miniature.vae import read_vae

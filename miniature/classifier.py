@@ -17,8 +17,9 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from etude.core.files import replace_folder, write_json, write_tensors
+from etude.core.files import replace_folder, write_json
 from etude.core.params import Schema, pick
+from etude.core.tensors import write_tensors
 from etude.evaluation.network import Network
 from etude.training.fit import fit
 from etude.training.plan import Optimization

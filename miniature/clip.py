@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, avg_pool2d, cross_entropy, grid_sample
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from etude.core.files import read_tensors, replace_folder, write_json, write_tensors
+from etude.core.files import replace_folder, write_json
 from etude.core.params import Schema, pick
+from etude.core.tensors import read_tensors, write_tensors
 from etude.training.fit import fit
 from etude.training.plan import Optimization
 from miniature.draws import may_flip, randomiser

@@ -16,8 +16,9 @@ from zipfile import ZipFile
 from torch import Tensor, nn
 
 from etude.core.errors import InputError
-from etude.core.files import read_json, read_tensors, replace_folder
+from etude.core.files import read_json, replace_folder
 from etude.core.params import Schema, pick
+from etude.core.tensors import read_tensors
 from miniature.world import FOLDER, OUT
 from tasks.shell import run
 

@@ -6,9 +6,10 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from etude.core.files import replace_folder, write_json, write_tensors
+from etude.core.files import replace_folder, write_json
 from etude.core.params import Schema, pick
 from etude.core.randomness import make_deterministic
+from etude.core.tensors import write_tensors
 from miniature.vae import read_vae
 from miniature.world import FOLDER, OUT, Pictures, World, colour_table, compose, read_pictures, read_world
 from tasks.shell import run

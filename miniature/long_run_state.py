@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from etude.core.errors import InputError, TrainingError
-from etude.core.files import atomic_path, read_tensors, replace_folder, write_tensors
+from etude.core.files import atomic_path, replace_folder
+from etude.core.tensors import read_tensors, write_tensors
 from etude.training.report import CONSOLE, Report
 
 FOLDER = Path(".scratch/miniature/long_run")

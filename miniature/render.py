@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from etude.core.files import read_json, replace_folder, write_json, write_tensors
+from etude.core.files import read_json, replace_folder, write_json
 from etude.core.params import Schema, pick
+from etude.core.tensors import write_tensors
 from miniature.world import FOLDER, OUT, read_world
 from tasks.shell import run
 

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from etude.core.files import replace_folder, write_json, write_tensors
+from etude.core.files import replace_folder, write_json
 from etude.core.params import Schema, pick
 from etude.core.randomness import make_deterministic
+from etude.core.tensors import write_tensors
 from miniature.clip import read_clip
 from miniature.draws import randomiser
 from miniature.world import FOLDER, OUT, Words, World, background, read_world

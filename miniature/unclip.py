@@ -23,9 +23,10 @@ from torch.nn.functional import cosine_similarity, mse_loss
 from transformers import CLIPModel
 
 from etude.core.errors import InputError
-from etude.core.files import read_tensors, replace_folder, sha256_file, write_json, write_tensors
+from etude.core.files import replace_folder, sha256_file, write_json
 from etude.core.params import Schema, pick
 from etude.core.randomness import generator
+from etude.core.tensors import read_tensors, write_tensors
 from etude.training.fit import Group, fit
 from etude.training.plan import Optimization
 from etude.training.processes import is_main

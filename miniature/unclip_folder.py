@@ -12,7 +12,8 @@ from typing import Any
 
 from transformers import CLIPModel
 
-from etude.core.files import read_json, read_tensors, sha256_file, write_json, write_tensors
+from etude.core.files import read_json, sha256_file, write_json
+from etude.core.tensors import read_tensors, write_tensors
 from miniature.assembly import save_half, tidy_config
 from miniature.embeddings import NOISING
 

@@ -18,9 +18,10 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from etude.core.files import read_json, read_tensors, replace_folder, write_json, write_tensors
+from etude.core.files import read_json, replace_folder, write_json
 from etude.core.params import Schema, pick
 from etude.core.randomness import generator
+from etude.core.tensors import read_tensors, write_tensors
 from etude.training.fit import fit
 from etude.training.plan import Optimization
 from etude.training.processes import is_main

@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, l1_loss, mse_loss
 
-from etude.core.files import read_tensors, replace_folder, write_json, write_tensors
+from etude.core.files import replace_folder, write_json
 from etude.core.params import Schema, pick
+from etude.core.tensors import read_tensors, write_tensors
 from etude.training.fit import fit
 from etude.training.plan import Optimization
 from miniature.draws import Examples, place, random_colours, randomiser

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from etude.core.errors import InputError
-from etude.core.files import read_json, read_tensors
+from etude.core.files import read_json
 from etude.core.params import Schema, load
+from etude.core.tensors import read_tensors
 
 FOLDER = Path("miniature")
 OUT = FOLDER / "out"

@@ -16,17 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from etude.core.code import code_digests
 from etude.core.errors import BaseError, InputError
-from etude.core.files import (
-    atomic_path,
-    read_json,
-    read_metadata,
-    read_tensors,
-    sha256_file,
-    write_json,
-    write_tensors,
-)
+from etude.core.files import atomic_path, read_json, sha256_file, write_json
 from etude.core.params import Schema, pick
 from etude.core.store import Store, key
+from etude.core.tensors import read_metadata, read_tensors, write_tensors
 from tasks.shell import publish, run
 from tasks.shell.console import progress, say, warn
 

@@ -12,8 +12,8 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from etude.core.errors import InputError
-from etude.core.files import read_tensors, write_tensors
 from etude.core.params import pick
+from etude.core.tensors import read_tensors, write_tensors
 from etude.training.augmentation import KIND, MASK, Augmentation, HasViews
 from tasks import encode
 from tasks.shell import publish, run

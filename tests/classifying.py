@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from etude.core.files import write_json, write_tensors
+from etude.core.files import write_json
+from etude.core.tensors import write_tensors
 from etude.evaluation.network import Network
 
 LABELS = {

@@ -19,8 +19,9 @@ from ruamel.yaml import YAML
 
 from etude.base.base import Base
 from etude.core.artifact import Artifact, save
-from etude.core.files import write_json, write_tensors
+from etude.core.files import write_json
 from etude.core.params import MethodParams
+from etude.core.tensors import write_tensors
 from etude.diffusion.hooks import replaced_weights
 
 SEEDS = [0, 1]

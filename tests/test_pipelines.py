@@ -17,8 +17,9 @@ import pytest
 import torch
 
 from commands.rewriting import rewrite
-from etude.core.files import read_json, read_tensors
+from etude.core.files import read_json
 from etude.core.params import read_yaml
+from etude.core.tensors import read_tensors
 from tests.classifying import write_classifier
 from tests.shipped import copy_project, dvc, environment, git
 

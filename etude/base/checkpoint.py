@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from etude.core.errors import BaseError, FormatError
 from etude.core.families import FAMILIES, UNET, VAE
-from etude.core.files import read_header
+from etude.core.tensors import read_header
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etude.core.errors import FormatError
-from etude.core.files import read_metadata, write_tensors
+from etude.core.tensors import read_metadata, write_tensors
 from etude.core.weights import read_weights
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from etude.core.families import (
     listed,
     text_parts,
 )
-from etude.core.files import beside, read_header, read_json
+from etude.core.files import beside, read_json
 from etude.core.ldm_names import (
     OLD_ATTENTION,
     OPEN_CLIP,
@@ -39,6 +39,7 @@ from etude.core.ldm_names import (
     vae_table,
 )
 from etude.core.pickles import open_dictionary, read_either
+from etude.core.tensors import read_header
 
 BLOCK = "transformer.resblocks."  # of OpenCLIP
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etude.core.errors import EtudeWarning, FormatError
-from etude.core.files import read_header, read_metadata
+from etude.core.tensors import read_header, read_metadata
 
 if TYPE_CHECKING:
     from torch import Tensor

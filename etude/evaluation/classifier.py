@@ -17,8 +17,9 @@ from PIL import Image, ImageOps
 from pydantic import Field, PositiveInt
 
 from etude.core.errors import InputError
-from etude.core.files import read_json, read_tensors
+from etude.core.files import read_json
 from etude.core.params import Schema, validate
+from etude.core.tensors import read_tensors
 from etude.rendering.pixels import open_picture
 
 if TYPE_CHECKING:

@@ -17,10 +17,11 @@ from torch import Tensor
 from etude.base.conditioning import Conditioning
 from etude.base.text import encode_prompts
 from etude.core import randomness
-from etude.core.files import read_json, read_tensors, sha256_file, write_json
+from etude.core.files import read_json, sha256_file, write_json
 from etude.core.placeholder import fill
 from etude.core.randomness import generator
 from etude.core.store import Store, key
+from etude.core.tensors import read_tensors
 from etude.diffusion.noise import add_noise, predict, target
 from etude.rendering.candidates import Candidate
 from etude.rendering.real import evenly

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
-from etude.core.files import Draft, read_header
+from etude.core.files import Draft
 from etude.core.pickles import pickle_keys
+from etude.core.tensors import read_header
 from etude.formats.checkpoints import Frame
 from etude.formats.embedding import embedding_image
 from etude.formats.resembling import described

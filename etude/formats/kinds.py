@@ -13,8 +13,8 @@ from etude.core import artifact as artifacts
 from etude.core.artifact import KEY, Artifact
 from etude.core.errors import FormatError, InputError
 from etude.core.families import by_names, listed
-from etude.core.files import read_metadata
 from etude.core.method import load_method, method_names
+from etude.core.tensors import read_metadata
 from etude.formats import FORMATS, WHOLE, Read, identify, method_of, read
 from etude.formats.embedding_pair import embedding_pair
 from etude.formats.pairs import is_plain

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from etude.base.conditioning import Conditioning
 from etude.core.errors import InputError
-from etude.core.files import read_json, read_tensors
+from etude.core.files import read_json
 from etude.core.randomness import generator
+from etude.core.tensors import read_tensors
 
 EVEN = 127 / 255  # a mask of this grey everywhere has the same effect as no mask
 

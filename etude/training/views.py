@@ -13,7 +13,7 @@ from typing import cast
 
 from torch import Tensor
 
-from etude.core.files import read_tensors
+from etude.core.tensors import read_tensors
 from etude.training.augmentation import KIND, MASK, Kind
 from etude.training.batches import Images, latent_files
 

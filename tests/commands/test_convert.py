@@ -12,8 +12,9 @@ from etude.base.loading import load_base
 from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact
 from etude.core.errors import ArgumentError, ConflictError, FormatError, InputError
-from etude.core.files import Draft, read_tensors, write_json, write_tensors
+from etude.core.files import Draft, write_json
 from etude.core.method import method_names
+from etude.core.tensors import read_tensors, write_tensors
 from etude.formats import FORMATS, identify, load_format, method_of
 from etude.formats.kinds import family_of, open_any, same_kind
 from etude.formats.pairs import split

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from etude.base.digest import part_digest
-from etude.core.files import sha256_tree, tree_files, write_tensors
+from etude.core.files import sha256_tree, tree_files
 from etude.core.method import method_names
+from etude.core.tensors import write_tensors
 from etude.images.folder import list_folder
 from etude.project import params_files
 from etude.training.batches import load_images, load_pictures

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from etude.core.files import write_tensors
+from etude.core.tensors import write_tensors
 from flows.verdict import CLOSE, DIFFERS, IDENTICAL, MISSING, Run, environments, judge, read_locks
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from etude.core.errors import InputError
-from etude.core.files import write_json, write_tensors
+from etude.core.files import write_json
+from etude.core.tensors import write_tensors
 from miniature import earlier
 from tests.miniature.test_model import small_clip
 from tests.shipped import git

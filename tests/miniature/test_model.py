@@ -11,8 +11,8 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from etude.core.files import read_tensors
 from etude.core.params import pick
+from etude.core.tensors import read_tensors
 from etude.training.fit import fit
 from etude.training.report import Report
 from miniature import assembly, clip, decoder, draws, tokenizer, unet, vae

@@ -14,8 +14,9 @@ from transformers import CLIPModel
 from etude.base.family import recognise
 from etude.base.loading import load_base
 from etude.base.vision import embed_pictures
-from etude.core.files import read_tensors, sha256_file, write_json, write_tensors
+from etude.core.files import sha256_file, write_json
 from etude.core.params import pick
+from etude.core.tensors import read_tensors, write_tensors
 from miniature import assembly, earlier, embeddings, publish, unclip, unclip_card, unclip_folder, unet, vae
 from miniature.world import FOLDER, read_world
 from tests.miniature.test_model import small_clip

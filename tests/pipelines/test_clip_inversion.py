@@ -15,7 +15,8 @@ from etude.base.loading import load_base
 from etude.base.text import encode_prompts
 from etude.core.artifact import Artifact
 from etude.core.errors import BaseError, FormatError
-from etude.core.files import Draft, read_header
+from etude.core.files import Draft
+from etude.core.tensors import read_header
 from etude.formats import identify
 from etude.formats.image_embedding import clip_image_embedding
 from etude.training.batches import Batch

@@ -20,7 +20,8 @@ from etude.base.loading import load_base
 from etude.base.text import encode_prompts
 from etude.core.artifact import Artifact
 from etude.core.errors import BaseError, FormatError, ParamsError
-from etude.core.files import Draft, read_metadata
+from etude.core.files import Draft
+from etude.core.tensors import read_metadata
 from etude.diffusion.noise import predict
 from etude.diffusion.sample import denoise, guided, make_scheduler
 from etude.formats import identify

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from etude.core.errors import FormatError
-from etude.core.files import read_tensors
+from etude.core.tensors import read_tensors
 from pipelines.model_merge.method.merging import formulas, pieces, sorting
 from pipelines.model_merge.method.merging.blocks import COUNT, PRESETS, block_of
 from pipelines.model_merge.method.merging.engine import Merge

@@ -17,8 +17,8 @@ from etude.base.text import encode_prompts
 from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
-from etude.core.files import read_tensors
 from etude.core.method import Input
+from etude.core.tensors import read_tensors
 from etude.diffusion.noise import predict
 from etude.diffusion.weights import swapped
 from etude.formats.pairs import Pair

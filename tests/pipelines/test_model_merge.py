@@ -20,9 +20,10 @@ from etude.base.loading import load_base
 from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact
 from etude.core.errors import BaseError, FormatError, InputError, ParamsError, StaleError
-from etude.core.files import Draft, read_metadata, read_tensors, sha256_tree, write_json, write_tensors
+from etude.core.files import Draft, sha256_tree, write_json
 from etude.core.method import Input
 from etude.core.params import read_yaml
+from etude.core.tensors import read_metadata, read_tensors, write_tensors
 from etude.formats.checkpoint import diffusers_checkpoint, ldm_checkpoint
 from etude.formats.lora import kohya_lora, peft_lora
 from etude.formats.pairs import split

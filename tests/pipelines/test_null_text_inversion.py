@@ -21,7 +21,8 @@ from etude.base.loading import load_base
 from etude.base.text import encode_prompts
 from etude.core.artifact import Artifact
 from etude.core.errors import BaseError, FormatError, InputError, TrainingError
-from etude.core.files import Draft, read_metadata, read_tensors
+from etude.core.files import Draft
+from etude.core.tensors import read_metadata, read_tensors
 from etude.diffusion.hooks import replaced_weights
 from etude.diffusion.noise import predict
 from etude.diffusion.sample import make_scheduler

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from etude.core.files import read_json, read_tensors
+from etude.core.files import read_json
+from etude.core.tensors import read_tensors
 
 PARAMS = """\
 base: {base}

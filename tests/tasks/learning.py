@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from ruamel.yaml import YAML
 
-from etude.core.files import write_json, write_tensors
+from etude.core.files import write_json
 from etude.core.params import read_yaml
+from etude.core.tensors import write_tensors
 from tests.pipelines.learning import params_of
 from tests.shipped import ROOT
 

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from etude.core.errors import BaseError, InputError
-from etude.core.files import read_json, read_tensors, sha256_tree, write_tensors
+from etude.core.files import read_json, sha256_tree
+from etude.core.tensors import read_tensors, write_tensors
 from tasks.caption import caption
 from tasks.encode import encode
 from tasks.prepare import prepare

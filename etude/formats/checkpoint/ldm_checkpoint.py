@@ -18,9 +18,10 @@ from torch import Tensor
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.families import FAMILIES, UNET, VAE, Family
-from etude.core.files import Draft, atomic_path, write_tensors
+from etude.core.files import Draft, atomic_path
 from etude.core.ldm_names import OPEN_CLIP, OPEN_CLIP_ENDS, translate, unet_table, vae_table
 from etude.core.model_files import BLOCK, of_part, read_single
+from etude.core.tensors import write_tensors
 from etude.formats.checkpoints import Frame, complete
 from etude.formats.metadata import file_stem, modelspec
 

@@ -18,9 +18,10 @@ from torch import Tensor
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.families import UNET, by_names
-from etude.core.files import Draft, write_tensors
+from etude.core.files import Draft
 from etude.core.ldm_names import inverse, table_of, translate, unet_table
 from etude.core.model_files import of_part
+from etude.core.tensors import write_tensors
 from etude.core.weights import read_weights
 from etude.formats.checkpoints import Frame
 from etude.formats.deltas import common, differences, factors, words

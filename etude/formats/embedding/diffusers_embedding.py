@@ -15,8 +15,9 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.families import text_parts
-from etude.core.files import Draft, write_tensors
+from etude.core.files import Draft
 from etude.core.pickles import read_either
+from etude.core.tensors import write_tensors
 from etude.formats.embeddings import LONE, rows, unknown
 from etude.formats.metadata import modelspec
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
-from etude.core.files import Draft, write_tensors
+from etude.core.files import Draft
 from etude.core.pickles import read_either
+from etude.core.tensors import write_tensors
 from etude.formats.embeddings import keys_of, missing_keys, parts_of, rows, unknown
 from etude.formats.metadata import file_stem, modelspec, word
 

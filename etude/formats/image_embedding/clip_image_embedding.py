@@ -16,7 +16,8 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
-from etude.core.files import Draft, write_tensors
+from etude.core.files import Draft
+from etude.core.tensors import write_tensors
 from etude.core.weights import read_weights
 from etude.formats.metadata import file_stem
 

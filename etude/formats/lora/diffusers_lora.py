@@ -21,8 +21,9 @@ from torch import Tensor
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.families import learned_parts
-from etude.core.files import Draft, write_tensors
+from etude.core.files import Draft
 from etude.core.pickles import read_either
+from etude.core.tensors import write_tensors
 from etude.formats import metadata as headers
 from etude.formats.layers import READ, Place, read_layers, recognises
 from etude.formats.module_names import from_dotted

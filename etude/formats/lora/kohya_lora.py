@@ -30,9 +30,10 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.families import FAMILIES
-from etude.core.files import Draft, write_tensors
+from etude.core.files import Draft
 from etude.core.ldm_names import table_of
 from etude.core.pickles import read_either
+from etude.core.tensors import write_tensors
 from etude.formats import metadata as headers
 from etude.formats.layers import BUNDLE, FACTORS, READ, Place, bundled, named, read_layers
 from etude.formats.module_names import escape, escape_ldm, unescape

@@ -16,7 +16,8 @@ from torch import Tensor
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.families import FAMILIES, PROJECTED, learned_parts, text_parts
-from etude.core.files import Draft, write_json, write_tensors
+from etude.core.files import Draft, write_json
+from etude.core.tensors import write_tensors
 from etude.formats.layers import layers_of
 from etude.formats.lora import diffusers_lora
 from etude.formats.lora.diffusers_lora import CONFIG, PREFIX

@@ -10,7 +10,8 @@ from transformers import CLIPModel
 
 from etude.base.clip import Clip, ClipVision
 from etude.core.errors import BaseError
-from etude.core.files import read_json, read_tensors, write_json, write_tensors
+from etude.core.files import read_json, write_json
+from etude.core.tensors import read_tensors, write_tensors
 
 PICTURE = Image.linear_gradient("L").convert("RGB")
 

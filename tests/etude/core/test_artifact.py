@@ -7,7 +7,7 @@ import torch
 
 from etude.core.artifact import Artifact, facts_of, load, save
 from etude.core.errors import FormatError
-from etude.core.files import write_tensors
+from etude.core.tensors import write_tensors
 
 
 def test_an_artifact_comes_back_as_it_was_saved(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from etude.base.loading import load_base
 from etude.base.text import encode_prompts
 from etude.core.artifact import Artifact
 from etude.core.families import FAMILIES, PLAIN, PROJECTED, Family, TextEncoder, by_config, by_tensors
-from etude.core.files import Draft, read_metadata
+from etude.core.files import Draft
+from etude.core.tensors import read_metadata
 from etude.formats import identify, load_format, write
 from etude.formats.kinds import family_of
 from tasks.export import read_frame

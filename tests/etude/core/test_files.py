@@ -14,17 +14,8 @@ import pytest
 import torch
 
 from etude.core.errors import FormatError, InputError
-from etude.core.files import (
-    add_to_folder,
-    atomic_path,
-    read_json,
-    read_metadata,
-    read_tensors,
-    replace_folder,
-    sha256_tree,
-    write_json,
-    write_tensors,
-)
+from etude.core.files import add_to_folder, atomic_path, read_json, replace_folder, sha256_tree, write_json
+from etude.core.tensors import read_metadata, read_tensors, write_tensors
 
 
 def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

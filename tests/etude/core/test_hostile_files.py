@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from etude.core.errors import FormatError
-from etude.core.files import read_header, read_metadata
 from etude.core.pickles import pickle_keys, read_either, read_pickle
+from etude.core.tensors import read_header, read_metadata
 
 ENTRY: dict[str, Any] = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 

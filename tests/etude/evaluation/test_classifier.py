@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from etude.core.errors import EtudeError
-from etude.core.files import read_json, read_tensors, write_json
+from etude.core.files import read_json, write_json
+from etude.core.tensors import read_tensors
 from etude.evaluation.classifier import Classifier
 from etude.evaluation.network import Network
 from tests.classifying import write_classifier

@@ -7,8 +7,8 @@ import torch
 
 from etude.base.text import encode_prompts
 from etude.core.errors import InputError
-from etude.core.files import read_tensors, write_tensors
 from etude.core.randomness import generator
+from etude.core.tensors import read_tensors, write_tensors
 from etude.diffusion.noise import add_noise, predict
 from etude.evaluation.settings import Validation
 from etude.evaluation.validation import curve, loss_table

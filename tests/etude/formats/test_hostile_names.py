@@ -15,8 +15,9 @@ from commands.convert import convert
 from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact
 from etude.core.errors import EtudeError, InputError
-from etude.core.files import LONGEST, Draft, file_name, read_tensors, write_tensors
+from etude.core.files import LONGEST, Draft, file_name
 from etude.core.pickles import write_pickle
+from etude.core.tensors import read_tensors, write_tensors
 from etude.formats import FORMATS, load_format, method_of
 from etude.formats.kinds import same_kind
 from flows import comparison

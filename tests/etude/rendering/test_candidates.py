@@ -6,8 +6,9 @@ import pytest
 
 from etude.core.artifact import Artifact, save
 from etude.core.errors import FormatError, InputError, ParamsError
-from etude.core.files import write_json, write_tensors
+from etude.core.files import write_json
 from etude.core.placeholder import fill
+from etude.core.tensors import write_tensors
 from etude.rendering.candidates import candidates
 from etude.rendering.prompts import prompts_of
 from etude.rendering.real import evenly, real_pictures

@@ -8,7 +8,8 @@ from PIL import Image
 
 from etude.base.conditioning import Conditioning
 from etude.core.errors import InputError
-from etude.core.files import write_json, write_tensors
+from etude.core.files import write_json
+from etude.core.tensors import write_tensors
 from etude.training.batches import Batches, Captions, Images, load_captions, load_images, load_pictures
 
 

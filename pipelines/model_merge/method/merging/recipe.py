@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etude.core.artifact import KEY
-from etude.core.files import read_metadata
+from etude.core.tensors import read_metadata
 
 from .formula_names import MANY, takes
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from etude.core.errors import FormatError
 from etude.core.families import text_parts
-from etude.core.files import read_tensors
 from etude.core.method import Input
+from etude.core.tensors import read_tensors
 from etude.formats.pairs import Pair, join
 from etude.training.report import Report
 

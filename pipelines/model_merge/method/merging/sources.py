@@ -18,7 +18,7 @@ from etude.base.whole import read_model, read_vae
 from etude.core import artifact as artifacts
 from etude.core.artifact import KEY
 from etude.core.errors import FormatError, InputError
-from etude.core.files import read_metadata
+from etude.core.tensors import read_metadata
 from etude.diffusion.factors import by_layer
 from etude.formats import Read, identify, read
 from etude.formats.checkpoints import parts

@@ -26,8 +26,9 @@ from etude.base.whole import read_model
 from etude.core import families
 from etude.core.artifact import Artifact
 from etude.core.errors import BaseError, FormatError
-from etude.core.files import Draft, read_metadata, read_tensors, sha256_tree
+from etude.core.files import Draft, sha256_tree
 from etude.core.model_files import common
+from etude.core.tensors import read_metadata, read_tensors
 from etude.formats import identify
 from etude.formats.checkpoint import diffusers_checkpoint, ldm_checkpoint
 from etude.formats.checkpoints import Frame

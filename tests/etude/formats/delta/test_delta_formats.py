@@ -17,8 +17,9 @@ from etude.base.text import encode_prompts
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.families import FAMILIES, UNET, text_parts
-from etude.core.files import Draft, read_header, read_metadata, read_tensors, write_tensors
+from etude.core.files import Draft
 from etude.core.pickles import read_pickle, write_pickle
+from etude.core.tensors import read_header, read_metadata, read_tensors, write_tensors
 from etude.diffusion.noise import predict
 from etude.formats import identify
 from etude.formats.checkpoint.ldm_checkpoint import to_ldm

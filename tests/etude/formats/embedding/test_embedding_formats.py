@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from etude import formats
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
-from etude.core.files import Draft, read_metadata, read_tensors
+from etude.core.files import Draft
 from etude.core.pickles import read_pickle, write_pickle
+from etude.core.tensors import read_metadata, read_tensors
 from etude.formats.embedding import diffusers_embedding, embedding_pt, embedding_safetensors
 
 ALL = (embedding_pt, embedding_safetensors, diffusers_embedding)

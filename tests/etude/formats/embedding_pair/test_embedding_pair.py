@@ -8,8 +8,9 @@ import torch
 from etude import formats
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
-from etude.core.files import Draft, read_tensors
+from etude.core.files import Draft
 from etude.core.pickles import read_pickle
+from etude.core.tensors import read_tensors
 from etude.formats.embedding_pair import embedding_pair
 from tests.etude.formats.embedding.test_embedding_formats import accepted
 

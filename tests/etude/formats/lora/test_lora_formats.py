@@ -12,7 +12,8 @@ from torch import Tensor
 from etude import formats
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
-from etude.core.files import Draft, read_metadata, read_tensors
+from etude.core.files import Draft
+from etude.core.tensors import read_metadata, read_tensors
 from etude.formats.lora import diffusers_lora, kohya_lora
 
 UNET = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"

@@ -1,0 +1,96 @@
+"""Reading and writing safetensors files. Equal tensors give equal bytes."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etude.core.errors import FormatError, InputError
+from etude.core.files import atomic_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _read_header(path: Path | str) -> tuple[int, dict[str, Any]]:
+    try:
+        with open(path, "rb") as file:
+            prefix = file.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+            if not 2 <= length <= 100_000_000:
+                raise FormatError(path, "is not a safetensors file", "check how it was made or fetched")
+            header = json.loads(file.read(length))
+    except FileNotFoundError:
+        raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first") from None
+    except IsADirectoryError:
+        raise FormatError(path, "is a folder, not a safetensors file", "name the file in it") from None
+    except (ValueError, RecursionError) as error:  # no JSON, or no text, or too deep, or a number of 5,000 digits
+        raise FormatError(path, "has a damaged safetensors header", "fetch or make it again") from error
+    if fault := _header_fault(header):
+        raise FormatError(path, f"has a damaged safetensors header: {fault}", "fetch or make it again")
+    return length, header
+
+
+def _header_fault(header: Any) -> str:
+    """What in a header is not of the form that safetensors have; empty when nothing is."""
+    if not isinstance(header, dict):
+        return "it is no JSON object"
+    for name, entry in header.items():
+        if name == "__metadata__":
+            entry = {} if entry is None else entry
+            if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
+                return "its metadata is no table of texts"
+        elif not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+            return f"`{name[:80]}` has no dtype"
+        elif not _are_sizes(entry.get("shape")) or not _are_sizes(entry.get("data_offsets")):
+            return f"`{name[:80]}` has no shape and place"
+    return ""
+
+
+def _are_sizes(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
+
+
+def read_header(path: Path | str) -> dict[str, Any]:
+    """The header of a safetensors file, without its data: tensor name → dtype and shape, ``__metadata__`` → strings."""
+    return _read_header(path)[1]
+
+
+def read_metadata(path: Path | str) -> dict[str, str]:
+    """The ``__metadata__`` of a safetensors file, read from its header alone."""
+    return dict(read_header(path).get("__metadata__") or {})
+
+
+def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write safetensors atomically, with sorted header keys: equal tensors and metadata give equal bytes.
+
+    safetensors 0.8 writes metadata in a random order. Sorted, the header has the same length, so it is overwritten in
+    place.
+    """
+    from safetensors.torch import save_file
+
+    contiguous = {name: tensors[name].detach().to("cpu").contiguous() for name in sorted(tensors)}
+    with atomic_path(path) as temporary:
+        save_file(contiguous, str(temporary), metadata=dict(metadata or {}) or None)
+        length, header = _read_header(temporary)
+        text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > length:
+            raise FormatError(path, "its header grew when its keys were sorted", "report this as a bug")
+        with open(temporary, "r+b") as file:
+            file.seek(8)
+            file.write(text.ljust(length))
+
+
+def read_tensors(path: Path | str, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file; raises FormatError or InputError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    metadata = read_metadata(path)
+    try:
+        return load_file(str(path), device=device), metadata
+    except SafetensorError as error:
+        raise FormatError(path, f"is damaged ({error})", "fetch or make it again") from error
