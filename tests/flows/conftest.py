@@ -100,6 +100,30 @@ class Project:
         return int(file.read_text())
 
 
+class Calls(list[tuple[Any, ...]]):
+    """A function that does nothing but note its arguments: those by position, then those by name if there are any."""
+
+    def __init__(self, result: Any = None) -> None:
+        self.result = result
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        self.append((*given, named) if named else given)
+        return self.result
+
+
+class Clock:
+    """A clock that goes on only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 def wait_until(true: Callable[[], object]) -> None:
     """Wait for another process to bring something about."""
     end = time.monotonic() + PATIENCE
