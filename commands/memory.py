@@ -67,13 +67,22 @@ def memory(
 
 def _setup(project: Project, params: MethodParams) -> Setup:
     from etude.core.mixins import base_of
-    from etude.images.folder import list_pictures
     from etude.memory.build import Setup
     from etude.sources import family_of
 
-    path, folder = base_of(params, project.base), Path(project.sets[params.set])
-    pictures = len(list_pictures(folder)) if folder.is_dir() else UNKNOWN
-    return Setup(path, family_of(path), project.prepare.resolution, pictures or UNKNOWN, project.precision)
+    path, prepare = base_of(params, project.base), project.prepare
+    pictures = _pictures(params.set, Path(project.sets[params.set]), project)
+    return Setup(path, family_of(path), prepare.resolution, pictures or UNKNOWN, project.precision)
+
+
+def _pictures(name: str, folder: Path, project: Project) -> int:
+    """How many the set has prepared; where it is not prepared yet, its files, with their mirrored copies."""
+    from etude.core.files import read_json
+    from etude.images.folder import list_pictures
+
+    if (made := Path("data", name, "prepared", "images.json")).exists():
+        return len(read_json(made)["images"])
+    return len(list_pictures(folder)) * (2 if project.prepare.flip else 1) if folder.is_dir() else 0
 
 
 def _table(method: str, preset: str, setup: Setup, footprint: Footprint) -> str:

@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from etude.base.base import Base
 from etude.base.family import read_config
-from etude.base.single import CONFIGS
+from etude.base.single import CONFIGS, config_folder
 from etude.base.tokenizer import load_tokenizer
 from etude.core.families import FAMILIES, PLAIN, PROJECTED
 from etude.core.params import Part
@@ -24,7 +24,9 @@ def empty_base(path: Path, family: str, parts: tuple[Part, ...], resolution: int
 
     ``resolution`` in px is what previews are drawn at.
     """
-    configs, record = path if path.is_dir() else CONFIGS / family, FAMILIES[family]
+    configs, record = CONFIGS / family, FAMILIES[family]
+    if path.exists():
+        configs = path if path.is_dir() else config_folder(path, family)
     unet = vae = None
     encoders: tuple[Any, ...] = ()
     before = torch.get_default_dtype()

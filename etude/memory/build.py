@@ -20,6 +20,7 @@ from torch import Tensor
 from etude.base.base import Base
 from etude.base.conditioning import Conditioning
 from etude.base.latents import decode_latents
+from etude.base.settings import ClassPictures
 from etude.base.text import encode_prompts
 from etude.core.artifact import Artifact
 from etude.core.errors import EtudeError
@@ -33,6 +34,7 @@ from etude.diffusion.sample import guided
 from etude.memory.base import empty_base
 from etude.memory.counter import Counter, counting
 from etude.training import fit
+from etude.training.augmentation import HasViews
 from etude.training.batches import Captions, Images, Pictures
 from etude.training.plan import Optimization, Trained
 from etude.training.preview import HasPreview, Preview, evaluating
@@ -59,7 +61,7 @@ class Setup:
     base: Path  # where it is, or will be
     family: str
     resolution: int  # of the pictures, in px
-    pictures: int
+    pictures: int  # of each image set, prepared
     precision: str  # fp32, fp16 or bf16
 
 
@@ -202,10 +204,13 @@ class _EightBit(torch.optim.Optimizer):
 
 
 def _images(params: MethodParams, setup: Setup, base: Base) -> Images:
+    return _moments([f"{number}" for number in range(setup.pictures)], setup)
+
+
+def _moments(names: Sequence[str], setup: Setup) -> Images:
     side = setup.resolution // 8
-    moments = [torch.empty(4, side, side) for _ in range(2 * setup.pictures)]
-    names = tuple(f"{number}" for number in range(setup.pictures))
-    return Images(names, tuple(moments[: setup.pictures]), tuple(moments[setup.pictures :]))
+    mean, logvar = ([torch.empty(4, side, side) for _ in names] for _ in range(2))
+    return Images(tuple(names), tuple(mean), tuple(logvar))
 
 
 def _captions(params: MethodParams, setup: Setup, base: Base) -> Captions | None:
@@ -225,18 +230,24 @@ def _text(base: Base) -> Conditioning:
 
 
 def _class_images(params: MethodParams, setup: Setup, base: Base) -> Prior:
-    captions = _captions(params, setup, base)
-    assert captions is not None
-    return Prior(_images(params, setup, base), captions)
+    """Those that the base draws; real ones, of other image sets, are not counted."""
+    assert isinstance(params, ClassPictures)
+    prompts = params.class_images.prompts
+    encoded = {prompt: _text(base) for prompt in prompts}
+    texts = {f"{number}": prompts[number % len(prompts)] for number in range(params.class_images.count)}
+    captions = Captions(texts, {name: encoded[text] for name, text in texts.items()}, _text(base))
+    return Prior(_moments(list(texts), setup), captions)
 
 
 def _views(params: MethodParams, setup: Setup, base: Base) -> Views:
     assert isinstance(params, Concepts)
-    images, side = _images(params, setup, base), setup.resolution // 8
-    names = [f"{name}/{number}" for name in params.concepts for number in images.names]
-    times = len(params.concepts)
-    every = Images(tuple(names), images.mean * times, images.logvar * times)
-    return Views(every, {name: torch.ones(1, side, side) for name in names}, dict.fromkeys(names, "whole"))
+    assert isinstance(params, HasViews)
+    side, names = setup.resolution // 8, []
+    for name in params.concepts:
+        for number in range(setup.pictures * max(params.augmentation.views, 1)):
+            names.append(f"{name}/{number}")
+    masks = {name: torch.empty(1, side, side) for name in names}
+    return Views(_moments(names, setup), masks, dict.fromkeys(names, "whole"))
 
 
 def _pictures(params: MethodParams, setup: Setup, base: Base) -> Pictures:

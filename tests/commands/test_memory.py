@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from commands.memory import memory
 from etude.core.errors import EtudeError
-from etude.core.files import sha256_tree
+from etude.core.files import sha256_tree, write_json
+from etude.core.params import read_yaml
 from etude.memory import build
 from etude.memory.build import Footprint, Setup
 from tests.shipped import copy_project
@@ -51,6 +53,20 @@ def test_it_counts_with_the_values_of_a_preset_and_changes_nothing(
     shown = capsys.readouterr().out
     assert "lora with the preset sdxl" in shown
     assert "14.00 GB  at once: fits a card of 16 GB" in shown
+
+
+def test_pictures_are_those_that_were_prepared_or_the_files_with_their_mirrored_copies(
+    project: Path, counted: list[tuple[Any, Setup]]
+) -> None:
+    raw = Path(read_yaml(project / "params.yaml")["sets"]["concept"])
+    raw.mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(raw / f"{number}.png")
+    memory("lora", "sdxl")
+    write_json(Path("data/concept/prepared/images.json"), {"images": {"0": {}, "0-flip": {}}})
+    memory("lora", "sdxl")
+    flip = read_yaml(project / "params.yaml")["prepare"]["flip"]
+    assert [setup.pictures for _, setup in counted] == [6 if flip else 3, 2]
 
 
 def test_json_holds_bytes_and_says_whether_the_weights_are_here(

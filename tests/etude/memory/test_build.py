@@ -72,6 +72,17 @@ def test_a_larger_batch_needs_more_for_a_step_and_no_more_for_what_stays(setup: 
     assert (four.weights, four.learned, four.optimizer) == (one.weights, one.learned, one.optimizer)
 
 
+def test_pictures_of_the_class_and_views_are_among_the_data(setup: Setup) -> None:
+    params: Any = params_of("dreambooth")
+    few, many = (
+        params.model_copy(update={"class_images": params.class_images.model_copy(update={"count": number})})
+        for number in (2, 12)
+    )
+    method = load_method("dreambooth")
+    small, large = (count_build(method, "dreambooth", each, setup).data for each in (few, many))
+    assert large - small == 10 * 2 * 4 * 8 * 8 * 4  # mean and spread of latents [4, 8, 8] in float32
+
+
 @pytest.mark.parametrize("method", ["textual_inversion", "hypernetwork", "dream_artist", "custom_diffusion"])
 def test_every_method_that_learns_in_steps_is_counted(setup: Setup, method: str) -> None:
     found = count(setup, method)
