@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,28 @@ class Clock:
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
+
+
+class Trees:
+    """Worktrees that are plain folders; `asked` is what each was made from, `left` those that are gone again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.asked, self.left = folder, list[tuple[Any, ...]](), list[int]()
+
+    @contextmanager
+    def make(self, root: Path, revision: str, **wanted: Any) -> Iterator[tuple[Path, int]]:
+        number = len(self.asked)
+        self.asked.append((root, revision, wanted))
+        tree = self.folder / f"tree{number}"
+        tree.mkdir(parents=True)
+        try:
+            yield tree, 100 + number
+        finally:
+            self.left.append(number)
+
+    @property
+    def open(self) -> int:
+        return len(self.asked) - len(self.left)
 
 
 def wait_until(true: Callable[[], object]) -> None:
