@@ -125,6 +125,18 @@ class Clock:
         self.now += seconds
 
 
+class Git:
+    """Answers to commands of git, by their first words; `asked` are the commands in their order."""
+
+    def __init__(self, **answers: str | list[str]) -> None:
+        self.answers, self.asked = answers, list[str]()
+
+    def __call__(self, folder: Path, *words: str, check: bool = True) -> str:
+        self.asked.append(" ".join(words) + ("" if check else " (may fail)"))
+        answer = self.answers.get(words[0].replace("-", "_"), "")
+        return answer.pop(0) if isinstance(answer, list) else answer
+
+
 class Trees:
     """Worktrees that are plain folders; `asked` is what each was made from, `left` those that are gone again."""
 
