@@ -22,6 +22,7 @@ from flows.plan import Stage
 from flows.process import POLL
 from flows.server import PAGES
 from flows.stage import GRACE, Site, StageError, run
+from flows.terminal import describe
 from flows.work import Work
 
 RETRY_AFTER = 2.0  # seconds
@@ -67,7 +68,7 @@ def bring_up_to_date(stage: Stage, work: Work, before: Sequence[str]) -> State[s
         try:
             artifacts.publish(work.site.root, stage, pages)
         except (OSError, ValueError, HTTPError) as error:  # the outputs are there, even if they cannot be shown
-            logger.warning("not shown: %s", error)
+            logger.warning("not shown: %s", describe(error))
     return Completed(name=outcome.title().replace(" ", ""), message="; ".join(stage.why) or None, data=outcome)
 
 
@@ -130,6 +131,8 @@ def settle(work: Work, futures: Futures) -> None:
         elif state.is_failed() or state.is_crashed():
             error = future.result(raise_on_failure=False)
             own = isinstance(error, StageError)
-            work.note(stage, fault=str(error) if own else f"{stage.label}: {error or state.message}")
+            work.note(
+                stage, fault=str(error) if own else f"{stage.label}: {describe(error) if error else state.message}"
+            )
         else:
             work.note(stage)

@@ -35,6 +35,7 @@ from flows.plan import Stage
 from flows.process import POLL
 from flows.slots import StoppedError
 from flows.stage import Site, StageError, Tell, run
+from flows.terminal import describe
 from flows.worktree import dvc, git, worktree
 
 POOLS = ("cpu", "gpu")  # a stage goes to the pool that has the name of its resource
@@ -133,7 +134,7 @@ def carrier(root: Path, stages: Sequence[Stage]) -> Callable[[Stage, Site, Tell,
             try:
                 state = follow(_begin(stage, commit), tell, stopping)
             except HTTPError as error:  # the worker continues, and is found in the next try
-                fault = f"the Prefect server does not answer ({error})"
+                fault = f"the Prefect server does not answer ({describe(error)})"
                 if stopping.wait(BEAT):
                     raise StoppedError from error
                 continue

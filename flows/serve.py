@@ -13,7 +13,7 @@ import typer
 from etude import names
 from etude.command_line import command_line
 from etude.core.errors import InputError
-from flows.terminal import find_root, leave, say, told_in_short
+from flows.terminal import describe, find_root, leave, say, told_in_short
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
@@ -70,7 +70,8 @@ def serve(root: Path, given: Settings, now: Sequence[str] = ()) -> None:
     try:
         _serve(made, given.time_zone, now, Path(os.environ["PREFECT_HOME"]) if own else None)
     except HTTPError as error:
-        raise InputError("the Prefect server", f"it does not answer ({error})", "serve again when it does") from error
+        fault = f"it does not answer ({describe(error)})"
+        raise InputError("the Prefect server", fault, "serve again when it does") from error
 
 
 def _serve(made: Sequence[RunnerDeployment], zone: str, now: Sequence[str], home: Path | None) -> None:

@@ -117,11 +117,16 @@ def end_of(flow: Callable[[], State[Any]]) -> State[Any]:
         if isinstance(cause, EtudeError | HTTPError) and not interrupted:
             raise cause
     except HTTPError as error:
-        fault = f"it went away while the flow ran ({error})"
+        fault = f"it went away while the flow ran ({describe(error)})"
         raise InputError("the Prefect server", fault, "run this again: what is finished is kept") from error
     if interrupted:
         raise KeyboardInterrupt
     return state
+
+
+def describe(error: BaseException) -> str:
+    """The message of an error; the name of its kind where it has none, as a time-out of httpx."""
+    return str(error) or type(error).__name__
 
 
 def note_interrupts() -> list[int]:

@@ -37,6 +37,7 @@ from prefect.states import Cancelled
 from etude.core.errors import InputError
 from flows.board import duration
 from flows.stage import Tail
+from flows.terminal import describe
 
 Look: TypeAlias = Callable[[], Iterator[str]]
 OVERTAKEN = "a later one was due before this could begin"
@@ -178,7 +179,7 @@ class Serving(Runner):
                     os.kill(os.getpid(), signal.SIGINT)
                     return
                 if not away:
-                    tell(f"the Prefect server does not answer ({error or type(error).__name__}): runs wait for it")
+                    tell(f"the Prefect server does not answer ({describe(error)}): runs wait for it")
                 away = True
             else:
                 if away:
