@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -123,6 +124,18 @@ class Clock:
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
+
+
+class Waits(Event):
+    """An event whose waiters sleep on a clock; it is set at a given time."""
+
+    def __init__(self, clock: Clock, at: float = float("inf")) -> None:
+        super().__init__()
+        self.clock, self.at = clock, at
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.clock.sleep(timeout or 0)
+        return self.clock.now >= self.at
 
 
 class Git:

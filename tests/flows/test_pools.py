@@ -19,7 +19,7 @@ from flows import machines
 from flows.plan import Stage
 from flows.slots import StoppedError
 from flows.stage import Site, StageError
-from tests.flows.conftest import Calls, Clock, Git
+from tests.flows.conftest import Calls, Clock, Git, Waits
 
 STAGE = Stage("x.yaml:build", "x:build", resource="gpu")
 
@@ -163,18 +163,6 @@ def test_a_stage_that_a_worker_has_begun_is_followed_and_else_begun_in_the_pool_
         "as_subflow": False,
     }
     assert begun == [("stage/gpu", named)]
-
-
-class Waits(Event):
-    """An event whose waiters sleep on a clock; it is set at a given time."""
-
-    def __init__(self, clock: Clock, at: float = float("inf")) -> None:
-        super().__init__()
-        self.clock, self.at = clock, at
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.clock.sleep(timeout or 0)
-        return self.clock.now >= self.at
 
 
 @pytest.fixture
