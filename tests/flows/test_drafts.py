@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from etude.core.errors import InputError
-from flows import repository
+from etude.core.errors import InputError, ParamsError
+from flows import drafts, plan, repository
 from tests.shipped import copy_project
 
 
@@ -51,3 +51,29 @@ def test_a_key_within_lists_and_mappings_is_found_or_named(tmp_path: Path) -> No
     for key in ("grid.row", "grid.rows.at", "grid.rows.1", "grid.more.x", "gird.rows"):
         with pytest.raises(InputError, match=f"there is no key `{key}`"):
             repository.override(tmp_path, {"params.yaml": [f"{key}=1"]})
+
+
+def test_each_combination_is_tried_on_a_draft_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pipelines/lora").mkdir(parents=True)
+    (tmp_path / "params.yaml").write_text("sets: {}\n")
+    (tmp_path / "pipelines/lora/params.yaml").write_text("rank: 1\nrate: 2\n")
+    file = "pipelines/lora/params.yaml"
+    seen: list[tuple[str, bool]] = []
+
+    def check(draft: Path) -> None:
+        text = (draft / file).read_text()
+        seen.append((text, (draft / "params.yaml").exists()))
+        if "rank: 9" in text:
+            raise ParamsError(f"{draft}/{file}", "`rank` is wrong", "write less")
+
+    monkeypatch.setattr(drafts, "check_all", check)
+    values = [{file: ["rank=4"]}, {file: ["rate=3"]}, {file: ["rate=5", "rank=9"], "params.yaml": ["sets={}"]}]
+    drafts.check(tmp_path, values)  # another project: its own code checks its parameters
+    assert seen == []
+    monkeypatch.setattr(plan, "CHECKOUT", tmp_path)
+    fault = rf"^-S {file}:rate=5 {file}:rank=9 params\.yaml:sets=\{{\}}: {file}: `rank` is wrong"
+    with pytest.raises(ParamsError, match=fault):
+        drafts.check(tmp_path, values)
+    texts = ["rank: 4\nrate: 2\n", "rank: 1\nrate: 3\n", "rank: 9\nrate: 5\n"]
+    assert seen == [(text, True) for text in texts]
+    assert (tmp_path / file).read_text() == "rank: 1\nrate: 2\n"
