@@ -17,28 +17,45 @@ FEWER_BITS = "they seem to be of fewer bits; scale them to 16"
 
 
 def in_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
-    """RGB, RGBA and CMYK pixels with an embedded profile as sRGB (phones write Display P3); others as they are.
+    """Pixels with an embedded profile as sRGB (phones write Display P3); others as they are.
 
-    The second value is False when there is a profile that cannot be used.
+    The second value is False when there is a profile that cannot be used. No profile is left in ``image`` or in what
+    is returned: Pillow would write it into every file that is saved of them, where it no longer fits the pixels.
     """
-    profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
+    profile = image.info.pop("icc_profile", None)
+    if not profile:
         return image, True
     try:
         embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if "sRGB" in ImageCms.getProfileDescription(embedded):
             return image, True
-        converted = ImageCms.profileToProfile(
-            image, embedded, SRGB, outputMode="RGB" if image.mode == "CMYK" else image.mode
-        )
+        converted = _through(image, embedded)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):  # damaged, or for other pixels: the numbers are right
         return image, False
-    if converted is None:
-        return image, False
-    converted.info.pop(
-        "icc_profile", None
-    )  # it holds the time of its making, and would be written into the prepared PNG
+    converted.info.pop("icc_profile", None)  # Pillow's sRGB, which holds the time of its making
     return converted, True
+
+
+def _through(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
+    """The pixels as RGB, or RGBA where some are transparent; raises PyCMSError where the profile is of other pixels."""
+    direct = image
+    if image.mode in ("P", "PA"):
+        direct = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    elif image.mode == "1":
+        direct = image.convert("L")
+    elif image.mode in ("L", "RGB") and image.has_transparency_data:  # one colour is transparent, by its value
+        direct = image.convert(f"{image.mode}A")
+    if direct.mode != "LA":
+        return _converted(direct, profile, "RGBA" if direct.mode == "RGBA" else "RGB")
+    coloured = _converted(direct.getchannel("L"), profile, "RGB")  # Pillow converts no grey with alpha
+    coloured.putalpha(direct.getchannel("A"))
+    return coloured
+
+
+def _converted(image: Image.Image, profile: ImageCms.ImageCmsProfile, mode: str) -> Image.Image:
+    converted = ImageCms.profileToProfile(image, profile, SRGB, outputMode=mode)
+    assert converted is not None  # it is, where the conversion is in place
+    return converted
 
 
 def flatten(image: Image.Image, background: Colour, white: int = WHITE) -> Image.Image:
@@ -72,9 +89,13 @@ def refuse_dark(image: Image.Image) -> None:
 
 def _eight_bits(image: Image.Image, white: int) -> Image.Image:
     """Grey of more bits scaled to eight: Pillow's own conversion clips at 255 and turns such pictures white."""
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image)
     if values.min() < 0 or values.max() > white:
         raise UnusableError(f"its grey has values outside 0 … {white}, without an agreed white")
     if white == WHITE and 0 < values.max() <= FEWER:
         raise UnusableError(f"its 16-bit grey ends at {values.max()} of {WHITE}: {FEWER_BITS}")
-    return Image.fromarray(((values * 255 + white // 2) // white).astype(np.uint8))
+    scaled = values.astype(np.uint32)  # in place: a scan in 16 bits may be as large as Pillow opens
+    scaled *= 255
+    scaled += white // 2
+    scaled //= white
+    return Image.fromarray(scaled.astype(np.uint8))

@@ -33,7 +33,7 @@ TURNS = {
 }
 # What is to be known of a picture that is used.
 FIRST = "only the first frame or page is used"
-PROFILE = "the colour profile is damaged and not applied"
+PROFILE = "the colour profile is damaged, or of other pixels, and not applied"
 TURN = "the EXIF data are damaged, so it may lie on its side"
 
 

@@ -1,5 +1,6 @@
 import io
 import random
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image, ImageCms, ImageDraw
 from etude.core.errors import InputError
 from etude.images import decode
 from etude.images.decode import FIRST, ORIENTATION, PROFILE, TURN, TURNS, fault_of, read_picture
+from etude.rendering.pixels import open_picture
 
 WHITE = (255, 255, 255)
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -172,9 +174,62 @@ def test_an_embedded_profile_is_brought_to_srgb(tmp_path: Path) -> None:
     assert notes == {"wide": (), "srgb": (), "broken": (PROFILE,)}
 
 
-def test_a_converted_picture_carries_no_profile_since_that_holds_the_time_of_its_making(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8), (200, 90, 40)).save(tmp_path / "wide.png", icc_profile=wide_profile())
-    assert "icc_profile" not in read_picture(tmp_path / "wide.png", WHITE).image.info
+def test_a_profile_is_applied_to_palettes_grey_and_transparent_colours_too(tmp_path: Path) -> None:
+    colour, key = (200, 90, 40), (1, 2, 3)
+    opaque = Image.new("RGB", (8, 8), colour)
+    keyed = opaque.copy()
+    keyed.putpixel((7, 7), key)
+    covered = opaque.convert("RGBA")
+    covered.putpixel((7, 7), (*key, 0))
+    grey = Image.new("L", (8, 8), 128)
+    grey.putpixel((7, 7), 3)
+    palette = opaque.quantize(4)
+    palette.save(tmp_path / "palette.png", icc_profile=wide_profile())
+    covered.quantize(4).save(tmp_path / "palette_alpha.png", icc_profile=wide_profile())
+    covered.save(tmp_path / "alpha.png", icc_profile=wide_profile())
+    keyed.save(tmp_path / "key.png", icc_profile=wide_profile(), transparency=key)
+    grey.save(tmp_path / "grey.png", icc_profile=grey_profile())
+    grey.save(tmp_path / "grey_key.png", icc_profile=grey_profile(), transparency=3)
+    Image.merge("LA", (grey, covered.getchannel("A"))).save(tmp_path / "grey_alpha.png", icc_profile=grey_profile())
+    swapped, brighter = (90, 200, 40), (188, 188, 188)  # what the profiles make of them; 128 of 255 in linear light
+    for path in tmp_path.glob("*.png"):
+        found = pixels(path)
+        assert np.abs(found[0, 0].astype(int) - (brighter if "grey" in path.stem else swapped)).max() <= 1, path.stem
+        assert ("alpha" in path.stem or "key" in path.stem) == (tuple(found[7, 7]) == WHITE), path.stem
+        assert read_picture(path, WHITE).notes == ()
+        assert np.array_equal(np.asarray(open_picture(path)), found)  # evaluation sees the pixels of the training
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGB", "RGBA", "I;16"])
+def test_a_profile_that_cannot_be_applied_is_noted_and_none_is_left_in_a_picture(tmp_path: Path, mode: str) -> None:
+    other = Image.fromarray(np.full((8, 8), 60000, np.uint16)) if mode == "I;16" else Image.new(mode, (8, 8), 1)
+    if mode in ("LA", "RGBA"):
+        other.putalpha(255)  # else nothing of it shows
+    other.save(tmp_path / "other.png", icc_profile=grey_profile() if mode in ("P", "RGB", "RGBA") else wide_profile())
+    Image.new("RGB", (8, 8)).save(tmp_path / "wide.png", icc_profile=wide_profile())
+    Image.new("RGB", (8, 8)).save(tmp_path / "broken.png", icc_profile=b"no profile")
+    for name in ("other", "wide", "broken"):
+        picture = read_picture(tmp_path / f"{name}.png", WHITE)
+        assert "icc_profile" not in picture.image.info
+        assert picture.notes == (() if name == "wide" else (PROFILE,))
+
+
+def grey_profile() -> bytes:
+    """A profile of grey in linear light (ICC.1:2010): its white point and a curve without entries, the identity."""
+    text = b"desc" + bytes(4) + struct.pack(">I", 5) + b"grey\0" + bytes(78)
+    tags = {
+        b"desc": text + bytes(-len(text) % 4),
+        b"wtpt": b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061),
+    }
+    tags[b"kTRC"] = b"curv" + bytes(8)
+    table, body = b"", b""
+    for name, data in tags.items():
+        table += name + struct.pack(">II", 132 + 12 * len(tags) + len(body), len(data))
+        body += data
+    size = 132 + len(table) + len(body)
+    head = struct.pack(">I4sI4s4s4s12s4s", size, b"lcms", 0x02100000, b"mntr", b"GRAY", b"XYZ ", bytes(12), b"acsp")
+    head += bytes(68 - len(head)) + struct.pack(">3i", 63190, 65536, 54061)
+    return head + bytes(128 - len(head)) + struct.pack(">I", len(tags)) + table + body
 
 
 def wide_profile() -> bytes:
