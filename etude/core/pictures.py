@@ -30,6 +30,9 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LONGEST = 120  # characters of a detail
 BLOCK = 1 << 20  # bytes read at once
 SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # a PNG's colour type → samples of a pixel
+# The passes of a PNG: the first column and row, and the steps to the next ones. An interlaced one has seven.
+WHOLE = ((0, 0, 1, 1),)
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 SCANS = 500  # limit for a progressive JPEG: each scan reads all pixels, and thousands in a small file take hours
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # its log lines repeat the errors, without the file
@@ -95,7 +98,7 @@ def load_whole(image: Image.Image, path: Path) -> None:
     image.load()
     if image.format == "PNG" and image.mode == "P" and not image.palette:
         raise OSError("its palette is missing")
-    if image.format == "PNG" and _is_black(image, image.height - 1):
+    if image.format == "PNG" and (image.info.get("interlace") or _is_black(image, image.height - 1)):
         _check_rows(path)
 
 
@@ -135,7 +138,9 @@ def _check_rows(path: Path) -> None:
         for kind, data in _chunks(file):
             if kind == b"IHDR":
                 width, height, depth, colours, _, _, interlaced = struct.unpack(">IIBBBBB", data)
-                expected = 0 if interlaced else height * (1 + ceil(width * depth * SAMPLES[colours] / 8))
+                for left, top, across, down in ADAM7 if interlaced else WHOLE:
+                    columns, lines = ceil((width - left) / across), ceil((height - top) / down)
+                    expected += lines * (1 + ceil(columns * depth * SAMPLES[colours] / 8)) if columns > 0 else 0
             while kind == b"IDAT" and data and total < expected:
                 total += len(inflate.decompress(data, BLOCK))
                 data = inflate.unconsumed_tail

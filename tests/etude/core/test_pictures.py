@@ -75,6 +75,25 @@ def test_a_png_with_all_check_sums_right_and_too_few_rows_is_damaged(tmp_path: P
         open_whole(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("size", [(64, 48), (5, 7), (1, 1), (1, 2), (4, 1), (3, 5)])
+@pytest.mark.parametrize("missing", [0, 1])
+def test_an_interlaced_png_with_a_part_of_its_pixels_missing_is_damaged(
+    tmp_path: Path, size: tuple[int, int], missing: int
+) -> None:
+    data = b""
+    for left, top, across, down in pictures.ADAM7:
+        columns, lines = len(range(left, size[0], across)), len(range(top, size[1], down))
+        data += (b"\0" + b"\x09" * 3 * columns) * lines if columns else b""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 1))
+    shown = chunk(b"IDAT", zlib.compress(data[: len(data) - missing * 4]))
+    (tmp_path / "a.png").write_bytes(pictures.SIGNATURE + header + shown + chunk(b"IEND", b""))
+    if missing:
+        with pytest.raises(OSError, match="fewer rows than it should|truncated"):
+            open_whole(tmp_path / "a.png")
+    else:
+        assert open_whole(tmp_path / "a.png").getcolors() == [(size[0] * size[1], (9, 9, 9))]
+
+
 def test_a_png_of_indices_without_a_palette_is_damaged(tmp_path: Path) -> None:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 1, 8, 3, 0, 0, 0))
     indices = chunk(b"IDAT", zlib.compress(b"\0" + bytes(range(9)))) + chunk(b"IEND", b"")
