@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,11 @@ KIND, BITS, COMPRESSION, PHOTOMETRIC, COUNTS, PLANES = 254, 258, 259, 262, 279, 
 PALETTE, SAMPLE_FORMAT, DNG = 320, 339, 50706
 REDUCED = 1  # the bit of KIND that marks a preview
 RAW, SEPARATE, SIGNED, WHITE_IS_ZERO, YCBCR = 1, 2, 2, 0, 6  # values of COMPRESSION, PLANES, SAMPLE_FORMAT, PHOTOMETRIC
+
+# Names of libtiff's functions mix small and capital letters (ZIPDecode), unlike "warning" and "INFO".
+FUNCTION = rb"tempfile\.tif|(?!\w*(?:Error|Warning|Exception):)(?=\w*[a-z])[A-Za-z_]\w*[A-Z]\w*"
+# Its lines, from their beginning or after the frame of a progress bar, which has no line end.
+LINE = re.compile(rb"(^|\r|\x1b\[[\d;?]*[A-Za-z])((?:" + FUNCTION + rb"): [^\r\n]*)\r?\n", re.MULTILINE)
 
 
 def refuse_misread(image: TiffImageFile) -> None:
@@ -59,7 +65,8 @@ def widen_palette(image: TiffImageFile) -> None:
 def libtiff_errors() -> Iterator[list[str]]:
     """The lines that libtiff writes to the process's stderr meanwhile; they are in the list at the end.
 
-    Each means pixels that are wrong, also where Pillow goes on: libtiff's warnings are off. They name no file.
+    Each means pixels that are wrong, also where Pillow goes on: libtiff's warnings are off. They name no file. What
+    other threads write meanwhile, a progress bar for example, reaches stderr at the end.
     """
     lines: list[str] = []
     try:
@@ -76,5 +83,7 @@ def libtiff_errors() -> Iterator[list[str]]:
             os.dup2(saved, 2)
             os.close(saved)
             sink.seek(0)
-            # The frames of a progress bar that another thread draws meanwhile begin with an escape.
-            lines += [line for line in sink.read().decode(errors="replace").splitlines() if line[:1].isalnum()]
+            written = sink.read()
+            lines += [line.decode(errors="replace") for _, line in LINE.findall(written)]
+            if others := LINE.sub(rb"\1", written):
+                os.write(2, others)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from etude.core.errors import InputError
+from etude.images import decode
 from etude.images.decode import FIRST, fault_of, read_picture
 from etude.images.tiff import libtiff_errors
 
@@ -152,11 +154,30 @@ def test_an_error_of_libtiff_is_the_reason_and_does_not_reach_the_terminal(
 
 def test_stderr_is_itself_again_after_libtiff_and_a_progress_bar_is_no_error(capfd: pytest.CaptureFixture[str]) -> None:
     with libtiff_errors() as lines:
-        os.write(2, b"\x1b[2K prepare 10 %\nLZWDecode: Corrupted LZW table\n")
+        os.write(2, b"\x1b[2K prepare 10 %\nLZWDecode: Corrupted LZW table.\n")
+        os.write(2, b"\x1b[2K prepare 20 %\x1b[0mtempfile.tif: Read error on strip 1.\n")
     sys.stderr.write("after")
     sys.stderr.flush()
-    assert lines == ["LZWDecode: Corrupted LZW table"]
-    assert capfd.readouterr().err == "after"
+    assert lines == ["LZWDecode: Corrupted LZW table.", "tempfile.tif: Read error on strip 1."]
+    assert capfd.readouterr().err == "\x1b[2K prepare 10 %\n\x1b[2K prepare 20 %\x1b[0mafter"
+
+
+def test_what_other_threads_write_is_no_error_of_libtiff_and_is_not_lost(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "a.tif")
+    others = "warning: pets: 2 files.\nINFO: x.\nDeprecationWarning: y.\nValueError: z.\nNext: a\nb.py:3: c.\nplain\n"
+    load = decode.load_whole
+
+    def loaded_meanwhile(image: Image.Image, path: Path) -> None:
+        thread = threading.Thread(target=os.write, args=(2, others.encode()))
+        thread.start()
+        thread.join()
+        load(image, path)
+
+    monkeypatch.setattr(decode, "load_whole", loaded_meanwhile)
+    assert read_picture(tmp_path / "a.tif", WHITE).notes == ()
+    assert capfd.readouterr().err == others
 
 
 def test_only_the_first_page_is_used_and_that_is_noted(tmp_path: Path) -> None:
