@@ -21,7 +21,7 @@ COLUMNS, ROWS = 7, 6  # pictures on a sheet
 SIDE, GAP = 216, 12  # px: the longest side of a picture, and the space around it
 FONT, LINES, NAME = 13, 2, 60  # px, lines and characters of a name
 GROUND, TEXT, CROP, FACE = "#ffffff", "#202020", "#00a040", "#ffb000"
-DARK = 0.3  # how much of its brightness keeps what is left out
+DARK = 0.3  # the share of its brightness that is left to what no crop shows
 
 Entry = dict[str, Any]
 
@@ -61,8 +61,10 @@ def _tile(path: Path, entries: Sequence[Entry], name: str) -> Image.Image:
     if not path.is_file():
         raise InputError(path, "was cut, and is no longer there", f"run `dvc repro prepare@{name}`")
     picture = read_picture(path, (255, 255, 255), enough=_fitted)
-    bright = picture.image.resize(_fitted(picture.image.size), reducing_gap=2.0)
     width, height = entries[0]["source_size"]
+    if picture.size != (width, height):
+        raise InputError(path, "has changed since it was cut", f"run `dvc repro prepare@{name}`")
+    bright = picture.image.resize(_fitted(picture.image.size), reducing_gap=2.0)
     scale = bright.width / width, bright.height / height
     tile = bright.point(lambda value: value * DARK)
     draw = ImageDraw.Draw(tile)
@@ -70,8 +72,8 @@ def _tile(path: Path, entries: Sequence[Entry], name: str) -> Image.Image:
     for left, top, right, bottom in boxes:
         part = round(left), round(top), round(right), round(bottom)
         tile.paste(bright.crop(part), part)
-    for box in boxes:
-        draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=CROP, width=2)
+    for left, top, right, bottom in boxes:  # one that is thinner than a pixel is drawn as a line
+        draw.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=CROP, width=2)
     for face in entries[0].get("faces", []):
         draw.rectangle(_scaled(face, scale), outline=FACE, width=1)
     return tile

@@ -82,4 +82,16 @@ def test_a_set_that_is_not_prepared_or_has_changed_is_an_error_that_says_what_to
     (raw / "a.png").unlink()
     with pytest.raises(InputError, match=r"a.png: was cut, and is no longer there. Next: run `dvc repro prepare@pets`"):
         crops("pets")
+    draw(raw / "a.png", 1, (300, 100))
+    with pytest.raises(InputError, match=r"a.png: has changed since it was cut. Next: run `dvc repro prepare@pets`"):
+        crops("pets")
     assert Path("logs/crops/pets/001.jpg").is_file()
+
+
+def test_a_crop_thinner_than_a_pixel_of_the_sheet_is_drawn(raw: Path) -> None:
+    set_param("enlarge: false", "enlarge: true")
+    for name, size in {"a": (3000, 4), "b": (4, 3000)}.items():
+        plain(raw / f"{name}.png", size, (250, 120, 120))
+    prepare("pets")
+    crops("pets")
+    assert sheet().width == 2 * SIDE + 3 * GAP
