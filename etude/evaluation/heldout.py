@@ -10,20 +10,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+import warnings
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from etude.core.errors import InputError
+from etude.core.errors import EtudeWarning, InputError
 from etude.core.placeholder import NAME, fill
 from etude.evaluation import metrics
 from etude.evaluation.classifier import Classifier, Labels
 from etude.evaluation.features import ClipFeatures
 from etude.evaluation.metrics import Array, significant
+from etude.rendering.pixels import FORMATS
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+CARDS = frozenset({"license", "licence", "readme"})  # files about the pictures
 PARTS = ("concept", "style", "background")
 
 
@@ -86,9 +90,10 @@ class HeldOut:
         wanted = {part for prompt in prompts for part in self.expected(prompt)}
         predicted = self.classifier.classify_files(self.paths) if self.classifier else []
         for part in self._classified():
-            right = [
-                one[part] == shown[part] for one, shown in zip(predicted, self.shown, strict=True) if part in shown
-            ]
+            right = []
+            for one, shown in zip(predicted, self.shown, strict=True):
+                if part in shown:
+                    right.append(one[part] == shown[part])
             if part in wanted and right:
                 values[accuracy(part)] = float(np.mean(right))
         return {name: significant(value) or 0.0 for name, value in values.items()}
@@ -116,11 +121,25 @@ def find_heldout(folder: Path, clip: ClipFeatures, classifier: Classifier | None
     """
     if not folder.is_dir():
         return None
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    here = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    formats = Image.registered_extensions()
+    paths = [path for path in here if formats.get(path.suffix.lower()) in FORMATS]
     if not paths:
-        raise InputError(folder, "holds no pictures", "put pictures there, or remove the folder")
+        raise InputError(folder, "holds no pictures", "put pictures there (PNG, JPEG, WebP), or remove the folder")
+    _warn_of_others(folder, here, paths)
     shown = [classifier.read_labels(caption(path)) if classifier else {} for path in paths]
     return HeldOut(paths, clip.pictures(paths), shown, classifier)
+
+
+def _warn_of_others(folder: Path, here: Sequence[Path], pictures: Collection[Path]) -> None:
+    """Warn of what is in the folder and is no picture of a format that is read, no caption of one and no card."""
+    used = {*pictures, *(path.with_suffix(".txt") for path in pictures)}
+    others = [path for path in here if path not in used and path.stem.lower() not in CARDS]
+    if others:
+        kinds = Counter(f"{path.name}/" if path.is_dir() else path.suffix or path.name for path in others)
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(8))
+        message = f"{folder}: {len(others)} files are not used: {counts}. Next: save pictures as PNG or JPEG"
+        warnings.warn(message, EtudeWarning, stacklevel=2)
 
 
 def caption(path: Path) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from etude.core.errors import InputError
+from etude.core.errors import EtudeWarning, InputError
 from etude.evaluation.classifier import Classifier, Labels
 from etude.evaluation.features import ClipFeatures
 from etude.evaluation.heldout import HeldOut, caption, find_heldout
@@ -135,6 +136,26 @@ def test_a_set_may_have_no_held_out_pictures_but_an_empty_folder_is_an_error(tmp
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no pictures"):
         find_heldout(tmp_path / "empty", clip, None)
+
+
+def test_every_format_that_is_read_counts_and_what_is_left_out_is_counted(tmp_path: Path, tiny_base: Path) -> None:
+    clip = ClipFeatures(tiny_base / "clip", device="cpu", threads=1, root=tmp_path / "cache")
+    folder = tmp_path / "owl-heldout"
+    folder.mkdir()
+    for number, suffix in enumerate((".avif", ".gif", ".bmp", ".PNG", ".jpg", ".webp")):
+        Image.new("RGB", (40, 40), (9 * number, 0, 0)).save(folder / f"{number}{suffix}")
+    (folder / "0.txt").write_text("an owl", encoding="utf-8")
+    (folder / "README.md").write_text("from a museum", encoding="utf-8")
+    with warnings.catch_warnings(action="error"):
+        found = find_heldout(folder, clip, None)
+    assert found
+    assert [path.name for path in found.paths] == ["0.avif", "1.gif", "2.bmp", "3.PNG", "4.jpg", "5.webp"]
+    for name in ("a.tif", "b.tif", "c.heic", "orphan.txt"):
+        (folder / name).touch()
+    (folder / "more").mkdir()
+    counts = r"owl-heldout: 5 files are not used: 2 \.tif, 1 \.heic, 1 more/, 1 \.txt\. Next: save pictures as PNG"
+    with pytest.warns(EtudeWarning, match=counts):
+        assert find_heldout(folder, clip, None)
 
 
 def test_a_caption_of_any_editor_is_read_and_one_that_is_no_text_is_named(tmp_path: Path) -> None:
