@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from etude.core.errors import ParamsError
+from etude.core.errors import BELOW, ParamsError
 from tasks.shell import run
 from tasks.shell.console import say
 
@@ -31,7 +31,7 @@ def check(
         except ParamsError as error:
             faults.append(str(error) if folder == Path() else f"{folder.name}: {error}")
     if faults:
-        raise ParamsError("params", "\n       ".join(faults), "correct them")
+        raise ParamsError("params", BELOW.join(faults), "correct them")
     if not folders:
         refuse_missing(checked.prepare.crop)
         if lacking := sources.missing(Path(), checked):

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from etude.base.settings import Sampling
 from etude.captions.settings import Caption
-from etude.core.errors import InputError, ParamsError
+from etude.core.errors import BELOW, InputError, ParamsError
 from etude.core.method import Method, load_method, method_names
 from etude.core.mixins import models_of
 from etude.core.params import Location, MethodParams, Schema, Seed, SetName, load, nearest, read_yaml, refuse_twice
@@ -183,4 +183,4 @@ class _FaultsError(ParamsError):
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("params", f"{len(faults)} faults", "correct them")
-        self.args = ("\n       ".join(faults),)
+        self.args = (BELOW.join(faults),)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from etude.core.errors import InputError
+from etude.core.errors import BELOW, InputError
 from etude.core.method import load_method
 from etude.core.params import MethodParams, load, read_yaml
 from etude.project import Project
@@ -110,4 +110,4 @@ class MissingError(InputError):
 
     def __init__(self, lacking: Iterable[Source]) -> None:
         super().__init__("sources", "some are missing", "bring them")
-        self.args = ("\n       ".join(faults(lacking)),)
+        self.args = (BELOW.join(faults(lacking)),)

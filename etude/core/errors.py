@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+BELOW = "\n       "  # joins several faults of one error: each is a line of its own
+
 
 class EtudeError(Exception):
     """``place: fault. Next: action.``"""

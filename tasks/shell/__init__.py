@@ -90,7 +90,8 @@ def prepared(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _faults_in_short() -> Iterator[None]:
-    from etude.core.errors import EtudeError
+    from etude.core.errors import BELOW, EtudeError
+    from tasks.shell.console import in_a_line
 
     try:
         yield
@@ -105,7 +106,7 @@ def _faults_in_short() -> Iterator[None]:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not be imported yet
             raise
         message = "device: its memory is full. Next: lower `batch_size`, or choose `precision: bf16`."
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(f"error: {BELOW.join(map(in_a_line, message.split(BELOW)))}\n")
     sys.exit(1)
 
 
@@ -115,6 +116,7 @@ def _warnings_in_short() -> Iterator[None]:
     import warnings
 
     from etude.core.errors import EtudeWarning
+    from tasks.shell.console import in_a_line
 
     plain = warnings.formatwarning
 
@@ -122,7 +124,7 @@ def _warnings_in_short() -> Iterator[None]:
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
     ) -> str:
         if issubclass(category, EtudeWarning):
-            return f"warning: {message}\n"
+            return f"warning: {in_a_line(str(message))}\n"
         return plain(message, category, filename, lineno, line)
 
     warnings.formatwarning = in_short

@@ -11,19 +11,20 @@ WIDTH = 200  # characters of a list of cases within a line
 
 
 def say(text: str, *, error: bool = False) -> None:
-    """Print one line without mark-up or wrapping, so that file names in a log are not broken."""
+    """Print lines without mark-up or wrapping, so that file names in a log are not broken; none steers a terminal."""
     from rich.console import Console
 
-    Console(stderr=error, markup=False, highlight=False, emoji=False).print(text, soft_wrap=True)
+    lines = "\n".join(map(in_a_line, text.split("\n")))
+    Console(stderr=error, markup=False, highlight=False, emoji=False).print(lines, soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Print a warning on stderr, as one line, and continue."""
-    say(f"warning: {_in_a_line(text)}", error=True)
+    say(f"warning: {in_a_line(text)}", error=True)
 
 
-def _in_a_line(text: str) -> str:
-    """The text with line ends and what else would steer a terminal (names of files may hold it) as escapes."""
+def in_a_line(text: str) -> str:
+    """The text with line ends and what else would steer a terminal (names in files may hold it) as escapes."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 

@@ -35,3 +35,8 @@ def test_as_many_cases_as_a_line_holds_are_named_and_the_others_counted() -> Non
 def test_a_warning_is_one_line_and_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     warn("a\nb\x1b[2J\u202ec é")
     assert capsys.readouterr().err == "warning: a\\nb\\x1b[2J\\u202ec é\n"
+
+
+def test_lines_keep_their_ends_and_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    say("a\n  b\x1b[2J é")
+    assert capsys.readouterr().out == "a\n  b\\x1b[2J é\n"

@@ -8,13 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from etude.core.errors import InputError
+from etude.core.errors import BELOW, EtudeWarning, FormatError, InputError
 from tasks.shell import run
 from tests.shipped import copy_project
 
@@ -58,6 +59,22 @@ def told(
 )
 def test_what_a_person_can_mend_is_one_line(told: Callable[[Exception], str], error: Exception, line: str) -> None:
     assert told(error).startswith(line)
+
+
+def test_neither_errors_nor_warnings_can_steer_the_terminal_and_several_faults_are_lines(
+    told: Callable[[Exception], str],
+) -> None:
+    fault = FormatError("a.pt", f"has \x1b[2J\n\u202e{BELOW}b.pt: is empty", "leave it out")
+    assert told(fault) == "error: a.pt: has \\x1b[2J\\n\\u202e\n       b.pt: is empty. Next: leave it out.\n"
+
+    shown = []
+
+    def command() -> None:
+        shown.append(warnings.formatwarning(EtudeWarning("\x1b[2Ja\nb é"), EtudeWarning, "a.py", 1))
+
+    with pytest.raises(SystemExit):
+        run(command)
+    assert shown == ["warning: \\x1b[2Ja\\nb é\n"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("sizes differ"), FileNotFoundError(errno.ENOENT, "No such file", "a")])
