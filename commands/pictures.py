@@ -81,11 +81,12 @@ def _chosen(source: Path, target: Path) -> list[str]:
     """The pictures below ``source``, recognised by content, with their masks and texts, as sorted relative names."""
     from etude.captions.beside import captions_of, find_captions
     from etude.images.decode import fault_of
-    from etude.images.folder import kohya_folders, list_folder, list_pictures, name_unused
+    from etude.images.folder import choose_pictures, kohya_folders, list_folder, name_unused
 
     if target.resolve() != source.resolve() and target.resolve().is_relative_to(source.resolve()):
         raise InputError(source, f"holds {target} itself", "choose the folder with the pictures alone")
-    masks, (files, unreadable) = list_pictures(source), list_folder(source)
+    files, unreadable = list_folder(source)
+    masks = choose_pictures(files)
     faults = {file: fault_of(source / file) for file in masks}
     pictures = [file for file, fault in faults.items() if fault is None]
     others = [f"{shorten(file)} ({fault})" for file, fault in (faults | unreadable).items() if fault]

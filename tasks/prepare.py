@@ -28,10 +28,11 @@ class StageParams(Schema):
 def prepare(name: str) -> None:
     """Prepare the pictures of the image set NAME; params.yaml names their folder."""
     settings, folder = pick("params.yaml", StageParams).prepare, image_folder(name)
-    from etude.images.folder import list_folder, list_pictures
+    from etude.images.folder import choose_pictures, list_folder
     from etude.images.preparation import Preparation
 
-    files, others = list_pictures(folder), list_folder(folder).others
+    found, others = list_folder(folder)
+    files = choose_pictures(found)
     with publish(Path("data", name, "prepared")) as out:
         preparation = Preparation(out, settings)
         for file, fault in others.items():

@@ -1,7 +1,8 @@
 """Faces in a picture, for ``crop: faces``: OpenCV's cascades, whose weights are in its package (Viola and Jones, 2001).
 
-Frontal faces first; where there is none, faces in profile. Which crops a set has so depends on the parameter `crop`
-alone, which DVC sees: without the package ``crop: faces`` is refused, and ``crop: focus`` never looks for faces.
+Frontal faces first; where there is none, faces in profile. Without the package ``crop: faces`` is refused, and
+``crop: focus`` never looks for faces: whether faces count depends on the parameter `crop` alone, which DVC sees. Their
+boxes may also depend on OpenCV's version, which ``images.json`` records.
 """
 
 from __future__ import annotations
@@ -28,6 +29,13 @@ def refuse_missing(crop: str) -> None:
     if crop == "faces" and not all((_cascades() / name).is_file() for name in (FRONTAL, PROFILE)):
         fault = "`crop: faces` needs opencv-python-headless below version 5, which is not installed"
         raise InputError("params.yaml", fault, "`make setup EXTRAS=faces`, or write `crop: focus`")
+
+
+def version() -> str:
+    """The version of OpenCV that finds the faces."""
+    import cv2
+
+    return str(cv2.__version__)
 
 
 def find_faces(image: Image.Image) -> list[Box]:

@@ -25,10 +25,10 @@ REPEATS = re.compile(r"\d{1,3}_\S.*")  # folders that kohya's scripts read repea
 
 
 class Listing(NamedTuple):
-    """What lies below a folder, by sorted POSIX names relative to it: files, and what is none, each with the reason."""
+    """The contents of a folder, as sorted POSIX paths relative to it."""
 
     files: list[str]
-    others: dict[str, str]
+    others: dict[str, str]  # what cannot be read as a file: links to folders, pipes …, each with the reason
 
 
 def list_folder(folder: Path | str) -> Listing:
@@ -78,11 +78,16 @@ def list_files(folder: Path | str) -> list[str]:
 
 
 def list_pictures(folder: Path | str) -> dict[str, str | None]:
-    """The files below ``folder`` to be read as pictures, all but captions, masks, caches, cards and the like.
+    """The pictures of `choose_pictures` below ``folder``."""
+    return choose_pictures(list_files(folder))
+
+
+def choose_pictures(files: Iterable[str]) -> dict[str, str | None]:
+    """Those of the ``files`` to be read as pictures: all but captions, masks, caches, cards and the like.
 
     Each with the attention mask beside it, if there is one: ``otter.png`` → ``otter_att.png``, of whatever suffix.
     """
-    stems = {name: Path(name).with_suffix("").as_posix() for name in list_files(folder) if _picture(Path(name))}
+    stems = {name: Path(name).with_suffix("").as_posix() for name in files if _picture(Path(name))}
     wanted = {stem + MASK for stem in stems.values()}
     masks = {stem: name for name, stem in stems.items() if stem in wanted}
     return {name: masks.get(stem + MASK) for name, stem in stems.items() if stem not in wanted}

@@ -123,12 +123,14 @@ class Preparation:
     def listing(self) -> dict[str, Any]:
         """What ``images.json`` holds: the pictures, what was left out and why, and what looks alike."""
         pairs = near_duplicates(self._signatures, self.settings.near_duplicates)
-        listing = {
+        listing: dict[str, Any] = {
             "images": self.images,
             "skipped": self.skipped,
             "duplicates": self.duplicates,
             "near_duplicates": [list(pair) for pair in pairs],
         }
+        if self.settings.crop == "faces":
+            listing["opencv"] = faces.version()
         return {**listing, "notes": self.notes} if self.notes else listing
 
 

@@ -1,5 +1,6 @@
 """The detector of ``crop: faces``. Where OpenCV is not installed, only its refusal is tested."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,11 @@ def test_a_portrait_of_one_person_keeps_as_much_of_the_face_as_in_the_middle(
     assert found == find_faces(image)
     kept = share(crop_box(image.size, (64, 64), focal_point(image, (64, 64), found)), seen)
     assert kept >= share(crop_box(image.size, (64, 64)), seen)
+
+
+@pytest.mark.usefixtures("opencv")
+def test_the_version_of_the_detector_is_known() -> None:
+    assert re.match(r"4\.\d+", faces.version())
 
 
 @pytest.mark.usefixtures("opencv")
