@@ -76,9 +76,9 @@ def needed(names: Iterable[str], half: bool = False) -> list[str]:
     for name in sorted(names):
         folder, _, file = name.rpartition("/")
         by_folder.setdefault(folder, []).append(file)
-    told = UNCLIP_PARTS if "image_normalizer" in by_folder else () if "text_encoder" in by_folder else VARIATION_PARTS
+    more = UNCLIP_PARTS if "image_normalizer" in by_folder else () if "text_encoder" in by_folder else VARIATION_PARTS
     parts = dict.fromkeys(folder for family in FAMILIES.values() for folder in family.folders)
-    for folder in ("", *parts, "clip", *told):
+    for folder in ("", *parts, "clip", *more):
         files = by_folder.get(folder, [])
         weights = [file for file in files if WEIGHTS.fullmatch(file) or INDEX.fullmatch(file)]
         for mark, want in ((".safetensors", True), (".fp16", half)):
@@ -107,10 +107,10 @@ def look(source: str, revision: str, half: bool = False) -> Snapshot:
 
     with _told(f"{repository}@{revision[:8]}"):
         listed = HfApi().model_info(repository, revision=revision, files_metadata=True).siblings or []
-    known = {
-        entry.rfilename: Remote(entry.rfilename, entry.size or 0, entry.lfs.sha256 if entry.lfs else str(entry.blob_id))
-        for entry in listed
-    }
+    known = {}
+    for entry in listed:
+        digest = entry.lfs.sha256 if entry.lfs else str(entry.blob_id)
+        known[entry.rfilename] = Remote(entry.rfilename, entry.size or 0, digest)
     wanted = [file] if file else needed(known, half)
     if not wanted or set(wanted) - set(known):
         fault = f"has no {file}" if file else "holds nothing that a base or a CLIP is loaded from"

@@ -35,7 +35,7 @@ PATHLIKE = re.compile(r"[./~\\]|[A-Za-z]:[\\/]")  # how paths begin, but no hub 
 def bring(source: str, to: Path, revision: str, half: bool) -> None:
     """Bring one model to TO: a copy of a local one, or a download from a hub at a commit. Raises an EtudeError."""
     local = Path(source).expanduser()
-    if PurePosixPath(source).suffix in SUFFIXES and to.suffix != local.suffix:
+    if _is_single(source) and to.suffix.lower() != local.suffix.lower():
         to = to.with_name(to.name + local.suffix)
     _refuse_existing(to)
     if is_path(source):
@@ -95,10 +95,15 @@ def is_path(source: str) -> bool:
     if local.exists():
         return True
     first, *others = PurePosixPath(source).parts or ("",)
-    single = PurePosixPath(source).suffix in SUFFIXES and len(others) < 2  # a hub's file is owner/name/file
+    single = _is_single(source) and len(others) < 2  # a hub's file is owner/name/file
     if PATHLIKE.match(source) or single or (others and Path(first).is_dir()):
         raise BaseError(source, "is missing: there is no such file or folder", "correct --from")
     return False
+
+
+def _is_single(path: str | Path) -> bool:
+    """Whether a path, or a file of a hub, is by its suffix a whole model in one file."""
+    return PurePosixPath(path).suffix.lower() in SUFFIXES
 
 
 def kind_of(path: Path) -> str:
@@ -150,7 +155,7 @@ def copy(source: Path, to: Path, half: bool = False) -> list[Path]:
 def fetch(snapshot: hub.Snapshot, to: Path, origin: sources.Origin) -> list[Path]:
     """Download a model, check it and let DVC track it; returns the paths that DVC did not track before."""
     folder = hub.download(snapshot)
-    brought = folder / snapshot.files[0].name if to.suffix in SUFFIXES else folder
+    brought = folder / snapshot.files[0].name if _is_single(to) else folder
     try:
         kind = _checked(brought, snapshot.shown)
     except BaseError:
@@ -195,8 +200,11 @@ def _checked(brought: Path, source: str) -> str:
     try:
         return kind_of(brought)
     except BaseError as error:
-        told = f"{brought.name} to a folder of yours, put the configuration beside it as {Path(beside).name}"
-        action = f"download {told}, and bring that file with --from" if beside in error.action else error.action
+        action = error.action
+        if beside in action:
+            name = Path(beside).name
+            action = f"download {brought.name} to a folder of yours, put the configuration beside it as {name}, "
+            action += "and bring that file with --from"
         raise BaseError(source, error.fault, action) from error
 
 

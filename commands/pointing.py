@@ -20,8 +20,8 @@ MINIATURE = "models/miniature"
 CLASS = "[class]"
 EMOJI = (NAME, f"a picture of {NAME}", f"a drawing of {NAME}", f"{NAME} on a red background")
 PHOTOS = (f"a photo of {NAME}", f"a painting of {NAME}", f"{NAME} on the beach", f"{NAME} in the snow")
-SAID = {"caption": "[name], [caption]", "templates": ["[name], [filewords]"]}  # with the word in every text
-UNSAID = ("[caption]", ["[filewords]"])
+WITH_WORD = {"caption": "[name], [caption]", "templates": ["[name], [filewords]"]}
+WITHOUT_WORD = ("[caption]", ["[filewords]"])  # the values that the above replace
 
 
 def refuse(methods: Sequence[str], word: str, kind: str) -> None:
@@ -29,15 +29,15 @@ def refuse(methods: Sequence[str], word: str, kind: str) -> None:
     for method in methods:
         refuse_unknown("--method", "method", method, method_names())
     if not methods and (word or kind):
-        raise ArgumentError("--name and --class", "speak of what METHOD learns", "give METHOD=lora too")
+        raise ArgumentError("--name and --class", "are what a method learns", "add --method lora, or another")
     if word and not re.fullmatch(r"[\w-]{1,40}", word):
         raise ArgumentError("--name", f"`{word}` is no word", "give letters, digits, - and _")
     if kind and not re.fullmatch(r"[\w'-]+( [\w'-]+)*", kind):
-        raise ArgumentError("--class", f"`{kind}` is no word or words", "give CLASS= what it is a case of, such as dog")
+        raise ArgumentError("--class", f"`{kind}` is no word or words", "give a word, such as --class dog")
     needing = [method for method in methods if load_method(method).Params.needs_class]
     if needing and not kind:
         fault = f"is needed by {' and '.join(needing)}: what the pictures show a case of"
-        raise ArgumentError("--class", fault, "give CLASS=dog, or what it is")
+        raise ArgumentError("--class", fault, "add --class dog, or what it is")
     if kind and word == kind:
         raise ArgumentError("--name", f"`{word}` is the class itself, which stays as it is", "give a word of its own")
 
@@ -73,10 +73,10 @@ def point(draft: Path, methods: Sequence[str], images: str, word: str, kind: str
         wanted = params.pointed(images, word or images, kind)
         if word and "caption" in values and not params.trigger:
             wanted["trigger"] = True  # a method that trains with captions can learn a word in them
-        said = wanted.get("trigger", params.trigger)
-        wanted |= {key: SAID[key] for key in SAID if said and values.get(key) in UNSAID}
+        trigger = wanted.get("trigger", params.trigger)
+        wanted |= {key: text for key, text in WITH_WORD.items() if trigger and values.get(key) in WITHOUT_WORD}
         if "preview" in values and values["preview"]["prompt"] not in prompts:
-            wanted["preview.prompt"] = prompts[0] if said or not kind else _of_class(prompts[0], kind)
+            wanted["preview.prompt"] = prompts[0] if trigger or not kind else _of_class(prompts[0], kind)
         changes += rewrite(draft / own, own, wanted)
     return changes
 

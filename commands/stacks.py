@@ -246,14 +246,13 @@ def _paint(
     with Image.open(paths[0, 0, 0]) as first:
         cell = first.size
     drawn = f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance:g}"
-    told = [
-        *([stack] if stack else []),
-        f"base {base.path.as_posix()}",
-        drawn,
-    ]  # these lines are wrapped, a title is not
-    told += [f"negative: {sampling.negative}"] if sampling.negative else []
+    about = [f"base {base.path.as_posix()}", drawn]
+    if stack:
+        about.insert(0, stack)  # here, since these lines are wrapped and a title is not
+    if sampling.negative:
+        about.append(f"negative: {sampling.negative}")
     rows, columns = [Label(text) for text in texts], [Label(f"seed {seed}") for seed in seeds]
     title = "a stack of artifacts" if stack else "untouched base"
-    sheet = Sheet(title, " · ".join(told), columns, rows, [Label("")], cell)
+    sheet = Sheet(title, " · ".join(about), columns, rows, [Label("")], cell)
     with atomic_path(out) as temporary:
         paint(Layout(sheet), paths).save(temporary, format="PNG")

@@ -105,10 +105,10 @@ def encode_pictures(name: str, stage_params: StageParams) -> tuple[Entries, Entr
     if not pictures:
         raise InputError(folder / "prepared", "holds no pictures", "run `dvc repro` so that *prepare* fills it")
     flipped = {name for name, image in read_json(folder / "prepared/images.json")["images"].items() if image["flipped"]}
-    places = {
-        path.stem: (mirrored if path.stem in flipped else entries).path(str(path), encoder, *read_pixels(path))
-        for path in progress(pictures, f"{name}: latents")
-    }
+    places = {}
+    for path in progress(pictures, f"{name}: latents"):
+        own = mirrored if path.stem in flipped else entries
+        places[path.stem] = own.path(str(path), encoder, *read_pixels(path))
     with publish(folder / "latents") as out:
         for identifier, place in places.items():
             mask = folder / "prepared" / "attention" / f"{identifier}.png"

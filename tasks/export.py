@@ -103,16 +103,16 @@ def configuration(base: Path) -> dict[str, bytes]:
     family = FAMILIES[recognise(base, without_vae=True)]
     source = base if base.is_dir() else config_folder(base, family.name)
     paths = [source / INDEX, *(file for part in family.folders for file in (source / part).glob("*"))]
-    texts = [
-        file for file in paths if file.suffix in (".json", ".txt") and ".index." not in file.name and file.exists()
-    ]
+    texts = []
+    for file in paths:
+        if file.suffix in (".json", ".txt") and ".index." not in file.name and file.exists():
+            texts.append(file)
     files = {file.relative_to(source).as_posix(): file.read_bytes() for file in sorted(texts)}
     if base.is_dir():
         return files
     configs = _standard_configs(base, family, source)
-    return (
-        configs | files | {SCHEDULER: configs[SCHEDULER]}
-    )  # marks in a single file have precedence over its configuration
+    # marks in a single file have precedence over its configuration
+    return configs | files | {SCHEDULER: configs[SCHEDULER]}
 
 
 def _standard_configs(base: Path, family: Family, source: Path) -> dict[str, bytes]:

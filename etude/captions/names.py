@@ -1,9 +1,9 @@
 """Captions from the words of a file's name, where these describe the picture.
 
-Cameras, phones and programs name files, too. What they write is numbers, dates and codes, with words of theirs around
-them: a caption needs a word that the language has (one that CLIP's tokenizer reads in two pieces at most) and that is
-none of theirs. Beside a date, a long number or a code it needs two such words in a row: one may be the program's name.
-Where that is unsure a name gives no caption.
+Cameras, phones and programs name files, too. They write numbers, dates and codes, with words of their own around them.
+So a caption needs a word that the language has (CLIP's tokenizer reads it in two pieces at most) and that no program
+writes. Beside a date, a long number or a code it needs two such words in a row: one may be the program's name. A name
+of which this is not sure gives no caption.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ LONG = 6  # digits from which on a number is a date or an id
 COUNTER = re.compile(r"0\d{3,}")  # programs count so, at the end of a name: frame_0001
 BETWEEN = re.compile(r"[\s_\-+.,;~@=&()\[\]{}]+")
 GLUED = re.compile(r"(?P<before>\d{0,2})(?P<word>[^\W\d_]+(?:['’][^\W\d_]+)*)(?P<after>\d{0,2})")
-LEAST = 3  # letters of a word that describes
+SHORTEST = 3  # letters of a word that describes
 
 # Words of devices, programs and sites, and of what was done with a file. At the ends of a name they are left out.
-THEIRS = frozenset({
+PROGRAM_WORDS = frozenset({
     "img", "imag", "imgp", "dsc", "dscn", "dscf", "dcim", "dcp", "csc", "cimg", "hpim", "pict", "pxl", "mvimg", "vid",
     "mov", "gopr", "gopro", "dji", "pano", "burst", "sam", "sdc", "kic", "win", "lrm", "pro", "auto", "hdr", "vhdr",
     "iphone", "ipad", "ios", "android", "whatsapp", "signal", "telegram", "fb", "messenger", "insta", "snapchat",
@@ -48,7 +48,7 @@ THEIRS = frozenset({
     "sep", "sept", "oct", "nov", "dec",
 })  # fmt: skip
 # They name the kind of file, or a site, alone: "a photo of a fox" describes, "photo 12" does not.
-KINDS = frozenset({
+FILE_WORDS = frozenset({
     "image", "images", "photo", "photos", "pic", "pics", "picture", "pictures", "screenshot", "screenshots", "screen",
     "shot", "shots", "scan", "scanned", "scans", "capture", "clip", "video", "frame", "frames", "page", "slide",
     "layer", "layers", "artboard", "group", "asset", "rectangle", "component", "document", "doc", "collage", "size",
@@ -57,7 +57,7 @@ KINDS = frozenset({
     "camera", "still", "artwork", "illustration", "desktop", "large", "medium", "small", "full",
 })  # fmt: skip
 # Words between words: alone they say nothing.
-SMALL = frozenset({
+STOP_WORDS = frozenset({
     "the", "and", "from", "with", "for", "not", "this", "that", "are", "was", "its", "his", "her", "our", "new",
     "old", "all", "you", "your", "by", "of", "on", "in",
 })  # fmt: skip
@@ -94,7 +94,7 @@ def _trimmed(run: list[str]) -> list[str]:
     """Without numbers, signs and programs' words at its ends, and without a number glued to its last word."""
 
     def is_left_out(word: str) -> bool:
-        return word.lower() in THEIRS or not any(map(str.isalpha, word))
+        return word.lower() in PROGRAM_WORDS or not any(map(str.isalpha, word))
 
     while run and is_left_out(run[-1]):
         run = run[:-1]
@@ -107,7 +107,7 @@ def _trimmed(run: list[str]) -> list[str]:
 def _describes(run: list[str], least: int) -> bool:
     """Whether ``least`` of the words describe; words that CLIP does not know do, where no code is: two of them."""
     words = [found["word"].lower() for word in run if (found := GLUED.fullmatch(word))]
-    words = [word for word in words if word not in THEIRS | KINDS | SMALL]
+    words = [word for word in words if word not in PROGRAM_WORDS | FILE_WORDS | STOP_WORDS]
     known = [word for word in words if _is_known(word)]
     if least > 1:
         return len(known) >= least
@@ -118,8 +118,8 @@ def _describes(run: list[str], least: int) -> bool:
 def _is_known(word: str) -> bool:
     """Whether the language has it: CLIP's tokenizer has it whole, or in two pieces: ``cock`` and ``tail``."""
     begins, ends = _vocabulary()
-    cuts = range(LEAST, len(word) - LEAST + 1)
-    return (len(word) >= LEAST and word in ends) or any(word[:cut] in begins and word[cut:] in ends for cut in cuts)
+    cuts = range(SHORTEST, len(word) - SHORTEST + 1)
+    return (len(word) >= SHORTEST and word in ends) or any(word[:cut] in begins and word[cut:] in ends for cut in cuts)
 
 
 @cache

@@ -71,10 +71,11 @@ def focal_point(image: Image.Image, target: tuple[int, int], faces: Sequence[Box
 def _best_middle(
     pixels: NDArray[np.int64], length: float, wanted: Sequence[Sequence[_Span]], before: float | None = None
 ) -> float:
-    """The middle column of the window of ``length`` columns with the best score; ``pixels`` [h, w, 3].
+    """The middle, in columns of ``pixels`` [h, w, 3], of the window of ``length`` columns with the best score.
 
-    Only windows that keep most of the first of ``wanted`` count, of these only those that keep most of the next.
-    With ``before`` they are pulled to where this share of what is cut off is before the window, unless one shows all.
+    ``wanted`` are groups of spans: only windows that keep most of the first group are compared, of these only those
+    that keep most of the second, and so on. ``before`` is the share of the columns left out that should come before
+    the window: windows are pulled to that place, unless one of them shows the whole subject.
     """
     width, window = pixels.shape[1], max(round(length), 1)
     starts = np.arange(0, width - window + 1, STRIDE)
