@@ -278,7 +278,7 @@ def _why(stage: DvcStage) -> tuple[str, ...]:
     why: list[str] = []
     for entry in changes:
         if not isinstance(entry, dict):
-            why.append("its command changed" if entry == "changed checksum" else entry)
+            why.append("its command changed" if entry == "changed command" else entry)
             continue
         for key, change in cast(dict[str, Any], next(iter(entry.values()))).items():
             path = _path(entries[key]) if key in entries else key
