@@ -22,7 +22,9 @@ from etude.core.files import Draft
 from etude.core.pickles import read_pickle, write_pickle
 from etude.formats.checkpoints import Frame
 from etude.formats.deltas import common, differences, factors, wholes, words
+from etude.formats.resembling import described
 
+KEYS = {"unet", "modifier_token"}
 COMPRESSED = (".to_k.weight", ".to_v.weight")
 
 
@@ -34,18 +36,27 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Whole weights, and differences where a compressed file has factors; the fact ``words``."""
     data = read_pickle(path)
-    if not recognise(data, {}) or not all(isinstance(data[key], Mapping) for key in ("unet", "modifier_token")):
+    if not recognise(data, {}) or not all(isinstance(data[key], Mapping) for key in KEYS):
         raise FormatError(path, "holds no `unet` and `modifier_token`", "name a delta file of Custom Diffusion")
+    if others := sorted(str(key) for key in data.keys() - KEYS):
+        fault = f"also holds {described(others)}, which would be lost: only `unet` and `modifier_token` are read"
+        raise FormatError(path, fault, "save it again without them (`save_text_encoder=False`)")
     weights: Mapping[str, Any] = data["unet"]
     factored = {name: value for name, value in weights.items() if isinstance(value, Mapping)}
     deltas = {name: value["u"].float() @ value["v"].float() for name, value in factored.items()}
-    rows = {
-        word: dict(zip(text_parts(), given if isinstance(given, list) else [given], strict=False))
-        for word, given in data["modifier_token"].items()
-    }
+    rows = {word: _rows(path, word, given) for word, given in data["modifier_token"].items()}
     tensors, facts = common(deltas, rows, delta=True)
     whole, _ = common({name: value for name, value in weights.items() if name not in factored}, {}, delta=False)
     return whole | tensors, facts
+
+
+def _rows(path: Path, word: str, given: Tensor | list[Tensor]) -> dict[str, Tensor]:
+    """The rows of a word by text encoder; raises FormatError for more rows than text encoders."""
+    rows = given if isinstance(given, list) else [given]
+    if len(rows) > len(text_parts()):
+        fault = f"has {len(rows)} rows for the word `{word}`, more than any family has text encoders"
+        raise FormatError(path, fault, "fetch or make it again")
+    return dict(zip(text_parts(), rows, strict=False))  # SD 1.x and 2.x have only the first
 
 
 def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:

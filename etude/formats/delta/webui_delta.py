@@ -27,6 +27,7 @@ from etude.formats.checkpoints import Frame
 from etude.formats.deltas import common, differences, factors, words
 from etude.formats.embedding import embedding_pt
 from etude.formats.metadata import file_stem
+from etude.formats.resembling import described
 
 HEADER, VERSION = "json", "0.2.0"
 WHOLE, FACTORS = "delta", "delta_factors"
@@ -43,12 +44,18 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not recognise(tensors, metadata):
         raise FormatError(path, "has no list of entries in its header", "name a .delta.safetensors")
     entries: Mapping[str, str] = json.loads(metadata[HEADER])["entries"]
-    found = {}
+    found, rest = {}, dict(tensors)
     for name, kind in entries.items():
         if kind == FACTORS:
-            found[name.removeprefix(UNET)] = tensors[f"{name}.US"].float() @ tensors[f"{name}.Vh"].float()
+            found[name.removeprefix(UNET)] = rest.pop(f"{name}.US").float() @ rest.pop(f"{name}.Vh").float()
+        elif kind == WHOLE:
+            found[name.removeprefix(UNET)] = rest.pop(name)
         else:
-            found[name.removeprefix(UNET)] = tensors[name]
+            fault = f"has the kind `{str(kind)[:40]}` for `{name[:80]}`, which is neither `{WHOLE}` nor `{FACTORS}`"
+            raise FormatError(path, fault, "save it again with the extension that made it")
+    if rest:
+        fault = f"holds tensors that are in no entry of its header: {described(sorted(rest))}"
+        raise FormatError(path, fault, "fetch it again, or save it again with the extension that made it")
     families = by_names(found)
     table = inverse(table_of(families[0].blocks)) if families else {}
     named = {translate(name, table): tensor for name, tensor in found.items()}

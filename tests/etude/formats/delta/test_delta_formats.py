@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -264,3 +265,32 @@ def test_sizes_on_the_true_sd15_are_those_of_the_formulas(tmp_path: Path) -> Non
         path = form.write(artifact, Draft(tmp_path), frame)[0]
         assert path.stat().st_size == pytest.approx(19_169_280 * 2, rel=0.01)
         path.unlink()
+
+
+def test_a_delta_with_a_text_encoder_is_refused_by_name(frame: Frame, tmp_path: Path) -> None:
+    draft = Draft(tmp_path)
+    (path,) = adobe_delta.write(learned(frame), draft, frame)
+    data = read_pickle(path)
+    for others in (["text_encoder"], ["text_encoder", "text_encoder_2"], ["modifier_token_2"]):
+        write_pickle(path, data | {name: {"weight": torch.ones(2)} for name in others})
+        with pytest.raises(FormatError, match=rf"also holds .*{', '.join(others)}.*would be lost"):
+            adobe_delta.read(path)
+    word, row = next(iter(data["modifier_token"].items()))
+    write_pickle(path, data | {"modifier_token": {word: [row] * 3}})
+    with pytest.raises(FormatError, match=r"has 3 rows for the word `<otter>`"):
+        adobe_delta.read(path)
+
+
+def test_an_entry_of_another_kind_and_a_tensor_without_entry_are_refused(frame: Frame, tmp_path: Path) -> None:
+    path = webui_delta.write(learned(frame), Draft(tmp_path), frame)[0]
+    tensors, metadata = read_tensors(path)
+    header = json.loads(metadata["json"])
+    name = min(header["entries"])
+    other = header | {"entries": header["entries"] | {name: "weight"}}
+    write_tensors(path, tensors, {"json": json.dumps(other)})
+    with pytest.raises(FormatError, match=rf"kind `weight` for `{re.escape(name)}`"):
+        webui_delta.read(path)
+    fewer = header | {"entries": {key: kind for key, kind in header["entries"].items() if key != name}}
+    write_tensors(path, tensors, {"json": json.dumps(fewer)})
+    with pytest.raises(FormatError, match=r"in no entry of its header: 1 name \(model\.diffusion_model\."):
+        webui_delta.read(path)
