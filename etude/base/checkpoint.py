@@ -36,18 +36,12 @@ def refuse_pointer(path: Path | str) -> None:
 def read_shapes(path: Path | str) -> dict[str, tuple[int, ...]]:
     """Name → shape of every tensor, without reading any."""
     refuse_pointer(path)
-    if Path(path).suffix.lower() == ".safetensors":
-        header = _header(path)
-        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    from torch import Tensor
-
-    from etude.core.pickles import open_dictionary
+    from etude.core import model_files
 
     try:
-        data = open_dictionary(path, "meta")
+        return model_files.read_shapes(Path(path))
     except FormatError as error:
         raise BaseError(path, error.fault, error.action) from error
-    return {str(name): tuple(tensor.shape) for name, tensor in data.items() if isinstance(tensor, Tensor)}
 
 
 def read_labels(path: Path | str) -> dict[str, str]:

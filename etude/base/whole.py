@@ -24,7 +24,7 @@ from etude.base.family import is_variation, recognise
 from etude.base.single import config_folder
 from etude.core.errors import BaseError, EtudeError, EtudeWarning
 from etude.core.families import FAMILIES, PLAIN, PROJECTED, Family, text_parts
-from etude.core.model_files import common, is_vae, named_vae, read_folder, read_single, weight_paths
+from etude.core.model_files import common, is_vae, named_vae, names_beside, read_folder, read_single, weight_paths
 from etude.core.pickles import read_either
 from etude.core.weights import is_finite
 
@@ -33,10 +33,13 @@ SHOWN = 3  # names in an error
 _MODELS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
 _TEXT_MODELS = {PLAIN: CLIPTextModel, PROJECTED: CLIPTextModelWithProjection}
 _ACTION = "fetch the model again, or correct the configuration beside it"
-# What programs write into whole models besides the model: averages, losses of training, CLIP's own projection.
+# What programs write into whole models besides the model: averages, losses of training, CLIP's own projection and SD
+# 2.x's last text layer; the schedule of noise, which the configuration gives, and marks of the prediction.
 _USUAL = re.compile(
     r".*(?:^|\.)(?:model_ema|loss)\..*|.*\.(?:position_ids|logit_scale|text_projection(?:\.weight)?)|"
-    r".*transformer\.resblocks\.23\..*"
+    r".*transformer\.resblocks\.23\..*|"
+    r"(?:betas|alphas_cumprod|alphas_cumprod_prev|logvar|(?:sqrt|log|posterior)_\w+|denoiser\.(?:log_)?sigmas)|"
+    r"(?:v_pred|ztsnr|global_step|scale_factor)"
 )
 
 
@@ -55,10 +58,11 @@ def read_model(
     own = [part for part in wanted if part != "vae" or vae is None]
     with _as_base_errors(path):
         tensors, facts = (read_single if path.is_file() else read_folder)(path, own, family)
+        beside = names_beside(path, family) if path.is_file() else []
     if expected is None:
         configs = config_folder(path, family.name) if path.is_file() else path
         expected = expected_shapes(path, configs, family, wanted)
-    found = whole(path, tensors, _of_parts(expected, own))
+    found = whole(path, tensors, _of_parts(expected, own), beside)
     if vae is not None and "vae" in wanted:
         found |= read_vae(vae, _of_parts(expected, ["vae"]))
     return found, facts
@@ -78,6 +82,8 @@ def read_vae(path: Path, expected: Shapes) -> dict[str, Tensor]:
 
     Also those of a whole model. Raises BaseError unless it has all that are ``expected``.
     """
+    if not path.exists():
+        raise BaseError(path, "is missing: there is no such file or folder of a VAE", "correct its name")
     for stem in ("vae", "."):
         if path.is_dir() and (path / stem / "config.json").exists():
             path = path / stem
@@ -93,8 +99,11 @@ def read_vae(path: Path, expected: Shapes) -> dict[str, Tensor]:
     return whole(path, found, expected)
 
 
-def whole(path: Path, tensors: Mapping[str, Tensor], expected: Shapes) -> dict[str, Tensor]:
-    """The ``expected`` ones among ``tensors``; raises BaseError if some are missing or have another shape."""
+def whole(path: Path, tensors: Mapping[str, Tensor], expected: Shapes, beside: Sequence[str] = ()) -> dict[str, Tensor]:
+    """The ``expected`` ones among ``tensors``; raises BaseError if some are missing or have another shape.
+
+    Others, and the names ``beside`` them in the file, are named in an EtudeWarning unless they are usual.
+    """
     missing = [name for name in expected if name not in tensors]
     if missing:
         raise BaseError(path, f"lacks {len(missing)} tensors: {_some(missing)}", _ACTION)
@@ -104,7 +113,7 @@ def whole(path: Path, tensors: Mapping[str, Tensor], expected: Shapes) -> dict[s
         fault = f"`{first}` is {list(tensors[first].shape)}, but its configuration asks for {list(expected[first])}"
         more = f"; so are {len(other) - 1} more tensors" if len(other) > 1 else ""
         raise BaseError(path, fault + more, _ACTION)
-    strange = [name for name in tensors if name not in expected and not _USUAL.fullmatch(name)]
+    strange = [name for name in [*tensors, *beside] if name not in expected and not _USUAL.fullmatch(name)]
     if strange:
         text = f"{path}: {len(strange)} tensors are of no part of the model and are left out: {_some(strange)}"
         warnings.warn(text, EtudeWarning, stacklevel=2)
@@ -122,6 +131,8 @@ def expected_shapes(path: Path, configs: Path, family: Family, parts: Iterable[s
 
 def empty_model(path: Path, configs: Path, family: Family, part: str) -> Any:
     """A part as its configuration describes it, without numbers (on the meta device); raises BaseError."""
+    if not (file := configs / part / "config.json").exists():
+        raise BaseError(file, "is missing", _ACTION)
     with _as_base_errors(path, f"the configuration of its {part} cannot be used"), init_empty_weights():
         if part in _MODELS:
             kind = _MODELS[part]
@@ -157,5 +168,5 @@ def _as_base_errors(path: Path, fault: str = "is damaged, or no model of this fo
     except EtudeError as error:
         raise BaseError(error.place, error.fault, error.action) from error
     except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
-        told = (str(error).strip().splitlines() or [""])[0][:120]
-        raise BaseError(path, f"{fault} ({type(error).__name__}: {told})", _ACTION) from error
+        reason = (str(error).strip().splitlines() or [""])[0][:120]
+        raise BaseError(path, f"{fault} ({type(error).__name__}: {reason})", _ACTION) from error

@@ -55,7 +55,7 @@ def read_single(
     Stable Diffusion has stay as they are; `etude.base.whole` decides on them.
     """
     path = Path(path)
-    family = family or by_tensors(_dimensions(path))
+    family = family or _family_of(read_shapes(path))
     prefixes = _prefixes(family, family.parts if parts is None else parts)
     tensors, metadata = read_either(path, lambda name: _is_needed(name, prefixes))
     found: dict[str, Tensor] = {}
@@ -63,16 +63,27 @@ def read_single(
         found |= _of_ldm(part, _below(tensors, prefix), family)
     facts = {"family": family.name}
     label = "v" if "v_pred" in tensors else metadata.get("modelspec.prediction_type", "")
-    told = {"prediction": PREDICTIONS.get(label), "name": metadata.get("modelspec.title")}
-    return found, facts | {key: value for key, value in told.items() if value}
+    labels = {"prediction": PREDICTIONS.get(label), "name": metadata.get("modelspec.title")}
+    return found, facts | {key: value for key, value in labels.items() if value}
 
 
-def _dimensions(path: Path) -> dict[str, int]:
-    """Name → number of dimensions of every tensor; none is read."""
+def names_beside(path: Path, family: Family) -> list[str]:
+    """The tensors of a single file that are below the prefix of no part; `etude.base.whole` decides on them."""
+    prefixes = tuple(_prefixes(family, family.parts).values())
+    return [name for name in read_shapes(path) if not name.startswith(prefixes)]
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name → shape of every tensor of a single file; none is read. Raises FormatError."""
     if path.suffix.lower() == ".safetensors":
         header = read_header(path)
-        return {name: len(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    return {str(n): t.ndim for n, t in open_dictionary(path, "meta").items() if isinstance(t, Tensor)}
+        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    data = open_dictionary(path, "meta")
+    return {str(name): tuple(tensor.shape) for name, tensor in data.items() if isinstance(tensor, Tensor)}
+
+
+def _family_of(shapes: Mapping[str, tuple[int, ...]]) -> Family:
+    return by_tensors({name: len(shape) for name, shape in shapes.items()})
 
 
 def _prefixes(family: Family, parts: Collection[str]) -> dict[str, str]:
@@ -123,21 +134,24 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _from_open_clip(encoder: TextEncoder, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A text encoder in transformers' names, those of its layers that are used."""
+    """A text encoder in transformers' names; tensors without one, and layers that are not used, stay as they are."""
     ends, layers = inverse(OPEN_CLIP_ENDS), inverse(OPEN_CLIP)
-    found = {ends[name]: tensor for name, tensor in tensors.items() if name in ends}
-    if encoder.model == PROJECTED and "text_projection" in tensors and tensors["text_projection"].ndim == 2:
-        found["text_projection.weight"] = tensors["text_projection"].T
+    found = {}
     for name, tensor in tensors.items():
         match = re.match(rf"{re.escape(BLOCK)}(\d+)\.(.+)$", name)
-        if not match or (encoder.layers and int(match[1]) >= encoder.layers):
-            continue
-        stem, rest = f"encoder.layers.{match[1]}", match[2]
-        if rest.startswith("attn.in_proj_") and tensor.ndim:
+        used = match is not None and not (encoder.layers and int(match[1]) >= encoder.layers)
+        stem, rest = (f"encoder.layers.{match[1]}", match[2]) if match and used else ("", "")
+        if name in ends:
+            found[ends[name]] = tensor
+        elif name == "text_projection" and encoder.model == PROJECTED and tensor.ndim == 2:
+            found["text_projection.weight"] = tensor.T
+        elif rest.startswith("attn.in_proj_") and tensor.ndim:
             for letter, third in zip("qkv", tensor.chunk(3), strict=False):  # shapes are checked by `etude.base.whole`
                 found[f"{stem}.self_attn.{letter}_proj.{rest.removeprefix('attn.in_proj_')}"] = third
-        elif other := translate(rest, layers):
+        elif rest and (other := translate(rest, layers)):
             found[f"{stem}.{other}"] = tensor
+        else:
+            found[name] = tensor
     return found
 
 

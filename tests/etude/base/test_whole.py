@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,3 +92,52 @@ def test_a_model_without_a_vae_may_get_one(
         found = read_model(path, vae=given)[0]
         assert set(found) == set(whole)
         assert all(found[key].equal(tensor) for key, tensor in whole.items())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "control_model.input_blocks.0.0.weight",
+        "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight",
+        "embedding_manager.string_to_param_dict.*",
+    ],
+)
+def test_what_is_below_no_prefix_of_a_model_is_left_out_and_said(single: Callable[[Change], Path], name: str) -> None:
+    path = single(lambda tensors: tensors.update({name: torch.ones(2)}))
+    with pytest.warns(EtudeWarning, match=rf"1 tensors are of no part of the model.*{re.escape(name)}") as found:
+        read_model(path, ["unet"])
+    assert len(found) == 1
+
+
+def test_the_schedules_of_the_first_code_are_usual(single: Callable[[Change], Path]) -> None:
+    names = ("betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "log_one_minus_alphas_cumprod")
+    names += ("posterior_variance", "posterior_mean_coef1", "logvar", "denoiser.sigmas", "global_step")
+    read_model(single(lambda tensors: tensors.update({name: torch.ones(2) for name in names})))
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_an_unknown_tensor_of_openclip_is_left_out_and_said(
+    folder_of: Callable[[str], Path], family: str, tmp_path: Path
+) -> None:
+    prefix = {"sd2": "cond_stage_model.model.", "sdxl": "conditioner.embedders.1.model."}[family]
+    tensors = {name: tensor.contiguous() for name, tensor in to_ldm(folder_of(family), family).items()}
+    (tmp_path / "m.config").symlink_to(folder_of(family))
+    added = {f"{prefix}transformer.resblocks.0.adapter.weight": torch.ones(2), f"{prefix}extra": torch.ones(2)}
+    added["conditioner.embedders.2.weight" if family == "sdxl" else "conditional.2.weight"] = torch.ones(2)
+    save_file(tensors | added, tmp_path / "m.safetensors")
+    with pytest.warns(
+        EtudeWarning, match=r"3 tensors are of no part.*extra,.*resblocks\.0\.adapter\.weight, con.*\.2\."
+    ):
+        read_model(tmp_path / "m.safetensors")
+
+
+def test_a_missing_vae_and_a_missing_configuration_are_said_to_be_missing(
+    single: Callable[[Change], Path], folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(BaseError, match=r"gone\.safetensors: is missing"):
+        read_model(single(lambda _: None), vae=tmp_path / "gone.safetensors")
+    (tmp_path / "m.config").unlink()
+    shutil.copytree(folder_of("sd1"), tmp_path / "m.config")
+    (tmp_path / "m.config" / "vae" / "config.json").unlink()
+    with pytest.raises(BaseError, match=r"vae/config\.json: is missing"):
+        read_model(tmp_path / "m.safetensors")
