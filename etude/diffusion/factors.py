@@ -19,8 +19,6 @@ s = α/r, r is the rank, ∘ the Hadamard product and ⊗ the Kronecker product:
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -33,26 +31,11 @@ from etude.base.base import Base
 from etude.core.errors import BaseError, FormatError
 from etude.diffusion.hooks import replaced_weights
 from etude.diffusion.weights import parts_of
+from etude.formats.layers import by_layer, rank_of
 
 Factors = Mapping[str, Tensor]  # the factors of one layer, by name
-_FACTOR = re.compile(r"\.(lora_(?:A|B|mid)\.weight|(?:hada|lokr|glora|oft|ia3)_\w+|dora_scale|diff|diff_b)$")
-_RANKED = ("lora_A.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b", "glora_a2")  # their first size is the rank
 BIAS = "diff_b"
 PAIR = {"lora_A.weight", "lora_B.weight"}
-
-
-def by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The factors of each ``<part>.<module>``."""
-    layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for name, tensor in tensors.items():
-        if match := _FACTOR.search(name):
-            layers[name[: match.start()]][match[1]] = tensor
-    return dict(layers)
-
-
-def rank_of(factors: Factors) -> int | None:
-    """The rank r; None if there is none."""
-    return next((len(factors[name]) for name in _RANKED if name in factors), None)
 
 
 def change(layer: str, factors: Factors, alpha: float, weight: Tensor) -> Tensor:
@@ -166,15 +149,18 @@ def added(base: Base, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], s
     the change is added to the layer's output instead. Raises BaseError for layers that the base does not have.
     """
     alphas, layers = facts.get("alphas", {}), by_layer(tensors)
+    loaded = parts_of(base)
+    for full in layers:
+        if full.partition(".")[0] not in loaded:
+            raise _no_layer(base, full)
     with ExitStack() as undo:
-        for part, module in parts_of(base).items():
+        for part, module in loaded.items():
             names = {f"{part}.{name.removeprefix('text_model.')}": name for name, _ in module.named_modules()}
             weights: dict[str, Tensor] = {}
             for full in [full for full in layers if full.startswith(f"{part}.")]:
                 layer: Any = module.get_submodule(names[full]) if full in names else None
                 if not isinstance(getattr(layer, "weight", None), Tensor):
-                    action = "apply it to a base of the family and size that it was trained on"
-                    raise BaseError(base.path, f"has no layer `{full}`, which this LoRA changes", action)
+                    raise _no_layer(base, full)
                 alpha = float(alphas.get(full, facts["alpha"]))
                 if layer.weight.dtype.itemsize < 4:
                     beside = _beside(full, layers[full], alpha, layer, strength)
@@ -183,6 +169,11 @@ def added(base: Base, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], s
                     weights |= _replaced(full, layers[full], alpha, layer, strength, names[full])
             undo.enter_context(replaced_weights(module, weights))
         yield base
+
+
+def _no_layer(base: Base, full: str) -> BaseError:
+    action = "apply it to a base of the family and size that it was trained on"
+    return BaseError(base.path, f"has no layer `{full}`, which this LoRA changes", action)
 
 
 def _replaced(full: str, factors: Factors, alpha: float, layer: Any, strength: float, name: str) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """The layers of a LoRA file, whatever its program calls them: their factors, checked and in the common form.
 
-What factors amount to is told in `etude.diffusion.factors`. A reader of a format gives each key its place, the layer
+What factors amount to is in `etude.diffusion.factors`. A reader of a format gives each key its place, the layer
 and the factor, and `read_layers` does the rest.
 """
 
@@ -37,9 +37,10 @@ NORMS = {"diff": "w_norm", "diff_b": "b_norm"}  # LyCORIS' names of whole differ
 READ = {other: own for own, other in [*WRITTEN.items(), *NORMS.items()]} | {name: name for name in WRITTEN}
 READ |= {"weight": "ia3", "on_input": "ia3_on_input"}
 FACTORS = (*WRITTEN, "ia3_in", "ia3_out")  # of the common form
+_FACTOR = re.compile(rf"\.({'|'.join(map(re.escape, FACTORS))})$")
+RANKED = ("lora_A.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b", "glora_a2")  # their first size is the rank
 # What belongs to a layer besides its factors; "magnitude" and "bias" are PEFT's.
 BESIDE = ("alpha", "scalar", "magnitude", "bias", "ia3", "ia3_on_input")
-RANKED = ("lora_A.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b", "glora_a2")  # their first size is the rank
 # What LyCORIS' scalar is multiplied into when it saves
 SCALED = ("lora_B.weight", "hada_w1_a", "lokr_w1", "lokr_w1_a", "glora_a2", "glora_b2", "diff")
 DECOMPOSED = ("lora_", "hada_", "lokr_", "diff")  # kinds that may come with DoRA's lengths
@@ -129,11 +130,12 @@ def _placed(path: Path | str, tensors: Mapping[str, Tensor], place: Callable[[st
 def _finish(
     path: Path | str, layer: str, factors: dict[str, Tensor], alpha_of: Callable[[str, int], float]
 ) -> tuple[int, float]:
-    """Leave the factors of the common form alone; returns rank and alpha. Raises FormatError."""
+    """Reduce ``factors`` in place to those of the common form; return rank and alpha. Raises FormatError."""
     beside = {name: factors.pop(name) for name in BESIDE if name in factors}
-    numbers = {
-        name: _number(path, f"{layer}.{name}", beside.pop(name)) for name in ("alpha", "scalar") if name in beside
-    }
+    numbers = {}
+    for name in ("alpha", "scalar"):
+        if name in beside:
+            numbers[name] = _number(path, f"{layer}.{name}", beside.pop(name))
     if not factors and not beside:
         return 0, 0.0  # an alpha alone changes nothing
     _from_ia3(path, layer, factors, beside)
@@ -142,7 +144,7 @@ def _finish(
         factors["dora_scale"] = beside["magnitude"].flatten()
     if "dora_scale" in factors:
         factors["dora_scale"] = _lengths(path, layer, factors, sizes)
-    rank = next((len(factors[name]) for name in RANKED if name in factors), 0)
+    rank = rank_of(factors) or 0
     default = alpha_of(layer, rank) if rank else float("oft_blocks" not in factors)  # OFT's is a constraint; 0: none
     alpha, rank = numbers.get("alpha", default), rank or 1
     if "scalar" in numbers:
@@ -220,10 +222,24 @@ def _lengths(path: Path | str, layer: str, factors: Mapping[str, Tensor], sizes:
     raise FormatError(path, fault, "fetch or make it again")
 
 
+def rank_of(factors: Mapping[str, Tensor]) -> int | None:
+    """The rank r of a layer's factors; None if there is none."""
+    return next((len(factors[name]) for name in RANKED if name in factors), None)
+
+
 def layers_of(names: Collection[str]) -> list[str]:
     """The layers that tensors of the common form are of."""
     ends = tuple(f".{factor}" for factor in FACTORS)
     return sorted({name[: -len(end)] for name in names for end in ends if name.endswith(end)})
+
+
+def by_layer(tensors: Mapping[str, Tensor]) -> Layers:
+    """The factors of each ``<part>.<module>``; tensors that are no factors are passed over."""
+    layers: Layers = defaultdict(dict)
+    for name, tensor in tensors.items():
+        if match := _FACTOR.search(name):
+            layers[name[: match.start()]][match[1]] = tensor
+    return dict(layers)
 
 
 def named(factor: str, tensor: Tensor, norm: bool) -> dict[str, Tensor]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from etude.base.base import Base
 from etude.base.loading import load_base
-from etude.core.errors import FormatError
-from etude.diffusion.factors import added, by_layer, change, rank_of
+from etude.core.errors import BaseError, FormatError
+from etude.diffusion.factors import added, change
+from etude.formats.layers import by_layer, rank_of
 from tests.tiny import build_tiny
 
 LINEAR, CONV = (8, 12), (8, 12, 3, 3)
@@ -248,3 +251,11 @@ def test_a_vector_of_lengths_is_of_rows_on_square_layers_too(shape: tuple[int, .
     weight, lengths = random(8, 8), random(8).abs()
     f = {"lora_A.weight": random(2, 8), "lora_B.weight": random(8, 2), "dora_scale": lengths.reshape(shape)}
     assert torch.allclose((weight + change("x", f, 1.0, weight)).norm(dim=1), lengths, atol=1e-12)
+
+
+@pytest.mark.parametrize("layer", ["text_encoder_2.encoder.layers.0.self_attn.q_proj", "vae.encoder.conv_in", "unet.x"])
+def test_a_layer_of_a_part_that_the_base_has_not_is_refused(tiny_base: Path, layer: str) -> None:
+    base = load_base(tiny_base)
+    tensors = {f"{layer}.lora_A.weight": torch.ones(1, 2), f"{layer}.lora_B.weight": torch.ones(2, 1)}
+    with pytest.raises(BaseError, match=f"has no layer `{layer}`"), added(base, tensors, {"alpha": 1.0}, 1.0):
+        pass
