@@ -37,7 +37,37 @@ DEFAULT = 8  # PEFT's rank and alpha where a configuration names none
 LONGEST, REPEATS, GROUPS, PATTERNS = 300, 3, 3, 16  # of patterns: more could take minutes to match
 _REPEAT = re.compile(r"(?<!\\)(?:[*+{]|(?<!\()\?)")
 _NESTED = re.compile(r"\)[*+{]")
+_NAME = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")  # the whole name, or its end; a dot in it is a dot
 _LITERAL = re.compile(r"(?:[\w.^$-]|\\\.)*")  # a name, with its dots escaped or not
+
+
+class Patterns:
+    """Numbers by pattern: a module has that of the first one which its name, or its end after a dot, matches.
+
+    So does PEFT. Most patterns are names, of which there may be thousands: they are looked up, not matched.
+    """
+
+    def __init__(self, numbers: Mapping[str, float]) -> None:
+        self._names: dict[str, tuple[int, float]] = {}  # name, or ^name for a whole one → place and number
+        self._expressions: list[tuple[int, re.Pattern[str], float]] = []
+        for place, (key, number) in enumerate(numbers.items()):
+            if _NAME.fullmatch(key):
+                self._names.setdefault(key.replace("\\", "").removesuffix("$"), (place, number))
+            else:
+                self._expressions.append((place, re.compile(rf"(.*\.)?({key})$"), number))
+
+    def number(self, module: str, default: float) -> float:
+        """The number of a module; ``default`` if it matches no pattern.
+
+        Older versions of transformers call the modules of a text encoder ``text_model.…``.
+        """
+        found = []
+        for name in (module, f"text_model.{module}"):
+            words = name.split(".")
+            ends = [".".join(words[start:]) for start in range(len(words))]
+            found += [self._names[end] for end in (f"^{name}", *ends) if end in self._names]
+            found += [(place, number) for place, pattern, number in self._expressions if pattern.match(name)]
+        return min(found, default=(0, default))[1]
 
 
 @dataclass(frozen=True)
@@ -47,21 +77,21 @@ class Adapter:
     path: Path | str
     alpha: float = DEFAULT
     rank: int = DEFAULT
-    alphas: Mapping[str, float] = field(default_factory=dict)
-    ranks: Mapping[str, float] = field(default_factory=dict)
+    alphas: Patterns = field(default_factory=lambda: Patterns({}))
+    ranks: Patterns = field(default_factory=lambda: Patterns({}))
     stabilised: bool = False  # rsLoRA (Kalajdzievski, 2023, arXiv:2312.03732): the scale is alpha / √r
     decomposed: bool = False
 
     def rank_of(self, module: str) -> int:
         """The rank that PEFT gives a module."""
-        return int(_matched(self.ranks, module, self.rank))
+        return int(self.ranks.number(module, self.rank))
 
     def alpha_of(self, module: str, rank: int) -> float:
         """The alpha that gives a module of this rank its scale as alpha / r; raises FormatError for another rank."""
         if rank != self.rank_of(module):
             fault = f"says that `{module}` has rank {self.rank_of(module)}, its tensors have {rank}"
             raise FormatError(self.path, fault, "fetch the file again, with the configuration that belongs to it")
-        alpha = _matched(self.alphas, module, self.alpha)
+        alpha = self.alphas.number(module, self.alpha)
         return alpha * math.sqrt(rank) if self.stabilised else alpha
 
 
@@ -78,8 +108,8 @@ def parse(path: Path | str, fields: Mapping[str, Any]) -> Adapter:
         path,
         alpha=_number(path, alpha, fields.get(alpha, DEFAULT)),
         rank=int(_number(path, rank, fields.get(rank, DEFAULT))),
-        alphas=_patterns(path, "alpha_pattern", fields),
-        ranks=_patterns(path, "rank_pattern", fields),
+        alphas=Patterns(_patterns(path, "alpha_pattern", fields)),
+        ranks=Patterns(_patterns(path, "rank_pattern", fields)),
         stabilised=_switch(path, "use_rslora", fields),
         decomposed=_switch(path, "use_dora", fields),
     )
@@ -154,14 +184,3 @@ def _usable(pattern: str) -> bool:
     except (re.error, Warning, RecursionError, OverflowError):
         return False
     return True
-
-
-def _matched(patterns: Mapping[str, float], module: str, default: float) -> float:
-    """The number of the first pattern that a module's name, or its end after a dot, matches; as PEFT does.
-
-    Older versions of transformers call the modules of a text encoder ``text_model.…``.
-    """
-    for key, value in patterns.items():
-        if any(re.match(rf"(.*\.)?({key})$", name) for name in (module, f"text_model.{module}")):
-            return value
-    return default
