@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -17,6 +18,11 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, CLIPVi
 from transformers.utils import logging
 
 from etude.core.errors import BaseError
+from etude.core.weights import is_finite
+
+# what transformers and the libraries below it raise about a file
+_DAMAGED = (OSError, EOFError, LookupError, TypeError, ValueError, AttributeError, RuntimeError)
+_DAMAGED += (SafetensorError, UnpicklingError)
 
 
 class ClipVision:
@@ -37,7 +43,7 @@ class ClipVision:
             model, info = _open_quietly(self.kind, folder)
             self._prepare = CLIPImageProcessorPil.from_pretrained(preprocessor or folder, local_files_only=True)
             self._open_text(folder)
-        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        except _DAMAGED as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             if "ignore_mismatched_sizes" in reason:  # transformers' message is for programmers
                 reason = "its tensors have other shapes than its config.json says"
@@ -45,6 +51,10 @@ class ClipVision:
         missing = info["missing_keys"]
         if missing:
             raise BaseError(folder, f"lacks {len(missing)} tensors, such as {min(missing)}", remedy)
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point() and not is_finite(tensor):
+                fault = f"has numbers in `{name}` that are not finite (NaN or infinity)"
+                raise BaseError(folder, fault, remedy)
         self._model = model.requires_grad_(False).eval().to(device)
         self._device = device
 

@@ -21,8 +21,10 @@ from diffusers.models.embeddings import get_timestep_embedding
 from torch import Generator, Tensor
 
 from etude.base.conditioning import Conditioning
-from etude.base.family import is_variation, read_config, weight_files
-from etude.core.errors import BaseError
+from etude.base.family import is_variation, read_config
+from etude.core.errors import BaseError, FormatError
+from etude.core.model_files import weight_paths
+from etude.core.pickles import read_either
 
 LEVELS = 1000  # noise levels of embeddings
 _SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
@@ -100,19 +102,22 @@ def load_unclip(path: Path, config: dict[str, Any], device: torch.device) -> Unc
 
 
 def _load_normaliser(path: Path, config: dict[str, Any], device: torch.device) -> Unclip:
-    from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
-
-    folder = path / "image_normalizer"
-    model, info = StableUnCLIPImageNormalizer.from_pretrained(
-        str(folder), variant=weight_files(folder)[1], local_files_only=True, output_loading_info=True
-    )
-    width = model.mean.shape[1]
-    if info["missing_keys"] or config.get("projection_class_embeddings_input_dim") != 2 * width:
-        fault = f"its image_normalizer of {width} numbers does not fit its unet"
-        raise BaseError(path, fault, "fetch the whole base again")
+    """Mean and standard deviation of the embeddings, and the schedule of their noise; raises BaseError."""
+    found: dict[str, Tensor] = {}
+    for file in weight_paths(path / "image_normalizer"):
+        try:
+            found |= read_either(file)[0]
+        except FormatError as error:
+            raise BaseError(error.place, error.fault, "fetch the whole base again") from error
+    wanted = config.get("projection_class_embeddings_input_dim")
+    for name in ("mean", "std"):
+        shape = list(found[name].shape) if name in found else []
+        if len(shape) != 2 or shape[0] != 1 or wanted != 2 * shape[1]:
+            fault = f"its image_normalizer does not fit its unet: `{name}` is {shape or 'missing'}"
+            raise BaseError(path, fault, "fetch the whole base again")
     schedule = read_config(path / "image_noising_scheduler" / "scheduler_config.json")
     alphas = DDPMScheduler(**{name: schedule[name] for name in _SCHEDULE if name in schedule}).alphas_cumprod
-    return Unclip(model.mean.detach().float().to(device), model.std.detach().float().to(device), alphas.to(device))
+    return Unclip(found["mean"].float().to(device), found["std"].float().to(device), alphas.to(device))
 
 
 def with_image(unclip: Unclip | None, conditioning: Conditioning, seeds: Sequence[int] | None = None) -> Conditioning:

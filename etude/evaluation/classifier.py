@@ -19,7 +19,7 @@ from pydantic import Field, PositiveInt
 from etude.core.errors import InputError
 from etude.core.files import read_json
 from etude.core.params import Schema, validate
-from etude.core.tensors import read_tensors
+from etude.core.weights import read_weights
 from etude.rendering.pixels import open_picture
 
 if TYPE_CHECKING:
@@ -95,6 +95,6 @@ class Classifier:
         parts = {part: len(phrases) for part, phrases in config.labels.items()}
         shape = config.widths, config.blocks, config.groups, config.grid, config.rank, config.given
         network = Network(*shape, parts)
-        weights = read_tensors(self.folder / "model.safetensors")[0]
+        weights = read_weights(self.folder / "model.safetensors")[0]
         network.load_state_dict({name: value.float() for name, value in weights.items()})
         return network.to(self.device).eval().requires_grad_(False)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import shutil
 from pathlib import Path
 
@@ -65,4 +66,22 @@ def test_a_clip_that_lacks_a_tensor_is_refused_by_its_name(folder: Path) -> None
     tensors = read_tensors(file)[0]
     write_tensors(file, {name: tensor for name, tensor in tensors.items() if name != "visual_projection.weight"})
     with pytest.raises(BaseError, match=r"lacks 1 tensors, such as visual_projection\.weight"):
+        Clip(folder, "cpu", "name another")
+
+
+def test_numbers_that_are_not_finite_are_refused_by_name(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    tensors = read_tensors(file)[0]
+    tensors["visual_projection.weight"][0, 0] = torch.nan
+    write_tensors(file, tensors)
+    for kind in (Clip, ClipVision):
+        with pytest.raises(BaseError, match=r"in `visual_projection\.weight` that are not finite.*Next: name another"):
+            kind(folder, "cpu", "name another")
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps({"weight": object}, 2)])
+def test_a_pickle_that_cannot_be_opened_is_refused(folder: Path, content: bytes) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(BaseError, match=r"is no CLIP folder.*Next: name another"):
         Clip(folder, "cpu", "name another")

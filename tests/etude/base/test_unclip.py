@@ -20,6 +20,7 @@ from etude.base.family import recognise
 from etude.base.loading import load_base
 from etude.base.text import encode_prompts, tokenise
 from etude.core.errors import BaseError
+from etude.core.tensors import read_tensors, write_tensors
 from etude.diffusion.hooks import supplied_picture
 from etude.diffusion.noise import predict
 from etude.diffusion.sample import denoise, generate, guided, make_scheduler
@@ -90,7 +91,7 @@ def test_a_normaliser_of_another_width_is_refused(unclip_of: Callable[[str], Pat
     copy = Path(shutil.copytree(unclip_of("sd1"), tmp_path / "base"))
     config = copy / "unet" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"projection_class_embeddings_input_dim": 16}))
-    with pytest.raises(BaseError, match=r"image_normalizer of 32 numbers|configuration asks for"):
+    with pytest.raises(BaseError, match=r"image_normalizer does not fit its unet|configuration asks for"):
         load_base(copy)
 
 
@@ -233,3 +234,20 @@ def test_a_missing_part_of_a_base_of_variations_is_named(variation: Path, part: 
     shutil.rmtree(copy / part)
     with pytest.raises(BaseError, match=f"lacks {part}"):
         recognise(copy)
+
+
+@pytest.mark.parametrize("fault", ["cut", "no mean", "std of another size", "not finite"])
+def test_a_damaged_normaliser_is_one_error(unclip_of: Callable[[str], Path], tmp_path: Path, fault: str) -> None:
+    base = Path(shutil.copytree(unclip_of("sd1"), tmp_path / "base"))
+    (file,) = (base / "image_normalizer").glob("*.safetensors")
+    tensors = read_tensors(file)[0]
+    if fault == "no mean":
+        write_tensors(file, {"std": tensors["std"]})
+    elif fault == "std of another size":
+        write_tensors(file, tensors | {"std": torch.ones(1, 3)})
+    elif fault == "not finite":
+        write_tensors(file, tensors | {"mean": torch.full_like(tensors["mean"], torch.nan)})
+    else:
+        file.write_bytes(file.read_bytes()[:60])
+    with pytest.raises(BaseError, match="Next: fetch the whole base again"):
+        load_base(base, parts=("unet",))

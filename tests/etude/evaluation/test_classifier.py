@@ -8,7 +8,7 @@ from PIL import Image
 
 from etude.core.errors import EtudeError
 from etude.core.files import read_json, write_json
-from etude.core.tensors import read_tensors
+from etude.core.tensors import read_tensors, write_tensors
 from etude.evaluation.classifier import Classifier
 from etude.evaluation.network import Network
 from tests.classifying import write_classifier
@@ -78,3 +78,12 @@ def test_a_damaged_configuration_is_named(classifier: Classifier, tmp_path: Path
     write_json(tmp_path / "config.json", {**config, "size": "large"})
     with pytest.raises(EtudeError, match=r"config\.json.*size"):
         Classifier(tmp_path, device="cpu")
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path) -> None:
+    file = write_classifier(tmp_path) / "model.safetensors"
+    tensors = read_tensors(file)[0]
+    name = min(tensors)
+    write_tensors(file, tensors | {name: torch.full_like(tensors[name], torch.nan)})
+    with pytest.raises(EtudeError, match=f"`{name}` holds numbers that are not finite"):
+        Classifier(tmp_path, device="cpu").classify(Image.new("RGB", (8, 8)))
