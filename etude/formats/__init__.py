@@ -66,9 +66,12 @@ def read(name: str, path: Path, whole: Read | None = None) -> tuple[dict[str, Te
     """
     try:
         tensors, facts = whole(path) if whole and FORMATS[name] == WHOLE else load_format(name).read(path)
+    except OSError as error:
+        fault = f"cannot be read ({error.strerror or type(error).__name__})"
+        raise FormatError(path, fault, "check that it is there, and that you may read it") from error
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
-        told = (str(error).strip().splitlines() or [""])[0][:80]
-        fault = f"is damaged: it is no whole {name} ({type(error).__name__}: {told})"
+        reason = (str(error).strip().splitlines() or [""])[0][:80]
+        fault = f"is damaged: it is no whole {name} ({type(error).__name__}: {reason})"
         raise FormatError(path, fault, "make or fetch it again") from error
     strange = [key for key, tensor in tensors.items() if not isinstance(tensor, Tensor)]
     if strange:
@@ -90,7 +93,7 @@ def write(name: str, artifact: Artifact, draft: Draft, frame: Callable[[], Frame
 
 
 def identify(path: Path | str) -> str:
-    """The name of a file's format, told by its keys; raises FormatError naming them when it is none of FORMATS.
+    """The name of a file's format, recognised by its keys; raises FormatError naming them when it is none of FORMATS.
 
     The keys of a folder are the paths in it.
     """

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from etude.core.errors import EtudeError
+from etude.formats import FORMATS, read
 from etude.formats.kinds import open_any
 
 ROWS = torch.randn(2, 768, generator=torch.Generator().manual_seed(0))
@@ -87,3 +88,10 @@ def test_other_entries_are_read_or_refused(name: str, value: Any, tmp_path: Path
             data = {key: entry.clone() for key, entry in data.items() if isinstance(entry, torch.Tensor)}
         write(tmp_path / name, data)
         open_or_refuse(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_that_is_not_there_is_an_error_of_etudes(name: str, tmp_path: Path) -> None:
+    for path in (tmp_path / "gone.safetensors", tmp_path / "gone.pt", tmp_path / "gone.png", tmp_path):
+        with pytest.raises(EtudeError, match="Next: "):
+            read(name, path)
