@@ -44,7 +44,10 @@ def complete(artifact: Artifact, frame: Frame) -> dict[str, Tensor]:
         fault = f"holds {len(strange)} tensors that its base has not, such as {strange[0]}"
         raise FormatError("artifact.safetensors", fault, "build it again on the base that `base` names")
     precision = artifact.dtype
-    return {
-        name: learned.get(name, tensor.to(precision) if tensor.is_floating_point() else tensor)
-        for name, tensor in frame.tensors.items()
-    }
+    tensors = {}
+    for name, tensor in frame.tensors.items():
+        if name in learned:
+            tensors[name] = learned[name]
+        else:
+            tensors[name] = tensor.to(precision) if tensor.is_floating_point() else tensor
+    return tensors

@@ -43,14 +43,11 @@ def split(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> dict[str, 
         raise FormatError(str(facts.get("name", "LoRA")), fault, "write it as kohya_lora, which holds every kind")
     alphas: Mapping[str, float] = facts.get("alphas", {})
     names = sorted(name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight"))
-    return {
-        name: Pair(
-            tensors[f"{name}.lora_A.weight"],
-            tensors[f"{name}.lora_B.weight"],
-            float(alphas.get(name, facts["alpha"])),
-        )
-        for name in names
-    }
+    pairs = {}
+    for name in names:
+        down, up = tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
+        pairs[name] = Pair(down, up, float(alphas.get(name, facts["alpha"])))
+    return pairs
 
 
 def join(pairs: Mapping[str, Pair]) -> tuple[dict[str, Tensor], dict[str, Any]]:

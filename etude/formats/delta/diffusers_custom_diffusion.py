@@ -45,11 +45,11 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
     """The weights as one file, and each word as one (SDXL: ``<word>_2.bin`` for its second text encoder)."""
-    data: dict[str, Any] = {
-        f"{name.removeprefix('unet.').removesuffix('.to_q.weight')}.processor": {}
-        for name in sorted(frame.tensors)
-        if name.startswith("unet.") and name.endswith(".attn1.to_q.weight")
-    }
+    data: dict[str, Any] = {}
+    for name in sorted(frame.tensors):
+        if name.startswith("unet.") and name.endswith(".attn1.to_q.weight"):
+            attention = name.removeprefix("unet.").removesuffix(".to_q.weight")
+            data[f"{attention}.processor"] = {}
     for name, tensor in wholes(artifact, frame).items():
         data[_LAYER.sub(r".attn2.processor.\1_custom_diffusion.", name)] = tensor.clone()
     paths = [draft.path(FILE)]

@@ -54,12 +54,9 @@ def write(artifact: Artifact, draft: Draft) -> list[Path]:
     """The four files."""
     paths = []
     for side, (end, *_) in ENDS.items():
-        rows = {
-            name.partition(".")[2]: tensor
-            for name, tensor in artifact.tensors.items()
-            if name.partition(".")[0] == side
-        }
+        own = {name: tensor for name, tensor in artifact.tensors.items() if name.startswith(f"{side}.")}
+        rows = {name.removeprefix(f"{side}."): tensor for name, tensor in own.items()}
         marks = (artifact.facts.get("mark"), end.removeprefix("-"))
-        own = marked(Artifact(artifact.method, rows, artifact.facts), "-".join(mark for mark in marks if mark))
-        paths += [path for module in MODULES.values() for path in module.write(own, draft)]
+        named = marked(Artifact(artifact.method, rows, artifact.facts), "-".join(mark for mark in marks if mark))
+        paths += [path for module in MODULES.values() for path in module.write(named, draft)]
     return paths
