@@ -29,9 +29,9 @@ from torch.nn.functional import conv2d, embedding, group_norm, layer_norm, linea
 
 from etude.base.base import Base
 from etude.core.errors import BaseError, FormatError
+from etude.core.factors import by_layer, rank_of
 from etude.diffusion.hooks import replaced_weights
 from etude.diffusion.weights import parts_of
-from etude.formats.layers import by_layer, rank_of
 
 Factors = Mapping[str, Tensor]  # the factors of one layer, by name
 BIAS = "diff_b"

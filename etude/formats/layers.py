@@ -18,6 +18,7 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
+from etude.core.factors import rank_of
 from etude.formats.pairs import ranks_and_alphas, unknown
 
 WRITTEN = {  # factor in the common form → in files of kohya and LyCORIS
@@ -37,8 +38,6 @@ NORMS = {"diff": "w_norm", "diff_b": "b_norm"}  # LyCORIS' names of whole differ
 READ = {other: own for own, other in [*WRITTEN.items(), *NORMS.items()]} | {name: name for name in WRITTEN}
 READ |= {"weight": "ia3", "on_input": "ia3_on_input"}
 FACTORS = (*WRITTEN, "ia3_in", "ia3_out")  # of the common form
-_FACTOR = re.compile(rf"\.({'|'.join(map(re.escape, FACTORS))})$")
-RANKED = ("lora_A.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b", "glora_a2")  # their first size is the rank
 # What belongs to a layer besides its factors; "magnitude" and "bias" are PEFT's.
 BESIDE = ("alpha", "scalar", "magnitude", "bias", "ia3", "ia3_on_input")
 # What LyCORIS' scalar is multiplied into when it saves
@@ -222,24 +221,10 @@ def _lengths(path: Path | str, layer: str, factors: Mapping[str, Tensor], sizes:
     raise FormatError(path, fault, "fetch or make it again")
 
 
-def rank_of(factors: Mapping[str, Tensor]) -> int | None:
-    """The rank r of a layer's factors; None if there is none."""
-    return next((len(factors[name]) for name in RANKED if name in factors), None)
-
-
 def layers_of(names: Collection[str]) -> list[str]:
     """The layers that tensors of the common form are of."""
     ends = tuple(f".{factor}" for factor in FACTORS)
     return sorted({name[: -len(end)] for name in names for end in ends if name.endswith(end)})
-
-
-def by_layer(tensors: Mapping[str, Tensor]) -> Layers:
-    """The factors of each ``<part>.<module>``; tensors that are no factors are passed over."""
-    layers: Layers = defaultdict(dict)
-    for name, tensor in tensors.items():
-        if match := _FACTOR.search(name):
-            layers[name[: match.start()]][match[1]] = tensor
-    return dict(layers)
 
 
 def named(factor: str, tensor: Tensor, norm: bool) -> dict[str, Tensor]:

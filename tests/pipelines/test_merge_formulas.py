@@ -246,18 +246,6 @@ def test_clipping_keeps_values_between_those_of_a_and_b() -> None:
     assert free[inside].equal(held[inside])
 
 
-@pytest.mark.parametrize("channels", [8, 9])
-def test_an_inpainting_model_keeps_what_it_sees_besides(channels: int) -> None:
-    name = "unet.conv_in.weight"
-    a, b = torch.randn(6, channels, 3, 3), torch.randn(6, 4, 3, 3)
-    asked: dict[str, Any] = {"density": 1.0, "weights": (), "clip": False, "seed": 0, "dtype": torch.float32}
-    weight = Weight(unet=0.5, rest=0.5)
-    merge = Merge(models=[{name: a}, {name: b}], formula="weighted_sum", alpha=weight, beta=weight, **asked)
-    found = merge.tensor(name)
-    assert found[:, 4:].equal(a[:, 4:])
-    torch.testing.assert_close(found[:, :4], (a[:, :4] + b) / 2)
-
-
 def test_every_formula_has_a_name_in_the_schema_and_takes_what_it_says() -> None:
     assert set(get_args(FormulaName)) == set(FORMULAS)
     for name in get_args(FormulaName):

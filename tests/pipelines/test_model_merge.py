@@ -325,7 +325,7 @@ def test_what_cannot_be_merged_is_named(base: Base, weights: dict[str, Tensor], 
         open_model(tmp_path / "f.safetensors", weights, "sd1")
     wide = {f"{PROJ}.weight": torch.ones(3, 3)}
     artifacts.save(Artifact("x", wide, {}), tmp_path / "w.safetensors")
-    with pytest.raises(FormatError, match=rf"{PROJ}\.weight: is \[3, 3\] in one model"):
+    with pytest.raises(FormatError, match=rf"has `{PROJ}\.weight` of \[3, 3\], the base of \[32, 32, 1, 1\]"):
         build(base, given(a=tmp_path / "w.safetensors", b=base.path), tmp_path, formula="weighted_sum")
 
 

@@ -43,12 +43,14 @@ def build(*, base: Base, models: Mapping[str, Input], params: Params, report: Re
     from .merging import engine
     from .merging.recipe import record
     from .merging.results import as_checkpoint, as_lora
-    from .merging.sources import open_base, open_model
+    from .merging.sources import open_base, open_model, open_vae
 
     below = open_base(base.path)
-    vae = models.get("vae")
-    instead = vae.path if vae else None
-    opened = {name: open_model(m.path, below, base.family, instead) for name, m in models.items() if name != "vae"}
+    baked = open_vae(models["vae"].path, below) if "vae" in models else {}
+    opened = {}
+    for name, model in models.items():
+        if name != "vae":
+            opened[name] = open_model(model.path, below, base.family, without_vae=bool(baked))
     ordered = _rebased(base, opened) if params.rebasin else [model.weights for model in opened.values()]
     parents = [replace(model, weights=weights) for model, weights in zip(opened.values(), ordered, strict=True)]
     merge = engine.make(params, ordered, below, DTYPES[params.save], report.seed)
@@ -58,7 +60,7 @@ def build(*, base: Base, models: Mapping[str, Input], params: Params, report: Re
     if params.result == "lora":
         tensors, lora_facts = as_lora(merge, params, parents, below, report)
         return Artifact(METHOD, tensors, facts | lora_facts | {"formats": ["kohya_lora", "diffusers_lora"]})
-    tensors = as_checkpoint(merge, params, parents, vae, below, report)
+    tensors = as_checkpoint(merge, params, parents, baked, below, report)
     return Artifact(METHOD, tensors, facts | {"formats": ["ldm_checkpoint", "diffusers_checkpoint"]})
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from etude.base.base import Base
 from etude.base.loading import load_base
 from etude.core.errors import BaseError, FormatError
+from etude.core.factors import by_layer, rank_of
 from etude.diffusion.factors import added, change
-from etude.formats.layers import by_layer, rank_of
 from tests.tiny import build_tiny
 
 LINEAR, CONV = (8, 12), (8, 12, 3, 3)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ..settings import Params, Weight
 
 Weights = Mapping[str, Tensor]
-_EXTRA = {8: "instruct-pix2pix", 9: "inpainting"}  # first layers with more input channels than the latent's four
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,6 @@ class Merge:
         tensors = [model[name] for model in self.models]
         if not tensors[0].is_floating_point():
             return tensors[0]
-        extra = tensors[0].shape[1] - 4 if name == "unet.conv_in.weight" else 0
-        if extra and tensors[0].shape[1] in _EXTRA:
-            return self._narrow(name, tensors)
         for tensor in tensors[1:]:
             if tensor.shape != tensors[0].shape:
                 fault = f"is {list(tensors[0].shape)} in one model and {list(tensor.shape)} in another"
@@ -56,13 +52,6 @@ class Merge:
     def wide(self, name: str) -> Tensor:
         """The merged tensor in float32, for further computation."""
         return replace(self, dtype=torch.float32).tensor(name)
-
-    def _narrow(self, name: str, tensors: list[Tensor]) -> Tensor:
-        """An inpainting (9) or instruct-pix2pix (8) model's first layer: its first four channels are merged."""
-        result = tensors[0].to(self.dtype, copy=True)
-        merged = self._merged(name, [tensor[:, :4] for tensor in tensors])
-        result[:, :4] = as_saved(name, merged, self.dtype)
-        return result
 
     def numbers(self, name: str) -> Numbers:
         """The numbers of the formula for a tensor."""

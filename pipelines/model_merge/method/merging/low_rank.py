@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from etude.core.factors import by_layer
 from etude.core.families import learned_parts
-from etude.diffusion.factors import BIAS, bias_change, by_layer, change
+from etude.diffusion.factors import BIAS, bias_change, change
 from etude.formats.pairs import Pair
 from etude.formats.svd import truncated
 

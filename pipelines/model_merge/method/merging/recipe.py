@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from etude.core.artifact import KEY
 from etude.core.tensors import read_metadata
+from etude.formats.metadata import LEGACY
 
 from .formula_names import MANY, takes
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 _TITLES = {"none": "No interpolation", "weighted_sum": "Weighted sum", "add_difference": "Add difference"}
 _PLACES = {"a": "primary", "b": "secondary", "c": "tertiary"}
-_LEGACY = slice(0x100000, 0x110000)  # the bytes of a file from which the oldest model hash is computed
 
 
 def record(params: Params, models: Mapping[str, Input], base: Input) -> dict[str, str]:
@@ -76,8 +76,8 @@ def _description(model: Input) -> dict[str, Any]:
     if path.is_dir():
         return {"name": path.name, "legacy_hash": None, "sd_merge_recipe": None}
     with path.open("rb") as file:
-        file.seek(_LEGACY.start)
-        legacy = hashlib.sha256(file.read(_LEGACY.stop - _LEGACY.start)).hexdigest()[:8]
+        file.seek(LEGACY.start)
+        legacy = hashlib.sha256(file.read(LEGACY.stop - LEGACY.start)).hexdigest()[:8]
     recipe = json.loads(header.get("sd_merge_recipe", "null"))
     name = json.loads(header.get(KEY, "{}")).get("method", path.name)
     return {"name": name, "legacy_hash": legacy, "sd_merge_recipe": recipe}

@@ -9,14 +9,13 @@ from torch import Tensor
 
 from etude.core.errors import FormatError
 from etude.core.families import text_parts
-from etude.core.method import Input
 from etude.core.tensors import read_tensors
 from etude.formats.pairs import Pair, join
 from etude.training.report import Report
 
 from .engine import Merge, as_saved
 from .low_rank import concatenated, extracted, is_layer
-from .sources import Model, Weights, open_vae
+from .sources import Model, Weights
 from .stream import write_stream
 
 if TYPE_CHECKING:
@@ -31,14 +30,16 @@ def names_of(models: Sequence[Model], parts: Sequence[str]) -> tuple[list[str], 
 
 
 def as_checkpoint(
-    merge: Merge, params: Params, models: Sequence[Model], vae: Input | None, below: Weights, report: Report
+    merge: Merge, params: Params, models: Sequence[Model], baked: Weights, below: Weights, report: Report
 ) -> dict[str, Tensor]:
-    """Merged weights, and model a's weights of parts that are not merged, memory-mapped from a file in scratch."""
+    """Merged weights, and model a's weights of parts that are not merged, memory-mapped from a file in scratch.
+
+    ``baked``: weights of a VAE that takes the place of all others.
+    """
     merged, kept = names_of(models, params.parts)
-    baked = open_vae(vae.path, below) if vae else {}
     first = merge.models[0]
     names = sorted({*merged, *kept, *baked})
-    shapes = {name: (baked if name in baked else first)[name].shape for name in names}
+    shapes = {name: below[name].shape for name in names}  # those of all models: computing a LoRA's would take long
     number, wanted = {name: i + 1 for i, name in enumerate(names)}, set(merged)
     report.start(0, len(names))
 

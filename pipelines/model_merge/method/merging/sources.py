@@ -18,8 +18,8 @@ from etude.base.whole import read_model, read_vae
 from etude.core import artifact as artifacts
 from etude.core.artifact import KEY
 from etude.core.errors import FormatError, InputError
+from etude.core.factors import by_layer
 from etude.core.tensors import read_metadata
-from etude.diffusion.factors import by_layer
 from etude.formats import Read, identify, read
 from etude.formats.checkpoints import parts
 from etude.formats.pairs import Pair, is_plain, split
@@ -59,15 +59,16 @@ def open_base(path: Path) -> dict[str, Tensor]:
     return read_model(path)[0]
 
 
-def open_model(path: Path, base: Weights, family: str, vae: Path | None = None) -> Model:
+def open_model(path: Path, base: Weights, family: str, *, without_vae: bool = False) -> Model:
     """A model to merge; raises an EtudeError when it is none, or of another family than the base.
 
-    ``vae``: what takes the place of its VAE, so that a whole model need not have one.
+    ``without_vae``: another takes the place of its VAE, so that of a whole model is not read, and need not be there.
     """
 
     def read_like_base(whole: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        _refuse_other(path, recognise(whole, without_vae=vae is not None), family)
-        return read_model(whole, vae=vae, expected={name: tensor.shape for name, tensor in base.items()})
+        _refuse_other(path, recognise(whole, without_vae=without_vae), family)
+        wanted = [part for part in parts() if part != "vae"] if without_vae else None
+        return read_model(whole, wanted, expected={name: tensor.shape for name, tensor in base.items()})
 
     tensors, facts = _read(path, read_like_base)
     _refuse_other(path, facts.get("family", family), family)
@@ -82,6 +83,10 @@ def open_model(path: Path, base: Weights, family: str, vae: Path | None = None) 
         fault = f"contains no weights of a model, only {', '.join(sorted(tensors)[:3])}"
         raise FormatError(path, fault, "name a checkpoint, a LoRA, or the build of a method that changes weights")
     _refuse_strange(path, tensors, base)
+    for name, tensor in tensors.items():
+        if tensor.shape != base[name].shape:
+            fault = f"has `{name}` of {list(tensor.shape)}, the base of {list(base[name].shape)}"
+            raise FormatError(path, fault, "merge models of one family and kind")
     return Model(Layered(tensors, base), list(tensors))
 
 

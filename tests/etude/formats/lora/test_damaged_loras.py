@@ -19,8 +19,9 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import EtudeError
+from etude.core.factors import by_layer
 from etude.core.files import Draft
-from etude.diffusion.factors import bias_change, by_layer, change
+from etude.diffusion.factors import bias_change, change
 from etude.formats.kinds import open_any, same_kind
 from etude.formats.layers import READ
 from etude.formats.lora import diffusers_lora, kohya_lora, peft_lora

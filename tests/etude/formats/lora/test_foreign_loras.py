@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from etude import formats
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
+from etude.core.factors import by_layer
 from etude.core.files import Draft
 from etude.core.tensors import read_tensors
-from etude.diffusion.factors import by_layer, change
+from etude.diffusion.factors import change
 from etude.formats.kinds import open_any
 from etude.formats.lora import diffusers_lora, kohya_lora, peft_lora
 
