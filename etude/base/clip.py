@@ -21,8 +21,8 @@ from etude.core.errors import BaseError
 from etude.core.weights import is_finite
 
 # what transformers and the libraries below it raise about a file
-_DAMAGED = (OSError, EOFError, LookupError, TypeError, ValueError, AttributeError, RuntimeError)
-_DAMAGED += (SafetensorError, UnpicklingError)
+_DAMAGED: tuple[type[Exception], ...] = (OSError, EOFError, LookupError, TypeError, ValueError, AttributeError)
+_DAMAGED += (RuntimeError, SafetensorError, UnpicklingError)
 
 
 class ClipVision:

@@ -35,8 +35,8 @@ def rows(path: Path | str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     shapes = {name: list(tensor.shape) for name, tensor in result.items()}
     whole = all(len(shape) == 2 and shape[0] and shape[1] for shape in shapes.values())
     if not whole or len({shape[0] for shape in shapes.values()}) != 1:
-        told = ", ".join(f"`{name}` {shape}" for name, shape in sorted(shapes.items()))
-        raise FormatError(path, f"holds {told} where rows of one embedding should be", "name another file")
+        listed = ", ".join(f"`{name}` {shape}" for name, shape in sorted(shapes.items()))
+        raise FormatError(path, f"holds {listed} where rows of one embedding should be", "name another file")
     return result
 
 

@@ -1,4 +1,4 @@
-"""What a file is: whose it is among the methods, and of which family of base, told by its keys and shapes alone."""
+"""What a file is: whose it is among the methods, and of which family of base, by its keys and shapes alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONTEXT = re.compile(r"attn2\.to_[kv]\.(lora_A\.weight|hada_w1_b|glora_a2|diff)$
 def open_any(path: Path, *, pairs: bool = False, whole: Read | None = None) -> tuple[str, Artifact]:
     """Name of the format and content of a file or folder, ours or not; raises FormatError or InputError.
 
-    A foreign file's facts have a name (else the file's), and the family where it can be told. With ``pairs`` an
+    A foreign file's facts have a name (else the file's), and the family where it can be recognised. With ``pairs`` an
     embedding that has its negative one beside it (``<name>-neg``) comes with it, as DreamArtist means it. ``whole``
     reads whole models, as in `etude.formats.read`.
     """
@@ -44,9 +44,11 @@ def open_any(path: Path, *, pairs: bool = False, whole: Read | None = None) -> t
     tensors, facts = read(name, path, whole)
     if facts.get("words") and "rank" not in facts:  # a LoRA has the name of its file, whatever embeddings it has in it
         facts = {"name": " ".join(facts["words"])} | facts
-    told = {key: value for key, value in facts.items() if value is not None}
-    family = told.get("family") or family_of(tensors)
-    return name, Artifact(method_of(name), tensors, {"name": path.stem} | told | ({"family": family} if family else {}))
+    known = {key: value for key, value in facts.items() if value is not None}
+    family = known.get("family") or family_of(tensors)
+    return name, Artifact(
+        method_of(name), tensors, {"name": path.stem} | known | ({"family": family} if family else {})
+    )
 
 
 def kind_of(artifact: Artifact) -> str:

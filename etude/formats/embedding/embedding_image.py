@@ -46,7 +46,7 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Rows by text encoder, and the facts name and step: the name that is told inside, not the file's."""
+    """Rows by text encoder, and the facts name and step: the name that is inside, not the file's."""
     data = read_dictionary(path)
     vectors = data.get("string_to_param")
     if not isinstance(vectors, Mapping) or len(vectors) != 1:

@@ -50,6 +50,6 @@ def write(artifact: Artifact, draft: Draft) -> list[Path]:
     keys = keys_of(artifact.tensors) or {"text_encoder": KEY}
     tensors = {keys[part]: tensor.contiguous() for part, tensor in artifact.tensors.items()}
     path = draft.path(f"{file_stem(artifact.facts)}.safetensors")
-    told = modelspec({**artifact.facts, "name": word(artifact.facts)}, "textual-inversion")
-    write_tensors(path, tensors, {"format": "pt"} | told)
+    labels = modelspec({**artifact.facts, "name": word(artifact.facts)}, "textual-inversion")
+    write_tensors(path, tensors, {"format": "pt"} | labels)
     return [path]

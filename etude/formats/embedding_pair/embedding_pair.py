@@ -1,6 +1,6 @@
 """DreamArtist's two words as A1111's embeddings: ``<name>.pt`` and ``<name>-neg.pt``, and the same as ``.safetensors``.
 
-Each of the four is an ordinary embedding; the pair is told by their names alone. The negative word goes into the
+Each of the four is an ordinary embedding; the pair is known by their names alone. The negative word goes into the
 negative prompt. A1111 (2025-11-12) lists both words from either kind of file, where the DreamArtist extension
 (2023-01-05) looks for them. The pair that the extension saves is read here as it is.
 """

@@ -59,7 +59,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def write(artifact: Artifact, draft: Draft) -> list[Path]:
-    """``<name>.pt`` in the artifact's precision, every key told."""
+    """``<name>.pt`` in the artifact's precision, with every key."""
     facts = artifact.facts
     structure = [float(multiple) for multiple in facts["structure"]]
     widths = sorted({int(name.partition(".")[0]) for name in artifact.tensors})

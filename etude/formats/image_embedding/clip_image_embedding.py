@@ -44,8 +44,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def write(artifact: Artifact, draft: Draft) -> list[Path]:
     """``<name>.safetensors``."""
     facts = artifact.facts
-    told = {name: str(facts[name]) for name in (*TOLD, "noise_level") if name in facts}
+    labels = {name: str(facts[name]) for name in (*TOLD, "noise_level") if name in facts}
     path = draft.path(f"{file_stem(facts)}.safetensors")
     tensor = artifact.tensors[KEY].to("cpu", torch.float32)
-    write_tensors(path, {KEY: tensor}, {"format": "pt", "method": "clip_inversion"} | told)
+    write_tensors(path, {KEY: tensor}, {"format": "pt", "method": "clip_inversion"} | labels)
     return [path]

@@ -1,7 +1,7 @@
 """kohya's LoRA file, which A1111, SD.Next, ComfyUI, Forge, kohya and diffusers load: ``<name>.safetensors``.
 
 ``lora_unet_<module>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``; text encoders ``lora_te_text_model_…``
-(SDXL: ``lora_te1_…`` and ``lora_te2_…``, and the modules of the UNet by their LDM names). Its kin have LyCORIS' names:
+(SDXL: ``lora_te1_…`` and ``lora_te2_…``, and the modules of the UNet by their LDM names). Variants have LyCORIS' names:
 ``.hada_w1_a`` and so on, ``.lokr_w1``, ``.dora_scale``. What is read may lack alphas (alpha = rank), and may have
 embeddings in it (``bundle_emb.<word>.…``) and LyCORIS' other kinds: GLoRA, OFT, BOFT, (IA)³, differences of whole
 weights, biases and norms. Their changes are those of LyCORIS 4.1.3 within 1e-6 of a change.
@@ -54,7 +54,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     parts = _parts()
     headers.refuse_meaning(path, metadata, tensors)
     common, facts = read_layers(path, tensors, lambda key: _place(key, parts))
-    return common, facts | _told(metadata)
+    return common, facts | _labels(metadata)
 
 
 def _place(key: str, parts: Mapping[str, str]) -> Place | None:
@@ -80,7 +80,7 @@ def _module(escaped: str, parts: Mapping[str, str]) -> str | None:
     return None
 
 
-def _told(metadata: Mapping[str, str]) -> dict[str, Any]:
+def _labels(metadata: Mapping[str, str]) -> dict[str, Any]:
     facts = {}
     if metadata.get("ss_output_name", "None") != "None":
         facts["name"] = metadata["ss_output_name"]
