@@ -92,14 +92,16 @@ def states(base: Base, texts: Sequence[str]) -> Tensor:
     return torch.cat(rows)
 
 
+def _layers(artifact: Artifact) -> set[str]:
+    return {name for name in artifact.tensors if name.startswith("unet.")}
+
+
 def _words(artifacts: Sequence[Artifact]) -> dict[str, list[Tensor]]:
     """The rows of all artifacts by word; raises InputError for artifacts that cannot be merged."""
     words: dict[str, list[Tensor]] = {}
     for one in artifacts:
         others = [n for n in one.tensors if n.startswith("unet.") and not re.search(r"attn2\.to_[kv]\.weight$", n)]
-        if others or {n for n in one.tensors if n[:5] == "unet."} != {
-            n for n in artifacts[0].tensors if n[:5] == "unet."
-        }:
+        if others or _layers(one) != _layers(artifacts[0]):
             fault = f"holds {others[0] if others else 'other layers than the first'}"
             raise InputError(one.facts["name"], fault, "merge concepts learned with `layers: crossattn_kv`")
         for number, word in enumerate(one.facts["words"]):
