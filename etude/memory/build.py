@@ -209,8 +209,9 @@ def _images(params: MethodParams, setup: Setup, base: Base) -> Images:
 
 def _moments(names: Sequence[str], setup: Setup) -> Images:
     side = setup.resolution // 8
-    mean, logvar = ([torch.empty(4, side, side) for _ in names] for _ in range(2))
-    return Images(tuple(names), tuple(mean), tuple(logvar))
+    mean = tuple(torch.empty(4, side, side) for _ in names)
+    logvar = tuple(torch.empty(4, side, side) for _ in names)
+    return Images(tuple(names), mean, logvar)
 
 
 def _captions(params: MethodParams, setup: Setup, base: Base) -> Captions | None:
