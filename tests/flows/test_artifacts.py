@@ -116,3 +116,44 @@ def test_a_stage_shows_its_pictures_its_numbers_and_its_page(
     artifacts.publish(made, replace(STAGE, title="trial"), site)  # its folder is soon gone, and the page with it
     assert "trial-lora-build-one" in shown
     assert not [key for key in shown if key.endswith("page")]
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
+    """What Prefect is given, by its key."""
+    from flows import artifacts
+
+    shown: dict[str, dict[str, Any]] = {}
+    for kind in ("image", "table", "link", "markdown"):
+        monkeypatch.setattr(artifacts, f"create_{kind}_artifact", lambda key, **given: shown.update({key: given}))
+    return shown
+
+
+def test_a_plan_counts_what_is_to_be_done_and_says_why(shown: dict[str, dict[str, Any]]) -> None:
+    from flows.artifacts import publish_plan
+
+    publish_plan({STAGE: ("rank 4 → 8", "code"), Stage("b", "b|c"): ("after lora:build",)}, 5)
+    lines = shown["plan"]["markdown"].splitlines()
+    assert lines[0] == "2 of 5 stages to run, 3 up to date"
+    table = ["| stage | why |", "|---|---|", "| lora:build | rank 4 → 8; code |", "| b&#124;c | after lora:build |"]
+    assert lines[1:] == ["", *table]
+    publish_plan({}, 5)
+    assert shown["plan"]["markdown"].splitlines() == ["0 of 5 stages to run, 5 up to date"]
+
+
+def test_the_end_of_each_stage_is_a_row_with_the_seconds_it_took(shown: dict[str, dict[str, Any]]) -> None:
+    from flows.artifacts import publish_outcome
+
+    publish_outcome([("a", "ran", 1.26), ("b", "skipped", None), ("c", "up to date", 0.0)])
+    rows = [("a", "ran", 1.3), ("b", "skipped", ""), ("c", "up to date", "")]
+    assert [tuple(row.values()) for row in shown["outcome"]["table"]] == rows
+
+
+def test_what_is_shown_says_what_it_is(made: Path, shown: dict[str, dict[str, Any]]) -> None:
+    from flows import artifacts
+
+    artifacts.publish(made, STAGE, None)
+    assert shown["lora-build-a"]["description"] == artifacts.plain("out/made/a.png")
+    assert shown["lora-build-metrics"]["description"] == "metrics of lora:build"
+    assert shown["lora-build-page"]["link_text"] == artifacts.plain("out/made/index.html")
+    assert artifacts._key("Lora_1", "lora:Build", "build-Grid") == "lora-1-lora-build-grid"

@@ -132,3 +132,57 @@ def test_stages_are_shown_on_the_board_in_use_and_else_on_one_that_nobody_sees()
         assert current() is board
     finally:
         board_module._BOARD.reset(token)
+
+
+def test_what_a_stage_has_come_to_is_not_changed_by_a_late_report(clock: Clock) -> None:
+    board, text = made()
+    board.begin(STAGES)
+    for outcome in ("up to date", "unchanged", "restored", "adopted", "ran"):
+        board.rows["s0"].state = outcome
+        board.state(STAGES[0], "running")
+        assert board.rows["s0"].state == outcome
+    board.state(STAGES[1], "failed")
+    board.state(STAGES[1], "running")  # it is tried again
+    assert text.getvalue().splitlines() == ["s1: failed", "s1: running"]
+
+
+def test_a_live_table_is_shown_in_a_terminal_until_the_end_and_lines_elsewhere() -> None:
+    text = io.StringIO()
+    board = Board(Console(file=text, width=80, height=20, force_terminal=True), "http://there")
+    board.begin(STAGES[:1])
+    live = board._live
+    assert live
+    board.state(STAGES[0], "running")
+    board.text(STAGES[0], "step 1")
+    board.end()
+    assert (board._live, live.is_started) == (None, False)
+    assert "watch at" not in text.getvalue()
+    assert "s0: running" not in text.getvalue()
+    assert "step 1" in text.getvalue()
+    board.end()
+    silent = Board()
+    silent.begin(STAGES)
+    silent.add([Stage("more", "more")])
+    assert (silent._live, list(silent.rows)) == (None, ["s0", "s1", "s2", "more"])
+    silent.begin(STAGES[:1])
+    assert list(silent.rows) == ["s0"]
+
+
+def test_the_time_of_a_row_goes_on_while_it_is_at_work_and_its_text_is_shown_then(clock: Clock) -> None:
+    board, _ = made()
+    board.begin(STAGES)
+    board.rows["s0"].text = board.rows["s1"].text = "step 1"
+    board.state(STAGES[0], "running")
+    clock.now += 5
+    board.state(STAGES[1], "ran", 3.0)
+    cells = [[cell.plain for cell in board_module._cells(row)] for row in board.rows.values()]
+    assert cells == [["s0", "running", "5.0 s", "step 1"], ["s1", "ran", "3.0 s", ""], ["s2", "waiting", "", ""]]
+    assert board_module._cells(board.rows["s0"])[1].style == board_module.STYLES["running"]
+    assert board_module._cells(board.rows["s2"])[1].style == "dim"
+
+
+def test_what_matters_most_is_ranked_first() -> None:
+    busy = ("failed", "running", "running elsewhere", "waiting for another dvc")
+    states = (*busy, "queued", "waiting", "ran", "skipped", "up to date")
+    rows = [board_module.Row(STAGES[0], state) for state in states]
+    assert [row.rank for row in rows] == [0, 0, 0, 0, 1, 2, 2, 3, 4]
