@@ -6,7 +6,7 @@ from PIL import Image
 from etude.core.errors import InputError, ParamsError
 from etude.core.files import read_json, sha256_tree
 from etude.images import faces
-from tasks.prepare import prepare
+from tasks.prepare import _tell, prepare
 from tests.tasks.front import draw, make_project, set_param
 
 
@@ -125,3 +125,48 @@ def test_faces_that_are_found_are_kept_and_listed_in_the_pixels_of_the_file(
     assert facts["faces"] == [[20, 250, 60, 290]]
     assert facts["crop"][1] <= 240
     assert facts["crop"][3] >= 298
+
+
+def entry(file: str, *, crop: int = 64, flipped: bool = False, enlarged: bool = False) -> dict[str, object]:
+    """A picture of a listing; its source is a square of 64 px."""
+    return {
+        "sources": [file],
+        "crop": [0, 0, crop, 64],
+        "source_size": [64, 64],
+        "flipped": flipped,
+        "enlarged": enlarged,
+    }
+
+
+def test_what_was_found_is_told_in_one_order_and_mirrored_copies_are_not_counted_twice(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    images = {
+        "1": entry("a.png", crop=32, enlarged=True),
+        "2": entry("a.png", crop=32, enlarged=True, flipped=True),
+        "3": entry("b.png"),
+    }
+    listing = {
+        "images": images,
+        "skipped": {"c.png": "9×9", "d.png": "9×9"},
+        "duplicates": {"e.png": "b.png"},
+        "near_duplicates": [["1", "3"]],
+        "notes": {"b.png": ["has a profile", "has a colour key"], "a.png": ["has a profile"]},
+    }
+    _tell("pets", 7, listing)
+    told = capsys.readouterr()
+    assert told.out.splitlines() == [
+        "pets: 3 pictures (1 of them flipped copies) from 7 files",
+        "pets: 1 of them show a part of their picture; to see which: etude crops pets",
+    ]
+    assert told.err.splitlines() == [
+        "warning: pets: left out: 2: c.png (9×9); d.png (9×9)",
+        "warning: pets: the same pixels as another: 1: e.png = b.png",
+        "warning: pets: nearly the same: 1: a.png ~ b.png",
+        "warning: pets: enlarged: 1: a.png",
+        "warning: pets: has a colour key: 1: b.png",
+        "warning: pets: has a profile: 2: b.png; a.png",
+    ]
+    _tell("pets", 1, {"images": {"3": entry("b.png")}, "skipped": {}, "duplicates": {}, "near_duplicates": []})
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("pets: 1 pictures (0 of them flipped copies) from 1 files\n", "")
