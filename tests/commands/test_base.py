@@ -151,7 +151,16 @@ def test_an_unreachable_hub_is_a_clear_error_and_leaves_nothing_behind(project: 
 
 @pytest.mark.parametrize(
     "source",
-    ["./gone.safetensors", "gone.safetensors", "mine/gone.ckpt", "mine/gone", "../gone", "/gone/far", "~/gone/far"],
+    [
+        "./gone.safetensors",
+        "gone.safetensors",
+        "gone.CKPT",
+        "mine/gone.ckpt",
+        "mine/gone",
+        "../gone",
+        "/gone/far",
+        "~/gone/far",
+    ],
 )
 def test_a_path_that_is_not_there_is_said_to_be_missing_and_no_hub_is_asked(project: Path, source: str) -> None:
     (project / "mine").mkdir()
