@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from starlette.routing import Match
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Match, Route
+from starlette.testclient import TestClient
 
 from flows import server, server_process
 from tests.flows.conftest import Calls, Clock
@@ -72,3 +79,54 @@ def test_pages_are_folders_that_exist_and_all_else_is_the_uis(tmp_path: Path) ->
         "/x",
     )
     assert [matches(path) for path in paths] == [True, True, False, False, False, False]
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **content: Any) -> None:
+    """Put a module in the place of one of Prefect's server, whose import takes seconds."""
+    words = name.split(".")
+    for length in range(2, len(words) + 1):
+        monkeypatch.setitem(sys.modules, ".".join(words[:length]), ModuleType(name))
+    vars(sys.modules[name]).update(content)
+
+
+def test_events_wait_in_the_queues_of_every_service_and_among_those_that_are_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def queues(first: int, again: int) -> Any:
+        sizes = (SimpleNamespace(qsize=lambda size=size: size) for size in (first, again))
+        return SimpleNamespace(**dict(zip(("_queue", "_retry"), sizes, strict=True)))
+
+    full, empty = SimpleNamespace(_subscriptions=[queues(1, 2), queues(4, 0)]), SimpleNamespace(_subscriptions=[])
+    topic = SimpleNamespace(_topics={1: full, 2: empty})
+    stand_in(monkeypatch, "prefect.server.utilities.messaging.memory", Topic=topic)
+    assert server_process.waiting() == 7
+
+
+def test_the_server_serves_its_word_pages_and_pictures_before_the_ui_and_ends_when_nothing_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, root = tmp_path / "home", tmp_path / "root"
+    for file in (home / server.PICTURES / "a.webp", root / "artifacts/report/index.html"):
+        file.parent.mkdir(parents=True)
+        file.write_text(f"a {file.name}")
+    events: list[str] = []
+
+    @asynccontextmanager
+    async def services(_: Any) -> AsyncIterator[None]:
+        events.append("services begin")
+        yield
+        events.append("services end")
+
+    def count() -> int:
+        events.append("looked")
+        return 3 - len([event for event in events if event == "looked"])
+
+    own = Starlette(routes=[Route("/{path:path}", lambda _: PlainTextResponse("the UI"))], lifespan=services)
+    stand_in(monkeypatch, "prefect.server.api.server", create_app=lambda: own)
+    monkeypatch.setattr(server_process, "waiting", count)
+    monkeypatch.setattr(server_process, "POLL", 0.0)
+    app = server_process.application(home, root, "word")
+    with TestClient(app) as client:
+        paths = (server.WORD, "/artifacts/report/", f"/{server.PICTURES}/a.webp", "/artifacts/flow", "/")
+        assert [client.get(path).text for path in paths] == ["word", "a index.html", "a a.webp", "the UI", "the UI"]
+    assert events == ["services begin", "looked", "looked", "looked", "services end"]
