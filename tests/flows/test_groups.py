@@ -117,14 +117,14 @@ def test_what_a_stage_leaves_running_is_stopped_unless_it_ended_well(
 def test_who_no_longer_waits_for_a_slot_is_in_nobodys_way(tmp_path: Path) -> None:
     slots, over = Slots(tmp_path / "deep/slots"), Event()
     over.set()
-    with slots.take("job", 1, Event()) as (number, lock):
+    with slots.take("job", 1, over) as (number, lock):  # it is free: taken at once, stopped or not
         assert number == 0
         with (tmp_path / "deep/slots/job-0.lock").open("a") as file:
             assert os.path.samestat(os.fstat(lock), os.fstat(file.fileno()))
             assert not locked(file.fileno())
         with pytest.raises(StoppedError), slots.take("job", 1, over, urgency=9.0):
             pass
-        with slots.take("other", 1, over) as (number, _):  # a slot that is free is taken, stopped or not
+        with slots.take("other", 1, over) as (number, _):
             assert number == 0
     with slots.take("job", 1, over) as (number, _):
         assert number == 0
@@ -136,7 +136,7 @@ def test_who_no_longer_waits_for_a_slot_is_in_nobodys_way(tmp_path: Path) -> Non
 def test_a_copy_of_slots_shares_their_files_and_not_their_queue(tmp_path: Path) -> None:
     slots, over = Slots(tmp_path), Event()
     over.set()
-    with slots.take("job", 2, Event()):
+    with slots.take("job", 2, over):
         copy = pickle.loads(pickle.dumps(slots))
         assert (copy.folder, dict(copy._waiting)) == (tmp_path, {})
         with copy.take("job", 2, over) as (number, _):
