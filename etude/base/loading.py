@@ -7,24 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from diffusers import DDPMScheduler
 
-from etude.base.base import Base, Prediction
+from etude.base.base import Base
 from etude.base.digest import PARTS
 from etude.base.family import is_variation, read_config, recognise
+from etude.base.schedule import read_alphas, read_prediction, read_scaling, read_side
 from etude.base.single import CONFIGS, config_folder, single_scheduler
 from etude.base.tokenizer import load_tokenizer
 from etude.base.unclip import Unclip, load_unclip
 from etude.base.whole import empty_model, filled, read_model
-from etude.core.errors import BaseError
 from etude.core.families import FAMILIES, Family
 from etude.core.params import Part
 
 _SCHEDULER = Path("scheduler") / "scheduler_config.json"
-_BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
 
 
 def load_base(
@@ -41,6 +39,7 @@ def load_base(
     configs = config_folder(path, family.name) if single else path
     scheduler = single_scheduler(path, family.name, configs) if single else read_config(path / _SCHEDULER)
     vae_config = read_config(configs / "vae" / "config.json")
+    scaling_factor = read_scaling(path, vae_config)
     vae_dtype = torch.float32 if dtype == torch.float16 and vae_config.get("force_upcast", True) else dtype
     encoders = family.text_encoders if "text" in parts and not is_variation(path) else ()
     place = choose_device(device)
@@ -53,14 +52,14 @@ def load_base(
     return Base(
         path=path,
         family=family.name,
-        prediction=_prediction(path, scheduler),
+        prediction=read_prediction(path, scheduler),
         unet=load("unet", dtype) if "unet" in parts else None,
         vae=load("vae", vae_dtype) if "vae" in parts else None,
         text_encoders=tuple(load(encoder.part, dtype) for encoder in encoders),
         tokenizers=tuple(load_tokenizer(configs / encoder.tokenizer, encoder.pad) for encoder in encoders),
-        alphas_cumprod=DDPMScheduler(**_only(scheduler, _BETAS)).alphas_cumprod.to(place),
-        resolution=_resolution(configs, family, scheduler),
-        scaling_factor=float(vae_config.get("scaling_factor", 0.18215)),
+        alphas_cumprod=read_alphas(path, scheduler).to(place),
+        resolution=_resolution(path, configs, family, scheduler),
+        scaling_factor=scaling_factor,
         device=place,
         dtype=dtype,
         scheduler_config=scheduler,
@@ -81,21 +80,8 @@ def choose_device(name: str | torch.device) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _only(config: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: config[name] for name in names if name in config}
-
-
-def _prediction(path: Path, scheduler: dict[str, Any]) -> Prediction:
-    prediction = scheduler.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction") or "EDM" in scheduler.get("_class_name", ""):
-        action = "choose a base that predicts ε or v on the usual noise schedule"
-        raise BaseError(path, f"its scheduler is a {scheduler.get('_class_name')} predicting {prediction}", action)
-    return cast(Prediction, prediction)
-
-
-def _resolution(configs: Path, family: Family, scheduler: dict[str, Any]) -> int:
+def _resolution(path: Path, configs: Path, family: Family, scheduler: dict[str, Any]) -> int:
     """Training resolution in px. The shipped configuration has none, because SD 2.x has 512 with ε and 768 with v."""
     if configs.parent == CONFIGS:
         return family.resolution[scheduler["prediction_type"]]
-    size = read_config(configs / "unet" / "config.json").get("sample_size") or 64
-    return 8 * (size if isinstance(size, int) else min(size))
+    return 8 * read_side(path, read_config(configs / "unet" / "config.json"))

@@ -9,12 +9,22 @@ from pathlib import Path
 from transformers import CLIPTokenizer
 
 from etude.base.single import CONFIGS
+from etude.core.errors import BaseError
 
 
 def load_tokenizer(folder: Path, pad: str) -> CLIPTokenizer:
-    """The tokenizer in ``folder``, or CLIP's own with the padding token ``pad`` if there is no such folder."""
+    """The tokenizer in ``folder``, or CLIP's own with the padding token ``pad`` if there is no such folder.
+
+    Raises BaseError for a damaged one.
+    """
     if folder.is_dir():
-        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        try:
+            return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        except Exception as error:  # the Rust library that reads it raises that, and nothing more special
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise BaseError(
+                folder, f"is no tokenizer of CLIP, or damaged ({reason})", "fetch the base again"
+            ) from error
     vocabulary, merges = _clip_vocabulary()
     return CLIPTokenizer(vocab=vocabulary, merges=list(merges), pad_token=pad, model_max_length=77)
 

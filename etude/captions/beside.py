@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from etude.core.errors import InputError
 
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")  # all but white space
 
 
 def find_captions(files: Iterable[str]) -> dict[str, str]:
@@ -44,7 +46,11 @@ def _decode(path: Path) -> str:
     data = path.read_bytes()
     encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8")
     try:
-        return data.decode(encoding)
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
         fault = f"is not text in UTF-8 (byte {error.start})"
         raise InputError(path, fault, "save it as UTF-8, or delete it") from error
+    if control := CONTROL.search(text):  # UTF-16 without its mark is full of NULs
+        fault = f"is no plain text (character {control.start()} is {control.group()!a})"
+        raise InputError(path, fault, "save it as UTF-8, or delete it")
+    return text

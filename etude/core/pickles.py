@@ -15,7 +15,7 @@ from torch import Tensor
 
 from etude.core.errors import FormatError
 from etude.core.files import atomic_path
-from etude.core.weights import checked, read_weights
+from etude.core.weights import COUNTERS, checked, read_weights
 
 ACTION = "fetch it again from a source you trust, as .safetensors if there is one"
 BARE = "a bare tensor"  # the only key of a file that contains just one tensor
@@ -48,6 +48,9 @@ def read_either(path: Path | str, wanted: Wanted = lambda _: True) -> tuple[dict
             value = torch.tensor(float(value))
         if isinstance(value, Tensor):
             tensors[str(name)] = value
+        elif not (isinstance(value, int | float) and str(name).rpartition(".")[2] in COUNTERS):
+            fault = f"`{name}` holds a {type(value).__name__} in place of a tensor"
+            raise FormatError(path, fault, ACTION)
     return tensors, {}
 
 

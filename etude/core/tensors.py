@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 def _read_header(path: Path | str) -> tuple[int, dict[str, Any]]:
     try:
+        if not Path(path).is_file() and Path(path).exists() and not Path(path).is_dir():
+            raise FormatError(path, "is a pipe or a device, and no file", "name a file")
         with open(path, "rb") as file:
             prefix = file.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0

@@ -19,6 +19,7 @@ from etude.core.tensors import read_header, read_metadata
 if TYPE_CHECKING:
     from torch import Tensor
 
+LARGEST = 3.4028234663852886e38  # of float32, in which weights are computed with
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 # 8-bit floats; float16 can represent all their values
 EIGHT_BITS = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
@@ -78,9 +79,9 @@ def checked(path: Path | str, name: str, tensor: Tensor) -> Tensor:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether all numbers are finite: with NaN, both minimum and maximum are NaN. 3 to 6 GB/s, without a copy."""
-    low, high = tensor.detach().aminmax()
-    return bool(low.isfinite() and high.isfinite())
+    """Whether all numbers are finite, in float32 too. 3 to 6 GB/s, without a copy."""
+    low, high = (value.double() for value in tensor.detach().aminmax())
+    return bool(low >= -LARGEST and high <= LARGEST)  # of NaN, neither is true
 
 
 def read_weights(

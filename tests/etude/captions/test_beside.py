@@ -38,3 +38,10 @@ def test_a_suffix_in_other_case_is_a_suffix_and_small_letters_come_first() -> No
     found = find_captions(files)
     assert found == {"a": "a.TXT", "b": "b.Txt", "c": "c.txt", "d.png": "d.png.txt", "sub/a": "sub/a.txt"}
     assert captions_of(["a.png", "c.jpg", "c.png", "d.png", "sub/a.png"], found) == ["a.TXT", "c.txt", "sub/a.txt"]
+
+
+@pytest.mark.parametrize("data", ["ein hund".encode("utf-16-le"), b"cat\0dog", b"cat \x1b[31m dog"])
+def test_control_characters_are_no_text(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.txt: is no plain text"):
+        read_beside(tmp_path, ["a.png"], find_captions(["a.txt"]))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,13 @@ def test_a_header_without_metadata_may_say_so_by_null(tmp_path: Path) -> None:
     path = header(tmp_path, json.dumps({"w": ENTRY, "__metadata__": None}))
     assert read_metadata(path) == {}
     assert read_either(path)[0]["w"].item() == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.safetensors")
+    with pytest.raises(FormatError, match="is a pipe or a device"):
+        read_either(tmp_path / "m.safetensors")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt", ".pt", ".bin"])

@@ -99,3 +99,22 @@ def test_containers_become_plain_and_their_tensors_are_checked(tmp_path: Path) -
     torch.save({768: ({"a": row / 0}, [row])}, tmp_path / "e.pt")
     with pytest.raises(FormatError, match=r"`768\.0\.a` holds numbers that are not finite"):
         read_pickle(tmp_path / "e.pt")
+
+
+def test_a_number_that_float32_cannot_hold_is_refused(tmp_path: Path) -> None:
+    save_file({"w": torch.tensor([1e300], dtype=torch.float64)}, tmp_path / "m.safetensors")
+    with pytest.raises(FormatError, match="`w` holds numbers that are not finite"):
+        read_weights(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("value", ["1", [1.0, 2.0], None, {"a": 1}], ids=str)
+def test_what_stands_in_place_of_a_tensor_is_refused_by_its_name(value: Any, tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(1), "x.alpha": value}, tmp_path / "m.pt")
+    with pytest.raises(FormatError, match=r"`x\.alpha`"):
+        read_either(tmp_path / "m.pt")
+
+
+def test_a_pickled_lora_may_count_its_steps_and_have_plain_alphas(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(1), "x.alpha": 4, "step": 100}, tmp_path / "m.pt")
+    tensors, _ = read_either(tmp_path / "m.pt")
+    assert {name: tensor.item() for name, tensor in tensors.items()} == {"w": 1.0, "x.alpha": 4.0}

@@ -1,0 +1,62 @@
+"""What a base's configuration says of noise and latents, checked: wrong numbers there would draw black pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+from etude.base.base import Prediction
+from etude.core.errors import BaseError
+
+STEPS = 1000  # that every Stable Diffusion was trained with
+_BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+_SHIFTS = ("shift_factor", "latents_mean", "latents_std")  # of other autoencoders: latents would be shifted too
+_OTHERS = ("EDM", "Flow")  # in the names of schedulers for other kinds of noise
+_ACTION = "fetch the base again, or correct its configuration"
+
+
+def read_prediction(path: Path, scheduler: Mapping[str, Any]) -> Prediction:
+    """What the UNet predicts; raises BaseError for another kind of model."""
+    prediction, name = scheduler.get("prediction_type", "epsilon"), str(scheduler.get("_class_name", ""))
+    if prediction not in ("epsilon", "v_prediction") or any(other in name for other in _OTHERS):
+        action = "choose a base that predicts ε or v on the usual noise schedule"
+        raise BaseError(path, f"its scheduler is a {name or 'scheduler'} predicting {prediction}", action)
+    return cast(Prediction, prediction)
+
+
+def read_alphas(path: Path, scheduler: Mapping[str, Any]) -> Tensor:
+    """ᾱ [1000], float32 on the CPU: from almost 1 down to 0 or more. Raises BaseError."""
+    try:
+        alphas: Tensor = DDPMScheduler(**{name: scheduler[name] for name in _BETAS if name in scheduler}).alphas_cumprod
+    except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError, KeyError) as error:
+        fault = f"its scheduler_config.json has no noise schedule ({type(error).__name__}: {error})"
+        raise BaseError(path, fault, _ACTION) from error
+    falls = alphas.shape == (STEPS,) and bool((alphas[1:] < alphas[:-1]).all() and alphas[0] <= 1 and alphas[-1] >= 0)
+    if not falls:  # NaN is not less than anything either
+        raise BaseError(path, f"its noise does not grow over {STEPS} steps, as scheduler_config.json says", _ACTION)
+    return alphas
+
+
+def read_scaling(path: Path, vae: Mapping[str, Any]) -> float:
+    """The factor between the VAE's latents and the UNet's; raises BaseError."""
+    factor = vae.get("scaling_factor", 0.18215)
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
+        raise BaseError(path, f"its VAE has the scaling_factor {factor!r}, which must be a number above 0", _ACTION)
+    shifts = [name for name in _SHIFTS if vae.get(name)]
+    if shifts:
+        raise BaseError(path, f"its VAE shifts latents ({', '.join(shifts)}), which is not supported", "choose another")
+    return float(factor)
+
+
+def read_side(path: Path, unet: Mapping[str, Any]) -> int:
+    """The side of the latents that the UNet was trained at; 64 where the configuration does not say. BaseError."""
+    size = unet.get("sample_size") or 64
+    sides = size if isinstance(size, list) else [size]
+    if not sides or any(type(side) is not int or side < 1 for side in sides):
+        raise BaseError(path, f"its UNet has the sample_size {size!r}, which must be a whole number above 0", _ACTION)
+    return int(min(sides))
