@@ -13,7 +13,7 @@ from torch import Tensor
 from etude.base.base import Prediction
 from etude.core.errors import BaseError
 
-STEPS = 1000  # that every Stable Diffusion was trained with
+FEWEST = 500  # steps of noise: as many as a picture may be drawn in
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
 _SHIFTS = ("shift_factor", "latents_mean", "latents_std")  # of other autoencoders: latents would be shifted too
 _OTHERS = ("EDM", "Flow")  # in the names of schedulers for other kinds of noise
@@ -30,15 +30,17 @@ def read_prediction(path: Path, scheduler: Mapping[str, Any]) -> Prediction:
 
 
 def read_alphas(path: Path, scheduler: Mapping[str, Any]) -> Tensor:
-    """ᾱ [1000], float32 on the CPU: from almost 1 down to 0 or more. Raises BaseError."""
+    """ᾱ, float32 on the CPU, for each of usually 1000 steps: from almost 1 down to 0 or more. Raises BaseError."""
     try:
         alphas: Tensor = DDPMScheduler(**{name: scheduler[name] for name in _BETAS if name in scheduler}).alphas_cumprod
     except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError, KeyError) as error:
-        fault = f"its scheduler_config.json has no noise schedule ({type(error).__name__}: {error})"
+        reason = (str(error).splitlines() or [""])[0][:120]
+        fault = f"its scheduler_config.json has no noise schedule ({type(error).__name__}: {reason})"
         raise BaseError(path, fault, _ACTION) from error
-    falls = alphas.shape == (STEPS,) and bool((alphas[1:] < alphas[:-1]).all() and alphas[0] <= 1 and alphas[-1] >= 0)
-    if not falls:  # NaN is not less than anything either
-        raise BaseError(path, f"its noise does not grow over {STEPS} steps, as scheduler_config.json says", _ACTION)
+    # NaN is not less than anything either.
+    if len(alphas) < FEWEST or not (alphas[1:] < alphas[:-1]).all() or alphas[0] > 1 or alphas[-1] < 0:
+        fault = f"its scheduler_config.json has no noise that grows over {FEWEST} steps or more"
+        raise BaseError(path, fault, _ACTION)
     return alphas
 
 
