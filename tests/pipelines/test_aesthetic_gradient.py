@@ -156,7 +156,7 @@ def test_a_clip_of_another_width_is_refused_by_its_name(base: Base) -> None:
         aesthetic.apply(Artifact(METHOD, tensors, made.facts), base),
     ):
         pass
-    with pytest.raises(BaseError, match="no CLIP that sees pictures"):
+    with pytest.raises(BaseError, match="text_encoder: is no CLIP folder .*Next: name the folder of a whole CLIP"):
         build(base, clip=str(base.path / "text_encoder"))
 
 
