@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from etude.core.errors import InputError
 from etude.core.files import read_json, replace_folder
 from etude.core.params import image_folder
 from etude.grids.text import height, wrap, write
-from etude.images.crop import Box, Size
+from etude.images.crop import fitted, scaled
 from etude.images.decode import read_picture
 from tasks.shell.console import progress, shorten
 
@@ -60,33 +61,23 @@ def _tile(path: Path, entries: Sequence[Entry], name: str) -> Image.Image:
     """The picture, small, with the outlines of its crops; what none of them shows is darkened."""
     if not path.is_file():
         raise InputError(path, "was cut, and is no longer there", f"run `dvc repro prepare@{name}`")
-    picture = read_picture(path, (255, 255, 255), enough=_fitted)
+    picture = read_picture(path, (255, 255, 255), enough=partial(fitted, side=SIDE))
     width, height = entries[0]["source_size"]
     if picture.size != (width, height):
         raise InputError(path, "has changed since it was cut", f"run `dvc repro prepare@{name}`")
-    bright = picture.image.resize(_fitted(picture.image.size), reducing_gap=2.0)
+    bright = picture.image.resize(fitted(picture.image.size, SIDE), reducing_gap=2.0)
     scale = bright.width / width, bright.height / height
     tile = bright.point(lambda value: value * DARK)
     draw = ImageDraw.Draw(tile)
-    boxes = [_scaled(entry["crop"], scale) for entry in entries]
+    boxes = [scaled(entry["crop"], *scale) for entry in entries]
     for left, top, right, bottom in boxes:
         part = round(left), round(top), round(right), round(bottom)
         tile.paste(bright.crop(part), part)
     for left, top, right, bottom in boxes:  # one that is thinner than a pixel is drawn as a line
         draw.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=CROP, width=2)
     for face in entries[0].get("faces", []):
-        draw.rectangle(_scaled(face, scale), outline=FACE, width=1)
+        draw.rectangle(scaled(face, *scale), outline=FACE, width=1)
     return tile
-
-
-def _fitted(size: Size) -> Size:
-    scale = SIDE / max(size)
-    return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
-
-
-def _scaled(box: Sequence[float], scale: tuple[float, float]) -> Box:
-    left, top, right, bottom = box
-    return left * scale[0], top * scale[1], right * scale[0], bottom * scale[1]
 
 
 def _sheet(tiles: Sequence[tuple[str, Image.Image]]) -> Image.Image:

@@ -14,12 +14,10 @@ from tasks.shell.console import say
 def crops(
     name: Annotated[
         str,
-        typer.Argument(
-            metavar="SET", help="The image set; `dvc repro` or *prepare* has cut it.", autocompletion=names.image_sets
-        ),
+        typer.Argument(help="the image set; `dvc repro` or *prepare* has cut it", autocompletion=names.image_sets),
     ],
 ) -> None:
-    """Draw contact sheets of the image set SET: each picture, with what its crop leaves out darkened.
+    """Draw contact sheets of the image set NAME: each picture, with what its crop leaves out darkened.
 
     The pictures that lose most come first. Faces that `crop: faces` found are outlined.
 

@@ -44,12 +44,10 @@ def memory(
     """
     from commands.preset import apply_preset
     from commands.rewriting import copies
-    from etude.arguments import refuse_unknown
-    from etude.core.method import load_method, method_names
+    from etude.core.method import load_method
     from etude.core.params import load
     from etude.project import check
 
-    refuse_unknown("METHOD", "method", method, method_names())
     with copies() as draft:
         if preset:
             apply_preset(preset, draft)

@@ -11,7 +11,6 @@ from etude import names
 from tasks.shell import run
 from tasks.shell.console import say, warn
 
-PRESETS = Path("presets")
 CLASS = "[class]"  # in a preset: the class of what a method learns
 
 
@@ -59,6 +58,7 @@ def apply_preset(name: str, draft: Path) -> list[str]:
 def _values(name: str) -> dict[str, Any]:
     """The values of a preset, by params file."""
     from commands.rewriting import read_commented
+    from etude.sources import PRESETS
 
     chosen: dict[str, Any] = read_commented(PRESETS / f"{name}.yaml")
     chosen.pop("fetch")  # what `etude.sources` reads

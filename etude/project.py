@@ -32,11 +32,12 @@ def params_files(root: Path) -> list[Path]:
 
 def schemas_of(root: Path) -> Iterator[tuple[Path, type[Schema]]]:
     """The params files below ``root``, each with its schema, without files of folders that are no method."""
+    names = method_names()
     for path in params_files(root):
         name = path.relative_to(root).parent.name
         if not name:
             yield path, Project
-        elif name in method_names():
+        elif name in names:
             schema: type[Schema] = load_method(name).Params
             yield path, schema
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from etude.core.errors import BELOW, InputError
 from etude.core.method import load_method
@@ -29,7 +29,6 @@ class Origin(NamedTuple):
     source: str  # hub id
     revision: str
     half: bool = False  # prefer fp16 files
-    family: str = ""  # of a base, where a preset names it
 
 
 def sources(root: Path, project: Project) -> list[Source]:
@@ -62,18 +61,20 @@ def origin(path: str) -> Origin | None:
     meta = (read_yaml(recorded).get("meta") if recorded.exists() else None) or {}
     if {"from", "revision"} <= set(meta):
         return Origin(meta["from"], meta["revision"], bool(meta.get("half")))
-    for preset in sorted(PRESETS.glob("*.yaml")):
-        for item in read_yaml(preset)["fetch"]:
-            if item["to"] == path:
-                return Origin(item["from"], item["revision"], family=item.get("family", ""))
-    return None
+    return next((Origin(item["from"], item["revision"]) for item in _fetched(path)), None)
+
+
+def _fetched(path: str) -> list[dict[str, Any]]:
+    """What the presets say of the model that they fetch to ``path``."""
+    items = [item for preset in sorted(PRESETS.glob("*.yaml")) for item in read_yaml(preset)["fetch"]]
+    return [item for item in items if item["to"] == path]
 
 
 def family_of(base: Path) -> str:
     """The family of a base, also of one that is not here yet, if a preset fetches it. Raises BaseError."""
-    known = None if base.exists() else origin(base.as_posix())
-    if known and known.family:
-        return known.family
+    named = [str(item["family"]) for item in _fetched(base.as_posix()) if "family" in item]
+    if named and not base.exists():
+        return named[0]
     from etude.base.family import recognise
 
     return recognise(base)

@@ -18,12 +18,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from etude.core.errors import EtudeError, InputError
+from etude.core.errors import EtudeError, InputError, in_lines
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
-RUNNERS = {"threads": "prefect", "dask": "prefect_dask", "ray": "prefect_ray"}  # task runner → the package with it
+RUNNERS = {"dask": "prefect_dask", "ray": "prefect_ray"}  # task runner → the package with it
 
 
 def find_root(folder: Path) -> Path:
@@ -41,8 +41,10 @@ def cores() -> int:
 
 def refuse_runner(name: str) -> None:
     """Raise InputError for a task runner that nobody knows, or whose package is not installed."""
-    kind, _, address = name.partition("@")
-    if kind not in RUNNERS or (kind == "threads" and address):
+    kind = name.partition("@")[0]
+    if name == "threads":
+        return
+    if kind not in RUNNERS:
         raise InputError(f"--runner {name}", "there is no such task runner", "name threads, dask or ray")
     package = RUNNERS[kind]
     if find_spec(package) is None:
@@ -93,13 +95,13 @@ def conclude(message: str, fine: bool) -> None:
 
 
 def say(text: str) -> None:
-    """Print text as it is: brackets are no mark-up, and long lines stay whole."""
-    Console(highlight=False).print(text, markup=False, soft_wrap=True)
+    """Print text as it is: brackets are no mark-up, long lines stay whole, and no name in it steers the terminal."""
+    Console(highlight=False).print(in_lines(text), markup=False, soft_wrap=True)
 
 
 def leave(message: str, code: int = 1) -> NoReturn:
     """Print the message on stderr and end the program."""
-    Console(stderr=True, highlight=False).print(Text(message), soft_wrap=True)
+    Console(stderr=True, highlight=False).print(Text(in_lines(message)), soft_wrap=True)
     raise typer.Exit(code)
 
 

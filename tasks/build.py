@@ -22,7 +22,7 @@ from etude.core.mixins import base_of, models_of
 from etude.core.params import MethodParams, Schema, load, pick
 from etude.core.store import key
 from etude.training.inputs import Request, load_inputs
-from etude.training.preview import HasPreview
+from etude.training.preview import preview_of
 from etude.training.processes import is_main, spread
 from tasks.shell import look_of, publish, run
 from tasks.shell.console import say, warn
@@ -134,7 +134,7 @@ def _open(
     from etude.training.report import Report
 
     make_deterministic(stage_params.threads)
-    preview = params.preview if isinstance(params, HasPreview) and params.preview.seeds else None
+    preview = preview_of(params)
     base = load_base(path, device=stage_params.device, parts=PARTS if preview else params.base_parts)
     report = Report(
         scratch, stage_params.seed, base.device.type, stage_params.precision, watch=Path("logs", "previews", method)

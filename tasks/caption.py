@@ -32,10 +32,12 @@ def caption(name: str) -> None:
     prepared = Path("data", name, "prepared")
     listing = read_json(prepared / "images.json")
     images: dict[str, dict[str, Any]] = listing["images"]
+    from etude.captions.beside import find_captions
     from etude.images.folder import list_files
 
     files = list_files(folder)
-    texts = _written(folder, files, images, stage_params.caption)
+    captions = find_captions(files)
+    texts = _written(folder, captions, images, stage_params.caption)
     unnamed = [identifier for identifier, entry in images.items() if not entry["flipped"] and identifier not in texts]
     texts |= _described(prepared, unnamed, stage_params)
     whole = {identifier: _whole(identifier, texts, stage_params.caption) for identifier in images}
@@ -44,15 +46,15 @@ def caption(name: str) -> None:
             (out / f"{identifier}.txt").write_text(entry["text"] + "\n", encoding="utf-8")
         write_json(out / "captions.json", whole)
     _tell(name, images, whole, stage_params.caption)
-    _tell_unused(name, files, listing)
+    _tell_unused(name, files, captions, listing)
 
 
-def _written(folder: Path, files: list[str], images: dict[str, dict[str, Any]], settings: Caption) -> Texts:
+def _written(folder: Path, captions: dict[str, str], images: dict[str, dict[str, Any]], settings: Caption) -> Texts:
     """The captions that people wrote for pictures: in a .txt file beside one of its files, or in a file's name."""
-    from etude.captions.beside import find_captions, read_beside
+    from etude.captions.beside import read_beside
     from etude.captions.names import words_of_name
 
-    captions, texts, unreadable = find_captions(files), {}, []
+    texts, unreadable = {}, []
     for identifier, entry in images.items():
         if entry["flipped"]:
             continue
@@ -121,9 +123,9 @@ def _tell_silent(name: str, images: dict[str, Any], whole: dict[str, dict[str, s
         say(f"{name}: {len(silent)} names do not describe a picture, such as {silent[0]}; a .txt beside it would")
 
 
-def _tell_unused(name: str, files: list[str], listing: dict[str, Any]) -> None:
+def _tell_unused(name: str, files: list[str], captions: dict[str, str], listing: dict[str, Any]) -> None:
     """Name what is in the folder and neither *prepare* nor this stage uses or has named, by suffix."""
-    from etude.captions.beside import captions_of, find_captions
+    from etude.captions.beside import captions_of
     from etude.images.folder import kohya_folders, name_unused
 
     used = set(listing["skipped"])  # *prepare* names these
@@ -131,7 +133,7 @@ def _tell_unused(name: str, files: list[str], listing: dict[str, Any]) -> None:
         used.update(entry["sources"])
         if "attention" in entry:
             used.add(str(PurePosixPath(entry["sources"][0]).with_name(entry["attention"])))
-    used.update(captions_of(used, find_captions(files)))
+    used.update(captions_of(used, captions))
     if unused := name_unused(files, used):
         warn(f"{name}: files that are not used: {first_of(unused)}. Captions are read from .txt beside a picture alone")
     if folders := kohya_folders(used):

@@ -22,7 +22,7 @@ from etude.base.whole import empty_model, filled, read_model
 from etude.core.families import FAMILIES, Family
 from etude.core.params import Part
 
-_SCHEDULER = Path("scheduler") / "scheduler_config.json"
+SCHEDULER = Path("scheduler") / "scheduler_config.json"
 
 
 def load_base(
@@ -37,7 +37,7 @@ def load_base(
     family = FAMILIES[recognise(path, without_vae="vae" not in parts)]
     single = path.is_file()
     configs = config_folder(path, family.name) if single else path
-    scheduler = single_scheduler(path, family.name, configs) if single else read_config(path / _SCHEDULER)
+    scheduler = single_scheduler(path, family.name, configs) if single else read_config(path / SCHEDULER)
     vae_config = read_config(configs / "vae" / "config.json")
     scaling_factor = read_scaling(path, vae_config)
     vae_dtype = torch.float32 if dtype == torch.float16 and vae_config.get("force_upcast", True) else dtype
@@ -58,7 +58,7 @@ def load_base(
         text_encoders=tuple(load(encoder.part, dtype) for encoder in encoders),
         tokenizers=tuple(load_tokenizer(configs / encoder.tokenizer, encoder.pad) for encoder in encoders),
         alphas_cumprod=read_alphas(path, scheduler).to(place),
-        resolution=_resolution(path, configs, family, scheduler),
+        resolution=resolution_of(path, configs, family, scheduler),
         scaling_factor=scaling_factor,
         device=place,
         dtype=dtype,
@@ -80,7 +80,7 @@ def choose_device(name: str | torch.device) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _resolution(path: Path, configs: Path, family: Family, scheduler: dict[str, Any]) -> int:
+def resolution_of(path: Path, configs: Path, family: Family, scheduler: dict[str, Any]) -> int:
     """Training resolution in px. The shipped configuration has none, because SD 2.x has 512 with ε and 768 with v."""
     if configs.parent == CONFIGS:
         return family.resolution[scheduler["prediction_type"]]

@@ -61,6 +61,7 @@ STOP_WORDS = frozenset({
     "the", "and", "from", "with", "for", "not", "this", "that", "are", "was", "its", "his", "her", "our", "new",
     "old", "all", "you", "your", "by", "of", "on", "in",
 })  # fmt: skip
+SAYS_NOTHING = PROGRAM_WORDS | FILE_WORDS | STOP_WORDS
 # With these words the others are the photographer's name.
 PHOTOGRAPHER = frozenset({"pexels", "unsplash"})
 
@@ -107,7 +108,7 @@ def _trimmed(run: list[str]) -> list[str]:
 def _describes(run: list[str], least: int) -> bool:
     """Whether ``least`` of the words describe; words that CLIP does not know do, where no code is: two of them."""
     words = [found["word"].lower() for word in run if (found := GLUED.fullmatch(word))]
-    words = [word for word in words if word not in PROGRAM_WORDS | FILE_WORDS | STOP_WORDS]
+    words = [word for word in words if word not in SAYS_NOTHING]
     known = [word for word in words if _is_known(word)]
     if least > 1:
         return len(known) >= least

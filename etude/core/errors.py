@@ -64,3 +64,13 @@ class ConflictError(EtudeError):
 
 def _ended(sentence: str) -> str:
     return sentence if sentence.endswith("?") else f"{sentence}."  # "did you mean …?"
+
+
+def in_lines(text: str) -> str:
+    """Each line of the text as `in_a_line` makes it."""
+    return "\n".join(map(in_a_line, text.split("\n")))
+
+
+def in_a_line(text: str) -> str:
+    """The text with line ends and what else would steer a terminal (names in files may hold it) as escapes."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil, log
 
 from PIL import Image
@@ -10,6 +11,17 @@ Size = tuple[int, int]  # width, height
 Box = tuple[float, float, float, float]
 # From three times too large on, a picture is first shrunk by a whole factor: faster, and the same to the eye.
 REDUCING_GAP = 3.0
+
+
+def fitted(size: Size, side: float) -> Size:
+    """The size with ``side`` as its longer side, and the same shape."""
+    scale = side / max(size)
+    return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+
+
+def scaled(box: Sequence[float], across: float, down: float) -> Box:
+    """The box in a picture that is ``across`` times as wide and ``down`` times as high."""
+    return box[0] * across, box[1] * down, box[2] * across, box[3] * down
 
 
 def crop_box(size: Size, target: Size, focus: tuple[float, float] | None = None) -> Box:

@@ -162,7 +162,8 @@ def _orientation(image: ImageFile) -> int | None:
     try:
         orientation = image.getexif().get(ORIENTATION)
         if orientation is None and (data := image.info.get("exif")):
-            with warnings.catch_warnings(action="error"):  # loaded anew: the first time, Pillow swallows errors
+            # Read the data a second time: `getexif` hides what is wrong with them.
+            with warnings.catch_warnings(action="error"):
                 Image.Exif().load(data)
         return int(orientation or 1)
     except (*DAMAGE, UserWarning):

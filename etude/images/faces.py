@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etude.core.errors import InputError
-from etude.images.crop import Box
+from etude.images.crop import Box, fitted, scaled
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,15 +44,14 @@ def find_faces(image: Image.Image) -> list[Box]:
     import numpy as np
 
     cv2.setNumThreads(1)  # with several, the order in which windows are grouped varies, and the boxes with it
-    scale = min(SIDE / max(image.size), 1.0)
-    size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
+    size = fitted(image.size, min(SIDE, max(image.size)))
     grey = np.asarray(image.resize(size, reducing_gap=2.0).convert("L"))
     found = _search(FRONTAL, grey)
     if not found:  # the cascade of profiles knows those that look to one side
         mirrored = _search(PROFILE, np.ascontiguousarray(grey[:, ::-1]))
         found = _search(PROFILE, grey) + [(size[0] - x - w, y, w, h) for x, y, w, h in mirrored]
     across, down = image.width / size[0], image.height / size[1]
-    return [(x * across, y * down, (x + w) * across, (y + h) * down) for x, y, w, h in sorted(found)]
+    return [scaled((x, y, x + w, y + h), across, down) for x, y, w, h in sorted(found)]
 
 
 def _search(cascade: str, grey: Any) -> list[tuple[int, int, int, int]]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from etude.images.crop import Box, crop_box
+from etude.images.crop import Box, crop_box, fitted
 
 SIDE = 256  # the picture is looked at with a long side of this many pixels
 EDGES, ENTROPY = 0.5, 0.15  # weights
@@ -50,8 +50,7 @@ def focal_point(image: Image.Image, target: tuple[int, int], faces: Sequence[Box
     It keeps as much of ``faces`` (boxes in pixels of ``image``) as any crop can, then of the heads around them.
     """
     scale = SIDE / max(image.size)
-    size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
-    small = image.resize(size, reducing_gap=2.0)
+    small = image.resize(fitted(image.size, SIDE), reducing_gap=2.0)
     left, top, right, bottom = crop_box(small.size, target)
     pixels = np.asarray(small, dtype=np.int64)
     x, y = small.width / 2, small.height / 2

@@ -13,7 +13,7 @@ from PIL import Image
 from etude.core.errors import InputError
 from etude.core.pictures import open_whole
 from etude.images import faces
-from etude.images.crop import Box, Size, bucket_sizes, crop_box, cut, nearest_size, pad, split_boxes
+from etude.images.crop import Box, Size, bucket_sizes, crop_box, cut, nearest_size, pad, scaled, split_boxes
 from etude.images.decode import Picture, read_picture
 from etude.images.focus import focal_point
 from etude.images.identity import Signature, near_duplicates, pixel_hash, signature
@@ -182,10 +182,9 @@ def mask_piece(path: Path, size: Size, box: list[int], target: Size, settings: P
     if settings.crop == "pad" and box == [0, 0, *size]:
         return pad(image.resize(size), target, (EVEN, EVEN, EVEN)).convert("L")
     across, down = image.width / size[0], image.height / size[1]
-    part = box[0] * across, box[1] * down, box[2] * across, box[3] * down
-    return cut(image, part, target).convert("L")
+    return cut(image, scaled(box, across, down), target).convert("L")
 
 
 def _in_file(box: Box, picture: Picture) -> list[int]:
     across, down = picture.size[0] / picture.image.width, picture.size[1] / picture.image.height
-    return [round(box[0] * across), round(box[1] * down), round(box[2] * across), round(box[3] * down)]
+    return [round(value) for value in scaled(box, across, down)]

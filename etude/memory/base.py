@@ -6,58 +6,44 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from etude.base.base import Base
 from etude.base.family import read_config
-from etude.base.single import CONFIGS, config_folder
+from etude.base.loading import SCHEDULER, resolution_of
+from etude.base.single import CONFIGS, config_folder, single_scheduler
 from etude.base.tokenizer import load_tokenizer
-from etude.core.families import FAMILIES, PLAIN, PROJECTED
+from etude.base.whole import empty_model
+from etude.core.families import FAMILIES
 from etude.core.params import Part
 
-_TEXT_MODELS: dict[str, Any] = {PLAIN: CLIPTextModel, PROJECTED: CLIPTextModelWithProjection}
 
+def empty_base(path: Path, family: str, parts: tuple[Part, ...]) -> Base:
+    """The base in ``path``, or where it is not there yet, the published model of its family; in float32.
 
-def empty_base(path: Path, family: str, parts: tuple[Part, ...], resolution: int, dtype: torch.dtype) -> Base:
-    """The base in ``path``, or where it is not there yet, the published model of its family. Call it in `counting`.
-
-    ``resolution`` in px is what previews are drawn at.
+    Call it in `counting`. Raises BaseError for a damaged configuration.
     """
     configs, record = CONFIGS / family, FAMILIES[family]
+    single = path.is_file()
     if path.exists():
-        configs = path if path.is_dir() else config_folder(path, family)
-    unet = vae = None
-    encoders: tuple[Any, ...] = ()
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        if "unet" in parts:
-            unet = UNet2DConditionModel.from_config(read_config(configs / "unet" / "config.json"))
-        if "vae" in parts:
-            vae = AutoencoderKL.from_config(read_config(configs / "vae" / "config.json"))
-        if "text" in parts:
-            encoders = tuple(_text(configs / each.part, _TEXT_MODELS[each.model]) for each in record.text_encoders)
-    finally:
-        torch.set_default_dtype(before)
-    for module in filter(None, (unet, vae, *encoders)):
-        module.requires_grad_(False).eval()
+        configs = config_folder(path, family) if single else path
+    scheduler = single_scheduler(path, family, configs) if single else read_config(configs / SCHEDULER)
+
+    def load(part: str) -> Any:
+        return empty_model(path, configs, record, part).to_empty(device="cpu").requires_grad_(False).eval()
+
+    encoders = record.text_encoders if "text" in parts else ()
     return Base(
         path=path,
         family=family,
         prediction="epsilon",
-        unet=unet,
-        vae=vae,
-        text_encoders=encoders,
-        tokenizers=tuple(load_tokenizer(configs / each.tokenizer, each.pad) for each in record.text_encoders),
+        unet=load("unet") if "unet" in parts else None,
+        vae=load("vae") if "vae" in parts else None,
+        text_encoders=tuple(load(encoder.part) for encoder in encoders),
+        tokenizers=tuple(load_tokenizer(configs / encoder.tokenizer, encoder.pad) for encoder in encoders),
         alphas_cumprod=torch.ones(1000),
-        resolution=resolution,
+        resolution=resolution_of(path, configs, record, scheduler),
         scaling_factor=1.0,
         device=torch.device("cpu"),
-        dtype=dtype,
+        dtype=torch.float32,
         scheduler_config={},
     )
-
-
-def _text(folder: Path, kind: Any) -> Any:
-    return kind(CLIPTextConfig(**read_config(folder / "config.json")))

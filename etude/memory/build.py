@@ -19,6 +19,8 @@ from torch import Tensor
 
 from etude.base.base import Base
 from etude.base.conditioning import Conditioning
+from etude.base.digest import PARTS
+from etude.base.family import is_variation, read_config
 from etude.base.latents import decode_latents
 from etude.base.settings import ClassPictures
 from etude.base.text import encode_prompts
@@ -27,7 +29,7 @@ from etude.core.errors import EtudeError
 from etude.core.families import FAMILIES
 from etude.core.method import Method, needs
 from etude.core.mixins import Concepts, OwnBase, ReadsCaptions
-from etude.core.params import MethodParams, Part
+from etude.core.params import MethodParams
 from etude.core.placeholder import insert_name
 from etude.diffusion import weights
 from etude.diffusion.sample import guided
@@ -37,14 +39,13 @@ from etude.training import fit
 from etude.training.augmentation import HasViews
 from etude.training.batches import Captions, Images, Pictures
 from etude.training.plan import Optimization, Trained
-from etude.training.preview import HasPreview, Preview, evaluating
+from etude.training.preview import Preview, evaluating, preview_of
 from etude.training.prior import Prior
 from etude.training.report import Report
 from etude.training.views import Views
 
 TOKENS = 77  # of a text
 SIZES = 6  # numbers that SDXL reads: original size, crop and target size
-PARTS: tuple[Part, ...] = ("unet", "vae", "text")  # of a base, where previews are drawn
 
 
 class UncountedError(EtudeError):
@@ -92,13 +93,13 @@ def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -
     """Count the build of a method; raises UncountedError for one that this cannot count."""
     if not isinstance(params, Trained):
         raise UncountedError(name, "it does not learn in steps")
-    if isinstance(params, OwnBase):
+    if isinstance(params, OwnBase) or _shows_pictures(setup.base):
         raise UncountedError(name, "it needs a base that is conditioned on pictures")
     params = _one_step(params)
-    preview = params.preview if isinstance(params, HasPreview) and params.preview.seeds else None
+    preview = preview_of(params)
     with counting() as counter, ExitStack() as undo:
         footprint, parts = Footprint(), PARTS if preview else params.base_parts
-        base = empty_base(setup.base, setup.family, parts, setup.resolution, torch.float32)
+        base = empty_base(setup.base, setup.family, parts)
         counter.restart()
         footprint.weights = counter.now
         data = {need: _DATA[need](params, setup, base) for need in needs(method)}
@@ -115,16 +116,17 @@ def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -
     return footprint
 
 
+def _shows_pictures(base: Path) -> bool:
+    """Whether a base is conditioned on pictures: an unCLIP one, or one of image variations."""
+    if not base.is_dir():
+        return False
+    return is_variation(base) or bool(read_config(base / "unet" / "config.json").get("class_embed_type"))
+
+
 def _one_step(params: MethodParams) -> MethodParams:
     assert isinstance(params, Trained)
-    one = {
-        "steps": 1,
-        "warmup_steps": 0,
-        "log_every": 1,
-        "checkpoint_every": 1,
-        "resume_every": 1,
-        "learning_rate": 0.1,
-    }
+    one = {"steps": 1, "log_every": 1, "checkpoint_every": 1, "resume_every": 1, "warmup_steps": 0}
+    one |= {"learning_rate": 1}  # any: an A1111 schedule could end before the first step
     return params.model_copy(update={"training": params.training.model_copy(update=one)})
 
 
@@ -176,9 +178,8 @@ class _Counting(Report):
         self.counter.restart()
         if self.draw:
             self.draw()
-        self.footprint.previews = (
-            self.counter.peak - self.footprint.stays
-        )  # with the average, a copy of what is learned
+        # With an average, a copy of what is learned is there as well meanwhile.
+        self.footprint.previews = self.counter.peak - self.footprint.stays
 
 
 _make_optimizer = fit._optimizer

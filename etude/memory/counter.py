@@ -113,7 +113,7 @@ def _value(kind: type) -> Any:
     return lambda tensor: kind(_item(tensor))
 
 
-_attention, _group, _layer = functional.scaled_dot_product_attention, functional.group_norm, functional.layer_norm
+_attention = functional.scaled_dot_product_attention
 
 
 def _autocast() -> bool:
@@ -139,22 +139,18 @@ def _flash_attention(
     return answer
 
 
-def _group_norm(
-    x: Tensor, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Tensor:
-    if not _autocast():
-        return _group(x, groups, weight, bias, eps)
-    with torch.autocast("cpu", enabled=False):
-        return _group(x.float(), groups, _float(weight), _float(bias), eps)
+def _in_float32(norm: Any) -> Any:
+    """A norm that computes in float32 under autocast; its second argument is a number of groups, or a shape."""
 
+    def normed(
+        x: Tensor, second: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+    ) -> Tensor:
+        if not _autocast():
+            return norm(x, second, weight, bias, eps)  # type: ignore[no-any-return]
+        with torch.autocast("cpu", enabled=False):
+            return norm(x.float(), second, _float(weight), _float(bias), eps)  # type: ignore[no-any-return]
 
-def _layer_norm(
-    x: Tensor, shape: list[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Tensor:
-    if not _autocast():
-        return _layer(x, shape, weight, bias, eps)
-    with torch.autocast("cpu", enabled=False):
-        return _layer(x.float(), shape, _float(weight), _float(bias), eps)
+    return normed
 
 
 def _float(tensor: Tensor | None) -> Tensor | None:
@@ -164,6 +160,6 @@ def _float(tensor: Tensor | None) -> Tensor | None:
 # CUDA's autocast computes norms in float32 and attention in 16 bits; the CPU's does not.
 _CUDA = {
     "scaled_dot_product_attention": _flash_attention,
-    "group_norm": _group_norm,
-    "layer_norm": _layer_norm,
+    "group_norm": _in_float32(functional.group_norm),
+    "layer_norm": _in_float32(functional.layer_norm),
 }

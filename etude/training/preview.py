@@ -38,6 +38,11 @@ class HasPreview(Schema):
     preview: Preview
 
 
+def preview_of(params: Schema) -> Preview | None:
+    """What a method draws at each checkpoint; None if it draws nothing."""
+    return params.preview if isinstance(params, HasPreview) and params.preview.seeds else None
+
+
 def draw(base: Base, preview: Preview, name: str) -> Image:
     """The pictures of all seeds in a row, drawn with ``base`` in its present state of training."""
     import numpy as np

@@ -90,8 +90,7 @@ def prepared(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _faults_in_short() -> Iterator[None]:
-    from etude.core.errors import BELOW, EtudeError
-    from tasks.shell.console import in_a_line
+    from etude.core.errors import BELOW, EtudeError, in_a_line
 
     try:
         yield
@@ -115,8 +114,7 @@ def _warnings_in_short() -> Iterator[None]:
     """An EtudeWarning is one line on stderr; other warnings stay as they are."""
     import warnings
 
-    from etude.core.errors import EtudeWarning
-    from tasks.shell.console import in_a_line
+    from etude.core.errors import EtudeWarning, in_a_line
 
     plain = warnings.formatwarning
 

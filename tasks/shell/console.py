@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
+from etude.core.errors import in_a_line, in_lines
+
 T = TypeVar("T")
 WIDTH = 200  # characters of a list of cases within a line
 
@@ -14,18 +16,12 @@ def say(text: str, *, error: bool = False) -> None:
     """Print lines without mark-up or wrapping, so that file names in a log are not broken; none steers a terminal."""
     from rich.console import Console
 
-    lines = "\n".join(map(in_a_line, text.split("\n")))
-    Console(stderr=error, markup=False, highlight=False, emoji=False).print(lines, soft_wrap=True)
+    Console(stderr=error, markup=False, highlight=False, emoji=False).print(in_lines(text), soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Print a warning on stderr, as one line, and continue."""
     say(f"warning: {in_a_line(text)}", error=True)
-
-
-def in_a_line(text: str) -> str:
-    """The text with line ends and what else would steer a terminal (names in files may hold it) as escapes."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def shorten(text: str, most: int = 60) -> str:

@@ -142,7 +142,7 @@ def test_every_trial_starts_from_the_present_commit_with_the_present_edits(
     assert [one["task_run_name"] for (one,) in trying["options"]] == [f"keep {trial.title}" for trial in TRIALS]
     given = [(root, work, futures.unquote(), title, saved) for root, work, futures, title, saved in trying["keep"]]
     assert given == [(tmp_path, work, "futures", f"mine-rate-{n}", True) for n, work in enumerate(works)]
-    # One more than `jobs` is prepared; the tree of one that is told of is still there, and then it goes.
+    # One trial more than `jobs` is prepared ahead. The worktree of a trial is removed after its end was reported.
     assert ended == [
         ("rate-1", "mine-rate-1", 2),
         ("rate-2", "mine-rate-2", 2),
