@@ -21,9 +21,10 @@ from ruamel.yaml import YAML
 from commands import hub
 from commands.tracking import restore, track
 from etude import sources
-from etude.base.checkpoint import SUFFIXES, refuse_pointer
-from etude.base.family import read_config, recognise, weight_files
+from etude.base.checkpoint import SUFFIXES
+from etude.base.family import recognise
 from etude.core.errors import ArgumentError, BaseError, ConflictError
+from etude.core.model_folders import read_config, refuse_pointer, weight_files
 from etude.core.params import read_yaml
 from etude.project import Project, check
 from etude.watch.locks import locked, one_at_a_time
@@ -123,7 +124,7 @@ def kind_of(path: Path) -> str:
 
 
 def _open_clip(path: Path) -> None:
-    weights = weight_files(path)[0]
+    weights = weight_files(path)
     wanted = ("preprocessor_config.json", "vocab.json", "merges.txt")
     missing = [name for name in wanted if not (path / name).exists()] + ([] if weights else ["model.safetensors"])
     if missing:

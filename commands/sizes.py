@@ -59,8 +59,8 @@ def _part(family: str, part: str) -> nn.Module:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from etude.base.family import read_config
     from etude.base.single import CONFIGS
+    from etude.core.model_folders import read_config
 
     made: nn.Module
     config = read_config(CONFIGS / family / part / "config.json")

@@ -46,7 +46,7 @@ _TABLE = (
     _fact(
         "family",
         "a name in etude/core/families.py",
-        "tasks etude.formats commands",
+        "tasks etude.core etude.formats commands",
         "etude.formats etude.pages pipelines commands",
     ),
     _fact(

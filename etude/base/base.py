@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from etude.base.schedule import Prediction
 from etude.base.unclip import Unclip
 from etude.core.artifact import PRECISIONS
 from etude.core.families import FAMILIES
 
-Prediction = Literal["epsilon", "v_prediction"]
 DTYPES: dict[str, torch.dtype] = {ours: getattr(torch, name) for ours, name in PRECISIONS.items()}
 # For a method with its own noise, sampling and guidance: (prompts, seeds, width, height) → pictures uint8 [B, H, W, 3].
 CustomSampler = Callable[[Any, Sequence[int], int, int], Tensor]

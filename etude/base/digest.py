@@ -9,12 +9,13 @@ import hashlib
 from pathlib import Path
 from typing import get_args
 
-from etude.base.checkpoint import read_parts
-from etude.base.family import recognise, weight_files
+from etude.base.checkpoint import read_part
+from etude.base.family import recognise
 from etude.base.single import config_folder, single_scheduler
 from etude.core.errors import BaseError
 from etude.core.families import FAMILIES
 from etude.core.files import sha256_file, sha256_tree
+from etude.core.model_folders import weight_files
 from etude.core.params import Part
 from etude.core.store import key, remembered
 
@@ -44,7 +45,7 @@ def part_digest(path: Path | str, part: Part) -> str:
 
 def _folder_digest(folder: Path) -> list[list[str]]:
     """Name and digest of each file that is loaded from a folder; other variants and formats in it are ignored."""
-    weights = weight_files(folder)[0]
+    weights = weight_files(folder)
     if weights:
         files = [folder / "config.json", *weights]
     else:
@@ -64,7 +65,7 @@ def _digest(file: Path, part: Part | None) -> str:
     import torch
 
     digest = hashlib.sha256()
-    for name, tensor in sorted(read_parts(file, (part,))[part].items()):
+    for name, tensor in sorted(read_part(file, part).items()):
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

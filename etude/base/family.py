@@ -9,14 +9,12 @@ Only JSON files and headers are read. Prediction of ε or v does not depend on t
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-from etude.base.checkpoint import SUFFIXES, Shapes, is_pointer, read_shapes, refuse_pointer
+from etude.base.checkpoint import SUFFIXES, Shapes, read_shapes
 from etude.core.errors import BaseError
 from etude.core.families import UNET, VAE, by_config, by_tensors, lacking_prefixes
-from etude.core.files import beside
+from etude.core.model_folders import read_config, refuse_pointer, weight_files
 
 _CHOOSE = "choose a Stable Diffusion 1.x, 2.x or XL base model"
 _CHANNELS = {5: "a depth model", 7: "an upscaler", 8: "an image editor (InstructPix2Pix)", 9: "an inpainting model"}
@@ -53,39 +51,6 @@ VARIATION_PARTS = ("image_encoder", "feature_extractor")
 def is_variation(path: Path) -> bool:
     """Whether a folder is a base of image variations, which is conditioned on pictures only, not on texts."""
     return (path / "image_encoder").is_dir() and not (path / "text_encoder").exists()
-
-
-def weight_files(folder: Path) -> tuple[list[Path], str | None]:
-    """The files from which a model folder's weights are loaded, and their variant: ``fp16``, or None.
-
-    safetensors are preferred to pickles, and full precision to half, as in diffusers and transformers. Empty if there
-    are none.
-    """
-    for suffix in ("safetensors", "bin"):
-        for variant in (None, "fp16"):
-            infix = f".{variant}" if variant else ""
-            for stem in ("diffusion_pytorch_model", "model", "pytorch_model"):
-                if (file := folder / f"{stem}{infix}.{suffix}").exists():
-                    return [file], variant
-                if (index := folder / f"{stem}.{suffix}.index{infix}.json").exists():
-                    shards = sorted(set(read_config(index)["weight_map"].values()))
-                    return [index, *(beside(index, shard) for shard in shards)], variant
-    return [], None
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file of a base; raises BaseError."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BaseError(path, "is missing", "fetch the whole base again") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        if is_pointer(path):
-            refuse_pointer(path)
-        raise BaseError(path, f"is not JSON ({error})", "fetch the base again") from error
-    if not isinstance(config, dict):
-        raise BaseError(path, "holds no mapping", "fetch the base again")
-    return config
 
 
 def _recognise_folder(path: Path) -> str:
@@ -153,7 +118,7 @@ def _has_part(folder: Path) -> bool:
         return (folder / "scheduler_config.json").exists()
     if folder.name == "feature_extractor":
         return (folder / "preprocessor_config.json").exists()
-    files = weight_files(folder)[0]
+    files = weight_files(folder)
     return (folder / "config.json").exists() and bool(files) and all(file.exists() for file in files)
 
 

@@ -13,13 +13,14 @@ import torch
 
 from etude.base.base import Base
 from etude.base.digest import PARTS
-from etude.base.family import is_variation, read_config, recognise
+from etude.base.family import is_variation, recognise
 from etude.base.schedule import read_alphas, read_prediction, read_scaling, read_side
 from etude.base.single import CONFIGS, config_folder, single_scheduler
 from etude.base.tokenizer import load_tokenizer
 from etude.base.unclip import Unclip, load_unclip
-from etude.base.whole import empty_model, filled, read_model
+from etude.base.whole import empty_model, expected_shapes, filled, read_model
 from etude.core.families import FAMILIES, Family
+from etude.core.model_folders import read_config
 from etude.core.params import Part
 
 SCHEDULER = Path("scheduler") / "scheduler_config.json"
@@ -43,11 +44,13 @@ def load_base(
     vae_dtype = torch.float32 if dtype == torch.float16 and vae_config.get("force_upcast", True) else dtype
     encoders = family.text_encoders if "text" in parts and not is_variation(path) else ()
     place = choose_device(device)
-    tensors, _ = read_model(path, [*parts, *(encoder.part for encoder in encoders)])
+    texts = [encoder.part for encoder in encoders]
+    wanted = [part for part in family.parts if part in (*parts, *texts)]
+    models = {part: empty_model(path, configs, family, part) for part in wanted}
+    tensors, _ = read_model(path, wanted, expected=expected_shapes(models))
 
     def load(part: str, precision: torch.dtype) -> Any:
-        empty = empty_model(path, configs, family, part)
-        return filled(path, empty, part, tensors, precision).requires_grad_(False).eval().to(place)
+        return filled(path, models[part], part, tensors, precision).requires_grad_(False).eval().to(place)
 
     return Base(
         path=path,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from etude.base.base import Prediction
 from etude.core.errors import BaseError
 
+Prediction = Literal["epsilon", "v_prediction"]
 FEWEST = 500  # steps of noise: as many as a picture may be drawn in
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
 _SHIFTS = ("shift_factor", "latents_mean", "latents_std")  # of other autoencoders: latents would be shifted too
@@ -26,7 +26,7 @@ def read_prediction(path: Path, scheduler: Mapping[str, Any]) -> Prediction:
     if prediction not in ("epsilon", "v_prediction") or any(other in name for other in _OTHERS):
         action = "choose a base that predicts ε or v on the usual noise schedule"
         raise BaseError(path, f"its scheduler is a {name or 'scheduler'} predicting {prediction}", action)
-    return cast(Prediction, prediction)
+    return cast("Prediction", prediction)
 
 
 def read_alphas(path: Path, scheduler: Mapping[str, Any]) -> Tensor:

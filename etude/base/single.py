@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from etude.base.checkpoint import Shapes, read_labels, read_shapes
-from etude.base.family import read_config
 from etude.core.errors import BaseError
 from etude.core.families import FAMILIES, PREDICTIONS, UNET
+from etude.core.model_folders import read_config
 
 CONFIGS = Path(__file__).parent / "configs"
 

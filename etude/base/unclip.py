@@ -16,18 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Generator, Tensor
 
 from etude.base.conditioning import Conditioning
-from etude.base.family import is_variation, read_config
+from etude.base.family import is_variation
+from etude.base.schedule import read_alphas
 from etude.core.errors import BaseError, FormatError
-from etude.core.model_files import weight_paths
+from etude.core.model_folders import read_config, weight_paths
 from etude.core.pickles import read_either
 
 LEVELS = 1000  # noise levels of embeddings
-_SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,8 @@ def _load_normaliser(path: Path, config: dict[str, Any], device: torch.device) -
         if len(shape) != 2 or shape[0] != 1 or wanted != 2 * shape[1]:
             fault = f"its image_normalizer does not fit its unet: `{name}` is {shape or 'missing'}"
             raise BaseError(path, fault, "fetch the whole base again")
-    schedule = read_config(path / "image_noising_scheduler" / "scheduler_config.json")
-    alphas = DDPMScheduler(**{name: schedule[name] for name in _SCHEDULE if name in schedule}).alphas_cumprod
+    place = path / "image_noising_scheduler"
+    alphas = read_alphas(place, read_config(place / "scheduler_config.json"))
     return Unclip(found["mean"].float().to(device), found["std"].float().to(device), alphas.to(device))
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from etude.base.clip import ClipVision
-from etude.base.family import weight_files
 from etude.core.errors import BaseError
+from etude.core.model_folders import weight_paths
 from etude.core.pickles import read_either
 
 PROJECTION = "text_projection.weight"
@@ -32,9 +32,8 @@ def embed_pictures(
 
 def text_projection(clip: Path) -> Tensor:
     """The matrix [d, width] from the state of CLIP's text tower to the space of its picture embeddings, in float32."""
-    for file in weight_files(clip)[0]:
-        if file.suffix in (".safetensors", ".bin"):
-            tensors_found, _ = read_either(file, lambda name: name == PROJECTION)
-            if tensors_found:
-                return tensors_found[PROJECTION].float()
+    for file in weight_paths(clip):
+        found, _ = read_either(file, lambda name: name == PROJECTION)
+        if found:
+            return found[PROJECTION].float()
     raise BaseError(clip, f"has no {PROJECTION}", "name the folder of a whole CLIP, with both towers")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from etude.base.checkpoint import refuse_pointer
 from etude.base.family import is_variation, recognise
 from etude.base.single import config_folder
 from etude.core.errors import BaseError, EtudeError, EtudeWarning
 from etude.core.families import FAMILIES, PLAIN, PROJECTED, Family, text_parts
-from etude.core.model_files import common, is_vae, named_vae, names_beside, read_folder, read_single, weight_paths
+from etude.core.model_files import common, is_vae, named_vae, names_beside, read_folder, read_single
+from etude.core.model_folders import refuse_pointer, weight_paths
 from etude.core.pickles import read_either
 from etude.core.weights import is_finite
 
@@ -61,7 +61,7 @@ def read_model(
         beside = names_beside(path, family) if path.is_file() else []
     if expected is None:
         configs = config_folder(path, family.name) if path.is_file() else path
-        expected = expected_shapes(path, configs, family, wanted)
+        expected = expected_shapes({part: empty_model(path, configs, family, part) for part in wanted})
     found = whole(path, tensors, _of_parts(expected, own), beside)
     if vae is not None and "vae" in wanted:
         found |= read_vae(vae, _of_parts(expected, ["vae"]))
@@ -84,9 +84,8 @@ def read_vae(path: Path, expected: Shapes) -> dict[str, Tensor]:
     """
     if not path.exists():
         raise BaseError(path, "is missing: there is no such file or folder of a VAE", "correct its name")
-    for stem in ("vae", "."):
-        if path.is_dir() and (path / stem / "config.json").exists():
-            path = path / stem
+    if (path / "vae" / "config.json").exists():
+        path = path / "vae"
     files = weight_paths(path) if path.is_dir() else [path]
     tensors: dict[str, Tensor] = {}
     with _as_base_errors(path):
@@ -120,12 +119,11 @@ def whole(path: Path, tensors: Mapping[str, Tensor], expected: Shapes, beside: S
     return {name: tensors[name] for name in expected}
 
 
-def expected_shapes(path: Path, configs: Path, family: Family, parts: Iterable[str]) -> dict[str, Sequence[int]]:
-    """Common name → shape of every tensor that the configuration asks for. Nothing is read but JSON."""
+def expected_shapes(models: Mapping[str, Any]) -> dict[str, Sequence[int]]:
+    """Common name → shape of every tensor of these `empty_model`s, by part."""
     found: dict[str, Sequence[int]] = {}
-    for part in parts:
-        state = empty_model(path, configs, family, part).state_dict()
-        found |= {name: tuple(tensor.shape) for name, tensor in common(part, state).items()}
+    for part, model in models.items():
+        found |= {name: tuple(tensor.shape) for name, tensor in common(part, model.state_dict()).items()}
     return found
 
 

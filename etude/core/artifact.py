@@ -66,6 +66,17 @@ def load(path: Path | str) -> Artifact:
     return Artifact(facts.pop("method"), tensors, facts)
 
 
+def built(path: Path) -> Path:
+    """The artifact in the folder of a build; any other path as it is."""
+    file = path / "artifact.safetensors"
+    return file if file.exists() else path
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether a file says in its header that it is an artifact."""
+    return path.is_file() and path.suffix.lower() == ".safetensors" and KEY in read_metadata(path)
+
+
 def facts_of(path: Path | str) -> dict[str, Any]:
     """The facts in an artifact's header, and the ``method``; the tensors are not read. Raises FormatError."""
     return _facts(path, read_metadata(path))
@@ -73,10 +84,10 @@ def facts_of(path: Path | str) -> dict[str, Any]:
 
 def _facts(path: Path | str, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
-        facts: dict[str, Any] = json.loads(metadata.get(KEY, "{}"))
-    except json.JSONDecodeError:
+        facts = json.loads(metadata.get(KEY, "{}"))
+    except (ValueError, RecursionError):
         facts = {}
-    if "method" not in facts:
+    if not isinstance(facts, dict) or "method" not in facts:
         action = "name a file under artifacts/<method>/build, or run `dvc repro` to build it again"
         raise FormatError(path, "is not an artifact of Étude", action)
     return facts

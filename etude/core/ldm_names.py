@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 Table = Mapping[str, str]
 
-_ENDS = {
+ENDS = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
     "add_embedding.linear_1": "label_emb.0.0",
@@ -20,8 +20,8 @@ _ENDS = {
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
-_RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3"}
-_RESNET |= {"time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"}
+RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3"}
+RESNET |= {"time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"}
 _ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 OPEN_CLIP = {
     "layer_norm1": "ln_1",
@@ -56,7 +56,7 @@ def unet_table(names: Collection[str]) -> dict[str, str]:
 
 def _unet_pairs(levels: int, stride: int, attended: Collection[int]) -> Iterable[tuple[str, str]]:
     """``stride`` blocks a level: its resnets, and one that changes the size (down) or one more resnet (up)."""
-    yield from _ENDS.items()
+    yield from ENDS.items()
     for i in range(levels):
         for j in range(stride - 1):
             yield from _block(f"down_blocks.{i}", j, f"input_blocks.{stride * i + j + 1}")
@@ -76,7 +76,7 @@ def _block(level: str, number: int, ldm: str) -> Iterable[tuple[str, str]]:
 
 
 def _resnet(name: str, ldm: str) -> Iterable[tuple[str, str]]:
-    for own, other in _RESNET.items():
+    for own, other in RESNET.items():
         yield f"{name}.{own}", f"{ldm}.{other}"
 
 

@@ -27,7 +27,6 @@ from etude.core.families import (
     listed,
     text_parts,
 )
-from etude.core.files import beside, read_json
 from etude.core.ldm_names import (
     OLD_ATTENTION,
     OPEN_CLIP,
@@ -38,11 +37,10 @@ from etude.core.ldm_names import (
     unet_table,
     vae_table,
 )
-from etude.core.pickles import open_dictionary, read_either
-from etude.core.tensors import read_header
+from etude.core.model_folders import read_config, read_shapes, weight_paths
+from etude.core.pickles import read_either
 
 BLOCK = "transformer.resblocks."  # of OpenCLIP
-STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 
 
 def read_single(
@@ -71,15 +69,6 @@ def names_beside(path: Path, family: Family) -> list[str]:
     """The tensors of a single file that are below the prefix of no part; `etude.base.whole` decides on them."""
     prefixes = tuple(_prefixes(family, family.parts).values())
     return [name for name in read_shapes(path) if not name.startswith(prefixes)]
-
-
-def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name → shape of every tensor of a single file; none is read. Raises FormatError."""
-    if path.suffix.lower() == ".safetensors":
-        header = read_header(path)
-        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    data = open_dictionary(path, "meta")
-    return {str(name): tuple(tensor.shape) for name, tensor in data.items() if isinstance(tensor, Tensor)}
 
 
 def _family_of(shapes: Mapping[str, tuple[int, ...]]) -> Family:
@@ -160,41 +149,15 @@ def read_folder(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of ``parts`` (None: all) in the common form, and the facts family, prediction and name."""
     path = Path(path)
-    family = family or by_config(_mapping(path / "unet" / "config.json"))
+    family = family or by_config(read_config(path / "unet" / "config.json"))
     if family is None:
         raise FormatError(path, "has a unet of no family that Étude knows", f"name a model of {listed()}")
     found: dict[str, Tensor] = {}
     for part in family.parts if parts is None else parts:
         for file in weight_paths(path / part):
             found |= common(part, read_either(file, lambda name: not name.endswith("position_ids"))[0])
-    prediction = _mapping(path / "scheduler" / "scheduler_config.json").get("prediction_type", "epsilon")
+    prediction = read_config(path / "scheduler" / "scheduler_config.json").get("prediction_type", "epsilon")
     return found, {"family": family.name, "prediction": prediction, "name": path.name}
-
-
-def weight_paths(folder: Path) -> list[Path]:
-    """The files of a part: safetensors before pickles, full precision before half, as diffusers chooses."""
-    for suffix in ("safetensors", "bin"):
-        for infix in ("", ".fp16"):
-            for stem in STEMS:
-                if (file := folder / f"{stem}{infix}.{suffix}").exists():
-                    return [file]
-                if (index := folder / f"{stem}.{suffix}.index{infix}.json").exists():
-                    return [beside(index, name) for name in _shards(index)]
-    return []
-
-
-def _shards(index: Path) -> list[str]:
-    places = _mapping(index).get("weight_map")
-    if not isinstance(places, dict):
-        raise FormatError(index, "has no `weight_map`", "fetch it again")
-    return sorted(set(map(str, places.values())))
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    data = read_json(path)
-    if not isinstance(data, dict):
-        raise FormatError(path, "holds no mapping", "fetch it again")
-    return data
 
 
 def of_part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etude.core.errors import EtudeWarning, FormatError
-from etude.core.tensors import read_header, read_metadata
+from etude.core.tensors import read_header
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,8 +93,8 @@ def read_weights(
     """
     from safetensors import SafetensorError, safe_open
 
-    metadata, names = read_metadata(path), read_header(path)
-    names.pop("__metadata__", None)
+    names = read_header(path)
+    metadata = dict(names.pop("__metadata__", None) or {})
     try:
         with safe_open(str(path), framework="pt") as file:
             return {name: checked(path, name, file.get_tensor(name)) for name in names if wanted(name)}, metadata

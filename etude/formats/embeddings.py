@@ -47,22 +47,25 @@ def parts_of(keys: Collection[str]) -> dict[str, str]:
     """
     if len(keys) == 1 and set(keys) <= set(LONE):
         return dict.fromkeys(keys, "text_encoder")
-    for known in _families():
-        numbered = {part: NUMBERED.format(number) for number, part in enumerate(known)}
-        for names in (known, numbered):
-            if set(names.values()) == set(keys):
-                return {key: part for part, key in names.items()}
+    for names in _key_sets():
+        if set(names.values()) == set(keys):
+            return {key: part for part, key in names.items()}
     return {}
 
 
 def missing_keys(keys: Collection[str]) -> list[str]:
     """The keys that a file lacks of a set of which it has others: ``clip_l``, if it has ``clip_g`` alone."""
-    for known in _families():
-        numbered = {part: NUMBERED.format(number) for number, part in enumerate(known)}
-        for names in (known, numbered):
-            if keys and set(keys) < set(names.values()):
-                return sorted(set(names.values()) - set(keys))
+    for names in _key_sets():
+        if keys and set(keys) < set(names.values()):
+            return sorted(set(names.values()) - set(keys))
     return []
+
+
+def _key_sets() -> Iterator[dict[str, str]]:
+    """Part → key: of each family's files, and of those that diffusers' training scripts write for it."""
+    for known in _families():
+        yield known
+        yield {part: NUMBERED.format(number) for number, part in enumerate(known)}
 
 
 def _families() -> Iterator[dict[str, str]]:

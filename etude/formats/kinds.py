@@ -10,11 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from etude.core import artifact as artifacts
-from etude.core.artifact import KEY, Artifact
+from etude.core.artifact import Artifact
 from etude.core.errors import FormatError, InputError
 from etude.core.families import by_names, listed
 from etude.core.method import load_method, method_names
-from etude.core.tensors import read_metadata
 from etude.formats import FORMATS, WHOLE, Read, identify, method_of, read
 from etude.formats.embedding_pair import embedding_pair
 from etude.formats.pairs import is_plain
@@ -32,11 +31,10 @@ def open_any(path: Path, *, pairs: bool = False, whole: Read | None = None) -> t
     embedding that has its negative one beside it (``<name>-neg``) comes with it, as DreamArtist means it. ``whole``
     reads whole models, as in `etude.formats.read`.
     """
-    built = path / "artifact.safetensors"
-    path = built if built.exists() else path
+    path = artifacts.built(path)
     if not path.exists():
         raise InputError(path, "is missing", "check the path")
-    if path.is_file() and path.suffix.lower() == ".safetensors" and KEY in read_metadata(path):
+    if artifacts.is_artifact(path):
         return OWN, artifacts.load(path)
     name = identify(path)
     if pairs and FORMATS[name] == "embedding" and embedding_pair.partner(path):

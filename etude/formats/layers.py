@@ -221,12 +221,6 @@ def _lengths(path: Path | str, layer: str, factors: Mapping[str, Tensor], sizes:
     raise FormatError(path, fault, "fetch or make it again")
 
 
-def layers_of(names: Collection[str]) -> list[str]:
-    """The layers that tensors of the common form are of."""
-    ends = tuple(f".{factor}" for factor in FACTORS)
-    return sorted({name[: -len(end)] for name in names for end in ends if name.endswith(end)})
-
-
 def named(factor: str, tensor: Tensor, norm: bool) -> dict[str, Tensor]:
     """A factor of the common form as LyCORIS' files have it, by its name there; ``norm``: of a layer that is one."""
     if factor.startswith("ia3_"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from etude.core.families import learned_parts
-from etude.core.ldm_names import Table, translate
+from etude.core.ldm_names import ENDS, RESNET, Table, translate
 
 # What ComfyUI and OneTrainer call the parts in names with dots; diffusers calls them by their own names.
 _HEADS = {
@@ -28,17 +28,8 @@ _TEXT_ENCODER = r"encoder|layers|self_attn|[qkv]_proj|out_proj|mlp|fc[12]|text_p
 _WORD = re.compile(rf"(?:{_UNET}|{_TEXT_ENCODER}|\d+)(?=_|$)")
 _LDM_BLOCK = re.compile(r"(input_blocks|output_blocks)_([0-9]{1,3})_([0-9]{1,3})(?:_(.*))?$")
 _LDM_MIDDLE = re.compile(r"middle_block_([012])(?:_(.*))?$")
-_LDM_RESNET = {"in_layers_2": "conv1", "out_layers_3": "conv2", "emb_layers_1": "time_emb_proj"}
-_LDM_RESNET |= {"skip_connection": "conv_shortcut", "in_layers_0": "norm1", "out_layers_0": "norm2"}
-_LDM_SINGLE = {
-    "input_blocks_0_0": "conv_in",
-    "out_0": "conv_norm_out",
-    "out_2": "conv_out",
-    "time_embed_0": "time_embedding.linear_1",
-    "time_embed_2": "time_embedding.linear_2",
-    "label_emb_0_0": "add_embedding.linear_1",
-    "label_emb_0_2": "add_embedding.linear_2",
-}
+_LDM_RESNET = {ldm.replace(".", "_"): name for name, ldm in RESNET.items()}
+_LDM_SINGLE = {ldm.replace(".", "_"): name for name, ldm in ENDS.items()}
 
 
 def escape(module: str) -> str:

@@ -37,22 +37,25 @@ DEFAULT = 8  # PEFT's rank and alpha where a configuration names none
 LONGEST, REPEATS, GROUPS, PATTERNS = 300, 3, 3, 16  # of patterns: more could take minutes to match
 _REPEAT = re.compile(r"(?<!\\)(?:[*+{]|(?<!\()\?)")
 _NESTED = re.compile(r"\)[*+{]")
-_NAME = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")  # the whole name, or its end; a dot in it is a dot
+_NAME = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")  # the whole name, or its end; a dot in it is any one character
 _LITERAL = re.compile(r"(?:[\w.^$-]|\\\.)*")  # a name, with its dots escaped or not
 
 
 class Patterns:
     """Numbers by pattern: a module has that of the first one which its name, or its end after a dot, matches.
 
-    So does PEFT. Most patterns are names, of which there may be thousands: they are looked up, not matched.
+    So does PEFT. Most patterns are names, of which there may be thousands: only those as long as a module's name, or as
+    one of its ends, are matched.
     """
 
     def __init__(self, numbers: Mapping[str, float]) -> None:
-        self._names: dict[str, tuple[int, float]] = {}  # name, or ^name for a whole one → place and number
+        self._names: dict[int, list[tuple[int, re.Pattern[str], float]]] = {}  # length → place, pattern, number
         self._expressions: list[tuple[int, re.Pattern[str], float]] = []
         for place, (key, number) in enumerate(numbers.items()):
             if _NAME.fullmatch(key):
-                self._names.setdefault(key.replace("\\", "").removesuffix("$"), (place, number))
+                name = key.removesuffix("$")
+                length = len(name.removeprefix("^").replace("\\", ""))
+                self._names.setdefault(length, []).append((place, re.compile(name), number))
             else:
                 self._expressions.append((place, re.compile(rf"(.*\.)?({key})$"), number))
 
@@ -63,9 +66,10 @@ class Patterns:
         """
         found = []
         for name in (module, f"text_model.{module}"):
-            words = name.split(".")
-            ends = [".".join(words[start:]) for start in range(len(words))]
-            found += [self._names[end] for end in (f"^{name}", *ends) if end in self._names]
+            starts = [0, *(place + 1 for place, letter in enumerate(name) if letter == ".")]
+            for start in starts:
+                names = self._names.get(len(name) - start, [])
+                found += [(place, number) for place, pattern, number in names if pattern.fullmatch(name, start)]
             found += [(place, number) for place, pattern, number in self._expressions if pattern.match(name)]
         return min(found, default=(0, default))[1]
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from etude.base.base import Base
-from etude.base.family import read_config
 from etude.base.loading import SCHEDULER, resolution_of
 from etude.base.single import CONFIGS, config_folder, single_scheduler
 from etude.base.tokenizer import load_tokenizer
 from etude.base.whole import empty_model
 from etude.core.families import FAMILIES
+from etude.core.model_folders import read_config
 from etude.core.params import Part
 
 

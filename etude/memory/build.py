@@ -20,7 +20,7 @@ from torch import Tensor
 from etude.base.base import Base
 from etude.base.conditioning import Conditioning
 from etude.base.digest import PARTS
-from etude.base.family import is_variation, read_config
+from etude.base.family import is_variation
 from etude.base.latents import decode_latents
 from etude.base.settings import ClassPictures
 from etude.base.text import encode_prompts
@@ -29,6 +29,7 @@ from etude.core.errors import EtudeError
 from etude.core.families import FAMILIES
 from etude.core.method import Method, needs
 from etude.core.mixins import Concepts, OwnBase, ReadsCaptions
+from etude.core.model_folders import read_config
 from etude.core.params import MethodParams
 from etude.core.placeholder import insert_name
 from etude.diffusion import weights

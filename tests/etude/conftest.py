@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +20,11 @@ from tests.tiny import build_tiny
 FAMILIES = ("sd1", "sd2", "sdxl")
 
 
+def change(file: Path, **values: Any) -> None:
+    """Write other values into a configuration; NaN too, as other programs write it."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
 @pytest.fixture(scope="session")
 def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Family → diffusers folder. Read only."""
@@ -27,6 +35,12 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
         return build_tiny(root / family, family)
 
     return build
+
+
+@pytest.fixture
+def copy(folder_of: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A base of sd1 that may be changed."""
+    return Path(shutil.copytree(folder_of("sd1"), tmp_path / "base"))
 
 
 @pytest.fixture(scope="session")

@@ -201,9 +201,9 @@ def test_what_was_merged_in_is_extracted_again(base: Base, weights: dict[str, Te
 
 
 def test_a_lora_of_no_difference_is_refused(base: Base, tmp_path: Path) -> None:
-    for rank in (0, 4):
+    for rank, says in ((0, "are not all LoRAs"), (4, "is the base itself: there is no difference")):
         asked: dict[str, Any] = {"formula": "task_arithmetic", "weights": [1.0], "result": "lora", "rank": rank}
-        with pytest.raises(FormatError, match=r"is the base itself: there is no difference|are not all LoRAs"):
+        with pytest.raises(FormatError, match=says):
             build(base, given(a=base.path), tmp_path, **asked)
 
 
@@ -437,10 +437,10 @@ values |= {"alpha": {"unet": 0.4, "rest": 0.4}}
 values["learning"]["steps"] = 0
 params = validate(values, method.Params, "-")
 
-def as_in_the_files(path, configs, family, wanted):  # these models are large, and no real ones
-    return {name: tensor.shape for name, tensor in whole.read_folder(path, wanted, family)[0].items()}
-
-whole.expected_shapes = as_in_the_files
+# These models are large, and no real ones: what is in their files is taken as whole.
+whole.empty_model = lambda *_: None
+whole.expected_shapes = lambda models: {}
+whole.whole = lambda path, tensors, expected, beside=(): tensors
 report = Watching(folder / "scratch", 0, "cpu", "fp32")
 models = {x: Input(folder / x, "-") for x in "abc"[:count]}
 base = SimpleNamespace(path=folder / "base", family="sd1")

@@ -16,7 +16,8 @@ from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.families import text_parts
 from etude.core.files import Draft, atomic_path
-from etude.core.model_files import STEMS, of_part, read_folder
+from etude.core.model_files import of_part, read_folder
+from etude.core.model_folders import STEMS
 from etude.core.tensors import write_tensors
 from etude.formats.checkpoints import Frame, complete, parts
 from etude.formats.metadata import file_stem

@@ -92,7 +92,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         part, _, module = layer.partition(".")
         return adapters[part].alpha_of(module, rank) if part in adapters else float(rank)
 
-    common, facts = read_layers(path, tensors, _place, alpha_of)
+    common, facts = read_layers(path, tensors, places.get, alpha_of)
     return _scaled(common, adapters), facts
 
 

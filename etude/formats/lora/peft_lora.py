@@ -15,10 +15,10 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
+from etude.core.factors import by_layer
 from etude.core.families import FAMILIES, PROJECTED, learned_parts, text_parts
 from etude.core.files import Draft, write_json
 from etude.core.tensors import write_tensors
-from etude.formats.layers import layers_of
 from etude.formats.lora import diffusers_lora
 from etude.formats.lora.diffusers_lora import CONFIG, PREFIX
 from etude.formats.metadata import file_stem
@@ -49,7 +49,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 raise FormatError(path, f"has `{placed}` twice, in the folder and in {part}", "remove one of the two")
             common[placed] = tensor
         alphas = facts.get("alphas", {})
-        for layer in layers_of(tensors):
+        for layer in sorted(by_layer(tensors)):
             known[_placed(layer, part)] = facts["rank"], alphas.get(layer, facts["alpha"])
     if not common:
         raise FormatError(path, f"holds no {FILE}", "name a folder that PEFT saved")

@@ -87,8 +87,8 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
 
 def _rebased(base: Base, models: Mapping[str, Model]) -> list[Weights]:
     """The weights of every model; hidden units of all others are reordered to match those of the first."""
-    from etude.base.family import read_config
     from etude.base.single import config_folder
+    from etude.core.model_folders import read_config
 
     from .merging.rebasin import Rebased, block_counter
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from functools import cache
@@ -20,10 +19,12 @@ from etude.base.family import recognise
 from etude.base.loading import load_base
 from etude.base.text import encode_prompts, tokenise
 from etude.core.errors import BaseError
+from etude.core.files import read_json, write_json
 from etude.core.tensors import read_tensors, write_tensors
 from etude.diffusion.hooks import supplied_picture
 from etude.diffusion.noise import predict
 from etude.diffusion.sample import denoise, generate, guided, make_scheduler
+from tests.etude.conftest import change
 from tests.tiny import WIDTH, build_tiny
 
 UNCLIP = ("sd1", "sd2")
@@ -87,11 +88,22 @@ def test_a_missing_part_is_named(unclip_of: Callable[[str], Path], part: str, tm
         recognise(copy)
 
 
-def test_a_normaliser_of_another_width_is_refused(unclip_of: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("values", [{"beta_schedule": "foo"}, {"num_train_timesteps": 100}], ids=str)
+def test_a_noise_schedule_of_embeddings_that_does_not_grow_is_refused(
+    unclip_of: Callable[[str], Path], values: dict[str, object], tmp_path: Path
+) -> None:
     copy = Path(shutil.copytree(unclip_of("sd1"), tmp_path / "base"))
-    config = copy / "unet" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"projection_class_embeddings_input_dim": 16}))
-    with pytest.raises(BaseError, match=r"image_normalizer does not fit its unet|configuration asks for"):
+    file = copy / "image_noising_scheduler/scheduler_config.json"
+    write_json(file, read_json(file) | values)
+    with pytest.raises(BaseError, match=r"image_noising_scheduler: its scheduler_config\.json has no noise"):
+        load_base(copy)
+
+
+def test_a_unet_for_pictures_of_another_width_is_refused(unclip_of: Callable[[str], Path], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(unclip_of("sd1"), tmp_path / "base"))
+    change(copy / "unet/config.json", projection_class_embeddings_input_dim=16)
+    fault = r"`unet\.class_embedding\.linear_1\.weight` is \[\d+, 64\], but its configuration asks for \[\d+, 16\]"
+    with pytest.raises(BaseError, match=fault):
         load_base(copy)
 
 
@@ -249,5 +261,5 @@ def test_a_damaged_normaliser_is_one_error(unclip_of: Callable[[str], Path], tmp
         write_tensors(file, tensors | {"mean": torch.full_like(tensors["mean"], torch.nan)})
     else:
         file.write_bytes(file.read_bytes()[:60])
-    with pytest.raises(BaseError, match="Next: fetch the whole base again"):
+    with pytest.raises(BaseError, match=r"image_normalizer.*Next: fetch the whole base again"):
         load_base(base, parts=("unet",))

@@ -18,7 +18,10 @@ def test_an_artifact_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert torch.equal(back.tensors["a"], made.tensors["a"])
 
 
-@pytest.mark.parametrize("metadata", [{"ss_v2": "False"}, {"etude": "{damaged"}, {"etude": "{}"}, {}])
+@pytest.mark.parametrize(
+    "metadata",
+    [{"ss_v2": "False"}, {"etude": "{damaged"}, {"etude": "{}"}, {"etude": "null"}, {"etude": '["method"]'}, {}],
+)
 def test_another_safetensors_file_is_no_artifact(tmp_path: Path, metadata: dict[str, str]) -> None:
     write_tensors(tmp_path / "a.safetensors", {"a": torch.ones(1)}, metadata)
     with pytest.raises(FormatError, match="not an artifact"):

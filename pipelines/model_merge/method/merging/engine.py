@@ -14,7 +14,7 @@ from etude.core.randomness import generator
 from etude.core.weights import is_finite
 
 from .blocks import block_of, weights_of
-from .formulas import FORMULAS, Formula, Numbers
+from .formulas import FORMULAS, Numbers
 from .pieces import Pieces
 
 if TYPE_CHECKING:
@@ -71,12 +71,9 @@ class Merge:
         for start in range(0, pieces.count, pieces.size):
             values = slice(start, min(start + pieces.size, pieces.count))
             parts = pieces.at(start)
-            extra = self._source(formula, name, start) if formula.random else measured
+            extra = generator(self.seed, "merge", name, start) if formula.random else measured
             result[values] = self._clipped(formula.merge(parts, numbers.at(values, length), extra), parts)
         return result.view(tensors[0].shape)
-
-    def _source(self, formula: Formula, name: str, start: int) -> torch.Generator:
-        return generator(self.seed, "merge", name, start)
 
     def _clipped(self, result: Tensor, parts: Sequence[Tensor]) -> Tensor:
         """The result; with ``clip``, limited to the range between the first two models' values."""

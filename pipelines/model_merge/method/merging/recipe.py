@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etude.core.artifact import KEY
+from etude.core.artifact import KEY, built
 from etude.core.tensors import read_metadata
 from etude.formats.metadata import LEGACY
 
@@ -58,21 +57,16 @@ def record(params: Params, models: Mapping[str, Input], base: Input) -> dict[str
     }
 
 
-def _file(model: Input) -> Path:
-    built = model.path / "artifact.safetensors"
-    return built if built.exists() else model.path
-
-
 def _header(model: Input) -> dict[str, str]:
     """The header of a model's file; for an artifact, with the entries that its exported file will have."""
-    path = _file(model)
+    path = built(model.path)
     header = dict(read_metadata(path)) if path.is_file() and path.suffix.lower() == ".safetensors" else {}
     return header | dict(json.loads(header.get(KEY, "{}")).get("metadata", {}))
 
 
 def _description(model: Input) -> dict[str, Any]:
     """Name, oldest hash, and recipe (if the model is a merge itself)."""
-    path, header = _file(model), _header(model)
+    path, header = built(model.path), _header(model)
     if path.is_dir():
         return {"name": path.name, "legacy_hash": None, "sd_merge_recipe": None}
     with path.open("rb") as file:

@@ -16,10 +16,8 @@ from torch import Tensor
 from etude.base.family import recognise
 from etude.base.whole import read_model, read_vae
 from etude.core import artifact as artifacts
-from etude.core.artifact import KEY
 from etude.core.errors import FormatError, InputError
 from etude.core.factors import by_layer
-from etude.core.tensors import read_metadata
 from etude.formats import Read, identify, read
 from etude.formats.checkpoints import parts
 from etude.formats.pairs import Pair, is_plain, split
@@ -104,11 +102,10 @@ def _refuse_strange(path: Path, names: Collection[str], base: Weights) -> None:
 
 def _read(path: Path, whole: Read) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors in the common form of their kind, and facts."""
-    built = path / "artifact.safetensors"
-    path = built if built.exists() else path
+    path = artifacts.built(path)
     if not path.exists():
         raise InputError(path, "is missing", "correct `models`, or run `dvc repro`")
-    if path.is_file() and path.suffix.lower() == ".safetensors" and KEY in read_metadata(path):
+    if artifacts.is_artifact(path):
         artifact = artifacts.load(path)
         return artifact.tensors, artifact.facts
     return read(identify(path), path, whole)

@@ -99,9 +99,10 @@ def test_a_single_file_of_the_first_code_is_read(family: str, folder_of: Callabl
     save_file(tensors, tmp_path / "model.safetensors")
     torch.save({"state_dict": tensors, "global_step": 1}, tmp_path / "model.ckpt")
     expected = diffusers_checkpoint.read(folder_of(family))[0]
+    shapes = {name: tensor.shape for name, tensor in expected.items()}
     for path in (tmp_path / "model.safetensors", tmp_path / "model.ckpt"):
         assert identify(path) == "ldm_checkpoint"
-        assert_equal(ldm_checkpoint.read(path)[0], expected)
+        assert_equal(read_model(path, expected=shapes)[0], expected)
 
 
 @each_family
@@ -247,7 +248,7 @@ def test_what_does_not_fit_the_base_is_refused(folder_of: Callable[[str], Path],
     with pytest.raises(FormatError, match=r"1 tensors that its base has not, such as unet\.conv_in\.weight"):
         ldm_checkpoint.write(artifact, Draft(tmp_path), frame)
     save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1)}, tmp_path / "a.safetensors")
-    with pytest.raises(BaseError, match=r"is damaged, or no model|has 0 input channels"):
+    with pytest.raises(BaseError, match=r"has 0 input channels"):
         read_model(tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == [tmp_path / "a.safetensors"]
 
