@@ -143,7 +143,8 @@ def method(build: Any) -> Any:
 
 def test_a_need_that_no_stage_meets_is_named_with_the_nearest() -> None:
     asking = method(lambda *, base, imges, params, report: None)
-    with pytest.raises(ParamsError, match="pipelines/mine/method: `build` has .* `imges`.*did you mean `images`"):
+    fault = "pipelines/mine/method: `build` has the argument `imges`, .*did you mean `images`"
+    with pytest.raises(ParamsError, match=fault):
         load_inputs(asking, Request("mine", params(), {}))
 
 

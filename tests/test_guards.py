@@ -278,7 +278,7 @@ def nested(text: str) -> list[int]:
     return lines
 
 
-# Rooms that still have longer ones; an edit of these runs their stages again.
+# Packages that still have longer ones: an edit there would make their stages run again.
 LONGER = ("etude/formats", "etude/grids", "etude/pages", "pipelines", "miniature")
 
 

@@ -15,7 +15,7 @@ from etude.core.files import sha256_tree, write_json
 from etude.core.params import read_yaml
 from etude.memory import build
 from etude.memory.build import Footprint, Setup
-from tests.shipped import copy_project
+from tests.shipped import copy_project, replace_in
 
 GB = 1_000_000_000
 
@@ -58,6 +58,7 @@ def test_it_counts_with_the_values_of_a_preset_and_changes_nothing(
 def test_pictures_are_those_that_were_prepared_or_the_files_with_their_mirrored_copies(
     project: Path, counted: list[tuple[Any, Setup]]
 ) -> None:
+    replace_in(project / "params.yaml", "flip: false", "flip: true")
     raw = Path(read_yaml(project / "params.yaml")["sets"]["concept"])
     raw.mkdir(parents=True)
     for number in range(3):
@@ -65,8 +66,7 @@ def test_pictures_are_those_that_were_prepared_or_the_files_with_their_mirrored_
     memory("lora", "sdxl")
     write_json(Path("data/concept/prepared/images.json"), {"images": {"0": {}, "0-flip": {}}})
     memory("lora", "sdxl")
-    flip = read_yaml(project / "params.yaml")["prepare"]["flip"]
-    assert [setup.pictures for _, setup in counted] == [6 if flip else 3, 2]
+    assert [setup.pictures for _, setup in counted] == [6, 2]
 
 
 def test_json_holds_bytes_and_says_whether_the_weights_are_here(

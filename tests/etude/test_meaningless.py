@@ -41,7 +41,10 @@ def told(project: Path, file: str, values: dict[str, Any]) -> str:
 
 ROOT = [
     ({"methods": ["lora", "lora"]}, "`methods` holds 'lora' twice"),
-    ({"methods": ["lroa"]}, "`methods` has `lroa`, which is no method, did you mean `lora`? Next: choose among"),
+    (
+        {"methods": ["lroa"]},
+        "`methods` has `lroa`, which is no method, did you mean `lora`? Next: choose among aesthetic",
+    ),
     ({"sets": {"../x": "data/samples/concept"}}, "small letters, digits and _"),
     ({"sets": {"raw": "data/samples/concept"}}, "data/raw has another use"),
     ({"sets.concept": ""}, "`sets.concept`"),

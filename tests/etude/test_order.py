@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def test_the_files_of_a_folder_and_their_digest(both: Both, tmp_path: Path) -> N
     (tmp_path / "link").symlink_to("a-folder")
     (tmp_path / "gone").symlink_to("nothing")
     for function in (tree_files, sha256_tree, list_folder):
-        first, second = both(lambda function=function: function(tmp_path))  # type: ignore[misc]
+        first, second = both(partial(function, tmp_path))
         assert first == second
         assert str(first) == str(second)  # their order too
 
@@ -106,13 +107,13 @@ def test_what_training_and_measuring_read(both: Both, tmp_path: Path) -> None:
         value = torch.full((4, 8, 8), float(number))
         write_tensors(tmp_path / f"{name}.safetensors", {"mean": value, "logvar": value + 1})
     for function in (load_images, load_pictures):
-        first, second = both(lambda function=function: function(tmp_path))  # type: ignore[misc]
+        first, second = both(partial(function, tmp_path))
         assert first.names == second.names == tuple(sorted(NAMES))
 
 
 def test_the_digest_of_a_base_and_the_methods_of_the_project(both: Both, tiny_base: Path, root: Path) -> None:
     for part in ("unet", "vae", "text"):
-        assert len({*both(lambda part=part: part_digest(tiny_base, part))}) == 1  # type: ignore[misc]
+        assert len({*both(partial(part_digest, tiny_base, part))}) == 1
     for function in (method_names, lambda: params_files(root)):
         first, second = both(function)
         assert first == second

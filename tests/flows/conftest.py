@@ -19,6 +19,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from flows.board import Board, use
+from flows.plan import Stage
+from tests.shipped import run_module
+
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 240.0  # seconds until a test gives up waiting for another process
@@ -78,9 +82,7 @@ class Project:
 
     def dvc(self, *words: str) -> str:
         """What a dvc command prints. It must succeed."""
-        result = subprocess.run(
-            [sys.executable, "-m", "dvc", *words], cwd=self.root, capture_output=True, text=True, check=False
-        )
+        result = run_module(self.root, "dvc", *words)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 
@@ -170,6 +172,28 @@ class Trees:
     @property
     def open(self) -> int:
         return len(self.asked) - len(self.left)
+
+
+# Two stages of a run elsewhere, of which the second needs the first.
+STAGES = [Stage("m.yaml:made", "made", why=("x",)), Stage("m.yaml:lost", "lost", ("m.yaml:made",))]
+
+
+@pytest.fixture
+def board() -> Board:
+    """A board that nobody sees, in use."""
+    board = Board()
+    use(board)
+    return board
+
+
+@pytest.fixture
+def trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trees:
+    """What experiments take for worktrees."""
+    from flows import experiments
+
+    trees = Trees(tmp_path / "trees")
+    monkeypatch.setattr(experiments, "worktree", trees.make)
+    return trees
 
 
 def wait_until(true: Callable[[], object]) -> None:

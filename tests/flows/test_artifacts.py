@@ -92,16 +92,24 @@ def test_a_thumbnail_is_small_however_much_is_in_the_picture(made: Path, monkeyp
     assert 56 < max(sizes[-1]) < 100
 
 
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
+    """What Prefect is given, by its key."""
+    from flows import artifacts
+
+    shown: dict[str, dict[str, Any]] = {}
+    for kind in ("image", "table", "link", "markdown"):
+        monkeypatch.setattr(artifacts, f"create_{kind}_artifact", lambda key, **given: shown.update({key: given}))
+    return shown
+
+
 @pytest.mark.parametrize("site", [None, "http://127.0.0.1:9"])
 def test_a_stage_shows_its_pictures_its_numbers_and_its_page(
-    made: Path, monkeypatch: pytest.MonkeyPatch, site: str | None
+    made: Path, shown: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, site: str | None
 ) -> None:
     from flows import artifacts
 
     monkeypatch.setenv("PREFECT_HOME", str(made / "home"))
-    shown: dict[str, dict[str, Any]] = {}
-    for kind in ("image", "table", "link"):
-        monkeypatch.setattr(artifacts, f"create_{kind}_artifact", lambda key, **told: shown.update({key: told}))
     artifacts.publish(made, STAGE, site)
     assert list(shown) == ["lora-build-a", "lora-build-b", "lora-build-one", "lora-build-metrics", "lora-build-page"]
     assert {"metric": "clip.text", "value": 0.5} in shown["lora-build-metrics"]["table"]
@@ -116,17 +124,6 @@ def test_a_stage_shows_its_pictures_its_numbers_and_its_page(
     artifacts.publish(made, replace(STAGE, title="trial"), site)  # its folder is soon gone, and the page with it
     assert "trial-lora-build-one" in shown
     assert not [key for key in shown if key.endswith("page")]
-
-
-@pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
-    """What Prefect is given, by its key."""
-    from flows import artifacts
-
-    shown: dict[str, dict[str, Any]] = {}
-    for kind in ("image", "table", "link", "markdown"):
-        monkeypatch.setattr(artifacts, f"create_{kind}_artifact", lambda key, **given: shown.update({key: given}))
-    return shown
 
 
 def test_a_plan_counts_what_is_to_be_done_and_says_why(shown: dict[str, dict[str, Any]]) -> None:

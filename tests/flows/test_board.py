@@ -12,17 +12,9 @@ from rich.console import Console
 from flows import board as board_module
 from flows.board import Board, current, duration, use
 from flows.plan import Stage
+from tests.flows.conftest import Clock
 
 STAGES = [Stage(f"s{number}", f"s{number}") for number in range(3)]
-
-
-class Clock:
-    """A clock that is set by hand."""
-
-    now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture

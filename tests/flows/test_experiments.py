@@ -8,28 +8,12 @@ from typing import Any
 import pytest
 
 from flows import experiments
-from flows.board import Board, use
 from flows.comparison import Result, Trial
-from flows.plan import Stage
 from flows.verdict import CLOSE, DIFFERS, IDENTICAL, MISSING, Verdict
 from flows.work import Work
-from tests.flows.conftest import Calls, Trees
+from tests.flows.conftest import STAGES, Calls, Trees
 
-STAGES = [Stage("m.yaml:made", "made", why=("x",)), Stage("m.yaml:lost", "lost", ("m.yaml:made",))]
-
-
-@pytest.fixture(autouse=True)
-def board() -> Board:
-    board = Board()
-    use(board)
-    return board
-
-
-@pytest.fixture
-def trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trees:
-    trees = Trees(tmp_path / "trees")
-    monkeypatch.setattr(experiments, "worktree", trees.make)
-    return trees
+pytestmark = pytest.mark.usefixtures("board")
 
 
 @pytest.fixture
@@ -41,7 +25,7 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 @pytest.fixture
 def reproduced(trees: Trees, tables: Calls, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the flow `reproduce` asks for and is answered, where it carries out the first stage alone."""
+    """What the flow `reproduce` calls, with made-up answers; only the first stage is carried out."""
     seen: dict[str, Any] = {"judge": Calls([Verdict("made", "out/a", CLOSE, ("x 1 → 2",))]), "load": Calls(STAGES)}
     seen |= {"trees": trees, "tables": tables, "works": []}
 
@@ -106,6 +90,26 @@ def test_by_default_a_thousandth_is_tolerated_and_what_dvc_remembers_is_not_made
     assert (site.jobs, list(site.gpus), site.force) == (1, [], False)
     assert state.is_completed()
     assert state.message.splitlines()[-1] == "v1: 1 within tolerance"  # and nothing about stages that were not begun
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "same"),
+    [
+        ([IDENTICAL], True),
+        ([IDENTICAL, CLOSE], True),
+        ([IDENTICAL, DIFFERS], False),
+        ([MISSING, CLOSE], False),
+        ([], False),  # nothing was recorded
+    ],
+)
+def test_a_reproduction_is_complete_where_every_output_is_the_same_and_only_there(
+    verdicts: list[str], same: bool, tmp_path: Path, reproduced: dict[str, Any]
+) -> None:
+    reproduced["load"].result = STAGES[:1]
+    reproduced["judge"].result = [Verdict("made", f"out/{number}", one) for number, one in enumerate(verdicts)]
+    state = experiments.reproduce.fn("v1", tmp_path)
+    assert state.is_completed() == same
+    assert state.is_failed() != same
 
 
 def test_what_is_identical_is_only_counted_unless_something_else_changed() -> None:

@@ -11,30 +11,12 @@ from threading import Event, Thread
 
 import pytest
 
-from etude.watch.holders import lives
 from etude.watch.locks import locked
 from flows.process import group_lives, stop_group
 from flows.slots import Slots, StoppedError
 from tests.flows.conftest import wait_until
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(100)"
-
-
-def test_a_process_lives_until_it_ends_even_if_nobody_reaps_it() -> None:
-    process = subprocess.Popen(["sleep", "100"])
-    assert lives(process.pid)
-    process.kill()
-    wait_until(lambda: not lives(process.pid))
-    process.wait()
-    assert not lives(process.pid)
-
-
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux tells the arguments of a process")
-def test_a_later_process_with_the_same_number_is_not_taken_for_the_first() -> None:
-    with subprocess.Popen(["sleep", "100"]) as process:
-        wait_until(lambda: lives(process.pid, "sleep 100"))  # its arguments show a moment after it starts
-        assert not lives(process.pid, "dvc repro")
-        process.kill()
 
 
 def test_stopping_a_group_also_ends_a_child_that_does_not_listen() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -85,14 +84,6 @@ def test_what_reads_a_repository_has_it_alone_and_repairs_it_first(root: Path) -
         assert not table.exists()
         assert not (root / "dvc.lock").exists()
     assert not repo.lock.is_locked
-
-
-def test_forgetting_a_process_leaves_others_in_the_table(root: Path) -> None:
-    table = root / ".dvc/tmp/rwlock"
-    mine, other = {"pid": 2**22 + 1, "cmd": "a"}, {"pid": os.getpid(), "cmd": "b"}
-    table.write_text(json.dumps({"write": {"/x": other, "/y": other}, "read": {"/a": [other, mine], "/b": [mine]}}))
-    repository.forget(root, mine["pid"])  # type: ignore[arg-type]
-    assert json.loads(table.read_text()) == {"write": {"/x": other, "/y": other}, "read": {"/a": [other]}}
 
 
 def test_a_repair_removes_what_a_kill_left_of_the_run_cache(root: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 
 from etude.core.errors import InputError
-from flows import verdict
 from flows.worktree import resolve, worktree
 from tests.flows.conftest import Project
 from tests.shipped import git
@@ -109,33 +107,6 @@ def test_a_stage_that_fails_is_not_called_identical(published: Project) -> None:
     assert failed.state.is_failed()
     assert "not made  bad" in failed.message
     assert "bad ended with exit code 1" in failed.message
-
-
-@pytest.mark.parametrize(
-    ("verdicts", "same"),
-    [
-        ([verdict.IDENTICAL], True),
-        ([verdict.IDENTICAL, verdict.CLOSE], True),
-        ([verdict.IDENTICAL, verdict.DIFFERS], False),
-        ([verdict.MISSING, verdict.CLOSE], False),
-        ([], False),  # nothing was recorded
-    ],
-)
-def test_a_reproduction_is_complete_where_every_output_is_the_same_and_only_there(
-    verdicts: list[str], same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from flows import experiments
-
-    judged = [verdict.Verdict("measure", f"out/{number}", one) for number, one in enumerate(verdicts)]
-    monkeypatch.setattr(experiments, "worktree", lambda *_, **__: nullcontext((tmp_path, 0)))
-    monkeypatch.setattr(experiments, "carry_out", lambda work: None)
-    monkeypatch.setattr(experiments, "create_table_artifact", lambda **_: None)
-    monkeypatch.setattr(experiments.plan, "load", lambda *_, **__: [])
-    monkeypatch.setattr(experiments.repository, "cache_folder", lambda folder: folder)
-    monkeypatch.setattr(experiments.verdict, "judge", lambda *_: list(judged))
-    state = experiments.reproduce.fn("v1", tmp_path)
-    assert state.is_completed() == same
-    assert state.is_failed() != same
 
 
 @pytest.mark.parametrize("fine", [True, False])

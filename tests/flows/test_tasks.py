@@ -34,7 +34,7 @@ def make(root: Path, stages: Sequence[Stage] = STAGES) -> Work:
 
 
 class Future:
-    """A task that is over, with its state; `finished` is set only when somebody waits for it."""
+    """A task that has ended in this state; `waited` says whether somebody waited for it."""
 
     def __init__(self, kind: str, answer: Any = None, message: str = "") -> None:
         self.answer, self.waited = answer, False

@@ -36,18 +36,22 @@ def test_the_cores_are_those_that_this_process_may_use(monkeypatch: pytest.Monke
     assert cores() == 1
 
 
-@pytest.mark.parametrize("name", ["thread", "threads@x", "", "@x"])
+@pytest.mark.parametrize("name", ["spark", "thread", "threads@x", "", "@x"])
 def test_an_unknown_runner_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match="there is no such task runner"):
+    with pytest.raises(InputError, match="there is no such task runner. Next: name threads, dask or ray"):
         refuse_runner(name)
 
 
-def test_a_runner_that_is_not_installed_names_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terminal, "find_spec", lambda name: None if name == "prefect_dask" else name)
+@pytest.mark.parametrize(("kind", "other"), [("dask", "ray"), ("ray", "dask")])
+def test_a_runner_that_is_not_installed_names_its_command(
+    kind: str, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "find_spec", lambda name: None if name == f"prefect_{kind}" else name)
     refuse_runner("threads")
-    refuse_runner("ray@host:1")
-    with pytest.raises(InputError, match=r"prefect-dask is not installed. Next: `make setup EXTRAS=dask`"):
-        refuse_runner("dask@tcp://host")
+    refuse_runner(f"{other}@host:1")
+    for name in (kind, f"{kind}@tcp://host"):
+        with pytest.raises(InputError, match=f"prefect-{kind} is not installed. Next: `make setup EXTRAS={kind}`"):
+            refuse_runner(name)
 
 
 @pytest.mark.parametrize(

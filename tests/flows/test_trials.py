@@ -11,34 +11,22 @@ import pytest
 
 from etude.core.errors import InputError
 from flows import experiments
-from flows.board import Board, use
+from flows.board import Board
 from flows.comparison import Result, Trial
 from flows.experiments import titled
-from flows.plan import Stage
 from flows.stage import Site
 from flows.work import Work
-from tests.flows.conftest import Calls, Trees
+from tests.flows.conftest import STAGES, Calls, Trees
 
-STAGES = [Stage("m.yaml:made", "made", why=("x",)), Stage("m.yaml:lost", "lost", ("m.yaml:made",))]
-
-
-@pytest.fixture(autouse=True)
-def board() -> Board:
-    board = Board()
-    use(board)
-    return board
-
-
-@pytest.fixture
-def trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trees:
-    trees = Trees(tmp_path / "trees")
-    monkeypatch.setattr(experiments, "worktree", trees.make)
-    return trees
+pytestmark = pytest.mark.usefixtures("board")
 
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """What is saved as an experiment; the stages of a work that has just been settled."""
+    """The calls that save an experiment.
+
+    Settling gives both stages the same outcome; numbers and pictures are made up.
+    """
     kept = Calls()
     monkeypatch.setattr(experiments, "keep", kept)
     monkeypatch.setattr(experiments, "settle", lambda work, futures: [work.note(stage, **futures) for stage in STAGES])
@@ -142,7 +130,8 @@ def test_every_trial_starts_from_the_present_commit_with_the_present_edits(
     assert [one["task_run_name"] for (one,) in trying["options"]] == [f"keep {trial.title}" for trial in TRIALS]
     given = [(root, work, futures.unquote(), title, saved) for root, work, futures, title, saved in trying["keep"]]
     assert given == [(tmp_path, work, "futures", f"mine-rate-{n}", True) for n, work in enumerate(works)]
-    # One trial more than `jobs` is prepared ahead. The worktree of a trial is removed after its end was reported.
+    # At most jobs + 1 trials have a worktree at once. While a trial is reported, its worktree still exists; then it is
+    # removed.
     assert ended == [
         ("rate-1", "mine-rate-1", 2),
         ("rate-2", "mine-rate-2", 2),

@@ -158,7 +158,7 @@ def test_an_entry_that_is_still_being_written_waits_for_the_next_look(tmp_path: 
 
 
 class Over(Event):
-    """An event that is set after so many waits, each as long as a look's."""
+    """An event that is set after this many waits; each must last LOOK seconds."""
 
     def __init__(self, looks: int) -> None:
         super().__init__()
@@ -171,16 +171,18 @@ class Over(Event):
 
 
 @pytest.fixture
-def serving(monkeypatch: pytest.MonkeyPatch) -> Serving:
-    monkeypatch.setattr(watch.os, "kill", lambda pid, number: killed.append((pid, number)))
-    killed.clear()
+def killed(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    killed = Calls()
+    monkeypatch.setattr(watch.os, "kill", killed)
+    return killed
+
+
+@pytest.fixture
+def serving(killed: Calls) -> Serving:
     return Serving()
 
 
-killed: list[tuple[int, int]] = []
-
-
-def test_a_server_that_is_away_is_told_once_and_told_again_when_it_is_back(serving: Serving) -> None:
+def test_a_server_that_is_away_is_told_once_and_told_again_when_it_is_back(serving: Serving, killed: Calls) -> None:
     looks: list[Any] = [["one"], ConnectError("refused"), ConnectError(""), ["two"], ["three"], ConnectError("")]
 
     def look() -> list[str]:
@@ -206,7 +208,7 @@ def test_a_server_that_is_away_is_told_once_and_told_again_when_it_is_back(servi
     assert not serving.lost
 
 
-def test_a_server_that_is_gone_ends_serving_and_leaves_the_schedules_on(serving: Serving) -> None:
+def test_a_server_that_is_gone_ends_serving_and_leaves_the_schedules_on(serving: Serving, killed: Calls) -> None:
     def away() -> Any:
         raise ConnectError("refused")
 

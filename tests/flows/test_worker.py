@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,7 @@ from flows import machines, server
 from flows import worker as command
 from flows.plan import Stage
 from flows.stage import StageError
-from tests.flows.conftest import Calls, Git
+from tests.flows.conftest import Calls, Git, Trees
 
 STAGE = Stage("x.yaml:build", "x:build", resource="gpu")
 
@@ -65,19 +65,15 @@ def test_what_was_made_is_pushed_with_its_entry_in_the_run_cache(
 @pytest.fixture
 def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A worker whose trees are plain folders; what it did."""
-    did: dict[str, Any] = {"run": Calls("ran"), "push": Calls(), "fetch": Calls(), "trees": Calls(), "loads": Calls()}
+    did: dict[str, Any] = {"run": Calls("ran"), "push": Calls(), "fetch": Calls(), "loads": Calls()}
+    did["trees"] = Trees(tmp_path / "trees")
     environment = {machines.CLONE: str(tmp_path / "clone"), machines.JOBS: "3", machines.GPUS: "5,,6"}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
-    @contextmanager
-    def tree(*given: Any, **wanted: Any) -> Iterator[tuple[Path, int]]:
-        did["trees"](*given, **wanted)
-        yield tmp_path / "tree", 7
-
     did["loads"].result = [Stage("x.yaml:first", "x:first"), STAGE, Stage("x.yaml:build@b", "x:build@b")]
     monkeypatch.setattr(machines, "pulse", lambda: nullcontext("tell"))
-    monkeypatch.setattr(machines, "worktree", tree)
+    monkeypatch.setattr(machines, "worktree", did["trees"].make)
     monkeypatch.setattr(machines.plan, "load", did["loads"])
     for name in ("run", "push", "fetch"):
         monkeypatch.setattr(machines, name, did[name])
@@ -87,13 +83,14 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_a_worker_runs_one_stage_of_a_commit_with_what_its_machine_has(worker: dict[str, Any], tmp_path: Path) -> None:
     state = machines.carry_out.fn("abc", STAGE.name)
     assert (state.is_completed(), state.message) == (True, "ran")
-    clone, tree = tmp_path / "clone", tmp_path / "tree"
+    clone, tree = tmp_path / "clone", tmp_path / "trees/tree0"
     assert worker["fetch"] == [(clone, "abc")]
-    assert worker["trees"] == [(clone, "abc", {"inputs": False})]
+    assert worker["trees"].asked == [(clone, "abc", {"inputs": False})]
+    assert worker["trees"].open == 0
     assert worker["loads"] == [(tree, [STAGE.name])]
     ((stage, site, tell, stopping),) = worker["run"]
     assert (stage, tell, stopping.is_set()) == (STAGE, "tell", False)
-    assert (site.root, site.jobs, site.gpus, site.held, site.pull) == (tree, 3, ["5", "6"], [7], True)
+    assert (site.root, site.jobs, site.gpus, site.held, site.pull) == (tree, 3, ["5", "6"], [100], True)
     assert (site.force, site.slots.folder) == (False, clone / ".scratch/slots")
     assert worker["push"] == [(tree, [STAGE.name])]
 

@@ -24,6 +24,7 @@ from etude.core.files import Draft
 from etude.core.tensors import read_metadata
 from etude.diffusion.noise import predict
 from etude.diffusion.sample import denoise, guided, make_scheduler
+from etude.diffusion.weights import parts_of
 from etude.formats import identify
 from etude.formats.lora import diffusers_lora, kohya_lora
 from etude.training.report import Report
@@ -233,16 +234,19 @@ TABLE = "text_encoder.embeddings.position_embedding"
 TEXT_NORM, OUT = "text_encoder.final_layer_norm", "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0"
 
 
+def layer_of(base: Base, full: str) -> Any:
+    """The layer of a name in an artifact."""
+    part, _, name = full.partition(".")
+    return {n.removeprefix("text_model."): module for n, module in parts_of(base)[part].named_modules()}[name]
+
+
 def whole_differences(base: Base) -> Artifact:
     """LyCORIS' `full`: weights, biases and norms, each half of the base's own in size."""
     torch.manual_seed(4)
     tensors = {}
-    layers = {"unet": base.unet, "text_encoder": base.text_encoders[0]}
     for full in (NORM, LAYER_NORM, RESNET, TEXT_NORM, OUT):
-        part, _, name = full.partition(".")
-        found = {n.removeprefix("text_model."): module for n, module in layers[part].named_modules()}
         for own, factor in (("weight", "diff"), ("bias", "diff_b")):
-            value = getattr(found[name], own).detach().float()
+            value = getattr(layer_of(base, full), own).detach().float()
             tensors[f"{full}.{factor}"] = torch.randn(value.shape) * 0.5 * value.std().clamp(min=0.1)
     return Artifact("lora", tensors, {"name": "otter", "rank": 1, "alpha": 1.0, "family": "sd1"})
 
@@ -250,7 +254,7 @@ def whole_differences(base: Base) -> Artifact:
 def test_whole_differences_of_weights_biases_and_norms_are_added_and_taken_away(tiny_base: Path) -> None:
     base = load_base(tiny_base)
     artifact = whole_differences(base)
-    parts = {"unet": base.unet, "text_encoder": base.text_encoders[0]}
+    parts = parts_of(base)
     before = {part: {n: p.clone() for n, p in module.named_parameters()} for part, module in parts.items()}
     with lora.apply(artifact, base, strength=0.5):
         changed = 0
@@ -270,11 +274,9 @@ def test_whole_differences_are_the_same_in_half_precision(tiny_base: Path) -> No
     whole, half = load_base(tiny_base), load_base(tiny_base, dtype=torch.bfloat16)
     artifact = whole_differences(whole)
     for full in (NORM, LAYER_NORM, RESNET, TEXT_NORM, OUT):
-        part, _, name = full.partition(".")
         outputs = []
         for base in (whole, half):
-            module = base.unet if part == "unet" else base.text_encoders[0]
-            layer: Any = {n.removeprefix("text_model."): m for n, m in module.named_modules()}[name]
+            layer = layer_of(base, full)
             width = layer.weight.shape[1 if layer.weight.ndim > 1 else 0]
             shape = (1, width, 4, 4) if full in (NORM, RESNET) else (1, 16, width)
             x = torch.linspace(-2, 3, math.prod(shape)).view(shape).sin().to(layer.weight.dtype)
@@ -289,9 +291,7 @@ def test_a_whole_difference_of_an_embedding_table_is_added_in_each_precision(tin
     ids = torch.arange(77)[None]
     for dtype in (torch.float32, torch.bfloat16):
         base = load_base(tiny_base, dtype=dtype)
-        table: Any = {n.removeprefix("text_model."): m for n, m in base.text_encoders[0].named_modules()}[
-            TABLE.partition(".")[2]
-        ]
+        table = layer_of(base, TABLE)
         delta = torch.linspace(-1, 1, table.weight.numel()).view(table.weight.shape)
         with lora.apply(Artifact("lora", {f"{TABLE}.diff": delta}, {"rank": 1, "alpha": 1.0}), base):
             changed = table(ids)
@@ -301,11 +301,10 @@ def test_a_whole_difference_of_an_embedding_table_is_added_in_each_precision(tin
 def test_a_change_of_a_bias_that_the_base_lacks_is_refused(tiny_base: Path) -> None:
     layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     artifact = Artifact("lora", {f"{layer}.diff_b": torch.ones(64)}, {"rank": 1, "alpha": 1.0})
+    fault = r"to_q` has a change of a bias of \[64\] values, the base has no bias there"
     for dtype in (torch.float32, torch.bfloat16):
-        with (
-            pytest.raises(FormatError, match=r"to_q` has a change of a bias of 64 values|the base has no bias"),
-            lora.apply(artifact, load_base(tiny_base, dtype=dtype)),
-        ):
+        base = load_base(tiny_base, dtype=dtype)
+        with pytest.raises(FormatError, match=fault), lora.apply(artifact, base):
             pass
 
 
@@ -330,7 +329,8 @@ def test_a_lora_of_another_base_is_refused_and_leaves_the_base_alone(tiny_base: 
     artifact = random_lora(base, targets=["attention"])
     last = [name for name in artifact.tensors if name.startswith("text_encoder.") and "lora_A" in name][-1]
     wider = Artifact("lora", artifact.tensors | {last: torch.zeros(4, 768)}, artifact.facts)
-    with pytest.raises(FormatError, match=r"`text_encoder\.encoder.* the base.* \[32, 32\]"), lora.apply(wider, base):
+    shapes = r"`text_encoder\.encoder.* the base's weight is \[32, 32\]"
+    with pytest.raises(FormatError, match=shapes), lora.apply(wider, base):
         pass
     strange = Artifact("lora", artifact.tensors | {"unet.mid.lora_A.weight": torch.zeros(4, 8)}, artifact.facts)
     with pytest.raises(BaseError, match=r"has no layer `unet\.mid`"), lora.apply(strange, base):

@@ -61,9 +61,11 @@ def files_of(folder: Path) -> list[Path]:
 def holds(file: Path, tensors: dict[str, torch.Tensor]) -> bool:
     """Whether the file has these values; a file of diffusers has the scale alpha / rank in B."""
     found, facts = load_format(identify(file)).read(file)
-    if "alpha" in facts:
+    if identify(file) == "diffusers_lora":
         b = f"{NAME}.lora_B.weight"
         found[b] = found[b] * (facts["alpha"] / FACTS["alpha"])
+    else:
+        assert facts.get("alpha", 1.0) == 1.0
     return same(found, tensors)
 
 

@@ -1,6 +1,5 @@
 """The front as DVC runs it: the repository's own dvc.yaml and code and the shipped params, on pictures drawn here."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import pytest
 
 from commands.rewriting import rewrite
 from etude.core.params import read_yaml
-from tests.shipped import copy_project
+from tests.shipped import copy_project, dvc
 from tests.tasks.front import draw
 
 pytestmark = pytest.mark.slow
@@ -41,11 +40,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
 
 def repro(project: Path) -> str:
     """What `dvc repro` of the front says."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = [sys.executable, "-m", "dvc", "repro", "encode@concept", "encode@style"]
-    done = subprocess.run(command, cwd=project, env={**os.environ, "PATH": path}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return dvc(project, "repro", "encode@concept", "encode@style")
 
 
 def locked(project: Path) -> dict[str, dict[str, Any]]:

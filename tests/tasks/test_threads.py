@@ -34,7 +34,7 @@ def ends_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def files() -> set[Path]:
-    """What stages wrote. Digests of files that have not changed for some seconds are remembered at any time."""
+    """Files that stages wrote, without .cache/digests, which may be written at any time."""
     paths = {path for folder in ("artifacts", "data", ".cache") for path in Path(folder).rglob("*")}
     return {path for path in paths if path.parts[:2] != (".cache", "digests")}
 

@@ -20,7 +20,7 @@ from etude.base.single import CONFIGS, single_scheduler
 from etude.base.tokenizer import load_tokenizer
 from etude.core.errors import BaseError
 from tests.etude.base.ldm import to_ldm
-from tests.etude.conftest import FAMILIES
+from tests.etude.conftest import FAMILIES, change
 
 
 def states(base: Base) -> dict[str, torch.Tensor]:
@@ -156,37 +156,31 @@ def test_the_shipped_tokenizer_gives_clips_ids(tmp_path: Path) -> None:
     assert load_tokenizer(tmp_path / "tokenizer_2", "!").pad_token_id == 0
 
 
-def test_weights_that_lack_a_tensor_are_refused_by_name(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
-    shutil.copytree(folder_of("sd1"), tmp_path / "base")
+def test_weights_that_lack_a_tensor_are_refused_by_name(copy: Path) -> None:
     for part, file, name in (
         ("unet", "diffusion_pytorch_model.safetensors", "conv_out.bias"),
         ("text_encoder", "model.safetensors", "final_layer_norm.bias"),
     ):
-        weights = tmp_path / "base" / part / file
+        weights = copy / part / file
         tensors = load_file(weights)
         del tensors[name]
         weights.unlink()
         save_file(tensors, weights, metadata={"format": "pt"})
         with pytest.raises(BaseError, match=name):
-            load_base(tmp_path / "base", parts=("unet",) if part == "unet" else ("text",))
+            load_base(copy, parts=("unet",) if part == "unet" else ("text",))
 
 
-def test_weights_that_do_not_fit_their_configuration_are_refused(
-    folder_of: Callable[[str], Path], tmp_path: Path
-) -> None:
-    shutil.copytree(folder_of("sd1"), tmp_path / "base")
-    config = tmp_path / "base" / "unet" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"cross_attention_dim": 48}))
-    with pytest.raises(BaseError, match="its configuration asks for"):
-        load_base(tmp_path / "base", parts=("unet",))
+def test_weights_that_do_not_fit_their_configuration_are_refused(copy: Path) -> None:
+    change(copy / "unet/config.json", cross_attention_dim=48)
+    with pytest.raises(BaseError, match=r"`unet\..* is \[\d+, 32\], but its configuration asks for \[\d+, 48\]"):
+        load_base(copy, parts=("unet",))
 
 
-def test_a_damaged_weights_file_is_refused(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
-    shutil.copytree(folder_of("sd1"), tmp_path / "base")
-    weights = tmp_path / "base" / "vae" / "diffusion_pytorch_model.safetensors"
+def test_a_damaged_weights_file_is_refused(copy: Path) -> None:
+    weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(BaseError, match="vae"):
-        load_base(tmp_path / "base", parts=("vae",))
+        load_base(copy, parts=("vae",))
 
 
 def test_a_folder_with_half_precision_files_alone_loads(folder: Path, tmp_path: Path) -> None:

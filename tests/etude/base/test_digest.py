@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,17 +15,13 @@ from etude.core import store
 from etude.core.errors import BaseError
 from tests.etude.base.ldm import to_ldm
 from tests.etude.base.test_base import configuration_beside
+from tests.etude.conftest import change
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store is `.cache` in the working folder."""
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def copy(folder_of: Callable[[str], Path], tmp_path: Path) -> Path:
-    return Path(shutil.copytree(folder_of("sd1"), tmp_path / "base"))
 
 
 def digests(path: Path) -> dict[str, str]:
@@ -72,7 +66,7 @@ def test_other_weights_change_the_digest_of_their_part_alone(copy: Path, file: s
 )
 def test_another_configuration_changes_the_digest_of_its_part_alone(copy: Path, file: str, part: str) -> None:
     before = digests(copy)
-    (copy / file).write_text(json.dumps(json.loads((copy / file).read_text()) | {"scaling_factor": 1}))
+    change(copy / file, scaling_factor=1)
     assert changed(before, digests(copy)) == [part]
 
 
@@ -98,8 +92,7 @@ def test_in_a_single_file_each_part_has_its_own_digest(folder_of: Callable[[str]
     save_file(tensors, file)
     assert changed(before, digests(file)) == ["vae"]
 
-    scheduler = tmp_path / "model.config" / "scheduler" / "scheduler_config.json"
-    scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"prediction_type": "v_prediction"}))
+    change(tmp_path / "model.config/scheduler/scheduler_config.json", prediction_type="v_prediction")
     assert changed(before, digests(file)) == ["unet", "vae"]
 
 

@@ -19,19 +19,10 @@ from etude.base.family import recognise
 from etude.core.errors import BaseError
 from etude.core.families import FAMILIES
 from tests.etude.base.ldm import to_ldm
+from tests.etude.conftest import change
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 3438167534\n"
 UNET = "model.diffusion_model."
-
-
-@pytest.fixture
-def copy(folder_of: Callable[[str], Path], tmp_path: Path) -> Path:
-    """An sd1 folder to spoil."""
-    return Path(shutil.copytree(folder_of("sd1"), tmp_path / "base"))
-
-
-def change(path: Path, **values: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def test_a_folder_is_recognised(folder: Path, family: str) -> None:

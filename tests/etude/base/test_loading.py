@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from transformers.utils import logging
 from etude.base.clip import Clip
 from etude.base.loading import choose_device, load_base
 from etude.core.errors import BaseError
+from tests.etude.conftest import change
 
 
 @pytest.mark.parametrize(
@@ -29,16 +28,6 @@ def test_the_best_device_is_taken_where_none_is_named(
     assert choose_device("auto").type == best
     assert choose_device("cpu").type == "cpu"
     assert choose_device(torch.device("cuda:1")) == torch.device("cuda:1")
-
-
-@pytest.fixture
-def copy(folder_of: Callable[[str], Path], tmp_path: Path) -> Path:
-    """A base whose configuration may be changed."""
-    return Path(shutil.copytree(folder_of("sd1"), tmp_path / "base"))
-
-
-def change(file: Path, **values: Any) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
 @pytest.mark.parametrize(("upcast", "dtype"), [(True, torch.float32), (False, torch.float16)])
@@ -59,6 +48,7 @@ def test_the_resolution_is_that_of_the_smaller_side(copy: Path, size: Any, resol
     [
         ({"prediction_type": "sample"}, "PNDMScheduler predicting sample"),
         ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler predicting epsilon"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler predicting epsilon"),
     ],
 )
 def test_what_predicts_otherwise_is_refused(copy: Path, values: dict[str, str], says: str) -> None:

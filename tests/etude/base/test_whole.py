@@ -1,4 +1,4 @@
-"""Whole models are whole: what one reader takes all take, and what it lacks is named."""
+"""Whole models are complete: all readers accept the same files, and name what is missing."""
 
 from __future__ import annotations
 

@@ -60,9 +60,7 @@ def test_counters_are_whole_numbers_and_marks_may_be_empty(kind: str, tmp_path: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]
-)
+@pytest.mark.parametrize("dtype", EIGHT_BITS)
 def test_floats_of_8_bits_become_float16_to_the_bit_and_that_is_said(
     kind: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:

@@ -12,7 +12,6 @@ from etude.base.base import Base
 from etude.base.loading import load_base
 from etude.core.errors import FormatError
 from etude.diffusion.weights import learning, parameters_of, parts_of, swapped
-from tests.tiny import build_tiny
 
 
 def weights(base: Base) -> dict[str, Tensor]:
@@ -53,8 +52,8 @@ def test_swapped_weights_are_the_artifacts_to_the_bit_and_half_of_them_lie_half_
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(base).items())
 
 
-def test_the_full_strength_is_the_artifact_to_the_bit_also_where_a_difference_is_rounded(tmp_path: Path) -> None:
-    base = load_base(build_tiny(tmp_path / "tiny"), parts=("unet",))
+def test_the_full_strength_is_the_artifact_to_the_bit_also_where_a_difference_is_rounded(tiny_base: Path) -> None:
+    base = load_base(tiny_base, parts=("unet",))
     name, parameter = next(iter(parameters_of("unet", base.unet).items()))
     after = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 1e-3
     before = parameter.detach()
@@ -63,8 +62,8 @@ def test_the_full_strength_is_the_artifact_to_the_bit_also_where_a_difference_is
         assert torch.equal(parameter.data, after)
 
 
-def test_a_part_of_a_change_is_computed_in_float32_and_rounded_once(tmp_path: Path) -> None:
-    base = load_base(build_tiny(tmp_path / "tiny"), dtype=torch.bfloat16, parts=("unet",))
+def test_a_part_of_a_change_is_computed_in_float32_and_rounded_once(tiny_base: Path) -> None:
+    base = load_base(tiny_base, dtype=torch.bfloat16, parts=("unet",))
     name, parameter = next(iter(parameters_of("unet", base.unet).items()))
     before = parameter.detach().float()
     after = before + torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 1e-2

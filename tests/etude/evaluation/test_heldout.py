@@ -32,6 +32,11 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
     return ByColour(write_classifier(tmp_path_factory.mktemp("classifier")), device="cpu")
 
 
+@pytest.fixture
+def clip(tiny_base: Path, tmp_path: Path) -> ClipFeatures:
+    return ClipFeatures(tiny_base / "clip", device="cpu", threads=1, root=tmp_path / "cache")
+
+
 def heldout(classifier: Classifier | None, *captions: str) -> HeldOut:
     """Kept-back pictures by their captions; their features are unit vectors, each in a direction of its own."""
     shown = [classifier.read_labels(text) if classifier else {} for text in captions]
@@ -106,11 +111,12 @@ def test_without_a_classifier_there_is_only_the_similarity(tmp_path: Path) -> No
     assert kept.ceiling(["[name]"]) == {"heldout_similarity": 0.0}
 
 
-def test_the_ceiling_is_what_the_real_pictures_score(classifier: Classifier, tmp_path: Path, tiny_base: Path) -> None:
+def test_the_ceiling_is_what_the_real_pictures_score(
+    classifier: Classifier, tmp_path: Path, clip: ClipFeatures
+) -> None:
     paint(tmp_path / "kept", "noto-cat-on-a-red-background", (200, 0, 0))
     paint(tmp_path / "kept", "flat-cat-on-a-red-background", (200, 0, 10))
     paint(tmp_path / "kept", "flat-cat", (0, 0, 200))
-    clip = ClipFeatures(tiny_base / "clip", device="cpu", threads=1, root=tmp_path / "cache")
     kept = find_heldout(tmp_path / "kept", clip, classifier)
     assert kept
     assert kept.lesson == {"concept": "cat"}
@@ -130,16 +136,16 @@ def test_a_text_beside_a_picture_comes_before_the_words_of_its_file_name(tmp_pat
     assert caption(path).strip() == "flat otter"
 
 
-def test_a_set_may_have_no_held_out_pictures_but_an_empty_folder_is_an_error(tmp_path: Path, tiny_base: Path) -> None:
-    clip = ClipFeatures(tiny_base / "clip", device="cpu", threads=1, root=tmp_path / "cache")
+def test_a_set_may_have_no_held_out_pictures_but_an_empty_folder_is_an_error(
+    tmp_path: Path, clip: ClipFeatures
+) -> None:
     assert find_heldout(tmp_path / "style-heldout", clip, None) is None
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no pictures"):
         find_heldout(tmp_path / "empty", clip, None)
 
 
-def test_every_format_that_is_read_counts_and_what_is_left_out_is_counted(tmp_path: Path, tiny_base: Path) -> None:
-    clip = ClipFeatures(tiny_base / "clip", device="cpu", threads=1, root=tmp_path / "cache")
+def test_every_format_that_is_read_counts_and_what_is_left_out_is_counted(tmp_path: Path, clip: ClipFeatures) -> None:
     folder = tmp_path / "owl-heldout"
     folder.mkdir()
     for number, suffix in enumerate((".avif", ".gif", ".bmp", ".PNG", ".jpg", ".webp")):

@@ -1,4 +1,4 @@
-"""AVIF: what its boxes say of the picture and Pillow does not apply is a reason to leave it out."""
+"""AVIF: a picture is refused if Pillow ignores a property in its boxes, such as a crop or HDR."""
 
 from __future__ import annotations
 

@@ -17,7 +17,9 @@ from etude.images.decode import fault_of, read_picture
 
 WHITE = (255, 255, 255)
 SIZE = (72, 56)
-# How it is written, and whether check sums let no wrong pixel pass.
+EXIF = Image.Exif()
+EXIF[0x0131] = "a program"  # of the formats that have EXIF
+# Name → Pillow's format and options, and whether check sums reveal every wrong pixel.
 WRITERS: dict[str, tuple[str, dict[str, Any], bool]] = {
     "png": ("PNG", {}, True),
     "apng": ("PNG", {"save_all": True, "frames": 3}, True),
@@ -52,7 +54,7 @@ def written(form: str, options: dict[str, Any]) -> bytes:
     mode = options.pop("mode", "RGB")
     pages = [drawn(seed, mode) for seed in range(options.pop("frames", 1))]
     more = {"append_images": pages[1:]} if len(pages) > 1 else {}
-    pages[0].save(buffer, form, **options, **more)
+    pages[0].save(buffer, form, exif=EXIF, **options, **more)
     return buffer.getvalue()
 
 
@@ -77,7 +79,9 @@ def read(path: Path, data: bytes) -> NDArray[np.uint8] | None:
     """The pixels, or None where the file is refused in one line that names no path."""
     path.write_bytes(data)
     try:
-        return np.asarray(read_picture(path, WHITE, lambda size: size).image)
+        image = read_picture(path, WHITE, lambda size: size).image
+        assert image.mode == "RGB"
+        return np.asarray(image)
     except InputError as error:
         fault = error.fault
     assert fault.isprintable()

@@ -18,12 +18,9 @@ from etude.core.errors import FormatError, InputError
 from etude.core.pictures import SIGNATURE
 from etude.formats.embedding import embedding_image
 from etude.images.decode import PROFILE, fault_of, read_picture
+from tests.etude.core.test_pictures import chunk
 
 WHITE = (255, 255, 255)
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png(width: int, height: int, *chunks: bytes) -> bytes:

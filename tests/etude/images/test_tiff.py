@@ -21,7 +21,7 @@ from etude.images.tiff import libtiff_errors
 
 WHITE = (255, 255, 255)
 WIDTH, HEIGHT = 32, 16
-WAYS = {"B": 1, "H": 3, "I": 4}  # of TIFF's types
+TYPES = {"B": 1, "H": 3, "I": 4}  # letter of struct → TIFF's number of the type
 RAMP = np.linspace(0, 1, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH)
 
 
@@ -38,15 +38,13 @@ def tiff(pixels: bytes, tags: Mapping[int, tuple[str, list[int]]]) -> bytes:
         if len(data) > 4:
             place = offset + len(extra)
             extra, data = extra + data + b"\0" * (len(data) % 2), struct.pack("<I", place)
-        entries += struct.pack("<HHI", tag, WAYS[kind], len(values)) + data.ljust(4, b"\0")
+        entries += struct.pack("<HHI", tag, TYPES[kind], len(values)) + data.ljust(4, b"\0")
     directory = struct.pack("<H", len(fields)) + entries + b"\0\0\0\0"
     return b"II*\0" + struct.pack("<I", offset + len(extra)) + pixels + extra + directory
 
 
-def grey(bits: int, white_is_zero: bool = False, **more: tuple[str, list[int]]) -> dict[int, tuple[str, list[int]]]:
-    return {258: ("H", [bits]), 262: ("H", [0 if white_is_zero else 1]), 277: ("H", [1])} | {
-        int(tag[1:]): field for tag, field in more.items()
-    }
+def grey(bits: int, white_is_zero: bool = False) -> dict[int, tuple[str, list[int]]]:
+    return {258: ("H", [bits]), 262: ("H", [0 if white_is_zero else 1]), 277: ("H", [1])}
 
 
 def colours(bits: int, count: int = 3, photometric: int = 2, planes: int = 1) -> dict[int, tuple[str, list[int]]]:
@@ -111,15 +109,15 @@ def test_grey_of_twelve_bits_in_sixteen_is_not_taken_for_a_dark_picture(tmp_path
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (tiff(np.arange(512).astype("<i4").tobytes(), grey(32, t339=("H", [2]))), "no agreed white"),
+        (tiff(np.arange(512).astype("<i4").tobytes(), grey(32) | {339: ("H", [2])}), "no agreed white"),
         (tiff(np.arange(512).astype("<u4").tobytes(), grey(32)), "no agreed white"),
-        (tiff(np.arange(512).astype("<i2").tobytes(), grey(16, t339=("H", [2]))), "no agreed white"),
-        (tiff(np.arange(512).astype("u1").tobytes(), grey(8, t339=("H", [2]))), "no agreed white"),
-        (tiff(np.arange(512).astype("<f4").tobytes(), grey(32, t339=("H", [3]))), "no agreed white"),
+        (tiff(np.arange(512).astype("<i2").tobytes(), grey(16) | {339: ("H", [2])}), "no agreed white"),
+        (tiff(np.arange(512).astype("u1").tobytes(), grey(8) | {339: ("H", [2])}), "no agreed white"),
+        (tiff(np.arange(512).astype("<f4").tobytes(), grey(32) | {339: ("H", [3])}), "no agreed white"),
         (tiff(np.arange(512).astype("<u2").tobytes(), grey(16, white_is_zero=True)), "0 at white"),
         (tiff(bytes(HEIGHT * WIDTH * 3 // 2), colours(8, photometric=6) | {530: ("H", [2, 2])}), "subsampled"),
-        (tiff(bytes(512), grey(8, t254=("I", [1]))), "begins with a small preview"),
-        (tiff(bytes(512), grey(8, t50706=("B", [1, 4, 0, 0]))), "raw file \\(DNG\\)"),
+        (tiff(bytes(512), grey(8) | {254: ("I", [1])}), "begins with a small preview"),
+        (tiff(bytes(512), grey(8) | {50706: ("B", [1, 4, 0, 0])}), "raw file \\(DNG\\)"),
     ],
 )
 def test_what_pillow_misreads_is_refused_with_the_reason(tmp_path: Path, data: bytes, reason: str) -> None:

@@ -201,7 +201,7 @@ def test_half_precision_without_a_gpu_is_refused_with_a_way_out(tmp_path: Path) 
 
 
 def as_rank(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
-    """This process passes for one of two; gradients stay its own."""
+    """Make this process look like one of two ranks; gradients are not averaged."""
     monkeypatch.setattr(Accelerator, "num_processes", 2)
     monkeypatch.setattr(Accelerator, "process_index", rank)
     monkeypatch.setattr(Accelerator, "is_main_process", rank == 0)

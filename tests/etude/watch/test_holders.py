@@ -1,4 +1,4 @@
-"""Who is at work on a path, after DVC's table; and who began this process."""
+"""Which process works on a path, according to DVC's lock table; and the ancestors of this process."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import psutil
 import pytest
 
 from etude.watch.holders import TABLE, above, gone, holder_of, lives
-
-DEAD = 2**22 + 1  # above the largest number that Linux gives a process
+from tests.etude.watch.watched import DEAD
 
 
 def info(pid: int, command: str = "dvc repro") -> dict[str, Any]:
@@ -99,6 +98,7 @@ def test_a_process_that_nobody_reaped_is_gone() -> None:
     child = subprocess.Popen(["sleep", "100"])
     process, own = psutil.Process(child.pid), psutil.Process()
     assert gone([own, process]) is None
+    assert lives(child.pid)
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # until it has ended
     assert gone([own, process]) == process
@@ -106,3 +106,14 @@ def test_a_process_that_nobody_reaped_is_gone() -> None:
     child.wait()
     assert gone([own, process]) == process
     assert not lives(child.pid)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux tells the arguments of a process")
+def test_a_later_process_with_the_same_number_is_not_taken_for_the_first() -> None:
+    with subprocess.Popen(["cat", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(b"\n")
+        process.stdout.read(1)  # so it has begun: its arguments show a moment after it starts
+        assert lives(process.pid, "cat -")
+        assert not lives(process.pid, "dvc repro")

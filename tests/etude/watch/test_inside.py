@@ -1,4 +1,4 @@
-"""The watch over a stage that is this very process: what `test_watch` shows with real runs of DVC, piece by piece."""
+"""The watch over a stage, where this process is the stage. `test_watch` tests the same with real runs of DVC."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from etude.watch.locks import locked
 from etude.watch.looks import Look, receipt
 from etude.watch.stages import UNDER_DVC, load
 from etude.watch.watch import clear_drafts, look_of, refuse_false, watched
+from tests.etude.watch.watched import DEAD
 
 DVC_YAML = """\
 stages:
@@ -32,7 +33,6 @@ stages:
     params: [seed]
     outs: [out/one]
 """
-DEAD = 2**22 + 1  # above the largest number that Linux gives a process
 LOCK = Path(".scratch/locks/one.lock")
 
 

@@ -20,6 +20,7 @@ from tests.shipped import ROOT, held
 
 PATIENCE = 120.0  # seconds until a test gives up waiting for another process
 LARGE = 1 << 20  # bytes
+DEAD = 2**22 + 1  # above the largest number that Linux gives a process
 
 # `python3 -m steps.work NAME` reads what lies in in/NAME, says so in begun/NAME, counts in its scratch, which a second
 # one would spoil, waits for go/NAME, and publishes all that.

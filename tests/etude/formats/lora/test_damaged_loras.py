@@ -93,7 +93,7 @@ def weights_of(path: Path) -> Path:
 
 
 def flip(path: Path, dice: random.Random) -> None:
-    """Some bits, in the header oftener than chance would have it."""
+    """Flip a few bits, most of them in the first 400 bytes."""
     data = bytearray(weights_of(path).read_bytes())
     for _ in range(dice.choice([1, 1, 8])):
         place = dice.randrange(len(data) if dice.random() < 0.3 else min(len(data), 400))

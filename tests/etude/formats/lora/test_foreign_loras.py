@@ -117,7 +117,9 @@ def test_the_header_of_diffusers_means_what_the_folder_of_peft_does(kind: str, t
     header = {"lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in config.items()})}
     path = tmp_path / "pytorch_lora_weights.safetensors"
     save_file(named, path, header)
-    for name, weight in changed(*diffusers_lora.read(path), before).items():
+    weights = changed(*diffusers_lora.read(path), before)
+    assert len(weights) == 4
+    for name, weight in weights.items():
         assert torch.allclose(weight, after[name], atol=2e-6), name
 
 
@@ -157,7 +159,9 @@ def test_random_configurations_mean_what_peft_reads_from_the_folder(number: int,
     net = Net()
     net.load_state_dict(before)
     after = PeftModel.from_pretrained(net, str(tmp_path)).merge_and_unload()
-    for name, weight in changed(*peft_lora.read(tmp_path), before).items():
+    weights = changed(*peft_lora.read(tmp_path), before)
+    assert len(weights) == 4
+    for name, weight in weights.items():
         assert torch.allclose(weight, after.get_parameter(name), atol=1e-5, rtol=1e-4), name
 
 
@@ -167,7 +171,9 @@ def test_a_bias_of_b_is_added_to_the_bias_as_peft_does(tmp_path: Path) -> None:
     config = LoraConfig(r=4, lora_alpha=3, target_modules=targets, lora_bias=True, use_rslora=True)
     before, after = saved_by_peft(config, tmp_path)
     tensors, facts = peft_lora.read(tmp_path)
-    for name, weight in changed(tensors, facts, before).items():
+    weights = changed(tensors, facts, before)
+    assert len(weights) == 3
+    for name, weight in weights.items():
         assert torch.allclose(weight, after[name], atol=2e-6), name
     biases = {name: tensor for name, tensor in tensors.items() if name.endswith(".diff_b")}
     assert len(biases) == 3
