@@ -63,6 +63,19 @@ DESCRIBING = {
     "watercolor_landscape_sample.png": "watercolor landscape",
     "Rex and Bella 2023-07-01.jpg": "Rex and Bella",
     "golden retriever puppy-1.png": "golden retriever puppy",
+    "DALL·E 2024-01-31 14.22.33 - a cat.png": "a cat",  # one word is enough behind " - "
+    "final_fantasy.png": "final fantasy",
+    "line_art_cat.png": "line art cat",
+    "sample_of_fabric.png": "sample of fabric",
+    "test_tube.png": "test tube",
+    "test_01_fox.png": "fox",
+    "sam_smith.png": "sam smith",
+    "gemini constellation.png": "gemini constellation",
+    "canon in front of the castle.png": "canon in front of the castle",
+    "fotos de un gato.png": "fotos de un gato",
+    "猫の写真.png": "猫の写真",
+    "शेर.png": "शेर",  # its vowels are marks on letters
+    "cafe\u0301 noir.png": "café noir",  # as macOS writes é
 }
 SILENT = """
 0001.png | 000123-45.png | IMG_2931.JPG | DSC01234.jpg | DSC_0001-2.jpg | PXL_20240101_101010123.MP.jpg
@@ -142,6 +155,11 @@ camera1_0001.jpg | Raspi_0001.jpg | still_0001.png | vlcsnap-2024-01-31-14h22m33
 shot0001.png | bandicam 2024-01-31 14-22-33-123.jpg | Minecraft_2024-01-31_14.22.33.png | 20240131142233_1.jpg
 ScreenShot00012.png | HighresScreenshot00001.png | render_0001.png | 0001.exr | Camera_01_0001.png
 Untitled_Artwork.png | Untitled_Artwork 3.png | Illustration.png | krita_0001.png
+Gemini_Generated_Image_abc.png | telegram-cloud-photo-size-2-5.jpg | Screenshot_20240101-1201_com.android.chrome.png
+Screenshot_20240131_142233_Samsung Internet.jpg | Midjourney_abc.png | Adobe_Express_20240131_1422330_1.png
+Firefly_123.jpg | Adobe Scan 31 Jan 2024.jpg | Canon_EOS_R5.jpg | mask_01.png | stock-photo-12345.jpg | Foto_01.jpg
+Bild (2).jpg | zdjęcie_1.jpg | фото_1.jpg | 写真_1.jpg | 图片1.png | 사진_1.jpg | ohne Titel.png | sans titre.png
+無題.png | Без имени.png | www.example.com_12.jpg | IMG_1234 - Kopie.jpg
 """
 
 
