@@ -52,6 +52,11 @@ def allow_nan(allowed: bool = True) -> Iterator[None]:
         _NAN_ALLOWED.reset(token)
 
 
+def nan_is_allowed() -> bool:
+    """Whether numbers that are not finite are allowed just now (`allow_nan`)."""
+    return _NAN_ALLOWED.get()
+
+
 def checked(path: Path | str, name: str, tensor: Tensor) -> Tensor:
     """The tensor ``name`` of a file, after checking its dtype and that its numbers are finite; 8-bit floats as float16.
 
@@ -72,7 +77,7 @@ def checked(path: Path | str, name: str, tensor: Tensor) -> Tensor:
         raise FormatError(path, f"`{name}` is {dtype}, so it is no weight, or a quantised one", _WHOLE)
     if tensor.layout != torch.strided or tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
         raise FormatError(path, f"`{name}` declares more numbers than the file has", "fetch or make it again")
-    if tensor.numel() and not _NAN_ALLOWED.get() and not is_finite(tensor):
+    if tensor.numel() and not nan_is_allowed() and not is_finite(tensor):
         action = "fetch or make it again; `etude convert --allow-nan` reads it for repair work"
         raise FormatError(path, f"`{name}` holds numbers that are not finite (NaN or infinity)", action)
     return tensor
@@ -82,6 +87,14 @@ def is_finite(tensor: Tensor) -> bool:
     """Whether all numbers are finite, in float32 too. 3 to 6 GB/s, without a copy."""
     low, high = (value.double() for value in tensor.detach().aminmax())
     return bool(low >= -LARGEST and high <= LARGEST)  # of NaN, neither is true
+
+
+def refuse_infinite(path: Path | str, name: str, tensor: Tensor) -> Tensor:
+    """``tensor``, which was computed from numbers of a file; raises FormatError naming it if it is not finite."""
+    if tensor.numel() and not nan_is_allowed() and not is_finite(tensor):
+        fault = f"`{name}` becomes so large that numbers of its precision cannot hold it (infinity or NaN)"
+        raise FormatError(path, fault, "fetch or make the file again, or compute in float32")
+    return tensor
 
 
 def read_weights(

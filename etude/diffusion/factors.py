@@ -30,6 +30,7 @@ from torch.nn.functional import conv2d, embedding, group_norm, layer_norm, linea
 from etude.base.base import Base
 from etude.core.errors import BaseError, FormatError
 from etude.core.factors import by_layer, rank_of
+from etude.core.weights import refuse_infinite
 from etude.diffusion.hooks import replaced_weights
 from etude.diffusion.weights import parts_of
 
@@ -39,7 +40,10 @@ PAIR = {"lora_A.weight", "lora_B.weight"}
 
 
 def change(layer: str, factors: Factors, alpha: float, weight: Tensor) -> Tensor:
-    """W' - W of a weight W [out, in(, k, k)], in float32 or wider; raises FormatError if sizes do not fit."""
+    """W' - W of a weight W [out, in(, k, k)], in float32 or wider.
+
+    Raises FormatError if sizes do not fit, or if the change is not finite.
+    """
     wide = torch.promote_types(weight.dtype, torch.float32)
     cast = {name: tensor.to(weight.device, wide) for name, tensor in factors.items()}
     own, rank = weight.detach().to(wide), rank_of(factors)
@@ -52,7 +56,9 @@ def change(layer: str, factors: Factors, alpha: float, weight: Tensor) -> Tensor
         fault = f"`{layer}` has a change of shape {list(delta.shape)}, but the base's weight is {list(own.shape)}"
         raise FormatError("LoRA", fault, "apply it to a base of the family and size that it was trained on")
     delta = (delta if rank is None else alpha / rank * delta).view_as(own)
-    return _decomposed(layer, own, delta, cast["dora_scale"]) if "dora_scale" in cast else delta
+    if "dora_scale" in cast:
+        delta = _decomposed(layer, own, delta, cast["dora_scale"])
+    return refuse_infinite("LoRA", f"the change of {layer}", delta)
 
 
 def bias_change(layer: str, factors: Factors, bias: Tensor | None) -> Tensor:
@@ -138,6 +144,7 @@ def _decomposed(layer: str, own: Tensor, delta: Tensor, magnitude: Tensor) -> Te
     kept_axis = 0 if by_rows else 1
     others = [axis for axis in range(own.ndim) if axis != kept_axis]
     norm: Tensor = torch.linalg.vector_norm(changed, dim=others, keepdim=True)
+    norm = norm.clamp(min=torch.finfo(norm.dtype).eps)  # a row of zeros has no direction, and stays one
     return changed * (magnitude.reshape(norm.shape) / norm) - own
 
 
@@ -180,10 +187,11 @@ def _replaced(full: str, factors: Factors, alpha: float, layer: Any, strength: f
     """The new weight and bias of a layer, by their names in the module."""
     weights = {}
     if set(factors) != {BIAS}:
-        weights[f"{name}.weight"] = layer.weight + strength * change(full, factors, alpha, layer.weight)
+        changed = layer.weight + strength * change(full, factors, alpha, layer.weight)
+        weights[f"{name}.weight"] = refuse_infinite("LoRA", full, changed)
     if BIAS in factors:
         delta = bias_change(full, factors, getattr(layer, "bias", None))
-        weights[f"{name}.bias"] = layer.bias + strength * delta
+        weights[f"{name}.bias"] = refuse_infinite("LoRA", f"the bias of {full}", layer.bias + strength * delta)
     return weights
 
 
@@ -196,10 +204,11 @@ def _beside(full: str, factors: Factors, alpha: float, layer: Any, strength: flo
         flat = up.flatten(1)
         steps = [down.reshape(len(down), *weight.shape[1:]), strength * alpha / len(down) * flat]
         steps[1] = steps[1].reshape(*flat.shape, *[1] * (weight.ndim - 2))
-    steps = [step.to(weight) for step in steps]
+    steps = [refuse_infinite("LoRA", f"the change of {full}", step.to(weight)) for step in steps]
     added_bias = None
     if BIAS in factors:
         added_bias = (strength * bias_change(full, factors, getattr(layer, "bias", None))).to(weight)
+        refuse_infinite("LoRA", f"the change of the bias of {full}", added_bias)
 
     def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = inputs[0]

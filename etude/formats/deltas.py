@@ -8,11 +8,13 @@ fact ``words``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
+from etude.core.weights import refuse_infinite
 from etude.formats.checkpoints import Frame
 from etude.formats.svd import truncated_to
 
@@ -24,7 +26,8 @@ def differences(artifact: Artifact, frame: Frame) -> dict[str, Tensor]:
     found = {}
     for name, tensor in _weights(artifact).items():
         own = _of_base(name, tensor, frame)
-        found[name.removesuffix(DELTA)] = tensor.float() if name.endswith(DELTA) else tensor.float() - own.float()
+        delta = tensor.float() if name.endswith(DELTA) else tensor.float() - own.float()
+        found[name.removesuffix(DELTA)] = refuse_infinite("artifact.safetensors", f"the difference of {name}", delta)
     return found
 
 
@@ -34,7 +37,7 @@ def wholes(artifact: Artifact, frame: Frame) -> dict[str, Tensor]:
     for name, tensor in _weights(artifact).items():
         if name.endswith(DELTA):
             tensor = (_of_base(name, tensor, frame).float() + tensor.float()).to(tensor.dtype)
-        found[name.removesuffix(DELTA)] = tensor
+        found[name.removesuffix(DELTA)] = refuse_infinite("artifact.safetensors", name, tensor)
     return found
 
 
@@ -57,6 +60,11 @@ def common(
         for part, row in own.items():
             tensors[f"words.{number}.{part}"] = row[None] if row.ndim == 1 else row
     return tensors, {"words": list(rows)}
+
+
+def product(path: Path, name: str, left: Tensor, right: Tensor) -> Tensor:
+    """The difference of a weight whose file has two factors, in float32; raises FormatError if it is not finite."""
+    return refuse_infinite(path, f"the product of the factors of {name}", left.float() @ right.float())
 
 
 def factors(delta: Tensor, share: float) -> tuple[Tensor, Tensor]:

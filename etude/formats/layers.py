@@ -18,8 +18,9 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
-from etude.core.factors import rank_of
-from etude.formats.pairs import ranks_and_alphas, unknown
+from etude.core.factors import rank_of, refuse_overflow
+from etude.core.weights import refuse_infinite
+from etude.formats.pairs import ranks_and_alphas, scaled, unknown
 
 WRITTEN = {  # factor in the common form → in files of kohya and LyCORIS
     "lora_A.weight": "lora_down.weight",
@@ -94,10 +95,12 @@ def read_layers(
         if factors:
             known[layer] = rank, alpha
         for factor, tensor in sorted(factors.items()):
-            common[f"{layer}.{factor}"] = tensor
+            common[f"{layer}.{factor}"] = refuse_infinite(path, f"{layer}.{factor}", tensor)
     if not known:
         raise FormatError(path, "holds no LoRA", "name another file")
-    return common, ranks_and_alphas(known) | ({"words": words} if words else {})
+    facts = ranks_and_alphas(known)
+    refuse_overflow(path, common, facts)
+    return common, facts | ({"words": words} if words else {})
 
 
 def recognises(keys: Collection[str], place: Callable[[str], Place | None]) -> bool:
@@ -147,12 +150,12 @@ def _finish(
     default = alpha_of(layer, rank) if rank else float("oft_blocks" not in factors)  # OFT's is a constraint; 0: none
     alpha, rank = numbers.get("alpha", default), rank or 1
     if "scalar" in numbers:
-        scaled = [name for name in SCALED if name in factors]
-        if not scaled:
+        names = [name for name in SCALED if name in factors]
+        if not names:
             raise unknown(path, [f"{layer}.scalar"])
-        factors |= {name: factors[name] * numbers["scalar"] for name in scaled}
+        factors |= {name: scaled(factors[name], numbers["scalar"]) for name in names}
     if "bias" in beside:
-        factors["diff_b"] = (beside["bias"].float() * (alpha / rank)).to(beside["bias"].dtype)
+        factors["diff_b"] = scaled(beside["bias"], alpha / rank)
     return rank, alpha
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from etude.core.errors import FormatError
@@ -26,6 +27,12 @@ class Pair:
     def rank(self) -> int:
         """r, the width between the two."""
         return self.down.shape[0]
+
+
+def scaled(tensor: Tensor, number: float) -> Tensor:
+    """``tensor`` times a number: in its own precision where that is exact, as with a power of two, else in float32."""
+    wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32)) * number
+    return narrow if torch.equal((narrow := wide.to(tensor.dtype)).to(wide.dtype), wide) else wide
 
 
 def is_plain(names: Iterable[str]) -> bool:

@@ -21,7 +21,7 @@ from etude.core.families import text_parts, text_rows
 from etude.core.files import Draft
 from etude.core.pickles import read_pickle, write_pickle
 from etude.formats.checkpoints import Frame
-from etude.formats.deltas import common, differences, factors, wholes, words
+from etude.formats.deltas import common, differences, factors, product, wholes, words
 from etude.formats.resembling import described
 
 KEYS = {"unet", "modifier_token"}
@@ -43,7 +43,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise FormatError(path, fault, "save it again without them (`save_text_encoder=False`)")
     weights: Mapping[str, Any] = data["unet"]
     factored = {name: value for name, value in weights.items() if isinstance(value, Mapping)}
-    deltas = {name: value["u"].float() @ value["v"].float() for name, value in factored.items()}
+    deltas = {name: product(path, name, value["u"], value["v"]) for name, value in factored.items()}
     rows = {word: _rows(path, word, given) for word, given in data["modifier_token"].items()}
     tensors, facts = common(deltas, rows, delta=True)
     whole, _ = common({name: value for name, value in weights.items() if name not in factored}, {}, delta=False)

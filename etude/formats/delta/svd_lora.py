@@ -15,6 +15,7 @@ from torch import Tensor
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.files import Draft
+from etude.core.weights import refuse_infinite
 from etude.formats.checkpoints import Frame
 from etude.formats.deltas import differences
 from etude.formats.lora import kohya_lora
@@ -42,6 +43,8 @@ def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
     ranks = {name: min(wanted or min(delta.shape), *delta.shape) for name, delta in deltas.items()}
     alpha = float(max(ranks.values()))
     tensors, facts = join({name: _pair(delta, ranks[name], alpha, precision) for name, delta in deltas.items()})
+    for name, tensor in tensors.items():
+        refuse_infinite(str(artifact.facts.get("name", "artifact")), name, tensor)
     return kohya_lora.write(Artifact("lora", tensors, {**artifact.facts, **facts}), draft)
 
 

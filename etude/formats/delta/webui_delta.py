@@ -22,9 +22,9 @@ from etude.core.files import Draft
 from etude.core.ldm_names import inverse, table_of, translate, unet_table
 from etude.core.model_files import of_part
 from etude.core.tensors import write_tensors
-from etude.core.weights import read_weights
+from etude.core.weights import read_weights, refuse_infinite
 from etude.formats.checkpoints import Frame
-from etude.formats.deltas import common, differences, factors, words
+from etude.formats.deltas import common, differences, factors, product, words
 from etude.formats.embedding import embedding_pt
 from etude.formats.metadata import file_stem
 from etude.formats.resembling import described
@@ -47,7 +47,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     found, rest = {}, dict(tensors)
     for name, kind in entries.items():
         if kind == FACTORS:
-            found[name.removeprefix(UNET)] = rest.pop(f"{name}.US").float() @ rest.pop(f"{name}.Vh").float()
+            found[name.removeprefix(UNET)] = product(path, name, rest.pop(f"{name}.US"), rest.pop(f"{name}.Vh"))
         elif kind == WHOLE:
             found[name.removeprefix(UNET)] = rest.pop(name)
         else:
@@ -77,6 +77,8 @@ def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
             entries[ldm] = FACTORS
         else:
             tensors[ldm], entries[ldm] = delta.to(precision), WHOLE
+    for name, tensor in tensors.items():
+        refuse_infinite(stem, name, tensor)
     header = json.dumps({"meta": {"version": VERSION}, "entries": entries}, sort_keys=True)
     paths = [draft.path(f"{stem}.delta.safetensors")]
     write_tensors(paths[0], tensors, {HEADER: header})

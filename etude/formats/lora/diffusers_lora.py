@@ -15,7 +15,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from etude.core.artifact import Artifact
@@ -24,10 +23,11 @@ from etude.core.families import learned_parts
 from etude.core.files import Draft
 from etude.core.pickles import read_either
 from etude.core.tensors import write_tensors
+from etude.core.weights import refuse_infinite
 from etude.formats import metadata as headers
 from etude.formats.layers import READ, Place, read_layers, recognises
 from etude.formats.module_names import from_dotted
-from etude.formats.pairs import Pair, join, split
+from etude.formats.pairs import Pair, join, scaled, split
 from etude.formats.peft_config import Adapter, parse, read_object
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -140,7 +140,7 @@ def _scaled(common: dict[str, Tensor], adapters: Mapping[str, Adapter]) -> dict[
         part, _, module = layer.partition(".")
         if part in adapters and f"{layer}.lokr_w2" in common:
             rank = adapters[part].rank_of(module)
-            common[name] = common[name] * (adapters[part].alpha_of(module, rank) / rank)
+            common[name] = scaled(common[name], adapters[part].alpha_of(module, rank) / rank)
     return common
 
 
@@ -157,19 +157,14 @@ def write(artifact: Artifact, draft: Draft) -> list[Path]:
         part, _, module = name.partition(".")
         full = f"{part}.{module}" if part == "unet" else f"{part}.text_model.{module}"
         tensors[f"{full}.lora_A.weight"] = pair.down.contiguous()
-        tensors[f"{full}.lora_B.weight"] = _folded(pair).contiguous()
+        folded = scaled(pair.up, pair.alpha / pair.rank).contiguous()
+        tensors[f"{full}.lora_B.weight"] = refuse_infinite(FILE, f"{name}.lora_B with alpha in it", folded)
         if name in magnitudes:
             tensors[f"{full}.lora_magnitude_vector"] = _magnitude(artifact, name, magnitudes[name], pair)
     adapter = json.dumps(_adapter(artifact, pairs, magnitudes), sort_keys=True)
     path = draft.path(FILE)
     write_tensors(path, tensors, {ADAPTER: adapter, "format": "pt"} | headers.modelspec(artifact.facts, "lora"))
     return [path]
-
-
-def _folded(pair: Pair) -> Tensor:
-    """B times alpha / r: in B's precision where that is exact, as by a power of two, else in float32."""
-    wide = pair.up.float() * (pair.alpha / pair.rank)
-    return narrow if torch.equal((narrow := wide.to(pair.up.dtype)).float(), wide) else wide
 
 
 def _magnitude(artifact: Artifact, name: str, lengths: Tensor, pair: Pair) -> Tensor:

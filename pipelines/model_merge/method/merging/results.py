@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from etude.core.errors import FormatError
+from etude.core.factors import refuse_overflow
 from etude.core.families import text_parts
 from etude.core.tensors import read_tensors
+from etude.core.weights import refuse_infinite
 from etude.formats.pairs import Pair, join
 from etude.training.report import Report
 
@@ -68,7 +70,7 @@ def as_lora(
     report.start(0, len(names))
     for number, name in enumerate(names if params.rank else []):
         difference = merge.wide(name) - below[name].float()
-        if difference.any():
+        if refuse_infinite("the merge", f"the difference of {name}", difference).any():
             pairs[name.removesuffix(".weight")] = extracted(difference, params.rank, params.clamp)
         report.advance(number + 1)
     if not any(pair.alpha and pair.up.any() and pair.down.any() for pair in pairs.values()):
@@ -78,4 +80,6 @@ def as_lora(
     for name, pair in pairs.items():
         down, up = (as_saved(name, half, merge.dtype) for half in (pair.down, pair.up))
         saved[name] = Pair(down, up, pair.alpha)
-    return join(saved)
+    tensors, facts = join(saved)
+    refuse_overflow("the merge", tensors, facts)
+    return tensors, facts
