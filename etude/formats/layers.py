@@ -147,8 +147,11 @@ def _finish(
     if "dora_scale" in factors:
         factors["dora_scale"] = _lengths(path, layer, factors, sizes)
     rank = rank_of(factors) or 0
-    default = alpha_of(layer, rank) if rank else float("oft_blocks" not in factors)  # OFT's is a constraint; 0: none
-    alpha, rank = numbers.get("alpha", default), rank or 1
+    if "alpha" in numbers:
+        alpha = numbers["alpha"]
+    else:
+        alpha = alpha_of(layer, rank) if rank else float("oft_blocks" not in factors)  # OFT's is a bound; 0: none
+    rank = rank or 1
     if "scalar" in numbers:
         names = [name for name in SCALED if name in factors]
         if not names:

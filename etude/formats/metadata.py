@@ -10,14 +10,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
 
 from etude.core.artifact import Artifact
-from etude.core.errors import FormatError
 from etude.core.families import FAMILIES
 from etude.core.files import file_name
 
@@ -91,36 +89,6 @@ def kohya(facts: Mapping[str, Any], algorithm: str = "") -> dict[str, str]:
         "ss_v2": family.kohya_v2,
     }
     return {key: str(value) for key, value in keys.items()}
-
-
-def refuse_meaning(path: Path | str, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
-    """Raise FormatError where the ``ss_*`` keys of kohya and LyCORIS give the tensors a meaning that is not applied.
-
-    All else in them tells how the file was made, or is in the tensors: LyCORIS writes alpha · √r for its `rs_lora`
-    (not so of GLoRA), and shapes say on which side DoRA's lengths are.
-    """
-    args = _network_args(metadata)
-    if args.get("rs_lora") or args.get("use_rslora"):
-        lycoris = metadata.get("ss_network_module", "").startswith("lycoris")
-        if not lycoris or any(name.endswith(".a1.weight") for name in tensors):
-            fault = "says `rs_lora` in `ss_network_args`, and not whether alpha holds the √r of it"
-            raise FormatError(path, fault, "multiply each alpha by √r, and remove `rs_lora` from the header")
-    if args.get("wd_on_output", args.get("wd_on_out", True)) is False:
-        lengths = {name: tensor for name, tensor in tensors.items() if name.endswith(".dora_scale")}
-        for name, tensor in lengths.items():
-            if tensor.shape[:1] == (tensor.numel(),) and tensor.numel() > 1:
-                fault = f"says `wd_on_output` false, but `{name}` {list(tensor.shape)} is of outputs"
-                raise FormatError(path, fault, "fetch or make it again")
-
-
-def _network_args(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What `ss_network_args` says, with "True" and "False" as such; nothing where it is no JSON object."""
-    try:
-        args = json.loads(metadata.get("ss_network_args", "{}"))
-    except (ValueError, RecursionError):
-        return {}
-    words = {"true": True, "false": False, "1": True, "0": False}
-    return {key: words.get(str(value).lower(), value) for key, value in args.items()} if isinstance(args, dict) else {}
 
 
 def hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ HARMLESS = {
 }
 # Starts that leave the base as it is; pissa, olora, corda, loftq and lora_ga take a part of each weight out of it.
 STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+ADAPTER = "lora_adapter_metadata"  # JSON in the header of a file: "<part>.<field of peft's LoraConfig>"
 DEFAULT = 8  # PEFT's rank and alpha where a configuration names none
 LONGEST, REPEATS, GROUPS, PATTERNS = 300, 3, 3, 16  # of patterns: more could take minutes to match
 _REPEAT = re.compile(r"(?<!\\)(?:[*+{]|(?<!\()\?)")
@@ -59,17 +60,14 @@ class Patterns:
             else:
                 self._expressions.append((place, re.compile(rf"(.*\.)?({key})$"), number))
 
-    def number(self, module: str, default: float) -> float:
-        """The number of a module; ``default`` if it matches no pattern.
-
-        Older versions of transformers call the modules of a text encoder ``text_model.…``.
-        """
+    def number(self, names: Sequence[str], default: float) -> float:
+        """The number of a module, by any of its names; ``default`` if they match no pattern."""
         found = []
-        for name in (module, f"text_model.{module}"):
+        for name in names:
             starts = [0, *(place + 1 for place, letter in enumerate(name) if letter == ".")]
             for start in starts:
-                names = self._names.get(len(name) - start, [])
-                found += [(place, number) for place, pattern, number in names if pattern.fullmatch(name, start)]
+                known = self._names.get(len(name) - start, [])
+                found += [(place, number) for place, pattern, number in known if pattern.fullmatch(name, start)]
             found += [(place, number) for place, pattern, number in self._expressions if pattern.match(name)]
         return min(found, default=(0, default))[1]
 
@@ -85,21 +83,26 @@ class Adapter:
     ranks: Patterns = field(default_factory=lambda: Patterns({}))
     stabilised: bool = False  # rsLoRA (Kalajdzievski, 2023, arXiv:2312.03732): the scale is alpha / √r
     decomposed: bool = False
+    is_text: bool = False  # of a text encoder
 
     def rank_of(self, module: str) -> int:
         """The rank that PEFT gives a module."""
-        return int(self.ranks.number(module, self.rank))
+        return int(self.ranks.number(self._names(module), self.rank))
+
+    def _names(self, module: str) -> tuple[str, ...]:
+        """Older versions of transformers call the modules of a text encoder ``text_model.…``."""
+        return (module, f"text_model.{module}") if self.is_text else (module,)
 
     def alpha_of(self, module: str, rank: int) -> float:
         """The alpha that gives a module of this rank its scale as alpha / r; raises FormatError for another rank."""
         if rank != self.rank_of(module):
             fault = f"says that `{module}` has rank {self.rank_of(module)}, its tensors have {rank}"
             raise FormatError(self.path, fault, "fetch the file again, with the configuration that belongs to it")
-        alpha = self.alphas.number(module, self.alpha)
+        alpha = self.alphas.number(self._names(module), self.alpha)
         return alpha * math.sqrt(rank) if self.stabilised else alpha
 
 
-def parse(path: Path | str, fields: Mapping[str, Any]) -> Adapter:
+def parse(path: Path | str, fields: Mapping[str, Any], *, is_text: bool = False) -> Adapter:
     """What the fields of a configuration say; raises FormatError naming one that cannot be used."""
     kind = fields.get("peft_type") or "LORA"
     if kind not in KINDS:
@@ -116,6 +119,7 @@ def parse(path: Path | str, fields: Mapping[str, Any]) -> Adapter:
         ranks=Patterns(_patterns(path, "rank_pattern", fields)),
         stabilised=_switch(path, "use_rslora", fields),
         decomposed=_switch(path, "use_dora", fields),
+        is_text=is_text,
     )
 
 

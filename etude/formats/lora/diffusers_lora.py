@@ -19,19 +19,19 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
-from etude.core.families import learned_parts
+from etude.core.families import learned_parts, text_parts
 from etude.core.files import Draft
 from etude.core.pickles import read_either
 from etude.core.tensors import write_tensors
 from etude.core.weights import refuse_infinite
 from etude.formats import metadata as headers
+from etude.formats.kohya_header import alpha_told, refuse_meaning
 from etude.formats.layers import READ, Place, read_layers, recognises
 from etude.formats.module_names import from_dotted
 from etude.formats.pairs import Pair, join, scaled, split
-from etude.formats.peft_config import Adapter, parse, read_object
+from etude.formats.peft_config import ADAPTER, Adapter, parse, read_object
 
 FILE = "pytorch_lora_weights.safetensors"
-ADAPTER = "lora_adapter_metadata"  # JSON in the header: "<part>.<field of peft's LoraConfig>"
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."  # of PEFT's own files
 _WHOLE = ("weight", "on_input", "rescale")  # in LyCORIS' files only: with dots they would be those of any model
@@ -90,9 +90,12 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     def alpha_of(layer: str, rank: int) -> float:
         part, _, module = layer.partition(".")
-        return adapters[part].alpha_of(module, rank) if part in adapters else float(rank)
+        if part in adapters:
+            return adapters[part].alpha_of(module, rank)
+        return alpha_told(path, metadata, layer, rank)
 
     common, facts = read_layers(path, tensors, places.get, alpha_of)
+    refuse_meaning(path, metadata, tensors, common, facts)
     return _scaled(common, adapters), facts
 
 
@@ -100,12 +103,12 @@ def _adapters(path: Path, places: Mapping[str, Place], metadata: Mapping[str, st
     """What was configured of PEFT's layers, by part; raises FormatError where that is not there, or does not fit."""
     origin, fields = _fields(path, places, metadata)
     adapters = {}
-    for part in sorted({layer.partition(".")[0] for layer, _ in places.values()}):
+    for part in learned_parts():
         own = {name: value for name, value in fields.items() if name.partition(".")[0] not in learned_parts()}
         own |= {name.removeprefix(f"{part}."): fields[name] for name in fields if name.startswith(f"{part}.")}
         if not own:
             continue
-        adapters[part] = parse(origin, own)
+        adapters[part] = parse(origin, own, is_text=part in text_parts())
         found = [place for place in places.values() if place[0].startswith(f"{part}.")]
         lengths = {layer for layer, factor in found if factor == "magnitude"}
         layers = {layer for layer, _ in found}
@@ -123,14 +126,32 @@ def _adapters(path: Path, places: Mapping[str, Place], metadata: Mapping[str, st
 
 def _fields(path: Path, places: Mapping[str, Place], metadata: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
     """PEFT's fields and where they are: in the header, by ``<part>.<field>``, or in the file beside one of PEFT's."""
-    if ADAPTER in metadata:
-        return path, read_object(path, ADAPTER, metadata[ADAPTER])
+    fields = _flat(path, read_object(path, ADAPTER, metadata.get(ADAPTER, "{}")))
     if path.stem != "adapter_model" and not any(key.startswith(PREFIX) for key in places):
-        return path, {}
+        return path, fields
     beside = path.with_name(CONFIG)
+    if fields:
+        fault = f"has PEFT's configuration twice: in its header (`{ADAPTER}`), and in a {CONFIG} beside it"
+        if beside.is_file():
+            raise FormatError(path, fault, "remove one of the two")
+        return path, fields
     if not beside.is_file():
         raise FormatError(path, f"has no {CONFIG} beside it, which holds PEFT's alpha", "fetch that file as well")
     return beside, read_object(beside, CONFIG, beside.read_text(encoding="utf-8", errors="replace"))
+
+
+def _flat(path: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields by ``<part>.<field>``, which may be in a table by part; raises FormatError for two values of one."""
+    flat = {name: value for name, value in fields.items() if name not in learned_parts()}
+    for part in fields.keys() & learned_parts():
+        if not isinstance(fields[part], Mapping | None):
+            fault = f"has a {type(fields[part]).__name__} in `{part}` of `{ADAPTER}`, not fields"
+            raise FormatError(path, fault, "fetch or make it again")
+        for name, value in (fields[part] or {}).items():
+            if flat.get(f"{part}.{name}", value) != value:
+                raise FormatError(path, f"has `{part}.{name}` twice in `{ADAPTER}`", "remove one of the two")
+            flat[f"{part}.{name}"] = value
+    return flat
 
 
 def _scaled(common: dict[str, Tensor], adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:

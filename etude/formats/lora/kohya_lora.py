@@ -22,6 +22,7 @@ between layers, as those of ``blocks`` do (7 % off on a small base). Where progr
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,17 @@ import torch
 from torch import Tensor
 
 from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
 from etude.core.families import FAMILIES
 from etude.core.files import Draft
 from etude.core.ldm_names import table_of
 from etude.core.pickles import read_either
 from etude.core.tensors import write_tensors
 from etude.formats import metadata as headers
+from etude.formats.kohya_header import alpha_told, refuse_meaning
 from etude.formats.layers import BUNDLE, FACTORS, READ, Place, bundled, named, read_layers
 from etude.formats.module_names import escape, escape_ldm, unescape
+from etude.formats.peft_config import ADAPTER, read_object
 
 UNET = "lora_unet_"
 LYCORIS = "lycoris_"  # LyCORIS' own wrapper: modules of one model, the UNet, called by their names alone
@@ -52,8 +56,12 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors in the common form; facts rank, alpha, alphas, and name and family when the header has them."""
     tensors, metadata = read_either(path)
     parts = _parts()
-    headers.refuse_meaning(path, metadata, tensors)
-    common, facts = read_layers(path, tensors, lambda key: _place(key, parts))
+    if read_object(path, ADAPTER, metadata.get(ADAPTER, "{}")):
+        fault = f"has kohya's names, and PEFT's configuration in its header (`{ADAPTER}`): either gives alphas"
+        raise FormatError(path, fault, "remove that field from the header, or name the file that it is of")
+    alpha_of = partial(alpha_told, path, metadata)
+    common, facts = read_layers(path, tensors, lambda key: _place(key, parts), alpha_of)
+    refuse_meaning(path, metadata, tensors, common, facts)
     return common, facts | _labels(metadata)
 
 

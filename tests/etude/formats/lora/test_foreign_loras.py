@@ -423,7 +423,7 @@ def test_network_args_that_contradict_or_change_the_tensors_are_refused(
         kohya_lora.read(written(kohya(**tensors), tmp_path, header))
 
 
-@pytest.mark.parametrize("text", ["null", "[]", "{", "[" * 100_000, '{"rs_lora": "False", "wd_on_output": "True"}'])
+@pytest.mark.parametrize("text", ["null", "None", "", '{"rs_lora": "False", "wd_on_output": "True"}'])
 def test_network_args_that_say_nothing_change_nothing(text: str, tmp_path: Path) -> None:
     assert kohya_lora.read(written(kohya(), tmp_path, {"ss_network_args": text}))[1]["alpha"] == 4
 

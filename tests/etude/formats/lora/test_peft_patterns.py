@@ -30,7 +30,13 @@ def test_the_first_pattern_that_matches_counts_as_in_peft(patterns: dict[str, in
     for key, number in reversed(patterns.items()):
         if any(re.match(rf"(.*\.)?({key})$", name) for name in (module, f"text_model.{module}")):
             expected = number
-    assert parse("adapter", {"rank_pattern": patterns}).rank_of(module) == expected
+    assert parse("adapter", {"rank_pattern": patterns}, is_text=True).rank_of(module) == expected
+
+
+def test_only_text_encoders_have_a_second_name() -> None:
+    fields = {"rank_pattern": {".*model.*": 2}}
+    assert parse("adapter", fields).rank_of("mid_block.to_q") == 8
+    assert parse("adapter", fields, is_text=True).rank_of("encoder.to_q") == 2
 
 
 def test_thousands_of_names_are_looked_up_and_compile_no_expression(monkeypatch: pytest.MonkeyPatch) -> None:
