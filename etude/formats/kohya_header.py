@@ -68,7 +68,8 @@ def refuse_meaning(
     """
     args = _args(path, metadata)
     layers = by_layer(tensors)
-    kinds = {start for start in ALGORITHMS.values() for f in layers.values() if any(n.startswith(start) for n in f)}
+    names = " " + " ".join(name for factors in layers.values() for name in factors)
+    kinds = {start for start in ALGORITHMS.values() if f" {start}" in names}
     for name, value in sorted(args.items()):
         if name not in USED | HARMLESS and value not in (None, False, "", "none", [], {}):
             fault = f"has `{name[:40]}: {str(value)[:40]}` in `{ARGS}`, which is not known and may change its meaning"
