@@ -6,7 +6,10 @@ configuration, at 64 px. Values are random but large enough that a changed weigh
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -43,7 +46,15 @@ def build_tiny(
 
     With ``unclip`` it also takes a picture, as Stable unCLIP does. With ``variation`` it takes only pictures.
     """
-    folder = Path(folder)
+    return Path(shutil.copytree(_built(family, seed, unclip, variation), folder, dirs_exist_ok=True))
+
+
+@cache
+def _built(family: str, seed: int, unclip: bool, variation: bool) -> Path:
+    """Such a base in a folder of this process, to be copied: making one takes longer."""
+    temporary = tempfile.mkdtemp(prefix="tiny-")
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    folder = Path(temporary)
     disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -18,6 +18,7 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers.initialization import no_init_weights
 
 from etude.base.family import is_variation, recognise
 from etude.base.single import config_folder
@@ -131,7 +132,9 @@ def empty_model(path: Path, configs: Path, family: Family, part: str) -> Any:
     """A part as its configuration describes it, without numbers (on the meta device); raises BaseError."""
     if not (file := configs / part / "config.json").exists():
         raise BaseError(file, "is missing", _ACTION)
-    with _as_base_errors(path, f"the configuration of its {part} cannot be used"), init_empty_weights():
+    fault = f"the configuration of its {part} cannot be used"
+    # Random numbers would be drawn in vain, which takes a second.
+    with _as_base_errors(path, fault), init_empty_weights(), no_init_weights():
         if part in _MODELS:
             kind = _MODELS[part]
             return kind.from_config(kind.load_config(str(configs / part), local_files_only=True))
