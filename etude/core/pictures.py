@@ -20,6 +20,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from etude.core.errors import InputError
+from etude.core.jpeg_data import ends_early
 
 # Exceptions of Pillow's readers for damaged files; the last ones are bugs in its code that only such files cause.
 DAMAGE = (
@@ -34,6 +35,12 @@ SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # a PNG's colour type → samples of a
 WHOLE = ((0, 0, 1, 1),)
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 SCANS = 500  # limit for a progressive JPEG: each scan reads all pixels, and thousands in a small file take hours
+
+JPEGS = ("JPEG", "MPO")
+CUT = "the file is cut: it ends before the end of its picture"
+# A download that stopped may have its full length. In these formats, zeros at the end are decoded as pixels.
+ENDS_NOT_IN_ZEROS = ("WEBP", "AVIF", "HEIF", "JXL")
+ZEROS = 64  # bytes
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # its log lines repeat the errors, without the file
 
@@ -95,11 +102,22 @@ def load_whole(image: Image.Image, path: Path) -> None:
         _check_icons(path)
     elif image.info.get("progressive") and path.read_bytes().count(b"\xff\xda") > SCANS:
         raise OSError(f"it has more than {SCANS} scans")
+    elif image.format in ENDS_NOT_IN_ZEROS and _ends_in_zeros(path):
+        raise OSError(CUT)
     image.load()
+    if image.format in JPEGS and ends_early(image, path.read_bytes()):
+        raise OSError(CUT)
     if image.format == "PNG" and image.mode == "P" and not image.palette:
         raise OSError("its palette is missing")
+    _check_palette(image)
     if image.format == "PNG" and (image.info.get("interlace") or _is_black(image, image.height - 1)):
         _check_rows(path)
+
+
+def _ends_in_zeros(path: Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-min(ZEROS, path.stat().st_size), 2)
+        return not any(file.read())
 
 
 def check_png(file: BinaryIO) -> None:
@@ -121,9 +139,20 @@ def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
             yield kind, data
         check = file.read(4)
         if len(check) < 4:
-            raise OSError("the file is cut: it ends before the end of its picture")
+            raise OSError(CUT)
         if int.from_bytes(check) != crc:
             raise OSError(f"the check sum of its {kind.decode('latin-1')!a} chunk is wrong")
+
+
+def _check_palette(image: Image.Image) -> None:
+    """Raise OSError for pixels with colours that the palette lacks: Pillow shows them black."""
+    if image.mode not in ("P", "PA") or not image.palette:
+        return
+    colours = len(image.palette.palette) // len(image.palette.mode)
+    counts = image.getchannel("P").histogram() if image.mode == "PA" else image.histogram()
+    used = [index for index, count in enumerate(counts) if count and index != image.info.get("transparency")]
+    if used and used[-1] >= colours:
+        raise OSError(f"pixels have colour {used[-1]} of a palette of {colours}")
 
 
 def _is_black(image: Image.Image, row: int) -> bool:

@@ -14,12 +14,11 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from etude.core.colours import Colour, flatten, in_srgb, refuse_dark
 from etude.core.errors import InputError
-from etude.core.pictures import DAMAGE, UnusableError, describe, load_whole
+from etude.core.pictures import DAMAGE, JPEGS, UnusableError, describe, load_whole
 from etude.images import avif, tiff
 from etude.images.kinds import formats, not_a_picture
 
 Size = tuple[int, int]  # width, height
-JPEGS = ("JPEG", "MPO")
 LARGEST_JPEG = 500_000_000  # pixels; it is decoded smaller. The limit of all others is Pillow's own
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap width and height
 TURNS = {
@@ -145,6 +144,7 @@ def _load(image: ImageFile, path: Path) -> None:
         raise OSError(lines[0].removeprefix("tempfile.tif: "))
     if failure:
         raise failure
+    tiff.check_jpegs(image, path)
     tiff.widen_palette(image)
 
 

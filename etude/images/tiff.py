@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImagePalette
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from etude.core.colours import WHITE
-from etude.core.pictures import UnusableError
+from etude.core.jpeg_data import ends_early
+from etude.core.pictures import CUT, UnusableError
 from etude.images.kinds import camera_raw
 
 # Tags of TIFF 6.0, and of DNG.
 KIND, BITS, COMPRESSION, PHOTOMETRIC, COUNTS, PLANES = 254, 258, 259, 262, 279, 284
 PALETTE, SAMPLE_FORMAT, DNG = 320, 339, 50706
+STRIPS, TILES, TILE_COUNTS, TABLES, WEIGHTS, LEVELS = 273, 324, 325, 347, 529, 532
 REDUCED = 1  # the bit of KIND that marks a preview
 RAW, SEPARATE, SIGNED, WHITE_IS_ZERO, YCBCR = 1, 2, 2, 0, 6  # values of COMPRESSION, PLANES, SAMPLE_FORMAT, PHOTOMETRIC
+JPEG = 7  # of COMPRESSION
+USUAL_WEIGHTS, USUAL_LEVELS = (0.299, 0.587, 0.114), (0, 255, 128, 255, 128, 255)  # of JPEG's YCbCr
 
 # Names of libtiff's functions mix small and capital letters (ZIPDecode), unlike "warning" and "INFO".
 FUNCTION = rb"tempfile\.tif|(?!\w*(?:Error|Warning|Exception):)(?=\w*[a-z])[A-Za-z_]\w*[A-Z]\w*"
@@ -33,6 +41,9 @@ def refuse_misread(image: TiffImageFile) -> None:
     tags = image.tag_v2
     bits = max(tags.get(BITS, (1,)))
     raw = tags.get(COMPRESSION, RAW) == RAW
+    places = tags.get(STRIPS) or tags.get(TILES) or ()
+    if len(places) > 1 and (0 in places or len(set(places)) < len(places)):
+        raise UnusableError("some of its strips or tiles are at the same place, or nowhere")
     if DNG in tags:
         raise UnusableError(camera_raw("DNG"))
     if tags.get(KIND, 0) & REDUCED:
@@ -43,9 +54,37 @@ def refuse_misread(image: TiffImageFile) -> None:
         raise UnusableError("its whole numbers (signed, or of 32 bits) have no agreed white")
     if bits == 16 and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
         raise UnusableError("its 16-bit grey is 0 at white, which Pillow misreads")
+    if raw and tags.get(PHOTOMETRIC) == YCBCR and not _has_usual_ycbcr(tags):
+        raise UnusableError("its colours (YCbCr) have other weights or another range than JPEG's, which Pillow ignores")
     full = image.width * image.height * len(image.getbands())
     if raw and tags.get(PHOTOMETRIC) == YCBCR and sum(tags.get(COUNTS, ())) not in (0, full):
         raise UnusableError("its colours (YCbCr) are subsampled and not compressed, which Pillow misreads")
+
+
+def _has_usual_ycbcr(tags: Mapping[int, Any]) -> bool:
+    weights, levels = tags.get(WEIGHTS, USUAL_WEIGHTS), tags.get(LEVELS, USUAL_LEVELS)
+    near = [abs(a - b) < 1e-3 for a, b in zip((*weights, *levels), (*USUAL_WEIGHTS, *USUAL_LEVELS), strict=False)]
+    return all(near)
+
+
+def check_jpegs(image: TiffImageFile, path: Path) -> None:
+    """Raise OSError if a strip or tile that is a JPEG lacks some of its pixels; libtiff reports nothing of it."""
+    tags = image.tag_v2
+    if tags.get(COMPRESSION) != JPEG:
+        return
+    tables = tags.get(TABLES, b"")[:-2]  # without the end
+    with open(path, "rb") as file:
+        for place, count in zip(tags.get(STRIPS) or tags[TILES], tags.get(COUNTS) or tags[TILE_COUNTS], strict=True):
+            file.seek(place)
+            data = file.read(count)
+            whole = tables + data[2:] if tables else data
+            try:
+                with JpegImageFile(io.BytesIO(whole)) as strip:
+                    strip.load()
+            except (OSError, SyntaxError) as error:
+                raise OSError(f"a strip or tile is damaged: {error}") from error
+            if ends_early(strip, whole):
+                raise OSError(CUT)
 
 
 def white_of(image: Image.Image) -> int:

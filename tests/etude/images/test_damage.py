@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import random
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +119,75 @@ def test_a_file_that_is_cut_is_refused_or_was_cut_behind_its_pixels(name: str, t
     for place in [len(whole) - 1, len(whole) - 9, *(dice.randrange(len(whole)) for _ in range(12))]:
         found = read(tmp_path / "a", whole[:place])
         assert found is None or (found == expected).all(), (place, len(whole))
+
+
+JPEGS: dict[str, dict[str, Any]] = {
+    "baseline": {"mode": "RGB"},
+    "grey": {"mode": "L"},
+    "cmyk": {"mode": "CMYK"},
+    "progressive": {"mode": "RGB", "progressive": True},
+    "restarts": {"mode": "RGB", "restart_marker_rows": 1},
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_that_is_cut_and_then_ended_is_refused(kind: str, tmp_path: Path) -> None:
+    whole = written("JPEG", JPEGS[kind])
+    expected = read(tmp_path / "whole", whole)
+    for share in (0.5, 0.7, 0.9):
+        begun = whole[: int(share * len(whole))]
+        for cut in (begun + b"\xff\xd9", begun + bytes(len(whole) - len(begun))):
+            assert read(tmp_path / "a", cut) is None, share
+    for more in (bytes(100), b"\xff" * 9, b"more"):  # behind the end, and before it
+        for data in (whole + more, whole[:-2] + more + whole[-2:]):
+            found = read(tmp_path / "a", data)
+            assert found is not None
+            assert np.array_equal(found, expected)
+
+
+def test_a_jpeg_that_lacks_pixels_between_two_restarts_is_refused(tmp_path: Path) -> None:
+    whole = written("JPEG", JPEGS["restarts"])
+    place = whole.index(b"\xff\xd2")
+    assert read(tmp_path / "a", whole[: place - 60] + whole[place:]) is None
+
+
+def test_a_jpeg_of_the_grey_that_libjpeg_fills_in_is_whole(tmp_path: Path) -> None:
+    plain = Image.new("RGB", SIZE, (128, 128, 128))
+    for number, options in enumerate(JPEGS.values()):
+        plain.convert(options["mode"]).save(tmp_path / f"{number}.jpg", **{**options, "mode": None})
+        assert read_picture(tmp_path / f"{number}.jpg", WHITE).size == SIZE
+
+
+@pytest.mark.parametrize("name", ["webp", "lossless", "avif"])
+def test_a_file_whose_second_half_was_never_written_is_refused(name: str, tmp_path: Path) -> None:
+    whole = written(*WRITERS[name][:2])
+    assert read(tmp_path / "a", whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2)) is None
+
+
+def with_four_colours(form: str, odd: int, **options: Any) -> bytes:
+    """A picture in colour 2 of a palette of four, with a pixel in colour ``odd``."""
+    image, buffer = Image.new("P", SIZE, 2), io.BytesIO()
+    image.putpalette(bytes(range(12)) * (64 if form == "PNG" else 1))  # Pillow cuts the index of a shorter one
+    image.putpixel((9, 9), odd)
+    image.save(buffer, form, optimize=False, bits=8, **options)
+    data = buffer.getvalue()
+    if form != "PNG":
+        return data
+    place = data.index(b"PLTE")
+    palette = b"PLTE" + data[place + 4 : place + 16]
+    behind = data[place + 4 + 768 + 4 :]
+    return data[: place - 4] + struct.pack(">I", 12) + palette + struct.pack(">I", zlib.crc32(palette)) + behind
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF", "BMP"])
+def test_a_picture_with_colours_that_its_palette_lacks_is_refused(form: str, tmp_path: Path) -> None:
+    assert read(tmp_path / "a", with_four_colours(form, 3)) is not None
+    assert read(tmp_path / "b", with_four_colours(form, 200)) is None
+    with pytest.raises(InputError, match="colour 200 of a palette of 4"):
+        read_picture(tmp_path / "b", WHITE)
+
+
+def test_the_transparent_colour_of_a_gif_needs_no_place_in_its_palette(tmp_path: Path) -> None:
+    found = read(tmp_path / "a", with_four_colours("GIF", 200, transparency=200))
+    assert found is not None
+    assert tuple(found[9, 9]) == WHITE

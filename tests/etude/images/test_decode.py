@@ -201,7 +201,11 @@ def test_a_profile_is_applied_to_palettes_grey_and_transparent_colours_too(tmp_p
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGB", "RGBA", "I;16"])
 def test_a_profile_that_cannot_be_applied_is_noted_and_none_is_left_in_a_picture(tmp_path: Path, mode: str) -> None:
-    other = Image.fromarray(np.full((8, 8), 60000, np.uint16)) if mode == "I;16" else Image.new(mode, (8, 8), 1)
+    other = (
+        Image.fromarray(np.full((8, 8), 60000, np.uint16))
+        if mode == "I;16"
+        else Image.new(mode, (8, 8), int(mode != "P"))
+    )
     if mode in ("LA", "RGBA"):
         other.putalpha(255)  # else nothing of it shows
     other.save(tmp_path / "other.png", icc_profile=grey_profile() if mode in ("P", "RGB", "RGBA") else wide_profile())

@@ -21,7 +21,7 @@ from etude.images.tiff import libtiff_errors
 
 WHITE = (255, 255, 255)
 WIDTH, HEIGHT = 32, 16
-TYPES = {"B": 1, "H": 3, "I": 4}  # letter of struct → TIFF's number of the type
+TYPES = {"B": 1, "H": 3, "I": 4, "R": 5}  # letter of struct, or R for fractions → TIFF's number of the type
 RAMP = np.linspace(0, 1, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH)
 
 
@@ -34,11 +34,13 @@ def tiff(pixels: bytes, tags: Mapping[int, tuple[str, list[int]]]) -> bytes:
     offset = 8 + len(pixels)
     extra, entries = b"", b""
     for tag, (kind, values) in sorted(fields.items()):
-        data = struct.pack(f"<{len(values)}{kind}", *values)
+        data = struct.pack(f"<{len(values)}{kind.replace('R', 'I')}", *values)
         if len(data) > 4:
             place = offset + len(extra)
             extra, data = extra + data + b"\0" * (len(data) % 2), struct.pack("<I", place)
-        entries += struct.pack("<HHI", tag, TYPES[kind], len(values)) + data.ljust(4, b"\0")
+        entries += struct.pack("<HHI", tag, TYPES[kind], len(values) // (2 if kind == "R" else 1)) + data.ljust(
+            4, b"\0"
+        )
     directory = struct.pack("<H", len(fields)) + entries + b"\0\0\0\0"
     return b"II*\0" + struct.pack("<I", offset + len(extra)) + pixels + extra + directory
 
@@ -186,3 +188,34 @@ def test_only_the_first_page_is_used_and_that_is_noted(tmp_path: Path) -> None:
     assert picture.image.getcolors() == [(81, (255, 0, 0))]
     assert picture.notes == (FIRST,)
     assert read_picture(tmp_path / "b.tif", WHITE).notes == ()
+
+
+def test_strips_at_one_place_or_nowhere_are_refused(tmp_path: Path) -> None:
+    half, kinds = WIDTH * HEIGHT // 2, grey(8) | {278: ("H", [HEIGHT // 2])}
+    for places, right in (((8, 8 + half), True), ((8, 8), False), ((8, 0), False)):
+        data = tiff(bytes(range(256)) * 2, kinds | {273: ("I", list(places)), 279: ("I", [half, half])})
+        (tmp_path / "a.tif").write_bytes(data)
+        said = fault_of(tmp_path / "a.tif")
+        assert said is None if right else "at the same place, or nowhere" in str(said)
+
+
+def test_a_strip_of_jpeg_that_is_cut_and_then_ended_is_refused(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.tif", compression="jpeg", tiffinfo={278: 32})
+    with Image.open(tmp_path / "a.tif") as image:
+        places, counts = (dict(image.tag_v2)[tag] for tag in (273, 279))  # type: ignore[attr-defined]
+    whole = (tmp_path / "a.tif").read_bytes()
+    assert len(places) == 2
+    read(tmp_path / "a.tif", whole)
+    middle, end = places[0] + counts[0] // 2, places[0] + counts[0]
+    cut = whole[:middle] + b"\xff\xd9" + bytes(end - middle - 2) + whole[end:]
+    assert "the file is cut" in fault(tmp_path / "a.tif", cut)
+
+
+@pytest.mark.parametrize(("weights", "right"), [([299, 587, 114], True), ([2126, 7152, 722], False)])
+def test_ycbcr_of_other_weights_is_refused(tmp_path: Path, weights: list[int], right: bool) -> None:
+    fractions = [number for weight in weights for number in (weight, sum(weights))]
+    data = tiff(bytes(WIDTH * HEIGHT * 3), colours(8, photometric=6) | {529: ("R", fractions), 530: ("H", [1, 1])})
+    (tmp_path / "a.tif").write_bytes(data)
+    said = fault_of(tmp_path / "a.tif")
+    assert said is None if right else "YCbCr" in str(said)
