@@ -59,14 +59,16 @@ def convert(
     from etude.core.params import nearest
     from etude.core.weights import allow_nan as nan_allowed
     from etude.formats.kinds import described, same_kind
+    from etude.formats.words import choose_word
     from etude.rendering.built import find_path
 
     if family not in ("", *FAMILIES):
         raise ArgumentError("--family", f"there is no `{family}`{nearest(family, FAMILIES)}", f"say {listed()}")
+    name = choose_word("--name", name) if name else ""
     named = name_or_path(source, method_names())
     path = find_path(named)
     with nan_allowed(allow_nan):
-        found, artifact = _opened(source, path, vae)
+        found, artifact = _opened(source, path, vae, name)
     choices = same_kind(artifact)
     if to not in choices:
         fault = f"is of the format {found}, which cannot become `{to}`{nearest(to, choices)}"
@@ -85,7 +87,7 @@ def convert(
         say(f"{out / file} ({to}, {(out / file).stat().st_size:,} bytes), from {found}")
 
 
-def _opened(source: str, path: Path, vae: Path | None) -> tuple[str, Artifact]:
+def _opened(source: str, path: Path, vae: Path | None, name: str) -> tuple[str, Artifact]:
     """The format and the content of a file; raises an EtudeError, also where --vae has nothing to replace."""
     from functools import partial
 
@@ -93,7 +95,7 @@ def _opened(source: str, path: Path, vae: Path | None) -> tuple[str, Artifact]:
     from etude.formats import FORMATS, WHOLE
     from etude.formats.kinds import open_any
 
-    found, artifact = open_any(path, whole=partial(read_model, vae=vae and vae.expanduser()))
+    found, artifact = open_any(path, name=name, whole=partial(read_model, vae=vae and vae.expanduser()))
     if vae and FORMATS.get(found) != WHOLE:
         raise ArgumentError("--vae", f"belongs to whole models, and {source} is of the format {found}", "leave it out")
     return found, artifact

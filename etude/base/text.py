@@ -128,17 +128,18 @@ def _pieces(base: Base, prompt: str) -> Iterator[tuple[int, str, range]]:
     rows: dict[str, range] = {}
     count = 0
     for name, vectors in base.words.items():
-        rows[name.lower()] = range(-1 - count, -1 - count - len(vectors[0]), -1)
+        rows[name] = range(-1 - count, -1 - count - len(vectors[0]), -1)
         count += len(vectors[0])
     end = 0
-    for match in _pattern(tuple(rows)).finditer(prompt) if rows else ():
+    longest_first = sorted(rows, key=len, reverse=True)
+    for match in _pattern(longest_first).finditer(prompt) if rows else ():
         yield end, prompt[end : match.start()], range(0)
-        yield match.start(), match.group(), rows[match.group().lower()]
+        yield match.start(), match.group(), rows[longest_first[(match.lastindex or 1) - 1]]
         end = match.end()
     yield end, prompt[end:], range(0)
 
 
-def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
-    """Matches each name as a separate word, longest names first: `sks` is found in "a sks, red" but not in "masks"."""
-    choices = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+def _pattern(names: Sequence[str]) -> re.Pattern[str]:
+    """Matches each name, in a group of its own, as a separate word: `sks` is in "a sks, red" but not in "masks"."""
+    choices = "|".join(f"({re.escape(name)})" for name in names)
     return re.compile(rf"(?<!\w)(?:{choices})(?!\w)", re.IGNORECASE)

@@ -27,10 +27,10 @@ NUMBERED = "text_encoders_{}"  # those scripts' keys where there are several tex
 
 def rows(path: Path | str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors with one vector written as [1, d]; raises FormatError for other shapes or unequal numbers."""
-    strange = [name for name, tensor in tensors.items() if not isinstance(tensor, Tensor)]
-    if strange:
-        fault = f"holds a {type(tensors[strange[0]]).__name__} in place of rows of numbers"
-        raise FormatError(path, fault, "name another file")
+    for tensor in tensors.values():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            kind = str(tensor.dtype) if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise FormatError(path, f"holds a {kind} in place of rows of numbers", "name another file")
     result = {name: tensor[None] if tensor.ndim == 1 else tensor for name, tensor in tensors.items()}
     shapes = {name: list(tensor.shape) for name, tensor in result.items()}
     whole = all(len(shape) == 2 and shape[0] and shape[1] for shape in shapes.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from torch import Tensor
 
 from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact
-from etude.core.errors import FormatError, InputError
+from etude.core.errors import EtudeWarning, FormatError, InputError
 from etude.core.families import by_names, listed
+from etude.core.files import file_name
 from etude.core.method import load_method, method_names
 from etude.formats import FORMATS, WHOLE, Read, identify, method_of, read
 from etude.formats.embedding_pair import embedding_pair
 from etude.formats.pairs import is_plain
+from etude.formats.words import LONGEST, choose_word, choose_words
 
 OWN = "artifact"  # Étude's own form, which every method has
 FIRST = (WHOLE, "delta")  # in a stack these kinds come before what is added to weights
@@ -24,10 +27,11 @@ FIRST = (WHOLE, "delta")  # in a stack these kinds come before what is added to 
 CONTEXT = re.compile(r"attn2\.to_[kv]\.(lora_A\.weight|hada_w1_b|glora_a2|diff)$")
 
 
-def open_any(path: Path, *, pairs: bool = False, whole: Read | None = None) -> tuple[str, Artifact]:
+def open_any(path: Path, *, name: str = "", pairs: bool = False, whole: Read | None = None) -> tuple[str, Artifact]:
     """Name of the format and content of a file or folder, ours or not; raises FormatError or InputError.
 
-    A foreign file's facts have a name (else the file's), and the family where it can be recognised. With ``pairs`` an
+    A foreign file's facts have a name (``name``, else that in the file, else the file's), and the family where it can
+    be recognised. With ``pairs`` an
     embedding that has its negative one beside it (``<name>-neg``) comes with it, as DreamArtist means it. ``whole``
     reads whole models, as in `etude.formats.read`.
     """
@@ -36,17 +40,35 @@ def open_any(path: Path, *, pairs: bool = False, whole: Read | None = None) -> t
         raise InputError(path, "is missing", "check the path")
     if artifacts.is_artifact(path):
         return OWN, artifacts.load(path)
-    name = identify(path)
-    if pairs and FORMATS[name] == "embedding" and embedding_pair.partner(path):
-        name = "embedding_pair"
-    tensors, facts = read(name, path, whole)
-    if facts.get("words") and "rank" not in facts:  # a LoRA has the name of its file, whatever embeddings it has in it
-        facts = {"name": " ".join(facts["words"])} | facts
+    form = identify(path)
+    if pairs and FORMATS[form] == "embedding" and embedding_pair.partner(path):
+        form = "embedding_pair"
+    tensors, facts = read(form, path, whole)
     known = {key: value for key, value in facts.items() if value is not None}
+    if "words" in known:
+        known["words"] = choose_words(path, known["words"])
+    known["name"] = name or _name_of(form, path, known)
     family = known.get("family") or family_of(tensors)
-    return name, Artifact(
-        method_of(name), tensors, {"name": path.stem} | known | ({"family": family} if family else {})
-    )
+    return form, Artifact(method_of(form), tensors, known | ({"family": family} if family else {}))
+
+
+def _name_of(form: str, path: Path, facts: Mapping[str, Any]) -> str:
+    """The name in a file, else the file's own; a line says so where programs that go by file names know another word.
+
+    Raises FormatError for a name that cannot be typed.
+    """
+    inside = facts.get("name")
+    if facts.get("words") and "rank" not in facts:  # a LoRA has the name of its file, whatever embeddings it has in it
+        joined = " ".join(facts["words"])
+        inside = inside or (joined if len(joined.encode()) <= LONGEST else None)
+    named = isinstance(inside, str) and file_name(inside) == path.stem
+    if form == "embedding_pt" and not named:
+        return choose_word(path, path.stem, inside)  # as A1111, which looks at the name inside for nothing
+    word = choose_word(path, inside, path.stem)
+    if form in ("embedding_safetensors", "embedding_image") and file_name(word) != file_name(path.stem):
+        text = f"{path}: its word is `{word}`, as it says inside; programs that go by file names know `{path.stem}`"
+        warnings.warn(text, EtudeWarning, stacklevel=3)
+    return word
 
 
 def kind_of(artifact: Artifact) -> str:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
 from etude.core.families import text_parts
 from etude.core.files import Draft
 from etude.core.pickles import read_either
@@ -60,11 +60,13 @@ def _one(path: Path) -> tuple[str, Tensor]:
         raise unknown(path, data)
     token = _token(data)
     vectors = [data[token], *(data[f"{token}_{number}"] for number in range(1, len(data)))]
-    # The first code called every token `*`; programs take the file's name then.
-    word = token if re.search(r"\w", token) else path.stem
     if len(vectors) == 1:
-        return word, vectors[0]
-    return word, torch.cat([rows(path, {token: vector})[token] for vector in vectors])
+        return token, vectors[0]
+    each = [rows(path, {token: vector})[token] for vector in vectors]
+    if any(len(vector) > 1 for vector in each):
+        fault = f"holds several words ({', '.join(repr(key) for key in sorted(data)[:3])}), or one in a form not known"
+        raise FormatError(path, fault, "save each word in a file of its own")
+    return token, torch.cat(each)
 
 
 def write(artifact: Artifact, draft: Draft) -> list[Path]:

@@ -54,7 +54,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     (vector,) = vectors.values()
     if not isinstance(vector, Tensor):
         raise FormatError(path, "holds an embedding whose rows are no tensor", "name another file")
-    facts = {key: data[key] for key in ("name", "step") if isinstance(data.get(key), str | int)}
+    facts = {"name": data["name"]} if data.get("name") is not None else {}
+    facts |= {"step": data["step"]} if isinstance(data.get("step"), int) else {}
     return rows(path, {"text_encoder": checked(path, "string_to_param", vector)}), {"name": Path(path).stem, **facts}
 
 

@@ -39,7 +39,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(vectors, Mapping) or len(vectors) != 1:
         raise unknown(path, data)
     (vector,) = vectors.values()
-    facts = {key: data[key] for key in ("name", "step") if isinstance(data.get(key), str | int)}
+    facts = {"name": data["name"]} if data.get("name") is not None else {}
+    facts |= {"step": data["step"]} if isinstance(data.get("step"), int) else {}
     return rows(path, {"text_encoder": vector}), facts
 
 
