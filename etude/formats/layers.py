@@ -68,6 +68,7 @@ FORMS: tuple[dict[str, str], ...] = (
     {"ia3_in": ""},
     {"ia3_out": ""},
 )
+_GLORA = ("glora_a1", "glora_a2", "glora_b1", "glora_b2")
 BUNDLE = "bundle_emb."  # A1111's embeddings in the file of a LoRA: bundle_emb.<word>.<name>
 _ENCODERS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 _BUNDLED = re.compile(r"bundle_emb\.(.+)\.(?:(emb_params|clip_[lg])|string_to_param\..+)", re.DOTALL)
@@ -141,6 +142,7 @@ def _finish(
     if not factors and not beside:
         return 0, 0.0  # an alpha alone changes nothing
     _from_ia3(path, layer, factors, beside)
+    turned = _turn_old_glora(factors)
     sizes = _checked(path, layer, factors)
     if "magnitude" in beside:
         factors["dora_scale"] = beside["magnitude"].flatten()
@@ -152,6 +154,11 @@ def _finish(
     else:
         alpha = alpha_of(layer, rank) if rank else float("oft_blocks" not in factors)  # OFT's is a bound; 0: none
     rank = rank or 1
+    if turned and alpha != rank:
+        fault = (
+            f"has a GLoRA of LyCORIS before 3.0 with alpha {alpha:g} and rank {rank}, where programs differ: `{layer}`"
+        )
+        raise FormatError(path, fault, "merge it into its base with the program that made it")
     if "scalar" in numbers:
         names = [name for name in SCALED if name in factors]
         if not names:
@@ -180,6 +187,21 @@ def _from_ia3(path: Path | str, layer: str, factors: dict[str, Tensor], beside: 
         raise FormatError(path, f"`{layer}` has no {missing}", "fetch the file again")
     on_input = _number(path, f"{layer}.on_input", beside["ia3_on_input"])
     factors["ia3_in" if on_input else "ia3_out"] = beside["ia3"]
+
+
+def _turn_old_glora(factors: dict[str, Tensor]) -> bool:
+    """Name the halves of a GLoRA as today where they are as before LyCORIS 3.0: a1 and b1 [r, in], b2 [out, r]."""
+    shapes = [tuple(factors[name].shape[:2]) for name in _GLORA if name in factors and factors[name].ndim >= 2]
+    if len(shapes) < len(_GLORA):
+        return False
+    a1, a2, b1, b2 = shapes
+    as_today = a1 == a2[::-1] and a1[1] == b1[1] == b2[0]
+    as_before = a1 == a2[::-1] and a1[0] == b1[0] == b2[1]
+    if not as_before or (as_today and a1[0] >= a1[1]):  # on square layers the rank is the smaller of the two
+        return False
+    values = [factors[name] for name in _GLORA]
+    factors |= dict(zip(("glora_a2", "glora_a1", "glora_b2", "glora_b1"), values, strict=True))
+    return True
 
 
 def _checked(path: Path | str, layer: str, factors: Mapping[str, Tensor]) -> dict[str, int]:

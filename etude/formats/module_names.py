@@ -17,7 +17,7 @@ _HEADS = {
     "text_encoder_2": r"lora_te2|(?:text_encoders\.)?clip_g(?:\.transformer)?",
 }
 _HEADED = {part: re.compile(rf"(?:{heads})\.(.+)", re.DOTALL) for part, heads in _HEADS.items()}
-_LDM = ("input_blocks.", "middle_block.", "output_blocks.", "time_embed.", "label_emb.", "out.")
+LDM = ("input_blocks.", "middle_block.", "output_blocks.", "time_embed.", "label_emb.", "out.")
 # A word that begins with another comes before it.
 _UNET = (
     r"down_blocks|mid_block|up_blocks|resnets|attentions|downsamplers|upsamplers|transformer_blocks|attn[12]|to_[qkv]|"
@@ -65,7 +65,7 @@ def from_dotted(name: str) -> tuple[str, str] | None:
         matches = {part: match[1] for part, pattern in _HEADED.items() if (match := pattern.fullmatch(name))}
         part, module = next(iter(matches.items()), ("", ""))
     module = module.removeprefix("text_model.")
-    if module.startswith(_LDM):
+    if module.startswith(LDM):
         module = unescape(module.replace(".", "_")) or ""
     return (part, module) if module else None
 

@@ -4,7 +4,7 @@ diffusers has PEFT's names below ``unet.`` and ``text_encoder.text_model.``; alp
 (``lora_adapter_metadata``), where diffusers ≥ 0.34 reads it. What is written here has alpha = rank, so that programs
 that do not know the header apply it rightly. Read as well: older spellings of diffusers; PEFT's ``adapter_model``, with
 ``adapter_config.json`` beside it; ComfyUI's ``diffusion_model.`` and ``text_encoders.clip_l.transformer.``;
-OneTrainer's ``lora_unet.`` and, with the names of the LDM UNet, ``unet.`` and ``clip_l.``.
+OneTrainer's ``lora_unet.`` and, with the names of the LDM UNet, ``unet.`` and ``clip_l.``, or none before them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from etude.core.weights import refuse_infinite
 from etude.formats import metadata as headers
 from etude.formats.kohya_header import alpha_told, refuse_meaning
 from etude.formats.layers import READ, Place, read_layers, recognises
-from etude.formats.module_names import from_dotted
+from etude.formats.module_names import LDM, from_dotted
 from etude.formats.pairs import Pair, join, scaled, split
 from etude.formats.peft_config import ADAPTER, Adapter, parse, read_object
 
@@ -68,7 +68,7 @@ def _place(key: str) -> Place | None:
 
 def _module(name: str) -> str | None:
     name = name.removeprefix(PREFIX)
-    if name.startswith((*_BARE, "add_embedding.")):
+    if name.startswith((*_BARE, "add_embedding.", *LDM)):
         name = f"unet.{name}"
     if name.startswith(("text_model.", "encoder.layers.")):
         name = f"text_encoder.{name}"

@@ -304,6 +304,10 @@ SPELLED = {
         "text_encoder_2.encoder.layers.3.mlp.fc1",
     ),
     "OneTrainer, ORIGINAL": ("unet.output_blocks.3.0.in_layers.2.lora_down.weight", "unet.up_blocks.1.resnets.0.conv1"),
+    "OneTrainer, ORIGINAL of 2026": (
+        "middle_block.2.emb_layers.1.lora_A.weight",
+        "unet.mid_block.resnets.1.time_emb_proj",
+    ),
     "OneTrainer, CLIP-L": (
         "clip_l.text_model.encoder.layers.0.mlp.fc2.lora_down.weight",
         "text_encoder.encoder.layers.0.mlp.fc2",
@@ -462,6 +466,25 @@ def test_an_unknown_file_is_refused_by_what_it_holds_and_looks_like(key: str, tm
     assert "1 name" in str(caught.value)
     assert UNKNOWN[key] in str(caught.value)
     assert "kohya_lora, " not in str(caught.value)
+
+
+@pytest.mark.parametrize("out", [16, 24])
+@pytest.mark.parametrize("kernel", [(), (1, 1)])
+def test_halves_of_glora_are_told_by_their_shapes_where_older_programs_named_them(
+    out: int, kernel: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Until May 2024 LyCORIS computed b2·b1 + W·a2·a1 (lycoris/modules/glora.py at f16b0a4)."""
+    torch.manual_seed(0)
+    a1, a2, b1 = torch.randn(4, 16, *kernel), torch.randn(16, 4, *kernel), torch.randn(4, 16, *kernel)
+    b2, weight = torch.randn(out, 4, *kernel), torch.randn(out, 16, *kernel)
+    old = {f"{STEM}.{name}.weight": tensor for name, tensor in {"a1": a1, "a2": a2, "b1": b1, "b2": b2}.items()}
+    tensors, facts = kohya_lora.read(written(old, tmp_path))
+    flat = [tensor.flatten(1) for tensor in (weight, a1, a2, b1, b2)]
+    expected = flat[4] @ flat[3] + flat[0] @ flat[2] @ flat[1]
+    found = change(TO_Q, by_layer(tensors)[TO_Q], facts["alpha"], weight)
+    assert torch.allclose(found.flatten(1), expected, atol=1e-5)
+    with pytest.raises(FormatError, match="GLoRA of LyCORIS before 3.0 with alpha 1 and rank 4"):
+        kohya_lora.read(written({**old, f"{STEM}.alpha": torch.tensor(1.0)}, tmp_path))
 
 
 def test_an_embedding_in_the_file_of_a_lora_is_read_with_it_and_written_again(tmp_path: Path) -> None:
