@@ -7,7 +7,8 @@ import io
 import numpy as np
 from PIL import Image, ImageCms
 
-from etude.core.pictures import UnusableError
+from etude.core.described_colours import KEY
+from etude.core.errors import UnusableError
 
 Colour = tuple[int, int, int]
 SRGB = ImageCms.createProfile("sRGB")
@@ -17,12 +18,15 @@ FEWER_BITS = "they seem to be of fewer bits; scale them to 16"
 
 
 def in_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
-    """Pixels with an embedded profile as sRGB (phones write Display P3); others as they are.
+    """Pixels with a profile, embedded or of described colours, as sRGB (phones write Display P3); others as they are.
 
     The second value is False when there is a profile that cannot be used. No profile is left in ``image`` or in what
     is returned: Pillow would write it into every file that is saved of them, where it no longer fits the pixels.
     """
-    profile = image.info.pop("icc_profile", None)
+    profile, described = image.info.pop("icc_profile", None), image.info.pop(KEY, None)
+    if described and image.mode in ("L", "LA", "1"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    profile = described or profile
     if not profile:
         return image, True
     try:

@@ -42,6 +42,10 @@ class InputError(EtudeError):
     """A picture, a caption or a folder of them cannot be used."""
 
 
+class UnusableError(ValueError):
+    """A picture that can be decoded, but not to the right pixels; the message says why."""
+
+
 class BaseError(EtudeError):
     """A base model cannot be read, or a method does not support it."""
 

@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from etude.core.described_colours import KEY, profile_of_png
 from etude.core.errors import InputError
 from etude.core.jpeg_data import ends_early
 
@@ -43,10 +44,6 @@ ENDS_NOT_IN_ZEROS = ("WEBP", "AVIF", "HEIF", "JXL")
 ZEROS = 64  # bytes
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # its log lines repeat the errors, without the file
-
-
-class UnusableError(ValueError):
-    """A picture that can be decoded, but not to the right pixels; the message says why."""
 
 
 @cache
@@ -94,10 +91,15 @@ def describe(error: BaseException, path: Path) -> str:
 
 
 def load_whole(image: Image.Image, path: Path) -> None:
-    """Load all pixels of an opened picture, before its metadata is read; raises one of DAMAGE."""
+    """Load all pixels of an opened picture, before its metadata is read; raises one of DAMAGE.
+
+    A profile of the colours that a PNG describes by numbers is kept in its `info`. Raises UnusableError where these
+    cannot be converted.
+    """
+    described = None
     if image.format == "PNG":
         with open(path, "rb") as file:
-            check_png(file)
+            described = profile_of_png(check_png(file))
     elif image.format == "ICO":
         _check_icons(path)
     elif image.info.get("progressive") and path.read_bytes().count(b"\xff\xda") > SCANS:
@@ -105,6 +107,8 @@ def load_whole(image: Image.Image, path: Path) -> None:
     elif image.format in ENDS_NOT_IN_ZEROS and _ends_in_zeros(path):
         raise OSError(CUT)
     image.load()
+    if described:
+        image.info[KEY] = described
     if image.format in JPEGS and ends_early(image, path.read_bytes()):
         raise OSError(CUT)
     if image.format == "PNG" and image.mode == "P" and not image.palette:
@@ -120,10 +124,16 @@ def _ends_in_zeros(path: Path) -> bool:
         return not any(file.read())
 
 
-def check_png(file: BinaryIO) -> None:
-    """Raise OSError if a chunk of the PNG that begins here has a wrong checksum, or if the file ends before IEND."""
-    for _kind, _data in _chunks(file):
-        pass
+def check_png(file: BinaryIO) -> dict[bytes, bytes]:
+    """The chunks of the PNG that begins here that are before its pixels, each up to BLOCK bytes, by their kinds.
+
+    Raises OSError if one has a wrong checksum, or if the file ends before IEND.
+    """
+    head: dict[bytes, bytes] = {}
+    for kind, data in _chunks(file):
+        if b"IDAT" not in head:
+            head.setdefault(kind, data)
+    return head
 
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:

@@ -1,25 +1,33 @@
-"""AVIF: what its boxes say of the picture and Pillow does not apply (ISO/IEC 14496-12 and 23008-12)."""
+"""AVIF and HEIC: what their boxes say of the picture and Pillow does not apply (ISO/IEC 14496-12 and 23008-12)."""
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
-from etude.core.pictures import UnusableError
+from etude.core.described_colours import profile_of_codes
+from etude.core.errors import UnusableError
 
 WINDOW = b"clap"  # clean aperture: only a part of the coded picture is to be shown
-COLOURS = b"colrnclx"  # then two bytes each: primaries, transfer function
-HDR = {16: "PQ", 18: "HLG"}  # transfer functions (ITU-T H.273) of high dynamic range
+COLOURS = b"colrnclx"  # then two bytes each: codes of primaries and of the transfer function (ITU-T H.273)
 
 
-def refuse_misread(path: Path) -> None:
+def refuse_misread(path: Path, is_avif: bool) -> None:
     """Raise UnusableError for a file whose pixels Pillow shows otherwise than the file says."""
     boxes = _metadata(path)
-    if WINDOW in boxes:
+    if WINDOW in boxes and is_avif:
         raise UnusableError("shows only a part of its pixels (clap), which Pillow does not apply")
+    described_profile(path)
+
+
+def described_profile(path: Path) -> bytes | None:
+    """The ICC profile of the colours that the boxes give by codes; None where that is sRGB. Raises UnusableError."""
+    boxes = _metadata(path)
     place = boxes.find(COLOURS)
-    transfer = int.from_bytes(boxes[place + 10 : place + 12]) if place >= 0 else 0
-    if transfer in HDR:
-        raise UnusableError(f"is of high dynamic range ({HDR[transfer]}), whose brightness Pillow does not convert")
+    if place < 0:
+        return None
+    primaries, transfer = struct.unpack_from(">HH", boxes.ljust(place + 12, b"\0"), place + 8)
+    return profile_of_codes(primaries, transfer)
 
 
 def _metadata(path: Path) -> bytes:

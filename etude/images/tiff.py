@@ -17,8 +17,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from etude.core.colours import WHITE
+from etude.core.errors import UnusableError
 from etude.core.jpeg_data import ends_early
-from etude.core.pictures import CUT, UnusableError
+from etude.core.pictures import CUT
 from etude.images.kinds import camera_raw
 
 # Tags of TIFF 6.0, and of DNG.

@@ -7,8 +7,8 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from etude.core.colours import flatten, in_srgb
-from etude.core.errors import InputError
-from etude.core.pictures import UnusableError, open_whole
+from etude.core.errors import InputError, UnusableError
+from etude.core.pictures import open_whole
 from etude.core.store import key
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP")
