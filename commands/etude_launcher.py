@@ -20,7 +20,7 @@ def main() -> None:
     if root is None:
         if "_ETUDE_COMPLETE" in os.environ:
             sys.exit(1)  # a shell completes a word: there is nothing to offer
-        sys.exit(f"error: {Path.cwd()}: is in no checkout of Étude. Next: change into one, or `git clone` one.")
+        sys.exit(f"error: {Path.cwd()}: is in no clone of Étude. Next: change into one, or `git clone` one.")
     if not (root / FIRST).exists():
         sys.exit(f"error: {root}: this checkout is older than `etude`. Next: run what its README says.")
     sys.path.insert(0, str(root))

@@ -41,7 +41,7 @@ def bring(source: str, to: Path, revision: str, half: bool) -> None:
     _refuse_existing(to)
     if is_path(source):
         if revision:
-            raise ArgumentError("--revision", f"is of a hub, and {source} is a path here", "leave it out")
+            raise ArgumentError("--revision", f"is for a model of a hub, and {source} is a local path", "leave it out")
         tracked = copy(local, to, half)
     else:
         snapshot = hub.look(source, revision, half)
@@ -91,7 +91,10 @@ def _track_others(project: Project) -> list[Path]:
 
 
 def is_path(source: str) -> bool:
-    """Whether --from is a path here; else it is a hub id. Raises BaseError for a path that is missing."""
+    """Whether --from is a local path; otherwise it is the id of a model on a hub.
+
+    Raises BaseError for a path that is missing.
+    """
     local = Path(source).expanduser()
     if local.exists():
         return True

@@ -81,13 +81,13 @@ _TABLE = (
         "alpha",
         "alpha of a low-rank change, for layers without their own alpha",
         "pipelines etude.formats",
-        "pipelines etude.formats etude.diffusion",
+        "pipelines etude.core etude.formats etude.diffusion",
     ),
     _fact(
         "alphas",
         "alphas of layers with their own alpha, by layer",
         "pipelines etude.formats",
-        "pipelines etude.formats etude.diffusion",
+        "pipelines etude.core etude.formats etude.diffusion",
     ),
     _fact(
         "words",

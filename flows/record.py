@@ -38,9 +38,9 @@ class Record:
         self.seen.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Raise StaleError where the record is not what the stage saw.
+        """Raise StaleError if DVC recorded other inputs than the stage read.
 
-        DVC's lock is then as it was before, and its run-cache has no such entry. A stage without a receipt is not
+        DVC's lock is then restored, and the entry in its run-cache removed. A stage without a receipt is not
         checked: its program is not one of this project.
         """
         if not self.seen.exists():

@@ -189,7 +189,8 @@ def _wait(home: Path, server: Server) -> str:
         if not lives(home):
             text = (home / "server.log").read_text(errors="replace").strip()
             fault = f"the Prefect server does not start: {text[-2000:] or 'it says nothing'}"
-            raise InputError(home / "server.log", fault, "fix that, or delete the folder with its history")
+            action = f"fix that, or delete {home}: the history of past runs is lost then"
+            raise InputError(home / "server.log", fault, action)
         if time.monotonic() > end:
             fault = f"the Prefect server of this folder does not answer at {server.url}"
             action = "end that server; or set PREFECT_HOME to a folder that no other machine uses"

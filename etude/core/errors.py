@@ -3,7 +3,7 @@
 EtudeError
 ├── ParamsError     a params file contains something that cannot be used
 ├── ArgumentError   an argument of a command names something that does not exist
-├── InputError      a picture, a caption or a folder of them cannot be used
+├── InputError      something that the work needs is missing or cannot be used
 ├── BaseError       a base model cannot be read, or a method does not support it
 ├── FormatError     a weights file cannot be read, or has another content than expected
 ├── TrainingError   a run stopped: its loss is not finite, or its state cannot be resumed
@@ -39,7 +39,7 @@ class ArgumentError(EtudeError):
 
 
 class InputError(EtudeError):
-    """A picture, a caption or a folder of them cannot be used."""
+    """Something that the work needs is missing or cannot be used."""
 
 
 class UnusableError(ValueError):

@@ -63,7 +63,7 @@ class AxisSettings(Schema):
             for text in values:
                 syntax.size(text)
         if self.axis == "replace" and len(values) < REPLACED:
-            raise ValueError(f"`replace` has {values[0]!r} only: add a text that replaces it")
+            raise ValueError(f"`replace` has only {values[0]!r}, the text to find: add a text to put in its place")
 
 
 def checkpoint_steps(values: Sequence[str]) -> list[int]:

@@ -84,7 +84,7 @@ def _expand(part: str, whole: bool) -> list[Decimal]:
 
 def _spaced(part: str, start: Decimal, end: Decimal, count: str, whole: bool) -> list[Decimal]:
     if not re.fullmatch(r"\d{1,4}", count) or not 2 <= int(count) <= MOST:
-        raise ValueError(f"`{part}` has [{count}] for the number of values: write a count from 2 to {MOST} in [ ]")
+        raise ValueError(f"the number of values in `{part}` is [{count}]: write one from 2 to {MOST} in the brackets")
     values = [start + (end - start) * number / (int(count) - 1) for number in range(int(count))]
     return [Decimal(int(value)) for value in values] if whole else values
 

@@ -123,7 +123,7 @@ def load_captions(folder: Path | str) -> Captions:
 
 
 class Batches:
-    """``batches(i)``: the i-th batch. A batch has images of one size; all are used once before any is used twice."""
+    """``batches(i)``: the i-th batch, of images of one size. Each image is used once before any is used twice."""
 
     def __init__(
         self, images: Images, captions: Captions | None, *, batch_size: int, seed: int, device: str = "cpu"

@@ -64,8 +64,8 @@ def fit(
     have the values of the average if ``plan.ema`` is on.
 
     ``learned`` is the artifact whose tensors are the parameters, or views of them. It is saved at every checkpoint, and
-    a copy of it is returned; without it nothing is saved, and the copy has no tensors. ``refresh`` is called before
-    saving and copying: it updates tensors that are computed from the parameters.
+    a copy of it is returned. Without ``learned`` nothing is saved, and the returned artifact has no tensors.
+    ``refresh`` is called before saving and copying: it updates tensors that are computed from the parameters.
 
     Raises TrainingError, with step and images, if a loss is not finite. Losses are checked only at log intervals and
     before saving, so that no other step waits for the device.

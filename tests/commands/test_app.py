@@ -84,7 +84,7 @@ def test_the_code_of_the_checkout_is_run_in_which_it_is_typed(
 def test_outside_a_checkout_it_says_where_to_go(etude: Etude, tmp_path: Path) -> None:
     done = etude(tmp_path, "check")
     assert done.returncode == 1
-    assert done.stderr == f"error: {tmp_path}: is in no checkout of Étude. Next: change into one, or `git clone` one.\n"
+    assert done.stderr == f"error: {tmp_path}: is in no clone of Étude. Next: change into one, or `git clone` one.\n"
     assert etude(tmp_path, _ETUDE_COMPLETE="complete_bash").stderr == ""
 
 

@@ -130,7 +130,7 @@ def test_an_option_that_would_mean_nothing_is_refused(tiny_base: Path, project: 
     for options in ({"half": True}, {"revision": COMMIT}):
         with pytest.raises(ArgumentError, match="--from"):
             base(**options)
-    with pytest.raises(ArgumentError, match=r"--revision: .* is a path here"):
+    with pytest.raises(ArgumentError, match=r"--revision: .* is a local path"):
         base(source=str(tiny_base), to=Path("models/mine"), revision=COMMIT)
     assert leftovers(project / "models") == []
 

@@ -97,7 +97,7 @@ ROOT = [
     ({"grid.z": {"axis": "seed", "values": "1e999999999"}}, "is too large"),
     ({"grid.z": {"axis": "strength", "values": "1e17"}}, "not in the range of `strength`"),
     ({"grid.z": {"axis": "strenght", "values": "1"}}, "there is no axis `strenght`, did you mean `strength`?"),
-    ({"grid.z": {"axis": "replace", "values": "owl"}}, "add a text that replaces it"),
+    ({"grid.z": {"axis": "replace", "values": "owl"}}, "add a text to put in its place"),
     ({"grid.cell": 0}, "`grid.cell`"),
     ({"grid.limit": 10**9}, "`grid.limit`"),
 ]

@@ -62,7 +62,7 @@ def _placed(name: str, part: str) -> str:
 
 
 def write(artifact: Artifact, draft: Draft) -> list[Path]:
-    """Two files a part; alphas that differ are in the configuration's ``alpha_pattern``."""
+    """Two files for each part of the model: configuration and weights; other alphas are in ``alpha_pattern``."""
     pairs: dict[str, dict[str, Pair]] = defaultdict(dict)
     wrapped = {e.part for e in FAMILIES[artifact.facts["family"]].text_encoders if e.model == PROJECTED}
     for name, pair in split(artifact.tensors, artifact.facts).items():

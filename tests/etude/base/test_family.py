@@ -1,4 +1,4 @@
-"""Recognising a base by its anatomy, and saying what the rest is."""
+"""Recognising a base by its architecture, and saying what the rest is."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def draw(base: Base, seeds: tuple[int, ...] = (1, 2), guidance: float = 3.0) -> 
     return generate(base, prompts, negative="dog", seeds=seeds, steps=2, guidance=guidance, sampler="ddim")
 
 
-def test_its_family_is_that_of_its_anatomy(path: Path) -> None:
+def test_its_family_is_that_of_its_architecture(path: Path) -> None:
     assert recognise(path) == path.name
     assert load_base(path, parts=("vae",)).unclip is None
     unclip = load_base(path).unclip
