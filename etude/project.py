@@ -124,6 +124,10 @@ def _run_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
     plan = params.training if isinstance(params, Trained) else None
     if plan and plan.optimizer == "adamw8bit" and project.device == "cpu":
         yield "`training.optimizer: adamw8bit` needs a GPU, and `device` is cpu", "write adamw or sgd"
+    own = params.base_precision if isinstance(params, Trained) else "fp32"
+    if own not in ("fp32", project.precision):
+        fault = f"`base_precision: {own}` needs `precision: {own}` in params.yaml, which is {project.precision}"
+        yield f"{fault}: the weights would be converted in each step", f"write fp32 or {project.precision}"
     for key, place in models_of(params).items():
         top, _, rest = place.partition("/")
         method = rest.partition("/")[0]

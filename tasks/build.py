@@ -126,21 +126,24 @@ def _facts(params: MethodParams, stage_params: StageParams, inputs: Mapping[str,
 def _open(
     method: str, params: MethodParams, stage_params: StageParams, path: Path, scratch: Path
 ) -> tuple[Base, Report]:
-    """The base and a report with previews. The base is in float32, as `fit` needs for trained weights."""
-    from etude.base.digest import PARTS
+    """The base, opened as its method needs it, and a report with previews."""
+    from etude.base.base import DTYPES
     from etude.base.loading import load_base
     from etude.core.randomness import make_deterministic
+    from etude.training.opening import opening
     from etude.training.preview import draw
     from etude.training.report import Report
 
     make_deterministic(stage_params.threads)
-    preview = preview_of(params)
-    base = load_base(path, device=stage_params.device, parts=PARTS if preview else params.base_parts)
+    preview, how = preview_of(params), opening(params)
+    base = load_base(
+        path, device=stage_params.device, dtype=DTYPES[how.precision], parts=how.parts, trained=how.trained
+    )
     report = Report(
         scratch, stage_params.seed, base.device.type, stage_params.precision, watch=Path("logs", "previews", method)
     )
     if preview:
-        report.preview = lambda: draw(base, preview, params.word)
+        report.preview = lambda: draw(base, preview, params.word, stage_params.precision)
     return base, report
 
 

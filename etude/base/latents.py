@@ -41,9 +41,10 @@ def decode_latents(base: Base, latents: Tensor) -> Tensor:
 
 
 def decode_pixels(base: Base, latents: Tensor) -> Tensor:
-    """Pictures [B, 3, 8h, 8w] in 0..1 on the base's device; differentiable."""
+    """Pictures [B, 3, 8h, 8w] in 0..1 on the base's device; differentiable. Computed in the VAE's own precision."""
     _need_vae(base)
-    pixels: Tensor = base.vae.decode(latents.to(base.vae.dtype) / base.scaling_factor, return_dict=False)[0]
+    with torch.autocast(base.device.type, enabled=False):  # in float16, many a VAE overflows
+        pixels: Tensor = base.vae.decode(latents.to(base.vae.dtype) / base.scaling_factor, return_dict=False)[0]
     return (pixels / 2 + 0.5).clamp(0, 1)
 
 

@@ -5,7 +5,7 @@ The configuration of a single file is found by `single`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,13 @@ def load_base(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     parts: Sequence[Part] = PARTS,
+    trained: Callable[[str], bool] = lambda _: False,
 ) -> Base:
-    """Load ``parts`` of a base; for device ``auto`` see `choose_device`. Raises BaseError."""
+    """Load ``parts`` of a base; for device ``auto`` see `choose_device`. Raises BaseError.
+
+    Each weight goes from the file into its precision: ``dtype``, or float32 if ``trained`` says so of its name in
+    artifacts.
+    """
     path = Path(path)
     family = FAMILIES[recognise(path, without_vae="vae" not in parts)]
     single = path.is_file()
@@ -41,7 +46,6 @@ def load_base(
     scheduler = single_scheduler(path, family.name, configs) if single else read_config(path / SCHEDULER)
     vae_config = read_config(configs / "vae" / "config.json")
     scaling_factor = read_scaling(path, vae_config)
-    vae_dtype = torch.float32 if dtype == torch.float16 and vae_config.get("force_upcast", True) else dtype
     encoders = family.text_encoders if "text" in parts and not is_variation(path) else ()
     place = choose_device(device)
     texts = [encoder.part for encoder in encoders]
@@ -49,16 +53,19 @@ def load_base(
     models = {part: empty_model(path, configs, family, part) for part in wanted}
     tensors, _ = read_model(path, wanted, expected=expected_shapes(models))
 
-    def load(part: str, precision: torch.dtype) -> Any:
+    def precision(name: str) -> torch.dtype:
+        return torch.float32 if trained(name) else part_dtype(name.partition(".")[0], dtype, vae_config)
+
+    def load(part: str) -> Any:
         return filled(path, models[part], part, tensors, precision).requires_grad_(False).eval().to(place)
 
     return Base(
         path=path,
         family=family.name,
         prediction=read_prediction(path, scheduler),
-        unet=load("unet", dtype) if "unet" in parts else None,
-        vae=load("vae", vae_dtype) if "vae" in parts else None,
-        text_encoders=tuple(load(encoder.part, dtype) for encoder in encoders),
+        unet=load("unet") if "unet" in parts else None,
+        vae=load("vae") if "vae" in parts else None,
+        text_encoders=tuple(load(encoder.part) for encoder in encoders),
         tokenizers=tuple(load_tokenizer(configs / encoder.tokenizer, encoder.pad) for encoder in encoders),
         alphas_cumprod=read_alphas(path, scheduler).to(place),
         resolution=resolution_of(path, configs, family, scheduler),
@@ -72,6 +79,12 @@ def load_base(
 
 def _unclip(path: Path, device: torch.device) -> Unclip | None:
     return load_unclip(path, read_config(path / "unet" / "config.json"), device) if path.is_dir() else None
+
+
+def part_dtype(part: str, dtype: torch.dtype, vae_config: Mapping[str, Any]) -> torch.dtype:
+    """The precision of a part of a base in ``dtype``: many a VAE overflows in float16, and stays in float32."""
+    overflows = part == "vae" and dtype == torch.float16 and vae_config.get("force_upcast", True)
+    return torch.float32 if overflows else dtype
 
 
 def choose_device(name: str | torch.device) -> torch.device:

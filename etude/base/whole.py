@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -143,11 +143,17 @@ def empty_model(path: Path, configs: Path, family: Family, part: str) -> Any:
         return _TEXT_MODELS[encoder.model](config)
 
 
-def filled(path: Path, model: Any, part: str, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
-    """An `empty_model` with its tensors of the common form, in ``dtype``; raises BaseError if that cannot hold them."""
+def filled(
+    path: Path, model: Any, part: str, tensors: Mapping[str, Tensor], precision: Callable[[str], torch.dtype]
+) -> Any:
+    """An `empty_model` with its tensors of the common form, each in its ``precision``, by its name there.
+
+    Raises BaseError if that cannot hold one.
+    """
     state = {}
     for name in model.state_dict():
         (place,) = common(part, {name: torch.empty(0)})
+        dtype = precision(place)
         state[name] = tensors[place].to(dtype).contiguous()
         if dtype == torch.float16 and tensors[place].dtype != dtype and not is_finite(state[name]):
             raise BaseError(path, f"`{place}` has numbers beyond what fp16 holds", "choose `precision: bf16` or fp32")

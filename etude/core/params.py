@@ -112,6 +112,10 @@ class MethodParams(Learned):
         """The parts of the base that `build` needs; for previews all parts are loaded."""
         return ("unet", "text")
 
+    def trains(self, weight: str) -> bool:
+        """Whether `build` trains this weight of the base itself, by its name in artifacts: it is loaded in float32."""
+        return False
+
     @property
     def class_word(self) -> str:
         """The class of what is learned, such as dog, if params.yaml contains it; else empty."""

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from etude.base.base import Base
 from etude.base.conditioning import Conditioning
-from etude.base.digest import PARTS
 from etude.base.family import is_variation
 from etude.base.latents import decode_latents
 from etude.base.settings import ClassPictures
@@ -39,8 +38,9 @@ from etude.memory.counter import Counter, counting
 from etude.training import fit
 from etude.training.augmentation import HasViews
 from etude.training.batches import Captions, Images, Pictures
+from etude.training.opening import opening
 from etude.training.plan import Optimization, Trained
-from etude.training.preview import Preview, evaluating, preview_of
+from etude.training.preview import Preview, computing, evaluating, preview_of
 from etude.training.prior import Prior
 from etude.training.report import Report
 from etude.training.views import Views
@@ -99,8 +99,8 @@ def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -
     params = _one_step(params)
     preview = preview_of(params)
     with counting() as counter, ExitStack() as undo:
-        footprint, parts = Footprint(), PARTS if preview else params.base_parts
-        base = empty_base(setup.base, setup.family, parts)
+        footprint, how = Footprint(), opening(params)
+        base = empty_base(setup.base, setup.family, how)
         counter.restart()
         footprint.weights = counter.now
         data = {need: _DATA[need](params, setup, base) for need in needs(method)}
@@ -108,7 +108,7 @@ def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -
         report = _Counting(Path(), 0, "cpu", {"fp16": "bf16"}.get(setup.precision, setup.precision))
         report.counter, report.footprint = counter, footprint
         if preview:
-            report.draw = lambda: _draw(base, preview, params.word)
+            report.draw = lambda: _draw(base, preview, params.word, report.precision)
         undo.enter_context(patch.object(fit, "_optimizer", report.optimizer))
         undo.enter_context(patch.object(weights, "_to_host", counter.put_aside))
         AcceleratorState._reset_state(reset_partial_state=True)  # else a second precision would be refused
@@ -132,10 +132,10 @@ def _one_step(params: MethodParams) -> MethodParams:
 
 
 @torch.no_grad()
-def _draw(base: Base, preview: Preview, word: str) -> None:
+def _draw(base: Base, preview: Preview, word: str, precision: str) -> None:
     """What a preview holds at most: a step with guidance of all pictures at once, then their decoding."""
     prompts = [insert_name(preview.prompt, word)] * len(preview.seeds)
-    with evaluating(base):
+    with evaluating(base), computing(base, precision):
         positive, side = encode_prompts(base, prompts, preview.clip_skip), base.resolution // base.factor
         latents = torch.empty(len(prompts), 4, side, side)
         negative = encode_prompts(base, [preview.negative] * len(prompts)) if preview.guidance > 1 else None

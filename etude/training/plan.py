@@ -65,6 +65,9 @@ class Optimization(Schema):
 class Trained(Schema):
     """A method that is trained in steps and saves checkpoints."""
 
+    base_precision: Literal["fp32", "fp16", "bf16"] = Field(
+        description="of the base's frozen weights; what is trained stays in fp32"
+    )
     training: Optimization
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -43,8 +43,8 @@ def preview_of(params: Schema) -> Preview | None:
     return params.preview if isinstance(params, HasPreview) and params.preview.seeds else None
 
 
-def draw(base: Base, preview: Preview, name: str) -> Image:
-    """The pictures of all seeds in a row, drawn with ``base`` in its present state of training."""
+def draw(base: Base, preview: Preview, name: str, precision: str) -> Image:
+    """The pictures of all seeds in a row, drawn with ``base`` in its present state and the precision of training."""
     import numpy as np
     from PIL import Image
 
@@ -52,9 +52,20 @@ def draw(base: Base, preview: Preview, name: str) -> Image:
 
     prompts = [insert_name(preview.prompt, name)] * len(preview.seeds)
     sampling = preview.model_dump(exclude={"prompt", "seeds"})
-    with evaluating(base):
+    with evaluating(base), computing(base, precision):
         pictures = generate(base, prompts, seeds=preview.seeds, **sampling)
     return Image.fromarray(np.concatenate(list(pictures.numpy()), axis=1))
+
+
+def computing(base: Base, precision: str) -> AbstractContextManager[Any]:
+    """Autocast in the precision of training, without copies of weights that stay."""
+    import torch
+
+    from etude.base.base import DTYPES
+
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(base.device.type, DTYPES[precision], cache_enabled=False)
 
 
 @contextmanager

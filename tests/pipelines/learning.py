@@ -140,7 +140,9 @@ def parents(base: Base, folder: Path) -> dict[str, Input]:
     return found
 
 
-def learn(method: str, base: Base, params: MethodParams, scratch: Path, *, kill_at: int = 0) -> Artifact:
+def learn(
+    method: str, base: Base, params: MethodParams, scratch: Path, *, precision: str = "fp32", kill_at: int = 0
+) -> Artifact:
     """Build; with ``kill_at`` the process dies without warning after that step."""
 
     class Dying(Report):
@@ -148,10 +150,10 @@ def learn(method: str, base: Base, params: MethodParams, scratch: Path, *, kill_
             if done == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    report = Dying(scratch, seed=3, device="cpu", precision="fp32")
+    report = Dying(scratch, seed=3, device="cpu", precision=precision)
     preview: Any = getattr(params, "preview", None)
     if preview:
-        report.preview = lambda: draw(base, preview, params.name)
+        report.preview = lambda: draw(base, preview, params.name, report.precision)
     module = load_method(method)
     data = image_set(base) | ({"models": parents(base, scratch / "models")} if "models" in needs(module) else {})
     built: Artifact = module.build(base=base, params=params, report=report, **{n: data[n] for n in needs(module)})

@@ -27,6 +27,7 @@ from etude.training.report import Report
 from etude.training.views import Views
 from pipelines.custom_diffusion import method as custom
 from pipelines.custom_diffusion.method import merge as merging
+from pipelines.custom_diffusion.method.settings import LEARNED
 from tests.pipelines.learning import class_images, image_set, params_of, picture, squared_errors, views
 from tests.tiny import WORDS, build_tiny
 
@@ -218,7 +219,7 @@ def test_counts_on_the_true_sd15_and_sd2_are_those_of_the_formulas(
 ) -> None:
     with torch.device("meta"):
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=width, attention_head_dim=8)
-    with learning({"unet": unet}, lambda name: bool(re.search(custom.LEARNED[layers], name))) as weights:
+    with learning({"unet": unet}, lambda name: bool(re.search(LEARNED[layers], name))) as weights:
         assert (len(weights), sum(weight.numel() for weight in weights.values())) == (count, values)
 
 
@@ -255,7 +256,7 @@ def merged(tiny_base: Path) -> tuple[Base, list[Artifact], Artifact, list[str]]:
         tensors = {
             f"unet.{name}": p + 0.1 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
             for name, p in base.unet.named_parameters()
-            if re.search(custom.LEARNED["crossattn_kv"], f"unet.{name}")
+            if re.search(LEARNED["crossattn_kv"], f"unet.{name}")
         }
         tensors["words.0.text_encoder"] = torch.randn(1, 32, generator=generator, dtype=torch.float64)
         made.append(Artifact(METHOD, tensors, {"name": prompt, "words": [word], "prompts": [prompt]}))

@@ -31,8 +31,6 @@ unsupported: dict[str, str] = {}
 formats = ("adobe_delta", "webui_delta", "diffusers_custom_diffusion", "svd_lora")
 axes = {"strength": 1.0}
 
-LEARNED = {"crossattn_kv": r"\.attn2\.to_[kv]\.weight$", "crossattn": r"\.attn2\."}
-
 
 def build(*, base: Base, views: Views, class_images: Prior, params: Params, report: Report) -> Artifact:
     """Train weights of the cross-attention, and the words' rows."""
@@ -61,8 +59,7 @@ def build(*, base: Base, views: Views, class_images: Prior, params: Params, repo
         return prior.preserving_loss(base, pair, read(pair), plan, params.prior_weight, mask)
 
     with ExitStack() as undo:
-        chosen = re.compile(LEARNED[params.layers])
-        weights = undo.enter_context(learning({"unet": base.unet}, lambda name: bool(chosen.search(name))))
+        weights = undo.enter_context(learning({"unet": base.unet}, params.trains))
         undo.enter_context(added_tokens(base, dict(zip(facts["words"], rows, strict=True))))
         undo.enter_context(_still_start(base.unet))
         learned = Artifact(METHOD, {**weights, **named}, facts, params.save)

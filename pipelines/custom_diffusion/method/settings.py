@@ -6,6 +6,7 @@ mask, but not by the four channels that it sums over, so its ``prior_loss_weight
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -16,6 +17,8 @@ from etude.core.params import Count, MethodParams, Scale, Schema, SetName, Words
 from etude.training.augmentation import HasViews
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
+
+LEARNED = {"crossattn_kv": r"\.attn2\.to_[kv]\.weight$", "crossattn": r"\.attn2\."}
 
 
 class Concept(Schema):
@@ -64,6 +67,10 @@ class Params(Concepts, HasViews, ClassPictures, Trained, HasPreview, MethodParam
     def image_sets(self) -> list[str]:
         """The sets of the concepts, and those of real class pictures."""
         return [*self.concepts, *self.class_images.real]
+
+    def trains(self, weight: str) -> bool:
+        """The weights of the cross-attention that `layers` names."""
+        return weight.startswith("unet.") and bool(re.search(LEARNED[self.layers], weight))
 
     @property
     def class_word(self) -> str:

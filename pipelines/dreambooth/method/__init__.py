@@ -73,6 +73,10 @@ class Params(ClassPictures, Trained, HasPreview, MethodParams):
         """The method's own set, and those of real class pictures."""
         return [self.set, *self.class_images.real]
 
+    def trains(self, weight: str) -> bool:
+        """All weights of the UNet, and those of the text encoders if ``text_encoder_rate`` is above 0."""
+        return weight.startswith("unet.") or (self.text_encoder_rate > 0 and weight.startswith("text_encoder"))
+
     @property
     def class_word(self) -> str:
         """The part of the name after the rare word."""

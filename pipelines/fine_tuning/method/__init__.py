@@ -41,6 +41,10 @@ class Params(Captioned, Trained, HasPreview, MethodParams):
     recompute: bool
     save: Literal["fp32", "fp16", "bf16"]
 
+    def trains(self, weight: str) -> bool:
+        """All weights of the UNet, and those of the text encoders if ``text_encoder_rate`` is above 0."""
+        return weight.startswith("unet.") or (self.text_encoder_rate > 0 and weight.startswith("text_encoder"))
+
 
 def build(*, base: Base, images: Images, captions: Captions, params: Params, report: Report) -> Artifact:
     """Train all weights of the UNet, and those of the text encoders if ``text_encoder_rate`` is above 0."""

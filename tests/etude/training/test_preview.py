@@ -46,7 +46,7 @@ def test_nothing_drops_out_inside_and_each_module_is_in_its_own_mode_again(learn
 
 def test_the_pictures_of_all_seeds_stand_in_a_row_with_the_word_that_is_learned(sd1: Base) -> None:
     preview = Preview(prompt="a photo of [name]", seeds=[3, 5], **SAMPLING)
-    row = draw(sd1, preview, "cat")
+    row = draw(sd1, preview, "cat", "fp32")
     assert row.size == (128, 64)
     pictures = generate(sd1, ["a photo of cat"] * 2, seeds=[3, 5], **SAMPLING).numpy()
     for number, pixels in enumerate(pictures):

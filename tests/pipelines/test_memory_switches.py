@@ -1,0 +1,80 @@
+"""The switches that save memory: what they change, and that a run that was stopped ends with the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from etude.base.base import DTYPES, Base
+from etude.base.loading import load_base
+from etude.core.params import MethodParams
+from etude.diffusion.weights import parameters_of
+from etude.training.opening import opening
+from etude.training.report import Report
+from tests.pipelines.learning import learn, on_tiny, params_of, same
+
+CHANGES: dict[str, Any] = {"lora": {"targets": ["attention"]}}
+each_kind = pytest.mark.parametrize("method", ["lora", "textual_inversion", "custom_diffusion", "dreambooth"])
+
+
+@pytest.fixture(autouse=True)
+def _one_precision() -> Iterator[None]:
+    AcceleratorState._reset_state(reset_partial_state=True)  # it holds the precision of a process
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def chosen(method: str, folder: Path, **switches: Any) -> MethodParams:
+    return params_of(method, **on_tiny(method, folder), **CHANGES.get(method, {}), **switches)
+
+
+def opened(folder: Path, params: MethodParams) -> Base:
+    how = opening(params)
+    return load_base(folder, dtype=DTYPES[how.precision], parts=how.parts, trained=how.trained)
+
+
+@each_kind
+def test_what_is_trained_is_in_float32_as_in_the_file_and_all_else_in_half(tiny_base: Path, method: str) -> None:
+    params, whole = chosen(method, tiny_base, base_precision="bf16"), load_base(tiny_base)
+    base = opened(tiny_base, params)
+    own = parameters_of("unet", whole.unet)
+    for name, tensor in parameters_of("unet", base.unet).items():
+        assert tensor.dtype == (torch.float32 if params.trains(name) else torch.bfloat16), name
+        assert torch.equal(tensor, own[name].to(tensor.dtype)), name
+    trained = [name for name in own if params.trains(name)]
+    counts = {"custom_diffusion": 32, "dreambooth": len(own)}
+    assert len(trained) == counts.get(method, 0)
+
+
+@each_kind
+def test_a_run_in_half_that_was_stopped_goes_on_to_the_same_bits(
+    tiny_base: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = chosen(method, tiny_base, base_precision="bf16")
+    whole = learn(method, opened(tiny_base, params), params, tmp_path / "whole", precision="bf16")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Report, "keep", stop_after(4, Report.keep))
+        learn(method, opened(tiny_base, params), params, tmp_path / "parts", precision="bf16")
+    resumed = learn(method, opened(tiny_base, params), params, tmp_path / "parts", precision="bf16")
+    assert same(resumed.tensors, whole.tensors)
+    drawn = [
+        sorted((p.name, p.read_bytes()) for p in (tmp_path / run).glob("results/*/*")) for run in ("whole", "parts")
+    ]
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) == 4  # two checkpoints and their previews
+
+
+def stop_after(step: int, keep: Any) -> Any:
+    """`Report.keep`, but the run stops when this step was saved."""
+
+    def kept(report: Report, state: dict[str, Any]) -> None:
+        keep(report, state)
+        if state["step"] == step:
+            raise KeyboardInterrupt
+
+    return kept
