@@ -95,7 +95,7 @@ def _hypernetwork(structure: tuple[float, ...]) -> int:
 
 
 def _custom_diffusion(family: str) -> int:
-    from pipelines.custom_diffusion.method import LEARNED
+    from pipelines.custom_diffusion.method.settings import LEARNED
 
     named = _part(family, "unet").named_parameters()
     return _count(value for name, value in named if re.search(LEARNED["crossattn_kv"], name))

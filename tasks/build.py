@@ -127,18 +127,13 @@ def _open(
     method: str, params: MethodParams, stage_params: StageParams, path: Path, scratch: Path
 ) -> tuple[Base, Report]:
     """The base, opened as its method needs it, and a report with previews."""
-    from etude.base.base import DTYPES
-    from etude.base.loading import load_base
     from etude.core.randomness import make_deterministic
-    from etude.training.opening import opening
+    from etude.training.opening import open_base
     from etude.training.preview import draw
     from etude.training.report import Report
 
     make_deterministic(stage_params.threads)
-    preview, how = preview_of(params), opening(params)
-    base = load_base(
-        path, device=stage_params.device, dtype=DTYPES[how.precision], parts=how.parts, trained=how.trained
-    )
+    preview, base = preview_of(params), open_base(path, params, stage_params.device)
     report = Report(
         scratch, stage_params.seed, base.device.type, stage_params.precision, watch=Path("logs", "previews", method)
     )

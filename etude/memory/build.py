@@ -100,7 +100,7 @@ def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -
     preview = preview_of(params)
     with counting() as counter, ExitStack() as undo:
         footprint, how = Footprint(), opening(params)
-        base = empty_base(setup.base, setup.family, how)
+        base = how.prepare(empty_base(setup.base, setup.family, how))
         counter.restart()
         footprint.weights = counter.now
         data = {need: _DATA[need](params, setup, base) for need in needs(method)}

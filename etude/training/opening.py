@@ -1,11 +1,14 @@
-"""How a base is opened for training: its parts, and the precision of each weight."""
+"""How a base is opened for training: its parts, the precision of each weight, and whether activations are kept."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from etude.base.base import DTYPES, Base
 from etude.base.digest import PARTS
+from etude.base.loading import load_base
 from etude.core.params import MethodParams, Part
 from etude.training.plan import Trained
 from etude.training.preview import preview_of
@@ -13,14 +16,35 @@ from etude.training.preview import preview_of
 
 @dataclass(frozen=True)
 class Opening:
-    """What is loaded of a base: ``parts``, in ``precision``, and the weights that are ``trained`` in float32."""
+    """What is loaded of a base: ``parts``, in ``precision``, and the weights that are ``trained`` in float32.
+
+    ``recompute``: the UNet keeps the inputs of its blocks only, and computes what is in them again for the gradients
+    (Chen et al., 2016, arXiv:1604.06174).
+    """
 
     parts: tuple[Part, ...]
     precision: str
     trained: Callable[[str], bool]
+    recompute: bool
+
+    def prepare(self, base: Base) -> Base:
+        """The base, with recomputing switched on."""
+        if self.recompute:
+            base.unet.enable_gradient_checkpointing()
+        return base
 
 
 def opening(params: MethodParams) -> Opening:
     """How the base of a method is opened; for previews it needs all its parts."""
-    precision = params.base_precision if isinstance(params, Trained) else "fp32"
-    return Opening(PARTS if preview_of(params) else params.base_parts, precision, params.trains)
+    parts = PARTS if preview_of(params) else params.base_parts
+    if not isinstance(params, Trained):
+        return Opening(parts, "fp32", params.trains, recompute=False)
+    return Opening(parts, params.base_precision, params.trains, params.recompute)
+
+
+def open_base(path: Path, params: MethodParams, device: str = "cpu") -> Base:
+    """The base in ``path``, opened for the build of a method."""
+    how = opening(params)
+    return how.prepare(
+        load_base(path, device=device, dtype=DTYPES[how.precision], parts=how.parts, trained=how.trained)
+    )

@@ -68,6 +68,7 @@ class Trained(Schema):
     base_precision: Literal["fp32", "fp16", "bf16"] = Field(
         description="of the base's frozen weights; what is trained stays in fp32"
     )
+    recompute: bool = Field(description="activations of the UNet are computed twice; others: gradient checkpointing")
     training: Optimization
 
 

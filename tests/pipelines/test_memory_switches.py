@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from torch import Tensor
 
-from etude.base.base import DTYPES, Base
 from etude.base.loading import load_base
 from etude.core.params import MethodParams
 from etude.diffusion.weights import parameters_of
-from etude.training.opening import opening
+from etude.training.opening import open_base
 from etude.training.report import Report
 from tests.pipelines.learning import learn, on_tiny, params_of, same
 
@@ -33,15 +33,10 @@ def chosen(method: str, folder: Path, **switches: Any) -> MethodParams:
     return params_of(method, **on_tiny(method, folder), **CHANGES.get(method, {}), **switches)
 
 
-def opened(folder: Path, params: MethodParams) -> Base:
-    how = opening(params)
-    return load_base(folder, dtype=DTYPES[how.precision], parts=how.parts, trained=how.trained)
-
-
 @each_kind
 def test_what_is_trained_is_in_float32_as_in_the_file_and_all_else_in_half(tiny_base: Path, method: str) -> None:
     params, whole = chosen(method, tiny_base, base_precision="bf16"), load_base(tiny_base)
-    base = opened(tiny_base, params)
+    base = open_base(tiny_base, params)
     own = parameters_of("unet", whole.unet)
     for name, tensor in parameters_of("unet", base.unet).items():
         assert tensor.dtype == (torch.float32 if params.trains(name) else torch.bfloat16), name
@@ -52,21 +47,41 @@ def test_what_is_trained_is_in_float32_as_in_the_file_and_all_else_in_half(tiny_
 
 
 @each_kind
-def test_a_run_in_half_that_was_stopped_goes_on_to_the_same_bits(
+def test_a_run_with_every_switch_that_was_stopped_goes_on_to_the_same_bits(
     tiny_base: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params = chosen(method, tiny_base, base_precision="bf16")
-    whole = learn(method, opened(tiny_base, params), params, tmp_path / "whole", precision="bf16")
+    params = chosen(method, tiny_base, base_precision="bf16", recompute=True)
+    whole = learn(method, open_base(tiny_base, params), params, tmp_path / "whole", precision="bf16")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Report, "keep", stop_after(4, Report.keep))
-        learn(method, opened(tiny_base, params), params, tmp_path / "parts", precision="bf16")
-    resumed = learn(method, opened(tiny_base, params), params, tmp_path / "parts", precision="bf16")
+        learn(method, open_base(tiny_base, params), params, tmp_path / "parts", precision="bf16")
+    resumed = learn(method, open_base(tiny_base, params), params, tmp_path / "parts", precision="bf16")
     assert same(resumed.tensors, whole.tensors)
     drawn = [
         sorted((p.name, p.read_bytes()) for p in (tmp_path / run).glob("results/*/*")) for run in ("whole", "parts")
     ]
     assert drawn[0] == drawn[1]
     assert len(drawn[0]) == 4  # two checkpoints and their previews
+
+
+@pytest.mark.parametrize("method", ["lora", "hypernetwork"])
+def test_recomputing_keeps_few_activations_and_gives_the_same_bits(
+    tiny_base: Path, tmp_path: Path, method: str
+) -> None:
+    """The hypernetwork drops values at random, which must be the same when they are computed again."""
+    sizes: dict[bool, int] = {False: 0, True: 0}
+    built = {}
+    for switch in sizes:
+
+        def keep(tensor: Tensor, switch: bool = switch) -> Tensor:
+            sizes[switch] += tensor.numel()
+            return tensor
+
+        params = chosen(method, tiny_base, training={"steps": 2}, recompute=switch)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            built[switch] = learn(method, open_base(tiny_base, params), params, tmp_path / str(switch))
+    assert same(built[True].tensors, built[False].tensors)
+    assert sizes[True] < sizes[False] / 2
 
 
 def stop_after(step: int, keep: Any) -> Any:

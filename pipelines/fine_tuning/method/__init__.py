@@ -7,8 +7,8 @@ weights are the average over the last steps (EMA), which is smoother than the we
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -38,7 +38,6 @@ class Params(Captioned, Trained, HasPreview, MethodParams):
     text_encoder_rate: Scale
     caption_dropout: float = Field(ge=0, lt=1)
     clip_skip: int = Field(ge=0, le=10)
-    recompute: bool
     save: Literal["fp32", "fp16", "bf16"]
 
     def trains(self, weight: str) -> bool:
@@ -68,9 +67,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
             text = conditioning.use_cached(batch, captions.empty, params.caption_dropout)
         return denoising_loss(base, batch.mean, batch.logvar, text, plan)
 
-    with ExitStack() as undo:
-        weights = undo.enter_context(learning(modules))
-        undo.enter_context(_recomputed(base.unet, params.recompute))
+    with learning(modules) as weights:
         facts = {"name": params.name, "images": len(images.names)}
         learned = Artifact(METHOD, dict(weights), facts, params.save)
         return fit(groups(weights, params.text_encoder_rate), loss, batches, plan, report, learned)
@@ -83,16 +80,3 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
 
     with swapped(base, artifact.tensors, strength):
         yield base
-
-
-@contextmanager
-def _recomputed(unet: Any, on: bool) -> Iterator[None]:
-    """To save memory, activations are computed again for the gradients (Chen et al., 2016, arXiv:1604.06174)."""
-    if not on:
-        yield
-        return
-    unet.enable_gradient_checkpointing()
-    try:
-        yield
-    finally:
-        unet.disable_gradient_checkpointing()
