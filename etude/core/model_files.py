@@ -179,5 +179,8 @@ def common(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = f"{start}.{OLD_ATTENTION.get(layer, layer)}.{last}"
             if tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
                 tensor = tensor[:, :, 0, 0]  # LDM's attention layers are 1 × 1 convolutions, diffusers' are linear
+        if f"{part}.{name}" in found:
+            fault = f"has `{name[:80]}` twice, with and without `text_model.` or by an older name"
+            raise FormatError(part, fault, "fetch or make the model again")
         found[f"{part}.{name}"] = tensor
     return found

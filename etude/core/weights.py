@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LARGEST = 3.4028234663852886e38  # of float32, in which weights are computed with
+SHOWN = 120  # characters of a tensor's name in errors
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 # 8-bit floats; float16 can represent all their values
 EIGHT_BITS = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
@@ -65,6 +66,7 @@ def checked(path: Path | str, name: str, tensor: Tensor) -> Tensor:
     import torch
 
     dtype, last = str(tensor.dtype).removeprefix("torch."), name.rpartition(".")[2]
+    name = name if len(name) <= SHOWN else f"{name[:SHOWN]}…"
     if last in SCALES:
         raise FormatError(path, f"`{name}` is of a quantised model", _WHOLE)
     if dtype in EIGHT_BITS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -59,6 +60,22 @@ def missing_keys(keys: Collection[str]) -> list[str]:
         if keys and set(keys) < set(names.values()):
             return sorted(set(names.values()) - set(keys))
     return []
+
+
+def one_vector(path: Path | str, data: Mapping[Any, Any]) -> Any:
+    """What is in ``string_to_param`` of A1111's dictionary; raises FormatError for several words, or more beside it."""
+    vectors = data.get("string_to_param")
+    if not isinstance(vectors, Mapping):
+        raise unknown(path, [str(key) for key in data])
+    if len(vectors) != 1:
+        some = ", ".join(f"`{str(word)[:40]}`" for word in list(vectors)[:3]) or "none"
+        fault = f"holds an embedding of another form: {len(vectors)} words ({some}) in place of one"
+        raise FormatError(path, fault, "save each word in a file of its own")
+    for key, value in data.items():
+        if key not in ("string_to_param", "string_to_token") and isinstance(value, Tensor | Mapping):
+            fault = f"holds `{str(key)[:40]}` beside `string_to_param`, which would be lost"
+            raise FormatError(path, fault, "save it again without it, if it is an embedding of SD 1.x or 2.x")
+    return next(iter(vectors.values()))
 
 
 def _key_sets() -> Iterator[dict[str, str]]:

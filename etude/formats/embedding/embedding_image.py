@@ -28,7 +28,7 @@ from etude.core.errors import FormatError
 from etude.core.files import Draft, atomic_path
 from etude.core.pictures import DAMAGE, describe, open_whole, plugins
 from etude.core.weights import checked
-from etude.formats.embeddings import rows
+from etude.formats.embeddings import one_vector, rows
 from etude.formats.metadata import file_stem, word
 
 CHUNK = "sd-ti-embedding"
@@ -48,10 +48,7 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Rows by text encoder, and the facts name and step: the name that is inside, not the file's."""
     data = read_dictionary(path)
-    vectors = data.get("string_to_param")
-    if not isinstance(vectors, Mapping) or len(vectors) != 1:
-        raise FormatError(path, "holds an embedding of another form", "name another file")
-    (vector,) = vectors.values()
+    vector = one_vector(path, data)
     if not isinstance(vector, Tensor):
         raise FormatError(path, "holds an embedding whose rows are no tensor", "name another file")
     facts = {"name": data["name"]} if data.get("name") is not None else {}

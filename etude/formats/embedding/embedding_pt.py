@@ -19,7 +19,7 @@ from torch import Tensor
 from etude.core.artifact import Artifact
 from etude.core.files import Draft
 from etude.core.pickles import read_pickle, write_pickle
-from etude.formats.embeddings import keys_of, parts_of, rows, unknown
+from etude.formats.embeddings import keys_of, one_vector, parts_of, rows
 from etude.formats.metadata import file_stem, word
 
 PLACEHOLDER, PLACEHOLDER_ID = "*", 265  # the token that the original code trained; readers look for it by name
@@ -32,13 +32,10 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Rows by text encoder, and the facts name and step when the file has them."""
-    data = read_pickle(path)
+    data = read_pickle(path, lambda name: name != "string_to_token")  # numbers of tokens, of no use here
     if parts := parts_of(data):
         return rows(path, {part: data[key] for key, part in parts.items()}), {}
-    vectors = data.get("string_to_param")
-    if not isinstance(vectors, Mapping) or len(vectors) != 1:
-        raise unknown(path, data)
-    (vector,) = vectors.values()
+    vector = one_vector(path, data)
     facts = {"name": data["name"]} if data.get("name") is not None else {}
     facts |= {"step": data["step"]} if isinstance(data.get("step"), int) else {}
     return rows(path, {"text_encoder": vector}), facts

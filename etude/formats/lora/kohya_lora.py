@@ -95,7 +95,8 @@ def _labels(metadata: Mapping[str, str]) -> dict[str, Any]:
     version = metadata.get("ss_base_model_version", "")
     known = [family.name for family in FAMILIES.values() if version.startswith(family.base_version["epsilon"])]
     if known:
-        facts |= {"family": known[-1], "prediction": "v_prediction" if version.endswith("_v") else "epsilon"}
+        is_v = version.endswith("_v") or metadata.get("modelspec.prediction_type") == "v"
+        facts |= {"family": known[-1], "prediction": "v_prediction" if is_v else "epsilon"}
     return facts
 
 

@@ -268,3 +268,9 @@ def test_the_configuration_of_a_single_file_of_true_widths_is_the_shipped_one(
     parts = [part for part, value in index.items() if isinstance(value, list) and value[0]]
     assert [part for part in parts if not any(name.startswith(f"{part}/") for name in files)] == []
     assert len(parts) == (7 if family == "sdxl" else 5)
+
+
+def test_two_names_of_one_tensor_in_a_model_are_refused_and_neither_is_lost() -> None:
+    own = {"text_model.final_layer_norm.weight": torch.ones(2), "final_layer_norm.weight": torch.zeros(2)}
+    with pytest.raises(FormatError, match=r"`final_layer_norm\.weight` twice"):
+        common("text_encoder", own)

@@ -121,3 +121,15 @@ def test_letters_that_are_equal_without_case_are_found_in_a_prompt(tiny_base: Pa
     for word, prompt in (("sks", "a \u017fks"), ("\u0130ks", "a \u0130ks")):
         with added_tokens(base, {word: rows}):
             assert -1 in tokenise(base, [prompt]).ids[0]
+
+
+def test_the_first_codes_file_is_read_and_what_would_be_lost_is_refused(tmp_path: Path) -> None:
+    vectors = torch.nn.ParameterDict({"*": torch.nn.Parameter(ROWS)})
+    torch.save({"string_to_token": {"*": torch.tensor(265)}, "string_to_param": vectors}, tmp_path / "zork.pt")
+    assert open_any(tmp_path / "zork.pt")[1].tensors["text_encoder"].equal(ROWS)
+    torch.save({"string_to_param": {"*": ROWS}, "clip_g": ROWS}, tmp_path / "zork.pt")
+    with pytest.raises(FormatError, match="`clip_g` beside `string_to_param`"):
+        open_any(tmp_path / "zork.pt")
+    torch.save({"string_to_param": {"<a>": ROWS, "<b>": ROWS}}, tmp_path / "zork.pt")
+    with pytest.raises(FormatError, match="2 words"):
+        open_any(tmp_path / "zork.pt")
