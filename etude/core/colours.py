@@ -14,6 +14,7 @@ Colour = tuple[int, int, int]
 SRGB = ImageCms.createProfile("sRGB")
 WHITE = 65535  # of sixteen bits
 FEWER = WHITE // 16  # a picture that ends here holds twelve bits, or fewer, in sixteen: it would be almost black
+FAR = 16  # levels of 255 by which no profile of sRGB differs from Pillow's
 FEWER_BITS = "they seem to be of fewer bits; scale them to 16"
 
 
@@ -31,13 +32,23 @@ def in_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
         return image, True
     try:
         embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "sRGB" in ImageCms.getProfileDescription(embedded):
+        if image.mode != "CMYK" and _is_srgb(embedded):
             return image, True
         converted = _through(image, embedded)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):  # damaged, or for other pixels: the numbers are right
         return image, False
     converted.info.pop("icc_profile", None)  # Pillow's sRGB, which holds the time of its making
     return converted, True
+
+
+def _is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
+    """Whether it is called sRGB and is near it, unlike "Display P3 Gamut with sRGB Transfer" and linear sRGB."""
+    if "sRGB" not in ImageCms.getProfileDescription(profile) or profile.profile.xcolor_space.strip() != "RGB":
+        return False
+    values = np.arange(0, 256, 15, dtype=np.uint8)
+    probe = np.stack(np.meshgrid(values, values, values[::6]), axis=-1).reshape(len(values), -1, 3)
+    converted = np.asarray(_converted(Image.fromarray(probe), profile, "RGB"))
+    return bool(np.abs(converted.astype(int) - probe).max() < FAR)
 
 
 def _through(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:

@@ -199,6 +199,16 @@ def test_a_profile_is_applied_to_palettes_grey_and_transparent_colours_too(tmp_p
         assert np.array_equal(np.asarray(open_picture(path)), found)  # evaluation sees the pixels of the training
 
 
+def test_pixels_with_a_profile_of_srgb_stay_as_they_are_in_every_mode_but_cmyk(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for mode in ("L", "RGB", "CMYK"):
+        noise = drawn().convert(mode)
+        noise.save(tmp_path / "a.tif", icc_profile=profile)
+        picture = read_picture(tmp_path / "a.tif", WHITE)
+        assert np.array_equal(np.asarray(picture.image), np.asarray(noise.convert("RGB")))
+        assert picture.notes == ((PROFILE,) if mode == "CMYK" else ())
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGB", "RGBA", "I;16"])
 def test_a_profile_that_cannot_be_applied_is_noted_and_none_is_left_in_a_picture(tmp_path: Path, mode: str) -> None:
     other = (
@@ -236,9 +246,11 @@ def grey_profile() -> bytes:
 
 
 def wide_profile() -> bytes:
-    """An sRGB profile with the red and green primaries exchanged: a conversion that nobody can overlook."""
+    """An sRGB profile with the red and green primaries exchanged: a conversion that nobody can overlook.
+
+    Its description says sRGB, as that of Android's Display P3 does ("Display P3 Gamut with sRGB Transfer").
+    """
     data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    data = bytearray(bytes(data).replace(b"s\0R\0G\0B", b"o\0d\0d\0."))  # its description says sRGB
     tags = {bytes(data[132 + 12 * i : 136 + 12 * i]): 132 + 12 * i for i in range(data[131])}
     red, green = tags[b"rXYZ"], tags[b"gXYZ"]
     data[red + 4 : red + 12], data[green + 4 : green + 12] = data[green + 4 : green + 12], data[red + 4 : red + 12]
