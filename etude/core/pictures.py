@@ -41,7 +41,7 @@ JPEGS = ("JPEG", "MPO")
 CUT = "the file is cut: it ends before the end of its picture"
 # A download that stopped may have its full length. In these formats, zeros at the end are decoded as pixels.
 ENDS_NOT_IN_ZEROS = ("WEBP", "AVIF", "HEIF", "JXL")
-ZEROS = 64  # bytes
+ZEROS, SHARE = 64, 16  # bytes at least, and one in so many of the file: plain areas end in some zeros
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # its log lines repeat the errors, without the file
 
@@ -119,9 +119,10 @@ def load_whole(image: Image.Image, path: Path) -> None:
 
 
 def _ends_in_zeros(path: Path) -> bool:
+    size = path.stat().st_size
     with open(path, "rb") as file:
-        file.seek(-min(ZEROS, path.stat().st_size), 2)
-        return not any(file.read())
+        file.seek(-min(max(ZEROS, size // SHARE), size), 2)
+        return not file.read().strip(b"\0")
 
 
 def check_png(file: BinaryIO) -> dict[bytes, bytes]:
