@@ -35,6 +35,7 @@ TURNS = {
 # What is to be known of a picture that is used.
 FIRST = "only the first frame or page is used"
 PROFILE = "the colour profile is damaged, or of other pixels, and not applied"
+INKS = "CMYK without a colour profile: the colours are not exact"
 TURN = "the EXIF data are damaged, so it may lie on its side"
 
 
@@ -124,11 +125,12 @@ def _upright(image: ImageFile, path: Path, background: Colour, enough: Callable[
         image.info[KEY] = avif.described_profile(path)
     if sixteen:
         refuse_dark(image)
+    inks = image.mode == "CMYK" and "icc_profile" not in image.info
     coloured, true_colours = in_srgb(_on_nothing(image, covered))
     flat = flatten(coloured, background, white)
     orientation = _orientation(image)  # a PNG may have it after its pixels
     upright = flat.transpose(TURNS[orientation]) if orientation in TURNS else flat
-    notes = {FIRST: _has_more(image), PROFILE: not true_colours, TURN: orientation is None}
+    notes = {FIRST: _has_more(image), PROFILE: not true_colours, INKS: inks, TURN: orientation is None}
     kept = tuple(note for note, holds in notes.items() if holds)
     return Picture(upright, size[::-1] if orientation in SIDEWAYS else size, kept)
 

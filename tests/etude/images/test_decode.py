@@ -8,7 +8,7 @@ from PIL import Image, ImageCms, ImageDraw
 
 from etude.core.errors import InputError
 from etude.images import decode
-from etude.images.decode import FIRST, ORIENTATION, PROFILE, TURN, TURNS, fault_of, read_picture
+from etude.images.decode import FIRST, INKS, ORIENTATION, PROFILE, TURN, TURNS, fault_of, read_picture
 from etude.rendering.pixels import open_picture
 
 WHITE = (255, 255, 255)
@@ -207,6 +207,8 @@ def test_pixels_with_a_profile_of_srgb_stay_as_they_are_in_every_mode_but_cmyk(t
         picture = read_picture(tmp_path / "a.tif", WHITE)
         assert np.array_equal(np.asarray(picture.image), np.asarray(noise.convert("RGB")))
         assert picture.notes == ((PROFILE,) if mode == "CMYK" else ())
+        noise.save(tmp_path / "b.tif")
+        assert read_picture(tmp_path / "b.tif", WHITE).notes == ((INKS,) if mode == "CMYK" else ())
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGB", "RGBA", "I;16"])
