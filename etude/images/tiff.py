@@ -28,7 +28,8 @@ PALETTE, SAMPLE_FORMAT, DNG = 320, 339, 50706
 STRIPS, TILES, TILE_COUNTS, TABLES, WEIGHTS, LEVELS = 273, 324, 325, 347, 529, 532
 REDUCED = 1  # the bit of KIND that marks a preview
 RAW, SEPARATE, SIGNED, WHITE_IS_ZERO, YCBCR = 1, 2, 2, 0, 6  # values of COMPRESSION, PLANES, SAMPLE_FORMAT, PHOTOMETRIC
-JPEG = 7  # of COMPRESSION
+OLD_JPEG, JPEG = 6, 7  # of COMPRESSION
+OLD_JPEG_FILE, OLD_JPEG_TABLES = 513, 519
 USUAL_WEIGHTS, USUAL_LEVELS = (0.299, 0.587, 0.114), (0, 255, 128, 255, 128, 255)  # of JPEG's YCbCr
 
 # Names of libtiff's functions mix small and capital letters (ZIPDecode), unlike "warning" and "INFO".
@@ -42,6 +43,8 @@ def refuse_misread(image: TiffImageFile) -> None:
     tags = image.tag_v2
     bits = max(tags.get(BITS, (1,)))
     raw = tags.get(COMPRESSION, RAW) == RAW
+    if tags.get(COMPRESSION) == OLD_JPEG and OLD_JPEG_FILE not in tags and OLD_JPEG_TABLES not in tags:
+        raise UnusableError("its old kind of JPEG has no tables, so it cannot be decoded rightly")
     places = tags.get(STRIPS) or tags.get(TILES) or ()
     if len(places) > 1 and (0 in places or len(set(places)) < len(places)):
         raise UnusableError("some of its strips or tiles are at the same place, or nowhere")

@@ -212,6 +212,12 @@ def test_a_strip_of_jpeg_that_is_cut_and_then_ended_is_refused(tmp_path: Path) -
     assert "the file is cut" in fault(tmp_path / "a.tif", cut)
 
 
+def test_an_old_jpeg_without_tables_is_refused(tmp_path: Path) -> None:
+    kinds = colours(8, photometric=6) | {259: ("H", [6]), 530: ("H", [2, 2])}
+    (tmp_path / "a.tif").write_bytes(tiff(bytes(100), kinds))
+    assert "no tables" in str(fault_of(tmp_path / "a.tif"))
+
+
 @pytest.mark.parametrize(("weights", "right"), [([299, 587, 114], True), ([2126, 7152, 722], False)])
 def test_ycbcr_of_other_weights_is_refused(tmp_path: Path, weights: list[int], right: bool) -> None:
     fractions = [number for weight in weights for number in (weight, sum(weights))]
