@@ -36,6 +36,7 @@ CODES = re.compile(
 )
 TITLE = re.compile(rf"^.*{CODE}\s+-\s+(?=\D)")  # "DALL·E 2024-01-31 14.22.33 - a red fox"
 LONG = 6  # digits from which on a number is a date or an id
+IDENTITY = re.compile(r"(?!(?:19|20)\d\d$)\d{4,}")  # no year; behind a camera's word it only counts: IMG_2931
 COUNTER = re.compile(r"0\d{3,}")  # programs count so, at the end of a name: frame_0001
 BETWEEN = re.compile(r"[\s_\-+.,;~@=&()\[\]{}·]+")
 GLUED = re.compile(r"(?P<before>\d{0,2})(?P<word>[^\W\d_]+(?:['’][^\W\d_]+)*)(?P<after>\d{0,2})")
@@ -62,8 +63,9 @@ def words_of_name(source: str) -> str | None:
 def _runs(words: list[str]) -> list[list[str]]:
     """The words between those that a program wrote."""
     runs: list[list[str]] = [[]]
-    for word in words:
-        if _is_code(word) or (word is words[-1] and COUNTER.fullmatch(word)):
+    for before, word in zip(["", *words], words, strict=False):
+        numbered = IDENTITY.fullmatch(word) and before.lower() not in program_words.FILE_CODES
+        if _is_code(word) or numbered or (word is words[-1] and COUNTER.fullmatch(word)):
             runs.append([])
         else:
             runs[-1].append(word)

@@ -16,15 +16,15 @@ PROGRAMS = frozenset({
     "depositphotos", "wallhaven", "comfyui", "invokeai", "novelai", "sdxl", "dall", "dalle", "midjourney", "chatgpt",
     "ideogram", "craiyon", "generated", "stablediffusion", "photoroom", "snapseed", "vsco", "picsart", "facetune",
     "faceapp", "inshot", "capcut", "canva", "photoshop", "lightroom", "camscanner", "beautyplus", "remini", "vlcsnap",
-    "bandicam",
+    "bandicam", "deviantart", "nightcafe", "recraft",
 })  # fmt: skip
 # Programs, makers and devices whose names are words, too: "gemini constellation", "signal tower", "old canon".
 ALSO_WORDS = frozenset({
     "adobe", "firefly", "gemini", "leonardo", "grok", "flux", "bing", "creator", "creation", "creations", "messenger",
     "signal", "line", "discord", "viber", "iphone", "ipad", "android", "gopro", "dji", "canon", "nikon", "olympus",
     "fujifilm", "lumix", "eos", "sony", "kodak", "leica", "samsung", "xiaomi", "redmi", "huawei", "nokia", "motorola",
-    "epson", "sam", "win", "pano", "burst", "pexels", "unsplash", "playground", "pro", "mini", "ultra",
-    "default", "stable", "diffusion", "facebook", "instagram", "twitter", "pinterest", "reddit", "tumblr",
+    "epson", "sam", "win", "pano", "burst", "pexels", "unsplash", "pixel", "pro", "mini", "ultra", "default",
+    "stable", "diffusion", "facebook", "instagram", "twitter", "pinterest", "reddit", "tumblr",
 })  # fmt: skip
 # What was done with a file. After a description they are left out; before one they belong to it: "final fantasy".
 EDITS = frozenset({
@@ -42,18 +42,20 @@ FILE_WORDS = frozenset({
     "webcam", "camera", "still", "artwork", "illustration", "desktop", "large", "medium", "small", "full", "mask",
     "masks", "stock", "item", "data", "dataset", "batch", "seed", "grid", "file", "files", "placeholder",
     "attachment", "received", "sent", "inbound", "spoiler", "unknown", "untitled", "unnamed", "train", "val",
+    "wallpaper",
     # German, Dutch and the Nordic languages, French, Spanish, Portuguese and Italian, Polish, Czech, Hungarian, Turkish
-    "bild", "bilder", "foto", "fotos", "datei", "dokument", "seite", "unbenannt", "titel", "ohne", "maske",
-    "afbeelding", "afbeeldingen", "beeld", "naamloos", "billede", "billeder", "bilde", "kuva", "namnlös", "nimetön",
-    "titre", "sans", "numérisation", "imagen", "imágenes", "fotografía", "título", "titulo", "sin", "captura",
-    "imagem", "imagens", "sem", "immagine", "immagini", "titolo", "senza", "scansione", "zdjęcie", "zdjęcia", "obraz",
-    "skan", "tytułu", "bez", "obrázek", "fotka", "názvu", "kép", "fénykép", "névtelen", "resim", "fotoğraf",
-    "görüntü", "adsız",
+    "bild", "bilder", "grafik", "kamera", "projekt", "écran", "d'écran", "d’écran", "pantalla", "tela", "projet",
+    "proyecto", "projeto", "progetto", "foto", "fotos", "datei", "dokument", "seite", "unbenannt", "titel", "ohne",
+    "maske", "afbeelding", "afbeeldingen", "beeld", "naamloos", "billede", "billeder", "bilde", "kuva", "namnlös",
+    "nimetön", "titre", "sans", "numérisation", "imagen", "imágenes", "fotografía", "título", "titulo", "sin",
+    "captura", "imagem", "imagens", "sem", "immagine", "immagini", "titolo", "senza", "scansione", "zdjęcie",
+    "zdjęcia", "obraz", "skan", "tytułu", "bez", "obrázek", "fotka", "názvu", "kép", "fénykép", "névtelen", "resim",
+    "fotoğraf", "görüntü", "adsız",
     # Russian and Ukrainian, Chinese, Japanese, Korean, Arabic, Hindi
     "фото", "фотография", "изображение", "картинка", "рисунок", "скан", "документ", "имени", "без", "безымянный",
     "зображення", "знімок", "图片", "圖片", "照片", "相片", "图像", "影像", "无标题", "未命名", "写真", "画像",
-    "名称未設定", "無題", "スキャン", "イメージ", "사진", "이미지", "그림", "제목", "없음", "캡처", "صورة", "चित्र",
-    "फोटो",
+    "名称未設定", "無題", "スキャン", "イメージ", "사진", "이미지", "그림", "제목", "없음", "캡처", "프로젝트", "새",
+    "新しいプロジェクト", "صورة", "चित्र", "फोटो",
 })  # fmt: skip
 # A picture of a screen. Beside a date stands the program that was on it, and nothing of what it showed.
 SCREENSHOTS = frozenset({

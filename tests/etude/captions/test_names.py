@@ -69,6 +69,8 @@ DESCRIBING = {
     "sample_of_fabric.png": "sample of fabric",
     "test_tube.png": "test tube",
     "test_01_fox.png": "fox",
+    "red barn 1234.png": "red barn",
+    "barn 1972.png": "barn",
     "sam_smith.png": "sam smith",
     "gemini constellation.png": "gemini constellation",
     "canon in front of the castle.png": "canon in front of the castle",
@@ -160,6 +162,7 @@ Screenshot_20240131_142233_Samsung Internet.jpg | Midjourney_abc.png | Adobe_Exp
 Firefly_123.jpg | Adobe Scan 31 Jan 2024.jpg | Canon_EOS_R5.jpg | mask_01.png | stock-photo-12345.jpg | Foto_01.jpg
 Bild (2).jpg | zdjęcie_1.jpg | фото_1.jpg | 写真_1.jpg | 图片1.png | 사진_1.jpg | ohne Titel.png | sans titre.png
 無題.png | Без имени.png | www.example.com_12.jpg | IMG_1234 - Kopie.jpg
+nightcafe_1234.png | barn 1234.png | Captura de pantalla (4).png
 """
 
 
