@@ -43,6 +43,7 @@ from etude.formats.module_names import escape, escape_ldm, unescape
 from etude.formats.peft_config import ADAPTER, read_object
 
 UNET = "lora_unet_"
+_OF_TEXT = ("encoder.", "final_layer_norm", "text_projection")  # modules of text encoders, which no UNet has
 LYCORIS = "lycoris_"  # LyCORIS' own wrapper: modules of one model, the UNet, called by their names alone
 
 
@@ -83,8 +84,9 @@ def _parts() -> dict[str, str]:
 def _module(escaped: str, parts: Mapping[str, str]) -> str | None:
     for prefix, part in parts.items():
         if escaped.startswith(prefix):
-            module = unescape(escaped.removeprefix(prefix))
-            return f"{part}.{module}" if module else None
+            module = unescape(escaped.removeprefix(prefix)) or ""
+            is_text = module.startswith(_OF_TEXT)
+            return f"{part}.{module}" if module and is_text == (part != "unet") else None
     return None
 
 

@@ -72,7 +72,7 @@ def true_file(folder: Path, number: int) -> Path:
     if form == "kohya":
         tensors = tensors_of(list(KINDS)[number // 4 % len(KINDS)], number)
         tensors["bundle_emb.zork.string_to_param.*"] = torch.ones(2, 32)
-        header = {"ss_network_args": json.dumps({"algo": "lora", "wd_on_output": "True"}), "ss_output_name": "x"}
+        header = {"ss_network_args": json.dumps({"wd_on_output": "True"}), "ss_output_name": "x"}
         save_file(tensors, folder / "x.safetensors", header)
         return folder / "x.safetensors"
     halves = {"lora_A.weight": torch.randn(4, 16), "lora_B.weight": torch.randn(16, 4)}

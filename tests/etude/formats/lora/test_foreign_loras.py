@@ -372,6 +372,15 @@ def test_a_rank_of_zero_is_refused_with_the_name_of_the_tensor(tmp_path: Path) -
         kohya_lora.read(written(empty, tmp_path))
 
 
+@pytest.mark.parametrize(
+    "stem",
+    ["lycoris_text_model_encoder_layers_0_mlp_fc1", "lora_unet_encoder_layers_0_mlp_fc1", "lora_te_mid_block_conv1"],
+)
+def test_a_layer_of_another_part_than_its_prefix_says_is_refused(stem: str, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=stem):
+        kohya_lora.read(written(pair(f"{stem}.lora_down.weight", f"{stem}.lora_up.weight"), tmp_path))
+
+
 def test_two_spellings_of_one_layer_in_a_file_are_refused(tmp_path: Path) -> None:
     stems = ("lora_te_text_model_encoder_layers_0_mlp_fc1", "lora_te1_text_model_encoder_layers_0_mlp_fc1")
     tensors: dict[str, Tensor] = {}
