@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -24,7 +25,8 @@ def find_captions(files: Iterable[str]) -> dict[str, str]:
 
 
 def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
+    """The name without its suffix, in one form: macOS writes é as two characters."""
+    return unicodedata.normalize("NFC", str(PurePosixPath(name).with_suffix("")))
 
 
 def captions_of(sources: Iterable[str], captions: Mapping[str, str]) -> list[str]:

@@ -20,7 +20,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from etude.core.described_colours import KEY, profile_of_png
-from etude.core.errors import InputError
+from etude.core.errors import InputError, UnusableError
 from etude.core.jpeg_data import ends_early
 
 # Exceptions of Pillow's readers for damaged files; the last ones are bugs in its code that only such files cause.
@@ -87,7 +87,7 @@ def describe(error: BaseException, path: Path) -> str:
     """The text of an exception for the file ``path``, in one short line."""
     lines = str(error).replace(str(path), path.name).splitlines() or ["no detail"]
     detail = lines[0][:LONGEST]
-    return detail if isinstance(error, OSError) else f"{type(error).__name__}: {detail}"
+    return detail if isinstance(error, (OSError, UnusableError)) else f"{type(error).__name__}: {detail}"
 
 
 def load_whole(image: Image.Image, path: Path) -> None:

@@ -33,6 +33,11 @@ def test_another_encoding_is_refused_and_not_guessed(tmp_path: Path) -> None:
         read_beside(tmp_path, ["a.png"], {"a": "a.txt"})
 
 
+def test_a_text_is_beside_its_picture_in_any_form_of_unicode() -> None:
+    found = find_captions(["caf\N{LATIN SMALL LETTER E WITH ACUTE}.txt"])
+    assert captions_of(["cafe\N{COMBINING ACUTE ACCENT}.jpg"], found) == ["caf\N{LATIN SMALL LETTER E WITH ACUTE}.txt"]
+
+
 def test_a_suffix_in_other_case_is_a_suffix_and_small_letters_come_first() -> None:
     files = ["a.TXT", "b.Txt", "c.TXT", "c.txt", "d.png.txt", "sub/a.txt", "e.caption"]
     found = find_captions(files)
