@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -16,7 +17,7 @@ from etude.core.colours import Colour, flatten, in_srgb, refuse_dark
 from etude.core.described_colours import KEY
 from etude.core.errors import InputError, UnusableError
 from etude.core.pictures import DAMAGE, JPEGS, describe, load_whole
-from etude.images import avif, tiff
+from etude.images import avif, jpeg2000, tiff
 from etude.images.kinds import formats, not_a_picture
 
 Size = tuple[int, int]  # width, height
@@ -103,6 +104,8 @@ def _refuse_misread(image: ImageFile, path: Path) -> None:
     """Raise UnusableError for a kind of file whose pixels would come out wrong."""
     if isinstance(image, TiffImageFile):
         tiff.refuse_misread(image)
+    if isinstance(image, Jpeg2KImageFile):
+        jpeg2000.refuse_misread(image, path)
     if image.format in BOXES:
         avif.refuse_misread(path, image.format == "AVIF")
     if image.width * image.height > LARGEST_JPEG:  # any other format ended at a lower limit
