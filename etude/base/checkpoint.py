@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from etude.core import model_folders, tensors
 from etude.core.errors import BaseError, FormatError
 from etude.core.families import FAMILIES, UNET, VAE
-from etude.core.model_folders import refuse_pointer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +23,6 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def read_shapes(path: Path | str) -> dict[str, tuple[int, ...]]:
     """Name → shape of every tensor, without reading any."""
-    refuse_pointer(path)
     try:
         return model_folders.read_shapes(path)
     except FormatError as error:
@@ -45,7 +43,6 @@ def read_part(path: Path | str, part: str) -> dict[str, Tensor]:
     """The tensors of a part (unet, vae or text) under their names in the file, memory-mapped where possible."""
     from etude.core.pickles import read_either
 
-    refuse_pointer(path)
     prefixes = _prefixes(part)
     try:
         return read_either(path, lambda name: name.startswith(prefixes))[0]

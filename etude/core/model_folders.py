@@ -11,9 +11,17 @@ from typing import Any
 
 from etude.core.errors import BaseError
 from etude.core.files import beside
+from etude.core.magic import is_pointer, what_instead
 from etude.core.tensors import read_header
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+
+
+def paths_in(folder: Path) -> list[str]:
+    """The files of a model's folder and of its parts, by their names in it. Links to folders are followed."""
+    # `rglob` does not follow links; two levels are all that a model has, and a link to a folder around it ends there
+    files = (file for pattern in ("*", "*/*") for file in sorted(folder.glob(pattern)) if file.is_file())
+    return [file.relative_to(folder).as_posix() for file in files]
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -51,8 +59,8 @@ def read_config(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise BaseError(path, "is missing", "fetch the whole base again") from None
     except (ValueError, RecursionError) as error:  # no text, no JSON, too deep, or a number of 5,000 digits
-        refuse_pointer(path)
-        raise BaseError(path, f"is not JSON ({error})", "fetch the base again") from error
+        fault, action = what_instead(path, "JSON") or (f"is not JSON ({error})", "fetch the base again")
+        raise BaseError(path, fault, action) from error
     if not isinstance(config, dict):
         raise BaseError(path, "holds no mapping", "fetch the base again")
     return config
@@ -74,9 +82,3 @@ def refuse_pointer(path: Path | str) -> None:
     """Raise BaseError if the file is a Git LFS pointer: the placeholder of a file that was not fetched."""
     if is_pointer(path):
         raise BaseError(path, "is a Git LFS pointer, not the file itself", "run `git lfs pull` where it came from")
-
-
-def is_pointer(path: Path | str) -> bool:
-    """Whether a file is a Git LFS pointer."""
-    with open(path, "rb") as file:
-        return file.read(40).startswith(b"version https://git-lfs.github.com/spec")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from etude.core.errors import FormatError
 from etude.core.files import atomic_path
+from etude.core.magic import what_instead
 from etude.core.weights import COUNTERS, checked, read_weights
 
 ACTION = "fetch it again from a source you trust, as .safetensors if there is one"
@@ -118,6 +119,8 @@ class _Plain:
 def _open(path: Path | str, device: str = "cpu") -> Any:
     if fault := _fault(Path(path)):
         raise FormatError(path, fault, ACTION)
+    if instead := what_instead(path, "pickle"):
+        raise FormatError(path, *instead)
     try:
         # files from before torch 1.6 are not archives, and cannot be memory-mapped
         mapped = device == "cpu" and zipfile.is_zipfile(path)
@@ -139,8 +142,8 @@ def _fault(path: Path) -> str:
         return "is a folder, not a file"
     if not path.exists():
         return "is missing"
-    if not path.stat().st_size:
-        return "is empty"
+    if not path.is_file():
+        return "is a pipe or a device, and no file"
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = [entry.file_size for entry in archive.infolist()]

@@ -10,29 +10,40 @@ from typing import TYPE_CHECKING, Any
 
 from etude.core.errors import FormatError, InputError
 from etude.core.files import atomic_path
+from etude.core.magic import LONGEST_HEADER, what_instead
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_AGAIN = "fetch or make it again"
 
 
 def _read_header(path: Path | str) -> tuple[int, dict[str, Any]]:
     try:
         if not Path(path).is_file() and Path(path).exists() and not Path(path).is_dir():
             raise FormatError(path, "is a pipe or a device, and no file", "name a file")
+        if instead := what_instead(path, "safetensors"):
+            raise FormatError(path, *instead)
         with open(path, "rb") as file:
             prefix = file.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-            if not 2 <= length <= 100_000_000:
+            if not 2 <= length <= LONGEST_HEADER:
                 raise FormatError(path, "is not a safetensors file", "check how it was made or fetched")
-            header = json.loads(file.read(length))
+            text = file.read(length)
+            if len(text) < length:
+                raise FormatError(path, "has a damaged safetensors header: the file ends within it", _AGAIN)
+            header, size = json.loads(text), Path(path).stat().st_size - 8 - length
     except FileNotFoundError:
         raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first") from None
     except IsADirectoryError:
         raise FormatError(path, "is a folder, not a safetensors file", "name the file in it") from None
     except (ValueError, RecursionError) as error:  # no JSON, or no text, or too deep, or a number of 5,000 digits
-        raise FormatError(path, "has a damaged safetensors header", "fetch or make it again") from error
+        raise FormatError(path, "has a damaged safetensors header", _AGAIN) from error
     if fault := _header_fault(header):
-        raise FormatError(path, f"has a damaged safetensors header: {fault}", "fetch or make it again")
+        raise FormatError(path, f"has a damaged safetensors header: {fault}", _AGAIN)
+    ends = [entry["data_offsets"][-1] for name, entry in header.items() if name != "__metadata__"]
+    if ends and size < max(ends):
+        raise FormatError(path, f"is damaged: it holds {size:,} bytes of the {max(ends):,} of its tensors", _AGAIN)
     return length, header
 
 
@@ -47,13 +58,16 @@ def _header_fault(header: Any) -> str:
                 return "its metadata is no table of texts"
         elif not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
             return f"`{name[:80]}` has no dtype"
-        elif not _are_sizes(entry.get("shape")) or not _are_sizes(entry.get("data_offsets")):
+        elif not _are_sizes(entry.get("shape")) or not _are_sizes(entry.get("data_offsets"), 2):
             return f"`{name[:80]}` has no shape and place"
     return ""
 
 
-def _are_sizes(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
+def _are_sizes(values: Any, count: int | None = None) -> bool:
+    """Whether ``values`` is a list of sizes, with this ``count`` (None: any)."""
+    if not isinstance(values, list) or count not in (None, len(values)):
+        return False
+    return all(type(value) is int and 0 <= value < 2**63 for value in values)
 
 
 def read_header(path: Path | str) -> dict[str, Any]:
@@ -95,4 +109,4 @@ def read_tensors(path: Path | str, device: str = "cpu") -> tuple[dict[str, Tenso
     try:
         return load_file(str(path), device=device), metadata
     except SafetensorError as error:
-        raise FormatError(path, f"is damaged ({error})", "fetch or make it again") from error
+        raise FormatError(path, f"is damaged ({error})", _AGAIN) from error

@@ -65,6 +65,9 @@ def checked(path: Path | str, name: str, tensor: Tensor) -> Tensor:
     """
     import torch
 
+    if tensor.is_meta:
+        fault = f"`{name}` has a shape and no numbers: it is a tensor of the meta device"
+        raise FormatError(path, fault, "save it again where the weights are loaded")
     dtype, last = str(tensor.dtype).removeprefix("torch."), name.rpartition(".")[2]
     name = name if len(name) <= SHOWN else f"{name[:SHOWN]}…"
     if last in SCALES:

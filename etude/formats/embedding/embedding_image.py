@@ -26,6 +26,7 @@ from torch import Tensor
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.files import Draft, atomic_path
+from etude.core.magic import what_instead
 from etude.core.pictures import DAMAGE, describe, open_whole, plugins
 from etude.core.weights import checked
 from etude.formats.embeddings import one_vector, rows
@@ -67,7 +68,8 @@ def read_dictionary(path: Path | str) -> dict[str, Any]:
     except FileNotFoundError:
         raise FormatError(path, "is missing", "check the path") from None
     except DAMAGE as error:
-        raise FormatError(path, f"holds no embedding ({describe(error, Path(path))})", action) from error
+        instead = what_instead(path, "picture") or (f"holds no embedding ({describe(error, Path(path))})", action)
+        raise FormatError(path, *instead) from error
     if not isinstance(data, dict):
         raise FormatError(path, "holds no dictionary", action)
     return data

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from etude.core.errors import FormatError
+from etude.core.errors import EtudeError, FormatError
+from etude.core.model_folders import read_config
 from etude.core.pickles import pickle_keys, read_either, read_pickle
 from etude.core.tensors import read_header, read_metadata
 
@@ -84,6 +85,55 @@ def test_what_is_no_file_of_weights_is_refused(content: bytes | None, suffix: st
     path.mkdir() if content is None else path.write_bytes(content)
     with pytest.raises(FormatError, match=f"m{suffix}: "):
         read_either(path)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+INSTEAD = {  # content → what is said of it
+    b"": "is empty",
+    POINTER: "is a Git LFS pointer.* Next: run `git lfs pull`",
+    b"<!DOCTYPE html><html>": r"is a web page \(HTML\), not the file itself\. Next: fetch it again",
+    b"GGUF\3\0\0\0": "is a GGUF file.* Next: name a file in float16 or float32",
+    bytes(5000): "begins with zeros.* Next: fetch it again",
+    b"\x1f\x8b\x08\0": "is a gzip archive. Next: unpack it",
+    b"\x89PNG\r\n\x1a\n": r"is a picture \(PNG\)",
+    b"Access denied\n": "is text",
+}
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt", ".pt", ".json"])
+@pytest.mark.parametrize("content", INSTEAD)
+def test_what_is_something_else_is_said_to_be_that(content: bytes, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"m{suffix}"
+    path.write_bytes(content)
+    said = "is not JSON" if suffix == ".json" and content.startswith(b"Access") else INSTEAD[content]
+    with pytest.raises(EtudeError, match=rf"m{suffix}: {said}.*\."):
+        read_config(path) if suffix == ".json" else read_either(path)
+
+
+def test_a_file_under_another_name_is_to_be_renamed(tmp_path: Path) -> None:
+    (tmp_path / "a.ckpt").write_bytes(header(tmp_path, json.dumps({"w": ENTRY})).read_bytes())
+    torch.save({"w": torch.ones(1)}, tmp_path / "b.safetensors")
+    torch.save({"w": torch.ones(1)}, tmp_path / "c.safetensors", _use_new_zipfile_serialization=False)
+    with pytest.raises(FormatError, match=r"is a safetensors file under another name\. Next: rename it to a\.safe"):
+        read_either(tmp_path / "a.ckpt")
+    for name in "bc":
+        with pytest.raises(FormatError, match=rf"is a pickle of PyTorch under .*\. Next: rename it to {name}"):
+            read_header(tmp_path / f"{name}.safetensors")
+
+
+def test_a_file_that_ends_too_soon_is_refused_by_its_header_alone(tmp_path: Path) -> None:
+    path = header(tmp_path, json.dumps({"w": ENTRY | {"shape": [9], "data_offsets": [0, 36]}}))
+    with pytest.raises(FormatError, match="holds 4 bytes of the 36 of its tensors"):
+        read_header(path)
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(FormatError, match="the file ends within it"):
+        read_header(path)
+
+
+def test_a_tensor_without_numbers_is_named(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(2, device="meta")}, tmp_path / "m.pt")
+    with pytest.raises(FormatError, match="`w` has a shape and no numbers.* Next: save it again"):
+        read_either(tmp_path / "m.pt")
 
 
 def test_a_state_dict_that_holds_itself_is_refused(tmp_path: Path) -> None:
