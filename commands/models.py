@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
 from tempfile import mkdtemp
@@ -24,7 +24,7 @@ from etude import sources
 from etude.base.checkpoint import SUFFIXES
 from etude.base.family import recognise
 from etude.core.errors import ArgumentError, BaseError, ConflictError
-from etude.core.model_folders import read_config, refuse_pointer, weight_files
+from etude.core.model_folders import paths_in, read_config, refuse_pointer, weight_files
 from etude.core.params import read_yaml
 from etude.project import Project, check
 from etude.watch.locks import locked, one_at_a_time
@@ -145,15 +145,18 @@ def copy(source: Path, to: Path, half: bool = False) -> list[Path]:
     with _draft(to) as draft:
         if source.is_file():
             shutil.copyfile(source, draft)
-            if source.with_suffix(".config").is_dir():
-                shutil.copytree(source.with_suffix(".config"), draft.with_suffix(".config"))
+            config = source.with_suffix(".config")
+            _copy_files(config, draft.with_suffix(".config"), paths_in(config))
         else:
-            present = (file.relative_to(source).as_posix() for file in source.rglob("*") if file.is_file())
-            for name in hub.needed(present, half):
-                (draft / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source / name, draft / name)
+            _copy_files(source, draft, hub.needed(paths_in(source), half))
         kind = recognised or _checked(draft, str(source))
     return _track(to, kind)
+
+
+def _copy_files(source: Path, to: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, to / name)
 
 
 def fetch(snapshot: hub.Snapshot, to: Path, origin: sources.Origin) -> list[Path]:

@@ -24,6 +24,7 @@ from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.factors import by_layer, refuse_overflow
 from etude.core.files import Draft
+from etude.core.model_folders import paths_in
 from etude.core.pickles import pickle_keys
 from etude.core.tensors import read_header
 from etude.formats.checkpoints import Frame
@@ -111,7 +112,7 @@ def identify(path: Path | str) -> str:
 def keys_of(path: Path) -> tuple[list[str], dict[str, str]]:
     """What formats are recognised by: the keys and the metadata of a file; raises FormatError."""
     if path.is_dir():
-        return [file.relative_to(path).as_posix() for file in path.rglob("*")], {}
+        return paths_in(path), {}
     if path.suffix.lower() == ".safetensors":
         header = read_header(path)
         metadata = dict(header.pop("__metadata__", None) or {})

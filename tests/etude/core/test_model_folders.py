@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from etude.core.errors import BaseError
-from etude.core.model_folders import read_config, weight_files, weight_paths
+from etude.core.model_folders import paths_in, read_config, weight_files, weight_paths
 
 
 def test_safetensors_come_before_pickles_and_full_precision_before_half(tmp_path: Path) -> None:
@@ -20,6 +20,19 @@ def test_safetensors_come_before_pickles_and_full_precision_before_half(tmp_path
         file.unlink()
     assert chosen == ["model.safetensors", "model.fp16.safetensors", "pytorch_model.bin"]
     assert weight_files(tmp_path) == []
+
+
+def test_links_to_files_and_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs/one").touch()
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model_index.json").symlink_to("../blobs/one")
+    (model / "unet").symlink_to("../blobs")
+    (model / "around").symlink_to("..")
+    (model / "gone").symlink_to("nowhere")
+    (model / "self").symlink_to(".")
+    assert paths_in(model) == ["model_index.json", "self/model_index.json", "unet/one"]
 
 
 def test_shards_follow_their_index_each_once(tmp_path: Path) -> None:
