@@ -7,22 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, CLIPVisionModelWithProjection
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 from transformers.utils import logging
 
+from etude.base.bounds import check_config
+from etude.base.damage import DAMAGED, reason
 from etude.core.errors import BaseError
+from etude.core.model_folders import read_config
 from etude.core.weights import is_finite
-
-# what transformers and the libraries below it raise about a file
-_DAMAGED: tuple[type[Exception], ...] = (OSError, EOFError, LookupError, TypeError, ValueError, AttributeError)
-_DAMAGED += (RuntimeError, SafetensorError, UnpicklingError)
 
 
 class ClipVision:
@@ -39,15 +43,16 @@ class ClipVision:
         """
         if not Path(folder, "config.json").exists():
             raise BaseError(folder, "is no CLIP folder: config.json is missing", remedy)
+        _check_config(Path(folder, "config.json"))
         try:
             model, info = _open_quietly(self.kind, folder)
             self._prepare = CLIPImageProcessorPil.from_pretrained(preprocessor or folder, local_files_only=True)
             self._open_text(folder)
-        except _DAMAGED as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            if "ignore_mismatched_sizes" in reason:  # transformers' message is for programmers
-                reason = "its tensors have other shapes than its config.json says"
-            raise BaseError(folder, f"is no CLIP folder ({reason}), or a damaged one", remedy) from error
+        except DAMAGED as error:
+            why = reason(error)
+            if "ignore_mismatched_sizes" in str(error):  # transformers' message is for programmers
+                why = "its tensors have other shapes than its config.json says"
+            raise BaseError(folder, f"is no CLIP folder ({why}), or a damaged one", remedy) from error
         missing = info["missing_keys"]
         if missing:
             raise BaseError(folder, f"lacks {len(missing)} tensors, such as {min(missing)}", remedy)
@@ -86,6 +91,15 @@ class Clip(ClipVision):
         states = self._model.text_model(**tokens.to(self._device)).pooler_output
         projected: Tensor = self._model.text_projection(states)
         return projected.cpu()
+
+
+def _check_config(file: Path) -> None:
+    """Raise BaseError for sizes that no CLIP has, in the configuration of a whole one or of its vision tower."""
+    config = read_config(file)
+    for name, kind in (("vision_config", CLIPVisionConfig), ("text_config", CLIPTextConfig)):
+        tower = config.get(name, config)
+        if isinstance(tower, dict):
+            check_config(file, tower, kind)
 
 
 def _open_quietly(kind: type[Any], folder: Path | str) -> tuple[Any, dict[str, Any]]:

@@ -18,6 +18,12 @@ from etude.core.model_folders import read_config, refuse_pointer, weight_files
 
 _CHOOSE = "choose a Stable Diffusion 1.x, 2.x or XL base model"
 _CHANNELS = {5: "a depth model", 7: "an upscaler", 8: "an image editor (InstructPix2Pix)", 9: "an inpainting model"}
+_UNUSED = {  # fields of a UNet that is conditioned on more than noise, time, text and sizes
+    "time_cond_proj_dim": "the strength of guidance as an input (LCM)",
+    "num_class_embeds": "a class",
+    "encoder_hid_dim": "another kind of text",
+    "encoder_hid_dim_type": "another kind of text",
+}
 _TRANSFORMERS = ("joint_blocks.", "double_blocks.", "double_layers.", "layers.", "transformer_blocks.")
 
 
@@ -31,6 +37,7 @@ def recognise(path: Path | str, *, without_vae: bool = False) -> str:
     as a single file.
     """
     path = Path(path)
+    _refuse_unreadable(path)
     if path.is_dir():
         return _recognise_folder(path)
     if path.is_file() and path.suffix.lower() in SUFFIXES:
@@ -40,6 +47,16 @@ def recognise(path: Path | str, *, without_vae: bool = False) -> str:
     if path.with_name(path.name + ".dvc").exists():
         raise BaseError(path, "is tracked, but its content is not here", f"run `dvc pull {path}`")
     raise BaseError(path, "is missing", f"fetch a base with `etude base --from … --to {path}`")
+
+
+def _refuse_unreadable(path: Path) -> None:
+    """Raise BaseError for a name that no file can have, or a place that may not be read."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return  # it is missing
+    except (OSError, ValueError) as error:
+        raise BaseError(path, f"cannot be read ({getattr(error, 'strerror', error)})", "check its name") from error
 
 
 UNCLIP_PARTS = ("image_encoder", "feature_extractor", "image_normalizer", "image_noising_scheduler")
@@ -62,6 +79,10 @@ def _recognise_folder(path: Path) -> str:
     if kind != "UNet2DConditionModel" or family is None:
         raise BaseError(path, f"its unet is a {kind}{f' with `{added}` conditions' if added else ''}", _CHOOSE)
     _check_channels(path, config.get("in_channels", 4))
+    if (channels := config.get("out_channels", 4)) != 4:
+        raise BaseError(path, f"its unet has {channels} output channels instead of 4", _CHOOSE)
+    if unused := [name for name in _UNUSED if config.get(name)]:
+        raise BaseError(path, f"its unet needs {_UNUSED[unused[0]]} (`{unused[0]}`), which is not supported", _CHOOSE)
     if config.get("class_embed_type") not in (None, "projection"):
         raise BaseError(path, f"its unet is conditioned on classes by `{config['class_embed_type']}`", _CHOOSE)
     if config.get("class_embed_type"):
@@ -81,9 +102,9 @@ def _what_else(path: Path) -> str:
     return f"is a {name} without its unet" if name else "is no diffusers folder (it has no unet/config.json)"
 
 
-def _check_channels(path: Path, channels: int) -> None:
+def _check_channels(path: Path, channels: object) -> None:
     if channels != 4:
-        kind = _CHANNELS.get(channels, "another model")
+        kind = _CHANNELS.get(channels, "another model") if isinstance(channels, int) else "another model"
         raise BaseError(path, f"its unet has {channels} input channels instead of 4: it is {kind}", _CHOOSE)
 
 

@@ -7,16 +7,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from diffusers import DDPMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+)
 from torch import Tensor
 
+from etude.base.bounds import check_config
 from etude.core.errors import BaseError
 
 Prediction = Literal["epsilon", "v_prediction"]
+LONGEST = 1024  # side of latents: pictures of 8192 px
 FEWEST = 500  # steps of noise: as many as a picture may be drawn in
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
 _SHIFTS = ("shift_factor", "latents_mean", "latents_std")  # of other autoencoders: latents would be shifted too
+_VAE = "AutoencoderKL"
+_SPACINGS = ("leading", "trailing", "linspace")  # which timesteps are drawn at, of all
 _OTHERS = ("EDM", "Flow")  # in the names of schedulers for other kinds of noise
+_SCHEDULERS = (  # that are made from a base's configuration
+    DDPMScheduler,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    EulerAncestralDiscreteScheduler,
+    DPMSolverMultistepScheduler,
+)
 _ACTION = "fetch the base again, or correct its configuration"
 
 
@@ -26,11 +43,14 @@ def read_prediction(path: Path, scheduler: Mapping[str, Any]) -> Prediction:
     if prediction not in ("epsilon", "v_prediction") or any(other in name for other in _OTHERS):
         action = "choose a base that predicts ε or v on the usual noise schedule"
         raise BaseError(path, f"its scheduler is a {name or 'scheduler'} predicting {prediction}", action)
+    if (spacing := scheduler.get("timestep_spacing", _SPACINGS[0])) not in _SPACINGS:
+        raise BaseError(path, f"its scheduler has the timestep_spacing {spacing!r}", f"choose {', '.join(_SPACINGS)}")
     return cast("Prediction", prediction)
 
 
 def read_alphas(path: Path, scheduler: Mapping[str, Any]) -> Tensor:
     """ᾱ, float32 on the CPU, for each of usually 1000 steps: from almost 1 down to 0 or more. Raises BaseError."""
+    check_config(f"{path}: its scheduler_config.json", scheduler, *_SCHEDULERS)
     try:
         alphas: Tensor = DDPMScheduler(**{name: scheduler[name] for name in _BETAS if name in scheduler}).alphas_cumprod
     except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError, KeyError) as error:
@@ -45,7 +65,13 @@ def read_alphas(path: Path, scheduler: Mapping[str, Any]) -> Tensor:
 
 
 def read_scaling(path: Path, vae: Mapping[str, Any]) -> float:
-    """The factor between the VAE's latents and the UNet's; raises BaseError."""
+    """The factor between the VAE's latents and the UNet's; raises BaseError, also for a VAE of another kind."""
+    if (kind := vae.get("_class_name", _VAE)) != _VAE:
+        raise BaseError(path, f"its VAE is of the class {str(kind)[:60]}, which is not supported", f"choose an {_VAE}")
+    levels, channels = vae.get("block_out_channels"), vae.get("latent_channels", 4)
+    if channels != 4 or not isinstance(levels, list) or len(levels) != 4:
+        fault = f"its VAE has latents of {channels} channels at {levels} (`block_out_channels`)"
+        raise BaseError(path, fault, "choose one with 4 channels and 4 levels, as every Stable Diffusion has")
     factor = vae.get("scaling_factor", 0.18215)
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
         raise BaseError(path, f"its VAE has the scaling_factor {factor!r}, which must be a number above 0", _ACTION)
@@ -59,6 +85,7 @@ def read_side(path: Path, unet: Mapping[str, Any]) -> int:
     """The side of the latents that the UNet was trained at; 64 where the configuration does not say. BaseError."""
     size = unet.get("sample_size") or 64
     sides = size if isinstance(size, list) else [size]
-    if not sides or any(type(side) is not int or side < 1 for side in sides):
-        raise BaseError(path, f"its UNet has the sample_size {size!r}, which must be a whole number above 0", _ACTION)
+    if not sides or any(type(side) is not int or not 0 < side <= LONGEST for side in sides):
+        fault = f"its UNet has the sample_size {repr(size)[:60]}, which must be a whole number from 1 to {LONGEST}"
+        raise BaseError(path, fault, _ACTION)
     return int(min(sides))

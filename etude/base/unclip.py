@@ -19,6 +19,7 @@ import torch
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Generator, Tensor
 
+from etude.base.bounds import LARGEST
 from etude.base.conditioning import Conditioning
 from etude.base.family import is_variation
 from etude.base.schedule import read_alphas
@@ -92,7 +93,11 @@ class Unclip:
 def load_unclip(path: Path, config: dict[str, Any], device: torch.device) -> Unclip | None:
     """How the base in ``path`` is conditioned on a picture; None if it is not. ``config`` is that of its UNet."""
     if is_variation(path):
-        width = int(config["cross_attention_dim"])
+        width = config.get("cross_attention_dim")
+        if type(width) is not int or not 0 < width <= LARGEST:
+            raise BaseError(
+                path, f"its unet has the cross_attention_dim {repr(width)[:60]}", "fetch the whole base again"
+            )
         blank = torch.zeros(1, width, device=device)
         return Unclip(blank, torch.ones_like(blank), torch.ones(LEVELS, device=device), instead=True)
     if config.get("class_embed_type") != "projection":

@@ -57,6 +57,11 @@ _LACKS = {
     errno.EDQUOT: "free some space, or ask for more",
     errno.EACCES: "change its permissions",
     errno.EROFS: "use a folder that can be written",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "remove the link that leads to itself",
+    errno.ENOTDIR: "name a folder, or a file in one",
+    errno.EISDIR: "name a file",
+    errno.EIO: "check the disk",
 }
 
 

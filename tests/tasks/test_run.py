@@ -51,6 +51,10 @@ def told(
             "error: data/x: No space left on device. Next:",
         ),
         (
+            OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300),
+            f"error: {'x' * 300}: File name too long. Next: choose a shorter name",
+        ),
+        (
             PermissionError(errno.EACCES, "Permission denied", "out"),
             "error: out: Permission denied. Next: change",
         ),

@@ -1,0 +1,116 @@
+"""What a configuration may ask for, checked before a model is made of it: else a wrong number would take all memory.
+
+Names and types of the fields are those of diffusers' and transformers' own classes; the bounds are ours, a few times
+what published models have.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from etude.core.errors import BaseError
+
+LARGEST = 8192  # of whole numbers: widths, heads, sizes
+OTHERS = {  # of some fields
+    "layers_per_block": 16,
+    "transformer_layers_per_block": 64,
+    "reverse_transformer_layers_per_block": 64,
+    "num_hidden_layers": 64,
+    "vocab_size": 10**6,
+    "num_train_timesteps": 10**5,
+}
+LAYERS = 128  # of a UNet, on its way down; SDXL has 60
+ENTRIES = {"trained_betas": 10**5}  # of a list; of others 16
+FROM_0 = {"freq_shift", "downsample_padding", "steps_offset", "chunk_size_feed_forward"}
+FROM_0 |= {"transformer_layers_per_block", "reverse_transformer_layers_per_block"}  # a level without attention
+ABOVE_0 = ("eps", "scale_factor", "scaling_factor")  # ends of names: what is divided by
+ACTION = "fetch the model again, or correct the configuration"
+
+
+def check_config(file: Path | str, config: Mapping[str, Any], *kinds: type) -> None:
+    """Raise BaseError for a field of ``kinds``, the classes that are made from a configuration, that cannot be used."""
+    for kind in kinds:
+        for name, field in _fields(kind).items():
+            if name in config and (fault := _fault(name, config[name], field)):
+                raise BaseError(file, f"`{name}` is {repr(config[name])[:60]}, which must be {fault}", ACTION)
+    depths = ("block_out_channels", "layers_per_block", "transformer_layers_per_block")
+    levels, resnets, layers = (list(_flat(config.get(name, 1))) or [1] for name in depths)
+    if len(levels) * max(resnets) * max(1, *layers) > LAYERS:
+        raise BaseError(file, f"asks for more than {LAYERS} layers, by `{'`, `'.join(depths)}`", ACTION)
+
+
+class _Field(NamedTuple):
+    """A field of a class: a value of its type, and whether it may be null or a list."""
+
+    sample: Any
+    nullable: bool
+    many: bool
+
+
+@cache
+def _fields(kind: type) -> dict[str, _Field]:
+    """The fields of a class, by the defaults and types of its parameters."""
+    parameters = list(inspect.signature(kind.__init__).parameters.items())[1:]  # type: ignore[misc]
+    fields = {}
+    for name, parameter in parameters:
+        default, kinds = parameter.default, str(parameter.annotation)
+        nullable = default is None or isinstance(default, bool) or "None" in kinds
+        many = default is None or "tuple" in kinds or "list" in kinds
+        sample = default[0] if isinstance(default, tuple) else default
+        if "float" in kinds and type(sample) is int:  # diffusers writes some numbers without a point
+            sample = float(sample)
+        fields[name] = _Field(sample, nullable and not name.endswith(ABOVE_0), many)
+    return fields
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    """The entries of a list, also of lists in it."""
+    if isinstance(value, list):
+        for entry in value:
+            yield from _flat(entry)
+    else:
+        yield value
+
+
+def _fault(name: str, value: Any, field: _Field) -> str:
+    """What a value should be; empty if it may be used."""
+    if value is None:
+        return "" if field.nullable else "a value"
+    entries, most, sample = list(_flat(value)), ENTRIES.get(name, 16), field.sample
+    if isinstance(value, list) and not field.many:
+        return "one value"
+    if isinstance(value, list) and not 0 < len(entries) <= most:
+        return f"a list of 1 to {most} entries"
+    if isinstance(sample, bool):
+        return "" if all(isinstance(entry, bool) for entry in entries) else "true or false"
+    if isinstance(sample, str):
+        return "" if all(isinstance(entry, str) for entry in entries) else "text"
+    if isinstance(sample, int):
+        return _whole_fault(name, entries)
+    if isinstance(sample, float):
+        return _number_fault(name, entries) if math.isfinite(sample) else ""
+    numbers = [entry for entry in entries if isinstance(entry, int | float) and not isinstance(entry, bool)]
+    large = any(not math.isfinite(number) or abs(number) > LARGEST for number in numbers)
+    return f"at most {LARGEST}" if large else ""
+
+
+def _whole_fault(name: str, entries: list[Any]) -> str:
+    if name.endswith("_token_id"):
+        low, high = -1, OTHERS["vocab_size"]
+    else:
+        low, high = 0 if name in FROM_0 else 1, OTHERS.get(name, LARGEST)
+    right = all(type(entry) is int and low <= entry <= high for entry in entries)
+    return "" if right else f"a whole number from {low} to {high}"
+
+
+def _number_fault(name: str, entries: list[Any]) -> str:
+    if not all(type(entry) in (int, float) and math.isfinite(entry) and entry >= 0 for entry in entries):
+        return "a number from 0 on"
+    if name.endswith("eps") and max(entries) > 1:
+        return "at most 1"
+    return "a number above 0" if name.endswith(ABOVE_0) and 0 in entries else ""
