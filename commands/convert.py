@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,6 +66,7 @@ def convert(
     if family not in ("", *FAMILIES):
         raise ArgumentError("--family", f"there is no `{family}`{nearest(family, FAMILIES)}", f"say {listed()}")
     name = choose_word("--name", name) if name else ""
+    vae = vae and vae.expanduser()
     named = name_or_path(source, method_names())
     path = find_path(named)
     with nan_allowed(allow_nan):
@@ -82,31 +84,32 @@ def convert(
         facts = _of_base(path, facts)
     whole = Artifact(artifact.method, artifact.tensors, described(facts, path))
     with add_to_folder(out, replace=replace) as draft:
-        paths = _write(to, whole, draft, path, base)
+        paths = _write(to, whole, draft, path, lambda: _frame(path, whole, base, vae))
     for file in paths:
         say(f"{out / file} ({to}, {(out / file).stat().st_size:,} bytes), from {found}")
 
 
 def _opened(source: str, path: Path, vae: Path | None, name: str) -> tuple[str, Artifact]:
     """The format and the content of a file; raises an EtudeError, also where --vae has nothing to replace."""
-    from functools import partial
-
+    from etude.base.vae import read_with_vae, refuse_missing
     from etude.base.whole import read_model
     from etude.formats import FORMATS, WHOLE
     from etude.formats.kinds import open_any
 
-    found, artifact = open_any(path, name=name, whole=partial(read_model, vae=vae and vae.expanduser()))
+    if vae:
+        refuse_missing(vae)
+    found, artifact = open_any(path, name=name, whole=partial(read_with_vae, vae=vae) if vae else read_model)
     if vae and FORMATS.get(found) != WHOLE:
         raise ArgumentError("--vae", f"belongs to whole models, and {source} is of the format {found}", "leave it out")
     return found, artifact
 
 
-def _write(to: str, whole: Artifact, draft: Draft, source: Path, base: Path | None) -> list[Path]:
+def _write(to: str, whole: Artifact, draft: Draft, source: Path, frame: Callable[[], Frame]) -> list[Path]:
     """Fill the draft; returns the paths in it. Raises FormatError for an artifact without all that its method needs."""
     from etude.formats import write
 
     try:
-        written = write(to, whole, draft, lambda: _frame(source, whole, base))
+        written = write(to, whole, draft, frame)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, StopIteration) as error:
         fault = f"holds no whole {whole.method}: {type(error).__name__} {error}"
         raise FormatError(source, fault, "make or fetch it again") from error
@@ -123,13 +126,13 @@ def _of_base(source: Path, facts: dict[str, object]) -> dict[str, object]:
     return facts | {"family": base.family, "prediction": base.prediction, "resolution": base.resolution}
 
 
-def _frame(source: Path, artifact: Artifact, base: Path | None) -> Frame:
+def _frame(source: Path, artifact: Artifact, base: Path | None, vae: Path | None) -> Frame:
     """What is written besides the weights: a whole model's own configuration, or all of an artifact's base."""
     from etude.formats.checkpoints import Frame
     from tasks.export import configuration, read_frame
 
     if "base" not in artifact.facts:
-        return Frame({}, configuration(source))
+        return Frame({}, configuration(source, vae))
     learned_on = str(artifact.facts["base"])
     return read_frame(base.expanduser() if base else _checked_base(source, learned_on, artifact.facts))
 

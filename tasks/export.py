@@ -95,10 +95,14 @@ def read_frame(base: Path) -> Frame:
     return Frame(read_model(base)[0], configuration(base))
 
 
-def configuration(base: Path) -> dict[str, bytes]:
-    """The files of a diffusers folder of this base, except weights, by path; for a single file, Étude's own copies."""
+def configuration(base: Path, vae: Path | None = None) -> dict[str, bytes]:
+    """The files of a diffusers folder of this base, except weights, by path; for a single file, Étude's own copies.
+
+    ``vae``: a VAE in place of the base's, with its own configuration, if it has one.
+    """
     from etude.base.family import recognise
     from etude.base.single import config_folder
+    from etude.base.vae import own_config
 
     family = FAMILIES[recognise(base, without_vae=True)]
     source = base if base.is_dir() else config_folder(base, family.name)
@@ -108,6 +112,8 @@ def configuration(base: Path) -> dict[str, bytes]:
         if file.suffix in (".json", ".txt") and ".index." not in file.name and file.exists():
             texts.append(file)
     files = {file.relative_to(source).as_posix(): file.read_bytes() for file in sorted(texts)}
+    if vae and (other := own_config(vae)):
+        files["vae/config.json"] = (other / "config.json").read_bytes()
     if base.is_dir():
         return files
     configs = _standard_configs(base, family, source)

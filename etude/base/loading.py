@@ -50,7 +50,7 @@ def load_base(
     place = choose_device(device)
     texts = [encoder.part for encoder in encoders]
     wanted = [part for part in family.parts if part in (*parts, *texts)]
-    models = {part: empty_model(path, configs, family, part) for part in wanted}
+    models = {part: empty_model(path, configs / part, family, part) for part in wanted}
     tensors, _ = read_model(path, wanted, expected=expected_shapes(models))
 
     def precision(name: str) -> torch.dtype:

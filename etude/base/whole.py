@@ -20,13 +20,14 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 from transformers.initialization import no_init_weights
 
+from etude.base.bounds import check_config
+from etude.base.damage import DAMAGED, reason
 from etude.base.family import is_variation, recognise
 from etude.base.single import config_folder
 from etude.core.errors import BaseError, EtudeError, EtudeWarning
 from etude.core.families import FAMILIES, PLAIN, PROJECTED, Family, text_parts
-from etude.core.model_files import common, is_vae, named_vae, names_beside, read_folder, read_single
-from etude.core.model_folders import refuse_pointer, weight_paths
-from etude.core.pickles import read_either
+from etude.core.model_files import common, names_beside, read_folder, read_single
+from etude.core.model_folders import read_config
 from etude.core.weights import is_finite
 
 Shapes = Mapping[str, Sequence[int]]
@@ -45,58 +46,28 @@ _USUAL = re.compile(
 
 
 def read_model(
-    path: Path | str, parts: Collection[str] | None = None, *, vae: Path | None = None, expected: Shapes | None = None
+    path: Path | str, parts: Collection[str] | None = None, *, expected: Shapes | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All tensors of ``parts`` (None: all) in the common form, each checked, and the facts that the files contain.
 
-    ``vae``: the file or folder of a VAE that takes the place of the model's. ``expected``: name → shape of every
-    tensor; None: its configuration tells them. Raises BaseError.
+    ``expected``: name → shape of every tensor; None: its configuration tells them. Raises BaseError.
     """
     path = Path(path)
-    without = vae is not None or (parts is not None and "vae" not in parts)
-    family = FAMILIES[recognise(path, without_vae=without)]
+    family = FAMILIES[recognise(path, without_vae=parts is not None and "vae" not in parts)]
     wanted = [part for part in parts_of(path, family) if parts is None or part in parts]
-    own = [part for part in wanted if part != "vae" or vae is None]
-    with _as_base_errors(path):
-        tensors, facts = (read_single if path.is_file() else read_folder)(path, own, family)
-        beside = names_beside(path, family) if path.is_file() else []
     if expected is None:
         configs = config_folder(path, family.name) if path.is_file() else path
-        expected = expected_shapes({part: empty_model(path, configs, family, part) for part in wanted})
-    found = whole(path, tensors, _of_parts(expected, own), beside)
-    if vae is not None and "vae" in wanted:
-        found |= read_vae(vae, _of_parts(expected, ["vae"]))
-    return found, facts
-
-
-def _of_parts(shapes: Shapes, parts: Collection[str]) -> Shapes:
-    return {name: shape for name, shape in shapes.items() if name.partition(".")[0] in parts}
+        expected = expected_shapes({part: empty_model(path, configs / part, family, part) for part in wanted})
+    with as_base_errors(path):
+        tensors, facts = (read_single if path.is_file() else read_folder)(path, wanted, family)
+        beside = names_beside(path, family) if path.is_file() else []
+    own = {name: shape for name, shape in expected.items() if name.partition(".")[0] in wanted}
+    return whole(path, tensors, own, beside), facts
 
 
 def parts_of(path: Path, family: Family) -> list[str]:
     """The parts of a base that have weights; one of image variations has no text encoder."""
     return [part for part in family.parts if part not in text_parts() or not is_variation(path)]
-
-
-def read_vae(path: Path, expected: Shapes) -> dict[str, Tensor]:
-    """The ``vae.`` tensors of a VAE's own file (.safetensors, .pt, .ckpt, in LDM's or diffusers' names) or folder.
-
-    Also those of a whole model. Raises BaseError unless it has all that are ``expected``.
-    """
-    if not path.exists():
-        raise BaseError(path, "is missing: there is no such file or folder of a VAE", "correct its name")
-    if (path / "vae" / "config.json").exists():
-        path = path / "vae"
-    files = weight_paths(path) if path.is_dir() else [path]
-    tensors: dict[str, Tensor] = {}
-    with _as_base_errors(path):
-        for file in files:
-            refuse_pointer(file)
-            tensors |= read_either(file, is_vae)[0]
-        if not any("decoder." in name for name in tensors):
-            raise BaseError(path, "holds no VAE", "name a file or a folder that does")
-        found = named_vae(tensors)
-    return whole(path, found, expected)
 
 
 def whole(path: Path, tensors: Mapping[str, Tensor], expected: Shapes, beside: Sequence[str] = ()) -> dict[str, Tensor]:
@@ -128,18 +99,19 @@ def expected_shapes(models: Mapping[str, Any]) -> dict[str, Sequence[int]]:
     return found
 
 
-def empty_model(path: Path, configs: Path, family: Family, part: str) -> Any:
-    """A part as its configuration describes it, without numbers (on the meta device); raises BaseError."""
-    if not (file := configs / part / "config.json").exists():
+def empty_model(path: Path, folder: Path, family: Family, part: str) -> Any:
+    """A part as the configuration in ``folder`` describes it, without numbers (meta device); raises BaseError."""
+    if not (file := folder / "config.json").exists():
         raise BaseError(file, "is missing", _ACTION)
+    check_config(file, read_config(file), _MODELS.get(part, CLIPTextConfig))
     fault = f"the configuration of its {part} cannot be used"
     # Random numbers would be drawn in vain, which takes a second.
-    with _as_base_errors(path, fault), init_empty_weights(), no_init_weights():
+    with as_base_errors(path, fault), init_empty_weights(), no_init_weights():
         if part in _MODELS:
             kind = _MODELS[part]
-            return kind.from_config(kind.load_config(str(configs / part), local_files_only=True))
+            return kind.from_config(kind.load_config(str(folder), local_files_only=True))
         encoder = next(encoder for encoder in family.text_encoders if encoder.part == part)
-        config = CLIPTextConfig.from_pretrained(str(configs / part), local_files_only=True)
+        config = CLIPTextConfig.from_pretrained(str(folder), local_files_only=True)
         return _TEXT_MODELS[encoder.model](config)
 
 
@@ -166,7 +138,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 @contextmanager
-def _as_base_errors(path: Path, fault: str = "is damaged, or no model of this form") -> Iterator[None]:
+def as_base_errors(path: Path, fault: str = "is damaged, or no model of this form") -> Iterator[None]:
     """Inside, what libraries raise about a file becomes a BaseError."""
     try:
         yield
@@ -174,6 +146,5 @@ def _as_base_errors(path: Path, fault: str = "is damaged, or no model of this fo
         raise
     except EtudeError as error:
         raise BaseError(error.place, error.fault, error.action) from error
-    except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:120]
-        raise BaseError(path, f"{fault} ({type(error).__name__}: {reason})", _ACTION) from error
+    except DAMAGED as error:
+        raise BaseError(path, f"{fault} ({reason(error)})", _ACTION) from error

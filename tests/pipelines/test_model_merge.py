@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from pipelines.model_merge.method.merging.sources import open_base, open_model, 
 from tasks import build as task_build
 from tasks.digest import digest
 from tasks.export import export, read_frame
+from tests.etude.conftest import change
 from tests.pipelines.learning import params_of, parents, picture
 from tests.shipped import ROOT, held
 from tests.tasks.learning import make_project
@@ -132,7 +134,7 @@ def test_a_vae_is_baked_in_and_drawn_with(base: Base, tmp_path: Path) -> None:
     other = build_tiny(tmp_path / "other", seed=1)
     models = parents(base, tmp_path)
     whole = build(base, models | given(vae=other), tmp_path / "1", formula="task_arithmetic", weights=[1.0, 1.0])
-    alone = open_vae(other / "vae", open_base(other))
+    alone = open_vae(other / "vae", base.path, base.family)
     assert {name for name in whole.tensors if name.startswith("vae.")} == set(alone)
     assert all(whole.tensors[name].equal(tensor) for name, tensor in alone.items())
     without = build(base, models, tmp_path / "2", formula="task_arithmetic", weights=[1.0, 1.0])
@@ -151,11 +153,30 @@ def test_a_vae_of_its_own_file_is_read_in_both_forms(base: Base, weights: dict[s
     bare = {n.removeprefix("first_stage_model."): t for n, t in single.items() if n.startswith("first_stage_model.")}
     write_tensors(tmp_path / "vae.safetensors", bare)
     for path in (tmp_path / "vae.safetensors", tmp_path / "x.safetensors", base.path, base.path / "vae"):
-        found = open_vae(path, weights)
+        found = open_vae(path, base.path, base.family)
         assert set(found) == {name for name in weights if name.startswith("vae.")}
         assert all(tensor.equal(weights[name]) for name, tensor in found.items())
     with pytest.raises(BaseError, match="holds no VAE"):
-        open_vae(lora(tmp_path / "lora", weights), weights)
+        open_vae(lora(tmp_path / "lora", weights), base.path, base.family)
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"scaling_factor": 0.13}, r"`scaling_factor: 0\.13`.*the base has 0\.18215.*etude convert"),
+        ({"norm_num_groups": 4}, "`norm_num_groups: 4`"),
+        ({"shift_factor": 0.1}, "shifts latents"),
+        ({"force_upcast": False, "sample_size": 512}, ""),
+    ],
+    ids=str,
+)
+def test_a_vae_with_another_configuration_is_refused(
+    values: dict[str, Any], fault: str, base: Base, tmp_path: Path
+) -> None:
+    shutil.copytree(base.path / "vae", tmp_path / "vae")
+    change(tmp_path / "vae/config.json", **values)
+    with pytest.raises(BaseError, match=fault) if fault else nullcontext():
+        open_vae(tmp_path / "vae", base.path, base.family)
 
 
 def test_a_lora_is_baked_into_a_checkpoint(base: Base, weights: dict[str, Tensor], tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def build(*, base: Base, models: Mapping[str, Input], params: Params, report: Re
     from .merging.sources import open_base, open_model, open_vae
 
     below = open_base(base.path)
-    baked = open_vae(models["vae"].path, below) if "vae" in models else {}
+    baked = open_vae(models["vae"].path, base.path, base.family) if "vae" in models else {}
     opened = {}
     for name, model in models.items():
         if name != "vae":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from etude.base.whole import read_model
@@ -71,29 +72,6 @@ def test_a_tensor_of_another_shape_is_named_with_both(single: Callable[[Change],
         read_model(path)
 
 
-@pytest.mark.parametrize("name", ["vae.safetensors", "vae.vae.pt"])
-@pytest.mark.parametrize("prefix", ["", V])
-def test_a_model_without_a_vae_may_get_one(
-    single: Callable[[Change], Path], folder_of: Callable[[str], Path], prefix: str, name: str, tmp_path: Path
-) -> None:
-    vae: dict[str, Tensor] = {}
-
-    def remove(tensors: dict[str, Tensor]) -> None:
-        for key in [key for key in tensors if key.startswith(V)]:
-            vae[prefix + key.removeprefix(V)] = tensors.pop(key)
-
-    path, whole = single(remove), read_model(folder_of("sd1"))[0]
-    with pytest.raises(BaseError, match=r"lacks first_stage_model\.\*.*--vae"):
-        read_model(path)
-    save_file(vae, tmp_path / name) if name.endswith(".safetensors") else torch.save(
-        {"state_dict": vae}, tmp_path / name
-    )
-    for given in (tmp_path / name, folder_of("sd1"), folder_of("sd1") / "vae"):
-        found = read_model(path, vae=given)[0]
-        assert set(found) == set(whole)
-        assert all(found[key].equal(tensor) for key, tensor in whole.items())
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -131,13 +109,42 @@ def test_an_unknown_tensor_of_openclip_is_left_out_and_said(
         read_model(tmp_path / "m.safetensors")
 
 
-def test_a_missing_vae_and_a_missing_configuration_are_said_to_be_missing(
+def test_a_missing_configuration_is_said_to_be_missing(
     single: Callable[[Change], Path], folder_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(BaseError, match=r"gone\.safetensors: is missing"):
-        read_model(single(lambda _: None), vae=tmp_path / "gone.safetensors")
+    single(lambda _: None)
     (tmp_path / "m.config").unlink()
     shutil.copytree(folder_of("sd1"), tmp_path / "m.config")
     (tmp_path / "m.config" / "vae" / "config.json").unlink()
     with pytest.raises(BaseError, match=r"vae/config\.json: is missing"):
         read_model(tmp_path / "m.safetensors")
+
+
+TWICE = {  # a tensor → its other names
+    f"{U}input_blocks.0.0.bias": (f"{U}conv_in.bias", "unet.conv_in.bias"),
+    f"{V}quant_conv.bias": ("vae.quant_conv.bias",),
+    f"{V}encoder.mid.block_1.norm1.bias": (f"{V}encoder.mid_block.resnets.0.norm1.bias",),
+    f"{T}text_model.final_layer_norm.bias": (f"{T}final_layer_norm.bias", "text_encoder.final_layer_norm.bias"),
+}
+
+
+@pytest.mark.parametrize(("name", "other"), [(name, other) for name, others in TWICE.items() for other in others])
+def test_a_tensor_may_have_two_names_but_not_two_values(
+    name: str, other: str, single: Callable[[Change], Path]
+) -> None:
+    plain = read_model(single(lambda _: None))[0]
+    found = read_model(single(lambda tensors: tensors.update({other: tensors[name].double()})))[0]
+    assert set(found) == set(plain)
+    with pytest.raises(BaseError, match=rf"one tensor twice, with .*`({re.escape(name)}|{re.escape(other)})`.* and `"):
+        read_model(single(lambda tensors: tensors.update({other: tensors[name] + 1})))
+
+
+def test_a_tensor_in_two_shards_with_two_values_is_refused(copy: Path) -> None:
+    tensors = load_file(copy / "vae/diffusion_pytorch_model.safetensors")
+    (copy / "vae/diffusion_pytorch_model.safetensors").unlink()
+    for number, added in enumerate((0, 1)):
+        save_file({name: tensor + added for name, tensor in tensors.items()}, copy / f"vae/{number}.safetensors")
+    index = {"weight_map": {"a": "0.safetensors", "b": "1.safetensors"}}
+    (copy / "vae/diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(BaseError, match=r"`.* in 0\.safetensors` and `.* in 1\.safetensors`"):
+        read_model(copy, ["vae"])

@@ -14,10 +14,12 @@ from typing import Any
 from torch import Tensor
 
 from etude.base.family import recognise
-from etude.base.whole import read_model, read_vae
+from etude.base.vae import read_vae, refuse_other_config
+from etude.base.whole import read_model
 from etude.core import artifact as artifacts
 from etude.core.errors import FormatError, InputError
 from etude.core.factors import by_layer
+from etude.core.families import FAMILIES
 from etude.formats import Read, identify, read
 from etude.formats.checkpoints import parts
 from etude.formats.pairs import Pair, is_plain, split
@@ -111,9 +113,11 @@ def _read(path: Path, whole: Read) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return read(identify(path), path, whole)
 
 
-def open_vae(path: Path, base: Weights) -> dict[str, Tensor]:
-    """The weights of a VAE, in a file or folder of its own or of a whole model; they must be those that the base has.
+def open_vae(path: Path, base: Path, family: str) -> dict[str, Tensor]:
+    """The weights of a VAE, in a file or folder of its own or of a whole model, for the model in ``base``.
 
-    Raises BaseError.
+    Raises BaseError, also if the VAE has another configuration than that of the base.
     """
-    return read_vae(path, {name: tensor.shape for name, tensor in base.items() if name.startswith("vae.")})
+    tensors = read_vae(path, FAMILIES[family], base)
+    refuse_other_config(path, FAMILIES[family], base)
+    return tensors

@@ -1,0 +1,120 @@
+"""A VAE in place of a model's: it brings its own configuration, and is refused if that cannot be used."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import save_file
+from torch import Tensor
+
+from etude.base.loading import load_base
+from etude.base.vae import own_config, read_with_vae
+from etude.base.whole import read_model
+from etude.core.artifact import Artifact
+from etude.core.errors import BaseError
+from etude.core.files import Draft
+from etude.formats.checkpoint import diffusers_checkpoint
+from etude.formats.checkpoints import Frame
+from tasks.export import configuration
+from tests.etude.base.ldm import to_ldm
+from tests.etude.conftest import change
+
+V = "first_stage_model."
+
+
+@pytest.fixture
+def without(folder_of: Callable[[str], Path], tmp_path: Path) -> tuple[Path, dict[str, Tensor]]:
+    """A single file of sd1 without its VAE, and the VAE in LDM's names without a prefix."""
+    tensors = {name: tensor.contiguous() for name, tensor in to_ldm(folder_of("sd1"), "sd1").items()}
+    vae = {name.removeprefix(V): tensors.pop(name) for name in list(tensors) if name.startswith(V)}
+    save_file(tensors, tmp_path / "m.safetensors")
+    (tmp_path / "m.config").symlink_to(folder_of("sd1"))
+    return tmp_path / "m.safetensors", vae
+
+
+@pytest.mark.parametrize("name", ["vae.safetensors", "vae.vae.pt"])
+@pytest.mark.parametrize("prefix", ["", V])
+def test_a_model_without_a_vae_may_get_one(
+    prefix: str, name: str, without: tuple[Path, dict[str, Tensor]], folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path, vae = without
+    named, whole = {prefix + key: tensor for key, tensor in vae.items()}, read_model(folder_of("sd1"))[0]
+    with pytest.raises(BaseError, match=r"lacks first_stage_model\.\*.*--vae"):
+        read_model(path)
+    if name.endswith(".pt"):
+        torch.save({"state_dict": named}, tmp_path / name)
+    else:
+        save_file(named, tmp_path / name)
+    for given in (tmp_path / name, folder_of("sd1"), folder_of("sd1") / "vae"):
+        found = read_with_vae(path, given)[0]
+        assert set(found) == set(whole)
+        assert all(found[key].equal(tensor) for key, tensor in whole.items())
+
+
+def test_a_vae_file_may_name_a_tensor_twice_but_not_with_two_values(
+    without: tuple[Path, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    path, vae = without
+    name = "quant_conv.bias"
+    for other, shown in ((V + name, V + name), ("decoder.mid_block.resnets.0.norm1.bias", "decoder.mid.block_1.norm1")):
+        same = vae[name] if other.endswith(name) else vae["decoder.mid.block_1.norm1.bias"]
+        torch.save(vae | {other: same.clone()}, tmp_path / "a.vae.pt")
+        read_with_vae(path, tmp_path / "a.vae.pt")
+        torch.save(vae | {other: same + 1}, tmp_path / "a.vae.pt")
+        with pytest.raises(BaseError, match=f"names one tensor twice, with different numbers.*{shown}"):
+            read_with_vae(path, tmp_path / "a.vae.pt")
+
+
+def test_a_vae_comes_with_its_own_configuration(without: tuple[Path, dict[str, Tensor]], tmp_path: Path) -> None:
+    path, _ = without
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    other = AutoencoderKL(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, scaling_factor=0.5, **kinds)
+    other.save_pretrained(tmp_path / "other")
+    for vae in (tmp_path / "other", tmp_path / "other/diffusion_pytorch_model.safetensors"):
+        tensors, facts = read_with_vae(path, vae)
+        made = Artifact("model_merge", tensors, {"name": vae.stem, **facts})
+        diffusers_checkpoint.write(made, Draft(tmp_path), Frame({}, configuration(path, vae)))
+        base = load_base(tmp_path / vae.stem)
+        assert base.scaling_factor == 0.5
+        assert base.vae.config.norm_num_groups == 4
+        assert all(base.vae.state_dict()[name].equal(tensor) for name, tensor in other.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"shift_factor": 0.1}, "shifts latents"),
+        ({"latents_mean": [0.0, 1.0, 0.0, 0.0]}, "shifts latents"),
+        ({"scaling_factor": 0}, "scaling_factor 0"),
+        ({"latent_channels": 16}, "16 channels"),
+        ({"block_out_channels": [8, 16, 24]}, r"\[8, 16, 24\]"),
+        ({"_class_name": "AutoencoderTiny"}, "AutoencoderTiny"),
+    ],
+    ids=str,
+)
+def test_a_vae_of_another_kind_is_refused(
+    values: dict[str, object], fault: str, folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    vae = Path(shutil.copytree(folder_of("sd1") / "vae", tmp_path / "vae"))
+    change(vae / "config.json", **values)
+    with pytest.raises(BaseError, match=f"{fault}.* Next: "):
+        read_with_vae(folder_of("sd1"), vae)
+
+
+def test_a_missing_vae_is_said_to_be_missing_before_the_model_is_read(tmp_path: Path) -> None:
+    with pytest.raises(BaseError, match=r"gone\.safetensors: is missing.* Next: correct"):
+        read_with_vae(tmp_path / "no-model", tmp_path / "gone.safetensors")
+
+
+def test_the_vae_of_a_whole_file_has_the_configuration_beside_it(
+    without: tuple[Path, dict[str, Tensor]], folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    assert own_config(without[0]) == tmp_path / "m.config/vae"
+    assert own_config(folder_of("sd1")) == folder_of("sd1") / "vae"
+    save_file(without[1], tmp_path / "alone.safetensors")
+    assert own_config(tmp_path / "alone.safetensors") is None
