@@ -39,7 +39,7 @@ def ends_early(image: Image.Image, data: bytes) -> bool:
     longer = b"".join(RESTART.sub(MORE + rb"\g<0>", part) + MORE if kind is None else part for kind, part in parts)
     reduced = getattr(image, "decoderconfig", None)
     try:
-        with JpegImageFile(io.BytesIO(longer)) as again:
+        with JpegImageFile(io.BytesIO(longer + b"\xff\xd9")) as again:
             if reduced:
                 again.draft(None, (again.width // reduced[0], again.height // reduced[0]))
             again.load()
