@@ -14,6 +14,7 @@ from etude.base.schedule import Prediction
 from etude.base.unclip import Unclip
 from etude.core.artifact import PRECISIONS
 from etude.core.families import FAMILIES
+from etude.core.params import Part
 
 DTYPES: dict[str, torch.dtype] = {ours: getattr(torch, name) for ours, name in PRECISIONS.items()}
 # For a method with its own noise, sampling and guidance: (prompts, seeds, width, height) → pictures uint8 [B, H, W, 3].
@@ -41,6 +42,8 @@ class Base:
     custom_samplers: list[CustomSampler] = field(default_factory=list)  # of `hooks.custom_sampler`; the last is used
     unclip: Unclip | None = None  # how an unCLIP base is conditioned on a picture; None for other bases
     extra_negative_prompts: list[str] = field(default_factory=list)  # of `hooks.extra_negative_prompt`
+
+    waiting: set[Part] = field(default_factory=set)  # parts that are on the host; `waiting.present` brings one
 
     @property
     def text_parts(self) -> tuple[str, ...]:

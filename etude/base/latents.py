@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from etude.base.base import Base
+from etude.base.waiting import present
 from etude.core.errors import BaseError, InputError
+
+TILE = 96  # latents, side of a tile
+AT_ONCE = (8 * TILE) ** 2  # pixels that the VAE decodes at once: above the 512 px of SD 1.5, and below SDXL's 1024
 
 
 @torch.no_grad()
@@ -24,7 +30,8 @@ def encode_images(base: Base, images: Tensor) -> tuple[Tensor, Tensor]:
             "images", f"of {size} have sides that are no multiples of {base.factor}", "crop or resize them"
         )
     pixels = images.to(base.device).permute(0, 3, 1, 2).to(base.vae.dtype) / 127.5 - 1
-    moments = base.vae.encode(pixels).latent_dist
+    with present(base, "vae"):
+        moments = base.vae.encode(pixels).latent_dist
     dtype = torch.promote_types(base.vae.dtype, torch.float32)
     return moments.mean.to(dtype), moments.logvar.to(dtype)
 
@@ -36,16 +43,34 @@ def sample_latents(mean: Tensor, logvar: Tensor, noise: Tensor, scaling_factor: 
 
 @torch.no_grad()
 def decode_latents(base: Base, latents: Tensor) -> Tensor:
-    """Pictures uint8 [B, 8h, 8w, 3] on the CPU, from scaled latents [B, 4, h, w]."""
-    return (decode_pixels(base, latents) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+    """Pictures uint8 [B, 8h, 8w, 3] on the CPU, from scaled latents [B, 4, h, w]; few at once if they are large."""
+    _need_vae(base)
+    count = max(1, AT_ONCE // (base.factor**2 * latents.shape[2] * latents.shape[3]))
+    pictures: list[Tensor] = []
+    with present(base, "vae"):
+        for part in torch.split(latents, count):
+            pictures.append((decode_pixels(base, part) * 255).round().to(torch.uint8).cpu())
+    return torch.cat(pictures).permute(0, 2, 3, 1)
 
 
 def decode_pixels(base: Base, latents: Tensor) -> Tensor:
-    """Pictures [B, 3, 8h, 8w] in 0..1 on the base's device; differentiable. Computed in the VAE's own precision."""
+    """Pictures [B, 3, 8h, 8w] in 0..1 on the base's device; differentiable. Computed in the VAE's own precision.
+
+    A picture of more than AT_ONCE pixels is decoded in tiles that overlap by a quarter.
+    """
     _need_vae(base)
-    with torch.autocast(base.device.type, enabled=False):  # in float16, many a VAE overflows
-        pixels: Tensor = base.vae.decode(latents.to(base.vae.dtype) / base.scaling_factor, return_dict=False)[0]
+    large = base.factor**2 * latents.shape[2] * latents.shape[3] > AT_ONCE
+    scaled = latents.to(base.vae.dtype) / base.scaling_factor
+    with present(base, "vae"), torch.autocast(base.device.type, enabled=False):  # in float16, many a VAE overflows
+        pixels = _in_tiles(base.vae, scaled) if large else base.vae.decode(scaled, return_dict=False)[0]
     return (pixels / 2 + 0.5).clamp(0, 1)
+
+
+def _in_tiles(vae: Any, scaled: Tensor) -> Tensor:
+    """Pixels [B, 3, 8h, 8w], about -1 to 1, decoded in tiles of TILE latents whose borders are blended."""
+    vae.tile_latent_min_size, vae.tile_sample_min_size = TILE, 8 * TILE
+    pixels: Tensor = vae.tiled_decode(scaled, return_dict=False)[0]
+    return pixels
 
 
 def _need_vae(base: Base) -> None:

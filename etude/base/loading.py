@@ -5,7 +5,7 @@ The configuration of a single file is found by `single`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from etude.base.schedule import read_alphas, read_prediction, read_scaling, read
 from etude.base.single import CONFIGS, config_folder, single_scheduler
 from etude.base.tokenizer import load_tokenizer
 from etude.base.unclip import Unclip, load_unclip
+from etude.base.waiting import HOST
 from etude.base.whole import empty_model, expected_shapes, filled, read_model
 from etude.core.families import FAMILIES, Family
 from etude.core.model_folders import read_config
@@ -33,11 +34,12 @@ def load_base(
     dtype: torch.dtype = torch.float32,
     parts: Sequence[Part] = PARTS,
     trained: Callable[[str], bool] = lambda _: False,
+    waiting: Collection[Part] = (),
 ) -> Base:
     """Load ``parts`` of a base; for device ``auto`` see `choose_device`. Raises BaseError.
 
     Each weight goes from the file into its precision: ``dtype``, or float32 if ``trained`` says so of its name in
-    artifacts.
+    artifacts. The parts ``waiting`` are loaded on the host: see `waiting.present`.
     """
     path = Path(path)
     family = FAMILIES[recognise(path, without_vae="vae" not in parts)]
@@ -57,7 +59,9 @@ def load_base(
         return torch.float32 if trained(name) else part_dtype(name.partition(".")[0], dtype, vae_config)
 
     def load(part: str) -> Any:
-        return filled(path, models[part], part, tensors, precision).requires_grad_(False).eval().to(place)
+        kind = part if part in PARTS else "text"
+        model = filled(path, models[part], part, tensors, precision).requires_grad_(False).eval()
+        return model.to(HOST if kind in waiting else place)
 
     return Base(
         path=path,
@@ -74,6 +78,7 @@ def load_base(
         dtype=dtype,
         scheduler_config=scheduler,
         unclip=_unclip(path, place) if "unet" in parts else None,
+        waiting={part for part in waiting if part in parts},
     )
 
 

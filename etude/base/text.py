@@ -13,6 +13,7 @@ from torch import Tensor
 
 from etude.base.base import Base
 from etude.base.conditioning import Conditioning
+from etude.base.waiting import present
 from etude.core.errors import BaseError, EtudeWarning
 from etude.core.families import FAMILIES
 
@@ -80,13 +81,14 @@ def encode_tokens(base: Base, tokens: Tokens, clip_skip: int = 0) -> Conditionin
     states: list[Tensor] = []
     pooled = None
     records = FAMILIES[base.family].text_encoders
-    for encoder, record, ids in zip(base.text_encoders, records, tokens.ids, strict=True):
-        place = record.layer + clip_skip
-        last = record.normed and place == 1  # this state is the encoder's normal output
-        output = encoder(ids.to(base.device), output_hidden_states=not last)
-        state = output.last_hidden_state if last else _layer(output.hidden_states, place)
-        states.append(encoder.final_layer_norm(state) if record.normed and not last else state)
-        pooled = output.text_embeds if record.pooled else pooled
+    with present(base, "text"):
+        for encoder, record, ids in zip(base.text_encoders, records, tokens.ids, strict=True):
+            place = record.layer + clip_skip
+            last = record.normed and place == 1  # this state is the encoder's normal output
+            output = encoder(ids.to(base.device), output_hidden_states=not last)
+            state = output.last_hidden_state if last else _layer(output.hidden_states, place)
+            states.append(encoder.final_layer_norm(state) if record.normed and not last else state)
+            pooled = output.text_embeds if record.pooled else pooled
     return Conditioning(states[0] if len(states) == 1 else torch.cat(states, dim=-1), pooled)
 
 

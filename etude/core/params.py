@@ -112,6 +112,11 @@ class MethodParams(Learned):
         """The parts of the base that `build` needs; for previews all parts are loaded."""
         return ("unet", "text")
 
+    @property
+    def step_parts(self) -> tuple[Part, ...]:
+        """The parts of the base that each step of `build` uses; the others wait on the host."""
+        return ("unet", "text")
+
     def trains(self, weight: str) -> bool:
         """Whether `build` trains this weight of the base itself, by its name in artifacts: it is loaded in float32."""
         return False

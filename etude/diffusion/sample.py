@@ -28,7 +28,7 @@ from etude.base.unclip import with_image, without_image
 from etude.core.errors import InputError
 from etude.diffusion.noise import predict
 
-__all__ = ["Sampling", "denoise", "draw_noise", "generate", "generators", "guided", "make_scheduler"]
+__all__ = ["Sampling", "denoise", "draw_noise", "encode_negative", "generate", "generators", "guided", "make_scheduler"]
 
 Model = Callable[[Tensor, Tensor, int], Tensor]  # (latents, t on their device, index of the step) → ε or v
 Progress = Callable[[int, int], None]  # (steps done, steps)
@@ -69,7 +69,7 @@ def generate(
         return base.custom_samplers[-1](prompts, seeds, width or base.resolution, height or base.resolution)
     conditioning = prompts if isinstance(prompts, Conditioning) else encode_prompts(base, prompts, clip_skip)
     conditioning = with_image(base.unclip, conditioning, seeds)
-    negative_conditioning = _negative(base, negative, len(prompts), clip_skip) if guidance > 1 else None
+    negative_conditioning = encode_negative(base, negative, len(prompts), clip_skip) if guidance > 1 else None
     randomness = generators(seeds)
     noise = draw_noise(base, randomness, width or base.resolution, height or base.resolution)
 
@@ -151,7 +151,7 @@ def draw_noise(base: Base, randomness: Sequence[Generator], width: int, height: 
     return noise.to(device=base.device, dtype=torch.promote_types(base.dtype, torch.float32))
 
 
-def _negative(base: Base, negative: str | Conditioning, count: int, clip_skip: int) -> Conditioning:
+def encode_negative(base: Base, negative: str | Conditioning, count: int, clip_skip: int) -> Conditioning:
     """The conditioning of the unconditional half. An empty text is encoded like any other, also for SDXL (as in A1111).
 
     The texts of `hooks.extra_negative_prompt` are appended.

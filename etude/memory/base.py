@@ -53,4 +53,5 @@ def empty_base(path: Path, family: str, how: Opening) -> Base:
         device=torch.device("cpu"),
         dtype=dtype,
         scheduler_config={},
+        waiting={*how.waiting},
     )

@@ -10,19 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
+from etude.base import waiting
 from etude.base.base import Base
 from etude.base.conditioning import Conditioning
 from etude.base.family import is_variation
 from etude.base.latents import decode_latents
 from etude.base.settings import ClassPictures
-from etude.base.text import encode_prompts
 from etude.core.artifact import Artifact
 from etude.core.errors import EtudeError
 from etude.core.families import FAMILIES
@@ -30,7 +30,6 @@ from etude.core.method import Method, needs
 from etude.core.mixins import Concepts, OwnBase, ReadsCaptions
 from etude.core.model_folders import read_config
 from etude.core.params import MethodParams
-from etude.core.placeholder import insert_name
 from etude.diffusion import weights
 from etude.diffusion.sample import guided
 from etude.memory.base import empty_base
@@ -40,10 +39,13 @@ from etude.training.augmentation import HasViews
 from etude.training.batches import Captions, Images, Pictures
 from etude.training.opening import opening
 from etude.training.plan import Optimization, Trained
-from etude.training.preview import Preview, computing, evaluating, preview_of
+from etude.training.preview import Preview, computing, encode, evaluating, preview_of
 from etude.training.prior import Prior
 from etude.training.report import Report
 from etude.training.views import Views
+
+if TYPE_CHECKING:
+    from etude.training.preview import Texts
 
 TOKENS = 77  # of a text
 SIZES = 6  # numbers that SDXL reads: original size, crop and target size
@@ -78,6 +80,7 @@ class Footprint:
     optimizer: int = 0
     activations: int = 0  # of a step, with everything that is alive only within it
     previews: int = 0  # what drawing them needs above all that stays
+    start: int = 0  # at most before training, when texts are encoded by encoders that then wait on the host
 
     @property
     def stays(self) -> int:
@@ -87,7 +90,7 @@ class Footprint:
     @property
     def peak(self) -> int:
         """Most bytes at once."""
-        return self.stays + max(self.gradients + self.activations, self.previews)
+        return max(self.start, self.stays + max(self.gradients + self.activations, self.previews))
 
 
 def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -> Footprint:
@@ -100,7 +103,12 @@ def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -
     preview = preview_of(params)
     with counting() as counter, ExitStack() as undo:
         footprint, how = Footprint(), opening(params)
+        undo.enter_context(patch.object(waiting, "bring", counter.bring))
+        undo.enter_context(patch.object(waiting, "send", counter.send))
         base = how.prepare(empty_base(setup.base, setup.family, how))
+        for part in how.waiting:
+            for module in waiting.modules(base, part):
+                counter.send(module)
         counter.restart()
         footprint.weights = counter.now
         data = {need: _DATA[need](params, setup, base) for need in needs(method)}
@@ -108,7 +116,9 @@ def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -
         report = _Counting(Path(), 0, "cpu", {"fp16": "bf16"}.get(setup.precision, setup.precision))
         report.counter, report.footprint = counter, footprint
         if preview:
-            report.draw = lambda: _draw(base, preview, params.word, report.precision)
+            fixed = "text" not in params.step_parts
+            texts = encode(base, preview, params.word, report.precision) if fixed else None
+            report.draw = lambda: _draw(base, preview, params.word, report.precision, texts)
         undo.enter_context(patch.object(fit, "_optimizer", report.optimizer))
         undo.enter_context(patch.object(weights, "_to_host", counter.put_aside))
         AcceleratorState._reset_state(reset_partial_state=True)  # else a second precision would be refused
@@ -132,13 +142,12 @@ def _one_step(params: MethodParams) -> MethodParams:
 
 
 @torch.no_grad()
-def _draw(base: Base, preview: Preview, word: str, precision: str) -> None:
+def _draw(base: Base, preview: Preview, word: str, precision: str, texts: Texts | None) -> None:
     """What a preview holds at most: a step with guidance of all pictures at once, then their decoding."""
-    prompts = [insert_name(preview.prompt, word)] * len(preview.seeds)
     with evaluating(base), computing(base, precision):
-        positive, side = encode_prompts(base, prompts, preview.clip_skip), base.resolution // base.factor
-        latents = torch.empty(len(prompts), 4, side, side)
-        negative = encode_prompts(base, [preview.negative] * len(prompts)) if preview.guidance > 1 else None
+        positive, negative = texts or encode(base, preview, word, precision)
+        side = base.resolution // base.factor
+        latents = torch.empty(len(preview.seeds), 4, side, side)
         decode_latents(base, guided(base, latents, torch.tensor(500), positive, negative, preview.guidance))
 
 
@@ -161,6 +170,7 @@ class _Counting(Report):
         self.footprint.optimizer = self.counter.now - self.footprint.stays
 
     def start(self, step: int, steps: int) -> None:
+        self.footprint.start = self.counter.peak
         self.counter.restart()
         self.footprint.learned = self.counter.now - self.footprint.stays
 

@@ -45,6 +45,16 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._drop(tensor.untyped_storage()._cdata)
         return tensor
 
+    def bring(self, module: torch.nn.Module, _device: Any = None) -> None:
+        """Count the tensors of a module, which come from the host."""
+        for tensor in (*module.parameters(), *module.buffers()):
+            self._add(tensor)
+
+    def send(self, module: torch.nn.Module) -> None:
+        """Count the tensors of a module no more: on a GPU they would wait on the host."""
+        for tensor in (*module.parameters(), *module.buffers()):
+            self.put_aside(tensor)
+
     def _add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         number = storage._cdata

@@ -7,6 +7,7 @@ import torch
 from etude.base.base import Base
 from etude.base.conditioning import Conditioning
 from etude.base.text import encode_prompts
+from etude.base.waiting import present
 from etude.core.placeholder import insert_name
 from etude.training.batches import Batch, Captions
 
@@ -22,7 +23,7 @@ def apply_wording(base: Base, captions: Captions, wording: str, name: str, clip_
     if wording == PLAIN and not clip_skip:
         return captions
     texts = {key: insert_name(wording, name).replace(PLAIN, text) for key, text in captions.texts.items()}
-    with torch.no_grad():
+    with torch.no_grad(), present(base, "text"):
         encoded = {text: encode_prompts(base, [text], clip_skip) for text in sorted({"", *texts.values()})}
     return Captions(texts, {key: encoded[text] for key, text in texts.items()}, encoded[""])
 

@@ -18,11 +18,14 @@ from etude.training.preview import preview_of
 class Opening:
     """What is loaded of a base: ``parts``, in ``precision``, and the weights that are ``trained`` in float32.
 
+    The parts ``waiting`` are on the host while nothing uses them.
+
     ``recompute``: the UNet keeps the inputs of its blocks only, and computes what is in them again for the gradients
     (Chen et al., 2016, arXiv:1604.06174).
     """
 
     parts: tuple[Part, ...]
+    waiting: tuple[Part, ...]
     precision: str
     trained: Callable[[str], bool]
     recompute: bool
@@ -37,14 +40,15 @@ class Opening:
 def opening(params: MethodParams) -> Opening:
     """How the base of a method is opened; for previews it needs all its parts."""
     parts = PARTS if preview_of(params) else params.base_parts
+    waiting = tuple(part for part in parts if part not in params.step_parts)
     if not isinstance(params, Trained):
-        return Opening(parts, "fp32", params.trains, recompute=False)
-    return Opening(parts, params.base_precision, params.trains, params.recompute)
+        return Opening(parts, waiting, "fp32", params.trains, recompute=False)
+    return Opening(parts, waiting, params.base_precision, params.trains, params.recompute)
 
 
 def open_base(path: Path, params: MethodParams, device: str = "cpu") -> Base:
     """The base in ``path``, opened for the build of a method."""
     how = opening(params)
-    return how.prepare(
-        load_base(path, device=device, dtype=DTYPES[how.precision], parts=how.parts, trained=how.trained)
-    )
+    precision, waiting = DTYPES[how.precision], how.waiting
+    base = load_base(path, device=device, dtype=precision, parts=how.parts, trained=how.trained, waiting=waiting)
+    return how.prepare(base)

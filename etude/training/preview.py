@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from etude.base.base import Base
+    from etude.base.conditioning import Conditioning
+
+    Texts = tuple[Conditioning, Conditioning | None]
 
 
 class Preview(Sampling):
@@ -43,17 +46,36 @@ def preview_of(params: Schema) -> Preview | None:
     return params.preview if isinstance(params, HasPreview) and params.preview.seeds else None
 
 
-def draw(base: Base, preview: Preview, name: str, precision: str) -> Image:
-    """The pictures of all seeds in a row, drawn with ``base`` in its present state and the precision of training."""
+def encode(base: Base, preview: Preview, name: str, precision: str) -> Texts:
+    """The texts of all seeds' pictures and of the negative prompt; the latter is None if guidance does not use it."""
+    import torch
+
+    from etude.base.text import encode_prompts
+    from etude.base.waiting import present
+    from etude.diffusion.sample import encode_negative
+
+    prompts, skipped = [insert_name(preview.prompt, name)] * len(preview.seeds), preview.clip_skip
+    with torch.no_grad(), computing(base, precision), present(base, "text"):
+        positive = encode_prompts(base, prompts, skipped)
+        if preview.guidance <= 1:
+            return positive, None
+        return positive, encode_negative(base, preview.negative, len(prompts), skipped)
+
+
+def draw(base: Base, preview: Preview, name: str, precision: str, texts: Texts | None = None) -> Image:
+    """The pictures of all seeds in a row, drawn with ``base`` in its present state and the precision of training.
+
+    ``texts``: what `encode` returned, if training changes neither text encoders nor words; None: it is called now.
+    """
     import numpy as np
     from PIL import Image
 
     from etude.diffusion.sample import generate
 
-    prompts = [insert_name(preview.prompt, name)] * len(preview.seeds)
-    sampling = preview.model_dump(exclude={"prompt", "seeds"})
+    sampling = preview.model_dump(exclude={"prompt", "seeds", "negative"})
     with evaluating(base), computing(base, precision):
-        pictures = generate(base, prompts, seeds=preview.seeds, **sampling)
+        positive, negative = texts or encode(base, preview, name, precision)
+        pictures = generate(base, positive, negative=negative or "", seeds=preview.seeds, **sampling)
     return Image.fromarray(np.concatenate(list(pictures.numpy()), axis=1))
 
 

@@ -18,6 +18,7 @@ from etude.training.opening import open_base
 from etude.training.report import Report
 from tests.pipelines.learning import learn, on_tiny, params_of, same
 
+SHORTEST = {"steps": 2, "checkpoint_every": 2, "batch_size": 1}
 CHANGES: dict[str, Any] = {"lora": {"targets": ["attention"]}}
 each_kind = pytest.mark.parametrize("method", ["lora", "textual_inversion", "custom_diffusion", "dreambooth"])
 
@@ -29,8 +30,8 @@ def _one_precision() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def chosen(method: str, folder: Path, **switches: Any) -> MethodParams:
-    return params_of(method, **on_tiny(method, folder), **CHANGES.get(method, {}), **switches)
+def chosen(method: str, folder: Path, training: dict[str, Any] | None = None, **switches: Any) -> MethodParams:
+    return params_of(method, training, **on_tiny(method, folder), **CHANGES.get(method, {}), **switches)
 
 
 @each_kind
@@ -46,14 +47,14 @@ def test_what_is_trained_is_in_float32_as_in_the_file_and_all_else_in_half(tiny_
     assert len(trained) == counts.get(method, 0)
 
 
-@each_kind
+@pytest.mark.parametrize("method", ["lora", "custom_diffusion"])
 def test_a_run_with_every_switch_that_was_stopped_goes_on_to_the_same_bits(
     tiny_base: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params = chosen(method, tiny_base, base_precision="bf16", recompute=True)
+    params = chosen(method, tiny_base, SHORTEST, base_precision="bf16", recompute=True)
     whole = learn(method, open_base(tiny_base, params), params, tmp_path / "whole", precision="bf16")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Report, "keep", stop_after(4, Report.keep))
+        patch.setattr(Report, "keep", stop_after(1, Report.keep))
         learn(method, open_base(tiny_base, params), params, tmp_path / "parts", precision="bf16")
     resumed = learn(method, open_base(tiny_base, params), params, tmp_path / "parts", precision="bf16")
     assert same(resumed.tensors, whole.tensors)
@@ -61,7 +62,24 @@ def test_a_run_with_every_switch_that_was_stopped_goes_on_to_the_same_bits(
         sorted((p.name, p.read_bytes()) for p in (tmp_path / run).glob("results/*/*")) for run in ("whole", "parts")
     ]
     assert drawn[0] == drawn[1]
-    assert len(drawn[0]) == 4  # two checkpoints and their previews
+    assert len(drawn[0]) == 2  # a checkpoint and its preview
+
+
+def test_autograd_keeps_no_copy_of_a_frozen_weight_in_half(tiny_base: Path, tmp_path: Path) -> None:
+    kept: dict[str, int] = {"fp32": 0, "bf16": 0}
+    for own in kept:
+        params = chosen("lora", tiny_base, {**SHORTEST, "steps": 1}, base_precision=own)
+        base = open_base(tiny_base, params)
+        weights = {weight.data_ptr() for weight in base.unet.parameters()}
+
+        def keep(tensor: Tensor, own: str = own, weights: set[int] = weights) -> Tensor:
+            kept[own] += 0 if tensor.data_ptr() in weights else tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            learn("lora", base, params, tmp_path / own, precision="bf16")
+    layers = [m.weight for m in base.unet.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
+    assert kept["fp32"] - kept["bf16"] > sum(weight.numel() for weight in layers)  # two bytes each, of most of them
 
 
 @pytest.mark.parametrize("method", ["lora", "hypernetwork"])
@@ -77,7 +95,7 @@ def test_recomputing_keeps_few_activations_and_gives_the_same_bits(
             sizes[switch] += tensor.numel()
             return tensor
 
-        params = chosen(method, tiny_base, training={"steps": 2}, recompute=switch)
+        params = chosen(method, tiny_base, SHORTEST, recompute=switch)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             built[switch] = learn(method, open_base(tiny_base, params), params, tmp_path / str(switch))
     assert same(built[True].tensors, built[False].tensors)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import model_validator
 
 from etude.core.method import own_name
-from etude.core.params import Location, MethodParams, Rate
+from etude.core.params import Location, MethodParams, Part, Rate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +47,11 @@ class Params(MethodParams):
         if self.negative and not self.text:
             raise ValueError("`negative` turns the aim away from `text`, which is empty")
         return self
+
+    @property
+    def base_parts(self) -> tuple[Part, ...]:
+        """The text encoder alone."""
+        return ("text",)
 
     def sources(self) -> dict[str, str]:
         """The CLIP whose text half is the base's text encoder."""

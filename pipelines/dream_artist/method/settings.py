@@ -55,6 +55,11 @@ class Params(ReadsCaptions, Trained, HasPreview, MethodParams):
         """With ``reconstruction``, also the VAE: answers are compared as pictures."""
         return ("unet", "vae", "text") if self.reconstruction else ("unet", "text")
 
+    @property
+    def step_parts(self) -> tuple[Part, ...]:
+        """All that is loaded for `build`."""
+        return self.base_parts
+
     def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
         """The positive word starts from the word of the class."""
         return {"set": images, "name": word, "positive.initializer": kind}

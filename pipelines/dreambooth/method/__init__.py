@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from etude.base.settings import ClassPictures
 from etude.core.method import own_name
-from etude.core.params import Count, MethodParams, Scale, classed
+from etude.core.params import Count, MethodParams, Part, Scale, classed
 from etude.core.placeholder import insert_name
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
@@ -72,6 +72,11 @@ class Params(ClassPictures, Trained, HasPreview, MethodParams):
     def image_sets(self) -> list[str]:
         """The method's own set, and those of real class pictures."""
         return [self.set, *self.class_images.real]
+
+    @property
+    def step_parts(self) -> tuple[Part, ...]:
+        """The text encoders only if they are trained: else their states are encoded once."""
+        return ("unet", "text") if self.text_encoder_rate else ("unet",)
 
     def trains(self, weight: str) -> bool:
         """All weights of the UNet, and those of the text encoders if ``text_encoder_rate`` is above 0."""

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from etude.core.method import own_name
 from etude.core.mixins import Captioned
-from etude.core.params import MethodParams, Scale
+from etude.core.params import MethodParams, Part, Scale
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
 
@@ -39,6 +39,11 @@ class Params(Captioned, Trained, HasPreview, MethodParams):
     caption_dropout: float = Field(ge=0, lt=1)
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16", "bf16"]
+
+    @property
+    def step_parts(self) -> tuple[Part, ...]:
+        """The text encoders only if they are trained: else their states are encoded once."""
+        return ("unet", "text") if self.text_encoder_rate else ("unet",)
 
     def trains(self, weight: str) -> bool:
         """All weights of the UNet, and those of the text encoders if ``text_encoder_rate`` is above 0."""

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from etude.core.errors import ParamsError
 from etude.core.method import own_name
 from etude.core.mixins import Captioned
-from etude.core.params import MethodParams, refuse_twice
+from etude.core.params import MethodParams, Part, refuse_twice
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
 
@@ -67,6 +67,11 @@ class Params(Captioned, Trained, HasPreview, MethodParams):
         if self.dropout and (self.dropout[0] or self.dropout[-1]):
             raise ValueError(f"`dropout` {self.dropout} does not begin and end with 0")
         return self
+
+    @property
+    def step_parts(self) -> tuple[Part, ...]:
+        """The UNet alone: texts are encoded once."""
+        return ("unet",)
 
 
 def build(*, base: Base, images: Images, captions: Captions, params: Params, report: Report) -> Artifact:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from etude.core.families import learned_parts, text_parts
 from etude.core.mixins import Captioned
-from etude.core.params import MethodParams, Scale, nearest, refuse_twice
+from etude.core.params import MethodParams, Part, Scale, nearest, refuse_twice
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
 
@@ -61,3 +61,8 @@ class Params(Captioned, Trained, HasPreview, MethodParams):
                 f"`factor` {self.factor} does not split: write -1 for factors of similar size, or 2 or more"
             )
         return self
+
+    @property
+    def step_parts(self) -> tuple[Part, ...]:
+        """The text encoders only if they are trained: else their states are encoded once."""
+        return ("unet", "text") if self.text_encoder_rate else ("unet",)

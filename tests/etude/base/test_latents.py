@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from etude.base import latents as latents_module
 from etude.base.base import Base
 from etude.base.latents import decode_latents, decode_pixels, encode_images, sample_latents
 from etude.core.errors import BaseError, InputError
@@ -73,3 +74,27 @@ def test_other_pictures_are_refused(sd1: Base, pictures: torch.Tensor, says: str
 def test_encoding_without_a_vae_says_what_to_load(sd1: Base) -> None:
     with pytest.raises(BaseError, match='"vae"'):
         encode_images(replace(sd1, vae=None), torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+
+
+def test_large_pictures_are_decoded_one_after_another_and_very_large_ones_in_tiles(
+    sd1: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = torch.randn(2, 4, 24, 16, generator=torch.Generator().manual_seed(1))
+    sizes: list[tuple[int, ...]] = []
+    watch = sd1.vae.decoder.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape)))
+    try:
+        whole = decode_latents(sd1, values).int()
+        monkeypatch.setattr(latents_module, "AT_ONCE", 64 * 24 * 16)
+        one_by_one = decode_latents(sd1, values).int()
+        monkeypatch.setattr(latents_module, "TILE", 16)
+        monkeypatch.setattr(latents_module, "AT_ONCE", 64 * 16 * 16)
+        tiled = decode_latents(sd1, values).int()
+    finally:
+        watch.remove()
+    assert sizes[:3] == [(2, 4, 24, 16), (1, 4, 24, 16), (1, 4, 24, 16)]
+    assert {size[0] for size in sizes[3:]} == {1}
+    assert max(size[2] for size in sizes[3:]) == 16
+    assert tiled.shape == whole.shape == (2, 192, 128, 3)
+    assert (one_by_one - whole).abs().max() <= 1
+    between = (whole[0] - whole[1]).float().abs().mean()  # a tile has its own means in the norms of groups
+    assert (tiled - whole).float().abs().mean() < between / 3

@@ -14,6 +14,7 @@ from etude.core.method import load_method
 from etude.memory.build import Footprint, Setup, UncountedError, count_build
 from tests.pipelines.learning import params_of
 
+COUNTED: dict[str, Footprint] = {}
 SMALL = 1 << 16  # bytes: what rounding each of some tensors to blocks adds
 
 
@@ -23,7 +24,11 @@ def setup(tiny_base: Path) -> Setup:
 
 
 def count(setup: Setup, method: str, training: dict[str, Any] | None = None, **changes: Any) -> Footprint:
-    return count_build(load_method(method), method, params_of(method, training, **changes), setup)
+    """The same count is made once: it takes seconds."""
+    key = repr((setup, method, training, changes))
+    if key not in COUNTED:
+        COUNTED[key] = count_build(load_method(method), method, params_of(method, training, **changes), setup)
+    return COUNTED[key]
 
 
 @cache
@@ -33,13 +38,13 @@ def values(path: Path, *parts: str) -> int:
     return sum(each.numel() for part in parts for each in modules[part].parameters())
 
 
-def test_the_base_is_counted_and_without_its_vae_where_nothing_is_drawn(setup: Setup) -> None:
-    params: Any = params_of("lora")
-    silent = params.model_copy(update={"preview": params.preview.model_copy(update={"seeds": []})})
-    whole, without = (count_build(load_method("lora"), "lora", each, setup) for each in (params, silent))
-    assert whole.weights == pytest.approx(4 * values(setup.base, "unet", "vae", "text"), rel=0.2)
-    assert whole.weights - without.weights == pytest.approx(4 * values(setup.base, "vae"), rel=0.2)
-    assert without.previews < SMALL < whole.previews
+def test_what_no_step_uses_waits_on_the_host_and_comes_for_previews(setup: Setup) -> None:
+    frozen, words = count(setup, "lora"), count(setup, "textual_inversion")
+    size = {part: 4 * values(setup.base, part) for part in ("unet", "vae", "text")}
+    assert frozen.weights == pytest.approx(size["unet"], rel=0.2)
+    assert words.weights - frozen.weights == pytest.approx(size["text"], rel=0.2)
+    assert frozen.start > frozen.weights + size["text"]  # the preview's texts are encoded before training
+    assert frozen.previews > size["vae"]
 
 
 def test_training_the_unet_takes_a_gradient_and_two_states_for_each_of_its_values(setup: Setup) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from etude.base.base import Base
 from etude.diffusion.sample import generate
-from etude.training.preview import Preview, draw, evaluating
+from etude.training.preview import Preview, draw, encode, evaluating
 
 SAMPLING: dict[str, Any] = {"sampler": "ddim", "steps": 2, "guidance": 3.0, "negative": "sad", "clip_skip": 1}
 
@@ -53,3 +53,12 @@ def test_the_pictures_of_all_seeds_stand_in_a_row_with_the_word_that_is_learned(
         one = row.crop((64 * number, 0, 64 * number + 64, 64))
         assert one.tobytes() == Image.fromarray(pixels).tobytes()
     assert torch.is_grad_enabled()
+
+
+def test_texts_that_were_encoded_at_the_start_draw_the_same_picture_without_a_text_encoder(
+    sd1: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preview = Preview(prompt="a photo of [name]", seeds=[3, 5], **SAMPLING)
+    expected, texts = draw(sd1, preview, "cat", "fp32"), encode(sd1, preview, "cat", "fp32")
+    monkeypatch.setattr(type(sd1.text_encoders[0]), "forward", None)  # a call would fail
+    assert draw(sd1, preview, "cat", "fp32", texts).tobytes() == expected.tobytes()

@@ -1,0 +1,46 @@
+"""Parts of a base that wait on the host, and are on its device only while they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from etude.base.base import Base
+from etude.core.params import Part
+
+HOST = torch.device("cpu")
+
+
+@contextmanager
+def present(base: Base, part: Part) -> Iterator[None]:
+    """Inside, a part that waits on the host is on the base's device; any other part is there already."""
+    if part not in base.waiting:
+        yield
+        return
+    base.waiting.remove(part)
+    try:
+        for module in modules(base, part):
+            bring(module, base.device)
+        yield
+    finally:
+        base.waiting.add(part)
+        for module in modules(base, part):
+            send(module)
+
+
+def modules(base: Base, part: Part) -> tuple[Any, ...]:
+    """The modules of a part."""
+    return base.text_encoders if part == "text" else (getattr(base, part),)
+
+
+def bring(module: Any, device: torch.device) -> None:
+    """Move a module to the device."""
+    module.to(device)
+
+
+def send(module: Any) -> None:
+    """Move a module to the host."""
+    module.to(HOST)

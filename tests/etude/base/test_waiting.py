@@ -1,0 +1,39 @@
+"""Parts that wait on the host: where they are while they are used, and afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from etude.base import waiting
+from etude.base.latents import decode_latents
+from etude.base.loading import load_base
+from etude.base.text import encode_prompts
+from etude.base.waiting import present
+
+
+def test_a_part_that_waits_is_brought_once_for_all_that_uses_it_and_sent_back_also_after_an_error(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves: list[str] = []
+    monkeypatch.setattr(waiting, "bring", lambda module, device: moves.append(f"{type(module).__name__} to {device}"))
+    monkeypatch.setattr(waiting, "send", lambda module: moves.append(f"{type(module).__name__} back"))
+    base = load_base(tiny_base, waiting=("vae", "text"))
+    assert base.waiting == {"vae", "text"}
+    with pytest.raises(KeyboardInterrupt), present(base, "text"):
+        encode_prompts(base, ["cat"])
+        encode_prompts(base, ["dog"])
+        raise KeyboardInterrupt
+    decode_latents(base, torch.zeros(1, 4, 8, 8))
+    assert moves == ["CLIPTextModel to cpu", "CLIPTextModel back", "AutoencoderKL to cpu", "AutoencoderKL back"]
+    assert base.waiting == {"vae", "text"}
+
+
+def test_a_part_that_does_not_wait_stays_where_it_is(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "bring", None)  # a call would fail
+    base = load_base(tiny_base, waiting=("vae",), parts=("text",))
+    assert base.waiting == set()  # what is not loaded does not wait
+    with present(base, "text"):
+        encode_prompts(base, ["cat"])
