@@ -29,6 +29,7 @@ ENTRIES = {"trained_betas": 10**5}  # of a list; of others 16
 FROM_0 = {"freq_shift", "downsample_padding", "steps_offset", "chunk_size_feed_forward"}
 FROM_0 |= {"transformer_layers_per_block", "reverse_transformer_layers_per_block"}  # a level without attention
 ABOVE_0 = ("eps", "scale_factor", "scaling_factor")  # ends of names: what is divided by
+_LEVELS = ("block_out_channels", "down_block_types", "up_block_types")
 ACTION = "fetch the model again, or correct the configuration"
 
 
@@ -38,6 +39,7 @@ def check_config(file: Path | str, config: Mapping[str, Any], *kinds: type) -> N
         for name, field in _fields(kind).items():
             if name in config and (fault := _fault(name, config[name], field)):
                 raise BaseError(file, f"`{name}` is {repr(config[name])[:60]}, which must be {fault}", ACTION)
+        _check_levels(file, config, _fields(kind))
     depths = ("block_out_channels", "layers_per_block", "transformer_layers_per_block")
     levels, resnets, layers = (list(_flat(config.get(name, 1))) or [1] for name in depths)
     if len(levels) * max(resnets) * max(1, *layers) > LAYERS:
@@ -45,8 +47,9 @@ def check_config(file: Path | str, config: Mapping[str, Any], *kinds: type) -> N
 
 
 class _Field(NamedTuple):
-    """A field of a class: a value of its type, and whether it may be null or a list."""
+    """A field of a class: its default, a value of its type, and whether it may be null or a list."""
 
+    default: Any
     sample: Any
     nullable: bool
     many: bool
@@ -64,8 +67,16 @@ def _fields(kind: type) -> dict[str, _Field]:
         sample = default[0] if isinstance(default, tuple) else default
         if "float" in kinds and type(sample) is int:  # diffusers writes some numbers without a point
             sample = float(sample)
-        fields[name] = _Field(sample, nullable and not name.endswith(ABOVE_0), many)
+        fields[name] = _Field(default, sample, nullable and not name.endswith(ABOVE_0), many)
     return fields
+
+
+def _check_levels(file: Path | str, config: Mapping[str, Any], fields: Mapping[str, _Field]) -> None:
+    """Raise BaseError for lists of levels that differ in length: diffusers would leave levels out of a VAE."""
+    counts = {name: len(config.get(name, fields[name].default)) for name in _LEVELS if name in fields}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"`{name}`: {count}" for name, count in counts.items())
+        raise BaseError(file, f"has unequal numbers of levels ({listed})", ACTION)
 
 
 def _flat(value: Any) -> Iterator[Any]:
@@ -82,6 +93,8 @@ def _fault(name: str, value: Any, field: _Field) -> str:
     if value is None:
         return "" if field.nullable else "a value"
     entries, most, sample = list(_flat(value)), ENTRIES.get(name, 16), field.sample
+    if isinstance(field.default, tuple) and not isinstance(value, list):
+        return "a list"
     if isinstance(value, list) and not field.many:
         return "one value"
     if isinstance(value, list) and not 0 < len(entries) <= most:

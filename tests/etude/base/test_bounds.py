@@ -27,6 +27,8 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("unet", "block_out_channels", [320] * 1000, "a list of 1 to 16 entries"),
     ("unet", "block_out_channels", [], "a list of 1 to 16 entries"),
     ("unet", "block_out_channels", None, "a value"),
+    ("unet", "block_out_channels", 320, "a list"),
+    ("vae", "up_block_types", "UpDecoderBlock2D", "a list"),
     ("unet", "transformer_layers_per_block", [[1, 65]], "a whole number from 0 to 64"),
     ("unet", "cross_attention_dim", 10**20, "a whole number from 1 to 8192"),
     ("unet", "num_attention_heads", 10**9, "at most 8192"),
@@ -55,6 +57,15 @@ def test_a_field_beyond_its_bounds_is_named(part: str, name: str, value: Any, mu
     with pytest.raises(BaseError, match=rf"config: `{name}` is .*, which must be {must}\. Next: ") as caught:
         check_config(Path("config"), {name: value}, KINDS[part])
     assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize("kind", [AutoencoderKL, UNet2DConditionModel])
+@pytest.mark.parametrize("values", [{"up_block_types": ["UpBlock2D"] * 3}, {"block_out_channels": [8] * 3}], ids=str)
+def test_each_level_has_its_width_and_its_blocks(kind: type, values: dict[str, Any]) -> None:
+    part = "vae" if kind is AutoencoderKL else "unet"
+    config = json.loads((CONFIGS / "sd1" / part / "config.json").read_text()) | values
+    with pytest.raises(BaseError, match=r"unequal numbers of levels \(`block_out_channels`: "):
+        check_config(Path("config"), config, kind)
 
 
 def test_layers_are_bounded_together() -> None:
