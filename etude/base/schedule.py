@@ -58,7 +58,13 @@ def read_alphas(path: Path, scheduler: Mapping[str, Any]) -> Tensor:
         fault = f"its scheduler_config.json has no noise schedule ({type(error).__name__}: {reason})"
         raise BaseError(path, fault, _ACTION) from error
     # NaN is not less than anything either.
-    if len(alphas) < FEWEST or not (alphas[1:] < alphas[:-1]).all() or alphas[0] > 1 or alphas[-1] < 0:
+    if (
+        alphas.ndim != 1
+        or len(alphas) < FEWEST
+        or not (alphas[1:] < alphas[:-1]).all()
+        or alphas[0] > 1
+        or alphas[-1] < 0
+    ):
         fault = f"its scheduler_config.json has no noise that grows over {FEWEST} steps or more"
         raise BaseError(path, fault, _ACTION)
     return alphas

@@ -22,6 +22,7 @@ from tests.etude.conftest import change
         {"num_train_timesteps": "1000"},
         {"num_train_timesteps": 0},
         {"trained_betas": [0.1, 0.2]},
+        {"trained_betas": 2},
     ],
     ids=str,
 )
