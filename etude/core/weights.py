@@ -94,10 +94,10 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(low >= -LARGEST and high <= LARGEST)  # of NaN, neither is true
 
 
-def refuse_infinite(path: Path | str, name: str, tensor: Tensor) -> Tensor:
-    """``tensor``, which was computed from numbers of a file; raises FormatError naming it if it is not finite."""
+def refuse_infinite(path: Path | str, what: str, tensor: Tensor) -> Tensor:
+    """``tensor``, which was computed from numbers of a file; raises FormatError naming ``what`` if it is not finite."""
     if tensor.numel() and not nan_is_allowed() and not is_finite(tensor):
-        fault = f"`{name}` becomes so large that numbers of its precision cannot hold it (infinity or NaN)"
+        fault = f"{what} is not finite in {str(tensor.dtype).removeprefix('torch.')} (infinity or NaN)"
         raise FormatError(path, fault, "fetch or make the file again, or compute in float32")
     return tensor
 

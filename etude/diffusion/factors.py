@@ -58,7 +58,7 @@ def change(layer: str, factors: Factors, alpha: float, weight: Tensor) -> Tensor
     delta = (delta if rank is None else alpha / rank * delta).view_as(own)
     if "dora_scale" in cast:
         delta = _decomposed(layer, own, delta, cast["dora_scale"])
-    return refuse_infinite("LoRA", f"the change of {layer}", delta)
+    return refuse_infinite("LoRA", f"the change of `{layer}`", delta)
 
 
 def bias_change(layer: str, factors: Factors, bias: Tensor | None) -> Tensor:
@@ -188,10 +188,11 @@ def _replaced(full: str, factors: Factors, alpha: float, layer: Any, strength: f
     weights = {}
     if set(factors) != {BIAS}:
         changed = layer.weight + strength * change(full, factors, alpha, layer.weight)
-        weights[f"{name}.weight"] = refuse_infinite("LoRA", full, changed)
+        weights[f"{name}.weight"] = refuse_infinite("LoRA", f"the changed `{full}`", changed)
     if BIAS in factors:
         delta = bias_change(full, factors, getattr(layer, "bias", None))
-        weights[f"{name}.bias"] = refuse_infinite("LoRA", f"the bias of {full}", layer.bias + strength * delta)
+        changed_bias = layer.bias + strength * delta
+        weights[f"{name}.bias"] = refuse_infinite("LoRA", f"the changed bias of `{full}`", changed_bias)
     return weights
 
 
@@ -204,11 +205,11 @@ def _beside(full: str, factors: Factors, alpha: float, layer: Any, strength: flo
         flat = up.flatten(1)
         steps = [down.reshape(len(down), *weight.shape[1:]), strength * alpha / len(down) * flat]
         steps[1] = steps[1].reshape(*flat.shape, *[1] * (weight.ndim - 2))
-    steps = [refuse_infinite("LoRA", f"the change of {full}", step.to(weight)) for step in steps]
+    steps = [refuse_infinite("LoRA", f"the change of `{full}`", step.to(weight)) for step in steps]
     added_bias = None
     if BIAS in factors:
         added_bias = (strength * bias_change(full, factors, getattr(layer, "bias", None))).to(weight)
-        refuse_infinite("LoRA", f"the change of the bias of {full}", added_bias)
+        refuse_infinite("LoRA", f"the change of the bias of `{full}`", added_bias)
 
     def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = inputs[0]

@@ -27,7 +27,7 @@ def differences(artifact: Artifact, frame: Frame) -> dict[str, Tensor]:
     for name, tensor in _weights(artifact).items():
         own = _of_base(name, tensor, frame)
         delta = tensor.float() if name.endswith(DELTA) else tensor.float() - own.float()
-        found[name.removesuffix(DELTA)] = refuse_infinite("artifact.safetensors", f"the difference of {name}", delta)
+        found[name.removesuffix(DELTA)] = refuse_infinite("artifact.safetensors", f"the difference of `{name}`", delta)
     return found
 
 
@@ -37,7 +37,7 @@ def wholes(artifact: Artifact, frame: Frame) -> dict[str, Tensor]:
     for name, tensor in _weights(artifact).items():
         if name.endswith(DELTA):
             tensor = (_of_base(name, tensor, frame).float() + tensor.float()).to(tensor.dtype)
-        found[name.removesuffix(DELTA)] = refuse_infinite("artifact.safetensors", name, tensor)
+        found[name.removesuffix(DELTA)] = refuse_infinite("artifact.safetensors", f"`{name}`", tensor)
     return found
 
 
@@ -64,7 +64,7 @@ def common(
 
 def product(path: Path, name: str, left: Tensor, right: Tensor) -> Tensor:
     """The difference of a weight whose file has two factors, in float32; raises FormatError if it is not finite."""
-    return refuse_infinite(path, f"the product of the factors of {name}", left.float() @ right.float())
+    return refuse_infinite(path, f"the product of the factors of `{name}`", left.float() @ right.float())
 
 
 def factors(delta: Tensor, share: float) -> tuple[Tensor, Tensor]:

@@ -96,7 +96,7 @@ def read_layers(
         if factors:
             known[layer] = rank, alpha
         for factor, tensor in sorted(factors.items()):
-            common[f"{layer}.{factor}"] = refuse_infinite(path, f"{layer}.{factor}", tensor)
+            common[f"{layer}.{factor}"] = tensor
     if not known:
         raise FormatError(path, "holds no LoRA", "name another file")
     facts = ranks_and_alphas(known)
@@ -163,10 +163,14 @@ def _finish(
         names = [name for name in SCALED if name in factors]
         if not names:
             raise unknown(path, [f"{layer}.scalar"])
-        factors |= {name: scaled(factors[name], numbers["scalar"]) for name in names}
+        factors |= {name: _scaled(path, f"{layer}.{name}", factors[name], numbers["scalar"]) for name in names}
     if "bias" in beside:
-        factors["diff_b"] = scaled(beside["bias"], alpha / rank)
+        factors["diff_b"] = _scaled(path, f"{layer}.bias", beside["bias"], alpha / rank)
     return rank, alpha
+
+
+def _scaled(path: Path | str, name: str, tensor: Tensor, number: float) -> Tensor:
+    return refuse_infinite(path, f"`{name}`, scaled by {number:g},", scaled(tensor, number))
 
 
 def _number(path: Path | str, name: str, tensor: Tensor) -> float:

@@ -44,7 +44,7 @@ def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
     alpha = float(max(ranks.values()))
     tensors, facts = join({name: _pair(delta, ranks[name], alpha, precision) for name, delta in deltas.items()})
     for name, tensor in tensors.items():
-        refuse_infinite(str(artifact.facts.get("name", "artifact")), name, tensor)
+        refuse_infinite(str(artifact.facts.get("name", "artifact")), f"`{name}`", tensor)
     return kohya_lora.write(Artifact("lora", tensors, {**artifact.facts, **facts}), draft)
 
 

@@ -78,7 +78,7 @@ def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
         else:
             tensors[ldm], entries[ldm] = delta.to(precision), WHOLE
     for name, tensor in tensors.items():
-        refuse_infinite(stem, name, tensor)
+        refuse_infinite(stem, f"`{name}`", tensor)
     header = json.dumps({"meta": {"version": VERSION}, "entries": entries}, sort_keys=True)
     paths = [draft.path(f"{stem}.delta.safetensors")]
     write_tensors(paths[0], tensors, {HEADER: header})

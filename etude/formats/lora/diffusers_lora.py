@@ -179,7 +179,7 @@ def write(artifact: Artifact, draft: Draft) -> list[Path]:
         full = f"{part}.{module}" if part == "unet" else f"{part}.text_model.{module}"
         tensors[f"{full}.lora_A.weight"] = pair.down.contiguous()
         folded = scaled(pair.up, pair.alpha / pair.rank).contiguous()
-        tensors[f"{full}.lora_B.weight"] = refuse_infinite(FILE, f"{name}.lora_B with alpha in it", folded)
+        tensors[f"{full}.lora_B.weight"] = refuse_infinite(FILE, f"`{name}.lora_B`, with alpha in it,", folded)
         if name in magnitudes:
             tensors[f"{full}.lora_magnitude_vector"] = _magnitude(artifact, name, magnitudes[name], pair)
     adapter = json.dumps(_adapter(artifact, pairs, magnitudes), sort_keys=True)

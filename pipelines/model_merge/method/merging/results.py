@@ -70,7 +70,7 @@ def as_lora(
     report.start(0, len(names))
     for number, name in enumerate(names if params.rank else []):
         difference = merge.wide(name) - below[name].float()
-        if refuse_infinite("the merge", f"the difference of {name}", difference).any():
+        if refuse_infinite("the merge", f"the difference of `{name}`", difference).any():
             pairs[name.removesuffix(".weight")] = extracted(difference, params.rank, params.clamp)
         report.advance(number + 1)
     if not any(pair.alpha and pair.up.any() and pair.down.any() for pair in pairs.values()):
