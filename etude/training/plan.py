@@ -24,7 +24,9 @@ class Optimization(Schema):
     accumulation: Count = Field(description="batches whose gradients are averaged into one step")
     optimizer: Literal["adamw", "adamw8bit", "sgd"]
     learning_rate: Rate | str = Field(description="a number, or A1111's `0.005:100, 1e-3:1000`")
-    schedule: Literal["constant", "cosine", "linear"] = Field(description="after the warm-up; down to 0 at the end")
+    schedule: Literal["constant", "cosine", "linear"] = Field(
+        description="of the learning rate after the warm-up; down to 0 at the end"
+    )
     warmup_steps: int = Field(ge=0, le=10_000_000)
     weight_decay: Scale
     clip: Scale = Field(description="largest norm of all gradients together; 0: no clipping")

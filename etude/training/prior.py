@@ -22,7 +22,7 @@ from etude.training.batches import Batch, Batches, Captions, Images, load_captio
 from etude.training.denoising import denoising_losses
 from etude.training.plan import Optimization
 
-DRAWN = "drawn"  # the folder of class pictures that the base drew; those of real pictures are beside it
+DRAWN = "drawn"  # the folder of class images that the base drew; those of real pictures are beside it
 
 
 @dataclass(frozen=True)

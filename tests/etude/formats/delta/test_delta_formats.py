@@ -30,6 +30,7 @@ from etude.formats.deltas import factors
 from etude.formats.embedding import embedding_pt
 from etude.formats.lora import kohya_lora
 from pipelines.custom_diffusion import method as custom
+from pipelines.custom_diffusion.method.settings import LEARNED
 from tasks.export import read_frame
 from tests.tiny import build_tiny
 
@@ -48,7 +49,7 @@ def learned(frame: Frame, layers: str = "crossattn_kv", **facts: Any) -> Artifac
     tensors = {
         name: tensor + 0.2 * torch.randn(tensor.shape, generator=generator) * tensor.std()
         for name, tensor in frame.tensors.items()
-        if re.search(custom.LEARNED[layers], name)
+        if re.search(LEARNED[layers], name)
     }
     for part in (part for part in text_parts() if any(name.startswith(f"{part}.") for name in frame.tensors)):
         table = frame.tensors[f"{part}.embeddings.token_embedding.weight"]
@@ -255,7 +256,7 @@ def test_sizes_on_the_true_sd15_are_those_of_the_formulas(tmp_path: Path) -> Non
     tensors = {
         name: torch.zeros(shape, dtype=torch.float16)
         for name, shape in shapes.items()
-        if re.search(custom.LEARNED["crossattn_kv"], name)
+        if re.search(LEARNED["crossattn_kv"], name)
     }
     tensors["words.0.text_encoder"] = torch.zeros(1, 768, dtype=torch.float16)
     frame = Frame({name: torch.zeros((), dtype=torch.float16).expand(shape) for name, shape in shapes.items()}, {})
