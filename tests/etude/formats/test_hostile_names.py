@@ -200,15 +200,15 @@ def test_a_base_outside_the_project_is_read_only_when_the_person_says_so(
 
 
 def test_pickles_and_links_in_the_destination_lead_nowhere(home: Path, tmp_path: Path) -> None:
-    write_pickle(home / "sks.pt", {"string_to_param": {"*": torch.ones(2, 768)}, "name": "../../../X"})
+    write_pickle(home / "X.pt", {"string_to_param": {"*": torch.ones(2, 768)}, "name": "../../../Y"})
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (home / "out").mkdir()
     for target in (elsewhere, tmp_path / "gone"):
         (home / "out/X.safetensors").symlink_to(target)
         with pytest.raises(EtudeError, match="exists already"):
-            convert(str(home / "sks.pt"), "embedding_safetensors", home / "out")
-        convert(str(home / "sks.pt"), "embedding_safetensors", home / "out", replace=True)
+            convert(str(home / "X.pt"), "embedding_safetensors", home / "out")
+        convert(str(home / "X.pt"), "embedding_safetensors", home / "out", replace=True)
         assert not (home / "out/X.safetensors").is_symlink()
         (home / "out/X.safetensors").unlink()
     assert list(elsewhere.iterdir()) == []
