@@ -43,11 +43,13 @@ class ClipVision:
         """
         if not Path(folder, "config.json").exists():
             raise BaseError(folder, "is no CLIP folder: config.json is missing", remedy)
-        _check_config(Path(folder, "config.json"))
         try:
+            _check_config(Path(folder, "config.json"))
             model, info = _open_quietly(self.kind, folder)
             self._prepare = CLIPImageProcessorPil.from_pretrained(preprocessor or folder, local_files_only=True)
             self._open_text(folder)
+        except BaseError as error:
+            raise BaseError(folder, f"is no CLIP folder ({error.fault}), or a damaged one", remedy) from error
         except DAMAGED as error:
             why = reason(error)
             if "ignore_mismatched_sizes" in str(error):  # transformers' message is for programmers

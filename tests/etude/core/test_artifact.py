@@ -31,10 +31,10 @@ def test_another_safetensors_file_is_no_artifact(tmp_path: Path, metadata: dict[
 def test_facts_are_read_without_the_tensors(tmp_path: Path) -> None:
     made = Artifact("lora", {"a": torch.ones(1)}, {"step": 3})
     save(made, tmp_path / "a.safetensors")
-    with (tmp_path / "a.safetensors").open("r+b") as file:
-        file.truncate((tmp_path / "a.safetensors").stat().st_size - 4)  # cut into the data
+    data = (tmp_path / "a.safetensors").read_bytes()
+    (tmp_path / "a.safetensors").write_bytes(data[:-4] + b"\xff" * 4)  # the only number is NaN
     assert facts_of(tmp_path / "a.safetensors") == {"method": "lora", "step": 3}
-    with pytest.raises(FormatError, match="is damaged"):
+    with pytest.raises(FormatError, match="not finite"):
         load(tmp_path / "a.safetensors")
 
 
