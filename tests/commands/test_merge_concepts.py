@@ -15,6 +15,7 @@ from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact
 from etude.core.errors import ConflictError, InputError
 from pipelines.custom_diffusion import method as custom
+from pipelines.custom_diffusion.method.settings import LEARNED
 from tests.tasks.learning import write_yaml
 from tests.tiny import WORDS
 
@@ -27,7 +28,7 @@ def test_two_artifacts_become_one_that_knows_both_words_and_replaces_nothing(
     base = load_base(tiny_base)
     paths = []
     for word in ("<a>", "<b>"):
-        layers = (n for n, _ in base.unet.named_parameters() if re.search(custom.LEARNED["crossattn_kv"], f"unet.{n}"))
+        layers = (n for n, _ in base.unet.named_parameters() if re.search(LEARNED["crossattn_kv"], f"unet.{n}"))
         tensors = {f"unet.{n}": base.unet.get_parameter(n) + 0.1 for n in layers}
         tensors["words.0.text_encoder"] = torch.randn(1, 32, generator=torch.Generator().manual_seed(len(paths)))
         paths.append(tmp_path / f"{len(paths)}.safetensors")
