@@ -127,7 +127,8 @@ def _run_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
     own = params.base_precision if isinstance(params, Trained) else "fp32"
     if own not in ("fp32", project.precision):
         fault = f"`base_precision: {own}` needs `precision: {own}` in params.yaml, which is {project.precision}"
-        yield f"{fault}: the weights would be converted in each step", f"write fp32 or {project.precision}"
+        either = dict.fromkeys(("fp32", project.precision))
+        yield f"{fault}: the weights would be converted in each step", f"write {' or '.join(either)}"
     for key, place in models_of(params).items():
         top, _, rest = place.partition("/")
         method = rest.partition("/")[0]

@@ -287,6 +287,7 @@ def nothing_is_missing(stranger: Stranger, line: str) -> None:
 
 
 SHORT = {"training.steps": 8, "training.warmup_steps": 0, "training.checkpoint_every": 4, "preview.seeds": []}
+SHORT |= {"base_precision": "fp32"}  # as `precision` in SMALL
 FEW = {
     "sampling.steps": 2,
     "prompts.concept": ["[name]"],
