@@ -129,7 +129,7 @@ def _open(
     """The base, opened as its method needs it, and a report with previews."""
     from etude.core.randomness import make_deterministic
     from etude.training.opening import open_base
-    from etude.training.preview import draw, encode
+    from etude.training.preview import draw, encode_fixed
     from etude.training.report import Report
 
     make_deterministic(stage_params.threads)
@@ -138,8 +138,7 @@ def _open(
         scratch, stage_params.seed, base.device.type, stage_params.precision, watch=Path("logs", "previews", method)
     )
     if preview:
-        fixed = "text" not in params.step_parts
-        texts = encode(base, preview, params.word, stage_params.precision) if fixed else None
+        texts = encode_fixed(base, preview, params, stage_params.precision)
         report.preview = lambda: draw(base, preview, params.word, stage_params.precision, texts)
     return base, report
 

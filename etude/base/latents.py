@@ -45,7 +45,7 @@ def sample_latents(mean: Tensor, logvar: Tensor, noise: Tensor, scaling_factor: 
 def decode_latents(base: Base, latents: Tensor) -> Tensor:
     """Pictures uint8 [B, 8h, 8w, 3] on the CPU, from scaled latents [B, 4, h, w]; few at once if they are large."""
     _need_vae(base)
-    count = max(1, AT_ONCE // (base.factor**2 * latents.shape[2] * latents.shape[3]))
+    count = max(1, AT_ONCE // _pixels_of(base, latents))
     pictures: list[Tensor] = []
     with present(base, "vae"):
         for part in torch.split(latents, count):
@@ -59,11 +59,16 @@ def decode_pixels(base: Base, latents: Tensor) -> Tensor:
     A picture of more than AT_ONCE pixels is decoded in tiles that overlap by a quarter.
     """
     _need_vae(base)
-    large = base.factor**2 * latents.shape[2] * latents.shape[3] > AT_ONCE
+    large = _pixels_of(base, latents) > AT_ONCE
     scaled = latents.to(base.vae.dtype) / base.scaling_factor
     with present(base, "vae"), torch.autocast(base.device.type, enabled=False):  # in float16, many a VAE overflows
         pixels = _in_tiles(base.vae, scaled) if large else base.vae.decode(scaled, return_dict=False)[0]
     return (pixels / 2 + 0.5).clamp(0, 1)
+
+
+def _pixels_of(base: Base, latents: Tensor) -> int:
+    """The number of pixels of one picture."""
+    return base.factor**2 * latents.shape[2] * latents.shape[3]
 
 
 def _in_tiles(vae: Any, scaled: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ from etude.training.augmentation import HasViews
 from etude.training.batches import Captions, Images, Pictures
 from etude.training.opening import opening
 from etude.training.plan import Optimization, Trained
-from etude.training.preview import Preview, computing, encode, evaluating, preview_of
+from etude.training.preview import Preview, computing, encode, encode_fixed, evaluating, preview_of
 from etude.training.prior import Prior
 from etude.training.report import Report
 from etude.training.views import Views
@@ -116,8 +116,7 @@ def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -
         report = _Counting(Path(), 0, "cpu", {"fp16": "bf16"}.get(setup.precision, setup.precision))
         report.counter, report.footprint = counter, footprint
         if preview:
-            fixed = "text" not in params.step_parts
-            texts = encode(base, preview, params.word, report.precision) if fixed else None
+            texts = encode_fixed(base, preview, params, report.precision)
             report.draw = lambda: _draw(base, preview, params.word, report.precision, texts)
         undo.enter_context(patch.object(fit, "_optimizer", report.optimizer))
         undo.enter_context(patch.object(weights, "_to_host", counter.put_aside))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field, model_validator
 
 from etude.base.settings import Sampling
-from etude.core.params import Schema, Seed, refuse_twice
+from etude.core.params import MethodParams, Schema, Seed, refuse_twice
 from etude.core.placeholder import insert_name
 
 if TYPE_CHECKING:
@@ -62,10 +62,15 @@ def encode(base: Base, preview: Preview, name: str, precision: str) -> Texts:
         return positive, encode_negative(base, preview.negative, len(prompts), skipped)
 
 
+def encode_fixed(base: Base, preview: Preview, params: MethodParams, precision: str) -> Texts | None:
+    """`encode`, before training; None if training changes text encoders or words, so that each preview has its own."""
+    return None if "text" in params.step_parts else encode(base, preview, params.word, precision)
+
+
 def draw(base: Base, preview: Preview, name: str, precision: str, texts: Texts | None = None) -> Image:
     """The pictures of all seeds in a row, drawn with ``base`` in its present state and the precision of training.
 
-    ``texts``: what `encode` returned, if training changes neither text encoders nor words; None: it is called now.
+    ``texts``: what `encode_fixed` returned; for None they are encoded now.
     """
     import numpy as np
     from PIL import Image
