@@ -137,7 +137,7 @@ def _open(
     report = Report(
         scratch, stage_params.seed, base.device.type, stage_params.precision, watch=Path("logs", "previews", method)
     )
-    if preview:
+    if preview and is_main():  # other processes draw nothing
         texts = encode_fixed(base, preview, params, stage_params.precision)
         report.preview = lambda: draw(base, preview, params.word, stage_params.precision, texts)
     return base, report

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
-from etude.core.factors import by_layer, refuse_overflow
+from etude.core.factors import refuse_overflow
 from etude.core.files import Draft
 from etude.core.model_folders import paths_in
 from etude.core.pickles import pickle_keys
@@ -90,7 +90,7 @@ def method_of(name: str) -> str:
 def write(name: str, artifact: Artifact, draft: Draft, frame: Callable[[], Frame]) -> list[Path]:
     """Write an artifact in the format ``name``; ``frame`` is called by formats that hold whole models, by no other."""
     module = load_format(name)
-    if by_layer(artifact.tensors) and "alpha" in artifact.facts:
+    if "alpha" in artifact.facts:
         refuse_overflow(str(artifact.facts.get("name", "LoRA")), artifact.tensors, artifact.facts)
     asked = "frame" in inspect.signature(module.write).parameters
     return module.write(artifact, draft, frame()) if asked else module.write(artifact, draft)

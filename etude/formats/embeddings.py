@@ -78,6 +78,12 @@ def one_vector(path: Path | str, data: Mapping[Any, Any]) -> Any:
     return next(iter(vectors.values()))
 
 
+def labels(data: Mapping[Any, Any]) -> dict[str, Any]:
+    """The facts name and step of A1111's dictionary, those that it has."""
+    facts = {"name": data["name"]} if data.get("name") is not None else {}
+    return facts | ({"step": data["step"]} if isinstance(data.get("step"), int) else {})
+
+
 def _key_sets() -> Iterator[dict[str, str]]:
     """Part → key: of each family's files, and of those that diffusers' training scripts write for it."""
     for known in _families():

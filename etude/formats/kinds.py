@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -57,16 +58,17 @@ def _name_of(form: str, path: Path, facts: Mapping[str, Any]) -> str:
 
     Raises FormatError for a name that cannot be typed.
     """
+    stem = Path(os.path.abspath(path)).stem  # of `.` too, and not of what a link leads to
     inside = facts.get("name")
     if facts.get("words") and "rank" not in facts:  # a LoRA has the name of its file, whatever embeddings it has in it
         joined = " ".join(facts["words"])
         inside = inside or (joined if len(joined.encode()) <= LONGEST else None)
-    named = isinstance(inside, str) and file_name(inside) == path.stem
+    named = isinstance(inside, str) and file_name(inside) == stem
     if form == "embedding_pt" and not named:
-        return choose_word(path, path.stem, inside)  # as A1111, which looks at the name inside for nothing
-    word = choose_word(path, inside, path.stem)
-    if form in ("embedding_safetensors", "embedding_image") and file_name(word) != file_name(path.stem):
-        text = f"{path}: its word is `{word}`, as it says inside; programs that go by file names know `{path.stem}`"
+        return choose_word(path, stem, inside)  # as A1111, which looks at the name inside for nothing
+    word = choose_word(path, inside, stem)
+    if form in ("embedding_safetensors", "embedding_image") and file_name(word) != file_name(stem):
+        text = f"{path}: its word is `{word}`, as it says inside; programs that go by file names know `{stem}`"
         warnings.warn(text, EtudeWarning, stacklevel=3)
     return word
 

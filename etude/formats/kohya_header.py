@@ -68,8 +68,8 @@ def refuse_meaning(
     """
     args = _args(path, metadata)
     layers = by_layer(tensors)
-    names = " " + " ".join(name for factors in layers.values() for name in factors)
-    kinds = {start for start in ALGORITHMS.values() if f" {start}" in names}
+    names = {name for factors in layers.values() for name in factors}
+    kinds = {start for start in ALGORITHMS.values() for name in names if name.startswith(start)}
     for name, value in sorted(args.items()):
         if name not in USED | HARMLESS and value not in (None, False, "", "none", [], {}):
             fault = f"has `{name[:40]}: {str(value)[:40]}` in `{ARGS}`, which is not known and may change its meaning"

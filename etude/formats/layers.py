@@ -163,13 +163,14 @@ def _finish(
         names = [name for name in SCALED if name in factors]
         if not names:
             raise unknown(path, [f"{layer}.scalar"])
-        factors |= {name: _scaled(path, f"{layer}.{name}", factors[name], numbers["scalar"]) for name in names}
+        factors |= {name: scaled_finite(path, f"{layer}.{name}", factors[name], numbers["scalar"]) for name in names}
     if "bias" in beside:
-        factors["diff_b"] = _scaled(path, f"{layer}.bias", beside["bias"], alpha / rank)
+        factors["diff_b"] = scaled_finite(path, f"{layer}.bias", beside["bias"], alpha / rank)
     return rank, alpha
 
 
-def _scaled(path: Path | str, name: str, tensor: Tensor, number: float) -> Tensor:
+def scaled_finite(path: Path | str, name: str, tensor: Tensor, number: float) -> Tensor:
+    """``number`` times a tensor of a file; raises FormatError naming it if the result is not finite."""
     return refuse_infinite(path, f"`{name}`, scaled by {number:g},", scaled(tensor, number))
 
 

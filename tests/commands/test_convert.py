@@ -9,6 +9,7 @@ import torch
 
 from commands.convert import convert
 from etude.base.loading import load_base
+from etude.base.whole import read_model
 from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact
 from etude.core.errors import ArgumentError, ConflictError, FormatError, InputError
@@ -98,6 +99,14 @@ def test_a_whole_model_goes_from_folder_to_file_and_back_and_draws_the_same(tiny
     assert sorted(p.name for p in (tmp_path / "single").iterdir()) == ["model.config", "model.safetensors"]
     first = load_format("diffusers_checkpoint").read(tiny_base)[0]
     assert same(load_format("diffusers_checkpoint").read(tmp_path / "folder/model")[0], first)
+
+
+def test_a_model_that_is_named_as_this_folder_has_the_folders_name(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_base, tmp_path / "owls")
+    monkeypatch.chdir(tmp_path / "owls")
+    assert open_any(Path(), whole=read_model)[1].facts["name"] == "owls"
 
 
 @pytest.mark.parametrize("form", ["embedding_pt", "embedding_safetensors"])

@@ -29,7 +29,7 @@ from etude.core.files import Draft, atomic_path
 from etude.core.magic import what_instead
 from etude.core.pictures import DAMAGE, describe, open_whole, plugins
 from etude.core.weights import checked
-from etude.formats.embeddings import one_vector, rows
+from etude.formats.embeddings import labels, one_vector, rows
 from etude.formats.metadata import file_stem, word
 
 CHUNK = "sd-ti-embedding"
@@ -52,9 +52,10 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     vector = one_vector(path, data)
     if not isinstance(vector, Tensor):
         raise FormatError(path, "holds an embedding whose rows are no tensor", "name another file")
-    facts = {"name": data["name"]} if data.get("name") is not None else {}
-    facts |= {"step": data["step"]} if isinstance(data.get("step"), int) else {}
-    return rows(path, {"text_encoder": checked(path, "string_to_param", vector)}), {"name": Path(path).stem, **facts}
+    return rows(path, {"text_encoder": checked(path, "string_to_param", vector)}), {
+        "name": Path(path).stem,
+        **labels(data),
+    }
 
 
 def read_dictionary(path: Path | str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from etude.core.artifact import Artifact
 from etude.core.files import Draft
 from etude.core.pickles import read_pickle, write_pickle
-from etude.formats.embeddings import keys_of, one_vector, parts_of, rows
+from etude.formats.embeddings import keys_of, labels, one_vector, parts_of, rows
 from etude.formats.metadata import file_stem, word
 
 PLACEHOLDER, PLACEHOLDER_ID = "*", 265  # the token that the original code trained; readers look for it by name
@@ -36,9 +36,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if parts := parts_of(data):
         return rows(path, {part: data[key] for key, part in parts.items()}), {}
     vector = one_vector(path, data)
-    facts = {"name": data["name"]} if data.get("name") is not None else {}
-    facts |= {"step": data["step"]} if isinstance(data.get("step"), int) else {}
-    return rows(path, {"text_encoder": vector}), facts
+    return rows(path, {"text_encoder": vector}), labels(data)
 
 
 def write(artifact: Artifact, draft: Draft) -> list[Path]:

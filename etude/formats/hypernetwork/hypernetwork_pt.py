@@ -40,7 +40,10 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     What a file does not tell is what A1111's loader takes it to be.
     """
     data = read_pickle(path)
-    pairs = {int(width): pair for width, pair in data.items() if str(width).isdecimal()}
+    widths = [width for width in data if str(width).isdecimal()]
+    pairs = {int(width): data[width] for width in widths}
+    if len(pairs) < len(widths):
+        raise FormatError(path, "has two pairs of networks of one width", "name a hypernetwork made by A1111")
     if not pairs or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs.values()):
         raise FormatError(path, "holds no pairs of networks by width", "name a hypernetwork made by A1111")
     tensors: dict[str, Tensor] = {}

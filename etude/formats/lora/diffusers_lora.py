@@ -26,7 +26,7 @@ from etude.core.tensors import write_tensors
 from etude.core.weights import refuse_infinite
 from etude.formats import metadata as headers
 from etude.formats.kohya_header import alpha_told, refuse_meaning
-from etude.formats.layers import READ, Place, read_layers, recognises
+from etude.formats.layers import READ, Place, read_layers, recognises, scaled_finite
 from etude.formats.module_names import LDM, from_dotted
 from etude.formats.pairs import Pair, join, scaled, split
 from etude.formats.peft_config import ADAPTER, Adapter, parse, read_object
@@ -96,16 +96,16 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     common, facts = read_layers(path, tensors, places.get, alpha_of)
     refuse_meaning(path, metadata, tensors, common, facts)
-    return _scaled(common, adapters), facts
+    return _scaled(path, common, adapters), facts
 
 
 def _adapters(path: Path, places: Mapping[str, Place], metadata: Mapping[str, str]) -> dict[str, Adapter]:
     """What was configured of PEFT's layers, by part; raises FormatError where that is not there, or does not fit."""
     origin, fields = _fields(path, places, metadata)
-    adapters = {}
-    for part in learned_parts():
-        own = {name: value for name, value in fields.items() if name.partition(".")[0] not in learned_parts()}
-        own |= {name.removeprefix(f"{part}."): fields[name] for name in fields if name.startswith(f"{part}.")}
+    adapters, parts = {}, learned_parts()
+    shared = {name: value for name, value in fields.items() if name.partition(".")[0] not in parts}
+    for part in parts:
+        own = shared | {name.removeprefix(f"{part}."): fields[name] for name in fields if name.startswith(f"{part}.")}
         if not own:
             continue
         adapters[part] = parse(origin, own, is_text=part in text_parts())
@@ -143,7 +143,7 @@ def _fields(path: Path, places: Mapping[str, Place], metadata: Mapping[str, str]
 def _flat(path: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields by ``<part>.<field>``, which may be in a table by part; raises FormatError for two values of one."""
     flat = {name: value for name, value in fields.items() if name not in learned_parts()}
-    for part in fields.keys() & learned_parts():
+    for part in (part for part in learned_parts() if part in fields):
         if not isinstance(fields[part], Mapping | None):
             fault = f"has a {type(fields[part]).__name__} in `{part}` of `{ADAPTER}`, not fields"
             raise FormatError(path, fault, "fetch or make it again")
@@ -154,14 +154,15 @@ def _flat(path: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _scaled(common: dict[str, Tensor], adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
+def _scaled(path: Path, common: dict[str, Tensor], adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
     """PEFT scales a LoKr of two whole factors too, which has no rank and so no scale in the common form."""
     for name in [name for name in common if name.endswith(".lokr_w1")]:
         layer = name.removesuffix(".lokr_w1")
         part, _, module = layer.partition(".")
         if part in adapters and f"{layer}.lokr_w2" in common:
             rank = adapters[part].rank_of(module)
-            common[name] = scaled(common[name], adapters[part].alpha_of(module, rank) / rank)
+            number = adapters[part].alpha_of(module, rank) / rank
+            common[name] = scaled_finite(path, name, common[name], number)
     return common
 
 

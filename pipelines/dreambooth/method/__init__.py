@@ -113,8 +113,7 @@ def build(*, base: Base, images: Images, class_images: Prior, params: Params, re
     def loss(pair: Pair) -> Tensor:
         return prior.preserving_loss(base, pair, read(pair), plan, params.prior_weight)
 
-    modules = {part: m for part, m in parts_of(base).items() if part == "unet" or params.text_encoder_rate}
-    with learning(modules) as weights:
+    with learning(parts_of(base), params.trains) as weights:
         facts = {"name": params.name, "images": len(images.names), "class_images": len(class_images.images.names)}
         learned = Artifact(METHOD, dict(weights), facts, params.save)
         return fit(groups(weights, params.text_encoder_rate), loss, pairs, plan, report, learned)

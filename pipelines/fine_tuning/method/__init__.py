@@ -63,7 +63,6 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     plan, learn_text = params.training, params.text_encoder_rate > 0
     captions = conditioning.apply_wording(base, captions, params.caption, params.word, params.clip_skip)
     batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
-    modules = {part: module for part, module in parts_of(base).items() if part == "unet" or learn_text}
 
     def loss(batch: Batch) -> Tensor:
         if learn_text:
@@ -72,7 +71,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
             text = conditioning.use_cached(batch, captions.empty, params.caption_dropout)
         return denoising_loss(base, batch.mean, batch.logvar, text, plan)
 
-    with learning(modules) as weights:
+    with learning(parts_of(base), params.trains) as weights:
         facts = {"name": params.name, "images": len(images.names)}
         learned = Artifact(METHOD, dict(weights), facts, params.save)
         return fit(groups(weights, params.text_encoder_rate), loss, batches, plan, report, learned)

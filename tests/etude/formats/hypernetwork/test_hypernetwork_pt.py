@@ -168,6 +168,7 @@ def test_the_file_for_sd15_has_the_size_that_the_notes_name(tmp_path: Path) -> N
         ({8: ({},)}, "no pairs of networks"),
         ({8: ({"conv.weight": torch.ones(1)}, {})}, "holds `conv.weight`"),
         ({8: ({"linear.0.weight": torch.ones(2)}, {})}, "does not begin with a linear layer"),
+        ({8: ({}, {}), "8": ({}, {})}, "two pairs of networks of one width"),
     ],
 )
 def test_what_is_no_hypernetwork_is_refused(data: dict[Any, Any], said: str, tmp_path: Path) -> None:

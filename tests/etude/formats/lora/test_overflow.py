@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from etude.core.pickles import write_pickle
 from etude.core.weights import allow_nan
 from etude.diffusion.factors import added, change
 from etude.formats.delta import adobe_delta
-from etude.formats.lora import kohya_lora
+from etude.formats.lora import diffusers_lora, kohya_lora
 from etude.formats.pairs import scaled
 
 STEM = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_q"
@@ -53,6 +54,14 @@ def test_an_alpha_that_makes_a_change_infinite_is_refused_and_factors_of_opposit
     tensors = factors("lora", 1e30) | {f"{STEM}.lora_up.weight": torch.full((8, 2), 1e-30)}
     save_file(tensors, tmp_path / "y.safetensors")
     assert kohya_lora.read(tmp_path / "y.safetensors")[1]["alpha"] == 2
+
+
+def test_a_lokr_whose_alpha_in_the_header_makes_a_factor_infinite_is_refused_by_the_factor(tmp_path: Path) -> None:
+    tensors = {"unet.x.lokr_w1": torch.full((2, 2), 1e20), "unet.x.lokr_w2": torch.full((4, 4), 1e-20)}
+    header = json.dumps({"unet": {"r": 4, "alpha": 1e25, "peft_type": "LOKR"}})
+    save_file(tensors, tmp_path / "x.safetensors", {"lora_adapter_metadata": header})
+    with pytest.raises(FormatError, match=r"`unet\.x\.lokr_w1`, scaled by 2\.5e\+24, is not finite"):
+        diffusers_lora.read(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("name", ["kohya_lora", "diffusers_lora", "peft_lora"])
