@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,17 +64,17 @@ def origin(path: str) -> Origin | None:
     return next((Origin(item["from"], item["revision"]) for item in _fetched(path)), None)
 
 
-def _fetched(path: str) -> list[dict[str, Any]]:
-    """What the presets say of the model that they fetch to ``path``."""
-    items = [item for preset in sorted(PRESETS.glob("*.yaml")) for item in read_yaml(preset)["fetch"]]
-    return [item for item in items if item["to"] == path]
+def _fetched(path: str) -> Iterator[dict[str, Any]]:
+    """What the presets say of the model that they fetch to ``path``; a preset is read when its turn comes."""
+    for preset in sorted(PRESETS.glob("*.yaml")):
+        yield from (item for item in read_yaml(preset)["fetch"] if item["to"] == path)
 
 
 def family_of(base: Path) -> str:
     """The family of a base, also of one that is not here yet, if a preset fetches it. Raises BaseError."""
-    named = [str(item["family"]) for item in _fetched(base.as_posix()) if "family" in item]
-    if named and not base.exists():
-        return named[0]
+    items = () if base.exists() else _fetched(base.as_posix())
+    if named := next((str(item["family"]) for item in items if "family" in item), None):
+        return named
     from etude.base.family import recognise
 
     return recognise(base)

@@ -85,15 +85,14 @@ def _trimmed(run: list[str], marked: bool) -> list[str]:
 
     Words that can begin a description are left out there only beside a number or a program's word (``marked``).
     """
-    behind = program_words.ALWAYS_CUT | program_words.EDITS
-    before = behind | program_words.ALSO_WORDS if marked else program_words.ALWAYS_CUT
-    while run and _is_left_out(run[-1], behind):
+    before = program_words.CUT_BEFORE if marked else program_words.ALWAYS_CUT
+    while run and _is_left_out(run[-1], program_words.CUT_BEHIND):
         run = run[:-1]
     run = _behind_counter(run)
     while run and _is_left_out(run[0], before):
         run = run[1:]
     glued = GLUED.fullmatch(_letters(run[-1])) if run else None
-    return [*run[:-1], run[-1].rstrip("0123456789")] if glued and glued["after"] else run
+    return [*run[:-1], run[-1].rstrip(glued["after"])] if glued and glued["after"] else run
 
 
 def _behind_counter(run: list[str]) -> list[str]:
@@ -101,7 +100,7 @@ def _behind_counter(run: list[str]) -> list[str]:
     for place, word in enumerate(run):
         if word.isdecimal():
             return run[place:]
-        if word.lower() not in program_words.SAYS_NOTHING - program_words.STOP_WORDS:
+        if word.lower() not in program_words.NO_DESCRIPTION:
             break
     return run
 

@@ -72,4 +72,7 @@ STOP_WORDS = frozenset({
 PHOTOGRAPHER = frozenset({"pexels", "unsplash"})
 
 ALWAYS_CUT = FILE_CODES | PROGRAMS
+CUT_BEHIND = ALWAYS_CUT | EDITS  # at the end of a name
+CUT_BEFORE = CUT_BEHIND | ALSO_WORDS  # at its beginning, beside a number or a program's word
 SAYS_NOTHING = ALWAYS_CUT | ALSO_WORDS | EDITS | FILE_WORDS | SCREENSHOTS | STOP_WORDS
+NO_DESCRIPTION = SAYS_NOTHING - STOP_WORDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -31,18 +32,19 @@ def in_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
     if not profile:
         return image, True
     try:
-        embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if image.mode != "CMYK" and _is_srgb(embedded):
+        if image.mode != "CMYK" and _is_srgb(profile):
             return image, True
-        converted = _through(image, embedded)
+        converted = _through(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)))
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):  # damaged, or for other pixels: the numbers are right
         return image, False
     converted.info.pop("icc_profile", None)  # Pillow's sRGB, which holds the time of its making
     return converted, True
 
 
-def _is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
+@lru_cache(maxsize=16)  # the pictures of a set have few different ones
+def _is_srgb(data: bytes) -> bool:
     """Whether it is called sRGB and is near it, unlike "Display P3 Gamut with sRGB Transfer" and linear sRGB."""
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
     if "sRGB" not in ImageCms.getProfileDescription(profile) or profile.profile.xcolor_space.strip() != "RGB":
         return False
     values = np.arange(0, 256, 15, dtype=np.uint8)

@@ -48,18 +48,23 @@ def profile_of_codes(primaries: int, transfer: int) -> bytes | None:
 
 def profile_of_png(chunks: Mapping[bytes, bytes]) -> bytes | None:
     """The ICC profile that a PNG's chunks describe; None where it is sRGB, or is in iCCP."""
-    if len(codes := chunks.get(b"cICP", b"")) == 4:
-        primaries, transfer, matrix, full = codes
+    if comes_first(chunks):
+        primaries, transfer, matrix, full = chunks[b"cICP"]
         if matrix or not full:
             raise UnusableError("its cICP chunk is for video (YCbCr, or a narrow range), which Pillow does not convert")
         return profile_of_codes(primaries, transfer)
-    if b"iCCP" in chunks or b"sRGB" in chunks:
+    if b"iCCP" in chunks or b"sRGB" in chunks or not {b"gAMA", b"cHRM"} & chunks.keys():
         return None
     (inverse,) = _numbers(chunks.get(b"gAMA", b""), 1) or (USUAL,)
     described = _numbers(chunks.get(b"cHRM", b""), 8) or PRIMARIES[1]
     if not GAMMA_LIMITS[0] <= inverse <= GAMMA_LIMITS[1] or min(described[1::2]) <= 0 or max(described) > 1:
         return None
     return _profile(described, SRGB if abs(inverse - USUAL) < NEAR else 1 / inverse)
+
+
+def comes_first(chunks: Mapping[bytes, bytes]) -> bool:
+    """Whether a PNG has a cICP chunk, which comes before a profile in iCCP."""
+    return len(chunks.get(b"cICP", b"")) == 4
 
 
 def _numbers(data: bytes, count: int) -> tuple[float, ...] | None:

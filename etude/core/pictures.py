@@ -19,7 +19,8 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from etude.core.described_colours import KEY, profile_of_png
+from etude.core.boxes import described_profile
+from etude.core.described_colours import KEY, comes_first, profile_of_png
 from etude.core.errors import InputError, UnusableError
 from etude.core.jpeg_data import ends_early
 
@@ -38,6 +39,7 @@ ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (
 SCANS = 500  # limit for a progressive JPEG: each scan reads all pixels, and thousands in a small file take hours
 
 JPEGS = ("JPEG", "MPO")
+BOXES = ("AVIF", "HEIF")
 CUT = "the file is cut: it ends before the end of its picture"
 # A download that stopped may have its full length. In these formats, zeros at the end are decoded as pixels.
 ENDS_NOT_IN_ZEROS = ("WEBP", "AVIF", "HEIF", "JXL")
@@ -93,23 +95,29 @@ def describe(error: BaseException, path: Path) -> str:
 def load_whole(image: Image.Image, path: Path) -> None:
     """Load all pixels of an opened picture, before its metadata is read; raises one of DAMAGE.
 
-    A profile of the colours that a PNG describes by numbers is kept in its `info`. Raises UnusableError where these
-    cannot be converted.
+    A profile of the colours that a PNG, AVIF or HEIC describes by numbers is kept in its `info`. Raises UnusableError
+    where these cannot be converted.
     """
-    described = None
+    described, chunks = None, {}
+    data = path.read_bytes() if image.format in JPEGS else b""
     if image.format == "PNG":
         with open(path, "rb") as file:
-            described = profile_of_png(check_png(file))
+            chunks = check_png(file)
+        described = profile_of_png(chunks)
     elif image.format == "ICO":
         _check_icons(path)
-    elif image.info.get("progressive") and path.read_bytes().count(b"\xff\xda") > SCANS:
+    elif image.info.get("progressive") and data.count(b"\xff\xda") > SCANS:
         raise OSError(f"it has more than {SCANS} scans")
     elif image.format in ENDS_NOT_IN_ZEROS and _ends_in_zeros(path):
         raise OSError(CUT)
     image.load()
+    if image.format in BOXES and "icc_profile" not in image.info:
+        described = described_profile(path)
     if described:
         image.info[KEY] = described
-    if image.format in JPEGS and ends_early(image, path.read_bytes()):
+    if comes_first(chunks):
+        image.info.pop("icc_profile", None)
+    if data and ends_early(image, data):
         raise OSError(CUT)
     if image.format == "PNG" and image.mode == "P" and not image.palette:
         raise OSError("its palette is missing")

@@ -14,14 +14,12 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from etude.core.colours import Colour, flatten, in_srgb, refuse_dark
-from etude.core.described_colours import KEY
 from etude.core.errors import InputError, UnusableError
-from etude.core.pictures import DAMAGE, JPEGS, describe, load_whole
+from etude.core.pictures import BOXES, DAMAGE, JPEGS, describe, load_whole
 from etude.images import avif, jpeg2000, tiff
 from etude.images.kinds import formats, not_a_picture
 
 Size = tuple[int, int]  # width, height
-BOXES = ("AVIF", "HEIF")
 LARGEST_JPEG = 500_000_000  # pixels; it is decoded smaller. The limit of all others is Pillow's own
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap width and height
 TURNS = {
@@ -124,8 +122,6 @@ def _upright(image: ImageFile, path: Path, background: Colour, enough: Callable[
     sixteen, white = ";16" in str(image.tile[:1]), tiff.white_of(image)
     covered = image.tile[0].extents if image.format == "GIF" and image.tile else None
     _load(image, path)
-    if image.format in BOXES and "icc_profile" not in image.info:
-        image.info[KEY] = avif.described_profile(path)
     if sixteen:
         refuse_dark(image)
     inks = image.mode == "CMYK" and "icc_profile" not in image.info

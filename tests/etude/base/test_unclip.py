@@ -19,7 +19,6 @@ from etude.base.family import recognise
 from etude.base.loading import load_base
 from etude.base.text import encode_prompts, tokenise
 from etude.core.errors import BaseError
-from etude.core.files import read_json, write_json
 from etude.core.tensors import read_tensors, write_tensors
 from etude.diffusion.hooks import supplied_picture
 from etude.diffusion.noise import predict
@@ -93,8 +92,7 @@ def test_a_noise_schedule_of_embeddings_that_does_not_grow_is_refused(
     unclip_of: Callable[[str], Path], values: dict[str, object], tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(unclip_of("sd1"), tmp_path / "base"))
-    file = copy / "image_noising_scheduler/scheduler_config.json"
-    write_json(file, read_json(file) | values)
+    change(copy / "image_noising_scheduler/scheduler_config.json", **values)
     with pytest.raises(BaseError, match=r"image_noising_scheduler: its scheduler_config\.json has no noise"):
         load_base(copy)
 

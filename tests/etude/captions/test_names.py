@@ -29,6 +29,7 @@ DESCRIBING = {
     "DALL·E 2024-01-31 14.22.33 - a red fox in snow.png": "a red fox in snow",
     "00042-0-a red fox in snow.png": "a red fox in snow",
     "fox2.png": "fox",
+    "fox２.png": "fox",  # a full-width digit
     "cat01.jpg": "cat",
     "Dog.1.jpg": "Dog",
     "1girl.png": "1girl",

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from etude.core.described_colours import profile_of_codes
 from etude.core.errors import InputError
 from etude.images.decode import PROFILE, fault_of, read_picture
 from etude.rendering.pixels import open_picture
+from tests.etude.core.test_pictures import chunk
 
 WHITE = (255, 255, 255)
 GREEN = (90, 200, 40)
@@ -27,9 +28,7 @@ SWAPPED = struct.pack(">8I", 31270, 32900, 30000, 60000, 64000, 33000, 15000, 60
 def png(path: Path, mode: str, chunks: dict[bytes, bytes]) -> Path:
     buffer = io.BytesIO()
     Image.new(mode, (4, 4), GREEN if mode == "RGB" else 128 if mode == "L" else 32768).save(buffer, "PNG")
-    added = b""
-    for kind, data in chunks.items():
-        added += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    added = b"".join(chunk(kind, data) for kind, data in chunks.items())
     place = 8 + 25  # behind the signature and IHDR
     path.write_bytes(buffer.getvalue()[:place] + added + buffer.getvalue()[place:])
     return path
@@ -98,3 +97,15 @@ def test_an_avif_has_the_colours_that_its_codes_describe(tmp_path: Path, primari
     expected = {(12, 13): P3, (9, 1): REC2020, (1, 8): LINEAR, (1, 13): GREEN}[primaries, transfer]
     found = read_picture(tmp_path / "a.avif", WHITE).image.getpixel((1, 1))
     assert np.abs(np.subtract(found, expected)).max() <= 3
+    assert open_picture(tmp_path / "a.avif").getpixel((1, 1)) == found
+
+
+def test_the_codes_of_a_png_come_before_its_profile_also_if_they_say_srgb(tmp_path: Path) -> None:
+    profile = profile_of_codes(12, 13)
+    Image.new("RGB", (4, 4), GREEN).save(tmp_path / "a.png", icc_profile=profile)
+    for read in (lambda: read_picture(tmp_path / "a.png", WHITE).image, lambda: open_picture(tmp_path / "a.png")):
+        assert np.abs(np.subtract(read().getpixel((1, 1)), P3)).max() <= 1
+    data = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(data[:33] + chunk(b"cICP", bytes([1, 13, 0, 1])) + data[33:])
+    assert read_picture(tmp_path / "b.png", WHITE).image.getpixel((1, 1)) == GREEN
+    assert open_picture(tmp_path / "b.png").getpixel((1, 1)) == GREEN

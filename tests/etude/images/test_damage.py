@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from PIL import Image
 
 from etude.core.errors import InputError
 from etude.images.decode import fault_of, read_picture
+from tests.etude.core.test_pictures import chunk
 
 WHITE = (255, 255, 255)
 SIZE = (72, 56)
@@ -174,9 +173,8 @@ def with_four_colours(form: str, odd: int, **options: Any) -> bytes:
     if form != "PNG":
         return data
     place = data.index(b"PLTE")
-    palette = b"PLTE" + data[place + 4 : place + 16]
     behind = data[place + 4 + 768 + 4 :]
-    return data[: place - 4] + struct.pack(">I", 12) + palette + struct.pack(">I", zlib.crc32(palette)) + behind
+    return data[: place - 4] + chunk(b"PLTE", data[place + 4 : place + 16]) + behind
 
 
 @pytest.mark.parametrize("form", ["PNG", "GIF", "BMP"])
