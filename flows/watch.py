@@ -152,9 +152,9 @@ class Serving(Runner):
     def serve(self, looks: Sequence[Look], tell: Callable[[str], None], lives: Callable[[], bool]) -> None:
         """Run what is due until Ctrl-C, and pass the looks' lines to `tell`. Raises InputError if the server ends."""
         over = Event()
-        watching = Thread(target=self._watch, args=(looks, tell, lives, over))
-        watching.start()
+        watching = Thread(target=self._watch, args=(looks, tell, lives, over), daemon=True)
         try:
+            watching.start()  # in here: Ctrl-C may come as the thread starts, and without its end Python would not end
             asyncio.run(self.start())
         except KeyboardInterrupt:
             if not self.lost:
@@ -163,7 +163,8 @@ class Serving(Runner):
             raise InputError("the Prefect server", fault, "serve again; the end of server.log may tell why") from None
         finally:
             over.set()
-            watching.join()
+            if watching.is_alive():
+                watching.join()
 
     def _watch(
         self, looks: Sequence[Look], tell: Callable[[str], None], lives: Callable[[], bool], over: Event

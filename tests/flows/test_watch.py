@@ -6,7 +6,7 @@ import signal
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -236,6 +236,22 @@ def test_ctrl_c_ends_serving_and_a_lost_server_is_named(
         serving.serve(["look"], "tell", "lives")  # type: ignore[list-item, arg-type]
     ((looks, tell, lives, over),) = watched
     assert (looks, tell, lives, over.is_set()) == (["look"], "tell", "lives", True)
+
+
+def test_ctrl_c_that_comes_as_serving_starts_ends_it_too(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Thread] = []
+
+    def start(thread: Thread) -> None:
+        begun.append(thread)
+        begin(thread)
+        raise KeyboardInterrupt
+
+    begin = Thread.start
+    monkeypatch.setattr(Thread, "start", start)
+    with pytest.raises(KeyboardInterrupt):
+        serving.serve([], Calls(), lambda: True)
+    (watching,) = begun
+    assert not watching.is_alive()
 
 
 def test_served_flows_take_turns_and_sigterm_is_like_ctrl_c(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
