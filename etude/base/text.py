@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from etude.base.conditioning import Conditioning
 from etude.base.waiting import present
 from etude.core.errors import BaseError, EtudeWarning
 from etude.core.families import FAMILIES
+from etude.core.spelling import find_words
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def encode_prompts(base: Base, prompts: Sequence[str], clip_skip: int = 0) -> Co
 def tokenise(base: Base, prompts: Sequence[str]) -> Tokens:
     """Prompts as ids: start, at most 75 tokens, end, padding.
 
-    An added word (`hooks.added_tokens`) is replaced by its rows if it occurs as a separate word; upper and lower case
-    are equal. Rows of one word stay together: if not all of them fit, the prompt ends before the word.
+    An added word (`hooks.added_tokens`) is replaced by its rows if it occurs as a separate word, spelt as
+    `etude.core.spelling` says. Rows of one word stay together: if not all of them fit, the prompt ends before the word.
     """
     _need_text(base)
     # each encoder has its own tokenizer: for those that pad with "!", a "!" in the text is padding too
@@ -109,7 +109,8 @@ def _layer(states: Sequence[Tensor], from_end: int) -> Tensor:
 def _fit(base: Base, tokenizer: Any, prompt: str, length: int) -> tuple[list[int], str]:
     """The ids of a prompt, with start, end and padding, and the text that did not fit."""
     ids, cut = [tokenizer.bos_token_id], ""
-    for start, text, rows in _pieces(base, prompt):
+    pieces = list(_pieces(base, prompt))
+    for number, (text, rows) in enumerate(pieces):
         if rows:
             piece_ids, places = list(rows), [0] * len(rows)
         else:
@@ -118,30 +119,20 @@ def _fit(base: Base, tokenizer: Any, prompt: str, length: int) -> tuple[list[int
         left = length - 1 - len(ids)
         if len(piece_ids) > left:
             ids += [] if rows else piece_ids[:left]
-            cut = prompt[start if rows else start + places[left] :]
+            rest = text if rows else text[places[left] :]
+            cut = rest + "".join(text for text, _ in pieces[number + 1 :])
             break
         ids += piece_ids
     ids.append(tokenizer.eos_token_id)
     return ids + [tokenizer.pad_token_id] * (length - len(ids)), cut
 
 
-def _pieces(base: Base, prompt: str) -> Iterator[tuple[int, str, range]]:
-    """The prompt's pieces in order: start position, text, and the ids of its rows if the piece is an added word."""
-    rows: dict[str, range] = {}
+def _pieces(base: Base, prompt: str) -> Iterator[tuple[str, range]]:
+    """The prompt's pieces in order, each with the ids of its rows if it is an added word."""
+    rows: list[range] = []
     count = 0
-    for name, vectors in base.words.items():
-        rows[name] = range(-1 - count, -1 - count - len(vectors[0]), -1)
+    for vectors in base.words.values():
+        rows.append(range(-1 - count, -1 - count - len(vectors[0]), -1))
         count += len(vectors[0])
-    end = 0
-    longest_first = sorted(rows, key=len, reverse=True)
-    for match in _pattern(longest_first).finditer(prompt) if rows else ():
-        yield end, prompt[end : match.start()], range(0)
-        yield match.start(), match.group(), rows[longest_first[(match.lastindex or 1) - 1]]
-        end = match.end()
-    yield end, prompt[end:], range(0)
-
-
-def _pattern(names: Sequence[str]) -> re.Pattern[str]:
-    """Matches each name, in a group of its own, as a separate word: `sks` is in "a sks, red" but not in "masks"."""
-    choices = "|".join(f"({re.escape(name)})" for name in names)
-    return re.compile(rf"(?<!\w)(?:{choices})(?!\w)", re.IGNORECASE)
+    for piece, number in find_words(list(base.words), prompt):
+        yield piece, range(0) if number is None else rows[number]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from etude.base.base import Base, CustomSampler
 from etude.base.unclip import Supplied
 from etude.core.errors import BaseError, ConflictError, FormatError
+from etude.core.spelling import as_read
 
 
 @contextmanager
@@ -27,11 +28,11 @@ def added_tokens(base: Base, words: Mapping[str, Tensor | Sequence[Tensor]]) -> 
     ConflictError for a word that is active already, BaseError for rows of another width.
     """
     rows = {name: _rows(base, name, vectors) for name, vectors in words.items()}
-    active = {name.lower() for name in base.words}
+    active = {as_read(name) for name in base.words}
     for name in rows:
-        if name.lower() in active:
+        if as_read(name) in active:
             raise ConflictError(name, "was already added as a word", "give one of the two another name")
-        active.add(name.lower())
+        active.add(as_read(name))
     with ExitStack() as undo:
         if not base.words:
             for number, encoder in enumerate(base.text_encoders):

@@ -6,7 +6,6 @@ captions), ``size`` in pixels, and the shape of the network. The parts are ``con
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import Field, PositiveInt
 from etude.core.errors import InputError
 from etude.core.files import read_json
 from etude.core.params import Schema, validate
+from etude.core.spelling import find_words, has_word
 from etude.core.weights import read_weights
 from etude.rendering.pixels import open_picture
 
@@ -82,9 +82,9 @@ class Classifier:
         phrases = [(phrase, part) for part, phrases_of_part in self.config.labels.items() for phrase in phrases_of_part]
         labels: dict[str, str] = {}
         for phrase, part in sorted(phrases, key=lambda pair: (-len(pair[0]), pair)):
-            if part not in labels and (place := re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE)):
+            if part not in labels and has_word(phrase, text):
                 labels[part] = phrase
-                text = f"{text[: place.start()]}|{text[place.end() :]}"
+                text = "".join(piece if number is None else "|" for piece, number in find_words([phrase], text))
         return labels
 
     @cached_property

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from etude.core.errors import FormatError
 from etude.core.placeholder import NAME
+from etude.core.spelling import as_read
 
 LONGEST = 255  # bytes: a file's name can have no more
 JOINERS = "\u200c\u200d"  # invisible, but parts of Persian words and of emoji
@@ -40,10 +41,10 @@ def choose_words(path: Path | str, texts: Sequence[object]) -> list[str]:
     words = [choose_word(path, text) for text in texts]
     known: dict[str, str] = {}
     for word in words:
-        if other := known.get(word.casefold()):
+        if other := known.get(as_read(word)):
             fault = f"has the words {other!r} and {word!r}, which are one in prompts"
             raise FormatError(path, fault, "remove one of the two, or rename it in the file")
-        known[word.casefold()] = word
+        known[as_read(word)] = word
     return words
 
 

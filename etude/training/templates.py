@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from pydantic import Field
 
 from etude.core.errors import InputError
 from etude.core.placeholder import NAME
+from etude.core.spelling import find_words, has_word
 
 FILEWORDS = "[filewords]"
 Template = Annotated[str, Field(pattern=r"\[name\]|\[filewords\]", description="a text with [name] or [filewords]")]
@@ -27,7 +27,7 @@ def refuse_silent(templates: Sequence[str], captions: Mapping[str, str], name: s
     if all(NAME in template for template in templates):
         return
     for picture, caption in sorted(captions.items()):
-        if not _name_pattern(name).search(caption):
+        if not has_word(name, caption):
             action = f"write it there, or begin the templates with it: `{NAME} {FILEWORDS}`"
             raise InputError(f"data/{image_set}", f"the caption of {picture}, `{caption}`, lacks `{name}`", action)
 
@@ -37,9 +37,9 @@ def draw(templates: Sequence[str], captions: Sequence[str], name: str) -> list[s
     import torch
 
     chosen = torch.randint(len(templates), (len(captions),)).tolist()
-    with_placeholder = (_name_pattern(name).sub(lambda _: NAME, caption) for caption in captions)
+    with_placeholder = (_with_placeholder(name, caption) for caption in captions)
     return [templates[i].replace(FILEWORDS, caption) for i, caption in zip(chosen, with_placeholder, strict=True)]
 
 
-def _name_pattern(name: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.IGNORECASE)
+def _with_placeholder(name: str, caption: str) -> str:
+    return "".join(piece if number is None else NAME for piece, number in find_words([name], caption))

@@ -233,6 +233,7 @@ def test_a_start_of_several_tokens_is_their_mean(tiny_base: Path) -> None:
     ("change", "said"),
     [
         ({"name": "otter"}, "`name` is 'otter', without '<owl>'"),
+        ({"name": "<owl>s otter"}, "`name` is '<owl>s otter', without '<owl>'"),
         ({"set": "style"}, "`set` is 'style', which is none of `concepts`: concept"),
         ({"concepts": {"concept": OTTER | {"word": "an otter"}}}, "word` is 'an otter'.* one word"),
         ({"concepts": {"concept": OTTER | {"prompt": "bear"}}}, r"prompt` is 'bear'.* \[word\] in it"),

@@ -20,6 +20,7 @@ from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.files import Draft
 from etude.core.pickles import read_pickle, write_pickle
+from etude.core.spelling import as_read
 from etude.core.weights import read_weights
 from etude.formats.checkpoints import Frame
 from etude.formats.deltas import common, wholes, words
@@ -58,5 +59,5 @@ def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
         for number, (_, row) in enumerate(sorted(rows.items())):
             stem = file_stem({**artifact.facts, "name": word})
             paths.append(draft.path(f"{stem}{'_2' if number else ''}.bin"))
-            write_pickle(paths[-1], {word.lower(): row[0].clone()})  # diffusers lower-cases prompts
+            write_pickle(paths[-1], {as_read(word): row[0].clone()})  # as diffusers looks for it
     return paths

@@ -17,6 +17,7 @@ from etude.core.errors import FormatError
 from etude.core.families import text_parts
 from etude.core.files import Draft
 from etude.core.pickles import read_either
+from etude.core.spelling import as_read
 from etude.core.tensors import write_tensors
 from etude.formats.embeddings import LONE, rows, unknown
 from etude.formats.metadata import modelspec
@@ -70,8 +71,8 @@ def _one(path: Path) -> tuple[str, Tensor]:
 
 
 def write(artifact: Artifact, draft: Draft) -> list[Path]:
-    """One file a text encoder. Diffusers lower-cases prompts before it looks for tokens, so the token is lower case."""
-    token = str(artifact.facts["name"]).lower()
+    """One file a text encoder. Diffusers looks for the token in prompts as the tokenizer reads them."""
+    token = as_read(str(artifact.facts["name"]))
     metadata = {"format": "pt"} | modelspec(artifact.facts, "textual-inversion")
     paths = []
     for part, tensor in sorted(artifact.tensors.items()):

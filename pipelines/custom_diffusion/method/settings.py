@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from etude.base.settings import ClassPictures
 from etude.core.mixins import Concepts
 from etude.core.params import Count, MethodParams, Scale, Schema, SetName, Words, classed
+from etude.core.spelling import as_read, has_word
 from etude.training.augmentation import HasViews
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
@@ -53,12 +54,12 @@ class Params(Concepts, HasViews, ClassPictures, Trained, HasPreview, MethodParam
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
-        words = [concept.word.lower() for concept in self.concepts.values()]
+        words = [as_read(concept.word) for concept in self.concepts.values()]
         if len(set(words)) < len(words):
             raise ValueError("`concepts` has one word twice: give each concept its own")
         if self.set not in self.concepts:
             raise ValueError(f"`set` is {self.set!r}, which is none of `concepts`: {', '.join(self.concepts)}")
-        if (word := self.concepts[self.set].word) not in self.name:
+        if not has_word(word := self.concepts[self.set].word, self.name):
             raise ValueError(f"`name` is {self.name!r}, without {word!r}, the word of the concept {self.set!r}")
         if self.prior_weight and not (self.class_images.count or self.class_images.real):
             raise ValueError("`prior_weight` needs pictures: raise `class_images.count`, or name a `real` set")

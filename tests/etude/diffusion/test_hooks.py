@@ -164,6 +164,15 @@ def test_a_word_that_is_in_force_is_not_added_twice(sd1: Base, name: str) -> Non
         assert list(sd1.words) == ["sks"]
 
 
+def test_two_words_that_the_tokenizer_tells_apart_are_two(sd1: Base) -> None:
+    words = {"sks": rows_for(sd1, 1)[0], "ſks": rows_for(sd1, 1)[0], "caf\u00e9": rows_for(sd1, 1)[0]}
+    with added_tokens(sd1, words):
+        ids = tokenise(sd1, ["ſks SKS cafe\u0301"]).ids[0][0]
+        assert ids[1:4].tolist() == [-2, -1, -3]
+        with pytest.raises(ConflictError, match="already"), added_tokens(sd1, {"cafe\u0301": rows_for(sd1, 1)}):
+            pass
+
+
 def test_two_words_that_differ_in_case_alone_would_hide_each_other(sd1: Base) -> None:
     words = {"Sks": rows_for(sd1, 1), "other": rows_for(sd1, 1), "sKS": rows_for(sd1, 1)}
     with pytest.raises(ConflictError, match="sKS: was already added as a word"), added_tokens(sd1, words):

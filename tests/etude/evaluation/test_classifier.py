@@ -28,6 +28,7 @@ def test_a_caption_is_read_longest_phrase_first(classifier: Classifier) -> None:
     assert classifier.read_labels("a Sea Otter") == {"concept": "sea otter"}
     assert classifier.read_labels("flat orange on a red background")["concept"] == "orange"
     assert classifier.read_labels("caterpillar, flatly drawn") == {}
+    assert "concept" not in classifier.read_labels("on an orange background, on an orange background")
 
 
 def test_a_picture_gets_the_likeliest_label_of_every_part(classifier: Classifier) -> None:

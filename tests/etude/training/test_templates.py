@@ -12,6 +12,7 @@ def test_the_name_in_a_caption_becomes_the_place_of_the_word() -> None:
     caption = "noto Owl on a red background, no owlet"
     assert draw(["[filewords]"], [caption], "owl") == ["noto [name] on a red background, no owlet"]
     assert draw(["a photo of [name]"], [caption], "owl") == ["a photo of [name]"]
+    assert draw(["[filewords]"], ["a cafe\u0301, a ſks"], "caf\u00e9") == ["a [name], a ſks"]
     assert draw(["[name], [filewords]"], ["<owl> a <owl>"], "<owl>") == ["[name], [name] a [name]"]
 
 
