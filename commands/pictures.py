@@ -79,7 +79,7 @@ def _check_name(name: str, target: Path) -> None:
 
 def _chosen(source: Path, target: Path) -> list[str]:
     """The pictures below ``source``, recognised by content, with their masks and texts, as sorted relative names."""
-    from etude.captions.beside import captions_of, find_captions
+    from etude.core.beside import captions_of, find_captions
     from etude.images.decode import fault_of
     from etude.images.folder import choose_pictures, kohya_folders, list_folder, name_unused
 

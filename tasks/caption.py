@@ -32,7 +32,7 @@ def caption(name: str) -> None:
     prepared = Path("data", name, "prepared")
     listing = read_json(prepared / "images.json")
     images: dict[str, dict[str, Any]] = listing["images"]
-    from etude.captions.beside import find_captions
+    from etude.core.beside import find_captions
     from etude.images.folder import list_files
 
     files = list_files(folder)
@@ -51,8 +51,8 @@ def caption(name: str) -> None:
 
 def _written(folder: Path, captions: dict[str, str], images: dict[str, dict[str, Any]], settings: Caption) -> Texts:
     """The captions that people wrote for pictures: in a .txt file beside one of its files, or in a file's name."""
-    from etude.captions.beside import read_beside
     from etude.captions.names import words_of_name
+    from etude.core.beside import read_beside
 
     texts, unreadable = {}, []
     for identifier, entry in images.items():
@@ -125,7 +125,7 @@ def _tell_silent(name: str, images: dict[str, Any], whole: dict[str, dict[str, s
 
 def _tell_unused(name: str, files: list[str], captions: dict[str, str], listing: dict[str, Any]) -> None:
     """Name what is in the folder and neither *prepare* nor this stage uses or has named, by suffix."""
-    from etude.captions.beside import captions_of
+    from etude.core.beside import captions_of
     from etude.images.folder import kohya_folders, name_unused
 
     used = set(listing["skipped"])  # *prepare* names these

@@ -8,17 +8,17 @@ compared with those held-out pictures that show most of that; without a classifi
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from etude.core.beside import CARDS, captions_of, find_captions, read_beside
 from etude.core.errors import EtudeWarning, InputError
 from etude.core.placeholder import NAME, fill
 from etude.evaluation import metrics
@@ -27,7 +27,6 @@ from etude.evaluation.features import ClipFeatures
 from etude.evaluation.metrics import Array, significant
 from etude.rendering.pixels import FORMATS
 
-CARDS = frozenset({"license", "licence", "readme"})  # files about the pictures
 PARTS = ("concept", "style", "background")
 
 
@@ -117,7 +116,7 @@ def _right(predicted: str, wanted: str | None) -> float:
 def find_heldout(folder: Path, clip: ClipFeatures, classifier: Classifier | None) -> HeldOut | None:
     """The held-out pictures in ``folder``; the caption is in the .txt file beside a picture, or is its file name.
 
-    None if there is no such folder; raises InputError if the folder contains no pictures.
+    None if there is no such folder; raises InputError if the folder contains no pictures, or a caption in no UTF-8.
     """
     if not folder.is_dir():
         return None
@@ -126,15 +125,16 @@ def find_heldout(folder: Path, clip: ClipFeatures, classifier: Classifier | None
     paths = [path for path in here if formats.get(path.suffix.lower()) in FORMATS]
     if not paths:
         raise InputError(folder, "holds no pictures", "put pictures there (PNG, JPEG, WebP), or remove the folder")
-    _warn_of_others(folder, here, paths)
-    shown = [classifier.read_labels(caption(path)) if classifier else {} for path in paths]
+    texts = find_captions(path.name for path in here if path.is_file())
+    used = {path.name for path in paths}
+    _warn_of_others(folder, here, {*used, *captions_of(used, texts)})
+    shown = [classifier.read_labels(_caption(path, texts)) if classifier else {} for path in paths]
     return HeldOut(paths, clip.pictures(paths), shown, classifier)
 
 
-def _warn_of_others(folder: Path, here: Sequence[Path], pictures: Collection[Path]) -> None:
+def _warn_of_others(folder: Path, here: Sequence[Path], used: Collection[str]) -> None:
     """Warn of what is in the folder and is no picture of a format that is read, no caption of one and no card."""
-    used = {*pictures, *(path.with_suffix(".txt") for path in pictures)}
-    others = [path for path in here if path not in used and path.stem.lower() not in CARDS]
+    others = [path for path in here if path.name not in used and path.stem.lower() not in CARDS]
     if others:
         kinds = Counter(f"{path.name}/" if path.is_dir() else path.suffix or path.name for path in others)
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(8))
@@ -142,15 +142,7 @@ def _warn_of_others(folder: Path, here: Sequence[Path], pictures: Collection[Pat
         warnings.warn(message, EtudeWarning, stacklevel=2)
 
 
-def caption(path: Path) -> str:
-    """The text of the .txt file beside a picture, or else the words of the picture's file name.
-
-    Raises InputError if the file is not text in UTF-8.
-    """
-    beside = path.with_suffix(".txt")
-    if not os.path.exists(beside):  # False too for a name that is too long for the system
-        return re.sub(r"[-_]", " ", path.stem)
-    try:
-        return beside.read_text(encoding="utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise InputError(beside, f"is not text in UTF-8 (byte {error.start})", "save it as UTF-8") from error
+def _caption(path: Path, texts: Mapping[str, str]) -> str:
+    """The text beside a picture, or else the words of its file name; raises InputError."""
+    text = read_beside(path.parent, [path.name], texts)
+    return re.sub(r"[-_]", " ", path.stem) if text is None else text

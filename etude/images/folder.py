@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from etude.core.beside import CARDS
 from etude.core.errors import InputError
 
 # What lies beside pictures without being one; everything else is tried by its content, whatever its suffix.
@@ -18,9 +19,6 @@ BESIDE = frozenset(
     | {".safetensors"}
 )
 MASK = "_att"  # ends the stem of a mask that lies beside its picture, as DreamArtist names them
-CARDS = frozenset({"license", "licence", "notice", "readme", "credits", "attribution", "copying"})
-
-
 REPEATS = re.compile(r"\d{1,3}_\S.*")  # folders that kohya's scripts read repeats and a prompt from: "10_sks dog"
 
 

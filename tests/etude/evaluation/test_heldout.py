@@ -11,7 +11,7 @@ from PIL import Image
 from etude.core.errors import EtudeWarning, InputError
 from etude.evaluation.classifier import Classifier, Labels
 from etude.evaluation.features import ClipFeatures
-from etude.evaluation.heldout import HeldOut, caption, find_heldout
+from etude.evaluation.heldout import HeldOut, find_heldout
 from etude.evaluation.metrics import unit
 from etude.evaluation.settings import Evaluate
 from tests.classifying import write_classifier
@@ -129,11 +129,21 @@ def test_the_ceiling_is_what_the_real_pictures_score(
     assert found["heldout_similarity"] == pytest.approx((everything + flat) / 2, rel=1e-5)
 
 
-def test_a_text_beside_a_picture_comes_before_the_words_of_its_file_name(tmp_path: Path) -> None:
-    path = paint(tmp_path, "noto-otter_on-a-red-background", (0, 0, 0))
-    assert caption(path) == "noto otter on a red background"
+def shown(folder: Path, clip: ClipFeatures, classifier: Classifier) -> list[Labels]:
+    """The labels in the captions of a folder's pictures, with no warning of files that are not used."""
+    with warnings.catch_warnings(action="error"):
+        found = find_heldout(folder, clip, classifier)
+    return list(found.shown) if found else []
+
+
+def test_a_text_beside_a_picture_comes_before_the_words_of_its_file_name(
+    clip: ClipFeatures, classifier: Classifier, tmp_path: Path
+) -> None:
+    path = paint(tmp_path / "kept", "noto-otter_on-a-red-background", (0, 0, 0))
+    said = {"style": "noto", "concept": "otter", "background": "on a red background"}
+    assert shown(path.parent, clip, classifier) == [said]
     path.with_suffix(".txt").write_text("flat otter\n", encoding="utf-8")
-    assert caption(path).strip() == "flat otter"
+    assert shown(path.parent, clip, classifier) == [{"style": "flat", "concept": "otter"}]
 
 
 def test_a_set_may_have_no_held_out_pictures_but_an_empty_folder_is_an_error(
@@ -164,13 +174,30 @@ def test_every_format_that_is_read_counts_and_what_is_left_out_is_counted(tmp_pa
         assert find_heldout(folder, clip, None)
 
 
-def test_a_caption_of_any_editor_is_read_and_one_that_is_no_text_is_named(tmp_path: Path) -> None:
-    beside = tmp_path / "a.txt"
-    beside.write_bytes(b"\xef\xbb\xbfa noto otter\r\n")
-    assert caption(tmp_path / "a.png") == "a noto otter"
-    beside.write_bytes("un café".encode("latin-1"))
-    with pytest.raises(InputError, match=r"a\.txt: is not text in UTF-8"):
-        caption(tmp_path / "a.png")
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("caf\u00e9.txt", b"\xef\xbb\xbfa noto otter\r\n"),
+        ("cafe\u0301.txt", b"a noto  otter"),  # as macOS writes it
+        ("caf\u00e9.TXT", b"a noto otter"),
+        ("caf\u00e9.txt", "a noto otter".encode("utf-16")),
+    ],
+)
+def test_a_caption_is_found_and_read_as_for_training(
+    name: str, data: bytes, clip: ClipFeatures, classifier: Classifier, tmp_path: Path
+) -> None:
+    path = paint(tmp_path / "kept", "caf\u00e9", (0, 0, 0))
+    (path.parent / name).write_bytes(data)
+    assert shown(path.parent, clip, classifier) == [{"style": "noto", "concept": "otter"}]
+
+
+@pytest.mark.parametrize("data", ["un café".encode("latin-1"), "a cat".encode("utf-16-le")])
+def test_a_caption_that_is_no_text_is_named(
+    data: bytes, clip: ClipFeatures, classifier: Classifier, tmp_path: Path
+) -> None:
+    paint(tmp_path / "kept", "a", (0, 0, 0)).with_suffix(".txt").write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.txt: is no(t| plain) text"):
+        find_heldout(tmp_path / "kept", clip, classifier)
 
 
 def test_held_out_pictures_may_lie_in_a_folder_of_the_earlier_name_but_not_in_both(tmp_path: Path) -> None:

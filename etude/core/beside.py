@@ -1,4 +1,4 @@
-"""Captions in text files beside the pictures."""
+"""What lies beside the pictures of a folder: their captions in text files, and files about them all."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path, PurePosixPath
 from etude.core.errors import InputError
 
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+# stems of files about the pictures
+CARDS = frozenset({"license", "licence", "notice", "readme", "credits", "attribution", "copying"})
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")  # all but white space
 
 

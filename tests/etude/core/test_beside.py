@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from etude.captions.beside import captions_of, find_captions, read_beside
+from etude.core.beside import captions_of, find_captions, read_beside
 from etude.core.errors import InputError
 
 
