@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import platform
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from etude.core.errors import BaseError
 from etude.core.families import FAMILIES
 from etude.core.files import write_json
+from etude.core.memory import peak
 from etude.core.method import Method, load_method
 from etude.core.mixins import base_of, models_of
 from etude.core.params import MethodParams, Schema, load, pick
@@ -167,21 +167,10 @@ def _measure(path: Path, seconds: float) -> None:
     """Write time and memory of this run to a log; for a resumed run, those since it was resumed."""
     import torch
 
-    costs = {"seconds": round(seconds, 1), "memory_bytes": _peak()}
+    costs = {"seconds": round(seconds, 1), "memory_bytes": peak()}
     if torch.cuda.is_available():
         costs["device_memory_bytes"] = torch.cuda.max_memory_allocated()
     write_json(path, costs)
-
-
-def _peak() -> int:
-    """The peak memory of this process in bytes."""
-    if sys.platform == "win32":
-        import psutil
-
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

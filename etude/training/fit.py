@@ -17,6 +17,7 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import TrainingError
+from etude.core.memory import during
 from etude.core.randomness import mix
 from etude.training.average import Average
 from etude.training.plan import Optimization
@@ -78,6 +79,10 @@ def fit(
     run = _Run(tensors, optimizer, average, device)
     start = run.restore(report.restore())
     report.start(start, plan.steps)
+    if start and _is_checkpoint(start, plan) and device.is_main_process:
+        with during(f"drawing the preview of step {start}"), average.applied():
+            refresh()
+            report.draw_again(start)
     for step in range(start, plan.steps):
         for settings, group in zip(optimizer.param_groups, groups, strict=True):
             settings["lr"] = plan.rate(step) * group.rate
@@ -114,16 +119,29 @@ def _record(
     learned: Artifact | None,
     refresh: Callable[[], None],
 ) -> None:
-    """Log and save after ``done`` steps, each at its interval: a point of the curve, a checkpoint, the resume state."""
-    last = done == plan.steps
+    """Log and save after ``done`` steps, each at its interval: a point of the curve, a checkpoint, the resume state.
+
+    A preview comes after the state: what goes wrong in it would else go wrong again in each run that resumes.
+    """
+    last, at_checkpoint = done == plan.steps, _is_checkpoint(done, plan)
     if done % plan.log_every == 0 or last:
         report.log(done, run.mean_loss(), plan.rate(done - 1))
-    if done % plan.checkpoint_every == 0 or last:
-        with run.average.applied():
+    if at_checkpoint:
+        with during(f"saving the checkpoint of step {done}"), run.average.applied():
             refresh()
             report.checkpoint(done, learned)
-    if done % plan.resume_every == 0 or last:
-        report.keep(run.state(done))
+    draws = at_checkpoint and report.preview is not None
+    if done % plan.resume_every == 0 or last or draws:
+        with during(f"saving the state of step {done}"):
+            report.keep(run.state(done))
+    if draws:
+        with during(f"drawing the preview of step {done}"), run.average.applied():
+            refresh()
+            report.draw(done)
+
+
+def _is_checkpoint(done: int, plan: Optimization) -> bool:
+    return done % plan.checkpoint_every == 0 or done == plan.steps
 
 
 def _accelerator(report: Report) -> Accelerator:

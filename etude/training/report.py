@@ -22,6 +22,7 @@ from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact
 from etude.core.errors import TrainingError
 from etude.core.files import atomic_path
+from etude.core.memory import is_out_of_memory
 from etude.training.processes import is_main
 
 CONSOLE = Console(stderr=True)
@@ -47,6 +48,10 @@ class Report:
     def folder(self) -> Path:
         """The folder of the results: ``checkpoints/``, ``previews/`` and ``training/``."""
         return self.scratch / "results"
+
+    @property
+    def _previews(self) -> Path:
+        return self.folder / "previews"
 
     @property
     def _state(self) -> Path:
@@ -94,16 +99,38 @@ class Report:
             CONSOLE.print(f"step {step}: loss {loss:.4f}, learning rate {rate:.3g}", highlight=False)
 
     def checkpoint(self, step: int, learned: Artifact | None) -> None:
-        """Save the artifact after ``step`` steps, and a preview."""
+        """Save the artifact after ``step`` steps."""
         if learned:
             stamped = replace(learned, facts={**learned.facts, "step": step})
             artifacts.save(stamped, self.folder / "checkpoints" / f"{step:06d}.safetensors")
-        if self.preview:
-            with atomic_path(self.folder / "previews" / f"{step:06d}.png") as temporary:
+
+    def draw(self, step: int) -> None:
+        """Save a preview after ``step`` steps, whose state is kept: if memory does not suffice here, no step is lost.
+
+        A run that resumes here leaves that preview out, and says so.
+        """
+        if not self.preview:
+            return
+        path, too_large = self._previews / f"{step:06d}.png", self.scratch / f"undrawn-{step:06d}"
+        if too_large.exists():
+            text = f"step {step}: no preview, since memory did not suffice for it. Next: lower `preview.seeds`."
+            CONSOLE.print(f"warning: {text}", highlight=False)
+            return
+        try:
+            with atomic_path(path) as temporary:
                 self.preview().save(temporary)
-            if self.watch:
-                self.watch.mkdir(parents=True, exist_ok=True)
-                shutil.copy(self.folder / "previews" / f"{step:06d}.png", self.watch)
+        except Exception as error:
+            if is_out_of_memory(error):
+                too_large.touch()
+            raise
+        if self.watch:
+            self.watch.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, self.watch)
+
+    def draw_again(self, step: int) -> None:
+        """Draw the preview after ``step`` steps, if a run was stopped before it was saved."""
+        if not (self._previews / f"{step:06d}.png").exists():
+            self.draw(step)
 
     def finish(self) -> Path:
         """Write the curve as DVC plots and metrics below ``training/``; returns the folder of all results."""

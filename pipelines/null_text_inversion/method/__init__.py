@@ -93,6 +93,7 @@ def build(
     artifact = Artifact(METHOD, tensors, facts, params.save).copied()
     report.preview = lambda: sheet(progress, pixels)
     report.checkpoint(total, artifact)
+    report.draw(total)
     return artifact
 
 

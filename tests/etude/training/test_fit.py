@@ -13,10 +13,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from PIL import Image
 from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import TrainingError
+from etude.core.memory import work_of
 from etude.core.randomness import mix
 from etude.training.fit import Group, _buckets, fit
 from etude.training.plan import Optimization
@@ -300,3 +302,62 @@ def test_two_processes_learn_together_what_one_learns_from_both_batches(tmp_path
         torch.manual_seed(mix(0, "step", index))
         numbers.append(float(torch.rand(())))
     assert [number for step in zip(*drawn, strict=True) for number in step] == numbers
+
+
+def drawing(scratch: Path, preview: Any, weights: list[Tensor] | None = None) -> Report:
+    """Ten steps with a state every four, a checkpoint every five and a preview at each of them."""
+    w = torch.zeros(4, 1, requires_grad=True)
+    plan = {"steps": 10, "checkpoint_every": 5, "resume_every": 4, "log_every": 10, "ema": 0.5, "clip": 0.0}
+
+    def loss(batch: Points) -> Tensor:
+        return ((batch.x @ w - batch.x[:, :1]) ** 2).mean()
+
+    def draw() -> Image.Image:
+        return preview(w)
+
+    report = Report(scratch, 0, "cpu", "fp32", preview=draw)
+    fit({"w": w}, loss, batches, Optimization(**{**BLOCK, **plan}), report, Artifact("test", {"w": w}, {}))
+    return report
+
+
+def colour_of(w: Tensor) -> Image.Image:
+    return Image.new("RGB", (8, 8), tuple(int(255 * abs(value)) for value in w.detach().flatten()[:3].tolist()))
+
+
+def results(scratch: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(scratch.glob("results/*/*")) if path.is_file()}
+
+
+def test_a_preview_that_fails_fails_after_its_steps_state_is_kept_and_is_drawn_by_the_run_that_resumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = drawing(tmp_path / "whole", colour_of)
+
+    def fails(_: Tensor) -> Image.Image:
+        raise KeyboardInterrupt
+
+    for step in (5, 10):
+        with pytest.raises(KeyboardInterrupt):
+            drawing(tmp_path / "parts", fails)
+        assert torch.load(tmp_path / "parts/state.pt", weights_only=True)["step"] == 5
+        assert step == 5 or "resumed at step 5 of 10" in capsys.readouterr().err
+    drawing(tmp_path / "parts", colour_of)
+    assert results(tmp_path / "parts") == results(tmp_path / "whole")
+    assert len(results(whole.scratch)) == 4
+
+
+def test_a_preview_for_which_memory_does_not_suffice_is_left_out_by_the_run_that_resumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def too_large(_: Tensor) -> Image.Image:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 6.50 GiB")
+
+    for step in (5, 10):  # each run goes on from where the one before it stopped
+        with pytest.raises(torch.OutOfMemoryError) as caught:
+            drawing(tmp_path, too_large)
+        assert work_of(caught.value) == f"drawing the preview of step {step}"
+        assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == step
+    capsys.readouterr()
+    drawing(tmp_path, too_large)
+    assert "step 10: no preview, since memory did not suffice for it. Next: lower" in capsys.readouterr().err
+    assert sorted(results(tmp_path)) == ["000005.safetensors", "000010.safetensors"]

@@ -52,7 +52,9 @@ def test_a_checkpoint_tells_its_step_and_its_preview_is_shown_at_once(tmp_path: 
     made = report(tmp_path, preview=lambda: Image.new("RGB", (8, 8), "red"), watch=tmp_path / "logs/previews")
     learned = Artifact("test", {"w": torch.ones(1)}, {"name": "owl", "step": 1})
     made.checkpoint(12, learned)
+    made.draw(12)
     made.checkpoint(1_234_567, None)
+    made.draw(1_234_567)
     assert artifacts.load(made.folder / "checkpoints/000012.safetensors").facts == {"name": "owl", "step": 12}
     assert learned.facts["step"] == 1
     for folder in (made.folder / "previews", tmp_path / "logs/previews"):
@@ -63,5 +65,6 @@ def test_a_checkpoint_tells_its_step_and_its_preview_is_shown_at_once(tmp_path: 
 def test_without_a_preview_nothing_is_drawn(tmp_path: Path) -> None:
     made = report(tmp_path, watch=tmp_path / "logs")
     made.checkpoint(1, Artifact("test", {"w": torch.ones(1)}, {}))
+    made.draw(1)
     assert not (made.folder / "previews").exists()
     assert not (tmp_path / "logs").exists()
