@@ -23,7 +23,7 @@ UNKNOWN = 20  # pictures, where the set is not here yet
 MEANING = {
     "weights": "of the base, frozen",
     "data": "latents and texts",
-    "learned": "what training adds: factors, copies, the average",
+    "learned": "what training adds: factors, copies",
     "gradients": "",
     "optimizer": "its states",
     "activations": "of one step",

@@ -15,6 +15,8 @@ from unittest.mock import patch
 
 import torch
 from accelerate.state import AcceleratorState
+from PIL.Image import Image
+from PIL.Image import new as new_image
 from torch import Tensor
 
 from etude.base import waiting
@@ -34,7 +36,7 @@ from etude.diffusion import weights
 from etude.diffusion.sample import guided
 from etude.memory.base import empty_base
 from etude.memory.counter import Counter, counting
-from etude.training import fit
+from etude.training import average, fit
 from etude.training.augmentation import HasViews
 from etude.training.batches import Captions, Images, Pictures
 from etude.training.opening import opening
@@ -75,7 +77,7 @@ class Footprint:
 
     weights: int = 0  # of the base
     data: int = 0  # latents and texts
-    learned: int = 0  # what training adds: factors, copies, the average
+    learned: int = 0  # what training adds: factors, copies
     gradients: int = 0
     optimizer: int = 0
     activations: int = 0  # of a step, with everything that is alive only within it
@@ -117,9 +119,10 @@ def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -
         report.counter, report.footprint = counter, footprint
         if preview:
             texts = encode_fixed(base, preview, params, report.precision)
-            report.draw = lambda: _draw(base, preview, params.word, report.precision, texts)
+            report.preview = lambda: _draw(base, preview, params.word, report.precision, texts)
         undo.enter_context(patch.object(fit, "_optimizer", report.optimizer))
         undo.enter_context(patch.object(weights, "_to_host", counter.put_aside))
+        undo.enter_context(patch.object(average, "_to_host", lambda one: counter.put_aside(one.detach().clone())))
         AcceleratorState._reset_state(reset_partial_state=True)  # else a second precision would be refused
         undo.callback(AcceleratorState._reset_state, reset_partial_state=True)
         method.build(base=base, **data, params=params, report=report)
@@ -141,13 +144,14 @@ def _one_step(params: MethodParams) -> MethodParams:
 
 
 @torch.no_grad()
-def _draw(base: Base, preview: Preview, word: str, precision: str, texts: Texts | None) -> None:
+def _draw(base: Base, preview: Preview, word: str, precision: str, texts: Texts | None) -> Image:
     """What a preview holds at most: a step with guidance of all pictures at once, then their decoding."""
     with evaluating(base), computing(base, precision):
         positive, negative = texts or encode(base, preview, word, precision)
         side = base.resolution // base.factor
         latents = torch.empty(len(preview.seeds), 4, side, side)
         decode_latents(base, guided(base, latents, torch.tensor(500), positive, negative, preview.guidance))
+    return new_image("RGB", (side, side))  # any
 
 
 @dataclass
@@ -156,7 +160,6 @@ class _Counting(Report):
 
     counter: Counter = field(init=False)
     footprint: Footprint = field(init=False)
-    draw: Callable[[], None] | None = None
 
     def restore(self) -> dict[str, Any] | None:
         return None
@@ -185,10 +188,12 @@ class _Counting(Report):
         self.footprint.activations = self.counter.peak - self.footprint.stays - self.footprint.gradients
 
     def checkpoint(self, step: int, learned: Artifact | None) -> None:
+        pass
+
+    def draw(self, step: int) -> None:
+        assert self.preview
         self.counter.restart()
-        if self.draw:
-            self.draw()
-        # With an average, a copy of what is learned is there as well meanwhile.
+        self.preview()
         self.footprint.previews = self.counter.peak - self.footprint.stays
 
 

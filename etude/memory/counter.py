@@ -25,6 +25,7 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._alive: dict[int, int] = {}  # storage → bytes
+        self._aside: set[int] = set()  # storages on the host
         self.now = self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -42,12 +43,16 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def put_aside(self, tensor: Tensor) -> Tensor:
         """Count ``tensor`` no more: on a GPU it would wait on the host."""
-        self._drop(tensor.untyped_storage()._cdata)
+        storage = tensor.untyped_storage()
+        self._drop(storage._cdata)
+        self._aside.add(storage._cdata)
+        weakref.finalize(storage, self._aside.discard, storage._cdata)
         return tensor
 
     def bring(self, module: torch.nn.Module, _device: Any = None) -> None:
         """Count the tensors of a module, which come from the host."""
         for tensor in (*module.parameters(), *module.buffers()):
+            self._aside.discard(tensor.untyped_storage()._cdata)
             self._add(tensor)
 
     def send(self, module: torch.nn.Module) -> None:
@@ -58,7 +63,7 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         number = storage._cdata
-        if number not in self._alive:
+        if number not in self._alive and number not in self._aside:
             size = -(-storage.nbytes() // BLOCK) * BLOCK
             self._alive[number] = size
             self.now += size

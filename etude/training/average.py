@@ -2,42 +2,72 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+HOST = torch.device("cpu")
+
 
 class Average:
-    """The average of ``tensors`` with ``decay``; 0: off. Early steps decay faster, so that the start counts less."""
+    """The average of ``tensors`` with ``decay``; 0: off. Early steps decay faster, so that the start counts less.
+
+    It is on the host: the device has no copy of it.
+    """
 
     def __init__(self, tensors: Sequence[Tensor], decay: float) -> None:
         self.tensors, self.decay = list(tensors), decay
-        self.values = [tensor.detach().clone() for tensor in self.tensors] if decay else []
+        self.values = [_to_host(tensor) for tensor in self.tensors] if decay else []
+        self.steps = 0  # that are in the average
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Update the average with the parameters after 0-based ``step``."""
-        if self.decay:
-            decay = min(self.decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(self.values, [t.detach() for t in self.tensors], 1 - decay)
+    def update(self, steps: int) -> None:
+        """Update the average with the parameters after ``steps`` steps.
+
+        The decays of all steps since the last update are multiplied: the EMA scaling rule ρ̂ = ρ^κ (Busbridge et al.,
+        2023, arXiv:2307.13813). So a value differs from the average of every step by at most the largest distance
+        between its parameter at an update and at the steps before it, up to the update before.
+        """
+        if not self.decay:
+            return
+        kept = math.prod(min(self.decay, (1 + step) / (10 + step)) for step in range(self.steps, steps))
+        for value, tensor in zip(self.values, self.tensors, strict=True):
+            value.lerp_(tensor.detach().to(HOST), 1 - kept)
+        self.steps = steps
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the parameters have the values of the average; on exit, their own values are restored."""
-        if not self.decay:
-            yield
-            return
-        own_values = [tensor.detach().clone() for tensor in self.tensors]
-        self.load(self.values)
+        """Inside, the parameters have the values of the average, and ``values`` theirs."""
+        self._exchange()
         try:
             yield
         finally:
-            self.load(own_values)
+            self._exchange()
 
     @torch.no_grad()
-    def load(self, values: Sequence[Tensor]) -> None:
-        """Copy ``values`` into the parameters."""
-        for tensor, value in zip(self.tensors, values, strict=True):
+    def _exchange(self) -> None:
+        """One tensor after the other, so that there is no second copy of all."""
+        for value, tensor in zip(self.values, self.tensors if self.decay else [], strict=True):
+            own = _to_host(tensor)
             tensor.copy_(value)
+            value.copy_(own)
+
+    @torch.no_grad()
+    def load(self) -> None:
+        """Copy the average into the parameters."""
+        for value, tensor in zip(self.values, self.tensors if self.decay else [], strict=True):
+            tensor.copy_(value)
+
+    @torch.no_grad()
+    def restore(self, values: Sequence[Tensor], steps: int) -> None:
+        """Continue with a saved average of ``steps`` steps."""
+        for value, saved in zip(self.values, values, strict=True):
+            value.copy_(saved)
+        self.steps = steps
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(HOST, copy=True)

@@ -92,15 +92,15 @@ def fit(
             device.clip_grad_norm_(tensors, plan.clip)
         optimizer.step()
         optimizer.zero_grad()
-        average.update(step)
+        if (step + 1) % plan.ema_every == 0 or _is_checkpoint(step + 1, plan):
+            average.update(step + 1)
         after_step(step)
         if _is_due(step + 1, plan):
             _check(run, batches, step + 1, plan, device)
             if device.is_main_process:
                 _record(run, step + 1, plan, report, learned, refresh)
         report.advance(step + 1)
-    if plan.ema:
-        average.load(average.values)
+    average.load()
     refresh()
     return (learned or Artifact("", {}, {})).copied()
 
@@ -255,6 +255,7 @@ class _Run:
             "parameters": [tensor.detach() for tensor in self.tensors],
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.values,
+            "averaged": self.average.steps,
             "window": self.window,
             "scaler": scaler.state_dict() if scaler else {},
         }
@@ -266,8 +267,7 @@ class _Run:
         with torch.no_grad():
             for tensor, value in zip(self.tensors, state["parameters"], strict=True):
                 tensor.copy_(value)
-            for tensor, value in zip(self.average.values, state["average"], strict=True):
-                tensor.copy_(value)
+        self.average.restore(state["average"], state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.device.scaler:
             self.device.scaler.load_state_dict(state["scaler"])

@@ -31,6 +31,7 @@ class Optimization(Schema):
     weight_decay: Scale
     clip: Scale = Field(description="largest norm of all gradients together; 0: no clipping")
     ema: float = Field(ge=0, lt=1, description="decay of the average that is saved; 0: save the last weights")
+    ema_every: Steps = Field(description="steps between updates of that average, which is on the host")
     min_snr: Scale = Field(description="γ of Min-SNR weighting (arXiv:2303.09556); 0: off")
     noise_offset: float = Field(ge=0, le=1, description="noise added to whole channels; 0: off")
     checkpoint_every: Steps = Field(description="steps between published checkpoints; the last is always one")

@@ -66,13 +66,12 @@ def test_training_the_unet_takes_a_gradient_and_two_states_for_each_of_its_value
     assert found.learned < SMALL  # what is learned takes the place of the base's weights, which wait on the host
 
 
-def test_an_average_is_one_more_copy_and_a_second_one_while_a_preview_is_drawn(setup: Setup) -> None:
-    size = bytes_of(setup.base, "unet")
+def test_an_average_is_on_the_host_while_a_preview_is_drawn_too(setup: Setup) -> None:
     without, found = (
         count(setup, "dreambooth", {"optimizer": "sgd", "ema": decay}, previews=True) for decay in (0.0, 0.9)
     )
-    assert found.learned - without.learned == pytest.approx(size, rel=0.2)
-    assert found.previews - without.previews == pytest.approx(size, rel=0.2)
+    assert found.previews > SMALL
+    assert (found.learned, found.previews, found.peak) == (without.learned, without.previews, without.peak)
 
 
 def test_states_of_8_bits_are_fewer_bytes_and_need_no_package(setup: Setup) -> None:

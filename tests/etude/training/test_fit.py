@@ -67,17 +67,18 @@ PLAN = {
 }  # fmt: skip
 
 
-def test_a_killed_run_ends_with_the_same_bits_a_second_time_too(tmp_path: Path) -> None:
-    whole, report = train(tmp_path / "whole", PLAN)
-    for kill in (9, 21):
+@pytest.mark.parametrize("plan", ["PLAN", "PLAN | {'ema_every': 7}"])
+def test_a_killed_run_ends_with_the_same_bits_a_second_time_too(tmp_path: Path, plan: str) -> None:
+    whole, report = train(tmp_path / "whole", eval(plan))
+    for kill in (9, 23):
         code = (
             "from pathlib import Path; from tests.etude.training.test_fit import *;"
-            f"train(Path({str(tmp_path / 'killed')!r}), PLAN, kill_at={kill})"
+            f"train(Path({str(tmp_path / 'killed')!r}), {plan}, kill_at={kill})"
         )
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert run.returncode == -signal.SIGKILL, run.stderr
     assert "resumed at step 8 of 30" in run.stderr
-    resumed, again = train(tmp_path / "killed", PLAN)
+    resumed, again = train(tmp_path / "killed", eval(plan))
     assert torch.equal(whole[0], resumed[0])
     assert report.history == again.history
     for step in ("000015", "000030"):

@@ -239,6 +239,7 @@ def _plan(learning: Learning) -> Optimization:
         weight_decay=0,
         clip=0,
         ema=0,
+        ema_every=1,
         min_snr=0,
         noise_offset=0,
         checkpoint_every=learning.steps,
