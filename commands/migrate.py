@@ -1,4 +1,4 @@
-"""Bring params files of an earlier version to this one: write renamed keys and values by their present names."""
+"""Bring params files of an earlier version to this one: renamed keys and values, and keys that are new."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from tasks.shell.console import say
 def migrate(
     dry: Annotated[bool, typer.Option("--dry", help="Only tell what would change.")] = False,
 ) -> None:
-    """Write the present names of renamed keys and values into all params files. Comments, order and quotes stay.
+    """Write the present names of renamed keys and values into all params files, and add the keys that are new.
+
+    A new key gets the value with which everything is as before. Comments, order and quotes stay.
 
     Example: etude migrate --dry
     """
+    from commands.adding import add_to
     from commands.renaming import rename_in
     from commands.rewriting import drafts
     from etude.project import schemas_of
@@ -27,11 +30,12 @@ def migrate(
     changes: list[str] = []
     with nullcontext(Path()) if dry else drafts() as folder:
         for file, schema in schemas_of(Path()):
-            text, changed = rename_in(folder / file, file.as_posix(), schema)
-            changes += changed
-            if changed and not dry:
+            text, renamed = rename_in(folder / file, file.as_posix(), schema)
+            text, added = add_to(text, file.as_posix(), schema)
+            changes += renamed + added
+            if renamed + added and not dry:
                 (folder / file).write_bytes(text.encode())
-    say("\n".join(changes) or "all params files have the present names: nothing to change")
+    say("\n".join(changes) or "all params files have the present names and keys: nothing to change")
     if changes:
         say(
             "nothing is changed: this was --dry"

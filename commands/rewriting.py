@@ -71,7 +71,12 @@ def rewrite(path: Path, shown: str, values: Mapping[str, Any]) -> list[str]:
 
 def read_commented(path: Path) -> Any:
     """A YAML file's mapping, with its comments."""
-    return _round_trip().load(path.read_text(encoding="utf-8"))
+    return parse_commented(path.read_text(encoding="utf-8"))
+
+
+def parse_commented(text: str) -> Any:
+    """A YAML text's mapping, with its comments."""
+    return _round_trip().load(text)
 
 
 def _told(value: Any) -> str:

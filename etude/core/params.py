@@ -30,6 +30,8 @@ class Schema(BaseModel):
     # renamed keys and values: errors name the new one, and `etude migrate` writes it
     former_keys: ClassVar[Mapping[str, str]] = {}  # old key → key
     former_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # key → old value → value
+    # keys that are new since the last release, each with the value with which everything is as before
+    added_keys: ClassVar[Mapping[str, Any]] = {}
 
 
 Part = Literal["unet", "vae", "text"]  # of a base
@@ -147,6 +149,12 @@ def classed(text: str, before: str, kind: str) -> str:
     return re.sub(rf"(?<!\w){re.escape(before)}(?!\w)", lambda _: kind, text)
 
 
+def new_keys(model: type[Schema]) -> dict[str, Any]:
+    """The keys of a block that are new since the last release, with those of the classes from which it derives."""
+    classes = [each for each in model.__mro__ if issubclass(each, Schema)]
+    return {key: value for each in reversed(classes) for key, value in vars(each).get("added_keys", {}).items()}
+
+
 def image_folder(name: str) -> Path:
     """The folder of an image set, from params.yaml; raises ParamsError."""
     sets = read_yaml("params.yaml").get("sets")
@@ -179,12 +187,13 @@ def validate(data: Mapping[str, Any], schema: type[S], path: Path | str) -> S:
 
 def _params_error(details: list[ErrorDetails], schema: type[BaseModel], path: Path | str) -> ParamsError:
     """One error with all faults. Renamed keys come first, and are not reported again as missing keys."""
-    renamed, rest = [], []
+    renamed, rest, added = [], [], False
     for detail in details:
         if renaming := _renamed(detail, schema):
             renamed.append(renaming)
         else:
             rest.append(detail)
+            added |= _is_new(detail, schema)
     renamed_keys = {key for _, key in renamed}
     others = [detail for detail in rest if not (detail["type"] == "missing" and _dotted(detail) in renamed_keys)]
     texts = [*(text for text, _ in renamed), *(_fault(detail, schema) for detail in others)]
@@ -192,13 +201,21 @@ def _params_error(details: list[ErrorDetails], schema: type[BaseModel], path: Pa
     faults += [f"{len(texts) - REPORTED} more"] if len(texts) > REPORTED else []
     many = "" if len(texts) == 1 else f"{len(texts)} faults: "
     action = "correct the file; its comments list the choices"
-    if renamed:
-        action = "run `etude migrate`, which writes the new names" + (", and correct the rest" if others else "")
+    if renamed or added:
+        does = " and ".join(["writes the new names"] * bool(renamed) + ["adds the new keys"] * added)
+        left = [detail for detail in others if not _is_new(detail, schema)]
+        action = f"run `etude migrate`, which {does}" + (", and correct the rest" if left else "")
     return ParamsError(path, many + "; ".join(faults).replace("?; ", "? "), action)
 
 
 def _dotted(detail: ErrorDetails) -> str:
     return ".".join(map(str, detail["loc"]))
+
+
+def _is_new(detail: ErrorDetails, schema: type[BaseModel]) -> bool:
+    """Whether a fault is that a new key is missing."""
+    blocks = models_at(schema, detail["loc"][:-1]) if detail["type"] == "missing" else []
+    return any(issubclass(block, Schema) and str(detail["loc"][-1]) in new_keys(block) for block in blocks)
 
 
 def _renamed(detail: ErrorDetails, schema: type[BaseModel]) -> tuple[str, str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,8 @@ Rates = list[tuple[float, int | None]]  # (rate, its last step; None: to the end
 
 class Optimization(Schema):
     """Optimizer, schedule and save intervals of one run. A step is one update of the parameters."""
+
+    added_keys: ClassVar = {"ema_every": 1}
 
     steps: Steps
     batch_size: Count
@@ -67,6 +69,8 @@ class Optimization(Schema):
 
 class Trained(Schema):
     """A method that is trained in steps and saves checkpoints."""
+
+    added_keys: ClassVar = {"base_precision": "fp32", "recompute": False}
 
     base_precision: Literal["fp32", "fp16", "bf16"] = Field(
         description="of the base's frozen weights; what is trained stays in fp32"

@@ -1,15 +1,21 @@
-"""`migrate`: params files of an earlier version get the present names, and keep all else."""
+"""`migrate`: params files of an earlier version get the present names and the new keys, and keep all else."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+from pydantic import Field
+from ruamel.yaml import YAML
 
+from commands.adding import add_to
 from commands.renaming import rename_in
 from etude.core.errors import ParamsError
-from etude.core.params import load, read_yaml
-from etude.project import Project
+from etude.core.method import load_method
+from etude.core.params import Schema, load, models_at, new_keys, read_yaml, validate
+from etude.project import Project, schemas_of
 from tests.shipped import copy_project, held, run_module
 
 NOW = held("params.yaml").read_text(encoding="utf-8")
@@ -105,3 +111,105 @@ def test_the_command_tells_each_change_writes_it_and_then_has_nothing_to_do(tmp_
     again = run_module(project, "commands.migrate")
     assert "nothing to change" in again.stdout
     assert "owl-truth: is read as it is" in again.stdout
+
+
+RELEASED: dict[str, list[str]] = json.loads(Path("tests/released_keys.json").read_text(encoding="utf-8"))
+"""The keys of each params file in the last release. When another one is made, it is written again."""
+
+
+class Block(Schema):
+    added_keys: ClassVar = {"new": 1, "word": "adamw"}
+
+    first: float
+    new: int = Field(description="what is new")
+    lines: list[int]
+    word: str
+
+
+class Whole(Schema):
+    block: Block
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            "block:\n  first: 1.0  # one\n\n  # more\n  lines:\n    - 1\n",
+            "block:\n  first: 1.0  # one\n  new: 1      # what is new\n  word: adamw\n\n  # more\n  lines:\n    - 1\n",
+        ),
+        ("block: {first: 1.0, lines: []}  # end", "block: {new: 1, word: adamw, first: 1.0, lines: []}  # end"),
+        ("block:\n  new: 2\n  first: 1.0\n  lines: []", "block:\n  new: 2\n  word: adamw\n  first: 1.0\n  lines: []"),
+        ("block:\n  lines:\n  - 1\n  new: 2", "block:\n  lines:\n  - 1\n  new: 2\n  word: adamw"),
+        ("block:\n  new: 1\n  word: sgd", "block:\n  new: 1\n  word: sgd"),
+        ("block:\r\n  new: 2\r\n", "block:\r\n  new: 2\r\n  word: adamw\r\n"),
+    ],
+)
+def test_a_new_key_comes_behind_its_neighbour_and_every_other_character_stays(before: str, after: str) -> None:
+    text, changes = add_to(before, "params.yaml", Whole)
+    assert text == after
+    assert len(changes) == after.count("new: 1") + after.count("adamw") - before.count("new: 1")
+    assert add_to(text, "params.yaml", Whole) == (text, [])
+
+
+def test_a_block_that_an_alias_writes_is_not_added_to() -> None:
+    with pytest.raises(ParamsError, match="lacks `block.new: 1`, and an alias writes its block.* Next: add it by hand"):
+        add_to("other: &one {first: 1.0}\nblock:\n  <<: *one\n", "params.yaml", Whole)
+
+
+def of_the_release(file: str) -> str:
+    """The shipped params file without the lines of keys that the last release lacked."""
+    values, released = read_yaml(held(file)), RELEASED[file]
+    new = {key for key in dotted(values) if key not in released}
+    text = held(file).read_text(encoding="utf-8")
+    for name in {key.rpartition(".")[2] for key in new} - {key.rpartition(".")[2] for key in released}:
+        text = "".join(line for line in text.splitlines(keepends=True) if not line.strip().startswith(f"{name}:"))
+    return text
+
+
+def dotted(values: Any, before: str = "") -> list[str]:
+    keys = []
+    for key, value in values.items() if isinstance(values, dict) else ():
+        keys += [f"{before}{key}", *dotted(value, f"{before}{key}.")]
+    return keys
+
+
+@pytest.mark.parametrize("file", [file for file in RELEASED if file != "params.yaml"])
+def test_a_params_file_of_the_last_release_becomes_the_shipped_one(file: str) -> None:
+    schema = load_method(Path(file).parent.name).Params
+    text, changes = add_to(of_the_release(file), file, schema)
+    data = YAML(typ="safe").load(text)
+    assert validate(data, schema, file) == load(held(file), schema)
+    assert len(changes) == len(set(dotted(read_yaml(held(file)))) - set(RELEASED[file]))
+
+
+def test_every_key_that_the_last_release_lacked_is_renamed_or_added() -> None:
+    for path, schema in schemas_of(Path()):
+        for key in set(dotted(read_yaml(held(path.as_posix())))) - set(RELEASED.get(path.as_posix(), [])):
+            *block, name = key.split(".")
+            for model in models_at(schema, tuple(block)):
+                assert issubclass(model, Schema)
+                assert name in {*new_keys(model), *model.former_keys.values()}, f"{path}: {key}"
+
+
+def test_a_missing_new_key_is_told_with_the_command_that_adds_it(tmp_path: Path) -> None:
+    schema = load_method("lora").Params
+    path = write(tmp_path, of_the_release("pipelines/lora/params.yaml"))
+    with pytest.raises(
+        ParamsError, match=r"`base_precision` is missing.* Next: run `etude migrate`, which adds the new keys\."
+    ):
+        load(path, schema)
+    path.write_text(path.read_text(encoding="utf-8").replace("rank:", "rang:"), encoding="utf-8")
+    with pytest.raises(ParamsError, match="adds the new keys, and correct the rest"):
+        load(path, schema)
+
+
+def test_the_command_adds_the_new_keys_of_every_file(tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "project")
+    for file in RELEASED:
+        (project / file).write_text(of_the_release(file) if file != "params.yaml" else former(), encoding="utf-8")
+    refused = run_module(project, "commands.check")
+    assert "etude migrate" in refused.stderr
+    done = run_module(project, "commands.migrate")
+    assert "pipelines/lora/params.yaml: training.ema_every: 1, which is new\n" in done.stdout
+    for path, schema in schemas_of(project):
+        load(path, schema)
