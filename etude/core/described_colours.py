@@ -1,8 +1,8 @@
 """Colours that a file describes by numbers in place of an ICC profile: cICP, gAMA and cHRM of PNG, nclx of AVIF.
 
 Codes are those of ITU-T H.273. They become an ICC profile (ICC.1:2010), so that colours are converted in one place. As
-in browsers, the curves of video count as that of sRGB, and in a PNG cICP comes before a profile, a profile before sRGB
-and sRGB before gAMA and cHRM.
+in browsers, the curves of video count as that of sRGB. In a PNG, cICP comes before a profile, a profile before sRGB and
+sRGB before gAMA and cHRM; a profile is used where cICP cannot be (PNG 3, 4.3). In AVIF and HEIC a profile comes first.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def profile_of_codes(primaries: int, transfer: int) -> bytes | None:
 
 
 def profile_of_png(chunks: Mapping[bytes, bytes]) -> bytes | None:
-    """The ICC profile that a PNG's chunks describe; None where it is sRGB, or is in iCCP."""
+    """The ICC profile that a PNG's chunks describe; None where it is sRGB, or is in iCCP. Raises UnusableError."""
     if comes_first(chunks):
         primaries, transfer, matrix, full = chunks[b"cICP"]
         if matrix or not full:

@@ -98,12 +98,16 @@ def load_whole(image: Image.Image, path: Path) -> None:
     A profile of the colours that a PNG, AVIF or HEIC describes by numbers is kept in its `info`. Raises UnusableError
     where these cannot be converted.
     """
-    described, chunks = None, {}
+    described, by_codes = None, False
     data = path.read_bytes() if image.format in JPEGS else b""
     if image.format == "PNG":
         with open(path, "rb") as file:
             chunks = check_png(file)
-        described = profile_of_png(chunks)
+        try:
+            described, by_codes = profile_of_png(chunks), comes_first(chunks)
+        except UnusableError:
+            if not image.info.get("icc_profile"):
+                raise
     elif image.format == "ICO":
         _check_icons(path)
     elif image.info.get("progressive") and data.count(b"\xff\xda") > SCANS:
@@ -115,7 +119,7 @@ def load_whole(image: Image.Image, path: Path) -> None:
         described = described_profile(path)
     if described:
         image.info[KEY] = described
-    if comes_first(chunks):
+    if by_codes:
         image.info.pop("icc_profile", None)
     if data and ends_early(image, data):
         raise OSError(CUT)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from etude.core.boxes import described_profile, metadata
+from PIL.ImageFile import ImageFile
+
+from etude.core.boxes import described_profile, has_property
 from etude.core.errors import UnusableError
 
 WINDOW = b"clap"  # clean aperture: only a part of the coded picture is to be shown
 
 
-def refuse_misread(path: Path, is_avif: bool) -> None:
+def refuse_misread(path: Path, image: ImageFile) -> None:
     """Raise UnusableError for a file whose pixels Pillow shows otherwise than the file says."""
-    if is_avif and WINDOW in metadata(path):
+    if image.format == "AVIF" and has_property(path, WINDOW):
         raise UnusableError("shows only a part of its pixels (clap), which Pillow does not apply")
-    described_profile(path)
+    if "icc_profile" not in image.info:  # a profile comes before codes
+        described_profile(path)

@@ -105,7 +105,7 @@ def _refuse_misread(image: ImageFile, path: Path) -> None:
     if isinstance(image, Jpeg2KImageFile):
         jpeg2000.refuse_misread(image, path)
     if image.format in BOXES:
-        avif.refuse_misread(path, image.format == "AVIF")
+        avif.refuse_misread(path, image)
     if image.width * image.height > LARGEST_JPEG:  # any other format ended at a lower limit
         raise Image.DecompressionBombError
 

@@ -100,6 +100,30 @@ def test_an_avif_has_the_colours_that_its_codes_describe(tmp_path: Path, primari
     assert open_picture(tmp_path / "a.avif").getpixel((1, 1)) == found
 
 
+@pytest.mark.parametrize(("primaries", "transfer"), [(1, 200), (9, 16), (9, 1)])
+def test_the_profile_of_an_avif_comes_before_its_codes(tmp_path: Path, primaries: int, transfer: int) -> None:
+    image = Image.new("RGB", (16, 16), GREEN)
+    image.save(tmp_path / "a.avif", quality=100, subsampling="4:4:4", icc_profile=profile_of_codes(12, 13))
+    data = bytearray((tmp_path / "a.avif").read_bytes())
+    struct.pack_into(">HH", data, data.index(b"colrnclx") + 8, primaries, transfer)
+    (tmp_path / "a.avif").write_bytes(data)
+    assert fault_of(tmp_path / "a.avif") is None
+    found = read_picture(tmp_path / "a.avif", WHITE)
+    assert np.abs(np.subtract(found.image.getpixel((1, 1)), P3)).max() <= 3
+    assert found.notes == ()
+    assert open_picture(tmp_path / "a.avif").getpixel((1, 1)) == found.image.getpixel((1, 1))
+
+
+@pytest.mark.parametrize("chunks", [codes(9, 16), codes(1, 200), codes(1, 1, full=0), codes(9, 1, matrix=9)])
+def test_the_profile_of_a_png_is_used_where_its_codes_cannot_be(tmp_path: Path, chunks: dict[bytes, bytes]) -> None:
+    Image.new("RGB", (4, 4), GREEN).save(tmp_path / "a.png", icc_profile=profile_of_codes(12, 13))
+    data = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(data[:33] + chunk(b"cICP", chunks[b"cICP"]) + data[33:])
+    found = read_picture(tmp_path / "a.png", WHITE).image.getpixel((1, 1))
+    assert np.abs(np.subtract(found, P3)).max() <= 1
+    assert open_picture(tmp_path / "a.png").getpixel((1, 1)) == found
+
+
 def test_the_codes_of_a_png_come_before_its_profile_also_if_they_say_srgb(tmp_path: Path) -> None:
     profile = profile_of_codes(12, 13)
     Image.new("RGB", (4, 4), GREEN).save(tmp_path / "a.png", icc_profile=profile)

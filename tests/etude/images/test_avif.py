@@ -20,8 +20,8 @@ def grow(data: bytearray, kind: bytes, by: int) -> None:
     struct.pack_into(">I", data, place, struct.unpack_from(">I", data, place)[0] + by)
 
 
-def with_property(path: Path, added: bytes) -> bytes:
-    """The AVIF file with one more property of its picture: its `meta` box is written again, behind its pixels."""
+def with_property(path: Path, added: bytes, own: bool = True) -> bytes:
+    """The AVIF file with one more property of its picture, or of none: its `meta` box lies behind its pixels."""
     whole = bytearray(path.read_bytes())
     start = whole.index(b"meta") - 4
     size = struct.unpack_from(">I", whole, start)[0]
@@ -33,13 +33,14 @@ def with_property(path: Path, added: bytes) -> bytes:
         place, count = place + struct.unpack_from(">I", meta, place)[0], count + 1
     entry = meta.index(b"ipma") + 4 + 4 + 4 + 2  # version and flags, number of entries, identifier of the first
     listed = meta[entry]
-    meta.insert(entry + 1 + listed, 0x80 | (count + 1))
-    meta[entry] = listed + 1
-    grow(meta, b"ipma", 1)
+    if own:
+        meta.insert(entry + 1 + listed, 0x80 | (count + 1))
+        meta[entry] = listed + 1
+        grow(meta, b"ipma", 1)
     meta[end:end] = added
     grow(meta, b"ipco", len(added))
-    grow(meta, b"iprp", len(added) + 1)
-    grow(meta, b"meta", len(added) + 1)
+    grow(meta, b"iprp", len(added) + own)
+    grow(meta, b"meta", len(added) + own)
     return bytes(whole + meta)
 
 
@@ -55,6 +56,8 @@ def test_a_picture_with_a_crop_of_its_own_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="shows only a part of its pixels"):
         read_picture(tmp_path / "b.avif", WHITE)
     assert "clap" in str(fault_of(tmp_path / "b.avif"))
+    (tmp_path / "c.avif").write_bytes(with_property(tmp_path / "a.avif", CLAP, own=False))
+    assert fault_of(tmp_path / "c.avif") is None  # of a thumbnail, say
 
 
 @pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG"), (13, None)])
