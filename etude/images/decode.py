@@ -15,27 +15,19 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from etude.core.colours import Colour, flatten, in_srgb, refuse_dark
 from etude.core.errors import InputError, UnusableError
+from etude.core.orientation import SIDEWAYS, is_beside_exif, orientation_of, turned
 from etude.core.pictures import BOXES, DAMAGE, JPEGS, describe, load_whole
 from etude.images import avif, jpeg2000, tiff
 from etude.images.kinds import formats, not_a_picture
 
 Size = tuple[int, int]  # width, height
 LARGEST_JPEG = 500_000_000  # pixels; it is decoded smaller. The limit of all others is Pillow's own
-ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap width and height
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 # What is to be known of a picture that is used.
 FIRST = "only the first frame or page is used"
 PROFILE = "the colour profile is damaged, or of other pixels, and not applied"
 INKS = "CMYK without a colour profile: the colours are not exact"
 TURN = "the EXIF data are damaged, so it may lie on its side"
+UNSEEN = "turned as its XMP or a text in it says, not EXIF: browsers show it as it was"
 
 
 class Picture(NamedTuple):
@@ -114,7 +106,7 @@ def _upright(image: ImageFile, path: Path, background: Colour, enough: Callable[
     _refuse_misread(image, path)
     size = image.size
     if enough is not None and image.format in JPEGS:
-        sideways = _orientation(image) in SIDEWAYS
+        sideways = orientation_of(image) in SIDEWAYS
         wanted = enough(size[::-1] if sideways else size)
         image.draft(None, wanted[::-1] if sideways else wanted)  # None keeps the mode
     if image.width * image.height > _limit():
@@ -122,16 +114,18 @@ def _upright(image: ImageFile, path: Path, background: Colour, enough: Callable[
     sixteen, white = ";16" in str(image.tile[:1]), tiff.white_of(image)
     covered = image.tile[0].extents if image.format == "GIF" and image.tile else None
     _load(image, path)
+    if isinstance(image, TiffImageFile):
+        size = image.size  # Pillow turns it when it is loaded
     if sixteen:
         refuse_dark(image)
     inks = image.mode == "CMYK" and "icc_profile" not in image.info
     coloured, true_colours = in_srgb(_on_nothing(image, covered))
     flat = flatten(coloured, background, white)
-    orientation = _orientation(image)  # a PNG may have it after its pixels
-    upright = flat.transpose(TURNS[orientation]) if orientation in TURNS else flat
-    notes = {FIRST: _has_more(image), PROFILE: not true_colours, INKS: inks, TURN: orientation is None}
+    orientation = orientation_of(image)  # a PNG may have it after its pixels
+    notes = {FIRST: _has_more(image), PROFILE: not true_colours, INKS: inks}
+    notes |= {TURN: orientation is None, UNSEEN: is_beside_exif(image)}
     kept = tuple(note for note, holds in notes.items() if holds)
-    return Picture(upright, size[::-1] if orientation in SIDEWAYS else size, kept)
+    return Picture(turned(flat, orientation), size[::-1] if orientation in SIDEWAYS else size, kept)
 
 
 def _load(image: ImageFile, path: Path) -> None:
@@ -160,19 +154,6 @@ def _on_nothing(image: Image.Image, covered: tuple[int, int, int, int] | None) -
     canvas = Image.new("RGBA", image.size)
     canvas.paste(image.convert("RGBA").crop(covered), covered[:2])
     return canvas
-
-
-def _orientation(image: ImageFile) -> int | None:
-    """The turn that the EXIF data ask for; None where they are damaged, which does not spoil the pixels."""
-    try:
-        orientation = image.getexif().get(ORIENTATION)
-        if orientation is None and (data := image.info.get("exif")):
-            # Read the data a second time: `getexif` hides what is wrong with them.
-            with warnings.catch_warnings(action="error"):
-                Image.Exif().load(data)
-        return int(orientation or 1)
-    except (*DAMAGE, UserWarning):
-        return None
 
 
 def _has_more(image: ImageFile) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from etude.core.colours import flatten, in_srgb
 from etude.core.errors import InputError, UnusableError
+from etude.core.orientation import orientation_of, turned
 from etude.core.pictures import open_whole
 from etude.core.store import key
 
@@ -21,13 +22,14 @@ PICTURE = (
 
 
 def open_picture(path: Path) -> Image.Image:
-    """The picture in sRGB on white, rotated by its EXIF orientation.
+    """The picture in sRGB on white, upright.
 
     Raises InputError if the file is missing, damaged, no picture, or has no right pixels in RGB.
     """
     try:
-        upright = ImageOps.exif_transpose(open_whole(path, *FORMATS))
-        return flatten(in_srgb(upright)[0], (255, 255, 255))
+        image = open_whole(path, *FORMATS)
+        orientation = orientation_of(image)
+        return turned(flatten(in_srgb(image)[0], (255, 255, 255)), orientation)
     except FileNotFoundError:
         raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first") from None
     except UnusableError as error:

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image, ImageCms, ImageDraw
 
 from etude.core.errors import InputError
+from etude.core.orientation import TAG, TURNS
 from etude.images import decode
-from etude.images.decode import FIRST, INKS, ORIENTATION, PROFILE, TURN, TURNS, fault_of, read_picture
+from etude.images.decode import FIRST, INKS, PROFILE, TURN, fault_of, read_picture
 from etude.rendering.pixels import open_picture
 
 WHITE = (255, 255, 255)
@@ -35,7 +36,7 @@ def test_a_picture_is_turned_upright_as_its_exif_says(tmp_path: Path, orientatio
     undo = {6: 8, 8: 6}.get(orientation, orientation)  # the turn that makes the camera's picture from the upright one
     stored = drawn().transpose(TURNS[undo]) if orientation > 1 else drawn()
     exif = Image.Exif()
-    exif[ORIENTATION] = orientation
+    exif[TAG] = orientation
     stored.save(tmp_path / f"a.{suffix}", exif=exif, quality=100)
     found = pixels(tmp_path / f"a.{suffix}")
     assert found.shape == (40, 60, 3)
@@ -267,7 +268,7 @@ def test_a_wrong_suffix_does_not_hide_a_picture(tmp_path: Path) -> None:
 
 def test_a_large_jpeg_is_decoded_smaller_but_never_below_what_is_enough(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[ORIENTATION] = 6
+    exif[TAG] = 6
     drawn((1600, 1200)).save(tmp_path / "a.jpg", exif=exif, quality=95)
     drawn((1600, 1200)).save(tmp_path / "a.png")
     asked = []

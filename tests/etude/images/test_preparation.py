@@ -8,8 +8,9 @@ from PIL import Image, ImageDraw
 
 from etude.core.errors import InputError
 from etude.core.files import sha256_tree
+from etude.core.orientation import TAG
 from etude.images import preparation
-from etude.images.decode import FIRST, ORIENTATION, read_picture
+from etude.images.decode import FIRST, read_picture
 from etude.images.folder import list_pictures
 from etude.images.preparation import Preparation, is_enlarged, pixels_enough
 from etude.images.settings import Prepare
@@ -105,7 +106,7 @@ def test_a_rotated_photograph_is_cropped_upright(folder: Path, tmp_path: Path) -
     upright = Image.new("RGB", (1200, 2000), (250, 0, 0))
     ImageDraw.Draw(upright).rectangle((0, 400, 600, 1000), fill=(0, 0, 250))  # top left of the middle square
     exif = Image.Exif()
-    exif[ORIENTATION] = 6
+    exif[TAG] = 6
     upright.transpose(Image.Transpose.ROTATE_90).save(folder / "a.jpg", exif=exif, quality=95)
     (facts,) = prepared(folder, tmp_path / "out")["images"].values()
     assert facts["source_size"] == [1200, 2000]
