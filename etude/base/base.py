@@ -37,7 +37,7 @@ class Base:
     scaling_factor: float  # latents are the VAE's output times this
     device: torch.device
     dtype: torch.dtype
-    scheduler_config: dict[str, Any]
+    schedule: dict[str, Any]  # fields of its scheduler's configuration, those of `schedule.SCHEDULE`
     words: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)  # words of `hooks.added_tokens` that are active
     custom_samplers: list[CustomSampler] = field(default_factory=list)  # of `hooks.custom_sampler`; the last is used
     unclip: Unclip | None = None  # how an unCLIP base is conditioned on a picture; None for other bases

@@ -7,13 +7,17 @@ what published models have.
 from __future__ import annotations
 
 import inspect
+import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from etude.core.errors import BaseError
+from diffusers import ModelMixin
+
+from etude.core.errors import BaseError, EtudeWarning
 
 LARGEST = 8192  # of whole numbers: widths, heads, sizes
 OTHERS = {  # of some fields
@@ -23,10 +27,28 @@ OTHERS = {  # of some fields
     "num_hidden_layers": 64,
     "vocab_size": 10**6,
     "num_train_timesteps": 10**5,
+    "steps_offset": 1,
+}
+# Fields of a class of which other values would be ignored, or fail only when a picture is drawn, with those allowed.
+ONLY: dict[str, dict[str, tuple[Any, ...]]] = {
+    "UNet2DConditionModel": {
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "mid_block_type": ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None),
+        "downsample_padding": (1,),
+        "conv_in_kernel": (3,),
+        "conv_out_kernel": (3,),
+        "dual_cross_attention": (False,),  # two texts
+        "attention_type": ("default",),  # others need boxes or pictures
+        "time_embedding_type": ("positional",),  # others take no whole numbers
+        "resnet_time_scale_shift": ("default", "scale_shift"),
+    },
+    "AutoencoderKL": {"in_channels": (3,), "out_channels": (3,)},
+    "CLIPTextConfig": {"return_dict": (True,), "is_encoder_decoder": (False,)},
 }
 LAYERS = 128  # of a UNet, on its way down; SDXL has 60
 ENTRIES = {"trained_betas": 10**5}  # of a list; of others 16
-FROM_0 = {"freq_shift", "downsample_padding", "steps_offset", "chunk_size_feed_forward"}
+FROM_0 = {"freq_shift", "steps_offset", "chunk_size_feed_forward"}
 FROM_0 |= {"transformer_layers_per_block", "reverse_transformer_layers_per_block"}  # a level without attention
 ABOVE_0 = ("eps", "scale_factor", "scaling_factor")  # ends of names: what is divided by
 _LEVELS = ("block_out_channels", "down_block_types", "up_block_types")
@@ -37,9 +59,10 @@ def check_config(file: Path | str, config: Mapping[str, Any], *kinds: type) -> N
     """Raise BaseError for a field of ``kinds``, the classes that are made from a configuration, that cannot be used."""
     for kind in kinds:
         for name, field in _fields(kind).items():
-            if name in config and (fault := _fault(name, config[name], field)):
+            if name in config and (fault := _other(kind, name, config[name]) or _fault(name, config[name], field)):
                 raise BaseError(file, f"`{name}` is {repr(config[name])[:60]}, which must be {fault}", ACTION)
         _check_levels(file, config, _fields(kind))
+        _warn_of_unknown(file, config, kind)
     depths = ("block_out_channels", "layers_per_block", "transformer_layers_per_block")
     levels, resnets, layers = (list(_flat(config.get(name, 1))) or [1] for name in depths)
     if len(levels) * max(resnets) * max(1, *layers) > LAYERS:
@@ -77,6 +100,23 @@ def _check_levels(file: Path | str, config: Mapping[str, Any], fields: Mapping[s
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"`{name}`: {count}" for name, count in counts.items())
         raise BaseError(file, f"has unequal numbers of levels ({listed})", ACTION)
+
+
+def _other(kind: type, name: str, value: Any) -> str:
+    """What a value should be that is not among the `ONLY` ones of its field; empty if it may be used."""
+    allowed = ONLY.get(kind.__name__, {}).get(name, ())
+    right = not allowed or all(entry in allowed for entry in _flat(value))
+    return "" if right else " or ".join(f"`{json.dumps(entry)}`" for entry in allowed)
+
+
+def _warn_of_unknown(file: Path | str, config: Mapping[str, Any], kind: type) -> None:
+    """Warn of fields that a model of diffusers does not have: it leaves them out. Those with `_` are notes."""
+    if not issubclass(kind, ModelMixin):
+        return
+    unknown = [name for name, value in config.items() if name not in _fields(kind) and name[:1] != "_" and value]
+    if unknown:
+        text = f"{file}: {kind.__name__} has no `{'`, no `'.join(unknown[:3])}`, so this changes nothing"
+        warnings.warn(text, EtudeWarning, stacklevel=3)
 
 
 def _flat(value: Any) -> Iterator[Any]:

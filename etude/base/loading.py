@@ -14,7 +14,8 @@ import torch
 from etude.base.base import Base
 from etude.base.digest import PARTS
 from etude.base.family import is_variation, recognise
-from etude.base.schedule import read_alphas, read_prediction, read_scaling, read_side
+from etude.base.fitting import refuse_misfits, refuse_other_words
+from etude.base.schedule import SCHEDULE, read_alphas, read_prediction, read_scaling, read_side
 from etude.base.single import CONFIGS, config_folder, single_scheduler
 from etude.base.tokenizer import load_tokenizer
 from etude.base.unclip import Unclip, load_unclip
@@ -53,6 +54,7 @@ def load_base(
     texts = [encoder.part for encoder in encoders]
     wanted = [part for part in family.parts if part in (*parts, *texts)]
     models = {part: empty_model(path, configs / part, family, part) for part in wanted}
+    refuse_misfits(configs, family)
     tensors, _ = read_model(path, wanted, expected=expected_shapes(models))
 
     def precision(name: str) -> torch.dtype:
@@ -63,6 +65,9 @@ def load_base(
         model = filled(path, models[part], part, tensors, precision).requires_grad_(False).eval()
         return model.to(HOST if kind in waiting else place)
 
+    tokenizers = tuple(load_tokenizer(configs / encoder.tokenizer, encoder.pad) for encoder in encoders)
+    for encoder, tokenizer in zip(encoders, tokenizers, strict=True):
+        refuse_other_words(path, encoder, tokenizer, models[encoder.part].config)
     return Base(
         path=path,
         family=family.name,
@@ -70,13 +75,13 @@ def load_base(
         unet=load("unet") if "unet" in parts else None,
         vae=load("vae") if "vae" in parts else None,
         text_encoders=tuple(load(encoder.part) for encoder in encoders),
-        tokenizers=tuple(load_tokenizer(configs / encoder.tokenizer, encoder.pad) for encoder in encoders),
+        tokenizers=tokenizers,
         alphas_cumprod=read_alphas(path, scheduler).to(place),
         resolution=resolution_of(path, configs, family, scheduler),
         scaling_factor=scaling_factor,
         device=place,
         dtype=dtype,
-        scheduler_config=scheduler,
+        schedule={name: scheduler[name] for name in SCHEDULE if name in scheduler},
         unclip=_unclip(path, place) if "unet" in parts else None,
         waiting={part for part in waiting if part in parts},
     )

@@ -23,6 +23,9 @@ Prediction = Literal["epsilon", "v_prediction"]
 LONGEST = 1024  # side of latents: pictures of 8192 px
 FEWEST = 500  # steps of noise: as many as a picture may be drawn in
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+# What samplers take from a base: its schedule of noise, and at which timesteps they draw. Fields that choose or change
+# a sampler (thresholding, Karras' sigmas, orders …) are not taken: `sampler` in params is that choice.
+SCHEDULE = (*_BETAS, "timestep_spacing", "steps_offset", "set_alpha_to_one")
 _SHIFTS = ("shift_factor", "latents_mean", "latents_std")  # of other autoencoders: latents would be shifted too
 _VAE = "AutoencoderKL"
 _SPACINGS = ("leading", "trailing", "linspace")  # which timesteps are drawn at, of all

@@ -124,8 +124,7 @@ def denoise(
 
 def make_scheduler(base: Base, sampler: SamplerName, steps: int) -> Any:
     """diffusers' scheduler for a sampler, with the noise schedule, prediction and spacing of the base; on the CPU."""
-    config = {"steps_offset": 1, **base.scheduler_config, "prediction_type": base.prediction, "clip_sample": False}
-    config.pop("_class_name", None)
+    config = {"steps_offset": 1, **base.schedule, "prediction_type": base.prediction, "clip_sample": False}
     with warnings.catch_warnings():
         # diffusers 0.42 calls np.array with torch tensors, which is deprecated in NumPy 2
         warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)

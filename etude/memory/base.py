@@ -52,6 +52,6 @@ def empty_base(path: Path, family: str, how: Opening) -> Base:
         scaling_factor=1.0,
         device=torch.device("cpu"),
         dtype=dtype,
-        scheduler_config={},
+        schedule={},
         waiting={*how.waiting},
     )

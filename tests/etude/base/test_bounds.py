@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig
 
-from etude.base.bounds import check_config
+from etude.base.base import Base
+from etude.base.bounds import ONLY, check_config
 from etude.base.clip import ClipVision
 from etude.base.loading import load_base
 from etude.base.single import CONFIGS
-from etude.core.errors import BaseError
+from etude.core.errors import BaseError, EtudeWarning
 from tests.etude.conftest import change
+from tests.tiny import build_tiny
 
 KINDS: dict[str, type] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextConfig}
 KINDS |= {"text_encoder_2": CLIPTextConfig, "scheduler": EulerDiscreteScheduler}
@@ -48,8 +53,48 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("text_encoder", "layer_norm_eps", None, "a value"),
     ("text_encoder", "eos_token_id", -7, "a whole number from -1 to 1000000"),
     ("scheduler", "num_train_timesteps", 10**10, "a whole number from 1 to 100000"),
-    ("scheduler", "steps_offset", 1.5, "a whole number from 0 to 8192"),
+    ("scheduler", "steps_offset", 1.5, "a whole number from 0 to 1"),
+    ("scheduler", "steps_offset", 2, "a whole number from 0 to 1"),
+    ("unet", "downsample_padding", 0, "`1`"),
+    ("unet", "downsample_padding", 2, "`1`"),
+    ("unet", "conv_in_kernel", 4, "`3`"),
+    ("unet", "conv_out_kernel", 5, "`3`"),
+    ("unet", "dual_cross_attention", True, "`false`"),
+    ("unet", "attention_type", "gated", '`"default"`'),
+    ("unet", "time_embedding_type", "fourier", '`"positional"`'),
+    ("unet", "resnet_time_scale_shift", "spatial", '`"default"` or `"scale_shift"`'),
+    ("unet", "down_block_types", ["DownBlock2D", "KDownBlock2D"], '`"CrossAttnDownBlock2D"` or `"DownBlock2D"`'),
+    ("unet", "up_block_types", ["SimpleCrossAttnUpBlock2D"], '`"CrossAttnUpBlock2D"` or `"UpBlock2D"`'),
+    ("unet", "mid_block_type", "UNetMidBlock2DSimpleCrossAttn", ".* or `null`"),
+    ("vae", "in_channels", 4, "`3`"),
+    ("vae", "out_channels", 4, "`3`"),
+    ("text_encoder", "return_dict", False, "`true`"),
 ]
+# What becomes of each field of a model's class: a new field of a library must be decided on.
+USED = {  # the model of diffusers or transformers that is made computes with it, or with the tensors that it asks for
+    "unet": """sample_size center_input_sample flip_sin_to_cos freq_shift only_cross_attention
+        block_out_channels layers_per_block mid_block_scale_factor act_fn norm_num_groups norm_eps cross_attention_dim
+        transformer_layers_per_block reverse_transformer_layers_per_block attention_head_dim num_attention_heads
+        use_linear_projection class_embed_type addition_embed_type addition_time_embed_dim upcast_attention
+        time_embedding_dim time_embedding_act_fn timestep_post_act
+        projection_class_embeddings_input_dim class_embeddings_concat""",
+    "vae": """down_block_types up_block_types block_out_channels layers_per_block act_fn norm_num_groups scaling_factor
+        force_upcast use_quant_conv use_post_quant_conv mid_block_add_attention""",
+    "text_encoder": """vocab_size hidden_size intermediate_size projection_dim num_hidden_layers num_attention_heads
+        max_position_embeddings hidden_act layer_norm_eps eos_token_id""",
+}
+REFUSED = {  # other values than the usual one, in `family` and `schedule`
+    "unet": "in_channels out_channels encoder_hid_dim encoder_hid_dim_type num_class_embeds time_cond_proj_dim",
+    "vae": "latent_channels shift_factor latents_mean latents_std",
+    "text_encoder": "",
+}
+HARMLESS = {  # of training, of blocks that are refused, of outputs that are asked for by name, of tiles and padding
+    "unet": """dropout addition_embed_type_num_heads resnet_skip_time_act resnet_out_scale_factor cross_attention_norm
+        mid_block_only_cross_attention""",
+    "vae": "sample_size",
+    "text_encoder": """transformers_version architectures output_hidden_states dtype chunk_size_feed_forward id2label
+        label2id problem_type attention_dropout initializer_range initializer_factor pad_token_id bos_token_id""",
+}
 
 
 @pytest.mark.parametrize(("part", "name", "value", "must"), WRONG)
@@ -57,6 +102,17 @@ def test_a_field_beyond_its_bounds_is_named(part: str, name: str, value: Any, mu
     with pytest.raises(BaseError, match=rf"config: `{name}` is .*, which must be {must}\. Next: ") as caught:
         check_config(Path("config"), {name: value}, KINDS[part])
     assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize("part", USED)
+def test_every_field_of_a_model_is_used_or_refused_or_harmless(part: str) -> None:
+    listed = [*" ".join((USED[part], REFUSED[part], HARMLESS[part])).split(), *ONLY[KINDS[part].__name__]]
+    assert sorted(listed) == sorted(list(inspect.signature(KINDS[part].__init__).parameters)[1:])
+
+
+def test_a_field_that_a_model_does_not_have_is_named() -> None:
+    with pytest.warns(EtudeWarning, match="config: AutoencoderKL has no `downsample_padding`, so this changes nothing"):
+        check_config(Path("config"), {"downsample_padding": 2, "_note": 1, "other": None}, AutoencoderKL)
 
 
 @pytest.mark.parametrize("kind", [AutoencoderKL, UNet2DConditionModel])
@@ -86,6 +142,7 @@ def test_published_configurations_are_within_the_bounds(file: Path) -> None:
         ("unet/config.json", {"in_channels": [4]}, "input channels"),
         ("unet/config.json", {"out_channels": 8}, "8 output channels"),
         ("unet/config.json", {"time_cond_proj_dim": 256}, r"guidance as an input \(LCM\)"),
+        ("unet/config.json", {"cross_attention_dim": 48}, r"reads texts of width 48 .*, and its encoder gives 32"),
         ("unet/config.json", {"norm_num_groups": 3}, "the configuration of its unet cannot be used"),
         (
             "text_encoder/config.json",
@@ -110,3 +167,61 @@ def test_a_clip_with_such_a_configuration_is_refused(tiny_base: Path, tmp_path: 
     change(folder / "config.json", vision_config=config["vision_config"] | {"num_hidden_layers": 10**9})
     with pytest.raises(BaseError, match="`num_hidden_layers` is 1000000000"):
         ClipVision(folder, "cpu", "")
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "fault"),
+    [
+        ("unet/config.json", {"addition_time_embed_dim": 16}, r"reads 96 numbers .* the text's 48 and 6 × 16"),
+        ("text_encoder_2/config.json", {"eos_token_id": 3}, "tokenizer_2 ends texts with word 689, .*looks for 3"),
+        ("text_encoder/config.json", {"hidden_size": 16}, "reads texts of width 80 .*, and its encoder gives 64"),
+    ],
+    ids=str,
+)
+def test_parts_of_different_models_are_no_base(
+    file: str, values: dict[str, Any], fault: str, folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(folder_of("sdxl"), tmp_path / "base"))
+    change(copy / file, **values)
+    with pytest.raises(BaseError, match=f"{fault}.* Next: "):
+        load_base(copy, parts=("text",))
+
+
+def test_a_tokenizer_with_more_words_than_the_text_encoder_is_refused(copy: Path) -> None:
+    words = json.loads((copy / "tokenizer/vocab.json").read_text())
+    change(copy / "tokenizer/vocab.json", **{"zork</w>": len(words)})
+    with pytest.raises(BaseError, match=f"its tokenizer has {len(words) + 1} words, and its text_encoder {len(words)}"):
+        load_base(copy, parts=("text",))
+
+
+def test_an_image_encoder_of_another_width_is_refused(tmp_path: Path) -> None:
+    folder = build_tiny(tmp_path / "base", variation=True)
+    change(folder / "image_encoder/config.json", projection_dim=48)
+    with pytest.raises(BaseError, match="reads pictures of width 32 .*, and its encoder gives 48"):
+        load_base(folder, parts=("unet",))
+
+
+CHANGES: list[dict[str, Any]] = [  # fields of a UNet without weights of their own
+    {"center_input_sample": True},
+    {"flip_sin_to_cos": False},
+    {"freq_shift": 1},
+    {"mid_block_scale_factor": 2.0},
+    {"act_fn": "gelu"},
+    {"norm_eps": 1e-3},
+    {"attention_head_dim": 4},
+    {"upcast_attention": True},
+    {"timestep_post_act": "silu"},
+    {"norm_num_groups": 4},
+]
+
+
+@pytest.mark.parametrize("values", CHANGES, ids=str)
+def test_a_field_without_weights_changes_what_is_drawn(values: dict[str, Any], copy: Path, sd1: Base) -> None:
+    change(copy / "unet/config.json", **values)
+    arguments = torch.full((1, 4, 8, 8), 0.3).double(), torch.tensor([500]), torch.ones(1, 77, 32).double()
+    found, before = (
+        base.unet(*arguments).sample for base in (load_base(copy, dtype=torch.float64, parts=("unet",)), sd1)
+    )
+    assert found.shape == before.shape
+    if "upcast_attention" not in values:  # it changes the precision alone
+        assert not torch.allclose(found, before)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,14 @@ from diffusers import DiffusionPipeline
 
 from etude.base.base import Base
 from etude.base.conditioning import Conditioning
+from etude.base.loading import load_base
 from etude.base.settings import SAMPLERS, Sampling
 from etude.base.text import encode_prompts
 from etude.core.errors import InputError, ParamsError
 from etude.core.params import validate
 from etude.diffusion.hooks import added_tokens
 from etude.diffusion.sample import denoise, draw_noise, generate, generators, guided, make_scheduler
+from tests.etude.conftest import change
 
 PROMPTS = ["a photo of a red cat", "a blue dog"]
 SETTINGS: dict[str, Any] = {"negative": "sad", "steps": 4, "guidance": 4.0, "sampler": "ddim"}
@@ -165,3 +169,16 @@ def test_an_unknown_sampler_is_refused_before_anything_is_loaded() -> None:
 def test_the_samplers_differ(sd1: Base) -> None:
     pictures = [generate(sd1, ["a cat"], seeds=[1], **SETTINGS | {"sampler": name}) for name in SAMPLERS]
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(pictures, 2))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_what_else_a_scheduler_of_a_base_says_changes_no_sampler(
+    sampler: Any, folder_of: Callable[[str], Path], sd1: Base, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(folder_of("sd1"), tmp_path / "base"))
+    flags = dict.fromkeys(("use_karras_sigmas", "thresholding", "use_flow_sigmas", "use_dynamic_shifting"), True)
+    others = {"algorithm_type": "sde-dpmsolver++", "timestep_type": "continuous", "solver_order": 3}
+    change(folder / "scheduler" / "scheduler_config.json", **flags, **others)
+    other = load_base(folder, dtype=torch.float64)
+    found, before = (generate(base, ["a cat"], [0], sampler=sampler, steps=3) for base in (other, sd1))
+    assert torch.equal(found, before)
