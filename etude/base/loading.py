@@ -54,8 +54,8 @@ def load_base(
     texts = [encoder.part for encoder in encoders]
     wanted = [part for part in family.parts if part in (*parts, *texts)]
     models = {part: empty_model(path, configs / part, family, part) for part in wanted}
-    refuse_misfits(configs, family)
     tensors, _ = read_model(path, wanted, expected=expected_shapes(models))
+    refuse_misfits(configs, family)
 
     def precision(name: str) -> torch.dtype:
         return torch.float32 if trained(name) else part_dtype(name.partition(".")[0], dtype, vae_config)

@@ -179,6 +179,6 @@ def test_what_else_a_scheduler_of_a_base_says_changes_no_sampler(
     flags = dict.fromkeys(("use_karras_sigmas", "thresholding", "use_flow_sigmas", "use_dynamic_shifting"), True)
     others = {"algorithm_type": "sde-dpmsolver++", "timestep_type": "continuous", "solver_order": 3}
     change(folder / "scheduler" / "scheduler_config.json", **flags, **others)
-    other = load_base(folder, dtype=torch.float64)
-    found, before = (generate(base, ["a cat"], [0], sampler=sampler, steps=3) for base in (other, sd1))
+    other, settings = load_base(folder, dtype=torch.float64), SETTINGS | {"sampler": sampler}
+    found, before = (generate(base, ["a cat"], seeds=[0], **settings) for base in (other, sd1))
     assert torch.equal(found, before)
