@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from etude.core.params import Location, Schema, SetName
+from etude.core.params import Location, Part, Scale, Schema, SetName
 
 
 class OwnBase(Schema):
@@ -40,6 +40,25 @@ class ReadsCaptions(Schema):
     def reads_captions(self) -> bool:
         """Whether `build` gets captions; else it gets None."""
         return self.reads == "texts"
+
+
+class TrainsText(Schema):
+    """A method whose steps use the UNet, and the text encoders only if they are trained."""
+
+    text_encoder_rate: Scale
+
+    @property
+    def step_parts(self) -> tuple[Part, ...]:
+        """The text encoders only if they are trained: else their states are encoded once."""
+        return ("unet", "text") if self.text_encoder_rate else ("unet",)
+
+
+class TrainsWeights(TrainsText):
+    """A method that trains the weights of the base themselves."""
+
+    def trains(self, weight: str) -> bool:
+        """All weights of the UNet, and those of the text encoders if ``text_encoder_rate`` is above 0."""
+        return weight.startswith("unet.") or (self.text_encoder_rate > 0 and weight.startswith("text_encoder"))
 
 
 class Concepts(Schema):

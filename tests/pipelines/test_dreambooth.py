@@ -191,6 +191,7 @@ def test_on_the_true_sd15_it_holds_all_values_of_the_unet_and_of_the_text_encode
         ({"prior_weight": -1.0}, "`prior_weight"),
         ({"class_images": ASKED | {"prompts": []}}, r"`class_images.prompts` needs 1 or more, not \[\]"),
         ({"class_images": ASKED | {"prompts": ["sks eagle"]}}, "'sks eagle' with 'sks': the class alone is kept"),
+        ({"class_images": ASKED | {"prompts": ["an Eagle, SKS"]}}, "'an Eagle, SKS' with 'sks': the class alone"),
     ],
 )
 def test_a_value_that_cannot_be_is_named(change: dict[str, Any], said: str) -> None:

@@ -14,8 +14,10 @@ from pydantic import Field, model_validator
 
 from etude.base.settings import ClassPictures
 from etude.core.method import own_name
-from etude.core.params import Count, MethodParams, Part, Scale, classed
+from etude.core.mixins import TrainsWeights
+from etude.core.params import Count, MethodParams, Scale, classed
 from etude.core.placeholder import insert_name
+from etude.core.spelling import as_read, has_word
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
 
@@ -35,7 +37,7 @@ formats = ("diffusers_checkpoint", "ldm_checkpoint")
 axes = {"strength": 1.0}
 
 
-class Params(ClassPictures, Trained, HasPreview, MethodParams):
+class Params(ClassPictures, TrainsWeights, Trained, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True
@@ -51,7 +53,6 @@ class Params(ClassPictures, Trained, HasPreview, MethodParams):
     )
     prior_weight: Scale
     prior_batch_size: Count
-    text_encoder_rate: Scale
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16", "bf16"]
 
@@ -59,9 +60,9 @@ class Params(ClassPictures, Trained, HasPreview, MethodParams):
     def _one_class(self) -> Self:
         rare, _, word = self.name.partition(" ")
         for prompt in self.class_images.prompts:
-            if word not in prompt:
+            if as_read(word) not in as_read(prompt):
                 raise ValueError(f"`class_images.prompts` has {prompt!r} without {word!r}, the class in `name`")
-            if rare in prompt.split():
+            if has_word(rare, prompt):
                 raise ValueError(f"`class_images.prompts` has {prompt!r} with {rare!r}: the class alone is kept")
         if self.prior_weight and not (self.class_images.count or self.class_images.real):
             raise ValueError(
@@ -72,15 +73,6 @@ class Params(ClassPictures, Trained, HasPreview, MethodParams):
     def image_sets(self) -> list[str]:
         """The method's own set, and those of real class pictures."""
         return [self.set, *self.class_images.real]
-
-    @property
-    def step_parts(self) -> tuple[Part, ...]:
-        """The text encoders only if they are trained: else their states are encoded once."""
-        return ("unet", "text") if self.text_encoder_rate else ("unet",)
-
-    def trains(self, weight: str) -> bool:
-        """All weights of the UNet, and those of the text encoders if ``text_encoder_rate`` is above 0."""
-        return weight.startswith("unet.") or (self.text_encoder_rate > 0 and weight.startswith("text_encoder"))
 
     @property
     def class_word(self) -> str:

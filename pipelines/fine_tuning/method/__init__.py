@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from etude.core.method import own_name
-from etude.core.mixins import Captioned
-from etude.core.params import MethodParams, Part, Scale
+from etude.core.mixins import Captioned, TrainsWeights
+from etude.core.params import MethodParams
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
 
@@ -32,22 +32,12 @@ formats = ("ldm_checkpoint", "diffusers_checkpoint")
 axes = {"strength": 1.0}
 
 
-class Params(Captioned, Trained, HasPreview, MethodParams):
+class Params(Captioned, TrainsWeights, Trained, HasPreview, MethodParams):
     """The method's params.yaml."""
 
-    text_encoder_rate: Scale
     caption_dropout: float = Field(ge=0, lt=1)
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16", "bf16"]
-
-    @property
-    def step_parts(self) -> tuple[Part, ...]:
-        """The text encoders only if they are trained: else their states are encoded once."""
-        return ("unet", "text") if self.text_encoder_rate else ("unet",)
-
-    def trains(self, weight: str) -> bool:
-        """All weights of the UNet, and those of the text encoders if ``text_encoder_rate`` is above 0."""
-        return weight.startswith("unet.") or (self.text_encoder_rate > 0 and weight.startswith("text_encoder"))
 
 
 def build(*, base: Base, images: Images, captions: Captions, params: Params, report: Report) -> Artifact:

@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from etude.core.families import learned_parts, text_parts
-from etude.core.mixins import Captioned
-from etude.core.params import MethodParams, Part, Scale, nearest, refuse_twice
+from etude.core.mixins import Captioned, TrainsText
+from etude.core.params import MethodParams, nearest, refuse_twice
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
 
@@ -28,7 +28,7 @@ def places() -> list[str]:
     ]
 
 
-class Params(Captioned, Trained, HasPreview, MethodParams):
+class Params(Captioned, TrainsText, Trained, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     kind: Literal["lora", "dora", "loha", "lokr"]
@@ -39,7 +39,6 @@ class Params(Captioned, Trained, HasPreview, MethodParams):
     targets: list[Literal["attention", "feed_forward", "projection", "resnet"]] = Field(min_length=1)
     initial: Literal["gaussian", "kaiming"]
     dropout: float = Field(ge=0, lt=1)
-    text_encoder_rate: Scale
     plus: float = Field(gt=0, le=1000)
     caption_dropout: float = Field(ge=0, lt=1)
     clip_skip: int = Field(ge=0, le=10)
@@ -61,8 +60,3 @@ class Params(Captioned, Trained, HasPreview, MethodParams):
                 f"`factor` {self.factor} does not split: write -1 for factors of similar size, or 2 or more"
             )
         return self
-
-    @property
-    def step_parts(self) -> tuple[Part, ...]:
-        """The text encoders only if they are trained: else their states are encoded once."""
-        return ("unet", "text") if self.text_encoder_rate else ("unet",)

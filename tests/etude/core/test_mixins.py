@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from etude.core.mixins import Models, OwnBase
+import pytest
+
+from etude.core.mixins import Models, OwnBase, TrainsText, TrainsWeights
 from etude.core.params import MethodParams
 
 
@@ -12,6 +14,27 @@ class OnItsOwnBase(OwnBase, MethodParams):
 
 class MadeOfModels(Models, MethodParams):
     """A method that is made from other models."""
+
+
+class OfLayers(TrainsText, MethodParams):
+    """A method that trains layers of its own."""
+
+
+class OfWeights(TrainsWeights, MethodParams):
+    """A method that trains the base's weights."""
+
+
+@pytest.mark.parametrize("kind", [OfLayers, OfWeights])
+def test_text_encoders_are_in_a_step_only_if_they_are_trained(kind: type[OfLayers]) -> None:
+    assert kind.model_construct(text_encoder_rate=0.0).step_parts == ("unet",)
+    assert kind.model_construct(text_encoder_rate=0.5).step_parts == ("unet", "text")
+
+
+def test_weights_of_text_encoders_are_trained_if_their_rate_is_above_0() -> None:
+    weights = ("unet.conv_in.weight", "text_encoder.a", "text_encoder_2.a", "vae.a")
+    for rate, trained in ((0.0, 1), (0.5, 3)):
+        params = OfWeights.model_construct(text_encoder_rate=rate)
+        assert [params.trains(weight) for weight in weights] == [True] * trained + [False] * (4 - trained)
 
 
 def test_an_own_base_and_other_models_are_sources_of_a_method_that_says_no_more() -> None:
