@@ -28,18 +28,36 @@ STEM = 100  # bytes of a name that `file_name` makes, so that a suffix still fit
 # names of devices on Windows (with any suffix), and characters that some system does not allow in file names
 DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE)
 FORBIDDEN = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
+JOINERS = "\u200c\u200d"  # invisible, but parts of Persian words and of emoji
 REPLACE = "Take the place of what is there."  # the help text of the option --replace, for every command that has it
 
 
 def file_name(text: str) -> str:
-    """A file name without suffix, made from any text: letters, digits and ``._-``, by the same rule as A1111.
+    """A file name without suffix, made from any text: its letters, digits, emoji and ``._-``.
 
-    It is never empty, and never longer than STEM bytes. Two texts may give the same name: `Draft.path` refuses the
-    second.
+    In A1111 this is the word that is typed in prompts. It is never empty, and never longer than STEM bytes. Two texts
+    may give the same name: `Draft.path` refuses the second.
     """
-    name = re.sub(r"[^\w.-]", "", unicodedata.normalize("NFC", text)).strip(".").lstrip("-")
-    name = name.encode(errors="ignore")[:STEM].decode(errors="ignore").rstrip(".")
+    name = _kept(text).encode(errors="ignore")[:STEM].decode(errors="ignore").rstrip(".")
     return f"_{name}" if DEVICE.fullmatch(name) else name or "etude"
+
+
+def file_name_fault(text: str) -> str:
+    """Why no file can be called by a text, so that `file_name` would be another word; empty if one can."""
+    if not _kept(text):
+        return "has no letter, digit or emoji, so that no file can be called by it"
+    return f"has more than {STEM} bytes, too many for the name of a file" if len(_kept(text).encode()) > STEM else ""
+
+
+def _kept(text: str) -> str:
+    return "".join(filter(_is_kept, unicodedata.normalize("NFC", text))).strip("." + JOINERS).lstrip("-")
+
+
+def _is_kept(letter: str) -> bool:
+    """Whether a character may be in a file name: also marks of letters (हिन्दी), and tones and parts of emoji."""
+    category = unicodedata.category(letter)
+    tone = category == "Sk" and not letter.isascii()
+    return letter.isalnum() or letter in "_.-" + JOINERS or category[0] == "M" or category == "So" or tone
 
 
 def _name_fault(name: str) -> str:

@@ -12,11 +12,12 @@ from pathlib import Path, PurePosixPath
 from posixpath import normpath
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from etude.core.errors import ParamsError
+from etude.core.files import file_name_fault
 from etude.core.yaml import SHOWN, read_yaml, shortened
 
 __all__ = ["read_yaml"]  # reads a whole file, unchecked
@@ -72,6 +73,13 @@ def among(kind: str, names: Iterable[str]) -> Callable[[str], str]:
     return check
 
 
+def callable_by(text: str) -> str:
+    """A word by which files are called; raises ValueError for one that a file cannot have in its name."""
+    if fault := file_name_fault(text):
+        raise ValueError(f"{text!r} {fault}, as A1111 needs")
+    return text
+
+
 class Learned(Schema):
     """The keys about what is learned, in every method's params.yaml."""
 
@@ -83,6 +91,11 @@ class Learned(Schema):
         description="the word, or words, for what is learned, without [ or ]",
     )
     trigger: bool = Field(description="whether prompts need the name; false: every picture shows what was learned")
+
+    @field_validator("name")
+    @classmethod
+    def _names_files(cls, name: str) -> str:
+        return callable_by(name)
 
     @property
     def word(self) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from etude.core.errors import FormatError
+from etude.core.files import JOINERS
 from etude.core.placeholder import NAME
 from etude.core.spelling import as_read
 
 LONGEST = 255  # bytes: a file's name can have no more
-JOINERS = "\u200c\u200d"  # invisible, but parts of Persian words and of emoji
 ACTION = "rename the file, or write it under another name with `etude convert --name`"
 
 

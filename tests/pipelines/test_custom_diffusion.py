@@ -239,6 +239,11 @@ def test_a_start_of_several_tokens_is_their_mean(tiny_base: Path) -> None:
         ({"concepts": {"concept": OTTER | {"prompt": "bear"}}}, r"prompt` is 'bear'.* \[word\] in it"),
         ({"layers": "all"}, "`layers`"),
         ({"concepts": {"concept": FOX, "style": FOX}}, "one word twice"),
+        ({"concepts": {"concept": FOX | {"word": "***"}}}, r"'\*\*\*' has no letter, digit or emoji"),
+        (
+            {"name": "<a> x", "concepts": {"concept": FOX | {"word": "<a>"}, "style": FOX | {"word": "A!"}}},
+            "words whose files would have one name: <a>, A!",
+        ),
         ({"concepts": {}}, "`concepts`"),
     ],
 )

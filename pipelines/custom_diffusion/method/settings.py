@@ -7,13 +7,14 @@ mask, but not by the four channels that it sums over, so its ``prior_loss_weight
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from etude.base.settings import ClassPictures
+from etude.core.files import file_name
 from etude.core.mixins import Concepts
-from etude.core.params import Count, MethodParams, Scale, Schema, SetName, Words, classed
+from etude.core.params import Count, MethodParams, Scale, Schema, SetName, Words, callable_by, classed
 from etude.core.spelling import as_read, has_word
 from etude.training.augmentation import HasViews
 from etude.training.plan import Trained
@@ -25,7 +26,9 @@ LEARNED = {"crossattn_kv": r"\.attn2\.to_[kv]\.weight$", "crossattn": r"\.attn2\
 class Concept(Schema):
     """The concept that is learned from one image set."""
 
-    word: str = Field(min_length=1, max_length=64, pattern=r"^\S+$", description="one word, without spaces")
+    word: Annotated[str, AfterValidator(callable_by)] = Field(
+        min_length=1, max_length=64, pattern=r"^\S+$", description="one word, without spaces"
+    )
     initializer: Words
     prompt: str = Field(pattern=r"\[word\]", description="a text with [word] in it")
 
@@ -54,9 +57,11 @@ class Params(Concepts, HasViews, ClassPictures, Trained, HasPreview, MethodParam
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
-        words = [as_read(concept.word) for concept in self.concepts.values()]
-        if len(set(words)) < len(words):
+        words = [concept.word for concept in self.concepts.values()]
+        if len(set(map(as_read, words))) < len(words):
             raise ValueError("`concepts` has one word twice: give each concept its own")
+        if len({file_name(word).casefold() for word in words}) < len(words):
+            raise ValueError(f"`concepts` has words whose files would have one name: {', '.join(words)}")
         if self.set not in self.concepts:
             raise ValueError(f"`set` is {self.set!r}, which is none of `concepts`: {', '.join(self.concepts)}")
         if not has_word(word := self.concepts[self.set].word, self.name):

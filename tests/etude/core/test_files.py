@@ -13,8 +13,18 @@ from typing import Any
 import pytest
 import torch
 
-from etude.core.errors import FormatError, InputError
-from etude.core.files import add_to_folder, atomic_path, read_json, replace_folder, sha256_tree, write_json
+from etude.core.errors import FormatError, InputError, ParamsError
+from etude.core.files import (
+    add_to_folder,
+    atomic_path,
+    file_name,
+    file_name_fault,
+    read_json,
+    replace_folder,
+    sha256_tree,
+    write_json,
+)
+from etude.core.params import Learned, validate
 from etude.core.tensors import read_metadata, read_tensors, write_tensors
 
 
@@ -217,3 +227,33 @@ def test_a_tree_is_hashed_by_names_and_bytes_but_not_by_hidden_files(tmp_path: P
     assert sha256_tree(tmp_path) == before
     (tmp_path / "a").rename(tmp_path / "b")
     assert sha256_tree(tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("owl", "owl"),
+        ("<owl>", "owl"),
+        ("my owl", "myowl"),
+        ("cafe\u0301", "caf\u00e9"),
+        ("\U0001f989", "\U0001f989"),
+        ("\U0001f469\u200d\U0001f680", "\U0001f469\u200d\U0001f680"),  # a woman, a joiner, a rocket
+        ("\U0001f44d\U0001f3fd", "\U0001f44d\U0001f3fd"),  # with a tone of skin
+        ("\u2764\ufe0f", "\u2764\ufe0f"),
+        ("\u0939\u093f\u0928\u094d\u0926\u0940", "\u0939\u093f\u0928\u094d\u0926\u0940"),  # vowel signs are marks
+        ("^`owl\u200d", "owl"),
+        ("a/../b:c\u202e", "a..bc"),
+    ],
+)
+def test_a_file_is_called_by_its_word(word: str, name: str) -> None:
+    assert file_name(word) == name
+    assert file_name_fault(word) == ""
+
+
+@pytest.mark.parametrize(
+    ("word", "fault"), [("***", "no letter"), ("\u200d.", "no letter"), ("\u0431" * 51, "100 bytes")]
+)
+def test_a_word_that_no_file_can_be_called_by_is_told(word: str, fault: str) -> None:
+    assert fault in file_name_fault(word)
+    with pytest.raises(ParamsError, match=f"name: .*{fault}"):
+        validate({"set": "owl", "name": word, "trigger": True}, Learned, "params.yaml")
