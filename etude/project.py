@@ -20,7 +20,7 @@ from etude.grids.settings import ALL, Grid, checkpoint_steps, refuse_unknown
 from etude.grids.syntax import texts
 from etude.images.settings import Prepare
 from etude.metrics import BY_KEY, HELD_OUT
-from etude.training.plan import Trained
+from etude.training.plan import SavesMemory, Trained
 
 RESERVED = ("raw", "samples")  # folders of data/ that do not belong to an image set
 
@@ -124,7 +124,7 @@ def _run_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
     plan = params.training if isinstance(params, Trained) else None
     if plan and plan.optimizer == "adamw8bit" and project.device == "cpu":
         yield "`training.optimizer: adamw8bit` needs a GPU, and `device` is cpu", "write adamw or sgd"
-    own = params.base_precision if isinstance(params, Trained) else "fp32"
+    own = params.base_precision if isinstance(params, SavesMemory) else "fp32"
     if own not in ("fp32", project.precision):
         fault = f"`base_precision: {own}` needs `precision: {own}` in params.yaml, which is {project.precision}"
         either = dict.fromkeys(("fp32", project.precision))

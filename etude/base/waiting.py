@@ -31,6 +31,18 @@ def present(base: Base, part: Part) -> Iterator[None]:
             send(module)
 
 
+@contextmanager
+def absent(base: Base, part: Part) -> Iterator[None]:
+    """Inside, a part waits on the host, to leave the device to another one."""
+    for module in modules(base, part):
+        send(module)
+    try:
+        yield
+    finally:
+        for module in modules(base, part):
+            bring(module, base.device)
+
+
 def modules(base: Base, part: Part) -> tuple[Any, ...]:
     """The modules of a part."""
     return base.text_encoders if part == "text" else (getattr(base, part),)

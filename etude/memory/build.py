@@ -40,7 +40,7 @@ from etude.training import average, fit
 from etude.training.augmentation import HasViews
 from etude.training.batches import Captions, Images, Pictures
 from etude.training.opening import opening
-from etude.training.plan import Optimization, Trained
+from etude.training.plan import Optimization, SavesMemory
 from etude.training.preview import Preview, computing, encode, encode_fixed, evaluating, preview_of
 from etude.training.prior import Prior
 from etude.training.report import Report
@@ -97,11 +97,12 @@ class Footprint:
 
 def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -> Footprint:
     """Count the build of a method; raises UncountedError for one that this cannot count."""
-    if not isinstance(params, Trained):
-        raise UncountedError(name, "it does not learn in steps")
+    if not isinstance(params, SavesMemory):
+        raise UncountedError(name, "it computes no gradients through the base's UNet")
     if isinstance(params, OwnBase) or _shows_pictures(setup.base):
         raise UncountedError(name, "it needs a base that is conditioned on pictures")
-    params = _one_step(params)
+    params = params.shortest()
+    assert isinstance(params, MethodParams)
     preview = preview_of(params)
     with counting() as counter, ExitStack() as undo:
         footprint, how = Footprint(), opening(params)
@@ -119,7 +120,7 @@ def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -
         report.counter, report.footprint = counter, footprint
         if preview:
             texts = encode_fixed(base, preview, params, report.precision)
-            report.preview = lambda: _draw(base, preview, params.word, report.precision, texts)
+            report.drawing = report.preview = lambda: _draw(base, preview, params.word, report.precision, texts)
         undo.enter_context(patch.object(fit, "_optimizer", report.optimizer))
         undo.enter_context(patch.object(weights, "_to_host", counter.put_aside))
         undo.enter_context(patch.object(average, "_to_host", lambda one: counter.put_aside(one.detach().clone())))
@@ -134,13 +135,6 @@ def _shows_pictures(base: Path) -> bool:
     if not base.is_dir():
         return False
     return is_variation(base) or bool(read_config(base / "unet" / "config.json").get("class_embed_type"))
-
-
-def _one_step(params: MethodParams) -> MethodParams:
-    assert isinstance(params, Trained)
-    one = {"steps": 1, "log_every": 1, "checkpoint_every": 1, "resume_every": 1, "warmup_steps": 0}
-    one |= {"learning_rate": 1}  # any: an A1111 schedule could end before the first step
-    return params.model_copy(update={"training": params.training.model_copy(update=one)})
 
 
 @torch.no_grad()
@@ -160,14 +154,17 @@ class _Counting(Report):
 
     counter: Counter = field(init=False)
     footprint: Footprint = field(init=False)
+    drawing: Callable[[], Image] | None = None
 
     def restore(self) -> dict[str, Any] | None:
         return None
 
     def keep(self, state: dict[str, Any]) -> None:
-        pass
+        self.footprint.previews = max(self.footprint.previews, self.counter.peak - self.footprint.stays)
 
     def log(self, step: int, loss: float, rate: float) -> None:
+        if not self.footprint.activations:  # a loop of its own, without torch's optimizers
+            self.footprint.activations = self.counter.peak - self.footprint.stays
         self.counter.restart()
         self.footprint.optimizer = self.counter.now - self.footprint.stays
 
@@ -191,9 +188,10 @@ class _Counting(Report):
         pass
 
     def draw(self, step: int) -> None:
-        assert self.preview
+        if not self.drawing:
+            return
         self.counter.restart()
-        self.preview()
+        self.drawing()
         self.footprint.previews = self.counter.peak - self.footprint.stays
 
 

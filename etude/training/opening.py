@@ -10,7 +10,7 @@ from etude.base.base import DTYPES, Base
 from etude.base.digest import PARTS
 from etude.base.loading import load_base
 from etude.core.params import MethodParams, Part
-from etude.training.plan import Trained
+from etude.training.plan import SavesMemory
 from etude.training.preview import preview_of
 
 
@@ -41,7 +41,7 @@ def opening(params: MethodParams) -> Opening:
     """How the base of a method is opened; for previews it needs all its parts."""
     parts = PARTS if preview_of(params) else params.base_parts
     waiting = tuple(part for part in parts if part not in params.step_parts)
-    if not isinstance(params, Trained):
+    if not isinstance(params, SavesMemory):
         return Opening(parts, waiting, "fp32", params.trains, recompute=False)
     return Opening(parts, waiting, params.base_precision, params.trains, params.recompute)
 

@@ -67,8 +67,8 @@ class Optimization(Schema):
         return base_rate * falling[self.schedule]
 
 
-class Trained(Schema):
-    """A method that is trained in steps and saves checkpoints."""
+class SavesMemory(Schema):
+    """A method whose build computes gradients through the base's UNet, and the switches for less memory."""
 
     added_keys: ClassVar = {"base_precision": "fp32", "recompute": False}
 
@@ -76,7 +76,22 @@ class Trained(Schema):
         description="of the base's frozen weights; what is trained stays in fp32"
     )
     recompute: bool = Field(description="activations of the UNet are computed twice; others: gradient checkpointing")
+
+    def shortest(self) -> Self:
+        """The same build with as few steps as possible, which needs as much memory."""
+        raise NotImplementedError
+
+
+class Trained(SavesMemory):
+    """A method that is trained in steps and saves checkpoints."""
+
     training: Optimization
+
+    def shortest(self) -> Self:
+        """One step, at any rate: an A1111 schedule could end before it."""
+        one = {"steps": 1, "log_every": 1, "checkpoint_every": 1, "resume_every": 1, "warmup_steps": 0}
+        training = self.training.model_copy(update={**one, "learning_rate": 1})
+        return self.model_copy(update={"training": training})
 
 
 def parse_rates(text: float | str) -> Rates:

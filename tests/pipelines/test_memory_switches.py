@@ -20,7 +20,9 @@ from tests.pipelines.learning import learn, on_tiny, params_of, same
 
 SHORTEST = {"steps": 2, "checkpoint_every": 2, "batch_size": 1}
 CHANGES: dict[str, Any] = {"lora": {"targets": ["attention"]}}
-each_kind = pytest.mark.parametrize("method", ["lora", "textual_inversion", "custom_diffusion", "dreambooth"])
+each_kind = pytest.mark.parametrize(
+    "method", ["lora", "textual_inversion", "custom_diffusion", "dreambooth", "null_text_inversion"]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +84,7 @@ def test_autograd_keeps_no_copy_of_a_frozen_weight_in_half(tiny_base: Path, tmp_
     assert kept["fp32"] - kept["bf16"] > sum(weight.numel() for weight in layers)  # two bytes each, of most of them
 
 
-@pytest.mark.parametrize("method", ["lora", "hypernetwork"])
+@pytest.mark.parametrize("method", ["lora", "hypernetwork", "null_text_inversion"])
 def test_recomputing_keeps_few_activations_and_gives_the_same_bits(
     tiny_base: Path, tmp_path: Path, method: str
 ) -> None:

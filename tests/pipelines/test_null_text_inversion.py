@@ -28,6 +28,7 @@ from etude.diffusion.noise import predict
 from etude.diffusion.sample import make_scheduler
 from etude.formats import identify
 from etude.formats.inversion import null_text
+from etude.training.opening import open_base
 from etude.training.report import Report
 from pipelines.null_text_inversion import method as null
 from pipelines.null_text_inversion.method import inversion as inversions
@@ -68,6 +69,22 @@ def inverted(exact: Callable[[str], Base], tmp_path_factory: pytest.TempPathFact
     made = run(exact("sd1"), tmp_path_factory.mktemp("run"), steps=5, optimization=rule)
     told = {"family": "sd1", "prediction": "epsilon", "base": "models/tiny", "inputs": {"models/tiny": "abc"}}
     return Artifact(METHOD, made.tensors, made.facts | told)
+
+
+def test_with_weights_in_half_the_embeddings_are_in_float32_and_pictures_come_out_as_well(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    rule = {"inner_steps": 4, "learning_rate": 5e-2, "stop": 0.0, "stop_growth": 0.0}
+    made = {}
+    for precision in ("fp32", "bf16"):
+        base = open_base(tiny_base, params_of(METHOD, base_precision=precision))
+        assert base.unet.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+        made[precision] = run(base, tmp_path / precision, steps=5, optimization=rule, base_precision=precision)
+        assert {tensor.dtype for tensor in made[precision].tensors.values()} == {torch.float32}
+    whole, half = (made[precision].facts["measures"]["psnr"] for precision in ("fp32", "bf16"))
+    assert half["value"] == pytest.approx(whole["value"], abs=0.3)  # dB
+    name = "a.null_embeddings"
+    assert not torch.equal(made["fp32"].tensors[name], made["bf16"].tensors[name])
 
 
 def noise(count: int = 1, seed: int = 0) -> Tensor:

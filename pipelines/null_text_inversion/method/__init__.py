@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field
 
 from etude.core.method import own_name
 from etude.core.mixins import Captioned
 from etude.core.params import Count, MethodParams, Part, Rate, Scale, Schema
+from etude.training.plan import SavesMemory
 
 if TYPE_CHECKING:
     from etude.base.base import Base
@@ -38,7 +39,7 @@ class Optimization(Schema):
     stop_growth: Scale
 
 
-class Params(Captioned, MethodParams):
+class Params(Captioned, SavesMemory, MethodParams):
     """The method's params.yaml."""
 
     pictures: Count
@@ -54,13 +55,27 @@ class Params(Captioned, MethodParams):
         """All parts: the VAE too, because drawn pictures are compared with the originals."""
         return ("unet", "vae", "text")
 
+    @property
+    def step_parts(self) -> tuple[Part, ...]:
+        """Texts are encoded before the optimisation, and pictures decoded after it."""
+        return ("unet",)
+
+    def shortest(self) -> Self:
+        """Two steps and one batch, each embedding optimised once."""
+        once = self.optimization.model_copy(update={"inner_steps": 1})
+        return self.model_copy(update={"steps": 2, "pictures": self.batch_size, "optimization": once})
+
 
 def build(
     *, base: Base, images: Images, captions: Captions, pictures: Pictures, params: Params, report: Report
 ) -> Artifact:
-    """Invert pictures of the set, batch by batch; a killed run resumes at the step where it was."""
+    """Invert pictures of the set, batch by batch; a killed run resumes at the step where it was.
+
+    With weights in half, steps are computed in half; else in float32, as in the paper's code.
+    """
     from etude.core.artifact import Artifact
     from etude.training import conditioning
+    from etude.training.preview import computing
 
     from .batch import Album, Progress, invert, measures, sheet
     from .inversion import Inversion, Rule
@@ -73,8 +88,9 @@ def build(
     progress = Progress(**(report.restore() or {}))
     total = len(groups) * len(path)
     report.start(progress.step, total)
-    for group in groups[progress.step // len(path) :]:
-        invert(Inversion(base, path, group.text_conditioning, params.guidance, rule), group, progress, report)
+    with computing(base, params.base_precision):
+        for group in groups[progress.step // len(path) :]:
+            invert(Inversion(base, path, group.text_conditioning, params.guidance, rule), group, progress, report)
 
     names = [name for group in groups for name in group.names]
     tensors = {f"{name}.latent": progress.latents[name] for name in names}

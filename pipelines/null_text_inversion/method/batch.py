@@ -15,7 +15,9 @@ from torch import Tensor
 from etude.base.base import Base
 from etude.base.conditioning import Conditioning
 from etude.base.latents import decode_latents
+from etude.base.waiting import absent
 from etude.core.errors import TrainingError
+from etude.core.memory import during
 from etude.training.batches import Captions, Images
 from etude.training.report import Report
 
@@ -77,11 +79,14 @@ class Album:
         names = [self.images.names[i] for i in chosen]
         latents = torch.stack([self.images.mean[i] for i in chosen]) * base.scaling_factor
         text_conditioning = Conditioning.cat([self.captions.conditioning[name] for name in names])
+        wide = torch.promote_types(
+            base.dtype, torch.float32
+        )  # what is optimised is so, whatever the base's weights are
         return Batch(
             names,
-            latents.to(base.device, torch.promote_types(base.dtype, torch.float32)),
-            text_conditioning.to(base.device, base.dtype),
-            self.captions.empty.to(base.device, base.dtype)[[0] * len(names)],
+            latents.to(base.device, wide),
+            text_conditioning.to(base.device, wide),
+            self.captions.empty.to(base.device, wide)[[0] * len(names)],
             [self.pixels[name] for name in names],
         )
 
@@ -93,7 +98,8 @@ def invert(inversion: Inversion, batch: Batch, progress: Progress, report: Repor
     z = way[-1] if progress.z is None else progress.z.to(way[-1])
     for i in range(len(progress.nothing), len(path)):
         start = progress.nothing[-1].to(batch.empty.hidden) if progress.nothing else batch.empty.hidden
-        nothing, errors = inversion.optimise(z, way[len(path) - i - 1], replace(batch.empty, hidden=start), i)
+        with during(f"step {progress.step + 1} of the inversion"):
+            nothing, errors = inversion.optimise(z, way[len(path) - i - 1], replace(batch.empty, hidden=start), i)
         _refuse_nan(errors, batch.names, path.times[i])
         z = inversion.advance(z, replace(batch.empty, hidden=nothing), i)
         progress.nothing.append(nothing.cpu())  # on the CPU, like those of a resumed run
@@ -110,7 +116,8 @@ def _finish(inversion: Inversion, batch: Batch, noise: Tensor, progress: Progres
     assert progress.z is not None
     base = inversion.base
     plain = draw(base, noise, batch.text_conditioning, repeat(batch.empty), inversion.guidance, inversion.path)
-    drawn = [decode_latents(base, latents) for latents in (batch.latents, plain, progress.z)]
+    with absent(base, "unet"):  # pictures of 1024 px need more than the optimisation, beside a UNet in float32
+        drawn = [decode_latents(base, latents) for latents in (batch.latents, plain, progress.z)]
     for number, name in enumerate(batch.names):
         truth = batch.pictures[number]
         progress.latents[name] = noise[number : number + 1]

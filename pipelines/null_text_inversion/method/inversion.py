@@ -56,14 +56,14 @@ class Inversion:
         """
         t = self._time(i)
         with torch.no_grad():
-            conditional = predict(self.base, z, t, self.text_conditioning)
+            conditional = predict(self.base, z, t, self.text_conditioning).to(z.dtype)
         embedding = nothing.hidden.detach().clone()
         first, second = torch.zeros_like(embedding), torch.zeros_like(embedding)
         errors = z.new_zeros(len(z))
         active = torch.arange(len(z), device=z.device)
         for inner in range(1, self.rule.inner_steps + 1):
             leaf = embedding[active].requires_grad_()
-            u = predict(self.base, z[active], t, replace(nothing[active], hidden=leaf))
+            u = predict(self.base, z[active], t, replace(nothing[active], hidden=leaf)).to(z.dtype)
             answer = u + self.guidance * (conditional[active] - u)
             landed = towards_picture(self.base, answer, z[active], self.path, i)
             each = (landed - goal[active]).square().mean(dim=(1, 2, 3))
@@ -73,7 +73,8 @@ class Inversion:
             second[active] = torch.lerp(second[active], gradient.square(), 1 - BETAS[1])
             mean, square = first[active] / (1 - BETAS[0] ** inner), second[active] / (1 - BETAS[1] ** inner)
             embedding[active] -= self.rate(i) * mean / (square.sqrt() + ε)
-            active = active[each.detach() >= self.rule.stop + i * self.rule.stop_growth]
+            limit = self.rule.stop + i * self.rule.stop_growth
+            active = active[[place for place, error in enumerate(each.tolist()) if error >= limit]]
             if not len(active):
                 break
         return embedding, errors

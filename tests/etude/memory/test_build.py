@@ -109,6 +109,14 @@ def test_every_method_that_learns_in_steps_is_counted(setup: Setup, method: str)
     assert found.optimizer >= 2 * found.gradients
 
 
+def test_null_text_inversion_keeps_less_with_its_switches_and_decodes_without_the_unet(setup: Setup) -> None:
+    whole, recomputed = (count(setup, "null_text_inversion", recompute=switch) for switch in (False, True))
+    half = count(replace(setup, precision="bf16"), "null_text_inversion", base_precision="bf16")
+    assert recomputed.activations < whole.activations
+    assert half.weights < 0.6 * whole.weights
+    assert whole.previews < bytes_of(setup.base, "vae") + 4 * 64 * 64 * 4 * 1000 - bytes_of(setup.base, "unet")
+
+
 @pytest.mark.parametrize("method", ["model_merge", "aesthetic_gradient", "clip_inversion"])
 def test_a_method_that_is_not_counted_says_why(setup: Setup, method: str) -> None:
     with pytest.raises(UncountedError, match="its memory is not counted: it .*Next"):
