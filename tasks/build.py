@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from etude.core.errors import BaseError
 from etude.core.families import FAMILIES
 from etude.core.files import write_json
-from etude.core.memory import peak
+from etude.core.memory import advising, during, peak
 from etude.core.method import Method, load_method
 from etude.core.mixins import base_of, models_of
 from etude.core.params import MethodParams, Schema, load, pick
@@ -24,6 +24,7 @@ from etude.core.store import key
 from etude.training.inputs import Request, load_inputs
 from etude.training.preview import preview_of
 from etude.training.processes import is_main, spread
+from etude.training.switches import RESUMING, advice
 from tasks.shell import look_of, publish, run
 from tasks.shell.console import say, warn
 
@@ -66,12 +67,13 @@ def build(method: str) -> None:
     look.add(models_of(params).values())
     inputs = look.digests()
     facts = _facts(params, stage_params, inputs, path) | {"family": family}
-    scratch = Path(".scratch", f"{method}-{key(inputs, facts)[:16]}")
     _tell_other_vae(method, path, Path(stage_params.base))
-    data = load_inputs(module, Request(method, params, inputs))
-    base, report = _open(method, params, stage_params, path, scratch)
-    facts |= {"prediction": base.prediction, "resolution": base.resolution}
-    artifact = module.build(base=base, **data, params=params, report=report)
+    with advising(lambda: advice(params, stage_params.precision)):
+        data = load_inputs(module, Request(method, params, inputs))
+        with during("loading the base"):
+            base, report = _open(method, params, stage_params, path, _scratch(method, params, inputs, facts))
+        facts |= {"prediction": base.prediction, "resolution": base.resolution}
+        artifact = module.build(base=base, **data, params=params, report=report)
     if not is_main():
         return
     look.refuse_changed()  # before gigabytes are copied
@@ -79,6 +81,12 @@ def build(method: str) -> None:
     report.discard()
     _measure(Path("logs", f"build-{method}.json"), time.monotonic() - start)
     say(f"{method}: {len(artifact.tensors)} tensors in artifacts/{method}/build/artifact.safetensors")
+
+
+def _scratch(method: str, params: MethodParams, inputs: Mapping[str, str], facts: Mapping[str, Any]) -> Path:
+    """The folder of a run's state: another one for every change but that of a switch that changes no result."""
+    lasting = {name: value for name, value in params.recipe().items() if name not in RESUMING}
+    return Path(".scratch", f"{method}-{key(inputs, {**facts, 'params': lasting})[:16]}")
 
 
 def _family(method: str, module: Method, path: Path) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from etude.base.settings import ClassImages, ClassPictures, Sampling
 from etude.core.code import code_digests
 from etude.core.files import atomic_path
+from etude.core.memory import advising, during
 from etude.core.params import pick
 from etude.core.store import Store, key
 from tasks import encode
@@ -114,7 +115,12 @@ def _draw(
     places = [Store("class_images").path(group(seed), ".png") for seed in seeds]
     if all(place.is_file() for place in places):
         return places, 0
-    for place, pixels in zip(places, generate(base(), [prompt] * len(seeds), seeds=seeds, **sampling), strict=True):
+    with (
+        advising(lambda: "lower `class_images.batch_size`, and run this again: drawn pictures are kept"),
+        during(f"drawing {len(seeds)} class images at once"),
+    ):
+        pictures = generate(base(), [prompt] * len(seeds), seeds=seeds, **sampling)
+    for place, pixels in zip(places, pictures, strict=True):
         with atomic_path(place) as temporary:
             Image.fromarray(pixels.numpy()).save(temporary)
     return places, len(places)

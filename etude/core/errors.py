@@ -7,6 +7,7 @@ EtudeError
 ├── BaseError       a base model cannot be read, or a method does not support it
 ├── FormatError     a weights file cannot be read, or has another content than expected
 ├── TrainingError   a run stopped: its loss is not finite, or its state cannot be resumed
+├── OutOfMemoryError  the device, or the host, has less memory than the work needs
 ├── StaleError      an input of a stage was changed while the stage ran
 └── ConflictError   something that exists would be overwritten
 """
@@ -56,6 +57,10 @@ class FormatError(EtudeError):
 
 class TrainingError(EtudeError):
     """A run stopped: its loss is not finite, or its state cannot be resumed."""
+
+
+class OutOfMemoryError(EtudeError):
+    """The device, or the host, has less memory than the work needs."""
 
 
 class StaleError(EtudeError):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from etude.core.errors import EtudeError, OutOfMemoryError
 
 # How torch's allocators and CUDA's libraries say it, where it is a plain RuntimeError.
 PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED")
@@ -27,6 +29,27 @@ def during(work: str) -> Iterator[None]:
         if is_out_of_memory(error):
             error.add_note(work)
         raise
+
+
+@contextmanager
+def advising(action: Callable[[], str]) -> Iterator[None]:
+    """Out of memory inside is an OutOfMemoryError that says what was being done, the peak, and ``action()``."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, EtudeError) or not is_out_of_memory(error):
+            raise
+        fault = f"memory did not suffice: {_at_most()}"
+        raise OutOfMemoryError(work_of(error) or "the start", fault, action()) from error
+
+
+def _at_most() -> str:
+    """How much memory was in use at most, of the device too if one was used."""
+    host, torch = f"at most {peak() / 1e9:.1f} GB of the host", sys.modules.get("torch")
+    if not torch or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return f"{host} were in use"
+    used, there = torch.cuda.max_memory_allocated() / 1e9, torch.cuda.mem_get_info()[1] / 1e9
+    return f"at most {used:.1f} of the device's {there:.1f} GB and {host} were in use"
 
 
 def work_of(error: BaseException) -> str:

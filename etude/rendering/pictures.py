@@ -18,6 +18,7 @@ from PIL import Image
 
 from etude.base.settings import Sampling
 from etude.core.files import atomic_path
+from etude.core.memory import during
 from etude.core.placeholder import fill
 from etude.core.store import Part, Store, key
 from etude.diffusion.sample import generate
@@ -86,7 +87,9 @@ def draw(renderer: Renderer, requests: Sequence[Request], track: Track = iter) -
     for (candidate, settings), group in groups:
         with renderer.applied(candidate, dict(settings)) as base:
             for request in group:
-                for place, picture in zip(paths[request], _generate(base, request), strict=True):
+                with during(f"drawing {len(request.seeds)} pictures at once"):
+                    pictures = _generate(base, request)
+                for place, picture in zip(paths[request], pictures, strict=True):
                     with atomic_path(place) as temporary:
                         Image.fromarray(picture).save(temporary)
     return Drawn(paths, sum(len(request.seeds) for request in missing))

@@ -84,16 +84,17 @@ def fit(
             refresh()
             report.draw_again(start)
     for step in range(start, plan.steps):
-        for settings, group in zip(optimizer.param_groups, groups, strict=True):
-            settings["lr"] = plan.rate(step) * group.rate
-        run.losses.append(_gradients(loss, batches, step, plan, report, device))
-        _share(tensors, device)
-        if plan.clip:
-            device.clip_grad_norm_(tensors, plan.clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        if (step + 1) % plan.ema_every == 0 or _is_checkpoint(step + 1, plan):
-            average.update(step + 1)
+        with during(f"step {step + 1} of the training"):
+            for settings, group in zip(optimizer.param_groups, groups, strict=True):
+                settings["lr"] = plan.rate(step) * group.rate
+            run.losses.append(_gradients(loss, batches, step, plan, report, device))
+            _share(tensors, device)
+            if plan.clip:
+                device.clip_grad_norm_(tensors, plan.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            if (step + 1) % plan.ema_every == 0 or _is_checkpoint(step + 1, plan):
+                average.update(step + 1)
         after_step(step)
         if _is_due(step + 1, plan):
             _check(run, batches, step + 1, plan, device)

@@ -96,9 +96,11 @@ def prepared(command: Callable[..., Any]) -> Callable[..., Any]:
 @contextmanager
 def _faults_in_short() -> Iterator[None]:
     from etude.core.errors import BELOW, EtudeError, in_a_line
+    from etude.core.memory import advising
 
     try:
-        yield
+        with advising(lambda: "close what else uses memory, and run this again: it goes on from what is saved"):
+            yield
         return
     except EtudeError as error:
         message = str(error)
@@ -106,10 +108,6 @@ def _faults_in_short() -> Iterator[None]:
         if error.errno not in _LACKS:
             raise
         message = f"{error.filename or 'disk'}: {error.strerror}. Next: {_LACKS[error.errno]}."
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not be imported yet
-            raise
-        message = "device: its memory is full. Next: lower `batch_size`, or choose `precision: bf16`."
     sys.stderr.write(f"error: {BELOW.join(map(in_a_line, message.split(BELOW)))}\n")
     sys.exit(1)
 

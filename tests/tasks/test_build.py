@@ -2,23 +2,27 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from etude.core import artifact as artifacts
-from etude.core.errors import BaseError, StaleError
+from etude.core.errors import BaseError, OutOfMemoryError, StaleError
 from etude.core.files import read_json, sha256_tree
 from etude.core.method import load_method
 from etude.core.params import read_yaml
+from etude.training.average import Average
 from tasks.build import build
 from tasks.shell import look_of
+from tests.pipelines.learning import same
 from tests.shipped import ROOT
 from tests.tasks.learning import change, make_project
 from tests.tiny import build_tiny
@@ -105,6 +109,35 @@ def test_a_killed_build_leaves_no_out_and_goes_on_to_the_same_bytes_unless_an_in
     build("lora")
     assert "starting, 6 steps" in capsys.readouterr().err
     assert sha256_tree(project / "artifacts") == resumed
+
+
+def test_out_of_memory_names_the_step_the_peak_and_a_switch_with_which_the_same_command_goes_on(
+    project: Path, built: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(OutOfMemoryError) as caught:
+        patch.setattr(Average, "update", full_at(5))
+        build("lora")
+    assert re.fullmatch(
+        r"step 5 of the training: memory did not suffice: at most \d+\.\d GB of the host were in use\. "
+        r"Next: write `recompute: true` \(.*\), and the same command goes on from the last saved state\.",
+        str(caught.value),
+    )
+    assert not (project / "artifacts").exists()
+    change(project / "pipelines/lora/params.yaml", recompute=True)
+    build("lora")
+    assert "resumed at step 4 of 6" in capsys.readouterr().err
+    name = "artifacts/lora/build/artifact.safetensors"
+    assert same(artifacts.load(project / name).tensors, artifacts.load(built / name).tensors)
+
+
+def full_at(steps: int) -> Callable[[Average, int], None]:
+    """`Average.update`, for which memory does not suffice after so many steps."""
+
+    def update(_: Average, done: int) -> None:
+        if done == steps:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    return update
 
 
 def test_several_processes_make_one_artifact_and_one_of_them_speaks(project: Path) -> None:

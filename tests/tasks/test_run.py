@@ -19,6 +19,7 @@ from etude.core.errors import BELOW, EtudeWarning, FormatError, InputError
 from tasks.shell import run
 from tests.shipped import copy_project
 
+CPU_ALLOCATOR = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
@@ -58,7 +59,9 @@ def told(
             PermissionError(errno.EACCES, "Permission denied", "out"),
             "error: out: Permission denied. Next: change",
         ),
-        (OUT_OF_MEMORY, "error: device: its memory is full. Next: lower `batch_size`"),
+        (OUT_OF_MEMORY, "error: the start: memory did not suffice: at most "),
+        (MemoryError(), "error: the start: memory did not suffice: at most "),
+        (CPU_ALLOCATOR, "error: the start: memory did not suffice: at most "),
     ],
 )
 def test_what_a_person_can_mend_is_one_line(told: Callable[[Exception], str], error: Exception, line: str) -> None:
