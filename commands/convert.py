@@ -120,10 +120,9 @@ def _of_base(source: Path, facts: dict[str, object]) -> dict[str, object]:
     """The facts, with family, prediction and resolution of a whole model; an artifact has these facts already."""
     if "base" in facts:
         return facts
-    from etude.base.loading import load_base
+    from etude.base.loading import read_facts
 
-    base = load_base(source, parts=())
-    return facts | {"family": base.family, "prediction": base.prediction, "resolution": base.resolution}
+    return facts | read_facts(source)
 
 
 def _frame(source: Path, artifact: Artifact, base: Path | None, vae: Path | None) -> Frame:

@@ -26,6 +26,7 @@ LISTING = "export.json"  # which checkpoint was written, and each file with its 
 CHECKPOINTS = "checkpoints"  # subfolder of the export with one folder for each checkpoint, if all are exported
 
 INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
+VAE_CLASS = ["diffusers", "AutoencoderKL"]  # in the index
 
 
 class Wanted(Schema):
@@ -101,7 +102,7 @@ def configuration(base: Path, vae: Path | None = None) -> dict[str, bytes]:
     ``vae``: a VAE in place of the base's, with its own configuration, if it has one.
     """
     from etude.base.family import recognise
-    from etude.base.single import config_folder
+    from etude.base.single import config_folder, vae_config
     from etude.base.vae import own_config
 
     family = FAMILIES[recognise(base, without_vae=True)]
@@ -112,10 +113,10 @@ def configuration(base: Path, vae: Path | None = None) -> dict[str, bytes]:
         if file.suffix in (".json", ".txt") and ".index." not in file.name and file.exists():
             texts.append(file)
     files = {file.relative_to(source).as_posix(): file.read_bytes() for file in sorted(texts)}
-    if vae and (other := own_config(vae)):
-        files["vae/config.json"] = (other / "config.json").read_bytes()
+    if vae:
+        files["vae/config.json"] = ((own_config(vae) or vae_config(base, family.name)) / "config.json").read_bytes()
     if base.is_dir():
-        return files
+        return files | ({INDEX: _with_vae(files[INDEX])} if vae and INDEX in files else {})
     configs = _standard_configs(base, family, source)
     # marks in a single file have precedence over its configuration
     return configs | files | {SCHEDULER: configs[SCHEDULER]}
@@ -138,9 +139,14 @@ def _standard_configs(base: Path, family: Family, source: Path) -> dict[str, byt
     return configs
 
 
+def _with_vae(index: bytes) -> bytes:
+    """A diffusers folder's index, in which the VAE is one: that of a folder without it may have none."""
+    return _json(json.loads(index) | {"vae": VAE_CLASS})
+
+
 def _index(family: Family, scheduler: str) -> dict[str, Any]:
     """The content of a diffusers folder's index: the library and class of each part."""
-    parts = {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
+    parts = {"unet": ["diffusers", "UNet2DConditionModel"], "vae": VAE_CLASS}
     for encoder in family.text_encoders:
         parts[encoder.part] = ["transformers", encoder.model]
         parts[encoder.tokenizer] = ["transformers", "CLIPTokenizer"]

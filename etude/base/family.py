@@ -30,7 +30,7 @@ _TRANSFORMERS = ("joint_blocks.", "double_blocks.", "double_layers.", "layers.",
 def recognise(path: Path | str, *, without_vae: bool = False) -> str:
     """The name of the family of a diffusers folder or a single ``.safetensors``/``.ckpt`` file.
 
-    ``without_vae``: a single file need not contain a VAE.
+    ``without_vae``: it need not contain a VAE.
 
     Raises BaseError for anything that no method supports: another architecture (SD 3, Flux), other input channels
     (inpainting), an SDXL refiner, an add-on such as a LoRA, a missing part, a Git LFS pointer; also for an unCLIP base
@@ -39,7 +39,7 @@ def recognise(path: Path | str, *, without_vae: bool = False) -> str:
     path = Path(path)
     _refuse_unreadable(path)
     if path.is_dir():
-        return _recognise_folder(path)
+        return _recognise_folder(path, without_vae)
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         return _recognise_shapes(path, read_shapes(path), without_vae)
     if path.is_file():
@@ -70,7 +70,7 @@ def is_variation(path: Path) -> bool:
     return (path / "image_encoder").is_dir() and not (path / "text_encoder").exists()
 
 
-def _recognise_folder(path: Path) -> str:
+def _recognise_folder(path: Path, without_vae: bool) -> str:
     if not (path / "unet" / "config.json").exists():
         raise BaseError(path, _what_else(path), _CHOOSE)
     config = read_config(path / "unet" / "config.json")
@@ -89,7 +89,7 @@ def _recognise_folder(path: Path) -> str:
         _check_unclip(path)
     if family.size_ids and not (path / "text_encoder").is_dir():
         raise BaseError(path, "is an SDXL refiner", "choose the SDXL base instead")
-    _check_parts(path, family.folders)
+    _check_parts(path, tuple(part for part in family.folders if part != "vae" or not without_vae))
     return family.name
 
 
@@ -114,7 +114,8 @@ def _check_parts(path: Path, parts: tuple[str, ...]) -> None:
         parts = (*(part for part in parts if not part.startswith(("text", "token"))), *VARIATION_PARTS)
     missing = [part for part in parts if not _has_part(path / part)]
     if missing:
-        raise BaseError(path, f"lacks {', '.join(missing)}, or a file of it", "fetch the whole base again")
+        action = _put_vae(path) if missing == ["vae"] else "fetch the whole base again"
+        raise BaseError(path, f"lacks {', '.join(missing)}, or a file of it", action)
     for part in parts:
         for file in sorted(p for p in (path / part).iterdir() if p.is_file()):
             refuse_pointer(file)
@@ -155,9 +156,13 @@ def _recognise_shapes(path: Path, shapes: Shapes, without_vae: bool) -> str:
     if missing:
         action = "choose a file that also contains the VAE and the text encoder"
         if missing == [VAE]:
-            action = f"put one into it: `etude convert {path} --to diffusers_checkpoint --vae FILE`"
+            action = _put_vae(path)
         raise BaseError(path, f"lacks {', '.join(f'{prefix}*' for prefix in missing)}", action)
     return family.name
+
+
+def _put_vae(path: Path) -> str:
+    return f"put one into it: `etude convert {path} --to diffusers_checkpoint --vae FILE`"
 
 
 def _refuse_other_kinds(path: Path, shapes: Shapes) -> None:

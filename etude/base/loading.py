@@ -87,6 +87,15 @@ def load_base(
     )
 
 
+def read_facts(path: Path) -> dict[str, Any]:
+    """The facts family, prediction and resolution of a whole model, whose VAE need not be there. Raises BaseError."""
+    family = FAMILIES[recognise(path, without_vae=True)]
+    configs = config_folder(path, family.name) if path.is_file() else path
+    scheduler = single_scheduler(path, family.name, configs) if path.is_file() else read_config(path / SCHEDULER)
+    prediction, resolution = read_prediction(path, scheduler), resolution_of(path, configs, family, scheduler)
+    return {"family": family.name, "prediction": prediction, "resolution": resolution}
+
+
 def _unclip(path: Path, device: torch.device) -> Unclip | None:
     return load_unclip(path, read_config(path / "unet" / "config.json"), device) if path.is_dir() else None
 

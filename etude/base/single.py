@@ -22,12 +22,28 @@ def config_folder(path: Path, family: str) -> Path:
     beside = path.with_suffix(".config")
     if beside.is_dir():
         return beside
-    shipped = CONFIGS / family
-    if shipped.is_dir():
-        config = read_config(shipped / "unet" / "config.json")
-        if _widths(read_shapes(path)) == (config["block_out_channels"][0], config["cross_attention_dim"]):
-            return shipped
     action = f"put its configuration (a diffusers folder without weights) in {beside}"
+    return _shipped(path, family, _widths(read_shapes(path)), action)
+
+
+def vae_config(model: Path, family: str) -> Path:
+    """The folder with the ``config.json`` of a model's VAE, or of the one that it should get; raises BaseError."""
+    if model.is_file():
+        return config_folder(model, family) / "vae"
+    if (model / "vae" / "config.json").exists():
+        return model / "vae"
+    unet = read_config(model / "unet" / "config.json")
+    widths = (unet.get("block_out_channels") or [None])[0], unet.get("cross_attention_dim")
+    action = "name a VAE that has its configuration beside it: a folder of diffusers with config.json"
+    return _shipped(model, family, widths, action) / "vae"
+
+
+def _shipped(path: Path, family: str, widths: tuple[Any, Any], action: str) -> Path:
+    """Étude's own configuration of a family, if its UNet has the widths of this model; raises BaseError."""
+    if (shipped := CONFIGS / family).is_dir():
+        config = read_config(shipped / "unet" / "config.json")
+        if widths == (config["block_out_channels"][0], config["cross_attention_dim"]):
+            return shipped
     raise BaseError(path, f"does not have the widths of any {family} model that Étude knows", action)
 
 

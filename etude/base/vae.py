@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from torch import Tensor
 from etude.base.checkpoint import read_shapes
 from etude.base.family import recognise
 from etude.base.schedule import read_scaling
-from etude.base.single import config_folder
+from etude.base.single import vae_config
 from etude.base.whole import as_base_errors, empty_model, expected_shapes, parts_of, read_model, whole
-from etude.core.errors import BaseError
+from etude.core.errors import BaseError, EtudeWarning
 from etude.core.families import FAMILIES, UNET, Family
 from etude.core.model_files import read_vae_files
 from etude.core.model_folders import STEMS, read_config, weight_paths
@@ -39,13 +40,18 @@ def read_vae(path: Path, family: Family, model: Path) -> dict[str, Tensor]:
     files = weight_paths(_folder(path)) if path.is_dir() else [path]
     if not files:
         raise BaseError(path, "holds no VAE", "name a file or a folder that does")
-    folder = own_config(path) or vae_config(model, family.name)
-    read_scaling(path, read_config(folder / "config.json"))
+    own = own_config(path)
+    folder = own or vae_config(model, family.name)
+    factor = read_scaling(path, read_config(folder / "config.json"))
     with as_base_errors(path):
         tensors = read_vae_files(path, files)
         if not any(name.startswith("vae.decoder.") for name in tensors):
             raise BaseError(path, "holds no VAE", "name a file or a folder that does")
-    return whole(path, tensors, expected_shapes({"vae": empty_model(path, folder, family, "vae")}))
+    tensors = whole(path, tensors, expected_shapes({"vae": empty_model(path, folder, family, "vae")}))
+    if own is None:
+        text = f"{path}: has no configuration, so its latents are scaled by {factor}, as those of {model}"
+        warnings.warn(text, EtudeWarning, stacklevel=2)
+    return tensors
 
 
 def refuse_missing(path: Path) -> None:
@@ -66,11 +72,6 @@ def own_config(path: Path) -> Path | None:
     if f"{UNET}input_blocks.0.0.weight" in read_shapes(path):
         return vae_config(path, recognise(path))
     return None
-
-
-def vae_config(model: Path, family: str) -> Path:
-    """The folder with the configuration of a model's VAE; raises BaseError."""
-    return (config_folder(model, family) if model.is_file() else model) / "vae"
 
 
 def refuse_other_config(path: Path, family: Family, model: Path) -> None:

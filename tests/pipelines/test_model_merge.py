@@ -130,6 +130,16 @@ def test_parts_that_are_not_merged_are_those_of_a(base: Base, tmp_path: Path) ->
         assert tensor.equal(own), name
 
 
+def test_a_folder_without_a_vae_is_merged_where_another_is_given(base: Base, tmp_path: Path) -> None:
+    other = build_tiny(tmp_path / "other", seed=1)
+    shutil.rmtree(other / "vae")
+    below = open_base(base.path)
+    found = open_model(other, below, base.family, without_vae=True)
+    assert not any(name.startswith("vae.") for name in found.own)
+    with pytest.raises(BaseError, match="lacks vae"):
+        open_model(other, below, base.family)
+
+
 def test_a_vae_is_baked_in_and_drawn_with(base: Base, tmp_path: Path) -> None:
     other = build_tiny(tmp_path / "other", seed=1)
     models = parents(base, tmp_path)
@@ -146,6 +156,7 @@ def test_a_vae_is_baked_in_and_drawn_with(base: Base, tmp_path: Path) -> None:
     assert torch.equal(picture(base), untouched)
 
 
+@pytest.mark.filterwarnings("ignore:.*has no configuration, so its latents are scaled by")
 def test_a_vae_of_its_own_file_is_read_in_both_forms(base: Base, weights: dict[str, Tensor], tmp_path: Path) -> None:
     frame = read_frame(base.path)
     facts = {"name": "x", "family": "sd1", "prediction": "epsilon"}

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, DiffusionPipeline
 from safetensors.torch import save_file
 from torch import Tensor
 
+from commands.convert import convert
 from etude.base.loading import load_base
+from etude.base.single import CONFIGS, vae_config
 from etude.base.vae import own_config, read_with_vae
 from etude.base.whole import read_model
 from etude.core.artifact import Artifact
-from etude.core.errors import BaseError
+from etude.core.errors import BaseError, EtudeWarning
 from etude.core.files import Draft
 from etude.formats.checkpoint import diffusers_checkpoint
 from etude.formats.checkpoints import Frame
@@ -25,6 +28,7 @@ from tests.etude.base.ldm import to_ldm
 from tests.etude.conftest import change
 
 V = "first_stage_model."
+UNSCALED = "ignore:.*has no configuration, so its latents are scaled by"
 
 
 @pytest.fixture
@@ -37,6 +41,7 @@ def without(folder_of: Callable[[str], Path], tmp_path: Path) -> tuple[Path, dic
     return tmp_path / "m.safetensors", vae
 
 
+@pytest.mark.filterwarnings(UNSCALED)
 @pytest.mark.parametrize("name", ["vae.safetensors", "vae.vae.pt"])
 @pytest.mark.parametrize("prefix", ["", V])
 def test_a_model_without_a_vae_may_get_one(
@@ -56,6 +61,49 @@ def test_a_model_without_a_vae_may_get_one(
         assert all(found[key].equal(tensor) for key, tensor in whole.items())
 
 
+@pytest.fixture
+def folder_without(folder_of: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A folder of sd1 without its VAE, as some programs write it."""
+    folder = Path(shutil.copytree(folder_of("sd1"), tmp_path / "no_vae", ignore=shutil.ignore_patterns("vae")))
+    change(folder / "model_index.json", vae=[None, None])
+    return folder
+
+
+def test_a_folder_without_a_vae_may_get_one(
+    folder_without: Path, folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(BaseError, match=r"no_vae: lacks vae, .*--vae FILE"):
+        read_model(folder_without)
+    convert(str(folder_without), "diffusers_checkpoint", tmp_path / "out", name="whole", vae=folder_of("sd1"))
+    whole = read_model(folder_of("sd1"))[0]
+    found = load_base(tmp_path / "out/whole")
+    assert all(found.vae.state_dict()[name[4:]].equal(whole[name]) for name in whole if name.startswith("vae."))
+    assert json.loads((tmp_path / "out/whole/model_index.json").read_text())["vae"] == ["diffusers", "AutoencoderKL"]
+    assert DiffusionPipeline.from_pretrained(tmp_path / "out/whole", local_files_only=True).vae is not None
+    convert(str(folder_without), "ldm_checkpoint", tmp_path / "out", name="single", vae=folder_of("sd1") / "vae")
+    assert set(read_model(tmp_path / "out/single.safetensors")[0]) == set(whole)
+
+
+def test_a_folder_without_a_vae_needs_one_with_a_configuration_unless_it_has_usual_widths(
+    folder_without: Path, without: tuple[Path, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    save_file(without[1], tmp_path / "alone.safetensors")
+    with pytest.raises(BaseError, match=r"no_vae: does not have the widths .* Next: name a VAE that has its config"):
+        read_with_vae(folder_without, tmp_path / "alone.safetensors")
+    change(folder_without / "unet/config.json", block_out_channels=[320, 640, 1280, 1280], cross_attention_dim=768)
+    assert vae_config(folder_without, "sd1") == CONFIGS / "sd1/vae"
+
+
+def test_a_vae_file_without_a_configuration_says_how_its_latents_are_scaled(
+    without: tuple[Path, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    path, vae = without
+    save_file(vae, tmp_path / "alone.safetensors")
+    with pytest.warns(EtudeWarning, match=r"alone\.safetensors: has no config.* scaled by 0\.18215, as those of .*m\."):
+        read_with_vae(path, tmp_path / "alone.safetensors")
+
+
+@pytest.mark.filterwarnings(UNSCALED)
 def test_a_vae_file_may_name_a_tensor_twice_but_not_with_two_values(
     without: tuple[Path, dict[str, Tensor]], tmp_path: Path
 ) -> None:
