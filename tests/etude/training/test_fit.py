@@ -162,16 +162,17 @@ def test_products_are_computed_in_the_runs_precision_and_weights_learn_in_float3
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(AcceleratorState, "_shared_state", {})  # else of one precision for the life of a process
-    w, kinds = torch.zeros(4, 1, requires_grad=True), set()
+    w, kinds, kept = torch.zeros(4, 1, requires_grad=True), set(), set()
 
     def loss(batch: Points) -> Tensor:
         product = batch.x @ w
         kinds.add(product.dtype)
+        kept.add(torch.is_autocast_enabled("cpu") and torch.is_autocast_cache_enabled())
         return (product.float() - batch.x[:, :1]).square().mean()
 
     plan = Optimization(**{**BLOCK, "steps": 2, "learning_rate": 1e-4})
     fit({"w": w}, loss, batches, plan, Report(tmp_path, 0, "cpu", precision))
-    assert kinds == {dtype}
+    assert (kinds, kept) == ({dtype}, {False})  # no copy of a trained weight in half stays
     assert w.dtype == torch.float32
     assert w.detach().abs().max() > 0
 
