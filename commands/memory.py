@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,21 +13,10 @@ from tasks.shell.console import say
 
 if TYPE_CHECKING:
     from etude.core.params import MethodParams
-    from etude.memory.build import Footprint, Setup
-    from etude.project import Project
+    from etude.memory.footprint import Footprint, Setup
 
-CARDS = (8, 12, 16, 24, 48, 80)  # GB that graphics cards have
-SPARE = 0.1  # share of a card, and 0.5 GB: CUDA's context, workspaces and fragmentation, which are not counted
-UNKNOWN = 20  # pictures, where the set is not here yet
-MEANING = {
-    "weights": "of the base, frozen",
-    "data": "latents and texts",
-    "learned": "what training adds: factors, copies",
-    "gradients": "",
-    "optimizer": "its states",
-    "activations": "of one step",
-    "previews": "above all that stays",
-}
+CARDS = (8, 12, 16, 24, 48, 80)  # GB that graphics cards have, sold as GiB
+GIB = 2**30
 
 
 def memory(
@@ -53,47 +41,34 @@ def memory(
             apply_preset(preset, draft)
         project = check(draft, [method])
         params = load(draft / "pipelines" / method / "params.yaml", load_method(method).Params)
-    setup = _setup(project, params)
-    from etude.memory.build import count_build
+    from etude.estimates import Shared, counted, setup_of
 
-    footprint = count_build(load_method(method), method, params, setup)
+    shared = Shared(base=project.base, precision=project.precision, prepare=project.prepare, sets=project.sets)
+    setup = setup_of(shared, params)
+    footprint = counted(method, params, setup)
     if as_json:
         say(json.dumps(_as_json(method, preset, setup, footprint)))
     else:
-        say(_table(method, preset, setup, footprint))
+        say(_table(method, preset, params, setup, footprint))
 
 
-def _setup(project: Project, params: MethodParams) -> Setup:
-    from etude.core.mixins import base_of
-    from etude.memory.build import Setup
-    from etude.sources import family_of
+def _table(method: str, preset: str, params: MethodParams, setup: Setup, footprint: Footprint) -> str:
+    from etude.estimates import fits, table
+    from etude.training.switches import switches
 
-    path, prepare = base_of(params, project.base), project.prepare
-    pictures = _pictures(params.set, Path(project.sets[params.set]), project)
-    return Setup(path, family_of(path), prepare.resolution, pictures or UNKNOWN, project.precision)
-
-
-def _pictures(name: str, folder: Path, project: Project) -> int:
-    """How many the set has prepared; where it is not prepared yet, its files, with their mirrored copies."""
-    from etude.core.files import read_json
-    from etude.images.folder import list_pictures
-
-    if (made := Path("data", name, "prepared", "images.json")).exists():
-        return len(read_json(made)["images"])
-    return len(list_pictures(folder)) * (2 if project.prepare.flip else 1) if folder.is_dir() else 0
-
-
-def _table(method: str, preset: str, setup: Setup, footprint: Footprint) -> str:
     about = f"{setup.precision}, {setup.resolution} px, {setup.pictures} pictures, {setup.base}"
     lines = [f"{method}{f' with the preset {preset}' if preset else ''} ({about}):"]
-    for name, meaning in MEANING.items():
-        lines.append(f"  {name:12}{getattr(footprint, name) / 1e9:8.2f} GB  {meaning}".rstrip())
-    fitting = [card for card in CARDS if footprint.peak / 1e9 + 0.5 <= card * (1 - SPARE) * 1.0737]  # sold as GiB
-    fits = f"fits a card of {fitting[0]} GB" if fitting else f"fits no card of {CARDS[-1]} GB"
-    return "\n".join([*lines, f"  {'at most':12}{footprint.peak / 1e9:8.2f} GB  at once: {fits}"])
+    *parts, sum_ = [f"  {line}" for line in table(footprint)]
+    # a tenth of a card is left for what is not counted: workspaces, and gaps between tensors
+    fitting = [card for card in CARDS if fits(footprint, int(0.9 * card * GIB))]
+    verdict = f"fits a card of {fitting[0]} GB" if fitting else f"fits no card of {CARDS[-1]} GB"
+    more = [f"  less: {switch}" for switch in switches(params, setup.precision)]
+    return "\n".join([*lines, *parts, f"{sum_}: {verdict}", *more])
 
 
 def _as_json(method: str, preset: str, setup: Setup, footprint: Footprint) -> dict[str, Any]:
+    from etude.estimates import MEANING
+
     parts = {name: getattr(footprint, name) for name in MEANING}
     dry = not setup.base.exists()
     return {"method": method, "preset": preset, "dry": dry, "peak_bytes": footprint.peak, "parts": parts}

@@ -87,18 +87,21 @@ def show_plan(root: Path, targets: Sequence[str], jobs: int, force: bool) -> Non
     """Print what would run, why, and an estimate of the time from earlier runs here."""
     from flows import durations, plan
     from flows.board import duration
+    from flows.memory import needs
 
     stages = plan.load(root, targets, force=force)
     todo = plan.pending(stages)
-    took = durations.recall_all(root, todo)
-    table = Table("stage", "why", "last time", box=None, header_style="bold", pad_edge=False)
+    took, memory = durations.recall_all(root, todo), needs(root, todo)
+    table = Table("stage", "why", "last time", "memory", box=None, header_style="bold", pad_edge=False)
     for stage in todo:
         last = duration(took[stage.name]) if stage.name in took else ""
-        table.add_row(Text(stage.label), Text("; ".join(todo[stage])), last)
+        table.add_row(Text(stage.label), Text("; ".join(todo[stage])), last, memory.told.get(stage.name, ""))
     console = Console()
     if todo:
         console.print(table)
     console.print(f"{len(todo)} of {len(stages)} stages to run, {len(stages) - len(todo)} up to date", highlight=False)
+    for line in memory.lines:
+        console.print(line, highlight=False, markup=False)
     if took:
         about = duration(durations.estimate(stages, took, jobs))
         unknown = f", not counting the {len(todo) - len(took)} never run here" if len(took) < len(todo) else ""

@@ -68,6 +68,16 @@ def devices(count: int | None) -> list[str]:
     return found[:count] if found else [str(number) for number in range(count)]
 
 
+def device_memory() -> int:
+    """The memory of the smallest GPU in bytes, as nvidia-smi tells it; 0 without one."""
+    smi = which("nvidia-smi")
+    if not smi or not devices(None):
+        return 0
+    command = [smi, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return min((int(line) for line in listed.splitlines() if line.strip().isdigit()), default=0) * 2**20  # MiB
+
+
 @contextmanager
 def told_in_short(stopped: str, fault: int = 1) -> Iterator[None]:
     """Wrap a command: an EtudeError ends it with one line and exit code `fault`, Ctrl-C with the line `stopped`."""

@@ -9,6 +9,7 @@ import platform
 import shutil
 import time
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from etude.core.params import MethodParams, Schema, load, pick
 from etude.core.store import key
 from etude.training.inputs import Request, load_inputs
 from etude.training.preview import preview_of
-from etude.training.processes import is_main, spread
+from etude.training.processes import is_launched, is_main, spread
 from etude.training.switches import RESUMING, advice
 from tasks.shell import look_of, publish, run
 from tasks.shell.console import say, warn
@@ -62,6 +63,7 @@ def build(method: str) -> None:
     params = load(Path("pipelines", method, "params.yaml"), module.Params)
     path = base_of(params, stage_params.base)
     family = _family(method, module, path)
+    _refuse_too_large(method, stage_params)
     spread(stage_params.processes)
     look = look_of(Path("pipelines", method, "dvc.yaml"), "build")
     look.add(models_of(params).values())
@@ -98,6 +100,23 @@ def _family(method: str, module: Method, path: Path) -> str:
         others = " or ".join(name for name in FAMILIES if name not in module.unsupported)
         raise BaseError(path, fault, f"name a base of {others} as `base` in params.yaml")
     return family
+
+
+def _refuse_too_large(method: str, stage_params: StageParams) -> None:
+    """Raise InputError, before weights are read, for a build that does not fit on the GPU; one process is counted."""
+    room = _room(stage_params.device)
+    if room and stage_params.processes == 1 and not is_launched():
+        # by name: what counts memory changes no result, so that the stage does not depend on its code
+        import_module("etude.estimates").refuse_too_large(method, room)
+
+
+def _room(device: str) -> int:
+    """Bytes of the GPU's memory; 0 without one."""
+    import torch
+
+    from etude.base.loading import choose_device
+
+    return int(torch.cuda.mem_get_info()[1]) if choose_device(device).type == "cuda" else 0
 
 
 def _tell_other_vae(method: str, own: Path, shared: Path) -> None:

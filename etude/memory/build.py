@@ -26,7 +26,6 @@ from etude.base.family import is_variation
 from etude.base.latents import decode_latents
 from etude.base.settings import ClassPictures
 from etude.core.artifact import Artifact
-from etude.core.errors import EtudeError
 from etude.core.families import FAMILIES
 from etude.core.method import Method, needs
 from etude.core.mixins import Concepts, OwnBase, ReadsCaptions
@@ -36,6 +35,7 @@ from etude.diffusion import weights
 from etude.diffusion.sample import guided
 from etude.memory.base import empty_base
 from etude.memory.counter import Counter, counting
+from etude.memory.footprint import Footprint, Setup, UncountedError
 from etude.training import average, fit
 from etude.training.augmentation import HasViews
 from etude.training.batches import Captions, Images, Pictures
@@ -51,48 +51,6 @@ if TYPE_CHECKING:
 
 TOKENS = 77  # of a text
 SIZES = 6  # numbers that SDXL reads: original size, crop and target size
-
-
-class UncountedError(EtudeError):
-    """A method whose build is not counted, with the reason."""
-
-    def __init__(self, method: str, reason: str) -> None:
-        super().__init__(method, f"its memory is not counted: {reason}", "start it, and watch it")
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a build is counted for."""
-
-    base: Path  # where it is, or will be
-    family: str
-    resolution: int  # of the pictures, in px
-    pictures: int  # of each image set, prepared
-    precision: str  # fp32, fp16 or bf16
-
-
-@dataclass
-class Footprint:
-    """Bytes on the device, by what they are for."""
-
-    weights: int = 0  # of the base
-    data: int = 0  # latents and texts
-    learned: int = 0  # what training adds: factors, copies
-    gradients: int = 0
-    optimizer: int = 0
-    activations: int = 0  # of a step, with everything that is alive only within it
-    previews: int = 0  # what drawing them needs above all that stays
-    start: int = 0  # at most before training, when texts are encoded by encoders that then wait on the host
-
-    @property
-    def stays(self) -> int:
-        """Bytes that are there all the time."""
-        return self.weights + self.data + self.learned + self.optimizer
-
-    @property
-    def peak(self) -> int:
-        """Most bytes at once."""
-        return max(self.start, self.stays + max(self.gradients + self.activations, self.previews))
 
 
 def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -> Footprint:

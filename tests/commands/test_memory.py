@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from etude.core.errors import EtudeError
 from etude.core.files import sha256_tree, write_json
 from etude.core.params import read_yaml
 from etude.memory import build
-from etude.memory.build import Footprint, Setup
+from etude.memory.footprint import Footprint, Setup
 from tests.shipped import copy_project, replace_in
 
 GB = 1_000_000_000
@@ -49,10 +50,25 @@ def test_it_counts_with_the_values_of_a_preset_and_changes_nothing(
     [(params, setup)] = counted
     assert (params.rank, params.training.batch_size) == (16, 1)
     assert setup == Setup(Path("models/sdxl"), "sdxl", 1024, 20, "bf16")
+    shutil.rmtree(".cache")  # where the count is remembered
     assert sha256_tree(project) == before
     shown = capsys.readouterr().out
     assert "lora with the preset sdxl" in shown
-    assert "14.00 GB  at once: fits a card of 16 GB" in shown
+    assert "14.00 GB  at once: fits a card of 16 GB\n  less: `training.optimizer: adamw8bit` (" in shown
+    assert "less: `recompute" not in shown  # it is on
+
+
+def test_what_was_counted_is_remembered_until_a_parameter_or_the_base_changes(
+    project: Path, counted: list[tuple[Any, Setup]]
+) -> None:
+    for _ in range(2):
+        memory("lora", "sdxl")
+    assert len(counted) == 1
+    replace_in(project / "pipelines/lora/params.yaml", "clip_skip: 0", "clip_skip: 1")
+    memory("lora", "sdxl")
+    assert len(counted) == 2
+    memory("lora", "sd15")
+    assert len(counted) == 3
 
 
 def test_pictures_are_those_that_were_prepared_or_the_files_with_their_mirrored_copies(

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from etude.core import artifact as artifacts
-from etude.core.errors import BaseError, OutOfMemoryError, StaleError
+from etude.core.errors import BaseError, InputError, OutOfMemoryError, StaleError
 from etude.core.files import read_json, sha256_tree
 from etude.core.method import load_method
 from etude.core.params import read_yaml
@@ -128,6 +128,23 @@ def test_out_of_memory_names_the_step_the_peak_and_a_switch_with_which_the_same_
     assert "resumed at step 4 of 6" in capsys.readouterr().err
     name = "artifacts/lora/build/artifact.safetensors"
     assert same(artifacts.load(project / name).tensors, artifacts.load(built / name).tensors)
+
+
+def test_a_build_that_does_not_fit_on_the_device_stops_before_weights_are_read(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms: list[tuple[str, int]] = []
+
+    def refuse(method: str, room: int) -> None:
+        rooms.append((method, room))
+        raise InputError("lora: build", "needs more", "use less")
+
+    monkeypatch.setattr("tasks.build._room", lambda _: 8_000_000_000)
+    monkeypatch.setattr("etude.estimates.refuse_too_large", refuse)
+    monkeypatch.setattr("etude.base.loading.read_model", lambda *_: pytest.fail("weights were read"))
+    with pytest.raises(InputError, match="needs more"):
+        build("lora")
+    assert rooms == [("lora", 8_000_000_000)]
 
 
 def full_at(steps: int) -> Callable[[Average, int], None]:

@@ -1,0 +1,172 @@
+"""How much GPU memory stages need: counted once for the same code, parameters and base, and then remembered.
+
+Counting imports torch; what is remembered is read without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from etude.core.code import code_digests
+from etude.core.errors import BaseError, InputError
+from etude.core.files import read_json, sha256_tree, write_json
+from etude.core.method import load_method
+from etude.core.mixins import base_of
+from etude.core.params import MethodParams, Schema, load, pick
+from etude.core.store import Store, key
+from etude.images.folder import list_pictures
+from etude.images.settings import Prepare
+from etude.memory.footprint import Footprint, Setup, UncountedError
+from etude.sources import family_of
+from etude.training.switches import Switch, switches
+
+LIBRARIES = ("accelerate", "diffusers", "torch", "transformers")
+UNKNOWN = 20  # pictures, where the set is not here yet
+CONTEXT = 500_000_000  # bytes of CUDA itself, which are not counted
+MEANING = {
+    "weights": "of the base, frozen",
+    "data": "latents and texts",
+    "learned": "what training adds: factors, copies",
+    "gradients": "",
+    "optimizer": "its states",
+    "activations": "of one step",
+    "previews": "above all that stays",
+}
+
+
+class Shared(Schema):
+    """The parts of params.yaml on which the memory of a build depends."""
+
+    base: str
+    precision: str
+    prepare: Prepare
+    sets: dict[str, str]
+
+
+def setup_of(shared: Shared, params: MethodParams) -> Setup:
+    """What the build of a method is counted for, with these parameters and with the pictures that are here."""
+    path, prepare = base_of(params, shared.base), shared.prepare
+    pictures = _pictures(params.set, Path(shared.sets[params.set]), prepare)
+    return Setup(path, family_of(path), prepare.resolution, pictures or UNKNOWN, shared.precision)
+
+
+def _pictures(name: str, folder: Path, prepare: Prepare) -> int:
+    """How many the set has prepared; where it is not prepared yet, its files, with their mirrored copies."""
+    if (made := Path("data", name, "prepared", "images.json")).exists():
+        return len(read_json(made)["images"])
+    return len(list_pictures(folder)) * (2 if prepare.flip else 1) if folder.is_dir() else 0
+
+
+def recalled(method: str, params: MethodParams, setup: Setup) -> Footprint | None:
+    """The remembered count of a build; None if it was not counted yet. Raises UncountedError as `counted` does."""
+    place = _place(method, params, setup)
+    if not place.exists():
+        return None
+    kept = read_json(place)
+    if "uncounted" in kept:
+        raise UncountedError(method, kept["uncounted"])
+    return Footprint(**kept)
+
+
+def counted(method: str, params: MethodParams, setup: Setup) -> Footprint:
+    """The memory of a build, remembered or counted now. Raises UncountedError for a method that cannot be counted."""
+    if (kept := recalled(method, params, setup)) is not None:
+        return kept
+    from etude.memory.build import count_build
+
+    place = _place(method, params, setup)
+    try:
+        footprint = count_build(load_method(method), method, params, setup)
+    except UncountedError as error:
+        write_json(place, {"uncounted": error.reason})
+        raise
+    write_json(place, asdict(footprint))
+    return footprint
+
+
+def _place(method: str, params: MethodParams, setup: Setup) -> Path:
+    """The file of a count; its name holds everything on which the count depends."""
+    configs = sha256_tree(setup.base, (".json",)) if setup.base.is_dir() else setup.base.is_file()
+    code = code_digests("etude", f"pipelines/{method}/method")
+    libraries = [version(name) for name in LIBRARIES]
+    about = {**asdict(setup), "base": setup.base.as_posix()}
+    return Store("memory").path(key(method, params.recipe(), about, configs, code, libraries), ".json")
+
+
+def changes_that_fit(
+    method: str, params: MethodParams, setup: Setup, room: int
+) -> tuple[Sequence[Switch], Footprint | None]:
+    """The switches, cheapest first, with which a build fits into ``room`` bytes, and its memory then; None: never."""
+    chosen: list[Switch] = []
+    least = counted(method, params, setup)
+    for switch in list(switches(params, setup.precision)):
+        footprint = counted(method, switch.applied(params), setup)
+        if footprint.peak < least.peak:
+            chosen.append(switch)
+            params, least = switch.applied(params), footprint
+        if fits(least, room):
+            return chosen, least
+    return chosen, None
+
+
+def fits(footprint: Footprint, room: int) -> bool:
+    """Whether a build fits into ``room`` bytes of a device."""
+    return footprint.peak + CONTEXT <= room
+
+
+def table(footprint: Footprint) -> list[str]:
+    """The parts of a count and their sum, a line each."""
+    lines = [f"{name:12}{getattr(footprint, name) / 1e9:8.2f} GB  {about}".rstrip() for name, about in MEANING.items()]
+    return [*lines, f"{'at most':12}{footprint.peak / 1e9:8.2f} GB  at once"]
+
+
+def refuse_too_large(method: str, room: int) -> None:
+    """Raise InputError for a build that does not fit into ``room`` bytes, with where they go and what would fit.
+
+    A method that is not counted passes.
+    """
+    params: MethodParams = load(Path("pipelines", method, "params.yaml"), load_method(method).Params)
+    setup = setup_of(pick("params.yaml", Shared), params)
+    try:
+        footprint = counted(method, params, setup)
+    except UncountedError:
+        return
+    if fits(footprint, room):
+        return
+    parts = [f"{name} {getattr(footprint, name) / 1e9:.1f}" for name in MEANING if getattr(footprint, name) > 5e7]
+    needs = f"needs {footprint.peak / 1e9:.1f} GB at once ({', '.join(parts)}), and the device has {room / 1e9:.1f}"
+    raise InputError(f"{method}: build", needs, what_fits(method, params, setup, room))
+
+
+def what_fits(method: str, params: MethodParams, setup: Setup, room: int) -> str:
+    """What to do so that a build fits into ``room`` bytes."""
+    chosen, then = changes_that_fit(method, params, setup, room)
+    if then:
+        return f"write {' and '.join(map(str, chosen))}: then it needs {then.peak / 1e9:.1f} GB"
+    return "use a larger device, a smaller `prepare.resolution`, or a method that trains less"
+
+
+def told(method: str, room: int) -> tuple[str, str]:
+    """What the build of a method needs, such as ``7.4 GB, fits``, and what to do if it does not fit; empty: unknown.
+
+    ``room`` is the memory of the GPU in bytes, 0 without one; without one nothing is counted that was not before.
+    """
+    params: MethodParams = load(Path("pipelines", method, "params.yaml"), load_method(method).Params)
+    try:
+        setup = setup_of(pick("params.yaml", Shared), params)
+        footprint = counted(method, params, setup) if room else recalled(method, params, setup)
+    except UncountedError:
+        return "not counted", ""
+    except BaseError:  # it is not here, and no preset fetches it
+        return "no base", ""
+    if footprint is None:
+        return "", ""
+    text = f"{footprint.peak / 1e9:.1f} GB" + ("" if setup.base.exists() else ", dry")
+    if not room:
+        return text, ""
+    if fits(footprint, room):
+        return f"{text}, fits", ""
+    return f"{text}, does not fit", what_fits(method, params, setup, room)

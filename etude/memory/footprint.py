@@ -1,0 +1,51 @@
+"""What a count of memory is made for, and what comes out. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from etude.core.errors import EtudeError
+
+
+class UncountedError(EtudeError):
+    """A method whose build is not counted, with the reason."""
+
+    def __init__(self, method: str, reason: str) -> None:
+        self.reason = reason
+        super().__init__(method, f"its memory is not counted: {reason}", "start it, and watch it")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a build is counted for."""
+
+    base: Path  # where it is, or will be
+    family: str
+    resolution: int  # of the pictures, in px
+    pictures: int  # of each image set, prepared
+    precision: str  # fp32, fp16 or bf16
+
+
+@dataclass
+class Footprint:
+    """Bytes on the device, by what they are for."""
+
+    weights: int = 0  # of the base
+    data: int = 0  # latents and texts
+    learned: int = 0  # what training adds: factors, copies
+    gradients: int = 0
+    optimizer: int = 0
+    activations: int = 0  # of a step, with everything that is alive only within it
+    previews: int = 0  # what drawing them needs above all that stays
+    start: int = 0  # at most before training, when texts are encoded by encoders that then wait on the host
+
+    @property
+    def stays(self) -> int:
+        """Bytes that are there all the time."""
+        return self.weights + self.data + self.learned + self.optimizer
+
+    @property
+    def peak(self) -> int:
+        """Most bytes at once."""
+        return max(self.start, self.stays + max(self.gradients + self.activations, self.previews))

@@ -1,0 +1,86 @@
+"""Estimates of memory: remembered without torch, and a build that does not fit is refused with what would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etude import estimates
+from etude.core.errors import InputError
+from etude.core.method import load_method
+from etude.core.params import load, pick
+from etude.memory import build
+from etude.memory.footprint import Footprint, Setup, UncountedError
+from tests.shipped import ROOT, copy_project, replace_in
+
+GB = 1_000_000_000
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project that computes in bf16, and counts that depend on two switches."""
+    monkeypatch.chdir(copy_project(tmp_path / "project"))
+    replace_in(Path("params.yaml"), "precision: fp32", "precision: bf16")
+    replace_in(Path("params.yaml"), "base: models/miniature", "base: models/sdxl")
+
+    def count(method: Any, name: str, params: Any, setup: Setup) -> Footprint:
+        if name == "model_merge":
+            raise UncountedError(name, "it computes no gradients")
+        half = params.base_precision == "bf16"
+        return Footprint(weights=(5 if half else 10) * GB, activations=(1 if params.recompute else 10) * GB)
+
+    monkeypatch.setattr(build, "count_build", count)
+    return Path()
+
+
+def test_a_build_that_does_not_fit_is_refused_with_its_parts_and_the_switches_that_make_it_fit(project: Path) -> None:
+    estimates.refuse_too_large("lora", 24 * GB)
+    with pytest.raises(InputError) as caught:
+        estimates.refuse_too_large("lora", 8 * GB)
+    message = str(caught.value)
+    assert "needs 20.0 GB at once (weights 10.0, activations 10.0), and the device has 8.0. Next: write" in message
+    assert "`recompute: true` (" in message
+    assert "`base_precision: bf16` (" in message
+    assert message.endswith("then it needs 6.0 GB.")
+    assert "batch_size" not in message
+
+
+def test_one_that_never_fits_is_told_so_and_one_that_is_not_counted_passes(project: Path) -> None:
+    with pytest.raises(InputError, match="Next: use a larger device, a smaller `prepare.resolution`, or a method"):
+        estimates.refuse_too_large("lora", 3 * GB)
+    estimates.refuse_too_large("model_merge", GB)
+
+
+@pytest.mark.parametrize(
+    ("room", "text", "action"),
+    [(0, "20.0 GB", ""), (24 * GB, "20.0 GB, fits", ""), (12 * GB, "20.0 GB, does not fit", "write `recompute: true`")],
+)
+def test_a_plan_tells_what_was_counted_and_whether_it_fits(project: Path, room: int, text: str, action: str) -> None:
+    assert estimates.told("lora", 0) == ("", "")  # nothing is counted without a GPU
+    params: Any = load("pipelines/lora/params.yaml", load_method("lora").Params)
+    estimates.counted("lora", params, estimates.setup_of(pick("params.yaml", estimates.Shared), params))
+    told, does = estimates.told("lora", room)
+    assert told == text.replace(" GB", " GB, dry", 1)  # the project's base is not in this copy
+    assert does.startswith(action)
+    assert bool(does) == bool(action)
+
+
+def test_what_is_remembered_is_told_without_torch(project: Path) -> None:
+    params: Any = load("pipelines/lora/params.yaml", load_method("lora").Params)
+    estimates.counted("lora", params, estimates.setup_of(pick("params.yaml", estimates.Shared), params))
+    code = (
+        "import sys; from etude import estimates; print(*estimates.told('lora', 0)); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "20.0 GB, dry", done.stderr
