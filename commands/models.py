@@ -30,6 +30,7 @@ from etude.project import Project, check
 from etude.watch.locks import locked, one_at_a_time
 from tasks.shell.console import say
 
+BESIDE = (".config", ".yaml")  # ends of names of the configuration beside a model in one file
 PATHLIKE = re.compile(r"[./~\\]|[A-Za-z]:[\\/]")  # how paths begin, but no hub id
 
 
@@ -140,13 +141,15 @@ def _open_clip(path: Path) -> None:
 
 
 def copy(source: Path, to: Path, half: bool = False) -> list[Path]:
-    """Copy a file with the ``.config`` folder beside it, or a folder's needed files; returns what DVC tracks now."""
+    """Copy a file with its configuration beside it, or a folder's needed files; returns what DVC tracks now."""
     recognised = kind_of(source) if source.is_file() else ""  # a folder may hold more than what is copied
     with _draft(to) as draft:
         if source.is_file():
             shutil.copyfile(source, draft)
-            config = source.with_suffix(".config")
+            config, beside = source.with_suffix(".config"), source.with_suffix(".yaml")
             _copy_files(config, draft.with_suffix(".config"), paths_in(config))
+            if beside.exists() and not config.exists():
+                shutil.copyfile(beside, draft.with_suffix(".yaml"))
         else:
             _copy_files(source, draft, hub.needed(paths_in(source), half))
         kind = recognised or _checked(draft, str(source))
@@ -195,7 +198,7 @@ def note_origin(dvc_file: Path, origin: sources.Origin) -> None:
 
 def _track(to: Path, kind: str) -> list[Path]:
     """Let DVC track a model and, for a single file, the configuration beside it."""
-    tracked = [path for path in (to, to.with_suffix(".config")) if path.exists()]
+    tracked = [path for path in (to, *(map(to.with_suffix, BESIDE) if _is_single(to) else ())) if path.exists()]
     track(tracked, f"fix that, then run `dvc add {shlex.join(map(str, tracked))}`")
     say(f"{to}: {kind}, tracked by DVC")
     return tracked
@@ -219,7 +222,7 @@ def _refuse_existing(to: Path) -> None:
     inside = Path.cwd().resolve() in to.resolve().parents
     if not inside:
         raise BaseError(to, "is outside the repository", "choose a path below models/")
-    for path in (to, Path(f"{to}.dvc"), to.with_suffix(".config")):
+    for path in (to, Path(f"{to}.dvc"), *map(to.with_suffix, BESIDE)):
         if path.exists():
             raise ConflictError(
                 path,

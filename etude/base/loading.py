@@ -16,7 +16,7 @@ from etude.base.digest import PARTS
 from etude.base.family import is_variation, recognise
 from etude.base.fitting import refuse_misfits, refuse_other_words
 from etude.base.schedule import SCHEDULE, read_alphas, read_prediction, read_scaling, read_side
-from etude.base.single import CONFIGS, config_folder, single_scheduler
+from etude.base.single import CONFIGS, config_folder, single_scheduler, warn_of_own_numbers
 from etude.base.tokenizer import load_tokenizer
 from etude.base.unclip import Unclip, load_unclip
 from etude.base.waiting import HOST
@@ -68,6 +68,9 @@ def load_base(
     tokenizers = tuple(load_tokenizer(configs / encoder.tokenizer, encoder.pad) for encoder in encoders)
     for encoder, tokenizer in zip(encoders, tokenizers, strict=True):
         refuse_other_words(path, encoder, tokenizer, models[encoder.part].config)
+    alphas = read_alphas(path, scheduler)
+    if single and configs.parent == CONFIGS and not scheduler.get("rescale_betas_zero_snr"):
+        warn_of_own_numbers(path, alphas, scaling_factor)
     return Base(
         path=path,
         family=family.name,
@@ -76,7 +79,7 @@ def load_base(
         vae=load("vae") if "vae" in parts else None,
         text_encoders=tuple(load(encoder.part) for encoder in encoders),
         tokenizers=tokenizers,
-        alphas_cumprod=read_alphas(path, scheduler).to(place),
+        alphas_cumprod=alphas.to(place),
         resolution=resolution_of(path, configs, family, scheduler),
         scaling_factor=scaling_factor,
         device=place,

@@ -2,19 +2,34 @@
 
 It is the folder ``NAME.config/`` beside ``NAME.safetensors`` (a diffusers folder without weights), if there is one;
 else the configuration of SD 1.5, 2.1 or XL in ``configs/``, if the file has the same widths. The network is not used.
+Of ``NAME.yaml``, which LDM's own code and A1111 read, the prediction is used, and its numbers must be of ``configs/``.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etude.base.checkpoint import Shapes, read_labels, read_shapes
-from etude.core.errors import BaseError
+from etude.core.errors import BaseError, EtudeWarning, ParamsError
 from etude.core.families import FAMILIES, PREDICTIONS, UNET
 from etude.core.model_folders import read_config
+from etude.core.pickles import read_either
+from etude.core.yaml import read_yaml
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIGS = Path(__file__).parent / "configs"
+NEAR = 2e-3  # float16 is nearer
+PARAMETERIZATIONS = {"eps": "epsilon", "v": "v_prediction"}  # of NAME.yaml
+NUMBERS = {
+    "linear_start": "beta_start",
+    "linear_end": "beta_end",
+    "timesteps": "num_train_timesteps",
+}  # its names → ours
 
 
 def config_folder(path: Path, family: str) -> Path:
@@ -56,9 +71,9 @@ def _widths(shapes: Shapes) -> tuple[int, int]:
 def single_scheduler(path: Path, family: str, configs: Path) -> dict[str, Any]:
     """The noise schedule and prediction of a single file.
 
-    Marks in the file have precedence over the shipped configuration: the tensors ``v_pred`` and ``ztsnr`` of SDXL
-    models, and ``modelspec.prediction_type``. If a family has models with ε- and with v-prediction and the same
-    tensors, as SD 2.x, a mark is required.
+    Marks in the file, and ``NAME.yaml``, have precedence over the shipped configuration: the tensors ``v_pred`` and
+    ``ztsnr`` of SDXL models, and ``modelspec.prediction_type``. If a family has models with ε- and with v-prediction
+    and the same tensors, as SD 2.x, a mark is required.
     """
     scheduler = read_config(configs / "scheduler" / "scheduler_config.json")
     if configs.parent != CONFIGS:
@@ -68,6 +83,13 @@ def single_scheduler(path: Path, family: str, configs: Path) -> dict[str, Any]:
     prediction = PREDICTIONS.get(label)
     if "v_pred" in marks:
         prediction = "v_prediction"
+    beside = _read_beside(path)
+    if said := _prediction_beside(path, beside):
+        if prediction not in (None, said):
+            fault = f"predicts {prediction} by marks in it, but {said} by {path.with_suffix('.yaml').name}"
+            raise BaseError(path, fault, f"correct or remove {path.with_suffix('.yaml')}")
+        prediction = said
+    _refuse_other_numbers(path, beside, scheduler, read_config(configs / "vae" / "config.json"))
     if prediction is None and FAMILIES[family].must_say:
         action = f"put its configuration in {path.with_suffix('.config')} (stabilityai/stable-diffusion-2-1 predicts v)"
         fault = (
@@ -76,3 +98,56 @@ def single_scheduler(path: Path, family: str, configs: Path) -> dict[str, Any]:
         raise BaseError(path, fault, action)
     zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if "ztsnr" in marks else {}
     return scheduler | ({"prediction_type": prediction} if prediction else {}) | zero_snr
+
+
+def _read_beside(path: Path) -> dict[str, Any]:
+    """``model.params`` of ``NAME.yaml``; empty if there is none. Raises BaseError."""
+    file = path.with_suffix(".yaml")
+    if not file.exists():
+        return {}
+    try:
+        model = read_yaml(file).get("model")
+    except ParamsError as error:
+        raise BaseError(file, error.fault, "correct or remove it") from error
+    params = model.get("params") if isinstance(model, dict) else None
+    return dict(params) if isinstance(params, dict) else {}
+
+
+def _prediction_beside(path: Path, params: Mapping[str, Any]) -> str | None:
+    """What the UNet predicts by ``NAME.yaml``; LDM's default is ε. SDXL's files say it by the name of a class."""
+    if "denoiser_config" in params:
+        return "v_prediction" if "VScaling" in str(params["denoiser_config"]) else "epsilon"
+    if not params:
+        return None
+    said = params.get("parameterization", "eps")
+    if said not in PARAMETERIZATIONS:
+        fault = f"has `parameterization: {str(said)[:40]}`, which is not supported"
+        raise BaseError(path.with_suffix(".yaml"), fault, "choose a base that predicts ε or v")
+    return PARAMETERIZATIONS[said]
+
+
+def _refuse_other_numbers(
+    path: Path, params: Mapping[str, Any], scheduler: Mapping[str, Any], vae: Mapping[str, Any]
+) -> None:
+    """Raise BaseError for numbers in ``NAME.yaml`` that are not those of the configuration that is used."""
+    used = {name: scheduler[ours] for name, ours in NUMBERS.items()} | {"scale_factor": vae["scaling_factor"]}
+    for name, number in used.items():
+        if (said := params.get(name, number)) != number:
+            fault = f"has `{name}: {str(said)[:40]}`, but Étude's configuration of such models has {number}"
+            action = f"put its configuration (a diffusers folder without weights) in {path.with_suffix('.config')}"
+            raise BaseError(path.with_suffix(".yaml"), fault, action)
+
+
+def warn_of_own_numbers(path: Path, alphas: Tensor, scaling_factor: float) -> None:
+    """Warn of a file with another factor of its latents in it than ours, or another schedule of noise.
+
+    LDM's own code wrote both into some files, and A1111 draws with the schedule; ComfyUI, kohya and diffusers do not.
+    """
+    ours: dict[str, Any] = {"scale_factor": scaling_factor, "alphas_cumprod": alphas}
+    wanted = ours.keys() & read_shapes(path).keys()
+    for name, tensor in read_either(path, wanted.__contains__)[0].items() if wanted else ():
+        other = tensor.double() - ours[name] if tensor.numel() in (1, len(alphas)) else None
+        if other is None or other.abs().max() > NEAR:
+            text = f"{path}: its `{name}` is not used, and is not that of the configuration that is"
+            action = f"if it is right, put a configuration with it in {path.with_suffix('.config')}"
+            warnings.warn(f"{text}. Next: {action}", EtudeWarning, stacklevel=2)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from commands import models
 from commands.base import base
 from commands.check import check
 from commands.hub import needed
@@ -85,6 +86,22 @@ def test_a_single_file_comes_with_the_configuration_beside_it(tmp_path: Path, re
     expected = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     assert torch.equal(loaded.unet.conv_in.weight, expected["conv_in.weight"])
     assert {"mine.safetensors.dvc", "mine.config.dvc"} <= set(leftovers(repository / "models"))
+
+
+def test_the_configuration_of_a1111_comes_with_a_single_file(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracked: list[Path] = []
+    monkeypatch.setattr(models, "kind_of", lambda path: "sd1")
+    monkeypatch.setattr(models, "track", lambda paths, action: tracked.extend(paths))
+    for name in ("a.safetensors", "a.yaml", "b.safetensors", "b.yaml"):
+        (tmp_path / name).write_text("model: {params: {parameterization: v}}")
+    (tmp_path / "b.config").mkdir()
+    for name in "ab":
+        models.copy(tmp_path / f"{name}.safetensors", Path(f"models/{name}.safetensors"))
+    assert (repository / "models/a.yaml").read_bytes() == (tmp_path / "a.yaml").read_bytes()
+    assert not (repository / "models/b.yaml").exists()  # what is beside it in the form of diffusers comes first
+    assert tracked == [Path("models") / name for name in ("a.safetensors", "a.yaml", "b.safetensors")]
 
 
 def test_a_clip_comes_in_the_same_way_and_without_git_or_dvc_the_error_says_what_to_do(

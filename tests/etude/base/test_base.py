@@ -16,9 +16,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from etude.base.base import Base
 from etude.base.loading import load_base
-from etude.base.single import CONFIGS, single_scheduler
+from etude.base.single import CONFIGS, single_scheduler, warn_of_own_numbers
 from etude.base.tokenizer import load_tokenizer
-from etude.core.errors import BaseError
+from etude.core.errors import BaseError, EtudeWarning
 from tests.etude.base.ldm import to_ldm
 from tests.etude.conftest import FAMILIES, change
 
@@ -139,6 +139,71 @@ def test_a_single_sd2_file_must_say_whether_it_predicts_v(tmp_path: Path) -> Non
         single_scheduler(file, "sd2", CONFIGS / "sd2")
     save_file({"x": torch.zeros(1)}, file, metadata={"modelspec.prediction_type": "v"})
     assert single_scheduler(file, "sd2", CONFIGS / "sd2")["prediction_type"] == "v_prediction"
+
+
+LDM = "model:\n  target: ldm.models.diffusion.ddpm.LatentDiffusion\n  params: {{linear_start: 0.00085, {}}}\n"
+SGM = "model: {{params: {{scale_factor: 0.13025, denoiser_config: {{target: sgm.{}}}}}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("family", "text", "prediction"),
+    [
+        ("sd1", LDM.format('parameterization: "v"'), "v_prediction"),
+        ("sd1", LDM.format("scale_factor: 0.18215"), "epsilon"),
+        ("sd2", LDM.format("linear_end: 0.0120"), "epsilon"),
+        ("sd2", LDM.format("parameterization: v, timesteps: 1000"), "v_prediction"),
+        ("sdxl", SGM.format("VScaling"), "v_prediction"),
+        ("sdxl", SGM.format("EpsScaling"), "epsilon"),
+        ("sd1", "note: something else", "epsilon"),
+    ],
+)
+def test_the_configuration_of_a1111_beside_a_single_file_says_what_it_predicts(
+    family: str, text: str, prediction: str, tmp_path: Path
+) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "model.yaml").write_text(text, encoding="utf-8")
+    scheduler = single_scheduler(tmp_path / "model.safetensors", family, CONFIGS / family)
+    assert scheduler["prediction_type"] == prediction
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (
+            LDM.format("scale_factor: 0.13025"),
+            r"`scale_factor: 0\.13025`, but .* 0\.18215\. Next: .*model\.config",
+        ),
+        (LDM.format("linear_end: 0.02"), r"`linear_end: 0\.02`"),
+        (LDM.format("timesteps: 100"), "`timesteps: 100`"),
+        (LDM.format("parameterization: x0"), "`parameterization: x0`"),
+        ("model: [", "model.yaml: "),
+    ],
+)
+def test_what_it_says_otherwise_is_refused(text: str, fault: str, tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "model.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(BaseError, match=fault):
+        single_scheduler(tmp_path / "model.safetensors", "sd1", CONFIGS / "sd1")
+
+
+def test_a_file_that_contradicts_the_configuration_beside_it_is_refused(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"modelspec.prediction_type": "v"})
+    (tmp_path / "model.yaml").write_text(LDM.format(""), encoding="utf-8")
+    with pytest.raises(BaseError, match=r"predicts v_prediction by marks in it, but epsilon by model\.yaml"):
+        single_scheduler(tmp_path / "model.safetensors", "sd2", CONFIGS / "sd2")
+
+
+def test_numbers_of_noise_and_latents_within_a_single_file_that_are_not_used_are_named(tmp_path: Path) -> None:
+    alphas, file = torch.linspace(0.99, 0.01, 1000), tmp_path / "model.safetensors"
+    save_file({"alphas_cumprod": alphas.half(), "scale_factor": torch.tensor(0.18215)}, file)
+    warn_of_own_numbers(file, alphas, 0.18215)
+    for other, name in ((alphas**2, "alphas_cumprod"), (alphas[:500], "alphas_cumprod")):
+        save_file({name: other}, file)
+        with pytest.warns(EtudeWarning, match=f"its `{name}` is not used, .* Next: if it is right, put a conf"):
+            warn_of_own_numbers(file, alphas, 0.18215)
+    save_file({"scale_factor": torch.tensor(0.13025)}, file)
+    with pytest.warns(EtudeWarning, match="its `scale_factor` is not used"):
+        warn_of_own_numbers(file, alphas, 0.18215)
 
 
 def test_a_single_sdxl_file_marked_v_pred_and_ztsnr_is_taken_as_such(tmp_path: Path) -> None:
