@@ -34,8 +34,9 @@ def check(
         raise ParamsError("params", BELOW.join(faults), "correct them")
     if not folders:
         refuse_missing(checked.prepare.crop)
-        if lacking := sources.missing(Path(), checked):
-            raise sources.MissingError(lacking)
+        lines = [*sources.faults(sources.missing(Path(), checked)), *sources.hidden(Path(), checked)]
+        if lines:
+            raise sources.SourcesError(lines)
     say("all parameters are fine" + ("" if folders else ", and all that they name is here"))
 
 

@@ -67,7 +67,7 @@ def fetch_missing() -> None:
     if tracked:
         say(f"to keep it: git add {shlex.join(f'{path}.dvc' for path in tracked)} models/.gitignore && git commit")
     if still := sources.missing(Path(), project):
-        raise sources.MissingError(still)
+        raise sources.SourcesError(sources.faults(still))
     say("all that the chosen methods read is here. Next: dvc repro")
 
 

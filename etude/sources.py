@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,9 +89,35 @@ def faults(lacking: Iterable[Source]) -> list[str]:
 def lacking(project: Project) -> list[str]:
     """One line for each missing source; without it, `dvc repro` stops with only a path and `[Errno 2]`.
 
-    Empty in a worktree, because flows copy only the inputs that a stage needs there.
+    Also one for each of `hidden`. Empty in a worktree, because flows copy only the inputs that a stage needs there.
     """
-    return [] if Path(".git").is_file() else faults(missing(Path(), project))
+    return [] if Path(".git").is_file() else [*faults(missing(Path(), project)), *hidden(Path(), project)]
+
+
+def hidden(root: Path, project: Project) -> list[str]:
+    """One line for each link to a folder within a source: DVC does not look behind it, so it would miss a change there.
+
+    DVC does look behind a link that is the source itself, and behind links to files. Links within an image set are not
+    followed here either.
+    """
+    links = {}
+    for source in sources(root, project):
+        if not source.set and source.path != project.evaluate.heldout:
+            links |= dict.fromkeys(_links(root / source.path), source.key)
+    folders = (project.evaluate.heldout_folder(name, root) for name in project.sets)
+    links |= {folder: "params.yaml: evaluate.heldout" for folder in folders if folder.is_symlink()}
+    action = "copy what it leads to, or make one link of the whole model"
+    lines = []
+    for link, key in links.items():
+        place = link.relative_to(root).as_posix()
+        lines.append(f"{place} ({key}): is a link to a folder, behind which DVC sees no change. Next: {action}.")
+    return lines
+
+
+def _links(folder: Path) -> Iterator[Path]:
+    """The links to folders below a folder."""
+    for place, folders, _ in os.walk(folder):
+        yield from (Path(place, name) for name in sorted(folders) if Path(place, name).is_symlink())
 
 
 def _fault(source: Source) -> str:
@@ -106,9 +133,9 @@ def _fault(source: Source) -> str:
     return f"{fault}. Next: {'; or '.join(actions)}."
 
 
-class MissingError(InputError):
-    """Sources are missing; the message has one line for each."""
+class SourcesError(InputError):
+    """Sources are missing, or hidden from DVC; the message is one line for each."""
 
-    def __init__(self, lacking: Iterable[Source]) -> None:
-        super().__init__("sources", "some are missing", "bring them")
-        self.args = (BELOW.join(faults(lacking)),)
+    def __init__(self, lines: Iterable[str]) -> None:
+        super().__init__("sources", "some cannot be used", "see each line")
+        self.args = (BELOW.join(lines),)

@@ -1,0 +1,53 @@
+"""What the methods read and no stage makes: behind some links DVC would miss a change."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from commands.check import check
+from etude import project, sources
+from etude.core.errors import InputError
+
+
+@pytest.fixture
+def here(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose sources are all there: folders with one file each."""
+    folder = Path(shutil.copytree(shipped, tmp_path / "project"))
+    monkeypatch.chdir(folder)
+    for source in sources.sources(Path(), project.check(Path())):
+        if not Path(source.path).exists():
+            Path(source.path, "part").mkdir(parents=True)
+    return folder
+
+
+def test_a_linked_part_of_a_base_is_refused_and_a_linked_base_is_not(here: Path, tmp_path: Path) -> None:
+    base = Path(project.check(Path()).base)
+    check()
+    elsewhere = base.rename(tmp_path / "elsewhere")
+    base.symlink_to(elsewhere)
+    check()  # DVC looks behind this one
+    base.unlink()
+    shutil.copytree(elsewhere, base)
+    (elsewhere / "file").touch()
+    (base / "file").symlink_to(elsewhere / "file")
+    check()  # and behind this one
+    (base / "unet").symlink_to(elsewhere)
+    (base / "more").mkdir()
+    (base / "more/vae").symlink_to(elsewhere)
+    with pytest.raises(InputError, match=rf"{base}/unet \(.*base\): is a link to a folder, .* Next: copy") as caught:
+        check()
+    assert f"{base}/more/vae (" in str(caught.value)
+    assert len(sources.lacking(project.check(Path()))) == 2
+
+
+def test_linked_held_out_pictures_are_refused(here: Path, tmp_path: Path) -> None:
+    checked = project.check(Path())
+    folder = checked.evaluate.heldout_folder(next(iter(checked.sets)))
+    shutil.rmtree(folder, ignore_errors=True)
+    (tmp_path / "pictures").mkdir()
+    folder.symlink_to(tmp_path / "pictures")
+    with pytest.raises(InputError, match=rf"{folder} \(params\.yaml: evaluate\.heldout\): is a link to a folder"):
+        check()
