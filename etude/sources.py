@@ -100,7 +100,7 @@ def hidden(root: Path, project: Project) -> list[str]:
     DVC does look behind a link that is the source itself, and behind links to files. Links within an image set are not
     followed here either.
     """
-    links = {}
+    links: dict[Path, str] = {}
     for source in sources(root, project):
         if not source.set and source.path != project.evaluate.heldout:
             links |= dict.fromkeys(_links(root / source.path), source.key)
