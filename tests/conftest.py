@@ -16,10 +16,13 @@ os.environ["DO_NOT_TRACK"] = "1"
 ROOT = Path(__file__).parent.parent
 
 
+LONGEST = ("test_readme_lines.py", "test_pipelines.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run files with slow tests first: at the end, one of them would keep a single worker busy."""
+    """Run the longest files first, then those with slow tests: at the end, one would keep a single worker busy."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path.name not in LONGEST or item.path not in slow, item.path not in slow))
 
 
 @pytest.fixture(scope="session")

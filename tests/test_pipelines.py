@@ -114,7 +114,7 @@ def as_before(project: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("as_before")
 def test_other_numbers_with_the_same_best_checkpoint_export_nothing_again(project: Path) -> None:
-    said = dvc(project, "exp", "run", "-S", "evaluate.validation.seed=7")
+    said = dvc(project, "exp", "run", "-S", "evaluate.validation.seed=7", f"{LORA}:export")
     assert f"{LORA}:evaluate" in ran(said)
     assert [name for name in ran(said) if name.endswith((":build", ":export"))] == []
 
@@ -126,7 +126,7 @@ def test_another_best_checkpoint_is_exported_and_nothing_is_built_for_it(project
     other = next(name for name in ("000015", "000030") if name != best)
     direction = "max" if numbers[other] > numbers[best] else "min"
     rule = ["-S", "evaluate.best.metric=diversity", "-S", f"evaluate.best.direction={direction}"]
-    said = dvc(project, "exp", "run", *rule, "-S", f"{PARAMS}:export=all")
+    said = dvc(project, "exp", "run", *rule, "-S", f"{PARAMS}:export=all", f"{LORA}:export")
     assert read_json(project / "artifacts/lora/best.json")["checkpoint"] == other
     assert f"{LORA}:export" in ran(said)
     assert f"{LORA}:build" not in ran(said)
@@ -150,7 +150,7 @@ def test_an_edited_caption_rebuilds_what_reads_captions_and_nothing_else(project
     caption.write_text(text, encoding="utf-8")
     assert re.search(r"\b1 encoded", said)
     assert ran(said) == {"caption@concept", "encode@concept", "prepare@concept", f"{LORA}:build"}
-    dvc(project, "repro")
+    dvc(project, "repro", f"{LORA}:build", "pipelines/textual_inversion/dvc.yaml:build")
 
 
 def test_a_clone_that_is_killed_on_the_way_ends_with_the_same_hashes(
@@ -166,10 +166,10 @@ def test_a_clone_that_is_killed_on_the_way_ends_with_the_same_hashes(
         time.sleep(0.02)
     os.killpg(build.pid, signal.SIGKILL)
     build.wait()
-    said = dvc(clone, "repro")
+    said = dvc(clone, "repro", f"{LORA}:grid", f"{LORA}:export")
     assert re.search(r"resumed at step [1-9]\d* of 30", said)
     assert not (clone / "artifacts/textual_inversion").exists()
-    dvc(project, "exp", "run", "-S", "pipelines/lora/params.yaml:rank=16")
+    dvc(project, "exp", "run", "-S", "pipelines/lora/params.yaml:rank=16", f"{LORA}:grid", f"{LORA}:export")
     assert hashes(clone, "pipelines/lora/dvc.lock") == hashes(project, "pipelines/lora/dvc.lock")
 
 

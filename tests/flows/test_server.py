@@ -139,9 +139,14 @@ def test_a_flow_that_ends_at_once_is_recorded_whole_and_a_killed_server_is_follo
         assert not server.lives(home_of(project))
         assert states(home_of(project)) == {("Completed", "UpToDate"): 20 * number}
     keeping = subprocess.Popen(
-        [sys.executable, "-m", "flows.server"], cwd=project.root, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        [sys.executable, "-u", "-m", "flows.server"],
+        cwd=project.root,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    wait_until(lambda: server.lives(home_of(project)) and server.recorded(home_of(project)).answers())
+    assert keeping.stdout
+    assert "http://127" in keeping.stdout.readline()  # printed when it answers
     killed = server.recorded(home_of(project))
     os.kill(pid_of(killed), signal.SIGKILL)
     wait_until(lambda: not server.lives(home_of(project)))
@@ -151,4 +156,5 @@ def test_a_flow_that_ends_at_once_is_recorded_whole_and_a_killed_server_is_follo
     assert states(home_of(project)) == {("Completed", "UpToDate"): 60}
     assert server.recorded(home_of(project)) != killed
     keeping.send_signal(signal.SIGINT)
-    assert keeping.wait() == 130
+    keeping.communicate()
+    assert keeping.returncode == 130
