@@ -43,7 +43,7 @@ def memory(
         params = load(draft / "pipelines" / method / "params.yaml", load_method(method).Params)
     from etude.estimates import Shared, counted, setup_of
 
-    shared = Shared(base=project.base, precision=project.precision, prepare=project.prepare, sets=project.sets)
+    shared = Shared(base=project.base, precision=project.precision, prepare=project.prepare)
     setup = setup_of(shared, params)
     footprint = counted(method, params, setup)
     if as_json:
@@ -56,7 +56,7 @@ def _table(method: str, preset: str, params: MethodParams, setup: Setup, footpri
     from etude.estimates import fits, table
     from etude.training.switches import switches
 
-    about = f"{setup.precision}, {setup.resolution} px, {setup.pictures} pictures, {setup.base}"
+    about = f"{setup.precision}, {setup.resolution} px, {setup.base}"
     lines = [f"{method}{f' with the preset {preset}' if preset else ''} ({about}):"]
     *parts, sum_ = [f"  {line}" for line in table(footprint)]
     # a tenth of a card is left for what is not counted: workspaces, and gaps between tensors

@@ -17,18 +17,15 @@ from etude.core.method import load_method
 from etude.core.mixins import base_of
 from etude.core.params import MethodParams, Schema, load, pick
 from etude.core.store import Store, key
-from etude.images.folder import list_pictures
 from etude.images.settings import Prepare
 from etude.memory.footprint import Footprint, Setup, UncountedError
 from etude.sources import family_of
 from etude.training.switches import Switch, switches
 
 LIBRARIES = ("accelerate", "diffusers", "torch", "transformers")
-UNKNOWN = 20  # pictures, where the set is not here yet
 CONTEXT = 500_000_000  # bytes of CUDA itself, which are not counted
 MEANING = {
     "weights": "of the base, frozen",
-    "data": "latents and texts",
     "learned": "what training adds: factors, copies",
     "gradients": "",
     "optimizer": "its states",
@@ -43,21 +40,12 @@ class Shared(Schema):
     base: str
     precision: str
     prepare: Prepare
-    sets: dict[str, str]
 
 
 def setup_of(shared: Shared, params: MethodParams) -> Setup:
-    """What the build of a method is counted for, with these parameters and with the pictures that are here."""
-    path, prepare = base_of(params, shared.base), shared.prepare
-    pictures = _pictures(params.set, Path(shared.sets[params.set]), prepare)
-    return Setup(path, family_of(path), prepare.resolution, pictures or UNKNOWN, shared.precision)
-
-
-def _pictures(name: str, folder: Path, prepare: Prepare) -> int:
-    """How many the set has prepared; where it is not prepared yet, its files, with their mirrored copies."""
-    if (made := Path("data", name, "prepared", "images.json")).exists():
-        return len(read_json(made)["images"])
-    return len(list_pictures(folder)) * (2 if prepare.flip else 1) if folder.is_dir() else 0
+    """What the build of a method is counted for, with these parameters."""
+    path = base_of(params, shared.base)
+    return Setup(path, family_of(path), shared.prepare.resolution, shared.precision)
 
 
 def recalled(method: str, params: MethodParams, setup: Setup) -> Footprint | None:

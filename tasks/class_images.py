@@ -19,7 +19,9 @@ from etude.core.code import code_digests
 from etude.core.files import atomic_path
 from etude.core.memory import advising, during
 from etude.core.params import pick
+from etude.core.shards import write_shards
 from etude.core.store import Store, key
+from etude.core.tensors import read_tensors
 from tasks import encode
 from tasks.shell import publish, run
 from tasks.shell.console import progress, say
@@ -66,10 +68,11 @@ def _fill(out: Path, settings: ClassImages, stage_params: StageParams, method: s
     entries, encoder = encode.Entries("vae", stage_params), cache(lambda: encode.open_vae(stage_params))
     for part in ("pictures", "latents", "texts"):
         (out / part).mkdir()
+    moments = {}
     for name, (prompt, place) in progress(sorted(prompts_and_files.items()), f"{method}: latents"):
-        moments = entries.path(f"{prompt} {name}", encoder, *encode.read_pixels(place))
+        moments[name] = entries.path(f"{prompt} {name}", encoder, *encode.read_pixels(place))
         shutil.copyfile(place, out / "pictures" / f"{name}.png")
-        shutil.copyfile(moments, out / "latents" / f"{name}.safetensors")
+    write_shards(out / "latents", moments, lambda name: read_tensors(moments[name])[0])
     encode.write_texts(
         method, {name: prompt for name, (prompt, _) in prompts_and_files.items()}, out / "texts", stage_params
     )

@@ -2,12 +2,11 @@
 
 Every picture and every text is encoded in float32 with batch size 1, so that the result does not depend on others. It
 is cached in ``.cache/``; the key contains everything that it depends on: pixels or text, weights, code, libraries,
-device and threads.
+device and threads. The outs are shards (`etude/core/shards.py`).
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import version
@@ -18,6 +17,7 @@ from etude.core.code import code_digests
 from etude.core.errors import BaseError, InputError
 from etude.core.files import atomic_path, read_json, sha256_file, write_json
 from etude.core.params import Schema, pick
+from etude.core.shards import CAPTIONS, text_entry, write_shards
 from etude.core.store import Store, key
 from etude.core.tensors import read_metadata, read_tensors, write_tensors
 from tasks.shell import publish, run
@@ -109,10 +109,9 @@ def encode_pictures(name: str, stage_params: StageParams) -> tuple[Entries, Entr
     for path in progress(pictures, f"{name}: latents"):
         own = mirrored if path.stem in flipped else entries
         places[path.stem] = own.path(str(path), encoder, *read_pixels(path))
+    masks = folder / "prepared" / "attention"
     with publish(folder / "latents") as out:
-        for identifier, place in places.items():
-            mask = folder / "prepared" / "attention" / f"{identifier}.png"
-            _place(place, mask if mask.exists() else None, out / f"{identifier}.safetensors")
+        write_shards(out, places, lambda name: _with_mask(places[name], masks / f"{name}.png"))
     return entries, mirrored
 
 
@@ -125,16 +124,15 @@ def encode_captions(name: str, stage_params: StageParams) -> Entries:
 
 
 def write_texts(name: str, captions: Mapping[str, str], out: Path, stage_params: StageParams) -> Entries:
-    """Write "hidden" [77, d], for SDXL also "pooled", of each caption and of the empty text, and ``index.json``."""
+    """Write "hidden" [77, d], for SDXL also "pooled", of each caption and of the empty text, and ``captions.json``."""
     entries = Entries("text", stage_params)
     encoder = cache(lambda: open_text_encoder(stage_params))
-    files = {text: key(text)[:16] for text in sorted({"", *captions.values()})}
-    places = {text: entries.path(text, encoder, text) for text in progress(list(files), f"{name}: texts")}
-    for text, place in places.items():
-        shutil.copyfile(place, out / f"{files[text]}.safetensors")
+    places = {}
+    for text in progress(sorted({"", *captions.values()}), f"{name}: texts"):
+        places[text_entry(text)] = place = entries.path(text, encoder, text)
         _tell_cut(name, text, place)
-    index = {identifier: {"text": text, "file": files[text]} for identifier, text in captions.items()}
-    write_json(out / "index.json", {"captions": index, "empty": files[""]})
+    write_shards(out, places, lambda entry: read_tensors(places[entry])[0])
+    write_json(out / CAPTIONS, dict(captions))
     return entries
 
 
@@ -175,21 +173,20 @@ def open_text_encoder(stage_params: StageParams) -> Encoder:
     return states
 
 
-def _place(entry: Path, mask: Path | None, path: Path) -> None:
-    """Copy an entry to ``path``; the grey of a mask is added, resized to the size of the latents (bicubic)."""
-    if mask is None:
-        shutil.copyfile(entry, path)
-        return
+def _with_mask(entry: Path, mask: Path) -> dict[str, Tensor]:
+    """The tensors of an entry; if there is a mask, its grey is added, resized to the latents' size (bicubic)."""
+    tensors, _ = read_tensors(entry)
+    if not mask.exists():
+        return tensors
     import numpy as np
     import torch
     from PIL import Image
 
     from etude.core.pictures import open_prepared
 
-    tensors, metadata = read_tensors(entry)
     height, width = tensors["mean"].shape[-2:]
     grey = np.asarray(open_prepared(mask).convert("L").resize((width, height), Image.Resampling.BICUBIC))
-    write_tensors(path, {**tensors, "attention": torch.tensor(grey).float() / 255}, metadata)
+    return {**tensors, "attention": torch.tensor(grey).float() / 255}
 
 
 def read_pixels(path: Path) -> tuple[tuple[int, int], bytes]:

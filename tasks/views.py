@@ -12,9 +12,11 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from etude.core.errors import InputError
+from etude.core.files import write_json
 from etude.core.params import pick
-from etude.core.tensors import read_tensors, write_tensors
-from etude.training.augmentation import KIND, MASK, Augmentation, HasViews
+from etude.core.shards import write_shards
+from etude.core.tensors import read_tensors
+from etude.training.augmentation import KINDS, MASK, Augmentation, HasViews
 from tasks import encode
 from tasks.shell import publish, run
 from tasks.shell.console import progress, say
@@ -41,17 +43,21 @@ def views(method: str, name: str) -> None:
     if not pictures:
         raise InputError(f"data/{name}/prepared", "holds no pictures", "run `dvc repro` so that *prepare* fills it")
     entries, encoder = encode.Entries("vae", stage_params), cache(lambda: encode.open_vae(stage_params))
+    made: dict[str, tuple[Path, Tensor]] = {}
+    kinds: dict[str, str] = {}
+    for path in progress(pictures, f"{name}: views"):
+        for number, (picture, mask, kind) in enumerate(_views(path, settings)):
+            entry = f"{path.stem}-{number:03d}"
+            kinds[entry] = kind
+            made[entry] = entries.path(f"{path} {number}", encoder, picture.size, picture.tobytes()), mask
     with publish(Path("artifacts", method, "views", name)) as out:
-        for path in progress(pictures, f"{name}: views"):
-            for number, (picture, mask, kind) in enumerate(_views(path, settings)):
-                entry = entries.path(f"{path} {number}", encoder, picture.size, picture.tobytes())
-                tensors = read_tensors(entry)[0] | {MASK: mask}
-                write_tensors(out / f"{path.stem}-{number:03d}.safetensors", tensors, {KIND: kind})
+        write_shards(out, made, lambda entry: read_tensors(made[entry][0])[0] | {MASK: made[entry][1]})
+        write_json(out / KINDS, kinds)
     say(f"{method}: views of {len(pictures)} pictures of {name}: {entries}")
 
 
 def _views(path: Path, settings: Augmentation) -> Iterator[tuple[Image.Image, Tensor, str]]:
-    """Each view with its mask [1, h, w] (uint8) and kind. They depend only on picture name, view number and seed."""
+    """Each view with its mask [h, w] (uint8) and kind. They depend only on picture name, view number and seed."""
     import torch
     from PIL import Image
 
@@ -59,14 +65,14 @@ def _views(path: Path, settings: Augmentation) -> Iterator[tuple[Image.Image, Te
 
     size, pixels = encode.read_pixels(path)
     picture = Image.frombytes("RGB", size, pixels)
-    shape = (1, size[1] // CELL, size[0] // CELL)
+    shape = (size[1] // CELL, size[0] // CELL)
     if not settings.views:
         yield picture, torch.ones(shape, dtype=torch.uint8), "whole"
     for number in range(settings.views):
         placing = place(size, settings, Random(f"{settings.seed}/{path.stem}/{number}"))
         mask = torch.zeros(shape, dtype=torch.uint8)
         columns, rows = counted(size, placing)
-        mask[:, rows.start : rows.stop, columns.start : columns.stop] = 1
+        mask[rows.start : rows.stop, columns.start : columns.stop] = 1
         yield view(picture, placing), mask, placing.kind
 
 

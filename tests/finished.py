@@ -21,7 +21,7 @@ from etude.base.base import Base
 from etude.core.artifact import Artifact, save
 from etude.core.files import write_json
 from etude.core.params import MethodParams
-from etude.core.tensors import write_tensors
+from etude.core.shards import write_shards
 from etude.diffusion.hooks import replaced_weights
 
 SEEDS = [0, 1]
@@ -76,7 +76,7 @@ def project(folder: Path, base: Path) -> None:
     root |= {"evaluate": {"clip": str(base / "clip"), **EVALUATE}, "grid": GRID}
     write_yaml(folder / "params.yaml", root)
     write_yaml(folder / "pipelines/lora/params.yaml", {"set": "concept", "name": "sks", "trigger": True, "rank": 4})
-    listed = {}
+    listed, latents = {}, {}
     generator = torch.Generator().manual_seed(0)
     for number in range(4):
         name = f"{number:016x}" if number < 3 else f"{0:016x}-flip"
@@ -86,9 +86,10 @@ def project(folder: Path, base: Path) -> None:
         listed[name] = {"flipped": number == 3}
         (folder / "data/concept/captioned").mkdir(parents=True, exist_ok=True)
         (folder / "data/concept/captioned" / f"{name}.txt").write_text(f"<a> sks & {number}\n", encoding="utf-8")
-        moments = {"mean": torch.randn(4, 8, 8, generator=generator), "logvar": torch.full((4, 8, 8), -10.0)}
-        write_tensors(folder / "data/concept/latents" / f"{name}.safetensors", moments)
+        latents[name] = {"mean": torch.randn(4, 8, 8, generator=generator), "logvar": torch.full((4, 8, 8), -10.0)}
     write_json(folder / "data/concept/prepared/images.json", {"images": listed})
+    (folder / "data/concept/latents").mkdir()
+    write_shards(folder / "data/concept/latents", latents, latents.__getitem__)
     build(folder)
 
 

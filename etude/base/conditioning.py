@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,8 +29,11 @@ class Conditioning:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Conditioning:
         """A copy on another device or in another precision."""
-        moved = (None if each is None else each.to(device=device, dtype=dtype) for each in self._tensors)
-        return Conditioning(*moved)  # type: ignore[arg-type]
+        return self.map(lambda tensor: tensor.to(device=device, dtype=dtype))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Conditioning:
+        """The results of a function of each tensor."""
+        return Conditioning(*(None if each is None else function(each) for each in self._tensors))  # type: ignore[arg-type]
 
     @property
     def _tensors(self) -> tuple[Tensor | None, ...]:

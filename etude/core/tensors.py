@@ -75,6 +75,12 @@ def read_header(path: Path | str) -> dict[str, Any]:
     return _read_header(path)[1]
 
 
+def read_layout(path: Path | str) -> tuple[int, dict[str, Any]]:
+    """Where the data of the tensors begin in a safetensors file, in bytes; and its header, as by `read_header`."""
+    length, header = _read_header(path)
+    return 8 + length, header
+
+
 def read_metadata(path: Path | str) -> dict[str, str]:
     """The ``__metadata__`` of a safetensors file, read from its header alone."""
     return dict(read_header(path).get("__metadata__") or {})

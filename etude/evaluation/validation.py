@@ -17,11 +17,12 @@ from torch import Tensor
 from etude.base.conditioning import Conditioning
 from etude.base.text import encode_prompts
 from etude.core import randomness
+from etude.core.errors import InputError
 from etude.core.files import read_json, sha256_file, write_json
 from etude.core.placeholder import fill
 from etude.core.randomness import generator
+from etude.core.shards import Shards
 from etude.core.store import Store, key
-from etude.core.tensors import read_tensors
 from etude.diffusion.noise import add_noise, predict, target
 from etude.rendering.candidates import Candidate
 from etude.rendering.real import evenly
@@ -48,10 +49,18 @@ class Table:
 
 def loss_table(latents: Path, names: Sequence[str], settings: Validation, name: str, clip_skip: int) -> Table:
     """The table for the pictures ``names`` of ``data/<set>/latents``; raises InputError if one is missing."""
-    files = {picture: latents / f"{picture}.safetensors" for picture in evenly(sorted(names), settings.images)}
-    means = {picture: read_tensors(file)[0]["mean"] for picture, file in files.items()}
+    shards = Shards(("", latents))
+    mean, positions = (
+        shards.column("mean"),
+        {name: shards.find(name) for name in evenly(sorted(names), settings.images)},
+    )
+    means, data = {}, {}
+    for picture, position in positions.items():
+        if position is None:
+            raise InputError(latents, f"has no latents of {picture}", "run `dvc repro` so that *encode* runs")
+        means[picture], data[picture] = mean[position], shards.digest(position)
     prompt, steps = fill(settings.prompt, name), tuple(settings.timesteps)
-    code, data = [sha256_file(file) for file in CODE], {name: sha256_file(file) for name, file in files.items()}
+    code = [sha256_file(file) for file in CODE]
     digest = key(data, prompt, list(steps), settings.seed, clip_skip, code)
     return Table(means, prompt, steps, settings.seed, clip_skip, digest)
 

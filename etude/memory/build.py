@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -24,7 +24,7 @@ from etude.base.base import Base
 from etude.base.conditioning import Conditioning
 from etude.base.family import is_variation
 from etude.base.latents import decode_latents
-from etude.base.settings import ClassPictures
+from etude.base.text import encode_prompts
 from etude.core.artifact import Artifact
 from etude.core.families import FAMILIES
 from etude.core.method import Method, needs
@@ -36,8 +36,7 @@ from etude.diffusion.sample import guided
 from etude.memory.base import empty_base
 from etude.memory.counter import Counter, counting
 from etude.memory.footprint import Footprint, Setup, UncountedError
-from etude.training import average, fit
-from etude.training.augmentation import HasViews
+from etude.training import average, batches, conditioning, fit
 from etude.training.batches import Captions, Images, Pictures
 from etude.training.opening import opening
 from etude.training.plan import Optimization, SavesMemory
@@ -50,6 +49,7 @@ if TYPE_CHECKING:
     from etude.training.preview import Texts
 
 TOKENS = 77  # of a text
+NAMES = tuple(f"{number}" for number in range(64))  # of pictures
 SIZES = 6  # numbers that SDXL reads: original size, crop and target size
 
 
@@ -72,13 +72,16 @@ def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -
                 counter.send(module)
         counter.restart()
         footprint.weights = counter.now
-        data = {need: _DATA[need](params, setup, base) for need in needs(method)}
-        footprint.data = counter.now - footprint.weights
+        host = _Host(counter, params, setup, base)
+        data = {need: getattr(host, need)() for need in needs(method)}
         report = _Counting(Path(), 0, "cpu", {"fp16": "bf16"}.get(setup.precision, setup.precision))
         report.counter, report.footprint = counter, footprint
         if preview:
             texts = encode_fixed(base, preview, params, report.precision)
             report.drawing = report.preview = lambda: _draw(base, preview, params.word, report.precision, texts)
+        undo.enter_context(patch.object(batches, "AHEAD", 0))  # a thread of its own would make tensors with values
+        encode_texts = lambda base, texts, clip_skip, _: _encode(base, texts, clip_skip, counter)  # noqa: E731
+        undo.enter_context(patch.object(conditioning, "encode_texts", encode_texts))
         undo.enter_context(patch.object(fit, "_optimizer", report.optimizer))
         undo.enter_context(patch.object(weights, "_to_host", counter.put_aside))
         undo.enter_context(patch.object(average, "_to_host", lambda one: counter.put_aside(one.detach().clone())))
@@ -175,63 +178,52 @@ class _EightBit(torch.optim.Optimizer):
                     self.state[tensor]["states"] = torch.empty(size, dtype=torch.uint8)
 
 
-def _images(params: MethodParams, setup: Setup, base: Base) -> Images:
-    return _moments([f"{number}" for number in range(setup.pictures)], setup)
+def _encode(base: Base, texts: Mapping[str, str], clip_skip: int, counter: Counter) -> Captions:
+    """In the place of `conditioning.encode_texts`: one text; the encodings of all are on the host."""
+    with torch.no_grad(), waiting.present(base, "text"):
+        state = encode_prompts(base, [""], clip_skip).map(counter.put_aside)
+    return Captions(texts, dict.fromkeys(texts, state), state)
 
 
-def _moments(names: Sequence[str], setup: Setup) -> Images:
-    side = setup.resolution // 8
-    mean = tuple(torch.empty(4, side, side) for _ in names)
-    logvar = tuple(torch.empty(4, side, side) for _ in names)
-    return Images(tuple(names), mean, logvar)
+@dataclass(frozen=True)
+class _Host:
+    """Makes inputs that are on the host; their number has no effect."""
 
+    counter: Counter
+    params: MethodParams
+    setup: Setup
+    base: Base
 
-def _captions(params: MethodParams, setup: Setup, base: Base) -> Captions | None:
-    if isinstance(params, ReadsCaptions) and not params.reads_captions:
-        return None
-    names = [f"{number}" for number in range(setup.pictures)]
-    encoded = {name: _text(base) for name in names}
-    return Captions({name: f"{params.name}, {name}" for name in names}, encoded, _text(base))
+    def images(self, names: Sequence[str] = NAMES) -> Images:
+        side = self.setup.resolution // 8
+        moments = (self._empty(4, side, side),) * len(names)
+        return Images(tuple(names), moments, moments)
 
+    def captions(self) -> Captions | None:
+        if isinstance(self.params, ReadsCaptions) and not self.params.reads_captions:
+            return None
+        return self._texts(NAMES)
 
-def _text(base: Base) -> Conditioning:
-    config = base.unet.config
-    if not FAMILIES[base.family].size_ids:
-        return Conditioning(torch.empty(1, TOKENS, config.cross_attention_dim))
-    pooled = config.projection_class_embeddings_input_dim - SIZES * config.addition_time_embed_dim
-    return Conditioning(torch.empty(1, TOKENS, config.cross_attention_dim), torch.empty(1, pooled))
+    def class_images(self) -> Prior:
+        return Prior(self.images(), self._texts(NAMES))
 
+    def views(self) -> Views:
+        assert isinstance(self.params, Concepts)
+        images = self.images([f"{name}/a" for name in self.params.concepts])
+        masks = tuple(mean[0] for mean in images.mean)
+        return Views(replace(images, attention=masks), dict.fromkeys(images.names, "whole"))
 
-def _class_images(params: MethodParams, setup: Setup, base: Base) -> Prior:
-    """Those that the base draws; real ones, of other image sets, are not counted."""
-    assert isinstance(params, ClassPictures)
-    prompts = params.class_images.prompts
-    encoded = {prompt: _text(base) for prompt in prompts}
-    texts = {f"{number}": prompts[number % len(prompts)] for number in range(params.class_images.count)}
-    captions = Captions(texts, {name: encoded[text] for name, text in texts.items()}, _text(base))
-    return Prior(_moments(list(texts), setup), captions)
+    def pictures(self) -> Pictures:
+        side = self.setup.resolution
+        return Pictures(NAMES, (self._empty(side, side, 3, dtype=torch.uint8),) * len(NAMES))
 
+    def _empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self.counter.put_aside(torch.empty(*shape, dtype=dtype))
 
-def _views(params: MethodParams, setup: Setup, base: Base) -> Views:
-    assert isinstance(params, Concepts)
-    assert isinstance(params, HasViews)
-    side, names = setup.resolution // 8, []
-    for name in params.concepts:
-        for number in range(setup.pictures * max(params.augmentation.views, 1)):
-            names.append(f"{name}/{number}")
-    masks = {name: torch.empty(1, side, side) for name in names}
-    return Views(_moments(names, setup), masks, dict.fromkeys(names, "whole"))
-
-
-def _pictures(params: MethodParams, setup: Setup, base: Base) -> Pictures:
-    names = tuple(f"{number}" for number in range(setup.pictures))
-    return Pictures(names, tuple(torch.empty(setup.resolution, setup.resolution, 3, dtype=torch.uint8) for _ in names))
-
-
-_DATA: Mapping[str, Callable[[MethodParams, Setup, Base], Any]] = {
-    "images": _images,
-    "captions": _captions,
-    "class_images": _class_images,
-    "views": _views,
-    "pictures": _pictures,
-}
+    def _texts(self, names: Sequence[str]) -> Captions:
+        config, pooled = self.base.unet.config, None
+        if FAMILIES[self.base.family].size_ids:
+            width = config.projection_class_embeddings_input_dim - SIZES * config.addition_time_embed_dim
+            pooled = self._empty(1, width)
+        state = Conditioning(self._empty(1, TOKENS, config.cross_attention_dim), pooled)
+        return Captions({name: f"{self.params.name}, {name}" for name in names}, dict.fromkeys(names, state), state)

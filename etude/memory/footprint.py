@@ -23,7 +23,6 @@ class Setup:
     base: Path  # where it is, or will be
     family: str
     resolution: int  # of the pictures, in px
-    pictures: int  # of each image set, prepared
     precision: str  # fp32, fp16 or bf16
 
 
@@ -32,7 +31,6 @@ class Footprint:
     """Bytes on the device, by what they are for."""
 
     weights: int = 0  # of the base
-    data: int = 0  # latents and texts
     learned: int = 0  # what training adds: factors, copies
     gradients: int = 0
     optimizer: int = 0
@@ -43,7 +41,7 @@ class Footprint:
     @property
     def stays(self) -> int:
         """Bytes that are there all the time."""
-        return self.weights + self.data + self.learned + self.optimizer
+        return self.weights + self.learned + self.optimizer
 
     @property
     def peak(self) -> int:

@@ -10,7 +10,8 @@ from etude.core.params import Schema, Seed
 
 Size = Annotated[float, Field(gt=0, le=10)]
 Kind = Literal["far", "whole", "near"]
-KIND, MASK = "kind", "mask"  # in a view's file: an entry of its header, and a tensor
+MASK = "mask"  # the tensor of a view that is 1 where the picture is
+KINDS = "kinds.json"  # beside the shards of views: the kind of each
 
 
 class Augmentation(Schema):

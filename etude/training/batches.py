@@ -1,15 +1,21 @@
 """The input of a training run: the cached latents of an image set, and its captions.
 
+Both are read from shards when a batch needs them, by a thread that is a few batches ahead; so memory does not depend on
+the number of pictures, and the device holds one batch.
+
 Batch i is a pure function of (seed, i), so a resumed run sees the same order, and no state must be saved for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache, lru_cache
-from itertools import count
+import os
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +24,10 @@ from etude.base.conditioning import Conditioning
 from etude.core.errors import InputError
 from etude.core.files import read_json
 from etude.core.randomness import generator
-from etude.core.tensors import read_tensors
+from etude.core.shards import CAPTIONS, Shards, text_entry
 
 EVEN = 127 / 255  # a mask of this grey everywhere has the same effect as no mask
+AHEAD = 2  # batches that are made before they are needed
 
 
 @dataclass(frozen=True)
@@ -31,17 +38,17 @@ class Images:
     """
 
     names: tuple[str, ...]
-    mean: tuple[Tensor, ...]
-    logvar: tuple[Tensor, ...]
-    attention: tuple[Tensor | None, ...] = ()
+    mean: Sequence[Tensor]
+    logvar: Sequence[Tensor]
+    attention: Sequence[Tensor | None] = ()
 
 
 @dataclass(frozen=True)
 class Captions:
     """Captions of an image set, by image name: ``texts``, and their encodings ``conditioning`` [1, 77, d]."""
 
-    texts: dict[str, str]
-    conditioning: dict[str, Conditioning]
+    texts: Mapping[str, str]
+    conditioning: Mapping[str, Conditioning]
     empty: Conditioning  # of the text "", which guidance and caption dropout use
 
 
@@ -50,7 +57,7 @@ class Pictures:
     """The prepared pictures of an image set: uint8 [H, W, 3] each, sizes may differ."""
 
     names: tuple[str, ...]
-    pixels: tuple[Tensor, ...]
+    pixels: Sequence[Tensor]
 
 
 @dataclass(frozen=True)
@@ -67,122 +74,197 @@ class Batch:
     conditioning: Conditioning | None = None
     attention: Tensor | None = None
 
+    def pinned(self) -> Batch:
+        """A copy in memory from which a GPU reads while the host goes on."""
+        text = self.conditioning and self.conditioning.map(Tensor.pin_memory)
+        mask = None if self.attention is None else self.attention.pin_memory()
+        return replace(
+            self, mean=self.mean.pin_memory(), logvar=self.logvar.pin_memory(), conditioning=text, attention=mask
+        )
 
-def latent_files(folder: Path | str) -> list[Path]:
-    """The files of latents in a folder, by name; raises InputError if there are none."""
-    files = sorted(Path(folder).glob("*.safetensors"))
-    if not files:
-        raise InputError(folder, "holds no latents", "run `dvc repro` so that the stage that fills it runs")
-    return files
+    def to(self, device: str) -> Batch:
+        """The batch on another device; the host does not wait for the copy of a pinned batch."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        text = self.conditioning and self.conditioning.map(moved)
+        mask = None if self.attention is None else moved(self.attention)
+        return replace(self, mean=moved(self.mean), logvar=moved(self.logvar), conditioning=text, attention=mask)
 
 
 def load_images(folder: Path | str) -> Images:
-    """Read ``data/<set>/latents``; raises InputError if it is empty."""
-    files = latent_files(folder)
-    moments = [read_tensors(file)[0] for file in files]
-    return Images(
-        tuple(file.stem for file in files),
-        tuple(moment["mean"] for moment in moments),
-        tuple(moment["logvar"] for moment in moments),
-        tuple(moment.get("attention") for moment in moments),
-    )
+    """Open ``data/<set>/latents``; raises InputError if it is empty, and FormatError if a shard is damaged."""
+    shards = Shards(("", Path(folder)))
+    if not shards.names:
+        raise InputError(folder, "holds no latents", "run `dvc repro` so that the stage that fills it runs")
+    return Images(shards.names, shards.column("mean"), shards.column("logvar"), shards.optional("attention"))
 
 
 def load_pictures(folder: Path | str) -> Pictures:
     """Read ``data/<set>/prepared``; raises InputError if it is empty."""
-    import numpy as np
-
-    from etude.core.pictures import open_prepared
-
     files = sorted(Path(folder).glob("*.png"))
     if not files:
         raise InputError(folder, "holds no pictures", "run `dvc repro` so that *prepare* fills it")
-    pixels = []
-    for file in files:
-        pixels.append(torch.from_numpy(np.array(open_prepared(file).convert("RGB"))))
-    return Pictures(tuple(file.stem for file in files), tuple(pixels))
+    return Pictures(tuple(file.stem for file in files), _Opened(files))
+
+
+class _Opened(Sequence[Tensor]):
+    """Pictures that are opened each time they are asked for."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, position: Any) -> Any:
+        import numpy as np
+
+        from etude.core.pictures import open_prepared
+
+        return torch.from_numpy(np.array(open_prepared(self._files[position]).convert("RGB")))
 
 
 def load_captions(folder: Path | str) -> Captions:
-    """Read ``data/<set>/texts``."""
-    folder = Path(folder)
-    index = read_json(folder / "index.json")
-    entries = index["captions"]
+    """Open ``data/<set>/texts``; raises InputError if a caption is not encoded, FormatError if a shard is damaged."""
+    shards = Shards(("", Path(folder)))
+    texts: dict[str, str] = read_json(Path(folder) / CAPTIONS)
+    return captions_of(shards, texts)
 
-    @cache
-    def read(name: str) -> Conditioning:
-        tensors = read_tensors(folder / f"{name}.safetensors")[0]
-        pooled = tensors.get("pooled")
-        return Conditioning(tensors["hidden"][None], None if pooled is None else pooled[None])
 
-    return Captions(
-        {name: entry["text"] for name, entry in entries.items()},
-        {name: read(entry["file"]) for name, entry in entries.items()},
-        read(index["empty"]),
-    )
+def captions_of(shards: Shards, texts: Mapping[str, str]) -> Captions:
+    """The captions ``texts``, whose encodings are entries of ``shards``."""
+    states = States(shards, texts)
+    return Captions(texts, states, states.read(""))
+
+
+class States(Mapping[str, Conditioning]):
+    """The encodings [1, 77, d] of captions, by image name; each is read from its shard when it is asked for."""
+
+    def __init__(self, shards: Shards, texts: Mapping[str, str]) -> None:
+        self._texts, self._shards = texts, shards
+        self._hidden, self._pooled = shards.column("hidden"), shards.optional("pooled")
+        for text in {"", *texts.values()}:
+            self._position(text)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __getitem__(self, name: str) -> Conditioning:
+        return self.read(self._texts[name])
+
+    def read(self, text: str) -> Conditioning:
+        """The encoding of a text."""
+        position = self._position(text)
+        pooled = self._pooled[position]
+        return Conditioning(self._hidden[position][None], None if pooled is None else pooled[None])
+
+    def _position(self, text: str) -> int:
+        position = self._shards.find(text_entry(text))
+        if position is None:
+            raise InputError(f"the text `{text}`", "is not encoded", "run `dvc repro` so that *encode* runs")
+        return position
 
 
 class Batches:
-    """``batches(i)``: the i-th batch, of images of one size. Each image is used once before any is used twice."""
+    """``batches(i)``: the i-th batch, of images of one size. Each image is used once before any is used twice.
+
+    A thread makes the batches that this process needs next; of the captions' encodings only if ``encoded``.
+    """
 
     def __init__(
-        self, images: Images, captions: Captions | None, *, batch_size: int, seed: int, device: str = "cpu"
+        self,
+        images: Images,
+        captions: Captions | None,
+        *,
+        batch_size: int,
+        seed: int,
+        device: str = "cpu",
+        encoded: bool = True,
     ) -> None:
-        self.batch_size, self.seed = batch_size, seed
-        self.names = images.names
-        self.mean = [tensor.to(device) for tensor in images.mean]
-        self.logvar = [tensor.to(device) for tensor in images.logvar]
-        self.attention = [None if mask is None else mask.to(device) for mask in images.attention]
-        self.captions = captions
+        self.images, self.captions, self.encoded = images, captions, encoded
+        self.batch_size, self.seed, self.device = batch_size, seed, device
         missing = [name for name in images.names if captions and name not in captions.texts]
         if missing:
             raise InputError(", ".join(missing[:5]), "has no caption", "run `dvc repro` so that *caption* runs")
-        if captions:  # many pictures may share a text: it is moved to the device only once
-            moved = {id(text): text.to(device) for text in captions.conditioning.values()}
-            self.conditioning = {name: moved[id(text)] for name, text in captions.conditioning.items()}
-        sizes = sorted({tuple(tensor.shape) for tensor in self.mean})
-        self.groups: list[list[int]] = [[] for _ in sizes]  # one batch holds pictures of one size
-        for number, tensor in enumerate(self.mean):
-            self.groups[sizes.index(tuple(tensor.shape))].append(number)
+        self.groups = _groups(images)
         self.counts = [-(-len(group) // batch_size) for group in self.groups]  # batches an epoch, rounded up
-        self._order = lru_cache(maxsize=64)(self._shuffled)
+        # a group's batches may lie in two of its epochs, and so may what is made ahead
+        self._order = lru_cache(maxsize=3 * len(self.groups))(self._shuffled)
         self._epoch = lru_cache(maxsize=2)(self._turns)
+        self._thread = ThreadPoolExecutor(1, "batches")
+        self._coming: dict[int, Future[Batch]] = {}
 
     def __call__(self, index: int) -> Batch:
-        """Batch number ``index``, a pure function of ``index``."""
-        chosen = self.members(index)
-        names = tuple(self.names[i] for i in chosen)
-        mean = torch.stack([self.mean[i] for i in chosen])
-        logvar = torch.stack([self.logvar[i] for i in chosen])
-        attention = self._attention(chosen)
+        """Batch number ``index`` on the device, a pure function of ``index``."""
+        future = self._coming.pop(index, None)
+        batch = future.result() if future else self._made(index)
+        stride = int(os.environ.get("WORLD_SIZE", 1))  # the other batches are for other processes
+        following = [index + stride * (number + 1) for number in range(AHEAD)]
+        for other in set(self._coming) - set(following):
+            self._coming.pop(other).cancel()
+        for other in following:
+            if other not in self._coming:
+                self._coming[other] = self._thread.submit(self._made, other)
+        return batch.to(self.device)
+
+    def _made(self, index: int) -> Batch:
+        batch = self._read(index)
+        return batch.pinned() if self.device.startswith("cuda") else batch
+
+    def _read(self, index: int) -> Batch:
+        chosen, images = self.members(index), self.images
+        names = tuple(images.names[i] for i in chosen)
+        mean = torch.stack([images.mean[i] for i in chosen])
+        logvar = torch.stack([images.logvar[i] for i in chosen])
+        attention = self._attention(chosen, mean)
         if not self.captions:
             return Batch(names, mean, logvar, attention=attention)
-        conditioning = Conditioning.cat([self.conditioning[name] for name in names])
         texts = tuple(self.captions.texts[name] for name in names)
+        states = self.captions.conditioning
+        conditioning = Conditioning.cat([states[name] for name in names]) if self.encoded else None
         return Batch(names, mean, logvar, texts, conditioning, attention)
 
-    def _attention(self, chosen: Sequence[int]) -> Tensor | None:
-        masks = [self.attention[i] for i in chosen] if self.attention else []
+    def _attention(self, chosen: Sequence[int], mean: Tensor) -> Tensor | None:
+        masks = [self.images.attention[i] for i in chosen] if self.images.attention else []
         if not any(mask is not None for mask in masks):
             return None
-        even = torch.full_like(self.mean[chosen[0]][0], EVEN)
-        return torch.stack([even if mask is None else mask for mask in masks])[:, None]
+        even = torch.full_like(mean[0][0], EVEN)
+        return torch.stack([even if mask is None else mask.to(even) for mask in masks])[:, None]
 
     def members(self, index: int) -> Sequence[int]:
         """Positions of the images in batch ``index``."""
         epoch, position = divmod(index, sum(self.counts))
-        number, turn = self._epoch(epoch)[position]
+        groups, turns = self._epoch(epoch)
+        number, turn = groups[position], turns[position]
         group = self.groups[number]
         first = (epoch * self.counts[number] + turn) * self.batch_size
         places = range(first, first + self.batch_size)
-        return [group[self._order(len(group), f"group {number}", i // len(group))[i % len(group)]] for i in places]
+        orders = ((i % len(group), self._order(len(group), f"group {number}", i // len(group))) for i in places)
+        return [group[order[place]] for place, order in orders]
 
-    def _turns(self, epoch: int) -> list[tuple[int, int]]:
+    def _turns(self, epoch: int) -> tuple[array[int], array[int]]:
         """An epoch's batches in their order: the group of each, and the number of earlier batches of that group."""
-        groups = [number for number, length in enumerate(self.counts) for _ in range(length)]
-        earlier = [count() for _ in self.counts]
-        return [(groups[i], next(earlier[groups[i]])) for i in self._shuffled(len(groups), "turns", epoch)]
+        sorted_groups = array("q", (number for number, length in enumerate(self.counts) for _ in range(length)))
+        groups, turns, earlier = array("q"), array("q"), [0] * len(self.counts)
+        for place in self._shuffled(len(sorted_groups), "turns", epoch):
+            group = sorted_groups[place]
+            groups.append(group)
+            turns.append(earlier[group])
+            earlier[group] += 1
+        return groups, turns
 
-    def _shuffled(self, length: int, *what: int | str) -> list[int]:
-        permutation: list[int] = torch.randperm(length, generator=generator(self.seed, *what)).tolist()
-        return permutation
+    def _shuffled(self, length: int, *what: int | str) -> array[int]:
+        return array("q", torch.randperm(length, generator=generator(self.seed, *what)).tolist())
+
+
+def _groups(images: Images) -> list[array[int]]:
+    """The positions of the images of each size: one batch holds images of one size."""
+    groups: dict[tuple[int, ...], array[int]] = {}
+    for position, mean in enumerate(images.mean):
+        groups.setdefault(tuple(mean.shape), array("q")).append(position)
+    return [groups[size] for size in sorted(groups)]

@@ -2,30 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
 import torch
+from torch import Tensor
 
 from etude.base.base import Base
 from etude.base.conditioning import Conditioning
 from etude.base.text import encode_prompts
 from etude.base.waiting import present
+from etude.core.files import replace_folder
 from etude.core.placeholder import insert_name
-from etude.training.batches import Batch, Captions
+from etude.core.shards import Shards, text_entry, write_shards
+from etude.training.batches import Batch, Captions, captions_of
 
 PLAIN = "[caption]"
 
 
-def apply_wording(base: Base, captions: Captions, wording: str, name: str, clip_skip: int) -> Captions:
+def apply_wording(
+    base: Base, captions: Captions, wording: str, name: str, clip_skip: int, folder: Path, *, encoded: bool = True
+) -> Captions:
     """Captions in the form of ``wording``: [caption] is replaced by the picture's caption, [name] by ``name``.
 
     The encode stage has already encoded the form "[caption]" without ``clip_skip``; any other is encoded here, each
-    text once.
+    text once, and written to shards in ``folder``. With ``encoded`` False, captions have texts only.
     """
-    if wording == PLAIN and not clip_skip:
-        return captions
-    texts = {key: insert_name(wording, name).replace(PLAIN, text) for key, text in captions.texts.items()}
-    with torch.no_grad(), present(base, "text"):
-        encoded = {text: encode_prompts(base, [text], clip_skip) for text in sorted({"", *texts.values()})}
-    return Captions(texts, {key: encoded[text] for key, text in texts.items()}, encoded[""])
+    texts = captions.texts
+    if wording != PLAIN:
+        texts = {key: insert_name(wording, name).replace(PLAIN, text) for key, text in texts.items()}
+    if not encoded:
+        return Captions(texts, {}, captions.empty)
+    if wording != PLAIN or clip_skip:
+        captions = encode_texts(base, texts, clip_skip, folder)
+    return replace(captions, empty=captions.empty.to(base.device))
+
+
+@torch.no_grad()
+def encode_texts(base: Base, texts: Mapping[str, str], clip_skip: int, folder: Path) -> Captions:
+    """The captions ``texts``, each text encoded once and written to shards in ``folder``."""
+    entries = {text_entry(text): text for text in {"", *texts.values()}}
+
+    def read(entry: str) -> dict[str, Tensor]:
+        state = encode_prompts(base, [entries[entry]], clip_skip)
+        named = {"hidden": state.hidden, "pooled": state.pooled}
+        return {key: tensor[0] for key, tensor in named.items() if tensor is not None}
+
+    with present(base, "text"), replace_folder(folder) as draft:
+        write_shards(draft, entries, read)
+    return captions_of(Shards(("", folder)), texts)
 
 
 def choose_dropped(batch: Batch, share: float) -> torch.Tensor:

@@ -16,9 +16,11 @@ from torch import Tensor
 from etude.base.base import Base
 from etude.base.conditioning import Conditioning
 from etude.core.errors import InputError
+from etude.core.files import read_json
 from etude.core.randomness import mix
+from etude.core.shards import CAPTIONS, Shards
 from etude.training import conditioning
-from etude.training.batches import Batch, Batches, Captions, Images, load_captions, load_images
+from etude.training.batches import Batch, Batches, Captions, Images, captions_of
 from etude.training.denoising import denoising_losses
 from etude.training.plan import Optimization
 
@@ -47,38 +49,37 @@ class Pair:
 
 
 def load_prior(folder: Path | str, real: Sequence[str]) -> Prior:
-    """Read ``artifacts/<method>/class_images``: drawn pictures and the image sets ``real``; the folder is in each name.
+    """Open ``artifacts/<method>/class_images``: drawn pictures and the image sets ``real``; the folder is in each name.
 
     The result may be empty: a run without prior preservation needs no class pictures. `pairs` checks this.
     """
-    means: dict[str, Tensor] = {}
-    logvars: dict[str, Tensor] = {}
-    texts: dict[str, str] = {}
-    encoded: dict[str, Conditioning] = {}
-    for place in (Path(folder, name) for name in (DRAWN, *real)):
-        captions = load_captions(place / "texts")
-        if not any((place / "latents").glob("*.safetensors")):
-            continue  # no pictures in this folder
-        own = load_images(place / "latents")
-        for name, mean, logvar in zip(own.names, own.mean, own.logvar, strict=True):
-            full = f"{place.name}/{name}"
-            means[full], logvars[full], texts[full] = mean, logvar, captions.texts[name]
-            encoded[full] = captions.conditioning[name]
-    images = Images(tuple(means), tuple(means.values()), tuple(logvars.values()))
-    return Prior(images, Captions(texts, encoded, captions.empty))
+    places = {f"{name}/": Path(folder, name) for name in (DRAWN, *real)}
+    shards = Shards(*((prefix, place / "latents") for prefix, place in places.items()))
+    said = {name: text for prefix, place in places.items() for name, text in _said(prefix, place).items()}
+    if missing := [name for name in shards.names if name not in said]:
+        raise InputError(
+            ", ".join(missing[:5]), "has no caption", "run `dvc repro` so that the stage that fills it runs"
+        )
+    images = Images(shards.names, shards.column("mean"), shards.column("logvar"))
+    texts = Shards(*(("", place / "texts") for place in places.values()))
+    return Prior(images, captions_of(texts, {name: said[name] for name in shards.names}))
 
 
-def pairs(own: Batches, prior: Prior, base: Base, *, batch_size: int, clip_skip: int) -> Pairs:
+def _said(prefix: str, place: Path) -> dict[str, str]:
+    return {prefix + name: text for name, text in read_json(place / "texts" / CAPTIONS).items()}
+
+
+def pairs(own: Batches, prior: Prior, base: Base, *, batch_size: int, clip_skip: int, folder: Path) -> Pairs:
     """Batches of own and class pictures; with ``batch_size`` 0, of own pictures only.
 
-    Raises InputError if there are no class pictures.
+    ``folder`` is that of `apply_wording`. Raises InputError if there are no class pictures.
     """
     if not batch_size:
         return Pairs(own, None)
     if not prior.images.names:
         action = "raise `class_images.count`, name an image set in `class_images.real`, or set `prior_weight: 0`"
         raise InputError("class_images", "contain no pictures of the class", action)
-    captions = conditioning.apply_wording(base, prior.captions, conditioning.PLAIN, "", clip_skip)
+    captions = conditioning.apply_wording(base, prior.captions, conditioning.PLAIN, "", clip_skip, folder)
     seed, device = mix(own.seed, "class"), str(base.device)
     return Pairs(own, Batches(prior.images, captions, batch_size=batch_size, seed=seed, device=device))
 

@@ -6,6 +6,7 @@ outs never contain half a run.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ from etude.core.artifact import Artifact
 from etude.core.errors import TrainingError
 from etude.core.files import atomic_path
 from etude.core.memory import is_out_of_memory
-from etude.training.processes import is_main
+from etude.training.processes import RANK, is_main
 
 CONSOLE = Console(stderr=True)
 
@@ -48,6 +49,11 @@ class Report:
     def folder(self) -> Path:
         """The folder of the results: ``checkpoints/``, ``previews/`` and ``training/``."""
         return self.scratch / "results"
+
+    @property
+    def texts(self) -> Path:
+        """The folder of texts that this process encodes for the run."""
+        return self.scratch / f"texts-{os.environ.get(RANK, '0')}"
 
     @property
     def _previews(self) -> Path:

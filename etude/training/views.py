@@ -9,34 +9,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-from torch import Tensor
-
-from etude.core.tensors import read_tensors
-from etude.training.augmentation import KIND, MASK, Kind
-from etude.training.batches import Images, latent_files
+from etude.core.errors import InputError
+from etude.core.files import read_json
+from etude.core.shards import Shards
+from etude.training.augmentation import KINDS, MASK, Kind
+from etude.training.batches import Images
 
 
 @dataclass(frozen=True)
 class Views:
-    """Views of several image sets; names are ``<set>/<picture>-<number>``."""
+    """Views of several image sets; names are ``<set>/<picture>-<number>``. The masks are the images' attention."""
 
     images: Images
-    masks: dict[str, Tensor]  # [1, h, w], ones where the picture is
     kinds: dict[str, Kind]
 
 
 def load_views(folder: Path | str, sets: Sequence[str]) -> Views:
-    """Read ``artifacts/<method>/views/<set>`` of each set; raises InputError if one is empty."""
-    moments: list[tuple[Tensor, Tensor]] = []
-    masks: dict[str, Tensor] = {}
+    """Open ``artifacts/<method>/views/<set>`` of each set; raises InputError if one is empty."""
     kinds: dict[str, Kind] = {}
-    for place in (Path(folder, name) for name in sets):
-        for file in latent_files(place):
-            tensors, metadata = read_tensors(file)
-            name = f"{place.name}/{file.stem}"
-            moments.append((tensors["mean"], tensors["logvar"]))
-            masks[name], kinds[name] = tensors[MASK].float(), cast("Kind", metadata[KIND])
-    means, logvars = zip(*moments, strict=True)
-    return Views(Images(tuple(masks), means, logvars), masks, kinds)
+    places = {f"{name}/": Path(folder, name) for name in sets}
+    shards = Shards(*places.items())
+    for prefix, place in places.items():
+        own = read_json(place / KINDS)
+        if not own:
+            raise InputError(place, "holds no views", "run `dvc repro` so that *views* fills it")
+        kinds |= {prefix + name: kind for name, kind in own.items()}
+    masks = shards.column(MASK)
+    return Views(Images(shards.names, shards.column("mean"), shards.column("logvar"), masks), kinds)

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from commands.memory import memory
 from etude.core.errors import EtudeError
-from etude.core.files import sha256_tree, write_json
-from etude.core.params import read_yaml
+from etude.core.files import sha256_tree
 from etude.memory import build
 from etude.memory.footprint import Footprint, Setup
 from tests.shipped import copy_project, replace_in
@@ -34,9 +32,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Setup]]:
 
     def count(method: Any, name: str, params: Any, setup: Setup) -> Footprint:
         calls.append((params, setup))
-        return Footprint(
-            weights=7 * GB, data=GB, learned=GB, gradients=GB, optimizer=GB, activations=GB, previews=4 * GB
-        )
+        return Footprint(weights=7 * GB, learned=2 * GB, gradients=GB, optimizer=GB, activations=GB, previews=4 * GB)
 
     monkeypatch.setattr(build, "count_build", count)
     return calls
@@ -49,7 +45,7 @@ def test_it_counts_with_the_values_of_a_preset_and_changes_nothing(
     memory("lora", "sdxl")
     [(params, setup)] = counted
     assert (params.rank, params.training.batch_size) == (16, 1)
-    assert setup == Setup(Path("models/sdxl"), "sdxl", 1024, 20, "bf16")
+    assert setup == Setup(Path("models/sdxl"), "sdxl", 1024, "bf16")
     shutil.rmtree(".cache")  # where the count is remembered
     assert sha256_tree(project) == before
     shown = capsys.readouterr().out
@@ -69,20 +65,6 @@ def test_what_was_counted_is_remembered_until_a_parameter_or_the_base_changes(
     assert len(counted) == 2
     memory("lora", "sd15")
     assert len(counted) == 3
-
-
-def test_pictures_are_those_that_were_prepared_or_the_files_with_their_mirrored_copies(
-    project: Path, counted: list[tuple[Any, Setup]]
-) -> None:
-    replace_in(project / "params.yaml", "flip: false", "flip: true")
-    raw = Path(read_yaml(project / "params.yaml")["sets"]["concept"])
-    raw.mkdir(parents=True)
-    for number in range(3):
-        Image.new("RGB", (8, 8), (number, 0, 0)).save(raw / f"{number}.png")
-    memory("lora", "sdxl")
-    write_json(Path("data/concept/prepared/images.json"), {"images": {"0": {}, "0-flip": {}}})
-    memory("lora", "sdxl")
-    assert [setup.pictures for _, setup in counted] == [6, 2]
 
 
 def test_json_holds_bytes_and_says_whether_the_weights_are_here(

@@ -19,6 +19,7 @@ from etude.core.files import sha256_tree
 from etude.core.method import Input, load_method, needs
 from etude.core.params import MethodParams, read_yaml, validate
 from etude.diffusion.sample import generate
+from etude.training.augmentation import Kind
 from etude.training.batches import Captions, Images, Pictures
 from etude.training.preview import draw
 from etude.training.prior import Prior
@@ -95,11 +96,10 @@ def pictures(sizes: Sequence[tuple[int, int]] = ((64, 64), (40, 56), (32, 32))) 
 def views(images: Images, name: str = "concept") -> Views:
     """The pictures as views of an image set: one far, with a part that counts, one near and one whole."""
     names = tuple(f"{name}/{picture}-000" for picture in images.names)
-    masks = {full: torch.ones_like(mean[:1]) for full, mean in zip(names, images.mean, strict=True)}
-    masks[names[0]][:, :3] = 0
-    return Views(
-        Images(names, images.mean, images.logvar), masks, dict(zip(names, ("far", "near", "whole"), strict=True))
-    )
+    masks = tuple(torch.ones_like(mean[0]) for mean in images.mean)
+    masks[0][:3] = 0
+    kinds: tuple[Kind, ...] = ("far", "near", "whole")
+    return Views(Images(names, images.mean, images.logvar, masks), dict(zip(names, kinds, strict=True)))
 
 
 def class_images(base: Base) -> Prior:

@@ -93,7 +93,7 @@ def written_out(base: Base, seed: int, seen: Views, λ: float) -> Tensor:
     squares, _ = squared_errors(base, mean, logvar, texts)
     total = λ * squares[2].mean()
     for i, name in enumerate(own.names):
-        m = seen.masks[name].double().expand(4, -1, -1)
+        m = seen.images.attention[seen.images.names.index(name)].double().expand(4, -1, -1)
         total = total + (m * squares[i]).sum() / m.sum() / 2
     return total
 
@@ -143,7 +143,8 @@ def test_a_view_is_read_as_far_or_near_and_the_class_by_its_own_text(tiny_base: 
 def test_what_the_mask_leaves_out_is_not_learned(tiny_base: Path, tmp_path: Path) -> None:
     base = load_base(tiny_base)
     seen = views(image_set(base)["images"])
-    other = replace(seen, masks={name: torch.ones_like(mask) for name, mask in seen.masks.items()})
+    everywhere = [torch.ones_like(mean[0]) for mean in seen.images.mean]
+    other = replace(seen, images=replace(seen.images, attention=everywhere))
     one, two = run(base, tmp_path / "a", {"steps": 2}, seen), run(base, tmp_path / "b", {"steps": 2}, other)
     assert any(not torch.equal(tensor, two.tensors[name]) for name, tensor in one.tensors.items())
 
@@ -158,8 +159,8 @@ def test_several_concepts_learn_together_each_under_its_own_text(tiny_base: Path
             names=first.images.names + second.images.names,
             mean=first.images.mean + second.images.mean,
             logvar=first.images.logvar + second.images.logvar,
+            attention=first.images.attention + second.images.attention,
         ),
-        first.masks | second.masks,
         first.kinds | second.kinds,
     )
     concepts = {"concept": OTTER, "style": FOX}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from ruamel.yaml import YAML
 
 from etude.core.files import write_json
 from etude.core.params import read_yaml
-from etude.core.tensors import write_tensors
+from etude.core.shards import CAPTIONS as CAPTIONS_FILE
+from etude.core.shards import text_entry, write_shards
 from tests.pipelines.learning import params_of
 from tests.shipped import ROOT
 
@@ -51,13 +53,12 @@ def change(path: Path, **values: Any) -> None:
 def write_data(folder: Path) -> None:
     """What *prepare* and *encode* leave: three pictures, their moments, and states of their captions and of no text."""
     generator = torch.Generator().manual_seed(5)
-    for name in CAPTIONS:
-        mean, logvar = torch.randn(4, 8, 8, generator=generator), torch.full((4, 8, 8), -6.0)
-        write_tensors(folder / "latents" / f"{name}.safetensors", {"mean": mean, "logvar": logvar})
-    (folder / "prepared").mkdir()
+    for room in ("latents", "texts", "prepared"):
+        (folder / room).mkdir(parents=True)
+    moments = {"mean": partial(torch.randn, generator=generator), "logvar": lambda *size: torch.full(size, -6.0)}
+    write_shards(folder / "latents", CAPTIONS, lambda _: {key: make(4, 8, 8) for key, make in moments.items()})
     for name, colour in zip(CAPTIONS, ("red", "green", "blue"), strict=True):
         Image.new("RGB", (64, 64), colour).save(folder / "prepared" / f"{name}.png")
-    index = {name: {"text": text, "file": f"text-{name}"} for name, text in CAPTIONS.items()}
-    for name in [*(entry["file"] for entry in index.values()), "empty"]:
-        write_tensors(folder / "texts" / f"{name}.safetensors", {"hidden": torch.randn(77, 32, generator=generator)})
-    write_json(folder / "texts" / "index.json", {"captions": index, "empty": "empty"})
+    entries = [text_entry(text) for text in (*CAPTIONS.values(), "")]
+    write_shards(folder / "texts", entries, lambda _: {"hidden": torch.randn(77, 32, generator=generator)})
+    write_json(folder / "texts" / CAPTIONS_FILE, CAPTIONS)

@@ -189,7 +189,7 @@ def test_every_dep_of_the_stage_is_an_input(project: Path) -> None:
     assert {"data/concept/latents", "data/concept/texts", "models/tiny", "etude/training", "tasks/build.py"} <= set(
         before
     )
-    picture = project / "data/concept/latents/a.safetensors"
+    picture = project / "data/concept/latents/from-a.safetensors"
     picture.write_bytes(picture.read_bytes()[:-1] + b"\x01")
     after = look_of(own, "build").digests()
     assert [path for path in before if before[path] != after[path]] == ["data/concept/latents"]
@@ -201,11 +201,11 @@ def test_a_build_whose_inputs_changed_meanwhile_saves_nothing(project: Path, mon
 
     @functools.wraps(learn)
     def meddle(**given: Any) -> Any:
-        (project / "data/concept/texts/index.json").write_text("{}")
+        (project / "data/concept/texts/captions.json").write_text("{}")
         return learn(**given)
 
     monkeypatch.setattr(module, "build", meddle)
-    with pytest.raises(StaleError, match=r"data/concept/texts/index.json: changed while this stage ran"):
+    with pytest.raises(StaleError, match=r"data/concept/texts/captions.json: changed while this stage ran"):
         build("lora")
     assert not (project / "artifacts").exists()
 

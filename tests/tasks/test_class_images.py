@@ -133,7 +133,7 @@ def test_no_picture_at_all_is_an_error_where_one_is_asked_for_and_real_ones_suff
     own, base = Batches(load_images("data/concept/latents"), None, batch_size=2, seed=0), load_base(tiny_base)
     nothing = load_prior(OUT, [])
     with pytest.raises(InputError, match="contain no pictures of the class.*`prior_weight: 0`"):
-        pairs(own, nothing, base, batch_size=2, clip_skip=0)
-    assert pairs(own, nothing, base, batch_size=0, clip_skip=0)(0).prior is None
+        pairs(own, nothing, base, batch_size=2, clip_skip=0, folder=Path("texts"))
+    assert pairs(own, nothing, base, batch_size=0, clip_skip=0, folder=Path("texts"))(0).prior is None
     class_images("dreambooth", real="concept")
     assert len(load_prior(OUT, ["concept"]).images.names) == 3

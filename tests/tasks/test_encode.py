@@ -14,6 +14,7 @@ from PIL import Image
 
 from etude.core.errors import BaseError, InputError
 from etude.core.files import read_json, sha256_tree
+from etude.core.shards import Shards, text_entry
 from etude.core.tensors import read_tensors, write_tensors
 from tasks.caption import caption
 from tasks.encode import encode
@@ -51,6 +52,17 @@ def front() -> None:
     encode("pets")
 
 
+def entries_of(kind: str) -> dict[str, dict[str, torch.Tensor]]:
+    """The tensors of each picture or text in the stage's outs."""
+    shards = Shards(("", Path("data/pets", kind)))
+    columns = {key: shards.optional(key) for key in ("mean", "logvar", "attention", "hidden")}
+    entries = {}
+    for position, name in enumerate(shards.names):
+        found = {key: column[position] for key, column in columns.items()}
+        entries[name] = {key: tensor for key, tensor in found.items() if tensor is not None}
+    return entries
+
+
 def outs() -> tuple[str, str]:
     return sha256_tree("data/pets/latents"), sha256_tree("data/pets/texts")
 
@@ -63,19 +75,20 @@ def test_outs_hold_the_moments_of_each_picture_and_the_states_of_each_text(tiny_
 
     base = load_base(tiny_base, parts=("vae", "text"))
     images = read_json("data/pets/prepared/images.json")["images"]
-    assert {path.stem for path in Path("data/pets/latents").iterdir()} == set(images)
+    latents = entries_of("latents")
+    assert set(latents) == set(images)
     for identifier in images:
         with Image.open(f"data/pets/prepared/{identifier}.png") as image:
             mean, logvar = encode_images(base, torch.from_numpy(np.array(image))[None])
-        found = read_tensors(f"data/pets/latents/{identifier}.safetensors")[0]
+        found = latents[identifier]
         torch.testing.assert_close(found, {"mean": mean[0], "logvar": logvar[0]}, rtol=0, atol=1e-5)
         assert found["mean"].dtype == torch.float32
-    index = read_json("data/pets/texts/index.json")
-    assert sorted(entry["text"] for entry in index["captions"].values()) == ["a cat", "a dog", "a dog", "a fox"]
-    for text, file in [("", index["empty"]), *((e["text"], e["file"]) for e in index["captions"].values())]:
-        found = read_tensors(f"data/pets/texts/{file}.safetensors")[0]
-        torch.testing.assert_close(found, {"hidden": encode_prompts(base, [text]).hidden[0]}, rtol=0, atol=1e-5)
-    assert len(list(Path("data/pets/texts").glob("*.safetensors"))) == 4  # three texts and the empty one
+    captions, texts = read_json("data/pets/texts/captions.json"), entries_of("texts")
+    assert sorted(captions.values()) == ["a cat", "a dog", "a dog", "a fox"]
+    assert set(texts) == {text_entry(text) for text in ("", *captions.values())}
+    for text in ("", *captions.values()):
+        expected = {"hidden": encode_prompts(base, [text]).hidden[0]}
+        torch.testing.assert_close(texts[text_entry(text)], expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.usefixtures("project")
@@ -98,9 +111,8 @@ def test_one_changed_pixel_re_encodes_one_picture_and_no_text(capsys: pytest.Cap
     change_a_pixel(Path("raw/2.png"))
     front()
     assert counts(capsys) == (1, 3, 0, 4)
-    index = read_json("data/pets/texts/index.json")
-    assert len(index["captions"]) == 4
-    assert outs()[1] != texts  # the picture's id has changed, and the index names it
+    assert len(read_json("data/pets/texts/captions.json")) == 4
+    assert outs()[1] != texts  # the picture's id has changed, and captions.json names it
 
 
 @pytest.mark.usefixtures("project")
@@ -295,7 +307,7 @@ def test_one_changed_picture_counts_as_one_and_its_mirrored_copy_apart(capsys: p
 def test_a_mask_beside_a_picture_comes_with_its_latents_and_re_encodes_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    before = {path.stem: read_tensors(path)[0] for path in Path("data/pets/latents").iterdir()}
+    before = entries_of("latents")
     grey = np.zeros((64, 80), dtype=np.uint8)
     grey[:32] = 255
     Image.fromarray(grey).save("raw/1_att.png")
@@ -305,7 +317,7 @@ def test_a_mask_beside_a_picture_comes_with_its_latents_and_re_encodes_nothing(
     images = read_json("data/pets/prepared/images.json")["images"]
     assert len(images) == 4
     for identifier, facts in images.items():
-        found = read_tensors(f"data/pets/latents/{identifier}.safetensors")[0]
+        found = entries_of("latents")[identifier]
         assert torch.equal(found["mean"], before[identifier]["mean"])
         assert ("attention" in found) == (facts["sources"] == ["1.png"])
         if "attention" in found:

@@ -107,7 +107,7 @@ def test_a_final_artifact_without_its_checkpoint_is_a_row_of_its_own(folder: Pat
     [
         ("artifacts/lora/build/artifact.safetensors", "artifact.safetensors"),
         ("data/concept/prepared/0000000000000001.png", "0000000000000001.png"),
-        ("data/concept/latents/0000000000000000.safetensors", "0000000000000000"),
+        ("data/concept/latents/from-0000000000000000-flip.safetensors", "0000000000000000"),
         ("data/concept/prepared/images.json", "images.json"),
     ],
 )

@@ -55,7 +55,7 @@ def test_each_view_is_encoded_with_its_mask_and_kind_and_none_twice(
         pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).reshape(1, 64, 64, 3)
         mean = found.images.mean[found.images.names.index(name)]
         torch.testing.assert_close(mean, encode_images(base, pixels)[0][0], rtol=0, atol=1e-5)
-        assert torch.equal(found.masks[name], mask.float())
+        assert torch.equal(found.images.attention[found.images.names.index(name)], mask)
         assert found.kinds[name] == kind
     assert "6 encoded, 0 from cache" in capsys.readouterr().out
     before = sha256_tree(OUT)
@@ -74,7 +74,7 @@ def test_no_views_is_the_picture_as_it_is_and_all_of_it_counts() -> None:
     views(METHOD, "concept")
     found = load_views(OUT, ["concept"])
     assert found.images.names == ("concept/0-000", "concept/1-000")
-    assert all(bool(mask.all()) for mask in found.masks.values())
+    assert all(bool(mask.all()) for mask in found.images.attention)
     assert set(found.kinds.values()) == {"whole"}
     ((picture, _, _),) = _views(Path("data/concept/prepared/0.png"), asked)
     with Image.open("data/concept/prepared/0.png") as file:

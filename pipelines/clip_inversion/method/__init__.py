@@ -68,7 +68,8 @@ def build(
 
     unclip, plan = _unclip(base), params.training
     unclip.refuse_noise(base.path, params.noise_level)
-    batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
+    device = str(base.device)
+    batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=device, encoded=False)
     start = _start(base, unclip, pictures, params.start)
     moved = start.clone().requires_grad_()
     shown = torch.empty_like(start)  # the embedding that is saved, and with which previews are drawn

@@ -34,8 +34,6 @@ axes = {"strength": 1.0}
 
 def build(*, base: Base, views: Views, class_images: Prior, params: Params, report: Report) -> Artifact:
     """Train weights of the cross-attention, and the words' rows."""
-    import torch
-
     from etude.core.artifact import Artifact
     from etude.diffusion.hooks import added_tokens
     from etude.diffusion.weights import learning
@@ -46,17 +44,15 @@ def build(*, base: Base, views: Views, class_images: Prior, params: Params, repo
     plan = params.training
     own = Batches(views.images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     size = params.prior_batch_size if params.prior_weight else 0
-    pairs = prior.pairs(own, class_images, base, batch_size=size, clip_skip=params.clip_skip)
+    pairs = prior.pairs(own, class_images, base, batch_size=size, clip_skip=params.clip_skip, folder=report.texts)
     rows = [_starts(base, concept.initializer) for concept in params.concepts.values()]
     named: dict[str, Tensor] = {}
     for i, word in enumerate(rows):
         named |= {f"words.{i}.{part}": row for part, row in zip(base.text_parts, word, strict=True)}
-    read, masks = _reader(base, params, views), {name: mask.to(base.device) for name, mask in views.masks.items()}
-    facts = _facts(params, len(views.images.names))
+    read, facts = _reader(base, params, views), _facts(params, len(views.images.names))
 
     def loss(pair: Pair) -> Tensor:
-        mask = torch.stack([masks[name] for name in pair.own.names])
-        return prior.preserving_loss(base, pair, read(pair), plan, params.prior_weight, mask)
+        return prior.preserving_loss(base, pair, read(pair), plan, params.prior_weight, pair.own.attention)
 
     with ExitStack() as undo:
         weights = undo.enter_context(learning({"unet": base.unet}, params.trains))

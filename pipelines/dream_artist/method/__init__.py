@@ -49,7 +49,8 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
 
     plan, guidance = params.training, parse_guidance(params.guidance)
     refuse_silent(params.templates, captions.texts if captions else {}, params.name, params.set)
-    batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
+    device = str(base.device)
+    batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=device, encoded=False)
     rows = _starts(base, params, report.seed)
 
     positive, negative = (_named(base, rows, side) for side in SIDES)

@@ -99,7 +99,7 @@ def build(*, base: Base, images: Images, class_images: Prior, params: Params, re
     plan = params.training
     own = Batches(images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     size = params.prior_batch_size if params.prior_weight else 0
-    pairs = prior.pairs(own, class_images, base, batch_size=size, clip_skip=params.clip_skip)
+    pairs = prior.pairs(own, class_images, base, batch_size=size, clip_skip=params.clip_skip, folder=report.texts)
     read = _reader(base, params)
 
     def loss(pair: Pair) -> Tensor:

@@ -51,8 +51,16 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     from etude.training.rates import groups
 
     plan, learn_text = params.training, params.text_encoder_rate > 0
-    captions = conditioning.apply_wording(base, captions, params.caption, params.word, params.clip_skip)
-    batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
+    wording = (params.caption, params.word, params.clip_skip)
+    captions = conditioning.apply_wording(base, captions, *wording, report.texts, encoded=not learn_text)
+    batches = Batches(
+        images,
+        captions,
+        batch_size=plan.batch_size,
+        seed=report.seed,
+        device=str(base.device),
+        encoded=not learn_text,
+    )
 
     def loss(batch: Batch) -> Tensor:
         if learn_text:

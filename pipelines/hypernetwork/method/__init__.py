@@ -83,7 +83,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     from etude.training.fit import fit
 
     plan = params.training
-    captions = conditioning.apply_wording(base, captions, params.caption, params.word, params.clip_skip)
+    captions = conditioning.apply_wording(base, captions, params.caption, params.word, params.clip_skip, report.texts)
     batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
     facts: dict[str, Any] = {"name": params.name, "initial": params.initial, "structure": params.structure}
     facts |= {"activation": params.activation, "activate_output": params.activate_output}

@@ -41,8 +41,16 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     from .adapters import alphas, inserted, saved_form
 
     plan, learn_text = params.training, params.text_encoder_rate > 0
-    captions = conditioning.apply_wording(base, captions, params.caption, params.word, params.clip_skip)
-    batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
+    wording = (params.caption, params.word, params.clip_skip)
+    captions = conditioning.apply_wording(base, captions, *wording, report.texts, encoded=not learn_text)
+    batches = Batches(
+        images,
+        captions,
+        batch_size=plan.batch_size,
+        seed=report.seed,
+        device=str(base.device),
+        encoded=not learn_text,
+    )
     facts: dict[str, Any] = {"name": params.name, "rank": params.rank, "alpha": params.alpha}
     facts |= {"images": len(images.names), "tags": dict(Counter(captions.texts[name] for name in images.names))}
     facts |= {} if params.kind in ("lora", "dora") else {"formats": ["kohya_lora"]}  # diffusers supports no other kind

@@ -81,9 +81,8 @@ def build(
     from .inversion import Inversion, Rule
     from .path import plan
 
-    captions = conditioning.apply_wording(base, captions, params.caption, params.word, params.clip_skip)
-    pixels = dict(zip(pictures.names, pictures.pixels, strict=True))
-    groups = Album(images, captions, pixels).batches(base, params.pictures, params.batch_size)
+    captions = conditioning.apply_wording(base, captions, params.caption, params.word, params.clip_skip, report.texts)
+    groups = Album(images, captions, pictures).batches(base, params.pictures, params.batch_size)
     path, rule = plan(base, params.steps), Rule(**params.optimization.model_dump())
     progress = Progress(**(report.restore() or {}))
     total = len(groups) * len(path)
@@ -107,6 +106,7 @@ def build(
         "measures": measures(progress.scores),
     }
     artifact = Artifact(METHOD, tensors, facts, params.save).copied()
+    pixels = {name: picture for group in groups for name, picture in zip(group.names, group.pictures, strict=True)}
     report.preview = lambda: sheet(progress, pixels)
     report.checkpoint(total, artifact)
     report.draw(total)

@@ -18,7 +18,7 @@ from etude.base.latents import decode_latents
 from etude.base.waiting import absent
 from etude.core.errors import TrainingError
 from etude.core.memory import during
-from etude.training.batches import Captions, Images
+from etude.training.batches import Captions, Images, Pictures
 from etude.training.report import Report
 
 from .inversion import Inversion
@@ -57,11 +57,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Album:
-    """An image set: its latents, its texts, its pixels uint8 [H, W, 3] by name."""
+    """An image set: its latents, its texts, its pixels."""
 
     images: Images
     captions: Captions
-    pixels: Mapping[str, Tensor]
+    pictures: Pictures
 
     def batches(self, base: Base, count: int, size: int) -> list[Batch]:
         """At most ``count`` pictures, evenly chosen, in batches of at most ``size`` of one shape."""
@@ -87,7 +87,7 @@ class Album:
             latents.to(base.device, wide),
             text_conditioning.to(base.device, wide),
             self.captions.empty.to(base.device, wide)[[0] * len(names)],
-            [self.pixels[name] for name in names],
+            [self.pictures.pixels[self.pictures.names.index(name)] for name in names],
         )
 
 

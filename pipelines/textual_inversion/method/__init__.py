@@ -80,7 +80,8 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
 
     plan, name = params.training, params.name
     refuse_silent(params.templates, captions.texts if captions else {}, name, params.set)
-    batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
+    device = str(base.device)
+    batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=device, encoded=False)
     starts = starting_rows(base, params.initializer, params.vectors)
     rows = {part: start.clone().requires_grad_() for part, start in zip(base.text_parts, starts, strict=True)}
 

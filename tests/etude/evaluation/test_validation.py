@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,13 @@ import torch
 from etude.base.text import encode_prompts
 from etude.core.errors import InputError
 from etude.core.randomness import generator
-from etude.core.tensors import read_tensors, write_tensors
+from etude.core.shards import write_shards
 from etude.diffusion.noise import add_noise, predict
 from etude.evaluation.settings import Validation
 from etude.evaluation.validation import curve, loss_table
 from etude.rendering.candidates import UNTOUCHED, candidates
 from etude.rendering.renderer import Renderer
+from etude.training.batches import load_images
 from tests.finished import enter, project
 
 LATENTS = Path("data/concept/latents")
@@ -31,7 +33,8 @@ def renderer(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_the_loss_is_the_squared_error_of_the_predicted_noise(renderer: Renderer) -> None:
     (value,) = curve(renderer, UNTOUCHED, {}, loss_table(LATENTS, NAMES[:1], asked(timesteps=[300]), "sks", 0))
     base = renderer.base
-    latents = read_tensors(LATENTS / f"{NAMES[0]}.safetensors")[0]["mean"][None] * base.scaling_factor
+    images = load_images(LATENTS)
+    latents = images.mean[images.names.index(NAMES[0])][None] * base.scaling_factor
     noise = torch.randn((4, 8, 8), generator=generator(0, "validation", NAMES[0], 300))[None]
     t = torch.tensor([300])
     with torch.inference_mode():
@@ -62,7 +65,9 @@ def test_a_checkpoint_has_its_own_loss_and_changed_latents_are_seen(renderer: Re
     table = loss_table(LATENTS, NAMES, ASKED, "sks", 0)
     untouched = curve(renderer, UNTOUCHED, {}, table)
     assert curve(renderer, candidates(Path("artifacts/lora/build"))[1], {"strength": 1.0}, table) != untouched
-    write_tensors(LATENTS / f"{NAMES[0]}.safetensors", {"mean": torch.zeros(4, 8, 8), "logvar": torch.zeros(4, 8, 8)})
+    shutil.rmtree(LATENTS)
+    LATENTS.mkdir()
+    write_shards(LATENTS, NAMES, lambda _: {"mean": torch.zeros(4, 8, 8)})
     assert curve(renderer, UNTOUCHED, {}, loss_table(LATENTS, NAMES, ASKED, "sks", 0)) != untouched
 
 

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import gc
+import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from etude.base.conditioning import Conditioning
 from etude.core.errors import InputError
 from etude.core.files import write_json
-from etude.core.tensors import write_tensors
-from etude.training.batches import Batches, Captions, Images, load_captions, load_images, load_pictures
+from etude.core.shards import Shards, text_entry, write_shards
+from etude.training.batches import AHEAD, Batches, Captions, Images, load_captions, load_images, load_pictures
 
 
 def images(*sizes: int) -> Images:
@@ -71,18 +76,115 @@ def test_an_image_without_a_caption_is_named() -> None:
         Batches(images(8), captions, batch_size=1, seed=0)
 
 
-def test_what_encode_wrote_is_read(tmp_path: Path) -> None:
-    write_tensors(tmp_path / "latents/a.safetensors", {"mean": torch.ones(4, 8, 8), "logvar": torch.zeros(4, 8, 8)})
-    write_tensors(tmp_path / "texts/h1.safetensors", {"hidden": torch.ones(77, 2)})
-    write_tensors(tmp_path / "texts/h0.safetensors", {"hidden": torch.zeros(77, 2)})
-    write_json(tmp_path / "texts/index.json", {"captions": {"a": {"text": "cat", "file": "h1"}}, "empty": "h0"})
-    read, captions = load_images(tmp_path / "latents"), load_captions(tmp_path / "texts")
-    assert read.names == ("a",)
-    assert captions.texts == {"a": "cat"}
-    assert captions.conditioning["a"].hidden.shape == (1, 77, 2)
-    assert captions.empty.hidden.eq(0).all()
-    with pytest.raises(InputError, match="no latents"):
-        load_images(tmp_path / "nothing")
+@pytest.fixture
+def encoded(tmp_path: Path) -> Path:
+    """What *encode* writes of 300 pictures, each with its own text."""
+    names = [f"{number:03d}" for number in range(300)]
+    texts = {name: f"picture {name}" for name in names}
+    entries = {text_entry(text): float(text[-3:] or -1) for text in ("", *texts.values())}
+    (tmp_path / "latents").mkdir()
+    (tmp_path / "texts").mkdir()
+    write_shards(tmp_path / "latents", names, lambda name: {key: full(float(name)) for key in KEYS})
+    write_shards(tmp_path / "texts", entries, lambda entry: {"hidden": torch.full((77, 64), entries[entry])})
+    write_json(tmp_path / "texts/captions.json", texts)
+    return tmp_path
+
+
+def full(value: float) -> Tensor:
+    return torch.full((4, 16, 16), value)
+
+
+def test_what_encode_wrote_comes_in_batches_each_picture_with_its_text(encoded: Path) -> None:
+    read, captions = load_images(encoded / "latents"), load_captions(encoded / "texts")
+    assert read.names == tuple(f"{number:03d}" for number in range(300))
+    assert captions.empty.hidden.eq(-1).all()
+    batches = Batches(read, captions, batch_size=7, seed=0)
+    for index in range(5):
+        batch = batches(index)
+        assert batch.conditioning is not None
+        for position, name in enumerate(batch.names):
+            assert batch.mean[position].eq(float(name)).all()
+            assert batch.conditioning.hidden[position].eq(float(name)).all()
+            assert batch.texts[position] == f"picture {name}"
+    assert Batches(read, captions, batch_size=7, seed=0, encoded=False)(0).conditioning is None
+
+
+def test_only_the_pictures_of_a_batch_and_of_those_ahead_are_read(
+    encoded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+    data = Shards.data
+    read, captions = load_images(encoded / "latents"), load_captions(encoded / "texts")
+    batches = Batches(read, captions, batch_size=2, seed=0)
+    monkeypatch.setattr(Shards, "data", lambda shards, position: (used.append(position), data(shards, position))[1])
+    batches(0)
+    batches._thread.shutdown()
+    assert len(used) == (1 + AHEAD) * 2 * 3  # mean, spread and text of each picture
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_is_in_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
+    """48 MB of latents, of which no batch holds more than 2."""
+    write_shards(tmp_path, [f"{n:02d}" for n in range(24)], lambda _: {key: torch.ones(4, 256, 256) for key in KEYS})
+    gc.collect()
+    before = resident()
+    batches = Batches(load_images(tmp_path), None, batch_size=1, seed=0)
+    batch = batches(0)
+    batches._thread.shutdown()
+    assert batch.mean.sum() == 4 * 256 * 256
+    assert resident() - before < 24 << 20
+
+
+KEYS = ("mean", "logvar")
+
+
+def resident() -> int:
+    """Bytes of this process in memory, with the parts of mapped files that were read."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_batches_made_ahead_are_those_that_are_asked_for_one_by_one(
+    encoded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = load_images(encoded / "latents")
+    order = [0, 1, 2, 3, 1, 2, 90, 91, 5]
+    ahead = Batches(read, None, batch_size=4, seed=3)
+    found = [ahead(index).names for index in order]
+    monkeypatch.setattr("etude.training.batches.AHEAD", 0)
+    assert [Batches(read, None, batch_size=4, seed=3)(index).names for index in order] == found
+
+
+def test_each_process_makes_its_own_batches_ahead(encoded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    batches = Batches(load_images(encoded / "latents"), None, batch_size=4, seed=3)
+    made: list[int] = []
+    read = batches._read
+    monkeypatch.setattr(batches, "_read", lambda index: (made.append(index), read(index))[1])
+    for index in (1, 4, 7):
+        batches(index)
+    batches._thread.shutdown()
+    assert sorted(made) == [1, 4, 7, 10, 13]
+
+
+def test_an_error_in_the_thread_is_raised_where_its_batch_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = Batches(images(*[8] * 10), None, batch_size=2, seed=0)
+
+    def fail(_index: int) -> None:
+        raise OSError("the disk is gone")
+
+    batches(0)
+    monkeypatch.setattr(batches, "_read", fail)
+    with pytest.raises(OSError, match="the disk is gone"):
+        for index in range(1, AHEAD + 2):
+            batches(index)
+
+
+def test_a_caption_that_is_not_encoded_and_an_empty_folder_are_named(encoded: Path) -> None:
+    with pytest.raises(InputError, match="latents: is missing or empty"):
+        load_images(encoded / "nothing/latents")
+    write_json(encoded / "texts/captions.json", {"000": "another"})
+    with pytest.raises(InputError, match="the text `another`: is not encoded"):
+        load_captions(encoded / "texts")
 
 
 def test_pictures_come_in_the_order_of_their_names_with_their_sizes(tmp_path: Path) -> None:
@@ -108,10 +210,12 @@ def test_masks_come_with_their_pictures_and_a_picture_without_one_weighs_evenly(
     assert found == pytest.approx({"image0": 0.0, "image1": 127 / 255, "image2": 1.0})
 
 
-def test_a_text_that_many_pictures_share_lies_on_the_device_once() -> None:
+def test_a_batch_comes_to_the_device_as_a_whole_and_nothing_else_does() -> None:
     pictures, said = images(8, 8, 8), Conditioning(torch.zeros(1, 77, 2))
-    texts = dict.fromkeys(pictures.names, "a cat")
-    captions = Captions(texts, dict.fromkeys(pictures.names, said), said)
-    moved = Batches(pictures, captions, batch_size=1, seed=0, device="meta").conditioning
-    assert len({id(each.hidden) for each in moved.values()}) == 1
-    assert moved["image0"].hidden.is_meta
+    captions = Captions(dict.fromkeys(pictures.names, "a cat"), dict.fromkeys(pictures.names, said), said)
+    masked = replace(pictures, attention=[torch.ones(8, 8)] * 3)
+    batch = Batches(masked, captions, batch_size=2, seed=0, device="meta")(0)
+    assert batch.conditioning is not None
+    assert all(each is not None and each.is_meta for each in (batch.mean, batch.logvar, batch.attention))
+    assert batch.conditioning.hidden.is_meta
+    assert not any(mean.is_meta for mean in pictures.mean)

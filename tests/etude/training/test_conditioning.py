@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from etude.base.base import Base
 from etude.base.conditioning import Conditioning
 from etude.base.text import encode_prompts
+from etude.core.shards import Shards
 from etude.training.batches import Batch, Captions
 from etude.training.conditioning import PLAIN, apply_wording, encode_live, use_cached
 
@@ -67,15 +69,16 @@ def test_live_captions_are_encoded_with_the_same_share_left_out(sd1: Base, share
     [("[name], [caption]", 0, "owl, a cat"), (PLAIN, 2, "a cat"), ("a photo of [name]", 1, "a photo of owl")],
 )
 def test_captions_are_encoded_in_another_wording_and_by_other_layers_and_so_is_the_empty_text(
-    family: str, wording: str, clip_skip: int, expected: str, loaded: Callable[[str], Base]
+    family: str, wording: str, clip_skip: int, expected: str, loaded: Callable[[str], Base], tmp_path: Path
 ) -> None:
     base = loaded(family)
     nothing = Conditioning(torch.zeros(1, 77, 2))
     captions = Captions({"one": "a cat", "two": "a cat"}, {"one": nothing, "two": nothing}, nothing)
-    assert apply_wording(base, captions, PLAIN, "owl", 0) is captions
-    found = apply_wording(base, captions, wording, "owl", clip_skip)
+    assert apply_wording(base, captions, PLAIN, "owl", 0, tmp_path / "texts") == captions
+    assert not (tmp_path / "texts").exists()
+    found = apply_wording(base, captions, wording, "owl", clip_skip, tmp_path / "texts")
     assert found.texts == {"one": expected, "two": expected}
-    assert found.conditioning["one"] is found.conditioning["two"]
+    assert len(Shards(("", tmp_path / "texts")).names) == 2  # each text is encoded once
     for made, text in ((found.conditioning["one"], expected), (found.empty, "")):
         again = encode_prompts(base, [text], clip_skip)
         assert torch.equal(made.hidden, again.hidden)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -96,14 +98,14 @@ def test_pictures_of_another_size_than_the_class_are_learned_beside_it(base: Bas
     assert value > float(loss(base, Pair(wide, prior), 0.0)) > 0
 
 
-def test_a_pair_is_a_function_of_its_number_and_names_both_halves(base: Base) -> None:
+def test_a_pair_is_a_function_of_its_number_and_names_both_halves(base: Base, tmp_path: Path) -> None:
     means = tuple(batch(1, 8, seed).mean[0] for seed in range(3))
     own = Batches(Images(("a", "b", "c"), means, means), None, batch_size=2, seed=3)
-    made = pairs(own, class_images(base), base, batch_size=3, clip_skip=0)
+    made = pairs(own, class_images(base), base, batch_size=3, clip_skip=0, folder=tmp_path)
     order = [made(i).names for i in range(8)]
     assert [made(i).names for i in reversed(range(8))] == order[::-1]
     assert all(len(names) == 5 and sum(name.startswith("drawn/") for name in names) == 3 for names in order)
     assert {name for names in order for name in names if name.startswith("drawn/")} == set(
         class_images(base).images.names
     )
-    assert pairs(own, class_images(base), base, batch_size=0, clip_skip=0)(0).prior is None
+    assert pairs(own, class_images(base), base, batch_size=0, clip_skip=0, folder=tmp_path)(0).prior is None
