@@ -79,10 +79,7 @@ def single_scheduler(path: Path, family: str, configs: Path) -> dict[str, Any]:
     if configs.parent != CONFIGS:
         return scheduler
     marks = read_shapes(path)
-    label = read_labels(path).get("modelspec.prediction_type", "")
-    prediction = PREDICTIONS.get(label)
-    if "v_pred" in marks:
-        prediction = "v_prediction"
+    prediction = _prediction_within(path, marks)
     beside = _read_beside(path)
     if said := _prediction_beside(path, beside):
         if prediction not in (None, said):
@@ -98,6 +95,21 @@ def single_scheduler(path: Path, family: str, configs: Path) -> dict[str, Any]:
         raise BaseError(path, fault, action)
     zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if "ztsnr" in marks else {}
     return scheduler | ({"prediction_type": prediction} if prediction else {}) | zero_snr
+
+
+def _prediction_within(path: Path, marks: Shapes) -> str | None:
+    """What the UNet predicts by marks in a single file; None without any. Raises BaseError."""
+    label = read_labels(path).get("modelspec.prediction_type", "")
+    prediction = PREDICTIONS.get(label)
+    if label and not prediction:
+        fault = f"says `modelspec.prediction_type: {label[:40]}`, which is not supported"
+        raise BaseError(path, fault, "choose a base that predicts ε or v, or correct its header")
+    if "v_pred" not in marks:
+        return prediction
+    if prediction == PREDICTIONS["epsilon"]:
+        fault = f"has the mark `v_pred` in it, and `modelspec.prediction_type: {label}` in its header"
+        raise BaseError(path, fault, "remove the wrong one of the two, or fetch it again")
+    return PREDICTIONS["v"]
 
 
 def _read_beside(path: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
-from etude.core.families import FAMILIES
+from etude.core.families import FAMILIES, PREDICTIONS
 from etude.core.files import Draft
 from etude.core.ldm_names import table_of
 from etude.core.pickles import read_either
@@ -97,7 +97,8 @@ def _labels(metadata: Mapping[str, str]) -> dict[str, Any]:
     version = metadata.get("ss_base_model_version", "")
     known = [family.name for family in FAMILIES.values() if version.startswith(family.base_version["epsilon"])]
     if known:
-        is_v = version.endswith("_v") or metadata.get("modelspec.prediction_type") == "v"
+        label = PREDICTIONS.get(metadata.get("modelspec.prediction_type", ""))
+        is_v = version.endswith("_v") or label == PREDICTIONS["v"]
         facts |= {"family": known[-1], "prediction": "v_prediction" if is_v else "epsilon"}
     return facts
 

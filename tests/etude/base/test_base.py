@@ -186,6 +186,21 @@ def test_what_it_says_otherwise_is_refused(text: str, fault: str, tmp_path: Path
         single_scheduler(tmp_path / "model.safetensors", "sd1", CONFIGS / "sd1")
 
 
+@pytest.mark.parametrize(
+    ("tensor", "label", "fault"),
+    [
+        ("v_pred", "epsilon", "has the mark `v_pred` in it, and `modelspec"),
+        ("x", "sample", "type: sample`, which is not"),
+    ],
+)
+def test_marks_that_contradict_each_other_or_are_not_known_are_refused(
+    tensor: str, label: str, fault: str, tmp_path: Path
+) -> None:
+    save_file({tensor: torch.zeros(0)}, tmp_path / "m.safetensors", metadata={"modelspec.prediction_type": label})
+    with pytest.raises(BaseError, match=fault):
+        single_scheduler(tmp_path / "m.safetensors", "sdxl", CONFIGS / "sdxl")
+
+
 def test_a_file_that_contradicts_the_configuration_beside_it_is_refused(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"modelspec.prediction_type": "v"})
     (tmp_path / "model.yaml").write_text(LDM.format(""), encoding="utf-8")

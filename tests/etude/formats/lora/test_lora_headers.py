@@ -173,4 +173,5 @@ def test_an_empty_header_leaves_the_configuration_beside_pefts_own_file(tmp_path
 def test_an_sdxl_that_predicts_v_is_told_by_the_header(tmp_path: Path) -> None:
     header = {"ss_base_model_version": "sdxl_base_v1-0", "modelspec.prediction_type": "v"}
     assert read(tmp_path, PAIR, header)["prediction"] == "v_prediction"
+    assert read(tmp_path, PAIR, header | {"modelspec.prediction_type": "v_prediction"})["prediction"] == "v_prediction"
     assert read(tmp_path, PAIR, header | {"modelspec.prediction_type": "epsilon"})["prediction"] == "epsilon"
