@@ -48,7 +48,8 @@ def vae_config(model: Path, family: str) -> Path:
     if (model / "vae" / "config.json").exists():
         return model / "vae"
     unet = read_config(model / "unet" / "config.json")
-    widths = (unet.get("block_out_channels") or [None])[0], unet.get("cross_attention_dim")
+    levels = unet.get("block_out_channels")
+    widths = (levels[0] if isinstance(levels, list) and levels else None), unet.get("cross_attention_dim")
     action = "name a VAE that has its configuration beside it: a folder of diffusers with config.json"
     return _shipped(model, family, widths, action) / "vae"
 
@@ -131,9 +132,9 @@ def _prediction_beside(path: Path, params: Mapping[str, Any]) -> str | None:
         return "v_prediction" if "VScaling" in str(params["denoiser_config"]) else "epsilon"
     if not params:
         return None
-    said = params.get("parameterization", "eps")
+    said = str(params.get("parameterization", "eps"))
     if said not in PARAMETERIZATIONS:
-        fault = f"has `parameterization: {str(said)[:40]}`, which is not supported"
+        fault = f"has `parameterization: {said[:40]}`, which is not supported"
         raise BaseError(path.with_suffix(".yaml"), fault, "choose a base that predicts ε or v")
     return PARAMETERIZATIONS[said]
 

@@ -17,7 +17,10 @@ Box = tuple[bytes, bytes]  # kind and content
 
 
 def described_profile(path: Path) -> bytes | None:
-    """The ICC profile of the colours that the boxes give by codes; None where that is sRGB. Raises UnusableError."""
+    """The ICC profile of the colours that the boxes give by codes; None where that is sRGB. Raises UnusableError.
+
+    Codes that only the coded picture has, in no box, are not read: it is taken as sRGB.
+    """
     own, every = _properties(path)
     colours = [content for kind, content in own if kind == COLOURS]
     colours = colours or [content for kind, content in every if kind == COLOURS]  # a grid may have those of its tiles

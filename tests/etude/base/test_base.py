@@ -176,6 +176,7 @@ def test_the_configuration_of_a1111_beside_a_single_file_says_what_it_predicts(
         (LDM.format("linear_end: 0.02"), r"`linear_end: 0\.02`"),
         (LDM.format("timesteps: 100"), "`timesteps: 100`"),
         (LDM.format("parameterization: x0"), "`parameterization: x0`"),
+        (LDM.format("parameterization: [v]"), "`parameterization: "),
         ("model: [", "model.yaml: "),
     ],
 )
