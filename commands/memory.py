@@ -26,7 +26,9 @@ def memory(
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="print bytes, as JSON")] = False,
 ) -> None:
-    """Count how much GPU memory the build of METHOD needs, and where it goes. No GPU and no weights are needed.
+    """Count how much GPU memory the build of METHOD needs, and where it goes; and the stages that draw.
+
+    No GPU and no weights are needed.
 
     Example: etude memory lora --preset sdxl
     """
@@ -41,15 +43,19 @@ def memory(
             apply_preset(preset, draft)
         project = check(draft, [method])
         params = load(draft / "pipelines" / method / "params.yaml", load_method(method).Params)
-    from etude.estimates import Shared, counted, setup_of
+    from etude.estimates import Shared, at_once, counted, counted_drawing, setup_of
 
     shared = Shared(base=project.base, precision=project.precision, prepare=project.prepare)
     setup = setup_of(shared, params)
     footprint = counted(method, params, setup)
+    pictures = at_once(params, project.evaluate, project.grid)
+    drawing = {stage: counted_drawing(setup, number).peak for stage, number in pictures.items()}
     if as_json:
-        say(json.dumps(_as_json(method, preset, setup, footprint)))
-    else:
-        say(_table(method, preset, params, setup, footprint))
+        say(json.dumps(_as_json(method, preset, setup, footprint) | {"drawing": drawing}))
+        return
+    say(_table(method, preset, params, setup, footprint))
+    for stage, peak in drawing.items():
+        say(f"  {stage:12}{peak / 1e9:8.2f} GB  pictures drawn at once: {pictures[stage]}")
 
 
 def _table(method: str, preset: str, params: MethodParams, setup: Setup, footprint: Footprint) -> str:

@@ -9,20 +9,26 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+from etude.base.settings import ClassPictures
 from etude.core.code import code_digests
 from etude.core.errors import BaseError, InputError
 from etude.core.files import read_json, sha256_tree, write_json
-from etude.core.method import load_method
+from etude.core.method import load_method, method_names
 from etude.core.mixins import base_of
 from etude.core.params import MethodParams, Schema, load, pick
-from etude.core.store import Store, key
+from etude.core.store import Part, Store, key
+from etude.evaluation.settings import Evaluate
+from etude.grids.settings import Grid
+from etude.grids.syntax import integers
 from etude.images.settings import Prepare
 from etude.memory.footprint import Footprint, Setup, UncountedError
 from etude.sources import family_of
 from etude.training.switches import Switch, switches
 
 LIBRARIES = ("accelerate", "diffusers", "torch", "transformers")
+UNCOUNTED = "not counted yet"
 CONTEXT = 500_000_000  # bytes of CUDA itself, which are not counted
 MEANING = {
     "weights": "of the base, frozen",
@@ -77,11 +83,18 @@ def counted(method: str, params: MethodParams, setup: Setup) -> Footprint:
 
 def _place(method: str, params: MethodParams, setup: Setup) -> Path:
     """The file of a count; its name holds everything on which the count depends."""
-    configs = sha256_tree(setup.base, (".json",)) if setup.base.is_dir() else setup.base.is_file()
-    code = code_digests("etude", f"pipelines/{method}/method")
-    libraries = [version(name) for name in LIBRARIES]
-    about = {**asdict(setup), "base": setup.base.as_posix()}
-    return Store("memory").path(key(method, params.recipe(), about, configs, code, libraries), ".json")
+    about, code = {**asdict(setup), "base": setup.base.as_posix()}, _code("etude", f"pipelines/{method}/method")
+    return Store("memory").path(key(method, params.recipe(), about, _configs(setup.base), *code), ".json")
+
+
+def _configs(base: Path) -> str:
+    """What a count reads of a base: its configurations."""
+    return sha256_tree(base, (".json",)) if base.is_dir() else f"file: {base.is_file()}"
+
+
+def _code(*places: str) -> list[Any]:
+    """The code that counts and is counted."""
+    return [code_digests(*places), [version(name) for name in LIBRARIES]]
 
 
 def changes_that_fit(
@@ -137,24 +150,79 @@ def what_fits(method: str, params: MethodParams, setup: Setup, room: int) -> str
     return "use a larger device, a smaller `prepare.resolution`, or a method that trains less"
 
 
-def told(method: str, room: int) -> tuple[str, str]:
-    """What the build of a method needs, such as ``7.4 GB, fits``, and what to do if it does not fit; empty: unknown.
+def told(label: str, room: int) -> tuple[str, str]:
+    """What a stage such as ``lora:build`` needs, such as ``7.4 GB, fits``, and what to do if it does not fit.
 
-    ``room`` is the memory of the GPU in bytes, 0 without one; without one nothing is counted that was not before.
+    ``room`` is the memory of the GPU in bytes, 0 without one; without one nothing is counted that was not before. Both
+    texts are empty for a stage that uses no GPU, and the first says so if it is not counted (yet).
     """
+    method, _, stage = label.partition(":")
+    stage = stage.partition("@")[0]
+    if stage not in ("build", *ACTIONS) or method not in method_names():
+        return "", ""
     params: MethodParams = load(Path("pipelines", method, "params.yaml"), load_method(method).Params)
     try:
         setup = setup_of(pick("params.yaml", Shared), params)
-        footprint = counted(method, params, setup) if room else recalled(method, params, setup)
+        if stage == "build":
+            footprint = counted(method, params, setup) if room else recalled(method, params, setup)
+        else:
+            drawn = pick("params.yaml", _Drawn)
+            pictures = at_once(params, drawn.evaluate, drawn.grid)[stage]
+            footprint = counted_drawing(setup, pictures) if room else recalled_drawing(setup, pictures)
     except UncountedError:
         return "not counted", ""
     except BaseError:  # it is not here, and no preset fetches it
         return "no base", ""
     if footprint is None:
-        return "", ""
+        return UNCOUNTED, ""
     text = f"{footprint.peak / 1e9:.1f} GB" + ("" if setup.base.exists() else ", dry")
     if not room:
         return text, ""
     if fits(footprint, room):
         return f"{text}, fits", ""
-    return f"{text}, does not fit", what_fits(method, params, setup, room)
+    action = what_fits(method, params, setup, room) if stage == "build" else ACTIONS[stage]
+    return f"{text}, does not fit", action
+
+
+def recalled_drawing(setup: Setup, pictures: int) -> Footprint | None:
+    """The remembered count of drawing so many pictures at once with the base."""
+    place = _drawing_place(setup, pictures)
+    return Footprint(**read_json(place)) if place.exists() else None
+
+
+def counted_drawing(setup: Setup, pictures: int) -> Footprint:
+    """The memory of drawing so many pictures at once with the base, remembered or counted now."""
+    if (kept := recalled_drawing(setup, pictures)) is not None:
+        return kept
+    from etude.memory.drawing import count_drawing
+
+    footprint = count_drawing(setup.base, setup.family, setup.precision, pictures)
+    write_json(_drawing_place(setup, pictures), asdict(footprint))
+    return footprint
+
+
+def _drawing_place(setup: Setup, pictures: int) -> Path:
+    about: list[Part] = [setup.family, setup.base.as_posix(), setup.precision, pictures]
+    return Store("memory").path(key("drawing", about, _configs(setup.base), *_code("etude")), ".json")
+
+
+class _Drawn(Schema):
+    """The parts of params.yaml that say what stages draw."""
+
+    evaluate: Evaluate
+    grid: Grid
+
+
+ACTIONS = {
+    "class_images": "lower `class_images.batch_size`",
+    "evaluate": "write fewer `evaluate.seeds`",
+    "grid": "write fewer seeds in `grid`",
+}
+
+
+def at_once(params: MethodParams, evaluate: Evaluate, grid: Grid) -> dict[str, int]:
+    """How many pictures each stage of a method draws at once: of one prompt, those that differ by the seed."""
+    axes = [axis for axis in (grid.x, grid.y, grid.z) if axis is not None and axis.axis == "seed"]
+    in_a_cell = max((len(integers(str(axis.values))) for axis in axes), default=1)
+    stages = {"evaluate": len(evaluate.seeds), "grid": in_a_cell}
+    return stages | ({"class_images": params.class_images.batch_size} if isinstance(params, ClassPictures) else {})

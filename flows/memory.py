@@ -1,4 +1,4 @@
-"""How much GPU memory the builds of a plan need: what was counted before, and with a GPU also what was not."""
+"""How much GPU memory the stages of a plan need: what was counted before, and with a GPU also what was not."""
 
 from __future__ import annotations
 
@@ -8,36 +8,29 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from etude.core.method import method_names
 from flows.plan import CHECKOUT, Stage
 from flows.terminal import device_memory
 
 
 class Needs(NamedTuple):
-    """What is told of each build, by the stage's name, and what to do where one does not fit."""
+    """What is told of each stage, by its name, and what to do where one does not fit."""
 
     told: dict[str, str]
     lines: list[str]
 
 
 def needs(root: Path, stages: Iterable[Stage]) -> Needs:
-    """The memory of the builds among ``stages``; none for a project whose code is not this one."""
-    found, room = Needs({}, []), device_memory()
-    builds = [stage for stage in stages if stage.label.endswith(":build") and root.resolve() == CHECKOUT]
+    """The GPU memory of ``stages``; none for a project whose code is not this one."""
+    found = Needs({}, [])
+    if root.resolve() != CHECKOUT:
+        return found
     # by name: it may count, with torch, and flows do not compute
-    told = import_module("etude.estimates").told
-    uncounted = []
-    for stage in builds:
-        method = stage.label.removesuffix(":build")
-        if method not in method_names():
-            continue
+    estimates, room = import_module("etude.estimates"), device_memory()
+    for stage in stages:
         with chdir(root):
-            text, action = told(method, room)
-        found.told[stage.name] = text
+            found.told[stage.name], action = estimates.told(stage.label, room)
         if action:
-            found.lines.append(f"{method} does not fit. Next: {action}.")
-        if not text:
-            uncounted.append(method)
-    if uncounted:
-        found.lines.append(f"memory is not counted yet of {', '.join(uncounted)}: `etude memory METHOD` counts it")
+            found.lines.append(f"{stage.label} does not fit. Next: {action}.")
+    if estimates.UNCOUNTED in found.told.values():
+        found.lines.append("memory: `etude memory METHOD` counts a build, and what draws with it")
     return found

@@ -12,7 +12,7 @@ import pytest
 from commands.memory import memory
 from etude.core.errors import EtudeError
 from etude.core.files import sha256_tree
-from etude.memory import build
+from etude.memory import build, drawing
 from etude.memory.footprint import Footprint, Setup
 from tests.shipped import copy_project, replace_in
 
@@ -34,7 +34,11 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Setup]]:
         calls.append((params, setup))
         return Footprint(weights=7 * GB, learned=2 * GB, gradients=GB, optimizer=GB, activations=GB, previews=4 * GB)
 
+    def count_drawing(base: Path, family: str, precision: str, pictures: int) -> Footprint:
+        return Footprint(weights=7 * GB, activations=pictures * GB)
+
     monkeypatch.setattr(build, "count_build", count)
+    monkeypatch.setattr(drawing, "count_drawing", count_drawing)
     return calls
 
 
@@ -52,6 +56,7 @@ def test_it_counts_with_the_values_of_a_preset_and_changes_nothing(
     assert "lora with the preset sdxl" in shown
     assert "14.00 GB  at once: fits a card of 16 GB\n  less: `training.optimizer: adamw8bit` (" in shown
     assert "less: `recompute" not in shown  # it is on
+    assert "evaluate       11.00 GB  pictures drawn at once: 4" in shown
 
 
 def test_what_was_counted_is_remembered_until_a_parameter_or_the_base_changes(
@@ -75,6 +80,7 @@ def test_json_holds_bytes_and_says_whether_the_weights_are_here(
     assert shown["peak_bytes"] == 14 * GB
     assert shown["parts"]["previews"] == 4 * GB
     assert shown["dry"] is True
+    assert shown["drawing"] == {"evaluate": 11 * GB, "grid": 11 * GB}
 
 
 @pytest.mark.parametrize(("method", "preset"), [("lroa", ""), ("lora", "sdx")])

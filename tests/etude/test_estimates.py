@@ -14,8 +14,9 @@ from etude import estimates
 from etude.core.errors import InputError
 from etude.core.method import load_method
 from etude.core.params import load, pick
-from etude.memory import build
+from etude.memory import build, drawing
 from etude.memory.footprint import Footprint, Setup, UncountedError
+from etude.project import Project
 from tests.shipped import ROOT, copy_project, replace_in
 
 GB = 1_000_000_000
@@ -61,26 +62,43 @@ def test_one_that_never_fits_is_told_so_and_one_that_is_not_counted_passes(proje
     [(0, "20.0 GB", ""), (24 * GB, "20.0 GB, fits", ""), (12 * GB, "20.0 GB, does not fit", "write `recompute: true`")],
 )
 def test_a_plan_tells_what_was_counted_and_whether_it_fits(project: Path, room: int, text: str, action: str) -> None:
-    assert estimates.told("lora", 0) == ("", "")  # nothing is counted without a GPU
+    assert estimates.told("lora:build", 0) == (estimates.UNCOUNTED, "")  # nothing is counted without a GPU
     params: Any = load("pipelines/lora/params.yaml", load_method("lora").Params)
     estimates.counted("lora", params, estimates.setup_of(pick("params.yaml", estimates.Shared), params))
-    told, does = estimates.told("lora", room)
+    told, does = estimates.told("lora:build", room)
     assert told == text.replace(" GB", " GB, dry", 1)  # the project's base is not in this copy
     assert does.startswith(action)
     assert bool(does) == bool(action)
 
 
+def test_stages_that_draw_need_what_their_pictures_at_once_need(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def count(base: Path, family: str, precision: str, pictures: int) -> Footprint:
+        asked.append((family, pictures))
+        return Footprint(weights=7 * GB, activations=pictures * GB)
+
+    monkeypatch.setattr(drawing, "count_drawing", count)
+    seeds = len(load("params.yaml", Project).evaluate.seeds)
+    batch: Any = load("pipelines/dreambooth/params.yaml", load_method("dreambooth").Params)
+    assert estimates.told("lora:evaluate", 24 * GB) == (f"{7 + seeds}.0 GB, dry, fits", "")
+    told, action = estimates.told("dreambooth:class_images@drawn", 7 * GB)
+    assert (told.partition(",")[2], action) == (" dry, does not fit", "lower `class_images.batch_size`")
+    estimates.told("lora:grid", 24 * GB)
+    assert set(asked) == {("sdxl", seeds), ("sdxl", batch.class_images.batch_size)}  # the grid's seeds are four, too
+    assert estimates.told("lora:export", GB) == estimates.told("prepare@concept", GB) == ("", "")
+
+
 def test_what_is_remembered_is_told_without_torch(project: Path) -> None:
     params: Any = load("pipelines/lora/params.yaml", load_method("lora").Params)
     estimates.counted("lora", params, estimates.setup_of(pick("params.yaml", estimates.Shared), params))
-    code = (
-        "import sys; from etude import estimates; print(*estimates.told('lora', 0)); assert 'torch' not in sys.modules"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout.strip() == "20.0 GB, dry", done.stderr
+    code = "import sys; from etude import estimates; print(*estimates.told('lora:build', 0), 'torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["20.0", "GB,", "dry", "False"], done.stderr
+
+
+def test_a_base_that_nothing_knows_is_told_as_missing(project: Path) -> None:
+    replace_in(Path("params.yaml"), "base: models/sdxl", "base: models/unknown")
+    assert estimates.told("lora:build", 24 * GB) == ("no base", "")

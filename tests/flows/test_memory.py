@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from etude.estimates import UNCOUNTED
 from flows.memory import needs
 from flows.plan import CHECKOUT, Stage
 
@@ -17,10 +18,11 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The memory of the GPU with which estimates were asked."""
     asked: list[int] = []
 
-    def told(method: str, room: int) -> tuple[str, str]:
+    def told(label: str, room: int) -> tuple[str, str]:
         asked.append(room)
-        answers = {"lora": ("7.0 GB, fits", ""), "dreambooth": ("55.0 GB, does not fit", "write `recompute: true`")}
-        return answers.get(method, ("", ""))
+        large = ("55.0 GB, does not fit", "write `recompute: true`")
+        answers = {"lora:build": ("7.0 GB, fits", ""), "dreambooth:build": large, "prepare@concept": ("", "")}
+        return answers.get(label, (UNCOUNTED, ""))
 
     monkeypatch.setattr("etude.estimates.told", told)
     monkeypatch.setattr("flows.memory.device_memory", lambda: 24)
@@ -29,12 +31,12 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_each_build_has_its_memory_and_what_to_do_is_told_after_the_table(rooms: list[int]) -> None:
     found = needs(CHECKOUT, [*BUILDS, Stage("prepare@concept", "prepare@concept")])
-    assert list(found.told.values()) == ["7.0 GB, fits", "55.0 GB, does not fit", ""]
+    assert list(found.told.values()) == ["7.0 GB, fits", "55.0 GB, does not fit", UNCOUNTED, ""]
     assert found.lines == [
-        "dreambooth does not fit. Next: write `recompute: true`.",
-        "memory is not counted yet of hypernetwork: `etude memory METHOD` counts it",
+        "dreambooth:build does not fit. Next: write `recompute: true`.",
+        "memory: `etude memory METHOD` counts a build, and what draws with it",
     ]
-    assert rooms == [24] * 3
+    assert rooms == [24] * 4
 
 
 def test_nothing_is_told_of_a_project_with_other_code(rooms: list[int], tmp_path: Path) -> None:
