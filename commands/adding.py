@@ -75,7 +75,7 @@ def _addition(
     if node.fa.flow_style():  # {a: 1, b: 2}
         line, column = min(own.values())[:2]
         return Added(line, column, f"{key}: {_written(value)}, ", told)
-    before = [name for name in order[: order.index(key)] if name in own and _in_a_line(node[name], own[name])]
+    before = [name for name in order[: order.index(key)] if name in own and in_a_line(node[name], own[name])]
     line, column = own[before[-1]][:2] if before else min(own.values())[:2]
     text = f"{' ' * column}{key}: {_written(value)}"
     if about:
@@ -86,7 +86,7 @@ def _addition(
     return Added(line + 1 if before else line, -1, text, told)
 
 
-def _in_a_line(value: Any, position: tuple[int, int, int, int]) -> bool:
+def in_a_line(value: Any, position: tuple[int, int, int, int]) -> bool:
     """Whether a value is in the line of its key, and ends there."""
     return not isinstance(value, CommentedMap | CommentedSeq) and position[0] == position[2] and "\n" not in str(value)
 

@@ -34,10 +34,24 @@ def check(
         raise ParamsError("params", BELOW.join(faults), "correct them")
     if not folders:
         refuse_missing(checked.prepare.crop)
+        for method in checked.methods:
+            _refuse_missing_optimizer(method)
         lines = [*sources.faults(sources.missing(Path(), checked)), *sources.hidden(Path(), checked)]
         if lines:
             raise sources.SourcesError(lines)
     say("all parameters are fine" + ("" if folders else ", and all that they name is here"))
+
+
+def _refuse_missing_optimizer(method: str) -> None:
+    from etude.core.method import load_method
+    from etude.core.params import load
+    from etude.training.optimizer import refuse_missing
+    from etude.training.plan import Trained
+
+    file = Path("pipelines", method, "params.yaml")
+    params = load(file, load_method(method).Params)
+    if isinstance(params, Trained):
+        refuse_missing(params.training.optimizer, file)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ def migrate(
     Example: etude migrate --dry
     """
     from commands.adding import add_to
+    from commands.moving import move_in
     from commands.renaming import rename_in
     from commands.rewriting import drafts
     from etude.project import schemas_of
@@ -31,9 +32,10 @@ def migrate(
     with nullcontext(Path()) if dry else drafts() as folder:
         for file, schema in schemas_of(Path()):
             text, renamed = rename_in(folder / file, file.as_posix(), schema)
+            text, moved = move_in(text, file.as_posix(), schema)
             text, added = add_to(text, file.as_posix(), schema)
-            changes += renamed + added
-            if renamed + added and not dry:
+            changes += renamed + moved + added
+            if renamed + moved + added and not dry:
                 (folder / file).write_bytes(text.encode())
     say("\n".join(changes) or "all params files have the present names and keys: nothing to change")
     if changes:

@@ -17,6 +17,7 @@ from etude.core.files import atomic_path
 from etude.core.params import Schema, read_yaml
 from etude.project import schemas_of
 from etude.sources import PRESETS
+from etude.training.exclusions import TABLE
 from flows import settings
 
 PAGE = Path("docs/reference.md")
@@ -25,6 +26,7 @@ LONGEST = 60  # characters of a list that a cell shows
 FINITE = 10**18  # a bound this large or larger only means that a number is finite
 QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
 HEAD = "| key | meaning | type | value |\n|---|---|---|---|"
+EXCLUDING = "Settings that exclude each other"
 INTRO = """# Parameters
 
 Every key of every params file. `make schemas` writes this page from the schemas, the comments in the params files and
@@ -70,14 +72,23 @@ def page(files: Mapping[str, Path], presets: Path) -> str:
     Raises ParamsError for the first key without a comment.
     """
     chosen = {path.stem: read_yaml(path) for path in sorted(presets.glob("*.yaml"))}
-    contents = [f"- [{name}](#{section(name)})" for name in files]
+    contents = [f"- [{name}](#{section(name)})" for name in files] + [f"- [{EXCLUDING}](#exclusions)"]
     parts, schemas = [INTRO.strip(), "\n".join(contents)], known_schemas()
     for name, file in files.items():
         schema = schemas[name].model_json_schema()
         values = {preset: each.get(name, {}) for preset, each in chosen.items()}
         parts.append(f'<a id="{section(name)}"></a>\n\n## {name}')
         parts += [_table(block, section(name), schema, values) for block in blocks(name, file, schema)]
+    parts.append(f'<a id="exclusions"></a>\n\n## {EXCLUDING}\n\n{_exclusions()}')
     return "\n\n".join(parts) + "\n"
+
+
+def _exclusions() -> str:
+    """The table of settings that exclude each other."""
+    head = ["A run with both is refused, by `etude check` and before weights are read.", ""]
+    head += ["| key | value | excludes | because |", "|---|---|---|---|"]
+    rows = [f"| `{r.first.key}` | {r.first.words} | `{r.second.key}` {r.second.words} | {r.reason} |" for r in TABLE]
+    return "\n".join([*head, *rows])
 
 
 def section(name: str) -> str:

@@ -48,7 +48,7 @@ def _find(node: Any, schema: type[Schema], place: tuple[str, ...], shown: str) -
     if not isinstance(node, CommentedMap):
         return
     models = [model for model in models_at(schema, place) if issubclass(model, Schema)]
-    keys = {old: new for model in models for old, new in model.former_keys.items()}
+    keys = {old: new for model in models for old, new in model.former_keys.items() if "." not in new}  # else: `moving`
     values = {key: names for model in models for key, names in model.former_values.items()}
     for key, value in node.items():
         new = keys.get(str(key), str(key))

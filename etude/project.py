@@ -120,10 +120,9 @@ def _set_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
 
 
 def _run_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
-    """An optimizer that this device cannot run, and models that no method makes."""
-    plan = params.training if isinstance(params, Trained) else None
-    if plan and plan.optimizer == "adamw8bit" and project.device == "cpu":
-        yield "`training.optimizer: adamw8bit` needs a GPU, and `device` is cpu", "write adamw or sgd"
+    """Settings that exclude those of the project, and models that no method makes."""
+    if isinstance(params, Trained):
+        yield from params.excluded(project)
     own = params.base_precision if isinstance(params, SavesMemory) else "fp32"
     if own not in ("fp32", project.precision):
         fault = f"`base_precision: {own}` needs `precision: {own}` in params.yaml, which is {project.precision}"

@@ -27,9 +27,10 @@ from etude.core.files import replace_folder, sha256_file, write_json
 from etude.core.params import Schema, pick
 from etude.core.randomness import generator
 from etude.core.tensors import read_tensors, write_tensors
-from etude.training.fit import Group, fit
+from etude.training.fit import fit
 from etude.training.plan import Optimization
 from etude.training.processes import is_main
+from etude.training.updates import Group
 from miniature.clip import read_clip
 from miniature.draws import randomiser
 from miniature.earlier import earlier_weights

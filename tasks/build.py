@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etude.core.errors import BaseError
+from etude.core.errors import BaseError, ParamsError
 from etude.core.families import FAMILIES
 from etude.core.files import write_json
 from etude.core.memory import advising, during, peak
@@ -23,6 +23,8 @@ from etude.core.mixins import base_of, models_of
 from etude.core.params import MethodParams, Schema, load, pick
 from etude.core.store import key
 from etude.training.inputs import Request, load_inputs
+from etude.training.optimizer import PACKAGES, refuse_missing
+from etude.training.plan import Trained
 from etude.training.preview import preview_of
 from etude.training.processes import is_launched, is_main, spread
 from etude.training.switches import RESUMING, advice
@@ -60,7 +62,9 @@ class StageParams(Schema):
 def build(method: str) -> None:
     """Train METHOD on its image set. A killed run resumes from its last saved state."""
     start, stage_params, module = time.monotonic(), pick("params.yaml", StageParams), load_method(method)
-    params = load(Path("pipelines", method, "params.yaml"), module.Params)
+    file = Path("pipelines", method, "params.yaml")
+    params = load(file, module.Params)
+    _refuse_excluded(params, stage_params, file)
     path = base_of(params, stage_params.base)
     family = _family(method, module, path)
     _refuse_too_large(method, stage_params)
@@ -89,6 +93,18 @@ def _scratch(method: str, params: MethodParams, inputs: Mapping[str, str], facts
     """The folder of a run's state: another one for every change but that of a switch that changes no result."""
     lasting = {name: value for name, value in params.recipe().items() if name not in RESUMING}
     return Path(".scratch", f"{method}-{key(inputs, {**facts, 'params': lasting})[:16]}")
+
+
+def _refuse_excluded(params: MethodParams, stage_params: StageParams, file: Path) -> None:
+    """Raise ParamsError where settings exclude each other on this device, or a package is not installed."""
+    if not isinstance(params, Trained):
+        return
+    refuse_missing(params.training.optimizer, file)
+    from etude.base.loading import choose_device
+
+    device = choose_device(stage_params.device).type
+    for fault, action in params.excluded(stage_params.model_copy(update={"device": device})):
+        raise ParamsError(file, fault, action)
 
 
 def _family(method: str, module: Method, path: Path) -> str:
@@ -146,8 +162,14 @@ def _facts(params: MethodParams, stage_params: StageParams, inputs: Mapping[str,
         "precision": stage_params.precision,
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "cpu": processor,
-        "versions": {name: version(name) for name in LIBRARIES},
+        "versions": {name: version(name) for name in (*LIBRARIES, *_package(params))},
     }
+
+
+def _package(params: MethodParams) -> tuple[str, ...]:
+    """The package of the chosen optimizer, if it has one of its own."""
+    package = PACKAGES.get(params.training.optimizer.kind) if isinstance(params, Trained) else None
+    return (package,) if package else ()
 
 
 def _open(

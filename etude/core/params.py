@@ -29,7 +29,7 @@ class Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     # renamed keys and values: errors name the new one, and `etude migrate` writes it
-    former_keys: ClassVar[Mapping[str, str]] = {}  # old key → key
+    former_keys: ClassVar[Mapping[str, str]] = {}  # old key → key, or `block.key` for one that was moved into a block
     former_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # key → old value → value
     # keys that are new since the last release, each with the value with which everything is as before
     added_keys: ClassVar[Mapping[str, Any]] = {}
@@ -238,12 +238,18 @@ def _renamed(detail: ErrorDetails, schema: type[BaseModel]) -> tuple[str, str] |
     for model in models_at(schema, detail["loc"][:-1]):
         if not issubclass(model, Schema):
             continue
-        if detail["type"] == "extra_forbidden" and (key := model.former_keys.get(name)):
+        key = model.former_keys.get(name, "")
+        if key and (detail["type"] == "extra_forbidden" or _was_no_block(detail, key)):
             now = ".".join([*block, key])
             return f"`{where}` is called `{now}` now", now
         if value := model.former_values.get(name, {}).get(str(detail["input"])):
             return f"`{where}: {detail['input']}` is called `{value}` now", where
     return None
+
+
+def _was_no_block(detail: ErrorDetails, key: str) -> bool:
+    """Whether a value is where its key's name is that of a block now."""
+    return detail["type"] == "model_type" and key.startswith(f"{detail['loc'][-1]}.")
 
 
 def _fault(detail: ErrorDetails, schema: type[BaseModel]) -> str:

@@ -79,7 +79,7 @@ def kohya(facts: Mapping[str, Any], algorithm: str = "") -> dict[str, str]:
         "ss_network_module": "lycoris.kohya" if algorithm else "networks.lora",
         "ss_noise_offset": training.get("noise_offset") or None,
         "ss_num_train_images": facts.get("images"),
-        "ss_optimizer": training.get("optimizer"),
+        "ss_optimizer": _optimizer(training),
         "ss_output_name": title(facts),
         "ss_resolution": f"({side}, {side})",
         "ss_sd_model_name": facts.get("base"),
@@ -89,6 +89,12 @@ def kohya(facts: Mapping[str, Any], algorithm: str = "") -> dict[str, str]:
         "ss_v2": family.kohya_v2,
     }
     return {key: str(value) for key, value in keys.items()}
+
+
+def _optimizer(training: Mapping[str, Any]) -> Any:
+    """The kind of optimizer; in artifacts of earlier versions, that is all that there is."""
+    optimizer = training.get("optimizer")
+    return optimizer.get("kind") if isinstance(optimizer, dict) else optimizer
 
 
 def hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:

@@ -34,7 +34,7 @@ def empty_base(path: Path, family: str, how: Opening) -> Base:
     def load(part: str) -> Any:
         model = empty_model(path, configs / part, record, part).to_empty(device="cpu").requires_grad_(False).eval()
         for name, parameter in parameters_of(part, model).items():
-            wide = how.trained(name)
+            wide = how.wide(name)
             parameter.data = parameter.data.to(torch.float32 if wide else part_dtype(part, dtype, vae_config))
         return model
 

@@ -1,7 +1,8 @@
 """The memory of a build on a GPU, counted by running the method's own code on tensors without values.
 
-One step is counted, with a checkpoint after it; from the second on the optimizer's states are there too. Not counted:
-the CUDA context (about 0.5 GB), workspaces of cuDNN, and fragmentation.
+One step is counted, with a checkpoint after it; from the second on the optimizer's states are there too. With gradient
+release the second is counted, since states come while activations go. Not counted: the CUDA context (about 0.5 GB),
+workspaces of cuDNN, and fragmentation.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ from etude.diffusion.sample import guided
 from etude.memory.base import empty_base
 from etude.memory.counter import Counter, counting
 from etude.memory.footprint import Footprint, Setup, UncountedError
-from etude.training import average, batches, conditioning, fit
+from etude.training import average, batches, conditioning, updates
 from etude.training.batches import Captions, Images, Pictures
 from etude.training.opening import opening
-from etude.training.plan import Optimization, SavesMemory
+from etude.training.optimizer import Optimizer
+from etude.training.plan import SavesMemory, TrainedWhole
 from etude.training.preview import Preview, computing, encode, encode_fixed, evaluating, preview_of
 from etude.training.prior import Prior
 from etude.training.report import Report
@@ -82,9 +84,10 @@ def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -
         undo.enter_context(patch.object(batches, "AHEAD", 0))  # a thread of its own would make tensors with values
         encode_texts = lambda base, texts, clip_skip, _: _encode(base, texts, clip_skip, counter)  # noqa: E731
         undo.enter_context(patch.object(conditioning, "encode_texts", encode_texts))
-        undo.enter_context(patch.object(fit, "_optimizer", report.optimizer))
+        report.releases = isinstance(params, TrainedWhole) and params.gradient_release
+        undo.enter_context(patch.object(updates, "make_optimizer", report.optimizer))
         undo.enter_context(patch.object(weights, "_to_host", counter.put_aside))
-        undo.enter_context(patch.object(average, "_to_host", lambda one: counter.put_aside(one.detach().clone())))
+        undo.enter_context(patch.object(average, "to_host", lambda one: counter.put_aside(one.detach().clone())))
         AcceleratorState._reset_state(reset_partial_state=True)  # else a second precision would be refused
         undo.callback(AcceleratorState._reset_state, reset_partial_state=True)
         method.build(base=base, **data, params=params, report=report)
@@ -116,6 +119,7 @@ class _Counting(Report):
     counter: Counter = field(init=False)
     footprint: Footprint = field(init=False)
     drawing: Callable[[], Image] | None = None
+    releases: bool = False
 
     def restore(self) -> dict[str, Any] | None:
         return None
@@ -124,26 +128,32 @@ class _Counting(Report):
         self.footprint.previews = max(self.footprint.previews, self.counter.peak - self.footprint.stays)
 
     def log(self, step: int, loss: float, rate: float) -> None:
-        if not self.footprint.activations:  # a loop of its own, without torch's optimizers
-            self.footprint.activations = self.counter.peak - self.footprint.stays
+        found, peak = self.footprint, self.counter.peak
         self.counter.restart()
-        self.footprint.optimizer = self.counter.now - self.footprint.stays
+        if not found.optimizer:
+            found.optimizer = self.counter.now - found.stays
+        if step > 1 or not self.releases:  # what the optimizer makes only for its step counts as well
+            found.activations = max(found.activations, peak - found.stays - found.gradients)
 
     def start(self, step: int, steps: int) -> None:
         self.footprint.start = self.counter.peak
         self.counter.restart()
         self.footprint.learned = self.counter.now - self.footprint.stays
 
-    def optimizer(self, groups: Sequence[fit.Group], plan: Optimization) -> torch.optim.Optimizer:
-        """The optimizer of the run, which need not be installed; before its first step the gradients are there."""
-        tensors = [tensor for group in groups for tensor in group.parameters.values()]
-        made = _EightBit(tensors) if plan.optimizer == "adamw8bit" else _make_optimizer(groups, plan)
-        self.footprint.gradients = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        made.register_step_pre_hook(lambda *_: self._end_of_backward())
+    def optimizer(self, groups: Sequence[Sequence[Tensor]], settings: Optimizer) -> torch.optim.Optimizer:
+        """An optimizer of the run, whose package need not be installed."""
+        states, tensors = _STATES.get(settings.kind), [tensor for group in groups for tensor in group]
+        made = _Counted(tensors, states) if states else _make_optimizer(groups, settings)
+        if not self.releases:
+            made.register_step_pre_hook(lambda *_: self._end_of_backward())
         return made
 
     def _end_of_backward(self) -> None:
-        self.footprint.activations = self.counter.peak - self.footprint.stays - self.footprint.gradients
+        """Before the first optimizer of a step: of what does not stay, only the gradients are left."""
+        if not self.footprint.gradients:
+            self.footprint.gradients = self.counter.now - self.footprint.stays
+            self.footprint.activations = self.counter.peak - self.counter.now
+            self.counter.restart()
 
     def checkpoint(self, step: int, learned: Artifact | None) -> None:
         pass
@@ -156,26 +166,42 @@ class _Counting(Report):
         self.footprint.previews = self.counter.peak - self.footprint.stays
 
 
-_make_optimizer = fit._optimizer
+_make_optimizer = updates.make_optimizer
 
 
-class _EightBit(torch.optim.Optimizer):
-    """The states of bitsandbytes' AdamW8bit: two bytes a value, and a float32 for each block of 256 in both of them.
+class _Counted(torch.optim.Optimizer):
+    """An optimizer that makes states of the size that the package's has, and changes nothing."""
 
-    Small tensors (below 4,096 values) have states in float32 there.
-    """
-
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, tensors: Sequence[Tensor], states: Callable[[int], tuple[int, int]]) -> None:
         super().__init__(tensors, {"lr": 0.0})
+        self.states = states
+
+    def eval(self) -> None:
+        """Nothing: what schedule-free training changes here is in place."""
+
+    train = eval
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Make the states."""
+        """Make the states, and what is there only in a step."""
+        within = []
         for group in self.param_groups:
             for tensor in group["params"]:
-                if not self.state[tensor]:
-                    small = tensor.numel() < 4096
-                    size = 8 * tensor.numel() if small else 2 * tensor.numel() + 8 * -(-tensor.numel() // 256)
-                    self.state[tensor]["states"] = torch.empty(size, dtype=torch.uint8)
+                stays, passing = self.states(tensor.numel())
+                self.state[tensor].setdefault("states", torch.empty(stays, dtype=torch.uint8))
+                within.append(torch.empty(passing, dtype=torch.uint8))
+
+
+def _eight_bit(values: int) -> tuple[int, int]:
+    """Two bytes a value, and a float32 for each block of 256 in both of them; below 4,096 values all in float32."""
+    return (8 * values if values < 4096 else 2 * values + 8 * -(-values // 256)), 0
+
+
+# Bytes for so many values: of the states, and at once within a step.
+_STATES: Mapping[str, Callable[[int], tuple[int, int]]] = {
+    "adamw8bit": _eight_bit,
+    "prodigy": lambda values: (16 * values, 0),  # both averages, what its rate is computed from, and the start
+    "schedule_free": lambda values: (8 * values, 4 * values),
+}
 
 
 def _encode(base: Base, texts: Mapping[str, str], clip_skip: int, counter: Counter) -> Captions:

@@ -20,7 +20,7 @@ class Average:
 
     def __init__(self, tensors: Sequence[Tensor], decay: float) -> None:
         self.tensors, self.decay = list(tensors), decay
-        self.values = [_to_host(tensor) for tensor in self.tensors] if decay else []
+        self.values = [to_host(tensor) for tensor in self.tensors] if decay else []
         self.steps = 0  # that are in the average
 
     @torch.no_grad()
@@ -51,7 +51,7 @@ class Average:
     def _exchange(self) -> None:
         """One tensor after the other, so that there is no second copy of all."""
         for value, tensor in zip(self.values, self.tensors if self.decay else [], strict=True):
-            own = _to_host(tensor)
+            own = to_host(tensor)
             tensor.copy_(value)
             value.copy_(own)
 
@@ -69,5 +69,6 @@ class Average:
         self.steps = steps
 
 
-def _to_host(tensor: Tensor) -> Tensor:
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy on the host."""
     return tensor.detach().to(HOST, copy=True)

@@ -7,8 +7,8 @@ consists only of parameters, optimizer, average and losses, and a resumed run en
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -24,6 +24,7 @@ from etude.training.average import Average
 from etude.training.plan import Optimization
 from etude.training.processes import forget_scheduler
 from etude.training.report import Report
+from etude.training.updates import Apart, Group, Together, Updates
 
 
 class Named(Protocol):
@@ -41,14 +42,6 @@ def _nothing(*_: object) -> None:
     pass
 
 
-@dataclass(frozen=True)
-class Group:
-    """Parameters with the same learning rate: ``rate`` times the plan's."""
-
-    parameters: Mapping[str, Tensor]
-    rate: float = 1.0
-
-
 def fit(
     parameters: Mapping[str, Tensor] | Sequence[Group],
     loss: Callable[[B], Tensor],
@@ -57,10 +50,13 @@ def fit(
     report: Report,
     learned: Artifact | None = None,
     *,
+    release: bool = False,
     refresh: Callable[[], None] = _nothing,
     after_step: Callable[[int], None] = _nothing,
 ) -> Artifact:
-    """Train ``parameters`` (leaf tensors that require gradients, float32) for ``plan.steps`` steps.
+    """Train ``parameters`` (leaf tensors that require gradients) for ``plan.steps`` steps.
+
+    They are in float32, or in bfloat16, which is then rounded at random: see `updates.Apart`, also for ``release``.
 
     ``batches(i)`` is a pure function of i; ``loss`` uses torch's global random generator. At the end, the parameters
     have the values of the average if ``plan.ema`` is on.
@@ -75,25 +71,25 @@ def fit(
     groups = [Group(parameters)] if isinstance(parameters, Mapping) else list(parameters)
     tensors = [tensor for group in groups for tensor in group.parameters.values()]
     device = _accelerator(report)
-    optimizer = device.prepare(_optimizer(groups, plan))
+    if release or any(tensor.dtype == torch.bfloat16 for tensor in tensors):
+        updates: Updates = Apart(groups, plan.optimizer, seed=report.seed, release=release)
+    else:
+        updates = Together(groups, plan.optimizer, device)
     average = Average(tensors, plan.ema)
-    run = _Run(tensors, optimizer, average, device)
+    run = _Run(tensors, updates, average, device)
     start = run.restore(report.restore())
     report.start(start, plan.steps)
     if start and _is_checkpoint(start, plan) and device.is_main_process:
-        with during(f"drawing the preview of step {start}"), average.applied():
+        with during(f"drawing the preview of step {start}"), run.published():
             refresh()
             report.draw_again(start)
     for step in range(start, plan.steps):
         with during(f"step {step + 1} of the training"):
-            for settings, group in zip(optimizer.param_groups, groups, strict=True):
-                settings["lr"] = plan.rate(step) * group.rate
-            run.losses.append(_gradients(loss, batches, step, plan, report, device))
-            _share(tensors, device)
-            if plan.clip:
-                device.clip_grad_norm_(tensors, plan.clip)
-            optimizer.step()
-            optimizer.zero_grad()
+            with updates.step(step, plan.rate(step)):
+                run.losses.append(_gradients(loss, batches, step, plan, report, device))
+                _share(tensors, device)
+                if plan.clip:
+                    device.clip_grad_norm_(tensors, plan.clip)
             if (step + 1) % plan.ema_every == 0 or _is_checkpoint(step + 1, plan):
                 average.update(step + 1)
         after_step(step)
@@ -102,6 +98,7 @@ def fit(
             if device.is_main_process:
                 _record(run, step + 1, plan, report, learned, refresh)
         report.advance(step + 1)
+    updates.end()
     average.load()
     refresh()
     return (learned or Artifact("", {}, {})).copied()
@@ -129,7 +126,7 @@ def _record(
     if done % plan.log_every == 0 or last:
         report.log(done, run.mean_loss(), plan.rate(done - 1))
     if at_checkpoint:
-        with during(f"saving the checkpoint of step {done}"), run.average.applied():
+        with during(f"saving the checkpoint of step {done}"), run.published():
             refresh()
             report.checkpoint(done, learned)
     draws = at_checkpoint and report.preview is not None
@@ -137,7 +134,7 @@ def _record(
         with during(f"saving the state of step {done}"):
             report.keep(run.state(done))
     if draws:
-        with during(f"drawing the preview of step {done}"), run.average.applied():
+        with during(f"drawing the preview of step {done}"), run.published():
             refresh()
             report.draw(done)
 
@@ -157,20 +154,6 @@ def _accelerator(report: Report) -> Accelerator:
     accelerator = Accelerator(cpu=report.device == "cpu", mixed_precision=precision, kwargs_handlers=[casts])
     torch.set_num_threads(threads)  # with several processes on a CPU, accelerate changes it
     return accelerator
-
-
-def _optimizer(groups: Sequence[Group], plan: Optimization) -> torch.optim.Optimizer:
-    settings = [{"params": list(g.parameters.values()), "weight_decay": plan.weight_decay} for g in groups]
-    if plan.optimizer == "sgd":
-        return torch.optim.SGD(settings, lr=plan.rate(0))
-    if plan.optimizer == "adamw":
-        return torch.optim.AdamW(settings, lr=plan.rate(0), fused=True)
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError:
-        action = "`make setup EXTRAS=gpu` on a machine with CUDA, or choose adamw"
-        raise TrainingError("params.yaml", "`optimizer: adamw8bit` needs bitsandbytes", action) from None
-    return AdamW8bit(settings, lr=plan.rate(0))  # type: ignore[no-any-return]
 
 
 def _gradients(
@@ -233,8 +216,8 @@ def _check(run: _Run, batches: Callable[[int], B], done: int, plan: Optimization
 class _Run:
     """The state of a run that changes during training, and how it is saved and restored."""
 
-    def __init__(self, tensors: Sequence[Tensor], optimizer: Any, average: Average, device: Accelerator) -> None:
-        self.tensors, self.optimizer, self.average, self.device = tensors, optimizer, average, device
+    def __init__(self, tensors: Sequence[Tensor], updates: Updates, average: Average, device: Accelerator) -> None:
+        self.tensors, self.updates, self.average, self.device = tensors, updates, average, device
         self.losses: list[Tensor] = []  # on the device, not yet read
         self.window: list[float] = []  # read, not yet logged
 
@@ -244,6 +227,12 @@ class _Run:
         self.losses.clear()
         self.window += values
         return values
+
+    @contextmanager
+    def published(self) -> Iterator[None]:
+        """Inside, the parameters have the values to be saved."""
+        with self.updates.published(), self.average.applied():
+            yield
 
     def mean_loss(self) -> float:
         """Mean of the losses since the last point of the curve."""
@@ -257,7 +246,7 @@ class _Run:
         return {
             "step": step,
             "parameters": [tensor.detach() for tensor in self.tensors],
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.updates.state(),
             "average": self.average.values,
             "averaged": self.average.steps,
             "window": self.window,
@@ -272,7 +261,7 @@ class _Run:
             for tensor, value in zip(self.tensors, state["parameters"], strict=True):
                 tensor.copy_(value)
         self.average.restore(state["average"], state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates.load(state["optimizer"])
         if self.device.scaler:
             self.device.scaler.load_state_dict(state["scaler"])
         self.window = list(state["window"])

@@ -10,13 +10,13 @@ from etude.base.base import DTYPES, Base
 from etude.base.digest import PARTS
 from etude.base.loading import load_base
 from etude.core.params import MethodParams, Part
-from etude.training.plan import SavesMemory
+from etude.training.plan import SavesMemory, TrainedWhole
 from etude.training.preview import preview_of
 
 
 @dataclass(frozen=True)
 class Opening:
-    """What is loaded of a base: ``parts``, in ``precision``, and the weights that are ``trained`` in float32.
+    """What is loaded of a base: ``parts``, in ``precision``, and the weights that are ``wide`` in float32.
 
     The parts ``waiting`` are on the host while nothing uses them.
 
@@ -27,7 +27,7 @@ class Opening:
     parts: tuple[Part, ...]
     waiting: tuple[Part, ...]
     precision: str
-    trained: Callable[[str], bool]
+    wide: Callable[[str], bool]
     recompute: bool
 
     def prepare(self, base: Base) -> Base:
@@ -43,12 +43,17 @@ def opening(params: MethodParams) -> Opening:
     waiting = tuple(part for part in parts if part not in params.step_parts)
     if not isinstance(params, SavesMemory):
         return Opening(parts, waiting, "fp32", params.trains, recompute=False)
-    return Opening(parts, waiting, params.base_precision, params.trains, params.recompute)
+    short = isinstance(params, TrainedWhole) and params.trained_precision != "fp32"
+    return Opening(parts, waiting, params.base_precision, _none if short else params.trains, params.recompute)
+
+
+def _none(_weight: str) -> bool:
+    return False
 
 
 def open_base(path: Path, params: MethodParams, device: str = "cpu") -> Base:
     """The base in ``path``, opened for the build of a method."""
     how = opening(params)
     precision, waiting = DTYPES[how.precision], how.waiting
-    base = load_base(path, device=device, dtype=precision, parts=how.parts, trained=how.trained, waiting=waiting)
+    base = load_base(path, device=device, dtype=precision, parts=how.parts, trained=how.wide, waiting=waiting)
     return how.prepare(base)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from etude.core.params import Count, Rate, Scale, Schema, Steps
+from etude.training.exclusions import exclusions
+from etude.training.optimizer import Optimizer
 
 MOST = 1000  # checkpoints of a run: each is drawn and measured
 FASTEST = 100
@@ -20,17 +23,17 @@ class Optimization(Schema):
     """Optimizer, schedule and save intervals of one run. A step is one update of the parameters."""
 
     added_keys: ClassVar = {"ema_every": 1}
+    former_keys: ClassVar = {"optimizer": "optimizer.kind", "weight_decay": "optimizer.weight_decay"}
 
     steps: Steps
     batch_size: Count
     accumulation: Count = Field(description="batches whose gradients are averaged into one step")
-    optimizer: Literal["adamw", "adamw8bit", "sgd"]
+    optimizer: Optimizer = Field(description="turns gradients into changes of what is trained")
     learning_rate: Rate | str = Field(description="a number, or A1111's `0.005:100, 1e-3:1000`")
     schedule: Literal["constant", "cosine", "linear"] = Field(
         description="of the learning rate after the warm-up; down to 0 at the end"
     )
     warmup_steps: int = Field(ge=0, le=10_000_000)
-    weight_decay: Scale
     clip: Scale = Field(description="largest norm of all gradients together; 0: no clipping")
     ema: float = Field(ge=0, lt=1, description="decay of the average that is saved; 0: save the last weights")
     ema_every: Steps = Field(description="steps between updates of that average, which is on the host")
@@ -72,9 +75,7 @@ class SavesMemory(Schema):
 
     added_keys: ClassVar = {"base_precision": "fp32", "recompute": False}
 
-    base_precision: Literal["fp32", "fp16", "bf16"] = Field(
-        description="of the base's frozen weights; what is trained stays in fp32"
-    )
+    base_precision: Literal["fp32", "fp16", "bf16"] = Field(description="of the base's frozen weights")
     recompute: bool = Field(description="activations of the UNet are computed twice; others: gradient checkpointing")
 
     def shortest(self) -> Self:
@@ -89,9 +90,39 @@ class Trained(SavesMemory):
 
     def shortest(self) -> Self:
         """One step, at any rate: an A1111 schedule could end before it."""
-        one = {"steps": 1, "log_every": 1, "checkpoint_every": 1, "resume_every": 1, "warmup_steps": 0}
-        training = self.training.model_copy(update={**one, "learning_rate": 1})
+        return self._shortened(1)
+
+    def _shortened(self, steps: int) -> Self:
+        few = {"steps": steps, "log_every": 1, "checkpoint_every": steps, "resume_every": steps, "warmup_steps": 0}
+        training = self.training.model_copy(update={**few, "learning_rate": 1})
         return self.model_copy(update={"training": training})
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if faults := [f"{fault}; {action}" for fault, action in exclusions(self)]:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def excluded(self, shared: Schema) -> Iterator[tuple[str, str]]:
+        """What excludes each other in these parameters and the project's together, and what to do."""
+        return exclusions(self, shared)
+
+
+class TrainedWhole(Trained):
+    """A method that trains all weights of a part of the base, for which two more switches save memory."""
+
+    added_keys: ClassVar = {"trained_precision": "fp32", "gradient_release": False}
+
+    trained_precision: Literal["fp32", "bf16"] = Field(
+        description="of the weights that are trained; bf16 is rounded at random, so that small changes count on average"
+    )
+    gradient_release: bool = Field(
+        description="each weight is changed as soon as its gradient is there, which is then given up"
+    )
+
+    def shortest(self) -> Self:
+        """With gradient release two steps: in the first, states of the optimizer come while activations go."""
+        return self._shortened(2 if self.gradient_release else 1)
 
 
 def parse_rates(text: float | str) -> Rates:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from etude.training.fit import Group
+from etude.training.updates import Group
 
 
 def groups(parameters: Mapping[str, Tensor], text_rate: float) -> list[Group]:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from etude.core.params import MethodParams
-from etude.training.plan import SavesMemory, Trained
+from etude.training.plan import SavesMemory, Trained, TrainedWhole
 from etude.training.preview import preview_of
 
 RESUMING = ("recompute",)  # keys that change no bit of the result
@@ -45,9 +47,14 @@ class Switch:
 
 
 def switches(params: MethodParams, precision: str) -> Iterator[Switch]:
-    """The switches that are not on yet, cheapest first; ``precision`` is the project's."""
+    """The switches that are not on yet and that nothing excludes, cheapest first; ``precision`` is the project's."""
     for rule in _RULES:
-        yield from rule(params, precision)
+        for switch in rule(params, precision):
+            try:
+                switch.applied(params)
+            except ValidationError:  # see `exclusions`
+                continue
+            yield switch
 
 
 def _recompute(params: MethodParams, precision: str) -> Iterator[Switch]:
@@ -69,10 +76,19 @@ def _batch(params: MethodParams, precision: str) -> Iterator[Switch]:
 
 
 def _optimizer(params: MethodParams, precision: str) -> Iterator[Switch]:
-    if isinstance(params, Trained) and params.training.optimizer == "adamw":
-        yield Switch(
-            {"training.optimizer": "adamw8bit"}, "its states in 8 bits; needs a GPU and `make setup EXTRAS=gpu`"
-        )
+    if isinstance(params, Trained) and params.training.optimizer.kind == "adamw":
+        yield Switch({"training.optimizer.kind": "adamw8bit"}, "its states in 8 bits; needs `make setup EXTRAS=gpu`")
+
+
+def _release(params: MethodParams, precision: str) -> Iterator[Switch]:
+    if isinstance(params, TrainedWhole) and not params.gradient_release and precision != "fp16":
+        unclipped = {"training.clip": 0.0} if params.training.clip else {}
+        yield Switch({"gradient_release": True, **unclipped}, "no gradients are kept; with one process only")
+
+
+def _trained_precision(params: MethodParams, precision: str) -> Iterator[Switch]:
+    if isinstance(params, TrainedWhole) and params.trained_precision == "fp32":
+        yield Switch({"trained_precision": "bf16"}, "trained weights in half, rounded at random")
 
 
 def _previews(params: MethodParams, precision: str) -> Iterator[Switch]:
@@ -98,6 +114,8 @@ _RULES: tuple[Callable[[MethodParams, str], Iterator[Switch]], ...] = (
     _batch,
     _optimizer,
     _previews,
+    _release,
+    _trained_precision,
 )
 
 

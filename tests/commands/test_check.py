@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from commands.check import check
+from commands.rewriting import rewrite
 from etude.core.errors import InputError, ParamsError
 from etude.images import faces
+from etude.training import optimizer
 from tests.shipped import PARAMS
 
 
@@ -37,4 +39,16 @@ def test_a_crop_by_faces_without_the_detector_is_refused_before_anything_runs(
     monkeypatch.chdir(draft(tmp_path / "project", "crop: focus", "crop: faces"))
     monkeypatch.setattr(faces, "find_spec", lambda _: None)
     with pytest.raises(InputError, match="`crop: faces` needs .*EXTRAS=faces"):
+        check()
+
+
+def test_an_optimizer_whose_package_is_not_installed_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = draft(tmp_path / "project")
+    rewrite(project / "pipelines/lora/params.yaml", "params.yaml", {"training.optimizer.kind": "adamw8bit"})
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(optimizer, "find_spec", lambda _: None)
+    fault = "lora/params.yaml: `training.optimizer.kind: adamw8bit` needs bitsandbytes, which .* EXTRAS=gpu`"
+    with pytest.raises(ParamsError, match=fault):
         check()

@@ -54,7 +54,7 @@ def test_it_counts_with_the_values_of_a_preset_and_changes_nothing(
     assert sha256_tree(project) == before
     shown = capsys.readouterr().out
     assert "lora with the preset sdxl" in shown
-    assert "14.00 GB  at once: fits a card of 16 GB\n  less: `training.optimizer: adamw8bit` (" in shown
+    assert "14.00 GB  at once: fits a card of 16 GB\n  less: `training.optimizer.kind: adamw8bit` (" in shown
     assert "less: `recompute" not in shown  # it is on
     assert "evaluate       11.00 GB  pictures drawn at once: 4" in shown
 

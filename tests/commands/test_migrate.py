@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ from pydantic import Field
 from ruamel.yaml import YAML
 
 from commands.adding import add_to
+from commands.moving import move_in
 from commands.renaming import rename_in
 from etude.core.errors import ParamsError
 from etude.core.method import load_method
@@ -117,6 +119,9 @@ RELEASED: dict[str, list[str]] = json.loads(Path("tests/released_keys.json").rea
 """The keys of each params file in the last release. When another one is made, it is written again."""
 
 
+BLOCK = re.compile(r"( +)optimizer:.*\n +kind:(.*\n)(?: +(?:betas|eps):.*\n)* +(weight_decay:.*\n)")
+
+
 class Block(Schema):
     added_keys: ClassVar = {"new": 1, "word": "adamw"}
 
@@ -160,7 +165,7 @@ def of_the_release(file: str) -> str:
     """The shipped params file without the lines of keys that the last release lacked."""
     values, released = read_yaml(held(file)), RELEASED[file]
     new = {key for key in dotted(values) if key not in released}
-    text = held(file).read_text(encoding="utf-8")
+    text = BLOCK.sub(r"\1optimizer:   \2\1\3", held(file).read_text(encoding="utf-8"))
     for name in {key.rpartition(".")[2] for key in new} - {key.rpartition(".")[2] for key in released}:
         text = "".join(line for line in text.splitlines(keepends=True) if not line.strip().startswith(f"{name}:"))
     return text
@@ -176,10 +181,11 @@ def dotted(values: Any, before: str = "") -> list[str]:
 @pytest.mark.parametrize("file", [file for file in RELEASED if file != "params.yaml"])
 def test_a_params_file_of_the_last_release_becomes_the_shipped_one(file: str) -> None:
     schema = load_method(Path(file).parent.name).Params
-    text, changes = add_to(of_the_release(file), file, schema)
+    text, moved = move_in(of_the_release(file), file, schema)
+    text, added = add_to(text, file, schema)
     data = YAML(typ="safe").load(text)
     assert validate(data, schema, file) == load(held(file), schema)
-    assert len(changes) == len(set(dotted(read_yaml(held(file)))) - set(RELEASED[file]))
+    assert len(moved + added) == len(set(dotted(read_yaml(held(file)))) - set(RELEASED[file]))
 
 
 def test_every_key_that_the_last_release_lacked_is_renamed_or_added() -> None:
@@ -188,14 +194,79 @@ def test_every_key_that_the_last_release_lacked_is_renamed_or_added() -> None:
             *block, name = key.split(".")
             for model in models_at(schema, tuple(block)):
                 assert issubclass(model, Schema)
-                assert name in {*new_keys(model), *model.former_keys.values()}, f"{path}: {key}"
+                assert name in {*new_keys(model), *model.former_keys.values()} or key in moved(schema), f"{path}: {key}"
+
+
+def moved(schema: type[Schema], before: str = "") -> set[str]:
+    """The keys of a schema, and of the blocks below, that were moved into a block."""
+    keys = {before + key for key in schema.former_keys.values() if "." in key}
+    for name in schema.model_fields:
+        for model in models_at(schema, (name,)):
+            keys |= moved(model, f"{before}{name}.") if model is not schema and issubclass(model, Schema) else set()
+    return keys
+
+
+class Plan(Schema):
+    former_keys: ClassVar = {"block": "block.first", "pull": "block.word"}
+
+    steps: int
+    block: Block = Field(description="what is moved")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            "plan:\n  block: 1.0        # one\n  steps: 2  # two\n  'pull' : 'sgd'  # how\n",
+            "plan:\n  block:            # what is moved\n    first: 1.0      # one\n    word: 'sgd'  # how\n"
+            "  steps: 2  # two\n",
+        ),
+        ("plan:\n  pull: sgd\n  block: 1.0", "plan:\n  block:  # what is moved\n    first: 1.0\n    word: sgd"),
+        ("plan:\r\n  block: 1.0\r\n", "plan:\r\n  block:  # what is moved\r\n    first: 1.0\r\n"),
+        ("plan:\n  block: {first: 1.0}", "plan:\n  block: {first: 1.0}"),
+    ],
+)
+def test_a_key_is_moved_into_its_block_with_its_comment(before: str, after: str) -> None:
+    class Moving(Schema):
+        plan: Plan
+
+    text, changes = move_in(before, "params.yaml", Moving)
+    assert text == after
+    assert ("params.yaml: plan.block → plan.block.first" in changes) == (before != after)
+    assert move_in(text, "params.yaml", Moving) == (text, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("plan: {block: 1.0}", "plan.block → plan.block.first: .* no line of its own. Next: move it by hand"),
+        ("plan:\n  block:\n    1.0", "no line of its own"),
+        ("plan:\n  pull: sgd\n  block: {first: 1.0}", "there already. Next: move `pull` into it by hand"),
+    ],
+)
+def test_a_key_that_cannot_be_moved_is_refused_by_its_name(text: str, said: str) -> None:
+    class Moving(Schema):
+        plan: Plan
+
+    with pytest.raises(ParamsError, match=said):
+        move_in(text, "params.yaml", Moving)
+
+
+def test_keys_that_were_moved_are_told_by_their_present_names() -> None:
+    values = read_yaml(held("pipelines/lora/params.yaml"))
+    values["training"] |= {"optimizer": "adamw8bit", "weight_decay": 0.01}
+    with pytest.raises(ParamsError, match="run `etude migrate`, which writes the new names.$") as told:
+        validate(values, load_method("lora").Params, "params.yaml")
+    for key in ("optimizer.kind", "optimizer.weight_decay"):
+        assert f"is called `training.{key}` now" in str(told.value)
 
 
 def test_a_missing_new_key_is_told_with_the_command_that_adds_it(tmp_path: Path) -> None:
     schema = load_method("lora").Params
     path = write(tmp_path, of_the_release("pipelines/lora/params.yaml"))
     with pytest.raises(
-        ParamsError, match=r"`base_precision` is missing.* Next: run `etude migrate`, which adds the new keys\."
+        ParamsError,
+        match=r"`base_precision` is missing.* Next: run `etude migrate`, which .* and adds the new keys\.",
     ):
         load(path, schema)
     path.write_text(path.read_text(encoding="utf-8").replace("rank:", "rang:"), encoding="utf-8")

@@ -170,11 +170,6 @@ def test_a_value_that_means_nothing_for_a_method_is_refused(
     assert said in told(project, method, values)
 
 
-def test_what_only_a_gpu_has_is_refused_where_a_cpu_is_asked_for(project: Path) -> None:
-    rewrite(project / "params.yaml", "params.yaml", {"device": "cpu"})
-    assert "`training.optimizer: adamw8bit` needs a GPU" in told(project, "lora", {"training.optimizer": "adamw8bit"})
-
-
 def unbounded(node: Any, path: str = "") -> list[str]:
     """The places in a JSON Schema where a number may be as large, or as small, as one likes."""
     if isinstance(node, list):

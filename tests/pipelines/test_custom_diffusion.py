@@ -28,6 +28,7 @@ from etude.training.views import Views
 from pipelines.custom_diffusion import method as custom
 from pipelines.custom_diffusion.method import merge as merging
 from pipelines.custom_diffusion.method.settings import LEARNED
+from tests.etude.training.test_plan import SGD
 from tests.pipelines.learning import class_images, image_set, params_of, picture, squared_errors, views
 from tests.tiny import WORDS, build_tiny
 
@@ -108,7 +109,7 @@ def test_a_step_goes_against_the_gradient_of_the_written_formula(
 ) -> None:
     base = load_base(tiny_base, dtype=torch.float64)
     seen = views(image_set(base)["images"])
-    plain = {"optimizer": "sgd", "learning_rate": 10.0, "weight_decay": 0.0, "clip": 0.0, "min_snr": 0.0}
+    plain = {"optimizer": SGD, "learning_rate": 10.0, "clip": 0.0, "min_snr": 0.0}
     asked = {"prior_weight": 0.3, "prior_batch_size": 1, "far": ["small"], "near": ["large"], "word_rate": 0.5}
     made = run(base, tmp_path, plain | {"batch_size": 2}, seen, **asked)
     layers = {n: m for n, m in base.unet.named_modules() if n.endswith((".attn2.to_k", ".attn2.to_v"))}

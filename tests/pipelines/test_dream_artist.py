@@ -18,6 +18,7 @@ from etude.training.denoising import NoisySamples, sample_noisy
 from etude.training.report import Report
 from pipelines.dream_artist import method as artist
 from pipelines.dream_artist.method.guidance import parse_guidance
+from tests.etude.training.test_plan import ADAMW
 from tests.pipelines.learning import image_set, params_of, picture
 from tests.tiny import build_tiny
 
@@ -157,7 +158,7 @@ def test_both_words_are_learned_each_at_its_rate_and_nothing_else(tiny_base: Pat
         "positive": {"vectors": 2, "initializer": "cat", "noise": 0.0},
         "negative": {"vectors": 3, "initializer": "dog", "noise": 0.5},
     }
-    artifact = run(base, tmp_path / "a", {"weight_decay": 0.0}, **blocks)
+    artifact = run(base, tmp_path / "a", {"optimizer": ADAMW | {"weight_decay": 0.0}}, **blocks)
     assert {name: tuple(row.shape) for name, row in artifact.tensors.items()} == {
         "positive.text_encoder": (2, 32),
         "negative.text_encoder": (3, 32),
@@ -168,7 +169,7 @@ def test_both_words_are_learned_each_at_its_rate_and_nothing_else(tiny_base: Pat
     cat, dog = base.tokenizers[0]("cat dog", add_special_tokens=False)["input_ids"]
     assert torch.equal(starts["positive"][0], table[[cat, cat]])
     assert float((starts["negative"][0] - table[[dog] * 3]).detach().std()) == pytest.approx(0.5, rel=0.3)
-    slow = run(base, tmp_path / "b", {"weight_decay": 0.0}, negative_rate=0.01, **blocks)
+    slow = run(base, tmp_path / "b", {"optimizer": ADAMW | {"weight_decay": 0.0}}, negative_rate=0.01, **blocks)
     moved = {
         name: {side: (a.tensors[f"{side}.text_encoder"] - starts[side][0]).abs().max() for side in artist.SIDES}
         for name, a in (("usual", artifact), ("slow", slow))

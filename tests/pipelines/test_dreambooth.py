@@ -27,12 +27,13 @@ from etude.training.prior import Prior
 from etude.training.report import Report
 from pipelines.dreambooth import method as dreambooth
 from tasks.export import read_frame
+from tests.etude.training.test_plan import SGD
 from tests.pipelines.learning import class_images, image_set, params_of, picture, squared_errors
 from tests.tiny import build_tiny
 
 METHOD = "dreambooth"
 ASKED = params_of(METHOD).model_dump()["class_images"]
-PLAIN = {"optimizer": "sgd", "learning_rate": 10.0, "weight_decay": 0.0, "clip": 0.0, "steps": 1}
+PLAIN = {"optimizer": SGD, "learning_rate": 10.0, "clip": 0.0, "steps": 1}
 
 
 def run(

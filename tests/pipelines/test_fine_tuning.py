@@ -22,12 +22,13 @@ from etude.training.batches import Batches
 from etude.training.report import Report
 from pipelines.fine_tuning import method as fine_tuning
 from tasks.export import export
+from tests.etude.training.test_plan import SGD
 from tests.finished import write_yaml
 from tests.pipelines.learning import image_set, params_of, picture
 from tests.tiny import build_tiny
 
 METHOD = "fine_tuning"
-PLAIN = {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 0.0, "clip": 0.0, "ema": 0.0}
+PLAIN = {"optimizer": SGD, "learning_rate": 0.1, "clip": 0.0, "ema": 0.0}
 
 
 def run(base: Base, scratch: Path, training: dict[str, Any] | None = None, **changes: Any) -> Artifact:

@@ -24,6 +24,7 @@ from etude.training.batches import Batches
 from etude.training.report import Report
 from pipelines.hypernetwork import method as hypernetwork
 from pipelines.hypernetwork.method.networks import Design, initialise, input_widths, make_networks
+from tests.etude.training.test_plan import SGD
 from tests.pipelines.learning import image_set, learn, params_of, picture
 from tests.tiny import build_tiny
 
@@ -292,7 +293,7 @@ def test_the_gradient_is_the_slope_of_the_loss(tiny_base: Path) -> None:
 def test_a_step_goes_against_the_gradient_of_the_written_formula(tiny_base: Path, tmp_path: Path) -> None:
     """mean (ε_θ(√ᾱ z + √(1-ᾱ) ε, t, c) - ε)², with keys and values of x + stack(x), written out from the tensors."""
     base, seed = load_base(tiny_base, dtype=torch.float64), 3
-    plain = {"steps": 1, "optimizer": "sgd", "learning_rate": 10.0, "weight_decay": 0.0, "clip": 0.0, "min_snr": 0.0}
+    plain = {"steps": 1, "optimizer": SGD, "learning_rate": 10.0, "clip": 0.0, "min_snr": 0.0}
     changes = {"structure": [1, 2, 1], "activation": "swish", "initial": "XavierNormal", "caption_dropout": 0.0}
     params: Any = params_of(METHOD, plain, **changes)
     with hypernetwork._learning(base, params, seed) as weights:

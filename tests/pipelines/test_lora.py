@@ -31,6 +31,7 @@ from etude.training.report import Report
 from pipelines.lora import method as lora
 from pipelines.lora.method.adapters import alphas, inserted, saved_form
 from pipelines.lora.method.settings import TARGETS
+from tests.etude.training.test_plan import ADAMW
 from tests.pipelines.learning import image_set, params_of
 from tests.tiny import build_tiny
 
@@ -201,7 +202,7 @@ def test_blocks_have_ranks_of_their_own_and_the_same_scale(tiny_base: Path, tmp_
 def test_with_lora_plus_b_learns_faster_and_a_does_not(tiny_base: Path, tmp_path: Path) -> None:
     base = load_base(tiny_base)
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v.lora_{}.weight"
-    one = {"steps": 1, "learning_rate": 1e-3, "weight_decay": 0.0}
+    one = {"steps": 1, "learning_rate": 1e-3, "optimizer": ADAMW | {"weight_decay": 0.0}}
     params = [params_of("lora", one, plus=plus, save="fp32") for plus in (1.0, 16.0)]
     plain, plus = (learned(base, tmp_path / str(number), p) for number, p in enumerate(params))
     assert torch.allclose(plus.tensors[name.format("B")], 16 * plain.tensors[name.format("B")], rtol=1e-3)

@@ -16,6 +16,7 @@ from etude.core.params import MethodParams
 from etude.diffusion.weights import parameters_of
 from etude.training.opening import open_base
 from etude.training.report import Report
+from tests.etude.training.test_plan import ADAMW, SGD
 from tests.pipelines.learning import learn, on_tiny, params_of, same
 
 SHORTEST = {"steps": 2, "checkpoint_every": 2, "batch_size": 1}
@@ -49,11 +50,23 @@ def test_what_is_trained_is_in_float32_as_in_the_file_and_all_else_in_half(tiny_
     assert len(trained) == counts.get(method, 0)
 
 
-@pytest.mark.parametrize("method", ["lora", "custom_diffusion"])
+RELEASED = SHORTEST | {"clip": 0.0, "optimizer": ADAMW | {"kind": "adafactor"}}
+WHOLE = {"gradient_release": True, "trained_precision": "bf16"}
+
+
+@pytest.mark.parametrize(
+    ("method", "training", "more"),
+    [("lora", SHORTEST, {}), ("custom_diffusion", SHORTEST, {}), ("dreambooth", RELEASED, WHOLE)],
+)
 def test_a_run_with_every_switch_that_was_stopped_goes_on_to_the_same_bits(
-    tiny_base: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+    tiny_base: Path,
+    tmp_path: Path,
+    method: str,
+    training: dict[str, Any],
+    more: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    params = chosen(method, tiny_base, SHORTEST, base_precision="bf16", recompute=True)
+    params = chosen(method, tiny_base, training, base_precision="bf16", recompute=True, **more)
     whole = learn(method, open_base(tiny_base, params), params, tmp_path / "whole", precision="bf16")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Report, "keep", stop_after(1, Report.keep))
@@ -102,6 +115,32 @@ def test_recomputing_keeps_few_activations_and_gives_the_same_bits(
             built[switch] = learn(method, open_base(tiny_base, params), params, tmp_path / str(switch))
     assert same(built[True].tensors, built[False].tensors)
     assert sizes[True] < sizes[False] / 2
+
+
+@pytest.mark.parametrize("method", ["fine_tuning", "dreambooth"])
+def test_trained_weights_in_half_are_those_of_the_file_and_all_learn(
+    tiny_base: Path, tmp_path: Path, method: str
+) -> None:
+    own: dict[str, Any] = {"trained_precision": "bf16", "base_precision": "bf16"}
+    fast = RELEASED | {"learning_rate": 1e-2, "optimizer": ADAMW}
+    params = chosen(method, tiny_base, fast, **own)
+    base = open_base(tiny_base, params)
+    before = {name: p.detach().clone() for name, p in parameters_of("unet", base.unet).items()}
+    assert {tensor.dtype for tensor in before.values()} == {torch.bfloat16}
+    built = learn(method, base, params, tmp_path, precision="bf16").tensors
+    moved = {name for name, tensor in before.items() if not torch.equal(built[name].float(), tensor.float())}
+    assert len(moved) > 0.9 * len(before)
+    assert all(torch.equal(p, before[name]) for name, p in parameters_of("unet", base.unet).items())
+
+
+@pytest.mark.parametrize("method", ["fine_tuning", "dreambooth"])
+def test_gradient_release_learns_the_same(tiny_base: Path, tmp_path: Path, method: str) -> None:
+    """In float32; the text encoder, whose output several parts read, is trained as well."""
+    found = {}
+    for switch in (False, True):
+        params = chosen(method, tiny_base, RELEASED | {"optimizer": SGD}, gradient_release=switch)
+        found[switch] = learn(method, open_base(tiny_base, params), params, tmp_path / str(switch)).tensors
+    assert same(found[True], found[False])
 
 
 def stop_after(step: int, keep: Any) -> Any:

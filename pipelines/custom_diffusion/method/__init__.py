@@ -39,7 +39,8 @@ def build(*, base: Base, views: Views, class_images: Prior, params: Params, repo
     from etude.diffusion.weights import learning
     from etude.training import prior
     from etude.training.batches import Batches
-    from etude.training.fit import Group, fit
+    from etude.training.fit import fit
+    from etude.training.updates import Group
 
     plan = params.training
     own = Batches(views.images, None, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))

@@ -45,7 +45,8 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
     from etude.core.artifact import Artifact
     from etude.training.batches import Batches
     from etude.training.denoising import sample_noisy
-    from etude.training.fit import Group, fit
+    from etude.training.fit import fit
+    from etude.training.updates import Group
 
     plan, guidance = params.training, parse_guidance(params.guidance)
     refuse_silent(params.templates, captions.texts if captions else {}, params.name, params.set)

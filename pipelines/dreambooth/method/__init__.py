@@ -18,7 +18,7 @@ from etude.core.mixins import TrainsWeights
 from etude.core.params import Count, MethodParams, Scale, classed
 from etude.core.placeholder import insert_name
 from etude.core.spelling import as_read, has_word
-from etude.training.plan import Trained
+from etude.training.plan import TrainedWhole
 from etude.training.preview import HasPreview
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ formats = ("diffusers_checkpoint", "ldm_checkpoint")
 axes = {"strength": 1.0}
 
 
-class Params(ClassPictures, TrainsWeights, Trained, HasPreview, MethodParams):
+class Params(ClassPictures, TrainsWeights, TrainedWhole, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True
@@ -108,7 +108,15 @@ def build(*, base: Base, images: Images, class_images: Prior, params: Params, re
     with learning(parts_of(base), params.trains) as weights:
         facts = {"name": params.name, "images": len(images.names), "class_images": len(class_images.images.names)}
         learned = Artifact(METHOD, dict(weights), facts, params.save)
-        return fit(groups(weights, params.text_encoder_rate), loss, pairs, plan, report, learned)
+        return fit(
+            groups(weights, params.text_encoder_rate),
+            loss,
+            pairs,
+            plan,
+            report,
+            learned,
+            release=params.gradient_release,
+        )
 
 
 @contextmanager

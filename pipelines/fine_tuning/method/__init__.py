@@ -15,7 +15,7 @@ from pydantic import Field
 from etude.core.method import own_name
 from etude.core.mixins import Captioned, TrainsWeights
 from etude.core.params import MethodParams
-from etude.training.plan import Trained
+from etude.training.plan import TrainedWhole
 from etude.training.preview import HasPreview
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ formats = ("ldm_checkpoint", "diffusers_checkpoint")
 axes = {"strength": 1.0}
 
 
-class Params(Captioned, TrainsWeights, Trained, HasPreview, MethodParams):
+class Params(Captioned, TrainsWeights, TrainedWhole, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     caption_dropout: float = Field(ge=0, lt=1)
@@ -72,7 +72,15 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     with learning(parts_of(base), params.trains) as weights:
         facts = {"name": params.name, "images": len(images.names)}
         learned = Artifact(METHOD, dict(weights), facts, params.save)
-        return fit(groups(weights, params.text_encoder_rate), loss, batches, plan, report, learned)
+        return fit(
+            groups(weights, params.text_encoder_rate),
+            loss,
+            batches,
+            plan,
+            report,
+            learned,
+            release=params.gradient_release,
+        )
 
 
 @contextmanager

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from etude.base.base import Base
     from etude.core.artifact import Artifact
     from etude.training.batches import Batch, Captions, Images
-    from etude.training.fit import Group
     from etude.training.report import Report
+    from etude.training.updates import Group
 
 METHOD = own_name(__name__)
 unsupported: dict[str, str] = {}
@@ -87,8 +87,8 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
 
 def _groups(parameters: Mapping[str, Tensor], params: Params) -> list[Group]:
     """The factors of UNet and text encoders with their learning rates; with LoRA+, the B factors are in own groups."""
-    from etude.training.fit import Group
     from etude.training.rates import groups
+    from etude.training.updates import Group
 
     shared = groups(parameters, params.text_encoder_rate)
     if params.plus == 1:

@@ -20,11 +20,12 @@ from etude.core.artifact import Artifact
 from etude.core.errors import TrainingError
 from etude.core.memory import work_of
 from etude.core.randomness import mix
-from etude.training.fit import Group, _buckets, fit
+from etude.training.fit import _buckets, fit
 from etude.training.plan import Optimization
 from etude.training.processes import OURS
 from etude.training.report import Report
-from tests.etude.training.test_plan import BLOCK
+from etude.training.updates import Group
+from tests.etude.training.test_plan import ADAMW, BLOCK, SGD
 
 
 @dataclass
@@ -113,7 +114,7 @@ def test_accumulation_averages_and_equals_one_large_batch(tmp_path: Path) -> Non
         def loss(batch: Points) -> Tensor:
             return ((batch.x @ w - batch.x[:, :1]) ** 2).mean()
 
-        plan = Optimization(**{**BLOCK, "steps": 5, "accumulation": accumulation, "optimizer": "sgd", "clip": 0.0})
+        plan = Optimization(**{**BLOCK, "steps": 5, "accumulation": accumulation, "optimizer": SGD, "clip": 0.0})
         fit({"w": w}, loss, load, plan, Report(scratch, 0, "cpu", "fp32"))
         return w.detach()
 
@@ -147,7 +148,8 @@ def test_each_batch_draws_its_own_numbers_from_the_runs_seed_alone(tmp_path: Pat
 def test_weight_decay_shrinks_every_group_at_its_own_rate(tmp_path: Path, optimizer: str) -> None:
     weights = [torch.full((2,), 3.0, requires_grad=True) for _ in range(2)]
     groups = [Group({"w": w}, rate) for w, rate in zip(weights, (1.0, 0.5), strict=True)]
-    plan = {"steps": 3, "optimizer": optimizer, "learning_rate": 0.1, "weight_decay": 0.2, "clip": 0.0}
+    settings = ADAMW | {"kind": optimizer, "weight_decay": 0.2}
+    plan = {"steps": 3, "optimizer": settings, "learning_rate": 0.1, "clip": 0.0}
 
     def no_slope(_: Points) -> Tensor:
         return 0 * torch.cat(weights).sum()
@@ -184,7 +186,7 @@ def test_clipping_bounds_the_norm_of_all_gradients_together(tmp_path: Path) -> N
     def loss(batch: Points) -> Tensor:
         return 1000 * ((batch.x @ (w + v)) ** 2).mean()
 
-    sgd = {"steps": 1, "optimizer": "sgd", "clip": 0.5, "weight_decay": 0.0, "learning_rate": 1.0}
+    sgd = {"steps": 1, "optimizer": SGD, "clip": 0.5, "learning_rate": 1.0}
     fit({"w": w, "v": v}, loss, batches, Optimization(**{**BLOCK, **sgd}), Report(tmp_path, 0, "cpu", "fp32"))
     moved = torch.cat([w.detach() - start, v.detach() - start]).norm()
     assert moved == pytest.approx(0.5, rel=1e-5)
@@ -265,7 +267,7 @@ def loss(batch):
     return ((batch.x @ w - batch.x[:, :1]) ** 2).mean()
 def load(index): return batches(index) if "RANK" in os.environ else Points(
     ("a",), torch.cat([batches(2 * index).x, batches(2 * index + 1).x]))
-plan = Optimization(**{**BLOCK, "steps": 5, "optimizer": "sgd", "clip": 0.1, "learning_rate": 0.1})
+plan = Optimization(**{**BLOCK, "steps": 5, "optimizer": SGD, "clip": 0.1, "learning_rate": 0.1})
 fit({"w": w}, loss, load, plan, report)
 assert torch.get_num_threads() == 3, torch.get_num_threads()
 torch.save(w.detach(), Path(sys.argv[1]) / f"w{rank}.pt")

@@ -8,9 +8,11 @@ from pydantic import ValidationError
 
 from etude.training.plan import Optimization, parse_rates
 
+ADAMW: dict[str, Any] = {"kind": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01}
+SGD = ADAMW | {"kind": "sgd", "weight_decay": 0.0}
 BLOCK: dict[str, Any] = {
-    "steps": 100, "batch_size": 4, "accumulation": 1, "optimizer": "adamw", "learning_rate": 1e-3,
-    "schedule": "constant", "warmup_steps": 0, "weight_decay": 0.01, "clip": 1.0, "ema": 0.0, "ema_every": 1,
+    "steps": 100, "batch_size": 4, "accumulation": 1, "optimizer": ADAMW, "learning_rate": 1e-3,
+    "schedule": "constant", "warmup_steps": 0, "clip": 1.0, "ema": 0.0, "ema_every": 1,
     "min_snr": 0.0, "noise_offset": 0.0, "checkpoint_every": 50, "resume_every": 10, "log_every": 10,
 }  # fmt: skip
 

@@ -13,16 +13,27 @@ def offered(method: str, precision: str = "bf16", training: dict[str, Any] | Non
 
 
 def test_a_switch_is_offered_until_it_is_on() -> None:
-    params = params_of("dreambooth", {"batch_size": 4, "accumulation": 2, "optimizer": "adamw"})
+    params = params_of("dreambooth", {"batch_size": 4, "accumulation": 2, "ema": 0.0})
     params = params.model_copy(update={"preview": params.preview.model_copy(update={"seeds": [5, 6]})})  # type: ignore[attr-defined]
     keys = []
     while switch := next(switches(params, "bf16"), None):
         keys.append(next(iter(switch.change)))
         params = switch.applied(params)
-    assert keys == ["recompute", "base_precision", "training.batch_size", "training.optimizer", "preview.seeds"]
+    first = ["recompute", "base_precision", "training.batch_size", "training.optimizer.kind", "preview.seeds"]
+    assert keys == [*first, "trained_precision"]
     values: Any = params
     assert (values.training.batch_size, values.training.accumulation) == (1, 8)
     assert (values.base_precision, values.preview.seeds) == ("bf16", [5])
+
+
+def test_what_another_setting_excludes_is_not_offered() -> None:
+    one = {"batch_size": 1, "accumulation": 1, "clip": 1.0, "ema": 0.9}
+    assert "gradient_release" in offered("dreambooth", training=one)
+    assert "trained_precision" not in offered("dreambooth", training=one, base_precision="bf16")
+    assert "gradient_release" not in offered("dreambooth", "fp16", one)
+    assert "gradient_release" not in offered("dreambooth", training={"accumulation": 2})
+    released = {"batch_size": 4, "accumulation": 1, "clip": 0.0}
+    assert "training.batch_size" not in offered("dreambooth", training=released, gradient_release=True)
 
 
 def test_weights_in_half_are_offered_where_the_project_computes_in_half() -> None:

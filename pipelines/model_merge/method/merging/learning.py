@@ -29,6 +29,7 @@ from etude.core.randomness import generator
 from etude.diffusion.sample import denoise, draw_noise, generators, guided, make_scheduler
 from etude.diffusion.weights import swapped
 from etude.training.fit import fit
+from etude.training.optimizer import Optimizer
 from etude.training.plan import Optimization
 from etude.training.report import Report
 
@@ -232,11 +233,10 @@ def _plan(learning: Learning) -> Optimization:
         steps=learning.steps,
         batch_size=learning.batch_size,
         accumulation=1,
-        optimizer="adamw",
+        optimizer=Optimizer(kind="adamw", betas=[0.9, 0.999], eps=1e-8, weight_decay=0),
         learning_rate=learning.learning_rate,
         schedule="linear",
         warmup_steps=0,
-        weight_decay=0,
         clip=0,
         ema=0,
         ema_every=1,
