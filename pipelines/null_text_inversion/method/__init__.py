@@ -7,9 +7,9 @@ edited picture.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from etude.core.artifact import Artifact
     from etude.training.batches import Captions, Images, Pictures
     from etude.training.report import Report
+
+    from .batch import Progress
 
 METHOD = own_name(__name__)
 unsupported: dict[str, str] = {}
@@ -77,7 +79,7 @@ def build(
     from etude.training import conditioning
     from etude.training.preview import computing
 
-    from .batch import Album, Progress, invert, measures, sheet
+    from .batch import Album, Progress, invert, sheet
     from .inversion import Inversion, Rule
     from .path import plan
 
@@ -94,23 +96,33 @@ def build(
     names = [name for group in groups for name in group.names]
     tensors = {f"{name}.latent": progress.latents[name] for name in names}
     tensors |= {f"{name}.null_embeddings": progress.embeddings[name] for name in names}
-    facts = {
-        "name": params.name,
-        "pictures": names,
-        "captions": {name: captions.texts[name] for name in names},
-        "steps": params.steps,
-        "timesteps": list(path.times),
-        "guidance": params.guidance,
-        "clip_skip": params.clip_skip,
-        "psnr": progress.scores,
-        "measures": measures(progress.scores),
-    }
-    artifact = Artifact(METHOD, tensors, facts, params.save).copied()
+    artifact = Artifact(
+        METHOD, tensors, _facts(names, captions, progress, list(path.times), params), params.save
+    ).copied()
     pixels = {name: picture for group in groups for name, picture in zip(group.names, group.pictures, strict=True)}
     report.preview = lambda: sheet(progress, pixels)
     report.checkpoint(total, artifact)
     report.draw(total)
     return artifact
+
+
+def _facts(
+    names: Sequence[str], captions: Captions, progress: Progress, timesteps: list[int], params: Params
+) -> dict[str, Any]:
+    """The artifact's facts: what drawing needs, and how well each picture is reconstructed."""
+    from .batch import measures
+
+    return {
+        "name": params.name,
+        "pictures": names,
+        "captions": {name: captions.texts[name] for name in names},
+        "steps": params.steps,
+        "timesteps": timesteps,
+        "guidance": params.guidance,
+        "clip_skip": params.clip_skip,
+        "psnr": progress.scores,
+        "measures": measures(progress.scores),
+    }
 
 
 @contextmanager

@@ -219,3 +219,16 @@ def test_a_batch_comes_to_the_device_as_a_whole_and_nothing_else_does() -> None:
     assert all(each is not None and each.is_meta for each in (batch.mean, batch.logvar, batch.attention))
     assert batch.conditioning.hidden.is_meta
     assert not any(mean.is_meta for mean in pictures.mean)
+
+
+def test_batches_for_a_gpu_are_made_in_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From there a GPU reads while the host goes on. Without a GPU no memory can be pinned: the call is watched."""
+    pinned: list[Tensor] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: (pinned.append(tensor), tensor)[1])
+    pictures, said = images(8, 8), Conditioning(torch.zeros(1, 77, 2), torch.zeros(1, 3))
+    captions = Captions(dict.fromkeys(pictures.names, "a cat"), dict.fromkeys(pictures.names, said), said)
+    masked = replace(pictures, attention=[torch.ones(8, 8)] * 2)
+    batch = Batches(masked, captions, batch_size=2, seed=0, device="cuda:0")._made(0)
+    assert batch.conditioning is not None
+    every = (batch.mean, batch.logvar, batch.attention, batch.conditioning.hidden, batch.conditioning.pooled)
+    assert {id(tensor) for tensor in pinned} == {id(tensor) for tensor in every}
