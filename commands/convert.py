@@ -120,9 +120,10 @@ def _of_base(source: Path, facts: dict[str, object]) -> dict[str, object]:
     """The facts, with family, prediction and resolution of a whole model; an artifact has these facts already."""
     if "base" in facts:
         return facts
-    from etude.base.loading import read_facts
+    from etude.base.loading import read_kind
 
-    return facts | read_facts(source)
+    kind = read_kind(source)
+    return facts | {"family": kind.family, "prediction": kind.prediction, "resolution": kind.resolution}
 
 
 def _frame(source: Path, artifact: Artifact, base: Path | None, vae: Path | None) -> Frame:

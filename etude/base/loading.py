@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,7 +15,7 @@ from etude.base.base import Base
 from etude.base.digest import PARTS
 from etude.base.family import is_variation, recognise
 from etude.base.fitting import refuse_misfits, refuse_other_words
-from etude.base.schedule import SCHEDULE, read_alphas, read_prediction, read_scaling, read_side
+from etude.base.schedule import SCHEDULE, Prediction, read_alphas, read_prediction, read_scaling, read_side
 from etude.base.single import CONFIGS, config_folder, single_scheduler, warn_of_own_numbers
 from etude.base.tokenizer import load_tokenizer
 from etude.base.unclip import Unclip, load_unclip
@@ -90,13 +90,21 @@ def load_base(
     )
 
 
-def read_facts(path: Path) -> dict[str, Any]:
-    """The facts family, prediction and resolution of a whole model, whose VAE need not be there. Raises BaseError."""
+class Kind(NamedTuple):
+    """What a whole model is, by its configuration."""
+
+    family: str
+    prediction: Prediction
+    resolution: int
+
+
+def read_kind(path: Path) -> Kind:
+    """What a whole model is; its VAE need not be there. Raises BaseError."""
     family = FAMILIES[recognise(path, without_vae=True)]
     configs = config_folder(path, family.name) if path.is_file() else path
     scheduler = single_scheduler(path, family.name, configs) if path.is_file() else read_config(path / SCHEDULER)
-    prediction, resolution = read_prediction(path, scheduler), resolution_of(path, configs, family, scheduler)
-    return {"family": family.name, "prediction": prediction, "resolution": resolution}
+    prediction = read_prediction(path, scheduler)
+    return Kind(family.name, prediction, resolution_of(path, configs, family, scheduler))
 
 
 def _unclip(path: Path, device: torch.device) -> Unclip | None:
