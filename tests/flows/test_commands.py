@@ -145,7 +145,8 @@ def test_a_dry_run_only_shows_the_plan_its_reasons_and_its_times(
     run.main(["c"], 2, force=True, dry=True)
     assert asked == [("load", tmp_path, ["c"], {"force": True})]
     *table, count = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in table] == [["stage", "why", "last", "time"], ["b", "x;", "y"], ["c", "after", "b"]]
+    head = ["stage", "why", "last", "time", "memory"]
+    assert [line.split() for line in table] == [head, ["b", "x;", "y"], ["c", "after", "b"]]
     assert count == "2 of 3 stages to run, 1 up to date"
     durations.keep(tmp_path, STAGES[1], 90.0)
     run.main(dry=True)

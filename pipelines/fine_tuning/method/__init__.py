@@ -72,15 +72,8 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     with learning(parts_of(base), params.trains) as weights:
         facts = {"name": params.name, "images": len(images.names)}
         learned = Artifact(METHOD, dict(weights), facts, params.save)
-        return fit(
-            groups(weights, params.text_encoder_rate),
-            loss,
-            batches,
-            plan,
-            report,
-            learned,
-            release=params.gradient_release,
-        )
+        moving = groups(weights, params.text_encoder_rate)
+        return fit(moving, loss, batches, plan, report, learned, release=params.gradient_release)
 
 
 @contextmanager
