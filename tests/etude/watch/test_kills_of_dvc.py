@@ -23,7 +23,7 @@ from tests.pipelines.learning import params_of
 from tests.shipped import copy_project, git
 from tests.tasks.learning import write_data
 
-KILLS = int(os.environ.get("KILLS", "3"))
+KILLS = int(os.environ.get("KILLS", "2"))  # one SIGKILL, one SIGTERM
 SHORT = {"steps": 60, "checkpoint_every": 12, "resume_every": 3, "log_every": 20, "batch_size": 2}
 FIVE = [f"{step:06d}.safetensors" for step in (12, 24, 36, 48, 60)]
 BUILD = "pipelines/lora/dvc.yaml:build"
