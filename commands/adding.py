@@ -92,5 +92,7 @@ def in_a_line(value: Any, position: tuple[int, int, int, int]) -> bool:
 
 
 def _written(value: Any) -> str:
-    """A value in YAML."""
+    """A value in YAML, of which some readers take a number as a text if it has an exponent and no dot."""
+    if isinstance(value, float):
+        return re.sub(r"^(-?\d+)e", r"\1.0e", repr(value))
     return value if isinstance(value, str) and re.fullmatch(r"[a-z]\w*", value) else json.dumps(value)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import yaml
 from pydantic import Field
 from ruamel.yaml import YAML
 
@@ -154,6 +155,18 @@ def test_a_new_key_comes_behind_its_neighbour_and_every_other_character_stays(be
     assert text == after
     assert len(changes) == after.count("new: 1") + after.count("adamw") - before.count("new: 1")
     assert add_to(text, "params.yaml", Whole) == (text, [])
+
+
+class Small(Schema):
+    added_keys: ClassVar = {"eps": 1e-8}
+
+    first: float
+    eps: float
+
+
+def test_a_small_new_number_is_one_for_readers_of_yaml_1_1_too() -> None:
+    text, _ = add_to("first: 1.0", "params.yaml", Small)
+    assert yaml.safe_load(text)["eps"] == 1e-8
 
 
 def test_a_block_that_an_alias_writes_is_not_added_to() -> None:
