@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from commands.rewriting import parse_commented
+from commands.rewriting import blocks, parse_commented
 from etude.core.errors import ParamsError
-from etude.core.params import Schema, models_at, new_keys
+from etude.core.params import Schema, new_keys
 
 COMMENT = re.compile(r"""[^#"']*?\s(?=#)""")  # up to the comment of a line
 
@@ -31,7 +31,7 @@ def add_to(text: str, shown: str, schema: type[Schema]) -> tuple[str, list[str]]
     Raises ParamsError where a block cannot be added to, because an alias writes it.
     """
     lines = text.split("\n")
-    additions = sorted(_find(parse_commented(text), schema, (), shown, lines), key=lambda one: one[:2])
+    additions = sorted(_find(text, schema, shown, lines), key=lambda one: one[:2])
     for line, column, added, _ in reversed(additions):  # last first: positions stay
         if column < 0:
             lines.insert(line, added)
@@ -40,21 +40,13 @@ def add_to(text: str, shown: str, schema: type[Schema]) -> tuple[str, list[str]]
     return "\n".join(lines), [f"{shown}: {one.told}, which is new" for one in additions]
 
 
-def _find(node: Any, schema: type[Schema], place: tuple[str, ...], shown: str, lines: list[str]) -> Iterator[Added]:
-    """What the block ``node`` of this schema and those below it lack."""
-    if isinstance(node, CommentedSeq):
-        for item in node:
-            yield from _find(item, schema, place, shown, lines)
-    if not isinstance(node, CommentedMap):
-        return
-    for key, value in new_keys(schema).items():
-        if key not in node:
-            about = schema.model_fields[key].description or ""
-            yield _addition(node, key, value, about, list(schema.model_fields), (*place, key), shown, lines)
-    for key, value in node.items():
-        for model in models_at(schema, (str(key),)):
-            if model is not schema and issubclass(model, Schema):  # itself: the value is no block
-                yield from _find(value, model, (*place, str(key)), shown, lines)
+def _find(text: str, schema: type[Schema], shown: str, lines: list[str]) -> Iterator[Added]:
+    """What the blocks of a params file lack."""
+    for node, block, place in blocks(parse_commented(text), schema):
+        for key, value in new_keys(block).items():
+            if key not in node:
+                about = block.model_fields[key].description or ""
+                yield _addition(node, key, value, about, list(block.model_fields), (*place, key), shown, lines)
 
 
 def _addition(

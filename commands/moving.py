@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.comments import CommentedMap
 
 from commands.adding import COMMENT, in_a_line
-from commands.rewriting import parse_commented
+from commands.rewriting import blocks, parse_commented
 from etude.core.errors import ParamsError
 from etude.core.params import Schema, models_at
 
@@ -35,43 +35,34 @@ def move_in(text: str, shown: str, schema: type[Schema]) -> tuple[str, list[str]
     """
     lines = text.split("\n")
     new: dict[int, list[str]] = {}  # line → what takes its place
-    blocks: dict[tuple[str, str], list[Moved]] = {}
-    for one in _find(parse_commented(text), schema, (), shown):
-        blocks.setdefault((one.told.rpartition(" → ")[2].rpartition(".")[0], one.block), []).append(one)
-    for moved in blocks.values():
+    groups: dict[tuple[str, str], list[Moved]] = {}
+    for one in _find(text, schema, shown):
+        groups.setdefault((one.told.rpartition(" → ")[2].rpartition(".")[0], one.block), []).append(one)
+    for moved in groups.values():
         first = min(one.line for one in moved)
         new |= {one.line: [] for one in moved}
         new[first] = [_head(lines[first], moved[0])]
         new[first] += [_inside(lines[one.line], one) for one in sorted(moved, key=lambda one: one.order)]
     left = [line for number, old in enumerate(lines) for line in new.get(number, [old])]
-    return "\n".join(left), [f"{shown}: {one.told}" for moved in blocks.values() for one in moved]
+    return "\n".join(left), [f"{shown}: {one.told}" for moved in groups.values() for one in moved]
 
 
-def _find(node: Any, schema: type[Schema], place: tuple[str, ...], shown: str) -> Iterator[Moved]:
-    if isinstance(node, CommentedSeq):
-        for item in node:
-            yield from _find(item, schema, place, shown)
-    if not isinstance(node, CommentedMap):
-        return
-    for old, new in schema.former_keys.items():
-        block, _, name = new.partition(".")
-        if not name or old not in node or (old == block and isinstance(node[old], CommentedMap)):
-            continue
-        told = f"{'.'.join((*place, old))} → {'.'.join((*place, new))}"
-        if isinstance(node.get(block), CommentedMap):
-            raise ParamsError(shown, f"{told}: that block is there already", f"move `{old}` into it by hand")
-        position = (node.lc.data or {}).get(old)
-        if node.fa.flow_style() or not position or not in_a_line(node[old], position):
-            raise ParamsError(
-                shown, f"{told}: the former key has no line of its own", "move it by hand, and run this again"
-            )
-        inner = next(model for model in models_at(schema, (block,)) if name in model.model_fields)
-        about = schema.model_fields[block].description or ""
-        yield Moved(position[0], block, about, name, list(inner.model_fields).index(name), told)
-    for key, value in node.items():
-        for model in models_at(schema, (str(key),)):
-            if model is not schema and issubclass(model, Schema):
-                yield from _find(value, model, (*place, str(key)), shown)
+def _find(text: str, schema: type[Schema], shown: str) -> Iterator[Moved]:
+    for node, owner, place in blocks(parse_commented(text), schema):
+        for old, new in owner.former_keys.items():
+            block, _, name = new.partition(".")
+            if not name or old not in node or (old == block and isinstance(node[old], CommentedMap)):
+                continue
+            told = f"{'.'.join((*place, old))} → {'.'.join((*place, new))}"
+            if isinstance(node.get(block), CommentedMap):
+                raise ParamsError(shown, f"{told}: that block is there already", f"move `{old}` into it by hand")
+            position = (node.lc.data or {}).get(old)
+            if node.fa.flow_style() or not position or not in_a_line(node[old], position):
+                fault = f"{told}: the former key has no line of its own"
+                raise ParamsError(shown, fault, "move it by hand, and run this again")
+            inner = next(model for model in models_at(owner, (block,)) if name in model.model_fields)
+            about = owner.model_fields[block].description or ""
+            yield Moved(position[0], block, about, name, list(inner.model_fields).index(name), told)
 
 
 def _head(line: str, moved: Moved) -> str:

@@ -15,6 +15,7 @@ from ruamel.yaml.scalarstring import ScalarString
 
 from etude.core.errors import ConflictError, ParamsError
 from etude.core.files import atomic_path
+from etude.core.params import Schema, models_at
 from etude.project import params_files
 
 
@@ -77,6 +78,22 @@ def read_commented(path: Path) -> Any:
 def parse_commented(text: str) -> Any:
     """A YAML text's mapping, with its comments."""
     return _round_trip().load(text)
+
+
+def blocks(
+    node: Any, schema: type[Schema], place: tuple[str, ...] = ()
+) -> Iterator[tuple[CommentedMap, type[Schema], tuple[str, ...]]]:
+    """The block ``node`` of this schema and those below it, each with its schema and the keys that lead to it."""
+    if isinstance(node, CommentedSeq):
+        for item in node:
+            yield from blocks(item, schema, place)
+    if not isinstance(node, CommentedMap):
+        return
+    yield node, schema, place
+    for key, value in node.items():
+        for model in models_at(schema, (str(key),)):
+            if model is not schema and issubclass(model, Schema):  # itself: the value is no block
+                yield from blocks(value, model, (*place, str(key)))
 
 
 def _told(value: Any) -> str:
