@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,13 @@ def _configs(base: Path) -> str:
 
 def _code(*places: str) -> list[Any]:
     """The code that counts and is counted."""
-    return [code_digests(*places), [version(name) for name in LIBRARIES]]
+    return [{place: _digest(place) for place in places}, [version(name) for name in LIBRARIES]]
+
+
+@cache
+def _digest(place: str) -> str:
+    """Once for all stages of a plan, which share most of the code."""
+    return code_digests(place)[place]
 
 
 def changes_that_fit(
