@@ -13,7 +13,7 @@ from flows.terminal import device_memory
 
 
 class Needs(NamedTuple):
-    """What is told of each stage, by its name, and what to do where one does not fit."""
+    """The memory that each stage needs, in words, by its name; and a line for each stage that does not fit."""
 
     told: dict[str, str]
     lines: list[str]
