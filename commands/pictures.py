@@ -44,8 +44,7 @@ def bring(source: Path, name: str, methods: Sequence[str], word: str, kind: str,
                     (out / file).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(source / file, out / file)
         track([target], "fix that and run this again")
-    texts = sum(file.lower().endswith(".txt") for file in files)
-    say(f"{len(files) - texts} pictures and {texts} texts are in {target}, tracked by {target}.dvc; set `{name}`")
+    say(f"{_counted(files)} are in {target}, tracked by {target}.dvc; set `{name}`")
     for change in changes:
         say(change)
     if silent:
@@ -79,7 +78,7 @@ def _check_name(name: str, target: Path) -> None:
 
 def _chosen(source: Path, target: Path) -> list[str]:
     """The pictures below ``source``, recognised by content, with their masks and texts, as sorted relative names."""
-    from etude.core.beside import captions_of, find_captions
+    from etude.core.beside.captions import Captions
     from etude.images.decode import fault_of
     from etude.images.folder import choose_pictures, kohya_folders, list_folder, name_unused
 
@@ -95,13 +94,23 @@ def _chosen(source: Path, target: Path) -> list[str]:
     if not pictures:
         fault = f"holds no pictures{f': {others[0]}' if others else ''}"
         raise InputError(source, fault, "name a folder with pictures (PNG, JPEG, WebP, …)")
-    chosen = {*pictures, *captions_of(pictures, find_captions(files))}
+    captions = Captions(source, files, pictures)
+    found = (captions.find([file]) for file in pictures)
+    chosen = {*pictures, *(existing.file for existing in found if existing and existing.origin != "folder")}
     chosen.update(mask for file in pictures if (mask := masks[file]))
+    chosen.update(captions.faults)  # *caption* names them, and people correct them in the set
     if unused := name_unused(files, chosen | {file for file, fault in faults.items() if fault}):
-        warn(f"not copied either: {first_of(unused)}. Captions are read from .txt beside a picture alone")
+        warn(f"not copied either: {first_of(unused)}")
     if folders := kohya_folders(pictures):
-        warn(f"repeats and prompts in folders' names are not read: {first_of(folders)}")
+        warn(f"the repeats in folders' names are not read: {first_of(folders)}")
     return sorted(chosen)
+
+
+def _counted(files: list[str]) -> str:
+    from etude.images.folder import choose_pictures
+
+    texts = sum(not choose_pictures([file]) for file in files)
+    return f"{len(files) - texts} pictures and {texts} files with captions"
 
 
 def _refuse_overwriting(source: Path, files: list[str], target: Path, replace: bool) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -52,12 +52,16 @@ Kind = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": [
 
 
 class Caption(Schema):
-    """Where the captions of a set come from. A ``.txt`` beside a picture always comes first."""
+    """Where the captions of a set come from."""
 
     former_keys: ClassVar = {"clip": "model"}
+    added_keys: ClassVar = {"existing": "replace"}
 
-    file_names: bool = Field(description="use the words of a file's name where there is no .txt")
-    captioner: Kind = Field(description="what describes a picture that has neither")
+    existing: Literal["replace", "prepend", "append", "ignore"] = Field(
+        description="captions that exist: they replace the captioner's, stand before or behind it, or are ignored"
+    )
+    file_names: bool = Field(description="use the words of a file's name where no other caption exists")
+    captioner: Kind = Field(description="what describes a picture that has no caption")
     model: Location = Field(description="the folder of the captioner's model: for clip, a CLIP")
     words: Location = Field(description="a text file: the words that clip chooses among, one a line")
     templates: list[Template] = Field(min_length=1, description="the sentences in which clip reads a word, at {}")

@@ -11,14 +11,14 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from etude.core.beside import CARDS, captions_of, find_captions, read_beside
+from etude.core.beside.captions import CARDS, Captions
 from etude.core.errors import EtudeWarning, InputError
 from etude.core.placeholder import NAME, fill
 from etude.evaluation import metrics
@@ -114,9 +114,9 @@ def _right(predicted: str, wanted: str | None) -> float:
 
 
 def find_heldout(folder: Path, clip: ClipFeatures, classifier: Classifier | None) -> HeldOut | None:
-    """The held-out pictures in ``folder``; the caption is in the .txt file beside a picture, or is its file name.
+    """The held-out pictures in ``folder``; a caption is found as those of training pictures, or is the file's name.
 
-    None if there is no such folder; raises InputError if the folder contains no pictures, or a caption in no UTF-8.
+    None if there is no such folder; raises InputError if the folder contains no pictures, or a damaged caption.
     """
     if not folder.is_dir():
         return None
@@ -125,11 +125,22 @@ def find_heldout(folder: Path, clip: ClipFeatures, classifier: Classifier | None
     paths = [path for path in here if formats.get(path.suffix.lower()) in FORMATS]
     if not paths:
         raise InputError(folder, "holds no pictures", "put pictures there (PNG, JPEG, WebP), or remove the folder")
-    texts = find_captions(path.name for path in here if path.is_file())
-    used = {path.name for path in paths}
-    _warn_of_others(folder, here, {*used, *captions_of(used, texts)})
-    shown = [classifier.read_labels(_caption(path, texts)) if classifier else {} for path in paths]
+    names = [path.name for path in paths]
+    captions = Captions(folder, [path.name for path in here if path.is_file()], names)
+    existing = {name: captions.find([name]) for name in names}
+    _check(captions)
+    used = {*names, *(found.file for found in existing.values() if found)}
+    _warn_of_others(folder, here, used)
+    texts = [found.text if found else _words(name) for name, found in existing.items()]
+    shown = [classifier.read_labels(text) if classifier else {} for text in texts]
     return HeldOut(paths, clip.pictures(paths), shown, classifier)
+
+
+def _check(captions: Captions) -> None:
+    for file, fault in captions.faults.items():
+        raise InputError(captions.folder / file, fault, "correct it: it describes held-out pictures")
+    for file, note in captions.notes.items():
+        warnings.warn(f"{captions.folder / file}: {note}", EtudeWarning, stacklevel=3)
 
 
 def _warn_of_others(folder: Path, here: Sequence[Path], used: Collection[str]) -> None:
@@ -142,7 +153,5 @@ def _warn_of_others(folder: Path, here: Sequence[Path], used: Collection[str]) -
         warnings.warn(message, EtudeWarning, stacklevel=2)
 
 
-def _caption(path: Path, texts: Mapping[str, str]) -> str:
-    """The text beside a picture, or else the words of its file name; raises InputError."""
-    text = read_beside(path.parent, [path.name], texts)
-    return re.sub(r"[-_]", " ", path.stem) if text is None else text
+def _words(name: str) -> str:
+    return re.sub(r"[-_]", " ", Path(name).stem)

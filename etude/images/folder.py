@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from etude.core.beside import CARDS
+from etude.core.beside.captions import CARDS, REPEATS
 from etude.core.errors import InputError
 
 # What lies beside pictures without being one; everything else is tried by its content, whatever its suffix.
@@ -19,7 +18,7 @@ BESIDE = frozenset(
     | {".safetensors"}
 )
 MASK = "_att"  # ends the stem of a mask that lies beside its picture, as DreamArtist names them
-REPEATS = re.compile(r"\d{1,3}_\S.*")  # folders that kohya's scripts read repeats and a prompt from: "10_sks dog"
+NO_PICTURES = ("-masklabel", "-condlabel")  # end the stems of OneTrainer's masks and conditions, beside their pictures
 
 
 class Listing(NamedTuple):
@@ -86,9 +85,9 @@ def choose_pictures(files: Iterable[str]) -> dict[str, str | None]:
     Each with the attention mask beside it, if there is one: ``otter.png`` → ``otter_att.png``, of whatever suffix.
     """
     stems = {name: Path(name).with_suffix("").as_posix() for name in files if _picture(Path(name))}
-    wanted = {stem + MASK for stem in stems.values()}
-    masks = {stem: name for name, stem in stems.items() if stem in wanted}
-    return {name: masks.get(stem + MASK) for name, stem in stems.items() if stem not in wanted}
+    others = {stem + end for stem in stems.values() for end in (MASK, *NO_PICTURES)}
+    masks = {stem: name for name, stem in stems.items() if stem in others}
+    return {name: masks.get(stem + MASK) for name, stem in stems.items() if stem not in others}
 
 
 def name_unused(files: Iterable[str], used: Collection[str]) -> list[str]:
@@ -106,7 +105,7 @@ def name_unused(files: Iterable[str], used: Collection[str]) -> list[str]:
 
 
 def kohya_folders(used: Iterable[str]) -> list[str]:
-    """The folders of ``used`` files whose names tell kohya's scripts repeats and a prompt."""
+    """The folders of ``used`` files whose names tell kohya's scripts how often a picture counts."""
     parts = {part for name in used for part in PurePosixPath(name).parts[:-1]}
     return sorted(filter(REPEATS.fullmatch, parts))
 

@@ -81,7 +81,7 @@ def test_pictures_and_captions_are_copied_tracked_and_added_with_every_comment_k
     before = texts()
     bring(photos)
     found = {path.relative_to("data/raw/mydog").as_posix() for path in Path("data/raw/mydog").rglob("*.*")}
-    assert found == {"a.png", "a.txt", "holiday/b.jpg"}
+    assert found == {"a.png", "a.txt", "holiday/b.jpg", "holiday/b.caption"}
     assert "path: mydog" in Path("data/raw/mydog.dvc").read_text(encoding="utf-8")
     new = [line for line in texts()["params.yaml"].splitlines() if line not in before["params.yaml"].splitlines()]
     assert new[0] == "  mydog: data/raw/mydog"
@@ -91,10 +91,10 @@ def test_pictures_and_captions_are_copied_tracked_and_added_with_every_comment_k
     assert comments(texts()["params.yaml"]) == comments(before["params.yaml"])
     assert {path for path, text in texts().items() if text != before[path]} == {"params.yaml"}
     told = capsys.readouterr()
-    assert "2 pictures and 1 texts are in data/raw/mydog" in told.out
+    assert "2 pictures and 2 files with captions are in data/raw/mydog" in told.out
     assert "--method lora" in told.out
     assert "1 files are not copied: movie.mov (is a video (MOV)" in told.err
-    assert "not copied either: 1 .caption (holiday/b.caption); 1 .txt (notes.txt). Captions are read" in told.err
+    assert "not copied either: 1 .txt (notes.txt)\n" in told.err
 
 
 def test_chosen_methods_speak_of_what_is_learned_and_of_nothing_else_any_more(
@@ -322,19 +322,20 @@ def test_an_entry_is_inserted_after_the_last_of_its_block(text: str, expected: s
     assert insert(text, "a", ["y: 0"]) == expected
 
 
-def test_captions_of_any_case_are_copied_and_every_other_file_and_folder_name_that_is_not_read_is_named(
+def test_captions_of_every_kind_are_copied_and_every_other_file_is_named(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for file in ("metadata.jsonl", "a.png.txt", "holiday/b.TXT", "1.json", "2.json"):
+    for file in ("log.jsonl", "a.png.txt", "holiday/b.TXT", "1.json", "2.json"):
         (photos / file).write_text("x", encoding="utf-8")
     draw(photos / "10_sks dog" / "c.png", 3)
+    draw(photos / "d.png", 4)
+    (photos / "metadata.csv").write_text("file_name,text\nd.png,a dog\n", encoding="utf-8")
     bring(photos)
     found = {path.relative_to("data/raw/mydog").as_posix() for path in Path("data/raw/mydog").rglob("*.*")}
-    assert found == {"a.png", "a.txt", "holiday/b.jpg", "holiday/b.TXT", "10_sks dog/c.png"}
+    captions = {"a.txt", "holiday/b.TXT", "metadata.csv"}
+    assert found == {"a.png", "holiday/b.jpg", "10_sks dog/c.png", "d.png", *captions}
     told = capsys.readouterr()
-    assert "3 pictures and 2 texts are in" in told.out
-    assert (
-        "not copied either: 2 .json (1.json); 1 .caption (holiday/b.caption); 1 .jsonl (metadata.jsonl); " in told.err
-    )
+    assert "4 pictures and 3 files with captions are in" in told.out
+    assert "not copied either: 2 .json (1.json); 1 .caption (holiday/b.caption); 1 .jsonl (log.jsonl); " in told.err
     assert "1 .png.txt (a.png.txt)" in told.err
-    assert "repeats and prompts in folders' names are not read: 10_sks dog" in told.err
+    assert "the repeats in folders' names are not read: 10_sks dog" in told.err

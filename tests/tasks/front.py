@@ -31,6 +31,7 @@ prepare:
   near_duplicates: 0.05
   unreadable: skip
 caption:
+  existing: replace
   file_names: true
   captioner: clip
   model: {base}/clip

@@ -19,6 +19,17 @@ def raw(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return Path("raw")
 
 
+def use_echo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A captioner that says which file it saw."""
+
+    def describe(pictures: Iterable[Path], settings: Caption, device: str) -> list[str]:
+        assert device == "cpu"
+        return [f"{settings.top} {path.suffix}" for path in pictures]
+
+    monkeypatch.setitem(sys.modules, "echo_captioner", SimpleNamespace(describe_pictures=describe))
+    monkeypatch.setitem(CAPTIONERS, "echo", Captioner("echo", "Echo", "echo_captioner"))
+
+
 def front() -> dict[str, tuple[str, str]]:
     prepare("pets")
     caption("pets")
@@ -104,15 +115,16 @@ def test_captions_that_would_be_overlooked_are_counted_in_a_warning(
 ) -> None:
     for number in range(3):
         draw(raw / f"{number}.png", number)
+    for number in range(2):
         (raw / f"{number}.caption").write_text("a cat", encoding="utf-8")
     (raw / "0.txt").write_text("a cat", encoding="utf-8")
     (raw / "lost.txt").write_text("a cat", encoding="utf-8")
     set_param("captioner: clip", "captioner: none")
     front()
     told = capsys.readouterr()
-    assert "pets: 3 captions: 1 from .txt files, 2 without a text" in told.out
-    assert "pets: files that are not used: 3 .caption (0.caption); 1 .txt (lost.txt). Captions are read" in told.err
-    assert "2 captions are empty" in told.err
+    assert "pets: 3 captions: 2 from text files, 1 from nowhere" in told.out
+    assert "pets: files that are not used: 1 .caption (0.caption); 1 .txt (lost.txt)\n" in told.err
+    assert "1 captions are empty" in told.err
 
 
 def test_clip_names_what_its_weights_see(raw: Path) -> None:
@@ -140,14 +152,10 @@ def test_clip_names_what_its_weights_see(raw: Path) -> None:
 def test_a_captioner_is_a_record_and_nothing_else_has_to_know_it(
     raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def describe(pictures: Iterable[Path], settings: Caption, device: str) -> list[str]:
-        return [f"{settings.top} {path.suffix} on {device}" for path in pictures]
-
-    monkeypatch.setitem(sys.modules, "echo_captioner", SimpleNamespace(describe_pictures=describe))
-    monkeypatch.setitem(CAPTIONERS, "echo", Captioner("echo", "Echo", "echo_captioner"))
+    use_echo(monkeypatch)
     draw(raw / "0001.png", 1)
     set_param("captioner: clip", "captioner: echo")
-    assert front() == {"0001.png": ("1 .png on cpu", "echo")}
+    assert front() == {"0001.png": ("1 .png", "echo")}
     assert "pets: 1 captions: 1 from Echo" in capsys.readouterr().out
 
 
@@ -168,11 +176,12 @@ def test_every_file_that_no_stage_used_is_named_in_one_line(raw: Path, capsys: p
     for number in range(1, 5):
         draw(raw / f"IMG_{number}.png", number)
         draw(raw / f"IMG_{number}_att.png", 10 + number)
+        draw(raw / f"IMG_{number}-masklabel.png", 20 + number)
     draw(raw / "copy of 1.png", 1)
     draw(raw / "10_sks dog" / "IMG_9.png", 9)
     (raw / "broken.png").write_bytes(b"no picture")
-    used = {"IMG_1.TXT": "upper case", "IMG_2.Txt": "mixed case", "copy of 1.caption": "not read"}
-    others = ["IMG_3.png.txt", "IMG_4.json", "IMG_4.tags", "metadata.jsonl", "metadata.csv", "meta_cap.json"]
+    used = {"IMG_1.TXT": "upper case", "IMG_2.Txt": "mixed case"}
+    others = ["IMG_1.caption", "notes.json", "IMG_2.tags", "log.jsonl", "loss.csv", "config.json"]
     others += ["lonely.txt", "captions.txt", "README.md", ".hidden.txt"]
     for file, text in {**used, **dict.fromkeys(others, "x")}.items():
         (raw / file).write_text(text, encoding="utf-8")
@@ -181,41 +190,90 @@ def test_every_file_that_no_stage_used_is_named_in_one_line(raw: Path, capsys: p
     assert found["IMG_2.png"] == ("mixed case", "file")
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "not used" in line]
     assert line == (
-        "warning: pets: files that are not used: 2 .json (IMG_4.json); 2 .txt (captions.txt); "
-        "1 .caption (copy of 1.caption); 1 .csv (metadata.csv); 1 .jsonl (metadata.jsonl); "
-        "1 .png.txt (IMG_3.png.txt); 1 .tags (IMG_4.tags). Captions are read from .txt beside a picture alone"
+        "warning: pets: files that are not used: 4 .png (IMG_1-masklabel.png); 2 .json (config.json); "
+        "2 .txt (captions.txt); 1 .caption (IMG_1.caption); 1 .csv (loss.csv); 1 .jsonl (log.jsonl); "
+        "1 .tags (IMG_2.tags)"
     )
 
 
-def test_repeats_and_prompts_in_names_of_folders_are_not_read_and_that_is_said(
+def test_prompts_in_names_of_folders_are_captions_and_that_repeats_are_not_read_is_said(
     raw: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw(raw / "10_sks dog" / "IMG_1.png", 1)
-    front()
+    assert front() == {"10_sks dog/IMG_1.png": ("sks dog", "folder")}
     warned = capsys.readouterr().err
-    assert "pets: repeats and prompts in folders' names are not read: 10_sks dog" in warned
+    assert "pets: the repeats in folders' names are not read: 10_sks dog" in warned
     assert "not used" not in warned
 
 
-def test_texts_that_are_not_utf8_stop_nothing_and_all_are_named_at_once(
+def test_texts_in_another_encoding_stop_nothing_and_all_are_named_at_once(
     raw: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for number, name in enumerate(["red fox", "blue cat", "green dog"]):
+    for number, name in enumerate(["red fox", "blue cat", "green dog", "mouse"]):
         draw(raw / f"{name}.png", number)
-    (raw / "red fox.txt").write_bytes("a füx".encode("latin-1"))
+    (raw / "red fox.txt").write_bytes("рыжая лиса".encode("cp1251"))
     (raw / "blue cat.txt").write_bytes(b"\xff\xfe\0")
     (raw / "green dog.txt").write_text("a dog", encoding="utf-8")
+    (raw / "mouse.txt").write_bytes("a grey müs".encode("cp1252"))
     assert front() == {
         "red fox.png": ("red fox", "name"),
         "blue cat.png": ("blue cat", "name"),
         "green dog.png": ("a dog", "file"),
+        "mouse.png": ("a grey müs", "file"),
     }
-    warnings = [line for line in capsys.readouterr().err.splitlines() if "are left out" in line]
-    assert len(warnings) == 1
-    assert "raw: 2 texts are left out: " in warnings[0]
-    assert "red fox.txt (is not text in UTF-8 (byte 3))" in warnings[0]
-    assert "blue cat.txt (" in warnings[0]
-    assert warnings[0].endswith("Next: save them as UTF-8")
+    faults, doubts = (line for line in capsys.readouterr().err.splitlines() if "with captions are" in line)
+    assert "raw: 1 files with captions are used with a doubt: mouse.txt (is read as Windows-1252" in doubts
+    assert "raw: 2 files with captions are left out: " in faults
+    assert "red fox.txt (is not text in UTF-8 (byte 0))" in faults
+    assert "blue cat.txt (" in faults
+    assert faults.endswith("Next: correct them; texts are UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("existing", "with_text", "without"),
+    [
+        ("replace", ("a red fox", "file"), ("1 .png", "echo")),
+        ("prepend", ("a red fox, 1 .png", "file + echo"), ("1 .png", "echo")),
+        ("append", ("1 .png, a red fox", "echo + file"), ("1 .png", "echo")),
+        ("ignore", ("1 .png", "echo"), ("1 .png", "echo")),
+    ],
+)
+def test_captions_that_exist_replace_the_captioners_or_stand_beside_them(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, existing: str, with_text: tuple[str, str], without: tuple[str, str]
+) -> None:
+    use_echo(monkeypatch)
+    set_param("captioner: clip", "captioner: echo")
+    set_param("existing: replace", f"existing: {existing}")
+    draw(raw / "0001.png", 1)
+    (raw / "0001.txt").write_text("a red fox", encoding="utf-8")
+    draw(raw / "0002.png", 2)
+    assert front() == {"0001.png": with_text, "0002.png": without}
+
+
+def test_a_kohya_users_folder_gives_the_captions_that_kohyas_scripts_would_read(raw: Path) -> None:
+    set_param("captioner: clip", "captioner: none")
+    for number, name in enumerate(["10_sks dog/red fox.png", "10_sks dog/b.jpg", "5_cat/c.webp"]):
+        draw(raw / name, number)
+    (raw / "10_sks dog/b.caption").write_text("sks dog on grass", encoding="utf-8")
+    (raw / "5_cat/meta_lat.json").write_text('{"c": {"caption": "a cat", "tags": "cat, bed"}}', encoding="utf-8")
+    assert front() == {
+        "10_sks dog/red fox.png": ("sks dog", "folder"),
+        "10_sks dog/b.jpg": ("sks dog on grass", "file"),
+        "5_cat/c.webp": ("a cat, cat, bed", "listing"),
+    }
+
+
+def test_where_a_caption_was_found_is_recorded_for_each_picture(raw: Path) -> None:
+    set_param("captioner: clip", "captioner: none")
+    draw(raw / "red fox.png", 1)
+    draw(raw / "b.png", 2)
+    draw(raw / "0001.png", 3)
+    (raw / "b.txt").write_text("a cat", encoding="utf-8")
+    front()
+    entries = read_json("data/pets/captioned/captions.json").values()
+    assert {entry["text"]: entry.get("file") for entry in entries} == {
+        "red fox": "red fox.png", "a cat": "b.txt", "": None
+    }  # fmt: skip
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there, a path holds 260 characters")

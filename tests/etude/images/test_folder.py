@@ -66,6 +66,11 @@ def test_a_mask_lies_beside_its_picture_and_is_none_itself(tmp_path: Path) -> No
     assert list_pictures(tmp_path) == masks
 
 
+def test_masks_and_conditions_of_onetrainer_are_no_pictures(tmp_path: Path) -> None:
+    fill(tmp_path, "a.png", "a-masklabel.png", "a-condlabel.png", "b-masklabel.png")
+    assert list_pictures(tmp_path) == {"a.png": None, "b-masklabel.png": None}
+
+
 def test_pictures_of_one_stem_share_its_mask(tmp_path: Path) -> None:
     fill(tmp_path, "a.jpg", "a.png", "a_att.png")
     assert list_pictures(tmp_path) == {"a.jpg": "a_att.png", "a.png": "a_att.png"}

@@ -1,0 +1,177 @@
+"""The captions that exist for the pictures of a folder, from people and from other programs.
+
+`ORIGINS` is the order in which they count. A record in it is a place where a caption may be.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from etude.core.beside.fields import caption_of
+from etude.core.beside.generated import prompt_in
+from etude.core.beside.listings import by_last_part, list_candidates, read_listing
+from etude.core.beside.texts import read_text
+from etude.core.errors import InputError
+
+# Suffixes of text files with a caption, the first counts most. kohya's scripts write .caption, taggers .tags.
+TEXTS = (".txt", ".caption", ".captions", ".cap", ".text", ".tags")
+# stems of files about the pictures
+CARDS = frozenset({"license", "licence", "notice", "readme", "credits", "attribution", "copying"})
+# folders in whose names kohya's scripts read repeats and a prompt: "10_sks dog"
+REPEATS = re.compile(r"(?P<repeats>\d{1,3})_(?P<prompt>\S.*)")
+
+
+class Existing(NamedTuple):
+    """A caption that exists."""
+
+    text: str  # lines and runs of spaces are one space each, as in the tokenizer; empty if people left it empty
+    origin: str  # a key of ORIGINS
+    file: str  # where it is: a file, or a folder, relative to the set's folder
+
+
+class Captions:
+    """The captions of one folder.
+
+    ``files`` are all files in it, ``pictures`` those of them that are pictures, as names relative to the ``folder``.
+    Files are read when they are needed; what is wrong with one is in ``faults``, what is to be known of it in
+    ``notes``.
+    """
+
+    def __init__(self, folder: Path, files: Iterable[str], pictures: Iterable[str]) -> None:
+        self.folder = folder
+        self.files = sorted(files)
+        self.pictures = list(pictures)
+        self.faults: dict[str, str] = {}
+        self.notes: dict[str, str] = {}
+
+    def find(self, sources: Iterable[str]) -> Existing | None:
+        """The caption of a picture; ``sources`` are its files, which have equal pixels. None if there is none."""
+        names = list(sources)
+        for origin, find in ORIGINS.items():
+            for name in names:
+                if (found := find(self, name)) is not None:
+                    text, file = found
+                    return Existing(" ".join(text.split()), origin, file)
+        return None
+
+    def beside(self, name: str) -> tuple[str, str] | None:
+        """The text of a file beside the picture ``name``: ``fox.txt``, or else ``fox.png.txt``."""
+        for file in self._beside(name, self._texts):
+            try:
+                text, note = read_text(self.folder / file)
+            except InputError as error:  # one bad file stops nothing
+                self.faults[file] = error.fault
+                continue
+            if note:
+                self.notes[file] = note
+            return text, file
+        return None
+
+    def sidecar(self, name: str) -> tuple[str, str] | None:
+        """The caption in a JSON file beside the picture, as ai-toolkit and gallery-dl write it."""
+        for file in self._beside(name, self._sidecars):
+            fields = self._read_json(file)
+            if isinstance(fields, dict) and (text := caption_of(fields)):
+                return text, file
+        return None
+
+    def listed(self, name: str) -> tuple[str, str] | None:
+        """The caption in a file for all pictures: metadata.jsonl, metadata.csv, meta_cap.json …"""
+        return self._listed.get(name)
+
+    def drawn(self, name: str) -> tuple[str, str] | None:
+        """The prompt that a program wrote into the picture that it drew."""
+        text = prompt_in(self.folder / name)
+        return None if text is None else (text, name)
+
+    def folder_name(self, name: str) -> tuple[str, str] | None:
+        """The prompt in the name of the nearest folder that has one, as kohya's scripts read it."""
+        for parent in PurePosixPath(name).parents:
+            if match := REPEATS.fullmatch(parent.name):
+                return match["prompt"], str(parent)
+        return None
+
+    def _beside(self, name: str, files: dict[str, list[str]]) -> list[str]:
+        path = PurePosixPath(name)
+        return [*files.get(_plain(path.with_suffix("")), []), *files.get(_plain(path), [])]
+
+    @cached_property
+    def _texts(self) -> dict[str, list[str]]:
+        """Names without their last suffix → the text files of that name, the first counts most."""
+        found: dict[str, list[str]] = {}
+        texts = [file for file in self.files if _suffix(file) in TEXTS]
+        for file in sorted(texts, key=_rank):
+            found.setdefault(_plain(PurePosixPath(file).with_suffix("")), []).append(file)
+        return found
+
+    @cached_property
+    def _sidecars(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for file in self.files:
+            if _suffix(file) == ".json":
+                found.setdefault(_plain(PurePosixPath(file).with_suffix("")), []).append(file)
+        return found
+
+    @cached_property
+    def _listed(self) -> dict[str, tuple[str, str]]:
+        """Pictures → the caption and the file that lists them; of several, of the first file."""
+        stems = {_plain(PurePosixPath(name).with_suffix("")) for name in self.pictures}
+        stems |= {_plain(PurePosixPath(name)) for name in self.pictures}
+        places = by_last_part(self.pictures)
+        found: dict[str, tuple[str, str]] = {}
+        for file in list_candidates(self.files):
+            if _plain(PurePosixPath(file).with_suffix("")) in stems:
+                continue  # beside one picture
+            try:
+                listing = read_listing(self.folder, file, places)
+            except InputError as error:
+                self.faults[file] = error.fault
+                continue
+            if listing is None:
+                continue
+            if listing.strangers:
+                count, first = len(listing.strangers), listing.strangers[0]
+                self.notes[file] = f"{count} of its names mean no picture here, or several, such as {first[-80:]}"
+            for picture, text in listing.captions.items():
+                found.setdefault(picture, (text, file))
+        return found
+
+    def _read_json(self, file: str) -> object:
+        import json
+
+        try:
+            return json.loads(read_text(self.folder / file).text)
+        except InputError as error:
+            self.faults[file] = error.fault
+        except (ValueError, RecursionError) as error:
+            self.faults[file] = f"is not JSON ({error})"
+        return None
+
+
+# Where a caption may be, the first counts most; each gives the text and the file for the name of a picture.
+ORIGINS: dict[str, Callable[[Captions, str], tuple[str, str] | None]] = {
+    "file": Captions.beside,
+    "sidecar": Captions.sidecar,
+    "listing": Captions.listed,
+    "picture": Captions.drawn,
+    "folder": Captions.folder_name,
+}
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _rank(text: str) -> tuple[int, bool, str]:
+    """The order of text files with one stem: by suffix, small letters before others."""
+    return TEXTS.index(_suffix(text)), PurePosixPath(text).suffix not in TEXTS, text
+
+
+def _plain(path: PurePosixPath) -> str:
+    """A name in one form: macOS writes é as two characters."""
+    return unicodedata.normalize("NFC", str(path))

@@ -1,0 +1,60 @@
+"""The prompt that A1111 and its kin write into the pictures that they draw, as a caption."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from PIL import Image
+
+from etude.core.pictures import DAMAGE
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})  # the formats in which these programs save
+EXIF, COMMENT = 0x8769, 0x9286  # the EXIF directory and UserComment in it, for JPEG and WebP
+CODED = {b"UNICODE\0": "utf-16-be", b"ASCII\0\0\0": "ascii"}
+END = re.compile(r"^(Negative prompt|Steps): ", re.MULTILINE)
+STEPS = re.compile(r"^Steps: \d", re.MULTILINE)  # every such text has them; a text of another program may not
+NETWORK = re.compile(r"<[a-z]+:[^<>]*>")  # <lora:owl:0.8>
+CHANGES = re.compile(r"(?<!\\)\[[^\[\]]*[:|][^\[\]]*\]")  # [a:b:0.5], [a|b]: it changes while the picture is drawn
+WEIGHT = re.compile(r"\(([^():]*):\s*[-+.\d]+\s*\)")  # (word:1.2)
+BRACKET = re.compile(r"(?<!\\)[()\[\]]")
+BREAK = re.compile(r"\s*\bBREAK\b\s*")
+COMMAS = re.compile(r"\s*,(\s*,)*\s*")
+
+
+def prompt_in(path: Path) -> str | None:
+    """The prompt in a picture file; None if it has none, or one that says different things at different steps."""
+    if path.suffix.lower() not in SUFFIXES:
+        return None
+    text = _parameters(path)
+    if text is None or not STEPS.search(text):
+        return None
+    return as_caption(text[: END.search(text).start()])  # type: ignore[union-attr] # STEPS found one
+
+
+def as_caption(prompt: str) -> str | None:
+    """A prompt without what only its program reads: networks, weights, brackets and BREAK. None if it changes."""
+    prompt = NETWORK.sub("", prompt)
+    if CHANGES.search(prompt):
+        return None
+    prompt = BRACKET.sub("", WEIGHT.sub(r"\1", BREAK.sub(", ", prompt)))
+    prompt = re.sub(r"\\([()\[\]])", r"\1", prompt)
+    return " ".join(COMMAS.sub(", ", prompt).split()).strip(", ") or None
+
+
+def _parameters(path: Path) -> str | None:
+    """The text that describes how a picture was drawn. A damaged file has none here: *prepare* names it."""
+    try:
+        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
+            text = image.info.get("parameters")
+            if text is None and image.format != "PNG":
+                text = _decoded(image.getexif().get_ifd(EXIF).get(COMMENT))
+    except DAMAGE:
+        return None
+    return text if isinstance(text, str) else None
+
+
+def _decoded(comment: object) -> str | None:
+    if not isinstance(comment, bytes) or (encoding := CODED.get(comment[:8])) is None:
+        return None
+    return comment[8:].decode(encoding, errors="ignore")
