@@ -23,6 +23,7 @@ def check(
     """
     from etude import project, sources
     from etude.images.faces import refuse_missing
+    from etude.training.settings import refuse_missing_trackers
 
     faults = []
     for folder in folders or [Path()]:
@@ -34,6 +35,7 @@ def check(
         raise ParamsError("params", BELOW.join(faults), "correct them")
     if not folders:
         refuse_missing(checked.prepare.crop)
+        refuse_missing_trackers(checked.trackers)
         for method in checked.methods:
             _refuse_missing_optimizer(method)
         lines = [*sources.faults(sources.missing(Path(), checked)), *sources.hidden(Path(), checked)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,7 @@ from etude.grids.syntax import texts
 from etude.images.settings import Prepare
 from etude.metrics import BY_KEY, HELD_OUT
 from etude.training.plan import SavesMemory, Trained
+from etude.training.settings import Tracker
 
 RESERVED = ("raw", "samples")  # folders of data/ that do not belong to an image set
 
@@ -45,6 +46,8 @@ def schemas_of(root: Path) -> Iterator[tuple[Path, type[Schema]]]:
 class Project(Schema):
     """The root params.yaml."""
 
+    added_keys: ClassVar = {"trackers": []}
+
     methods: list[str] = Field(min_length=1, max_length=64)
     sets: dict[SetName, Location] = Field(min_length=1)
     base: Location
@@ -53,6 +56,7 @@ class Project(Schema):
     processes: int = Field(ge=1, le=64)
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["fp32", "fp16", "bf16"]
+    trackers: list[Tracker] = Field(description="services that also get the loss curve while a build runs")
     prepare: Prepare
     caption: Caption
     sampling: Sampling
@@ -62,7 +66,8 @@ class Project(Schema):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        refuse_twice(methods=self.methods, **{f"prompts.{name}": prompts for name, prompts in self.prompts.items()})
+        prompts = {f"prompts.{name}": listed for name, listed in self.prompts.items()}
+        refuse_twice(methods=self.methods, trackers=self.trackers, **prompts)
         if taken := [name for name in self.sets if name in RESERVED]:
             raise ValueError(f"`sets` has `{taken[0]}`: data/{taken[0]} has another use")
         if (self.device, self.precision) == ("cpu", "fp16"):

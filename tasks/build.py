@@ -1,6 +1,7 @@
 """Train a method by its params.yaml: ``artifacts/<method>/build/``.
 
-The loss curve is written to ``…/training/``, pictures drawn during training to ``…/previews/``.
+The loss curve is written to ``…/training/``, pictures drawn during training to ``…/previews/``. While it learns, both
+are in ``logs/curves/<method>/`` and ``logs/previews/<method>/``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from etude.training.optimizer import PACKAGES, refuse_missing
 from etude.training.plan import Trained
 from etude.training.preview import preview_of
 from etude.training.processes import is_launched, is_main, spread
+from etude.training.settings import RunParams, refuse_missing_trackers
 from etude.training.switches import RESUMING, advice
 from tasks.shell import look_of, publish, run
 from tasks.shell.console import say, warn
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from etude.watch.looks import Look
 
 __all__ = ["StageParams", "build"]
+LOGS = Path("logs")
 LIBRARIES = (
     "accelerate",
     "diffusers",
@@ -64,6 +67,7 @@ def build(method: str) -> None:
     start, stage_params, module = time.monotonic(), pick("params.yaml", StageParams), load_method(method)
     file = Path("pipelines", method, "params.yaml")
     params = load(file, module.Params)
+    refuse_missing_trackers(pick("params.yaml", RunParams).trackers)
     _refuse_excluded(params, stage_params, file)
     path = base_of(params, stage_params.base)
     family = _family(method, module, path)
@@ -85,7 +89,7 @@ def build(method: str) -> None:
     look.refuse_changed()  # before gigabytes are copied
     _publish(method, artifact, report.finish(), facts, look)
     report.discard()
-    _measure(Path("logs", f"build-{method}.json"), time.monotonic() - start)
+    _measure(LOGS / f"build-{method}.json", time.monotonic() - start)
     say(f"{method}: {len(artifact.tensors)} tensors in artifacts/{method}/build/artifact.safetensors")
 
 
@@ -177,15 +181,18 @@ def _open(
 ) -> tuple[Base, Report]:
     """The base, opened as its method needs it, and a report with previews."""
     from etude.core.randomness import make_deterministic
+    from etude.training.curve import Curve
     from etude.training.opening import open_base
     from etude.training.preview import draw, encode_fixed
     from etude.training.report import Report
+    from etude.training.trackers import Trackers
 
     make_deterministic(stage_params.threads)
     preview, base = preview_of(params), open_base(path, params, stage_params.device)
-    report = Report(
-        scratch, stage_params.seed, base.device.type, stage_params.precision, watch=Path("logs", "previews", method)
-    )
+    chosen, device = pick("params.yaml", RunParams).trackers, base.device.type
+    report = Report(scratch, stage_params.seed, device, stage_params.precision, watch=LOGS / "previews" / method)
+    report.curve = Curve(LOGS / "curves" / method)
+    report.trackers = Trackers(chosen, LOGS / "trackers" / scratch.name, params.recipe(), device)
     if preview and is_main():  # other processes draw nothing
         texts = encode_fixed(base, preview, params, stage_params.precision)
         report.preview = lambda: draw(base, preview, params.word, stage_params.precision, texts)

@@ -24,7 +24,9 @@ from etude.core.artifact import Artifact
 from etude.core.errors import TrainingError
 from etude.core.files import atomic_path
 from etude.core.memory import is_out_of_memory
+from etude.training.curve import Curve, Point
 from etude.training.processes import RANK, is_main
+from etude.training.trackers import Trackers
 
 CONSOLE = Console(stderr=True)
 
@@ -42,7 +44,9 @@ class Report:
     precision: str  # fp32, fp16 or bf16
     preview: Callable[[], Image.Image] | None = None
     watch: Path | None = None  # folder to which each preview is also copied at once, for people to look at
-    history: list[tuple[int, float, float]] = field(default_factory=list)  # step, loss, learning rate
+    curve: Curve | None = None  # files with the points so far
+    trackers: Trackers | None = None
+    history: list[Point] = field(default_factory=list)
     _bar: Progress | None = None
 
     @property
@@ -84,6 +88,8 @@ class Report:
         """Print at which step the run begins; ``step`` above 0: it resumes from a saved state."""
         if not is_main():
             return
+        if self.curve:
+            self.curve.restart(self.history)
         CONSOLE.print(f"resumed at step {step} of {steps}" if step else f"starting, {steps} steps", highlight=False)
         if CONSOLE.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -99,6 +105,10 @@ class Report:
     def log(self, step: int, loss: float, rate: float) -> None:
         """Add a point to the curve: the mean loss since the last point, and the learning rate at ``step``."""
         self.history.append((step, loss, rate))
+        if self.curve:
+            self.curve.add((step, loss, rate))
+        if self.trackers:
+            self.trackers.log(step, {"loss": loss, "learning_rate": rate})
         if self._bar:
             self._bar.update(self._bar.task_ids[0], description=f"loss {loss:.4f}")
         else:
@@ -145,6 +155,8 @@ class Report:
         if self._bar:
             self._bar.stop()
             self._bar = None
+        if self.trackers:
+            self.trackers.end()
         shutil.rmtree(self.folder / "training", ignore_errors=True)
         # without these two arguments, dvclive would rewrite dvc.yaml and save an experiment inside the stage
         with Live(str(self.folder / "training"), dvcyaml=None, save_dvc_exp=False) as live:

@@ -11,7 +11,7 @@ from commands.check import check
 from commands.rewriting import rewrite
 from etude.core.errors import InputError, ParamsError
 from etude.images import faces
-from etude.training import optimizer
+from etude.training import optimizer, settings
 from tests.shipped import PARAMS
 
 
@@ -51,4 +51,13 @@ def test_an_optimizer_whose_package_is_not_installed_is_refused_before_anything_
     monkeypatch.setattr(optimizer, "find_spec", lambda _: None)
     fault = "lora/params.yaml: `training.optimizer.kind: adamw8bit` needs bitsandbytes, which .* EXTRAS=gpu`"
     with pytest.raises(ParamsError, match=fault):
+        check()
+
+
+def test_a_tracker_whose_package_is_not_installed_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(draft(tmp_path / "project", "trackers: []", "trackers: [wandb]"))
+    monkeypatch.setattr(settings, "find_spec", lambda _: None)
+    with pytest.raises(ParamsError, match="`trackers` has wandb, which is not installed. Next: `pip install wandb`"):
         check()

@@ -66,6 +66,14 @@ def test_a_build_leaves_artifact_checkpoints_previews_and_curve_and_nothing_else
     assert costs["memory_bytes"] > 50_000_000
 
 
+def test_the_curve_of_a_build_is_in_logs_as_its_out_has_it_and_no_tracker_is_imported(built: Path) -> None:
+    for name in ("loss.tsv", "learning_rate.tsv"):
+        live = built / "logs/curves/lora/plots/metrics" / name
+        assert live.read_bytes() == (built / "artifacts/lora/training/plots/metrics" / name).read_bytes()
+        assert [line.split("\t")[0] for line in live.read_text().splitlines()] == ["step", "2", "4", "6"]
+    assert not {"torch.utils.tensorboard", "tensorboard", "wandb", "mlflow"} & set(sys.modules)
+
+
 def test_artifact_and_checkpoints_tell_how_they_were_made(built: Path) -> None:
     made = artifacts.load(built / "artifacts/lora/build/artifact.safetensors")
     assert made.method == "lora"

@@ -20,6 +20,7 @@ from etude.core.artifact import Artifact
 from etude.core.errors import TrainingError
 from etude.core.memory import work_of
 from etude.core.randomness import mix
+from etude.training.curve import Curve
 from etude.training.fit import _buckets, fit
 from etude.training.plan import Optimization
 from etude.training.processes import OURS
@@ -45,7 +46,7 @@ def train(
     """Fit weights to the first coordinate, with dropout so that the generator matters."""
     torch.manual_seed(0)
     weights = [torch.randn(4, 1, requires_grad=True) for _ in rates]
-    report = Report(scratch=scratch, seed=1, device="cpu", precision="fp32")
+    report = Report(scratch=scratch, seed=1, device="cpu", precision="fp32", curve=Curve(scratch / "curve"))
     calls = iter(range(10**6))
 
     def loss(batch: Points) -> Tensor:
@@ -71,17 +72,22 @@ PLAN = {
 @pytest.mark.parametrize("plan", ["PLAN", "PLAN | {'ema_every': 7}"])
 def test_a_killed_run_ends_with_the_same_bits_a_second_time_too(tmp_path: Path, plan: str) -> None:
     whole, report = train(tmp_path / "whole", eval(plan))
-    for kill in (9, 23):
+    for kill in (6, 23):  # the first after a point of the curve that no state has
         code = (
             "from pathlib import Path; from tests.etude.training.test_fit import *;"
             f"train(Path({str(tmp_path / 'killed')!r}), {plan}, kill_at={kill})"
         )
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert run.returncode == -signal.SIGKILL, run.stderr
-    assert "resumed at step 8 of 30" in run.stderr
+    assert "resumed at step 4 of 30" in run.stderr
     resumed, again = train(tmp_path / "killed", eval(plan))
     assert torch.equal(whole[0], resumed[0])
     assert report.history == again.history
+    again.finish()
+    for name in ("loss.tsv", "learning_rate.tsv"):  # while it learned, and at its end
+        files = [tmp_path / run / "plots/metrics" / name for run in ("whole/curve", "killed/curve")]
+        files.append(tmp_path / "killed/results/training/plots/metrics" / name)
+        assert len({file.read_bytes() for file in files}) == 1
     for step in ("000015", "000030"):
         name = f"results/checkpoints/{step}.safetensors"
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
