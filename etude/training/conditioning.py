@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,11 +15,65 @@ from etude.base.conditioning import Conditioning
 from etude.base.text import encode_prompts
 from etude.base.waiting import present
 from etude.core.files import replace_folder
+from etude.core.mixins import TrainsText
 from etude.core.placeholder import insert_name
 from etude.core.shards import Shards, text_entry, write_shards
-from etude.training.batches import Batch, Captions, captions_of
+from etude.training.batches import Batch, Batches, Captions, Images, captions_of
+from etude.training.plan import Optimization
+from etude.training.report import Report
 
 PLAIN = "[caption]"
+
+
+class LearnsCaptions(Protocol):
+    """The params of a method that learns captioned pictures."""
+
+    @property
+    def caption(self) -> str:
+        """The text into which the caption of each picture is inserted."""
+
+    @property
+    def word(self) -> str:
+        """The text that replaces [name] in it."""
+
+    @property
+    def caption_dropout(self) -> float:
+        """The share of samples that lose their caption."""
+
+    @property
+    def clip_skip(self) -> int:
+        """Number of last layers of the text encoders that are skipped."""
+
+    @property
+    def training(self) -> Optimization:
+        """The run's settings."""
+
+
+def captioned(
+    base: Base, images: Images, captions: Captions, params: LearnsCaptions, report: Report
+) -> tuple[Batches, Captions, Callable[[Batch], Conditioning]]:
+    """Batches of captioned pictures, the captions as they are learned, and the function from a batch to its texts.
+
+    Texts are encoded once, or again for each batch if the text encoders are trained.
+    """
+    live = isinstance(params, TrainsText) and params.text_encoder_rate > 0
+    wording = (params.caption, params.word, params.clip_skip)
+    learned = apply_wording(base, captions, *wording, report.texts, encoded=not live)
+    batches = Batches(
+        images,
+        learned,
+        batch_size=params.training.batch_size,
+        seed=report.seed,
+        device=str(base.device),
+        encoded=not live,
+    )
+
+    def read(batch: Batch) -> Conditioning:
+        if live:
+            return encode_live(base, batch, params.caption_dropout, params.clip_skip)
+        return use_cached(batch, learned.empty, params.caption_dropout)
+
+    return batches, learned, read
 
 
 def apply_wording(

@@ -45,29 +45,15 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     from etude.core.artifact import Artifact
     from etude.diffusion.weights import learning, parts_of
     from etude.training import conditioning
-    from etude.training.batches import Batches
     from etude.training.denoising import denoising_loss
     from etude.training.fit import fit
     from etude.training.rates import groups
 
-    plan, learn_text = params.training, params.text_encoder_rate > 0
-    wording = (params.caption, params.word, params.clip_skip)
-    captions = conditioning.apply_wording(base, captions, *wording, report.texts, encoded=not learn_text)
-    batches = Batches(
-        images,
-        captions,
-        batch_size=plan.batch_size,
-        seed=report.seed,
-        device=str(base.device),
-        encoded=not learn_text,
-    )
+    plan = params.training
+    batches, _, read = conditioning.captioned(base, images, captions, params, report)
 
     def loss(batch: Batch) -> Tensor:
-        if learn_text:
-            text = conditioning.encode_live(base, batch, params.caption_dropout, params.clip_skip)
-        else:
-            text = conditioning.use_cached(batch, captions.empty, params.caption_dropout)
-        return denoising_loss(base, batch.mean, batch.logvar, text, plan)
+        return denoising_loss(base, batch.mean, batch.logvar, read(batch), plan)
 
     with learning(parts_of(base), params.trains) as weights:
         facts = {"name": params.name, "images": len(images.names)}

@@ -78,13 +78,11 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     """Train the networks on the loss of the base's prediction with the networks in place."""
     from etude.core.artifact import Artifact
     from etude.training import conditioning
-    from etude.training.batches import Batches
     from etude.training.denoising import denoising_loss
     from etude.training.fit import fit
 
     plan = params.training
-    captions = conditioning.apply_wording(base, captions, params.caption, params.word, params.clip_skip, report.texts)
-    batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=str(base.device))
+    batches, _, read = conditioning.captioned(base, images, captions, params, report)
     facts: dict[str, Any] = {"name": params.name, "initial": params.initial, "structure": params.structure}
     facts |= {"activation": params.activation, "activate_output": params.activate_output}
     facts |= {"layer_norm": params.layer_norm != "none", "dropout": params.dropout}
@@ -92,8 +90,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
         learned = Artifact(METHOD, weights, facts, params.save)
 
         def loss(batch: Batch) -> Tensor:
-            text = conditioning.use_cached(batch, captions.empty, params.caption_dropout)
-            return denoising_loss(base, batch.mean, batch.logvar, text, plan)
+            return denoising_loss(base, batch.mean, batch.logvar, read(batch), plan)
 
         return fit(weights, loss, batches, plan, report, learned)
 

@@ -34,23 +34,13 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     """Train the factors of the UNet, and those of the text encoders if ``text_encoder_rate`` is above 0."""
     from etude.core.artifact import Artifact
     from etude.training import conditioning
-    from etude.training.batches import Batches
     from etude.training.denoising import denoising_loss
     from etude.training.fit import fit
 
     from .adapters import alphas, inserted, saved_form
 
-    plan, learn_text = params.training, params.text_encoder_rate > 0
-    wording = (params.caption, params.word, params.clip_skip)
-    captions = conditioning.apply_wording(base, captions, *wording, report.texts, encoded=not learn_text)
-    batches = Batches(
-        images,
-        captions,
-        batch_size=plan.batch_size,
-        seed=report.seed,
-        device=str(base.device),
-        encoded=not learn_text,
-    )
+    plan = params.training
+    batches, captions, read = conditioning.captioned(base, images, captions, params, report)
     facts: dict[str, Any] = {"name": params.name, "rank": params.rank, "alpha": params.alpha}
     facts |= {"images": len(images.names), "tags": dict(Counter(captions.texts[name] for name in images.names))}
     facts |= {} if params.kind in ("lora", "dora") else {"formats": ["kohya_lora"]}  # diffusers supports no other kind
@@ -60,11 +50,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
         learned = Artifact(METHOD, tensors, facts, params.save)
 
         def loss(batch: Batch) -> Tensor:
-            if learn_text:
-                text = conditioning.encode_live(base, batch, params.caption_dropout, params.clip_skip)
-            else:
-                text = conditioning.use_cached(batch, captions.empty, params.caption_dropout)
-            return denoising_loss(base, batch.mean, batch.logvar, text, plan)
+            return denoising_loss(base, batch.mean, batch.logvar, read(batch), plan)
 
         return fit(_groups(parameters, params), loss, batches, plan, report, learned)
 
