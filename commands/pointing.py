@@ -75,8 +75,8 @@ def point(draft: Path, methods: Sequence[str], images: str, word: str, kind: str
             wanted["trigger"] = True  # a method that trains with captions can learn a word in them
         trigger = wanted.get("trigger", params.trigger)
         wanted |= {key: text for key, text in WITH_WORD.items() if trigger and values.get(key) in WITHOUT_WORD}
-        if "preview" in values and values["preview"]["prompt"] not in prompts:
-            wanted["preview.prompt"] = prompts[0] if trigger or not kind else _of_class(prompts[0], kind)
+        if "preview" in values and not set(values["preview"]["prompts"]) <= set(prompts):
+            wanted["preview.prompts"] = [prompts[0] if trigger or not kind else _of_class(prompts[0], kind)]
         changes += rewrite(draft / own, own, wanted)
     return changes
 
@@ -96,8 +96,8 @@ def fitting_prompts(draft: Path) -> list[str]:
     for method in method_names():
         file = f"pipelines/{method}/params.yaml"
         values = read_yaml(draft / file)
-        if values["set"] in unfit and values.get("preview", {}).get("prompt") == unfit[values["set"]][0]:
-            changes += rewrite(draft / file, file, {"preview.prompt": fitting[0]})
+        if values["set"] in unfit and values.get("preview", {}).get("prompts") == unfit[values["set"]][:1]:
+            changes += rewrite(draft / file, file, {"preview.prompts": [fitting[0]]})
     return changes
 
 

@@ -1,7 +1,8 @@
-"""Rename keys and values of a YAML file in place: every other character stays."""
+"""Rename keys and values of a YAML file in place, and list values that are lists now: every other character stays."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ class Rename(NamedTuple):
     old: str
     new: str
     told: str  # such as ``evaluate.truths → evaluate.heldout``
+    lists: bool = False  # the new name is the old one as the only item of a list
 
 
 def rename_in(path: Path, shown: str, schema: type[Schema]) -> tuple[str, list[str]]:
@@ -60,6 +62,9 @@ def _find(node: Any, schema: type[Schema], place: tuple[str, ...], shown: str) -
             yield Rename(line, column, str(key), new, f"{old_name} → {name}")
         if isinstance(value, str) and (renamed := values.get(new, {}).get(value)):
             yield Rename(value_line, value_column, str(value), renamed, f"{name}: {value} → {renamed}")
+        if isinstance(value, str) and any(new in model.listed_keys for model in models):
+            text = json.dumps(value, ensure_ascii=False)
+            yield Rename(value_line, value_column, str(value), f"[{text}]", f"{name}: {text} → [{text}]", lists=True)
         yield from _find(value, schema, (*place, new), shown)
 
 
@@ -70,9 +75,11 @@ def _rename(lines: list[str], rename: Rename) -> bool:
     if not found:
         return False
     behind = line[rename.column + found.end() :]
-    grown = len(rename.new) - len(rename.old)
+    quote = "" if rename.lists else found[1]
+    new = f"{quote}{rename.new}{quote}"
+    grown = len(new) - found.end()
     # A comment stays in its column, so that it stays aligned with the comments around it.
     if comment := re.match(r"([^#\"']*?)( {2,})(#.*)", behind):
         behind = comment[1] + " " * max(1, len(comment[2]) - grown) + comment[3]
-    lines[rename.line] = line[: rename.column] + found[1] + rename.new + found[1] + behind
+    lines[rename.line] = line[: rename.column] + new + behind
     return True

@@ -196,6 +196,9 @@ def _open(
     if preview and is_main():  # other processes draw nothing
         texts = encode_fixed(base, preview, params, stage_params.precision)
         report.preview = lambda: draw(base, preview, params.word, stage_params.precision, texts)
+        report.preview_every = preview.every
+        with during("drawing the preview of the untouched base"):
+            report.draw_again(0)
     return base, report
 
 

@@ -31,6 +31,7 @@ class Schema(BaseModel):
     # renamed keys and values: errors name the new one, and `etude migrate` writes it
     former_keys: ClassVar[Mapping[str, str]] = {}  # old key → key, or `block.key` for one that was moved into a block
     former_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # key → old value → value
+    listed_keys: ClassVar[tuple[str, ...]] = ()  # keys that had one value and have a list now: `etude migrate` lists it
     # keys that are new since the last release, each with the value with which everything is as before
     added_keys: ClassVar[Mapping[str, Any]] = {}
 

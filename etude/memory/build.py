@@ -103,12 +103,12 @@ def _shows_pictures(base: Path) -> bool:
 
 @torch.no_grad()
 def _draw(base: Base, preview: Preview, word: str, precision: str, texts: Texts | None) -> Image:
-    """What a preview holds at most: a step with guidance of all pictures at once, then their decoding."""
+    """What a preview holds at most: a step with guidance of a row's pictures, then their decoding."""
     with evaluating(base), computing(base, precision):
-        positive, negative = texts or encode(base, preview, word, precision)
+        positives, negative = texts or encode(base, preview, word, precision)
         side = base.resolution // base.factor
         latents = torch.empty(len(preview.seeds), 4, side, side)
-        decode_latents(base, guided(base, latents, torch.tensor(500), positive, negative, preview.guidance))
+        decode_latents(base, guided(base, latents, torch.tensor(500), positives[0], negative, preview.guidance))
     return new_image("RGB", (side, side))  # any
 
 

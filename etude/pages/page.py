@@ -50,7 +50,7 @@ def render(findings: Findings) -> str:
         metrics=columns,
         table=[_row(findings, checkpoint, columns) for checkpoint in findings.checkpoints],
         grid=_grid(findings.folder / "grid"),
-        previews=[{"step": int(path.stem), "picture": inline(path)} for path in findings.previews],
+        previews=[{"name": _moment(path), "picture": inline(path)} for path in findings.previews],
         files=[{"path": f.name, "size": words.size(f.size), "about": f.about} for f in findings.files],
         choose=section(findings.readme, "When to choose it"),
         files_text=section(findings.readme, FILES),
@@ -64,6 +64,12 @@ def candidate_name(checkpoint: str, step: int | None) -> str:
     if checkpoint == "base":
         return "untouched base"
     return f"step {step}" if step is not None else checkpoint
+
+
+def _moment(preview: Path) -> str:
+    """When a preview was drawn; 0 steps: with the untouched base."""
+    step = int(preview.stem)
+    return candidate_name("" if step else "base", step)
 
 
 def _use(findings: Findings) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def fit(
     run = _Run(tensors, updates, average, device)
     start = run.restore(report.restore())
     report.start(start, plan.steps)
-    if start and _is_checkpoint(start, plan) and device.is_main_process:
+    if start and _draws(start, plan, report) and device.is_main_process:
         with during(f"drawing the preview of step {start}"), run.published():
             refresh()
             report.draw_again(start)
@@ -93,7 +93,7 @@ def fit(
             if (step + 1) % plan.ema_every == 0 or _is_checkpoint(step + 1, plan):
                 average.update(step + 1)
         after_step(step)
-        if _is_due(step + 1, plan):
+        if _is_due(step + 1, plan, report):
             _check(run, batches, step + 1, plan, device)
             if device.is_main_process:
                 _record(run, step + 1, plan, report, learned, refresh)
@@ -104,10 +104,14 @@ def fit(
     return (learned or Artifact("", {}, {})).copied()
 
 
-def _is_due(done: int, plan: Optimization) -> bool:
-    """Whether anything is logged or saved after ``done`` steps: before that, losses are read and checked."""
+def _is_due(done: int, plan: Optimization, report: Report) -> bool:
+    """Whether anything is logged, saved or drawn after ``done`` steps: before that, losses are read and checked."""
     intervals = (plan.log_every, plan.checkpoint_every, plan.resume_every)
-    return done == plan.steps or any(done % interval == 0 for interval in intervals)
+    return done == plan.steps or any(done % interval == 0 for interval in intervals) or _draws(done, plan, report)
+
+
+def _draws(done: int, plan: Optimization, report: Report) -> bool:
+    return report.draws(done, checkpoint=_is_checkpoint(done, plan), last=done == plan.steps)
 
 
 def _record(
@@ -129,7 +133,7 @@ def _record(
         with during(f"saving the checkpoint of step {done}"), run.published():
             refresh()
             report.checkpoint(done, learned)
-    draws = at_checkpoint and report.preview is not None
+    draws = _draws(done, plan, report)
     if done % plan.resume_every == 0 or last or draws:
         with during(f"saving the state of step {done}"):
             report.keep(run.state(done))

@@ -1,10 +1,10 @@
-"""Previews: a picture drawn at every checkpoint of a training run. They are for people and are not measured."""
+"""Previews: pictures drawn on the way of a training run. They are for people and are not measured."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from etude.base.base import Base
     from etude.base.conditioning import Conditioning
 
-    Texts = tuple[Conditioning, Conditioning | None]
+    Texts = tuple[tuple[Conditioning, ...], Conditioning | None]  # of each prompt, and of the negative prompt
 
 
 class Preview(Sampling):
@@ -26,40 +26,46 @@ class Preview(Sampling):
     that retrains nothing.
     """
 
-    prompt: str = Field(description="[name] is the method's name")
+    former_keys: ClassVar = {"prompt": "prompts"}
+    listed_keys: ClassVar = ("prompts",)
+    added_keys: ClassVar = {"every": 0}
+
+    prompts: list[str] = Field(
+        min_length=1, max_length=64, description="a row of pictures for each; [name] is the method's name"
+    )
     seeds: list[Seed] = Field(max_length=64, description="one picture for each, side by side; empty: no previews")
+    every: int = Field(ge=0, le=10_000_000, description="steps between previews; 0: one at each checkpoint")
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
-        refuse_twice(seeds=self.seeds)
+        refuse_twice(prompts=self.prompts, seeds=self.seeds)
         return self
 
 
 class HasPreview(Schema):
-    """A method that draws a preview at each checkpoint."""
+    """A method that draws previews: of the untouched base, every so many steps, and at the end."""
 
     preview: Preview
 
 
 def preview_of(params: Schema) -> Preview | None:
-    """What a method draws at each checkpoint; None if it draws nothing."""
+    """What a method draws on the way; None if it draws nothing."""
     return params.preview if isinstance(params, HasPreview) and params.preview.seeds else None
 
 
 def encode(base: Base, preview: Preview, name: str, precision: str) -> Texts:
-    """The texts of all seeds' pictures and of the negative prompt; the latter is None if guidance does not use it."""
+    """The texts of all pictures of each prompt, and of the negative one, which is None if guidance does not use it."""
     import torch
 
     from etude.base.text import encode_prompts
     from etude.base.waiting import present
     from etude.diffusion.sample import encode_negative
 
-    prompts, skipped = [insert_name(preview.prompt, name)] * len(preview.seeds), preview.clip_skip
+    count, skipped = len(preview.seeds), preview.clip_skip
     with torch.no_grad(), computing(base, precision), present(base, "text"):
-        positive = encode_prompts(base, prompts, skipped)
-        if preview.guidance <= 1:
-            return positive, None
-        return positive, encode_negative(base, preview.negative, len(prompts), skipped)
+        rows = [[insert_name(prompt, name)] * count for prompt in preview.prompts]
+        positives = tuple(encode_prompts(base, row, skipped) for row in rows)
+        return positives, encode_negative(base, preview.negative, count, skipped) if preview.guidance > 1 else None
 
 
 def encode_fixed(base: Base, preview: Preview, params: MethodParams, precision: str) -> Texts | None:
@@ -68,7 +74,8 @@ def encode_fixed(base: Base, preview: Preview, params: MethodParams, precision: 
 
 
 def draw(base: Base, preview: Preview, name: str, precision: str, texts: Texts | None = None) -> Image:
-    """The pictures of all seeds in a row, drawn with ``base`` in its present state and the precision of training.
+    """A row for each prompt, with the pictures of all seeds, drawn with ``base`` in its present state and the precision
+    of training. One row is drawn at a time.
 
     ``texts``: what `encode_fixed` returned; for None they are encoded now.
     """
@@ -77,11 +84,13 @@ def draw(base: Base, preview: Preview, name: str, precision: str, texts: Texts |
 
     from etude.diffusion.sample import generate
 
-    sampling = preview.model_dump(exclude={"prompt", "seeds", "negative"})
+    sampling, rows = preview.model_dump(exclude={"prompts", "seeds", "every", "negative"}), []
     with evaluating(base), computing(base, precision):
-        positive, negative = texts or encode(base, preview, name, precision)
-        pictures = generate(base, positive, negative=negative or "", seeds=preview.seeds, **sampling)
-    return Image.fromarray(np.concatenate(list(pictures.numpy()), axis=1))
+        positives, negative = texts or encode(base, preview, name, precision)
+        for positive in positives:
+            pictures = generate(base, positive, negative=negative or "", seeds=preview.seeds, **sampling)
+            rows.append(np.concatenate(list(pictures.numpy()), axis=1))
+    return Image.fromarray(np.concatenate(rows))
 
 
 def computing(base: Base, precision: str) -> AbstractContextManager[Any]:

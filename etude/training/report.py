@@ -43,6 +43,7 @@ class Report:
     device: str  # "cpu" or "cuda"
     precision: str  # fp32, fp16 or bf16
     preview: Callable[[], Image.Image] | None = None
+    preview_every: int = 0  # steps; 0: at each checkpoint
     watch: Path | None = None  # folder to which each preview is also copied at once, for people to look at
     curve: Curve | None = None  # files with the points so far
     trackers: Trackers | None = None
@@ -120,6 +121,11 @@ class Report:
             stamped = replace(learned, facts={**learned.facts, "step": step})
             artifacts.save(stamped, self.folder / "checkpoints" / f"{step:06d}.safetensors")
 
+    def draws(self, step: int, *, checkpoint: bool, last: bool) -> bool:
+        """Whether a preview is drawn after ``step`` steps."""
+        due = step % self.preview_every == 0 or last if self.preview_every else checkpoint
+        return due and self.preview is not None
+
     def draw(self, step: int) -> None:
         """Save a preview after ``step`` steps, whose state is kept: if memory does not suffice here, no step is lost.
 
@@ -144,7 +150,7 @@ class Report:
             shutil.copy(path, self.watch)
 
     def draw_again(self, step: int) -> None:
-        """Draw the preview after ``step`` steps, if a run was stopped before it was saved."""
+        """Draw the preview after ``step`` steps, unless a run that was stopped has saved it."""
         if not (self._previews / f"{step:06d}.png").exists():
             self.draw(step)
 

@@ -142,7 +142,7 @@ def test_the_class_stays_when_the_preset_changes_and_prompts_suit_the_base(
     bring(photos, "mydog", "dreambooth", word="rex", kind="dog")
     told = capsys.readouterr()
     assert own("dreambooth")["class_images"]["prompts"] == ["a photo of a dog"]
-    assert own("dreambooth")["preview"]["prompt"] == "a photo of [name]"
+    assert own("dreambooth")["preview"]["prompts"] == ["a photo of [name]"]
     assert "emoji" not in told.err
     assert "next: etude base, then dvc repro" in told.out
     bring(photos, "mydog", "dreambooth", "custom_diffusion", word="rex", kind="owl")

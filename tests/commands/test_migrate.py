@@ -122,6 +122,8 @@ RELEASED: dict[str, list[str]] = json.loads(Path("tests/released_keys.json").rea
 
 BLOCK = re.compile(r"( +)optimizer:.*\n +kind:(.*\n)(?: +(?:betas|eps):.*\n)* +(weight_decay:.*\n)")
 
+LISTED = re.compile(r"  prompts: \[(.*)\](?= +# a row)")  # of previews: there was one prompt
+
 
 class Block(Schema):
     added_keys: ClassVar = {"new": 1, "word": "adamw"}
@@ -179,6 +181,7 @@ def of_the_release(file: str) -> str:
     values, released = read_yaml(held(file)), RELEASED[file]
     new = {key for key in dotted(values) if key not in released}
     text = BLOCK.sub(r"\1optimizer:   \2\1\3", held(file).read_text(encoding="utf-8"))
+    text = LISTED.sub(r"  prompt: \1", text)
     for name in {key.rpartition(".")[2] for key in new} - {key.rpartition(".")[2] for key in released}:
         text = "".join(line for line in text.splitlines(keepends=True) if not line.strip().startswith(f"{name}:"))
     return text
@@ -192,13 +195,16 @@ def dotted(values: Any, before: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize("file", [file for file in RELEASED if file != "params.yaml"])
-def test_a_params_file_of_the_last_release_becomes_the_shipped_one(file: str) -> None:
+def test_a_params_file_of_the_last_release_becomes_the_shipped_one(tmp_path: Path, file: str) -> None:
     schema = load_method(Path(file).parent.name).Params
-    text, moved = move_in(of_the_release(file), file, schema)
+    text, renamed = rename_in(write(tmp_path, of_the_release(file)), file, schema)
+    text, moved = move_in(text, file, schema)
     text, added = add_to(text, file, schema)
     data = YAML(typ="safe").load(text)
     assert validate(data, schema, file) == load(held(file), schema)
-    assert len(moved + added) == len(set(dotted(read_yaml(held(file)))) - set(RELEASED[file]))
+    new = set(dotted(read_yaml(held(file)))) - set(RELEASED[file])
+    assert len(moved + added) == len(new - {"preview.prompts"})
+    assert len(renamed) == 2 * ("preview.prompts" in new)  # its name, and its value as a list
 
 
 def test_every_key_that_the_last_release_lacked_is_renamed_or_added() -> None:
@@ -217,6 +223,33 @@ def moved(schema: type[Schema], before: str = "") -> set[str]:
         for model in models_at(schema, (name,)):
             keys |= moved(model, f"{before}{name}.") if model is not schema and issubclass(model, Schema) else set()
     return keys
+
+
+class Several(Schema):
+    former_keys: ClassVar = {"prompt": "prompts"}
+    listed_keys: ClassVar = ("prompts",)
+
+    prompts: list[str]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('prompt: "[name] # 1"   # one\n', 'prompts: ["[name] # 1"] # one\n'),
+        ("prompt: a cat, sad   # one\n", 'prompts: ["a cat, sad"] # one\n'),
+        ("{prompt: 'a: b'}", '{prompts: ["a: b"]}'),
+        ("prompts: ['a']", "prompts: ['a']"),
+    ],
+)
+def test_a_value_whose_key_has_a_list_now_becomes_its_only_item(tmp_path: Path, before: str, after: str) -> None:
+    text, changes = rename_in(write(tmp_path, before), "params.yaml", Several)
+    assert text == after
+    assert len(changes) == 2 * (before != after)
+
+
+def test_a_value_of_several_lines_is_not_made_a_list(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="or is written in another way. Next: rename it by hand"):
+        rename_in(write(tmp_path, "prompt: |\n  a\n  b\n"), "params.yaml", Several)
 
 
 class Plan(Schema):

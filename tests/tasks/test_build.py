@@ -13,12 +13,15 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from etude.base.loading import load_base
 from etude.core import artifact as artifacts
 from etude.core.errors import BaseError, InputError, OutOfMemoryError, StaleError
 from etude.core.files import read_json, sha256_tree
 from etude.core.method import load_method
 from etude.core.params import read_yaml
+from etude.diffusion.sample import generate
 from etude.training.average import Average
 from tasks.build import build
 from tasks.shell import look_of
@@ -54,6 +57,7 @@ def test_a_build_leaves_artifact_checkpoints_previews_and_curve_and_nothing_else
         "build/artifact.safetensors",
         "build/checkpoints/000003.safetensors",
         "build/checkpoints/000006.safetensors",
+        "previews/000000.png",
         "previews/000003.png",
         "previews/000006.png",
         "training/metrics.json",
@@ -72,6 +76,32 @@ def test_the_curve_of_a_build_is_in_logs_as_its_out_has_it_and_no_tracker_is_imp
         assert live.read_bytes() == (built / "artifacts/lora/training/plots/metrics" / name).read_bytes()
         assert [line.split("\t")[0] for line in live.read_text().splitlines()] == ["step", "2", "4", "6"]
     assert not {"torch.utils.tensorboard", "tensorboard", "wandb", "mlflow"} & set(sys.modules)
+
+
+def test_previews_have_their_own_interval_and_a_row_for_each_prompt_and_change_no_bit_of_what_is_learned(
+    project: Path, built: Path
+) -> None:
+    own = project / "pipelines/lora/params.yaml"
+    changed = {"prompts": ["[name]", "a [name]"], "seeds": [0, 1, 2], "every": 2, "sampler": "euler_a"}
+    change(own, preview=read_yaml(own)["preview"] | changed)
+    build("lora")
+    made, expected = (folder / "artifacts/lora" for folder in (project, built))
+    assert [path.name for path in sorted((made / "previews").iterdir())] == [
+        f"00000{step}.png" for step in (0, 2, 4, 6)
+    ]
+    name = "build/checkpoints/000006.safetensors"
+    assert same(artifacts.load(made / name).tensors, artifacts.load(expected / name).tensors)
+    assert (made / "training/plots/metrics/loss.tsv").read_bytes() == (
+        expected / "training/plots/metrics/loss.tsv"
+    ).read_bytes()
+    with Image.open(made / "previews/000000.png") as untouched, Image.open(expected / "previews/000000.png") as one:
+        assert untouched.size == (3 * 64, 2 * 64)
+        assert one.size == (64, 64)
+        base = load_base(project / "models/tiny")
+        params = read_yaml(built / "pipelines/lora/params.yaml")["preview"]
+        sampling = {key: params[key] for key in ("sampler", "steps", "guidance", "negative", "clip_skip")}
+        pixels = generate(base, ["otter"], seeds=[0], **sampling)[0]
+        assert one.tobytes() == Image.fromarray(pixels.numpy()).tobytes()
 
 
 def test_artifact_and_checkpoints_tell_how_they_were_made(built: Path) -> None:

@@ -44,21 +44,22 @@ def test_nothing_drops_out_inside_and_each_module_is_in_its_own_mode_again(learn
     assert modes(learning) == before
 
 
-def test_the_pictures_of_all_seeds_stand_in_a_row_with_the_word_that_is_learned(sd1: Base) -> None:
-    preview = Preview(prompt="a photo of [name]", seeds=[3, 5], **SAMPLING)
-    row = draw(sd1, preview, "cat", "fp32")
-    assert row.size == (128, 64)
-    pictures = generate(sd1, ["a photo of cat"] * 2, seeds=[3, 5], **SAMPLING).numpy()
-    for number, pixels in enumerate(pictures):
-        one = row.crop((64 * number, 0, 64 * number + 64, 64))
-        assert one.tobytes() == Image.fromarray(pixels).tobytes()
+def test_the_pictures_of_all_seeds_stand_in_a_row_for_each_prompt_with_the_word_that_is_learned(sd1: Base) -> None:
+    preview = Preview(prompts=["a photo of [name]", "[name]"], seeds=[3, 5], every=0, **SAMPLING)
+    drawn = draw(sd1, preview, "cat", "fp32")
+    assert drawn.size == (128, 128)
+    for row, prompt in enumerate(("a photo of cat", "cat")):
+        pictures = generate(sd1, [prompt] * 2, seeds=[3, 5], **SAMPLING).numpy()
+        for column, pixels in enumerate(pictures):
+            one = drawn.crop((64 * column, 64 * row, 64 * column + 64, 64 * row + 64))
+            assert one.tobytes() == Image.fromarray(pixels).tobytes()
     assert torch.is_grad_enabled()
 
 
 def test_texts_that_were_encoded_at_the_start_draw_the_same_picture_without_a_text_encoder(
     sd1: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    preview = Preview(prompt="a photo of [name]", seeds=[3, 5], **SAMPLING)
+    preview = Preview(prompts=["a photo of [name]", "[name]"], seeds=[3, 5], every=0, **SAMPLING)
     expected, texts = draw(sd1, preview, "cat", "fp32"), encode(sd1, preview, "cat", "fp32")
     monkeypatch.setattr(type(sd1.text_encoders[0]), "forward", None)  # a call would fail
     assert draw(sd1, preview, "cat", "fp32", texts).tobytes() == expected.tobytes()
