@@ -4,12 +4,12 @@
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu      (Linux without a GPU)
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cu130    (NVIDIA)
 #
-# Extras of pyproject.toml are installed by name: make setup EXTRAS="gpu heic" (of: gpu, heic, faces, dask, ray)
+# Extras of pyproject.toml are installed by name: make setup EXTRAS="gpu heic" (of: gpu, heic, faces, tagger, dask, ray)
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 EXTRAS ?=
-LOCKED := gpu heic faces dask ray
+LOCKED := gpu heic faces tagger dask ray
 BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -25,7 +25,7 @@ ifneq ($(filter-out $(LOCKED),$(EXTRAS)),)
 $(error EXTRAS: there is no $(filter-out $(LOCKED),$(EXTRAS)); choose of: $(LOCKED))
 endif
 
-setup: $(BIN)/.installed $(EXTRAS:%=$(BIN)/.installed-%) ## make .venv, install what requirements.lock pins [EXTRAS="gpu heic faces dask ray"]
+setup: $(BIN)/.installed $(EXTRAS:%=$(BIN)/.installed-%) ## make .venv, install what requirements.lock pins [EXTRAS="gpu heic faces tagger dask ray"]
 
 PIP_INSTALL = $(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements.lock
 

@@ -1,0 +1,150 @@
+"""Tags by SmilingWolf's WD14 models, as their repositories hold them: ``model.onnx`` beside ``selected_tags.csv``.
+
+Versions 1.4 to 3 differ in the table and in the network alone. A picture comes in as its BGR values from 0 to 255, on a
+white square of the model's size [n, side, side, 3]; out comes a score from 0 to 1 for each row of the table.
+"""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from etude.captions.batches import open_batches
+from etude.captions.scores import Array, write_all
+from etude.captions.tags import RATING, Tag, Tags
+from etude.core.errors import BaseError, EtudeWarning, InputError
+
+NETWORK, TABLE = "model.onnx", "selected_tags.csv"
+# Danbooru's numbers of categories, and the one that these tables give to ratings.
+CATEGORIES = {"0": "general", "1": "artist", "3": "copyright", "4": "character", "5": "meta", "9": RATING}
+FETCH = "fetch the whole repository of the model again with `etude base`"
+
+
+def refuse_missing(model: Path) -> None:
+    """Raise InputError where the runtime is not installed, or a file of the model is not here."""
+    if not find_spec("onnxruntime"):
+        raise InputError("params.yaml", "the captioner wd14 needs onnxruntime", "`make setup EXTRAS=tagger`")
+    for name in (NETWORK, TABLE):
+        if not (model / name).is_file():
+            raise InputError(model, f"lacks {name}, which a WD14 model has", FETCH)
+
+
+def describe_pictures(pictures: Iterable[Path], model: Path, settings: Tags, device: str) -> list[str]:
+    """The tags of each picture file, by the model in the folder ``model``. Raises EtudeError."""
+    refuse_missing(model)
+    table = read_table(model / TABLE)
+    network = _Network(model / NETWORK, device)
+    thresholds = {"general": settings.general, "character": settings.character}
+    texts: list[str] = []
+    for images in open_batches(pictures, network.batch or settings.batch):
+        scores = network.scores(np.stack([pixels(image, network.side, settings.resize) for image in images]))
+        if scores.shape != (len(images), len(table)):
+            fault = f"gives {scores.shape[-1]} scores, and {TABLE} beside it has {len(table)} tags"
+            raise BaseError(model / NETWORK, fault, FETCH)
+        texts += write_all(table, scores, thresholds, settings)
+    return texts
+
+
+def read_table(path: Path) -> list[Tag]:
+    """The tags of a model, in the order of its scores, from the columns ``name`` and ``category``. Raises BaseError."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BaseError(path, f"cannot be read ({error})", FETCH) from error
+    if not rows or not {"name", "category"} <= set(rows[0]):
+        raise BaseError(path, "is no table of tags with the columns name and category", FETCH)
+    return [Tag(row["name"], CATEGORIES.get(row["category"], row["category"])) for row in rows]
+
+
+def pixels(image: Image.Image, side: int, resize: str) -> Array:
+    """The BGR values of an RGB image in the middle of a white square: float32 [side, side, 3], 0 to 255."""
+    longest = max(image.size)
+    square = Image.new("RGB", (longest, longest), "white")
+    square.paste(image, ((longest - image.width) // 2, (longest - image.height) // 2))
+    if longest == side:
+        resized = np.asarray(square)
+    elif resize == "bicubic":
+        resized = np.asarray(square.resize((side, side), Image.Resampling.BICUBIC))
+    elif longest > side:
+        resized = shrink_by_area(np.asarray(square), side)
+    else:
+        resized = np.asarray(square.resize((side, side), Image.Resampling.LANCZOS))
+    return np.ascontiguousarray(resized[..., ::-1], dtype=np.float32)
+
+
+def shrink_by_area(square: NDArray[np.uint8], side: int) -> Array:
+    """The mean of what each new pixel covers: float32 [side, side, 3], whole numbers.
+
+    Equal to OpenCV's ``INTER_AREA``, which kohya's script uses, also in how it adds (in float32, one pixel after the
+    other) and rounds: to even, but up where a side is halved.
+    """
+    scale = len(square) / side
+    begins = np.arange(side) * scale
+    covered = np.floor(begins).astype(int)[:, None] + np.arange(int(np.ceil(scale)) + 1)  # [side, pixels]
+    overlap = np.minimum(covered + 1, (begins + scale)[:, None]) - np.maximum(covered, begins[:, None])
+    shares = np.where(overlap < 1e-3, 0, np.minimum(overlap, 1)) / scale  # OpenCV leaves out slivers, too
+    shares = shares.astype(np.float32)
+    covered = np.minimum(covered, len(square) - 1)
+    across = np.zeros((len(square), side, 3), np.float32)
+    for each, share in zip(covered.T, shares.T, strict=True):
+        across += square[:, each] * share[:, None]
+    shrunk = np.zeros((side, side, 3), np.float32)
+    for each, share in zip(covered.T, shares.T, strict=True):
+        shrunk += across[each] * share[:, None, None]
+    return np.floor(shrunk + 0.5) if scale == 2 else np.rint(shrunk)
+
+
+class _Network:
+    """The network, with the side of its pictures, and how many of them it takes if that is fixed, else 0."""
+
+    def __init__(self, path: Path, device: str) -> None:
+        import onnxruntime
+        import torch
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()  # those of `threads`
+        options.log_severity_level = 3  # its warnings are for people who export models
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=_providers(device))
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise BaseError(path, f"cannot be opened ({reason})", FETCH) from error
+        taken = self._session.get_inputs()[0]
+        batch, height, width, *colours = taken.shape
+        if not isinstance(height, int) or height != width or colours != [3]:
+            fault = f"takes pictures as {taken.shape}, and those of WD14 take [n, side, side, 3]"
+            raise BaseError(path, fault, "name the folder of a WD14 model")
+        self._path, self._input, self._output = path, taken.name, self._session.get_outputs()[0].name
+        self.side: int = height
+        self.batch = batch if isinstance(batch, int) else 0
+
+    def scores(self, batch: Array) -> Array:
+        """The scores [n, tags] of the pictures [n, side, side, 3]; a fixed batch is filled up with black ones."""
+        missing = max(self.batch - len(batch), 0)
+        whole = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), np.float32)])
+        scores: Any = self._session.run([self._output], {self._input: whole})[0][: len(batch)]
+        if not ((scores >= 0) & (scores <= 1)).all():
+            raise BaseError(self._path, "gives scores that are not from 0 to 1", FETCH)
+        return np.asarray(scores)
+
+
+def _providers(device: str) -> list[str]:
+    """Where the network runs: on CUDA if that is ``device`` and the installed runtime can."""
+    import onnxruntime
+
+    cpu = ["CPUExecutionProvider"]
+    if not device.startswith("cuda"):
+        return cpu
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return ["CUDAExecutionProvider", *cpu]
+    warnings.warn("wd14 runs on the CPU: onnxruntime is installed, and not onnxruntime-gpu", EtudeWarning, stacklevel=2)
+    return cpu
