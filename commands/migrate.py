@@ -1,4 +1,4 @@
-"""Bring params files of an earlier version to this one: renamed keys and values, and keys that are new."""
+"""Bring params files of an earlier version to this one: keys that are renamed, moved, gone or new."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks.shell.console import say
 def migrate(
     dry: Annotated[bool, typer.Option("--dry", help="Only tell what would change.")] = False,
 ) -> None:
-    """Write the present names of renamed keys and values into all params files, and add the keys that are new.
+    """Write the present names of keys and values into all params files, remove keys that are gone, and add new ones.
 
     A new key gets the value with which everything is as before. Comments, order and quotes stay.
 
@@ -24,6 +24,7 @@ def migrate(
     """
     from commands.adding import add_to
     from commands.moving import move_in
+    from commands.removing import remove_from
     from commands.renaming import rename_in
     from commands.rewriting import drafts
     from etude.project import schemas_of
@@ -33,9 +34,11 @@ def migrate(
         for file, schema in schemas_of(Path()):
             text, renamed = rename_in(folder / file, file.as_posix(), schema)
             text, moved = move_in(text, file.as_posix(), schema)
+            text, removed = remove_from(text, file.as_posix(), schema)
             text, added = add_to(text, file.as_posix(), schema)
-            changes += renamed + moved + added
-            if renamed + moved + added and not dry:
+            own = renamed + moved + removed + added
+            changes += own
+            if own and not dry:
                 (folder / file).write_bytes(text.encode())
     say("\n".join(changes) or "all params files have the present names and keys: nothing to change")
     if changes:

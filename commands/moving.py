@@ -13,13 +13,15 @@ from commands.rewriting import blocks, parse_commented
 from etude.core.errors import ParamsError
 from etude.core.params import Schema, models_at
 
-KEY = re.compile(r"""(\s*)(["']?)[\w-]+\2\s*:\s*""")  # up to the value
+KEY = re.compile(r"""(\s*)(["']?)[\w-]+\2\s*:(?=\s|$)[ \t]*""")  # up to the value
 
 
 class Moved(NamedTuple):
     """A key that goes into the block ``block``, of which ``about`` tells the meaning."""
 
     line: int  # from 0
+    before: int  # the first of the lines of comments right above it
+    end: int  # the line behind its value
     block: str
     about: str
     name: str  # in the block
@@ -36,19 +38,22 @@ def move_in(text: str, shown: str, schema: type[Schema]) -> tuple[str, list[str]
     lines = text.split("\n")
     new: dict[int, list[str]] = {}  # line → what takes its place
     groups: dict[tuple[str, str], list[Moved]] = {}
-    for one in _find(text, schema, shown):
+    for one in _find(text, schema, shown, lines):
         groups.setdefault((one.told.rpartition(" → ")[2].rpartition(".")[0], one.block), []).append(one)
     for moved in groups.values():
-        first = min(one.line for one in moved)
-        new |= {one.line: [] for one in moved}
-        new[first] = [_head(lines[first], moved[0])]
-        new[first] += [_inside(lines[one.line], one) for one in sorted(moved, key=lambda one: one.order)]
+        first = min(moved)
+        for one in moved:
+            new |= {line: [] for line in range(one.before, one.end)}
+        new[first.before] = [_head(lines[first.line], first)]
+        for one in sorted(moved, key=lambda one: one.order):
+            new[first.before] += _inside(lines, one)
     left = [line for number, old in enumerate(lines) for line in new.get(number, [old])]
     return "\n".join(left), [f"{shown}: {one.told}" for moved in groups.values() for one in moved]
 
 
-def _find(text: str, schema: type[Schema], shown: str) -> Iterator[Moved]:
+def _find(text: str, schema: type[Schema], shown: str, lines: list[str]) -> Iterator[Moved]:
     for node, owner, place in blocks(parse_commented(text), schema):
+        names = list(owner.former_keys.values())
         for old, new in owner.former_keys.items():
             block, _, name = new.partition(".")
             if not name or old not in node or (old == block and isinstance(node[old], CommentedMap)):
@@ -56,13 +61,47 @@ def _find(text: str, schema: type[Schema], shown: str) -> Iterator[Moved]:
             told = f"{'.'.join((*place, old))} → {'.'.join((*place, new))}"
             if isinstance(node.get(block), CommentedMap):
                 raise ParamsError(shown, f"{told}: that block is there already", f"move `{old}` into it by hand")
-            position = (node.lc.data or {}).get(old)
-            if node.fa.flow_style() or not position or not in_a_line(node[old], position):
+            line = own_line(node, old, lines)
+            if line is None:
                 fault = f"{told}: the former key has no line of its own"
                 raise ParamsError(shown, fault, "move it by hand, and run this again")
-            inner = next(model for model in models_at(owner, (block,)) if name in model.model_fields)
+            fields = [list(model.model_fields) for model in models_at(owner, (block,)) if name in model.model_fields]
+            order = fields[0].index(name) if fields else names.index(new)  # a mapping has no fields
             about = owner.model_fields[block].description or ""
-            yield Moved(position[0], block, about, name, list(inner.model_fields).index(name), told)
+            before, end = extent(lines, line)
+            yield Moved(line, before, end, block, about, name, order, told)
+
+
+def own_line(node: CommentedMap, key: str, lines: list[str]) -> int | None:
+    """The line in which a key stands; None where others are in it, or where its value begins in the next one."""
+    position = (node.lc.data or {}).get(key)
+    if node.fa.flow_style() or not position or not KEY.match(lines[position[0]]):
+        return None
+    scalar = not isinstance(node[key], CommentedMap | list)
+    return None if scalar and not in_a_line(node[key], position) else position[0]
+
+
+def extent(lines: list[str], line: int) -> tuple[int, int]:
+    """Where the comments right above a key begin, and the line behind its value, which is deeper than its key."""
+    indent = len(_indent(lines[line]))
+    end = line + 1
+    for number in range(line + 1, len(lines)):
+        content = lines[number].strip()
+        deeper = len(_indent(lines[number])) > indent or (content.startswith("- ") and _is_value(lines[line]))
+        if content and not deeper:
+            break
+        if content:
+            end = number + 1
+    before = line
+    while before and lines[before - 1].strip().startswith("#") and len(_indent(lines[before - 1])) == indent:
+        before -= 1
+    return before, end
+
+
+def _is_value(line: str) -> bool:
+    """Whether nothing stands behind a key in its line, so that a list may follow that is indented as the key is."""
+    found = KEY.match(line)
+    return bool(found) and not line[found.end() :].partition("#")[0].strip()  # type: ignore[union-attr]
 
 
 def _head(line: str, moved: Moved) -> str:
@@ -70,12 +109,20 @@ def _head(line: str, moved: Moved) -> str:
     return _written(line, f"{_indent(line)}{moved.block}:", moved.about and f"# {moved.about}")
 
 
-def _inside(line: str, moved: Moved) -> str:
-    """The line of a key, within the block."""
+def _inside(lines: list[str], moved: Moved) -> list[str]:
+    """The lines of a key, within the block."""
+    line = lines[moved.line]
     found, comment = KEY.match(line), COMMENT.match(line)
-    assert found  # `in_a_line`
+    assert found  # `own_line`
     value = line[found.end() : comment.end() if comment else None].strip()
-    return _written(line, f"{_indent(line)}  {moved.name}: {value}", line[comment.end() :].rstrip() if comment else "")
+    text = f"{_indent(line)}  {moved.name}: {value}".rstrip()
+    own = _written(line, text, line[comment.end() :].rstrip() if comment else "")
+    above, behind = lines[moved.before : moved.line], lines[moved.line + 1 : moved.end]
+    return [*map(_deeper, above), own, *map(_deeper, behind)]
+
+
+def _deeper(line: str) -> str:
+    return f"  {line}" if line.strip() else line
 
 
 def _indent(line: str) -> str:

@@ -23,7 +23,7 @@ from etude.metrics import BY_KEY, HELD_OUT
 from etude.training.plan import SavesMemory, Trained
 from etude.training.settings import Tracker
 
-RESERVED = ("raw", "samples")  # folders of data/ that do not belong to an image set
+RESERVED = ("raw", "samples", "captioners")  # folders of data/ that do not belong to an image set
 
 
 def params_files(root: Path) -> list[Path]:

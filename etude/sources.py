@@ -36,8 +36,8 @@ def sources(root: Path, project: Project) -> list[Source]:
     """Every file and folder that ``dvc repro`` reads and no stage makes, each once, with the key that names it."""
     shared = {
         "base": project.base,
-        "caption.model": project.caption.model,
-        "caption.words": project.caption.words,
+        **{f"caption.captioners.{kind}": path for kind, path in project.caption.captioners.items()},
+        "caption.words.file": project.caption.words.file,
         "evaluate.clip": project.evaluate.clip,
         "evaluate.classifier": project.evaluate.classifier,
         "evaluate.heldout": project.evaluate.heldout,

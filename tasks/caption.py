@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from etude.core.beside.captions import Captions
 
 __all__ = ["Caption", "StageParams", "caption"]
+AND = " + "  # between the origins of a caption that has several
 FLIP = "-flip"  # suffix of the id of a mirrored copy
 # What people call the places of captions: those of `ORIGINS`, and a file's name.
 PLACES = {
@@ -98,15 +100,15 @@ def _joined(existing: Texts, described: Texts, order: str) -> Texts:
         one, other = existing[identifier], described[identifier]
         if order == "append":
             one, other = other, one
-        both = ", ".join(filter(None, [one.text, other.text]))
-        texts[identifier] = Text(both, f"{one.origin} + {other.origin}", existing[identifier].file)
+        both = _together([one.text, other.text])
+        texts[identifier] = Text(both, AND.join([one.origin, other.origin]), existing[identifier].file)
     return texts
 
 
 def _described(prepared: Path, identifiers: list[str], stage_params: StageParams) -> Texts:
-    """Captions by the captioner, for pictures without a written one; if there are none, it is not loaded."""
-    captioner = CAPTIONERS.get(stage_params.caption.captioner)
-    if captioner is None or not identifiers:
+    """Captions by the captioners, in their order; without pictures, no model is loaded."""
+    captioners = [CAPTIONERS[kind] for kind in stage_params.caption.captioners]
+    if not captioners or not identifiers:
         return dict.fromkeys(identifiers, Text("", NONE))
     import torch
 
@@ -115,9 +117,18 @@ def _described(prepared: Path, identifiers: list[str], stage_params: StageParams
     make_deterministic(stage_params.threads)
     best = "cuda" if torch.cuda.is_available() else "cpu"
     device = best if stage_params.device == "auto" else stage_params.device
-    pictures = progress([prepared / f"{identifier}.png" for identifier in identifiers], "captions")
-    texts = captioner.describe(pictures, stage_params.caption, device)
-    return {identifier: Text(text, captioner.kind) for identifier, text in zip(identifiers, texts, strict=True)}
+    pictures = [prepared / f"{identifier}.png" for identifier in identifiers]
+    described: dict[str, list[str]] = {identifier: [] for identifier in identifiers}
+    for captioner in captioners:  # one after the other, so that one model is in memory
+        texts = captioner.describe(progress(pictures, captioner.name), stage_params.caption, device)
+        for identifier, text in zip(identifiers, texts, strict=True):
+            described[identifier].append(text)
+    origin = AND.join(captioner.kind for captioner in captioners)
+    return {identifier: Text(_together(texts), origin) for identifier, texts in described.items()}
+
+
+def _together(texts: Iterable[str]) -> str:
+    return ", ".join(filter(None, texts))
 
 
 def _whole(identifier: str, texts: Texts, settings: Caption) -> dict[str, str]:
@@ -137,7 +148,7 @@ def _tell(name: str, images: dict[str, Any], whole: dict[str, dict[str, str]], s
     names = PLACES | {captioner.kind: captioner.name for captioner in CAPTIONERS.values()} | {NONE: "nowhere"}
     summary = []
     for origin, count in counts.most_common():
-        summary.append(f"{count} from {' and '.join(names[part] for part in origin.split(' + '))}")
+        summary.append(f"{count} from {' and '.join(names[part] for part in origin.split(AND))}")
     say(f"{name}: {len(whole)} captions: {', '.join(summary)}")
     if settings.file_names:
         _tell_silent(name, images, whole)

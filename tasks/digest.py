@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from etude.core.errors import ParamsError
-from etude.core.files import sha256_tree, write_json
 from etude.core.mixins import Models
-from etude.core.params import nearest, pick
+from etude.core.params import pick
 from tasks.shell import run
-from tasks.shell.console import say
+from tasks.shell.digests import record_digest
 
 
 def digest(method: str, name: str) -> None:
     """Write the SHA-256 of the model that METHOD's params.yaml calls NAME in `models`."""
     own = f"pipelines/{method}/params.yaml"
-    models = pick(own, Models).models
-    if name not in models:
-        raise ParamsError(own, f"`models` has no `{name}`{nearest(name, models)}", "correct `models`")
-    path = models[name]
-    sha256 = sha256_tree(path)
-    write_json(Path("artifacts", method, "inputs", f"{name}.json"), {"path": path, "sha256": sha256})
-    say(f"{method}: {name} is {path} ({sha256[:10]})")
+    record_digest(Path("artifacts", method, "inputs"), name, pick(own, Models).models, own, "models")
 
 
 if __name__ == "__main__":

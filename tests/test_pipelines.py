@@ -27,8 +27,8 @@ pytestmark = pytest.mark.slow
 
 QUICK = {  # as small as the stages allow
     "base": "models/tiny",
-    "caption.model": "models/tiny/clip",
-    "caption.words": "models/tiny/words.txt",
+    "caption.captioners": {"clip": "models/tiny/clip"},
+    "caption.words.file": "models/tiny/words.txt",
     "evaluate.clip": "models/tiny/clip",
     "evaluate.classifier": "models/tiny/classifier",
     "evaluate.classify": True,

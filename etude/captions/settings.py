@@ -1,7 +1,7 @@
-"""The captioners, and the `caption` block of params.yaml that chooses one.
+"""The captioners, and the `caption` block of params.yaml that chooses them.
 
-Imports nothing heavy: parameters are checked before any work. A new captioner is a record in `CAPTIONERS` with its
-settings as a block of `Caption`, its module, its test, and that block in params.yaml.
+Imports nothing heavy: parameters are checked before any work. A new captioner is a record in `CAPTIONERS`, its module,
+its test, and, where it has settings that no other has, a block of `Caption` with these in params.yaml.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, model_validator
 from etude.core.params import Location, Schema, among, refuse_twice
 
 NONE = "none"  # no captioner
+MODELS = Path("data/captioners")  # digests of the captioners' models, a dep of *caption*
 
 Phrase = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
 Template = Annotated[str, Field(pattern=r"\{\}")]
@@ -26,52 +27,75 @@ Template = Annotated[str, Field(pattern=r"\{\}")]
 class Captioner:
     """What describes a picture that nobody named.
 
-    ``module`` has a function ``describe_pictures``. It takes paths of pictures, all of `caption`, and the device, and
-    gives a caption for each picture; it raises EtudeError where the model or the settings cannot be used.
+    ``module`` has a function ``describe_pictures``. It takes paths of pictures, the folder or file of the model, the
+    block of `caption` with the settings, and the device, and gives a caption for each picture; it raises EtudeError
+    where the model or the settings cannot be used.
     """
 
-    kind: str  # as `caption.captioner` and captions.json call it
+    kind: str  # as `caption.captioners` and captions.json call it
     name: str  # as people call it
+    settings: str  # the block of `caption`
     module: str
 
-    def describe(self, pictures: Iterable[Path], settings: Caption, device: str) -> list[str]:
+    def describe(self, pictures: Iterable[Path], caption: Caption, device: str) -> list[str]:
         """A caption for each of ``pictures``, which are files."""
-        texts: list[str] = import_module(self.module).describe_pictures(pictures, settings, device)
+        describe_pictures = import_module(self.module).describe_pictures
+        model = Path(caption.captioners[self.kind])
+        texts: list[str] = describe_pictures(pictures, model, getattr(caption, self.settings), device)
         return texts
 
 
-CAPTIONERS = {captioner.kind: captioner for captioner in [Captioner("clip", "CLIP", "etude.captions.zero_shot")]}
+_LIST = [
+    Captioner("clip", "CLIP", "words", "etude.captions.zero_shot"),
+]
+CAPTIONERS = {captioner.kind: captioner for captioner in _LIST}
 
 
 def _known(kind: str) -> str:
     """Raises ValueError for what is no captioner at the time of asking: a record may have been added."""
-    return among("captioner", [*CAPTIONERS, NONE])(kind)
+    return among("captioner", CAPTIONERS)(kind)
 
 
-Kind = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": [*CAPTIONERS, NONE]})]
+Kind = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": list(CAPTIONERS)})]
 
 
-class Caption(Schema):
-    """Where the captions of a set come from."""
+class Words(Schema):
+    """The words and phrases among which CLIP chooses."""
 
-    former_keys: ClassVar = {"clip": "model"}
-    added_keys: ClassVar = {"existing": "replace"}
-
-    existing: Literal["replace", "prepend", "append", "ignore"] = Field(
-        description="captions that exist: they replace the captioner's, stand before or behind it, or are ignored"
-    )
-    file_names: bool = Field(description="use the words of a file's name where no other caption exists")
-    captioner: Kind = Field(description="what describes a picture that has no caption")
-    model: Location = Field(description="the folder of the captioner's model: for clip, a CLIP")
-    words: Location = Field(description="a text file: the words that clip chooses among, one a line")
+    file: Location = Field(description="a text file: the words that clip chooses among, one a line")
     templates: list[Template] = Field(min_length=1, description="the sentences in which clip reads a word, at {}")
     top: int = Field(ge=1, le=20, description="how many words clip puts in a caption, the most likely first")
     styles: list[Phrase] = Field(description="phrases of which the best fitting begins the caption; may be empty")
     backgrounds: list[Phrase] = Field(description="phrases of which the best fitting ends it; may be empty")
-    prefix: str = Field(description="text before every caption")
-    suffix: str = Field(description="text after every caption")
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
         refuse_twice(templates=self.templates, styles=self.styles, backgrounds=self.backgrounds)
         return self
+
+
+class Caption(Schema):
+    """Where the captions of a set come from."""
+
+    former_keys: ClassVar = {
+        "clip": "captioners.clip",
+        "model": "captioners.clip",
+        "words": "words.file",
+        "templates": "words.templates",
+        "top": "words.top",
+        "styles": "words.styles",
+        "backgrounds": "words.backgrounds",
+    }
+    gone_keys: ClassVar = {"captioner": "clip"}
+    added_keys: ClassVar = {"existing": "replace"}
+
+    existing: Literal["replace", "prepend", "append", "ignore"] = Field(
+        description="captions that exist: they replace the captioners', stand before or behind them, or are ignored"
+    )
+    file_names: bool = Field(description="use the words of a file's name where no other caption exists")
+    captioners: dict[Kind, Location] = Field(
+        description="what describes a picture that has no caption, in this order: kind: its model; {}: nothing does"
+    )
+    words: Words = Field(description="the words that clip chooses among")
+    prefix: str = Field(description="text before every caption")
+    suffix: str = Field(description="text after every caption")

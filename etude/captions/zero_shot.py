@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from etude.captions.settings import Caption
+from etude.captions.settings import Words
 from etude.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,21 +29,21 @@ def read_words(path: Path | str) -> list[str]:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise InputError(
-            path, "is missing", "name a list of words in `caption.words`, or choose no captioner"
+            path, "is missing", "name a list of words in `caption.words.file`, or choose another captioner"
         ) from None
     words = list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#")))
     if not words:
-        raise InputError(path, "holds no words", "write one a line, or choose no captioner")
+        raise InputError(path, "holds no words", "write one a line, or choose another captioner")
     return words
 
 
-def describe_pictures(pictures: Iterable[Path], settings: Caption, device: str) -> list[str]:
-    """A caption for each picture file, seen by the CLIP in ``settings.model``; raises EtudeError where that is none."""
+def describe_pictures(pictures: Iterable[Path], model: Path, settings: Words, device: str) -> list[str]:
+    """A caption for each picture file, seen by the CLIP in the folder ``model``; raises EtudeError if it is none."""
     from etude.base.clip import Clip
     from etude.core.pictures import open_prepared
 
-    words = read_words(settings.words)
-    clip = Clip(settings.model, device, "correct `caption.model`, or set `caption.captioner: none`")
+    words = read_words(settings.file)
+    clip = Clip(model, device, "correct `caption.captioners`, or set it to {}")
     features = []
     for path in pictures:
         features.append(_unit(clip.see(open_prepared(path).convert("RGB"))))
@@ -60,7 +60,7 @@ def _unit(features: Tensor) -> Array:
     return np.asarray((features.double() / lengths).numpy())
 
 
-def describe(pictures: Array, read: Read, words: Sequence[str], settings: Caption) -> list[str]:
+def describe(pictures: Array, read: Read, words: Sequence[str], settings: Words) -> list[str]:
     """A caption for each of ``pictures`` (unit features [n, d]): style, the ``top`` words, background.
 
     A word's feature is the mean over the templates, as in the paper. Styles and backgrounds are read as they stand.

@@ -30,6 +30,8 @@ class Schema(BaseModel):
 
     # renamed keys and values: errors name the new one, and `etude migrate` writes it
     former_keys: ClassVar[Mapping[str, str]] = {}  # old key → key, or `block.key` for one that was moved into a block
+    # keys that are gone → the value that may be left out, as nothing changes with it
+    gone_keys: ClassVar[Mapping[str, Any]] = {}
     former_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # key → old value → value
     listed_keys: ClassVar[tuple[str, ...]] = ()  # keys that had one value and have a list now: `etude migrate` lists it
     # keys that are new since the last release, each with the value with which everything is as before
@@ -233,7 +235,7 @@ def _is_new(detail: ErrorDetails, schema: type[BaseModel]) -> bool:
 
 
 def _renamed(detail: ErrorDetails, schema: type[BaseModel]) -> tuple[str, str] | None:
-    """A sentence with the new name of a renamed key or value, and the key; None for any other fault."""
+    """A sentence for a key that is renamed or gone, or a renamed value, and the key; None for any other fault."""
     *block, name = map(str, detail["loc"] or ("",))
     where = ".".join([*block, name])
     for model in models_at(schema, detail["loc"][:-1]):
@@ -243,6 +245,8 @@ def _renamed(detail: ErrorDetails, schema: type[BaseModel]) -> tuple[str, str] |
         if key and (detail["type"] == "extra_forbidden" or _was_no_block(detail, key)):
             now = ".".join([*block, key])
             return f"`{where}` is called `{now}` now", now
+        if name in model.gone_keys and detail["type"] == "extra_forbidden":
+            return f"`{where}` is gone", where
         if value := model.former_values.get(name, {}).get(str(detail["input"])):
             return f"`{where}: {detail['input']}` is called `{value}` now", where
     return None

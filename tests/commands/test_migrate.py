@@ -14,7 +14,9 @@ from ruamel.yaml import YAML
 
 from commands.adding import add_to
 from commands.moving import move_in
+from commands.removing import remove_from
 from commands.renaming import rename_in
+from etude.captions.settings import Caption
 from etude.core.errors import ParamsError
 from etude.core.method import load_method
 from etude.core.params import Schema, load, models_at, new_keys, read_yaml, validate
@@ -23,7 +25,6 @@ from tests.shipped import copy_project, held, run_module
 
 NOW = held("params.yaml").read_text(encoding="utf-8")
 FORMER = {
-    "  model: models/miniature/clip\n": "  clip: models/miniature/clip\n",
     "  heldout: data/samples ": "  truths: data/samples  ",
     "  classifier: models/miniature/judge ": "  judge: models/miniature/judge      ",
     "  classify: true ": "  judging: true  ",
@@ -39,6 +40,13 @@ def former(text: str = NOW) -> str:
     return text
 
 
+def released() -> str:
+    """params.yaml of the last release, whose captions had no blocks."""
+    before, _, behind = former().partition("caption:")
+    _, _, behind = behind.partition("\n\n")
+    return f"{before}{CAPTION.strip()}\n\n{behind}"
+
+
 def write(folder: Path, text: str) -> Path:
     path = folder / "params.yaml"
     path.write_bytes(text.encode())
@@ -49,7 +57,6 @@ def test_only_the_names_change_and_comments_stay_in_their_columns(tmp_path: Path
     text, changes = rename_in(write(tmp_path, former()), "params.yaml", Project)
     assert text == NOW.replace("    metric: image_similarity\n", "    metric: 'heldout_similarity' # the rule\n")
     assert changes == [
-        "params.yaml: caption.clip → caption.model",
         "params.yaml: evaluate.truths → evaluate.heldout",
         "params.yaml: evaluate.judge → evaluate.classifier",
         "params.yaml: evaluate.judging → evaluate.classify",
@@ -176,6 +183,70 @@ def test_a_block_that_an_alias_writes_is_not_added_to() -> None:
         add_to("other: &one {first: 1.0}\nblock:\n  <<: *one\n", "params.yaml", Whole)
 
 
+CAPTION = """
+caption:
+  # where a caption comes from
+  file_names: true
+  captioner: clip    # or none
+  clip: models/clip  # the folder of a CLIP
+
+  words: words.txt
+  # how a word is read
+  templates: ["a {}"]
+  top: 1
+  styles: []
+  backgrounds:       # the last words
+  - on red
+
+  - on blue
+  # around it
+  prefix: ""
+  suffix: ""
+"""
+CAPTION_NOW = """
+caption:
+  # where a caption comes from
+  existing: replace  # captions that exist: they replace the captioners', stand before or behind them, or are ignored
+  file_names: true
+  captioners:        # what describes a picture that has no caption, in this order: kind: its model; {}: nothing does
+    clip: models/clip  # the folder of a CLIP
+
+  words:  # the words that clip chooses among
+    file: words.txt
+    # how a word is read
+    templates: ["a {}"]
+    top: 1
+    styles: []
+    backgrounds:     # the last words
+    - on red
+
+    - on blue
+  # around it
+  prefix: ""
+  suffix: ""
+"""
+
+
+class Captioned(Schema):
+    caption: Caption
+
+
+def test_the_captioners_of_an_earlier_version_get_blocks_of_their_own() -> None:
+    text, moved = move_in(CAPTION, "params.yaml", Captioned)
+    text, removed = remove_from(text, "params.yaml", Captioned)
+    text, added = add_to(text, "params.yaml", Captioned)
+    assert text == CAPTION_NOW
+    assert (len(moved), removed, len(added)) == (6, ["params.yaml: caption.captioner: clip is gone"], 1)
+    validate(YAML(typ="safe", pure=True).load(text), Captioned, "params.yaml")
+
+
+def test_a_key_that_is_gone_is_removed_only_where_nothing_is_lost() -> None:
+    with pytest.raises(ParamsError, match=r"`caption.captioner: none` is gone, and is not `clip`. Next: see what repl"):
+        remove_from(CAPTION.replace("captioner: clip ", "captioner: none "), "params.yaml", Captioned)
+    with pytest.raises(ParamsError, match=r"`caption.captioner` is gone.* Next: run `etude migrate`"):
+        validate(YAML(typ="safe", pure=True).load(CAPTION), Captioned, "params.yaml")
+
+
 def of_the_release(file: str) -> str:
     """The shipped params file without the lines of keys that the last release lacked."""
     values, released = read_yaml(held(file)), RELEASED[file]
@@ -217,8 +288,9 @@ def test_every_key_that_the_last_release_lacked_is_renamed_or_added() -> None:
 
 
 def moved(schema: type[Schema], before: str = "") -> set[str]:
-    """The keys of a schema, and of the blocks below, that were moved into a block."""
+    """The keys of a schema, and of the blocks below, that were moved into a block, and those blocks."""
     keys = {before + key for key in schema.former_keys.values() if "." in key}
+    keys |= {key.rpartition(".")[0] for key in keys}
     for name in schema.model_fields:
         for model in models_at(schema, (name,)):
             keys |= moved(model, f"{before}{name}.") if model is not schema and issubclass(model, Schema) else set()
@@ -323,7 +395,7 @@ def test_a_missing_new_key_is_told_with_the_command_that_adds_it(tmp_path: Path)
 def test_the_command_adds_the_new_keys_of_every_file(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "project")
     for file in RELEASED:
-        (project / file).write_text(of_the_release(file) if file != "params.yaml" else former(), encoding="utf-8")
+        (project / file).write_text(of_the_release(file) if file != "params.yaml" else released(), encoding="utf-8")
     refused = run_module(project, "commands.check")
     assert "etude migrate" in refused.stderr
     done = run_module(project, "commands.migrate")

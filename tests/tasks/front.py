@@ -33,13 +33,14 @@ prepare:
 caption:
   existing: replace
   file_names: true
-  captioner: clip
-  model: {base}/clip
-  words: words.txt
-  templates: ["{{}}"]
-  top: 1
-  styles: []
-  backgrounds: []
+  captioners:
+    clip: {base}/clip
+  words:
+    file: words.txt
+    templates: ["{{}}"]
+    top: 1
+    styles: []
+    backgrounds: []
   prefix: ""
   suffix: ""
 """

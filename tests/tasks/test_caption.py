@@ -1,3 +1,5 @@
+import json
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -5,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from etude.captions.settings import CAPTIONERS, Caption, Captioner
+from etude.captions.settings import CAPTIONERS, Captioner, Words
 from etude.core.errors import BaseError
 from etude.core.files import read_json
+from etude.core.params import read_yaml
 from tasks.caption import caption
 from tasks.prepare import prepare
 from tests.tasks.front import captions, draw, make_project, set_param
@@ -22,12 +25,18 @@ def raw(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def use_echo(monkeypatch: pytest.MonkeyPatch) -> None:
     """A captioner that says which file it saw."""
 
-    def describe(pictures: Iterable[Path], settings: Caption, device: str) -> list[str]:
-        assert device == "cpu"
+    def describe(pictures: Iterable[Path], model: Path, settings: Words, device: str) -> list[str]:
+        assert (device, model) == ("cpu", Path("words.txt"))
         return [f"{settings.top} {path.suffix}" for path in pictures]
 
     monkeypatch.setitem(sys.modules, "echo_captioner", SimpleNamespace(describe_pictures=describe))
-    monkeypatch.setitem(CAPTIONERS, "echo", Captioner("echo", "Echo", "echo_captioner"))
+    monkeypatch.setitem(CAPTIONERS, "echo", Captioner("echo", "Echo", "words", "echo_captioner"))
+
+
+def describe_with(captioners: dict[str, str]) -> None:
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    chosen = re.sub(r"captioners:\n    clip: .*", f"captioners: {json.dumps(captioners)}", text)
+    Path("params.yaml").write_text(chosen, encoding="utf-8")
 
 
 def front() -> dict[str, tuple[str, str]]:
@@ -61,12 +70,12 @@ def test_a_text_beside_a_picture_comes_before_its_name_and_its_name_before_clip(
 def test_clip_is_not_opened_when_every_picture_has_a_caption(raw: Path) -> None:
     draw(raw / "a.png", 1)
     (raw / "a.txt").write_text("a cat", encoding="utf-8")
-    set_param("words: words.txt", "words: gone.txt")
+    set_param("file: words.txt", "file: gone.txt")
     assert front() == {"a.png": ("a cat", "file")}
     draw(raw / "0.png", 2)
     text = Path("params.yaml").read_text(encoding="utf-8")
-    Path("params.yaml").write_text(text.replace("words: gone.txt", "words: words.txt").replace("/clip", "/unet"))
-    with pytest.raises(BaseError, match=r"unet: is no CLIP folder .*caption.captioner: none"):
+    Path("params.yaml").write_text(text.replace("file: gone.txt", "file: words.txt").replace("/clip", "/unet"))
+    with pytest.raises(BaseError, match=r"unet: is no CLIP folder .*caption.captioners"):
         front()
 
 
@@ -101,7 +110,7 @@ def test_a_mirrored_copy_has_its_pictures_caption_with_left_and_right_exchanged(
 def test_prefix_and_suffix_stand_around_every_caption_and_alone_where_there_is_none(raw: Path) -> None:
     draw(raw / "red fox.png", 1)
     draw(raw / "0001.png", 2)
-    set_param("captioner: clip", "captioner: none")
+    describe_with({})
     set_param('prefix: ""', 'prefix: "noto style,"')
     set_param('suffix: ""', 'suffix: "on white"')
     assert front() == {
@@ -119,7 +128,7 @@ def test_captions_that_would_be_overlooked_are_counted_in_a_warning(
         (raw / f"{number}.caption").write_text("a cat", encoding="utf-8")
     (raw / "0.txt").write_text("a cat", encoding="utf-8")
     (raw / "lost.txt").write_text("a cat", encoding="utf-8")
-    set_param("captioner: clip", "captioner: none")
+    describe_with({})
     front()
     told = capsys.readouterr()
     assert "pets: 3 captions: 2 from text files, 1 from nowhere" in told.out
@@ -136,7 +145,7 @@ def test_clip_names_what_its_weights_see(raw: Path) -> None:
     for number in range(6):
         draw(raw / f"{number}.png", number)
     found = front()
-    folder = Path("params.yaml").read_text(encoding="utf-8").split("model: ")[-1].split("\n")[0]
+    folder = read_yaml("params.yaml")["caption"]["captioners"]["clip"]
     model = CLIPModel.from_pretrained(folder).eval()
     words = ["cat", "dog", "fox"]
     inputs = CLIPTokenizer.from_pretrained(folder)(words, padding=True, return_tensors="pt")
@@ -154,13 +163,26 @@ def test_a_captioner_is_a_record_and_nothing_else_has_to_know_it(
 ) -> None:
     use_echo(monkeypatch)
     draw(raw / "0001.png", 1)
-    set_param("captioner: clip", "captioner: echo")
+    describe_with({"echo": "words.txt"})
     assert front() == {"0001.png": ("1 .png", "echo")}
     assert "pets: 1 captions: 1 from Echo" in capsys.readouterr().out
 
 
+def test_several_captioners_describe_a_picture_one_after_the_other(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_base: Path
+) -> None:
+    use_echo(monkeypatch)
+    draw(raw / "0001.png", 1)
+    describe_with({"echo": "words.txt", "clip": str(tiny_base / "clip")})
+    ((text, origin),) = front().values()
+    echo, word = text.split(", ")
+    assert (echo, origin) == ("1 .png", "echo + clip")
+    assert word in {"cat", "dog", "fox"}
+    assert "pets: 1 captions: 1 from Echo and CLIP" in capsys.readouterr().out
+
+
 def test_names_that_do_not_describe_are_counted_and_one_is_shown(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    set_param("captioner: clip", "captioner: none")
+    describe_with({})
     set_param("flip: false", "flip: true")
     for number, file in enumerate(["a red fox.png", "IMG-20240131-WA0001.jpg", "ComfyUI_00012_.png"]):
         draw(raw / file, number)
@@ -172,7 +194,7 @@ def test_names_that_do_not_describe_are_counted_and_one_is_shown(raw: Path, caps
 
 
 def test_every_file_that_no_stage_used_is_named_in_one_line(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    set_param("captioner: clip", "captioner: none")
+    describe_with({})
     for number in range(1, 5):
         draw(raw / f"IMG_{number}.png", number)
         draw(raw / f"IMG_{number}_att.png", 10 + number)
@@ -242,7 +264,7 @@ def test_captions_that_exist_replace_the_captioners_or_stand_beside_them(
     raw: Path, monkeypatch: pytest.MonkeyPatch, existing: str, with_text: tuple[str, str], without: tuple[str, str]
 ) -> None:
     use_echo(monkeypatch)
-    set_param("captioner: clip", "captioner: echo")
+    describe_with({"echo": "words.txt"})
     set_param("existing: replace", f"existing: {existing}")
     draw(raw / "0001.png", 1)
     (raw / "0001.txt").write_text("a red fox", encoding="utf-8")
@@ -251,7 +273,7 @@ def test_captions_that_exist_replace_the_captioners_or_stand_beside_them(
 
 
 def test_a_kohya_users_folder_gives_the_captions_that_kohyas_scripts_would_read(raw: Path) -> None:
-    set_param("captioner: clip", "captioner: none")
+    describe_with({})
     for number, name in enumerate(["10_sks dog/red fox.png", "10_sks dog/b.jpg", "5_cat/c.webp"]):
         draw(raw / name, number)
     (raw / "10_sks dog/b.caption").write_text("sks dog on grass", encoding="utf-8")
@@ -264,7 +286,7 @@ def test_a_kohya_users_folder_gives_the_captions_that_kohyas_scripts_would_read(
 
 
 def test_where_a_caption_was_found_is_recorded_for_each_picture(raw: Path) -> None:
-    set_param("captioner: clip", "captioner: none")
+    describe_with({})
     draw(raw / "red fox.png", 1)
     draw(raw / "b.png", 2)
     draw(raw / "0001.png", 3)

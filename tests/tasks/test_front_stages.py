@@ -26,7 +26,12 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     (folder / "words.txt").write_text("cat\ndog\n", encoding="utf-8")
     sets = {"concept": "pictures/one", "style": HOSTILE}
     values = {f"sets.{name}": path for name, path in sets.items()}
-    values |= {"base": "base", "caption.model": "base/clip", "caption.words": "words.txt", "prepare.resolution": 64}
+    values |= {
+        "base": "base",
+        "caption.captioners": {"clip": "base/clip"},
+        "caption.words.file": "words.txt",
+        "prepare.resolution": 64,
+    }
     rewrite(folder / "params.yaml", "params.yaml", {**values, "prepare.flip": False})
     for number, path in enumerate(sets.values()):
         for seed in range(3):

@@ -4,21 +4,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from etude.captions.settings import Caption
+from etude.captions.settings import Words
 from etude.captions.zero_shot import Array, describe, read_words
 from etude.core.errors import InputError
 
 SETTINGS = {
-    "file_names": True,
-    "captioner": "clip",
-    "model": "clip",
-    "words": "words.txt",
+    "file": "words.txt",
     "templates": ["{}"],
     "top": 1,
     "styles": [],
     "backgrounds": [],
-    "prefix": "",
-    "suffix": "",
 }
 SEEN = ("cat", "dog", "flat", "glossy", "on a red background", "on a blue background")
 
@@ -37,20 +32,20 @@ def picture(**shares: float) -> Array:
 
 def test_a_picture_gets_its_style_its_words_and_its_background_in_that_order() -> None:
     pictures = np.concatenate([picture(cat=1, dog=0.4, glossy=0.6, blue=0.5), picture(dog=1, flat=1, red=1)])
-    settings = Caption(
+    settings = Words(
         **{**SETTINGS, "styles": ["flat", "glossy"], "backgrounds": ["on a red background", "on a blue background"]}
     )
     assert describe(pictures, read, ["dog", "cat"], settings) == [
         "glossy cat on a blue background",
         "flat dog on a red background",
     ]
-    plain = Caption(**{**SETTINGS, "top": 2})
+    plain = Words(**{**SETTINGS, "top": 2})
     assert describe(pictures, read, ["dog", "cat"], plain) == ["cat, dog", "dog, cat"]
 
 
 def test_a_word_is_read_in_every_template() -> None:
-    both = Caption(**{**SETTINGS, "templates": ["a {}", "a blurry {}"]})
-    one = Caption(**{**SETTINGS, "templates": ["a {}"]})
+    both = Words(**{**SETTINGS, "templates": ["a {}", "a blurry {}"]})
+    one = Words(**{**SETTINGS, "templates": ["a {}"]})
     towards_dog = picture(cat=0.98, dog=1.0)
     assert describe(towards_dog, read, ["cat", "dog"], one) == ["dog"]
     assert describe(towards_dog, read, ["cat", "dog"], both) == ["cat"]
@@ -71,4 +66,4 @@ def test_a_list_of_words_has_one_a_line_each_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", [{"templates": []}, {"templates": ["a photo"]}, {"captioner": "blip"}, {"top": 0}])
 def test_settings_that_cannot_work_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Caption(**{**SETTINGS, **wrong})
+        Words(**{**SETTINGS, **wrong})
