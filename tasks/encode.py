@@ -70,8 +70,8 @@ class Entries:
         else:
             tensors, metadata = encoder()(*source)
             _refuse_infinite(item, tensors)
-            write_tensors(place, tensors, metadata)
-            with atomic_path(_note(place)) as note:
+            write_tensors(place, tensors, metadata, durable=False)
+            with atomic_path(_note(place), durable=False) as note:
                 note.write_text(sha256_file(place))
             self.encoded += 1
         return place

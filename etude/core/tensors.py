@@ -86,8 +86,10 @@ def read_metadata(path: Path | str) -> dict[str, str]:
     return dict(read_header(path).get("__metadata__") or {})
 
 
-def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write safetensors atomically, with sorted header keys: equal tensors and metadata give equal bytes.
+def write_tensors(
+    path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, durable: bool = True
+) -> None:
+    """Write safetensors by `atomic_path`, with sorted header keys: equal tensors and metadata give equal bytes.
 
     safetensors 0.8 writes metadata in a random order. Sorted, the header has the same length, so it is overwritten in
     place.
@@ -95,7 +97,7 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
     from safetensors.torch import save_file
 
     contiguous = {name: tensors[name].detach().to("cpu").contiguous() for name in sorted(tensors)}
-    with atomic_path(path) as temporary:
+    with atomic_path(path, durable) as temporary:
         save_file(contiguous, str(temporary), metadata=dict(metadata or {}) or None)
         length, header = _read_header(temporary)
         text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

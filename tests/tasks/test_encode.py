@@ -173,6 +173,18 @@ def test_an_entry_is_the_same_whatever_else_was_missing() -> None:
 
 
 @pytest.mark.usefixtures("project")
+def test_no_entry_is_flushed_to_disk_as_a_damaged_one_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    encode("pets")
+    with_all_entries = len(flushed)
+    shutil.rmtree(".cache/latents")
+    shutil.rmtree(".cache/texts")
+    encode("pets")
+    assert len(flushed) == 2 * with_all_entries > 0
+
+
+@pytest.mark.usefixtures("project")
 @pytest.mark.parametrize("damage", ["short", "flipped bit", "empty", "no note", "wrong note"])
 def test_a_damaged_entry_is_noticed_and_made_again(damage: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = outs()

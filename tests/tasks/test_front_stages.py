@@ -59,7 +59,7 @@ def test_each_change_runs_what_depends_on_it_and_encodes_only_what_is_new(projec
     assert "concept: latents: 4 encoded, 0 from cache; texts: " in said
     assert "style: latents: 3 encoded, 0 from cache; texts: " in said
     first = locked(project)
-    assert len(first) == 8
+    assert len(first) == 9
     assert "Running stage" not in repro(project)
     assert not (project / "pwned").exists()
 
