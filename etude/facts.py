@@ -47,7 +47,7 @@ _TABLE = (
         "family",
         "a name in etude/core/families.py",
         "tasks etude.core etude.formats commands",
-        "etude.formats etude.pages pipelines commands",
+        "etude.formats etude.pages etude.training pipelines commands",
     ),
     _fact(
         "prediction", "what the base predicts: epsilon or v_prediction", "tasks etude.formats commands", "etude.formats"

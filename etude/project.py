@@ -22,6 +22,7 @@ from etude.images.settings import Prepare
 from etude.metrics import BY_KEY, HELD_OUT
 from etude.training.plan import SavesMemory, Trained
 from etude.training.settings import Tracker
+from etude.training.start import Starts
 
 RESERVED = ("raw", "samples", "captioners")  # folders of data/ that do not belong to an image set
 
@@ -108,6 +109,7 @@ def _method_faults(root: Path, name: str, project: Project | None) -> list[str]:
     if project is None:
         return []
     faults = [(path, *fault) for fault in (*_set_faults(params, project), *_run_faults(params, project))]
+    faults += [(path, *fault) for fault in _start_faults(name, params)]
     faults += [(shared, *fault) for fault in _drawing_faults(root, name, params, project)]
     faults += [(shared, *fault) for fault in _grid_faults(name, method, params, project)]
     faults += [(path.with_name("dvc.yaml"), *fault) for fault in _tracking_faults(path, method)]
@@ -133,14 +135,26 @@ def _run_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
         fault = f"`base_precision: {own}` needs `precision: {own}` in params.yaml, which is {project.precision}"
         either = dict.fromkeys(("fp32", project.precision))
         yield f"{fault}: the weights would be converted in each step", f"write {' or '.join(either)}"
-    for key, place in models_of(params).items():
+    named = {f"models.{key}": place for key, place in models_of(params).items()}
+    named |= {"start": params.start} if isinstance(params, Starts) else {}
+    for key, place in named.items():
         top, _, rest = place.partition("/")
         method = rest.partition("/")[0]
         if top == "artifacts" and method not in method_names():
-            yield (
-                f"`models.{key}` is {place}, but no method is called `{method}`{nearest(method, method_names())}",
-                "correct it",
-            )
+            fault = f"`{key}` is {place}, but no method is called `{method}`{nearest(method, method_names())}"
+            yield fault, "correct it"
+
+
+def _start_faults(name: str, params: MethodParams) -> Iterator[Fault]:
+    """A start that DVC cannot follow: what the method itself makes, or a name such as lora@160 in place of a path."""
+    place = params.start if isinstance(params, Starts) else ""
+    method, _, step = place.partition("@")
+    if f"{place}/".startswith(f"artifacts/{name}/"):
+        copy = f"`cp {place} models/`, and name the copy"
+        yield f"`start` is {place}, which the build of {name} itself replaces", f"keep a copy: {copy}"
+    elif method in method_names():
+        file = f"checkpoints/{int(step):06d}.safetensors" if step.isdecimal() else "artifact.safetensors"
+        yield f"`start` is {place}, and DVC needs a path", f"write artifacts/{method}/build/{file}"
 
 
 def _drawing_faults(root: Path, name: str, params: MethodParams, project: Project) -> Iterator[Fault]:

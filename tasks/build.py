@@ -29,6 +29,7 @@ from etude.training.plan import Trained
 from etude.training.preview import preview_of
 from etude.training.processes import is_launched, is_main, spread
 from etude.training.settings import RunParams, refuse_missing_trackers
+from etude.training.start import Start, load_start, refuse_unfit
 from etude.training.switches import RESUMING, advice
 from tasks.shell import look_of, publish, run
 from tasks.shell.console import say, warn
@@ -73,15 +74,18 @@ def build(method: str) -> None:
     family = _family(method, module, path)
     _refuse_too_large(method, stage_params)
     spread(stage_params.processes)
+    beginning = load_start(params, Path("artifacts", method, "start"))
+    refuse_unfit(params, beginning, path, family)
     look = look_of(Path("pipelines", method, "dvc.yaml"), "build")
     look.add(models_of(params).values())
     inputs = look.digests()
-    facts = _facts(params, stage_params, inputs, path) | {"family": family}
+    facts = _facts(params, stage_params, inputs, path, beginning) | {"family": family}
     _tell_other_vae(method, path, Path(stage_params.base))
     with advising(lambda: advice(params, stage_params.precision)):
         data = load_inputs(module, Request(method, params, inputs))
         with during("loading the base"):
             base, report = _open(method, params, stage_params, path, _scratch(method, params, inputs, facts))
+        report.beginning = beginning
         facts |= {"prediction": base.prediction, "resolution": base.resolution}
         artifact = module.build(base=base, **data, params=params, report=report)
     if not is_main():
@@ -147,7 +151,9 @@ def _tell_other_vae(method: str, own: Path, shared: Path) -> None:
         warn(f"{method}: {own}/vae differs from {shared}/vae, with which the pictures were encoded")
 
 
-def _facts(params: MethodParams, stage_params: StageParams, inputs: Mapping[str, str], path: Path) -> dict[str, Any]:
+def _facts(
+    params: MethodParams, stage_params: StageParams, inputs: Mapping[str, str], path: Path, beginning: Start | None
+) -> dict[str, Any]:
     """The facts about how the artifact was made; with ``inputs``, they contain everything that it depends on."""
     import torch
 
@@ -155,6 +161,7 @@ def _facts(params: MethodParams, stage_params: StageParams, inputs: Mapping[str,
 
     device = choose_device(stage_params.device).type
     read = [path, *map(Path, models_of(params).values())]
+    read += [beginning.path.parent] if beginning else []
     processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     return {
         "params": params.recipe(),

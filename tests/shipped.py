@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PARAMS = ROOT / "tests" / "params"
 ROOMS = ("commands", "etude", "evidence", "flows", "miniature", "pipelines", "presets", "tasks")
-FILES = ("dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml")
+FILES = ("dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml", "models/none")
 OWN = ("params.yaml", "prefect.yaml", "flows/params.yaml", "pipelines/*/params.yaml")  # what users change
 
 
@@ -31,6 +31,7 @@ def copy_project(folder: Path) -> Path:
     left_out = shutil.ignore_patterns("__pycache__", "out", "dvc.lock", "cache", "tmp")  # the last two: below .dvc
     for room in ROOMS:
         shutil.copytree(ROOT / room, folder / room, ignore=left_out)
+    (folder / "models").mkdir()
     for file in FILES:
         shutil.copy(ROOT / file, folder / file)
     shutil.copytree(PARAMS, folder, dirs_exist_ok=True)

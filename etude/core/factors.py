@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from etude.core.errors import FormatError
 from etude.core.weights import LARGEST, nan_is_allowed
@@ -15,14 +15,15 @@ from etude.core.weights import LARGEST, nan_is_allowed
 if TYPE_CHECKING:
     from torch import Tensor
 
+T = TypeVar("T")
 _FACTOR = re.compile(r"\.(lora_(?:A|B|mid)\.weight|(?:hada|lokr|glora|oft|ia3)_\w+|dora_scale|diff|diff_b)$")
 RANKED = ("lora_A.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b", "glora_a2")  # their first size is the rank
 MULTIPLIED = ("lora_", "hada_", "lokr_", "glora_a", "glora_b")  # factors whose product the change is, by their starts
 
 
-def by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The factors of each ``<part>.<module>``."""
-    layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
+def by_layer(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
+    """The factors of each ``<part>.<module>``: tensors, or their shapes."""
+    layers: dict[str, dict[str, T]] = defaultdict(dict)
     for name, tensor in tensors.items():
         if match := _FACTOR.search(name):
             layers[name[: match.start()]][match[1]] = tensor

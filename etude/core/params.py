@@ -34,6 +34,7 @@ class Schema(BaseModel):
     gone_keys: ClassVar[Mapping[str, Any]] = {}
     former_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # key → old value → value
     listed_keys: ClassVar[tuple[str, ...]] = ()  # keys that had one value and have a list now: `etude migrate` lists it
+    refused_keys: ClassVar[Mapping[str, str]] = {}  # keys of other blocks of this kind → why there is none here
     # keys that are new since the last release, each with the value with which everything is as before
     added_keys: ClassVar[Mapping[str, Any]] = {}
 
@@ -266,7 +267,11 @@ def _fault(detail: ErrorDetails, schema: type[BaseModel]) -> str:
         return ": ".join(filter(None, [where, str(detail["ctx"]["error"])]))
     where = where or "(whole file)"
     if detail["type"] == "extra_forbidden":
-        return f"unknown key `{where}`{nearest(str(detail['loc'][-1]), _keys_at(schema, detail['loc'][:-1]))}"
+        name, block = str(detail["loc"][-1]), detail["loc"][:-1]
+        models = [model for model in models_at(schema, block) if issubclass(model, Schema)]
+        if reason := next((model.refused_keys[name] for model in models if name in model.refused_keys), None):
+            return f"there is no `{where}` here: {reason}"
+        return f"unknown key `{where}`{nearest(name, _keys_at(schema, block))}"
     if detail["type"] == "missing":
         return f"`{where}` is missing"
     if detail["type"] in ("too_short", "string_too_short"):

@@ -68,6 +68,8 @@ def fit(
     Raises TrainingError, with step and images, if a loss is not finite. Losses are checked only at log intervals and
     before saving, so that no other step waits for the device.
     """
+    if report.beginning and learned:
+        report.beginning.copy_into(learned.tensors)
     groups = [Group(parameters)] if isinstance(parameters, Mapping) else list(parameters)
     tensors = [tensor for group in groups for tensor in group.parameters.values()]
     device = _accelerator(report)

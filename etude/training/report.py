@@ -26,6 +26,7 @@ from etude.core.files import atomic_path
 from etude.core.memory import is_out_of_memory
 from etude.training.curve import Curve, Point
 from etude.training.processes import RANK, is_main
+from etude.training.start import Start
 from etude.training.trackers import Trackers
 
 CONSOLE = Console(stderr=True)
@@ -47,6 +48,7 @@ class Report:
     watch: Path | None = None  # folder to which each preview is also copied at once, for people to look at
     curve: Curve | None = None  # files with the points so far
     trackers: Trackers | None = None
+    beginning: Start | None = None  # what learning goes on from
     history: list[Point] = field(default_factory=list)
     _bar: Progress | None = None
 

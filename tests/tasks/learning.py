@@ -27,6 +27,7 @@ def make_project(folder: Path, base: Path, method: str, **changes: Any) -> Path:
         (folder / room).symlink_to(ROOT / room)
     (folder / "models").mkdir()
     (folder / "models/tiny").symlink_to(base)
+    (folder / "artifacts" / method / "start").mkdir(parents=True)
     own = folder / "pipelines" / method
     own.mkdir(parents=True)
     shutil.copy(ROOT / "pipelines" / method / "dvc.yaml", own)

@@ -136,7 +136,7 @@ def test_a_killed_build_leaves_no_out_and_goes_on_to_the_same_bytes_unless_an_in
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kill(project, "lora", 4)
-    assert not (project / "artifacts").exists()
+    assert not (project / "artifacts/lora/build").exists()
     change(project / "pipelines/lora/params.yaml", rank=4)
     build("lora")
     assert "starting, 6 steps" in capsys.readouterr().err
@@ -160,7 +160,7 @@ def test_out_of_memory_names_the_step_the_peak_and_a_switch_with_which_the_same_
         r"Next: write `recompute: true` \(.*\), and the same command goes on from the last saved state\.",
         str(caught.value),
     )
-    assert not (project / "artifacts").exists()
+    assert not (project / "artifacts/lora/build").exists()
     change(project / "pipelines/lora/params.yaml", recompute=True)
     build("lora")
     assert "resumed at step 4 of 6" in capsys.readouterr().err
@@ -245,7 +245,7 @@ def test_a_build_whose_inputs_changed_meanwhile_saves_nothing(project: Path, mon
     monkeypatch.setattr(module, "build", meddle)
     with pytest.raises(StaleError, match=r"data/concept/texts/captions.json: changed while this stage ran"):
         build("lora")
-    assert not (project / "artifacts").exists()
+    assert not (project / "artifacts/lora/build").exists()
 
 
 def test_a_base_that_the_method_cannot_stand_on_is_refused_before_it_is_loaded(

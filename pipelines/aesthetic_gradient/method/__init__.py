@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -35,6 +35,8 @@ axes = {"steps": 5.0, "weight": 0.9, "slerp": 0.0, "turn": 0.1}
 
 class Params(MethodParams):
     """The method's params.yaml."""
+
+    refused_keys: ClassVar = {"start": "nothing is trained; the mean of the pictures depends on them alone"}
 
     clip: Location
     text: str

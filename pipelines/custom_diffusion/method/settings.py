@@ -7,7 +7,8 @@ mask, but not by the four channels that it sums over, so its ``prior_loss_weight
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -19,6 +20,10 @@ from etude.core.spelling import as_read, has_word
 from etude.training.augmentation import HasViews
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
+from etude.training.start import Start, Starts, rows, shape_faults, weights
+
+if TYPE_CHECKING:
+    from torch import nn
 
 LEARNED = {"crossattn_kv": r"\.attn2\.to_[kv]\.weight$", "crossattn": r"\.attn2\."}
 
@@ -37,7 +42,7 @@ class Concept(Schema):
         return self.prompt.replace("[word]", self.word)
 
 
-class Params(Concepts, HasViews, ClassPictures, Trained, HasPreview, MethodParams):
+class Params(Concepts, HasViews, ClassPictures, Starts, Trained, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True
@@ -77,6 +82,16 @@ class Params(Concepts, HasViews, ClassPictures, Trained, HasPreview, MethodParam
     def trains(self, weight: str) -> bool:
         """The weights of the cross-attention that `layers` names."""
         return weight.startswith("unet.") and bool(re.search(LEARNED[self.layers], weight))
+
+    def misfits(self, start: Start, parts: Mapping[str, nn.Module]) -> Iterator[str]:
+        """The words in their order, and the weights of the cross-attention."""
+        words, found = [concept.word for concept in self.concepts.values()], start.facts.get("words", [])
+        if found != words:
+            yield f"has the words {', '.join(found) or '(none)'}, and `concepts` has {', '.join(words)}"
+        wanted = weights(parts, self.trains)
+        for number in range(len(words)):
+            wanted |= rows(parts, 1, f"words.{number}.")
+        yield from shape_faults(start.shapes, wanted)
 
     @property
     def class_word(self) -> str:

@@ -7,7 +7,8 @@ the picture decoded from its latents, not with the picture itself, so that the d
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,9 +16,13 @@ from etude.core.mixins import ReadsCaptions
 from etude.core.params import MethodParams, Part, Rate, Scale, Schema
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
+from etude.training.start import Start, Starts, rows, shape_faults
 from etude.training.templates import Template, refuse_idle_reading
 
 from .guidance import parse_guidance
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Word(Schema):
@@ -28,7 +33,7 @@ class Word(Schema):
     noise: Scale
 
 
-class Params(ReadsCaptions, Trained, HasPreview, MethodParams):
+class Params(ReadsCaptions, Starts, Trained, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True
@@ -63,3 +68,14 @@ class Params(ReadsCaptions, Trained, HasPreview, MethodParams):
     def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
         """The positive word starts from the word of the class."""
         return {"set": images, "name": word, "positive.initializer": kind}
+
+    def misfits(self, start: Start, parts: Mapping[str, nn.Module]) -> Iterator[str]:
+        """The number of vectors of each word."""
+        wanted: dict[str, tuple[int, ...]] = {}
+        for side, word in (("positive", self.positive), ("negative", self.negative)):
+            found = {shape[0] for name, shape in start.shapes.items() if name.startswith(f"{side}.")}
+            if found != {word.vectors}:
+                count = " and ".join(map(str, sorted(found))) or "no"
+                yield f"has {count} vectors of the {side} word, and `{side}.vectors` is {word.vectors}"
+            wanted |= rows(parts, word.vectors, f"{side}.")
+        yield from shape_faults(start.shapes, wanted)

@@ -20,6 +20,7 @@ from etude.core.placeholder import insert_name
 from etude.core.spelling import as_read, has_word
 from etude.training.plan import TrainedWhole
 from etude.training.preview import HasPreview
+from etude.training.start import StartsWhole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +38,7 @@ formats = ("diffusers_checkpoint", "ldm_checkpoint")
 axes = {"strength": 1.0}
 
 
-class Params(ClassPictures, TrainsWeights, TrainedWhole, HasPreview, MethodParams):
+class Params(ClassPictures, TrainsWeights, StartsWhole, TrainedWhole, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True

@@ -17,6 +17,7 @@ from etude.core.mixins import Captioned, TrainsWeights
 from etude.core.params import MethodParams
 from etude.training.plan import TrainedWhole
 from etude.training.preview import HasPreview
+from etude.training.start import StartsWhole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,7 @@ formats = ("ldm_checkpoint", "diffusers_checkpoint")
 axes = {"strength": 1.0}
 
 
-class Params(Captioned, TrainsWeights, TrainedWhole, HasPreview, MethodParams):
+class Params(Captioned, TrainsWeights, StartsWhole, TrainedWhole, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     caption_dropout: float = Field(ge=0, lt=1)

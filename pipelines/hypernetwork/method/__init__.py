@@ -6,7 +6,7 @@ base changes. During training, the strength is 1. The networks are in `networks`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -18,9 +18,10 @@ from etude.core.mixins import Captioned
 from etude.core.params import MethodParams, Part, refuse_twice
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
+from etude.training.start import Start, Starts, shape_faults
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from etude.base.base import Base
     from etude.core.artifact import Artifact
@@ -43,7 +44,7 @@ Activation = Literal[
 ]  # fmt: skip
 
 
-class Params(Captioned, Trained, HasPreview, MethodParams):
+class Params(Captioned, Starts, Trained, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     widths: list[Annotated[int, Field(ge=1, le=100_000)]]
@@ -72,6 +73,22 @@ class Params(Captioned, Trained, HasPreview, MethodParams):
     def step_parts(self) -> tuple[Part, ...]:
         """The UNet alone: texts are encoded once."""
         return ("unet",)
+
+    def misfits(self, start: Start, parts: Mapping[str, nn.Module]) -> Iterator[str]:
+        """The architecture, and the widths of the networks."""
+        import torch
+
+        from .networks import input_widths, make_networks
+
+        design, facts = _design_of(self), start.facts
+        for key in ("structure", "activation", "activate_output", "layer_norm"):
+            own, found = getattr(design, key), facts.get(key)
+            if found != own:
+                yield f"has `{key}` {found}, where the params say {own}"
+        with torch.device("meta"):
+            networks = make_networks(self.widths or input_widths(parts["unet"]), design)
+        wanted = {name: tuple(parameter.shape) for name, parameter in networks.named_parameters()}
+        yield from shape_faults(start.shapes, wanted)
 
 
 def build(*, base: Base, images: Images, captions: Captions, params: Params, report: Report) -> Artifact:
@@ -113,6 +130,14 @@ def _design(facts: dict[str, Any], dropout: tuple[float, ...] = ()) -> Design:
     return Design(**architecture, dropout=dropout)
 
 
+def _design_of(params: Params) -> Design:
+    """The architecture that the params describe."""
+    from .networks import Design
+
+    norm = params.layer_norm != "none"
+    return Design(params.structure, params.activation, params.activate_output, norm, params.dropout)
+
+
 @contextmanager
 def _learning(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tensor]]:
     """New networks in place, in training mode: their tensors by their names in the artifact, leaves in float32."""
@@ -120,18 +145,10 @@ def _learning(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tenso
 
     from etude.core.randomness import mix
 
-    from .networks import (
-        Design,
-        before_keys_and_values,
-        initialise,
-        input_widths,
-        make_networks,
-    )
+    from .networks import before_keys_and_values, initialise, input_widths, make_networks
 
     torch.manual_seed(mix(seed, METHOD))
-    design = Design(
-        params.structure, params.activation, params.activate_output, params.layer_norm != "none", params.dropout
-    )
+    design = _design_of(params)
     widths = input_widths(base.unet)
     if unknown := sorted(set(params.widths) - set(widths)):
         fault = f"`widths` has {unknown[0]}, but {base.path} has {', '.join(map(str, widths))}"

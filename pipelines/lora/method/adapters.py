@@ -19,7 +19,7 @@ from etude.core.params import nearest
 from etude.core.randomness import mix
 from etude.diffusion.weights import parts_of
 
-from .settings import TARGETS, Params
+from .settings import Params, place
 
 METHOD = own_name(__name__)
 _OWN = re.compile(r"\.(lora_|hada_|lokr_)")
@@ -38,7 +38,7 @@ def inserted(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tensor
         torch.manual_seed(mix(seed, METHOD))  # peft draws from the CPU's global generator
         parameters: dict[str, Tensor] = {}
         for part, module in parts.items():
-            if ranks := _ranks(part, module, params):
+            if ranks := params.ranks(part, module):
                 tuners.append(_tuned(module, params, ranks))
             for name, parameter in module.named_parameters():
                 if _OWN.search(name):
@@ -64,38 +64,15 @@ def saved_form(name: str, tensor: Tensor) -> Tensor:
 def alphas(names: Sequence[str], params: Params) -> dict[str, float]:
     """The alpha of each layer whose rank is not ``rank``, so that its scale is ``alpha`` / ``rank`` too."""
     layers = {match.group(1) for name in names if (match := re.match(r"(.+?)\.(lora|hada|lokr)_", name))}
-    ranks = {layer: _rank(layer, params) for layer in sorted(layers)}
+    ranks = {layer: params.layer_rank(layer) for layer in sorted(layers)}
     return {layer: params.alpha * rank / params.rank for layer, rank in ranks.items() if rank != params.rank}
-
-
-def _rank(layer: str, params: Params) -> int:
-    """The rank of ``<part>.<module>``: that of the innermost block of `blocks` that contains it, else ``rank``."""
-    blocks = [block for block in params.blocks if f"{layer}.".startswith(f"{block}.")]
-    return params.blocks[max(blocks, key=len)] if blocks else params.rank
-
-
-def _ranks(part: str, module: nn.Module, params: Params) -> dict[str, int]:
-    """The layers that are trained, with their ranks."""
-    ranks = {name: _rank(_place(part, name), params) for name in _chosen(module, params)}
-    return {name: rank for name, rank in ranks.items() if rank}
-
-
-def _chosen(module: nn.Module, params: Params) -> list[str]:
-    """The layers that belong to `targets`."""
-    chosen = re.compile(rf"(.*\.)?({'|'.join(TARGETS[target] for target in params.targets)})")
-    return [name for name, _ in module.named_modules() if chosen.fullmatch(name)]
-
-
-def _place(part: str, name: str) -> str:
-    """A module's name in `blocks`."""
-    return f"{part}.{name.removeprefix('text_model.')}".removesuffix(".")
 
 
 def _check_blocks(base: Base, params: Params) -> None:
     """Raises BaseError for a block that does not exist, and for one without a target layer."""
     parts = parts_of(base).items() if params.blocks else ()
-    modules = [_place(part, name) for part, module in parts for name, _ in module.named_modules()]
-    layers = [_place(part, name) for part, module in parts for name in _chosen(module, params)]
+    modules = [place(part, name) for part, module in parts for name, _ in module.named_modules()]
+    layers = [place(part, name) for part, module in parts for name in params.chosen(module)]
     for block in params.blocks:
         if block not in modules:
             action = "name a part or a block in it, such as unet.mid_block or text_encoder.encoder.layers.3"

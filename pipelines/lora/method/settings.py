@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from etude.core.factors import RANKED, by_layer
 from etude.core.families import learned_parts, text_parts
 from etude.core.mixins import Captioned, TrainsText
 from etude.core.params import MethodParams, nearest, refuse_twice
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
+from etude.training.start import Start, Starts
+
+if TYPE_CHECKING:
+    from torch import nn
 
 TARGETS = {  # patterns for the ends of layer names, in the UNet and in CLIP's text encoder
     "attention": r"attn[12]\.to_[qkv]|attn[12]\.to_out\.0|self_attn\.[qkv]_proj|self_attn\.out_proj",
@@ -28,7 +35,7 @@ def places() -> list[str]:
     ]
 
 
-class Params(Captioned, TrainsText, Trained, HasPreview, MethodParams):
+class Params(Captioned, TrainsText, Starts, Trained, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     kind: Literal["lora", "dora", "loha", "lokr"]
@@ -60,3 +67,52 @@ class Params(Captioned, TrainsText, Trained, HasPreview, MethodParams):
                 f"`factor` {self.factor} does not split: write -1 for factors of similar size, or 2 or more"
             )
         return self
+
+    def layer_rank(self, layer: str) -> int:
+        """The rank of ``<part>.<module>``: that of the innermost block of `blocks` that contains it, else ``rank``."""
+        blocks = [block for block in self.blocks if f"{layer}.".startswith(f"{block}.")]
+        return self.blocks[max(blocks, key=len)] if blocks else self.rank
+
+    def chosen(self, module: nn.Module) -> list[str]:
+        """The layers of a part that belong to `targets`."""
+        pattern = re.compile(rf"(.*\.)?({'|'.join(TARGETS[target] for target in self.targets)})")
+        return [name for name, _ in module.named_modules() if pattern.fullmatch(name)]
+
+    def ranks(self, part: str, module: nn.Module) -> dict[str, int]:
+        """The layers of a part that are trained, with their ranks."""
+        ranks = {name: self.layer_rank(place(part, name)) for name in self.chosen(module)}
+        return {name: rank for name, rank in ranks.items() if rank}
+
+    def misfits(self, start: Start, parts: Mapping[str, nn.Module]) -> Iterator[str]:
+        """The kind of the change, its layers, and the rank and the alpha of each."""
+        layers, kind = by_layer(start.shapes), _kind(start.shapes)
+        if kind != self.kind:
+            yield f"is of the kind {kind}, and `kind` is {self.kind}"
+        wanted: dict[str, int] = {}
+        for part, module in parts.items():
+            if part == "unet" or self.text_encoder_rate:
+                wanted |= {place(part, name): rank for name, rank in self.ranks(part, module).items()}
+        if lacking := wanted.keys() - layers:
+            yield f"does not change {len(lacking)} layers that are trained here, such as `{min(lacking)}`"
+        if others := layers.keys() - wanted:
+            yield f"also changes {len(others)} layers that are not trained here, such as `{min(others)}`"
+        facts = start.facts
+        for layer, rank in wanted.items():
+            found = next((layers[layer][name][0] for name in RANKED if name in layers[layer]), rank)
+            if found != rank:
+                yield f"has rank {found} in `{layer}`, where the params say {rank}"
+            alpha = self.alpha * rank / self.rank
+            own = facts.get("alphas", {}).get(layer, facts.get("alpha", alpha))
+            if own != alpha:
+                yield f"has alpha {own:g} in `{layer}`, where the params say {alpha:g}"
+
+
+def place(part: str, name: str) -> str:
+    """A module's name in `blocks`, and in artifacts."""
+    return f"{part}.{name.removeprefix('text_model.')}".removesuffix(".")
+
+
+def _kind(names: Iterable[str]) -> str:
+    text = " ".join(names)
+    marks = {"dora_scale": "dora", "hada_": "loha", "lokr_": "lokr", "lora_": "lora"}
+    return next((kind for mark, kind in marks.items() if f".{mark}" in text), "another one")

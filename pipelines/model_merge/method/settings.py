@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -50,6 +50,8 @@ class Learning(Schema):
 
 class Params(Models, MethodParams):
     """The method's params.yaml."""
+
+    refused_keys: ClassVar = {"start": "a merge begins with its `models`"}
 
     models: dict[Annotated[str, Field(pattern=r"^([a-z]|vae)$")], Location] = Field(min_length=1)
     formula: FormulaName

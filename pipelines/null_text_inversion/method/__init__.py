@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -43,6 +43,8 @@ class Optimization(Schema):
 
 class Params(Captioned, SavesMemory, MethodParams):
     """The method's params.yaml."""
+
+    refused_keys: ClassVar = {"start": "each picture is inverted on its own, from the noise that it is turned into"}
 
     pictures: Count
     batch_size: Count

@@ -20,10 +20,11 @@ from etude.core.params import MethodParams, Scale
 from etude.core.placeholder import insert_name
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
+from etude.training.start import Start, Starts, rows, shape_faults
 from etude.training.templates import Template, draw, refuse_idle_reading, refuse_silent
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from etude.base.base import Base
     from etude.core.artifact import Artifact
@@ -37,7 +38,7 @@ formats = ("embedding_pt", "embedding_safetensors", "diffusers_embedding")
 axes: dict[str, float] = {}  # none: the word's weight in the prompt sets the strength
 
 
-class Params(ReadsCaptions, Trained, HasPreview, MethodParams):
+class Params(ReadsCaptions, Starts, Trained, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True
@@ -67,6 +68,13 @@ class Params(ReadsCaptions, Trained, HasPreview, MethodParams):
         """The new word starts from the word of the class."""
         return {"set": images, "name": word, "initializer": kind}
 
+    def misfits(self, start: Start, parts: Mapping[str, nn.Module]) -> Iterator[str]:
+        """The number of vectors, and the text encoders that they are for."""
+        found = {shape[0] for shape in start.shapes.values()}
+        if found != {self.vectors}:
+            yield f"has {' and '.join(map(str, sorted(found)))} vectors, and `vectors` is {self.vectors}"
+        yield from shape_faults(start.shapes, rows(parts, self.vectors))
+
 
 def build(*, base: Base, images: Images, captions: Captions | None, params: Params, report: Report) -> Artifact:
     """Train the rows on the loss of predictions for prompts that contain the word."""
@@ -82,11 +90,16 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
     refuse_silent(params.templates, captions.texts if captions else {}, name, params.set)
     device = str(base.device)
     batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=device, encoded=False)
-    starts = starting_rows(base, params.initializer, params.vectors)
-    rows = {part: start.clone().requires_grad_() for part, start in zip(base.text_parts, starts, strict=True)}
+    first = starting_rows(base, params.initializer, params.vectors)
+    moved = {part: start.clone() for part, start in zip(base.text_parts, first, strict=True)}
+    if report.beginning:
+        report.beginning.copy_into(moved)
+    starts = tuple(row.clone() for row in moved.values())
+    for row in moved.values():
+        row.requires_grad_()
 
     def use(step: int) -> None:
-        base.words[name] = tuple(row[: _used(step, params)] for row in rows.values())
+        base.words[name] = tuple(row[: _used(step, params)] for row in moved.values())
 
     learned = Artifact(METHOD, {}, {"name": name}, params.save)
 
@@ -99,12 +112,12 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
         texts = draw(params.templates, turn.batch.texts or [""] * len(turn.names), name)
         conditioning = encode_prompts(base, [insert_name(text, name) for text in texts], params.clip_skip)
         value = denoising_loss(base, turn.batch.mean, turn.batch.logvar, conditioning, plan)
-        return value + params.anchor * _strayed(rows, starts) if params.anchor else value
+        return value + params.anchor * _strayed(moved, starts) if params.anchor else value
 
-    with added_tokens(base, {name: tuple(rows.values())}):
+    with added_tokens(base, {name: tuple(moved.values())}):
         use(plan.steps - 1)  # needed if the run had already ended: then no step sets the rows
-        turns, held = _turns(batches, plan), _held(rows, params)
-        return fit(rows, loss, turns, plan, report, learned, refresh=refresh, after_step=held)
+        turns, held = _turns(batches, plan), _held(moved, params)
+        return fit(moved, loss, turns, plan, report, learned, refresh=refresh, after_step=held)
 
 
 @contextmanager

@@ -38,6 +38,7 @@ def project(tmp_path: Path, tiny_base: Path) -> Project:
     params = params_of("lora", training=SHORT, rank=2).model_dump(mode="json")
     write_yaml(folder / "pipelines/lora/params.yaml", params | {"preview": params["preview"] | {"seeds": []}})
     write_data(folder / "data/concept")
+    (folder / "artifacts/lora/start").mkdir(parents=True)  # that of a method that begins anew
     for command in (["git", "init", "-q", "--template="], [sys.executable, "-m", "dvc", "init", "-q"]):
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
     git(folder, "add", "-A")
@@ -53,7 +54,8 @@ def repro(project: Project) -> subprocess.Popen[str]:
 def forget(project: Project) -> None:
     """As if nothing had been built here."""
     (project.root / "pipelines/lora/dvc.lock").unlink(missing_ok=True)
-    shutil.rmtree(project.root / "artifacts", ignore_errors=True)
+    for folder in ("build", "previews", "training"):
+        shutil.rmtree(project.root / "artifacts/lora" / folder, ignore_errors=True)
 
 
 @pytest.mark.slow  # two builds for every kill
