@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,7 +127,10 @@ def _open(path: Path | str, device: str = "cpu") -> Any:
         mapped = device == "cpu" and zipfile.is_zipfile(path)
         # embeddings of the first code (2022) contain a ParameterDict; creating one runs no code of the file
         with torch.serialization.safe_globals([torch.nn.ParameterDict, set]):
-            return torch.load(path, map_location=device, weights_only=True, mmap=mapped)
+            data = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
+        if mapped and _sizes(data) - _sizes_in_archive(path):
+            raise pickle.UnpicklingError("mapped, a tensor larger than its entry would go on into the next one")
+        return data
     except pickle.UnpicklingError as error:
         fault = "is not a file that can be opened safely: it is damaged, none of weights, or holds what could run code"
         raise FormatError(path, fault, ACTION) from error
@@ -134,6 +138,32 @@ def _open(path: Path | str, device: str = "cpu") -> Any:
         reason = (str(error).strip().splitlines() or [""])[0][:80]
         fault = f"is damaged, or no file of weights ({type(error).__name__} {reason})"
         raise FormatError(path, fault, ACTION) from error
+
+
+def _sizes(data: object) -> Counter[int]:
+    """How many storages of tensors there are of each size in bytes, each storage once."""
+    sizes, waiting, known = Counter[int](), [data], set[int]()
+    storages = set[int]()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in known:
+            continue
+        known.add(id(value))
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
+            storage = value.untyped_storage()
+            if storage.nbytes() and storage.data_ptr() not in storages:
+                storages.add(storage.data_ptr())
+                sizes[storage.nbytes()] += 1
+    return sizes
+
+
+def _sizes_in_archive(path: Path | str) -> Counter[int]:
+    with zipfile.ZipFile(path) as archive:
+        return Counter(entry.file_size for entry in archive.infolist() if "/data/" in entry.filename)
 
 
 def _fault(path: Path) -> str:

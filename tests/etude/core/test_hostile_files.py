@@ -175,3 +175,15 @@ def test_a_packed_archive_is_not_unpacked(tmp_path: Path) -> None:
             packed.writestr(name, plain.read(name))
     with pytest.raises(FormatError, match="packed archive"):
         read_pickle(tmp_path / "m.pt")
+
+
+def test_a_tensor_that_is_larger_than_its_entry_in_the_archive_is_refused(tmp_path: Path) -> None:
+    """Mapped into memory, it would go on into what follows in the file."""
+    torch.save({"a": torch.ones(8), "b": torch.ones(8), "same": torch.ones(4)}, tmp_path / "whole.pt")
+    assert read_either(tmp_path / "whole.pt")[0]["a"].sum() == 8
+    with zipfile.ZipFile(tmp_path / "whole.pt") as source, zipfile.ZipFile(tmp_path / "short.pt", "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            target.writestr(name, content[:12] if name.endswith("data/0") else content)
+    with pytest.raises(FormatError, match="damaged"):
+        read_either(tmp_path / "short.pt")
