@@ -167,11 +167,36 @@ def test_the_file_for_sd15_has_the_size_that_the_notes_name(tmp_path: Path) -> N
         ({"name": "x", "string": 1}, "no pairs of networks"),
         ({8: ({},)}, "no pairs of networks"),
         ({8: ({"conv.weight": torch.ones(1)}, {})}, "holds `conv.weight`"),
-        ({8: ({"linear.0.weight": torch.ones(2)}, {})}, "does not begin with a linear layer"),
-        ({8: ({}, {}), "8": ({}, {})}, "two pairs of networks of one width"),
+        ({8: ({"linear.0.weight": torch.ones(2)}, {})}, "lacks 3 tensors, such as `0.linear.bias`"),
+        ({8: ({}, {}), "8": ({}, {})}, "the width '8' as text"),
     ],
 )
 def test_what_is_no_hypernetwork_is_refused(data: dict[Any, Any], said: str, tmp_path: Path) -> None:
     torch.save(data, tmp_path / "x.pt")
     with pytest.raises(FormatError, match=said):
         hypernetwork_pt.read(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("activation_func", None, "have no layer"),
+        ("is_layer_norm", False, "have no layer"),
+        ("activate_output", True, "lacks 2 tensors"),
+        ("layer_structure", [1.0, 2.0, 2.0, 1.0], "lacks"),
+        ("dropout_structure", [0.0, 0.5, 0.0], "have no layer"),
+        ("activation_func", ["relu"], "has a list for activation"),
+        ("activate_output", "no", "has a str for activate_output"),
+        ("layer_structure", [1.0, -2.0, 1.0], "no list of numbers"),
+        ("layer_structure", {}, "no list of numbers"),
+    ],
+)
+def test_tensors_at_other_places_than_the_file_says_are_refused(
+    field: str, value: Any, said: str, tmp_path: Path
+) -> None:
+    """A1111 does not load them; read by their order, they would be another network."""
+    artifact = hypernetwork(activation="relu", layer_norm=True)
+    data: Any = dict(read_pickle(hypernetwork_pt.write(artifact, Draft(tmp_path))[0]))
+    torch.save(data | {field: value}, tmp_path / "other.pt")
+    with pytest.raises(FormatError, match=said):
+        hypernetwork_pt.read(tmp_path / "other.pt")
