@@ -145,7 +145,7 @@ def _finish(
     turned = _turn_old_glora(factors)
     sizes = _checked(path, layer, factors)
     if "magnitude" in beside:
-        factors["dora_scale"] = beside["magnitude"].flatten()
+        factors["dora_scale"] = _rows_of_peft(path, layer, beside["magnitude"])
     if "dora_scale" in factors:
         factors["dora_scale"] = _lengths(path, layer, factors, sizes)
     rank = rank_of(factors) or 0
@@ -172,6 +172,14 @@ def _finish(
 def scaled_finite(path: Path | str, name: str, tensor: Tensor, number: float) -> Tensor:
     """``number`` times a tensor of a file; raises FormatError naming it if the result is not finite."""
     return refuse_infinite(path, f"`{name}`, scaled by {number:g},", scaled(tensor, number))
+
+
+def _rows_of_peft(path: Path | str, layer: str, lengths: Tensor) -> Tensor:
+    """PEFT's lengths of rows as a vector: they are [out], or [1, out, 1, 1] of a convolution."""
+    if lengths.ndim != 1 and (lengths.ndim != 4 or lengths.numel() != lengths.shape[1]):
+        fault = f"`{layer}.lora_magnitude_vector` is {list(lengths.shape)}: neither [out] nor [1, out, 1, 1]"
+        raise FormatError(path, fault, "fetch or make it again")
+    return lengths.flatten()
 
 
 def _number(path: Path | str, name: str, tensor: Tensor) -> float:

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import json
 import math
-import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from etude.core.errors import FormatError
+from etude.formats import peft_targets
+from etude.formats.peft_patterns import LITERAL, PATTERNS, Patterns, is_usable
+from etude.formats.peft_targets import EVERY, Targets, parse_targets
 
 KINDS = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}  # and what alpha is called
+FACTORS = {"LORA": ("lora_", "magnitude", "bias"), "LOHA": ("hada_",), "LOKR": ("lokr_",)}  # how their names begin
+OF_LORA = ("use_rslora", "use_dora")
 USED = {"peft_type", "r", "lora_alpha", "alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora"}
+USED |= {*peft_targets.FIELDS}
 HARMLESS = {
     *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
-    # which layers there are: the tensors show it
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
     # how it learned
     *("lora_dropout", "rank_dropout", "module_dropout", "rank_dropout_scale", "init_weights"),
     # shapes of factors, which the tensors have
@@ -35,41 +37,6 @@ HARMLESS = {
 STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 ADAPTER = "lora_adapter_metadata"  # JSON in the header of a file: "<part>.<field of peft's LoraConfig>"
 DEFAULT = 8  # PEFT's rank and alpha where a configuration names none
-LONGEST, REPEATS, GROUPS, PATTERNS = 300, 3, 3, 16  # of patterns: more could take minutes to match
-_REPEAT = re.compile(r"(?<!\\)(?:[*+{]|(?<!\()\?)")
-_NESTED = re.compile(r"\)[*+{]")
-_NAME = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")  # the whole name, or its end; a dot in it is any one character
-_LITERAL = re.compile(r"(?:[\w.^$-]|\\\.)*")  # a name, with its dots escaped or not
-
-
-class Patterns:
-    """Numbers by pattern: a module has that of the first one which its name, or its end after a dot, matches.
-
-    So does PEFT. Most patterns are names, of which there may be thousands: only those as long as a module's name, or as
-    one of its ends, are matched.
-    """
-
-    def __init__(self, numbers: Mapping[str, float]) -> None:
-        self._names: dict[int, list[tuple[int, re.Pattern[str], float]]] = {}  # length → place, pattern, number
-        self._expressions: list[tuple[int, re.Pattern[str], float]] = []
-        for place, (key, number) in enumerate(numbers.items()):
-            if _NAME.fullmatch(key):
-                name = key.removesuffix("$")
-                length = len(name.removeprefix("^").replace("\\", ""))
-                self._names.setdefault(length, []).append((place, re.compile(name), number))
-            else:
-                self._expressions.append((place, re.compile(rf"(.*\.)?({key})$"), number))
-
-    def number(self, names: Sequence[str], default: float) -> float:
-        """The number of a module, by any of its names; ``default`` if they match no pattern."""
-        found = []
-        for name in names:
-            starts = [0, *(place + 1 for place, letter in enumerate(name) if letter == ".")]
-            for start in starts:
-                known = self._names.get(len(name) - start, [])
-                found += [(place, number) for place, pattern, number in known if pattern.fullmatch(name, start)]
-            found += [(place, number) for place, pattern, number in self._expressions if pattern.match(name)]
-        return min(found, default=(0, default))[1]
 
 
 @dataclass(frozen=True)
@@ -84,6 +51,21 @@ class Adapter:
     stabilised: bool = False  # rsLoRA (Kalajdzievski, 2023, arXiv:2312.03732): the scale is alpha / √r
     decomposed: bool = False
     is_text: bool = False  # of a text encoder
+    targets: Targets = EVERY
+    kind: str = "LORA"
+
+    def refuse_others(self, places: Sequence[tuple[str, str]]) -> None:
+        """Raise FormatError for tensors that PEFT leaves out: of another kind, or of a module that is not named.
+
+        ``places``: module and factor of each tensor.
+        """
+        for module, factor in places:
+            if not factor.startswith((*FACTORS[self.kind], "alpha")):
+                fault = f"is of the type {self.kind}, and there is a `{factor}` of `{module[:80]}`"
+                raise FormatError(self.path, fault, "fetch the file again, with the configuration that belongs to it")
+            if not any(self.targets.has(name) for name in self._names(module)):
+                fault = f"leaves `{module[:80]}` out, which has tensors, by {', '.join(peft_targets.FIELDS[:3])}"
+                raise FormatError(self.path, fault, "fetch the file again, with the configuration that belongs to it")
 
     def rank_of(self, module: str) -> int:
         """The rank that PEFT gives a module."""
@@ -104,12 +86,15 @@ class Adapter:
 
 def parse(path: Path | str, fields: Mapping[str, Any], *, is_text: bool = False) -> Adapter:
     """What the fields of a configuration say; raises FormatError naming one that cannot be used."""
-    kind = fields.get("peft_type") or "LORA"
+    kind = fields.get("peft_type")
+    kind = "LORA" if kind is None else str(kind)
     if kind not in KINDS:
         action = "save it as LoRA, LoHa or LoKr, or merge it into the base with PEFT (merge_and_unload)"
-        raise FormatError(path, f"is an adapter of the type {str(kind)[:40]}, which is not read", action)
+        raise FormatError(path, f"is an adapter of the type {kind[:40]}, which is not read", action)
     for name, value in sorted(fields.items()):
         _refuse_meaning(path, name, value)
+    if other := [name for name in OF_LORA if kind != "LORA" and fields.get(name)]:
+        raise FormatError(path, f"has `{other[0]}`, which an adapter of the type {kind} has not", "correct it")
     alpha, rank = KINDS[kind], "r"
     return Adapter(
         path,
@@ -120,6 +105,8 @@ def parse(path: Path | str, fields: Mapping[str, Any], *, is_text: bool = False)
         stabilised=_switch(path, "use_rslora", fields),
         decomposed=_switch(path, "use_dora", fields),
         is_text=is_text,
+        targets=parse_targets(path, fields),
+        kind=kind,
     )
 
 
@@ -166,29 +153,14 @@ def _switch(path: Path | str, name: str, fields: Mapping[str, Any]) -> bool:
 
 def _patterns(path: Path | str, name: str, fields: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a field by regular expression; raises FormatError for an expression that cannot be matched."""
-    patterns = fields.get(name) or {}
+    patterns = {} if fields.get(name) is None else fields[name]
     if not isinstance(patterns, dict):
         raise FormatError(path, f"has a {type(patterns).__name__} in `{name}`, not patterns", "correct it")
-    expressions = [key for key in patterns if not _LITERAL.fullmatch(key)]
+    expressions = [key for key in patterns if not LITERAL.fullmatch(key)]
     if len(expressions) > PATTERNS:
         raise FormatError(path, f"has {len(expressions)} regular expressions in `{name}`", "name the layers themselves")
     for key in patterns:
-        if not _usable(key):
+        if not is_usable(key):
             fault = f"has the regular expression {key[:60]!r} in `{name}`, which is damaged or too long to match"
             raise FormatError(path, fault, "name the layers themselves")
     return {key: _number(path, name, value) for key, value in patterns.items()}
-
-
-def _usable(pattern: str) -> bool:
-    """Whether a regular expression is one, and is matched in a short time."""
-    if len(pattern) > LONGEST or len(_REPEAT.findall(pattern)) > REPEATS:
-        return False
-    if pattern.count("(") > GROUPS or _NESTED.search(pattern):
-        return False
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            re.compile(rf"(.*\.)?({pattern})$")
-    except (re.error, Warning, RecursionError, OverflowError):
-        return False
-    return True

@@ -112,6 +112,7 @@ def _adapters(path: Path, places: Mapping[str, Place], metadata: Mapping[str, st
         found = [place for place in places.values() if place[0].startswith(f"{part}.")]
         lengths = {layer for layer, factor in found if factor == "magnitude"}
         layers = {layer for layer, _ in found}
+        adapters[part].refuse_others(sorted((layer.removeprefix(f"{part}."), factor) for layer, factor in found))
         if lengths != (layers if adapters[part].decomposed else set()):
             fault = (
                 f"says `use_dora: {adapters[part].decomposed}` of {part}, but {len(lengths)} of {len(layers)} layers"
@@ -137,7 +138,13 @@ def _fields(path: Path, places: Mapping[str, Place], metadata: Mapping[str, str]
         return path, fields
     if not beside.is_file():
         raise FormatError(path, f"has no {CONFIG} beside it, which holds PEFT's alpha", "fetch that file as well")
-    return beside, read_object(beside, CONFIG, beside.read_text(encoding="utf-8", errors="replace"))
+    try:
+        fields = read_object(beside, CONFIG, beside.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise FormatError(beside, "is no text in UTF-8", "fetch it again") from None
+    if fields.get("peft_type") is None:
+        raise FormatError(beside, "has no `peft_type`, so it is no configuration of PEFT", "fetch it again")
+    return beside, fields
 
 
 def _flat(path: Path, fields: Mapping[str, Any]) -> dict[str, Any]:

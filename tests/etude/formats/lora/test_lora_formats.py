@@ -249,7 +249,7 @@ def test_a_peft_folder_is_read_with_the_alpha_of_its_configuration(tmp_path: Pat
     stem = "base_model.model.down_blocks.0.attentions.0.proj_in"
     halves = {f"{stem}.lora_A.weight": torch.randn(4, 8), f"{stem}.lora_B.weight": torch.randn(6, 4)}
     save_file(halves, tmp_path / "adapter_model.safetensors")
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 8, "alpha_pattern": {}}))
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8}))
     tensors, facts = diffusers_lora.read(tmp_path / "adapter_model.safetensors")
     assert "unet.down_blocks.0.attentions.0.proj_in.lora_A.weight" in tensors
     assert facts["alpha"] == 8.0

@@ -163,7 +163,7 @@ def test_kohyas_names_and_pefts_configuration_in_one_file_are_refused(tmp_path: 
 def test_an_empty_header_leaves_the_configuration_beside_pefts_own_file(tmp_path: Path) -> None:
     tensors = {name.replace("unet.", "base_model.model."): tensor for name, tensor in pairs(DOTTED).items()}
     save_file(tensors, tmp_path / "adapter_model.safetensors", {"lora_adapter_metadata": "{}"})
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 6}))
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 6}))
     assert diffusers_lora.read(tmp_path / "adapter_model.safetensors")[1]["alpha"] == 6
     save_file(tensors, tmp_path / "adapter_model.safetensors", {"lora_adapter_metadata": '{"unet.lora_alpha": 4}'})
     with pytest.raises(FormatError, match="twice"):

@@ -1,0 +1,61 @@
+"""PEFT's regular expressions for modules: numbers by pattern, and which expressions may be matched.
+
+An expression of a file may be made to take minutes: those are refused.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+
+LONGEST, REPEATS, GROUPS, PATTERNS = 300, 3, 3, 16  # of patterns: more could take minutes to match
+_REPEAT = re.compile(r"(?<!\\)(?:[*+{]|(?<!\()\?)")
+_NESTED = re.compile(r"\)[*+{]")
+_NAME = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")  # the whole name, or its end; a dot in it is any one character
+LITERAL = re.compile(r"(?:[\w.^$-]|\\\.)*")  # a name, with its dots escaped or not
+
+
+class Patterns:
+    """Numbers by pattern: a module has that of the first one which its name, or its end after a dot, matches.
+
+    So does PEFT. Most patterns are names, of which there may be thousands: only those as long as a module's name, or as
+    one of its ends, are matched.
+    """
+
+    def __init__(self, numbers: Mapping[str, float]) -> None:
+        self._names: dict[int, list[tuple[int, re.Pattern[str], float]]] = {}  # length → place, pattern, number
+        self._expressions: list[tuple[int, re.Pattern[str], float]] = []
+        for place, (key, number) in enumerate(numbers.items()):
+            if _NAME.fullmatch(key):
+                name = key.removesuffix("$")
+                length = len(name.removeprefix("^").replace("\\", ""))
+                self._names.setdefault(length, []).append((place, re.compile(name), number))
+            else:
+                self._expressions.append((place, re.compile(rf"(.*\.)?({key})$"), number))
+
+    def number(self, names: Sequence[str], default: float) -> float:
+        """The number of a module, by any of its names; ``default`` if they match no pattern."""
+        found = []
+        for name in names:
+            starts = [0, *(place + 1 for place, letter in enumerate(name) if letter == ".")]
+            for start in starts:
+                known = self._names.get(len(name) - start, [])
+                found += [(place, number) for place, pattern, number in known if pattern.fullmatch(name, start)]
+            found += [(place, number) for place, pattern, number in self._expressions if pattern.match(name)]
+        return min(found, default=(0, default))[1]
+
+
+def is_usable(pattern: str) -> bool:
+    """Whether a regular expression is one, and is matched in a short time."""
+    if len(pattern) > LONGEST or len(_REPEAT.findall(pattern)) > REPEATS:
+        return False
+    if pattern.count("(") > GROUPS or _NESTED.search(pattern):
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            re.compile(rf"(.*\.)?({pattern})$")
+    except (re.error, Warning, RecursionError, OverflowError):
+        return False
+    return True
