@@ -168,6 +168,10 @@ def _scaled(path: Path, common: dict[str, Tensor], adapters: Mapping[str, Adapte
         part, _, module = layer.partition(".")
         if part in adapters and f"{layer}.lokr_w2" in common:
             rank = adapters[part].rank_of(module)
+            if 2 * rank < max(common[f"{layer}.lokr_w2"].shape[:2]):  # PEFT makes two factors then
+                fault = f"says that `{module}` has rank {rank}, which its whole `lokr_w2` has not"
+                action = "fetch the file again, with the configuration that belongs to it"
+                raise FormatError(adapters[part].path, fault, action)
             number = adapters[part].alpha_of(module, rank) / rank
             common[name] = scaled_finite(path, name, common[name], number)
     return common

@@ -77,6 +77,20 @@ def test_tensors_that_peft_would_leave_out_are_refused_by_their_module(fields: d
         peft_lora.read(tmp_path)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 8])
+def test_a_whole_factor_of_lokr_is_of_a_rank_for_which_peft_makes_one(rank: int, tmp_path: Path) -> None:
+    stem = f"base_model.model.{ATTENTION}.to_q"
+    tensors = {f"{stem}.lokr_w1": torch.ones(4, 4), f"{stem}.lokr_w2": torch.ones(4, 4)}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    config = {"peft_type": "LOKR", "r": rank, "alpha": 2 * rank, "target_modules": ["to_q"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    if rank == 1:  # it makes two factors of rank 1, and ignores the whole one
+        with pytest.raises(FormatError, match="rank 1, which its whole `lokr_w2` has not"):
+            peft_lora.read(tmp_path)
+    else:
+        assert torch.equal(peft_lora.read(tmp_path)[0][f"unet.{ATTENTION}.to_q.lokr_w1"], 2 * torch.ones(4, 4))
+
+
 @pytest.mark.parametrize(
     ("fields", "lengths", "said"),
     [
