@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.comments import CommentedMap
 
+from commands.lines import COMMENT, extent, own_line
 from commands.rewriting import blocks, parse_commented
 from etude.core.errors import ParamsError
-from etude.core.params import Schema, new_keys
-
-COMMENT = re.compile(r"""[^#"']*?\s(?=#)""")  # up to the comment of a line
+from etude.core.params import Schema, models_at, new_keys
 
 
 class Added(NamedTuple):
@@ -45,42 +44,41 @@ def _find(text: str, schema: type[Schema], shown: str, lines: list[str]) -> Iter
     for node, block, place in blocks(parse_commented(text), schema):
         for key, value in new_keys(block).items():
             if key not in node:
-                about = block.model_fields[key].description or ""
-                yield _addition(node, key, value, about, list(block.model_fields), (*place, key), shown, lines)
+                yield _addition(node, block, key, value, place, shown, lines)
 
 
 def _addition(
-    node: CommentedMap,
-    key: str,
-    value: Any,
-    about: str,
-    order: list[str],
-    place: tuple[str, ...],
-    shown: str,
-    lines: list[str],
+    node: CommentedMap, block: type[Schema], key: str, value: Any, place: tuple[str, ...], shown: str, lines: list[str]
 ) -> Added:
-    """A key behind the nearest one that comes before it in the schema and has its value in its own line."""
-    told = f"{'.'.join(place)}: {_written(value)}"
+    """A key behind the nearest one that comes before it in the schema and has lines of its own."""
+    told = f"{'.'.join((*place, key))}: {_written(value)}"
     own = {name: node.lc.data[name] for name in node if name in (node.lc.data or {})}  # not those of a merge (<<)
     if not own:
         raise ParamsError(shown, f"lacks `{told}`, and an alias writes its block", "add it by hand, and run this again")
     if node.fa.flow_style():  # {a: 1, b: 2}
         line, column = min(own.values())[:2]
         return Added(line, column, f"{key}: {_written(value)}, ", told)
-    before = [name for name in order[: order.index(key)] if name in own and in_a_line(node[name], own[name])]
+    order = list(block.model_fields)
+    before = [name for name in order[: order.index(key)] if name in own and own_line(node, name, lines) is not None]
     line, column = own[before[-1]][:2] if before else min(own.values())[:2]
-    text = f"{' ' * column}{key}: {_written(value)}"
+    text = "\n".join(_lines(key, value, block, " " * column, lines[line]))
+    return Added(extent(lines, line)[1] if before else line, -1, text, told)
+
+
+def _lines(key: str, value: Any, block: type[Schema], indent: str, near: str) -> Iterator[str]:
+    """The lines of a key, with what it means, in the form of the line ``near``; of a block, one for each key in it."""
+    inner = [model for model in models_at(block, (key,)) if model is not block and issubclass(model, Schema)]
+    nested = isinstance(value, Mapping) and bool(inner)
+    about = block.model_fields[key].description or ""
+    text = f"{indent}{key}:" if nested else f"{indent}{key}: {_written(value)}"
     if about:
-        aligned = COMMENT.match(lines[line])
+        aligned = COMMENT.match(near)
         text = f"{text.ljust(aligned.end() if aligned else 0)}{'' if aligned and aligned.end() > len(text) else '  '}"
         text += f"# {about}"
-    text += "\r" * lines[line].endswith("\r")
-    return Added(line + 1 if before else line, -1, text, told)
-
-
-def in_a_line(value: Any, position: tuple[int, int, int, int]) -> bool:
-    """Whether a value is in the line of its key, and ends there."""
-    return not isinstance(value, CommentedMap | CommentedSeq) and position[0] == position[2] and "\n" not in str(value)
+    yield text + "\r" * near.endswith("\r")
+    if nested:
+        for name, each in value.items():
+            yield from _lines(name, each, inner[0], f"{indent}  ", near)
 
 
 def _written(value: Any) -> str:

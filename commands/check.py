@@ -22,6 +22,7 @@ def check(
     Example: etude check
     """
     from etude import project, sources
+    from etude.captions.settings import CAPTIONERS
     from etude.images.faces import refuse_missing
     from etude.training.settings import refuse_missing_trackers
 
@@ -41,6 +42,8 @@ def check(
         lines = [*sources.faults(sources.missing(Path(), checked)), *sources.hidden(Path(), checked)]
         if lines:
             raise sources.SourcesError(lines)
+        for kind in checked.caption.captioners:
+            CAPTIONERS[kind].refuse_missing(checked.caption)
     say("all parameters are fine" + ("" if folders else ", and all that they name is here"))
 
 

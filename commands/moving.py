@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from ruamel.yaml.comments import CommentedMap
 
-from commands.adding import COMMENT, in_a_line
+from commands.lines import COMMENT, KEY, extent, indent_of, own_line
 from commands.rewriting import blocks, parse_commented
 from etude.core.errors import ParamsError
 from etude.core.params import Schema, models_at
-
-KEY = re.compile(r"""(\s*)(["']?)[\w-]+\2\s*:(?=\s|$)[ \t]*""")  # up to the value
 
 
 class Moved(NamedTuple):
@@ -72,41 +69,9 @@ def _find(text: str, schema: type[Schema], shown: str, lines: list[str]) -> Iter
             yield Moved(line, before, end, block, about, name, order, told)
 
 
-def own_line(node: CommentedMap, key: str, lines: list[str]) -> int | None:
-    """The line in which a key stands; None where others are in it, or where its value begins in the next one."""
-    position = (node.lc.data or {}).get(key)
-    if node.fa.flow_style() or not position or not KEY.match(lines[position[0]]):
-        return None
-    scalar = not isinstance(node[key], CommentedMap | list)
-    return None if scalar and not in_a_line(node[key], position) else position[0]
-
-
-def extent(lines: list[str], line: int) -> tuple[int, int]:
-    """Where the comments right above a key begin, and the line behind its value, which is deeper than its key."""
-    indent = len(_indent(lines[line]))
-    end = line + 1
-    for number in range(line + 1, len(lines)):
-        content = lines[number].strip()
-        deeper = len(_indent(lines[number])) > indent or (content.startswith("- ") and _is_value(lines[line]))
-        if content and not deeper:
-            break
-        if content:
-            end = number + 1
-    before = line
-    while before and lines[before - 1].strip().startswith("#") and len(_indent(lines[before - 1])) == indent:
-        before -= 1
-    return before, end
-
-
-def _is_value(line: str) -> bool:
-    """Whether nothing stands behind a key in its line, so that a list may follow that is indented as the key is."""
-    found = KEY.match(line)
-    return bool(found) and not line[found.end() :].partition("#")[0].strip()  # type: ignore[union-attr]
-
-
 def _head(line: str, moved: Moved) -> str:
     """The first line of the block, in the form of the ``line`` of which it takes the place."""
-    return _written(line, f"{_indent(line)}{moved.block}:", moved.about and f"# {moved.about}")
+    return _written(line, f"{indent_of(line)}{moved.block}:", moved.about and f"# {moved.about}")
 
 
 def _inside(lines: list[str], moved: Moved) -> list[str]:
@@ -115,7 +80,7 @@ def _inside(lines: list[str], moved: Moved) -> list[str]:
     found, comment = KEY.match(line), COMMENT.match(line)
     assert found  # `own_line`
     value = line[found.end() : comment.end() if comment else None].strip()
-    text = f"{_indent(line)}  {moved.name}: {value}".rstrip()
+    text = f"{indent_of(line)}  {moved.name}: {value}".rstrip()
     own = _written(line, text, line[comment.end() :].rstrip() if comment else "")
     above, behind = lines[moved.before : moved.line], lines[moved.line + 1 : moved.end]
     return [*map(_deeper, above), own, *map(_deeper, behind)]
@@ -123,10 +88,6 @@ def _inside(lines: list[str], moved: Moved) -> list[str]:
 
 def _deeper(line: str) -> str:
     return f"  {line}" if line.strip() else line
-
-
-def _indent(line: str) -> str:
-    return line[: len(line) - len(line.lstrip())]
 
 
 def _written(line: str, text: str, comment: str) -> str:

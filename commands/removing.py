@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from commands.moving import extent, own_line
+from commands.lines import extent, own_line
 from commands.rewriting import blocks, parse_commented
 from etude.core.errors import ParamsError
 from etude.core.params import Schema

@@ -14,10 +14,32 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from etude.captions.tags import Tags
 from etude.core.params import Location, Schema, among, refuse_twice
 
 NONE = "none"  # no captioner
 MODELS = Path("data/captioners")  # digests of the captioners' models, a dep of *caption*
+
+# The settings of kohya's script, for params files without the block `tags`.
+KOHYA = {
+    "general": 0.35,
+    "character": 0.35,
+    "deepdanbooru": 0.5,
+    "resize": "area",
+    "categories": ["general", "character"],
+    "rating": "none",
+    "undesired": [],
+    "replacements": {},
+    "expand": False,
+    "underscores": "kohya",
+    "escape": "none",
+    "order": "table",
+    "characters": "last",
+    "first": [],
+    "ranks": False,
+    "limit": 0,
+    "batch": 8,
+}
 
 Phrase = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
 Template = Annotated[str, Field(pattern=r"\{\}")]
@@ -29,7 +51,8 @@ class Captioner:
 
     ``module`` has a function ``describe_pictures``. It takes paths of pictures, the folder or file of the model, the
     block of `caption` with the settings, and the device, and gives a caption for each picture; it raises EtudeError
-    where the model or the settings cannot be used.
+    where the model or the settings cannot be used. Its function ``refuse_missing`` takes the model, and raises
+    EtudeError where a package or a file of it is missing, in a second.
     """
 
     kind: str  # as `caption.captioners` and captions.json call it
@@ -44,9 +67,14 @@ class Captioner:
         texts: list[str] = describe_pictures(pictures, model, getattr(caption, self.settings), device)
         return texts
 
+    def refuse_missing(self, caption: Caption) -> None:
+        """Raise EtudeError where a package that the captioner needs is missing, or a file of its model."""
+        import_module(self.module).refuse_missing(Path(caption.captioners[self.kind]))
+
 
 _LIST = [
     Captioner("clip", "CLIP", "words", "etude.captions.zero_shot"),
+    Captioner("wd14", "WD14", "tags", "etude.captions.wd14"),
 ]
 CAPTIONERS = {captioner.kind: captioner for captioner in _LIST}
 
@@ -87,7 +115,7 @@ class Caption(Schema):
         "backgrounds": "words.backgrounds",
     }
     gone_keys: ClassVar = {"captioner": "clip"}
-    added_keys: ClassVar = {"existing": "replace"}
+    added_keys: ClassVar = {"existing": "replace", "tags": KOHYA}
 
     existing: Literal["replace", "prepend", "append", "ignore"] = Field(
         description="captions that exist: they replace the captioners', stand before or behind them, or are ignored"
@@ -97,5 +125,6 @@ class Caption(Schema):
         description="what describes a picture that has no caption, in this order: kind: its model; {}: nothing does"
     )
     words: Words = Field(description="the words that clip chooses among")
+    tags: Tags = Field(description="which tags a tagger names, and how they are written")
     prefix: str = Field(description="text before every caption")
     suffix: str = Field(description="text after every caption")

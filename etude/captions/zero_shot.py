@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etude.captions.settings import Words
-from etude.core.errors import InputError
+from etude.core.errors import BaseError, InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +35,12 @@ def read_words(path: Path | str) -> list[str]:
     if not words:
         raise InputError(path, "holds no words", "write one a line, or choose another captioner")
     return words
+
+
+def refuse_missing(model: Path) -> None:
+    """Raise BaseError where the folder ``model`` holds no model of transformers."""
+    if not (model / "config.json").is_file():
+        raise BaseError(model, "is no CLIP folder: config.json is missing", "correct `caption.captioners`")
 
 
 def describe_pictures(pictures: Iterable[Path], model: Path, settings: Words, device: str) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from commands.check import check
 from commands.rewriting import rewrite
-from etude.core.errors import InputError, ParamsError
+from etude.core.errors import BaseError, InputError, ParamsError
 from etude.images import faces
 from etude.training import optimizer, settings
 from tests.shipped import PARAMS
@@ -51,6 +51,19 @@ def test_an_optimizer_whose_package_is_not_installed_is_refused_before_anything_
     monkeypatch.setattr(optimizer, "find_spec", lambda _: None)
     fault = "lora/params.yaml: `training.optimizer.kind: adamw8bit` needs bitsandbytes, which .* EXTRAS=gpu`"
     with pytest.raises(ParamsError, match=fault):
+        check()
+
+
+def test_a_captioner_whose_model_lacks_a_file_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = draft(tmp_path / "project", "clip: models/miniature/clip", "clip: models/empty")
+    rewrite(project / "params.yaml", "params.yaml", {"methods": ["lora"]})
+    (project / "data").symlink_to(Path("data").resolve())
+    (project / "models/empty").mkdir(parents=True)
+    (project / "models/miniature").symlink_to(Path("models/miniature").resolve())
+    monkeypatch.chdir(project)
+    with pytest.raises(BaseError, match="models/empty: is no CLIP folder: config.json is missing"):
         check()
 
 

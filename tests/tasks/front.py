@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from etude.captions.settings import KOHYA
 from etude.core.files import read_json
 from etude.core.tensors import read_tensors
 
@@ -41,6 +43,7 @@ caption:
     top: 1
     styles: []
     backgrounds: []
+  tags: {tags}
   prefix: ""
   suffix: ""
 """
@@ -49,7 +52,7 @@ caption:
 def make_project(folder: Path, base: Path) -> Path:
     """A folder with params.yaml and words.txt."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "params.yaml").write_text(PARAMS.format(base=base), encoding="utf-8")
+    (folder / "params.yaml").write_text(PARAMS.format(base=base, tags=json.dumps(KOHYA)), encoding="utf-8")
     (folder / "words.txt").write_text("cat\ndog\nfox\n", encoding="utf-8")
     return folder
 

@@ -13,6 +13,7 @@ from etude.core.files import read_json
 from etude.core.params import read_yaml
 from tasks.caption import caption
 from tasks.prepare import prepare
+from tests.etude.captions.wd14_model import build_wd14
 from tests.tasks.front import captions, draw, make_project, set_param
 
 
@@ -179,6 +180,20 @@ def test_several_captioners_describe_a_picture_one_after_the_other(
     assert (echo, origin) == ("1 .png", "echo + clip")
     assert word in {"cat", "dog", "fox"}
     assert "pets: 1 captions: 1 from Echo and CLIP" in capsys.readouterr().out
+
+
+def test_a_tagger_describes_pictures_with_its_own_block_of_settings(raw: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra `tagger` is not installed")
+    build_wd14(Path("wd14"))
+    draw(raw / "0001.png", 1)
+    describe_with({"wd14": "wd14"})
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    Path("params.yaml").write_text(
+        text.replace('"general": 0.35', '"general": 0.0').replace('"limit": 0', '"limit": 5')
+    )
+    ((text, origin),) = front().values()
+    assert origin == "wd14"
+    assert len(text.split(", ")) == 5
 
 
 def test_names_that_do_not_describe_are_counted_and_one_is_shown(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
