@@ -1,0 +1,157 @@
+"""Sentences by an image-to-text model of transformers in a folder: BLIP, BLIP-2, GIT, Florence-2, LLaVA, Qwen-VL …
+
+Nothing is fetched, and no code of a model's repository runs: transformers itself must know the model. The same weights
+and pictures give the same sentences: words are searched for, and not drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from etude.captions.sentence import Sentence
+from etude.core.errors import BaseError, InputError
+from etude.core.model_folders import read_config, weight_files
+
+FETCH = "fetch the whole repository of the model again with `etude base`"
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "tekken.json")
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+TASKS = "<CAPTION>, <DETAILED_CAPTION> or <MORE_DETAILED_CAPTION>"  # of Florence-2's, those that give a sentence
+
+
+def refuse_missing(model: Path) -> None:
+    """Raise EtudeError where a file of the model is not here, or transformers would need code from its repository."""
+    if not (model / "config.json").is_file():
+        raise InputError(model, "lacks config.json, which an image-to-text model has", FETCH)
+    config = read_config(model / "config.json")
+    if "auto_map" in config and str(config.get("model_type")).startswith("florence"):
+        fault = "is Florence-2 with code of its own, which is never run"
+        raise InputError(model, fault, "fetch its form for transformers: florence-community/Florence-2-base, or -large")
+    if not weight_files(model):
+        raise InputError(model, "lacks the weights (model.safetensors)", FETCH)
+    for names in (PROCESSORS, TOKENIZERS):
+        if not any((model / name).is_file() for name in names):
+            raise InputError(model, f"lacks {' or '.join(names[:2])}", FETCH)
+
+
+def describe_pictures(pictures: Iterable[Path], model: Path, settings: Sentence, device: str) -> list[str]:
+    """A sentence for each picture file, by the model in the folder ``model``. Raises EtudeError."""
+    from etude.captions.batches import open_batches
+
+    refuse_missing(model)
+    writer = _Writer(model, settings, device)
+    sentences: list[str] = []
+    for images in open_batches(pictures, settings.batch):
+        sentences += writer.write(images)
+    return sentences
+
+
+class _Writer:
+    """A model with its processor, which makes numbers of pictures and prompt, and text of tokens."""
+
+    def __init__(self, folder: Path, settings: Sentence, device: str) -> None:
+        import torch
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        from etude.base.damage import DAMAGED, reason
+
+        numbers = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+        self._dtype = numbers[settings.precision] if device.startswith("cuda") else torch.float32
+        faults: tuple[type[Exception], ...] = (*DAMAGED, ImportError)
+        try:
+            safely = {"local_files_only": True, "trust_remote_code": False}
+            # by Pillow: with torchvision, where that is installed, pixels would be others
+            self._processor = AutoProcessor.from_pretrained(folder, backend="pil", **safely)
+            load = AutoModelForImageTextToText.from_pretrained
+            model, info = _quietly(load, folder, dtype=self._dtype, output_loading_info=True, **safely)
+        except faults as error:
+            raise BaseError(folder, f"cannot be opened as an image-to-text model ({reason(error)})", FETCH) from error
+        if missing := info["missing_keys"]:
+            raise BaseError(folder, f"lacks {len(missing)} tensors, such as {min(missing)}", FETCH)
+        self._folder, self._settings = folder, settings
+        self._model = model.requires_grad_(False).eval().to(device)
+        tokenizer = self._processor.tokenizer
+        tokenizer.padding_side = "left"  # a prompt's end is where the sentence begins
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+
+    def write(self, images: list[Any]) -> list[str]:
+        """A sentence for each of the images. Raises EtudeError."""
+        from etude.base.damage import reason
+
+        try:
+            tokens, prompts = _quietly(self._generate, images)
+        except (ValueError, TypeError, LookupError) as error:
+            fault = f"describes no picture with `prompt: {self._settings.prompt!r}` ({reason(error)})"
+            raise BaseError(self._folder, fault, "give it a prompt as the page of the model does") from error
+        if self._is_task():
+            texts = self._processor.batch_decode(tokens, skip_special_tokens=False)
+            return [self._answer(text, image) for text, image in zip(texts, images, strict=True)]
+        texts = self._processor.batch_decode(tokens, skip_special_tokens=True)
+        return [_sentence(text, prompt) for text, prompt in zip(texts, prompts, strict=True)]
+
+    def _generate(self, images: list[Any]) -> tuple[Any, list[str]]:
+        """The tokens that the model gives for each image, and the text that it was given for each."""
+        import torch
+
+        inputs, prompts = self._inputs(images), [""] * len(images)
+        if "input_ids" in inputs:
+            prompts = self._processor.batch_decode(inputs["input_ids"], skip_special_tokens=True)
+        with torch.no_grad():
+            tokens = self._model.generate(
+                **inputs.to(self._model.device, self._dtype),
+                do_sample=False,
+                num_beams=self._settings.beams,
+                min_new_tokens=self._settings.min_length,
+                max_new_tokens=self._settings.max_length,
+            )
+        return tokens, prompts
+
+    def _inputs(self, images: list[Any]) -> Any:
+        """What the model takes: of the images, and of the prompt for each; in a chat's form where it has one."""
+        prompt, kind = self._settings.prompt, self._model.config.model_type
+        if not prompt:
+            return self._processor(images=images, return_tensors="pt")
+        if self._processor.chat_template:
+            asked = [{"type": "image"}, {"type": "text", "text": prompt}]
+            prompt = self._processor.apply_chat_template(
+                [{"role": "user", "content": asked}], add_generation_prompt=True
+            )
+        inputs = self._processor(images=images, text=[prompt] * len(images), padding=True, return_tensors="pt")
+        if kind == "git":  # its sentence goes on behind the prompt, so that must not end
+            for name in ("input_ids", "attention_mask"):
+                inputs[name] = inputs[name][:, :-1]
+            inputs.pop("token_type_ids", None)
+        return inputs
+
+    def _is_task(self) -> bool:
+        return self._model.config.model_type == "florence2" and self._settings.prompt.startswith("<")
+
+    def _answer(self, text: str, image: Any) -> str:
+        """Florence-2's answer to one of its tasks."""
+        task = self._settings.prompt
+        answer = self._processor.post_process_generation(text=text, task=task, image_size=image.size)[task]
+        if not isinstance(answer, str):
+            raise InputError("params.yaml", f"Florence-2's task {task} gives places, and no sentence", f"write {TASKS}")
+        return _sentence(answer.replace("<pad>", ""), "")
+
+
+def _sentence(text: str, prompt: str) -> str:
+    """The text in one line, without the prompt, which models that continue it repeat."""
+    return " ".join(text.removeprefix(prompt).split())
+
+
+def _quietly(load: Any, *given: Any, **settings: Any) -> Any:
+    """What ``load`` gives; transformers' progress bars and warnings are not shown."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        return load(*given, **settings)
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
