@@ -1,0 +1,120 @@
+"""Tags by DeepDanbooru (Kim, 2019) as A1111 loads it: ``model-resnet_custom_v3.pt``, with tags and weights.
+
+The network is a residual one (He et al., 2016) without normalisation: in the file it is part of the convolutions, which
+are numbered in the order in which they run. The same texts as A1111's, whose picture has the sides 512 too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from etude.captions.batches import open_batches
+from etude.captions.scores import Array, write_all
+from etude.captions.tags import RATING, Tag, Tags
+from etude.core.errors import FormatError, InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FILE = "model-resnet_custom_v3.pt"
+FETCH = "fetch it from the releases of AUTOMATIC1111/TorchDeepDanbooru"
+SIDE = 512  # pixels
+STAGES = (3, 8, 20, 20, 3, 3)  # blocks of three convolutions; the first of a stage has one more, beside them
+NUMBERED_LAST = 3  # the stage whose convolution beside the others has the number behind theirs
+
+
+def refuse_missing(model: Path) -> None:
+    """Raise InputError where the file is not here; ``model`` is that file, or the folder that holds it."""
+    if not _file(model).is_file():
+        raise InputError(model, f"holds no {FILE}" if model.is_dir() else "is missing", FETCH)
+
+
+def describe_pictures(pictures: Iterable[Path], model: Path, settings: Tags, device: str) -> list[str]:
+    """The tags of each picture file, by ``model``, a file or its folder. Raises EtudeError."""
+    import torch
+
+    refuse_missing(model)
+    table, weights = _read(_file(model))
+    weights = {name: tensor.float().to(device) for name, tensor in weights.items()}
+    texts: list[str] = []
+    for images in open_batches(pictures, settings.batch):
+        pixels = torch.from_numpy(np.stack([fitted(image) for image in images])).to(device)
+        with torch.no_grad():
+            scores = run(weights, pixels).cpu().numpy()
+        texts += write_all(table, scores, {"general": settings.deepdanbooru}, settings)
+    return texts
+
+
+def _file(model: Path) -> Path:
+    return model / FILE if model.is_dir() else model
+
+
+def _read(path: Path) -> tuple[list[Tag], dict[str, Any]]:
+    """The tags, and the weights by their names. Raises FormatError."""
+    from etude.core.pickles import read_pickle
+
+    weights = read_pickle(path)
+    tags = weights.pop("tags", None)
+    last = sum(STAGES) * 3 + len(STAGES) + 1
+    missing = {f"n_Conv_{number}.weight" for number in range(last + 1)} - set(weights)
+    if not isinstance(tags, list) or missing:
+        raise FormatError(path, "is no DeepDanbooru of A1111: it lacks `tags`, or convolutions", FETCH)
+    if len(tags) != len(weights[f"n_Conv_{last}.weight"]):
+        raise FormatError(path, f"has {len(tags)} tags, and scores for another number", FETCH)
+    return [Tag(str(tag), RATING if str(tag).startswith("rating:") else "general") for tag in tags], weights
+
+
+def fitted(image: Image.Image) -> Array:
+    """The RGB values of an image within a square, from 0 to 1: float32 [512, 512, 3].
+
+    A1111 repeats the outermost pixels to fill the square; Pillow does that for a box without an extent.
+    """
+    longest = max(image.size)
+    width, height = (side * SIDE // longest for side in image.size)
+    resized = image.resize((max(width, 1), max(height, 1)), Image.Resampling.LANCZOS)
+    square = Image.new("RGB", (SIDE, SIDE))
+    left, top = SIDE // 2 - width // 2, SIDE // 2 - height // 2
+    square.paste(resized, (left, top))
+    if top > 0:
+        square.paste(resized.resize((SIDE, top), box=(0, 0, width, 0)), (0, 0))
+        square.paste(resized.resize((SIDE, top), box=(0, height, width, height)), (0, top + height))
+    if left > 0:
+        square.paste(resized.resize((left, SIDE), box=(0, 0, 0, height)), (0, 0))
+        square.paste(resized.resize((left, SIDE), box=(width, 0, width, height)), (left + width, 0))
+    return np.asarray(square, np.float32) / np.float32(255)
+
+
+def run(weights: dict[str, Tensor], pixels: Tensor) -> Tensor:
+    """The score of each tag [n, tags], from RGB values from 0 to 1 [n, 512, 512, 3]."""
+    from torch.nn.functional import conv2d, max_pool2d, pad
+
+    def conv(number: int, x: Tensor, stride: int = 1) -> Tensor:
+        kernel, bias = weights[f"n_Conv_{number}.weight"], weights.get(f"n_Conv_{number}.bias")
+        around = kernel.shape[-1] - stride  # as TensorFlow pads: the odd pixel at the end
+        before = max(around, 0) // 2
+        x = pad(x, 2 * [before, max(around, 0) - before])
+        return conv2d(x, kernel, bias, stride)
+
+    x = conv(0, pixels.permute(0, 3, 1, 2), 2).relu()
+    x = max_pool2d(pad(x, (0, 1, 0, 1), value=float("-inf")), 3, 2)
+    for beside, (first, second, third), stride in _blocks():
+        y = conv(third, conv(second, conv(first, x).relu(), stride).relu())
+        x = (y + (x if beside is None else conv(beside, x, stride))).relu()
+    return conv(sum(STAGES) * 3 + len(STAGES) + 1, x).mean((2, 3)).sigmoid()
+
+
+def _blocks() -> Iterator[tuple[int | None, tuple[int, int, int], int]]:
+    """Of each block the number of the convolution beside the others, if there is one, their numbers, and the stride."""
+    number = 1
+    for stage, blocks in enumerate(STAGES):
+        for block in range(blocks):
+            beside, first = None, number
+            if block == 0:
+                beside, first = (number + 3, number) if stage == NUMBERED_LAST else (number, number + 1)
+            yield beside, (first, first + 1, first + 2), 2 if block == 0 and stage else 1
+            number += 3 if beside is None else 4
