@@ -1,4 +1,4 @@
-"""How much GPU memory a method needs to learn: counted in a minute, before anything is downloaded or run."""
+"""How much GPU memory a method needs to learn: counted in seconds, before anything is downloaded or run."""
 
 from __future__ import annotations
 

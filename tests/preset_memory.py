@@ -1,7 +1,7 @@
 """The GPU memory of every method with every preset, counted: `python -m tests.preset_memory [PRESET [METHOD]]`.
 
 A preset says after the name of a method's file what card its build fits: ``# fits 8 GB``. Run this after a change of a
-preset, or of what a build keeps; the whole table takes half an hour.
+preset, or of what a build keeps; the whole table takes minutes.
 """
 
 from __future__ import annotations

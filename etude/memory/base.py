@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from etude.base.base import DTYPES, Base
 from etude.base.loading import SCHEDULER, part_dtype, resolution_of
@@ -32,7 +33,9 @@ def empty_base(path: Path, family: str, how: Opening) -> Base:
     dtype, vae_config = DTYPES[how.precision], read_config(configs / "vae" / "config.json")
 
     def load(part: str) -> Any:
-        model = empty_model(path, configs / part, record, part).to_empty(device="cpu").requires_grad_(False).eval()
+        with _disable_current_modes():  # what the libraries do to make it is no part of the count
+            model = empty_model(path, configs / part, record, part)
+        model = model.to_empty(device="cpu").requires_grad_(False).eval()
         for name, parameter in parameters_of(part, model).items():
             wide = how.wide(name)
             parameter.data = parameter.data.to(torch.float32 if wide else part_dtype(part, dtype, vae_config))

@@ -11,10 +11,10 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
+
+from etude.memory.sized import CPU, DEVICE, Operations, Sized
 
 BLOCK = 512  # bytes: CUDA's allocator hands out multiples of it
 
@@ -25,16 +25,27 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._alive: dict[int, int] = {}  # storage → bytes
+        self._operations = Operations()
         self._aside: set[int] = set()  # storages on the host
         self.now = self.peak = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and telling the compiler so costs as much as an operation
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, and count the storages of its results that are new."""
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_iter(out):
-            if isinstance(tensor, Tensor):
-                self._add(tensor)
-        return out
+        return CPU if func is DEVICE else self._counted(self._operations.run(func, args, kwargs))
+
+    def _counted(self, out: Any) -> Any:
+        """The result of an operation, with its tensors counted."""
+        if isinstance(out, list | tuple):
+            return tuple(map(self._counted, out))
+        if not isinstance(out, Tensor):
+            return out
+        tensor = out if isinstance(out, Sized) else Sized.of(out)
+        self._add(tensor)
+        return tensor
 
     def restart(self) -> None:
         """Begin to look for another peak."""
@@ -85,7 +96,8 @@ def counting() -> Iterator[Counter]:
             undo.enter_context(patch.object(Tensor, name, _value(kind)))
         for name, function in _CUDA.items():
             undo.enter_context(patch.object(functional, name, function))
-        undo.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        gc.freeze()  # what was made before holds nothing that is counted, and takes long to look through
+        undo.callback(gc.unfreeze)
         yield undo.enter_context(Counter())
 
 
@@ -109,7 +121,7 @@ _whole_tolist, _whole_item = Tensor.tolist, Tensor.item
 
 
 def _tolist(tensor: Tensor) -> Any:
-    return _nested(tensor, tensor.shape) if isinstance(tensor, FakeTensor) else _whole_tolist(tensor)
+    return _nested(tensor, tensor.shape) if isinstance(tensor, Sized) else _whole_tolist(tensor)
 
 
 def _nested(tensor: Tensor, shape: torch.Size) -> Any:
@@ -118,7 +130,7 @@ def _nested(tensor: Tensor, shape: torch.Size) -> Any:
 
 def _item(tensor: Tensor) -> Any:
     """A value where there is none: any finite number does, since nothing but memory is looked at."""
-    if not isinstance(tensor, FakeTensor):
+    if not isinstance(tensor, Sized):
         return _whole_item(tensor)
     return 0.5 if tensor.dtype.is_floating_point else 0
 
@@ -146,7 +158,7 @@ def _flash_attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """Attention that keeps no matrix of tokens × tokens, as CUDA's kernels do."""
-    if not isinstance(q, FakeTensor):
+    if not isinstance(q, Sized):
         return _attention(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     if _autocast():
         q, k, v = (tensor.to(torch.get_autocast_dtype("cpu")) for tensor in (q, k, v))
