@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from etude.captions.sentence import Sentence
 from etude.captions.tags import Tags
 from etude.core.params import Location, Schema, among, refuse_twice
 
@@ -40,6 +41,8 @@ KOHYA = {
     "limit": 0,
     "batch": 8,
 }
+# Those of A1111's BLIP, but with the likeliest words: A1111 draws them at random.
+BLIP = {"prompt": "", "beams": 1, "min_length": 24, "max_length": 48, "precision": "fp32", "batch": 8}
 
 Phrase = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
 Template = Annotated[str, Field(pattern=r"\{\}")]
@@ -75,6 +78,8 @@ class Captioner:
 _LIST = [
     Captioner("clip", "CLIP", "words", "etude.captions.zero_shot"),
     Captioner("wd14", "WD14", "tags", "etude.captions.wd14"),
+    Captioner("deepdanbooru", "DeepDanbooru", "tags", "etude.captions.deepdanbooru"),
+    Captioner("transformers", "an image-to-text model", "sentence", "etude.captions.transformer"),
 ]
 CAPTIONERS = {captioner.kind: captioner for captioner in _LIST}
 
@@ -115,7 +120,7 @@ class Caption(Schema):
         "backgrounds": "words.backgrounds",
     }
     gone_keys: ClassVar = {"captioner": "clip"}
-    added_keys: ClassVar = {"existing": "replace", "tags": KOHYA}
+    added_keys: ClassVar = {"existing": "replace", "tags": KOHYA, "sentence": BLIP}
 
     existing: Literal["replace", "prepend", "append", "ignore"] = Field(
         description="captions that exist: they replace the captioners', stand before or behind them, or are ignored"
@@ -126,5 +131,6 @@ class Caption(Schema):
     )
     words: Words = Field(description="the words that clip chooses among")
     tags: Tags = Field(description="which tags a tagger names, and how they are written")
+    sentence: Sentence = Field(description="how an image-to-text model describes a picture")
     prefix: str = Field(description="text before every caption")
     suffix: str = Field(description="text after every caption")

@@ -221,7 +221,7 @@ caption:
     - on red
 
     - on blue
-TAGS  # around it
+NEW  # around it
   prefix: ""
   suffix: ""
 """
@@ -235,11 +235,11 @@ def test_the_captioners_of_an_earlier_version_get_blocks_of_their_own() -> None:
     text, moved = move_in(CAPTION, "params.yaml", Captioned)
     text, removed = remove_from(text, "params.yaml", Captioned)
     text, added = add_to(text, "params.yaml", Captioned)
-    tags = re.search(r"  tags:.*\n(?:    .*\n)+", text)
-    assert tags
-    assert '    categories: ["general", "character"]  # the kinds of tags that are named\n' in tags[0]
-    assert text.replace(tags[0], "TAGS") == CAPTION_NOW
-    assert (len(moved), removed, len(added)) == (6, ["params.yaml: caption.captioner: clip is gone"], 2)
+    new = re.search(r"  tags:.*\n(?:    .*\n)+  sentence:.*\n(?:    .*\n)+", text)
+    assert new
+    assert '    categories: ["general", "character"]  # the kinds of tags that are named\n' in new[0]
+    assert text.replace(new[0], "NEW") == CAPTION_NOW
+    assert (len(moved), removed, len(added)) == (6, ["params.yaml: caption.captioner: clip is gone"], 3)
     validate(YAML(typ="safe", pure=True).load(text), Captioned, "params.yaml")
 
 

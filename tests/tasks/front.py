@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from etude.captions.settings import KOHYA
+from etude.captions.settings import BLIP, KOHYA
 from etude.core.files import read_json
 from etude.core.tensors import read_tensors
 
@@ -44,6 +44,7 @@ caption:
     styles: []
     backgrounds: []
   tags: {tags}
+  sentence: {sentence}
   prefix: ""
   suffix: ""
 """
@@ -52,7 +53,8 @@ caption:
 def make_project(folder: Path, base: Path) -> Path:
     """A folder with params.yaml and words.txt."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "params.yaml").write_text(PARAMS.format(base=base, tags=json.dumps(KOHYA)), encoding="utf-8")
+    text = PARAMS.format(base=base, tags=json.dumps(KOHYA), sentence=json.dumps(BLIP))
+    (folder / "params.yaml").write_text(text, encoding="utf-8")
     (folder / "words.txt").write_text("cat\ndog\nfox\n", encoding="utf-8")
     return folder
 
