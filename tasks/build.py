@@ -92,14 +92,16 @@ def build(method: str) -> None:
         return
     look.refuse_changed()  # before gigabytes are copied
     _publish(method, artifact, report.finish(), facts, look)
-    report.discard()
+    _keep_state(report, params)
     _measure(LOGS / f"build-{method}.json", time.monotonic() - start)
     say(f"{method}: {len(artifact.tensors)} tensors in artifacts/{method}/build/artifact.safetensors")
 
 
 def _scratch(method: str, params: MethodParams, inputs: Mapping[str, str], facts: Mapping[str, Any]) -> Path:
-    """The folder of a run's state: another one for every change but that of a switch that changes no result."""
+    """The folder of a run's state, another one for every change but those of steps and of `RESUMING`."""
     lasting = {name: value for name, value in params.recipe().items() if name not in RESUMING}
+    if isinstance(params, Trained):  # a run with more steps may go on from the state of one with fewer: `usable_state`
+        lasting["training"] = {name: value for name, value in lasting["training"].items() if name != "steps"}
     return Path(".scratch", f"{method}-{key(inputs, {**facts, 'params': lasting})[:16]}")
 
 
@@ -227,6 +229,18 @@ def _publish(method: str, artifact: Artifact, results: Path, facts: Mapping[str,
         with publish(Path("artifacts", method, name), look) as out:
             if (results / name).is_dir():
                 shutil.copytree(results / name, out, dirs_exist_ok=True)
+
+
+def _keep_state(report: Report, params: MethodParams) -> None:
+    """Keep the state of a run that has ended for `keep_states` days, if more steps can go on from it."""
+    from etude.training.report import forget_finished
+
+    days = pick("params.yaml", RunParams).keep_states
+    if isinstance(params, Trained) and days:
+        report.retain(params.training.steps, state=params.training.schedule == "constant")
+    else:
+        report.discard()
+    forget_finished(Path(".scratch"), days)
 
 
 def _measure(path: Path, seconds: float) -> None:

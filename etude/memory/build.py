@@ -124,6 +124,9 @@ class _Counting(Report):
     def restore(self) -> dict[str, Any] | None:
         return None
 
+    def clear(self, start: int, checkpoint: Callable[[int], bool], preview: Callable[[int], bool]) -> None:
+        pass
+
     def keep(self, state: dict[str, Any]) -> None:
         self.footprint.previews = max(self.footprint.previews, self.counter.peak - self.footprint.stays)
 

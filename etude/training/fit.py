@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -21,6 +22,7 @@ from etude.core.errors import TrainingError
 from etude.core.memory import during
 from etude.core.randomness import mix
 from etude.training.average import Average
+from etude.training.further import usable_state
 from etude.training.plan import Optimization
 from etude.training.processes import forget_scheduler
 from etude.training.report import Report
@@ -78,8 +80,11 @@ def fit(
     else:
         updates = Together(groups, plan.optimizer, device)
     average = Average(tensors, plan.ema)
-    run = _Run(tensors, updates, average, device)
-    start = run.restore(report.restore())
+    run = _Run(tensors, updates, average, device, plan.steps)
+    start = run.restore(usable_state(report, plan))
+    device.wait_for_everyone()  # to read the state, before one of them writes there
+    if device.is_main_process:
+        report.clear(start, partial(_saved, start, plan), partial(_drawn, start, plan, report))
     report.start(start, plan.steps)
     if start and _draws(start, plan, report) and device.is_main_process:
         with during(f"drawing the preview of step {start}"), run.published():
@@ -100,6 +105,8 @@ def fit(
             if device.is_main_process:
                 _record(run, step + 1, plan, report, learned, refresh)
         report.advance(step + 1)
+    if run.window and device.is_main_process:  # after the last interval; no state has this point: more steps may follow
+        report.log(plan.steps, run.mean_loss(), plan.rate(plan.steps - 1))
     updates.end()
     average.load()
     refresh()
@@ -116,6 +123,16 @@ def _draws(done: int, plan: Optimization, report: Report) -> bool:
     return report.draws(done, checkpoint=_is_checkpoint(done, plan), last=done == plan.steps)
 
 
+def _saved(start: int, plan: Optimization, done: int) -> bool:
+    """Whether a run that goes on after ``start`` steps has the checkpoint after ``done`` steps."""
+    return done <= start and _is_checkpoint(done, plan)
+
+
+def _drawn(start: int, plan: Optimization, report: Report, done: int) -> bool:
+    """Whether a run that goes on after ``start`` steps has the preview after ``done`` steps; 0: the untouched base."""
+    return done == 0 or (done <= start and _draws(done, plan, report))
+
+
 def _record(
     run: _Run,
     done: int,
@@ -129,7 +146,7 @@ def _record(
     A preview comes after the state: what goes wrong in it would else go wrong again in each run that resumes.
     """
     last, at_checkpoint = done == plan.steps, _is_checkpoint(done, plan)
-    if done % plan.log_every == 0 or last:
+    if done % plan.log_every == 0:
         report.log(done, run.mean_loss(), plan.rate(done - 1))
     if at_checkpoint:
         with during(f"saving the checkpoint of step {done}"), run.published():
@@ -222,8 +239,11 @@ def _check(run: _Run, batches: Callable[[int], B], done: int, plan: Optimization
 class _Run:
     """The state of a run that changes during training, and how it is saved and restored."""
 
-    def __init__(self, tensors: Sequence[Tensor], updates: Updates, average: Average, device: Accelerator) -> None:
+    def __init__(
+        self, tensors: Sequence[Tensor], updates: Updates, average: Average, device: Accelerator, steps: int
+    ) -> None:
         self.tensors, self.updates, self.average, self.device = tensors, updates, average, device
+        self.steps = steps  # of the whole run
         self.losses: list[Tensor] = []  # on the device, not yet read
         self.window: list[float] = []  # read, not yet logged
 
@@ -251,6 +271,7 @@ class _Run:
         scaler = self.device.scaler
         return {
             "step": step,
+            "steps": self.steps,
             "parameters": [tensor.detach() for tensor in self.tensors],
             "optimizer": self.updates.state(),
             "average": self.average.values,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from etude.training.start import Start
 from etude.training.trackers import Trackers
 
 CONSOLE = Console(stderr=True)
+FINISHED = "finished"  # a file beside the state of a run that has ended, with its number of steps
 
 
 @dataclass
@@ -70,6 +72,10 @@ class Report:
     def _state(self) -> Path:
         return self.scratch / "state.pt"
 
+    @property
+    def _finished(self) -> Path:
+        return self.scratch / FINISHED
+
     def restore(self) -> dict[str, Any] | None:
         """The saved state of this run, or None; raises TrainingError if it cannot be read."""
         if not self._state.exists():
@@ -81,6 +87,24 @@ class Report:
             fault = f"cannot be read ({type(error).__name__}): it is damaged"  # torch's own text has many lines
             raise TrainingError(self._state, fault, f"delete {self.scratch} to start again") from error
         return state
+
+    @property
+    def finished(self) -> int:
+        """The steps of a run that has ended, and whose state is kept; 0: none has."""
+        return int(self._finished.read_text(encoding="utf-8")) if self._finished.exists() else 0
+
+    def clear(self, start: int, checkpoint: Callable[[int], bool], preview: Callable[[int], bool]) -> None:
+        """Delete what an earlier run left, for one that begins after ``start`` steps.
+
+        Checkpoints and previews of steps for which these functions hold stay.
+        """
+        self._finished.unlink(missing_ok=True)
+        if not start:
+            self._state.unlink(missing_ok=True)
+        for folder, holds in (("checkpoints", checkpoint), ("previews", preview)):
+            for path in self.folder.glob(f"{folder}/*"):
+                if path.stem.isdecimal() and not holds(int(path.stem)):
+                    path.unlink()
 
     def keep(self, state: dict[str, Any]) -> None:
         """Save the state atomically."""
@@ -176,6 +200,20 @@ class Report:
                 live.sync()
         return self.folder
 
+    def retain(self, steps: int, *, state: bool) -> None:
+        """Mark that the run has ended with so many steps; with ``state``, more steps can go on from its state."""
+        if not state:
+            self.discard()
+            self.scratch.mkdir(parents=True)
+        self._finished.write_text(str(steps), encoding="utf-8")
+
     def discard(self) -> None:
         """Delete the saved state, because the run has ended and its results were moved to the outs."""
         shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def forget_finished(folder: Path, days: int) -> None:
+    """Delete the states of runs in ``folder`` that ended more than so many days ago."""
+    for marker in folder.glob(f"*/{FINISHED}"):
+        if time.time() - marker.stat().st_mtime >= days * 86_400:
+            shutil.rmtree(marker.parent, ignore_errors=True)

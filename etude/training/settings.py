@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from etude.core.errors import ParamsError
 from etude.core.params import Schema
 
+Days = Annotated[int, Field(ge=0, le=3650)]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]  # also the names of their packages
 
 
@@ -16,6 +19,7 @@ class RunParams(Schema):
     """The parts of params.yaml that a build reads without depending on them: another value causes no new build."""
 
     trackers: list[Tracker]
+    keep_states: Days
 
 
 def refuse_missing_trackers(kinds: Sequence[Tracker]) -> None:

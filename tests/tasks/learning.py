@@ -35,7 +35,7 @@ def make_project(folder: Path, base: Path, method: str, **changes: Any) -> Path:
         (own / code).symlink_to(ROOT / "pipelines" / method / code)
     write_yaml(own / "params.yaml", params_of(method, **changes).model_dump(mode="json"))
     stage_params = {"base": "models/tiny", "device": "cpu", "precision": "fp32", "processes": 1, "seed": 3}
-    stage_params |= {"threads": 1, "trackers": []}
+    stage_params |= {"threads": 1, "trackers": [], "keep_states": 0}
     write_yaml(folder / "params.yaml", stage_params | {"methods": [method]})
     write_data(folder / "data/concept")
     return folder

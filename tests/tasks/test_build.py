@@ -104,6 +104,24 @@ def test_previews_have_their_own_interval_and_a_row_for_each_prompt_and_change_n
         assert one.tobytes() == Image.fromarray(pixels.numpy()).tobytes()
 
 
+def test_more_steps_go_on_from_the_state_of_a_finished_build_and_another_rate_does_not(
+    project: Path, built: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = project / "pipelines/lora/params.yaml"
+    plan = read_yaml(own)["training"]
+    change(project / "params.yaml", keep_states=1)
+    change(own, training=plan | {"steps": 4})
+    build("lora")
+    change(own, training=plan | {"learning_rate": 1e-3})
+    build("lora")
+    assert "resumed" not in capsys.readouterr().err
+    change(own, training=plan)
+    build("lora")
+    assert "resumed at step 4 of 6" in capsys.readouterr().err
+    for out in ("build", "previews", "training"):
+        assert sha256_tree(project / "artifacts/lora" / out) == sha256_tree(built / "artifacts/lora" / out)
+
+
 def test_artifact_and_checkpoints_tell_how_they_were_made(built: Path) -> None:
     made = artifacts.load(built / "artifacts/lora/build/artifact.safetensors")
     assert made.method == "lora"

@@ -93,6 +93,59 @@ def test_a_killed_run_ends_with_the_same_bits_a_second_time_too(tmp_path: Path, 
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
 
 
+ON = PLAN | {"schedule": "constant", "warmup_steps": 3}  # 22 steps end between points of the curve, and checkpoints
+
+
+def further(scratch: Path, *plans: dict[str, Any]) -> tuple[list[Tensor], Report]:
+    """Runs one after the other, each of which ends and keeps its state."""
+    for plan in plans:
+        weights, report = train(scratch, plan)
+        report.finish()
+        report.retain(plan["steps"], state=plan["schedule"] == "constant")
+    return weights, report
+
+
+def test_more_steps_go_on_from_a_finished_run_with_the_bits_of_all_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts, _ = further(tmp_path / "parts", ON | {"steps": 22}, ON | {"steps": 40})
+    assert "resumed at step 22 of 40" in capsys.readouterr().err
+    whole, report = further(tmp_path / "whole", ON | {"steps": 40})
+    assert torch.equal(parts[0], whole[0])
+    assert [step for step, *_ in report.history] == [5, 10, 15, 20, 25, 30, 35, 40]
+    assert results(tmp_path / "parts") == results(tmp_path / "whole")
+    for name in ("loss.tsv", "learning_rate.tsv"):
+        curves = [tmp_path / run / "results/training/plots/metrics" / name for run in ("parts", "whole")]
+        assert curves[0].read_bytes() == curves[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (
+            {"steps": 22, "schedule": "cosine"},
+            {"schedule": "cosine"},
+            "`schedule: cosine` depends on `steps`, which was 22",
+        ),
+        ({"steps": 22, "ema_every": 7}, {"ema_every": 7}, "which `ema_every` 7 leaves out"),
+        ({"steps": 60}, {}, "the saved state is that of step 60, and `steps` is 40"),
+        ({"steps": 40}, {}, ""),
+    ],
+)
+def test_a_run_begins_anew_where_the_state_is_not_one_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], first: dict[str, Any], second: dict[str, Any], said: str
+) -> None:
+    again, report = further(tmp_path / "parts", ON | first, ON | second | {"steps": 40})
+    told = " ".join(capsys.readouterr().err.split())
+    assert said in told
+    assert "begins anew" in told or not said
+    assert "resumed" not in told
+    whole, expected = further(tmp_path / "whole", ON | second | {"steps": 40})
+    assert torch.equal(again[0], whole[0])
+    assert report.history == expected.history
+    assert results(tmp_path / "parts") == results(tmp_path / "whole")
+
+
 def test_a_run_learns_and_its_curve_shows_it(tmp_path: Path) -> None:
     _, report = train(tmp_path, {**PLAN, "steps": 200, "ema": 0.0})
     assert [step for step, _, _ in report.history] == list(range(5, 201, 5))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from PIL import Image
 from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact
 from etude.core.errors import TrainingError
-from etude.training.report import Report
+from etude.training.report import Report, forget_finished
 
 
 def report(folder: Path, **changes: object) -> Report:
@@ -68,3 +70,16 @@ def test_without_a_preview_nothing_is_drawn(tmp_path: Path) -> None:
     made.draw(1)
     assert not (made.folder / "previews").exists()
     assert not (tmp_path / "logs").exists()
+
+
+def test_states_of_runs_that_ended_days_ago_are_forgotten_and_others_stay(tmp_path: Path) -> None:
+    for name, age in (("old", 3.5), ("new", 2.5)):
+        ended = Report(tmp_path / name, seed=1, device="cpu", precision="fp32")
+        ended.keep({"step": 5})
+        ended.retain(5, state=True)
+        assert ended.finished == 5
+        moment = time.time() - age * 86_400
+        os.utime(tmp_path / name / "finished", (moment, moment))
+    report(tmp_path / "stopped").keep({"step": 5})
+    forget_finished(tmp_path, days=3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "stopped"]
