@@ -24,6 +24,9 @@ from tasks.shell.console import say
 WAITING = Path(".scratch/fetch")  # partial downloads; safe to delete
 WEIGHTS = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)(\.fp16)?(-\d+-of-\d+)?\.(safetensors|bin)")
 INDEX = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)\.(safetensors|bin)\.index(\.fp16)?\.json")
+TAGGERS = ("model.onnx", "selected_tags.csv", "model-resnet_custom_v3.pt")  # WD14's, and DeepDanbooru's
+WORDS = (".json", ".txt", ".jinja", ".model")  # configurations, tokenizers, the form of a chat
+PAPERS = ("LICENSE", "README")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 CHUNK = 1 << 20  # bytes hashed at a time
 
@@ -67,10 +70,14 @@ def part_of(path: Path) -> Path:
 
 
 def needed(names: Iterable[str], half: bool = False) -> list[str]:
-    """The names of those files of a repository that a base or a CLIP is loaded from; each model's weights once.
+    """The names of those files of a repository that a base, a CLIP or a captioner is loaded from; each weights once.
 
-    safetensors before pickles; full precision unless ``half``; if one precision is missing, the other.
+    safetensors before pickles; full precision unless ``half``; if one precision is missing, the other. A tagger's own
+    files come before them all.
     """
+    names = list(names)
+    if tagger := [name for name in names if name in TAGGERS]:
+        return sorted({*tagger, *(name for name in names if name.upper().startswith(PAPERS))})
     chosen: list[str] = []
     by_folder: dict[str, list[str]] = {}
     for name in sorted(names):
@@ -83,8 +90,8 @@ def needed(names: Iterable[str], half: bool = False) -> list[str]:
         weights = [file for file in files if WEIGHTS.fullmatch(file) or INDEX.fullmatch(file)]
         for mark, want in ((".safetensors", True), (".fp16", half)):
             weights = [file for file in weights if (mark in file) == want] or weights
-        words = [file for file in files if file.endswith((".json", ".txt")) and ".index." not in file]
-        papers = [file for file in files if not folder and file.upper().startswith(("LICENSE", "README"))]
+        words = [file for file in files if file.endswith(WORDS) and ".index." not in file]
+        papers = [file for file in files if not folder and file.upper().startswith(PAPERS)]
         chosen += [f"{folder}/{file}".lstrip("/") for file in sorted({*weights, *words, *papers})]
     return chosen
 

@@ -13,6 +13,7 @@ import shlex
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 from tempfile import mkdtemp
 
@@ -31,6 +32,11 @@ from etude.watch.locks import locked, one_at_a_time
 from tasks.shell.console import say
 
 BESIDE = (".config", ".yaml")  # ends of names of the configuration beside a model in one file
+CAPTIONERS = {  # kinds of `caption.captioners`: the module that opens one
+    "wd14": "etude.captions.wd14",
+    "deepdanbooru": "etude.captions.deepdanbooru",
+    "image_to_text": "etude.captions.transformer",
+}
 PATHLIKE = re.compile(r"[./~\\]|[A-Za-z]:[\\/]")  # how paths begin, but no hub id
 
 
@@ -48,7 +54,8 @@ def bring(source: str, to: Path, revision: str, half: bool) -> None:
         snapshot = hub.look(source, revision, half)
         hub.tell({to: snapshot})
         tracked = fetch(snapshot, to, sources.Origin(source, revision, half))
-    say(f"next: git add {shlex.join(f'{path}.dvc' for path in tracked)}, and name it in params.yaml: `base: {to}`")
+    key = f"caption.captioners.{kind}" if (kind := _captioner(to)) else "base"
+    say(f"next: git add {shlex.join(f'{path}.dvc' for path in tracked)}, and name it in params.yaml: `{key}: {to}`")
 
 
 def fetch_missing() -> None:
@@ -112,7 +119,10 @@ def _is_single(path: str | Path) -> bool:
 
 
 def kind_of(path: Path) -> str:
-    """The model's family, or ``clip``, found by opening the model as every task does. Raises BaseError."""
+    """The model's family, ``clip``, or a kind of captioner, found by opening it as tasks do. Raises EtudeError."""
+    if kind := _captioner(path):
+        import_module(CAPTIONERS[kind]).check_model(path)
+        return kind
     config = path / "config.json"
     if config.is_file() and read_config(config).get("model_type") == "clip":
         _open_clip(path)
@@ -125,6 +135,17 @@ def kind_of(path: Path) -> str:
     for part in PARTS:  # one at a time, in half precision: it fits into little memory
         load_base(path, dtype=DTYPES["bf16"], parts=(part,))
     return family
+
+
+def _captioner(path: Path) -> str:
+    """The kind of captioner that the folder ``path`` is by its files; empty for another model."""
+    if (path / "selected_tags.csv").is_file():
+        return "wd14"
+    if (path / "model-resnet_custom_v3.pt").is_file():
+        return "deepdanbooru"
+    config = path / "config.json"  # a base has model_index.json in its place
+    kind = read_config(config).get("model_type", "clip") if config.is_file() else "clip"
+    return "" if kind == "clip" else "image_to_text"
 
 
 def _open_clip(path: Path) -> None:

@@ -34,6 +34,12 @@ def refuse_missing(model: Path) -> None:
         raise InputError(model, f"holds no {FILE}" if model.is_dir() else "is missing", FETCH)
 
 
+def check_model(model: Path) -> None:
+    """Raise EtudeError where ``model`` cannot be opened as DeepDanbooru."""
+    refuse_missing(model)
+    _read(_file(model))
+
+
 def describe_pictures(pictures: Iterable[Path], model: Path, settings: Tags, device: str) -> list[str]:
     """The tags of each picture file, by ``model``, a file or its folder. Raises EtudeError."""
     import torch

@@ -12,7 +12,7 @@ from typing import Any
 
 from etude.captions.sentence import Sentence
 from etude.core.errors import BaseError, InputError
-from etude.core.model_folders import read_config, weight_files
+from etude.core.model_folders import read_config, refuse_pointer, weight_files, weight_paths
 
 FETCH = "fetch the whole repository of the model again with `etude base`"
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "tekken.json")
@@ -33,6 +33,26 @@ def refuse_missing(model: Path) -> None:
     for names in (PROCESSORS, TOKENIZERS):
         if not any((model / name).is_file() for name in names):
             raise InputError(model, f"lacks {' or '.join(names[:2])}", FETCH)
+
+
+def check_model(model: Path) -> None:
+    """Raise EtudeError where transformers does not know the model, or its files are no weights; few bytes are read."""
+    from transformers import AutoConfig, AutoProcessor
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    from etude.base.damage import DAMAGED, reason
+
+    refuse_missing(model)
+    for file in weight_paths(model):
+        refuse_pointer(file)
+    faults: tuple[type[Exception], ...] = (*DAMAGED, ImportError)
+    try:
+        config = AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+        AutoProcessor.from_pretrained(model, backend="pil", local_files_only=True, trust_remote_code=False)
+    except faults as error:
+        raise BaseError(model, f"cannot be opened as an image-to-text model ({reason(error)})", FETCH) from error
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise BaseError(model, f"is a {config.model_type}, which describes no pictures", "choose another model")
 
 
 def describe_pictures(pictures: Iterable[Path], model: Path, settings: Sentence, device: str) -> list[str]:

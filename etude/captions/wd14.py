@@ -37,6 +37,13 @@ def refuse_missing(model: Path) -> None:
             raise InputError(model, f"lacks {name}, which a WD14 model has", FETCH)
 
 
+def check_model(model: Path) -> None:
+    """Raise EtudeError where the model in the folder cannot be opened as WD14."""
+    refuse_missing(model)
+    read_table(model / TABLE)
+    _Network(model / NETWORK, "cpu")
+
+
 def describe_pictures(pictures: Iterable[Path], model: Path, settings: Tags, device: str) -> list[str]:
     """The tags of each picture file, by the model in the folder ``model``. Raises EtudeError."""
     refuse_missing(model)

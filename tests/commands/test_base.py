@@ -24,6 +24,8 @@ from etude.core.errors import ArgumentError, BaseError, ConflictError, InputErro
 from etude.core.files import sha256_tree
 from etude.core.params import read_yaml
 from etude.sources import Origin
+from tests.etude.captions.sentence_models import build
+from tests.etude.captions.wd14_model import build_wd14
 from tests.hub import Hub, reach
 from tests.shipped import copy_project
 
@@ -290,6 +292,37 @@ def test_shards_come_with_their_index() -> None:
     shards = [f"unet/diffusion_pytorch_model-0000{n}-of-00002.safetensors" for n in (1, 2)]
     index = "unet/diffusion_pytorch_model.safetensors.index.json"
     assert needed([*shards, index, "unet/config.json"]) == ["unet/config.json", *shards, index]
+
+
+def test_of_a_captioners_repository_what_it_is_opened_with_is_fetched() -> None:
+    wd14 = ["README.md", "model.onnx", "selected_tags.csv"]
+    rest = [".gitattributes", "config.json", "model.msgpack", "model.safetensors", "sw_jax_cv_config.json"]
+    assert needed([*rest, *wd14]) == wd14
+    sentence = ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.model", "vocab.txt"]
+    assert needed([*sentence, "pytorch_model.bin", "tf_model.h5", "modeling_own.py"]) == sentence
+
+
+def test_captioners_come_as_bases_do_each_checked_by_opening_it(tmp_path: Path, repository: Path) -> None:
+    """One git and DVC serve all: these calls are slow."""
+    blip = build("blip", tmp_path / "blip")
+    (blip / "modeling_own.py").write_text("raise SystemExit('ran')", encoding="utf-8")
+    base(source=str(blip), to=Path("models/blip"))
+    assert kind_of(Path("models/blip")) == "image_to_text"
+    assert "modeling_own.py" not in leftovers(repository / "models/blip")
+    with pytest.raises(BaseError, match="bert, which describes no pictures"):
+        config = (blip / "config.json").read_text(encoding="utf-8")
+        (blip / "config.json").write_text(config.replace('"model_type": "blip"', '"model_type": "bert"'))
+        base(source=str(blip), to=Path("models/bert"))
+    assert leftovers(repository / "models") == [".gitignore", "blip", "blip.dvc"]
+
+
+def test_a_tagger_is_checked_by_opening_its_network_and_its_table(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra `tagger` is not installed")
+    folder = build_wd14(tmp_path / "wd14")
+    assert kind_of(folder) == "wd14"
+    (folder / "model.onnx").write_bytes(b"")
+    with pytest.raises(BaseError, match="cannot be opened"):
+        kind_of(folder)
 
 
 @pytest.fixture(scope="module")
