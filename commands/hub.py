@@ -76,7 +76,9 @@ def needed(names: Iterable[str], half: bool = False) -> list[str]:
     files come before them all.
     """
     names = list(names)
-    if tagger := [name for name in names if name in TAGGERS]:
+    if tagger := {name for name in names if name in TAGGERS}:
+        if tagger == {"selected_tags.csv"}:  # WD14 in timm's form
+            tagger |= {"config.json", "model.safetensors"} & set(names)
         return sorted({*tagger, *(name for name in names if name.upper().startswith(PAPERS))})
     chosen: list[str] = []
     by_folder: dict[str, list[str]] = {}

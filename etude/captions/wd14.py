@@ -1,5 +1,7 @@
 """Tags by SmilingWolf's WD14 models, as their repositories hold them: ``model.onnx`` beside ``selected_tags.csv``.
 
+Where ``model.onnx`` is missing, the network is timm's: ``model.safetensors`` and ``config.json``.
+
 Versions 1.4 to 3 differ in the table and in the network alone. A picture comes in as its BGR values from 0 to 255, on a
 white square of the model's size [n, side, side, 3]; out comes a score from 0 to 1 for each row of the table.
 """
@@ -20,19 +22,27 @@ from PIL import Image
 from etude.captions.batches import open_batches
 from etude.captions.scores import Array, write_all
 from etude.captions.tags import RATING, Tag, Tags
+from etude.captions.wd14_timm import TimmNetwork
 from etude.core.errors import BaseError, EtudeWarning, InputError
 
 NETWORK, TABLE = "model.onnx", "selected_tags.csv"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"  # timm's form
 # Danbooru's numbers of categories, and the one that these tables give to ratings.
 CATEGORIES = {"0": "general", "1": "artist", "3": "copyright", "4": "character", "5": "meta", "9": RATING}
 FETCH = "fetch the whole repository of the model again with `etude base`"
 
 
 def refuse_missing(model: Path) -> None:
-    """Raise InputError where the runtime is not installed, or a file of the model is not here."""
-    if not find_spec("onnxruntime"):
+    """Raise InputError where what runs the network is not installed, or a file of the model is not here."""
+    by_timm = not (model / NETWORK).is_file() and (model / WEIGHTS).is_file()
+    if by_timm and not find_spec("timm"):
+        fault = f"the model of wd14 is {WEIGHTS}, which needs timm"
+        raise InputError(
+            "params.yaml", fault, f"bring {NETWORK}, or `pip install timm` with a torchvision for your torch"
+        )
+    if not by_timm and not find_spec("onnxruntime"):
         raise InputError("params.yaml", "the captioner wd14 needs onnxruntime", "`make setup EXTRAS=tagger`")
-    for name in (NETWORK, TABLE):
+    for name in (CONFIG if by_timm else NETWORK, TABLE):
         if not (model / name).is_file():
             raise InputError(model, f"lacks {name}, which a WD14 model has", FETCH)
 
@@ -41,23 +51,29 @@ def check_model(model: Path) -> None:
     """Raise EtudeError where the model in the folder cannot be opened as WD14."""
     refuse_missing(model)
     read_table(model / TABLE)
-    _Network(model / NETWORK, "cpu")
+    _open(model, "cpu")
 
 
 def describe_pictures(pictures: Iterable[Path], model: Path, settings: Tags, device: str) -> list[str]:
     """The tags of each picture file, by the model in the folder ``model``. Raises EtudeError."""
     refuse_missing(model)
     table = read_table(model / TABLE)
-    network = _Network(model / NETWORK, device)
+    network = _open(model, device)
     thresholds = {"general": settings.general, "character": settings.character}
     texts: list[str] = []
     for images in open_batches(pictures, network.batch or settings.batch):
         scores = network.scores(np.stack([pixels(image, network.side, settings.resize) for image in images]))
         if scores.shape != (len(images), len(table)):
             fault = f"gives {scores.shape[-1]} scores, and {TABLE} beside it has {len(table)} tags"
-            raise BaseError(model / NETWORK, fault, FETCH)
+            raise BaseError(model, fault, FETCH)
         texts += write_all(table, scores, thresholds, settings)
     return texts
+
+
+def _open(model: Path, device: str) -> _Network | TimmNetwork:
+    if (model / NETWORK).is_file():
+        return _Network(model / NETWORK, device)
+    return TimmNetwork(model, device, FETCH)
 
 
 def read_table(path: Path) -> list[Tag]:

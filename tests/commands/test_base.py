@@ -298,6 +298,7 @@ def test_of_a_captioners_repository_what_it_is_opened_with_is_fetched() -> None:
     wd14 = ["README.md", "model.onnx", "selected_tags.csv"]
     rest = [".gitattributes", "config.json", "model.msgpack", "model.safetensors", "sw_jax_cv_config.json"]
     assert needed([*rest, *wd14]) == wd14
+    assert needed([*rest, "selected_tags.csv"]) == ["config.json", "model.safetensors", "selected_tags.csv"]
     sentence = ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.model", "vocab.txt"]
     assert needed([*sentence, "pytorch_model.bin", "tf_model.h5", "modeling_own.py"]) == sentence
 

@@ -11,7 +11,7 @@ from etude.captions import wd14
 from etude.captions.wd14 import describe_pictures, pixels, read_table, refuse_missing, shrink_by_area
 from etude.core.errors import BaseError, EtudeWarning, InputError
 from tests.etude.captions.tagging import tags
-from tests.etude.captions.wd14_model import RATINGS, SIDE, build_wd14
+from tests.etude.captions.wd14_model import RATINGS, SIDE, build_timm, build_wd14
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `tagger` is not installed")
 SIZES = [(40, 30), (20, 32), (32, 32), (64, 64), (90, 50), (10, 10), (31, 77)]
@@ -117,6 +117,32 @@ def test_a_small_picture_is_enlarged_on_white_and_blue_comes_first() -> None:
     assert red.shape == (32, 32, 3)
     assert red[16, 16].tolist() == [0, 0, 255]
     assert red[16, 0].tolist() == [255, 255, 255]
+
+
+def test_timms_form_gives_the_texts_of_its_own_transforms(tmp_path: Path, model: Path, pictures: list[Path]) -> None:
+    """By timm's transforms on a white square, and blue first at the end, as SmilingWolf's example for timm does."""
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    folder, rows = build_timm(tmp_path / "timm", model), read_table(model / "selected_tags.csv")
+    network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(network.pretrained_cfg, model=network))
+    expected = []
+    for path in pictures[:9]:
+        image = Image.open(path).convert("RGB")
+        square = Image.new("RGB", (max(image.size), max(image.size)), "white")
+        square.paste(image, ((square.width - image.width) // 2, (square.width - image.height) // 2))
+        scores = network(transform(square)[None, [2, 1, 0]])[0].sigmoid().detach().numpy()
+        chosen = [place for place in np.flatnonzero(scores >= np.float32(0.35)) if place >= 4]
+        expected.append(", ".join(rows[place].name for place in chosen))
+    settings = tags(resize="bicubic", underscores="keep")
+    assert describe_pictures(pictures[:9], folder, settings, "cpu") == expected
+    assert len(set(expected)) == 9
+
+
+def test_a_model_of_timm_without_timm_is_refused(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    monkeypatch.setattr(wd14, "find_spec", lambda name: name != "timm" or None)
+    with pytest.raises(InputError, match=r"model.safetensors, which needs timm. Next: bring model.onnx, or `pip"):
+        refuse_missing(tmp_path)
 
 
 def test_what_is_missing_is_named_before_anything_runs(

@@ -6,6 +6,7 @@ The network is ONNX's wire format, written here: pixels are pooled, and one laye
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,32 @@ def build_wd14(folder: Path, batch: int | str = "N", side: int = SIDE, last: str
     weights = random.normal(0, 0.0015, (3 * CELLS * CELLS, len(rows))).astype(np.float32)
     bias = random.normal(-5, 1, len(rows)).astype(np.float32)
     (folder / "model.onnx").write_bytes(_model(weights, bias, batch, side, last))
+    return folder
+
+
+def build_timm(folder: Path, model: Path) -> Path:
+    """The folder of a vision transformer in timm's form, with the table of ``model``."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    table = (model / "selected_tags.csv").read_bytes()
+    (folder / "selected_tags.csv").write_bytes(table)
+    count = len(table.splitlines()) - 1
+    sizes = {"img_size": SIDE, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    shape = {**sizes, "class_token": False, "global_pool": "avg"}
+    torch.manual_seed(0)
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=count, **shape)
+    with torch.no_grad():
+        network.head.weight.normal_(0, 0.5)
+        network.head.bias.fill_(-3)
+    save_file(network.state_dict(), folder / "model.safetensors")
+    half = [0.5, 0.5, 0.5]
+    seen = {"input_size": [3, SIDE, SIDE], "interpolation": "bicubic", "crop_pct": 1.0, "mean": half, "std": half}
+    config = {"architecture": "vit_tiny_patch16_224", "num_classes": count, "model_args": shape}
+    config["pretrained_cfg"] = {**seen, "num_classes": count, "classifier": "head", "first_conv": "patch_embed.proj"}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
 
