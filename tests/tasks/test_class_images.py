@@ -17,10 +17,13 @@ from etude.base.settings import ClassImages
 from etude.base.text import encode_prompts
 from etude.core.errors import InputError
 from etude.core.files import sha256_tree
+from etude.core.params import pick
+from etude.core.store import key
 from etude.diffusion.sample import generate
 from etude.training.batches import Batches, load_images
 from etude.training.prior import load_prior, pairs
-from tasks.class_images import batches, class_images
+from tasks.class_images import StageParams, batches, class_images
+from tasks.class_images import _context as context
 from tests.tasks.learning import make_project, write_yaml
 
 SAMPLING = {"sampler": "ddim", "steps": 2, "guidance": 2.0, "negative": "", "clip_skip": 0}
@@ -111,6 +114,23 @@ def test_what_is_asked_otherwise_is_drawn_anew_however_many_files_there_are(
     ask(**change)
     class_images("dreambooth")
     assert said(capsys) == expected
+
+
+@pytest.mark.usefixtures("project")
+def test_what_other_weights_code_libraries_or_settings_would_draw_is_not_taken_from_the_cache(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage_params = pick("params.yaml", StageParams)
+    contexts = [key(context(stage_params.model_copy(update=other))) for other in ({}, {"threads": 2})]
+    contexts.append(key(context(stage_params.model_copy(update={"precision": "bf16"}))))
+    for place in ("etude.base.digest.part_digest", "tasks.class_images.code_digests", "tasks.class_images.version"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, lambda *_: "other")
+            contexts.append(key(context(stage_params)))
+    assert len(set(contexts)) == 6
+    monkeypatch.setattr("tasks.class_images.version", lambda _: "0.0")
+    class_images("dreambooth")
+    assert said(capsys) == "5 drawn, 0 from cache"
 
 
 @pytest.mark.usefixtures("project")

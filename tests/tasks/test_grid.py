@@ -29,7 +29,16 @@ def test_the_grid_uses_the_pictures_of_the_evaluation(folder: Path, capsys: pyte
     out = folder / "artifacts/lora/grid"
     with Image.open(out / "grid.png") as picture:
         assert picture.width > 3 * 32
-    assert len(list((out / "training").glob("*.png"))) == 3
+
+
+def test_training_pictures_lie_beside_the_grid_with_their_captions(folder: Path) -> None:
+    grid("lora")
+    shown, data = folder / "artifacts/lora/grid/training", folder / "data/concept"
+    names = [path.stem for path in sorted(shown.glob("*.png"))]
+    assert len(names) == 3
+    for name in names:
+        assert (shown / f"{name}.png").read_bytes() == (data / f"prepared/{name}.png").read_bytes()
+        assert (shown / f"{name}.txt").read_text() == (data / f"captioned/{name}.txt").read_text()
 
 
 def test_the_manifest_tells_of_each_cell_what_it_is_and_how_it_scores(folder: Path) -> None:

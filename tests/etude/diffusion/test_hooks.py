@@ -180,9 +180,11 @@ def test_two_words_that_differ_in_case_alone_would_hide_each_other(sd1: Base) ->
     assert not sd1.words
 
 
-@pytest.mark.parametrize("shape", [(2, 768), (0, 32), (32,), (1, 2, 32)])
+@pytest.mark.parametrize("shape", [(2, 768), (0, 32), (32,), (), (1, 2, 32)])
 def test_rows_of_another_base_are_refused(sd1: Base, shape: tuple[int, ...]) -> None:
     with pytest.raises(BaseError, match=r"give \[n, 32\]"), added_tokens(sd1, {"sks": torch.zeros(shape)}):
+        pass
+    with pytest.raises(BaseError, match=r"of shape nothing\. Next: give \[n, 32\]"), added_tokens(sd1, {"sks": []}):
         pass
     assert not sd1.words
 

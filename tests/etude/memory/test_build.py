@@ -111,6 +111,14 @@ def test_states_have_the_size_that_those_of_the_package_have(kind: str) -> None:
         )
 
 
+def test_states_have_the_size_that_the_packages_describe_where_they_are_not_installed() -> None:
+    sizes = {kind: [size(values) for values in (4095, 4096, 4097)] for kind, size in _STATES.items()}
+    eight = [(2 * 4 * 4095, 0), (2 * 4096 + 2 * 4 * 16, 0), (2 * 4097 + 2 * 4 * 17, 0)]  # 256 values share a scale
+    prodigy = [(4 * 4 * values, 0) for values in (4095, 4096, 4097)]
+    schedule_free = [(2 * 4 * values, 4 * values) for values in (4095, 4096, 4097)]
+    assert sizes == {"adamw8bit": eight, "prodigy": prodigy, "schedule_free": schedule_free}
+
+
 def test_recomputing_keeps_less_for_the_way_back(setup: Setup) -> None:
     kept, recomputed = (count(setup, "fine_tuning", recompute=switch) for switch in (False, True))
     assert recomputed.activations < kept.activations

@@ -46,6 +46,16 @@ def test_the_marked_step_is_the_best_dot() -> None:
     assert svg.count('class="dot best"') == 1
 
 
+@pytest.mark.parametrize(("count", "dots", "each"), [(8, True, True), (9, True, False), (8, False, False)])
+def test_each_of_a_few_checkpoints_has_a_tick_and_longer_curves_have_round_numbers(
+    count: int, dots: bool, each: bool
+) -> None:
+    steps = [3 + 7 * number for number in range(count)]
+    svg = draw(Chart("c", [(step, 1.0 + step, None) for step in steps], dots=dots))
+    told = [float(text) for text in re.findall(r'text-anchor="middle">([^<]+)<', svg)]
+    assert told == (steps if each else ticks(steps[0], steps[-1], 5))
+
+
 def test_before_and_after_stand_on_one_scale() -> None:
     svg = draw_bars("image similarity", [Bar("lora", 0.5, 0.7, 0.02, 0.02), Bar("ti", 0.5, 0.9)], real=0.95)
     xs = [float(x) for x in re.findall(r'<circle class="[^"]+" cx="([\d.]+)"', svg)]

@@ -224,7 +224,7 @@ def test_a_batch_comes_to_the_device_as_a_whole_and_nothing_else_does() -> None:
 def test_batches_for_a_gpu_are_made_in_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """From there a GPU reads while the host goes on. Without a GPU no memory can be pinned: the call is watched."""
     pinned: list[Tensor] = []
-    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: (pinned.append(tensor), tensor)[1])
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: (pinned.append(tensor.clone()), pinned[-1])[1])
     pictures, said = images(8, 8), Conditioning(torch.zeros(1, 77, 2), torch.zeros(1, 3))
     captions = Captions(dict.fromkeys(pictures.names, "a cat"), dict.fromkeys(pictures.names, said), said)
     masked = replace(pictures, attention=[torch.ones(8, 8)] * 2)

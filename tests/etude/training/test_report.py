@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact
@@ -62,6 +64,21 @@ def test_a_checkpoint_tells_its_step_and_its_preview_is_shown_at_once(tmp_path: 
     for folder in (made.folder / "previews", tmp_path / "logs/previews"):
         assert sorted(path.name for path in folder.iterdir()) == ["000012.png", "1234567.png"]
     assert [path.name for path in (made.folder / "checkpoints").iterdir()] == ["000012.safetensors"]
+
+
+def test_a_run_that_resumes_says_so_and_its_bar_begins_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console = Console(file=StringIO(), force_terminal=True, width=80)
+    monkeypatch.setattr("etude.training.report.CONSOLE", console)
+    resumed = report(tmp_path)
+    resumed.start(30, 40)
+    assert resumed._bar is not None
+    assert (resumed._bar.tasks[0].completed, resumed._bar.tasks[0].total) == (30, 40)
+    resumed.advance(35)
+    assert resumed._bar.tasks[0].completed == 35
+    resumed._bar.stop()
+    assert "resumed at step 30 of 40" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_without_a_preview_nothing_is_drawn(tmp_path: Path) -> None:
