@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from etude import estimates
 from etude.core.errors import InputError
 from etude.core.method import load_method
 from etude.core.params import load, pick
+from etude.grids.settings import AxisSettings
 from etude.memory import build, drawing
 from etude.memory.footprint import Footprint, Setup, UncountedError
 from etude.project import Project
@@ -87,6 +89,45 @@ def test_stages_that_draw_need_what_their_pictures_at_once_need(project: Path, m
     estimates.told("lora:grid", 24 * GB)
     assert set(asked) == {("sdxl", seeds), ("sdxl", batch.class_images.batch_size)}  # the grid's seeds are four, too
     assert estimates.told("lora:export", GB) == estimates.told("prepare@concept", GB) == ("", "")
+
+
+def test_a_grid_draws_at_once_what_differs_by_the_seed_alone(project: Path) -> None:
+    params: Any = load("pipelines/lora/params.yaml", load_method("lora").Params)
+    shared = load("params.yaml", Project)
+    by_seed, by_prompt = AxisSettings(axis="seed", values="0-6"), AxisSettings(axis="prompt", values="0, 1")
+    for axes, pictures in (({"z": by_seed}, 7), ({"x": by_seed}, 7), ({"z": by_prompt}, 1)):
+        grid = shared.grid.model_copy(update={"x": by_prompt, "y": by_prompt, "z": None} | axes)
+        assert estimates.at_once(params, shared.evaluate, grid) == {"evaluate": 4, "grid": pictures}
+
+
+def test_a_count_is_remembered_for_its_parameters_base_and_code_alone(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params: Any = load("pipelines/lora/params.yaml", load_method("lora").Params)
+    setup = estimates.setup_of(pick("params.yaml", estimates.Shared), params)
+    monkeypatch.setattr(drawing, "count_drawing", lambda *_: Footprint(weights=GB))
+    estimates.counted("lora", params, setup)
+    estimates.counted_drawing(setup, 4)
+    assert estimates.recalled("lora", params, setup)
+    assert estimates.recalled_drawing(setup, 4)
+    for field, value in {"precision": "fp32", "base": Path("models/other"), "family": "sd1"}.items():
+        assert estimates.recalled("lora", params, replace(setup, **{field: value})) is None
+        assert estimates.recalled_drawing(replace(setup, **{field: value}), 4) is None
+    assert estimates.recalled("lora", params, replace(setup, resolution=512)) is None
+    assert estimates.recalled("lora", params.model_copy(update={"rank": 3}), setup) is None
+    assert estimates.recalled_drawing(setup, 5) is None
+    for function in ("_digest", "version"):
+        with monkeypatch.context() as patch:
+            patch.setattr(estimates, function, lambda _: "other")
+            assert estimates.recalled("lora", params, setup) is estimates.recalled_drawing(setup, 4) is None
+    Path("models/sdxl").mkdir(parents=True)
+    Path("models/sdxl/config.json").write_text("{}")
+    assert estimates.recalled("lora", params, setup) is None
+
+
+@pytest.mark.parametrize(("room", "fits"), [(7_500_000_000, True), (7_499_999_999, False)])
+def test_half_a_gigabyte_is_left_for_cuda_itself(room: int, fits: bool) -> None:
+    assert estimates.fits(Footprint(weights=4 * GB, activations=3 * GB), room) is fits
 
 
 def test_what_is_remembered_is_told_without_torch(project: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from etude.base.loading import load_base
+from etude.base.schedule import read_alphas, read_prediction, read_scaling, read_side
 from etude.core.errors import BaseError
 from tests.etude.conftest import change
 
@@ -51,6 +52,61 @@ def test_a_sample_size_that_is_no_positive_number_is_refused(copy: Path, size: A
     change(copy / "unet/config.json", sample_size=size)
     with pytest.raises(BaseError, match="sample_size"):
         load_base(copy, parts=())
+
+
+@pytest.mark.parametrize(
+    ("unet", "side"),
+    [({}, 64), ({"sample_size": 1}, 1), ({"sample_size": 1024}, 1024), ({"sample_size": [96, 64]}, 64)],
+)
+def test_the_side_of_latents_is_the_shorter_one_up_to_1024(unet: dict[str, Any], side: int) -> None:
+    assert read_side(Path("base"), unet) == side
+    with pytest.raises(BaseError, match="sample_size 1025"):
+        read_side(Path("base"), {"sample_size": 1025})
+
+
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear"])
+def test_a_schedule_has_at_least_500_steps(schedule: str) -> None:
+    own = {"beta_schedule": schedule, "beta_start": 0.001, "beta_end": 0.012}
+    assert len(read_alphas(Path("base"), own)) == 1000
+    alphas = read_alphas(Path("base"), {**own, "num_train_timesteps": 500})
+    betas = [0.001 + 0.011 * t / 499 for t in range(500)]
+    if schedule == "scaled_linear":
+        betas = [(0.001**0.5 + (0.012**0.5 - 0.001**0.5) * t / 499) ** 2 for t in range(500)]
+    assert alphas.tolist() == pytest.approx([math.prod(1 - β for β in betas[: t + 1]) for t in range(500)], rel=1e-4)
+    with pytest.raises(BaseError, match="grows over 500 steps or more"):
+        read_alphas(Path("base"), {**own, "num_train_timesteps": 499})
+
+
+def test_what_a_configuration_leaves_out_is_as_in_stable_diffusion_1() -> None:
+    assert read_prediction(Path("base"), {}) == "epsilon"
+    assert read_scaling(Path("base"), {"block_out_channels": [8, 8, 8, 8]}) == 0.18215
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "fault"),
+    [
+        ({"prediction_type": "sample"}, "a scheduler predicting sample"),
+        ({"_class_name": "EDMEulerScheduler"}, "a EDMEulerScheduler predicting epsilon"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "a FlowMatchEulerDiscreteScheduler predicting epsilon"),
+    ],
+)
+def test_other_kinds_of_noise_and_of_predictions_are_refused(scheduler: dict[str, Any], fault: str) -> None:
+    with pytest.raises(BaseError, match=fault):
+        read_prediction(Path("base"), scheduler)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"latent_channels": 16}, r"latents of 16 channels at \[8, 8, 8, 8\]"),
+        ({"block_out_channels": [8, 8, 8]}, r"latents of 4 channels at \[8, 8, 8\]"),
+        ({"block_out_channels": 8}, "latents of 4 channels at 8"),
+        ({"_class_name": "AutoencoderTiny"}, "of the class AutoencoderTiny"),
+    ],
+)
+def test_a_vae_of_another_kind_is_refused(changes: dict[str, Any], fault: str) -> None:
+    with pytest.raises(BaseError, match=fault):
+        read_scaling(Path("base"), {"block_out_channels": [8, 8, 8, 8]} | changes)
 
 
 @pytest.mark.parametrize("text", ["{", '{"a": 0}', "[]"])
