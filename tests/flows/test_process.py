@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from threading import Event, Thread
 
+import psutil
 import pytest
 
 from etude.watch.locks import locked
-from flows.process import group_lives, stop_group
+from flows.process import _runs_in, group_lives, stop_group
 from flows.slots import Slots, StoppedError
 from tests.flows.conftest import wait_until
 
@@ -28,6 +29,14 @@ def test_stopping_a_group_also_ends_a_child_that_does_not_listen() -> None:
     assert leader.returncode == -signal.SIGTERM
     assert not group_lives(leader.pid)
     leader.stdout.close()
+
+
+def test_a_process_that_ends_while_it_is_looked_at_is_of_no_group() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""], start_new_session=True) as child:
+        process = psutil.Process(child.pid)
+    assert not _runs_in(process, child.pid)
+    assert _runs_in(psutil.Process(), os.getpgrp())
+    assert not _runs_in(psutil.Process(), child.pid)
 
 
 def test_no_more_slots_are_given_than_there_are(tmp_path: Path) -> None:

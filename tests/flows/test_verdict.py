@@ -105,6 +105,13 @@ def test_equal_weights_from_another_environment_are_told_apart_from_other_weight
         assert environments(before, after) == ["versions.torch 2.12 → 2.13"]
 
 
+def test_the_environments_of_stages_that_only_one_of_the_runs_made_are_left_out(folders: tuple[Path, Path]) -> None:
+    before, after = (make_run(folder, {"a.json": b"1"}) for folder in folders)
+    after.locks["s"]["outs"].append({"path": "more", "md5": "0" * 32})
+    before.locks["t"] = before.locks["s"]
+    assert environments(before, after) == environments(after, before) == []
+
+
 def test_locks_are_read_by_the_names_that_stages_have_from_the_root(tmp_path: Path) -> None:
     (tmp_path / "pipelines/lora").mkdir(parents=True)
     for file in ("dvc.lock", "pipelines/lora/dvc.lock"):
