@@ -20,6 +20,7 @@ STAGES = [Stage(f"s{number}", f"s{number}") for number in range(3)]
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
+    clock.now = 1000.0
     monkeypatch.setattr(time, "monotonic", clock.monotonic)
     return clock
 

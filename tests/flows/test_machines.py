@@ -105,6 +105,17 @@ def runs(tmp_path: Path) -> list[str]:
     return sorted(file.read_text().split()) if file.exists() else []
 
 
+def test_a_commit_is_fetched_where_a_clone_lacks_it_and_else_refused(tmp_path: Path) -> None:
+    for name in ("origin", "clone"):
+        git(tmp_path, "clone" if name == "clone" else "init", "--quiet", *(["origin"] if name == "clone" else []), name)
+    git(tmp_path / "origin", "commit", "--quiet", "--allow-empty", "-m", "one")
+    commit = git(tmp_path / "origin", "rev-parse", "HEAD").strip()
+    machines.fetch(tmp_path / "clone", commit)
+    assert git(tmp_path / "clone", "cat-file", "-t", commit).strip() == "commit"
+    with pytest.raises(InputError, match=r"^0000000000: this commit is not in the origin of the worker's clone"):
+        machines.fetch(tmp_path / "clone", "0" * 40)
+
+
 def test_what_is_not_committed_or_not_pushed_is_refused_by_name(shared: Project) -> None:
     assert len(shared_commit(shared.root)) == 40
     (shared.root / "new.txt").write_text("new")

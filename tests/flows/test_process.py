@@ -31,6 +31,14 @@ def test_stopping_a_group_also_ends_a_child_that_does_not_listen() -> None:
     leader.stdout.close()
 
 
+def test_a_leader_that_has_ended_already_is_waited_for() -> None:
+    with subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"], start_new_session=True) as leader:
+        os.waitid(os.P_PID, leader.pid, os.WEXITED | os.WNOWAIT)
+        stop_group(leader.pid, 0.3, leader)
+        assert leader.returncode == 3
+    stop_group(leader.pid, 0.3)
+
+
 def test_a_process_that_ends_while_it_is_looked_at_is_of_no_group() -> None:
     with subprocess.Popen([sys.executable, "-c", ""], start_new_session=True) as child:
         process = psutil.Process(child.pid)

@@ -15,10 +15,27 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import typer
 
 from flows import server
 from flows.server import Server
 from tests.flows.conftest import ROOT, Project, wait_until
+
+
+def test_the_server_stays_open_until_ctrl_c_also_in_a_background_job_of_a_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    monkeypatch.setattr(server, "find_root", lambda _: tmp_path)
+    monkeypatch.setattr(server, "connect", lambda root: lambda: f"http://{root.name}")
+    monkeypatch.setattr(signal, "pause", lambda: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        with pytest.raises(typer.Exit) as ended:
+            server.main()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended.value.exit_code == 130
+    assert f"http://{tmp_path.name}  (Ctrl-C ends it)" in capsys.readouterr().out
 
 
 class Other(BaseHTTPRequestHandler):

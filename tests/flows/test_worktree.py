@@ -83,6 +83,23 @@ def test_a_worktree_is_a_detached_checkout_that_lasts_as_long_as_the_block(root:
     assert git(root, "worktree", "list").count("\n") == 1
 
 
+def test_git_makes_and_removes_one_worktree_at_a_time(root: Path, dvc: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone: dict[str, bool] = {}
+    ask = worktree.git
+
+    def watched(folder: Path, *words: str, **named: Any) -> str:
+        if words[0] == "worktree":
+            with (root / ".scratch/worktrees" / worktree.LOCK).open("a") as probe:
+                alone[words[1]] = alone.get(words[1], True) and not locked(probe.fileno())
+        return ask(folder, *words, **named)
+
+    monkeypatch.setattr(worktree, "git", watched)
+    with worktree.worktree(root, "one"):
+        pass
+    assert alone["add"]
+    assert all(alone.values())
+
+
 def test_a_worktree_shares_the_cache_and_the_store_of_its_repository(root: Path, dvc: Calls) -> None:
     with worktree.worktree(root, "HEAD") as (tree, _):
         assert dvc == [("use cache", tree, root / "shared")]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from etude.core import yaml
 from etude.core.errors import EtudeError, ParamsError
 from etude.core.method import load_method, method_names
 from etude.core.params import Schema, read_yaml, validate
@@ -99,6 +100,23 @@ def test_a_folder_a_pipe_and_a_file_that_may_not_be_read_are_named(tmp_path: Pat
     (tmp_path / "loop.yaml").symlink_to("loop.yaml")
     with pytest.raises(ParamsError, match=r"loop\.yaml"):
         read_yaml(tmp_path / "loop.yaml")
+
+
+def test_as_many_values_are_read_as_are_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml, "MOST", 6)
+    (tmp_path / "a.yaml").write_text("a: [1, 2, 3]", encoding="utf-8")  # the mapping, its key, the list, its values
+    assert read_yaml(tmp_path / "a.yaml") == {"a": [1, 2, 3]}
+    for text in ("a: [1, 2, 3, 4]", "a: &b [1]\nc: *b", "a: {b: 1, c: 2}"):
+        (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+        with pytest.raises(ParamsError, match="contains more than 6 values"):
+            read_yaml(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(("text", "line"), [("\n\x07", 2), ("\x07", 1), ("a: 1\nb: 1\n\x07", 3), ("a: 1\nb: [", 2)])
+def test_the_line_of_a_fault_is_told(tmp_path: Path, text: str, line: int) -> None:
+    (tmp_path / "a.yaml").write_text(text, encoding="utf-8", newline="")
+    with pytest.raises(ParamsError, match=rf"a\.yaml:{line}: is not YAML"):
+        read_yaml(tmp_path / "a.yaml")
 
 
 def test_a_thousand_faults_are_one_message_that_can_be_read() -> None:

@@ -5,10 +5,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from etude.images.crop import bucket_sizes, crop_box, cut, nearest_size, pad, split_boxes
+from etude.images.crop import bucket_sizes, crop_box, cut, fitted, nearest_size, pad, scaled, split_boxes
 
 SIZES = [(1, 1), (1, 5000), (5000, 1), (64, 64), (65, 64), (63, 64), (4000, 3000), (3000, 4001), (97, 1009)]
 TARGETS = [(64, 64), (96, 40), (40, 96)]
+
+
+def test_a_box_is_scaled_with_its_picture() -> None:
+    assert scaled((1, 2, 3, 4), 2, 5) == (2, 10, 6, 20)
+    assert [fitted(size, 10) for size in ((40, 20), (20, 40), (1000, 1))] == [(10, 5), (5, 10), (10, 1)]
 
 
 @pytest.mark.parametrize("size", SIZES)

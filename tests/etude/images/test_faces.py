@@ -1,7 +1,10 @@
 """The detector of ``crop: faces``. Where OpenCV is not installed, only its refusal is tested."""
 
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
@@ -9,7 +12,7 @@ from PIL import Image, ImageDraw
 from etude.core.errors import InputError
 from etude.images import faces
 from etude.images.crop import crop_box
-from etude.images.faces import find_faces, refuse_missing
+from etude.images.faces import SIDE, find_faces, refuse_missing
 from etude.images.focus import focal_point
 from tests.etude.images.portraits import Face, Portrait, cuts, parts, share
 
@@ -38,6 +41,43 @@ def test_an_opencv_without_cascades_is_refused_as_one_that_is_not_installed(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError, match="below version 5"):
         refuse_missing("faces")
+
+
+class Detectors:
+    """In the place of OpenCV: what each cascade finds in a picture, and in its mirror image."""
+
+    __version__ = "4.0"
+
+    def __init__(self, **found: list[list[tuple[int, int, int, int]]]) -> None:
+        self.found, self.threads = found, 0
+
+    def setNumThreads(self, number: int) -> None:
+        self.threads = number
+
+    def CascadeClassifier(self, path: str) -> SimpleNamespace:
+        turns = iter(self.found["front" if path.endswith(faces.FRONTAL) else "side"])
+        return SimpleNamespace(detectMultiScale=lambda *_, **__: next(turns, []))
+
+
+@pytest.mark.parametrize(
+    ("found", "boxes"),
+    [
+        ({"front": [[(50, 10, 20, 30), (0, 10, 20, 30)]], "side": []}, [(0, 20, 40, 80), (100, 20, 140, 80)]),
+        ({"front": [[]], "side": [[], [(50, 10, 20, 30)]]}, [(100, 20, 140, 80)]),
+        ({"front": [[]], "side": [[(0, 10, 20, 30)], []]}, [(2 * (SIDE - 20), 20, 2 * SIDE, 80)]),
+        ({"front": [[]], "side": [[], []]}, []),
+    ],
+)
+def test_what_is_found_in_a_small_or_a_mirrored_copy_is_told_in_the_pixels_of_the_picture(
+    found: dict[str, Any], boxes: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detectors = Detectors(**found)
+    monkeypatch.setitem(sys.modules, "cv2", detectors)
+    monkeypatch.setattr(faces, "_cascades", Path)
+    faces._detector.cache_clear()
+    assert find_faces(Image.new("RGB", (2 * SIDE, SIDE))) == boxes
+    assert detectors.threads == 1  # with several, boxes vary
+    faces._detector.cache_clear()
 
 
 @pytest.mark.usefixtures("opencv")

@@ -13,7 +13,7 @@ from torch import Tensor
 from etude.core.errors import FormatError
 from etude.diffusion.factors import change
 from etude.formats.lora import kohya_lora
-from tests.etude.formats.lora.test_damaged_loras import DOTTED, STEM, tensors_of
+from tests.etude.formats.test_layers import LAYER, STEM, tensors_of
 
 
 def read(folder: Path, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -22,13 +22,13 @@ def read(folder: Path, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], d
 
 
 def changed(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Tensor:
-    factors = {name.removeprefix(f"{DOTTED}."): tensor for name, tensor in tensors.items()}
-    return change(DOTTED, factors, facts["alpha"], torch.zeros(16, 16))
+    factors = {name.removeprefix(f"{LAYER}."): tensor for name, tensor in tensors.items()}
+    return change(LAYER, factors, facts["alpha"], torch.zeros(16, 16))
 
 
 @pytest.mark.parametrize("kind", ["lora", "loha", "lokr", "glora"])
 def test_the_change_of_a_layer_is_multiplied_by_its_scalar(tmp_path: Path, kind: str) -> None:
-    plain = tensors_of(kind, 0)
+    plain = tensors_of(kind)
     plain.pop(f"{STEM}.scalar", None)
     plain[f"{STEM}.alpha"] = torch.tensor(2.0)
     half = {**plain, f"{STEM}.scalar": torch.tensor(0.5)}
@@ -38,13 +38,13 @@ def test_the_change_of_a_layer_is_multiplied_by_its_scalar(tmp_path: Path, kind:
 
 
 def test_a_difference_is_multiplied_by_its_scalar_and_that_of_the_bias_is_not(tmp_path: Path) -> None:
-    tensors = tensors_of("full", 0)
+    tensors = tensors_of("full")
     found, _ = read(tmp_path, {**tensors, f"{STEM}.scalar": torch.tensor(0.5)})
-    torch.testing.assert_close(found[f"{DOTTED}.diff"], 0.5 * tensors[f"{STEM}.diff"])
-    torch.testing.assert_close(found[f"{DOTTED}.diff_b"], tensors[f"{STEM}.diff_b"])
+    torch.testing.assert_close(found[f"{LAYER}.diff"], 0.5 * tensors[f"{STEM}.diff"])
+    torch.testing.assert_close(found[f"{LAYER}.diff_b"], tensors[f"{STEM}.diff_b"])
 
 
 @pytest.mark.parametrize("kind", ["oft", "boft", "ia3"])
 def test_a_scalar_beside_what_it_cannot_multiply_is_refused(tmp_path: Path, kind: str) -> None:
     with pytest.raises(FormatError, match=r"holds no kind of LoRA that is known.*to_q"):
-        read(tmp_path, {**tensors_of(kind, 0), f"{STEM}.scalar": torch.tensor(0.5)})
+        read(tmp_path, {**tensors_of(kind), f"{STEM}.scalar": torch.tensor(0.5)})
