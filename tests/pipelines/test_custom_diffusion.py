@@ -35,6 +35,7 @@ from tests.tiny import WORDS, build_tiny
 METHOD = "custom_diffusion"
 OTTER = {"word": "<otter>", "initializer": "bear", "prompt": "[word] bear"}
 OWN = {"name": "<otter> bear", "concepts": {"concept": OTTER}}
+CLASS_IMAGES = params_of(METHOD).model_dump(mode="json")["class_images"]
 FOX = {"word": "<fox>", "initializer": "fox", "prompt": "a [word] fox"}
 
 
@@ -148,6 +149,16 @@ def test_what_the_mask_leaves_out_is_not_learned(tiny_base: Path, tmp_path: Path
     other = replace(seen, images=replace(seen.images, attention=everywhere))
     one, two = run(base, tmp_path / "a", {"steps": 2}, seen), run(base, tmp_path / "b", {"steps": 2}, other)
     assert any(not torch.equal(tensor, two.tensors[name]) for name, tensor in one.tensors.items())
+
+
+@pytest.mark.parametrize(("kind", "prompt", "real"), [("ant", "an ant", []), ("bear", "a bear", ["bears"])])
+def test_a_concept_of_another_class_has_class_pictures_of_its_own(kind: str, prompt: str, real: list[str]) -> None:
+    asked = {"class_images": {**CLASS_IMAGES, "prompts": ["a bear", "bear in snow"], "real": ["bears"]}}
+    changed = params_of(METHOD, **OWN, **asked).pointed("pets", "zork", kind)
+    assert (changed["set"], changed["name"]) == ("pets", f"<zork> {kind}")
+    assert changed["concepts"] == {"pets": {"word": "<zork>", "initializer": kind, "prompt": f"[word] {kind}"}}
+    assert changed["class_images.prompts"] == [prompt, f"{kind} in snow"]
+    assert changed["class_images.real"] == real
 
 
 def test_several_concepts_learn_together_each_under_its_own_text(tiny_base: Path, tmp_path: Path) -> None:
