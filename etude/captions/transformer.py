@@ -130,7 +130,7 @@ class _Writer:
 
     def _inputs(self, images: list[Any]) -> Any:
         """What the model takes: of the images, and of the prompt for each; in a chat's form where it has one."""
-        prompt, kind = self._settings.prompt, self._model.config.model_type
+        prompt, kind, pictures = self._settings.prompt, self._model.config.model_type, images
         if not prompt:
             return self._processor(images=images, return_tensors="pt")
         if self._processor.chat_template:
@@ -138,7 +138,8 @@ class _Writer:
             prompt = self._processor.apply_chat_template(
                 [{"role": "user", "content": asked}], add_generation_prompt=True
             )
-        inputs = self._processor(images=images, text=[prompt] * len(images), padding=True, return_tensors="pt")
+            pictures = [[image] for image in images]  # of each chat: some take a plain list for those of one
+        inputs = self._processor(images=pictures, text=[prompt] * len(images), padding=True, return_tensors="pt")
         if kind == "git":  # its sentence goes on behind the prompt, so that must not end
             for name in ("input_ids", "attention_mask"):
                 inputs[name] = inputs[name][:, :-1]

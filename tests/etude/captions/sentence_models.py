@@ -23,6 +23,10 @@ from transformers import (
     GitConfig,
     GitForCausalLM,
     GitProcessor,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3ImageProcessorPil,
+    Idefics3Processor,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -151,4 +155,28 @@ def _llava() -> tuple[Any, Any]:
     return LlavaForConditionalGeneration(config), processor
 
 
-BUILDERS = {"blip": _blip, "git": _git, "blip-2": _blip_2, "florence2": _florence2, "llava": _llava}
+def _idefics3() -> tuple[Any, Any]:
+    around = {"fake_image_token": "<fake_token_around_image>", "global_image_token": "<global-img>"}
+    tokenizer = _words(image_token="<image>", end_of_utterance_token="<end_of_utterance>", **around)
+    text = {**LAYERS, "model_type": "llama", "num_key_value_heads": 2, "vocab_size": len(tokenizer)}
+    config = Idefics3Config(
+        text_config={**text, **_ends(tokenizer)},
+        vision_config={**VISION, "image_size": 2 * SIDE},
+        image_token_id=tokenizer.image_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        scale_factor=2,
+    )
+    longest = {"longest_edge": 2 * SIDE}
+    pixels = Idefics3ImageProcessorPil(size=longest, max_image_size=longest, do_image_splitting=False)
+    processor = Idefics3Processor(pixels, tokenizer, image_seq_len=4, chat_template=CHAT)
+    return Idefics3ForConditionalGeneration(config), processor
+
+
+BUILDERS = {
+    "blip": _blip,
+    "git": _git,
+    "blip-2": _blip_2,
+    "florence2": _florence2,
+    "llava": _llava,
+    "idefics3": _idefics3,
+}

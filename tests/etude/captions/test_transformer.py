@@ -18,6 +18,7 @@ from transformers import (
     BlipForConditionalGeneration,
     Florence2ForConditionalGeneration,
     GitForCausalLM,
+    Idefics3ForConditionalGeneration,
     LlavaForConditionalGeneration,
 )
 
@@ -33,10 +34,12 @@ MODELS = {
     "blip-2": Blip2ForConditionalGeneration,
     "florence2": Florence2ForConditionalGeneration,
     "llava": LlavaForConditionalGeneration,
+    "idefics3": Idefics3ForConditionalGeneration,
 }
 TASK = "<MORE_DETAILED_CAPTION>"
+CHATS = ("llava", "idefics3")
 CASES = [(kind, prompt) for kind in ("blip", "git", "blip-2") for prompt in ("", "a photo of")]
-CASES += [("florence2", TASK), ("florence2", "a cat"), ("llava", "What does the image describe?")]
+CASES += [("florence2", TASK), ("florence2", "a cat"), *((kind, "a picture of what") for kind in CHATS)]
 
 
 def settings(**changed: Any) -> Sentence:
@@ -67,7 +70,7 @@ def as_documented(kind: str, folder: Path, picture: Path, prompt: str, **search:
     """The sentence by the example in transformers' page of that model."""
     processor, model = load(kind, folder)
     image, words = Image.open(picture).convert("RGB"), prompt
-    if kind == "llava":
+    if kind in CHATS:
         words = f"USER: <image> {prompt} ASSISTANT:"
     if kind == "git" and prompt:
         inputs = dict(processor(images=image, return_tensors="pt"))
