@@ -24,6 +24,7 @@ from commands.tracking import restore, track
 from etude import sources
 from etude.base.checkpoint import SUFFIXES
 from etude.base.family import recognise
+from etude.captions.settings import CAPTIONERS
 from etude.core.errors import ArgumentError, BaseError, ConflictError
 from etude.core.model_folders import paths_in, read_config, refuse_pointer, weight_files
 from etude.core.params import read_yaml
@@ -32,11 +33,6 @@ from etude.watch.locks import locked, one_at_a_time
 from tasks.shell.console import say
 
 BESIDE = (".config", ".yaml")  # ends of names of the configuration beside a model in one file
-CAPTIONERS = {  # kinds of `caption.captioners`: the module that opens one
-    "wd14": "etude.captions.wd14",
-    "deepdanbooru": "etude.captions.deepdanbooru",
-    "image_to_text": "etude.captions.transformer",
-}
 PATHLIKE = re.compile(r"[./~\\]|[A-Za-z]:[\\/]")  # how paths begin, but no hub id
 
 
@@ -121,7 +117,7 @@ def _is_single(path: str | Path) -> bool:
 def kind_of(path: Path) -> str:
     """The model's family, ``clip``, or a kind of captioner, found by opening it as tasks do. Raises EtudeError."""
     if kind := _captioner(path):
-        import_module(CAPTIONERS[kind]).check_model(path)
+        import_module(CAPTIONERS[kind].module).check_model(path)
         return kind
     config = path / "config.json"
     if config.is_file() and read_config(config).get("model_type") == "clip":
@@ -145,7 +141,7 @@ def _captioner(path: Path) -> str:
         return "deepdanbooru"
     config = path / "config.json"  # a base has model_index.json in its place
     kind = read_config(config).get("model_type", "clip") if config.is_file() else "clip"
-    return "" if kind == "clip" else "image_to_text"
+    return "" if kind == "clip" else "transformers"
 
 
 def _open_clip(path: Path) -> None:

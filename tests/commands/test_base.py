@@ -308,7 +308,7 @@ def test_captioners_come_as_bases_do_each_checked_by_opening_it(tmp_path: Path, 
     blip = build("blip", tmp_path / "blip")
     (blip / "modeling_own.py").write_text("raise SystemExit('ran')", encoding="utf-8")
     base(source=str(blip), to=Path("models/blip"))
-    assert kind_of(Path("models/blip")) == "image_to_text"
+    assert kind_of(Path("models/blip")) == "transformers"
     assert "modeling_own.py" not in leftovers(repository / "models/blip")
     with pytest.raises(BaseError, match="bert, which describes no pictures"):
         config = (blip / "config.json").read_text(encoding="utf-8")
