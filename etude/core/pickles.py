@@ -20,6 +20,7 @@ from etude.core.magic import what_instead
 from etude.core.weights import COUNTERS, checked, read_weights
 
 ACTION = "fetch it again from a source you trust, as .safetensors if there is one"
+MAPPED = 1 << 28  # bytes of a file above which it is memory-mapped
 BARE = "a bare tensor"  # the only key of a file that contains just one tensor
 DEEPEST = 32  # levels of nested containers; files of known programs have five
 EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time (the earliest of the zip format), so that equal content has equal bytes
@@ -123,8 +124,9 @@ def _open(path: Path | str, device: str = "cpu") -> Any:
     if instead := what_instead(path, "pickle"):
         raise FormatError(path, *instead)
     try:
-        # files from before torch 1.6 are not archives, and cannot be memory-mapped
-        mapped = device == "cpu" and zipfile.is_zipfile(path)
+        # Mapped files need no memory, but torch does not compare sizes in them; files from before torch 1.6 are not
+        # archives, and cannot be mapped.
+        mapped = device == "cpu" and Path(path).stat().st_size > MAPPED and zipfile.is_zipfile(path)
         # embeddings of the first code (2022) contain a ParameterDict; creating one runs no code of the file
         with torch.serialization.safe_globals([torch.nn.ParameterDict, set]):
             data = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
@@ -162,8 +164,12 @@ def _sizes(data: object) -> Counter[int]:
 
 
 def _sizes_in_archive(path: Path | str) -> Counter[int]:
+    """The sizes of tensors' entries; raises BadZipFile if the table of the archive and an entry's own head differ."""
     with zipfile.ZipFile(path) as archive:
-        return Counter(entry.file_size for entry in archive.infolist() if "/data/" in entry.filename)
+        entries = [entry for entry in archive.infolist() if "/data/" in entry.filename]
+        for entry in entries:
+            archive.open(entry).close()
+        return Counter(entry.file_size for entry in entries)
 
 
 def _fault(path: Path) -> str:

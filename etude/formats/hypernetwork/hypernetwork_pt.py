@@ -83,10 +83,10 @@ def _told(data: Mapping[Any, Any], key: str, default: Any) -> Any:
     return default if data.get(key) is None else data[key]
 
 
-def _numbers(path: Path, name: str, values: Any) -> list[float]:
-    """A list of numbers from 0 on; raises FormatError for anything else."""
+def _numbers(path: Path, name: str, values: Any, most: int = LARGEST) -> list[float]:
+    """A list of numbers from 0 to ``most``; raises FormatError for anything else."""
     right = isinstance(values, list | tuple) and len(values) > 1
-    if not right or not all(type(value) in (int, float) and 0 <= value < LARGEST for value in values):
+    if not right or not all(type(value) in (int, float) and 0 <= value <= most for value in values):
         raise FormatError(path, f"has the {name} {str(values)[:40]!r}, which is no list of numbers", "fetch it again")
     return [float(value) for value in values]
 
@@ -94,7 +94,7 @@ def _numbers(path: Path, name: str, values: Any) -> list[float]:
 def _dropout(path: Path, data: Mapping[Any, Any], length: int) -> list[float]:
     """The dropout for each place of the structure: given, or 0.3 with A1111's older switch."""
     if given := data.get("dropout_structure"):
-        dropout = _numbers(path, "dropout_structure", given)
+        dropout = _numbers(path, "dropout_structure", given, most=1)
         return dropout + [0.0] * (length - len(dropout))
     if not data.get("use_dropout"):
         return [0.0] * length

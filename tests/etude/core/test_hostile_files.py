@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from etude.core import pickles
 from etude.core.errors import EtudeError, FormatError
 from etude.core.model_folders import read_config
 from etude.core.pickles import pickle_keys, read_either, read_pickle
@@ -177,8 +178,12 @@ def test_a_packed_archive_is_not_unpacked(tmp_path: Path) -> None:
         read_pickle(tmp_path / "m.pt")
 
 
-def test_a_tensor_that_is_larger_than_its_entry_in_the_archive_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mapped", [0, pickles.MAPPED])
+def test_a_tensor_that_is_larger_than_its_entry_in_the_archive_is_refused(
+    mapped: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Mapped into memory, it would go on into what follows in the file."""
+    monkeypatch.setattr(pickles, "MAPPED", mapped)
     torch.save({"a": torch.ones(8), "b": torch.ones(8), "same": torch.ones(4)}, tmp_path / "whole.pt")
     assert read_either(tmp_path / "whole.pt")[0]["a"].sum() == 8
     with zipfile.ZipFile(tmp_path / "whole.pt") as source, zipfile.ZipFile(tmp_path / "short.pt", "w") as target:
