@@ -19,7 +19,9 @@ def load_tokenizer(folder: Path, pad: str) -> CLIPTokenizer:
     """
     if folder.is_dir():
         try:
-            return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+            tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+            tokenizer("a", verbose=False)  # what its configuration cannot hold, such as a text for a length
+            return tokenizer
         except Exception as error:  # the Rust library that reads it raises that, and nothing more special
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise BaseError(

@@ -114,3 +114,10 @@ def test_a_damaged_tokenizer_is_one_line(copy: Path, text: str) -> None:
     (copy / "tokenizer/vocab.json").write_text(text)
     with pytest.raises(BaseError, match=r"tokenizer.*Next"):
         load_base(copy, parts=("text",))
+
+
+@pytest.mark.parametrize("length", ["77", [77], {}])
+def test_a_tokenizer_that_cannot_read_a_text_is_refused_when_it_is_loaded(copy: Path, length: Any) -> None:
+    change(copy / "tokenizer/tokenizer_config.json", model_max_length=length)
+    with pytest.raises(BaseError, match=r"tokenizer.*Next"):
+        load_base(copy, parts=("text",))
