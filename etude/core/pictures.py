@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from etude.core.bmp import embedded_profile
 from etude.core.boxes import described_profile
 from etude.core.described_colours import KEY, comes_first, profile_of_png
 from etude.core.errors import InputError, UnusableError
@@ -117,6 +118,8 @@ def load_whole(image: Image.Image, path: Path) -> None:
     image.load()
     if image.format in BOXES and "icc_profile" not in image.info:
         described = described_profile(path)
+    if image.format == "BMP" and (profile := embedded_profile(path)):
+        image.info["icc_profile"] = profile
     if described:
         image.info[KEY] = described
     if by_codes:

@@ -174,6 +174,24 @@ def test_an_embedded_profile_is_brought_to_srgb(tmp_path: Path) -> None:
     assert notes == {"wide": (), "srgb": (), "broken": (PROFILE,)}
 
 
+def as_bmp(path: Path, image: Image.Image, profile: bytes, kind: bytes = b"DEBM") -> Path:
+    """A BMP of version 5, whose profile lies behind its pixels."""
+    rows = image.tobytes("raw", "BGR", -(-3 * image.width // 4) * 4, -1)
+    head = struct.pack("<IiiHHIIiiII", 124, image.width, image.height, 1, 24, 0, len(rows), 2835, 2835, 0, 0)
+    head += bytes(16) + kind + bytes(36 + 12) + struct.pack("<IIII", 4, 124 + len(rows), len(profile), 0)
+    path.write_bytes(struct.pack("<2sIHHI", b"BM", 138 + len(rows) + len(profile), 0, 0, 138) + head + rows + profile)
+    return path
+
+
+def test_a_profile_in_a_bmp_is_applied_and_one_that_lies_elsewhere_is_not(tmp_path: Path) -> None:
+    image = Image.new("RGB", (7, 5), (200, 90, 40))
+    assert tuple(pixels(as_bmp(tmp_path / "own.bmp", image, wide_profile()))[4, 6]) == (90, 200, 40)
+    assert tuple(pixels(as_bmp(tmp_path / "link.bmp", image, b"C:/wide.icc", b"KNIL"))[0, 0]) == (200, 90, 40)
+    assert tuple(pixels(as_bmp(tmp_path / "srgb.bmp", image, b"", b"BGRs"))[0, 0]) == (200, 90, 40)
+    damaged = read_picture(as_bmp(tmp_path / "cut.bmp", image, wide_profile()[:100]), WHITE)
+    assert damaged.notes == (PROFILE,)
+
+
 def test_a_profile_is_applied_to_palettes_grey_and_transparent_colours_too(tmp_path: Path) -> None:
     colour, key = (200, 90, 40), (1, 2, 3)
     opaque = Image.new("RGB", (8, 8), colour)
