@@ -46,7 +46,12 @@ def file_name_fault(text: str) -> str:
     """Why no file can be called by a text, so that `file_name` would be another word; empty if one can."""
     if not _kept(text):
         return "has no letter, digit or emoji, so that no file can be called by it"
-    return f"has more than {STEM} bytes, too many for the name of a file" if len(_kept(text).encode()) > STEM else ""
+    return f"has more than {STEM} bytes, too many for the name of a file" if is_cut(text) else ""
+
+
+def is_cut(text: str) -> bool:
+    """Whether `file_name` leaves out the end of a text, because it is too long."""
+    return len(_kept(text).encode(errors="ignore")) > STEM
 
 
 def _kept(text: str) -> str:

@@ -16,8 +16,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from etude.core.artifact import Artifact
+from etude.core.errors import FormatError
 from etude.core.families import FAMILIES
-from etude.core.files import file_name
+from etude.core.files import STEM, file_name, is_cut
 
 LEGACY = slice(0x100000, 0x110000)  # the bytes of a file that the oldest model hash reads
 
@@ -35,6 +36,14 @@ def word(facts: Mapping[str, Any]) -> str:
 def file_stem(facts: Mapping[str, Any]) -> str:
     """What an artifact's files are called, without suffix."""
     return file_name(str(facts["name"])) + (f"-{file_name(str(facts['mark']))}" if facts.get("mark") else "")
+
+
+def word_stem(facts: Mapping[str, Any]) -> str:
+    """`file_stem` of an embedding, whose word is its file's name; raises FormatError for a word that would be cut."""
+    if is_cut(str(facts["name"])):
+        fault = f"is a word of more than {STEM} bytes, and its file's name, which is typed in prompts, would be cut"
+        raise FormatError(f"{str(facts['name'])[:40]}…", fault, "give it a shorter one with `etude convert --name`")
+    return file_stem(facts)
 
 
 def title(facts: Mapping[str, Any]) -> str:

@@ -30,7 +30,7 @@ from etude.core.magic import what_instead
 from etude.core.pictures import DAMAGE, describe, open_whole, plugins
 from etude.core.weights import checked
 from etude.formats.embeddings import labels, one_vector, rows
-from etude.formats.metadata import file_stem, word
+from etude.formats.metadata import word, word_stem
 
 CHUNK = "sd-ti-embedding"
 TENSOR = "TORCHTENSOR"  # a tensor in the JSON: {"TORCHTENSOR": nested lists}
@@ -91,7 +91,7 @@ def write(artifact: Artifact, draft: Draft) -> list[Path]:
     packed = json.dumps(data, sort_keys=True).encode()
     information = PngInfo()
     information.add_text(CHUNK, base64.b64encode(packed).decode())
-    path = draft.path(f"{file_stem(artifact.facts)}.png")
+    path = draft.path(f"{word_stem(artifact.facts)}.png")
     with atomic_path(path) as temporary:
         Image.fromarray(_hidden(packed)).save(temporary, format="PNG", pnginfo=information, compress_level=1)
     return [path]

@@ -20,7 +20,7 @@ from etude.core.artifact import Artifact
 from etude.core.files import Draft
 from etude.core.pickles import read_pickle, write_pickle
 from etude.formats.embeddings import keys_of, labels, one_vector, parts_of, rows
-from etude.formats.metadata import file_stem, word
+from etude.formats.metadata import word, word_stem
 
 PLACEHOLDER, PLACEHOLDER_ID = "*", 265  # the token that the original code trained; readers look for it by name
 
@@ -54,6 +54,6 @@ def write(artifact: Artifact, draft: Draft) -> list[Path]:
             "sd_checkpoint": None,
             "sd_checkpoint_name": artifact.facts.get("base"),
         }
-    path = draft.path(f"{file_stem(artifact.facts)}.pt")
+    path = draft.path(f"{word_stem(artifact.facts)}.pt")
     write_pickle(path, data)
     return [path]

@@ -20,7 +20,7 @@ from etude.core.files import Draft
 from etude.core.pickles import read_either
 from etude.core.tensors import write_tensors
 from etude.formats.embeddings import keys_of, missing_keys, parts_of, rows, unknown
-from etude.formats.metadata import file_stem, modelspec, word
+from etude.formats.metadata import modelspec, word, word_stem
 
 KEY = "emb_params"
 
@@ -49,7 +49,7 @@ def write(artifact: Artifact, draft: Draft) -> list[Path]:
     """``<name>.safetensors`` in the artifact's precision."""
     keys = keys_of(artifact.tensors) or {"text_encoder": KEY}
     tensors = {keys[part]: tensor.contiguous() for part, tensor in artifact.tensors.items()}
-    path = draft.path(f"{file_stem(artifact.facts)}.safetensors")
+    path = draft.path(f"{word_stem(artifact.facts)}.safetensors")
     labels = modelspec({**artifact.facts, "name": word(artifact.facts)}, "textual-inversion")
     write_tensors(path, tensors, {"format": "pt"} | labels)
     return [path]

@@ -15,8 +15,11 @@ from safetensors.torch import save_file
 
 from etude.base.loading import load_base
 from etude.base.text import tokenise
+from etude.core.artifact import Artifact
 from etude.core.errors import EtudeWarning, FormatError
+from etude.core.files import Draft
 from etude.diffusion.hooks import added_tokens
+from etude.formats import load_format
 from etude.formats.kinds import open_any
 from etude.formats.words import choose_word, choose_words
 
@@ -138,3 +141,15 @@ def test_the_first_codes_file_is_read_and_what_would_be_lost_is_refused(tmp_path
     torch.save({"string_to_param": {"<a>": ROWS, "<b>": ROWS}}, tmp_path / "zork.pt")
     with pytest.raises(FormatError, match="2 words"):
         open_any(tmp_path / "zork.pt")
+
+
+@pytest.mark.parametrize("form", ["embedding_pt", "embedding_safetensors", "embedding_image"])
+def test_a_word_that_no_file_can_be_called_by_whole_is_not_written_cut(form: str, tmp_path: Path) -> None:
+    """Programs know these embeddings by the names of their files alone."""
+    for word, is_written in (("é" * 50, True), ("é" * 50 + "x", False)):
+        made = Artifact("textual_inversion", {"text_encoder": torch.ones(1, 8)}, {"name": word, "family": "sd1"})
+        if is_written:
+            assert load_format(form).write(made, Draft(tmp_path))[0].stem == word
+        else:
+            with pytest.raises(FormatError, match="would be cut"):
+                load_format(form).write(made, Draft(tmp_path))
