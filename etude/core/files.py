@@ -108,8 +108,8 @@ class Draft:
 
 def beside(path: Path, name: object) -> Path:
     """The file ``name`` in the folder of the file ``path``, which refers to it; raises FormatError for other places."""
-    if Path(str(name)).name != name:
-        fault = f"refers to {name!r}, which is not a file in the same folder"
+    if Path(str(name)).name != name or len(str(name).encode(errors="replace")) > LONGEST:
+        fault = f"refers to {str(name)[:60]!r}, which is not a file in the same folder"
         raise FormatError(path, fault, "fetch it again, from a source you trust")
     return path.with_name(str(name))
 

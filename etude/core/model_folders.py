@@ -58,6 +58,8 @@ def read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BaseError(path, "is missing", "fetch the whole base again") from None
+    except OSError as error:  # a folder, or not to be read by this user
+        raise BaseError(path, f"cannot be read ({error.strerror})", "fetch the whole base again") from error
     except (ValueError, RecursionError) as error:  # no text, no JSON, too deep, or a number of 5,000 digits
         fault, action = what_instead(path, "JSON") or (f"is not JSON ({error})", "fetch the base again")
         raise BaseError(path, fault, action) from error

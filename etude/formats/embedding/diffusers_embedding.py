@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ AFTER = ("aesthetic_pt", "clip_image_embedding", "embedding_image")
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
     """Whether there is one key, and it can be a token; or several that are the vectors of one token."""
-    return bool(_token(keys)) and not set(keys) & OTHERS and not any("." in key for key in keys)
+    token = _token(keys)
+    dotted = any("." in key for key in keys) and not re.fullmatch(r"<[^<>]+>", token)  # as names of layers are
+    return bool(token) and not set(keys) & OTHERS and not dotted
 
 
 def _token(keys: Collection[str]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from etude.core.errors import BaseError
+from etude.core.errors import BaseError, EtudeError
 from etude.core.model_folders import paths_in, read_config, weight_files, weight_paths
 
 
@@ -48,6 +48,17 @@ def test_an_index_without_a_map_is_refused(data: Any, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(data))
     with pytest.raises(BaseError, match=r"index\.json: (has no `weight_map`|holds no mapping)"):
         weight_files(tmp_path)
+
+
+def test_an_index_that_names_what_no_file_can_be_called_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "x" * 5_000}}))
+    with pytest.raises(EtudeError, match=r"index\.json: refers to 'x{60}', which is not a file"):
+        weight_files(tmp_path)
+
+
+def test_a_folder_in_place_of_a_configuration_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BaseError, match=r"cannot be read \(Is a directory\)"):
+        read_config(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"a": ' + "1" * 5_000 + "}", "\udcff"])

@@ -153,3 +153,11 @@ def test_a_word_that_no_file_can_be_called_by_whole_is_not_written_cut(form: str
         else:
             with pytest.raises(FormatError, match="would be cut"):
                 load_format(form).write(made, Draft(tmp_path))
+
+
+def test_a_token_in_angle_brackets_may_have_a_dot_and_a_name_of_a_layer_is_no_token(tmp_path: Path) -> None:
+    save_file({"<owl.v2>": ROWS}, tmp_path / "owl.safetensors")
+    assert word_in(tmp_path / "owl.safetensors") == "<owl.v2>"
+    save_file({"conv_in.weight": ROWS}, tmp_path / "layer.safetensors")
+    with pytest.raises(FormatError, match="a form that is not known"):
+        open_any(tmp_path / "layer.safetensors")
