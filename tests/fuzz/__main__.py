@@ -28,7 +28,7 @@ from tests.fuzz import files, loras, models
 from tests.fuzz.mutations import mutate
 from tests.fuzz.programs import OwnRefusal
 
-SECONDS = 30  # a file may take at most; the slowest takes one
+SECONDS = 30  # of the processor, which a file may take at most; the slowest takes one
 BYTES = 12 << 30  # of address space, for the command
 LONGEST = 800  # characters of an error
 READ, REFUSED, ALONE, WRONG = "read", "refused", "read by Étude alone", "read wrongly"
@@ -81,18 +81,18 @@ def try_one(name: str, number: int, folder: Path) -> str:
 
 @contextmanager
 def within(seconds: int) -> Iterator[None]:
-    """Raise Hang inside after some seconds."""
+    """Raise Hang inside after some seconds of the processor's time, whatever else the machine does."""
 
     def stop(*_: object) -> None:
         raise Hang
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def main() -> int:

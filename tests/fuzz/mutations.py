@@ -141,7 +141,7 @@ def _other_value(value: Any, dice: random.Random) -> Any:
         lambda: torch.ones(_other_shape(value, dice)),
         lambda: value.to(dice.choice(DTYPES)),
         lambda: value * dice.choice([float("nan"), float("inf"), 0, -1, 1e30]),
-        lambda: torch.nn.Parameter(value),
+        lambda: torch.nn.Parameter(value, requires_grad=False),
         lambda: value.to("meta"),
         lambda: value.to_sparse(),
     ]
