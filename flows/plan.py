@@ -92,13 +92,16 @@ def sources(root: Path, targets: Iterable[str]) -> dict[str, Sources]:
         raise InputError(str(root), causes(error), "fix it; `dvc status` shows the same fault") from error
 
 
-def load(root: Path, targets: Sequence[str] = (), *, force: bool = False) -> list[Stage]:
+def load(
+    root: Path, targets: Sequence[str] = (), *, force: bool = False, lacking: list[str] | None = None
+) -> list[Stage]:
     """Read the graph under `root` and compare it with the workspace; upstream stages come first.
 
     `targets` are names, labels, `foreach` groups, method folders, dvc.yaml files or outputs; none means what plain
     `dvc repro` reaches. Their ancestors belong to the plan. With `force` every stage is marked to run again.
+    Inputs that are missing, and that no stage makes, are added to `lacking`; without it they are a fault.
     Raises ParamsError for parameters that no stage accepts, before DVC fills them in, and InputError if DVC cannot
-    read the project or a target is unknown.
+    read the project, a target is unknown, or an input is missing.
     """
     if root.resolve() == CHECKOUT:  # another revision has other code, which checks its own parameters
         check(root)
@@ -110,7 +113,11 @@ def load(root: Path, targets: Sequence[str] = (), *, force: bool = False) -> lis
             labels = _labels(names.values())
             wanted = _wanted(graph, names, labels, targets)
             order = dict.fromkeys(chain(*(_upstream_first(graph, stage, names) for stage in wanted)))
-            _refuse_missing(repo.index.stages, order)
+            missing = _missing(repo.index.stages, order)
+            if lacking is not None:
+                lacking += missing
+            elif missing:
+                raise InputError(*without(missing))
             stages: dict[str, Stage] = {}
             for stage in order:
                 below = sorted(names[other] for other in graph.successors(stage))
@@ -131,16 +138,18 @@ def _told(root: Path, error: DvcException) -> tuple[str, str]:
     return causes(error), "fix it; `dvc status` shows the same fault"
 
 
-def _refuse_missing(known: Iterable[DvcStage], wanted: Iterable[DvcStage]) -> None:
-    """Raise InputError for missing inputs that no stage makes: DVC would notice them only half way through the run."""
+def _missing(known: Iterable[DvcStage], wanted: Iterable[DvcStage]) -> list[str]:
+    """Inputs that are missing, and that no stage makes: DVC would notice them only half way through the run."""
     made = [_path(out) for stage in known for out in stage.outs]
     deps = [dep for stage in wanted for dep in stage.deps if not isinstance(dep, ParamsDependency)]
     absent = dict.fromkeys(_path(dep) for dep in deps if not dep.exists)
-    missing = [path for path in absent if not _made_among(path, made)]
-    if missing:
-        shown = ", ".join(missing)
-        fault = "is missing, and no stage makes it" if len(missing) == 1 else "are missing, and no stage makes them"
-        raise InputError(shown, fault, "`etude check` says which parameters name it, and what brings it")
+    return [path for path in absent if not _made_among(path, made)]
+
+
+def without(missing: Sequence[str]) -> tuple[str, str, str]:
+    """What to say of inputs that are missing: where, what, and what to do."""
+    fault = "is missing, and no stage makes it" if len(missing) == 1 else "are missing, and no stage makes them"
+    return ", ".join(missing), fault, "`etude check` says which parameters name it, and what brings it"
 
 
 def pending(stages: Sequence[Stage]) -> dict[Stage, tuple[str, ...]]:

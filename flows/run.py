@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from etude import names
 from etude.command_line import command_line
 from etude.core.errors import InputError
 from flows.terminal import cores, devices, end_of, find_root, leave, refuse_runner, told_in_short
+
+if TYPE_CHECKING:
+    from flows.plan import Stage
 
 
 def main(
@@ -89,23 +92,45 @@ def show_plan(root: Path, targets: Sequence[str], jobs: int, force: bool) -> Non
     from flows.board import duration
     from flows.memory import needs
 
-    stages = plan.load(root, targets, force=force)
+    lacking: list[str] = []
+    stages = plan.load(root, targets, force=force, lacking=lacking)
     todo = plan.pending(stages)
     took, memory = durations.recall_all(root, todo), needs(root, todo)
-    table = Table("stage", "why", "last time", "memory", box=None, header_style="bold", pad_edge=False)
-    for stage in todo:
-        last = duration(took[stage.name]) if stage.name in took else ""
-        table.add_row(Text(stage.label), Text("; ".join(todo[stage])), last, memory.told.get(stage.name, ""))
-    console = Console()
-    if todo:
-        console.print(table)
+    console, last = Console(), {name: duration(seconds) for name, seconds in took.items()}
+    width = console.width if console.is_terminal else None
+    for row in plan_lines(todo, last, memory.told, width) if todo else ():
+        console.print(row, soft_wrap=True)
     console.print(f"{len(todo)} of {len(stages)} stages to run, {len(stages) - len(todo)} up to date", highlight=False)
+    if lacking:
+        console.print(str(InputError(*plan.without(lacking))), highlight=False, markup=False, soft_wrap=True)
     for line in memory.lines:
         console.print(line, highlight=False, markup=False)
     if took:
         about = duration(durations.estimate(stages, took, jobs))
         unknown = f", not counting the {len(todo) - len(took)} never run here" if len(took) < len(todo) else ""
         console.print(f"about {about} with {jobs} at once{unknown}", highlight=False)
+
+
+def plan_lines(
+    todo: Mapping[Stage, Sequence[str]], took: Mapping[str, str], memory: Mapping[str, str], width: int | None
+) -> list[Text]:
+    """A line for each stage that would run, after a line of titles; columns that would be empty are left out.
+
+    ``width``: of the terminal, in characters, which cuts reasons short; None: they stay whole.
+    """
+    known = {"last time": took, "memory": memory}
+    columns = [["stage", *(stage.label for stage in todo)]]
+    for title, told in known.items():
+        if any(told.values()):
+            columns.append([title, *(told.get(stage.name, "") for stage in todo)])
+    widths = [max(map(cell_len, column)) for column in columns]
+    lines: list[Text] = []
+    for *cells, why in zip(*columns, ["why", *map("; ".join, todo.values())], strict=True):
+        row = Text("  ".join([*map(set_cell_size, cells, widths), why]), style="" if lines else "bold")
+        if width:
+            row.truncate(width, overflow="ellipsis")
+        lines.append(row)
+    return lines
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from etude.watch.holders import lives
 from flows import durations, server
 from flows.plan import Stage
 from flows.process import stop_group
+from flows.run import plan_lines
 from flows.terminal import devices
 from tests.flows.conftest import ROOT, Project, wait_until
 from tests.shipped import copy_project
@@ -82,6 +83,33 @@ def test_the_plan_says_what_would_run_and_why_and_runs_nothing(project: Project)
     assert ["two", "after one"] in [[word.strip() for word in line] for line in lines]
     assert "2 of 3 stages to run, 1 up to date" in text
     assert len(project.runs()) == 3
+
+
+def test_the_plan_is_told_where_an_input_is_not_here_yet_and_the_run_is_refused(project: Project) -> None:
+    project.stages(one={"deps": ["base"]}, two={"deps": ["out/one"]})
+    said = "base: is missing, and no stage makes it. Next: `etude check` says which parameters name it"
+    dry = project.flow("--dry")
+    text, _ = dry.communicate()
+    assert dry.returncode == 0, text
+    assert "2 of 2 stages to run, 0 up to date" in text
+    assert said in text
+    run = project.flow()
+    assert said in run.communicate()[0]
+    assert run.returncode == 1
+
+
+def test_each_stage_of_a_plan_is_one_line_that_fits_a_terminal_and_is_whole_elsewhere() -> None:
+    build, page = Stage("b", "textual_inversion:build"), Stage("p", "textual_inversion:page")
+    why = "params.yaml: precision fp32 → bf16; models/miniature changed; etude/training changed"
+    todo = {build: tuple(why.split("; ")), page: ("after textual_inversion:build",)}
+    memory = {"b": "7.4 GB, dry", "p": ""}
+    for width in (80, 120):
+        lines = [line.plain for line in plan_lines(todo, {"b": "1:05 min"}, memory, width)]
+        assert [line.split()[0] for line in lines] == ["stage", build.label, page.label]
+        assert max(map(len, lines)) == width
+        assert lines[1].startswith("textual_inversion:build  1:05 min   7.4 GB, dry  params.yaml: prec")
+    whole = [line.plain for line in plan_lines(todo, {}, {"b": "", "p": ""}, None)]
+    assert whole[1] == f"textual_inversion:build  {why}"
 
 
 def test_the_plan_estimates_what_runs_after_a_stage_that_is_up_to_date(project: Project) -> None:
