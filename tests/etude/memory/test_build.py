@@ -164,3 +164,17 @@ def test_a_lora_of_sdxl_fits_a_card_of_8_gb_with_a_base_in_half_precision_and_re
     found = count(true, "lora", {"batch_size": 1}, base_precision="bf16", recompute=True, **changes)
     assert found.weights == pytest.approx(2 * 2_567_463_684, rel=0.01)  # the UNet's published number of parameters
     assert found.peak < 7.0e9
+
+
+@pytest.mark.slow
+def test_fine_tuning_of_sdxl_in_bf16_without_an_average_fits_12_5_gb(setup: Setup) -> None:
+    true = replace(setup, base=Path("not/here"), family="sdxl", resolution=1024, precision="bf16")
+    switches = {"base_precision": "bf16", "trained_precision": "bf16", "gradient_release": True, "recompute": True}
+    plan = {"ema": 0.0, "clip": 0.0, "batch_size": 1, "accumulation": 1}
+    eight_bit, adafactor = (
+        count(true, "fine_tuning", plan | {"optimizer": ADAMW | {"kind": kind}}, **switches)
+        for kind in ("adamw8bit", "adafactor")
+    )
+    assert eight_bit.weights == pytest.approx(2 * 2_567_463_684, rel=0.01)  # the UNet alone, in bf16
+    assert 2 * 2_567_463_684 < eight_bit.optimizer < 2.1 * 2_567_463_684
+    assert adafactor.peak < eight_bit.peak < 12.5e9
