@@ -21,7 +21,7 @@ from etude.grids.syntax import texts
 from etude.images.settings import Prepare
 from etude.metrics import BY_KEY, HELD_OUT
 from etude.training.plan import SavesMemory, Trained
-from etude.training.settings import Days, Tracker
+from etude.training.settings import Compute, Days, Tracker
 from etude.training.start import Starts
 
 RESERVED = ("raw", "samples", "captioners")  # folders of data/ that do not belong to an image set
@@ -47,7 +47,7 @@ def schemas_of(root: Path) -> Iterator[tuple[Path, type[Schema]]]:
 class Project(Schema):
     """The root params.yaml."""
 
-    added_keys: ClassVar = {"trackers": [], "keep_states": 0}
+    added_keys: ClassVar = {"compute": Compute.added_keys, "trackers": [], "keep_states": 0}
 
     methods: list[str] = Field(min_length=1, max_length=64)
     sets: dict[SetName, Location] = Field(min_length=1)
@@ -57,6 +57,7 @@ class Project(Schema):
     processes: int = Field(ge=1, le=64)
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["fp32", "fp16", "bf16"]
+    compute: Compute
     trackers: list[Tracker] = Field(description="services that also get the loss curve while a build runs")
     keep_states: Days = Field(description="days that more steps can go on from a finished training; 0: not at all")
     prepare: Prepare

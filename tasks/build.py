@@ -28,7 +28,7 @@ from etude.training.optimizer import PACKAGES, refuse_missing
 from etude.training.plan import Trained
 from etude.training.preview import preview_of
 from etude.training.processes import is_launched, is_main, spread
-from etude.training.settings import RunParams, refuse_missing_trackers
+from etude.training.settings import Compute, RunParams, refuse_missing_trackers
 from etude.training.start import Start, load_start, refuse_unfit
 from etude.training.switches import RESUMING, advice
 from tasks.shell import look_of, publish, run
@@ -56,6 +56,7 @@ class StageParams(Schema):
     """The parts of params.yaml that this stage depends on."""
 
     base: str
+    compute: Compute
     device: str
     precision: str
     processes: int
@@ -81,7 +82,9 @@ def build(method: str) -> None:
     inputs = look.digests()
     facts = _facts(params, stage_params, inputs, path, beginning) | {"family": family}
     _tell_other_vae(method, path, Path(stage_params.base))
-    with advising(lambda: advice(params, stage_params.precision)):
+    from etude.training.compute import naming_kernels  # torch is imported only after the parameters were checked
+
+    with advising(lambda: advice(params, stage_params.precision)), naming_kernels():
         data = load_inputs(module, Request(method, params, inputs))
         with during("loading the base"):
             base, report = _open(method, params, stage_params, path, _scratch(method, params, inputs, facts))
@@ -173,6 +176,7 @@ def _facts(
         "threads": stage_params.threads,
         "processes": stage_params.processes,
         "precision": stage_params.precision,
+        "compute": stage_params.compute.model_dump(),
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "cpu": processor,
         "versions": {name: version(name) for name in (*LIBRARIES, *_package(params))},
@@ -189,15 +193,17 @@ def _open(
     method: str, params: MethodParams, stage_params: StageParams, path: Path, scratch: Path
 ) -> tuple[Base, Report]:
     """The base, opened as its method needs it, and a report with previews."""
-    from etude.core.randomness import make_deterministic
+    from etude.base.loading import choose_device
+    from etude.training.compute import accelerate, choose_kernels
     from etude.training.curve import Curve
     from etude.training.opening import open_base
     from etude.training.preview import draw, encode_fixed
     from etude.training.report import Report
     from etude.training.trackers import Trackers
 
-    make_deterministic(stage_params.threads)
+    choose_kernels(stage_params.compute, stage_params.threads, choose_device(stage_params.device).type)
     preview, base = preview_of(params), open_base(path, params, stage_params.device)
+    accelerate(base, stage_params.compute)
     chosen, device = pick("params.yaml", RunParams).trackers, base.device.type
     report = Report(scratch, stage_params.seed, device, stage_params.precision, watch=LOGS / "previews" / method)
     report.curve = Curve(LOGS / "curves" / method)

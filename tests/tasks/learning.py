@@ -18,6 +18,7 @@ from etude.core.shards import text_entry, write_shards
 from tests.pipelines.learning import params_of
 from tests.shipped import ROOT
 
+COMPUTE = {"deterministic": True, "channels_last": False, "tf32": False, "attention": "auto", "compile": False}
 CAPTIONS = {"a": "noto otter", "b": "flat otter", "c": "otter"}
 
 
@@ -35,7 +36,7 @@ def make_project(folder: Path, base: Path, method: str, **changes: Any) -> Path:
         (own / code).symlink_to(ROOT / "pipelines" / method / code)
     write_yaml(own / "params.yaml", params_of(method, **changes).model_dump(mode="json"))
     stage_params = {"base": "models/tiny", "device": "cpu", "precision": "fp32", "processes": 1, "seed": 3}
-    stage_params |= {"threads": 1, "trackers": [], "keep_states": 0}
+    stage_params |= {"threads": 1, "trackers": [], "keep_states": 0, "compute": COMPUTE}
     write_yaml(folder / "params.yaml", stage_params | {"methods": [method]})
     write_data(folder / "data/concept")
     return folder

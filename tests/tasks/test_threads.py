@@ -26,7 +26,7 @@ class FixedError(Exception):
 
 @pytest.fixture(autouse=True)
 def ends_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    def end(threads: int) -> None:
+    def end(threads: int, **_: bool) -> None:
         raise FixedError(threads)
 
     for module in (randomness, renderer):

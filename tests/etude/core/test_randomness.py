@@ -15,7 +15,9 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is removed again where it was not set
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    fill = torch.utils.deterministic.fill_uninitialized_memory
     yield
+    torch.utils.deterministic.fill_uninitialized_memory = fill
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = benchmark
@@ -28,6 +30,7 @@ def test_a_stage_computes_with_its_threads_and_deterministic_kernels() -> None:
     assert torch.get_num_threads() == 3
     assert torch.are_deterministic_algorithms_enabled()
     assert torch.is_deterministic_algorithms_warn_only_enabled()  # a kernel without such a form still runs
+    assert not torch.utils.deterministic.fill_uninitialized_memory  # which costs time, and changes no result
     assert not torch.backends.cudnn.benchmark
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
