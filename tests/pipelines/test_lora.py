@@ -15,6 +15,7 @@ from torch.nn.functional import conv2d
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from etude.base.base import Base
+from etude.base.conditioning import Conditioning
 from etude.base.latents import decode_pixels
 from etude.base.loading import load_base
 from etude.base.text import encode_prompts
@@ -484,6 +485,29 @@ def learned(base: Base, scratch: Path, params: Any) -> Artifact:
     report = Report(scratch, seed=3, device="cpu", precision="fp32")
     data = image_set(base)
     return lora.build(base=base, images=data["images"], captions=data["captions"], params=params, report=report)
+
+
+@pytest.mark.parametrize("alpha", [16.0, 6.0])
+def test_the_short_way_through_a_layer_gives_the_same_bits_as_pefts(tiny_base: Path, alpha: float) -> None:
+    base, noisy = load_base(tiny_base, parts=("unet",)), torch.randn(1, 4, 8, 8)
+    text, t = Conditioning(torch.randn(1, 77, 32)), torch.tensor([500])
+    params = params_of("lora", targets=["attention", "resnet"], alpha=alpha)
+
+    def gradients(half: bool) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=False):
+            found = torch.autograd.grad(predict(base, noisy, t, text).float().square().sum(), list(parameters.values()))
+        return list(found)
+
+    with inserted(base, params, 0) as parameters:
+        for number, tensor in enumerate(parameters.values()):
+            torch.nn.init.normal_(tensor, std=0.1, generator=torch.Generator().manual_seed(number))
+        short = [gradients(half) for half in (False, True)]
+        for layer in base.unet.modules():
+            vars(layer).pop("forward", None)
+        longer = [gradients(half) for half in (False, True)]
+    for one, other in zip(short, longer, strict=True):
+        assert [torch.equal(own, theirs) for own, theirs in zip(one, other, strict=True)] == [True] * len(one)
+    assert not torch.equal(short[0][0], short[1][0])  # half precision was used
 
 
 def test_the_text_encoder_learns_only_on_request_and_at_its_own_rate(tiny_base: Path, tmp_path: Path) -> None:

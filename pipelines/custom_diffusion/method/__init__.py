@@ -124,8 +124,8 @@ def _reader(base: Base, params: Params, views: Views) -> Callable[[Pair], Condit
 
     def text(name: str) -> str:
         chosen = openings[views.kinds[name]]
-        beginning = chosen[int(torch.randint(len(chosen), ()))]
-        return f"{beginning} {params.concepts[name.partition('/')[0]].worded()}".strip()
+        [place] = torch.randint(len(chosen), (1,)).tolist()
+        return f"{chosen[place]} {params.concepts[name.partition('/')[0]].worded()}".strip()
 
     def read(pair: Pair) -> Conditioning:
         own_texts = encode_prompts(base, [text(name) for name in pair.own.names], params.clip_skip)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoHaConfig, LoHaModel, LoKrConfig, LoKrModel, LoraConfig, LoraModel
 from peft.tuners.lokr import LoKrLayer
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from etude.base.base import Base
@@ -40,6 +41,8 @@ def inserted(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tensor
         for part, module in parts.items():
             if ranks := params.ranks(part, module):
                 tuners.append(_tuned(module, params, ranks))
+                if params.kind == "lora" and not params.dropout:
+                    shorten(module)
             for name, parameter in module.named_parameters():
                 if _OWN.search(name):
                     parameter.data = parameter.data.float()
@@ -52,6 +55,28 @@ def inserted(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tensor
     finally:
         for tuner in tuners:
             tuner.unload()
+
+
+def shorten(module: nn.Module) -> None:
+    """Leave out of peft's layers what changes no bit: casts there and back, a dropout of nothing, a scale of 1."""
+    for layer in module.modules():
+        if isinstance(layer, LoraLayer):
+            layer.forward = _short(layer)  # it goes with the layer, when that is removed
+
+
+def _short(layer: Any) -> Callable[..., Tensor]:
+    """The output W x + s · B A x of a layer; where precisions differ, as peft computes it."""
+    plain, base, scale = layer.forward, layer.base_layer, layer.scaling["default"]
+    a, b = layer.lora_A["default"], layer.lora_B["default"]
+
+    def forward(x: Tensor, *rest: Any, **settings: Any) -> Tensor:
+        if x.dtype != a.weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            return cast(Tensor, plain(x, *rest, **settings))
+        result = base(x, *rest, **settings)  # first, as in peft: gradients are added up in this order
+        change = b(a(x))
+        return cast(Tensor, result + (change if scale == 1 else change * scale))
+
+    return forward
 
 
 def saved_form(name: str, tensor: Tensor) -> Tensor:
