@@ -144,6 +144,19 @@ def test_names_and_prompts_are_escaped(folder: Path) -> None:
     assert "&lt;script&gt;" in text
 
 
+def test_a_page_names_the_other_exported_checkpoints_where_there_are_some(folder: Path) -> None:
+    place, table = (folder / "artifacts/lora" / name for name in ("export/export.json", "evaluation/checkpoints.csv"))
+    told = read_json(place)
+    assert "the others are in its folder" not in html(folder)
+    write_json(place, told | {"export": "all"})
+    assert "the others are in its folder" in html(folder)
+    lines = table.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if not line.startswith("0000") or line.startswith(told["checkpoint"])]
+    assert len(kept) < len(lines)
+    table.write_text("\n".join(kept), encoding="utf-8")
+    assert "the others are in its folder" not in html(folder)
+
+
 def test_a_method_that_trains_nothing_has_no_loss_curve(folder: Path) -> None:
     shutil.rmtree(folder / "artifacts/lora/training")
     assert "Training loss" not in html(folder)

@@ -55,6 +55,13 @@ def test_a_written_file_is_the_same_where_its_content_is_known_to_be(folder: Pat
     assert seen.changed() == ["data/large"]
 
 
+def test_the_digests_of_a_look_are_of_its_moment_once_they_are_taken(folder: Path) -> None:
+    seen = look()
+    before = seen.digests()
+    rewrite(folder / "data/small", b"other")
+    assert seen.digests() == before != look().digests()
+
+
 def test_a_change_that_hides_its_size_and_time_is_seen(folder: Path) -> None:
     seen = look()
     for name in ("small", "large"):
