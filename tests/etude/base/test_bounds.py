@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionMode
 from transformers import CLIPTextConfig
 
 from etude.base.base import Base
-from etude.base.bounds import ONLY, check_config
+from etude.base.bounds import ONLY, _number_fault, check_config
 from etude.base.clip import ClipVision
 from etude.base.loading import load_base
 from etude.base.single import CONFIGS
@@ -224,3 +224,8 @@ def test_a_field_without_weights_changes_what_is_drawn(values: dict[str, Any], c
     assert found.shape == before.shape
     if "upcast_attention" not in values:  # it changes the precision alone
         assert not torch.allclose(found, before)
+
+
+@pytest.mark.parametrize(("name", "value", "fault"), [("eps", 1.0, ""), ("eps", 1.01, "at most 1"), ("rate", 1.01, "")])
+def test_what_is_added_to_a_variance_is_at_most_one(name: str, value: float, fault: str) -> None:
+    assert _number_fault(name, [0.5, value]) == fault

@@ -12,7 +12,7 @@ from etude.base.base import Base
 from etude.base.loading import load_base
 from etude.core.errors import BaseError, FormatError
 from etude.core.factors import by_layer, rank_of
-from etude.diffusion.factors import added, change
+from etude.diffusion.factors import added, bias_change, change
 
 LINEAR, CONV = (8, 12), (8, 12, 3, 3)
 SOURCE = torch.Generator().manual_seed(0)
@@ -258,3 +258,12 @@ def test_a_layer_of_a_part_that_the_base_has_not_is_refused(tiny_base: Path, lay
     tensors = {f"{layer}.lora_A.weight": torch.ones(1, 2), f"{layer}.lora_B.weight": torch.ones(2, 1)}
     with pytest.raises(BaseError, match=f"has no layer `{layer}`"), added(base, tensors, {"alpha": 1.0}, 1.0):
         pass
+
+
+@pytest.mark.parametrize(("bias", "own"), [(None, "no bias"), (torch.ones(4), r"one of \[4\]")])
+def test_a_change_of_a_bias_that_the_base_has_not_is_refused(bias: Tensor | None, own: str) -> None:
+    with pytest.raises(
+        FormatError, match=rf"`unet\.a` has a change of a bias of \[3\] values, the base has {own} there"
+    ):
+        bias_change("unet.a", {"diff_b": torch.ones(3)}, bias)
+    assert bias_change("unet.a", {"diff_b": torch.ones(3)}, torch.zeros(3)).equal(torch.ones(3))
