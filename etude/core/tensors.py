@@ -86,6 +86,16 @@ def read_metadata(path: Path | str) -> dict[str, str]:
     return dict(read_header(path).get("__metadata__") or {})
 
 
+def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, each with memory of its own: safetensors writes no others, and in pickles two may share one."""
+    known, found = set[int](), {}
+    for name, tensor in tensors.items():
+        place = tensor.data_ptr()  # not the storage's: a model's tensors are parts of one, its file
+        found[name] = tensor.clone() if place in known else tensor
+        known.add(place)
+    return found
+
+
 def write_tensors(
     path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, durable: bool = True
 ) -> None:
@@ -96,7 +106,7 @@ def write_tensors(
     """
     from safetensors.torch import save_file
 
-    contiguous = {name: tensors[name].detach().to("cpu").contiguous() for name in sorted(tensors)}
+    contiguous = unshared({name: tensors[name].detach().to("cpu").contiguous() for name in sorted(tensors)})
     with atomic_path(path, durable) as temporary:
         save_file(contiguous, str(temporary), metadata=dict(metadata or {}) or None)
         length, header = _read_header(temporary)

@@ -19,6 +19,7 @@ from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.families import FAMILIES
 from etude.core.files import STEM, file_name, is_cut
+from etude.core.tensors import unshared
 
 LEGACY = slice(0x100000, 0x110000)  # the bytes of a file that the oldest model hash reads
 
@@ -111,7 +112,7 @@ def hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[s
 
     The first is the SHA-256 of all bytes after the header; the second eight digits of that of 64 KiB one MiB deep.
     """
-    whole = save(dict(tensors), {key: value for key, value in metadata.items() if key.startswith("ss_")})
+    whole = save(unshared(tensors), {key: value for key, value in metadata.items() if key.startswith("ss_")})
     body = hashlib.sha256(whole[8 + int.from_bytes(whole[:8], "little") :]).hexdigest()
     legacy = hashlib.sha256(whole[LEGACY]).hexdigest()[:8]
     return {"sshs_model_hash": body, "sshs_legacy_hash": legacy, "modelspec.hash_sha256": f"0x{body}"}

@@ -315,3 +315,13 @@ def test_a_file_that_holds_no_known_form_is_not_identified(tmp_path: Path) -> No
     save_file({"first_stage_model.a.b": torch.ones(2)}, tmp_path / "vae.safetensors")
     with pytest.raises(FormatError, match="first_stage_model"):
         formats.identify(tmp_path / "vae.safetensors")
+
+
+def test_two_layers_with_one_tensor_in_a_pickle_are_written_each_with_its_own(tmp_path: Path) -> None:
+    shared, stem = torch.randn(2, 8), "lora_unet_mid_block_attentions_0_proj_"
+    halves = {f"{stem}{end}.lora_up.weight": torch.randn(4, 2) for end in ("in", "out")}
+    torch.save(halves | {f"{stem}{end}.lora_down.weight": shared for end in ("in", "out")}, tmp_path / "x.pt")
+    tensors, facts = kohya_lora.read(tmp_path / "x.pt")
+    made = Artifact("lora", tensors, {"name": "x", "family": "sd1", **facts})
+    again, _ = kohya_lora.read(kohya_lora.write(made, Draft(tmp_path))[0])
+    assert torch.equal(again["unet.mid_block.attentions.0.proj_out.lora_A.weight"], shared)
