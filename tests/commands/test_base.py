@@ -376,7 +376,7 @@ def test_one_command_fetches_what_the_chosen_methods_read_and_nothing_else(
     assert told[-1] == "all that the chosen methods read is here. Next: dvc repro"
     assert read_yaml("models/sd15.dvc")["meta"]["revision"] == "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
     names = ["sd15", "sd15.dvc", "clip-vit-large-patch14", "clip-vit-large-patch14.dvc"]
-    assert leftovers(folder / "models") == sorted([".gitignore", "miniature", *names])
+    assert leftovers(folder / "models") == sorted([".gitignore", "miniature", "none", *names])
     check()
 
     text = Path("params.yaml").read_text(encoding="utf-8")
