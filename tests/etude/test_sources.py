@@ -20,6 +20,8 @@ def here(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     for source in sources.sources(Path(), project.check(Path())):
         if not Path(source.path).exists():
             Path(source.path, "part").mkdir(parents=True)
+    for captioner in project.check(Path()).caption.captioners.values():
+        Path(captioner, "config.json").touch()
     return folder
 
 
