@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -27,8 +27,10 @@ from etude.core.files import atomic_path
 from etude.core.memory import is_out_of_memory
 from etude.training.curve import Curve, Point
 from etude.training.processes import RANK, is_main
-from etude.training.start import Start
 from etude.training.trackers import Trackers
+
+if TYPE_CHECKING:
+    from etude.training.start import Start
 
 CONSOLE = Console(stderr=True)
 FINISHED = "finished"  # a file beside the state of a run that has ended, with its number of steps

@@ -61,7 +61,8 @@ def test_a_captioner_whose_model_lacks_a_file_is_refused_before_anything_runs(
     rewrite(project / "params.yaml", "params.yaml", {"methods": ["lora"]})
     (project / "data").symlink_to(Path("data").resolve())
     (project / "models/empty").mkdir(parents=True)
-    (project / "models/miniature").symlink_to(Path("models/miniature").resolve())
+    for name in ("miniature", "none"):
+        (project / "models" / name).symlink_to(Path("models", name).resolve())
     monkeypatch.chdir(project)
     with pytest.raises(BaseError, match="models/empty: is no CLIP folder: config.json is missing"):
         check()

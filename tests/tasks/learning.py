@@ -12,9 +12,11 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from etude.core.files import write_json
+from etude.core.method import load_method
 from etude.core.params import read_yaml
 from etude.core.shards import CAPTIONS as CAPTIONS_FILE
 from etude.core.shards import text_entry, write_shards
+from etude.training.start import Starts
 from tests.pipelines.learning import params_of
 from tests.shipped import ROOT
 
@@ -28,7 +30,8 @@ def make_project(folder: Path, base: Path, method: str, **changes: Any) -> Path:
         (folder / room).symlink_to(ROOT / room)
     (folder / "models").mkdir()
     (folder / "models/tiny").symlink_to(base)
-    (folder / "artifacts" / method / "start").mkdir(parents=True)
+    if issubclass(load_method(method).Params, Starts):
+        (folder / "artifacts" / method / "start").mkdir(parents=True)
     own = folder / "pipelines" / method
     own.mkdir(parents=True)
     shutil.copy(ROOT / "pipelines" / method / "dvc.yaml", own)

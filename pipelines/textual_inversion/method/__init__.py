@@ -84,19 +84,13 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
     from etude.training.batches import Batches
     from etude.training.denoising import denoising_loss
     from etude.training.fit import fit
-    from etude.training.words import starting_rows
 
     plan, name = params.training, params.name
     refuse_silent(params.templates, captions.texts if captions else {}, name, params.set)
     device = str(base.device)
     batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=device, encoded=False)
-    first = starting_rows(base, params.initializer, params.vectors)
-    moved = {part: start.clone() for part, start in zip(base.text_parts, first, strict=True)}
-    if report.beginning:
-        report.beginning.copy_into(moved)
-    starts = tuple(row.clone() for row in moved.values())
-    for row in moved.values():
-        row.requires_grad_()
+    moved = _rows(base, params, report)
+    starts = tuple(row.detach().clone() for row in moved.values())
 
     def use(step: int) -> None:
         base.words[name] = tuple(row[: _used(step, params)] for row in moved.values())
@@ -118,6 +112,19 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
         use(plan.steps - 1)  # needed if the run had already ended: then no step sets the rows
         turns, held = _turns(batches, plan), _held(moved, params)
         return fit(moved, loss, turns, plan, report, learned, refresh=refresh, after_step=held)
+
+
+def _rows(base: Base, params: Params, report: Report) -> dict[str, Tensor]:
+    """The rows that are trained, by text encoder: at first those of `start`, or else of `initializer`."""
+    from etude.training.words import starting_rows
+
+    first = starting_rows(base, params.initializer, params.vectors)
+    rows = {part: row.clone() for part, row in zip(base.text_parts, first, strict=True)}
+    if report.beginning:
+        report.beginning.copy_into(rows)
+    for row in rows.values():
+        row.requires_grad_()
+    return rows
 
 
 @contextmanager
