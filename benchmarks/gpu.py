@@ -23,6 +23,7 @@ from rich.table import Table
 from benchmarks.bases import random_base, schedule
 from benchmarks.inputs import MINIATURE, Inputs, shipped
 from benchmarks.plain import Loop, Model, load
+from benchmarks.silent import Silent
 from etude.base.base import Base
 from etude.base.conditioning import Conditioning
 from etude.base.loading import load_base
@@ -32,7 +33,6 @@ from etude.core.params import MethodParams, Part, validate
 from etude.diffusion.sample import generate
 from etude.training.compute import accelerate, choose_kernels
 from etude.training.opening import Opening, open_base, opening
-from etude.training.report import Report
 from etude.training.settings import Compute
 from tasks import shell
 
@@ -104,14 +104,8 @@ class Clock:
         return time.perf_counter()
 
 
-class _Report(Report):
+class _Report(Silent):
     clock: Clock
-
-    def start(self, step: int, steps: int) -> None:
-        """Print nothing."""
-
-    def log(self, step: int, loss: float, rate: float) -> None:
-        """Print nothing."""
 
     def advance(self, done: int) -> None:
         """A step is done."""

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from benchmarks.bases import random_base
 from benchmarks.inputs import VOCABULARY, shipped
+from benchmarks.silent import Silent
 from etude.core.files import write_json
 from etude.core.randomness import make_deterministic
 from etude.diffusion.hooks import added_tokens
@@ -30,7 +31,6 @@ from etude.training.batches import Batch
 from etude.training.fit import fit
 from etude.training.opening import Opening
 from etude.training.plan import Optimization
-from etude.training.report import Report
 from tasks import shell
 
 RESULT = Path(__file__).parent.parent / "logs" / "benchmarks" / "rows.json"
@@ -68,25 +68,19 @@ def _ours(rows: Tensor, table: Callable[[Tensor], Tensor], steps: int) -> float:
         return table(ids).sum()
 
     with tempfile.TemporaryDirectory() as folder:
-        report = _Silent(Path(folder), seed=0, device="cpu", precision="fp32")
+        report = _Timed(Path(folder), seed=0, device="cpu", precision="fp32")
         report.times = []
         empty = torch.zeros(0)
         fit({"rows": rows}, loss, lambda _: Batch((), empty, empty), plan, report)
     return statistics.median(later - earlier for earlier, later in pairwise(report.times))
 
 
-class _Silent(Report):
+class _Timed(Silent):
     times: list[float]
 
     def advance(self, done: int) -> None:
         """A step is done."""
         self.times.append(time.process_time())
-
-    def start(self, step: int, steps: int) -> None:
-        """Print nothing."""
-
-    def log(self, step: int, loss: float, rate: float) -> None:
-        """Print nothing."""
 
     def keep(self, state: dict[str, Any]) -> None:
         """Save nothing: it is the time of a step that counts."""

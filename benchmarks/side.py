@@ -18,11 +18,11 @@ import torch
 import typer
 
 from benchmarks.inputs import MINIATURE, ROOT, VOCABULARY, Inputs, read, shipped
+from benchmarks.silent import Silent
 from etude.core.method import load_method
 from etude.core.params import MethodParams, read_yaml, validate
 from etude.training.compute import choose_kernels
 from etude.training.opening import open_base
-from etude.training.report import Report
 from etude.training.settings import Compute
 from tasks import shell
 
@@ -68,7 +68,7 @@ class Steps:
             self.peak = max(self.peak, anonymous())
 
 
-class Waiting(Report):
+class Waiting(Silent):
     """A report of a run that takes steps when it is told to."""
 
     steps: Steps
@@ -80,10 +80,6 @@ class Waiting(Report):
     def advance(self, done: int) -> None:
         """A step is done."""
         self.steps.done()
-
-    def log(self, step: int, loss: float, rate: float) -> None:
-        """Keep the point, and print nothing."""
-        self.history.append((step, loss, rate))
 
 
 def anonymous() -> int:
