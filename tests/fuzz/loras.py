@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.factors import by_layer
@@ -21,6 +21,7 @@ from etude.core.files import Draft
 from etude.diffusion.factors import bias_change, change
 from etude.formats import load_format
 from etude.formats.kinds import open_any, same_kind
+from tests.etude.formats.lora.peft_net import Net
 from tests.fuzz import programs
 
 ATTENTION = "transformer_blocks.0.attn2.to_q"
@@ -140,21 +141,6 @@ def _in_file(path: Path) -> dict[str, dict[str, Tensor]]:
                 halves = {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight"}
                 found.setdefault(layer, {})[halves.get(suffix, suffix)] = torch.as_tensor(tensor)
     return found
-
-
-class Net(nn.Module):
-    """Layers at the places of a UNet's."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mid_block = nn.Module()
-        attention = nn.Module()
-        attention.transformer_blocks = nn.ModuleList([nn.Module()])
-        attn2 = attention.transformer_blocks[0].attn2 = nn.Module()
-        attn2.to_q, attn2.to_k = nn.Linear(16, 16), nn.Linear(24, 16, bias=False)
-        resnet = nn.Module()
-        resnet.conv1 = nn.Conv2d(8, 12, 3, padding=1)
-        self.mid_block.attentions, self.mid_block.resnets = nn.ModuleList([attention]), nn.ModuleList([resnet])
 
 
 TARGETS = ["to_q", "to_k", "conv1"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from etude import formats
 from etude.core.artifact import Artifact
@@ -23,31 +23,12 @@ from etude.core.tensors import read_tensors
 from etude.diffusion.factors import change
 from etude.formats.kinds import open_any
 from etude.formats.lora import diffusers_lora, kohya_lora, peft_lora
+from tests.etude.formats.lora.peft_net import Net
 
 ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn2"
 TO_Q, TO_K = f"unet.{ATTENTION}.to_q", f"unet.{ATTENTION}.to_k"
 STEM = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_q"
 FACTS = {"name": "sks", "family": "sd1", "prediction": "epsilon", "resolution": 512}
-
-
-class Attention(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.to_q, self.to_k, self.to_v = nn.Linear(16, 16), nn.Linear(24, 16, bias=False), nn.Linear(24, 16)
-
-
-class Net(nn.Module):
-    """Layers at the places of a UNet's."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mid_block = nn.Module()
-        attention = nn.Module()
-        attention.transformer_blocks = nn.ModuleList([nn.Module()])
-        attention.transformer_blocks[0].attn2 = Attention()  # type: ignore[union-attr]
-        resnet = nn.Module()
-        resnet.conv1 = nn.Conv2d(8, 12, 3, padding=1)
-        self.mid_block.attentions, self.mid_block.resnets = nn.ModuleList([attention]), nn.ModuleList([resnet])
 
 
 def saved_by_peft(config: Any, folder: Path, seed: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
