@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -97,35 +98,25 @@ class Captions:
         return None
 
     def _beside(self, name: str, files: dict[str, list[str]]) -> list[str]:
-        path = PurePosixPath(name)
-        return [*files.get(_plain(path.with_suffix("")), []), *files.get(_plain(path), [])]
+        return [*files.get(_stem(name), []), *files.get(_plain(name), [])]
 
     @cached_property
     def _texts(self) -> dict[str, list[str]]:
-        """Names without their last suffix → the text files of that name, the first counts most."""
-        found: dict[str, list[str]] = {}
-        texts = [file for file in self.files if _suffix(file) in TEXTS]
-        for file in sorted(texts, key=_rank):
-            found.setdefault(_plain(PurePosixPath(file).with_suffix("")), []).append(file)
-        return found
+        """The text files, by their names without the last suffix; of one name, the first counts most."""
+        return _by_stem(sorted((file for file in self.files if _suffix(file) in TEXTS), key=_rank))
 
     @cached_property
     def _sidecars(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for file in self.files:
-            if _suffix(file) == ".json":
-                found.setdefault(_plain(PurePosixPath(file).with_suffix("")), []).append(file)
-        return found
+        return _by_stem(file for file in self.files if _suffix(file) == ".json")
 
     @cached_property
     def _listed(self) -> dict[str, tuple[str, str]]:
         """Pictures → the caption and the file that lists them; of several, of the first file."""
-        stems = {_plain(PurePosixPath(name).with_suffix("")) for name in self.pictures}
-        stems |= {_plain(PurePosixPath(name)) for name in self.pictures}
+        names = {*map(_stem, self.pictures), *map(_plain, self.pictures)}
         places = by_last_part(self.pictures)
         found: dict[str, tuple[str, str]] = {}
         for file in list_candidates(self.files):
-            if _plain(PurePosixPath(file).with_suffix("")) in stems:
+            if _stem(file) in names:
                 continue  # beside one picture
             try:
                 listing = read_listing(self.folder, file, places)
@@ -142,8 +133,6 @@ class Captions:
         return found
 
     def _read_json(self, file: str) -> object:
-        import json
-
         try:
             return json.loads(read_text(self.folder / file).text)
         except InputError as error:
@@ -172,6 +161,18 @@ def _rank(text: str) -> tuple[int, bool, str]:
     return TEXTS.index(_suffix(text)), PurePosixPath(text).suffix not in TEXTS, text
 
 
-def _plain(path: PurePosixPath) -> str:
+def _by_stem(files: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for file in files:
+        found.setdefault(_stem(file), []).append(file)
+    return found
+
+
+def _stem(name: str) -> str:
+    """The name without its last suffix."""
+    return _plain(str(PurePosixPath(name).with_suffix("")))
+
+
+def _plain(name: str) -> str:
     """A name in one form: macOS writes é as two characters."""
-    return unicodedata.normalize("NFC", str(path))
+    return unicodedata.normalize("NFC", name)
