@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from etude.base.family import UNCLIP_PARTS, VARIATION_PARTS
+from etude.captions import deepdanbooru, wd14
 from etude.core.errors import BaseError
 from etude.core.families import FAMILIES
 from tasks.shell.console import say
@@ -24,7 +25,7 @@ from tasks.shell.console import say
 WAITING = Path(".scratch/fetch")  # partial downloads; safe to delete
 WEIGHTS = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)(\.fp16)?(-\d+-of-\d+)?\.(safetensors|bin)")
 INDEX = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)\.(safetensors|bin)\.index(\.fp16)?\.json")
-TAGGERS = ("model.onnx", "selected_tags.csv", "model-resnet_custom_v3.pt")  # WD14's, and DeepDanbooru's
+TAGGERS = (wd14.NETWORK, wd14.TABLE, deepdanbooru.FILE)
 WORDS = (".json", ".txt", ".jinja", ".model")  # configurations, tokenizers, the form of a chat
 PAPERS = ("LICENSE", "README")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -77,8 +78,8 @@ def needed(names: Iterable[str], half: bool = False) -> list[str]:
     """
     names = list(names)
     if tagger := {name for name in names if name in TAGGERS}:
-        if tagger == {"selected_tags.csv"}:  # WD14 in timm's form
-            tagger |= {"config.json", "model.safetensors"} & set(names)
+        if tagger == {wd14.TABLE}:  # in timm's form
+            tagger |= {wd14.CONFIG, wd14.WEIGHTS} & set(names)
         return sorted({*tagger, *(name for name in names if name.upper().startswith(PAPERS))})
     chosen: list[str] = []
     by_folder: dict[str, list[str]] = {}

@@ -13,7 +13,6 @@ import shlex
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from importlib import import_module
 from pathlib import Path, PurePosixPath
 from tempfile import mkdtemp
 
@@ -24,7 +23,7 @@ from commands.tracking import restore, track
 from etude import sources
 from etude.base.checkpoint import SUFFIXES
 from etude.base.family import recognise
-from etude.captions.settings import CAPTIONERS
+from etude.captions.settings import CAPTIONERS, Captioner
 from etude.core.errors import ArgumentError, BaseError, ConflictError
 from etude.core.model_folders import paths_in, read_config, refuse_pointer, weight_files
 from etude.core.params import read_yaml
@@ -50,7 +49,7 @@ def bring(source: str, to: Path, revision: str, half: bool) -> None:
         snapshot = hub.look(source, revision, half)
         hub.tell({to: snapshot})
         tracked = fetch(snapshot, to, sources.Origin(source, revision, half))
-    key = f"caption.captioners.{kind}" if (kind := _captioner(to)) else "base"
+    key = f"caption.captioners.{captioner.kind}" if (captioner := _captioner(to)) else "base"
     say(f"next: git add {shlex.join(f'{path}.dvc' for path in tracked)}, and name it in params.yaml: `{key}: {to}`")
 
 
@@ -116,9 +115,9 @@ def _is_single(path: str | Path) -> bool:
 
 def kind_of(path: Path) -> str:
     """The model's family, ``clip``, or a kind of captioner, found by opening it as tasks do. Raises EtudeError."""
-    if kind := _captioner(path):
-        import_module(CAPTIONERS[kind].module).check_model(path)
-        return kind
+    if captioner := _captioner(path):
+        captioner.check_model(path)
+        return captioner.kind
     config = path / "config.json"
     if config.is_file() and read_config(config).get("model_type") == "clip":
         _open_clip(path)
@@ -133,15 +132,9 @@ def kind_of(path: Path) -> str:
     return family
 
 
-def _captioner(path: Path) -> str:
-    """The kind of captioner that the folder ``path`` is by its files; empty for another model."""
-    if (path / "selected_tags.csv").is_file():
-        return "wd14"
-    if (path / "model-resnet_custom_v3.pt").is_file():
-        return "deepdanbooru"
-    config = path / "config.json"  # a base has model_index.json in its place
-    kind = read_config(config).get("model_type", "clip") if config.is_file() else "clip"
-    return "" if kind == "clip" else "transformers"
+def _captioner(path: Path) -> Captioner | None:
+    """The captioner of which the folder ``path`` is a model."""
+    return next((captioner for captioner in CAPTIONERS.values() if captioner.recognises(path)), None)
 
 
 def _open_clip(path: Path) -> None:

@@ -20,10 +20,10 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
 )
-from transformers.utils import logging
 
 from etude.base.bounds import check_config
 from etude.base.damage import DAMAGED, reason
+from etude.base.quiet import quietly
 from etude.core.errors import BaseError
 from etude.core.model_folders import read_config
 from etude.core.weights import is_finite
@@ -45,7 +45,8 @@ class ClipVision:
             raise BaseError(folder, "is no CLIP folder: config.json is missing", remedy)
         try:
             _check_config(Path(folder, "config.json"))
-            model, info = _open_quietly(self.kind, folder)
+            load = self.kind.from_pretrained  # its warning would be that the text tower is not loaded
+            model, info = quietly(load, folder, local_files_only=True, dtype=torch.float32, output_loading_info=True)
             self._prepare = CLIPImageProcessorPil.from_pretrained(preprocessor or folder, local_files_only=True)
             self._open_text(folder)
         except BaseError as error:
@@ -102,17 +103,3 @@ def _check_config(file: Path) -> None:
         tower = config.get(name, config)
         if isinstance(tower, dict):
             check_config(file, tower, kind)
-
-
-def _open_quietly(kind: type[Any], folder: Path | str) -> tuple[Any, dict[str, Any]]:
-    """The model in float32, and transformers' loading info; its progress bars and warnings are not shown."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # else: a warning that the text tower is not loaded
-    logging.disable_progress_bar()
-    try:
-        model, info = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32, output_loading_info=True)
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-    return model, info

@@ -34,6 +34,11 @@ def refuse_missing(model: Path) -> None:
         raise InputError(model, f"holds no {FILE}" if model.is_dir() else "is missing", FETCH)
 
 
+def recognises(model: Path) -> bool:
+    """Whether the folder is that of a DeepDanbooru."""
+    return (model / FILE).is_file()
+
+
 def check_model(model: Path) -> None:
     """Raise EtudeError where ``model`` cannot be opened as DeepDanbooru."""
     refuse_missing(model)

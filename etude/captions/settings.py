@@ -55,7 +55,8 @@ class Captioner:
     ``module`` has a function ``describe_pictures``. It takes paths of pictures, the folder or file of the model, the
     block of `caption` with the settings, and the device, and gives a caption for each picture; it raises EtudeError
     where the model or the settings cannot be used. Its function ``refuse_missing`` takes the model, and raises
-    EtudeError where a package or a file of it is missing, in a second.
+    EtudeError where a package or a file of it is missing, in a second. For `etude base`, ``recognises`` tells whether a
+    folder is such a model, and ``check_model`` opens it, and raises EtudeError where that fails.
     """
 
     kind: str  # as `caption.captioners` and captions.json call it
@@ -73,6 +74,15 @@ class Captioner:
     def refuse_missing(self, caption: Caption) -> None:
         """Raise EtudeError where a package that the captioner needs is missing, or a file of its model."""
         import_module(self.module).refuse_missing(Path(caption.captioners[self.kind]))
+
+    def recognises(self, model: Path) -> bool:
+        """Whether the folder ``model`` is by its files a model of this captioner, and of nothing else."""
+        found: bool = import_module(self.module).recognises(model)
+        return found
+
+    def check_model(self, model: Path) -> None:
+        """Open a model that `recognises` knows. Raises EtudeError."""
+        import_module(self.module).check_model(model)
 
 
 _LIST = [

@@ -6,7 +6,8 @@ and pictures give the same sentences: words are searched for, and not drawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from etude.core.errors import BaseError, InputError
 from etude.core.model_folders import read_config, refuse_pointer, weight_files, weight_paths
 
 FETCH = "fetch the whole repository of the model again with `etude base`"
+SAFELY = {"local_files_only": True, "trust_remote_code": False}
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "tekken.json")
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 TASKS = "<CAPTION>, <DETAILED_CAPTION> or <MORE_DETAILED_CAPTION>"  # of Florence-2's, those that give a sentence
@@ -35,24 +37,44 @@ def refuse_missing(model: Path) -> None:
             raise InputError(model, f"lacks {' or '.join(names[:2])}", FETCH)
 
 
+def recognises(model: Path) -> bool:
+    """Whether the folder is one of transformers, and no CLIP; a base has no config.json beside its parts."""
+    config = model / "config.json"
+    return config.is_file() and read_config(config).get("model_type", "clip") != "clip"
+
+
 def check_model(model: Path) -> None:
     """Raise EtudeError where transformers does not know the model, or its files are no weights; few bytes are read."""
-    from transformers import AutoConfig, AutoProcessor
+    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-
-    from etude.base.damage import DAMAGED, reason
 
     refuse_missing(model)
     for file in weight_paths(model):
         refuse_pointer(file)
-    faults: tuple[type[Exception], ...] = (*DAMAGED, ImportError)
-    try:
-        config = AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
-        AutoProcessor.from_pretrained(model, backend="pil", local_files_only=True, trust_remote_code=False)
-    except faults as error:
-        raise BaseError(model, f"cannot be opened as an image-to-text model ({reason(error)})", FETCH) from error
+    with _opening(model):
+        config = AutoConfig.from_pretrained(model, **SAFELY)
+        _open_processor(model)
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise BaseError(model, f"is a {config.model_type}, which describes no pictures", "choose another model")
+
+
+@contextmanager
+def _opening(folder: Path) -> Iterator[None]:
+    """Raise BaseError where something inside cannot be opened, or transformers lacks a package for it."""
+    from etude.base.damage import DAMAGED, reason
+
+    faults: tuple[type[Exception], ...] = (*DAMAGED, ImportError)
+    try:
+        yield
+    except faults as error:
+        raise BaseError(folder, f"cannot be opened as an image-to-text model ({reason(error)})", FETCH) from error
+
+
+def _open_processor(folder: Path) -> Any:
+    """By Pillow: with torchvision, where that is installed, pixels would be others."""
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(folder, backend="pil", **SAFELY)
 
 
 def describe_pictures(pictures: Iterable[Path], model: Path, settings: Sentence, device: str) -> list[str]:
@@ -72,21 +94,16 @@ class _Writer:
 
     def __init__(self, folder: Path, settings: Sentence, device: str) -> None:
         import torch
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoModelForImageTextToText
 
-        from etude.base.damage import DAMAGED, reason
+        from etude.base.quiet import quietly
 
         numbers = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
         self._dtype = numbers[settings.precision] if device.startswith("cuda") else torch.float32
-        faults: tuple[type[Exception], ...] = (*DAMAGED, ImportError)
-        try:
-            safely = {"local_files_only": True, "trust_remote_code": False}
-            # by Pillow: with torchvision, where that is installed, pixels would be others
-            self._processor = AutoProcessor.from_pretrained(folder, backend="pil", **safely)
+        with _opening(folder):
+            self._processor = _open_processor(folder)
             load = AutoModelForImageTextToText.from_pretrained
-            model, info = _quietly(load, folder, dtype=self._dtype, output_loading_info=True, **safely)
-        except faults as error:
-            raise BaseError(folder, f"cannot be opened as an image-to-text model ({reason(error)})", FETCH) from error
+            model, info = quietly(load, folder, dtype=self._dtype, output_loading_info=True, **SAFELY)
         if missing := info["missing_keys"]:
             raise BaseError(folder, f"lacks {len(missing)} tensors, such as {min(missing)}", FETCH)
         self._folder, self._settings = folder, settings
@@ -99,9 +116,10 @@ class _Writer:
     def write(self, images: list[Any]) -> list[str]:
         """A sentence for each of the images. Raises EtudeError."""
         from etude.base.damage import reason
+        from etude.base.quiet import quietly
 
         try:
-            tokens, prompts = _quietly(self._generate, images)
+            tokens, prompts = quietly(self._generate, images)
         except (ValueError, TypeError, LookupError) as error:
             fault = f"describes no picture with `prompt: {self._settings.prompt!r}` ({reason(error)})"
             raise BaseError(self._folder, fault, "give it a prompt as the page of the model does") from error
@@ -161,18 +179,3 @@ class _Writer:
 def _sentence(text: str, prompt: str) -> str:
     """The text in one line, without the prompt, which models that continue it repeat."""
     return " ".join(text.removeprefix(prompt).split())
-
-
-def _quietly(load: Any, *given: Any, **settings: Any) -> Any:
-    """What ``load`` gives; transformers' progress bars and warnings are not shown."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        return load(*given, **settings)
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -47,6 +47,11 @@ def refuse_missing(model: Path) -> None:
             raise InputError(model, f"lacks {name}, which a WD14 model has", FETCH)
 
 
+def recognises(model: Path) -> bool:
+    """Whether the folder is that of a WD14 model."""
+    return (model / TABLE).is_file()
+
+
 def check_model(model: Path) -> None:
     """Raise EtudeError where the model in the folder cannot be opened as WD14."""
     refuse_missing(model)

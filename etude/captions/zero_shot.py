@@ -43,6 +43,11 @@ def refuse_missing(model: Path) -> None:
         raise BaseError(model, "is no CLIP folder: config.json is missing", "correct `caption.captioners`")
 
 
+def recognises(model: Path) -> bool:
+    """No: a CLIP also measures pictures, so that `etude base` opens it without its captioner."""
+    return False
+
+
 def describe_pictures(pictures: Iterable[Path], model: Path, settings: Words, device: str) -> list[str]:
     """A caption for each picture file, seen by the CLIP in the folder ``model``; raises EtudeError if it is none."""
     from etude.base.clip import Clip
