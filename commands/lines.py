@@ -1,4 +1,4 @@
-"""Where a key of a YAML file stands in its text, with its comments and its value."""
+"""Which lines of a YAML file belong to a key: its own, those of its value, and the comments above it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def in_a_line(value: Any, position: tuple[int, int, int, int]) -> bool:
 
 
 def own_line(node: CommentedMap, key: str, lines: list[str]) -> int | None:
-    """The line in which a key stands; None where others are in it, or where its value begins in the next one."""
+    """The number of a key's line; None where the line has other keys too, or where the value is in the next line."""
     position = (node.lc.data or {}).get(key)
     if node.fa.flow_style() or not position or not KEY.match(lines[position[0]]):
         return None
@@ -26,7 +26,7 @@ def own_line(node: CommentedMap, key: str, lines: list[str]) -> int | None:
 
 
 def extent(lines: list[str], line: int) -> tuple[int, int]:
-    """Where the comments right above a key begin, and the line behind its value, which is deeper than its key."""
+    """The first line of the comments right above a key, and the first line behind its value."""
     indent = len(indent_of(lines[line]))
     end = line + 1
     for number in range(line + 1, len(lines)):

@@ -1,6 +1,6 @@
 """Read what a method's learning goes on from, whatever its format: ``artifacts/<method>/start/``.
 
-For a method that begins anew, the folder has only a note of that.
+For a method that starts from scratch, the folder has only a note of that.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def start(method: str) -> None:
     with publish(Path("artifacts", method, "start")) as out:
         write_json(out / "start.json", {"start": source})  # DVC warns of an empty folder
         if source == NOTHING:
-            say(f"{method}: begins anew")
+            say(f"{method}: starts from scratch")
             return
         from etude.base.whole import read_model
         from etude.core import artifact as artifacts

@@ -23,7 +23,7 @@ def usable_state(report: Report, plan: Optimization) -> dict[str, Any] | None:
         return state
     report.history = []
     if obstacle:
-        CONSOLE.print(f"begins anew: {obstacle}", highlight=False)
+        CONSOLE.print(f"starts from scratch: {obstacle}", highlight=False)
     return None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -39,7 +40,7 @@ class Start:
         """Its facts."""
         return facts_of(self.path)
 
-    @property
+    @cached_property
     def shapes(self) -> Shapes:
         """The shape of each tensor; a difference to a weight has the name of the weight."""
         header = read_header(self.path)
@@ -71,7 +72,8 @@ class Starts(Schema):
     added_keys: ClassVar = {"start": NOTHING}
 
     start: Location = Field(
-        description=f"what learning goes on from: an artifact, or a file of any format; {NOTHING}: it begins anew"
+        description="what learning goes on from: an artifact, or a file of any format; "
+        f"{NOTHING}: training starts from scratch"
     )
 
     def sources(self) -> dict[str, str]:
@@ -100,7 +102,7 @@ class StartsWhole(Starts):
 
 
 def load_start(params: Schema, folder: Path) -> Start | None:
-    """What the stage *start* left in ``folder``; None for a method that begins anew."""
+    """What the stage *start* left in ``folder``; None for a method that starts from scratch."""
     if not isinstance(params, Starts) or params.start == NOTHING:
         return None
     return Start(params.start, folder / FILE)

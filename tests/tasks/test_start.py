@@ -34,7 +34,7 @@ def project(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) ->
     return tmp_path
 
 
-def test_a_method_that_begins_anew_gets_only_a_note_of_that(project: Path) -> None:
+def test_a_method_that_starts_from_scratch_gets_only_a_note_of_that(project: Path) -> None:
     (project / "artifacts/textual_inversion/start/left.safetensors").touch()
     start("textual_inversion")
     assert [path.name for path in (project / "artifacts/textual_inversion/start").iterdir()] == ["start.json"]

@@ -132,13 +132,13 @@ def test_more_steps_go_on_from_a_finished_run_with_the_bits_of_all_at_once(
         ({"steps": 40}, {}, ""),
     ],
 )
-def test_a_run_begins_anew_where_the_state_is_not_one_of_its_own(
+def test_a_run_starts_from_scratch_where_the_state_is_not_one_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], first: dict[str, Any], second: dict[str, Any], said: str
 ) -> None:
     again, report = further(tmp_path / "parts", ON | first, ON | second | {"steps": 40})
     told = " ".join(capsys.readouterr().err.split())
     assert said in told
-    assert "begins anew" in told or not said
+    assert "starts from scratch" in told or not said
     assert "resumed" not in told
     whole, expected = further(tmp_path / "whole", ON | second | {"steps": 40})
     assert torch.equal(again[0], whole[0])
