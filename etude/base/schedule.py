@@ -92,7 +92,8 @@ def read_scaling(path: Path, vae: Mapping[str, Any]) -> float:
 
 def read_side(path: Path, unet: Mapping[str, Any]) -> int:
     """The side of the latents that the UNet was trained at; 64 where the configuration does not say. BaseError."""
-    size = unet.get("sample_size") or 64
+    size = unet.get("sample_size")
+    size = 64 if size is None else size
     sides = size if isinstance(size, list) else [size]
     if not sides or any(type(side) is not int or not 0 < side <= LONGEST for side in sides):
         fault = f"its UNet has the sample_size {repr(size)[:60]}, which must be a whole number from 1 to {LONGEST}"

@@ -13,7 +13,6 @@ from torch import Tensor
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 DEVICE = torch.ops.prim.device.default  # what `tensor.device` calls
-Form = tuple[torch.Size, tuple[int, ...], torch.dtype]  # of a tensor: shape, strides, dtype
 
 
 class Sized(Tensor):

@@ -47,7 +47,7 @@ def test_a_vae_that_shifts_latents_is_refused(copy: Path, name: str) -> None:
         load_base(copy, parts=())
 
 
-@pytest.mark.parametrize("size", ["64", -8, [64, "64"], 1.5], ids=str)
+@pytest.mark.parametrize("size", ["64", -8, 0, [], [64, "64"], 1.5], ids=str)
 def test_a_sample_size_that_is_no_positive_number_is_refused(copy: Path, size: Any) -> None:
     change(copy / "unet/config.json", sample_size=size)
     with pytest.raises(BaseError, match="sample_size"):
@@ -56,7 +56,13 @@ def test_a_sample_size_that_is_no_positive_number_is_refused(copy: Path, size: A
 
 @pytest.mark.parametrize(
     ("unet", "side"),
-    [({}, 64), ({"sample_size": 1}, 1), ({"sample_size": 1024}, 1024), ({"sample_size": [96, 64]}, 64)],
+    [
+        ({}, 64),
+        ({"sample_size": None}, 64),
+        ({"sample_size": 1}, 1),
+        ({"sample_size": 1024}, 1024),
+        ({"sample_size": [96, 64]}, 64),
+    ],
 )
 def test_the_side_of_latents_is_the_shorter_one_up_to_1024(unet: dict[str, Any], side: int) -> None:
     assert read_side(Path("base"), unet) == side
