@@ -28,7 +28,10 @@ class OwnBase(Schema):
 class Captioned(Schema):
     """A method that trains with one text, into which the caption of each picture is inserted."""
 
-    caption: str = Field(pattern=r"\[caption\]|\[name\]", description="a text with [caption] or [name] in it")
+    caption: str = Field(
+        pattern=r"\[(caption|filewords|name)\]",
+        description="a text with [caption] (A1111: [filewords]) or [name] in it",
+    )
 
 
 class ReadsCaptions(Schema):

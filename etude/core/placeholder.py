@@ -1,8 +1,9 @@
-"""``[name]`` in a text: a placeholder for the word that is learned."""
+"""Placeholders in texts: ``[name]`` for the word that is learned, and two names for the caption of a picture."""
 
 from __future__ import annotations
 
 NAME = "[name]"
+CAPTION, FILEWORDS = PLACES = ("[caption]", "[filewords]")  # ours, and A1111's
 
 
 def insert_name(text: str, name: str) -> str:

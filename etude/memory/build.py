@@ -45,6 +45,7 @@ from etude.training.plan import SavesMemory, TrainedWhole
 from etude.training.preview import Preview, computing, encode, encode_fixed, evaluating, preview_of
 from etude.training.prior import Prior
 from etude.training.report import Report
+from etude.training.tags import UNCHANGED, HasTags
 from etude.training.views import Views
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -
     if isinstance(params, OwnBase) or _shows_pictures(setup.base):
         raise UncountedError(name, "it needs a base that is conditioned on pictures")
     params = params.shortest()
+    if isinstance(params, HasTags):
+        params = params.model_copy(update={"tags": UNCHANGED})  # variants are as long as the captions
     assert isinstance(params, MethodParams)
     preview = preview_of(params)
     with counting() as counter, ExitStack() as undo:
@@ -82,7 +85,7 @@ def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -
             texts = encode_fixed(base, preview, params, report.precision)
             report.drawing = report.preview = lambda: _draw(base, preview, params.word, report.precision, texts)
         undo.enter_context(patch.object(batches, "AHEAD", 0))  # a thread of its own would make tensors with values
-        encode_texts = lambda base, texts, clip_skip, _: _encode(base, texts, clip_skip, counter)  # noqa: E731
+        encode_texts = lambda base, captions, clip_skip, _: _encode(base, captions, clip_skip, counter)  # noqa: E731
         undo.enter_context(patch.object(conditioning, "encode_texts", encode_texts))
         report.releases = isinstance(params, TrainedWhole) and params.gradient_release
         undo.enter_context(patch.object(updates, "make_optimizer", report.optimizer))
@@ -207,11 +210,11 @@ _STATES: Mapping[str, Callable[[int], tuple[int, int]]] = {
 }
 
 
-def _encode(base: Base, texts: Mapping[str, str], clip_skip: int, counter: Counter) -> Captions:
+def _encode(base: Base, captions: Captions, clip_skip: int, counter: Counter) -> Captions:
     """In the place of `conditioning.encode_texts`: one text; the encodings of all are on the host."""
     with torch.no_grad(), waiting.present(base, "text"):
         state = encode_prompts(base, [""], clip_skip).map(counter.put_aside)
-    return Captions(texts, dict.fromkeys(texts, state), state)
+    return Captions(captions.texts, dict.fromkeys(captions.texts, state), state)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from torch import Tensor
 from etude.base.conditioning import Conditioning
 from etude.core.errors import InputError
 from etude.core.files import read_json
-from etude.core.randomness import generator
+from etude.core.randomness import generator, mix
 from etude.core.shards import CAPTIONS, Shards, text_entry
 
 EVEN = 127 / 255  # a mask of this grey everywhere has the same effect as no mask
@@ -50,6 +50,12 @@ class Captions:
     texts: Mapping[str, str]
     conditioning: Mapping[str, Conditioning]
     empty: Conditioning  # of the text "", which guidance and caption dropout use
+    variants: tuple[Captions, ...] = ()  # the same captions in other forms: a batch takes one for each picture
+
+    @property
+    def forms(self) -> tuple[Captions, ...]:
+        """What batches take: the variants, or the captions themselves if there are none."""
+        return self.variants or (self,)
 
 
 @dataclass(frozen=True)
@@ -224,10 +230,17 @@ class Batches:
         attention = self._attention(chosen, mean)
         if not self.captions:
             return Batch(names, mean, logvar, attention=attention)
-        texts = tuple(self.captions.texts[name] for name in names)
-        states = self.captions.conditioning
-        conditioning = Conditioning.cat([states[name] for name in names]) if self.encoded else None
+        forms = [self._form(index, place) for place in range(len(names))]
+        texts = tuple(form.texts[name] for form, name in zip(forms, names, strict=True))
+        states = (form.conditioning[name] for form, name in zip(forms, names, strict=True))
+        conditioning = Conditioning.cat(list(states)) if self.encoded else None
         return Batch(names, mean, logvar, texts, conditioning, attention)
+
+    def _form(self, index: int, place: int) -> Captions:
+        """The form in which batch ``index`` takes the caption of its picture at ``place``."""
+        assert self.captions
+        forms = self.captions.forms
+        return forms[mix(self.seed, "form", index, place) % len(forms)]
 
     def _attention(self, chosen: Sequence[int], mean: Tensor) -> Tensor | None:
         masks = [self.images.attention[i] for i in chosen] if self.images.attention else []

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,37 +15,13 @@ from etude.base.text import encode_prompts
 from etude.base.waiting import present
 from etude.core.files import replace_folder
 from etude.core.mixins import TrainsText
-from etude.core.placeholder import insert_name
+from etude.core.placeholder import CAPTION, FILEWORDS, insert_name
 from etude.core.shards import Shards, text_entry, write_shards
 from etude.training.batches import Batch, Batches, Captions, Images, captions_of
-from etude.training.plan import Optimization
 from etude.training.report import Report
+from etude.training.tags import LearnsCaptions, vary
 
-PLAIN = "[caption]"
-
-
-class LearnsCaptions(Protocol):
-    """The params of a method that learns captioned pictures."""
-
-    @property
-    def caption(self) -> str:
-        """The text into which the caption of each picture is inserted."""
-
-    @property
-    def word(self) -> str:
-        """The text that replaces [name] in it."""
-
-    @property
-    def caption_dropout(self) -> float:
-        """The share of samples that lose their caption."""
-
-    @property
-    def clip_skip(self) -> int:
-        """Number of last layers of the text encoders that are skipped."""
-
-    @property
-    def training(self) -> Optimization:
-        """The run's settings."""
+PLAIN = CAPTION
 
 
 def captioned(
@@ -58,7 +33,8 @@ def captioned(
     """
     live = isinstance(params, TrainsText) and params.text_encoder_rate > 0
     wording = (params.caption, params.word, params.clip_skip)
-    learned = apply_wording(base, captions, *wording, report.texts, encoded=not live)
+    varied = vary(captions, params.tags, report.seed)
+    learned = apply_wording(base, varied, *wording, report.texts, encoded=not live)
     batches = Batches(
         images,
         learned,
@@ -79,25 +55,33 @@ def captioned(
 def apply_wording(
     base: Base, captions: Captions, wording: str, name: str, clip_skip: int, folder: Path, *, encoded: bool = True
 ) -> Captions:
-    """Captions in the form of ``wording``: [caption] is replaced by the picture's caption, [name] by ``name``.
+    """Captions, and their variants, in the form of ``wording``: [caption] (or A1111's [filewords]) is replaced by the
+    picture's caption, [name] by ``name``.
 
     The encode stage has already encoded the form "[caption]" without ``clip_skip``; any other is encoded here, each
     text once, and written to shards in ``folder``. With ``encoded`` False, captions have texts only.
     """
-    texts = captions.texts
-    if wording != PLAIN:
-        texts = {key: insert_name(wording, name).replace(PLAIN, text) for key, text in texts.items()}
+    template = insert_name(wording, name).replace(FILEWORDS, CAPTION)
+
+    def worded(form: Captions) -> Captions:
+        return Captions({key: template.replace(CAPTION, text) for key, text in form.texts.items()}, {}, captions.empty)
+
+    others = template != PLAIN or clip_skip or captions.variants
+    if others or not encoded:
+        variants = tuple(worded(variant) for variant in captions.variants)
+        captions = replace(worded(captions), variants=variants)
     if not encoded:
-        return Captions(texts, {}, captions.empty)
-    if wording != PLAIN or clip_skip:
-        captions = encode_texts(base, texts, clip_skip, folder)
+        return captions
+    if others:
+        captions = encode_texts(base, captions, clip_skip, folder)
     return replace(captions, empty=captions.empty.to(base.device))
 
 
 @torch.no_grad()
-def encode_texts(base: Base, texts: Mapping[str, str], clip_skip: int, folder: Path) -> Captions:
-    """The captions ``texts``, each text encoded once and written to shards in ``folder``."""
-    entries = {text_entry(text): text for text in {"", *texts.values()}}
+def encode_texts(base: Base, captions: Captions, clip_skip: int, folder: Path) -> Captions:
+    """The captions with the encodings of their forms, each text encoded once and written to shards in ``folder``."""
+    texts = {""}.union(*(form.texts.values() for form in captions.forms))
+    entries = {text_entry(text): text for text in texts}
 
     def read(entry: str) -> dict[str, Tensor]:
         state = encode_prompts(base, [entries[entry]], clip_skip)
@@ -106,7 +90,9 @@ def encode_texts(base: Base, texts: Mapping[str, str], clip_skip: int, folder: P
 
     with present(base, "text"), replace_folder(folder) as draft:
         write_shards(draft, entries, read)
-    return captions_of(Shards(("", folder)), texts)
+    shards = Shards(("", folder))
+    forms = tuple(captions_of(shards, form.texts) for form in captions.forms)
+    return replace(captions, empty=forms[0].empty, variants=forms) if captions.variants else forms[0]
 
 
 def choose_dropped(batch: Batch, share: float) -> torch.Tensor:

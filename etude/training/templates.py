@@ -8,10 +8,10 @@ from typing import Annotated
 from pydantic import Field
 
 from etude.core.errors import InputError
-from etude.core.placeholder import NAME
+from etude.core.placeholder import FILEWORDS, NAME
 from etude.core.spelling import find_words, has_word
+from etude.training.tags import Tags
 
-FILEWORDS = "[filewords]"
 Template = Annotated[str, Field(pattern=r"\[name\]|\[filewords\]", description="a text with [name] or [filewords]")]
 
 
@@ -22,14 +22,18 @@ def refuse_idle_reading(templates: Sequence[str], reads: str) -> None:
         raise ValueError(f"`reads` must be `texts` if a template has {FILEWORDS}, else `prepared`")
 
 
-def refuse_silent(templates: Sequence[str], captions: Mapping[str, str], name: str, image_set: str) -> None:
-    """Raises InputError unless every text contains the name, in its template or in the caption."""
+def refuse_silent(templates: Sequence[str], captions: Mapping[str, str], name: str, image_set: str, tags: Tags) -> None:
+    """Raises InputError unless every text contains the name, in its template or in what ``tags`` keeps of captions."""
     if all(NAME in template for template in templates):
         return
     for picture, caption in sorted(captions.items()):
+        action = f"begin the templates with it: `{NAME} {FILEWORDS}`"
         if not has_word(name, caption):
-            action = f"write it there, or begin the templates with it: `{NAME} {FILEWORDS}`"
-            raise InputError(f"data/{image_set}", f"the caption of {picture}, `{caption}`, lacks `{name}`", action)
+            fault = f"the caption of {picture}, `{caption}`, lacks `{name}`"
+            raise InputError(f"data/{image_set}", fault, f"write it there, or {action}")
+        if not has_word(name, tags.kept(caption)):
+            fault = f"the caption of {picture}, `{caption}`, may lose `{name}` by `tags.dropout`"
+            raise InputError(f"data/{image_set}", fault, f"keep its tag with `tags.keep`, or {action}")
 
 
 def draw(templates: Sequence[str], captions: Sequence[str], name: str) -> list[str]:

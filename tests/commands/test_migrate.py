@@ -256,6 +256,8 @@ def of_the_release(file: str) -> str:
     new = {key for key in dotted(values) if key not in released}
     text = BLOCK.sub(r"\1optimizer:   \2\1\3", held(file).read_text(encoding="utf-8"))
     text = LISTED.sub(r"  prompt: \1", text)
+    for name in new - {key for key in new if "." in key}:  # with the lines of its block
+        text = re.sub(rf"^{name}:.*\n(?: .*\n)*", "", text, flags=re.MULTILINE)
     for name in {key.rpartition(".")[2] for key in new} - {key.rpartition(".")[2] for key in released}:
         text = "".join(line for line in text.splitlines(keepends=True) if not line.strip().startswith(f"{name}:"))
     return text
@@ -277,7 +279,8 @@ def test_a_params_file_of_the_last_release_becomes_the_shipped_one(tmp_path: Pat
     data = YAML(typ="safe").load(text)
     assert validate(data, schema, file) == load(held(file), schema)
     new = set(dotted(read_yaml(held(file)))) - set(RELEASED[file])
-    assert len(moved + added) == len(new - {"preview.prompts"})
+    whole = {key for key in new if key.rpartition(".")[0] not in new}  # a block is added as one
+    assert len(moved + added) == len(whole - {"preview.prompts"})
     assert len(renamed) == 2 * ("preview.prompts" in new)  # its name, and its value as a list
 
 

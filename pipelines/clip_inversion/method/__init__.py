@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from typing import TYPE_CHECKING, Literal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from etude.core.method import own_name
 from etude.core.mixins import OwnBase
@@ -21,6 +21,7 @@ from etude.core.params import MethodParams
 from etude.core.placeholder import fill
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
+from etude.training.tags import HasTags, refuse_idle_tags, vary
 from etude.training.templates import draw
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ axes = {"strength": 1.0, "noise_level": 0.0}
 KEY = "clip_image_embeds"
 
 
-class Params(OwnBase, Trained, HasPreview, MethodParams):
+class Params(OwnBase, HasTags, Trained, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     start: Literal["pictures", "mean"]
@@ -51,6 +52,11 @@ class Params(OwnBase, Trained, HasPreview, MethodParams):
     pull: float = Field(ge=0, le=1e6)
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16"]
+
+    @model_validator(mode="after")
+    def _with_captions(self) -> Self:
+        refuse_idle_tags(self.tags, self.templates)
+        return self
 
 
 def build(
@@ -68,15 +74,15 @@ def build(
 
     unclip, plan = _unclip(base), params.training
     unclip.refuse_noise(base.path, params.noise_level)
-    device = str(base.device)
-    batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=device, encoded=False)
+    device, varied = str(base.device), vary(captions, params.tags, report.seed)
+    batches = Batches(images, varied, batch_size=plan.batch_size, seed=report.seed, device=device, encoded=False)
     start = _start(base, unclip, pictures, params.start)
     moved = start.clone().requires_grad_()
     shown = torch.empty_like(start)  # the embedding that is saved, and with which previews are drawn
     facts = {"name": params.name, "noise_level": params.noise_level}
     learned = Artifact(METHOD, {KEY: shown}, facts, params.save)
 
-    @cache
+    @lru_cache(maxsize=1024)
     def encoded(text: str) -> Conditioning:
         with torch.no_grad():
             return encode_prompts(base, [text], params.clip_skip)

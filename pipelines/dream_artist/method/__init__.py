@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from etude.core.families import text_rows
 from etude.core.method import own_name
 from etude.core.placeholder import NAME, insert_name
+from etude.training.tags import vary
 from etude.training.templates import draw, refuse_silent
 
 from .guidance import Guidance, parse_guidance
@@ -49,7 +50,8 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
     from etude.training.updates import Group
 
     plan, guidance = params.training, parse_guidance(params.guidance)
-    refuse_silent(params.templates, captions.texts if captions else {}, params.name, params.set)
+    refuse_silent(params.templates, captions.texts if captions else {}, params.name, params.set, params.tags)
+    captions = captions and vary(captions, params.tags, report.seed)
     device = str(base.device)
     batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=device, encoded=False)
     rows = _starts(base, params, report.seed)

@@ -17,6 +17,7 @@ from etude.core.params import MethodParams, Part, Rate, Scale, Schema
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
 from etude.training.start import Start, Starts, rows, shape_faults
+from etude.training.tags import HasTags, refuse_idle_tags
 from etude.training.templates import Template, refuse_idle_reading
 
 from .guidance import parse_guidance
@@ -33,7 +34,7 @@ class Word(Schema):
     noise: Scale
 
 
-class Params(ReadsCaptions, Starts, Trained, HasPreview, MethodParams):
+class Params(ReadsCaptions, HasTags, Starts, Trained, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True
@@ -53,6 +54,7 @@ class Params(ReadsCaptions, Starts, Trained, HasPreview, MethodParams):
     def _possible(self) -> Self:
         parse_guidance(self.guidance)
         refuse_idle_reading(self.templates, self.reads)
+        refuse_idle_tags(self.tags, self.templates, self.reads)
         return self
 
     @property

@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
-
 from etude.core.method import own_name
-from etude.core.mixins import Captioned, TrainsWeights
+from etude.core.mixins import TrainsWeights
 from etude.core.params import MethodParams
 from etude.training.plan import TrainedWhole
 from etude.training.preview import HasPreview
 from etude.training.start import StartsWhole
+from etude.training.tags import LearnsCaptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,11 +32,9 @@ formats = ("ldm_checkpoint", "diffusers_checkpoint")
 axes = {"strength": 1.0}
 
 
-class Params(Captioned, TrainsWeights, StartsWhole, TrainedWhole, HasPreview, MethodParams):
+class Params(LearnsCaptions, TrainsWeights, StartsWhole, TrainedWhole, HasPreview, MethodParams):
     """The method's params.yaml."""
 
-    caption_dropout: float = Field(ge=0, lt=1)
-    clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16", "bf16"]
 
 

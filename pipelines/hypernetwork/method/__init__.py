@@ -14,11 +14,10 @@ from pydantic import Field, model_validator
 
 from etude.core.errors import ParamsError
 from etude.core.method import own_name
-from etude.core.mixins import Captioned
 from etude.core.params import MethodParams, Part, refuse_twice
-from etude.training.plan import Trained
 from etude.training.preview import HasPreview
 from etude.training.start import Start, Starts, shape_faults
+from etude.training.tags import LearnsCaptions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,7 +43,7 @@ Activation = Literal[
 ]  # fmt: skip
 
 
-class Params(Captioned, Starts, Trained, HasPreview, MethodParams):
+class Params(LearnsCaptions, Starts, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     widths: list[Annotated[int, Field(ge=1, le=100_000)]]
@@ -54,8 +53,6 @@ class Params(Captioned, Starts, Trained, HasPreview, MethodParams):
     layer_norm: Literal["none", "a1111", "unit"]
     dropout: list[Annotated[float, Field(ge=0, lt=1)]]
     initial: Literal["Normal", "XavierUniform", "XavierNormal", "KaimingUniform", "KaimingNormal"]
-    caption_dropout: float = Field(ge=0, lt=1)
-    clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16", "bf16"]
 
     @model_validator(mode="after")

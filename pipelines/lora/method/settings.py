@@ -10,11 +10,11 @@ from pydantic import Field, model_validator
 
 from etude.core.factors import RANKED, by_layer
 from etude.core.families import learned_parts, text_parts
-from etude.core.mixins import Captioned, TrainsText
+from etude.core.mixins import TrainsText
 from etude.core.params import MethodParams, nearest, refuse_twice
-from etude.training.plan import Trained
 from etude.training.preview import HasPreview
 from etude.training.start import Start, Starts
+from etude.training.tags import LearnsCaptions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,7 +35,7 @@ def places() -> list[str]:
     ]
 
 
-class Params(Captioned, TrainsText, Starts, Trained, HasPreview, MethodParams):
+class Params(LearnsCaptions, TrainsText, Starts, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     kind: Literal["lora", "dora", "loha", "lokr"]
@@ -47,8 +47,6 @@ class Params(Captioned, TrainsText, Starts, Trained, HasPreview, MethodParams):
     initial: Literal["gaussian", "kaiming"]
     dropout: float = Field(ge=0, lt=1)
     plus: float = Field(gt=0, le=1000)
-    caption_dropout: float = Field(ge=0, lt=1)
-    clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16", "bf16"]
 
     @model_validator(mode="after")

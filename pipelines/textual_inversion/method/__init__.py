@@ -21,6 +21,7 @@ from etude.core.placeholder import insert_name
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
 from etude.training.start import Start, Starts, rows, shape_faults
+from etude.training.tags import HasTags, refuse_idle_tags, vary
 from etude.training.templates import Template, draw, refuse_idle_reading, refuse_silent
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ formats = ("embedding_pt", "embedding_safetensors", "diffusers_embedding")
 axes: dict[str, float] = {}  # none: the word's weight in the prompt sets the strength
 
 
-class Params(ReadsCaptions, Starts, Trained, HasPreview, MethodParams):
+class Params(ReadsCaptions, HasTags, Starts, Trained, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True
@@ -58,6 +59,7 @@ class Params(ReadsCaptions, Starts, Trained, HasPreview, MethodParams):
     @model_validator(mode="after")
     def _reads_what_it_needs(self) -> Self:
         refuse_idle_reading(self.templates, self.reads)
+        refuse_idle_tags(self.tags, self.templates, self.reads)
         if self.progressive >= self.training.steps:
             raise ValueError(
                 f"`progressive` {self.progressive} is never reached in {self.training.steps} steps: lower it"
@@ -86,9 +88,9 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
     from etude.training.fit import fit
 
     plan, name = params.training, params.name
-    refuse_silent(params.templates, captions.texts if captions else {}, name, params.set)
-    device = str(base.device)
-    batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=device, encoded=False)
+    refuse_silent(params.templates, captions.texts if captions else {}, name, params.set, params.tags)
+    device, varied = str(base.device), captions and vary(captions, params.tags, report.seed)
+    batches = Batches(images, varied, batch_size=plan.batch_size, seed=report.seed, device=device, encoded=False)
     moved = _rows(base, params, report)
     starts = tuple(row.detach().clone() for row in moved.values())
 

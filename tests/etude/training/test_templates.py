@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from etude.core.errors import InputError
+from etude.training.tags import UNCHANGED
 from etude.training.templates import draw, refuse_idle_reading, refuse_silent
 
 
@@ -23,10 +24,10 @@ def test_templates_are_drawn_by_lot() -> None:
 
 def test_a_text_that_lacks_the_name_is_refused_with_its_picture() -> None:
     captions = {"a": "an owl", "b": "a bird"}
-    refuse_silent(["[name] [filewords]", "[name]"], captions, "owl", "birds")
-    refuse_silent(["[filewords]"], {"a": "an owl"}, "owl", "birds")
+    refuse_silent(["[name] [filewords]", "[name]"], captions, "owl", "birds", UNCHANGED)
+    refuse_silent(["[filewords]"], {"a": "an owl"}, "owl", "birds", UNCHANGED)
     with pytest.raises(InputError, match=r"data/birds.*caption of b, `a bird`, lacks `owl`"):
-        refuse_silent(["[name]", "[filewords]"], captions, "owl", "birds")
+        refuse_silent(["[name]", "[filewords]"], captions, "owl", "birds", UNCHANGED)
 
 
 @pytest.mark.parametrize(("templates", "reads"), [(["[filewords]"], "prepared"), (["[name]"], "texts")])
