@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-FRONT = ("prepare", "caption", "encode")  # the stages of each image set
+FRONT = ("prepare", "caption", "set_page", "encode")  # the stages of each image set
 OF_A_METHOD = ("build", "evaluate", "export", "grid")  # the stages of each method's dvc.yaml that people run
 
 

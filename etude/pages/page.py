@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from etude.core.files import read_json
@@ -14,6 +13,7 @@ from etude.core.placeholder import insert_name
 from etude.metrics import BY_KEY, PAGE, REPORT, Metric, measured, shown_in
 from etude.pages import words
 from etude.pages.charts import Chart, draw
+from etude.pages.environment import environment
 from etude.pages.pictures import inline
 from etude.pages.programs import Export, rows
 from etude.pages.readme import section
@@ -22,13 +22,6 @@ from etude.pages.sources import CHECKPOINTS, FILES, Checkpoint, Findings, captio
 THUMB = 192  # pixels of the longest side of pictures beside each other
 PUBLISHED = 512  # pixels: the picture size of the smallest published base model
 ALONE = "It does not measure what a picture shows, so look at them too; with held-out pictures, that is measured."
-
-
-def environment() -> Environment:
-    """The Jinja environment of this folder's templates; every value is escaped, a missing value is an error."""
-    loader = FileSystemLoader(Path(__file__).parent / "templates")
-    options = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined, "keep_trailing_newline": True}
-    return Environment(loader=loader, autoescape=True, **options)  # type: ignore[arg-type]
 
 
 def render(findings: Findings) -> str:

@@ -14,7 +14,8 @@ from etude.core.placeholder import insert_name
 from etude.metrics import BY_KEY, REPORT, TABLE, Metric, measured, shown_in
 from etude.pages import words
 from etude.pages.dumbbell import Bar, draw
-from etude.pages.page import candidate_name, environment
+from etude.pages.environment import environment
+from etude.pages.page import candidate_name
 from etude.pages.pictures import inline, shrink
 from etude.pages.sources import Findings
 

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from etude.core.errors import EtudeError
 from etude.core.files import read_json, sha256_tree, write_json
 from tasks.page import page
 from tests.finished import copy
+from tests.markup import Tags
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -44,26 +44,6 @@ def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def html(folder: Path) -> str:
     page("lora")
     return (folder / "artifacts/pages/lora/index.html").read_text(encoding="utf-8")
-
-
-class Tags(HTMLParser):
-    """Tags in order, and whether all are closed in turn."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self.seen.append(tag)
-        if tag not in ("meta", "img", "br", "line", "circle", "polyline"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag: str, attrs: object) -> None:
-        self.seen.append(tag)
 
 
 def test_a_page_is_one_well_formed_file_without_scripts_or_addresses_of_others(folder: Path) -> None:

@@ -92,7 +92,7 @@ def test_methods_that_were_asked_differently_stand_in_sections_of_their_own(fold
     )
     text = html(folder)
     assert text.count("<svg") == 2
-    assert "The set “style”" in text
+    assert 'The set “<a href="../sets/style/index.html">style</a>”' in text
 
 
 def test_names_are_escaped(folder: Path) -> None:

@@ -1,0 +1,4 @@
+"""What a person should see of an image set before anything learns from it: pictures, crops, captions, and doubts.
+
+Nothing that trains depends on this folder, and nothing here imports torch: an edit draws pages again, and no more.
+"""

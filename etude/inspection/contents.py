@@ -1,0 +1,153 @@
+"""The content of an image set, read from its folder and from what *prepare* and *caption* made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from etude.core.beside.captions import Captions
+from etude.core.errors import InputError
+from etude.core.files import read_json
+from etude.images.folder import choose_pictures, kohya_folders, list_files, name_unused
+from etude.inspection.tiles import Entry, group_entries, share_kept
+from etude.inspection.tokens import Length, measure_text
+
+MASKS = "attention"  # the folder of masks in `prepared`
+Size = tuple[int, int]  # width, height
+
+
+@dataclass(frozen=True)
+class Caption:
+    """The caption of a training picture, as in captions.json."""
+
+    text: str
+    origin: str  # of which kind it is: a place, captioners, several joined by " + ", or none
+    file: str  # that it was found in; empty if a captioner wrote it
+    length: Length
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file of the set that is used, with the training pictures that are cut from it (several if it is split)."""
+
+    name: str  # relative to the set's folder
+    same: tuple[str, ...]  # further files with the same pixels
+    entries: Mapping[str, Entry]  # of images.json, by id
+    captions: Mapping[str, Caption]  # by the same ids
+    kept: float  # the share of its pixels that the crops show
+    notes: tuple[str, ...]
+
+    @property
+    def first(self) -> Entry:
+        """The entry of its first training picture."""
+        return next(iter(self.entries.values()))
+
+    @property
+    def size(self) -> Size:
+        """Upright pixels of the file."""
+        width, height = self.first["source_size"]
+        return width, height
+
+    @property
+    def target(self) -> Size:
+        """Pixels of its training pictures."""
+        width, height = self.first["size"]
+        return width, height
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All of a set. Names are those of files, relative to ``folder``."""
+
+    name: str
+    folder: Path
+    prepared: Path
+    pictures: Mapping[str, Picture]  # by name, sorted
+    flipped: int  # mirrored copies
+    skipped: Mapping[str, str]  # file: why it is left out
+    near: tuple[tuple[str, ...], ...]  # groups of pictures that look alike
+    faults: Mapping[str, str]  # file with captions: why it cannot be read
+    doubts: Mapping[str, str]  # file with captions: what is to be known of it
+    unused: tuple[str, ...]  # files that nothing reads, by suffix
+
+    def path(self, picture: Picture) -> Path:
+        """The picture's file."""
+        return self.folder / picture.name
+
+    def training(self, identifier: str) -> Path:
+        """A training picture."""
+        return self.prepared / f"{identifier}.png"
+
+    def mask(self, identifier: str) -> Path:
+        """The mask of a training picture, which may not exist."""
+        return self.prepared / MASKS / f"{identifier}.png"
+
+
+def read_set(name: str, folder: Path, made: Path) -> Contents:
+    """The image set ``name`` in ``folder``; ``made`` is its folder in `data`. Raises InputError for what is missing."""
+    listing = read_json(made / "prepared" / "images.json")
+    texts = read_json(made / "captioned" / "captions.json")
+    notes: Mapping[str, list[str]] = listing.get("notes", {})
+    pictures = {}
+    for file, entries in sorted(group_entries(listing).items()):
+        _, *same = next(iter(entries.values()))["sources"]
+        captions = {identifier: _caption(texts, identifier, made) for identifier in entries}
+        kept = share_kept(list(entries.values()))
+        pictures[file] = Picture(file, tuple(same), entries, captions, kept, tuple(notes.get(file, ())))
+    files = list_files(folder)
+    beside = Captions(folder, files, choose_pictures(files))
+    for picture in pictures.values():
+        beside.find([picture.name, *picture.same])  # reads files with captions, and finds their faults
+    used = _used(listing, texts) | set(beside.faults)
+    return Contents(
+        name=name,
+        folder=folder,
+        prepared=made / "prepared",
+        pictures=pictures,
+        flipped=sum(entry["flipped"] for entry in listing["images"].values()),
+        skipped=listing["skipped"],
+        near=_near(listing),
+        faults=dict(sorted(beside.faults.items())),
+        doubts=dict(sorted(beside.notes.items())),
+        unused=(*name_unused(files, used), *(f"the repeats in {folder}" for folder in kohya_folders(used))),
+    )
+
+
+def _caption(texts: Mapping[str, Any], identifier: str, made: Path) -> Caption:
+    entry = texts.get(identifier)
+    if entry is None:
+        fault = f"has no caption of {identifier}, which was prepared"
+        raise InputError(made / "captioned" / "captions.json", fault, f"run `dvc repro caption@{made.name}`")
+    return Caption(entry["text"], entry["from"], entry.get("file", ""), measure_text(entry["text"]))
+
+
+def _used(listing: Mapping[str, Any], texts: Mapping[str, Any]) -> set[str]:
+    """The files that *prepare* and *caption* read, or left out with a reason."""
+    used = set(listing["skipped"])
+    for entry in listing["images"].values():
+        used.update(entry["sources"])
+        if "attention" in entry:
+            used.add(str(PurePosixPath(entry["sources"][0]).with_name(entry["attention"])))
+    used.update(entry["file"] for entry in texts.values() if "file" in entry)
+    return used
+
+
+def _near(listing: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """The files of near duplicates: each with all that some chain of pairs leads to. The largest groups first."""
+    above: dict[str, str] = {}  # file: another of its group, up to the one that stands for all
+
+    def top(name: str) -> str:
+        while (upper := above.setdefault(name, name)) != name:
+            above[name], name = above[upper], upper
+        return name
+
+    for one, other in listing["near_duplicates"]:
+        first, second = (listing["images"][identifier]["sources"][0] for identifier in (one, other))
+        above[top(first)] = top(second)
+    groups: dict[str, list[str]] = {}
+    for name in sorted(above):
+        groups.setdefault(top(name), []).append(name)
+    several = [tuple(group) for group in groups.values() if len(group) > 1]
+    return tuple(sorted(several, key=lambda group: (-len(group), group)))

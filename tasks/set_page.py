@@ -1,0 +1,40 @@
+"""Write the page of an image set: ``artifacts/sets/<set>/``, with `index.html` and all pictures of the set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from etude.core.files import atomic_path
+from etude.core.params import image_folder
+from tasks.shell import publish, run
+from tasks.shell.console import progress, say
+
+
+def set_page(name: str) -> None:
+    """Write the page of the image set NAME, from its folder and from what *prepare* and *caption* made of it."""
+    folder = image_folder(name)
+    from etude.inspection.contents import read_set
+    from etude.inspection.findings import find_doubts
+    from etude.inspection.looks import Looks
+    from etude.inspection.page import Pages
+    from etude.inspection.table import as_csv
+
+    contents = read_set(name, folder, Path("data", name))
+    looks, measures = Looks(contents), {}
+    for picture in progress(list(contents.pictures.values()), f"{name}: look"):
+        measures[picture.name] = looks.measures(picture)
+    findings = list(find_doubts(contents, measures))
+    pages = Pages(contents, looks, findings)
+    with publish(Path("artifacts", "sets", name)) as out:
+        for number, file in enumerate(progress(pages.files, f"{name}: pages")):
+            with atomic_path(out / file) as path:
+                path.write_text(pages.render(number), encoding="utf-8")
+        with atomic_path(out / "pictures.csv") as path:
+            path.write_text(as_csv(contents, measures, findings), encoding="utf-8")
+    for finding in findings:
+        say(f"{name}: {finding.title.lower()}: {len(finding.pictures)}")
+    say(f"{name}: artifacts/sets/{name}/index.html")
+
+
+if __name__ == "__main__":
+    run(set_page)
