@@ -24,6 +24,7 @@ from tasks.shell import publish, run
 from tasks.shell.console import progress, say, warn
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
     from etude.core.params import Part
@@ -174,19 +175,23 @@ def open_text_encoder(stage_params: StageParams) -> Encoder:
 
 
 def _with_mask(entry: Path, mask: Path) -> dict[str, Tensor]:
-    """The tensors of an entry; if there is a mask, its grey is added, resized to the latents' size (bicubic)."""
+    """The tensors of an entry; if there is a mask, its grey is added."""
     tensors, _ = read_tensors(entry)
     if not mask.exists():
         return tensors
-    import numpy as np
-    import torch
-    from PIL import Image
-
     from etude.core.pictures import open_prepared
 
-    height, width = tensors["mean"].shape[-2:]
-    grey = np.asarray(open_prepared(mask).convert("L").resize((width, height), Image.Resampling.BICUBIC))
-    return {**tensors, "attention": torch.tensor(grey).float() / 255}
+    return {**tensors, "attention": grey_of(open_prepared(mask), *tensors["mean"].shape[-2:])}
+
+
+def grey_of(mask: Image.Image, height: int, width: int) -> Tensor:
+    """The grey [height, width] of a mask, 0 to 1, resized to the latents' size (bicubic)."""
+    import numpy as np
+    import torch
+    from PIL.Image import Resampling
+
+    grey = np.asarray(mask.convert("L").resize((width, height), Resampling.BICUBIC))
+    return torch.tensor(grey).float() / 255
 
 
 def read_pixels(path: Path) -> tuple[tuple[int, int], bytes]:

@@ -43,37 +43,47 @@ def views(method: str, name: str) -> None:
     if not pictures:
         raise InputError(f"data/{name}/prepared", "holds no pictures", "run `dvc repro` so that *prepare* fills it")
     entries, encoder = encode.Entries("vae", stage_params), cache(lambda: encode.open_vae(stage_params))
-    made: dict[str, tuple[Path, Tensor]] = {}
+    made: dict[str, tuple[Path, dict[str, Tensor]]] = {}
     kinds: dict[str, str] = {}
     for path in progress(pictures, f"{name}: views"):
-        for number, (picture, mask, kind) in enumerate(_views(path, settings)):
+        for number, (picture, masks, kind) in enumerate(_views(path, settings)):
             entry = f"{path.stem}-{number:03d}"
             kinds[entry] = kind
-            made[entry] = entries.path(f"{path} {number}", encoder, picture.size, picture.tobytes()), mask
+            made[entry] = entries.path(f"{path} {number}", encoder, picture.size, picture.tobytes()), masks
     with publish(Path("artifacts", method, "views", name)) as out:
-        write_shards(out, made, lambda entry: read_tensors(made[entry][0])[0] | {MASK: made[entry][1]})
+        write_shards(out, made, lambda entry: read_tensors(made[entry][0])[0] | made[entry][1])
         write_json(out / KINDS, kinds)
     say(f"{method}: views of {len(pictures)} pictures of {name}: {entries}")
 
 
-def _views(path: Path, settings: Augmentation) -> Iterator[tuple[Image.Image, Tensor, str]]:
-    """Each view with its mask [h, w] (uint8) and kind. They depend only on picture name, view number and seed."""
+def _views(path: Path, settings: Augmentation) -> Iterator[tuple[Image.Image, dict[str, Tensor], str]]:
+    """Each view with its masks and kind. They depend only on picture name, view number and seed.
+
+    MASK is uint8 [h, w], 1 where the picture is; "attention" is there if the picture has a mask of its own: its grey.
+    """
     import torch
     from PIL import Image
 
+    from etude.core.pictures import open_prepared
     from etude.images.views import CELL, counted, place, view
 
     size, pixels = encode.read_pixels(path)
     picture = Image.frombytes("RGB", size, pixels)
     shape = (size[1] // CELL, size[0] // CELL)
+    own = path.parent / "attention" / path.name
+    grey = open_prepared(own).convert("RGB") if own.exists() else None
     if not settings.views:
-        yield picture, torch.ones(shape, dtype=torch.uint8), "whole"
+        yield picture, {MASK: torch.ones(shape, dtype=torch.uint8)} | _greys(grey, shape), "whole"
     for number in range(settings.views):
         placing = place(size, settings, Random(f"{settings.seed}/{path.stem}/{number}"))
         mask = torch.zeros(shape, dtype=torch.uint8)
         columns, rows = counted(size, placing)
         mask[rows.start : rows.stop, columns.start : columns.stop] = 1
-        yield view(picture, placing), mask, placing.kind
+        yield view(picture, placing), {MASK: mask} | _greys(grey and view(grey, placing), shape), placing.kind
+
+
+def _greys(mask: Image.Image | None, shape: tuple[int, int]) -> dict[str, Tensor]:
+    return {"attention": encode.grey_of(mask, *shape)} if mask else {}
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ BESIDE = frozenset(
     | {".json", ".jsonl", ".yaml", ".yml", ".toml", ".csv", ".tsv", ".py", ".dvc", ".npz", ".npy", ".pt"}
     | {".safetensors"}
 )
-MASK = "_att"  # ends the stem of a mask that lies beside its picture, as DreamArtist names them
-NO_PICTURES = ("-masklabel", "-condlabel")  # end the stems of OneTrainer's masks and conditions, beside their pictures
+MASKS = ("_att", "-masklabel")  # end the stems of masks beside their pictures: those of DreamArtist and OneTrainer
+CONDITION = "-condlabel"  # ends the stem of OneTrainer's condition, which is no picture to learn
 
 
 class Listing(NamedTuple):
@@ -82,12 +82,18 @@ def list_pictures(folder: Path | str) -> dict[str, str | None]:
 def choose_pictures(files: Iterable[str]) -> dict[str, str | None]:
     """Those of the ``files`` to be read as pictures: all but captions, masks, caches, cards and the like.
 
-    Each with the attention mask beside it, if there is one: ``otter.png`` → ``otter_att.png``, of whatever suffix.
+    Each with the mask beside it, if there is one, of whatever suffix: ``otter.png`` → ``otter_att.png``, or else
+    ``otter-masklabel.png``.
     """
     stems = {name: Path(name).with_suffix("").as_posix() for name in files if _picture(Path(name))}
-    others = {stem + end for stem in stems.values() for end in (MASK, *NO_PICTURES)}
-    masks = {stem: name for name, stem in stems.items() if stem in others}
-    return {name: masks.get(stem + MASK) for name, stem in stems.items() if stem not in others}
+    others = {stem + end for stem in stems.values() for end in (*MASKS, CONDITION)}
+    beside = {stem: name for name, stem in stems.items() if stem in others}
+    pictures: dict[str, str | None] = {}
+    for name, stem in stems.items():
+        if stem not in others:
+            masks = [beside[stem + end] for end in MASKS if stem + end in beside]
+            pictures[name] = masks[0] if masks else None
+    return pictures
 
 
 def name_unused(files: Iterable[str], used: Collection[str]) -> list[str]:

@@ -243,7 +243,7 @@ class _Host:
         assert isinstance(self.params, Concepts)
         images = self.images([f"{name}/a" for name in self.params.concepts])
         masks = tuple(mean[0] for mean in images.mean)
-        return Views(replace(images, attention=masks), dict.fromkeys(images.names, "whole"))
+        return Views(replace(images, cells=masks), dict.fromkeys(images.names, "whole"))
 
     def pictures(self) -> Pictures:
         side = self.setup.resolution

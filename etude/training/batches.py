@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -26,7 +26,6 @@ from etude.core.files import read_json
 from etude.core.randomness import generator, mix
 from etude.core.shards import CAPTIONS, Shards, text_entry
 
-EVEN = 127 / 255  # a mask of this grey everywhere has the same effect as no mask
 AHEAD = 2  # batches that are made before they are needed
 
 
@@ -35,12 +34,14 @@ class Images:
     """VAE moments of an image set: ``mean`` and ``logvar`` are N unscaled latents [4, h, w], sizes may differ.
 
     ``attention``: for each picture the grey [h, w], 0 to 1, of the mask beside it, or None; empty: no picture has one.
+    ``cells``: for each view of a picture the cells [h, w] that it fills, 1 or 0; empty: these are no views.
     """
 
     names: tuple[str, ...]
     mean: Sequence[Tensor]
     logvar: Sequence[Tensor]
     attention: Sequence[Tensor | None] = ()
+    cells: Sequence[Tensor] = ()
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class Pictures:
 class Batch:
     """B samples of one size: moments [B, 4, h, w], and captions if the method uses them.
 
-    ``attention`` [B, 1, h, w], 0 to 1, if any of the pictures has a mask; pictures without a mask have the value EVEN.
+    ``attention`` [B, 1, h, w], 0 to 1, if any of the pictures has a mask; `Batches` fills it for those without one.
+    ``cells`` [B, 1, h, w], 1 where a view has its picture.
     """
 
     names: tuple[str, ...]
@@ -79,24 +81,21 @@ class Batch:
     texts: tuple[str, ...] = ()
     conditioning: Conditioning | None = None
     attention: Tensor | None = None
+    cells: Tensor | None = None
 
     def pinned(self) -> Batch:
         """A copy in memory from which a GPU reads while the host goes on."""
-        text = self.conditioning and self.conditioning.map(Tensor.pin_memory)
-        mask = None if self.attention is None else self.attention.pin_memory()
-        return replace(
-            self, mean=self.mean.pin_memory(), logvar=self.logvar.pin_memory(), conditioning=text, attention=mask
-        )
+        return self._map(Tensor.pin_memory)
 
     def to(self, device: str) -> Batch:
         """The batch on another device; the host does not wait for the copy of a pinned batch."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
-
-        text = self.conditioning and self.conditioning.map(moved)
-        mask = None if self.attention is None else moved(self.attention)
-        return replace(self, mean=moved(self.mean), logvar=moved(self.logvar), conditioning=text, attention=mask)
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with the results of a function of each tensor."""
+        tensors = {"mean": self.mean, "logvar": self.logvar, "attention": self.attention, "cells": self.cells}
+        results: dict[str, Any] = {name: function(tensor) for name, tensor in tensors.items() if tensor is not None}
+        return replace(self, **results, conditioning=self.conditioning and self.conditioning.map(function))
 
 
 def load_images(folder: Path | str) -> Images:
@@ -180,6 +179,7 @@ class Batches:
     """``batches(i)``: the i-th batch, of images of one size. Each image is used once before any is used twice.
 
     A thread makes the batches that this process needs next; of the captions' encodings only if ``encoded``.
+    ``unmasked`` is the grey that stands for the mask of a picture without one.
     """
 
     def __init__(
@@ -191,8 +191,9 @@ class Batches:
         seed: int,
         device: str = "cpu",
         encoded: bool = True,
+        unmasked: float = 1.0,
     ) -> None:
-        self.images, self.captions, self.encoded = images, captions, encoded
+        self.images, self.captions, self.encoded, self.unmasked = images, captions, encoded, unmasked
         self.batch_size, self.seed, self.device = batch_size, seed, device
         missing = [name for name in images.names if captions and name not in captions.texts]
         if missing:
@@ -227,14 +228,14 @@ class Batches:
         names = tuple(images.names[i] for i in chosen)
         mean = torch.stack([images.mean[i] for i in chosen])
         logvar = torch.stack([images.logvar[i] for i in chosen])
-        attention = self._attention(chosen, mean)
+        masks = self._attention(chosen, mean), self._cells(chosen, mean)
         if not self.captions:
-            return Batch(names, mean, logvar, attention=attention)
+            return Batch(names, mean, logvar, attention=masks[0], cells=masks[1])
         forms = [self._form(index, place) for place in range(len(names))]
         texts = tuple(form.texts[name] for form, name in zip(forms, names, strict=True))
         states = (form.conditioning[name] for form, name in zip(forms, names, strict=True))
         conditioning = Conditioning.cat(list(states)) if self.encoded else None
-        return Batch(names, mean, logvar, texts, conditioning, attention)
+        return Batch(names, mean, logvar, texts, conditioning, *masks)
 
     def _form(self, index: int, place: int) -> Captions:
         """The form in which batch ``index`` takes the caption of its picture at ``place``."""
@@ -246,8 +247,13 @@ class Batches:
         masks = [self.images.attention[i] for i in chosen] if self.images.attention else []
         if not any(mask is not None for mask in masks):
             return None
-        even = torch.full_like(mean[0][0], EVEN)
+        even = torch.full_like(mean[0][0], self.unmasked)
         return torch.stack([even if mask is None else mask.to(even) for mask in masks])[:, None]
+
+    def _cells(self, chosen: Sequence[int], mean: Tensor) -> Tensor | None:
+        if not self.images.cells:
+            return None
+        return torch.stack([self.images.cells[i] for i in chosen])[:, None].to(mean)
 
     def members(self, index: int) -> Sequence[int]:
         """Positions of the images in batch ``index``."""

@@ -11,6 +11,7 @@ from etude.base.base import Base
 from etude.base.conditioning import Conditioning
 from etude.base.latents import sample_latents
 from etude.diffusion.noise import add_noise, predict, snr, target
+from etude.training.batches import Batch
 from etude.training.plan import Optimization
 
 
@@ -52,26 +53,32 @@ def denoising_losses(
     logvar: Tensor,
     conditioning: Conditioning,
     plan: Optimization,
-    mask: Tensor | None = None,
+    weights: Tensor | None = None,
+    cells: Tensor | None = None,
 ) -> Tensor:
     """One loss for each sample [B]: the mean squared error of the prediction at a random timestep, `weighted`.
 
-    ``mean`` and ``logvar`` are unscaled VAE moments [B, 4, h, w]; each call samples latents from them. With ``mask``
-    [B, 1, h, w], the mean is over the cells where the mask is 1.
+    ``mean`` and ``logvar`` are unscaled VAE moments [B, 4, h, w]; each call samples latents from them. The squared
+    errors of a cell are multiplied by its ``weights`` [B, 1, h, w]. With ``cells`` [B, 1, h, w], the mean is over those
+    that are 1.
     """
     samples = sample_noisy(base, mean, logvar, plan)
     prediction = predict(base, samples.noisy, samples.timesteps, conditioning)
     squares = (_wide(prediction) - _wide(target(base, samples.latents, samples.noise, samples.timesteps))).square()
-    if mask is None:
+    if weights is not None:
+        squares = squares * weights
+    if cells is None:
         errors = squares.mean(dim=(1, 2, 3))
     else:
-        errors = (squares * mask).sum(dim=(1, 2, 3)) / (mask.sum(dim=(1, 2, 3)) * squares.shape[1])
+        errors = (squares * cells).sum(dim=(1, 2, 3)) / (cells.sum(dim=(1, 2, 3)) * squares.shape[1])
     return weight_losses(base, errors, samples.timesteps, plan)
 
 
-def denoising_loss(base: Base, mean: Tensor, logvar: Tensor, conditioning: Conditioning, plan: Optimization) -> Tensor:
-    """The mean of `denoising_losses`."""
-    return denoising_losses(base, mean, logvar, conditioning, plan).mean()
+def denoising_loss(
+    base: Base, batch: Batch, conditioning: Conditioning, plan: Optimization, weights: Tensor | None = None
+) -> Tensor:
+    """The mean of `denoising_losses` of a batch."""
+    return denoising_losses(base, batch.mean, batch.logvar, conditioning, plan, weights).mean()
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from etude.core.files import read_json
 from etude.core.method import Input, Method, needs
 from etude.core.mixins import Concepts, Models, ReadsCaptions
 from etude.core.params import MethodParams, Schema, nearest
+from etude.training.masks import refuse_no_masks
 
 M = TypeVar("M", bound=Schema)
 
@@ -66,7 +67,9 @@ def load_inputs(method: Method, request: Request) -> dict[str, Any]:
 def _images(request: Request) -> Any:
     from etude.training.batches import load_images
 
-    return load_images(request.data / "latents")
+    images = load_images(request.data / "latents")
+    refuse_no_masks(request.params, images.attention, f"data/{request.params.set}")
+    return images
 
 
 def _captions(request: Request) -> Any:
@@ -85,7 +88,10 @@ def _pictures(request: Request) -> Any:
 def _views(request: Request) -> Any:
     from etude.training.views import load_views
 
-    return load_views(request.own / "views", list(request.declared(Concepts).concepts))
+    sets = list(request.declared(Concepts).concepts)
+    views = load_views(request.own / "views", sets)
+    refuse_no_masks(request.params, views.images.attention, ", ".join(f"data/{name}" for name in sets))
+    return views
 
 
 def _class_images(request: Request) -> Any:

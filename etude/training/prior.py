@@ -101,22 +101,27 @@ def preserving_loss(
     text: Conditioning,
     plan: Optimization,
     weight: float,
-    mask: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """The loss of a pair, with λ = ``weight``. ``text`` is the conditioning of the own samples, then of the class's.
 
-    ``mask`` [B, 1, h, w] is 1 where an own picture counts. If both batches have the same size, the UNet runs once.
+    ``weights`` [B, 1, h, w] are those of the own pictures' cells in the loss; of class pictures every cell counts. If
+    both batches have the same size, the UNet runs once.
     """
     own, prior = pair.own, pair.prior
-    count = len(own.names)
+    cells, count = own.cells, len(own.names)
     if prior is None:
-        return denoising_losses(base, own.mean, own.logvar, text, plan, mask).mean()
+        return denoising_losses(base, own.mean, own.logvar, text, plan, weights, cells).mean()
     if own.mean.shape[1:] == prior.mean.shape[1:]:
         mean, logvar = torch.cat([own.mean, prior.mean]), torch.cat([own.logvar, prior.logvar])
-        if mask is not None:
-            mask = torch.cat([mask, torch.ones_like(mask[:1]).expand(len(prior.names), -1, -1, -1)])
-        losses = denoising_losses(base, mean, logvar, text, plan, mask)
+        weights, cells = _with_ones(weights, len(prior.names)), _with_ones(cells, len(prior.names))
+        losses = denoising_losses(base, mean, logvar, text, plan, weights, cells)
         return losses[:count].mean() + weight * losses[count:].mean()
-    first = denoising_losses(base, own.mean, own.logvar, text[:count], plan, mask)
+    first = denoising_losses(base, own.mean, own.logvar, text[:count], plan, weights, cells)
     second = denoising_losses(base, prior.mean, prior.logvar, text[count:], plan)
     return first.mean() + weight * second.mean()
+
+
+def _with_ones(mask: Tensor | None, count: int) -> Tensor | None:
+    """A mask [B, 1, h, w] with ``count`` more samples, of which every cell counts."""
+    return None if mask is None else torch.cat([mask, torch.ones_like(mask[:1]).expand(count, -1, -1, -1)])

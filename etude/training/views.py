@@ -19,7 +19,7 @@ from etude.training.batches import Images
 
 @dataclass(frozen=True)
 class Views:
-    """Views of several image sets; names are ``<set>/<picture>-<number>``. The masks are the images' attention."""
+    """Views of several image sets; names are ``<set>/<picture>-<number>``. Their masks are the images' ``cells``."""
 
     images: Images
     kinds: dict[str, Kind]
@@ -35,5 +35,5 @@ def load_views(folder: Path | str, sets: Sequence[str]) -> Views:
         if not own:
             raise InputError(place, "holds no views", "run `dvc repro` so that *views* fills it")
         kinds |= {prefix + name: kind for name, kind in own.items()}
-    masks = shards.column(MASK)
-    return Views(Images(shards.names, shards.column("mean"), shards.column("logvar"), masks), kinds)
+    moments = shards.column("mean"), shards.column("logvar")
+    return Views(Images(shards.names, *moments, shards.optional("attention"), shards.column(MASK)), kinds)

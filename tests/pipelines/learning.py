@@ -99,7 +99,8 @@ def views(images: Images, name: str = "concept") -> Views:
     masks = tuple(torch.ones_like(mean[0]) for mean in images.mean)
     masks[0][:3] = 0
     kinds: tuple[Kind, ...] = ("far", "near", "whole")
-    return Views(Images(names, images.mean, images.logvar, masks), dict(zip(names, kinds, strict=True)))
+    own = Images(names, images.mean, images.logvar, images.attention, masks)
+    return Views(own, dict(zip(names, kinds, strict=True)))
 
 
 def class_images(base: Base) -> Prior:

@@ -95,7 +95,7 @@ def written_out(base: Base, seed: int, seen: Views, λ: float) -> Tensor:
     squares, _ = squared_errors(base, mean, logvar, texts)
     total = λ * squares[2].mean()
     for i, name in enumerate(own.names):
-        m = seen.images.attention[seen.images.names.index(name)].double().expand(4, -1, -1)
+        m = seen.images.cells[seen.images.names.index(name)].double().expand(4, -1, -1)
         total = total + (m * squares[i]).sum() / m.sum() / 2
     return total
 
@@ -146,7 +146,7 @@ def test_what_the_mask_leaves_out_is_not_learned(tiny_base: Path, tmp_path: Path
     base = load_base(tiny_base)
     seen = views(image_set(base)["images"])
     everywhere = [torch.ones_like(mean[0]) for mean in seen.images.mean]
-    other = replace(seen, images=replace(seen.images, attention=everywhere))
+    other = replace(seen, images=replace(seen.images, cells=everywhere))
     one, two = run(base, tmp_path / "a", {"steps": 2}, seen), run(base, tmp_path / "b", {"steps": 2}, other)
     assert any(not torch.equal(tensor, two.tensors[name]) for name, tensor in one.tensors.items())
 
@@ -171,7 +171,7 @@ def test_several_concepts_learn_together_each_under_its_own_text(tiny_base: Path
             names=first.images.names + second.images.names,
             mean=first.images.mean + second.images.mean,
             logvar=first.images.logvar + second.images.logvar,
-            attention=first.images.attention + second.images.attention,
+            cells=first.images.cells + second.images.cells,
         ),
         first.kinds | second.kinds,
     )

@@ -50,12 +50,13 @@ def test_each_view_is_encoded_with_its_mask_and_kind_and_none_twice(
     found = load_views(OUT, ["concept"])
     assert found.images.names == tuple(f"concept/{p}-00{n}" for p in range(2) for n in range(3))
     base = load_base(tiny_base, parts=("vae",))
-    for number, (picture, mask, kind) in enumerate(_views(Path("data/concept/prepared/1.png"), asked)):
+    for number, (picture, masks, kind) in enumerate(_views(Path("data/concept/prepared/1.png"), asked)):
         name = f"concept/1-00{number}"
         pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).reshape(1, 64, 64, 3)
         mean = found.images.mean[found.images.names.index(name)]
         torch.testing.assert_close(mean, encode_images(base, pixels)[0][0], rtol=0, atol=1e-5)
-        assert torch.equal(found.images.attention[found.images.names.index(name)], mask)
+        assert torch.equal(found.images.cells[found.images.names.index(name)], masks["mask"])
+        assert found.images.attention[found.images.names.index(name)] is None
         assert found.kinds[name] == kind
     assert "6 encoded, 0 from cache" in capsys.readouterr().out
     before = sha256_tree(OUT)
@@ -69,12 +70,33 @@ def test_each_view_is_encoded_with_its_mask_and_kind_and_none_twice(
 
 
 @pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("count", [0, 3])
+def test_the_mask_of_a_picture_is_placed_as_its_view_is(count: int) -> None:
+    asked = ask(views=count)
+    grey = Image.new("L", (64, 64), 0)
+    grey.paste(255, (0, 0, 64, 32))
+    Path("data/concept/prepared/attention").mkdir()
+    grey.save("data/concept/prepared/attention/1.png")
+    views(METHOD, "concept")
+    images = load_views(OUT, ["concept"]).images
+    for number, (picture, _, _) in enumerate(_views(Path("data/concept/prepared/1.png"), asked)):
+        mask = images.attention[images.names.index(f"concept/1-00{number}")]
+        assert mask is not None
+        assert (mask.shape, picture.size) == ((8, 8), (64, 64))
+        if not count:
+            assert mask[:3].min() > 0.99
+            assert mask[-3:].max() < 0.01
+        assert mask.max() > 0.5 > mask.min()
+    assert images.attention[images.names.index("concept/0-000")] is None
+
+
+@pytest.mark.usefixtures("project")
 def test_no_views_is_the_picture_as_it_is_and_all_of_it_counts() -> None:
     asked = ask(views=0)
     views(METHOD, "concept")
     found = load_views(OUT, ["concept"])
     assert found.images.names == ("concept/0-000", "concept/1-000")
-    assert all(bool(mask.all()) for mask in found.images.attention)
+    assert all(bool(cells.all()) for cells in found.images.cells)
     assert set(found.kinds.values()) == {"whole"}
     ((picture, _, _),) = _views(Path("data/concept/prepared/0.png"), asked)
     with Image.open("data/concept/prepared/0.png") as file:

@@ -53,7 +53,8 @@ def build(*, base: Base, views: Views, class_images: Prior, params: Params, repo
     read, facts = _reader(base, params, views), _facts(params, len(views.images.names))
 
     def loss(pair: Pair) -> Tensor:
-        return prior.preserving_loss(base, pair, read(pair), plan, params.prior_weight, pair.own.attention)
+        weights = params.cell_weights(pair.own.attention)
+        return prior.preserving_loss(base, pair, read(pair), plan, params.prior_weight, weights)
 
     with ExitStack() as undo:
         weights = undo.enter_context(learning({"unet": base.unet}, params.trains))

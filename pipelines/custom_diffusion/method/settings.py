@@ -18,6 +18,7 @@ from etude.core.mixins import Concepts
 from etude.core.params import Count, MethodParams, Scale, Schema, SetName, Words, callable_by, classed
 from etude.core.spelling import as_read, has_word
 from etude.training.augmentation import HasViews
+from etude.training.masks import MaskedLoss
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
 from etude.training.start import Start, Starts, rows, shape_faults, weights
@@ -42,7 +43,7 @@ class Concept(Schema):
         return self.prompt.replace("[word]", self.word)
 
 
-class Params(Concepts, HasViews, ClassPictures, Starts, Trained, HasPreview, MethodParams):
+class Params(Concepts, HasViews, ClassPictures, MaskedLoss, Starts, Trained, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True

@@ -37,6 +37,7 @@ unsupported: dict[str, str] = {}
 formats = ("embedding_pair",)
 axes: dict[str, float] = {}  # none: the guidance of the sampler sets the strength
 
+EVEN = 127 / 255  # a mask of this grey everywhere has the same effect as no mask
 SIDES = {"positive": "", "negative": "-neg"}  # suffix of the name for the word of each side
 
 
@@ -53,7 +54,8 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
     refuse_silent(params.templates, captions.texts if captions else {}, params.name, params.set, params.tags)
     captions = captions and vary(captions, params.tags, report.seed)
     device = str(base.device)
-    batches = Batches(images, captions, batch_size=plan.batch_size, seed=report.seed, device=device, encoded=False)
+    size, seed = plan.batch_size, report.seed
+    batches = Batches(images, captions, batch_size=size, seed=seed, device=device, encoded=False, unmasked=EVEN)
     rows = _starts(base, params, report.seed)
 
     positive, negative = (_named(base, rows, side) for side in SIDES)

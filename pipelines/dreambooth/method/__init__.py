@@ -18,6 +18,7 @@ from etude.core.mixins import TrainsWeights
 from etude.core.params import Count, MethodParams, Scale, classed
 from etude.core.placeholder import insert_name
 from etude.core.spelling import as_read, has_word
+from etude.training.masks import MaskedLoss
 from etude.training.plan import TrainedWhole
 from etude.training.preview import HasPreview
 from etude.training.start import StartsWhole
@@ -38,7 +39,7 @@ formats = ("diffusers_checkpoint", "ldm_checkpoint")
 axes = {"strength": 1.0}
 
 
-class Params(ClassPictures, TrainsWeights, StartsWhole, TrainedWhole, HasPreview, MethodParams):
+class Params(ClassPictures, TrainsWeights, MaskedLoss, StartsWhole, TrainedWhole, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True
@@ -104,7 +105,8 @@ def build(*, base: Base, images: Images, class_images: Prior, params: Params, re
     read = _reader(base, params)
 
     def loss(pair: Pair) -> Tensor:
-        return prior.preserving_loss(base, pair, read(pair), plan, params.prior_weight)
+        weights = params.cell_weights(pair.own.attention)
+        return prior.preserving_loss(base, pair, read(pair), plan, params.prior_weight, weights)
 
     with learning(parts_of(base), params.trains) as weights:
         facts = {"name": params.name, "images": len(images.names), "class_images": len(class_images.images.names)}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from etude.core.method import own_name
 from etude.core.mixins import TrainsWeights
 from etude.core.params import MethodParams
+from etude.training.masks import MaskedLoss
 from etude.training.plan import TrainedWhole
 from etude.training.preview import HasPreview
 from etude.training.start import StartsWhole
@@ -32,7 +33,7 @@ formats = ("ldm_checkpoint", "diffusers_checkpoint")
 axes = {"strength": 1.0}
 
 
-class Params(LearnsCaptions, TrainsWeights, StartsWhole, TrainedWhole, HasPreview, MethodParams):
+class Params(LearnsCaptions, TrainsWeights, MaskedLoss, StartsWhole, TrainedWhole, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     save: Literal["fp32", "fp16", "bf16"]
@@ -51,7 +52,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
     batches, _, read = conditioning.captioned(base, images, captions, params, report)
 
     def loss(batch: Batch) -> Tensor:
-        return denoising_loss(base, batch.mean, batch.logvar, read(batch), plan)
+        return denoising_loss(base, batch, read(batch), plan, params.cell_weights(batch.attention))
 
     with learning(parts_of(base), params.trains) as weights:
         facts = {"name": params.name, "images": len(images.names)}

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from etude.core.errors import ParamsError
 from etude.core.method import own_name
 from etude.core.params import MethodParams, Part, refuse_twice
+from etude.training.masks import MaskedLoss
 from etude.training.preview import HasPreview
 from etude.training.start import Start, Starts, shape_faults
 from etude.training.tags import LearnsCaptions
@@ -43,7 +44,7 @@ Activation = Literal[
 ]  # fmt: skip
 
 
-class Params(LearnsCaptions, Starts, HasPreview, MethodParams):
+class Params(LearnsCaptions, MaskedLoss, Starts, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     widths: list[Annotated[int, Field(ge=1, le=100_000)]]
@@ -104,7 +105,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
         learned = Artifact(METHOD, weights, facts, params.save)
 
         def loss(batch: Batch) -> Tensor:
-            return denoising_loss(base, batch.mean, batch.logvar, read(batch), plan)
+            return denoising_loss(base, batch, read(batch), plan, params.cell_weights(batch.attention))
 
         return fit(weights, loss, batches, plan, report, learned)
 

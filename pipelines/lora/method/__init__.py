@@ -50,7 +50,7 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
         learned = Artifact(METHOD, tensors, facts, params.save)
 
         def loss(batch: Batch) -> Tensor:
-            return denoising_loss(base, batch.mean, batch.logvar, read(batch), plan)
+            return denoising_loss(base, batch, read(batch), plan, params.cell_weights(batch.attention))
 
         return fit(_groups(parameters, params), loss, batches, plan, report, learned)
 

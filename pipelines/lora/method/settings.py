@@ -12,6 +12,7 @@ from etude.core.factors import RANKED, by_layer
 from etude.core.families import learned_parts, text_parts
 from etude.core.mixins import TrainsText
 from etude.core.params import MethodParams, nearest, refuse_twice
+from etude.training.masks import MaskedLoss
 from etude.training.preview import HasPreview
 from etude.training.start import Start, Starts
 from etude.training.tags import LearnsCaptions
@@ -35,7 +36,7 @@ def places() -> list[str]:
     ]
 
 
-class Params(LearnsCaptions, TrainsText, Starts, HasPreview, MethodParams):
+class Params(LearnsCaptions, TrainsText, MaskedLoss, Starts, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     kind: Literal["lora", "dora", "loha", "lokr"]

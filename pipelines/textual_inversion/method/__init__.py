@@ -18,6 +18,7 @@ from etude.core.method import own_name
 from etude.core.mixins import ReadsCaptions
 from etude.core.params import MethodParams, Scale
 from etude.core.placeholder import insert_name
+from etude.training.masks import MaskedLoss
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
 from etude.training.start import Start, Starts, rows, shape_faults
@@ -39,7 +40,7 @@ formats = ("embedding_pt", "embedding_safetensors", "diffusers_embedding")
 axes: dict[str, float] = {}  # none: the word's weight in the prompt sets the strength
 
 
-class Params(ReadsCaptions, HasTags, Starts, Trained, HasPreview, MethodParams):
+class Params(ReadsCaptions, HasTags, MaskedLoss, Starts, Trained, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True
@@ -107,7 +108,8 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
         use(turn.step)
         texts = draw(params.templates, turn.batch.texts or [""] * len(turn.names), name)
         conditioning = encode_prompts(base, [insert_name(text, name) for text in texts], params.clip_skip)
-        value = denoising_loss(base, turn.batch.mean, turn.batch.logvar, conditioning, plan)
+        weights = params.cell_weights(turn.batch.attention)
+        value = denoising_loss(base, turn.batch, conditioning, plan, weights)
         return value + params.anchor * _strayed(moved, starts) if params.anchor else value
 
     with added_tokens(base, {name: tuple(moved.values())}):

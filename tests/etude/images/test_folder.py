@@ -67,8 +67,10 @@ def test_a_mask_lies_beside_its_picture_and_is_none_itself(tmp_path: Path) -> No
 
 
 def test_masks_and_conditions_of_onetrainer_are_no_pictures(tmp_path: Path) -> None:
-    fill(tmp_path, "a.png", "a-masklabel.png", "a-condlabel.png", "b-masklabel.png")
-    assert list_pictures(tmp_path) == {"a.png": None, "b-masklabel.png": None}
+    fill(tmp_path, "a.png", "a-masklabel.png", "a-condlabel.png", "b-masklabel.png", "c.png", "c-condlabel.png")
+    assert list_pictures(tmp_path) == {"a.png": "a-masklabel.png", "b-masklabel.png": None, "c.png": None}
+    fill(tmp_path, "a_att.png")
+    assert list_pictures(tmp_path)["a.png"] == "a_att.png"
 
 
 def test_pictures_of_one_stem_share_its_mask(tmp_path: Path) -> None:

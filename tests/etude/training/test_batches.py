@@ -198,7 +198,7 @@ def test_pictures_come_in_the_order_of_their_names_with_their_sizes(tmp_path: Pa
         load_pictures(tmp_path / "none")
 
 
-def test_masks_come_with_their_pictures_and_a_picture_without_one_weighs_evenly() -> None:
+def test_masks_come_with_their_pictures_and_a_picture_without_one_counts_wholly() -> None:
     pictures = images(8, 8, 8)
     assert Batches(pictures, None, batch_size=3, seed=0)(0).attention is None
     masks = (torch.zeros(8, 8), None, torch.ones(8, 8))
@@ -207,16 +207,20 @@ def test_masks_come_with_their_pictures_and_a_picture_without_one_weighs_evenly(
     assert batch.attention is not None
     assert batch.attention.shape == (3, 1, 8, 8)
     found = {name: float(mask.mean()) for name, mask in zip(batch.names, batch.attention, strict=True)}
-    assert found == pytest.approx({"image0": 0.0, "image1": 127 / 255, "image2": 1.0})
+    assert found == {"image0": 0.0, "image1": 1.0, "image2": 1.0}
+    other = Batches(masked, None, batch_size=3, seed=0, unmasked=0.5)(0).attention
+    assert other is not None
+    assert sorted(other.mean(dim=(1, 2, 3)).tolist()) == [0.0, 0.5, 1.0]
 
 
 def test_a_batch_comes_to_the_device_as_a_whole_and_nothing_else_does() -> None:
     pictures, said = images(8, 8, 8), Conditioning(torch.zeros(1, 77, 2))
     captions = Captions(dict.fromkeys(pictures.names, "a cat"), dict.fromkeys(pictures.names, said), said)
-    masked = replace(pictures, attention=[torch.ones(8, 8)] * 3)
+    masked = replace(pictures, attention=[torch.ones(8, 8)] * 3, cells=[torch.ones(8, 8)] * 3)
     batch = Batches(masked, captions, batch_size=2, seed=0, device="meta")(0)
     assert batch.conditioning is not None
-    assert all(each is not None and each.is_meta for each in (batch.mean, batch.logvar, batch.attention))
+    tensors = (batch.mean, batch.logvar, batch.attention, batch.cells)
+    assert all(each is not None and each.is_meta for each in tensors)
     assert batch.conditioning.hidden.is_meta
     assert not any(mean.is_meta for mean in pictures.mean)
 

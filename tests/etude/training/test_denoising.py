@@ -21,15 +21,18 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return load_base(folder, dtype=torch.float64, parts=("unet", "text"))
 
 
-def losses(base: Base, **changes: float) -> torch.Tensor:
+def losses(base: Base, weights: torch.Tensor | None = None, **changes: float) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     mean = torch.randn(3, 4, 8, 8, generator=generator, dtype=torch.float64)
     torch.manual_seed(1)
     plan = Optimization(**{**BLOCK, **changes})
-    return denoising_losses(base, mean, torch.full_like(mean, -3.0), encode_prompts(base, ["a cat"] * 3), plan)
+    text = encode_prompts(base, ["a cat"] * 3)
+    return denoising_losses(base, mean, torch.full_like(mean, -3.0), text, plan, weights)
 
 
-def expected(base: Base, *, offset: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+def expected(
+    base: Base, *, offset: float = 0.0, weights: torch.Tensor | float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss written out by hand from the paper's symbols, and the signal-to-noise ratios."""
     generator = torch.Generator().manual_seed(0)
     mean = torch.randn(3, 4, 8, 8, generator=generator, dtype=torch.float64)
@@ -44,12 +47,17 @@ def expected(base: Base, *, offset: float = 0.0) -> tuple[torch.Tensor, torch.Te
     text = encode_prompts(base, ["a cat"] * 3)
     answer = base.unet(ᾱ.sqrt() * z + (1 - ᾱ).sqrt() * ε, t, encoder_hidden_states=text.hidden).sample
     goal = ε if base.prediction == "epsilon" else ᾱ.sqrt() * ε - (1 - ᾱ).sqrt() * z
-    return (answer - goal).square().mean(dim=(1, 2, 3)), (ᾱ / (1 - ᾱ)).flatten()
+    return (weights * (answer - goal).square()).mean(dim=(1, 2, 3)), (ᾱ / (1 - ᾱ)).flatten()
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.1])
 def test_the_loss_is_that_of_the_papers(base: Base, offset: float) -> None:
     assert torch.allclose(losses(base, noise_offset=offset), expected(base, offset=offset)[0], rtol=1e-5)
+
+
+def test_a_cell_counts_by_its_weight_in_a_mean_over_all_cells(base: Base) -> None:
+    weights = torch.rand(3, 1, 8, 8, dtype=torch.float64)
+    assert torch.allclose(losses(base, weights), expected(base, weights=weights)[0], rtol=1e-5)
 
 
 def test_min_snr_weighs_as_its_paper_says(base: Base) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,11 +33,12 @@ def batch(count: int, side: int, seed: int) -> Batch:
     return Batch(tuple(map(str, range(count))), mean, torch.full_like(mean, -3.0))
 
 
-def loss(base: Base, pair: Pair, weight: float, mask: Tensor | None = None, **changes: float) -> Tensor:
+def loss(base: Base, pair: Pair, weight: float, cells: Tensor | None = None, **changes: float) -> Tensor:
     torch.manual_seed(1)
     texts = ["otter"] * len(pair.own.names) + ["bear"] * (len(pair.prior.names) if pair.prior else 0)
     plan = Optimization(**{**BLOCK, **changes})
-    return preserving_loss(base, pair, encode_prompts(base, texts), plan, weight, mask)
+    seen = Pair(replace(pair.own, cells=cells), pair.prior)
+    return preserving_loss(base, seen, encode_prompts(base, texts), plan, weight)
 
 
 def expected(base: Base, pair: Pair, weight: float, mask: Tensor, γ: float) -> Tensor:
@@ -89,6 +91,17 @@ def test_a_mask_of_ones_changes_nothing_and_no_prior_leaves_the_own_loss(base: B
     first = float(loss(base, Pair(own, prior), 0.0))
     second = float(loss(base, Pair(own, prior), 1.0)) - first
     assert float(loss(base, Pair(own, prior), 2.0)) == pytest.approx(first + 2 * second, rel=1e-4)
+
+
+@pytest.mark.parametrize("side", [8, 16])  # of own pictures; class pictures have 8
+def test_the_weights_of_cells_are_those_of_own_pictures_alone(base: Base, side: int) -> None:
+    pair = Pair(batch(2, side, 0), batch(2, 8, 1))
+    text, plan = encode_prompts(base, ["otter"] * 2 + ["bear"] * 2), Optimization(**BLOCK)
+    found = []
+    for weights in (None, torch.zeros(2, 1, side, side, dtype=torch.float64)):
+        torch.manual_seed(1)
+        found.append(float(preserving_loss(base, pair, text, plan, 1.0, weights)))
+    assert found[1] == pytest.approx(found[0] - float(loss(base, pair, 0.0)))
 
 
 def test_pictures_of_another_size_than_the_class_are_learned_beside_it(base: Base) -> None:
