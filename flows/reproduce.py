@@ -10,7 +10,8 @@ from rich.console import Console
 
 from etude import names
 from etude.command_line import command_line
-from flows.terminal import conclude, cores, devices, end_of, find_root, told_in_short
+from etude.core.workers import cores
+from flows.terminal import conclude, devices, end_of, find_root, told_in_short
 
 
 def main(

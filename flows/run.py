@@ -14,7 +14,8 @@ from rich.text import Text
 from etude import names
 from etude.command_line import command_line
 from etude.core.errors import InputError
-from flows.terminal import cores, devices, end_of, find_root, leave, refuse_runner, told_in_short
+from etude.core.workers import cores
+from flows.terminal import devices, end_of, find_root, leave, refuse_runner, told_in_short
 
 if TYPE_CHECKING:
     from flows.plan import Stage

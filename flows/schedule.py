@@ -17,11 +17,12 @@ from prefect.types.entrypoint import EntrypointType
 
 from etude.core.errors import InputError
 from etude.core.params import read_yaml
+from etude.core.workers import cores
 from etude.project import params_files
 from flows import graph, settings
 from flows.experiments import reproduce
 from flows.settings import NEVER, Settings
-from flows.terminal import cores, devices
+from flows.terminal import devices
 from flows.worktree import git
 
 

@@ -1,4 +1,4 @@
-"""What the commands of flows share: the repository's root, usable cores and GPUs, and messages to the user."""
+"""What the commands of flows share: the repository's root, GPUs, and messages to the user."""
 
 from __future__ import annotations
 
@@ -32,11 +32,6 @@ def find_root(folder: Path) -> Path:
         if (root / ".dvc").is_dir():
             return root
     raise InputError(folder, "there is no DVC repository here", "change into one, or make one with `dvc init`")
-
-
-def cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def refuse_runner(name: str) -> None:

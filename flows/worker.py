@@ -15,8 +15,9 @@ from rich.console import Console
 from etude import names
 from etude.command_line import command_line
 from etude.core.errors import InputError
+from etude.core.workers import cores
 from flows.serve import CODE
-from flows.terminal import cores, devices, find_root, told_in_short
+from flows.terminal import devices, find_root, told_in_short
 
 
 def main(

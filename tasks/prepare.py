@@ -28,6 +28,7 @@ class StageParams(Schema):
 def prepare(name: str) -> None:
     """Prepare the pictures of the image set NAME; params.yaml names their folder."""
     settings, folder = pick("params.yaml", StageParams).prepare, image_folder(name)
+    from etude.core.workers import in_order
     from etude.images.folder import choose_pictures, list_folder
     from etude.images.preparation import Preparation
 
@@ -37,8 +38,10 @@ def prepare(name: str) -> None:
         preparation = Preparation(out, settings)
         for file, fault in others.items():
             preparation.leave_out(file, InputError(f"{folder}/{file}", fault, "correct or remove it"))
-        for file, mask in progress(list(files.items()), f"{name}: prepare"):
-            preparation.add(file, folder / file, folder / mask if mask else None)
+        pairs = [(folder / file, folder / mask if mask else None) for file, mask in files.items()]
+        made = in_order(preparation.cutter, pairs)
+        for file, cuts in zip(progress(list(files), f"{name}: prepare"), made, strict=True):
+            preparation.add(file, cuts, files[file])
         _refuse_nothing(folder, len(files) + len(others), preparation)
         if settings.flip:
             preparation.flip()

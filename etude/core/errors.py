@@ -15,6 +15,7 @@ EtudeError
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 BELOW = "\n       "  # joins several faults of one error: each is a line of its own
 
@@ -25,6 +26,9 @@ class EtudeError(Exception):
     def __init__(self, place: str | Path, fault: str, action: str) -> None:
         self.place, self.fault, self.action = str(place), fault.rstrip("."), action.rstrip(".")
         super().__init__(f"{self.place}: {_ended(self.fault)} Next: {_ended(self.action)}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _copied, (type(self), self.args, vars(self))  # for another process
 
 
 class EtudeWarning(UserWarning):
@@ -69,6 +73,12 @@ class StaleError(EtudeError):
 
 class ConflictError(EtudeError):
     """Something that exists would be overwritten."""
+
+
+def _copied(kind: type[EtudeError], args: tuple[str, ...], attributes: dict[str, Any]) -> EtudeError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(attributes)
+    return error
 
 
 def _ended(sentence: str) -> str:

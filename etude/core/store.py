@@ -12,8 +12,9 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from etude.core.files import read_json, sha256_file, write_json
+from etude.core.files import atomic_path, sha256_file
 
 Part = str | int | float | bool | bytes | None | Sequence["Part"] | Mapping[str, "Part"]
 
@@ -44,6 +45,26 @@ class Store:
         return self.folder / name[:2] / f"{name}{suffix}"
 
 
+def save(place: Path, data: Part) -> None:
+    """Write ``data`` as the entry at ``place``, with its digest. What a power failure does to it, `load` notices."""
+    text = json.dumps(data, ensure_ascii=False)
+    with atomic_path(place, durable=False) as temporary:
+        temporary.write_text(f"{_digest(text)} {text}", encoding="utf-8", newline="")
+
+
+def load(place: Path) -> Any:
+    """The data of the entry at ``place``; None if it is missing or damaged."""
+    try:
+        digest, _, text = place.read_bytes().decode().partition(" ")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+    return json.loads(text) if digest == _digest(text) else None
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def remembered(file: Path, digest: Callable[[Path], str] = sha256_file, kind: str | None = None) -> str:
     """The ``digest`` of a file; for large files it is cached in ``.cache/digests``, as hashing gigabytes takes seconds.
 
@@ -56,15 +77,13 @@ def remembered(file: Path, digest: Callable[[Path], str] = sha256_file, kind: st
         return cached
     new = digest(file)
     if stat.st_size >= REMEMBERED and is_settled(stat, time.time_ns()) and _times(file.stat()) == _times(stat):
-        write_json(_entry(file, stat, kind), new)
+        save(_entry(file, stat, kind), new)
     return new
 
 
 def recalled(file: Path, stat: os.stat_result, kind: str | None = None) -> str | None:
     """The cached digest of a file with this stat; None if there is none."""
-    if stat.st_size < REMEMBERED or not (entry := _entry(file, stat, kind)).exists():
-        return None
-    return str(read_json(entry))
+    return None if stat.st_size < REMEMBERED else load(_entry(file, stat, kind))
 
 
 def is_settled(stat: os.stat_result, now: int) -> bool:
@@ -78,4 +97,4 @@ def _times(stat: os.stat_result) -> tuple[int, int]:
 
 def _entry(file: Path, stat: os.stat_result, kind: str | None) -> Path:
     identity = (str(file.resolve()), stat.st_size, stat.st_ino, stat.st_dev, *_times(stat))
-    return Store("digests").path(key("digest", kind, *identity), ".json")
+    return Store("digests").path(key("digest", kind, *identity), ".entry")

@@ -27,6 +27,17 @@ class Signature(NamedTuple):
     bits: NDArray[np.uint64]
     tint: NDArray[np.int16]
 
+    def text(self) -> str:
+        """The signature as text, for `of_text`."""
+        return self.bits.tobytes().hex() + self.tint.astype(np.uint8).tobytes().hex()
+
+    @classmethod
+    def of_text(cls, text: str) -> Signature:
+        """The signature with this text."""
+        data = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
+        bits, tint = np.split(data, [2 * GRID * GRID // 8])
+        return cls(bits.view(np.uint64), tint.reshape(4, 4, 3).astype(np.int16))
+
 
 def signature(image: Image.Image) -> Signature:
     """The perceptual signature (a difference hash) of an RGB image."""

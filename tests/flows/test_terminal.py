@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import typer
 
 from etude.core.errors import InputError
 from flows import terminal
-from flows.terminal import conclude, cores, devices, find_root, leave, note_interrupts, refuse_runner, told_in_short
+from flows.terminal import conclude, devices, find_root, leave, note_interrupts, refuse_runner, told_in_short
 
 
 def test_the_root_is_the_nearest_folder_above_with_a_dvc_repository(tmp_path: Path) -> None:
@@ -24,16 +23,6 @@ def test_the_root_is_the_nearest_folder_above_with_a_dvc_repository(tmp_path: Pa
     (tmp_path / "outer/inner/.dvc").write_text("a file")
     assert find_root(inner) == tmp_path / "outer"
     assert find_root(tmp_path / "outer") == tmp_path / "outer"
-
-
-def test_the_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
-    assert cores() == 3
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: 7)
-    assert cores() == 7
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert cores() == 1
 
 
 @pytest.mark.parametrize("name", ["spark", "thread", "threads@x", "", "@x"])

@@ -1,11 +1,16 @@
+import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from etude.core import workers
 from etude.core.errors import InputError, ParamsError
 from etude.core.files import read_json, sha256_tree
-from etude.images import faces
+from etude.images import cuts, faces
+from etude.images.cuts import Cutter
 from tasks.prepare import _tell, prepare
 from tests.tasks.front import draw, make_project, set_param
 
@@ -48,6 +53,92 @@ def test_a_second_run_replaces_the_first_and_gives_the_same_bytes(raw: Path) -> 
     prepare("pets")
     assert sha256_tree("data/pets/prepared") == first
     assert [path.name for path in Path("data/pets").iterdir()] == ["prepared"]
+
+
+def test_several_processes_give_the_same_bytes_and_say_the_same_as_one(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in range(3 * workers.CHUNK):
+        draw(raw / f"{seed:02}.png", seed % 20)  # some are the same as an earlier one
+    (raw / "05.png").write_bytes(b"broken")
+    set_param("flip: false", "flip: true")
+    monkeypatch.setattr(workers, "cores", lambda: 1)
+    prepare("pets")
+    first, said = sha256_tree("data/pets/prepared"), capsys.readouterr()
+    shutil.rmtree(".cache")
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    monkeypatch.setattr(workers, "TRIAL", -1.0)
+    monkeypatch.setattr(workers, "PAYS", -1.0)
+    monkeypatch.setattr(Cutter, "_made", lambda *_: pytest.fail("the work is done in other processes"))
+    prepare("pets")
+    assert sha256_tree("data/pets/prepared") == first
+    assert capsys.readouterr() == said
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are decoded and cut, not taken from the store."""
+    names: list[str] = []
+    made = Cutter._made
+
+    def noted(cutter: Cutter, path: Path, mask: Path | None) -> Any:
+        names.append(path.name)
+        return made(cutter, path, mask)
+
+    monkeypatch.setattr(Cutter, "_made", noted)
+    return names
+
+
+def test_a_picture_more_costs_one_picture_and_a_change_of_what_counts_costs_all(raw: Path, cut: list[str]) -> None:
+    for seed in range(3):
+        draw(raw / f"{seed}.png", seed)
+    draw(raw / "2_att.png", 9)
+    prepare("pets")
+    assert cut == ["0.png", "1.png", "2.png"]
+    draw(raw / "3.png", 3)
+    (raw / "0.png").rename(raw / "renamed.png")
+    set_param("near_duplicates: 0.05", "near_duplicates: 0.2")
+    prepare("pets")
+    assert cut[3:] == ["3.png"]
+    draw(raw / "2_att.png", 10)
+    prepare("pets")
+    assert cut[4:] == ["2.png"]
+    set_param("resolution: 64", "resolution: 32")
+    prepare("pets")
+    assert sorted(cut[5:]) == ["1.png", "2.png", "3.png", "renamed.png"]
+
+
+def test_what_is_damaged_or_missing_in_the_store_is_made_again(raw: Path, cut: list[str]) -> None:
+    draw(raw / "a.png", 1)
+    prepare("pets")
+    before = sha256_tree("data/pets/prepared")
+    (entry,), (png,) = Path(".cache/cuts").rglob("*.entry"), Path(".cache/prepared").rglob("*.png")
+    for damage in (entry.unlink, png.unlink, partial(entry.write_bytes, b"{}"), partial(png.write_bytes, b"short")):
+        damage()
+        prepare("pets")
+        assert sha256_tree("data/pets/prepared") == before
+    assert cut == ["a.png"] * 5
+    prepare("pets")
+    assert cut == ["a.png"] * 5
+
+
+def test_a_file_that_changes_while_it_is_cut_is_not_known_by_its_former_bytes(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, cut: list[str]
+) -> None:
+    draw(raw / "a.png", 1)
+    before = (raw / "a.png").read_bytes()
+    decode = cuts.read_picture
+
+    def changing(path: Path, *rest: Any) -> Any:
+        draw(path, 2)
+        return decode(path, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cuts, "read_picture", changing)
+        prepare("pets")
+    (raw / "a.png").write_bytes(before)
+    prepare("pets")
+    assert cut == ["a.png", "a.png"]
 
 
 def test_a_folder_without_a_usable_picture_is_an_error_that_names_it_and_what_to_do(raw: Path) -> None:

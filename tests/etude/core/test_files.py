@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ import struct
 import sys
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from etude.core.errors import FormatError, InputError, ParamsError
 from etude.core.files import (
     add_to_folder,
     atomic_path,
+    copy_file,
     file_name,
     file_name_fault,
     read_json,
@@ -257,3 +259,22 @@ def test_a_word_that_no_file_can_be_called_by_is_told(word: str, fault: str) -> 
     assert fault in file_name_fault(word)
     with pytest.raises(ParamsError, match=f"name: .*{fault}"):
         validate({"set": "owl", "name": word, "trigger": True}, Learned, "params.yaml")
+
+
+@pytest.mark.parametrize("error", [None, OSError(errno.EXDEV, "another file system")])
+def test_a_copy_has_the_bytes_of_the_file_and_does_not_change_with_it(
+    error: OSError | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if error:
+        monkeypatch.setattr(os, "copy_file_range", lambda *_: _raise(error), raising=False)
+    source, place = tmp_path / "a", tmp_path / "b"
+    source.write_bytes(bytes(range(256)) * 999)
+    copy_file(source, place)
+    assert place.read_bytes() == source.read_bytes()
+    with open(source, "r+b") as file:
+        file.write(b"other")
+    assert place.read_bytes()[:5] == bytes(range(5))
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from etude.core import store
-from etude.core.store import REMEMBERED, Store, is_settled, key, remembered
+from etude.core.store import REMEMBERED, Store, is_settled, key, load, remembered, save
 
 
 def test_keys_tell_apart_what_joins_to_the_same_text() -> None:
@@ -100,3 +100,14 @@ def test_a_time_is_settled_once_both_are_older_than_any_clock_is_coarse(moved: s
     now, old = 10**18, {"st_mtime_ns": 0, "st_ctime_ns": 0}
     stats: list[Any] = [SimpleNamespace(**old | {moved: now - age}) for age in (0, 3 * 10**9, 3 * 10**9 + 200)]
     assert [is_settled(stat, now) for stat in stats] == [False, False, True]
+
+
+def test_an_entry_is_loaded_as_it_was_saved_and_a_damaged_one_counts_as_missing(tmp_path: Path) -> None:
+    place = tmp_path / "ab" / "abcd.entry"
+    assert load(place) is None
+    save(place, {"text": "ü\n", "numbers": [1, 2.5], "none": None})
+    assert load(place) == {"text": "ü\n", "numbers": [1, 2.5], "none": None}
+    whole = place.read_bytes()
+    for damaged in (b"", whole[:-1], whole.replace(b"2.5", b"2.6"), bytes(len(whole)), b"\xff" + whole[1:]):
+        place.write_bytes(damaged)
+        assert load(place) is None

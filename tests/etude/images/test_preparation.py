@@ -9,10 +9,11 @@ from PIL import Image, ImageDraw
 from etude.core.errors import InputError
 from etude.core.files import sha256_tree
 from etude.core.orientation import TAG
-from etude.images import preparation
+from etude.images.cuts import PLAIN as ONE_COLOUR
+from etude.images.cuts import is_enlarged, pixels_enough
 from etude.images.decode import FIRST, read_picture
 from etude.images.folder import list_pictures
-from etude.images.preparation import Preparation, is_enlarged, pixels_enough
+from etude.images.preparation import Preparation
 from etude.images.settings import Prepare
 
 PLAIN = {
@@ -34,7 +35,7 @@ def prepared(folder: Path, out: Path, **changes: Any) -> dict[str, Any]:
     settings = Prepare(**{**PLAIN, **changes})
     preparing = Preparation(out, settings)
     for name, mask in list_pictures(folder).items():
-        preparing.add(name, folder / name, folder / mask if mask else None)
+        preparing.add(name, preparing.cutter((folder / name, folder / mask if mask else None)), mask)
     if settings.flip:
         preparing.flip()
     listing = preparing.listing()
@@ -155,7 +156,7 @@ def test_what_is_to_be_known_of_a_picture_that_is_used_is_noted_and_only_that(fo
     for name in ("b.gif", "same.png"):  # the second is a duplicate of 3.png
         frames[0].save(folder / name, save_all=True, append_images=frames[1:])
     listing = prepared(folder, tmp_path / "out2", flip=True)
-    assert listing["notes"] == {"plain.png": [preparation.PLAIN], "b.gif": [FIRST], "same.png": [FIRST]}
+    assert listing["notes"] == {"plain.png": [ONE_COLOUR], "b.gif": [FIRST], "same.png": [FIRST]}
     assert listing["duplicates"] == {"same.png": "3.png"}
 
 
