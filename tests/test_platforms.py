@@ -17,7 +17,8 @@ PRELUDE = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 # Libraries choose their own code for a system when they are imported: they are not what is tried here.
-import asyncio, concurrent.futures.process, multiprocessing, numpy, PIL.Image, psutil, pydantic, rich.console, rich.progress, ruamel.yaml
+import asyncio, concurrent.futures.process, multiprocessing, numpy, PIL.Image, psutil, pydantic
+import rich.console, rich.progress, ruamel.yaml
 import subprocess, tempfile, typer, zoneinfo
 from importlib import import_module
 from types import ModuleType

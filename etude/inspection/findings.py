@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from etude.images.preparation import PLAIN
+from etude.images.cuts import PLAIN
 from etude.inspection.contents import Contents, Picture
 from etude.inspection.looks import Measures
 from etude.inspection.tokens import READ
