@@ -79,8 +79,9 @@ def _check_name(name: str, target: Path) -> None:
 def _chosen(source: Path, target: Path) -> list[str]:
     """The pictures below ``source``, recognised by content, with their masks and texts, as sorted relative names."""
     from etude.core.beside.captions import Captions
+    from etude.core.beside.repeats import repeated_folders
     from etude.images.decode import fault_of
-    from etude.images.folder import choose_pictures, kohya_folders, list_folder, name_unused
+    from etude.images.folder import choose_pictures, list_folder, name_unused
 
     if target.resolve() != source.resolve() and target.resolve().is_relative_to(source.resolve()):
         raise InputError(source, f"holds {target} itself", "choose the folder with the pictures alone")
@@ -101,8 +102,8 @@ def _chosen(source: Path, target: Path) -> list[str]:
     chosen.update(captions.faults)  # *caption* names them, and people correct them in the set
     if unused := name_unused(files, chosen | {file for file, fault in faults.items() if fault}):
         warn(f"not copied either: {first_of(unused)}")
-    if folders := kohya_folders(pictures):
-        warn(f"the repeats in folders' names are not read: {first_of(folders)}")
+    if folders := repeated_folders(pictures):
+        say(f"pictures count as often as the names of their folders say: {first_of(folders)}")
     return sorted(chosen)
 
 

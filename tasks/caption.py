@@ -167,7 +167,7 @@ def _tell_silent(name: str, images: dict[str, Any], whole: dict[str, dict[str, s
 
 def _tell_files(name: str, captions: Captions, listing: dict[str, Any], found: set[str | None]) -> None:
     """Name files with faults, and what is in the folder and neither *prepare* nor this stage uses, by suffix."""
-    from etude.images.folder import kohya_folders, name_unused
+    from etude.images.folder import name_unused
 
     for faults, what, action in (
         (captions.faults, "are left out", "correct them; texts are UTF-8"),
@@ -184,8 +184,6 @@ def _tell_files(name: str, captions: Captions, listing: dict[str, Any], found: s
     used.update(filter(None, found), captions.faults)
     if unused := name_unused(captions.files, used):
         warn(f"{name}: files that are not used: {first_of(unused)}")
-    if folders := kohya_folders(used):
-        warn(f"{name}: the repeats in folders' names are not read: {first_of(folders)}")
 
 
 if __name__ == "__main__":

@@ -7,21 +7,22 @@ device and threads. The outs are shards (`etude/core/shards.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from etude.core.beside.repeats import repeated_folders, repeats_of
 from etude.core.code import code_digests
 from etude.core.errors import BaseError, InputError
 from etude.core.files import atomic_path, read_json, sha256_file, write_json
 from etude.core.params import Schema, pick
-from etude.core.shards import CAPTIONS, text_entry, write_shards
+from etude.core.shards import CAPTIONS, REPEATS, text_entry, write_shards
 from etude.core.store import Store, key
 from etude.core.tensors import read_metadata, read_tensors, write_tensors
 from tasks.shell import publish, run
-from tasks.shell.console import progress, say, warn
+from tasks.shell.console import first_of, progress, say, warn
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -96,8 +97,8 @@ def encode(name: str) -> None:
 def encode_pictures(name: str, stage_params: StageParams) -> tuple[Entries, Entries]:
     """Fill ``data/<set>/latents``: for each picture "mean" and "logvar" [4, h/8, w/8], unscaled.
 
-    A picture with an attention mask also has "attention" [h/8, w/8], the mask's grey from 0 to 1. Pictures and the
-    mirrored copies made by *prepare* are counted separately.
+    A picture with an attention mask also has "attention" [h/8, w/8], the mask's grey from 0 to 1. How often pictures
+    count is in ``repeats.json``. Pictures and the mirrored copies made by *prepare* are counted separately.
     """
     entries, mirrored = Entries("vae", stage_params), Entries("vae", stage_params)
     encoder = cache(lambda: open_vae(stage_params))  # loaded when the first entry is not in the store
@@ -105,7 +106,8 @@ def encode_pictures(name: str, stage_params: StageParams) -> tuple[Entries, Entr
     pictures = sorted((folder / "prepared").glob("*.png"))
     if not pictures:
         raise InputError(folder / "prepared", "holds no pictures", "run `dvc repro` so that *prepare* fills it")
-    flipped = {name for name, image in read_json(folder / "prepared/images.json")["images"].items() if image["flipped"]}
+    images = read_json(folder / "prepared/images.json")["images"]
+    flipped = {name for name, image in images.items() if image["flipped"]}
     places = {}
     for path in progress(pictures, f"{name}: latents"):
         own = mirrored if path.stem in flipped else entries
@@ -113,7 +115,17 @@ def encode_pictures(name: str, stage_params: StageParams) -> tuple[Entries, Entr
     masks = folder / "prepared" / "attention"
     with publish(folder / "latents") as out:
         write_shards(out, places, lambda name: _with_mask(places[name], masks / f"{name}.png"))
+        write_repeats(out, {name: images[name]["sources"] for name in places})
+    if folders := repeated_folders(source for name in places for source in images[name]["sources"]):
+        say(f"{name}: pictures count as often as the names of their folders say: {first_of(folders)}")
     return entries, mirrored
+
+
+def write_repeats(out: Path, sources: Mapping[str, Sequence[str]]) -> None:
+    """Write ``repeats.json``, unless each picture counts once; ``sources`` are the files of each."""
+    repeats = {name: repeats_of(files) for name, files in sources.items()}
+    if set(repeats.values()) != {1}:
+        write_json(out / REPEATS, {name: number for name, number in repeats.items() if number != 1})
 
 
 def encode_captions(name: str, stage_params: StageParams) -> Entries:

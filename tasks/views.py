@@ -5,14 +5,14 @@ Each view is encoded once and cached in ``.cache/``, like pictures in *encode*.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
 from etude.core.errors import InputError
-from etude.core.files import write_json
+from etude.core.files import read_json, write_json
 from etude.core.params import pick
 from etude.core.shards import write_shards
 from etude.core.tensors import read_tensors
@@ -53,7 +53,14 @@ def views(method: str, name: str) -> None:
     with publish(Path("artifacts", method, "views", name)) as out:
         write_shards(out, made, lambda entry: read_tensors(made[entry][0])[0] | made[entry][1])
         write_json(out / KINDS, kinds)
+        encode.write_repeats(out, _sources(Path("data", name, "prepared"), made))
     say(f"{method}: views of {len(pictures)} pictures of {name}: {entries}")
+
+
+def _sources(prepared: Path, entries: Iterable[str]) -> dict[str, list[str]]:
+    """The files of each view's picture."""
+    images = read_json(prepared / "images.json")["images"]
+    return {entry: images[entry.rpartition("-")[0]]["sources"] for entry in entries}
 
 
 def _views(path: Path, settings: Augmentation) -> Iterator[tuple[Image.Image, dict[str, Tensor], str]]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from etude.core.beside.captions import CARDS, REPEATS
+from etude.core.beside.captions import CARDS
 from etude.core.errors import InputError
 
 # What lies beside pictures without being one; everything else is tried by its content, whatever its suffix.
@@ -108,12 +108,6 @@ def name_unused(files: Iterable[str], used: Collection[str]) -> list[str]:
             by_kind.setdefault(kind, []).append(name)
     order = sorted(by_kind, key=lambda kind: (-len(by_kind[kind]), kind))
     return [f"{len(by_kind[kind])} {kind} ({by_kind[kind][0]})" for kind in order]
-
-
-def kohya_folders(used: Iterable[str]) -> list[str]:
-    """The folders of ``used`` files whose names tell kohya's scripts how often a picture counts."""
-    parts = {part for name in used for part in PurePosixPath(name).parts[:-1]}
-    return sorted(filter(REPEATS.fullmatch, parts))
 
 
 def _hidden(part: str) -> bool:

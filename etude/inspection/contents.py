@@ -10,7 +10,7 @@ from typing import Any
 from etude.core.beside.captions import Captions
 from etude.core.errors import InputError
 from etude.core.files import read_json
-from etude.images.folder import choose_pictures, kohya_folders, list_files, name_unused
+from etude.images.folder import choose_pictures, list_files, name_unused
 from etude.inspection.tiles import Entry, group_entries, share_kept
 from etude.inspection.tokens import Length, measure_text
 
@@ -111,7 +111,7 @@ def read_set(name: str, folder: Path, made: Path) -> Contents:
         near=_near(listing),
         faults=dict(sorted(beside.faults.items())),
         doubts=dict(sorted(beside.notes.items())),
-        unused=(*name_unused(files, used), *(f"the repeats in {folder}" for folder in kohya_folders(used))),
+        unused=tuple(name_unused(files, used)),
     )
 
 

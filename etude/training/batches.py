@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import gcd
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from etude.base.conditioning import Conditioning
 from etude.core.errors import InputError
 from etude.core.files import read_json
 from etude.core.randomness import generator, mix
-from etude.core.shards import CAPTIONS, Shards, text_entry
+from etude.core.shards import CAPTIONS, REPEATS, Shards, text_entry
 
 AHEAD = 2  # batches that are made before they are needed
 
@@ -35,6 +36,7 @@ class Images:
 
     ``attention``: for each picture the grey [h, w], 0 to 1, of the mask beside it, or None; empty: no picture has one.
     ``cells``: for each view of a picture the cells [h, w] that it fills, 1 or 0; empty: these are no views.
+    ``repeats``: how often each picture occurs before all have occurred, beside the others; empty: once.
     """
 
     names: tuple[str, ...]
@@ -42,6 +44,7 @@ class Images:
     logvar: Sequence[Tensor]
     attention: Sequence[Tensor | None] = ()
     cells: Sequence[Tensor] = ()
+    repeats: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -98,12 +101,42 @@ class Batch:
         return replace(self, **results, conditioning=self.conditioning and self.conditioning.map(function))
 
 
+class Place(NamedTuple):
+    """A folder of shards, the prefix of its names, and how often each of its pictures counts."""
+
+    prefix: str
+    folder: Path
+    repeats: int = 1
+
+
+def read_repeats(names: Sequence[str], *places: Place) -> Sequence[int]:
+    """The repeats of the pictures ``names``, which are in ``places``; empty if each counts once.
+
+    Raises InputError if no picture is left.
+    """
+    found: dict[str, int] = {}
+    for place in places:
+        file = place.folder / REPEATS
+        own: dict[str, int] = read_json(file) if file.exists() else {}
+        found |= {place.prefix + name: number for name, number in own.items()}
+    counts = array("q")
+    for name in names:
+        factor = next(place.repeats for place in reversed(places) if name.startswith(place.prefix))
+        counts.append(found.get(name, 1) * factor)
+    if counts and not any(counts):
+        fault = "the names of its folders tell 0 repeats of every picture"
+        raise InputError(places[0].folder, fault, "rename a folder, such as `1_sks dog`")
+    return counts if len(set(counts)) > 1 else ()
+
+
 def load_images(folder: Path | str) -> Images:
     """Open ``data/<set>/latents``; raises InputError if it is empty, and FormatError if a shard is damaged."""
-    shards = Shards(("", Path(folder)))
+    place = Place("", Path(folder))
+    shards = Shards(place[:2])
     if not shards.names:
         raise InputError(folder, "holds no latents", "run `dvc repro` so that the stage that fills it runs")
-    return Images(shards.names, shards.column("mean"), shards.column("logvar"), shards.optional("attention"))
+    moments, masks = (shards.column("mean"), shards.column("logvar")), shards.optional("attention")
+    return Images(shards.names, *moments, masks, repeats=read_repeats(shards.names, place))
 
 
 def load_pictures(folder: Path | str) -> Pictures:
@@ -176,7 +209,9 @@ class States(Mapping[str, Conditioning]):
 
 
 class Batches:
-    """``batches(i)``: the i-th batch, of images of one size. Each image is used once before any is used twice.
+    """``batches(i)``: the i-th batch, of images of one size.
+
+    Each image is used once before any is used twice; with repeats, as often as these say before any is used more often.
 
     A thread makes the batches that this process needs next; of the captions' encodings only if ``encoded``.
     ``unmasked`` is the grey that stands for the mask of a picture without one.
@@ -282,8 +317,14 @@ class Batches:
 
 
 def _groups(images: Images) -> list[array[int]]:
-    """The positions of the images of each size: one batch holds images of one size."""
+    """The positions of the images of each size: one batch holds images of one size.
+
+    A position is there as often as its image is repeated. Only the ratios of repeats count: equal ones are as none.
+    """
     groups: dict[tuple[int, ...], array[int]] = {}
+    common = gcd(*images.repeats) or 1
     for position, mean in enumerate(images.mean):
-        groups.setdefault(tuple(mean.shape), array("q")).append(position)
+        repeats = images.repeats[position] // common if images.repeats else 1
+        if repeats:
+            groups.setdefault(tuple(mean.shape), array("q")).extend([position] * repeats)
     return [groups[size] for size in sorted(groups)]

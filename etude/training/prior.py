@@ -20,7 +20,7 @@ from etude.core.files import read_json
 from etude.core.randomness import mix
 from etude.core.shards import CAPTIONS, Shards
 from etude.training import conditioning
-from etude.training.batches import Batch, Batches, Captions, Images, captions_of
+from etude.training.batches import Batch, Batches, Captions, Images, Place, captions_of, read_repeats
 from etude.training.denoising import denoising_losses
 from etude.training.plan import Optimization
 
@@ -54,13 +54,15 @@ def load_prior(folder: Path | str, real: Sequence[str]) -> Prior:
     The result may be empty: a run without prior preservation needs no class pictures. `pairs` checks this.
     """
     places = {f"{name}/": Path(folder, name) for name in (DRAWN, *real)}
-    shards = Shards(*((prefix, place / "latents") for prefix, place in places.items()))
+    pictures = [Place(prefix, place / "latents") for prefix, place in places.items()]
+    shards = Shards(*(place[:2] for place in pictures))
     said = {name: text for prefix, place in places.items() for name, text in _said(prefix, place).items()}
     if missing := [name for name in shards.names if name not in said]:
         raise InputError(
             ", ".join(missing[:5]), "has no caption", "run `dvc repro` so that the stage that fills it runs"
         )
-    images = Images(shards.names, shards.column("mean"), shards.column("logvar"))
+    repeats = read_repeats(shards.names, *pictures)
+    images = Images(shards.names, shards.column("mean"), shards.column("logvar"), repeats=repeats)
     texts = Shards(*(("", place / "texts") for place in places.values()))
     return Prior(images, captions_of(texts, {name: said[name] for name in shards.names}))
 

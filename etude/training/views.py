@@ -14,7 +14,7 @@ from etude.core.errors import InputError
 from etude.core.files import read_json
 from etude.core.shards import Shards
 from etude.training.augmentation import KINDS, MASK, Kind
-from etude.training.batches import Images
+from etude.training.batches import Images, Place, read_repeats
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,13 @@ class Views:
 def load_views(folder: Path | str, sets: Sequence[str]) -> Views:
     """Open ``artifacts/<method>/views/<set>`` of each set; raises InputError if one is empty."""
     kinds: dict[str, Kind] = {}
-    places = {f"{name}/": Path(folder, name) for name in sets}
-    shards = Shards(*places.items())
-    for prefix, place in places.items():
+    places = [Place(f"{name}/", Path(folder, name)) for name in sets]
+    shards = Shards(*(place[:2] for place in places))
+    for prefix, place, _ in places:
         own = read_json(place / KINDS)
         if not own:
             raise InputError(place, "holds no views", "run `dvc repro` so that *views* fills it")
         kinds |= {prefix + name: kind for name, kind in own.items()}
     moments = shards.column("mean"), shards.column("logvar")
-    return Views(Images(shards.names, *moments, shards.optional("attention"), shards.column(MASK)), kinds)
+    repeats = read_repeats(shards.names, *places)
+    return Views(Images(shards.names, *moments, shards.optional("attention"), shards.column(MASK), repeats), kinds)

@@ -338,4 +338,4 @@ def test_captions_of_every_kind_are_copied_and_every_other_file_is_named(
     assert "4 pictures and 3 files with captions are in" in told.out
     assert "not copied either: 2 .json (1.json); 1 .caption (holiday/b.caption); 1 .jsonl (log.jsonl); " in told.err
     assert "1 .png.txt (a.png.txt)" in told.err
-    assert "the repeats in folders' names are not read: 10_sks dog" in told.err
+    assert "pictures count as often as the names of their folders say: 10_sks dog" in told.out

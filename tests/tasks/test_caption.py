@@ -233,14 +233,10 @@ def test_every_file_that_no_stage_used_is_named_in_one_line(raw: Path, capsys: p
     )
 
 
-def test_prompts_in_names_of_folders_are_captions_and_that_repeats_are_not_read_is_said(
-    raw: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_prompts_in_names_of_folders_are_captions(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw(raw / "10_sks dog" / "IMG_1.png", 1)
     assert front() == {"10_sks dog/IMG_1.png": ("sks dog", "folder")}
-    warned = capsys.readouterr().err
-    assert "pets: the repeats in folders' names are not read: 10_sks dog" in warned
-    assert "not used" not in warned
+    assert "not used" not in capsys.readouterr().err
 
 
 def test_texts_in_another_encoding_stop_nothing_and_all_are_named_at_once(

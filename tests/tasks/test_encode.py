@@ -16,6 +16,7 @@ from etude.core.errors import BaseError, InputError
 from etude.core.files import read_json, sha256_tree
 from etude.core.shards import Shards, text_entry
 from etude.core.tensors import read_tensors, write_tensors
+from etude.training.batches import load_images
 from tasks.caption import caption
 from tasks.encode import encode
 from tasks.prepare import prepare
@@ -313,6 +314,27 @@ def test_one_changed_picture_counts_as_one_and_its_mirrored_copy_apart(capsys: p
     said = capsys.readouterr().out.splitlines()[-1]
     assert "latents: 1 encoded, 3 from cache (their mirrored copies: 1 encoded, 3 from cache)" in said
     assert "texts: 0 encoded" in said
+
+
+@pytest.mark.usefixtures("project")
+def test_pictures_count_as_often_as_the_names_of_their_folders_say(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not Path("data/pets/latents/repeats.json").exists()
+    Path("raw/10_sks dog").mkdir()
+    Path("raw/0.png").rename("raw/10_sks dog/0.png")
+    set_param("flip: false", "flip: true")
+    front()
+    said = capsys.readouterr().out
+    assert "pets: pictures count as often as the names of their folders say: 10_sks dog" in said
+    images = read_json("data/pets/prepared/images.json")["images"]
+    often = {name for name, facts in images.items() if facts["sources"] == ["10_sks dog/0.png"]}
+    assert len(often) == 2  # the mirrored copy, too
+    pictures = load_images("data/pets/latents")
+    assert dict(zip(pictures.names, pictures.repeats, strict=True)) == {
+        name: 10 if name in often else 1 for name in images
+    }
+    Path("raw/10_sks dog").rename("raw/0_sks dog")
+    front()
+    assert sorted(load_images("data/pets/latents").repeats) == [0, 0, 1, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.usefixtures("project")

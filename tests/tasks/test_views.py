@@ -12,7 +12,7 @@ from PIL import Image
 
 from etude.base.latents import encode_images
 from etude.base.loading import load_base
-from etude.core.files import sha256_tree
+from etude.core.files import sha256_tree, write_json
 from etude.training.views import load_views
 from tasks.views import _views, views
 from tests.pipelines.learning import params_of
@@ -29,9 +29,15 @@ def project(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) ->
     shutil.rmtree(tmp_path / "data/concept/prepared", ignore_errors=True)
     for number in range(2):
         draw(tmp_path / f"data/concept/prepared/{number}.png", number, (64, 64))
+    tell_sources(tmp_path, "a.png", "b.png")
     monkeypatch.chdir(tmp_path)
     ask(views=3)
     return tmp_path
+
+
+def tell_sources(project: Path, *files: str) -> None:
+    images = {str(number): {"sources": [file]} for number, file in enumerate(files)}
+    write_json(project / "data/concept/prepared/images.json", {"images": images})
 
 
 def ask(**changes: Any) -> Any:
@@ -67,6 +73,15 @@ def test_each_view_is_encoded_with_its_mask_and_kind_and_none_twice(
     ask(views=3)
     views(METHOD, "concept")
     assert sha256_tree(OUT) == before
+
+
+def test_views_count_as_often_as_their_picture(project: Path) -> None:
+    ask(views=2)
+    views(METHOD, "concept")
+    assert not load_views(OUT, ["concept"]).images.repeats
+    tell_sources(project, "3_dog/a.png", "b.png")
+    views(METHOD, "concept")
+    assert list(load_views(OUT, ["concept"]).images.repeats) == [3, 3, 1, 1]
 
 
 @pytest.mark.usefixtures("project")

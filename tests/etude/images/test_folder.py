@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from etude.core.errors import InputError
-from etude.images.folder import kohya_folders, list_folder, list_pictures, name_unused
+from etude.images.folder import list_folder, list_pictures, name_unused
 
 
 def fill(folder: Path, *names: str) -> None:
@@ -84,8 +84,3 @@ def test_unused_files_are_named_by_suffix_with_counts_and_cards_are_not() -> Non
         "2 .json (a.json)", "1 .jsonl (metadata.jsonl)", "1 .png.txt (b.png.txt)"
     ]  # fmt: skip
     assert name_unused(files[:2], {"a.png", "a.txt"}) == []
-
-
-def test_folders_with_repeats_and_a_prompt_are_found_by_their_names() -> None:
-    names = ["10_sks dog/a.png", "deep/1_dog/b.png", "2024_holiday/c.png", "sub/d.png", "3_e.png", "100_x/y/f.png"]
-    assert kohya_folders(names) == ["100_x", "10_sks dog", "1_dog"]

@@ -15,7 +15,17 @@ from etude.base.conditioning import Conditioning
 from etude.core.errors import InputError
 from etude.core.files import write_json
 from etude.core.shards import Shards, text_entry, write_shards
-from etude.training.batches import AHEAD, Batches, Captions, Images, load_captions, load_images, load_pictures
+from etude.training.batches import (
+    AHEAD,
+    Batches,
+    Captions,
+    Images,
+    Place,
+    load_captions,
+    load_images,
+    load_pictures,
+    read_repeats,
+)
 
 
 def images(*sizes: int) -> Images:
@@ -37,6 +47,34 @@ def test_every_image_is_seen_once_before_any_is_seen_twice() -> None:
     seen = [name for i in range(15) for name in batches(i).names]
     for epoch in range(6):
         assert len(set(seen[10 * epoch : 10 * epoch + 10])) == 10
+
+
+def test_repeated_images_occur_as_often_as_their_repeats_say_and_only_the_ratios_count() -> None:
+    pictures = replace(images(8, 8, 16, 8), repeats=(3, 1, 2, 0))
+    batches, doubled = (
+        Batches(replace(pictures, repeats=[factor * number for number in (3, 1, 2, 0)]), None, batch_size=2, seed=0)
+        for factor in (1, 2)
+    )
+    order = [batches(i).names for i in range(6)]
+    assert [doubled(i).names for i in range(6)] == order
+    for epoch in range(2):
+        seen = [name for names in order[3 * epoch : 3 * epoch + 3] for name in names]
+        assert {name: seen.count(name) for name in seen} == {"image0": 3, "image1": 1, "image2": 2}
+    plain, equal = images(*[8] * 10), replace(images(*[8] * 10), repeats=[7] * 10)
+    assert [Batches(equal, None, batch_size=4, seed=3)(i).names for i in range(9)] == [
+        Batches(plain, None, batch_size=4, seed=3)(i).names for i in range(9)
+    ]
+
+
+def test_repeats_are_those_of_each_folder_times_those_of_its_pictures(tmp_path: Path) -> None:
+    for name, numbers in (("a", {"x": 3, "y": 0}), ("b", {})):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "repeats.json", numbers)
+    places = Place("", tmp_path / "a", 2), Place("b/", tmp_path / "b", 5), Place("c/", tmp_path / "c")
+    assert list(read_repeats(["x", "y", "z", "b/x", "c/x"], *places)) == [6, 0, 2, 5, 1]
+    assert not read_repeats(["b/x", "b/y"], *places)  # all count the same
+    with pytest.raises(InputError, match="0 repeats of every picture"):
+        read_repeats(["y"], *places)
 
 
 def test_a_set_smaller_than_a_batch_still_fills_it() -> None:
