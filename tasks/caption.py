@@ -60,11 +60,11 @@ def caption(name: str) -> None:
 
     files = list_files(folder)
     captions = Captions(folder, files, choose_pictures(files))
-    existing = _existing(captions, images, stage_params.caption)
+    existing = existing_texts(captions, images, stage_params.caption)
     settings, unflipped = stage_params.caption, [key for key, entry in images.items() if not entry["flipped"]]
     wanted = [key for key in unflipped if key not in existing or settings.existing in ("prepend", "append")]
-    texts = _joined(existing, _described(prepared, wanted, stage_params), settings.existing)
-    whole = {identifier: _whole(identifier, texts, settings) for identifier in images}
+    texts = join_texts(existing, describe(prepared, wanted, stage_params), settings.existing)
+    whole = {identifier: write_caption(identifier, texts, settings) for identifier in images}
     with publish(Path("data", name, "captioned")) as out:
         for identifier, entry in whole.items():
             (out / f"{identifier}.txt").write_text(entry["text"] + "\n", encoding="utf-8")
@@ -73,7 +73,7 @@ def caption(name: str) -> None:
     _tell_files(name, captions, listing, {text.file for text in existing.values()})
 
 
-def _existing(captions: Captions, images: dict[str, dict[str, Any]], settings: Caption) -> Texts:
+def existing_texts(captions: Captions, images: dict[str, dict[str, Any]], settings: Caption) -> Texts:
     """The captions that exist: in the set's folder, or as the words of a file's name."""
     from etude.captions.names import words_of_name
 
@@ -93,7 +93,7 @@ def _existing(captions: Captions, images: dict[str, dict[str, Any]], settings: C
     return texts
 
 
-def _joined(existing: Texts, described: Texts, order: str) -> Texts:
+def join_texts(existing: Texts, described: Texts, order: str) -> Texts:
     """All texts; where a picture has one that exists and one of the captioner, both, in the ``order`` of `existing`."""
     texts = described | existing
     for identifier in existing.keys() & described.keys():
@@ -105,7 +105,7 @@ def _joined(existing: Texts, described: Texts, order: str) -> Texts:
     return texts
 
 
-def _described(prepared: Path, identifiers: list[str], stage_params: StageParams) -> Texts:
+def describe(prepared: Path, identifiers: list[str], stage_params: StageParams) -> Texts:
     """Captions by the captioners, in their order; without pictures, no model is loaded."""
     captioners = [CAPTIONERS[kind] for kind in stage_params.caption.captioners]
     if not captioners or not identifiers:
@@ -131,7 +131,7 @@ def _together(texts: Iterable[str]) -> str:
     return ", ".join(filter(None, texts))
 
 
-def _whole(identifier: str, texts: Texts, settings: Caption) -> dict[str, str]:
+def write_caption(identifier: str, texts: Texts, settings: Caption) -> dict[str, str]:
     """The final caption of a picture. A mirrored copy has the caption of its picture with left and right exchanged."""
     from etude.captions.mirror import mirror
 
