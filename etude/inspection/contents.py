@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from etude.core.beside.captions import Captions
+from etude.core.beside.repeats import repeats_of
 from etude.core.errors import InputError
 from etude.core.files import read_json
 from etude.images.folder import choose_pictures, list_files, name_unused
@@ -49,6 +50,11 @@ class Picture:
         """Upright pixels of the file."""
         width, height = self.first["source_size"]
         return width, height
+
+    @property
+    def repeats(self) -> int:
+        """How often it counts, by the name of its folder."""
+        return repeats_of([self.name, *self.same])
 
     @property
     def target(self) -> Size:

@@ -154,7 +154,11 @@ def _about(picture: Picture) -> str:
         parts[0] = f"{len(picture.entries)} of {parts[0]}"
     elif picture.kept < 1:
         parts.append(f"{picture.kept:.0%} kept")
-    return ", ".join([*parts, "enlarged"] if picture.first["enlarged"] else parts)
+    if picture.first["enlarged"]:
+        parts.append("enlarged")
+    if picture.repeats != 1:
+        parts.append(f"counts {picture.repeats} times")
+    return ", ".join(parts)
 
 
 def _caption(caption: Caption) -> dict[str, Any]:

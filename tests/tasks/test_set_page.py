@@ -150,6 +150,14 @@ def test_every_picture_is_shown_once_with_its_crops_caption_and_where_that_came_
     assert rows[-1]["caption"] == "a tall one"
 
 
+def test_how_often_a_picture_counts_is_shown_where_its_folder_says_so(raw: Path) -> None:
+    noisy(raw / "10_sks dog" / "a.png", 1, (64, 64))
+    noisy(raw / "b.png", 2, (64, 64))
+    text = html()
+    assert text.count("64×64 → 64×64, counts 10 times<") == text.count("counts ") == 1
+    assert ">sks dog<br><small>folder’s name: 10_sks dog;" in text
+
+
 def test_a_page_is_one_well_formed_file_without_scripts_and_its_thumbnails_are_small(raw: Path) -> None:
     noisy(raw / "a.png", 1, (900, 640))
     noisy(raw / "b.png", 2)
