@@ -1,4 +1,5 @@
 import io
+from itertools import combinations
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -73,3 +74,23 @@ def test_the_share_of_bits_and_the_tint_are_limits_that_may_be_reached_and_not_p
         ("a", "d"),
         ("c", "d"),
     ]
+
+
+def test_the_pairs_of_a_large_set_are_those_that_comparing_all_with_all_finds() -> None:
+    rng = np.random.default_rng(0)
+    signatures = {}
+    for number in range(60):
+        bits, tint = rng.random(512) < rng.uniform(0.1, 0.9), rng.integers(60, 200, (4, 4, 3))
+        for near in range(3):  # in each group some are near in both, in bits alone or in colours alone
+            changed = bits ^ (rng.random(512) < rng.uniform(0.0, 0.1))
+            levels = tint + rng.integers(-14, 14, (4, 4, 3))
+            name = f"{rng.integers(1 << 60):x}-{number}-{near}"
+            signatures[name] = Signature(np.packbits(changed).view(np.uint64), levels.astype(np.int16))
+    expected = []
+    for one, other in combinations(sorted(signatures), 2):
+        differ = int(np.bitwise_count(signatures[one].bits ^ signatures[other].bits).sum())
+        if differ <= 512 // 20 and np.abs(signatures[one].tint - signatures[other].tint).max() <= TINT:
+            expected.append((one, other))
+    assert len(expected) > 10
+    assert near_duplicates(signatures, 0.05) == expected
+    assert near_duplicates({}, 0.05) == []
