@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from etude.captions.settings import CAPTIONERS, NONE, Caption
-from etude.core.files import read_json, write_json
+from etude.captions.settings import CAPTIONERS, NONE, Caption, Captioner, Words
+from etude.core.code import code_digests, versions
+from etude.core.files import read_json, sha256_file, write_json
 from etude.core.params import Schema, image_folder, pick
+from etude.core.store import Store, key, load, remembered_tree, save
 from tasks.shell import publish, run
 from tasks.shell.console import first_of, progress, say, shorten, warn
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from etude.core.beside.captions import Captions
 
 __all__ = ["Caption", "StageParams", "caption"]
+# The code and the packages that describe a picture.
+CODE = ("etude/captions", "etude/base/bounds.py", "etude/base/clip.py", "etude/base/damage.py", "etude/core")
+LIBRARIES = ("torch", "transformers", "tokenizers", "onnxruntime", "onnxruntime-gpu", "timm", "numpy", "pillow")
 AND = " + "  # between the origins of a caption that has several
 FLIP = "-flip"  # suffix of the id of a mirrored copy
 # What people call the places of captions: those of `ORIGINS`, and a file's name.
@@ -120,11 +125,34 @@ def describe(prepared: Path, identifiers: list[str], stage_params: StageParams) 
     pictures = [prepared / f"{identifier}.png" for identifier in identifiers]
     described: dict[str, list[str]] = {identifier: [] for identifier in identifiers}
     for captioner in captioners:  # one after the other, so that one model is in memory
-        texts = captioner.describe(progress(pictures, captioner.name), stage_params.caption, device)
+        texts = _texts_of(captioner, pictures, stage_params, device)
         for identifier, text in zip(identifiers, texts, strict=True):
             described[identifier].append(text)
     origin = AND.join(captioner.kind for captioner in captioners)
     return {identifier: Text(_together(texts), origin) for identifier, texts in described.items()}
+
+
+def _texts_of(captioner: Captioner, pictures: list[Path], stage_params: StageParams, device: str) -> list[str]:
+    """A captioner's text for each picture. Those that it has described before are in the store.
+
+    The key has everything that a text depends on: the picture, the captioner's model and settings, code, libraries,
+    device and threads.
+    """
+    settings = stage_params.caption
+    captioner.refuse_missing(settings)
+    block, model = getattr(settings, captioner.settings), settings.captioners[captioner.kind]
+    files = [remembered_tree(model), sha256_file(block.file) if isinstance(block, Words) else None]
+    context = (captioner.kind, files, block.model_dump(), code_digests(*CODE), versions(*LIBRARIES))
+    store, computed = Store("captions"), (device, stage_params.threads)
+    places = [store.path(key(sha256_file(picture), *context, *computed), ".entry") for picture in pictures]
+    texts = {place: load(place) for place in places}
+    new = {place: picture for place, picture in zip(places, pictures, strict=True) if texts[place] is None}
+    if new:  # else no model is loaded
+        found = captioner.describe(progress(list(new.values()), captioner.name), settings, device)
+        for place, text in zip(new, found, strict=True):
+            texts[place] = text
+            save(place, text)
+    return [texts[place] for place in places]
 
 
 def _together(texts: Iterable[str]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
@@ -10,16 +11,16 @@ from PIL import Image
 from etude.core.pictures import open_prepared
 
 
-def open_batches(pictures: Iterable[Path], size: int) -> Iterator[list[Image.Image]]:
-    """The RGB images of up to ``size`` of ``pictures`` at a time, in their order; raises InputError as they are read.
+def describe_batches(
+    pictures: Iterable[Path], size: int, describe: Callable[[list[Image.Image]], list[str]]
+) -> Iterator[str]:
+    """The text of each picture, by ``describe``, which sees ``size`` RGB images at a time.
 
-    ``pictures`` may show progress: a path is taken from it when its picture is opened.
+    The last batch is filled with its last image: how many pictures there are then changes no text, not even in the last
+    digits that decide between two words. ``pictures`` may show progress: a path is taken from it when its picture is
+    opened. Raises InputError as pictures are read.
     """
-    batch: list[Image.Image] = []
-    for path in pictures:
-        batch.append(open_prepared(path).convert("RGB"))
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    paths = iter(pictures)
+    while images := [open_prepared(path).convert("RGB") for path in islice(paths, size)]:
+        filled = images + [images[-1]] * (size - len(images))
+        yield from describe(filled)[: len(images)]

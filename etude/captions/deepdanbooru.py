@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from etude.captions.batches import open_batches
+from etude.captions.batches import describe_batches
 from etude.captions.scores import Array, write_all
 from etude.captions.tags import RATING, Tag, Tags
 from etude.core.errors import FormatError, InputError
@@ -45,20 +45,21 @@ def check_model(model: Path) -> None:
     _read(_file(model))
 
 
-def describe_pictures(pictures: Iterable[Path], model: Path, settings: Tags, device: str) -> list[str]:
+def describe_pictures(pictures: Iterable[Path], model: Path, settings: Tags, device: str) -> Iterator[str]:
     """The tags of each picture file, by ``model``, a file or its folder. Raises EtudeError."""
     import torch
 
     refuse_missing(model)
     table, weights = _read(_file(model))
     weights = {name: tensor.float().to(device) for name, tensor in weights.items()}
-    texts: list[str] = []
-    for images in open_batches(pictures, settings.batch):
+
+    def describe(images: list[Image.Image]) -> list[str]:
         pixels = torch.from_numpy(np.stack([fitted(image) for image in images])).to(device)
         with torch.no_grad():
             scores = run(weights, pixels).cpu().numpy()
-        texts += write_all(table, scores, {"general": settings.deepdanbooru}, settings)
-    return texts
+        return write_all(table, scores, {"general": settings.deepdanbooru}, settings)
+
+    yield from describe_batches(pictures, settings.batch, describe)
 
 
 def _file(model: Path) -> Path:

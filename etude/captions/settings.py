@@ -6,7 +6,7 @@ its test, and, where it has settings that no other has, a block of `Caption` wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -53,10 +53,11 @@ class Captioner:
     """What describes a picture that nobody named.
 
     ``module`` has a function ``describe_pictures``. It takes paths of pictures, the folder or file of the model, the
-    block of `caption` with the settings, and the device, and gives a caption for each picture; it raises EtudeError
-    where the model or the settings cannot be used. Its function ``refuse_missing`` takes the model, and raises
-    EtudeError where a package or a file of it is missing, in a second. For `etude base`, ``recognises`` tells whether a
-    folder is such a model, and ``check_model`` opens it, and raises EtudeError where that fails.
+    block of `caption` with the settings, and the device, and gives a caption for each picture, one by one, each of its
+    picture alone; it raises EtudeError where the model or the settings cannot be used. Its function ``refuse_missing``
+    takes the model, and raises EtudeError where a package or a file of it is missing, in a second. For `etude base`,
+    ``recognises`` tells whether a folder is such a model, and ``check_model`` opens it, and raises EtudeError where
+    that fails.
     """
 
     kind: str  # as `caption.captioners` and captions.json call it
@@ -64,12 +65,11 @@ class Captioner:
     settings: str  # the block of `caption`
     module: str
 
-    def describe(self, pictures: Iterable[Path], caption: Caption, device: str) -> list[str]:
+    def describe(self, pictures: Iterable[Path], caption: Caption, device: str) -> Iterator[str]:
         """A caption for each of ``pictures``, which are files."""
         describe_pictures = import_module(self.module).describe_pictures
         model = Path(caption.captioners[self.kind])
-        texts: list[str] = describe_pictures(pictures, model, getattr(caption, self.settings), device)
-        return texts
+        yield from describe_pictures(pictures, model, getattr(caption, self.settings), device)
 
     def refuse_missing(self, caption: Caption) -> None:
         """Raise EtudeError where a package that the captioner needs is missing, or a file of its model."""

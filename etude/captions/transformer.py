@@ -77,16 +77,13 @@ def _open_processor(folder: Path) -> Any:
     return AutoProcessor.from_pretrained(folder, backend="pil", **SAFELY)
 
 
-def describe_pictures(pictures: Iterable[Path], model: Path, settings: Sentence, device: str) -> list[str]:
+def describe_pictures(pictures: Iterable[Path], model: Path, settings: Sentence, device: str) -> Iterator[str]:
     """A sentence for each picture file, by the model in the folder ``model``. Raises EtudeError."""
-    from etude.captions.batches import open_batches
+    from etude.captions.batches import describe_batches
 
     refuse_missing(model)
     writer = _Writer(model, settings, device)
-    sentences: list[str] = []
-    for images in open_batches(pictures, settings.batch):
-        sentences += writer.write(images)
-    return sentences
+    yield from describe_batches(pictures, settings.batch, writer.write)
 
 
 class _Writer:

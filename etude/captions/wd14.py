@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from etude.captions.batches import open_batches
+from etude.captions.batches import describe_batches
 from etude.captions.scores import Array, write_all
 from etude.captions.tags import RATING, Tag, Tags
 from etude.captions.wd14_timm import TimmNetwork
@@ -59,20 +59,21 @@ def check_model(model: Path) -> None:
     _open(model, "cpu")
 
 
-def describe_pictures(pictures: Iterable[Path], model: Path, settings: Tags, device: str) -> list[str]:
+def describe_pictures(pictures: Iterable[Path], model: Path, settings: Tags, device: str) -> Iterator[str]:
     """The tags of each picture file, by the model in the folder ``model``. Raises EtudeError."""
     refuse_missing(model)
     table = read_table(model / TABLE)
     network = _open(model, device)
     thresholds = {"general": settings.general, "character": settings.character}
-    texts: list[str] = []
-    for images in open_batches(pictures, network.batch or settings.batch):
+
+    def describe(images: list[Image.Image]) -> list[str]:
         scores = network.scores(np.stack([pixels(image, network.side, settings.resize) for image in images]))
         if scores.shape != (len(images), len(table)):
             fault = f"gives {scores.shape[-1]} scores, and {TABLE} beside it has {len(table)} tags"
             raise BaseError(model, fault, FETCH)
-        texts += write_all(table, scores, thresholds, settings)
-    return texts
+        return write_all(table, scores, thresholds, settings)
+
+    yield from describe_batches(pictures, network.batch or settings.batch, describe)
 
 
 def _open(model: Path, device: str) -> _Network | TimmNetwork:

@@ -5,7 +5,7 @@ It knows no weights: features come in as unit vectors, so any CLIP will do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,22 +48,21 @@ def recognises(model: Path) -> bool:
     return False
 
 
-def describe_pictures(pictures: Iterable[Path], model: Path, settings: Words, device: str) -> list[str]:
+def describe_pictures(pictures: Iterable[Path], model: Path, settings: Words, device: str) -> Iterator[str]:
     """A caption for each picture file, seen by the CLIP in the folder ``model``; raises EtudeError if it is none."""
     from etude.base.clip import Clip
     from etude.core.pictures import open_prepared
 
     words = read_words(settings.file)
     clip = Clip(model, device, "correct `caption.captioners`, or set it to {}")
-    features = []
-    for path in pictures:
-        features.append(_unit(clip.see(open_prepared(path).convert("RGB"))))
 
     def read(texts: Sequence[str]) -> Array:
         groups = [texts[start : start + TEXTS] for start in range(0, len(texts), TEXTS)]
         return np.concatenate([_unit(clip.read(group)) for group in groups])
 
-    return describe(np.stack(features), read, words, settings)
+    known = Phrases(read, words, settings)
+    for path in pictures:
+        yield known.describe(_unit(clip.see(open_prepared(path).convert("RGB"))))
 
 
 def _unit(features: Tensor) -> Array:
@@ -71,16 +70,23 @@ def _unit(features: Tensor) -> Array:
     return np.asarray((features.double() / lengths).numpy())
 
 
-def describe(pictures: Array, read: Read, words: Sequence[str], settings: Words) -> list[str]:
-    """A caption for each of ``pictures`` (unit features [n, d]): style, the ``top`` words, background.
+class Phrases:
+    """The words and phrases that describe a picture, each with its features.
 
     A word's feature is the mean over the templates, as in the paper. Styles and backgrounds are read as they stand.
     """
-    features = _word_features(read, words, settings.templates)
-    named = [", ".join(choice) for choice in _best(pictures, features, words, settings.top)]
-    styles = _one_of(pictures, read, settings.styles)
-    backgrounds = _one_of(pictures, read, settings.backgrounds)
-    return [" ".join(filter(None, parts)) for parts in zip(styles, named, backgrounds, strict=True)]
+
+    def __init__(self, read: Read, words: Sequence[str], settings: Words) -> None:
+        self._top = settings.top
+        self._words = (words, _word_features(read, words, settings.templates))
+        self._styles = (settings.styles, read(settings.styles) if settings.styles else None)
+        self._backgrounds = (settings.backgrounds, read(settings.backgrounds) if settings.backgrounds else None)
+
+    def describe(self, picture: Array) -> str:
+        """The caption of a picture (unit features [d]): style, the ``top`` words, background."""
+        named = ", ".join(_best(picture, *self._words, self._top))
+        parts = (*_best(picture, *self._styles, 1), named, *_best(picture, *self._backgrounds, 1))
+        return " ".join(parts)
 
 
 def _word_features(read: Read, words: Sequence[str], templates: Sequence[str]) -> Array:
@@ -91,16 +97,9 @@ def _word_features(read: Read, words: Sequence[str], templates: Sequence[str]) -
     return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True))
 
 
-def _one_of(pictures: Array, read: Read, phrases: Sequence[str]) -> list[str]:
-    if not phrases:
-        return [""] * len(pictures)
-    return [choice[0] for choice in _best(pictures, read(phrases), phrases, 1)]
-
-
-def _best(pictures: Array, features: Array, names: Sequence[str], top: int) -> list[list[str]]:
-    """For each picture the ``top`` names of the highest cosine similarity; of equal ones the first in the list."""
-    order = np.argsort(-(pictures @ features.T), axis=1, kind="stable")
-    best = []
-    for row in order:
-        best.append([names[index] for index in row[:top]])
-    return best
+def _best(picture: Array, names: Sequence[str], features: Array | None, top: int) -> list[str]:
+    """The ``top`` names of the highest cosine similarity; of equal ones the first in the list."""
+    if features is None:
+        return []
+    order = np.argsort(-(features @ picture), kind="stable")
+    return [names[index] for index in order[:top]]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from etude.core.files import atomic_path, sha256_file
+from etude.core.files import atomic_path, sha256_file, tree_digest, tree_files
 
 Part = str | int | float | bool | bytes | None | Sequence["Part"] | Mapping[str, "Part"]
 
@@ -79,6 +79,11 @@ def remembered(file: Path, digest: Callable[[Path], str] = sha256_file, kind: st
     if stat.st_size >= REMEMBERED and is_settled(stat, time.time_ns()) and _times(file.stat()) == _times(stat):
         save(_entry(file, stat, kind), new)
     return new
+
+
+def remembered_tree(path: Path | str) -> str:
+    """The digest of `sha256_tree`; the digests of large files are cached. Raises InputError if ``path`` is missing."""
+    return tree_digest({name: remembered(file) for name, file in tree_files(path).items()})
 
 
 def recalled(file: Path, stat: os.stat_result, kind: str | None = None) -> str | None:

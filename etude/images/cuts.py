@@ -7,14 +7,13 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, features
 
-from etude.core.code import code_digests
+from etude.core.code import code_digests, versions
 from etude.core.errors import InputError
 from etude.core.files import atomic_path
 from etude.core.store import Store, key, load, remembered, save
@@ -30,7 +29,7 @@ PLAIN = "one colour alone"
 EVEN = 127  # the grey of a mask that weighs as much as none
 PNG_LEVEL = 1  # of zlib; fixed, since a file's bytes are its identity for DVC
 CODE = ("etude/images", "etude/core")  # the code that makes an entry
-PACKAGES = ("numpy", "pillow-heif", "pillow-jxl-plugin")  # beside Pillow, whose own libraries count too
+PACKAGES = ("numpy", "pillow", "pillow-heif", "pillow-jxl-plugin")  # Pillow's own libraries count too
 ABOUT_SETS = {"near_duplicates", "unreadable"}  # settings that change nothing of a single picture
 FLIPPED = Image.Transpose.FLIP_LEFT_RIGHT
 
@@ -149,13 +148,9 @@ def _digests(files: Iterable[Path | None]) -> list[str]:
 
 def _libraries(settings: Prepare) -> dict[str, str | None]:
     """The versions of what decodes and computes; for OpenCV, where faces count."""
-    found = {f"Pillow: {name}": features.version(name) for name in features.get_supported()}
-    found["Pillow"] = version("pillow")
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
+    found = versions(*PACKAGES)
+    for name in features.get_supported():
+        found[f"Pillow: {name}"] = features.version(name)
     return found | {"opencv": faces.version()} if settings.crop == "faces" else found
 
 

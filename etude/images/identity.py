@@ -11,6 +11,7 @@ from PIL import Image
 
 GRID = 16  # the signature compares neighbours on a grid of 16 × 16 cells, across and down: 512 bits
 FLAT = 3  # grey levels (of 255) by which neighbours must differ, so that plain areas don't flicker
+WORDS, LEVELS = 2 * GRID * GRID // 64, 4 * 4 * 3  # of 64 bits, and of colour, in a signature
 TINT = 24  # colour levels (of 255) by which the cells of 4 × 4 of near duplicates may differ
 
 
@@ -52,8 +53,8 @@ def signature(image: Image.Image) -> Signature:
 def near_duplicates(signatures: dict[str, Signature], share: float) -> list[tuple[str, str]]:
     """Pairs of names whose signatures differ in at most ``share`` of their bits and hardly in colour, sorted."""
     allowed, names = int(share * 2 * GRID * GRID), list(signatures)
-    bits = np.array([signatures[name].bits for name in names]).reshape(len(names), -1)
-    tints = np.array([signatures[name].tint for name in names]).reshape(len(names), -1)
+    bits = np.array([signatures[name].bits for name in names], dtype=np.uint64).reshape(len(names), WORDS)
+    tints = np.array([signatures[name].tint for name in names], dtype=np.int16).reshape(len(names), LEVELS)
     # In the order of their numbers of bits, those that may be near are neighbours: a small part of a large set.
     counts = np.bitwise_count(bits).sum(axis=1, dtype=np.int64)
     order = np.argsort(counts, kind="stable")
@@ -62,7 +63,7 @@ def near_duplicates(signatures: dict[str, Signature], share: float) -> list[tupl
     pairs = []
     for place, end in enumerate(ends):
         others = slice(place + 1, end)
-        near = place + 1 + np.flatnonzero(np.abs(means[others] - means[place]) <= TINT * tints.shape[1])
+        near = place + 1 + np.flatnonzero(np.abs(means[others] - means[place]) <= TINT * LEVELS)
         near = near[np.bitwise_count(bits[near] ^ bits[place]).sum(axis=1) <= allowed]
         near = near[np.abs(tints[near] - tints[place]).max(axis=1, initial=0) <= TINT]
         for other in near:

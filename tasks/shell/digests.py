@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from etude.core.errors import ParamsError
-from etude.core.files import sha256_tree, write_json
+from etude.core.files import write_json
 from etude.core.params import nearest
+from etude.core.store import remembered_tree
 from tasks.shell.console import say
 
 
@@ -25,6 +26,6 @@ def record_digest(folder: Path, name: str, models: Mapping[str, str], file: str,
     for former in folder.glob("*.json"):
         if former.stem not in models:
             former.unlink(missing_ok=True)  # another of these stages may be as quick
-    sha256 = sha256_tree(models[name])
+    sha256 = remembered_tree(models[name])
     write_json(folder / f"{name}.json", {"path": models[name], "sha256": sha256})
     say(f"{name} is {models[name]} ({sha256[:10]})")

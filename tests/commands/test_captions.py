@@ -41,7 +41,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.extend(names)
         return [f"seen {settings.top}"] * len(names)
 
-    monkeypatch.setitem(sys.modules, "echo_captioner", SimpleNamespace(describe_pictures=describe))
+    echo = SimpleNamespace(describe_pictures=describe, refuse_missing=lambda _: None)
+    monkeypatch.setitem(sys.modules, "echo_captioner", echo)
     monkeypatch.setitem(CAPTIONERS, "echo", Captioner("echo", "Echo", "words", "echo_captioner"))
     set_param("clip: nowhere/clip", "echo: words.txt")
     return asked

@@ -1,7 +1,8 @@
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,8 @@ from etude.captions.settings import CAPTIONERS, Captioner, Words
 from etude.core.errors import BaseError
 from etude.core.files import read_json
 from etude.core.params import read_yaml
+from etude.core.store import save
+from tasks import caption as stage
 from tasks.caption import caption
 from tasks.prepare import prepare
 from tests.etude.captions.wd14_model import build_wd14
@@ -23,15 +26,20 @@ def raw(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return Path("raw")
 
 
-def use_echo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A captioner that says which file it saw."""
+def use_echo(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A captioner that says which file it saw; the names of all that it saw."""
+    seen: list[str] = []
 
-    def describe(pictures: Iterable[Path], model: Path, settings: Words, device: str) -> list[str]:
+    def describe(pictures: Iterable[Path], model: Path, settings: Words, device: str) -> Iterator[str]:
         assert (device, model) == ("cpu", Path("words.txt"))
-        return [f"{settings.top} {path.suffix}" for path in pictures]
+        for path in pictures:
+            seen.append(path.stem)
+            yield f"{settings.top} {path.suffix}"
 
-    monkeypatch.setitem(sys.modules, "echo_captioner", SimpleNamespace(describe_pictures=describe))
+    echo = SimpleNamespace(describe_pictures=describe, refuse_missing=lambda model: None)
+    monkeypatch.setitem(sys.modules, "echo_captioner", echo)
     monkeypatch.setitem(CAPTIONERS, "echo", Captioner("echo", "Echo", "words", "echo_captioner"))
+    return seen
 
 
 def describe_with(captioners: dict[str, str]) -> None:
@@ -157,6 +165,47 @@ def test_clip_names_what_its_weights_see(raw: Path) -> None:
         with torch.no_grad():
             scores = model(**inputs, pixel_values=pixels).logits_per_image[0]
         assert found[facts["sources"][0]][0] == words[int(scores.argmax())]
+
+
+def test_a_picture_is_described_once_until_something_changes_that_its_text_depends_on(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = use_echo(monkeypatch)
+    describe_with({"echo": "words.txt"})
+    for number in range(3):
+        draw(raw / f"IMG_{number}.png", number)
+    front()
+    assert len(seen) == 3
+    draw(raw / "IMG_3.png", 3)
+    assert front()["IMG_3.png"] == ("1 .png", "echo")
+    assert len(seen) == len(set(seen)) == 4
+    entry = next(Path(".cache/captions").rglob("*.entry"))
+    entry.write_bytes(entry.read_bytes()[:-1])  # damaged
+    front()
+    assert len(seen) == 5
+    for change in (partial(set_param, "top: 1", "top: 2"), partial(Path("words.txt").write_text, "another list")):
+        change()
+        before = len(seen)
+        front()
+        assert len(seen) == before + 4
+
+
+def test_texts_of_a_run_that_was_stopped_are_kept(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = use_echo(monkeypatch)
+    describe_with({"echo": "words.txt"})
+    draw(raw / "IMG_1.png", 1)
+    draw(raw / "IMG_2.png", 2)
+    prepare("pets")
+
+    def stop(place: Path, text: str) -> None:
+        save(place, text)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stage, "save", stop)
+        caption("pets")
+    caption("pets")
+    assert len(seen) == len(set(seen)) == 2
 
 
 def test_a_captioner_is_a_record_and_nothing_else_has_to_know_it(

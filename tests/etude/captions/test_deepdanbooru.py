@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,10 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.relu(self.path(x) + self.beside(x))
+
+
+def described(*arguments: Any) -> list[str]:
+    return list(describe_pictures(*arguments))
 
 
 def network() -> tuple[nn.Module, list[nn.Conv2d]]:
@@ -97,9 +102,9 @@ def test_the_text_is_that_of_a1111_tag_by_tag(
         by_alphabet.append(", ".join(shown(tag) for tag in sorted(found)))
         by_score.append(", ".join(f"({shown(tag)}:{found[tag]:.3f})" for tag in sorted(found, key=lambda t: -found[t])))
     plain = tags(deepdanbooru=threshold, **A1111)
-    assert describe_pictures(iter(pictures), whole[0], plain, "cpu") == by_alphabet
+    assert described(iter(pictures), whole[0], plain, "cpu") == by_alphabet
     ranked = tags(deepdanbooru=threshold, **{**A1111, "order": "score", "ranks": True})
-    assert describe_pictures(pictures, whole[0] / FILE, ranked, "cpu") == by_score
+    assert described(pictures, whole[0] / FILE, ranked, "cpu") == by_score
     assert len(set(by_score)) == len(pictures)
 
 
@@ -111,7 +116,7 @@ def test_filtered_tags_are_left_out_and_a_rating_stands_where_it_is_asked_for(
     whole: tuple[Path, nn.Module], pictures: list[Path], scores: np.ndarray
 ) -> None:
     all_tags = tags(deepdanbooru=0.0, **A1111, rating="last", undesired=["blue eyes", "tag_7"])
-    (text,) = describe_pictures(pictures[:1], whole[0], all_tags, "cpu")
+    (text,) = described(pictures[:1], whole[0], all_tags, "cpu")
     named = text.split(", ")
     assert set(map(shown, NAMES)) - set(named) == {"blue eyes", "tag 7"}
     assert named[-1] == RATINGS[scores[0, -3:].argmax()]
@@ -150,10 +155,10 @@ def test_a_file_that_is_missing_or_no_deepdanbooru_is_refused(tmp_path: Path, wh
     ):
         torch.save(changed, tmp_path / FILE)
         with pytest.raises(FormatError, match=fault):
-            describe_pictures([], tmp_path, tags(), "cpu")
+            described([], tmp_path, tags(), "cpu")
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"tags": TAGS, "model": nn.Linear(1, 1)}, tmp_path / FILE)
     with pytest.raises(FormatError, match="cannot be opened safely|holds what could run code"):
-        describe_pictures([], tmp_path, tags(), "cpu")
+        described([], tmp_path, tags(), "cpu")

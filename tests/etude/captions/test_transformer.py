@@ -42,6 +42,10 @@ CASES = [(kind, prompt) for kind in ("blip", "git", "blip-2") for prompt in ("",
 CASES += [("florence2", TASK), ("florence2", "a cat"), *((kind, "a picture of what") for kind in CHATS)]
 
 
+def described(*arguments: Any) -> list[str]:
+    return list(describe_pictures(*arguments))
+
+
 def settings(**changed: Any) -> Sentence:
     return Sentence(**{**GREEDY, **changed})
 
@@ -93,7 +97,7 @@ def as_documented(kind: str, folder: Path, picture: Path, prompt: str, **search:
 def test_a_sentence_is_that_of_the_models_documented_use_without_the_prompt(
     models: dict[str, Path], pictures: list[Path], kind: str, prompt: str, beams: int
 ) -> None:
-    found = describe_pictures(iter(pictures), models[kind], settings(prompt=prompt, beams=beams), "cpu")
+    found = described(iter(pictures), models[kind], settings(prompt=prompt, beams=beams), "cpu")
     search = {"num_beams": beams, "min_new_tokens": 0, "max_new_tokens": 6}
     assert found == [as_documented(kind, models[kind], picture, prompt, **search) for picture in pictures]
     assert len(set(found)) > 1
@@ -101,21 +105,21 @@ def test_a_sentence_is_that_of_the_models_documented_use_without_the_prompt(
 
 
 def test_a_sentence_is_as_long_as_asked(models: dict[str, Path], pictures: list[Path]) -> None:
-    found = describe_pictures(pictures, models["git"], settings(min_length=9, max_length=9), "cpu")
+    found = described(pictures, models["git"], settings(min_length=9, max_length=9), "cpu")
     assert max(len(text.split()) for text in found) <= 9
-    shorter = describe_pictures(pictures, models["git"], settings(max_length=2), "cpu")
+    shorter = described(pictures, models["git"], settings(max_length=2), "cpu")
     assert all(long.startswith(short) for long, short in zip(found, shorter, strict=True))
     assert max(len(text.split()) for text in shorter) <= 2 < max(len(text.split()) for text in found)
 
 
 def test_a_model_that_reads_its_picture_in_the_prompt_needs_one(models: dict[str, Path], pictures: list[Path]) -> None:
     with pytest.raises(BaseError, match=r"describes no picture with `prompt: ''` .*Next: give it a prompt"):
-        describe_pictures(pictures, models["llava"], settings(), "cpu")
+        described(pictures, models["llava"], settings(), "cpu")
 
 
 def test_a_task_of_florence_that_gives_places_is_refused(models: dict[str, Path], pictures: list[Path]) -> None:
     with pytest.raises(InputError, match=r"task <OD> gives places.*<MORE_DETAILED_CAPTION>"):
-        describe_pictures(pictures, models["florence2"], settings(prompt="<OD>"), "cpu")
+        described(pictures, models["florence2"], settings(prompt="<OD>"), "cpu")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "processor_config.json", "tokenizer.json"])
@@ -145,7 +149,7 @@ def test_a_model_that_brings_its_own_code_is_refused_and_that_code_never_runs(
         refuse_missing(folder)
     change_config(folder, model_type="own_model")
     with pytest.raises(BaseError, match="cannot be opened as an image-to-text model"):
-        describe_pictures(pictures, folder, settings(), "cpu")
+        described(pictures, folder, settings(), "cpu")
 
 
 def test_a_model_with_missing_tensors_is_refused(models: dict[str, Path], pictures: list[Path], tmp_path: Path) -> None:
@@ -157,7 +161,7 @@ def test_a_model_with_missing_tensors_is_refused(models: dict[str, Path], pictur
     gone = next(name for name in tensors if "visual_projection" in name)
     save_file({name: value for name, value in tensors.items() if name != gone}, folder / "model.safetensors")
     with pytest.raises(BaseError, match=f"lacks 1 tensors, such as {gone}"):
-        describe_pictures(pictures, folder, settings(), "cpu")
+        described(pictures, folder, settings(), "cpu")
 
 
 def test_lengths_that_exclude_each_other_are_refused() -> None:

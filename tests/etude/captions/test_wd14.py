@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,10 @@ from tests.etude.captions.wd14_model import RATINGS, SIDE, build_timm, build_wd1
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `tagger` is not installed")
 SIZES = [(40, 30), (20, 32), (32, 32), (64, 64), (90, 50), (10, 10), (31, 77)]
+
+
+def described(*arguments: Any) -> list[str]:
+    return list(describe_pictures(*arguments))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +76,7 @@ def test_the_text_is_that_of_the_reference_programs_tag_by_tag(
         listed = [name if (name := everything[place]) in kept else name.replace("_", " ") for place in by_score]
         app.append(", ".join(listed).replace("(", r"\(").replace(")", r"\)"))
     plain = tags(general=threshold, character=threshold, resize="bicubic", underscores="keep")
-    assert describe_pictures(iter(pictures), model, plain, "cpu") == kohya
+    assert described(iter(pictures), model, plain, "cpu") == kohya
     as_app = tags(
         general=threshold,
         resize="bicubic",
@@ -80,21 +85,19 @@ def test_the_text_is_that_of_the_reference_programs_tag_by_tag(
         escape="smilingwolf",
         order="score",
     )
-    assert describe_pictures(pictures, model, as_app, "cpu") == app
+    assert described(pictures, model, as_app, "cpu") == app
     assert np.mean([text.count(",") for text in kohya]) > 5
     assert len(set(kohya)) > 150
 
 
 def test_the_rating_is_the_likeliest_of_the_four(model: Path, pictures: list[Path], app_scores: Scores) -> None:
-    texts = describe_pictures(pictures[:5], model, tags(resize="bicubic", rating="first"), "cpu")
+    texts = described(pictures[:5], model, tags(resize="bicubic", rating="first"), "cpu")
     assert [text.split(", ")[0] for text in texts] == [RATINGS[row[:4].argmax()] for row in app_scores[1][:5]]
 
 
 def test_a_model_with_a_fixed_batch_gives_the_same_texts(tmp_path: Path, model: Path, pictures: list[Path]) -> None:
     fixed = build_wd14(tmp_path / "fixed", batch=4)
-    assert describe_pictures(pictures[:6], fixed, tags(), "cpu") == describe_pictures(
-        pictures[:6], model, tags(), "cpu"
-    )
+    assert described(pictures[:6], fixed, tags(), "cpu") == described(pictures[:6], model, tags(), "cpu")
 
 
 @pytest.mark.parametrize("side", [9, 13, 16, 20, 24, 31])
@@ -134,7 +137,7 @@ def test_timms_form_gives_the_texts_of_its_own_transforms(tmp_path: Path, model:
         chosen = [place for place in np.flatnonzero(scores >= np.float32(0.35)) if place >= 4]
         expected.append(", ".join(rows[place].name for place in chosen))
     settings = tags(resize="bicubic", underscores="keep")
-    assert describe_pictures(pictures[:9], folder, settings, "cpu") == expected
+    assert described(pictures[:9], folder, settings, "cpu") == expected
     assert len(set(expected)) == 9
 
 
@@ -164,7 +167,7 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, model: Pa
     other = build_wd14(tmp_path / "other")
     (other / "selected_tags.csv").write_text(table.rsplit("\n", 2)[0], encoding="utf-8", newline="")
     with pytest.raises(BaseError, match="gives 9083 scores, and selected_tags.csv beside it has 9082 tags"):
-        describe_pictures(pictures[:1], other, tags(), "cpu")
+        described(pictures[:1], other, tags(), "cpu")
     (other / "selected_tags.csv").write_text("tag\n1girl\n", encoding="utf-8")
     with pytest.raises(BaseError, match="no table of tags with the columns name and category"):
         read_table(other / "selected_tags.csv")
@@ -176,18 +179,18 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, model: Pa
 def test_a_network_that_is_damaged_or_another_kind_is_refused(tmp_path: Path, pictures: list[Path]) -> None:
     logits = build_wd14(tmp_path / "logits", last="Identity")
     with pytest.raises(BaseError, match="gives scores that are not from 0 to 1"):
-        describe_pictures(pictures[:1], logits, tags(), "cpu")
+        described(pictures[:1], logits, tags(), "cpu")
     whole = (logits / "model.onnx").read_bytes()
     (logits / "model.onnx").write_bytes(whole[:1000])
     with pytest.raises(BaseError, match="cannot be opened"):
-        describe_pictures(pictures[:1], logits, tags(), "cpu")
+        described(pictures[:1], logits, tags(), "cpu")
     (logits / "model.onnx").write_bytes(whole.replace(b"\x08\x20\x0a\x02\x08\x03", b"\x08\x20\x0a\x02\x08\x04"))
     with pytest.raises(BaseError, match=r"cannot be opened|takes pictures as"):
-        describe_pictures(pictures[:1], logits, tags(), "cpu")
+        described(pictures[:1], logits, tags(), "cpu")
 
 
 def test_a_gpu_that_the_runtime_cannot_use_is_said(model: Path, pictures: list[Path]) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this runtime uses a GPU")
     with pytest.warns(EtudeWarning, match="wd14 runs on the CPU"):
-        assert describe_pictures(pictures[:1], model, tags(), "cuda")
+        assert described(pictures[:1], model, tags(), "cuda")

@@ -1,11 +1,11 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from etude.captions.settings import Words
-from etude.captions.zero_shot import Array, describe, read_words
+from etude.captions.zero_shot import Array, Phrases, read_words
 from etude.core.errors import InputError
 
 SETTINGS = {
@@ -23,6 +23,11 @@ def read(texts: Sequence[str]) -> Array:
     texts = [text.replace("blurry dog", "flat") for text in texts]
     rows = np.array([[float(seen in text) for seen in SEEN] for text in texts])
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def describe(pictures: Array, read: Callable[[Sequence[str]], Array], words: list[str], settings: Words) -> list[str]:
+    phrases = Phrases(read, words, settings)
+    return [phrases.describe(features) for features in pictures]
 
 
 def picture(**shares: float) -> Array:
