@@ -87,13 +87,25 @@ def flatten(image: Image.Image, background: Colour, white: int = WHITE) -> Image
         return _eight_bits(image, white).convert("RGB")
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
-    direct = image.convert("LA") if image.mode == "La" else image
-    coloured = direct if direct.mode == "RGBA" else direct.convert("RGBA")  # no second copy of a large picture
+    coloured = _with_alpha(image)
     if coloured.getchannel("A").getextrema()[1] == 0:
         raise UnusableError("shows nothing: every pixel is transparent")
     ground = Image.new("RGBA", image.size, (*background, 255))
     ground.alpha_composite(coloured)
     return ground.convert("RGB")
+
+
+def opacity(image: Image.Image) -> Image.Image | None:
+    """How opaque each pixel is, in mode L: 255 hides all that `flatten` puts below. None where all pixels do."""
+    if not image.has_transparency_data:
+        return None
+    alpha = _with_alpha(image).getchannel("A")
+    return None if alpha.getextrema() == (255, 255) else alpha
+
+
+def _with_alpha(image: Image.Image) -> Image.Image:
+    direct = image.convert("LA") if image.mode == "La" else image
+    return direct if direct.mode == "RGBA" else direct.convert("RGBA")  # no second copy of a large picture
 
 
 def refuse_dark(image: Image.Image) -> None:

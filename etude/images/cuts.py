@@ -116,11 +116,12 @@ class Cutter:
     def _cut(self, picture: Picture, target: Size, mask: Path | None) -> Iterator[Cut]:
         found = faces.find_faces(picture.image) if self.settings.crop == "faces" else []
         enlarged = is_enlarged(picture.size, target, self.settings)
+        whole = read_picture(mask, (0, 0, 0)).image if mask else picture.alpha if self.settings.alpha_mask else None
         for image, box in pieces(picture, target, self.settings, found):
             entry = {"source_size": list(picture.size), "crop": box, "enlarged": enlarged, "size": list(image.size)}
             if found:
                 entry["faces"] = [_in_file(face, picture) for face in found]
-            grey = mask_piece(mask, picture.size, box, target, self.settings) if mask else None
+            grey = mask_piece(whole, picture.size, box, target, self.settings) if whole else None
             made = self._kept(image, entry, grey)
             if self.settings.flip:
                 mirrored = self._kept(image.transpose(FLIPPED), entry, grey and grey.transpose(FLIPPED))
@@ -211,11 +212,10 @@ def pieces(
         yield cut(image, box, target), _in_file(box, picture)
 
 
-def mask_piece(path: Path, size: Size, box: list[int], target: Size, settings: Prepare) -> Image.Image:
+def mask_piece(image: Image.Image, size: Size, box: list[int], target: Size, settings: Prepare) -> Image.Image:
     """The part of a mask that belongs to ``box`` of a picture of ``size``, as grey of the target's size."""
-    image = read_picture(path, (0, 0, 0)).image
     if settings.crop == "pad" and box == [0, 0, *size]:
-        return pad(image.resize(size), target, (EVEN, EVEN, EVEN)).convert("L")
+        return pad(image.convert("RGB").resize(size), target, (EVEN, EVEN, EVEN)).convert("L")
     across, down = image.width / size[0], image.height / size[1]
     return cut(image, scaled(box, across, down), target).convert("L")
 

@@ -13,7 +13,7 @@ from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from etude.core.colours import Colour, flatten, in_srgb, refuse_dark
+from etude.core.colours import Colour, flatten, in_srgb, opacity, refuse_dark
 from etude.core.errors import InputError, UnusableError
 from etude.core.orientation import SIDEWAYS, is_beside_exif, orientation_of, turned
 from etude.core.pictures import BOXES, DAMAGE, JPEGS, describe, load_whole
@@ -31,11 +31,15 @@ UNSEEN = "turned as its XMP or a text in it says, not EXIF: browsers show it as 
 
 
 class Picture(NamedTuple):
-    """An upright RGB image, perhaps decoded smaller; the upright size [w, h] of the file's full pixels; and notes."""
+    """An upright RGB image, perhaps decoded smaller; the upright size [w, h] of the file's full pixels; and notes.
+
+    ``alpha`` is how opaque its pixels are (mode L, of the image's size); None where all are wholly so.
+    """
 
     image: Image.Image
     size: Size
     notes: tuple[str, ...] = ()
+    alpha: Image.Image | None = None
 
 
 def read_picture(path: Path | str, background: Colour, enough: Callable[[Size], Size] | None = None) -> Picture:
@@ -125,7 +129,9 @@ def _upright(image: ImageFile, path: Path, background: Colour, enough: Callable[
     notes = {FIRST: _has_more(image), PROFILE: not true_colours, INKS: inks}
     notes |= {TURN: orientation is None, UNSEEN: is_beside_exif(image)}
     kept = tuple(note for note, holds in notes.items() if holds)
-    return Picture(turned(flat, orientation), size[::-1] if orientation in SIDEWAYS else size, kept)
+    alpha = opacity(coloured)
+    upright = size[::-1] if orientation in SIDEWAYS else size
+    return Picture(turned(flat, orientation), upright, kept, alpha and turned(alpha, orientation))
 
 
 def _load(image: ImageFile, path: Path) -> None:

@@ -67,7 +67,7 @@ class Preparation:
         added = []
         for number, cut in enumerate(found.cuts, start=1):
             identifier = found.pixels[:16] if number == 1 else f"{found.pixels[:16]}-{number}"
-            attention = {"attention": Path(mask).name} if mask else {}
+            attention = {"attention": Path(mask or name).name} if cut.mask else {}  # the file that has the mask
             self._write(identifier, cut, {"sources": [name], **cut.entry, **attention, "flipped": False})
             self._signatures[identifier] = Signature.of_text(cut.signature)
             if cut.mirrored:

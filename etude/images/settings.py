@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,8 @@ from etude.core.params import Schema
 
 class Prepare(Schema):
     """How the pictures of a set become training pictures."""
+
+    added_keys: ClassVar = {"alpha_mask": False}
 
     resolution: int = Field(ge=32, le=4096, multiple_of=8, description="side of a square picture in pixels")
     buckets: int = Field(
@@ -22,6 +24,7 @@ class Prepare(Schema):
     flip: bool = Field(description="add a mirrored copy of every picture")
     enlarge: bool = Field(description="use pictures that are too small, enlarged; false: list them, leave them out")
     background: str = Field(pattern=r"^#[0-9a-fA-F]{6}$", description="colour under transparency and around `pad`")
+    alpha_mask: bool = Field(description="make a mask of a picture's transparency, unless a mask lies beside it")
     near_duplicates: float = Field(ge=0, le=0.5, description="list pairs that differ in this share of a signature")
     unreadable: Literal["skip", "stop"] = Field(description="what happens at a file that cannot be read")
 

@@ -30,6 +30,7 @@ prepare:
   flip: false
   enlarge: false
   background: "#ffffff"
+  alpha_mask: false
   near_duplicates: 0.05
   unreadable: skip
 caption:

@@ -1,3 +1,4 @@
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ PLAIN = {
     "flip": False,
     "enlarge": False,
     "background": "#ffffff",
+    "alpha_mask": False,
     "near_duplicates": 0.05,
     "unreadable": "skip",
 }
@@ -283,6 +285,58 @@ def test_a_mask_is_cut_padded_and_mirrored_as_its_picture_is(
             assert mask.mode == "L"
             difference = np.abs(np.asarray(mask, dtype=float) - np.asarray(picture.convert("L"), dtype=float))
             assert difference.mean() < 6
+
+
+def see_through(path: Path, mode: str, orientation: int = 1) -> None:
+    """A white square that shows, in a picture that does not: over black, it is its own mask."""
+    alpha = Image.new("L", (160, 80), 0)
+    ImageDraw.Draw(alpha).rectangle((60, 10, 110, 60), fill=255)
+    ImageDraw.Draw(alpha).rectangle((20, 30, 50, 50), fill=128)
+    exif = Image.Exif()
+    exif[TAG] = orientation
+    if mode == "P":
+        image = alpha.convert("P")
+        image.putpalette([255] * 768)
+        image.save(path, transparency=bytes(range(256)))
+        return
+    white = Image.new(mode[:-1], alpha.size, "white")
+    white.putalpha(alpha)
+    white.save(path, exif=exif)
+
+
+@pytest.mark.parametrize(("mode", "orientation"), [("RGBA", 1), ("LA", 1), ("P", 1), ("RGBA", 6)])
+def test_transparency_becomes_a_mask_where_that_is_wished_cut_and_mirrored_as_its_picture_is(
+    mode: str, orientation: int, folder: Path, tmp_path: Path
+) -> None:
+    see_through(folder / "a.png", mode, orientation)
+    draw(folder / "opaque.png", 3, (80, 80))
+    with Image.open(folder / "opaque.png") as image:
+        image.convert("RGBA").save(folder / "opaque.png")
+    wished = {"flip": True, "split": 0.9, "background": "#000000"}
+    listing = prepared(folder, tmp_path / "out", alpha_mask=True, **wished)
+    masked = {identifier for identifier, facts in listing["images"].items() if facts.get("attention") == "a.png"}
+    assert len(masked) == 6
+    assert {path.stem for path in (tmp_path / "out/attention").iterdir()} == masked
+    for identifier in masked:
+        with (
+            Image.open(tmp_path / f"out/{identifier}.png") as picture,
+            Image.open(tmp_path / f"out/attention/{identifier}.png") as mask,
+        ):
+            assert np.asarray(mask).max() == 255
+            assert np.abs(np.asarray(mask, dtype=float) - np.asarray(picture.convert("L"), dtype=float)).max() <= 2
+    prepared(folder, tmp_path / "plain", **wished)
+    assert not (tmp_path / "plain/attention").exists()
+    shutil.rmtree(tmp_path / "out/attention")
+    assert sha256_tree(tmp_path / "out") == sha256_tree(tmp_path / "plain")  # the pictures are the same ones
+
+
+def test_a_mask_beside_a_picture_comes_before_its_transparency(folder: Path, tmp_path: Path) -> None:
+    see_through(folder / "a.png", "RGBA")
+    Image.new("L", (160, 80), 77).save(folder / "a_att.png")
+    ((identifier, facts),) = prepared(folder, tmp_path / "out", alpha_mask=True)["images"].items()
+    assert facts["attention"] == "a_att.png"
+    with Image.open(tmp_path / f"out/attention/{identifier}.png") as mask:
+        assert mask.getextrema() == (77, 77)
 
 
 def test_a_damaged_mask_is_an_error_and_not_left_out(folder: Path, tmp_path: Path) -> None:
