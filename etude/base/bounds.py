@@ -15,8 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusers import ModelMixin
-
+from etude.base.libraries import ModelMixin
 from etude.core.errors import BaseError, EtudeWarning
 
 LARGEST = 8192  # of whole numbers: widths, heads, sizes

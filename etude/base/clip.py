@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import (
+
+from etude.base.bounds import check_config
+from etude.base.damage import DAMAGED, reason
+from etude.base.libraries import (
     CLIPImageProcessorPil,
     CLIPModel,
     CLIPTextConfig,
@@ -20,9 +23,6 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
 )
-
-from etude.base.bounds import check_config
-from etude.base.damage import DAMAGED, reason
 from etude.base.quiet import quietly
 from etude.core.errors import BaseError
 from etude.core.model_folders import read_config

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from diffusers import (
+from torch import Tensor
+
+from etude.base.bounds import check_config
+from etude.base.libraries import (
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
 )
-from torch import Tensor
-
-from etude.base.bounds import check_config
 from etude.core.errors import BaseError
 
 Prediction = Literal["epsilon", "v_prediction"]

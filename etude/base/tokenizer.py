@@ -6,8 +6,7 @@ import gzip
 from functools import cache
 from pathlib import Path
 
-from transformers import CLIPTokenizer
-
+from etude.base.libraries import CLIPTokenizer
 from etude.base.single import CONFIGS
 from etude.core.errors import BaseError
 

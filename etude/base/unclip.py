@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.embeddings import get_timestep_embedding
 from torch import Generator, Tensor
 
 from etude.base.bounds import LARGEST
 from etude.base.conditioning import Conditioning
 from etude.base.family import is_variation
+from etude.base.libraries import get_timestep_embedding
 from etude.base.schedule import read_alphas
 from etude.core.errors import BaseError, FormatError
 from etude.core.model_folders import read_config, weight_paths

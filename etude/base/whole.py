@@ -15,14 +15,19 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-from transformers.initialization import no_init_weights
 
 from etude.base.bounds import check_config
 from etude.base.damage import DAMAGED, reason
 from etude.base.family import is_variation, recognise
+from etude.base.libraries import (
+    AutoencoderKL,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    UNet2DConditionModel,
+    no_init_weights,
+)
 from etude.base.single import config_folder
 from etude.core.errors import BaseError, EtudeError, EtudeWarning
 from etude.core.families import FAMILIES, PLAIN, PROJECTED, Family, text_parts

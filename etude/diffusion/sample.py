@@ -11,17 +11,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-)
 from torch import Generator, Tensor
 
 from etude.base.base import Base
 from etude.base.conditioning import Conditioning
 from etude.base.latents import decode_latents
+from etude.base.libraries import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+)
 from etude.base.settings import SamplerName, Sampling
 from etude.base.text import encode_prompts
 from etude.base.unclip import with_image, without_image

@@ -1,0 +1,81 @@
+"""What this project uses of diffusers and of transformers' CLIP, imported here alone, because it takes seconds.
+
+Every stage that reads a model is a process of its own and pays for that. Two things take a quarter of it, and are left
+out here: the garbage collector, which looks again and again at the thousands of classes that stay, and scipy. diffusers
+and transformers import that for samplers and losses that nothing here uses. There is no switch for it, so that it
+counts as not installed meanwhile: None in `sys.modules` is how Python itself says this.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+NEEDLESS = "scipy"
+
+
+@contextmanager
+def quick_imports() -> Iterator[None]:
+    """Without the garbage collector and, unless it is imported already, without `NEEDLESS`; after it all is as before.
+
+    Code that imports scipy later gets it; diffusers and transformers looked for it here, once.
+    """
+    hidden, collects = NEEDLESS not in sys.modules, gc.isenabled()
+    if hidden:
+        sys.modules[NEEDLESS] = None  # type: ignore[assignment]
+    gc.disable()
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules[NEEDLESS]
+        if collects:
+            gc.enable()
+
+
+with quick_imports():
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        DDPMScheduler,
+        DPMSolverMultistepScheduler,
+        EulerAncestralDiscreteScheduler,
+        EulerDiscreteScheduler,
+        ModelMixin,
+        UNet2DConditionModel,
+    )
+    from diffusers.models.embeddings import get_timestep_embedding
+    from transformers import (
+        CLIPImageProcessorPil,
+        CLIPModel,
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        CLIPTokenizer,
+        CLIPVisionConfig,
+        CLIPVisionModelWithProjection,
+    )
+    from transformers.initialization import no_init_weights
+
+__all__ = [
+    "AutoencoderKL",
+    "CLIPImageProcessorPil",
+    "CLIPModel",
+    "CLIPTextConfig",
+    "CLIPTextModel",
+    "CLIPTextModelWithProjection",
+    "CLIPTokenizer",
+    "CLIPVisionConfig",
+    "CLIPVisionModelWithProjection",
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DPMSolverMultistepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "ModelMixin",
+    "UNet2DConditionModel",
+    "get_timestep_embedding",
+    "no_init_weights",
+]
