@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Caption", "StageParams", "caption"]
 # The code and the packages that describe a picture.
-CODE = ("etude/captions", "etude/base/bounds.py", "etude/base/clip.py", "etude/base/damage.py", "etude/core")
+_CLIP = ("bounds", "clip", "damage", "libraries")
+CODE = ("etude/captions", *(f"etude/base/{name}.py" for name in _CLIP), "etude/core")
 LIBRARIES = ("torch", "transformers", "tokenizers", "onnxruntime", "onnxruntime-gpu", "timm", "numpy", "pillow")
 AND = " + "  # between the origins of a caption that has several
 FLIP = "-flip"  # suffix of the id of a mirrored copy
