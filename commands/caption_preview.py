@@ -1,34 +1,30 @@
 """What the present `caption` settings would change in the captions of a set, before *caption* runs again.
 
-Captions that exist are read again. What captioners said is taken from the captions of the last run where their settings
-are the same. Where these differ only a captioner knows, and it is asked about as many pictures as the user wants.
+Captions that exist are read again. What captioners said before, with the same settings, is in the store. The rest only
+they know, and they are asked about as many pictures as the user wants; what they say then is in the store, too.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from etude.captions.settings import CAPTIONERS, NONE, Caption
 from etude.core.beside.captions import Captions
 from etude.core.files import read_json, replace_folder
-from etude.core.params import image_folder, pick, read_yaml
+from etude.core.params import image_folder, pick
 from etude.images.folder import choose_pictures, list_files
 from etude.inspection.contents import read_set
 from etude.inspection.looks import Looks
 from etude.inspection.tokens import measure_text
 from etude.pages.environment import environment
-from tasks.caption import AND, StageParams, Text, Texts, describe, existing_texts, join_texts, write_caption
+from tasks.caption import StageParams, describe, existing_texts, join_texts, write_caption
 
 PAGES = Path("logs/captions")
 SHOWN = 120  # changes on the page
-MARK = "\0"  # stands for what captioners said; no caption has it
 TAGS, WORDS = re.compile(r",\s*|[^,]+"), re.compile(r"\s+|,|[^\s,]+")
 
 
@@ -71,10 +67,9 @@ def preview(name: str, ask: int) -> Preview:
     listing: dict[str, dict[str, Any]] = read_json(prepared / "images.json")["images"]
     images = {key: entry for key, entry in listing.items() if not entry["flipped"] and key in entries}
     files = list_files(folder)
-    captions = Captions(folder, files, choose_pictures(files))
-    existing = existing_texts(captions, images, settings)
+    existing = existing_texts(Captions(folder, files, choose_pictures(files)), images, settings)
     wanted = [key for key in images if key not in existing or settings.existing in ("prepend", "append")]
-    described = _said(name, {key: entries[key] for key in wanted}, captions, images, settings)
+    described = describe(prepared, wanted, stage_params, ask=False)
     rest = [key for key in wanted if key not in described]
     asked = [rest[place * len(rest) // ask] for place in range(ask)] if ask < len(rest) else rest
     described |= describe(prepared, asked, stage_params)
@@ -85,47 +80,6 @@ def preview(name: str, ask: int) -> Preview:
         new = write_caption(key, texts, settings)["text"] if known else None
         changes.append(Change(entry["sources"][0], entries[key]["text"], new))
     return Preview(sorted(changes, key=lambda change: change.name), len(asked))
-
-
-def _said(
-    name: str, entries: Mapping[str, dict[str, str]], captions: Captions, images: dict[str, Any], settings: Caption
-) -> Texts:
-    """What captioners say of the pictures in ``entries``, where that is known without them."""
-    if not settings.captioners:
-        return dict.fromkeys(entries, Text("", NONE))
-    former = _former(name)
-    if former is None or not _captioned_alike(former, settings):
-        return {}
-    kinds = list(settings.captioners)
-    existing = existing_texts(captions, images, former)
-    said = {}
-    for key, entry in entries.items():
-        beside = {key: existing[key]} if key in existing else {}
-        marked = join_texts(beside, {key: Text(MARK, AND.join(kinds))}, former.existing)
-        before, _, behind = write_caption(key, marked, former)["text"].partition(MARK)
-        origins = [part for part in entry["from"].split(AND) if part in CAPTIONERS]
-        text = entry["text"]
-        whole = text.startswith(before) and text.endswith(behind) and len(text) >= len(before) + len(behind)
-        if origins == kinds and whole:
-            said[key] = Text(text[len(before) : len(text) - len(behind)], AND.join(kinds))
-    return said
-
-
-def _former(name: str) -> Caption | None:
-    """The settings with which the set was captioned, by dvc.lock; None if it does not have them, or has older ones."""
-    stages = read_yaml("dvc.lock").get("stages", {}) if Path("dvc.lock").is_file() else {}
-    params = stages.get(f"caption@{name}", {}).get("params", {}).get("params.yaml", {})
-    try:
-        return Caption.model_validate(params.get("caption"))
-    except ValidationError:
-        return None
-
-
-def _captioned_alike(former: Caption, settings: Caption) -> bool:
-    """Whether captioners say the same with both settings. (A model that was replaced since is not noticed.)"""
-    blocks = {CAPTIONERS[kind].settings for kind in settings.captioners}
-    same = [getattr(former, block) == getattr(settings, block) for block in blocks]
-    return list(former.captioners.items()) == list(settings.captioners.items()) and all(same)
 
 
 def draw_preview(name: str, seen: Preview) -> Path:

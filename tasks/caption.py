@@ -111,8 +111,11 @@ def join_texts(existing: Texts, described: Texts, order: str) -> Texts:
     return texts
 
 
-def describe(prepared: Path, identifiers: list[str], stage_params: StageParams) -> Texts:
-    """Captions by the captioners, in their order; without pictures, no model is loaded."""
+def describe(prepared: Path, identifiers: list[str], stage_params: StageParams, ask: bool = True) -> Texts:
+    """Captions by the captioners, in their order; without pictures, no model is loaded.
+
+    With ``ask`` false none is loaded: there are only the captions that are in the store.
+    """
     captioners = [CAPTIONERS[kind] for kind in stage_params.caption.captioners]
     if not captioners or not identifiers:
         return dict.fromkeys(identifiers, Text("", NONE))
@@ -124,17 +127,22 @@ def describe(prepared: Path, identifiers: list[str], stage_params: StageParams) 
     best = "cuda" if torch.cuda.is_available() else "cpu"
     device = best if stage_params.device == "auto" else stage_params.device
     pictures = [prepared / f"{identifier}.png" for identifier in identifiers]
-    described: dict[str, list[str]] = {identifier: [] for identifier in identifiers}
+    described: dict[str, list[str | None]] = {identifier: [] for identifier in identifiers}
     for captioner in captioners:  # one after the other, so that one model is in memory
-        texts = _texts_of(captioner, pictures, stage_params, device)
+        texts = _texts_of(captioner, pictures, stage_params, device, ask)
         for identifier, text in zip(identifiers, texts, strict=True):
             described[identifier].append(text)
     origin = AND.join(captioner.kind for captioner in captioners)
-    return {identifier: Text(_together(texts), origin) for identifier, texts in described.items()}
+    known = {identifier: texts for identifier, texts in described.items() if None not in texts}
+    return {identifier: Text(_together(texts), origin) for identifier, texts in known.items()}
 
 
-def _texts_of(captioner: Captioner, pictures: list[Path], stage_params: StageParams, device: str) -> list[str]:
+def _texts_of(
+    captioner: Captioner, pictures: list[Path], stage_params: StageParams, device: str, ask: bool
+) -> list[str | None]:
     """A captioner's text for each picture. Those that it has described before are in the store.
+
+    None where it has not, and is not to be asked.
 
     The key has everything that a text depends on: the picture, the captioner's model and settings, code, libraries,
     device and threads.
@@ -148,7 +156,7 @@ def _texts_of(captioner: Captioner, pictures: list[Path], stage_params: StagePar
     places = [store.path(key(sha256_file(picture), *context, *computed), ".entry") for picture in pictures]
     texts = {place: load(place) for place in places}
     new = {place: picture for place, picture in zip(places, pictures, strict=True) if texts[place] is None}
-    if new:  # else no model is loaded
+    if new and ask:  # else no model is loaded
         found = captioner.describe(progress(list(new.values()), captioner.name), settings, device)
         for place, text in zip(new, found, strict=True):
             texts[place] = text
@@ -156,7 +164,7 @@ def _texts_of(captioner: Captioner, pictures: list[Path], stage_params: StagePar
     return [texts[place] for place in places]
 
 
-def _together(texts: Iterable[str]) -> str:
+def _together(texts: Iterable[str | None]) -> str:
     return ", ".join(filter(None, texts))
 
 
