@@ -151,9 +151,9 @@ def _texts_of(
     captioner.refuse_missing(settings)
     block, model = getattr(settings, captioner.settings), settings.captioners[captioner.kind]
     files = [remembered_tree(model), sha256_file(block.file) if isinstance(block, Words) else None]
-    context = (captioner.kind, files, block.model_dump(), code_digests(*CODE), versions(*LIBRARIES))
-    store, computed = Store("captions"), (device, stage_params.threads)
-    places = [store.path(key(sha256_file(picture), *context, *computed), ".entry") for picture in pictures]
+    by = (captioner.kind, files, block.model_dump(), code_digests(*CODE), versions(*LIBRARIES))
+    store, context = Store("captions"), key(*by, device, stage_params.threads)
+    places = [store.path(key(sha256_file(picture), context), ".entry") for picture in pictures]
     texts = {place: load(place) for place in places}
     new = {place: picture for place, picture in zip(places, pictures, strict=True) if texts[place] is None}
     if new and ask:  # else no model is loaded

@@ -70,7 +70,7 @@ def _fill(out: Path, settings: ClassImages, stage_params: StageParams, method: s
         (out / part).mkdir()
     moments = {}
     for name, (prompt, place) in progress(sorted(prompts_and_files.items()), f"{method}: latents"):
-        moments[name] = entries.path(f"{prompt} {name}", encoder, *encode.read_pixels(place))
+        moments[name] = entries.picture(f"{prompt} {name}", encoder, place)
         shutil.copyfile(place, out / "pictures" / f"{name}.png")
     write_shards(out / "latents", moments, lambda name: read_tensors(moments[name])[0])
     encode.write_texts(

@@ -1,7 +1,7 @@
 """Encode an image set for training: its pictures to ``data/<set>/latents/``, its captions to ``data/<set>/texts/``.
 
 Every picture and every text is encoded in float32 with batch size 1, so that the result does not depend on others. It
-is cached in ``.cache/``; the key contains everything that it depends on: pixels or text, weights, code, libraries,
+is cached in ``.cache/``; the key contains everything that it depends on: picture or text, weights, code, libraries,
 device and threads. The outs are shards (`etude/core/shards.py`).
 """
 
@@ -57,7 +57,7 @@ class Entries:
         code = code_digests(*CODE)
         libraries = [version(name) for name in LIBRARIES[part]]
         device = choose_device(stage_params.device).type
-        self._context = (part_digest(stage_params.base, part), code, libraries, device, stage_params.threads)
+        self._context = key(part_digest(stage_params.base, part), code, libraries, device, stage_params.threads)
         self._store = Store("latents" if part == "vae" else "texts")
         self.encoded = self.cached = 0
 
@@ -66,11 +66,18 @@ class Entries:
 
         ``item`` is the name of the source in an error.
         """
-        place = self._store.path(key(source, *self._context))
+        return self._made(item, source, lambda: encoder()(*source))
+
+    def picture(self, item: str, encoder: Callable[[], Encoder], path: Path) -> Path:
+        """As `path`, for the pixels of a PNG, known by the bytes of the file: one from cache is not even decoded."""
+        return self._made(item, sha256_file(path), lambda: encoder()(*read_pixels(path)))
+
+    def _made(self, item: str, source: Any, encode: Callable[[], Entry]) -> Path:
+        place = self._store.path(key(source, self._context))
         if is_whole(place):
             self.cached += 1
         else:
-            tensors, metadata = encoder()(*source)
+            tensors, metadata = encode()
             _refuse_infinite(item, tensors)
             write_tensors(place, tensors, metadata, durable=False)
             with atomic_path(_note(place), durable=False) as note:
@@ -111,7 +118,7 @@ def encode_pictures(name: str, stage_params: StageParams) -> tuple[Entries, Entr
     places = {}
     for path in progress(pictures, f"{name}: latents"):
         own = mirrored if path.stem in flipped else entries
-        places[path.stem] = own.path(str(path), encoder, *read_pixels(path))
+        places[path.stem] = own.picture(str(path), encoder, path)
     masks = folder / "prepared" / "attention"
     with publish(folder / "latents") as out:
         write_shards(out, places, lambda name: _with_mask(places[name], masks / f"{name}.png"))

@@ -69,7 +69,7 @@ class Cutter:
     def __init__(self, settings: Prepare) -> None:
         faces.refuse_missing(settings.crop)
         self.settings = settings
-        self._context = (settings.model_dump(exclude=ABOUT_SETS), code_digests(*CODE), _libraries(settings))
+        self._context = key(settings.model_dump(exclude=ABOUT_SETS), code_digests(*CODE), _libraries(settings))
         self._entries, self._pictures = Store("cuts"), Store("prepared")
 
     def __call__(self, files: tuple[Path, Path | None]) -> Cuts | InputError:
@@ -78,7 +78,7 @@ class Cutter:
             before = _digests(files)
         except OSError:  # it cannot be read, which the reader of pictures explains
             return self._made(*files)
-        place = self._entries.path(key(before, *self._context), ".entry")
+        place = self._entries.path(key(before, self._context), ".entry")
         entry = load(place)
         if entry is not None and all(map(self._is_whole, _pngs(kept := _cuts(entry)))):
             return kept

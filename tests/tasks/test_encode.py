@@ -17,6 +17,7 @@ from etude.core.files import read_json, sha256_tree
 from etude.core.shards import Shards, text_entry
 from etude.core.tensors import read_tensors, write_tensors
 from etude.training.batches import load_images
+from tasks import encode as stage
 from tasks.caption import caption
 from tasks.encode import encode
 from tasks.prepare import prepare
@@ -97,10 +98,11 @@ def test_nothing_is_encoded_or_even_opened_twice(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def opened(*_: object, **__: object) -> None:
-        raise AssertionError("the base was opened")
+        raise AssertionError("the base or a picture was opened")
 
     before = outs()
     monkeypatch.setattr("etude.base.loading.load_base", opened)
+    monkeypatch.setattr(stage, "read_pixels", opened)
     encode("pets")
     assert counts(capsys) == (0, 4, 0, 4)
     assert outs() == before
