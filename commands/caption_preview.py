@@ -85,7 +85,7 @@ def preview(name: str, ask: int) -> Preview:
 def draw_preview(name: str, seen: Preview) -> Path:
     """Write a page with the first changes of ``seen``, each with its picture; its path."""
     contents = read_set(name, image_folder(name), Path("data", name))
-    looks = Looks(contents)
+    looks = Looks(name, contents.folder, Path("data", name, "prepared"))
     shown = []
     for change in seen.changed[:SHOWN]:
         length = measure_text(change.new or "")

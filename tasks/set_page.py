@@ -13,6 +13,7 @@ from tasks.shell.console import progress, say
 def set_page(name: str) -> None:
     """Write the page of the image set NAME, from its folder and from what *prepare* and *caption* made of it."""
     folder = image_folder(name)
+    from etude.core.workers import in_order
     from etude.inspection.contents import read_set
     from etude.inspection.findings import find_doubts
     from etude.inspection.looks import Looks
@@ -20,9 +21,10 @@ def set_page(name: str) -> None:
     from etude.inspection.table import as_csv
 
     contents = read_set(name, folder, Path("data", name))
-    looks, measures = Looks(contents), {}
-    for picture in progress(list(contents.pictures.values()), f"{name}: look"):
-        measures[picture.name] = looks.measures(picture)
+    looks = Looks(name, folder, Path("data", name, "prepared"))
+    made = in_order(looks.measures, list(contents.pictures.values()))
+    names = progress(list(contents.pictures), f"{name}: look")
+    measures = dict(zip(names, made, strict=True))
     findings = list(find_doubts(contents, measures))
     pages = Pages(contents, looks, findings)
     with publish(Path("artifacts", "sets", name)) as out:

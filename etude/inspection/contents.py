@@ -15,7 +15,6 @@ from etude.images.folder import choose_pictures, list_files, name_unused
 from etude.inspection.tiles import Entry, group_entries, share_kept
 from etude.inspection.tokens import Length, measure_text
 
-MASKS = "attention"  # the folder of masks in `prepared`
 Size = tuple[int, int]  # width, height
 
 
@@ -69,7 +68,6 @@ class Contents:
 
     name: str
     folder: Path
-    prepared: Path
     pictures: Mapping[str, Picture]  # by name, sorted
     flipped: int  # mirrored copies
     skipped: Mapping[str, str]  # file: why it is left out
@@ -77,18 +75,6 @@ class Contents:
     faults: Mapping[str, str]  # file with captions: why it cannot be read
     doubts: Mapping[str, str]  # file with captions: what is to be known of it
     unused: tuple[str, ...]  # files that nothing reads, by suffix
-
-    def path(self, picture: Picture) -> Path:
-        """The picture's file."""
-        return self.folder / picture.name
-
-    def training(self, identifier: str) -> Path:
-        """A training picture."""
-        return self.prepared / f"{identifier}.png"
-
-    def mask(self, identifier: str) -> Path:
-        """The mask of a training picture, which may not exist."""
-        return self.prepared / MASKS / f"{identifier}.png"
 
 
 def read_set(name: str, folder: Path, made: Path) -> Contents:
@@ -110,7 +96,6 @@ def read_set(name: str, folder: Path, made: Path) -> Contents:
     return Contents(
         name=name,
         folder=folder,
-        prepared=made / "prepared",
         pictures=pictures,
         flipped=sum(entry["flipped"] for entry in listing["images"].values()),
         skipped=listing["skipped"],

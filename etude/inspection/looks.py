@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import base64
-import json
-from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from etude.core.code import code_digests
-from etude.core.errors import InputError
-from etude.core.files import atomic_path, read_json, sha256_file
+from etude.core.code import code_digests, versions
+from etude.core.files import sha256_file
 from etude.core.pictures import open_prepared
-from etude.core.store import Store, key
-from etude.inspection.contents import Contents, Picture
+from etude.core.store import Store, key, load, save
+from etude.inspection.contents import Picture
 from etude.inspection.sharpness import blur_of, contrast_of
 from etude.inspection.tiles import draw_tile
 
+MASKS = "attention"  # the folder of masks among the training pictures
 SIDE = 192  # px of a tile's longer side
 QUALITY = 72  # of WebP
 CODE = ("etude/inspection/looks.py", "etude/inspection/sharpness.py", "etude/inspection/tiles.py", "etude/images")
@@ -36,13 +33,16 @@ class Measures:
 
 
 class Looks:
-    """The tiles and measures of a set, by pictures. They are made when they are asked for first."""
+    """The tiles and measures of a set, by pictures. They are made when they are asked for first.
 
-    def __init__(self, contents: Contents) -> None:
-        self.contents = contents
+    It can be pickled and is small, so that processes may share the work.
+    """
+
+    def __init__(self, name: str, folder: Path, prepared: Path) -> None:
+        """``folder`` is that of the set ``name``, ``prepared`` that of its training pictures."""
+        self.name, self.folder, self.prepared = name, folder, prepared
         self._store = Store("looks")
-        self._context = (code_digests(*CODE), version("pillow"), version("numpy"), SIDE, QUALITY)
-        self._places: dict[str, Path] = {}
+        self._context = (code_digests(*CODE), versions("pillow", "numpy"), SIDE, QUALITY)
 
     def measures(self, picture: Picture) -> Measures:
         """How its training pictures look."""
@@ -58,35 +58,34 @@ class Looks:
 
     def _read(self, picture: Picture) -> dict[str, Any]:
         """The entry of the store, made if it is missing or damaged."""
-        if picture.name not in self._places:
-            self._places[picture.name] = self._store.path(self._key(picture), ".json")
-        place = self._places[picture.name]
-        with suppress(InputError):
-            entry: dict[str, Any] = read_json(place)
-            return entry
-        entry = self._make(picture)
-        with atomic_path(place, durable=False) as file:
-            file.write_text(json.dumps(entry), encoding="utf-8")
+        place = self._store.path(self._key(picture), ".entry")
+        entry: dict[str, Any] | None = load(place)
+        if entry is None:
+            entry = self._make(picture)
+            save(place, entry)
         return entry
 
     def _key(self, picture: Picture) -> str:
         """Of all that the entry depends on. The ids are digests of the file's pixels."""
         drawn = [[identifier, entry["crop"], entry.get("faces", [])] for identifier, entry in picture.entries.items()]
-        files = [self.contents.training(identifier) for identifier in picture.entries]
-        files += self._masks(picture)
+        files = [*self._training(picture), *self._masks(picture)]
         return key("look", list(picture.size), drawn, list(map(sha256_file, files)), *self._context)
 
     def _make(self, picture: Picture) -> dict[str, Any]:
-        tile = draw_tile(self.contents.path(picture), list(picture.entries.values()), self.contents.name, SIDE)
-        images = [open_prepared(self.contents.training(identifier)).convert("RGB") for identifier in picture.entries]
+        tile = draw_tile(self.folder / picture.name, list(picture.entries.values()), self.name, SIDE)
+        images = [open_prepared(file).convert("RGB") for file in self._training(picture)]
         return {
             "tile": _webp(tile),
             "masks": [_webp(open_prepared(mask).convert("L")) for mask in self._masks(picture)],
             "measures": {"blur": max(map(blur_of, images)), "contrast": min(map(contrast_of, images))},
         }
 
+    def _training(self, picture: Picture) -> list[Path]:
+        return [self.prepared / f"{identifier}.png" for identifier in picture.entries]
+
     def _masks(self, picture: Picture) -> list[Path]:
-        return [mask for identifier in picture.entries if (mask := self.contents.mask(identifier)).is_file()]
+        masks = [self.prepared / MASKS / f"{identifier}.png" for identifier in picture.entries]
+        return [mask for mask in masks if mask.is_file()]
 
 
 def _webp(image: Image.Image) -> str:

@@ -227,7 +227,7 @@ def test_equal_inputs_give_equal_bytes_and_nothing_is_decoded_twice(raw: Path, m
     (raw / "0.txt").write_text("another caption")
     assert "another caption" in html()
     assert drawn == ["new.png"]
-    for entry in Path(".cache/looks").rglob("*.json"):
+    for entry in Path(".cache/looks").rglob("*.entry"):
         entry.write_text(entry.read_text(encoding="utf-8")[:50])  # a power cut
     set_page("pets")
     assert sorted(drawn) == ["0.png", "1.png", "2.png", "new.png", "new.png"]
