@@ -28,6 +28,7 @@ from etude.training.optimizer import PACKAGES, refuse_missing
 from etude.training.plan import Trained
 from etude.training.preview import preview_of
 from etude.training.processes import is_launched, is_main, spread
+from etude.training.sets import SOURCES, recorded, refuse_changed_sets
 from etude.training.settings import Compute, RunParams, refuse_missing_trackers
 from etude.training.start import Start, load_start, refuse_unfit
 from etude.training.switches import RESUMING, advice
@@ -75,11 +76,14 @@ def build(method: str) -> None:
     family = _family(method, module, path)
     _refuse_too_large(method, stage_params)
     spread(stage_params.processes)
-    beginning = load_start(params, Path("artifacts", method, "start"))
+    sources = Path("artifacts", method, SOURCES)
+    beginning, further = load_start(params, sources / "start"), recorded(params, sources)
     refuse_unfit(params, beginning, path, family)
     look = look_of(Path("pipelines", method, "dvc.yaml"), "build")
-    look.add(models_of(params).values())
+    look.add([*models_of(params).values(), *further])
+    look.add([beginning.path.parent.as_posix()] if beginning else [])
     inputs = look.digests()
+    refuse_changed_sets(further, inputs)
     facts = _facts(params, stage_params, inputs, path, beginning) | {"family": family}
     _tell_other_vae(method, path, Path(stage_params.base))
     from etude.training.compute import naming_kernels  # torch is imported only after the parameters were checked

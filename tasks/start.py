@@ -1,4 +1,4 @@
-"""Read what a method's learning goes on from, whatever its format: ``artifacts/<method>/start/``.
+"""Read what a method's learning goes on from, whatever its format: ``artifacts/<method>/sources/start/``.
 
 For a method that starts from scratch, the folder has only a note of that.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from etude.core.files import write_json
 from etude.core.method import load_method
 from etude.core.params import Location, Schema, pick
+from etude.training.sets import SOURCES
 from etude.training.start import FILE, NOTHING
 from tasks.shell import publish, run
 from tasks.shell.console import say
@@ -24,7 +25,7 @@ class Wanted(Schema):
 def start(method: str) -> None:
     """Write the ``start`` of METHOD's params.yaml in the common form."""
     source = pick(Path("pipelines", method, "params.yaml"), Wanted).start
-    with publish(Path("artifacts", method, "start")) as out:
+    with publish(Path("artifacts", method, SOURCES, "start")) as out:
         write_json(out / "start.json", {"start": source})  # DVC warns of an empty folder
         if source == NOTHING:
             say(f"{method}: starts from scratch")

@@ -14,7 +14,7 @@ from tests.shipped import ROOT
 from tests.stranger import command_lines
 
 __all__ = ["assert_exists", "assert_named", "broken_links", "command_lines"]
-OTHERS = ("cp", "git", "source")  # programs whose options are not checked
+OTHERS = ("cp", "git", "mkdir", "source")  # programs whose options are not checked
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 ANCHOR = re.compile(r'<a id="([^"]+)"')
 LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")

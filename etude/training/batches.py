@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import gcd
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from etude.core.errors import InputError
 from etude.core.files import read_json
 from etude.core.randomness import generator, mix
 from etude.core.shards import CAPTIONS, REPEATS, Shards, text_entry
+from etude.training.sets import Place
 
 AHEAD = 2  # batches that are made before they are needed
 
@@ -101,14 +102,6 @@ class Batch:
         return replace(self, **results, conditioning=self.conditioning and self.conditioning.map(function))
 
 
-class Place(NamedTuple):
-    """A folder of shards, the prefix of its names, and how often each of its pictures counts."""
-
-    prefix: str
-    folder: Path
-    repeats: int = 1
-
-
 def read_repeats(names: Sequence[str], *places: Place) -> Sequence[int]:
     """The repeats of the pictures ``names``, which are in ``places``; empty if each counts once.
 
@@ -129,14 +122,17 @@ def read_repeats(names: Sequence[str], *places: Place) -> Sequence[int]:
     return counts if len(set(counts)) > 1 else ()
 
 
-def load_images(folder: Path | str) -> Images:
-    """Open ``data/<set>/latents``; raises InputError if it is empty, and FormatError if a shard is damaged."""
-    place = Place("", Path(folder))
-    shards = Shards(place[:2])
+def load_images(folder: Path | str, *further: Place, repeats: int = 1) -> Images:
+    """Open ``data/<set>/latents``, of which each picture counts ``repeats`` times, and those of further sets.
+
+    Raises InputError if there are none, and FormatError if a shard is damaged.
+    """
+    places = [Place("", Path(folder), repeats), *further]
+    shards = Shards(*(place[:2] for place in places))
     if not shards.names:
         raise InputError(folder, "holds no latents", "run `dvc repro` so that the stage that fills it runs")
     moments, masks = (shards.column("mean"), shards.column("logvar")), shards.optional("attention")
-    return Images(shards.names, *moments, masks, repeats=read_repeats(shards.names, place))
+    return Images(shards.names, *moments, masks, repeats=read_repeats(shards.names, *places))
 
 
 def load_pictures(folder: Path | str) -> Pictures:
@@ -164,11 +160,22 @@ class _Opened(Sequence[Tensor]):
         return torch.from_numpy(np.array(open_prepared(self._files[position]).convert("RGB")))
 
 
-def load_captions(folder: Path | str) -> Captions:
-    """Open ``data/<set>/texts``; raises InputError if a caption is not encoded, FormatError if a shard is damaged."""
-    shards = Shards(("", Path(folder)))
-    texts: dict[str, str] = read_json(Path(folder) / CAPTIONS)
-    return captions_of(shards, texts)
+def load_captions(folder: Path | str, *further: Place) -> Captions:
+    """Open ``data/<set>/texts``, and those of further sets.
+
+    Raises InputError if a caption is not encoded, FormatError if a shard is damaged.
+    """
+    places = [Place("", Path(folder)), *further]
+    shards = Shards(*(("", place.folder) for place in places))
+    return captions_of(shards, read_texts(*places))
+
+
+def read_texts(*places: Place) -> dict[str, str]:
+    """The captions of the pictures in ``places``."""
+    texts: dict[str, str] = {}
+    for prefix, folder, _ in places:
+        texts |= {prefix + name: text for name, text in read_json(folder / CAPTIONS).items()}
+    return texts
 
 
 def captions_of(shards: Shards, texts: Mapping[str, str]) -> Captions:

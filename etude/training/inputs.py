@@ -17,6 +17,7 @@ from etude.core.method import Input, Method, needs
 from etude.core.mixins import Concepts, Models, ReadsCaptions
 from etude.core.params import MethodParams, Schema, nearest
 from etude.training.masks import refuse_no_masks
+from etude.training.sets import FurtherSets, further_places
 
 M = TypeVar("M", bound=Schema)
 
@@ -67,8 +68,10 @@ def load_inputs(method: Method, request: Request) -> dict[str, Any]:
 def _images(request: Request) -> Any:
     from etude.training.batches import load_images
 
-    images = load_images(request.data / "latents")
-    refuse_no_masks(request.params, images.attention, f"data/{request.params.set}")
+    params = request.params
+    repeats = params.repeats if isinstance(params, FurtherSets) else 1
+    images = load_images(request.data / "latents", *further_places(params, "latents"), repeats=repeats)
+    refuse_no_masks(params, images.attention, request.data.as_posix())
     return images
 
 
@@ -76,7 +79,7 @@ def _captions(request: Request) -> Any:
     from etude.training.batches import load_captions
 
     wanted = not isinstance(request.params, ReadsCaptions) or request.params.reads_captions
-    return load_captions(request.data / "texts") if wanted else None
+    return load_captions(request.data / "texts", *further_places(request.params, "texts")) if wanted else None
 
 
 def _pictures(request: Request) -> Any:

@@ -16,13 +16,13 @@ from torch import Tensor
 from etude.base.base import Base
 from etude.base.conditioning import Conditioning
 from etude.core.errors import InputError
-from etude.core.files import read_json
 from etude.core.randomness import mix
-from etude.core.shards import CAPTIONS, Shards
+from etude.core.shards import Shards
 from etude.training import conditioning
-from etude.training.batches import Batch, Batches, Captions, Images, Place, captions_of, read_repeats
+from etude.training.batches import Batch, Batches, Captions, Images, captions_of, read_repeats, read_texts
 from etude.training.denoising import denoising_losses
 from etude.training.plan import Optimization
+from etude.training.sets import Place
 
 DRAWN = "drawn"  # the folder of class images that the base drew; those of real pictures are beside it
 
@@ -53,22 +53,18 @@ def load_prior(folder: Path | str, real: Sequence[str]) -> Prior:
 
     The result may be empty: a run without prior preservation needs no class pictures. `pairs` checks this.
     """
-    places = {f"{name}/": Path(folder, name) for name in (DRAWN, *real)}
-    pictures = [Place(prefix, place / "latents") for prefix, place in places.items()]
-    shards = Shards(*(place[:2] for place in pictures))
-    said = {name: text for prefix, place in places.items() for name, text in _said(prefix, place).items()}
+    names = (DRAWN, *real)
+    pictures = [Place(f"{name}/", Path(folder, name, "latents")) for name in names]
+    texts = [Place(f"{name}/", Path(folder, name, "texts")) for name in names]
+    shards, said = Shards(*(place[:2] for place in pictures)), read_texts(*texts)
     if missing := [name for name in shards.names if name not in said]:
         raise InputError(
             ", ".join(missing[:5]), "has no caption", "run `dvc repro` so that the stage that fills it runs"
         )
     repeats = read_repeats(shards.names, *pictures)
     images = Images(shards.names, shards.column("mean"), shards.column("logvar"), repeats=repeats)
-    texts = Shards(*(("", place / "texts") for place in places.values()))
-    return Prior(images, captions_of(texts, {name: said[name] for name in shards.names}))
-
-
-def _said(prefix: str, place: Path) -> dict[str, str]:
-    return {prefix + name: text for name, text in read_json(place / "texts" / CAPTIONS).items()}
+    encoded = Shards(*(("", place.folder) for place in texts))
+    return Prior(images, captions_of(encoded, {name: said[name] for name in shards.names}))
 
 
 def pairs(own: Batches, prior: Prior, base: Base, *, batch_size: int, clip_skip: int, folder: Path) -> Pairs:

@@ -14,7 +14,8 @@ from etude.core.errors import InputError
 from etude.core.files import read_json
 from etude.core.shards import Shards
 from etude.training.augmentation import KINDS, MASK, Kind
-from etude.training.batches import Images, Place, read_repeats
+from etude.training.batches import Images, read_repeats
+from etude.training.sets import Place
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ DVC cannot list a number of deps that parameters decide.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from etude.core.errors import ParamsError
@@ -18,14 +18,21 @@ from tasks.shell.console import say
 def record_digest(folder: Path, name: str, models: Mapping[str, str], file: str, key: str) -> None:
     """Write the SHA-256 of the model that ``models`` calls NAME: ``<folder>/<name>.json``.
 
-    Digests of models that are named no longer are deleted: no stage makes them any more, and the stage that depends on
-    the folder would depend on them. ``models`` is the block ``key`` of the params file ``file``. Raises ParamsError.
+    ``models`` is the block ``key`` of the params file ``file``. Raises ParamsError.
     """
     if name not in models:
         raise ParamsError(file, f"`{key}` has no `{name}`{nearest(name, models)}", f"correct `{key}`")
-    for former in folder.glob("*.json"):
-        if former.stem not in models:
-            former.unlink(missing_ok=True)  # another of these stages may be as quick
+    forget_others(folder, models)
     sha256 = remembered_tree(models[name])
     write_json(folder / f"{name}.json", {"path": models[name], "sha256": sha256})
     say(f"{name} is {models[name]} ({sha256[:10]})")
+
+
+def forget_others(folder: Path, names: Collection[str]) -> None:
+    """Delete the records in ``folder`` of what is named no longer.
+
+    No stage makes them any more, and the stage that depends on the folder would depend on them.
+    """
+    for former in folder.glob("*.json"):
+        if former.stem not in names:
+            former.unlink(missing_ok=True)  # another of these stages may be as quick

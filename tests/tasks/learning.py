@@ -31,7 +31,7 @@ def make_project(folder: Path, base: Path, method: str, **changes: Any) -> Path:
     (folder / "models").mkdir()
     (folder / "models/tiny").symlink_to(base)
     if issubclass(load_method(method).Params, Starts):
-        (folder / "artifacts" / method / "start").mkdir(parents=True)
+        (folder / "artifacts" / method / "sources/start").mkdir(parents=True)
     own = folder / "pipelines" / method
     own.mkdir(parents=True)
     shutil.copy(ROOT / "pipelines" / method / "dvc.yaml", own)

@@ -35,20 +35,20 @@ def project(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_method_that_starts_from_scratch_gets_only_a_note_of_that(project: Path) -> None:
-    (project / "artifacts/textual_inversion/start/left.safetensors").touch()
+    (project / "artifacts/textual_inversion/sources/start/left.safetensors").touch()
     start("textual_inversion")
-    assert [path.name for path in (project / "artifacts/textual_inversion/start").iterdir()] == ["start.json"]
+    assert [path.name for path in (project / "artifacts/textual_inversion/sources/start").iterdir()] == ["start.json"]
 
 
 def test_a_build_goes_on_from_a_file_of_another_program(project: Path) -> None:
     change(project / OWN, start="models/rex.pt", **still(project))
     start("textual_inversion")
-    opened = artifacts.load(project / "artifacts/textual_inversion/start" / FILE)
+    opened = artifacts.load(project / "artifacts/textual_inversion/sources/start" / FILE)
     assert torch.equal(opened.tensors["text_encoder"], torch.full((4, 32), 0.5))
     build("textual_inversion")
     made = artifacts.load(project / "artifacts/textual_inversion/build/artifact.safetensors")
     assert torch.equal(made.tensors["text_encoder"], torch.full((4, 32), 0.5))
-    assert {"artifacts/textual_inversion/start", "models/tiny"} <= set(made.facts["inputs"])
+    assert {"artifacts/textual_inversion/sources/start", "models/tiny"} <= set(made.facts["inputs"])
 
 
 def still(project: Path) -> dict[str, Any]:

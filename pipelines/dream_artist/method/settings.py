@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from etude.core.mixins import ReadsCaptions
-from etude.core.params import MethodParams, Part, Rate, Scale, Schema
+from etude.core.params import Part, Rate, Scale, Schema
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
+from etude.training.sets import FurtherSets
 from etude.training.start import Start, Starts, rows, shape_faults
 from etude.training.tags import HasTags, refuse_idle_tags
 from etude.training.templates import Template, refuse_idle_reading
@@ -34,7 +35,7 @@ class Word(Schema):
     noise: Scale
 
 
-class Params(ReadsCaptions, HasTags, Starts, Trained, HasPreview, MethodParams):
+class Params(ReadsCaptions, HasTags, Starts, Trained, HasPreview, FurtherSets):
     """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True

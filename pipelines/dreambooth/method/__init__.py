@@ -15,12 +15,13 @@ from pydantic import Field, model_validator
 from etude.base.settings import ClassPictures
 from etude.core.method import own_name
 from etude.core.mixins import TrainsWeights
-from etude.core.params import Count, MethodParams, Scale, classed
+from etude.core.params import Count, Scale, classed
 from etude.core.placeholder import insert_name
 from etude.core.spelling import as_read, has_word
 from etude.training.masks import MaskedLoss
 from etude.training.plan import TrainedWhole
 from etude.training.preview import HasPreview
+from etude.training.sets import FurtherSets
 from etude.training.start import StartsWhole
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ formats = ("diffusers_checkpoint", "ldm_checkpoint")
 axes = {"strength": 1.0}
 
 
-class Params(ClassPictures, TrainsWeights, MaskedLoss, StartsWhole, TrainedWhole, HasPreview, MethodParams):
+class Params(ClassPictures, TrainsWeights, MaskedLoss, StartsWhole, TrainedWhole, HasPreview, FurtherSets):
     """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True
@@ -73,8 +74,8 @@ class Params(ClassPictures, TrainsWeights, MaskedLoss, StartsWhole, TrainedWhole
         return self
 
     def image_sets(self) -> list[str]:
-        """The method's own set, and those of real class pictures."""
-        return [self.set, *self.class_images.real]
+        """The sets that are learned, and those of real class pictures."""
+        return [*super().image_sets(), *self.class_images.real]
 
     @property
     def class_word(self) -> str:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Literal
 
 from etude.core.method import own_name
 from etude.core.mixins import TrainsWeights
-from etude.core.params import MethodParams
 from etude.training.masks import MaskedLoss
 from etude.training.plan import TrainedWhole
 from etude.training.preview import HasPreview
+from etude.training.sets import FurtherSets
 from etude.training.start import StartsWhole
 from etude.training.tags import LearnsCaptions
 
@@ -33,7 +33,7 @@ formats = ("ldm_checkpoint", "diffusers_checkpoint")
 axes = {"strength": 1.0}
 
 
-class Params(LearnsCaptions, TrainsWeights, MaskedLoss, StartsWhole, TrainedWhole, HasPreview, MethodParams):
+class Params(LearnsCaptions, TrainsWeights, MaskedLoss, StartsWhole, TrainedWhole, HasPreview, FurtherSets):
     """The method's params.yaml."""
 
     save: Literal["fp32", "fp16", "bf16"]

@@ -14,9 +14,10 @@ from pydantic import Field, model_validator
 
 from etude.core.errors import ParamsError
 from etude.core.method import own_name
-from etude.core.params import MethodParams, Part, refuse_twice
+from etude.core.params import Part, refuse_twice
 from etude.training.masks import MaskedLoss
 from etude.training.preview import HasPreview
+from etude.training.sets import FurtherSets
 from etude.training.start import Start, Starts, shape_faults
 from etude.training.tags import LearnsCaptions
 
@@ -44,7 +45,7 @@ Activation = Literal[
 ]  # fmt: skip
 
 
-class Params(LearnsCaptions, MaskedLoss, Starts, HasPreview, MethodParams):
+class Params(LearnsCaptions, MaskedLoss, Starts, HasPreview, FurtherSets):
     """The method's params.yaml."""
 
     widths: list[Annotated[int, Field(ge=1, le=100_000)]]

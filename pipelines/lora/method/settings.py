@@ -11,9 +11,10 @@ from pydantic import Field, model_validator
 from etude.core.factors import RANKED, by_layer
 from etude.core.families import learned_parts, text_parts
 from etude.core.mixins import TrainsText
-from etude.core.params import MethodParams, nearest, refuse_twice
+from etude.core.params import nearest, refuse_twice
 from etude.training.masks import MaskedLoss
 from etude.training.preview import HasPreview
+from etude.training.sets import FurtherSets
 from etude.training.start import Start, Starts
 from etude.training.tags import LearnsCaptions
 
@@ -36,7 +37,7 @@ def places() -> list[str]:
     ]
 
 
-class Params(LearnsCaptions, TrainsText, MaskedLoss, Starts, HasPreview, MethodParams):
+class Params(LearnsCaptions, TrainsText, MaskedLoss, Starts, HasPreview, FurtherSets):
     """The method's params.yaml."""
 
     kind: Literal["lora", "dora", "loha", "lokr"]

@@ -16,11 +16,12 @@ from pydantic import Field, model_validator
 from etude.core.families import text_rows
 from etude.core.method import own_name
 from etude.core.mixins import ReadsCaptions
-from etude.core.params import MethodParams, Scale
+from etude.core.params import Scale
 from etude.core.placeholder import insert_name
 from etude.training.masks import MaskedLoss
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
+from etude.training.sets import FurtherSets
 from etude.training.start import Start, Starts, rows, shape_faults
 from etude.training.tags import HasTags, refuse_idle_tags, vary
 from etude.training.templates import Template, draw, refuse_idle_reading, refuse_silent
@@ -40,7 +41,7 @@ formats = ("embedding_pt", "embedding_safetensors", "diffusers_embedding")
 axes: dict[str, float] = {}  # none: the word's weight in the prompt sets the strength
 
 
-class Params(ReadsCaptions, HasTags, MaskedLoss, Starts, Trained, HasPreview, MethodParams):
+class Params(ReadsCaptions, HasTags, MaskedLoss, Starts, Trained, HasPreview, FurtherSets):
     """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True
