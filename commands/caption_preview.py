@@ -21,6 +21,7 @@ from etude.inspection.contents import read_set
 from etude.inspection.looks import Looks
 from etude.inspection.tokens import measure_text
 from etude.pages.environment import environment
+from tasks import set_page
 from tasks.caption import StageParams, describe, existing_texts, join_texts, write_caption
 
 PAGES = Path("logs/captions")
@@ -84,11 +85,12 @@ def preview(name: str, ask: int) -> Preview:
 
 def draw_preview(name: str, seen: Preview) -> Path:
     """Write a page with the first changes of ``seen``, each with its picture; its path."""
-    contents = read_set(name, image_folder(name), Path("data", name))
+    chunks = pick("params.yaml", set_page.StageParams).text.chunks
+    contents = read_set(name, image_folder(name), Path("data", name), chunks)
     looks = Looks(name, contents.folder, Path("data", name, "prepared"))
     shown = []
     for change in seen.changed[:SHOWN]:
-        length = measure_text(change.new or "")
+        length = measure_text(change.new or "", contents.read)
         picture = {"name": change.name, "tile": looks.tile(contents.pictures[change.name]), "cut": length.cut}
         shown.append(picture | {"tokens": length.tokens, "parts": list(compare(change.old, change.new or ""))})
     values = {"set": name, "seen": seen, "shown": shown, "total": len(seen.changes)}

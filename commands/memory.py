@@ -45,7 +45,7 @@ def memory(
         params = load(draft / "pipelines" / method / "params.yaml", load_method(method).Params)
     from etude.estimates import Shared, at_once, counted, counted_drawing, setup_of
 
-    shared = Shared(base=project.base, precision=project.precision, prepare=project.prepare)
+    shared = Shared(base=project.base, precision=project.precision, prepare=project.prepare, text=project.text)
     setup = setup_of(shared, params)
     footprint = counted(method, params, setup)
     pictures = at_once(params, project.evaluate, project.grid)

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from etude.base.settings import Sampling
+from etude.base.settings import Sampling, Text
 from etude.command_line import name_or_path
 from etude.core.errors import ArgumentError, BaseError, FormatError, InputError, ParamsError
 from etude.core.method import load_method, method_names
@@ -35,6 +35,7 @@ class StageParams(Schema):
     device: str
     precision: str
     sampling: Sampling
+    text: Text
     threads: int
 
 
@@ -70,7 +71,8 @@ def draw(
 
     make_deterministic(stage_params.threads)
     layers = ordered([open_layer(*part) for part in parts])
-    loaded = load_base(base or stage_params.base, device=stage_params.device, dtype=DTYPES[stage_params.precision])
+    precision, reading = DTYPES[stage_params.precision], stage_params.text
+    loaded = load_base(base or stage_params.base, device=stage_params.device, dtype=precision, reading=reading)
     name = _name(layers, prompts)
     texts = [fill(text, name) for text in prompts]
     with ExitStack() as undo, TemporaryDirectory() as folder:

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from etude.base.settings import ClassPictures
+from etude.base.settings import ClassPictures, Text
 from etude.core.code import code_digests
 from etude.core.errors import BaseError, InputError
 from etude.core.files import read_json, sha256_tree, write_json
@@ -47,12 +47,14 @@ class Shared(Schema):
     base: str
     precision: str
     prepare: Prepare
+    text: Text
 
 
 def setup_of(shared: Shared, params: MethodParams) -> Setup:
     """What the build of a method is counted for, with these parameters."""
     path = base_of(params, shared.base)
-    return Setup(path, family_of(path), shared.prepare.resolution, shared.precision)
+    chunks, rule = shared.text.chunks, shared.text.rule
+    return Setup(path, family_of(path), shared.prepare.resolution, shared.precision, chunks, rule)
 
 
 def recalled(method: str, params: MethodParams, setup: Setup) -> Footprint | None:
@@ -203,13 +205,13 @@ def counted_drawing(setup: Setup, pictures: int) -> Footprint:
         return kept
     from etude.memory.drawing import count_drawing
 
-    footprint = count_drawing(setup.base, setup.family, setup.precision, pictures)
+    footprint = count_drawing(setup, pictures)
     write_json(_drawing_place(setup, pictures), asdict(footprint))
     return footprint
 
 
 def _drawing_place(setup: Setup, pictures: int) -> Path:
-    about: list[Part] = [setup.family, setup.base.as_posix(), setup.precision, pictures]
+    about: list[Part] = [setup.family, setup.base.as_posix(), setup.precision, setup.chunks, setup.rule, pictures]
     return Store("memory").path(key("drawing", about, _configs(setup.base), *_code("etude")), ".json")
 
 

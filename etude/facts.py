@@ -61,6 +61,7 @@ _TABLE = (
     _fact("processes", "number of training processes", "tasks"),
     _fact("precision", "precision of the computation: fp32, fp16 or bf16", "tasks"),
     _fact("compute", "which kernels compute, and how", "tasks"),
+    _fact("reading", "how texts are read, if not as one chunk without weights", "tasks"),
     _fact("device", "cpu, or the GPU's name", "tasks", "flows"),
     _fact("cpu", "the machine, and the instructions that torch uses", "tasks", "flows"),
     _fact("versions", "versions of the libraries that compute, by name", "tasks", "etude.pages flows"),

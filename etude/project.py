@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from etude.base.settings import Sampling
+from etude.base.settings import PLAIN, Sampling, Text, text_faults
 from etude.captions.settings import Caption
 from etude.core.errors import BELOW, InputError, ParamsError
 from etude.core.method import Method, load_method, method_names
@@ -47,7 +47,12 @@ def schemas_of(root: Path) -> Iterator[tuple[Path, type[Schema]]]:
 class Project(Schema):
     """The root params.yaml."""
 
-    added_keys: ClassVar = {"compute": Compute.added_keys, "trackers": [], "keep_states": 0}
+    added_keys: ClassVar = {
+        "text": PLAIN.model_dump(),
+        "compute": Compute.added_keys,
+        "trackers": [],
+        "keep_states": 0,
+    }
 
     methods: list[str] = Field(min_length=1, max_length=64)
     sets: dict[SetName, Location] = Field(min_length=1)
@@ -62,6 +67,7 @@ class Project(Schema):
     keep_states: Days = Field(description="days that more steps can go on from a finished training; 0: not at all")
     prepare: Prepare
     caption: Caption
+    text: Text = Field(description="how texts are read, by all stages alike")
     sampling: Sampling
     prompts: dict[SetName, Annotated[list[str], Field(min_length=1)]]
     evaluate: Evaluate
@@ -130,6 +136,7 @@ def _set_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
 
 def _run_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
     """Settings that exclude those of the project, and models that no method makes."""
+    yield from text_faults(params, project.text)
     if isinstance(params, Trained):
         yield from params.excluded(project)
     own = params.base_precision if isinstance(params, SavesMemory) else "fp32"

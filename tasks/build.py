@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from etude.base.settings import Text, text_faults
 from etude.core.errors import BaseError, ParamsError
 from etude.core.families import FAMILIES
 from etude.core.files import write_json
@@ -62,6 +63,7 @@ class StageParams(Schema):
     precision: str
     processes: int
     seed: int
+    text: Text
     threads: int
 
 
@@ -114,6 +116,8 @@ def _scratch(method: str, params: MethodParams, inputs: Mapping[str, str], facts
 
 def _refuse_excluded(params: MethodParams, stage_params: StageParams, file: Path) -> None:
     """Raise ParamsError where settings exclude each other on this device, or a package is not installed."""
+    for fault, action in text_faults(params, stage_params.text):
+        raise ParamsError(file, fault, action)
     if not isinstance(params, Trained):
         return
     refuse_missing(params.training.optimizer, file)
@@ -181,6 +185,7 @@ def _facts(
         "processes": stage_params.processes,
         "precision": stage_params.precision,
         "compute": stage_params.compute.model_dump(),
+        **({} if stage_params.text.is_plain else {"reading": stage_params.text.model_dump()}),
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "cpu": processor,
         "versions": {name: version(name) for name in (*LIBRARIES, *_package(params))},
@@ -206,7 +211,7 @@ def _open(
     from etude.training.trackers import Trackers
 
     choose_kernels(stage_params.compute, stage_params.threads, choose_device(stage_params.device).type)
-    preview, base = preview_of(params), open_base(path, params, stage_params.device)
+    preview, base = preview_of(params), open_base(path, params, stage_params.device, stage_params.text)
     accelerate(base, stage_params.compute)
     chosen, device = pick("params.yaml", RunParams).trackers, base.device.type
     report = Report(scratch, stage_params.seed, device, stage_params.precision, watch=LOGS / "previews" / method)

@@ -95,14 +95,15 @@ def _context(stage_params: StageParams) -> list[Any]:
     code = code_digests(*CODE)
     weights = [part_digest(stage_params.base, part) for part in PARTS]
     machine = [choose_device(stage_params.device).type, stage_params.precision, stage_params.threads]
-    return [weights, code, [version(name) for name in LIBRARIES], machine]
+    return [weights, code, [version(name) for name in LIBRARIES], machine, stage_params.text.model_dump()]
 
 
 def _open(stage_params: StageParams) -> Any:
     from etude.base.base import DTYPES
     from etude.base.loading import load_base
 
-    return load_base(stage_params.base, device=stage_params.device, dtype=DTYPES[stage_params.precision])
+    precision, reading = DTYPES[stage_params.precision], stage_params.text
+    return load_base(stage_params.base, device=stage_params.device, dtype=precision, reading=reading)
 
 
 def _draw(

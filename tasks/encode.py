@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from etude.base.settings import Text
 from etude.core.beside.repeats import repeated_folders, repeats_of
 from etude.core.code import code_digests
 from etude.core.errors import BaseError, InputError
@@ -39,25 +40,33 @@ LIBRARIES = {"vae": ("torch", "diffusers"), "text": ("torch", "transformers", "t
 CUT = "cut"  # metadata of a text's entry: the end of the text, if it was cut off because it is too long
 
 
-class StageParams(Schema):
-    """The parts of params.yaml that this stage depends on."""
+class PictureParams(Schema):
+    """The parts of params.yaml on which encoded pictures depend."""
 
     base: str
     device: str
     threads: int
 
 
+class StageParams(PictureParams):
+    """The parts of params.yaml that this stage depends on."""
+
+    text: Text
+
+
 class Entries:
     """One kind of entry in the store. An entry that is missing or damaged is made again."""
 
-    def __init__(self, part: Part, stage_params: StageParams) -> None:
+    def __init__(self, part: Part, stage_params: PictureParams) -> None:
         from etude.base.digest import part_digest
         from etude.base.loading import choose_device
 
         code = code_digests(*CODE)
         libraries = [version(name) for name in LIBRARIES[part]]
         device = choose_device(stage_params.device).type
-        self._context = key(part_digest(stage_params.base, part), code, libraries, device, stage_params.threads)
+        how: list[Any] = [device, stage_params.threads]
+        how += [stage_params.text.model_dump()] if part == "text" and isinstance(stage_params, StageParams) else []
+        self._context = key(part_digest(stage_params.base, part), code, libraries, how)
         self._store = Store("latents" if part == "vae" else "texts")
         self.encoded = self.cached = 0
 
@@ -144,7 +153,7 @@ def encode_captions(name: str, stage_params: StageParams) -> Entries:
 
 
 def write_texts(name: str, captions: Mapping[str, str], out: Path, stage_params: StageParams) -> Entries:
-    """Write "hidden" [77, d], for SDXL also "pooled", of each caption and of the empty text, and ``captions.json``."""
+    """Write "hidden" [L, d], for SDXL also "pooled", of each caption and of the empty text, and ``captions.json``."""
     entries = Entries("text", stage_params)
     encoder = cache(lambda: open_text_encoder(stage_params))
     places = {}
@@ -156,7 +165,7 @@ def write_texts(name: str, captions: Mapping[str, str], out: Path, stage_params:
     return entries
 
 
-def open_vae(stage_params: StageParams) -> Encoder:
+def open_vae(stage_params: PictureParams) -> Encoder:
     """The encoder of pictures: ((width, height), RGB bytes row by row) → "mean" and "logvar" [4, h/8, w/8]."""
     import torch
 
@@ -175,13 +184,13 @@ def open_vae(stage_params: StageParams) -> Encoder:
 
 
 def open_text_encoder(stage_params: StageParams) -> Encoder:
-    """The encoder of texts: text → "hidden" [77, d], for SDXL also "pooled"."""
+    """The encoder of texts: text → "hidden" [L, d], for SDXL also "pooled"."""
     import torch
 
     from etude.base.loading import load_base
     from etude.base.text import encode_tokens, tokenise
 
-    base = load_base(stage_params.base, device=stage_params.device, parts=("text",))
+    base = load_base(stage_params.base, device=stage_params.device, parts=("text",), reading=stage_params.text)
 
     def states(text: str) -> Entry:
         tokens = tokenise(base, [text])

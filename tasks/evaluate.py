@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etude.base.settings import Sampling
+from etude.base.settings import Sampling, Text
 from etude.core.files import write_json
 from etude.core.method import load_method
 from etude.core.params import Learned, Schema, pick
@@ -28,6 +28,7 @@ class StageParams(Schema):
     precision: str
     prompts: dict[str, list[str]]
     sampling: Sampling
+    text: Text
     threads: int
 
 
@@ -60,7 +61,8 @@ def _study(method: str, stage_params: StageParams) -> Study:
     from etude.rendering.prompts import prompts_of
     from etude.rendering.renderer import open_renderer
 
-    renderer = open_renderer(method, **stage_params.model_dump(include={"base", "device", "precision", "threads"}))
+    named = stage_params.model_dump(include={"base", "device", "precision", "threads"})
+    renderer = open_renderer(method, **named, reading=stage_params.text)
     settings = stage_params.evaluate
     clip = ClipFeatures(Path(settings.clip), device=renderer.device, threads=stage_params.threads)
     classifier = Classifier(Path(settings.classifier), device=renderer.device) if settings.classify else None

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etude.base.settings import Sampling
+from etude.base.settings import Sampling, Text
 from etude.core.errors import ParamsError
 from etude.core.files import read_json, write_json
 from etude.core.method import load_method
@@ -31,6 +31,7 @@ class StageParams(Schema):
     precision: str
     prompts: dict[str, list[str]]
     sampling: Sampling
+    text: Text
     threads: int
 
 
@@ -51,7 +52,8 @@ def grid(method: str) -> None:
     from etude.rendering.pictures import draw
     from etude.rendering.renderer import open_renderer
 
-    renderer = open_renderer(method, **stage_params.model_dump(include={"base", "device", "precision", "threads"}))
+    named = stage_params.model_dump(include={"base", "device", "precision", "threads"})
+    renderer = open_renderer(method, **named, reading=stage_params.text)
     choices = _choices(method, stage_params, own)
     defaults = Defaults(own.word, stage_params.grid.seed, stage_params.sampling, settings)
     axes = [read_axis(axis, choices) for axis in (stage_params.grid.x, stage_params.grid.y, stage_params.grid.z)]

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from etude.base.settings import Text
 from etude.core.files import atomic_path
-from etude.core.params import image_folder
+from etude.core.params import Schema, image_folder, pick
 from tasks.shell import publish, run
 from tasks.shell.console import progress, say
 
 
+class StageParams(Schema):
+    """The part of params.yaml that says how much of a caption is read."""
+
+    text: Text
+
+
 def set_page(name: str) -> None:
     """Write the page of the image set NAME, from its folder and from what *prepare* and *caption* made of it."""
-    folder = image_folder(name)
+    folder, chunks = image_folder(name), pick("params.yaml", StageParams).text.chunks
     from etude.core.workers import in_order
     from etude.inspection.contents import read_set
     from etude.inspection.findings import find_doubts
@@ -20,7 +27,7 @@ def set_page(name: str) -> None:
     from etude.inspection.page import Pages
     from etude.inspection.table import as_csv
 
-    contents = read_set(name, folder, Path("data", name))
+    contents = read_set(name, folder, Path("data", name), chunks)
     looks = Looks(name, folder, Path("data", name, "prepared"))
     made = in_order(looks.measures, list(contents.pictures.values()))
     names = progress(list(contents.pictures), f"{name}: look")

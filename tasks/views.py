@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["StageParams", "views"]
 
 
-class StageParams(encode.StageParams):
+class StageParams(encode.PictureParams):
     """The parts of params.yaml that this stage depends on."""
 
 

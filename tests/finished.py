@@ -18,6 +18,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from etude.base.base import Base
+from etude.base.settings import PLAIN
 from etude.core.artifact import Artifact, save
 from etude.core.files import write_json
 from etude.core.params import MethodParams
@@ -73,6 +74,7 @@ def project(folder: Path, base: Path) -> None:
     """Write everything that the stages after a build read, below ``folder``."""
     root: dict[str, Any] = {"methods": ["lora"], "base": str(base), "device": "cpu", "precision": "fp32", "threads": 1}
     root |= {"prompts": {"concept": ["[name]", "a [name] on a red background"]}, "sampling": SAMPLING}
+    root |= {"text": PLAIN.model_dump()}
     root |= {"evaluate": {"clip": str(base / "clip"), **EVALUATE}, "grid": GRID}
     write_yaml(folder / "params.yaml", root)
     write_yaml(folder / "pipelines/lora/params.yaml", {"set": "concept", "name": "sks", "trigger": True, "rank": 4})

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from etude.base.schedule import Prediction
+from etude.base.settings import PLAIN, Text
 from etude.base.unclip import Unclip
 from etude.core.artifact import PRECISIONS
 from etude.core.families import FAMILIES
@@ -42,6 +43,7 @@ class Base:
     custom_samplers: list[CustomSampler] = field(default_factory=list)  # of `hooks.custom_sampler`; the last is used
     unclip: Unclip | None = None  # how an unCLIP base is conditioned on a picture; None for other bases
     extra_negative_prompts: list[str] = field(default_factory=list)  # of `hooks.extra_negative_prompt`
+    reading: Text = PLAIN  # how texts are read: chunks, and weights in brackets
 
     waiting: set[Part] = field(default_factory=set)  # parts that are on the host; `waiting.present` brings one
 

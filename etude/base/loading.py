@@ -16,6 +16,7 @@ from etude.base.digest import PARTS
 from etude.base.family import is_variation, recognise
 from etude.base.fitting import refuse_misfits, refuse_other_words
 from etude.base.schedule import SCHEDULE, Prediction, read_alphas, read_prediction, read_scaling, read_side
+from etude.base.settings import PLAIN, Text
 from etude.base.single import CONFIGS, config_folder, single_scheduler, warn_of_own_numbers
 from etude.base.tokenizer import load_tokenizer
 from etude.base.unclip import Unclip, load_unclip
@@ -36,11 +37,12 @@ def load_base(
     parts: Sequence[Part] = PARTS,
     trained: Callable[[str], bool] = lambda _: False,
     waiting: Collection[Part] = (),
+    reading: Text = PLAIN,
 ) -> Base:
     """Load ``parts`` of a base; for device ``auto`` see `choose_device`. Raises BaseError.
 
     Each weight goes from the file into its precision: ``dtype``, or float32 if ``trained`` says so of its name in
-    artifacts. The parts ``waiting`` are loaded on the host: see `waiting.present`.
+    artifacts. The parts ``waiting`` are loaded on the host: see `waiting.present`. Its texts are read by ``reading``.
     """
     path = Path(path)
     family = FAMILIES[recognise(path, without_vae="vae" not in parts)]
@@ -87,6 +89,7 @@ def load_base(
         schedule={name: scheduler[name] for name in SCHEDULE if name in scheduler},
         unclip=_unclip(path, place) if "unet" in parts else None,
         waiting={part for part in waiting if part in parts},
+        reading=reading,
     )
 
 

@@ -1,7 +1,8 @@
-"""Schemas for drawing and for class pictures. Nothing here imports torch: params are checked before torch is loaded."""
+"""Schemas for texts, drawing and class pictures. Nothing here imports torch: params are checked before it is loaded."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
@@ -10,6 +11,33 @@ from etude.core.params import Count, Scale, Schema, Seed, SetName, refuse_twice
 
 SamplerName = Literal["ddim", "euler", "euler_a", "dpm++"]
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+
+
+class Text(Schema):
+    """How texts are read, by all stages alike: the block `text` of params.yaml."""
+
+    chunks: int = Field(ge=1, le=20, description="of 75 tokens each, which every text has; the rest of it is cut")
+    rule: Literal["a1111", "kohya"] = Field(description="where a text is split, and how its chunks are joined")
+    emphasis: Literal["none", "a1111", "kohya"] = Field(description="what weights in brackets do: (word:1.2), [word]")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether texts are read as CLIP reads them: the first 75 tokens, with brackets as characters."""
+        return self.chunks == 1 and self.emphasis == "none"
+
+
+PLAIN = Text(chunks=1, rule="a1111", emphasis="none")
+
+
+class OneChunk(Schema):
+    """A method that asks at which places of a text its words are."""
+
+
+def text_faults(params: Schema, text: Text) -> Iterator[tuple[str, str]]:
+    """What a method does not read as ``text`` says, and what to do."""
+    if isinstance(params, OneChunk) and not text.is_plain:
+        fault = "this method reads 75 tokens without weights, and params.yaml has `text.chunks` or `text.emphasis`"
+        yield fault, "write `chunks: 1` and `emphasis: none` there, or leave the method out"
 
 
 class Sampling(Schema):

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from etude.base.base import Base
+from etude.base.chunks import Item, join, split
 from etude.base.conditioning import Conditioning
+from etude.base.emphasis import EDITING, pieces_of, weighted
 from etude.base.waiting import present
 from etude.core.errors import BaseError, EtudeWarning
 from etude.core.families import FAMILIES
@@ -20,17 +22,24 @@ from etude.core.spelling import find_words
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokenised prompts: ``ids`` int64 [B, 77] for each text encoder, and for each prompt the text that was cut off.
+    """Tokenised prompts: ``ids`` int64 [B, 77 n] for each text encoder, with n chunks one after the other; ``cut``, for
+    each prompt the text that was left out; and ``weights`` [B, 77 n] like ``ids``, or none if every weight is 1.
 
     Negative ids are rows of added words: -1 - r is row r, counted over all words of ``base.words``.
     """
 
     ids: tuple[Tensor, ...]
     cut: tuple[str, ...]
+    weights: tuple[Tensor, ...] = ()
 
     def to(self, device: torch.device | str) -> Tokens:
         """A copy on another device, for tokens that are encoded again and again."""
-        return Tokens(tuple(ids.to(device) for ids in self.ids), self.cut)
+        weights = tuple(each.to(device) for each in self.weights)
+        return Tokens(tuple(ids.to(device) for ids in self.ids), self.cut, weights)
+
+
+class PromptEditingWarning(EtudeWarning):
+    """A prompt has A1111's [from:to:when], [one|other] or AND, which are not supported; brackets only weigh."""
 
 
 class PromptCutWarning(EtudeWarning):
@@ -46,14 +55,18 @@ def encode_prompts(base: Base, prompts: Sequence[str], clip_skip: int = 0) -> Co
         return Conditioning(torch.zeros(len(prompts), 1, base.unclip.width, device=base.device, dtype=base.dtype))
     tokens = tokenise(base, prompts)
     for prompt, cut in zip(prompts, tokens.cut, strict=True):
+        if base.reading.emphasis == "a1111" and EDITING.search(prompt):
+            fault = f"{prompt!r} has [from:to:when], [one|other] or AND: read as a weight and as words"
+            warnings.warn(fault, PromptEditingWarning, stacklevel=2)
         if cut:
             warnings.warn(f"prompt too long, left out {cut!r} of {prompt!r}", PromptCutWarning, stacklevel=2)
     return encode_tokens(base, tokens, clip_skip)
 
 
 def tokenise(base: Base, prompts: Sequence[str]) -> Tokens:
-    """Prompts as ids: start, at most 75 tokens, end, padding.
+    """Prompts as ids, as the base's ``reading`` says. A chunk is: start, at most 75 tokens, end, padding.
 
+    Every prompt has as many chunks, so that prompts of any length go together; those that it does not fill are empty.
     An added word (`hooks.added_tokens`) is replaced by its rows if it occurs as a separate word, spelt as
     `etude.core.spelling` says. Rows of one word stay together: if not all of them fit, the prompt ends before the word.
     """
@@ -61,14 +74,16 @@ def tokenise(base: Base, prompts: Sequence[str]) -> Tokens:
     # each encoder has its own tokenizer: for those that pad with "!", a "!" in the text is padding too
     lengths = [encoder.config.max_position_embeddings for encoder in base.text_encoders]
     pairs = list(zip(base.tokenizers, lengths, strict=True))
-    ids, longest = [], [""] * len(prompts)
+    ids, weights, longest = [], [], [""] * len(prompts)
     for tokenizer, length in pairs:
         fitted = [_fit(base, tokenizer, prompt, length) for prompt in prompts]
-        rows = [row for row, _ in fitted]
-        ids.append(torch.tensor(rows, dtype=torch.int64).reshape(len(prompts), length))
-        for number, (_, cut) in enumerate(fitted):
+        shape = (len(prompts), length * base.reading.chunks)
+        ids.append(torch.tensor([row for row, _, _ in fitted], dtype=torch.int64).reshape(shape))
+        weights.append(torch.tensor([row for _, row, _ in fitted], dtype=torch.float32).reshape(shape))
+        for number, (_, _, cut) in enumerate(fitted):
             longest[number] = max(longest[number], cut, key=len)
-    return Tokens(tuple(ids), tuple(longest))
+    even = all(bool((each == 1).all()) for each in weights)
+    return Tokens(tuple(ids), tuple(longest), () if even else tuple(weights))
 
 
 def encode_tokens(base: Base, tokens: Tokens, clip_skip: int = 0) -> Conditioning:
@@ -76,19 +91,27 @@ def encode_tokens(base: Base, tokens: Tokens, clip_skip: int = 0) -> Conditionin
 
     The family defines which layer is read, and whether the final layer norm is applied; with ``clip_skip`` n, the n-th
     layer before that one is read (A1111's "Clip skip" is n + 1). The states of several encoders are concatenated.
+    Chunks are encoded one by one, weighted and joined as the base's ``reading`` says; ``pooled`` is that of the first.
     """
     _need_text(base)
     states: list[Tensor] = []
-    pooled = None
+    pooled, count = None, base.reading.chunks
     records = FAMILIES[base.family].text_encoders
     with present(base, "text"):
-        for encoder, record, ids in zip(base.text_encoders, records, tokens.ids, strict=True):
-            place = record.layer + clip_skip
+        for number, (encoder, record) in enumerate(zip(base.text_encoders, records, strict=True)):
+            length, place = encoder.config.max_position_embeddings, record.layer + clip_skip
             last = record.normed and place == 1  # this state is the encoder's normal output
-            output = encoder(ids.to(base.device), output_hidden_states=not last)
+            rows = tokens.ids[number].to(base.device).reshape(-1, length)
+            output = encoder(rows, output_hidden_states=not last)
             state = output.last_hidden_state if last else _layer(output.hidden_states, place)
-            states.append(encoder.final_layer_norm(state) if record.normed and not last else state)
-            pooled = output.text_embeds if record.pooled else pooled
+            state = encoder.final_layer_norm(state) if record.normed and not last else state
+            if tokens.weights:
+                weights = tokens.weights[number].to(base.device).reshape(-1, length)
+                state = weighted(state, weights, base.reading.emphasis)
+            states.append(
+                join(state.unflatten(0, (len(tokens.ids[number]), count)), base.reading.rule) if count > 1 else state
+            )
+            pooled = output.text_embeds[::count] if record.pooled else pooled
     return Conditioning(states[0] if len(states) == 1 else torch.cat(states, dim=-1), pooled)
 
 
@@ -106,25 +129,42 @@ def _layer(states: Sequence[Tensor], from_end: int) -> Tensor:
     return states[-from_end]
 
 
-def _fit(base: Base, tokenizer: Any, prompt: str, length: int) -> tuple[list[int], str]:
-    """The ids of a prompt, with start, end and padding, and the text that did not fit."""
-    ids, cut = [tokenizer.bos_token_id], ""
-    pieces = list(_pieces(base, prompt))
-    for number, (text, rows) in enumerate(pieces):
-        if rows:
-            piece_ids, places = list(rows), [0] * len(rows)
-        else:
-            coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            piece_ids, places = coded["input_ids"], [place for place, _ in coded["offset_mapping"]]
-        left = length - 1 - len(ids)
-        if len(piece_ids) > left:
-            ids += [] if rows else piece_ids[:left]
-            rest = text if rows else text[places[left] :]
-            cut = rest + "".join(text for text, _ in pieces[number + 1 :])
-            break
-        ids += piece_ids
-    ids.append(tokenizer.eos_token_id)
-    return ids + [tokenizer.pad_token_id] * (length - len(ids)), cut
+def _fit(base: Base, tokenizer: Any, prompt: str, length: int) -> tuple[list[int], list[float], str]:
+    """The ids of a prompt, with start, end and padding of each chunk; their weights; and the text that did not fit."""
+    plain, items = _items(base, tokenizer, prompt)
+    size, count = length - 2, base.reading.chunks
+    whole = next((place for place, item in enumerate(items) if len(item.ids) > size), len(items))
+    by_commas = base.reading.rule == "a1111" and count > 1
+    chunks = split(items[:whole], size, tokenizer.convert_tokens_to_ids(",</w>") if by_commas else None)
+    left_out = [item for chunk in chunks[count:] for item in chunk] + items[whole:]
+    ids: list[int] = []
+    weights: list[float] = []
+    for chunk in [*chunks, *([[]] * count)][:count]:
+        own = [id for item in chunk for id in item.ids]
+        ids += [tokenizer.bos_token_id, *own, tokenizer.eos_token_id]
+        ids += [tokenizer.pad_token_id] * (size - len(own))
+        own_weights = [item.weight for item in chunk for _ in item.ids]
+        weights += [1.0, *own_weights, 1.0] + [1.0] * (size - len(own))
+    return ids, weights, plain[left_out[0].start :] if left_out else ""
+
+
+def _items(base: Base, tokenizer: Any, prompt: str) -> tuple[str, list[Item]]:
+    """A prompt's text without brackets that weigh, and its tokens, words and breaks."""
+    plain, items = "", []
+    for text, weight in pieces_of(prompt, base.reading):
+        if text is None:
+            items.append(Item((), weight, len(plain)))
+            plain += " BREAK "
+            continue
+        for part, rows in _pieces(base, text):
+            if rows:
+                items.append(Item(tuple(rows), weight, len(plain)))
+            else:
+                coded = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+                places = zip(coded["input_ids"], coded["offset_mapping"], strict=True)
+                items += [Item((id,), weight, len(plain) + place) for id, (place, _) in places]
+            plain += part
+    return plain, items
 
 
 def _pieces(base: Base, prompt: str) -> Iterator[tuple[str, range]]:

@@ -13,7 +13,7 @@ from etude.core.errors import InputError
 from etude.core.files import read_json
 from etude.images.folder import choose_pictures, list_files, name_unused
 from etude.inspection.tiles import Entry, group_entries, share_kept
-from etude.inspection.tokens import Length, measure_text
+from etude.inspection.tokens import READ, Length, measure_text
 
 Size = tuple[int, int]  # width, height
 
@@ -75,17 +75,21 @@ class Contents:
     faults: Mapping[str, str]  # file with captions: why it cannot be read
     doubts: Mapping[str, str]  # file with captions: what is to be known of it
     unused: tuple[str, ...]  # files that nothing reads, by suffix
+    read: int  # tokens of a caption at most
 
 
-def read_set(name: str, folder: Path, made: Path) -> Contents:
-    """The image set ``name`` in ``folder``; ``made`` is its folder in `data`. Raises InputError for what is missing."""
+def read_set(name: str, folder: Path, made: Path, chunks: int = 1) -> Contents:
+    """The image set ``name`` in ``folder``; ``made`` is its folder in `data`, and captions have so many ``chunks``.
+
+    Raises InputError for what is missing.
+    """
     listing = read_json(made / "prepared" / "images.json")
     texts = read_json(made / "captioned" / "captions.json")
     notes: Mapping[str, list[str]] = listing.get("notes", {})
     pictures = {}
     for file, entries in sorted(group_entries(listing).items()):
         _, *same = next(iter(entries.values()))["sources"]
-        captions = {identifier: _caption(texts, identifier, made) for identifier in entries}
+        captions = {identifier: _caption(texts, identifier, made, READ * chunks) for identifier in entries}
         kept = share_kept(list(entries.values()))
         pictures[file] = Picture(file, tuple(same), entries, captions, kept, tuple(notes.get(file, ())))
     files = list_files(folder)
@@ -103,15 +107,16 @@ def read_set(name: str, folder: Path, made: Path) -> Contents:
         faults=dict(sorted(beside.faults.items())),
         doubts=dict(sorted(beside.notes.items())),
         unused=tuple(name_unused(files, used)),
+        read=READ * chunks,
     )
 
 
-def _caption(texts: Mapping[str, Any], identifier: str, made: Path) -> Caption:
+def _caption(texts: Mapping[str, Any], identifier: str, made: Path, read: int) -> Caption:
     entry = texts.get(identifier)
     if entry is None:
         fault = f"has no caption of {identifier}, which was prepared"
         raise InputError(made / "captioned" / "captions.json", fault, f"run `dvc repro caption@{made.name}`")
-    return Caption(entry["text"], entry["from"], entry.get("file", ""), measure_text(entry["text"]))
+    return Caption(entry["text"], entry["from"], entry.get("file", ""), measure_text(entry["text"], read))
 
 
 def _used(listing: Mapping[str, Any], texts: Mapping[str, Any]) -> set[str]:

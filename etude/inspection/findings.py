@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from etude.images.cuts import PLAIN
 from etude.inspection.contents import Contents, Picture
 from etude.inspection.looks import Measures
-from etude.inspection.tokens import READ
 
 # Photos and drawings are at 0.2 to 0.45; blurred by a Gaussian of 2 px, nearly all of them are above this.
 BLURRED = 0.6
@@ -105,9 +104,9 @@ RULES = (
     Rule("One colour, or nearly", "They show hardly anything, so there is nothing to learn from them.", _plain),
     Rule("Without a caption", "Write a .txt beside the picture, or choose a captioner in params.yaml.", _empty),
     Rule(
-        f"Captions cut at {READ} tokens",
-        f"A text encoder reads {READ} tokens; what is struck out below the pictures is not learned. "
-        "The words of a method's prompt around the caption count too.",
+        "Captions that are cut",
+        "What is struck out below the pictures is not learned: a text encoder reads 75 tokens, times `text.chunks` in "
+        "params.yaml. The words of a method's prompt around the caption count too.",
         _long,
     ),
     Rule(

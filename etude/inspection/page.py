@@ -23,7 +23,6 @@ from etude.inspection.counts import (
 )
 from etude.inspection.findings import Finding
 from etude.inspection.looks import Looks
-from etude.inspection.tokens import READ
 from etude.pages.environment import environment
 
 ON_A_PAGE = 120  # pictures
@@ -81,7 +80,7 @@ class Pages:
             "c": contents,
             "folder": contents.folder.as_posix(),
             "trained": len(captions) + contents.flipped,
-            "read": READ,
+            "read": contents.read,
             "findings": list(map(self._finding, self.findings)),
             "doubted": len(set(chain.from_iterable(finding.pictures for finding in self.findings))),
             "faults": _list({**contents.faults, **contents.doubts}),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 VOCABULARY = Path(__file__).parents[1] / "base/configs/clip_merges.txt.gz"  # a dep of *set_page*
-READ = 75  # tokens of a prompt that a text encoder reads, between its start and its end
+READ = 75  # tokens of a chunk that a text encoder reads, between its start and its end
 SPECIAL = ["<|startoftext|>", "<|endoftext|>"]
 # CLIP's pieces of a text: ends of words, words, single digits, and runs of other signs
 PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -23,11 +23,14 @@ class Length(NamedTuple):
     cut: str
 
 
-def measure_text(text: str) -> Length:
-    """The length of a caption as it stands, without a method's prompt around it."""
+def measure_text(text: str, read: int = READ) -> Length:
+    """The length of a caption as it stands, without a method's prompt around it, if so many tokens are ``read``.
+
+    A chunk that ends after a comma, by A1111's rule, has fewer.
+    """
     encoding = _tokenizer().encode(text)
     count = len(encoding.ids)
-    return Length(count, text[encoding.offsets[READ][0] :] if count > READ else "")
+    return Length(count, text[encoding.offsets[read][0] :] if count > read else "")
 
 
 @cache

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from etude.base import waiting
 from etude.base.base import Base
+from etude.base.chunks import joined_length
 from etude.base.conditioning import Conditioning
 from etude.base.family import is_variation
 from etude.base.latents import decode_latents
@@ -51,7 +52,6 @@ from etude.training.views import Views
 if TYPE_CHECKING:
     from etude.training.preview import Texts
 
-TOKENS = 77  # of a text
 NAMES = tuple(f"{number}" for number in range(64))  # of pictures
 SIZES = 6  # numbers that SDXL reads: original size, crop and target size
 
@@ -71,7 +71,7 @@ def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -
         footprint, how = Footprint(), opening(params)
         undo.enter_context(patch.object(waiting, "bring", counter.bring))
         undo.enter_context(patch.object(waiting, "send", counter.send))
-        base = how.prepare(empty_base(setup.base, setup.family, how))
+        base = replace(how.prepare(empty_base(setup.base, setup.family, how)), reading=setup.reading)
         for part in how.waiting:
             for module in waiting.modules(base, part):
                 counter.send(module)
@@ -257,5 +257,6 @@ class _Host:
         if FAMILIES[self.base.family].size_ids:
             width = config.projection_class_embeddings_input_dim - SIZES * config.addition_time_embed_dim
             pooled = self._empty(1, width)
-        state = Conditioning(self._empty(1, TOKENS, config.cross_attention_dim), pooled)
+        places = joined_length(self.setup.chunks, self.setup.rule)
+        state = Conditioning(self._empty(1, places, config.cross_attention_dim), pooled)
         return Captions({name: f"{self.params.name}, {name}" for name in names}, dict.fromkeys(names, state), state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 
@@ -12,18 +12,18 @@ from etude.core.params import Part
 from etude.diffusion.sample import guided
 from etude.memory.base import empty_base
 from etude.memory.counter import counting
-from etude.memory.footprint import Footprint
+from etude.memory.footprint import Footprint, Setup
 from etude.training.opening import Opening
 
 PARTS: tuple[Part, ...] = ("unet", "vae", "text")
 
 
 @torch.no_grad()
-def count_drawing(base: Path, family: str, precision: str, pictures: int) -> Footprint:
+def count_drawing(setup: Setup, pictures: int) -> Footprint:
     """``pictures`` drawn at once, with guidance, in the size of the base: a step, and their decoding."""
-    how = Opening(PARTS, (), precision, lambda _: False, recompute=False)
+    how = Opening(PARTS, (), setup.precision, lambda _: False, recompute=False)
     with counting() as counter:
-        made = empty_base(base, family, how)
+        made = replace(empty_base(setup.base, setup.family, how), reading=setup.reading)
         counter.restart()
         footprint = Footprint(weights=counter.now)
         positive, negative = (encode_prompts(made, [text] * pictures) for text in ("a", ""))

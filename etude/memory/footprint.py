@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from etude.base.settings import Text
 from etude.core.errors import EtudeError
 
 
@@ -24,6 +26,13 @@ class Setup:
     family: str
     resolution: int  # of the pictures, in px
     precision: str  # fp32, fp16 or bf16
+    chunks: int = 1  # of every text
+    rule: Literal["a1111", "kohya"] = "a1111"  # by which they are joined
+
+    @property
+    def reading(self) -> Text:
+        """How texts are read; weights need no memory."""
+        return Text(chunks=self.chunks, rule=self.rule, emphasis="none")
 
 
 @dataclass

@@ -11,6 +11,7 @@ from pathlib import Path
 from etude.base.base import DTYPES, Base
 from etude.base.digest import PARTS, part_digest
 from etude.base.loading import choose_device, load_base
+from etude.base.settings import PLAIN, Text
 from etude.core import artifact as artifacts
 from etude.core.code import code_digests
 from etude.core.errors import FormatError
@@ -30,14 +31,16 @@ LIBRARIES = ("diffusers", "peft", "torch", "transformers")
 class Renderer:
     """Draws with a base and a method; the base is loaded when the first picture is drawn, not before."""
 
-    def __init__(self, base: Path, method: str, *, device: str, precision: str, threads: int) -> None:
-        self.path, self.method, self.precision, self.threads = base, method, precision, threads
+    def __init__(
+        self, base: Path, method: str, *, device: str, precision: str, threads: int, reading: Text = PLAIN
+    ) -> None:
+        self.path, self.method, self.precision, self.threads, self.reading = base, method, precision, threads, reading
         self.device = choose_device(device).type
 
     @cached_property
     def base(self) -> Base:
         """The loaded base, shared by everything that is drawn."""
-        return load_base(self.path, device=self.device, dtype=DTYPES[self.precision])
+        return load_base(self.path, device=self.device, dtype=DTYPES[self.precision], reading=self.reading)
 
     @contextmanager
     def applied(self, candidate: Candidate, settings: Mapping[str, float]) -> Iterator[Base]:
@@ -66,14 +69,17 @@ class Renderer:
     def _ground(self) -> str:
         weights = [part_digest(self.path, part) for part in PARTS]
         libraries = {name: version(name) for name in LIBRARIES}
-        return key(weights, code_digests(*DRAWING), libraries, [self.device, self.precision, self.threads])
+        how: list[Part] = [self.device, self.precision, self.threads, self.reading.model_dump()]
+        return key(weights, code_digests(*DRAWING), libraries, how)
 
     @cached_property
     def _apply(self) -> str:
         return key(code_digests(APPLYING, f"pipelines/{self.method}"))
 
 
-def open_renderer(method: str, *, base: str, device: str, precision: str, threads: int) -> Renderer:
+def open_renderer(
+    method: str, *, base: str, device: str, precision: str, threads: int, reading: Text = PLAIN
+) -> Renderer:
     """A method's renderer, with the method's own base if it has one, else with ``base``.
 
     It makes torch deterministic: from then on, equal inputs give equal results.
@@ -81,4 +87,4 @@ def open_renderer(method: str, *, base: str, device: str, precision: str, thread
     make_deterministic(threads)
     if issubclass(load_method(method).Params, OwnBase):
         base = pick(Path("pipelines", method, "params.yaml"), OwnBase).base
-    return Renderer(Path(base), method, device=device, precision=precision, threads=threads)
+    return Renderer(Path(base), method, device=device, precision=precision, threads=threads, reading=reading)

@@ -9,6 +9,7 @@ from pathlib import Path
 from etude.base.base import DTYPES, Base
 from etude.base.digest import PARTS
 from etude.base.loading import load_base
+from etude.base.settings import PLAIN, Text
 from etude.core.params import MethodParams, Part
 from etude.training.plan import SavesMemory, TrainedWhole
 from etude.training.preview import preview_of
@@ -51,9 +52,16 @@ def _none(_weight: str) -> bool:
     return False
 
 
-def open_base(path: Path, params: MethodParams, device: str = "cpu") -> Base:
-    """The base in ``path``, opened for the build of a method."""
+def open_base(path: Path, params: MethodParams, device: str = "cpu", reading: Text = PLAIN) -> Base:
+    """The base in ``path``, opened for the build of a method; it reads texts by ``reading``."""
     how = opening(params)
-    precision, waiting = DTYPES[how.precision], how.waiting
-    base = load_base(path, device=device, dtype=precision, parts=how.parts, trained=how.wide, waiting=waiting)
+    base = load_base(
+        path,
+        device=device,
+        dtype=DTYPES[how.precision],
+        parts=how.parts,
+        trained=how.wide,
+        waiting=how.waiting,
+        reading=reading,
+    )
     return how.prepare(base)

@@ -34,7 +34,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Setup]]:
         calls.append((params, setup))
         return Footprint(weights=7 * GB, learned=2 * GB, gradients=GB, optimizer=GB, activations=GB, previews=4 * GB)
 
-    def count_drawing(base: Path, family: str, precision: str, pictures: int) -> Footprint:
+    def count_drawing(setup: Setup, pictures: int) -> Footprint:
         return Footprint(weights=7 * GB, activations=pictures * GB)
 
     monkeypatch.setattr(build, "count_build", count)

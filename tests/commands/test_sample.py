@@ -11,6 +11,7 @@ from commands import stacks
 from commands.sample import sample
 from commands.stacks import Layer, open_layer, ordered, split_layer
 from etude.base.loading import load_base
+from etude.base.settings import PLAIN
 from etude.core import artifact as artifacts
 from etude.core.artifact import Artifact
 from etude.core.errors import ArgumentError, BaseError, ConflictError, FormatError, InputError
@@ -29,7 +30,7 @@ SAMPLING = {"sampler": "dpm++", "steps": 2, "guidance": 3.0, "negative": "", "cl
 def project(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny base, a LoRA that was built here, and files that others might have made."""
     stage_params: dict[str, Any] = {"base": "models/tiny", "device": "cpu", "precision": "fp32", "threads": 1}
-    write_yaml(tmp_path / "params.yaml", stage_params | {"sampling": SAMPLING})
+    write_yaml(tmp_path / "params.yaml", stage_params | {"sampling": SAMPLING, "text": PLAIN.model_dump()})
     (tmp_path / "models").mkdir()
     (tmp_path / "models/tiny").symlink_to(tiny_base)
     made = random_lora(load_base(tiny_base), targets=["attention"])

@@ -76,8 +76,8 @@ def test_a_plan_tells_what_was_counted_and_whether_it_fits(project: Path, room: 
 def test_stages_that_draw_need_what_their_pictures_at_once_need(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, int]] = []
 
-    def count(base: Path, family: str, precision: str, pictures: int) -> Footprint:
-        asked.append((family, pictures))
+    def count(setup: Setup, pictures: int) -> Footprint:
+        asked.append((setup.family, pictures))
         return Footprint(weights=7 * GB, activations=pictures * GB)
 
     monkeypatch.setattr(drawing, "count_drawing", count)

@@ -45,3 +45,16 @@ def test_a_build_that_would_pass_over_a_change_is_told(project: Path) -> None:
     replace_in(graph, "kind, rank, alpha", "kind, alpha")
     with pytest.raises(ParamsError, match=r"lora/dvc\.yaml: the build stage does not track `rank`\. Next: add it"):
         check(project)
+
+
+def test_a_method_that_reads_one_chunk_is_told_where_texts_have_more(project: Path) -> None:
+    path = Path("pipelines/null_text_inversion/params.yaml")
+    (project / path).parent.mkdir()
+    shutil.copy(held(path.as_posix()), project / path)
+    check(project, ["null_text_inversion"])
+    replace_in(project / "params.yaml", "chunks: 1 ", "chunks: 2 ")
+    check(project)
+    with pytest.raises(
+        ParamsError, match=r"null_text_inversion.*reads 75 tokens without weights.*Next: write `chunks: 1`"
+    ):
+        check(project, ["null_text_inversion"])

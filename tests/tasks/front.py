@@ -19,6 +19,7 @@ PARAMS = """\
 base: {base}
 device: cpu
 threads: 1
+text: {{chunks: 1, rule: a1111, emphasis: none}}
 sets:
   pets: raw
 prepare:

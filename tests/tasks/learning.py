@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from ruamel.yaml import YAML
 
+from etude.base.settings import PLAIN
 from etude.core.files import write_json
 from etude.core.method import load_method
 from etude.core.params import read_yaml
@@ -39,7 +40,7 @@ def make_project(folder: Path, base: Path, method: str, **changes: Any) -> Path:
         (own / code).symlink_to(ROOT / "pipelines" / method / code)
     write_yaml(own / "params.yaml", params_of(method, **changes).model_dump(mode="json"))
     stage_params = {"base": "models/tiny", "device": "cpu", "precision": "fp32", "processes": 1, "seed": 3}
-    stage_params |= {"threads": 1, "trackers": [], "keep_states": 0, "compute": COMPUTE}
+    stage_params |= {"threads": 1, "trackers": [], "keep_states": 0, "compute": COMPUTE, "text": PLAIN.model_dump()}
     write_yaml(folder / "params.yaml", stage_params | {"methods": [method]})
     write_data(folder / "data/concept")
     return folder

@@ -13,7 +13,7 @@ from PIL import Image
 
 from etude.base.latents import encode_images
 from etude.base.loading import load_base
-from etude.base.settings import ClassImages
+from etude.base.settings import ClassImages, Text
 from etude.base.text import encode_prompts
 from etude.core.errors import InputError
 from etude.core.files import sha256_tree
@@ -123,11 +123,14 @@ def test_what_other_weights_code_libraries_or_settings_would_draw_is_not_taken_f
     stage_params = pick("params.yaml", StageParams)
     contexts = [key(context(stage_params.model_copy(update=other))) for other in ({}, {"threads": 2})]
     contexts.append(key(context(stage_params.model_copy(update={"precision": "bf16"}))))
+    contexts.append(
+        key(context(stage_params.model_copy(update={"text": Text(chunks=2, rule="kohya", emphasis="none")})))
+    )
     for place in ("etude.base.digest.part_digest", "tasks.class_images.code_digests", "tasks.class_images.version"):
         with monkeypatch.context() as patch:
             patch.setattr(place, lambda *_: "other")
             contexts.append(key(context(stage_params)))
-    assert len(set(contexts)) == 6
+    assert len(set(contexts)) == 7
     monkeypatch.setattr("tasks.class_images.version", lambda _: "0.0")
     class_images("dreambooth")
     assert said(capsys) == "5 drawn, 0 from cache"

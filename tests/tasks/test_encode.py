@@ -360,3 +360,20 @@ def test_a_mask_beside_a_picture_comes_with_its_latents_and_re_encodes_nothing(
             assert found["attention"].shape == (8, 8)
             assert found["attention"][:3].min() > 0.99
             assert found["attention"][-3:].max() < 0.01
+
+
+@pytest.mark.usefixtures("project")
+def test_texts_are_read_as_params_say_and_pictures_stay_in_the_cache(
+    tiny_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from etude.base.loading import load_base
+    from etude.base.settings import Text
+    from etude.base.text import encode_prompts
+
+    set_param("text: {chunks: 1, rule: a1111, emphasis: none}", "text: {chunks: 2, rule: kohya, emphasis: a1111}")
+    encode("pets")
+    assert counts(capsys) == (0, 4, 4, 0)
+    base = load_base(tiny_base, parts=("text",), reading=Text(chunks=2, rule="kohya", emphasis="a1111"))
+    found = entries_of("texts")[text_entry("a cat")]["hidden"]
+    assert found.shape == (152, 32)
+    torch.testing.assert_close(found, encode_prompts(base, ["a cat"]).hidden[0], rtol=0, atol=1e-5)

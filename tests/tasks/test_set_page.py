@@ -89,7 +89,7 @@ def test_what_is_doubtful_comes_first_by_the_rule_that_found_it(raw: Path) -> No
     assert {title: list(pictures) for title, pictures in found.items()} == {
         "One colour, or nearly": ["plain.png"],
         "Without a caption": ["silent.png"],
-        "Captions cut at 75 tokens": ["long.png"],
+        "Captions that are cut": ["long.png"],
         "Blurred": ["soft.png"],
         "Enlarged": ["tiny.png"],
         "Mostly cut off": ["wide.png"],

@@ -120,6 +120,7 @@ def _text_feature(base: Base, text: str, projection: Tensor) -> Tensor:
     """The CLIP text embedding [1, d] of a text."""
     from etude.base.text import tokenise
 
-    ids = tokenise(base, [text]).ids[0].to(base.device)
+    length = base.text_encoders[0].config.max_position_embeddings
+    ids = tokenise(base, [text]).ids[0][:, :length].to(base.device)  # CLIP compares pictures with the first chunk
     pooled: Tensor = base.text_encoders[0](ids).pooler_output
     return pooled.float().cpu() @ projection.T

@@ -109,5 +109,5 @@ def _learned(merge: Merge, params: Params, base: Base, models: Sequence[Model], 
     merged, kept = names_of(models, params.parts)
     texts = {name: merge.wide(name) for name in merged if name.partition(".")[0] in text_parts()}
     texts |= {name: merge.models[0][name] for name in kept if name.partition(".")[0] in text_parts()}
-    whole = load_base(base.path, device=base.device, parts=("unet", "text"))
+    whole = load_base(base.path, device=base.device, parts=("unet", "text"), reading=base.reading)
     return learn(whole, models, texts, params.weights, params.learning, report)

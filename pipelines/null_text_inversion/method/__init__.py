@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from etude.base.settings import OneChunk
 from etude.core.method import own_name
 from etude.core.mixins import Captioned
 from etude.core.params import Count, MethodParams, Part, Rate, Scale, Schema
@@ -41,7 +42,7 @@ class Optimization(Schema):
     stop_growth: Scale
 
 
-class Params(Captioned, SavesMemory, MethodParams):
+class Params(Captioned, OneChunk, SavesMemory, MethodParams):
     """The method's params.yaml."""
 
     refused_keys: ClassVar = {"start": "each picture is inverted on its own, from the noise that it is turned into"}

@@ -29,3 +29,9 @@ def test_a_caption_has_as_many_tokens_as_in_the_text_encoders_tokenizer_and_is_c
         assert measure_text(text) == (count, cut), text
         cuts += bool(cut)
     assert 50 < cuts < len(texts) - 20
+
+
+def test_texts_with_more_chunks_are_cut_later() -> None:
+    text = "cat " * 2 * READ + "a dog"
+    assert measure_text(text, 2 * READ).cut == "a dog"
+    assert measure_text(text, 3 * READ).cut == ""

@@ -10,6 +10,7 @@ import pytest
 from etude.base.whole import empty_model
 from etude.core.families import FAMILIES
 from etude.memory.drawing import count_drawing
+from etude.memory.footprint import Setup
 from tests.etude.conftest import change
 
 
@@ -18,7 +19,7 @@ def test_drawing_needs_all_parts_in_the_precision_and_a_step_or_the_decoding(tin
     change(base / "unet/config.json", layers_per_block=1)
     change(base / "vae/config.json", layers_per_block=1)
     change(base / "text_encoder/config.json", num_hidden_layers=1)
-    found = count_drawing(base, "sd1", "bf16", 2)
+    found = count_drawing(Setup(base, "sd1", 64, "bf16"), 2)
     parts = [empty_model(base, base / part, FAMILIES["sd1"], part) for part in ("unet", "vae", "text_encoder")]
     values = sum(each.numel() for part in parts for each in part.parameters())
     assert found.weights == pytest.approx(2 * values, rel=0.25)  # each tensor takes whole blocks

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from etude.base.settings import Sampling
+from etude.base.settings import Sampling, Text
 from etude.core.artifact import load, save
 from etude.core.errors import FormatError, InputError
 from etude.diffusion.sample import generate
@@ -95,6 +95,8 @@ def test_the_key_knows_weights_device_and_precision_but_the_bases_no_method(
     assert one != renderer.key(last, {})
     assert one != Renderer(tiny_base, "lora", device="cpu", precision="bf16", threads=1).key(first, {})
     assert one != Renderer(tiny_base, "lora", device="cpu", precision="fp32", threads=2).key(first, {})
+    long = Text(chunks=2, rule="kohya", emphasis="none")
+    assert one != Renderer(tiny_base, "lora", device="cpu", precision="fp32", threads=1, reading=long).key(first, {})
     assert one != open_renderer(tiny_base, "textual_inversion").key(first, {})
     assert renderer.key(UNTOUCHED, {}) == open_renderer(tiny_base, "textual_inversion").key(
         UNTOUCHED, {"strength": 0.5}
