@@ -97,6 +97,17 @@ def test_the_graph_ends_with_a_report_and_has_then_nothing_to_do(project: Path) 
     assert "loss" in dvc(project, "plots", "show", "--json")
 
 
+def test_the_graph_makes_a_page_of_each_set_and_every_link_of_a_page_leads_to_a_file(project: Path) -> None:
+    pages = [*project.glob("artifacts/report/*.html"), *project.glob("artifacts/pages/*/*.html")]
+    pages += project.glob("artifacts/sets/*/*.html")
+    assert {page.parent.relative_to(project).as_posix() for page in pages} >= {
+        *("artifacts/report", "artifacts/pages/lora", "artifacts/sets/concept", "artifacts/sets/style"),
+    }
+    for page in pages:
+        for link in re.findall(r'href="([^":]*)"', page.read_text(encoding="utf-8")):
+            assert (page.parent / link.partition("#")[0]).is_file(), (page, link)
+
+
 def test_a_changed_rank_reruns_what_depends_on_it_and_nothing_else(project: Path) -> None:
     said = dvc(project, "exp", "run", "-S", "pipelines/lora/params.yaml:rank=2")
     build = {f"{LORA}:{stage}" for stage in ("build", "export", "evaluate", "grid")}
