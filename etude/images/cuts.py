@@ -138,8 +138,9 @@ class Cutter:
         image.save(buffer, "PNG", compress_level=PNG_LEVEL)
         data = buffer.getvalue()
         name = hashlib.sha256(data).hexdigest()
-        with atomic_path(self.png(name), durable=False) as temporary:
-            temporary.write_bytes(data)
+        if not self._is_whole(name):  # Windows cannot replace a file that another worker reads
+            with atomic_path(self.png(name), durable=False) as temporary:
+                temporary.write_bytes(data)
         return name
 
 
