@@ -16,10 +16,10 @@ from typing import Any
 
 from etude.base.settings import ClassImages, ClassPictures, Sampling
 from etude.core.code import code_digests
-from etude.core.files import atomic_path
+from etude.core.files import atomic_path, write_json
 from etude.core.memory import advising, during
 from etude.core.params import pick
-from etude.core.shards import write_shards
+from etude.core.shards import CAPTIONS, INDEX, write_shards
 from etude.core.store import Store, key
 from etude.core.tensors import read_tensors
 from tasks import encode
@@ -46,8 +46,15 @@ def class_images(method: str, real: str = "") -> None:
                 shutil.copytree(Path("data", real, part), out / part)
         say(f"{method}: class images: those of the image set {real}")
         return
-    stage_params = pick("params.yaml", StageParams)
     settings = pick(Path("pipelines", method, "params.yaml"), ClassPictures).class_images
+    if not settings.count:  # nothing is loaded
+        with publish(folder / "drawn") as out:
+            write_json(out / "latents" / INDEX, {})
+            write_json(out / "texts" / INDEX, {})
+            write_json(out / "texts" / CAPTIONS, {})
+        say(f"{method}: no class images are drawn")
+        return
+    stage_params = pick("params.yaml", StageParams)
     from etude.core.randomness import make_deterministic
 
     make_deterministic(stage_params.threads)

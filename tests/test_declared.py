@@ -152,7 +152,7 @@ def test_a_need_that_no_stage_meets_is_named_with_the_nearest() -> None:
     ("build", "said"),
     [
         (lambda *, base, views, params, report: None, "Concepts"),
-        (lambda *, base, class_images, params, report: None, "ClassPictures"),
+        (lambda *, base, class_images, params, report: None, "KeepsClass"),
         (lambda *, base, models, params, report: None, "Models"),
     ],
 )

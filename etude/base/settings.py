@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -53,7 +53,7 @@ class Sampling(Schema):
 class ClassImages(Sampling):
     """Pictures of the class, drawn by the base, so that the model does not forget the class: block `class_images`."""
 
-    prompts: list[str] = Field(min_length=1, description="prompts, used in turn; they are also the training texts")
+    prompts: list[str] = Field(description="prompts, used in turn; they are also the training texts")
     count: int = Field(ge=0, le=100_000, description="pictures drawn; 0: only the real ones")
     seed: Seed = Field(description="of the first picture; the others have the following seeds")
     batch_size: Count = Field(description="pictures drawn at once")
@@ -62,10 +62,33 @@ class ClassImages(Sampling):
     @model_validator(mode="after")
     def _each_once(self) -> Self:
         refuse_twice(prompts=self.prompts, real=self.real)
+        if self.count and not self.prompts:
+            raise ValueError(f"`prompts` is empty, and `count` is {self.count}: write the class, such as `dog`")
         return self
 
 
+NONE_DRAWN: dict[str, Any] = {"prompts": [], "count": 0, "seed": 1000, "batch_size": 8, "real": []}
+NONE_DRAWN |= {"sampler": "dpm++", "steps": 20, "guidance": 4.0, "negative": "", "clip_skip": 0}
+
+
 class ClassPictures(Schema):
-    """A method that also learns pictures of the class: it has a stage *class_images*."""
+    """What the stage *class_images* reads of a method's params.yaml."""
 
     class_images: ClassImages
+
+
+class KeepsClass(ClassPictures):
+    """A method that can also learn pictures of the class: it has a stage *class_images*."""
+
+    added_keys: ClassVar = {"prior_weight": 0.0, "prior_batch_size": 1, "class_images": NONE_DRAWN}
+
+    prior_weight: Scale = Field(description="weight of the class images relative to your own; 0: no class images")
+    prior_batch_size: Count = Field(description="class images in each batch, in addition to your own")
+
+    @model_validator(mode="after")
+    def _has_what_it_weighs(self) -> Self:
+        if self.prior_weight and not (self.class_images.count or self.class_images.real):
+            raise ValueError(
+                "`prior_weight` needs pictures of the class: raise `class_images.count`, or name a `real` set"
+            )
+        return self

@@ -1,7 +1,7 @@
 """Classes from which a method's `Params` may derive, in addition to MethodParams. Stages check only for these classes.
 
 Other mixins are beside the schema of their block: `Trained` in `etude.training.plan`, `HasPreview` in
-`etude.training.preview`, `HasViews` in `etude.training.augmentation`, `ClassPictures` in `etude.base.settings`.
+`etude.training.preview`, `HasViews` in `etude.training.augmentation`, `KeepsClass` in `etude.base.settings`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from etude.base.settings import ClassPictures
+from etude.base.settings import KeepsClass
 from etude.core.errors import ParamsError, StaleError
 from etude.core.files import read_json
 from etude.core.method import Input, Method, needs
@@ -100,7 +100,8 @@ def _views(request: Request) -> Any:
 def _class_images(request: Request) -> Any:
     from etude.training.prior import load_prior
 
-    return load_prior(request.own / "class_images", request.declared(ClassPictures).class_images.real)
+    params = request.declared(KeepsClass)
+    return load_prior(request.own / "class_images", params.class_images.real) if params.prior_weight else None
 
 
 def _models(request: Request) -> dict[str, Input]:

@@ -63,16 +63,18 @@ def load_prior(folder: Path | str, real: Sequence[str]) -> Prior:
         )
     repeats = read_repeats(shards.names, *pictures)
     images = Images(shards.names, shards.column("mean"), shards.column("logvar"), repeats=repeats)
+    if not shards.names:
+        return Prior(images, Captions({}, {}, Conditioning(torch.empty(0))))
     encoded = Shards(*(("", place.folder) for place in texts))
     return Prior(images, captions_of(encoded, {name: said[name] for name in shards.names}))
 
 
-def pairs(own: Batches, prior: Prior, base: Base, *, batch_size: int, clip_skip: int, folder: Path) -> Pairs:
-    """Batches of own and class pictures; with ``batch_size`` 0, of own pictures only.
+def pairs(own: Batches, prior: Prior | None, base: Base, *, batch_size: int, clip_skip: int, folder: Path) -> Pairs:
+    """Batches of own and class pictures; with ``batch_size`` 0, or without a prior, of own pictures only.
 
     ``folder`` is that of `apply_wording`. Raises InputError if there are no class pictures.
     """
-    if not batch_size:
+    if not batch_size or prior is None:
         return Pairs(own, None)
     if not prior.images.names:
         action = "raise `class_images.count`, name an image set in `class_images.real`, or set `prior_weight: 0`"
@@ -80,6 +82,15 @@ def pairs(own: Batches, prior: Prior, base: Base, *, batch_size: int, clip_skip:
     captions = conditioning.apply_wording(base, prior.captions, conditioning.PLAIN, "", clip_skip, folder)
     seed, device = mix(own.seed, "class"), str(base.device)
     return Pairs(own, Batches(prior.images, captions, batch_size=batch_size, seed=seed, device=device))
+
+
+def with_class(base: Base, text: Conditioning, pair: Pair, clip_skip: int, *, live: bool) -> Conditioning:
+    """The conditioning ``text`` of a pair's own samples, then that of the class's; ``live``: these are encoded now."""
+    if pair.prior is None:
+        return text
+    other = conditioning.encode_live(base, pair.prior, 0.0, clip_skip) if live else pair.prior.conditioning
+    assert other is not None
+    return Conditioning.cat([text, other])
 
 
 class Pairs:

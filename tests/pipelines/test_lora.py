@@ -22,6 +22,7 @@ from etude.base.text import encode_prompts
 from etude.core.artifact import Artifact
 from etude.core.errors import BaseError, FormatError, ParamsError
 from etude.core.files import Draft
+from etude.core.method import load_method, needs
 from etude.core.tensors import read_metadata
 from etude.diffusion.noise import predict
 from etude.diffusion.sample import denoise, guided, make_scheduler
@@ -33,7 +34,7 @@ from pipelines.lora import method as lora
 from pipelines.lora.method.adapters import alphas, inserted, saved_form
 from pipelines.lora.method.settings import TARGETS
 from tests.etude.training.test_plan import ADAMW
-from tests.pipelines.learning import image_set, params_of
+from tests.pipelines.learning import image_set, params_of, same
 from tests.tiny import build_tiny
 
 ALL = ["attention", "feed_forward", "projection", "resnet"]
@@ -483,8 +484,26 @@ def run(base: Base, scratch: Path, **changes: Any) -> Artifact:
 
 def learned(base: Base, scratch: Path, params: Any) -> Artifact:
     report = Report(scratch, seed=3, device="cpu", precision="fp32")
-    data = image_set(base)
-    return lora.build(base=base, images=data["images"], captions=data["captions"], params=params, report=report)
+    data = {name: value for name, value in image_set(base).items() if name in needs(load_method("lora"))}
+    return lora.build(base=base, **data, params=params, report=report)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_class_pictures_are_learned_too_where_they_have_a_weight(tiny_base: Path, tmp_path: Path, rate: float) -> None:
+    base, asked = load_base(tiny_base), {"text_encoder_rate": rate, "clip_skip": 1}
+    real = params_of("lora")
+    class_images = real.class_images.model_copy(update={"real": ["bears"]}).model_dump()  # type: ignore[attr-defined]
+    off, on = run(base, tmp_path / "off", **asked), {}
+    for weight in (0.5, 1.0):
+        changes = asked | {"prior_weight": weight, "class_images": class_images}
+        on[weight] = run(base, tmp_path / f"{weight}", **changes)
+    none = params_of("lora", {"steps": 3}, **asked)
+    data = image_set(base) | {"class_images": None}
+    given = {name: data[name] for name in needs(load_method("lora"))}
+    report = Report(tmp_path / "none", seed=3, device="cpu", precision="fp32")
+    assert same(off.tensors, lora.build(base=base, **given, params=none, report=report).tensors)
+    assert not same(off.tensors, on[1.0].tensors)
+    assert not same(on[0.5].tensors, on[1.0].tensors)
 
 
 @pytest.mark.parametrize("alpha", [16.0, 6.0])

@@ -33,6 +33,8 @@ def make_project(folder: Path, base: Path, method: str, **changes: Any) -> Path:
     (folder / "models/tiny").symlink_to(base)
     if issubclass(load_method(method).Params, Starts):
         (folder / "artifacts" / method / "sources/start").mkdir(parents=True)
+    if "class_images" in load_method(method).Params.model_fields:
+        (folder / "artifacts" / method / "class_images").mkdir(parents=True, exist_ok=True)
     own = folder / "pipelines" / method
     own.mkdir(parents=True)
     shutil.copy(ROOT / "pipelines" / method / "dvc.yaml", own)

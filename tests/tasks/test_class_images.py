@@ -24,7 +24,7 @@ from etude.training.batches import Batches, load_images
 from etude.training.prior import load_prior, pairs
 from tasks.class_images import StageParams, batches, class_images
 from tasks.class_images import _context as context
-from tests.tasks.learning import make_project, write_yaml
+from tests.tasks.learning import change, make_project, write_yaml
 
 SAMPLING = {"sampler": "ddim", "steps": 2, "guidance": 2.0, "negative": "", "clip_skip": 0}
 ASKED = {"prompts": ["bear", "a bear"], "count": 5, "seed": 7, "batch_size": 2, "real": []} | SAMPLING
@@ -52,6 +52,10 @@ def project(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def ask(**changes: Any) -> None:
     write_yaml(Path("pipelines/dreambooth/params.yaml"), {"class_images": ASKED | changes})
+
+
+def set_base(path: str) -> None:
+    change(Path("params.yaml"), base=path)
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
@@ -151,7 +155,8 @@ def test_real_pictures_of_the_class_are_used_with_their_captions() -> None:
 
 @pytest.mark.usefixtures("project")
 def test_no_picture_at_all_is_an_error_where_one_is_asked_for_and_real_ones_suffice(tiny_base: Path) -> None:
-    ask(count=0)
+    ask(count=0, prompts=[])
+    set_base("models/none")  # nothing is loaded, the base neither
     class_images("dreambooth")
     own, base = Batches(load_images("data/concept/latents"), None, batch_size=2, seed=0), load_base(tiny_base)
     nothing = load_prior(OUT, [])

@@ -32,7 +32,7 @@ formats = ("adobe_delta", "webui_delta", "diffusers_custom_diffusion", "svd_lora
 axes = {"strength": 1.0}
 
 
-def build(*, base: Base, views: Views, class_images: Prior, params: Params, report: Report) -> Artifact:
+def build(*, base: Base, views: Views, class_images: Prior | None, params: Params, report: Report) -> Artifact:
     """Train weights of the cross-attention, and the words' rows."""
     from etude.core.artifact import Artifact
     from etude.diffusion.hooks import added_tokens

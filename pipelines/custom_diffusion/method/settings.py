@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from etude.base.settings import ClassPictures
+from etude.base.settings import KeepsClass
 from etude.core.files import file_name
 from etude.core.mixins import Concepts
-from etude.core.params import Count, MethodParams, Scale, Schema, SetName, Words, callable_by, classed
+from etude.core.params import MethodParams, Scale, Schema, SetName, Words, callable_by, classed
 from etude.core.spelling import as_read, has_word
 from etude.training.augmentation import HasViews
 from etude.training.masks import MaskedLoss
@@ -43,7 +43,7 @@ class Concept(Schema):
         return self.prompt.replace("[word]", self.word)
 
 
-class Params(Concepts, HasViews, ClassPictures, MaskedLoss, Starts, Trained, HasPreview, MethodParams):
+class Params(Concepts, HasViews, KeepsClass, MaskedLoss, Starts, Trained, HasPreview, MethodParams):
     """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True
@@ -54,8 +54,6 @@ class Params(Concepts, HasViews, ClassPictures, MaskedLoss, Starts, Trained, Has
     word_rate: Scale
     far: list[Words] = Field(min_length=1)
     near: list[Words] = Field(min_length=1)
-    prior_weight: Scale
-    prior_batch_size: Count
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16", "bf16"]
     compress: float = Field(ge=0, lt=1)
@@ -72,8 +70,6 @@ class Params(Concepts, HasViews, ClassPictures, MaskedLoss, Starts, Trained, Has
             raise ValueError(f"`set` is {self.set!r}, which is none of `concepts`: {', '.join(self.concepts)}")
         if not has_word(word := self.concepts[self.set].word, self.name):
             raise ValueError(f"`name` is {self.name!r}, without {word!r}, the word of the concept {self.set!r}")
-        if self.prior_weight and not (self.class_images.count or self.class_images.real):
-            raise ValueError("`prior_weight` needs pictures: raise `class_images.count`, or name a `real` set")
         return self
 
     def image_sets(self) -> list[str]:

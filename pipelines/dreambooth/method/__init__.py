@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from etude.base.settings import ClassPictures
+from etude.base.settings import KeepsClass
 from etude.core.method import own_name
 from etude.core.mixins import TrainsWeights
-from etude.core.params import Count, Scale, classed
+from etude.core.params import classed
 from etude.core.placeholder import insert_name
 from etude.core.spelling import as_read, has_word
 from etude.training.masks import MaskedLoss
@@ -40,7 +40,7 @@ formats = ("diffusers_checkpoint", "ldm_checkpoint")
 axes = {"strength": 1.0}
 
 
-class Params(ClassPictures, TrainsWeights, MaskedLoss, StartsWhole, TrainedWhole, HasPreview, FurtherSets):
+class Params(KeepsClass, TrainsWeights, MaskedLoss, StartsWhole, TrainedWhole, HasPreview, FurtherSets):
     """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True
@@ -54,8 +54,6 @@ class Params(ClassPictures, TrainsWeights, MaskedLoss, StartsWhole, TrainedWhole
     templates: list[Annotated[str, Field(pattern=r"\[name\]")]] = Field(
         min_length=1, description="texts, each with [name] in it"
     )
-    prior_weight: Scale
-    prior_batch_size: Count
     clip_skip: int = Field(ge=0, le=10)
     save: Literal["fp32", "fp16", "bf16"]
 
@@ -67,10 +65,6 @@ class Params(ClassPictures, TrainsWeights, MaskedLoss, StartsWhole, TrainedWhole
                 raise ValueError(f"`class_images.prompts` has {prompt!r} without {word!r}, the class in `name`")
             if has_word(rare, prompt):
                 raise ValueError(f"`class_images.prompts` has {prompt!r} with {rare!r}: the class alone is kept")
-        if self.prior_weight and not (self.class_images.count or self.class_images.real):
-            raise ValueError(
-                "`prior_weight` needs pictures of the class: raise `class_images.count`, or name a `real` set"
-            )
         return self
 
     def image_sets(self) -> list[str]:
@@ -90,7 +84,7 @@ class Params(ClassPictures, TrainsWeights, MaskedLoss, StartsWhole, TrainedWhole
         return {"set": images, "name": f"{word} {kind}", **own}
 
 
-def build(*, base: Base, images: Images, class_images: Prior, params: Params, report: Report) -> Artifact:
+def build(*, base: Base, images: Images, class_images: Prior | None, params: Params, report: Report) -> Artifact:
     """Train all weights of the UNet, and those of the text encoders if ``text_encoder_rate`` is above 0."""
     from etude.core.artifact import Artifact
     from etude.diffusion.weights import learning, parts_of
@@ -110,7 +104,11 @@ def build(*, base: Base, images: Images, class_images: Prior, params: Params, re
         return prior.preserving_loss(base, pair, read(pair), plan, params.prior_weight, weights)
 
     with learning(parts_of(base), params.trains) as weights:
-        facts = {"name": params.name, "images": len(images.names), "class_images": len(class_images.images.names)}
+        facts = {
+            "name": params.name,
+            "images": len(images.names),
+            "class_images": len(class_images.images.names) if class_images else 0,
+        }
         learned = Artifact(METHOD, dict(weights), facts, params.save)
         return fit(
             groups(weights, params.text_encoder_rate),

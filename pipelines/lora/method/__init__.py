@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from etude.base.base import Base
     from etude.core.artifact import Artifact
-    from etude.training.batches import Batch, Captions, Images
+    from etude.training.batches import Captions, Images
+    from etude.training.prior import Pair, Prior
     from etude.training.report import Report
     from etude.training.updates import Group
 
@@ -30,17 +31,21 @@ formats = ("kohya_lora", "diffusers_lora")
 axes = {"strength": 1.0}
 
 
-def build(*, base: Base, images: Images, captions: Captions, params: Params, report: Report) -> Artifact:
+def build(
+    *, base: Base, images: Images, captions: Captions, class_images: Prior | None, params: Params, report: Report
+) -> Artifact:
     """Train the factors of the UNet, and those of the text encoders if ``text_encoder_rate`` is above 0."""
     from etude.core.artifact import Artifact
-    from etude.training import conditioning
-    from etude.training.denoising import denoising_loss
+    from etude.training import conditioning, prior
     from etude.training.fit import fit
 
     from .adapters import alphas, inserted, saved_form
 
     plan = params.training
     batches, captions, read = conditioning.captioned(base, images, captions, params, report)
+    size, skip = params.prior_batch_size if params.prior_weight else 0, params.clip_skip
+    texts = report.texts.with_name(f"class-{report.texts.name}")
+    pairs = prior.pairs(batches, class_images, base, batch_size=size, clip_skip=skip, folder=texts)
     facts: dict[str, Any] = {"name": params.name, "rank": params.rank, "alpha": params.alpha}
     facts |= {"images": len(images.names), "tags": dict(Counter(captions.texts[name] for name in images.names))}
     facts |= {} if params.kind in ("lora", "dora") else {"formats": ["kohya_lora"]}  # diffusers supports no other kind
@@ -49,10 +54,12 @@ def build(*, base: Base, images: Images, captions: Captions, params: Params, rep
         tensors = {name: saved_form(name, tensor) for name, tensor in parameters.items()}
         learned = Artifact(METHOD, tensors, facts, params.save)
 
-        def loss(batch: Batch) -> Tensor:
-            return denoising_loss(base, batch, read(batch), plan, params.cell_weights(batch.attention))
+        def loss(pair: Pair) -> Tensor:
+            text = prior.with_class(base, read(pair.own), pair, skip, live=params.text_encoder_rate > 0)
+            weights = params.cell_weights(pair.own.attention)
+            return prior.preserving_loss(base, pair, text, plan, params.prior_weight, weights)
 
-        return fit(_groups(parameters, params), loss, batches, plan, report, learned)
+        return fit(_groups(parameters, params), loss, pairs, plan, report, learned)
 
 
 @contextmanager

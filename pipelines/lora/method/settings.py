@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from etude.base.settings import KeepsClass
 from etude.core.factors import RANKED, by_layer
 from etude.core.families import learned_parts, text_parts
 from etude.core.mixins import TrainsText
@@ -37,7 +38,7 @@ def places() -> list[str]:
     ]
 
 
-class Params(LearnsCaptions, TrainsText, MaskedLoss, Starts, HasPreview, FurtherSets):
+class Params(LearnsCaptions, TrainsText, KeepsClass, MaskedLoss, Starts, HasPreview, FurtherSets):
     """The method's params.yaml."""
 
     kind: Literal["lora", "dora", "loha", "lokr"]
@@ -67,6 +68,10 @@ class Params(LearnsCaptions, TrainsText, MaskedLoss, Starts, HasPreview, Further
                 f"`factor` {self.factor} does not split: write -1 for factors of similar size, or 2 or more"
             )
         return self
+
+    def image_sets(self) -> list[str]:
+        """The sets that are learned, and those of real class pictures."""
+        return [*super().image_sets(), *self.class_images.real]
 
     def layer_rank(self, layer: str) -> int:
         """The rank of ``<part>.<module>``: that of the innermost block of `blocks` that contains it, else ``rank``."""

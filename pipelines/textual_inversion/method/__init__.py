@@ -45,6 +45,10 @@ class Params(ReadsCaptions, HasTags, MaskedLoss, Starts, Trained, HasPreview, Fu
     """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True
+    refused_keys: ClassVar = dict.fromkeys(
+        ("class_images", "prior_weight", "prior_batch_size"),
+        "only the vectors of the word are trained, and texts of the class do not contain it: nothing is forgotten",
+    )
 
     trigger: Literal[True]
     name: str = Field(max_length=64, pattern=r"^[^\s\[\]]+$", description="the new word, without [ or ]")

@@ -14,7 +14,7 @@ from etude.base.loading import load_base
 from etude.base.text import encode_prompts
 from etude.training.batches import Batch, Batches, Images
 from etude.training.plan import Optimization
-from etude.training.prior import Pair, pairs, preserving_loss
+from etude.training.prior import Pair, pairs, preserving_loss, with_class
 from tests.etude.training.test_plan import BLOCK
 from tests.pipelines.learning import class_images
 from tests.tiny import build_tiny
@@ -109,6 +109,18 @@ def test_pictures_of_another_size_than_the_class_are_learned_beside_it(base: Bas
     value = float(loss(base, Pair(wide, prior), 0.5))
     assert float(loss(base, Pair(wide, prior), 0.0)) == pytest.approx(float(loss(base, Pair(wide, None), 0.0)))
     assert value > float(loss(base, Pair(wide, prior), 0.0)) > 0
+
+
+def test_texts_of_the_class_come_after_those_of_own_pictures_encoded_before_or_now(base: Base, tmp_path: Path) -> None:
+    means = tuple(batch(1, 8, seed).mean[0] for seed in range(3))
+    own = Batches(Images(("a", "b", "c"), means, means), None, batch_size=2, seed=3)
+    pair = pairs(own, class_images(base), base, batch_size=1, clip_skip=0, folder=tmp_path)(0)
+    text = encode_prompts(base, ["otter", "fox"])
+    expected = encode_prompts(base, ["otter", "fox", "bear"]).hidden
+    for live in (False, True):
+        found = with_class(base, text, pair, 0, live=live).hidden
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert with_class(base, text, Pair(pair.own, None), 0, live=False) is text
 
 
 def test_a_pair_is_a_function_of_its_number_and_names_both_halves(base: Base, tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def project(tmp_path: Path, tiny_base: Path) -> Project:
     params = params_of("lora", training=SHORT, rank=2).model_dump(mode="json")
     write_yaml(folder / "pipelines/lora/params.yaml", params | {"preview": params["preview"] | {"seeds": []}})
     write_data(folder / "data/concept")
+    (folder / "artifacts/lora/class_images").mkdir(parents=True)
     (folder / "artifacts/lora/sources/start").mkdir(parents=True)  # that of a method that starts from scratch
     for command in (["git", "init", "-q", "--template="], [sys.executable, "-m", "dvc", "init", "-q"]):
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
