@@ -1,9 +1,9 @@
 """What this project uses of diffusers and of transformers' CLIP, imported here alone, because it takes seconds.
 
-Every stage that reads a model is a process of its own and pays for that. Two things take a quarter of it, and are left
-out here: the garbage collector, which looks again and again at the thousands of classes that stay, and scipy. diffusers
-and transformers import that for samplers and losses that nothing here uses. There is no switch for it, so that it
-counts as not installed meanwhile: None in `sys.modules` is how Python itself says this.
+Every stage that reads a model is a process of its own and pays for that. Two things take a third of it, and are left
+out here: the garbage collector, which looks again and again, now and later, at what these libraries make and never give
+up; and scipy. diffusers and transformers import that for samplers and losses that nothing here uses. There is no switch
+for it, so that it counts as not installed meanwhile: None in `sys.modules` is how Python itself says this.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ NEEDLESS = "scipy"
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Without the garbage collector and, unless it is imported already, without `NEEDLESS`; after it all is as before.
+    """Without the garbage collector and, unless it is imported already, without `NEEDLESS`.
 
+    Afterwards the collector is as it was, and looks no more at the objects that are there now.
     Code that imports scipy later gets it; diffusers and transformers looked for it here, once.
     """
     hidden, collects = NEEDLESS not in sys.modules, gc.isenabled()
@@ -32,6 +33,7 @@ def quick_imports() -> Iterator[None]:
         if hidden:
             del sys.modules[NEEDLESS]
         if collects:
+            gc.freeze()
             gc.enable()
 
 
