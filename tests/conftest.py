@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -14,7 +15,7 @@ os.environ["DVC_NO_ANALYTICS"] = "1"
 os.environ["DO_NOT_TRACK"] = "1"
 
 ROOT = Path(__file__).parent.parent
-
+gc.disable()  # while tests are collected: see pytest_collection_finish
 
 LONGEST = ("test_readme_lines.py", "test_pipelines.py")
 
@@ -23,6 +24,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the longest files first, then those with slow tests: at the end, one would keep a single worker busy."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path.name not in LONGEST or item.path not in slow, item.path not in slow))
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector forget what stays: else it would look at libraries and thousands of tests each time."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
