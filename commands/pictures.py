@@ -110,8 +110,10 @@ def _chosen(source: Path, target: Path) -> list[str]:
 def _counted(files: list[str]) -> str:
     from etude.images.folder import choose_pictures
 
-    texts = sum(not choose_pictures([file]) for file in files)
-    return f"{len(files) - texts} pictures and {texts} files with captions"
+    masks = choose_pictures(files)
+    shown = len({mask for mask in masks.values() if mask})
+    texts = len(files) - len(masks) - shown
+    return f"{len(masks)} pictures{f', {shown} masks' if shown else ''} and {texts} files with captions"
 
 
 def _refuse_overwriting(source: Path, files: list[str], target: Path, replace: bool) -> None:

@@ -204,7 +204,7 @@ def _tell_silent(name: str, images: dict[str, Any], whole: dict[str, dict[str, s
 
 def _tell_files(name: str, captions: Captions, listing: dict[str, Any], found: set[str | None]) -> None:
     """Name files with faults, and what is in the folder and neither *prepare* nor this stage uses, by suffix."""
-    from etude.images.folder import name_unused
+    from etude.images.folder import mask_file, name_unused
 
     for faults, what, action in (
         (captions.faults, "are left out", "correct them; texts are UTF-8"),
@@ -217,7 +217,7 @@ def _tell_files(name: str, captions: Captions, listing: dict[str, Any], found: s
     for entry in listing["images"].values():
         used.update(entry["sources"])
         if "attention" in entry:
-            used.add(str(PurePosixPath(entry["sources"][0]).with_name(entry["attention"])))
+            used.add(mask_file(entry["sources"][0], entry["attention"]))
     used.update(filter(None, found), captions.faults)
     if unused := name_unused(captions.files, used):
         warn(f"{name}: files that are not used: {first_of(unused)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ BESIDE = frozenset(
 )
 MASKS = ("_att", "-masklabel")  # end the stems of masks beside their pictures: those of DreamArtist and OneTrainer
 CONDITION = "-condlabel"  # ends the stem of OneTrainer's condition, which is no picture to learn
+MASK_FOLDERS = frozenset({"mask", "masks", "conditioning"})  # kohya: conditioning_data_dir, with the pictures' names
 
 
 class Listing(NamedTuple):
@@ -82,18 +83,61 @@ def list_pictures(folder: Path | str) -> dict[str, str | None]:
 def choose_pictures(files: Iterable[str]) -> dict[str, str | None]:
     """Those of the ``files`` to be read as pictures: all but captions, masks, caches, cards and the like.
 
-    Each with the mask beside it, if there is one, of whatever suffix: ``otter.png`` → ``otter_att.png``, or else
-    ``otter-masklabel.png``.
+    Each with its mask, if there is one, of whatever suffix: ``otter.png`` → ``otter_att.png``, or else
+    ``otter-masklabel.png``, or else ``masks/otter.png``.
     """
     stems = {name: Path(name).with_suffix("").as_posix() for name in files if _picture(Path(name))}
     others = {stem + end for stem in stems.values() for end in (*MASKS, CONDITION)}
     beside = {stem: name for name, stem in stems.items() if stem in others}
+    apart = _masks_apart({name: stem for name, stem in stems.items() if stem not in others})
+    in_folders = set(apart.values())
     pictures: dict[str, str | None] = {}
     for name, stem in stems.items():
-        if stem not in others:
+        if stem not in others and name not in in_folders:
             masks = [beside[stem + end] for end in MASKS if stem + end in beside]
-            pictures[name] = masks[0] if masks else None
+            pictures[name] = masks[0] if masks else apart.get(stem)
     return pictures
+
+
+def mask_name(picture: str, mask: str) -> str:
+    """How ``images.json`` names the ``mask`` of a ``picture``: beside it by its name, else by its whole path."""
+    return PurePosixPath(mask).name if PurePosixPath(mask).parent == PurePosixPath(picture).parent else mask
+
+
+def mask_file(picture: str, named: str) -> str:
+    """The path of a mask from what `mask_name` gave."""
+    return named if "/" in named else str(PurePosixPath(picture).with_name(named))
+
+
+def _masks_apart(stems: Mapping[str, str]) -> dict[str, str]:
+    """The masks in folders of their own, by the stems of their pictures, from files and their stems.
+
+    A file in one of MASK_FOLDERS is a mask if a picture has the same path from there: ``masks/fox.png`` is the mask of
+    ``fox.png`` and of ``10_fox/fox.png``. Else it is a picture.
+    """
+    places = {name: _mask_place(stem) for name, stem in stems.items()}
+    by_last: dict[str, list[str]] = {}
+    for name, stem in stems.items():
+        if places[name] is None:
+            by_last.setdefault(PurePosixPath(stem).name, []).append(stem)
+    masks: dict[str, str] = {}
+    for name, place in places.items():
+        if place is None:
+            continue
+        around, below = place
+        for stem in by_last.get(PurePosixPath(below).name, []):
+            if stem.startswith(around) and f"/{stem.removeprefix(around)}".endswith(f"/{below}"):
+                masks.setdefault(stem, name)
+    return masks
+
+
+def _mask_place(stem: str) -> tuple[str, str] | None:
+    """What is before and behind the folder of masks in a path; None if it has none."""
+    *folders, _ = stem.split("/")
+    number = next((number for number, folder in enumerate(folders) if folder.lower() in MASK_FOLDERS), None)
+    if number is None:
+        return None
+    return "".join(f"{folder}/" for folder in folders[:number]), "/".join(stem.split("/")[number + 1 :])
 
 
 def name_unused(files: Iterable[str], used: Collection[str]) -> list[str]:

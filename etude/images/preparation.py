@@ -9,6 +9,7 @@ from etude.core.errors import InputError
 from etude.core.files import copy_file
 from etude.images import faces
 from etude.images.cuts import PLAIN, Cut, Cuts, Cutter
+from etude.images.folder import mask_name
 from etude.images.identity import Signature, near_duplicates
 from etude.images.settings import Prepare
 
@@ -67,7 +68,7 @@ class Preparation:
         added = []
         for number, cut in enumerate(found.cuts, start=1):
             identifier = found.pixels[:16] if number == 1 else f"{found.pixels[:16]}-{number}"
-            attention = {"attention": Path(mask or name).name} if cut.mask else {}  # the file that has the mask
+            attention = {"attention": mask_name(name, mask or name)} if cut.mask else {}  # the file that has the mask
             self._write(identifier, cut, {"sources": [name], **cut.entry, **attention, "flipped": False})
             self._signatures[identifier] = Signature.of_text(cut.signature)
             if cut.mirrored:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from etude.core.beside.captions import Captions
 from etude.core.beside.repeats import repeats_of
 from etude.core.errors import InputError
 from etude.core.files import read_json
-from etude.images.folder import choose_pictures, list_files, name_unused
+from etude.images.folder import choose_pictures, list_files, mask_file, name_unused
 from etude.inspection.tiles import Entry, group_entries, share_kept
 from etude.inspection.tokens import READ, Length, measure_text
 
@@ -125,7 +125,7 @@ def _used(listing: Mapping[str, Any], texts: Mapping[str, Any]) -> set[str]:
     for entry in listing["images"].values():
         used.update(entry["sources"])
         if "attention" in entry:
-            used.add(str(PurePosixPath(entry["sources"][0]).with_name(entry["attention"])))
+            used.add(mask_file(entry["sources"][0], entry["attention"]))
     used.update(entry["file"] for entry in texts.values() if "file" in entry)
     return used
 

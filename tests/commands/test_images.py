@@ -329,13 +329,14 @@ def test_captions_of_every_kind_are_copied_and_every_other_file_is_named(
         (photos / file).write_text("x", encoding="utf-8")
     draw(photos / "10_sks dog" / "c.png", 3)
     draw(photos / "d.png", 4)
+    draw(photos / "masks" / "c.png", 5)
     (photos / "metadata.csv").write_text("file_name,text\nd.png,a dog\n", encoding="utf-8")
     bring(photos)
     found = {path.relative_to("data/raw/mydog").as_posix() for path in Path("data/raw/mydog").rglob("*.*")}
     captions = {"a.txt", "holiday/b.TXT", "metadata.csv"}
-    assert found == {"a.png", "holiday/b.jpg", "10_sks dog/c.png", "d.png", *captions}
+    assert found == {"a.png", "holiday/b.jpg", "10_sks dog/c.png", "masks/c.png", "d.png", *captions}
     told = capsys.readouterr()
-    assert "4 pictures and 3 files with captions are in" in told.out
+    assert "4 pictures, 1 masks and 3 files with captions are in" in told.out
     assert "not copied either: 2 .json (1.json); 1 .caption (holiday/b.caption); 1 .jsonl (log.jsonl); " in told.err
     assert "1 .png.txt (a.png.txt)" in told.err
     assert "pictures count as often as the names of their folders say: 10_sks dog" in told.out

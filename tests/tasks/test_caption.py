@@ -265,6 +265,7 @@ def test_every_file_that_no_stage_used_is_named_in_one_line(raw: Path, capsys: p
         draw(raw / f"IMG_{number}-masklabel.png", 20 + number)
     draw(raw / "copy of 1.png", 1)
     draw(raw / "10_sks dog" / "IMG_9.png", 9)
+    draw(raw / "masks" / "IMG_9.png", 30)
     (raw / "broken.png").write_bytes(b"no picture")
     used = {"IMG_1.TXT": "upper case", "IMG_2.Txt": "mixed case"}
     others = ["IMG_1.caption", "notes.json", "IMG_2.tags", "log.jsonl", "loss.csv", "config.json"]

@@ -73,6 +73,23 @@ def test_masks_and_conditions_of_onetrainer_are_no_pictures(tmp_path: Path) -> N
     assert list_pictures(tmp_path)["a.png"] == "a_att.png"
 
 
+def test_a_picture_in_a_folder_of_masks_is_the_mask_of_the_one_with_its_name(tmp_path: Path) -> None:
+    fill(tmp_path, "10_fox/a.png", "10_fox/b.jpg", "1_fox/c.png", "1_fox/masks/c.webp", "img/5_fox/d.png")
+    fill(tmp_path, "conditioning/a.png", "conditioning/b.png", "Mask/5_fox/d.png", "10_fox/b_att.png")
+    assert list_pictures(tmp_path) == {
+        "10_fox/a.png": "conditioning/a.png",
+        "10_fox/b.jpg": "10_fox/b_att.png",
+        "1_fox/c.png": "1_fox/masks/c.webp",
+        "img/5_fox/d.png": "Mask/5_fox/d.png",
+    }
+
+
+def test_a_folder_called_masks_that_has_no_pictures_names_holds_pictures(tmp_path: Path) -> None:
+    fill(tmp_path, "masks/venice.png", "masks/masked.png", "other/mask.png", "1_ball/asked.png")
+    assert set(list_pictures(tmp_path).values()) == {None}
+    assert len(list_pictures(tmp_path)) == 4
+
+
 def test_pictures_of_one_stem_share_its_mask(tmp_path: Path) -> None:
     fill(tmp_path, "a.jpg", "a.png", "a_att.png")
     assert list_pictures(tmp_path) == {"a.jpg": "a_att.png", "a.png": "a_att.png"}
