@@ -18,7 +18,7 @@ def inline(path: Path, most: int | None = None) -> str:
     """
     picture = shrink(path, most)
     data = BytesIO()
-    picture.save(data, "PNG", optimize=True)
+    picture.save(data, "PNG")  # `optimize` would make it 4 % smaller, in six times the time
     return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
 
