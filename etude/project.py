@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from etude.base.emphasis import weight_faults
 from etude.base.settings import PLAIN, Sampling, Text, text_faults
 from etude.captions.settings import Caption
 from etude.core.errors import BELOW, InputError, ParamsError
@@ -95,6 +96,8 @@ def check(root: Path, others: Sequence[str] = ()) -> Project:
         project = load(root / "params.yaml", Project)
     except ParamsError as error:
         faults.append(str(error))
+    if project:
+        faults += [str(ParamsError(root / "params.yaml", *fault)) for fault in weight_faults(project, project.text)]
     chosen = project.methods if project else read_yaml(root / "params.yaml").get("methods")
     for name in dict.fromkeys([*map(str, chosen if isinstance(chosen, list) else []), *others]):
         try:
@@ -137,6 +140,7 @@ def _set_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
 def _run_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
     """Settings that exclude those of the project, and models that no method makes."""
     yield from text_faults(params, project.text)
+    yield from weight_faults(params, project.text)
     if isinstance(params, Trained):
         yield from params.excluded(project)
     own = params.base_precision if isinstance(params, SavesMemory) else "fp32"

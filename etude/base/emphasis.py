@@ -8,12 +8,15 @@ brackets for a word with a negative weight, here it is a break there too.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
-
-from torch import Tensor
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from etude.base.settings import Text
 from etude.core.errors import InputError
+from etude.core.params import Schema
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FACTORS = {"(": 1.1, "[": 1 / 1.1}
 _MARK = re.compile(
@@ -77,6 +80,26 @@ def pieces_of(prompt: str, reading: Text) -> list[Piece]:
     if reading.emphasis == "none":
         return [Piece(prompt, 1.0)]
     return weigh(prompt, breaks=reading.rule == "a1111")
+
+
+def weight_faults(params: Schema, reading: Text) -> Iterator[tuple[str, str]]:
+    """The texts among ``params`` with a weight that is no number, and what to do: drawing would stop at them."""
+    for text in _texts(params.model_dump()):
+        try:
+            pieces_of(text, reading)
+        except InputError as error:
+            yield f"{error.place} {error.fault}", error.action
+
+
+def _texts(value: object) -> Iterator[str]:
+    """The texts in parameters, however deep they lie."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from _texts(list(value.values()))
+    elif isinstance(value, list):
+        for entry in value:
+            yield from _texts(entry)
 
 
 def _number(text: str, prompt: str) -> float:

@@ -58,3 +58,15 @@ def test_a_method_that_reads_one_chunk_is_told_where_texts_have_more(project: Pa
         ParamsError, match=r"null_text_inversion.*reads 75 tokens without weights.*Next: write `chunks: 1`"
     ):
         check(project, ["null_text_inversion"])
+
+
+def test_a_weight_that_is_no_number_is_told_before_anything_is_drawn(project: Path) -> None:
+    replace_in(project / "params.yaml", 'negative: ""', 'negative: "(mud:1.2.3)"')
+    replace_in(project / "pipelines/lora/params.yaml", 'caption: "[caption]"', 'caption: "([name]:.) [caption]"')
+    check(project)
+    replace_in(project / "params.yaml", "emphasis: none", "emphasis: a1111")
+    with pytest.raises(ParamsError) as caught:
+        check(project)
+    first, second = str(caught.value).splitlines()
+    assert "params.yaml: the text `(mud:1.2.3)` has the weight `1.2.3`, which is no number. Next: write a num" in first
+    assert "lora/params.yaml: the text `([name]:.) [caption]` has the weight `.`, which is no number" in second
