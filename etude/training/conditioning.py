@@ -13,15 +13,18 @@ from etude.base.base import Base
 from etude.base.conditioning import Conditioning
 from etude.base.text import encode_prompts
 from etude.base.waiting import present
-from etude.core.files import replace_folder
+from etude.core.errors import FormatError, InputError
+from etude.core.files import read_json, replace_folder, write_json
 from etude.core.mixins import TrainsText
 from etude.core.placeholder import CAPTION, FILEWORDS, insert_name
 from etude.core.shards import Shards, text_entry, write_shards
+from etude.core.store import key as key_of
 from etude.training.batches import Batch, Batches, Captions, Images, captions_of
 from etude.training.report import Report
 from etude.training.tags import LearnsCaptions, vary
 
 PLAIN = CAPTION
+MADE = "made.json"  # beside the shards: of what base, how and of which texts they were made
 
 
 def captioned(
@@ -79,7 +82,10 @@ def apply_wording(
 
 @torch.no_grad()
 def encode_texts(base: Base, captions: Captions, clip_skip: int, folder: Path) -> Captions:
-    """The captions with the encodings of their forms, each text encoded once and written to shards in ``folder``."""
+    """The captions with the encodings of their forms, each text encoded once and written to shards in ``folder``.
+
+    A run that goes on finds them there.
+    """
     texts = {""}.union(*(form.texts.values() for form in captions.forms))
     entries = {text_entry(text): text for text in texts}
 
@@ -88,11 +94,23 @@ def encode_texts(base: Base, captions: Captions, clip_skip: int, folder: Path) -
         named = {"hidden": state.hidden, "pooled": state.pooled}
         return {key: tensor[0] for key, tensor in named.items() if tensor is not None}
 
-    with present(base, "text"), replace_folder(folder) as draft:
-        write_shards(draft, entries, read)
-    shards = Shards(("", folder))
+    place = [str(base.path), str(base.device), str(base.dtype)]
+    made = key_of(place, clip_skip, base.reading.model_dump(), sorted(entries))
+    if base.words or (shards := _written(folder, made)) is None:
+        with present(base, "text"), replace_folder(folder) as draft:
+            write_shards(draft, entries, read)
+            write_json(draft / MADE, made)
+        shards = Shards(("", folder))
     forms = tuple(captions_of(shards, form.texts) for form in captions.forms)
     return replace(captions, empty=forms[0].empty, variants=forms) if captions.variants else forms[0]
+
+
+def _written(folder: Path, made: str) -> Shards | None:
+    """The shards in ``folder`` if they were made in this way, and are whole."""
+    try:
+        return Shards(("", folder)) if read_json(folder / MADE) == made else None
+    except (FormatError, InputError):
+        return None
 
 
 def choose_dropped(batch: Batch, share: float) -> torch.Tensor:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from etude.base.base import Base
 from etude.base.conditioning import Conditioning
+from etude.base.settings import Text
 from etude.base.text import encode_prompts
 from etude.core.shards import Shards
 from etude.training.batches import Batch, Captions
@@ -84,3 +87,30 @@ def test_captions_are_encoded_in_another_wording_and_by_other_layers_and_so_is_t
         assert torch.equal(made.hidden, again.hidden)
         assert (made.pooled is None) == (family == "sd1")
         assert made.pooled is None or again.pooled is None or torch.equal(made.pooled, again.pooled)
+
+
+def test_texts_that_a_run_has_encoded_are_not_encoded_again_by_the_one_that_goes_on(
+    sd1: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = Conditioning(torch.zeros(1, 77, 2))
+    captions = Captions({"one": "a cat"}, {"one": nothing}, nothing)
+
+    def learned(base: Base = sd1, clip_skip: int = 1, texts: Captions = captions) -> torch.Tensor:
+        return apply_wording(base, texts, PLAIN, "owl", clip_skip, tmp_path / "texts").conditioning["one"].hidden
+
+    first = learned()
+    with monkeypatch.context() as patch:
+        patch.setattr("etude.training.conditioning.encode_prompts", None)
+        assert torch.equal(learned(), first)
+        others: tuple[dict[str, Any], ...] = (
+            {"clip_skip": 2},
+            {"texts": Captions({"one": "a dog"}, {}, nothing)},
+            {"base": replace(sd1, reading=Text(chunks=2, rule="kohya", emphasis="none"))},
+        )
+        for other in others:
+            with pytest.raises(TypeError, match="not callable"):
+                learned(**other)
+    [shard] = (tmp_path / "texts").glob("*.safetensors")
+    shard.unlink()  # not written over: it is mapped
+    shard.write_bytes(b"damaged")
+    assert torch.equal(learned(), first)
