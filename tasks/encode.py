@@ -17,6 +17,7 @@ from etude.base.settings import Text
 from etude.core.beside.repeats import repeated_folders, repeats_of
 from etude.core.code import code_digests
 from etude.core.errors import BaseError, InputError
+from etude.core.families import FAMILIES
 from etude.core.files import atomic_path, read_json, sha256_file, write_json
 from etude.core.params import Schema, pick
 from etude.core.shards import CAPTIONS, REPEATS, text_entry, write_shards
@@ -128,9 +129,13 @@ def encode_pictures(name: str, stage_params: StageParams) -> tuple[Entries, Entr
     for path in progress(pictures, f"{name}: latents"):
         own = mirrored if path.stem in flipped else entries
         places[path.stem] = own.picture(str(path), encoder, path)
-    masks = folder / "prepared" / "attention"
+    from etude.base.family import recognise
+
+    masks, told = folder / "prepared" / "attention", FAMILIES[recognise(stage_params.base)].size_ids
     with publish(folder / "latents") as out:
-        write_shards(out, places, lambda name: _with_mask(places[name], masks / f"{name}.png"))
+        write_shards(
+            out, places, lambda name: _with_mask(places[name], masks / f"{name}.png") | _sizes(images[name], told=told)
+        )
         write_repeats(out, {name: images[name]["sources"] for name in places})
     if folders := repeated_folders(source for name in places for source in images[name]["sources"]):
         say(f"{name}: pictures count as often as the names of their folders say: {first_of(folders)}")
@@ -210,6 +215,21 @@ def _with_mask(entry: Path, mask: Path) -> dict[str, Tensor]:
     from etude.core.pictures import open_prepared
 
     return {**tensors, "attention": grey_of(open_prepared(mask), *tensors["mean"].shape[-2:])}
+
+
+def _sizes(entry: Mapping[str, Any], *, told: bool) -> dict[str, Tensor]:
+    """What SDXL is told of a picture, float32 [6] in px: (height, width) of the original, (top, left) of the cut in it
+    when it has the scale of the prepared picture, (height, width) of that. ``entry`` is the one in images.json.
+    """
+    if not told:
+        return {}
+    import torch
+
+    (width, height), (left, top, right, _) = entry["source_size"], entry["crop"]
+    scale = entry["size"][0] / (right - left)
+    left = width - right if entry["flipped"] else left
+    sizes = [height, width, round(top * scale), round(left * scale), entry["size"][1], entry["size"][0]]
+    return {"sizes": torch.tensor(sizes, dtype=torch.float32)}
 
 
 def grey_of(mask: Image.Image, height: int, width: int) -> Tensor:

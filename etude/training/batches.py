@@ -27,6 +27,7 @@ from etude.core.files import read_json
 from etude.core.randomness import generator, mix
 from etude.core.shards import CAPTIONS, REPEATS, Shards, text_entry
 from etude.training.sets import Place
+from etude.training.sizes import SIZES
 
 AHEAD = 2  # batches that are made before they are needed
 
@@ -46,6 +47,7 @@ class Images:
     attention: Sequence[Tensor | None] = ()
     cells: Sequence[Tensor] = ()
     repeats: Sequence[int] = ()
+    sizes: Sequence[Tensor] = ()  # of each picture [6], as `predict` gets them; empty: those of the latents
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Batch:
     conditioning: Conditioning | None = None
     attention: Tensor | None = None
     cells: Tensor | None = None
+    sizes: Tensor | None = None  # [B, 6]
 
     def pinned(self) -> Batch:
         """A copy in memory from which a GPU reads while the host goes on."""
@@ -97,7 +100,8 @@ class Batch:
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with the results of a function of each tensor."""
-        tensors = {"mean": self.mean, "logvar": self.logvar, "attention": self.attention, "cells": self.cells}
+        masks = {"attention": self.attention, "cells": self.cells}
+        tensors = {"mean": self.mean, "logvar": self.logvar, **masks, "sizes": self.sizes}
         results: dict[str, Any] = {name: function(tensor) for name, tensor in tensors.items() if tensor is not None}
         return replace(self, **results, conditioning=self.conditioning and self.conditioning.map(function))
 
@@ -122,9 +126,10 @@ def read_repeats(names: Sequence[str], *places: Place) -> Sequence[int]:
     return counts if len(set(counts)) > 1 else ()
 
 
-def load_images(folder: Path | str, *further: Place, repeats: int = 1) -> Images:
+def load_images(folder: Path | str, *further: Place, repeats: int = 1, sizes: bool = False) -> Images:
     """Open ``data/<set>/latents``, of which each picture counts ``repeats`` times, and those of further sets.
 
+    With ``sizes``, pictures come with what they tell of their original size, if the base is told it.
     Raises InputError if there are none, and FormatError if a shard is damaged.
     """
     places = [Place("", Path(folder), repeats), *further]
@@ -132,7 +137,9 @@ def load_images(folder: Path | str, *further: Place, repeats: int = 1) -> Images
     if not shards.names:
         raise InputError(folder, "holds no latents", "run `dvc repro` so that the stage that fills it runs")
     moments, masks = (shards.column("mean"), shards.column("logvar")), shards.optional("attention")
-    return Images(shards.names, *moments, masks, repeats=read_repeats(shards.names, *places))
+    told = shards.optional(SIZES) if sizes else ()
+    counts = read_repeats(shards.names, *places)
+    return Images(shards.names, *moments, masks, repeats=counts, sizes=told if told and told.has(0) else ())
 
 
 def load_pictures(folder: Path | str) -> Pictures:
@@ -270,9 +277,10 @@ class Batches:
         names = tuple(images.names[i] for i in chosen)
         mean = torch.stack([images.mean[i] for i in chosen])
         logvar = torch.stack([images.logvar[i] for i in chosen])
-        masks = self._attention(chosen, mean), self._cells(chosen, mean)
+        sizes = torch.stack([images.sizes[i] for i in chosen]) if images.sizes else None
+        masks = self._attention(chosen, mean), self._cells(chosen, mean), sizes
         if not self.captions:
-            return Batch(names, mean, logvar, attention=masks[0], cells=masks[1])
+            return Batch(names, mean, logvar, (), None, *masks)
         forms = [self._form(index, place) for place in range(len(names))]
         texts = tuple(form.texts[name] for form, name in zip(forms, names, strict=True))
         states = (form.conditioning[name] for form, name in zip(forms, names, strict=True))

@@ -55,15 +55,16 @@ def denoising_losses(
     plan: Optimization,
     weights: Tensor | None = None,
     cells: Tensor | None = None,
+    sizes: Tensor | None = None,
 ) -> Tensor:
     """One loss for each sample [B]: the mean squared error of the prediction at a random timestep, `weighted`.
 
     ``mean`` and ``logvar`` are unscaled VAE moments [B, 4, h, w]; each call samples latents from them. The squared
     errors of a cell are multiplied by its ``weights`` [B, 1, h, w]. With ``cells`` [B, 1, h, w], the mean is over those
-    that are 1.
+    that are 1. ``sizes`` [B, 6] is what `predict` tells an SDXL base of the pictures' sizes.
     """
     samples = sample_noisy(base, mean, logvar, plan)
-    prediction = predict(base, samples.noisy, samples.timesteps, conditioning)
+    prediction = predict(base, samples.noisy, samples.timesteps, conditioning, sizes)
     squares = (_wide(prediction) - _wide(target(base, samples.latents, samples.noise, samples.timesteps))).square()
     if weights is not None:
         squares = squares * weights
@@ -78,7 +79,7 @@ def denoising_loss(
     base: Base, batch: Batch, conditioning: Conditioning, plan: Optimization, weights: Tensor | None = None
 ) -> Tensor:
     """The mean of `denoising_losses` of a batch."""
-    return denoising_losses(base, batch.mean, batch.logvar, conditioning, plan, weights).mean()
+    return denoising_losses(base, batch.mean, batch.logvar, conditioning, plan, weights, sizes=batch.sizes).mean()
 
 
 def _wide(tensor: Tensor) -> Tensor:

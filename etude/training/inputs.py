@@ -18,6 +18,7 @@ from etude.core.mixins import Concepts, Models, ReadsCaptions
 from etude.core.params import MethodParams, Schema, nearest
 from etude.training.masks import refuse_no_masks
 from etude.training.sets import FurtherSets, further_places
+from etude.training.sizes import TellsSizes
 
 M = TypeVar("M", bound=Schema)
 
@@ -70,7 +71,8 @@ def _images(request: Request) -> Any:
 
     params = request.params
     repeats = params.repeats if isinstance(params, FurtherSets) else 1
-    images = load_images(request.data / "latents", *further_places(params, "latents"), repeats=repeats)
+    told = isinstance(params, TellsSizes) and params.original_sizes
+    images = load_images(request.data / "latents", *further_places(params, "latents"), repeats=repeats, sizes=told)
     refuse_no_masks(params, images.attention, request.data.as_posix())
     return images
 

@@ -18,6 +18,7 @@ from etude.base.conditioning import Conditioning
 from etude.core.errors import InputError
 from etude.core.randomness import mix
 from etude.core.shards import Shards
+from etude.diffusion.noise import size_ids
 from etude.training import conditioning
 from etude.training.batches import Batch, Batches, Captions, Images, captions_of, read_repeats, read_texts
 from etude.training.denoising import denoising_losses
@@ -120,13 +121,14 @@ def preserving_loss(
     own, prior = pair.own, pair.prior
     cells, count = own.cells, len(own.names)
     if prior is None:
-        return denoising_losses(base, own.mean, own.logvar, text, plan, weights, cells).mean()
+        return denoising_losses(base, own.mean, own.logvar, text, plan, weights, cells, own.sizes).mean()
     if own.mean.shape[1:] == prior.mean.shape[1:]:
         mean, logvar = torch.cat([own.mean, prior.mean]), torch.cat([own.logvar, prior.logvar])
         weights, cells = _with_ones(weights, len(prior.names)), _with_ones(cells, len(prior.names))
-        losses = denoising_losses(base, mean, logvar, text, plan, weights, cells)
+        sizes = None if own.sizes is None else torch.cat([own.sizes, size_ids(base, prior.mean)])
+        losses = denoising_losses(base, mean, logvar, text, plan, weights, cells, sizes)
         return losses[:count].mean() + weight * losses[count:].mean()
-    first = denoising_losses(base, own.mean, own.logvar, text[:count], plan, weights, cells)
+    first = denoising_losses(base, own.mean, own.logvar, text[:count], plan, weights, cells, own.sizes)
     second = denoising_losses(base, prior.mean, prior.logvar, text[count:], plan)
     return first.mean() + weight * second.mean()
 

@@ -19,7 +19,7 @@ from etude.core.tensors import read_tensors, write_tensors
 from etude.training.batches import load_images
 from tasks import encode as stage
 from tasks.caption import caption
-from tasks.encode import encode
+from tasks.encode import _sizes, encode
 from tasks.prepare import prepare
 from tests.tasks.front import change_a_pixel, counts, draw, make_project, set_param
 
@@ -316,6 +316,24 @@ def test_one_changed_picture_counts_as_one_and_its_mirrored_copy_apart(capsys: p
     said = capsys.readouterr().out.splitlines()[-1]
     assert "latents: 1 encoded, 3 from cache (their mirrored copies: 1 encoded, 3 from cache)" in said
     assert "texts: 0 encoded" in said
+
+
+@pytest.mark.parametrize(
+    ("crop", "flipped", "told"),
+    [
+        ([0, 0, 1200, 800], False, [800, 1200, 0, 0, 512, 768]),  # the whole picture
+        ([300, 0, 1100, 800], False, [800, 1200, 0, 192, 512, 512]),  # as it lies in the resized picture
+        ([300, 0, 1100, 800], True, [800, 1200, 0, 64, 512, 512]),  # in the mirrored one
+        ([0, 50, 600, 650], False, [800, 1200, 43, 0, 512, 512]),
+    ],
+)
+def test_sdxl_is_told_the_original_size_and_where_the_resized_picture_was_cut(
+    crop: list[int], flipped: bool, told: list[float]
+) -> None:
+    """As diffusers' and kohya's scripts tell it."""
+    entry = {"source_size": [1200, 800], "crop": crop, "flipped": flipped, "size": [int(told[5]), int(told[4])]}
+    assert _sizes(entry, told=True)["sizes"].tolist() == told
+    assert _sizes(entry, told=False) == {}
 
 
 @pytest.mark.usefixtures("project")

@@ -22,6 +22,7 @@ from etude.training.masks import MaskedLoss
 from etude.training.plan import TrainedWhole
 from etude.training.preview import HasPreview
 from etude.training.sets import FurtherSets
+from etude.training.sizes import TellsSizes
 from etude.training.start import StartsWhole
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ formats = ("diffusers_checkpoint", "ldm_checkpoint")
 axes = {"strength": 1.0}
 
 
-class Params(KeepsClass, TrainsWeights, MaskedLoss, StartsWhole, TrainedWhole, HasPreview, FurtherSets):
+class Params(KeepsClass, TrainsWeights, TellsSizes, MaskedLoss, StartsWhole, TrainedWhole, HasPreview, FurtherSets):
     """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True

@@ -16,6 +16,7 @@ from etude.training.masks import MaskedLoss
 from etude.training.plan import TrainedWhole
 from etude.training.preview import HasPreview
 from etude.training.sets import FurtherSets
+from etude.training.sizes import TellsSizes
 from etude.training.start import StartsWhole
 from etude.training.tags import LearnsCaptions
 
@@ -33,7 +34,7 @@ formats = ("ldm_checkpoint", "diffusers_checkpoint")
 axes = {"strength": 1.0}
 
 
-class Params(LearnsCaptions, TrainsWeights, MaskedLoss, StartsWhole, TrainedWhole, HasPreview, FurtherSets):
+class Params(LearnsCaptions, TrainsWeights, TellsSizes, MaskedLoss, StartsWhole, TrainedWhole, HasPreview, FurtherSets):
     """The method's params.yaml."""
 
     save: Literal["fp32", "fp16", "bf16"]

@@ -18,6 +18,7 @@ from etude.core.params import Part, refuse_twice
 from etude.training.masks import MaskedLoss
 from etude.training.preview import HasPreview
 from etude.training.sets import FurtherSets
+from etude.training.sizes import TellsSizes
 from etude.training.start import Start, Starts, shape_faults
 from etude.training.tags import LearnsCaptions
 
@@ -45,7 +46,7 @@ Activation = Literal[
 ]  # fmt: skip
 
 
-class Params(LearnsCaptions, MaskedLoss, Starts, HasPreview, FurtherSets):
+class Params(LearnsCaptions, TellsSizes, MaskedLoss, Starts, HasPreview, FurtherSets):
     """The method's params.yaml."""
 
     widths: list[Annotated[int, Field(ge=1, le=100_000)]]

@@ -16,6 +16,7 @@ from etude.core.params import nearest, refuse_twice
 from etude.training.masks import MaskedLoss
 from etude.training.preview import HasPreview
 from etude.training.sets import FurtherSets
+from etude.training.sizes import TellsSizes
 from etude.training.start import Start, Starts
 from etude.training.tags import LearnsCaptions
 
@@ -38,7 +39,7 @@ def places() -> list[str]:
     ]
 
 
-class Params(LearnsCaptions, TrainsText, KeepsClass, MaskedLoss, Starts, HasPreview, FurtherSets):
+class Params(LearnsCaptions, TrainsText, KeepsClass, TellsSizes, MaskedLoss, Starts, HasPreview, FurtherSets):
     """The method's params.yaml."""
 
     kind: Literal["lora", "dora", "loha", "lokr"]

@@ -22,6 +22,7 @@ from etude.training.masks import MaskedLoss
 from etude.training.plan import Trained
 from etude.training.preview import HasPreview
 from etude.training.sets import FurtherSets
+from etude.training.sizes import TellsSizes
 from etude.training.start import Start, Starts, rows, shape_faults
 from etude.training.tags import HasTags, refuse_idle_tags, vary
 from etude.training.templates import Template, draw, refuse_idle_reading, refuse_silent
@@ -41,7 +42,7 @@ formats = ("embedding_pt", "embedding_safetensors", "diffusers_embedding")
 axes: dict[str, float] = {}  # none: the word's weight in the prompt sets the strength
 
 
-class Params(ReadsCaptions, HasTags, MaskedLoss, Starts, Trained, HasPreview, FurtherSets):
+class Params(ReadsCaptions, HasTags, TellsSizes, MaskedLoss, Starts, Trained, HasPreview, FurtherSets):
     """The method's params.yaml."""
 
     needs_class: ClassVar[bool] = True

@@ -77,6 +77,20 @@ def test_repeats_are_those_of_each_folder_times_those_of_its_pictures(tmp_path: 
         read_repeats(["y"], *places)
 
 
+def test_sizes_come_with_their_pictures_where_they_are_asked_for_and_there(tmp_path: Path) -> None:
+    moments = {"mean": torch.zeros(4, 8, 8), "logvar": torch.zeros(4, 8, 8)}
+    sizes = {"a": torch.arange(6.0), "b": torch.arange(6.0) + 10}
+    for folder, entries in (("told", sizes), ("untold", {"a": None})):
+        (tmp_path / folder).mkdir()
+        extra = {name: {} if size is None else {"sizes": size} for name, size in entries.items()}
+        write_shards(tmp_path / folder, entries, lambda name, extra=extra: moments | extra[name])
+    assert not load_images(tmp_path / "told").sizes
+    assert not load_images(tmp_path / "untold", sizes=True).sizes
+    batch = Batches(load_images(tmp_path / "told", sizes=True), None, batch_size=2, seed=0)(0)
+    assert batch.sizes is not None
+    assert {name: size[0].item() for name, size in zip(batch.names, batch.sizes, strict=True)} == {"a": 0, "b": 10}
+
+
 def test_a_set_smaller_than_a_batch_still_fills_it() -> None:
     batch = Batches(images(8, 8), None, batch_size=5, seed=0)(0)
     assert batch.mean.shape == (5, 4, 8, 8)
@@ -255,9 +269,10 @@ def test_a_batch_comes_to_the_device_as_a_whole_and_nothing_else_does() -> None:
     pictures, said = images(8, 8, 8), Conditioning(torch.zeros(1, 77, 2))
     captions = Captions(dict.fromkeys(pictures.names, "a cat"), dict.fromkeys(pictures.names, said), said)
     masked = replace(pictures, attention=[torch.ones(8, 8)] * 3, cells=[torch.ones(8, 8)] * 3)
+    masked = replace(masked, sizes=[torch.ones(6)] * 3)
     batch = Batches(masked, captions, batch_size=2, seed=0, device="meta")(0)
     assert batch.conditioning is not None
-    tensors = (batch.mean, batch.logvar, batch.attention, batch.cells)
+    tensors = (batch.mean, batch.logvar, batch.attention, batch.cells, batch.sizes)
     assert all(each is not None and each.is_meta for each in tensors)
     assert batch.conditioning.hidden.is_meta
     assert not any(mean.is_meta for mean in pictures.mean)

@@ -12,6 +12,7 @@ from torch import Tensor
 from etude.base.base import Base
 from etude.base.loading import load_base
 from etude.base.text import encode_prompts
+from etude.diffusion.noise import size_ids
 from etude.training.batches import Batch, Batches, Images
 from etude.training.plan import Optimization
 from etude.training.prior import Pair, pairs, preserving_loss, with_class
@@ -102,6 +103,24 @@ def test_the_weights_of_cells_are_those_of_own_pictures_alone(base: Base, side: 
         torch.manual_seed(1)
         found.append(float(preserving_loss(base, pair, text, plan, 1.0, weights)))
     assert found[1] == pytest.approx(found[0] - float(loss(base, pair, 0.0)))
+
+
+@pytest.mark.parametrize("side", [8, 16])
+def test_sdxl_is_told_the_sizes_of_own_pictures_and_those_that_class_pictures_have(tmp_path: Path, side: int) -> None:
+    base = load_base(build_tiny(tmp_path, "sdxl"), dtype=torch.float64, parts=("unet", "text"))
+    own, prior = batch(2, side, 0), batch(2, 8, 1)
+    text, plan = encode_prompts(base, ["otter"] * 2 + ["bear"] * 2), Optimization(**BLOCK)
+
+    def value(sizes: Tensor | None, weight: float, pair: Pair) -> float:
+        torch.manual_seed(1)
+        return float(preserving_loss(base, Pair(replace(pair.own, sizes=sizes), pair.prior), text, plan, weight))
+
+    same, others = size_ids(base, own.mean).float(), torch.tensor([[900.0, 700, 0, 30, 64, 64]] * 2)
+    both = Pair(own, prior)
+    assert value(same, 1.0, both) == value(None, 1.0, both)
+    assert value(others, 0.0, both) != value(None, 0.0, both)
+    kept = [value(sizes, 1.0, both) - value(sizes, 0.0, both) for sizes in (None, others)]
+    assert kept[0] == pytest.approx(kept[1])  # the term of the class
 
 
 def test_pictures_of_another_size_than_the_class_are_learned_beside_it(base: Base) -> None:
