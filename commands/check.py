@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from etude.core.errors import BELOW, ParamsError
 from tasks.shell import run
 from tasks.shell.console import say
+
+if TYPE_CHECKING:
+    from etude.project import Project
 
 
 def check(
@@ -42,6 +45,8 @@ def check(
         lines = [*sources.faults(sources.missing(Path(), checked)), *sources.hidden(Path(), checked)]
         if lines:
             raise sources.SourcesError(lines)
+        for method in checked.methods:
+            _refuse_idle_masks(method, checked)
         for kind in checked.caption.captioners:
             CAPTIONERS[kind].refuse_missing(checked.caption)
     say("all parameters are fine" + ("" if folders else ", and all that they name is here"))
@@ -57,6 +62,25 @@ def _refuse_missing_optimizer(method: str) -> None:
     params = load(file, load_method(method).Params)
     if isinstance(params, Trained):
         refuse_missing(params.training.optimizer, file)
+
+
+def _refuse_idle_masks(method: str, checked: Project) -> None:
+    """Raise InputError where masks shall count and no picture has one; the build would tell after other stages ran."""
+    from etude.core.method import load_method
+    from etude.core.mixins import Concepts
+    from etude.core.params import load
+    from etude.images.folder import list_pictures
+    from etude.training.masks import refuse_no_masks
+    from etude.training.sets import FurtherSets
+
+    if checked.prepare.alpha_mask:  # transparency is known when pictures are read
+        return
+    params = load(Path("pipelines", method, "params.yaml"), load_method(method).Params)
+    learned = list(params.concepts) if isinstance(params, Concepts) else [params.set]
+    learned += params.further_sets if isinstance(params, FurtherSets) else []
+    folders = [checked.sets[name] for name in learned]
+    masks = (mask for folder in folders for mask in list_pictures(folder).values())  # read if masks shall count
+    refuse_no_masks(params, masks, ", ".join(folders))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ counts changes less. Both are as in OneTrainer without its normalisation, and wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -35,7 +35,7 @@ class MaskedLoss(Schema):
         return masks.clamp(min=self.unmasked_weight)
 
 
-def refuse_no_masks(params: Schema, masks: Sequence[Any], place: str) -> None:
+def refuse_no_masks(params: Schema, masks: Iterable[Any], place: str) -> None:
     """Raise InputError if masks should count, and no picture has one; ``place`` is that of the pictures."""
     if not isinstance(params, MaskedLoss) or params.unmasked_weight == 1 or any(mask is not None for mask in masks):
         return

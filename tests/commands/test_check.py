@@ -75,3 +75,21 @@ def test_a_tracker_whose_package_is_not_installed_is_refused_before_anything_run
     monkeypatch.setattr(settings, "find_spec", lambda _: None)
     with pytest.raises(ParamsError, match="`trackers` has wandb, which is not installed. Next: `pip install wandb`"):
         check()
+
+
+def test_masks_that_shall_count_where_no_picture_has_one_are_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = draft(tmp_path / "project")
+    rewrite(project / "params.yaml", "params.yaml", {"sets.style": "pictures"})
+    own = {"unmasked_weight": 0.1, "further_sets": {"style": 1}}
+    rewrite(project / "pipelines/lora/params.yaml", "params.yaml", own)
+    for name in ("data", "models"):
+        (project / name).symlink_to(Path(name).resolve())
+    (project / "pictures").mkdir()
+    (project / "pictures/fox.png").touch()
+    monkeypatch.chdir(project)
+    with pytest.raises(InputError, match=r"data/samples/concept, pictures: no picture has a mask.* Next: put masks"):
+        check()
+    (project / "pictures/fox-masklabel.png").touch()
+    check()
