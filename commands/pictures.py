@@ -95,6 +95,7 @@ def _chosen(source: Path, target: Path) -> list[str]:
     if not pictures:
         fault = f"holds no pictures{f': {others[0]}' if others else ''}"
         raise InputError(source, fault, "name a folder with pictures (PNG, JPEG, WebP, …)")
+    _refuse_class_pictures(source, pictures)
     captions = Captions(source, files, pictures)
     found = (captions.find([file]) for file in pictures)
     chosen = {*pictures, *(existing.file for existing in found if existing and existing.origin != "folder")}
@@ -105,6 +106,16 @@ def _chosen(source: Path, target: Path) -> list[str]:
     if folders := repeated_folders(pictures):
         say(f"pictures count as often as the names of their folders say: {first_of(folders)}")
     return sorted(chosen)
+
+
+def _refuse_class_pictures(source: Path, pictures: Sequence[str]) -> None:
+    """Raise InputError for the folder that kohya's GUI makes: class pictures would be learned as the others are."""
+    folders = {file.partition("/")[0] for file in pictures}
+    if {"img", "reg"} <= folders:
+        fault = "holds kohya's folders `img` and `reg`: what is learned, and pictures of its class"
+        each = f"--from {shlex.quote(str(source / 'img'))}, and --from {shlex.quote(str(source / 'reg'))} --set NAME"
+        action = f"bring them in one by one: {each}; NAME may then be in `class_images.real` of a method"
+        raise InputError(source, fault, action)
 
 
 def _counted(files: list[str]) -> str:

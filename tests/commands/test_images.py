@@ -340,3 +340,11 @@ def test_captions_of_every_kind_are_copied_and_every_other_file_is_named(
     assert "not copied either: 2 .json (1.json); 1 .caption (holiday/b.caption); 1 .jsonl (log.jsonl); " in told.err
     assert "1 .png.txt (a.png.txt)" in told.err
     assert "pictures count as often as the names of their folders say: 10_sks dog" in told.out
+
+
+def test_class_pictures_of_kohya_are_no_part_of_the_set(photos: Path) -> None:
+    draw(photos / "img/10_sks dog/a.png", 1)
+    bring(photos)
+    draw(photos / "reg/1_dog/b.png", 2)
+    with pytest.raises(InputError, match=r"holds kohya's folders `img` and `reg`.*Next: .*img, and --from .*reg --set"):
+        bring(photos, replace=True)
