@@ -25,6 +25,11 @@ class Text(Schema):
         """Whether texts are read as CLIP reads them: the first 75 tokens, with brackets as characters."""
         return self.chunks == 1 and self.emphasis == "none"
 
+    @property
+    def follows_a1111(self) -> bool:
+        """Whether brackets weigh as in A1111, also as in its "No norm", where more than weights is in brackets."""
+        return self.emphasis == "a1111" or (self.emphasis == "kohya" and self.rule == "a1111")
+
 
 PLAIN = Text(chunks=1, rule="a1111", emphasis="none")
 

@@ -55,7 +55,7 @@ def encode_prompts(base: Base, prompts: Sequence[str], clip_skip: int = 0) -> Co
         return Conditioning(torch.zeros(len(prompts), 1, base.unclip.width, device=base.device, dtype=base.dtype))
     tokens = tokenise(base, prompts)
     for prompt, cut in zip(prompts, tokens.cut, strict=True):
-        if base.reading.emphasis == "a1111" and EDITING.search(prompt):
+        if base.reading.follows_a1111 and EDITING.search(prompt):
             fault = f"{prompt!r} has [from:to:when], [one|other] or AND: read as a weight and as words"
             warnings.warn(fault, PromptEditingWarning, stacklevel=2)
         if cut:

@@ -88,9 +88,11 @@ def test_brackets_are_characters_where_no_emphasis_is_asked_for(sd1: Base) -> No
 
 @pytest.mark.parametrize("prompt", ["a [cat:dog:0.5]", "a [cat|dog]", "a cat AND a dog", "[cat:3]"])
 def test_what_a1111_reads_as_more_than_a_weight_is_told(sd1: Base, prompt: str) -> None:
-    with pytest.warns(PromptEditingWarning, match="from:to:when"):
-        encode_prompts(reading(sd1, 1, emphasis="a1111"), [prompt])
+    for emphasis in ("a1111", "kohya"):  # by A1111's rule, the latter is its "No norm"
+        with pytest.warns(PromptEditingWarning, match="from:to:when"):
+            encode_prompts(reading(sd1, 1, emphasis=emphasis), [prompt])
     encode_prompts(sd1, [prompt])
+    encode_prompts(reading(sd1, 1, "kohya", emphasis="kohya"), [prompt])
 
 
 def test_an_added_word_weighs_with_its_rows(sd1: Base) -> None:
