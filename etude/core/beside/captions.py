@@ -68,8 +68,10 @@ class Captions:
             except InputError as error:  # one bad file stops nothing
                 self.faults[file] = error.fault
                 continue
-            if note:
-                self.notes[file] = note
+            lines = sum(bool(line.strip()) for line in text.splitlines())
+            several = f"its {lines} lines are one caption; OneTrainer takes one of them, kohya the first"
+            if notes := [note] * bool(note) + [several] * (lines > 1):
+                self.notes[file] = "; ".join(notes)
             return text, file
         return None
 

@@ -37,6 +37,13 @@ def test_lines_and_runs_of_spaces_are_one_space(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+def test_a_text_of_several_lines_is_told_because_other_programs_take_one_of_them(tmp_path: Path) -> None:
+    here = captions(tmp_path, {"a.txt": "a fox\n\nin snow\n", "b.txt": "\na fox\n\n"}, "a.png", "b.png")
+    assert found(here, "a.png", "b.png") == ("a fox in snow", "file", "a.txt")
+    assert found(here, "b.png") == ("a fox", "file", "b.txt")
+    assert here.notes == {"a.txt": "its 2 lines are one caption; OneTrainer takes one of them, kohya the first"}
+
+
 def test_a_text_is_beside_its_picture_in_any_form_of_unicode(tmp_path: Path) -> None:
     here = captions(tmp_path, {"caf\N{LATIN SMALL LETTER E WITH ACUTE}.txt": "coffee"})
     existing = here.find(["cafe\N{COMBINING ACUTE ACCENT}.jpg"])
