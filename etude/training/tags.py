@@ -41,6 +41,8 @@ class Tags(Schema):
         idle = [key for key in ("keep", "separator") if getattr(self, key)] + ["variants"] * (self.variants > 1)
         if idle and not self.changes:
             raise ValueError(f"`{idle[0]}` means nothing without `shuffle: true` or a `dropout` above 0")
+        if self.separator and not self.separator.strip():
+            raise ValueError("`separator` is a space, which is within tags too: write another, such as `|||`")
         if self.separator.strip() == COMMA:
             raise ValueError("`separator` is a comma, which is between all tags: write another, such as `|||`")
         return self

@@ -73,6 +73,7 @@ def test_a_variant_depends_on_seed_number_and_caption_alone() -> None:
         ({"shuffle": False, "keep": 1, "variants": 1}, "`keep` means nothing"),
         ({"shuffle": False, "separator": "|||", "variants": 1}, "`separator` means nothing"),
         ({"separator": " , "}, "`separator` is a comma"),
+        ({"separator": " "}, "`separator` is a space, which is within tags too"),
     ],
 )
 def test_settings_that_would_do_nothing_are_refused(changes: dict[str, Any], said: str) -> None:
