@@ -46,17 +46,20 @@ class Preparation:
             return
         if found.notes:
             self.notes[name] = found.notes
-        known = self._of_source.get(found.pixels)
-        if known:
-            self.duplicates[name] = self.images[known[0]]["sources"][0]
+        known = self._of_source.get(found.pixels, [])
+        earlier = self.images[known[0]]["sources"] if known else []
+        masked = bool(known) and "attention" in self.images[known[0]]
+        if known and (masked or not _has_mask(found)):
+            self.duplicates[name] = earlier[0]
             for identifier in known:
                 self.images[identifier]["sources"].append(name)
         elif found.small:
             self.skipped[name] = f"{found.small} (`prepare.enlarge: true` would enlarge it)"
         elif found.mask_fault:
             raise found.mask_fault
-        else:
-            self._of_source[found.pixels] = self._add_cuts(name, found, mask)
+        else:  # of files with the same pixels, the first with a mask is the one that is kept
+            self._of_source[found.pixels] = self._add_cuts(name, found, mask, earlier)
+            self.duplicates.update(dict.fromkeys(earlier, name))
 
     def leave_out(self, name: str, error: InputError) -> None:
         """List what cannot be read, or raise ``error`` where the settings say so."""
@@ -64,12 +67,12 @@ class Preparation:
             raise error
         self.skipped[name] = error.fault
 
-    def _add_cuts(self, name: str, found: Cuts, mask: str | None) -> list[str]:
+    def _add_cuts(self, name: str, found: Cuts, mask: str | None, earlier: list[str]) -> list[str]:
         added = []
         for number, cut in enumerate(found.cuts, start=1):
             identifier = found.pixels[:16] if number == 1 else f"{found.pixels[:16]}-{number}"
             attention = {"attention": mask_name(name, mask or name)} if cut.mask else {}  # the file that has the mask
-            self._write(identifier, cut, {"sources": [name], **cut.entry, **attention, "flipped": False})
+            self._write(identifier, cut, {"sources": [name, *earlier], **cut.entry, **attention, "flipped": False})
             self._signatures[identifier] = Signature.of_text(cut.signature)
             if cut.mirrored:
                 self._mirrored[identifier] = cut.mirrored
@@ -104,3 +107,7 @@ class Preparation:
         if self.settings.crop == "faces":
             listing["opencv"] = faces.version()
         return {**listing, "notes": self.notes} if self.notes else listing
+
+
+def _has_mask(found: Cuts) -> bool:
+    return found.mask_fault is not None or any(cut.mask for cut in found.cuts)

@@ -339,6 +339,25 @@ def test_a_mask_beside_a_picture_comes_before_its_transparency(folder: Path, tmp
         assert mask.getextrema() == (77, 77)
 
 
+def test_of_files_with_the_same_pixels_the_one_with_a_mask_is_kept_with_it(folder: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "sub/b.png", "sub/c.png"):
+        draw(folder / name)
+    draw(folder / "sub/b_att.png", 1)
+    listing = prepared(folder, tmp_path / "out", flip=True)
+    for identifier, entry in listing["images"].items():
+        assert (entry["sources"], entry["attention"]) == (["sub/b.png", "a.png", "sub/c.png"], "b_att.png")
+        assert (tmp_path / f"out/attention/{identifier}.png").exists()
+    assert listing["duplicates"] == {"a.png": "sub/b.png", "sub/c.png": "sub/b.png"}
+
+
+def test_a_damaged_mask_of_a_picture_seen_before_is_an_error(folder: Path, tmp_path: Path) -> None:
+    draw(folder / "a.png")
+    draw(folder / "b.png")
+    (folder / "b_att.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="b_att.png"):
+        prepared(folder, tmp_path / "out")
+
+
 def test_a_damaged_mask_is_an_error_and_not_left_out(folder: Path, tmp_path: Path) -> None:
     draw(folder / "a.png")
     (folder / "a_att.png").write_bytes(b"no picture")
