@@ -14,6 +14,7 @@ from etude.core.files import atomic_path
 from etude.core.method import load_method, method_names
 from etude.core.params import MethodParams, classed, load, read_yaml
 from etude.core.placeholder import NAME
+from etude.training.sets import FurtherSets
 
 SHIPPED = "data/samples/"  # image sets that come with prompts of their own
 MINIATURE = "models/miniature"
@@ -70,7 +71,7 @@ def point(draft: Path, methods: Sequence[str], images: str, word: str, kind: str
         own = f"pipelines/{method}/params.yaml"
         params: MethodParams = load(draft / own, load_method(method).Params)
         values = read_yaml(draft / own)
-        wanted = params.pointed(images, word or images, kind)
+        wanted = params.pointed(images, word or images, kind) | _without_others(params, images)
         if word and "caption" in values and not params.trigger:
             wanted["trigger"] = True  # a method that trains with captions can learn a word in them
         trigger = wanted.get("trigger", params.trigger)
@@ -79,6 +80,13 @@ def point(draft: Path, methods: Sequence[str], images: str, word: str, kind: str
             wanted["preview.prompts"] = [prompts[0] if trigger or not kind else _of_class(prompts[0], kind)]
         changes += rewrite(draft / own, own, wanted)
     return changes
+
+
+def _without_others(params: MethodParams, images: str) -> dict[str, Any]:
+    """The keys that remove the further sets, which belong to what was learned from another set before."""
+    if images == params.set or not isinstance(params, FurtherSets) or not params.further_sets:
+        return {}
+    return {"repeats": 1, "further_sets": {}}
 
 
 def wordless(draft: Path, methods: Sequence[str]) -> list[str]:

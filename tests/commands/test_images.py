@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from etude.core.method import method_names
 from etude.core.params import read_yaml
 from etude.images import kinds
 from etude.project import check
-from tests.shipped import copy_project
+from tests.shipped import copy_project, replace_in
 from tests.tasks.front import draw
 
 LEARNED = ("owl", "eagle", "sks", "firefox", "panda", "concept", "style")  # what the sample sets are about
@@ -148,6 +149,25 @@ def test_the_class_stays_when_the_preset_changes_and_prompts_suit_the_base(
     bring(photos, "mydog", "dreambooth", "custom_diffusion", word="rex", kind="owl")
     preset("miniature")
     assert {path: read_yaml(path) for path in texts()} == before
+
+
+def test_further_sets_and_the_class_of_what_was_learned_before_go_and_those_of_the_same_set_stay(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = Path("pipelines/lora/params.yaml")
+    for key, value in {"repeats: ": "10", "further_sets: ": "{style: 1}", "  prompts: ": "[an owl]"}.items():
+        text, found = re.subn(rf"(?m)^{key}(1|\{{\}}|\[\])", key + value, file.read_text(encoding="utf-8"))
+        assert found == 1, key
+        file.write_text(text, encoding="utf-8")
+    bring(photos, "mydog", "lora", word="rex", kind="dog")
+    assert (own("lora")["repeats"], own("lora")["further_sets"]) == (1, {})
+    assert own("lora")["class_images"]["prompts"] == ["dog"]
+    assert "further_sets: {style: 1} → {}" in capsys.readouterr().out
+    replace_in(file, "further_sets: {}", "further_sets: {style: 1}")
+    replace_in(file, "prompts: [dog]", "prompts: [a photo of a dog]")
+    bring(photos, "mydog", "lora", word="rex", kind="dog")
+    assert own("lora")["further_sets"] == {"style": 1}
+    assert own("lora")["class_images"]["prompts"] == ["a photo of a dog"]
 
 
 def test_prompts_that_people_wrote_stay(photos: Path) -> None:

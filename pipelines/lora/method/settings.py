@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -73,6 +73,14 @@ class Params(LearnsCaptions, TrainsText, KeepsClass, TellsSizes, MaskedLoss, Sta
     def image_sets(self) -> list[str]:
         """The sets that are learned, and those of real class pictures."""
         return [*super().image_sets(), *self.class_images.real]
+
+    def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
+        """Class pictures that are asked for are those of the class: if no prompt has it, they were of another one."""
+        values = super().pointed(images, word, kind)
+        prompts = self.class_images.prompts
+        if kind and prompts and not any(re.search(rf"(?<!\w){re.escape(kind)}(?!\w)", prompt) for prompt in prompts):
+            values |= {"class_images.prompts": [kind], "class_images.real": []}
+        return values
 
     def layer_rank(self, layer: str) -> int:
         """The rank of ``<part>.<module>``: that of the innermost block of `blocks` that contains it, else ``rank``."""
