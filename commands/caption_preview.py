@@ -40,10 +40,9 @@ class Change:
 
 @dataclass(frozen=True)
 class Preview:
-    """All captions of a set, mirrored copies left out; of ``asked`` pictures, captioners were asked."""
+    """All captions of a set, mirrored copies left out."""
 
     changes: Sequence[Change]
-    asked: int
 
     @property
     def changed(self) -> list[Change]:
@@ -75,12 +74,12 @@ def preview(name: str, ask: int) -> Preview:
     asked = [rest[place * len(rest) // ask] for place in range(ask)] if ask < len(rest) else rest
     described |= describe(prepared, asked, stage_params)
     texts = join_texts(existing, described, settings.existing)
+    unknown = set(rest) - described.keys()
     changes = []
     for key, entry in images.items():
-        known = key in described or key not in rest
-        new = write_caption(key, texts, settings)["text"] if known else None
+        new = None if key in unknown else write_caption(key, texts, settings)["text"]
         changes.append(Change(entry["sources"][0], entries[key]["text"], new))
-    return Preview(sorted(changes, key=lambda change: change.name), len(asked))
+    return Preview(sorted(changes, key=lambda change: change.name))
 
 
 def draw_preview(name: str, seen: Preview) -> Path:

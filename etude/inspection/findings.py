@@ -122,5 +122,5 @@ RULES = (
         "Their captions name writing. Nothing looks for it in the pixels, so there may be more of it.",
         _writing,
     ),
-    Rule("Read with a doubt", "The stage prepare noted this of them.", _noted),
+    Rule("Notes of prepare", "What the stage prepare noted of them when it read them.", _noted),
 )

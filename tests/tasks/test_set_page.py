@@ -199,12 +199,13 @@ def test_large_sets_have_several_pages_and_every_link_leads_somewhere(
         "pictures.csv",
     ]
     assert "8 more</summary>" in first
-    assert "And 5 more: <code>pictures.csv</code>" in first
+    assert "And 5 more, in <code>pictures.csv</code>" in first
     assert 'href="pictures-5.html#pictures"' in first
     texts = {path.name: path.read_text(encoding="utf-8") for path in OUT.glob("*.html")}
     shown = re.findall(r'<figure class="photo" id="p(\d+)">', "".join(texts[name] for name in sorted(texts)))
     assert shown == [str(number + 1) for number in range(9)]
     for text in texts.values():
+        assert text.count("<h1>") == 1
         for link in re.findall(r'href="([^"]+)"', text):
             file, _, anchor = link.partition("#")
             if file != "../../report/index.html":
