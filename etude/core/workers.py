@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -23,11 +24,14 @@ TRIAL = 1.0  # seconds of work in this process, which show how long the rest wou
 PAYS = 3.0  # seconds that the rest must take: a worker needs about half a second to start
 CHUNK = 8  # items sent to a worker at once
 AHEAD = 3  # chunks of each worker that are sent before the first result is taken: memory stays flat
+MOST_ON_WINDOWS = 61  # processes that Windows lets another one wait for, less those that Python needs itself
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of all cores in each period, and the period
 
 
 def cores() -> int:
-    """The processor cores that this process may use: those of the machine, its affinity and its container."""
+    """The processor cores that `in_order` uses: those of the machine, its affinity and its container."""
+    if sys.platform == "win32":
+        return min(os.cpu_count() or 1, MOST_ON_WINDOWS)
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = QUOTA.read_text().split()

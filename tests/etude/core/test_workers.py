@@ -49,6 +49,9 @@ def test_the_cores_are_those_that_this_process_may_use(monkeypatch: pytest.Monke
     assert cores() == 7
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert cores() == 1
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(os, "cpu_count", lambda: 96)
+    assert cores() == 61  # ProcessPoolExecutor refuses more
 
 
 def place_of_work(number: int) -> tuple[int, int]:
