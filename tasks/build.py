@@ -29,12 +29,13 @@ from etude.training.optimizer import PACKAGES, refuse_missing
 from etude.training.plan import Trained
 from etude.training.preview import preview_of
 from etude.training.processes import is_launched, is_main, spread
-from etude.training.sets import SOURCES, recorded, refuse_changed_sets
+from etude.training.sets import SOURCES, FurtherSets, recorded, refuse_changed_sets
 from etude.training.settings import Compute, RunParams, refuse_missing_trackers
 from etude.training.start import Start, load_start, refuse_unfit
 from etude.training.switches import RESUMING, advice
 from tasks.shell import look_of, publish, run
 from tasks.shell.console import say, warn
+from tasks.shell.digests import forget_others
 
 if TYPE_CHECKING:
     from etude.base.base import Base
@@ -77,8 +78,9 @@ def build(method: str) -> None:
     path = base_of(params, stage_params.base)
     family = _family(method, module, path)
     _refuse_too_large(method, stage_params)
-    spread(stage_params.processes)
     sources = Path("artifacts", method, SOURCES)
+    forget_others(sources, params.further_sets if isinstance(params, FurtherSets) else ())
+    spread(stage_params.processes)
     beginning, further = load_start(params, sources / "start"), recorded(params, sources)
     refuse_unfit(params, beginning, path, family)
     look = look_of(Path("pipelines", method, "dvc.yaml"), "build")

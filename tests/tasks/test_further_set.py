@@ -73,6 +73,15 @@ def test_a_set_that_is_not_named_is_no_further_set() -> None:
         further_set("lora", "studio")
 
 
+@pytest.mark.usefixtures("project")
+def test_a_build_forgets_the_last_set_that_it_had_too() -> None:
+    write_json(RECORD, {})
+    change(Path("pipelines/lora/params.yaml"), repeats=1, further_sets={}, start="models/other")
+    with pytest.raises(InputError, match="sources/start/start.safetensors: is missing"):
+        build("lora")
+    assert not RECORD.exists()
+
+
 @pytest.mark.parametrize(
     ("asked", "fault"),
     [
