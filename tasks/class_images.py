@@ -28,7 +28,7 @@ from tasks.shell.console import progress, say
 
 __all__ = ["StageParams", "class_images"]
 CODE = ("etude/base", "etude/core", "etude/diffusion", "tasks/class_images.py")  # the code that draws a picture
-LIBRARIES = ("diffusers", "torch", "transformers")
+LIBRARIES = ("diffusers", "tokenizers", "torch", "transformers")
 
 
 class StageParams(encode.StageParams):

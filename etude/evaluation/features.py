@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ROOM = Path(__file__)
 MODEL = ROOM.parents[1] / "base" / "clip.py"
-LIBRARIES = ("pillow", "torch", "transformers")
+LIBRARIES = ("pillow", "tokenizers", "torch", "transformers")
 
 
 class ClipFeatures:

@@ -25,7 +25,7 @@ from etude.rendering.candidates import Candidate
 
 DRAWING = ("etude/base", "etude/core", "etude/diffusion", "etude/rendering")  # the code that draws
 APPLYING = "etude/training"  # further code that a method's `apply` may use, in addition to the method's own
-LIBRARIES = ("diffusers", "peft", "torch", "transformers")
+LIBRARIES = ("diffusers", "peft", "tokenizers", "torch", "transformers")
 
 
 class Renderer:
