@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from etude.base.settings import Text
 from etude.core.errors import InputError
-from etude.core.params import Schema
+from etude.core.params import MethodParams, Schema
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,12 +83,23 @@ def pieces_of(prompt: str, reading: Text) -> list[Piece]:
 
 
 def weight_faults(params: Schema, reading: Text) -> Iterator[tuple[str, str]]:
-    """The texts among ``params`` with a weight that is no number, and what to do: drawing would stop at them."""
+    """A name that brackets make another text, weights among the texts of ``params`` that are no numbers; what to do."""
+    word = params.word if isinstance(params, MethodParams) else ""
+    if word and _is_changed(word, reading):
+        fault = f"`name` is {word!r}, and brackets and backslashes in it mean weights by `text.emphasis` in params.yaml"
+        yield f"{fault}: no text would contain it", "choose a name without them, or write `emphasis: none` there"
     for text in _texts(params.model_dump()):
         try:
             pieces_of(text, reading)
         except InputError as error:
             yield f"{error.place} {error.fault}", error.action
+
+
+def _is_changed(word: str, reading: Text) -> bool:
+    try:
+        return pieces_of(word, reading) != [Piece(word, 1.0)]
+    except InputError:
+        return True
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -70,3 +71,13 @@ def test_a_weight_that_is_no_number_is_told_before_anything_is_drawn(project: Pa
     first, second = str(caught.value).splitlines()
     assert "params.yaml: the text `(mud:1.2.3)` has the weight `1.2.3`, which is no number. Next: write a num" in first
     assert "lora/params.yaml: the text `([name]:.) [caption]` has the weight `.`, which is no number" in second
+
+
+def test_a_name_that_brackets_make_another_text_is_refused_where_they_weigh(project: Path) -> None:
+    name = re.search(r"^name: .*$", (project / "pipelines/lora/params.yaml").read_text(), re.MULTILINE)
+    assert name
+    replace_in(project / "pipelines/lora/params.yaml", name[0], "name: saber_(fate)")
+    check(project)
+    replace_in(project / "params.yaml", "emphasis: none", "emphasis: kohya")
+    with pytest.raises(ParamsError, match=r"`name` is 'saber_\(fate\)', .*Next: choose a name without them"):
+        check(project)
