@@ -13,7 +13,7 @@ from tasks.shell import run
 
 
 def images(
-    source: Annotated[Path, typer.Option("--from", help="The folder the pictures are in, texts beside them.")],
+    source: Annotated[Path, typer.Option("--from", help="The folder with pictures, captions and masks.")],
     name: Annotated[
         str,
         typer.Option(
@@ -28,7 +28,7 @@ def images(
     kind: Annotated[str, typer.Option("--class", help="What it is a case of: dog, woman, vase.")] = "",
     replace: Annotated[bool, typer.Option("--replace", help=REPLACE)] = False,
 ) -> None:
-    """Copy the pictures and the .txt captions of a folder into the project, as the image set NAME.
+    """Copy the pictures of a folder into the project, with their captions and masks, as the image set NAME.
 
     With methods, `dvc repro` builds these from now on, and the texts in their params files are set to fit it.
 

@@ -121,7 +121,7 @@ def read_repeats(names: Sequence[str], *places: Place) -> Sequence[int]:
         factor = next(place.repeats for place in reversed(places) if name.startswith(place.prefix))
         counts.append(found.get(name, 1) * factor)
     if counts and not any(counts):
-        fault = "the names of its folders tell 0 repeats of every picture"
+        fault = "every picture is in a folder whose name says that it counts 0 times, such as `0_sks dog`"
         raise InputError(places[0].folder, fault, "rename a folder, such as `1_sks dog`")
     return counts if len(set(counts)) > 1 else ()
 

@@ -40,5 +40,8 @@ def refuse_no_masks(params: Schema, masks: Iterable[Any], place: str) -> None:
     if not isinstance(params, MaskedLoss) or params.unmasked_weight == 1 or any(mask is not None for mask in masks):
         return
     fault = f"no picture has a mask, and `unmasked_weight` is {params.unmasked_weight:g}"
-    action = "put masks beside the pictures (otter-masklabel.png beside otter.png), or write `unmasked_weight: 1.0`"
+    action = (
+        "put masks beside the pictures (otter-masklabel.png beside otter.png), let "
+        "`prepare.alpha_mask: true` make them of transparency, or write `unmasked_weight: 1.0`"
+    )
     raise InputError(place, fault, action)

@@ -10,7 +10,6 @@ import torch
 
 from etude.base.loading import load_base
 from etude.base.settings import PLAIN, Text
-from etude.base.text import PromptCutWarning
 from etude.core.method import load_method
 from etude.training.report import Report
 from tests.pipelines.learning import image_set, params_of
@@ -41,4 +40,3 @@ def test_the_end_of_a_long_caption_counts_with_two_chunks(tiny_base: Path, tmp_p
 def test_the_end_of_a_long_caption_does_not_count_with_one_chunk(tiny_base: Path, tmp_path: Path) -> None:
     found = [learned(tiny_base, tmp_path / end, PLAIN, end) for end in ("red", "blue")]
     assert torch.equal(*found)
-    assert issubclass(PromptCutWarning, Warning)
