@@ -25,7 +25,7 @@ def images(
         typer.Option("--method", help="A method that shall learn from it.", autocompletion=names.methods),
     ] = None,
     word: Annotated[str, typer.Option("--name", help="The word for what is learned; else that of the set.")] = "",
-    kind: Annotated[str, typer.Option("--class", help="What it is a case of: dog, woman, vase.")] = "",
+    kind: Annotated[str, typer.Option("--class", help="The kind of thing that it is: dog, woman, vase.")] = "",
     replace: Annotated[bool, typer.Option("--replace", help=REPLACE)] = False,
 ) -> None:
     """Copy the pictures of a folder into the project, with their captions and masks, as the image set NAME.

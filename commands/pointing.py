@@ -37,7 +37,7 @@ def refuse(methods: Sequence[str], word: str, kind: str) -> None:
         raise ArgumentError("--class", f"`{kind}` is no word or words", "give a word, such as --class dog")
     needing = [method for method in methods if load_method(method).Params.needs_class]
     if needing and not kind:
-        fault = f"is needed by {' and '.join(needing)}: what the pictures show a case of"
+        fault = f"is needed by {' and '.join(needing)}: the kind of thing that the pictures show"
         raise ArgumentError("--class", fault, "add --class dog, or what it is")
     if kind and word == kind:
         raise ArgumentError("--name", f"`{word}` is the class itself, which stays as it is", "give a word of its own")
