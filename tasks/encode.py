@@ -91,7 +91,7 @@ class Entries:
             _refuse_infinite(item, tensors)
             write_tensors(place, tensors, metadata, durable=False)
             with atomic_path(_note(place), durable=False) as note:
-                note.write_text(sha256_file(place))
+                note.write_bytes(sha256_file(place).encode())
             self.encoded += 1
         return place
 

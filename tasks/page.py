@@ -19,7 +19,7 @@ def page(method: str) -> None:
     with publish(Path("artifacts", "pages", method)) as out:
         write_json(out / "page.json", keep(findings, out))
         with atomic_path(out / "index.html") as file:
-            file.write_text(render(findings), encoding="utf-8")
+            file.write_text(render(findings), encoding="utf-8", newline="\n")
     say(f"{method}: artifacts/pages/{method}/index.html")
 
 

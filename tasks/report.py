@@ -31,7 +31,7 @@ def report() -> None:
         write_json(out / "metrics.json", {row["method"]: numbers(row) for row in table})
         for name, text in {"methods.csv": as_csv(table), "index.html": render(methods)}.items():
             with atomic_path(out / name) as file:
-                file.write_text(text, encoding="utf-8")
+                file.write_text(text, encoding="utf-8", newline="\n")
     say(f"{', '.join(stage_params.methods)}: artifacts/report/index.html")
 
 

@@ -37,9 +37,9 @@ def set_page(name: str) -> None:
     with publish(Path("artifacts", "sets", name)) as out:
         for number, file in enumerate(progress(pages.files, f"{name}: pages")):
             with atomic_path(out / file) as path:
-                path.write_text(pages.render(number), encoding="utf-8")
+                path.write_text(pages.render(number), encoding="utf-8", newline="\n")
         with atomic_path(out / "pictures.csv") as path:
-            path.write_text(as_csv(contents, measures, findings), encoding="utf-8")
+            path.write_text(as_csv(contents, measures, findings), encoding="utf-8", newline="\n")
     for finding in findings:
         say(f"{name}: {finding.title.lower()}: {len(finding.pictures)}")
     say(f"{name}: artifacts/sets/{name}/index.html")

@@ -296,6 +296,22 @@ def long(text: str) -> list[int]:
     return [node.lineno for node in found if node.end_lineno and node.end_lineno > node.lineno + 1]
 
 
+def windows_lines(source: str) -> list[int]:
+    """Lines where text is written whose line ends become those of Windows there, so that an out has another hash."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    writes = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "write_text"]
+    return [call.lineno for call in writes if "newline" not in {word.arg for word in call.keywords}]
+
+
+def test_what_stages_write_has_the_same_line_ends_on_every_system() -> None:
+    files = [file for folder in ("etude", "tasks", "pipelines") for file in (ROOT / folder).rglob("*.py")]
+    assert {str(file): lines for file in files if (lines := windows_lines(file.read_text(encoding="utf-8")))} == {}
+
+
+def test_line_ends_of_windows_are_found() -> None:
+    assert windows_lines('path.write_text("a", newline="\\n")\npath.write_text("b\\n")') == [2]
+
+
 def test_no_comprehension_is_longer_than_two_lines() -> None:
     files = [file for room in (*PACKAGES, "benchmarks") for file in (ROOT / room).rglob("*.py")]
     names = {file.relative_to(ROOT).as_posix(): file for file in files}

@@ -281,7 +281,7 @@ def write_json(path: Path | str, data: Any) -> None:
     """Write JSON atomically: sorted keys, two spaces, no NaN; equal data gives equal bytes."""
     text = json.dumps(data, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
 def read_json(path: Path | str) -> Any:

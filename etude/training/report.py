@@ -207,7 +207,7 @@ class Report:
         if not state:
             self.discard()
             self.scratch.mkdir(parents=True)
-        self._finished.write_text(str(steps), encoding="utf-8")
+        self._finished.write_text(str(steps), encoding="utf-8", newline="\n")
 
     def discard(self) -> None:
         """Delete the saved state, because the run has ended and its results were moved to the outs."""

@@ -43,7 +43,7 @@ class Trackers:
             self._begin()
         for tracker in self._open:
             tracker.log(dict(values), step=step)
-        self._told.write_text(str(step), encoding="utf-8")
+        self._told.write_text(str(step), encoding="utf-8", newline="\n")
 
     def end(self) -> None:
         """Close the trackers."""
@@ -72,7 +72,7 @@ class Trackers:
                 raise TrainingError("params.yaml: trackers", fault, f"set {kind} up, or remove it there") from error
             self._open.append(tracker)
             if kind == "mlflow":
-                (self.folder / MLFLOW_ID).write_text(tracker.tracker.info.run_id, encoding="utf-8")
+                (self.folder / MLFLOW_ID).write_text(tracker.tracker.info.run_id, encoding="utf-8", newline="\n")
 
     def _settings(self, kind: Tracker) -> dict[str, Any]:
         """How accelerate opens a tracker: under the name of this run, and again if it was stopped."""
