@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +40,9 @@ def prepare(name: str) -> None:
         for file, fault in others.items():
             preparation.leave_out(file, InputError(f"{folder}/{file}", fault, "correct or remove it"))
         pairs = [(folder / file, folder / mask if mask else None) for file, mask in files.items()]
-        made = in_order(preparation.cutter, pairs)
-        for file, cuts in zip(progress(list(files), f"{name}: prepare"), made, strict=True):
-            preparation.add(file, cuts, files[file])
+        with closing(in_order(preparation.cutter, pairs)) as made:
+            for file, cuts in zip(progress(list(files), f"{name}: prepare"), made, strict=True):
+                preparation.add(file, cuts, files[file])
         _refuse_nothing(folder, len(files) + len(others), preparation)
         if settings.flip:
             preparation.flip()

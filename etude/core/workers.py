@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from math import ceil
@@ -40,12 +40,13 @@ def cores() -> int:
     return found if quota == "max" else max(1, min(found, ceil(int(quota) / int(period))))
 
 
-def in_order(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+def in_order(work: Callable[[T], R], items: Sequence[T]) -> Generator[R, None, None]:
     """``work(item)`` of each item, in their order; an exception ends all.
 
     The first items are worked on in this process, and the rest, if it takes seconds, in one process for each core.
     ``work`` and its results must be able to be pickled. Processes are started as on Windows, everywhere: a fork would
-    copy the locks of this process's threads. They never outlive this process, however it ends.
+    copy the locks of this process's threads. They never outlive this process, however it ends. Where the
+    reader of the results can fail, it reads them within `contextlib.closing`, which ends the processes then.
     """
     count, began = cores(), time.monotonic()
     for number, item in enumerate(items):
@@ -56,7 +57,7 @@ def in_order(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         yield work(item)
 
 
-def _by_workers(work: Callable[[T], R], items: Sequence[T], count: int) -> Iterator[R]:
+def _by_workers(work: Callable[[T], R], items: Sequence[T], count: int) -> Generator[R, None, None]:
     chunks = deque(items[start : start + CHUNK] for start in range(0, len(items), CHUNK))
     sent: deque[Future[list[R]]] = deque()
     executor = ProcessPoolExecutor(count, get_context("spawn"), _start)

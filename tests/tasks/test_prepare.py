@@ -1,3 +1,4 @@
+import multiprocessing
 import shutil
 from functools import partial
 from pathlib import Path
@@ -73,6 +74,18 @@ def test_several_processes_give_the_same_bytes_and_say_the_same_as_one(
     prepare("pets")
     assert sha256_tree("data/pets/prepared") == first
     assert capsys.readouterr() == said
+
+
+def test_a_damaged_mask_ends_the_work_of_other_processes_too(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(workers.CHUNK + 1):
+        draw(raw / f"{seed:02}.png", seed)
+    (raw / "00_att.png").write_bytes(b"broken")
+    for setting in ("TRIAL", "PAYS"):
+        monkeypatch.setattr(workers, setting, -1.0)
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    with pytest.raises(InputError, match=r"00_att\.png"):
+        prepare("pets")
+    assert multiprocessing.active_children() == []
 
 
 @pytest.fixture
