@@ -214,9 +214,11 @@ def copy_file(source: Path, place: Path) -> None:
             with open(source, "rb") as old, open(place, "wb") as new:
                 while os.copy_file_range(old.fileno(), new.fileno(), 1 << 30):
                     pass
-            return
-        except OSError:  # some kernels and file systems cannot
+                if os.fstat(new.fileno()).st_size == os.fstat(old.fileno()).st_size:
+                    return
+        except OSError:
             pass
+        # some kernels and file systems cannot; of these, a few say that they have come to the end
     shutil.copyfile(source, place)
 
 

@@ -9,7 +9,7 @@ import struct
 import sys
 from itertools import count
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 import torch
@@ -261,12 +261,12 @@ def test_a_word_that_no_file_can_be_called_by_is_told(word: str, fault: str) -> 
         validate({"set": "owl", "name": word, "trigger": True}, Learned, "params.yaml")
 
 
-@pytest.mark.parametrize("error", [None, OSError(errno.EXDEV, "another file system")])
+@pytest.mark.parametrize("answer", [None, OSError(errno.EXDEV, "another file system"), 0])
 def test_a_copy_has_the_bytes_of_the_file_and_does_not_change_with_it(
-    error: OSError | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    answer: OSError | int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if error:
-        monkeypatch.setattr(os, "copy_file_range", lambda *_: _raise(error), raising=False)
+    if answer is not None:
+        monkeypatch.setattr(os, "copy_file_range", lambda *_: _answer(answer), raising=False)
     source, place = tmp_path / "a", tmp_path / "b"
     source.write_bytes(bytes(range(256)) * 999)
     copy_file(source, place)
@@ -276,5 +276,7 @@ def test_a_copy_has_the_bytes_of_the_file_and_does_not_change_with_it(
     assert place.read_bytes()[:5] == bytes(range(5))
 
 
-def _raise(error: OSError) -> NoReturn:
-    raise error
+def _answer(answer: OSError | int) -> int:
+    if isinstance(answer, OSError):
+        raise answer
+    return answer
