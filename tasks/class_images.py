@@ -47,6 +47,7 @@ def class_images(method: str, real: str = "") -> None:
         say(f"{method}: class images: those of the image set {real}")
         return
     settings = pick(Path("pipelines", method, "params.yaml"), ClassPictures).class_images
+    _forget_others(folder, settings.real)
     if not settings.count:  # nothing is loaded
         with publish(folder / "drawn") as out:
             write_json(out / "latents" / INDEX, {})
@@ -61,6 +62,13 @@ def class_images(method: str, real: str = "") -> None:
     with publish(folder / "drawn") as out:
         drawn, cached = _fill(out, settings, stage_params, method)
     say(f"{method}: class images: {drawn} drawn, {cached} from cache")
+
+
+def _forget_others(folder: Path, real: list[str]) -> None:
+    """Delete the copies of image sets that are no longer in ``real``: the build depends on the whole folder."""
+    for former in folder.glob("[!.]*"):  # what begins with a dot is being made
+        if former.name not in ("drawn", *real):
+            shutil.rmtree(former, ignore_errors=True)
 
 
 def _fill(out: Path, settings: ClassImages, stage_params: StageParams, method: str) -> tuple[int, int]:

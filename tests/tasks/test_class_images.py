@@ -154,6 +154,15 @@ def test_real_pictures_of_the_class_are_used_with_their_captions() -> None:
 
 
 @pytest.mark.usefixtures("project")
+def test_the_copy_of_a_set_that_is_no_longer_asked_for_goes() -> None:
+    ask(count=0, prompts=[], real=["concept"])
+    for name, stays in (("concept", True), ("former", False), (".half", True)):
+        (OUT / name / "latents").mkdir(parents=True)
+        class_images("dreambooth")
+        assert (OUT / name).exists() == stays
+
+
+@pytest.mark.usefixtures("project")
 def test_no_picture_at_all_is_an_error_where_one_is_asked_for_and_real_ones_suffice(tiny_base: Path) -> None:
     ask(count=0, prompts=[])
     set_base("models/none")  # nothing is loaded, the base neither
