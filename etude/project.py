@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from etude.base.emphasis import weight_faults
 from etude.base.settings import PLAIN, Sampling, Text, text_faults
-from etude.captions.settings import Caption
+from etude.captions.settings import CAPTIONERS, Caption
 from etude.core.errors import BELOW, InputError, ParamsError
 from etude.core.method import Method, load_method, method_names
 from etude.core.mixins import models_of
@@ -97,7 +97,8 @@ def check(root: Path, others: Sequence[str] = ()) -> Project:
     except ParamsError as error:
         faults.append(str(error))
     if project:
-        faults += [str(ParamsError(root / "params.yaml", *fault)) for fault in weight_faults(project, project.text)]
+        shared = (*weight_faults(project, project.text), *_tag_faults(project))
+        faults += [str(ParamsError(root / "params.yaml", *fault)) for fault in shared]
     chosen = project.methods if project else read_yaml(root / "params.yaml").get("methods")
     for name in dict.fromkeys([*map(str, chosen if isinstance(chosen, list) else []), *others]):
         try:
@@ -128,6 +129,16 @@ def _method_faults(root: Path, name: str, project: Project | None) -> list[str]:
 
 
 Fault = tuple[str, str]  # what is wrong, and what to do
+
+
+def _tag_faults(project: Project) -> Iterator[Fault]:
+    """Brackets in a tagger's tags, which would weigh."""
+    taggers = [kind for kind in project.caption.captioners if CAPTIONERS[kind].settings == "tags"]
+    if taggers and project.caption.tags.escape == "none" and project.text.emphasis != "none":
+        fault = (
+            f"`caption.tags.escape` is none: brackets in tags of {taggers[0]}, such as saber_(fate), would be weights"
+        )
+        yield f"{fault} by `text.emphasis`", "write `escape: a1111`, or `emphasis: none`"
 
 
 def _set_faults(params: MethodParams, project: Project) -> Iterator[Fault]:

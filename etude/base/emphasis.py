@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from etude.base.settings import Text
 from etude.core.errors import InputError
+from etude.core.mixins import Concepts
 from etude.core.params import MethodParams, Schema
 
 if TYPE_CHECKING:
@@ -83,16 +84,25 @@ def pieces_of(prompt: str, reading: Text) -> list[Piece]:
 
 
 def weight_faults(params: Schema, reading: Text) -> Iterator[tuple[str, str]]:
-    """A name that brackets make another text, weights among the texts of ``params`` that are no numbers; what to do."""
-    word = params.word if isinstance(params, MethodParams) else ""
-    if word and _is_changed(word, reading):
-        fault = f"`name` is {word!r}, and brackets and backslashes in it mean weights by `text.emphasis` in params.yaml"
-        yield f"{fault}: no text would contain it", "choose a name without them, or write `emphasis: none` there"
+    """Words that brackets make another text, weights among the texts of ``params`` that are no numbers; what to do."""
+    for key, word in _words(params):
+        if _is_changed(word, reading):
+            fault = f"`{key}` is {word!r}, and brackets and backslashes in it mean weights by `text.emphasis`"
+            action = "choose one without them, or write `text.emphasis: none` in the root's params.yaml"
+            yield f"{fault}: no text would contain it", action
     for text in _texts(params.model_dump()):
         try:
             pieces_of(text, reading)
         except InputError as error:
             yield f"{error.place} {error.fault}", error.action
+
+
+def _words(params: Schema) -> Iterator[tuple[str, str]]:
+    """The words that a method learns, each with its key; a name may be empty."""
+    if isinstance(params, MethodParams) and params.word:
+        yield "name", params.word
+    if isinstance(params, Concepts):
+        yield from ((f"concepts.{name}.word", concept.word) for name, concept in params.concepts.items())
 
 
 def _is_changed(word: str, reading: Text) -> bool:

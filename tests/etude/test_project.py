@@ -21,6 +21,13 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def add(project: Path, method: str) -> Path:
+    """The params file of one method more."""
+    path = Path("pipelines", method, "params.yaml")
+    (project / path).parent.mkdir()
+    return Path(shutil.copy(held(path.as_posix()), project / path))
+
+
 def test_the_faults_of_all_files_are_told_at_once_each_with_what_to_do(project: Path) -> None:
     replace_in(project / "pipelines/lora/params.yaml", "set: concept", "set: conzept")
     replace_in(project / "params.yaml", "axis: seed", "axis: sede")
@@ -49,9 +56,7 @@ def test_a_build_that_would_pass_over_a_change_is_told(project: Path) -> None:
 
 
 def test_a_method_that_reads_one_chunk_is_told_where_texts_have_more(project: Path) -> None:
-    path = Path("pipelines/null_text_inversion/params.yaml")
-    (project / path).parent.mkdir()
-    shutil.copy(held(path.as_posix()), project / path)
+    add(project, "null_text_inversion")
     check(project, ["null_text_inversion"])
     replace_in(project / "params.yaml", "chunks: 1 ", "chunks: 2 ")
     check(project)
@@ -79,5 +84,22 @@ def test_a_name_that_brackets_make_another_text_is_refused_where_they_weigh(proj
     replace_in(project / "pipelines/lora/params.yaml", name[0], "name: saber_(fate)")
     check(project)
     replace_in(project / "params.yaml", "emphasis: none", "emphasis: kohya")
-    with pytest.raises(ParamsError, match=r"`name` is 'saber_\(fate\)', .*Next: choose a name without them"):
+    with pytest.raises(ParamsError, match=r"`name` is 'saber_\(fate\)', .*Next: choose one without them"):
         check(project)
+
+
+def test_a_word_of_a_concept_that_brackets_make_another_text_is_refused_where_they_weigh(project: Path) -> None:
+    replace_in(add(project, "custom_diffusion"), 'word: "<owl>"', 'word: "<owl>(2)"')
+    replace_in(project / "params.yaml", "emphasis: none", "emphasis: a1111")
+    with pytest.raises(ParamsError, match=r"`concepts.concept.word` is '<owl>\(2\)', and brackets"):
+        check(project, ["custom_diffusion"])
+
+
+def test_brackets_in_tags_are_escaped_where_brackets_weigh(project: Path) -> None:
+    replace_in(project / "params.yaml", "    clip: models/miniature/clip\n", "    wd14: models/miniature/clip\n")
+    check(project)
+    replace_in(project / "params.yaml", "emphasis: none", "emphasis: a1111")
+    with pytest.raises(ParamsError, match=r"brackets in tags of wd14, .* Next: write `escape: a1111`"):
+        check(project)
+    replace_in(project / "params.yaml", "escape: none", "escape: a1111")
+    check(project)
