@@ -89,7 +89,9 @@ def test_a_name_that_brackets_make_another_text_is_refused_where_they_weigh(proj
 
 
 def test_a_word_of_a_concept_that_brackets_make_another_text_is_refused_where_they_weigh(project: Path) -> None:
-    replace_in(add(project, "custom_diffusion"), 'word: "<owl>"', 'word: "<owl>(2)"')
+    file = add(project, "custom_diffusion")
+    replace_in(file, 'word: "<owl>"', 'word: "<owl>(2)"')
+    replace_in(file, 'name: "<owl> eagle"', 'name: "<owl>(2) eagle"')
     replace_in(project / "params.yaml", "emphasis: none", "emphasis: a1111")
     with pytest.raises(ParamsError, match=r"`concepts.concept.word` is '<owl>\(2\)', and brackets"):
         check(project, ["custom_diffusion"])
