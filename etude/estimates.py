@@ -234,4 +234,5 @@ def at_once(params: MethodParams, evaluate: Evaluate, grid: Grid) -> dict[str, i
     axes = [axis for axis in (grid.x, grid.y, grid.z) if axis is not None and axis.axis == "seed"]
     in_a_cell = max((len(integers(str(axis.values))) for axis in axes), default=1)
     stages = {"evaluate": len(evaluate.seeds), "grid": in_a_cell}
-    return stages | ({"class_images": params.class_images.batch_size} if isinstance(params, ClassPictures) else {})
+    drawn = params.class_images if isinstance(params, ClassPictures) else None
+    return stages | ({"class_images": drawn.batch_size} if drawn and drawn.count else {})

@@ -190,7 +190,10 @@ def test_on_the_true_sd15_it_holds_all_values_of_the_unet_and_of_the_text_encode
         ({"templates": ["a photo"]}, "`templates"),
         ({"name": "sks dog"}, "'eagle' without 'dog', the class in `name`"),
         ({"prior_weight": -1.0}, "`prior_weight"),
-        ({"class_images": ASKED | {"prompts": []}}, r"`class_images.prompts` needs 1 or more, not \[\]"),
+        (
+            {"class_images": ASKED | {"prompts": []}},
+            "class_images: `prompts` is empty, and `count` is 32: write the class",
+        ),
         ({"class_images": ASKED | {"prompts": ["sks eagle"]}}, "'sks eagle' with 'sks': the class alone is kept"),
         ({"class_images": ASKED | {"prompts": ["an Eagle, SKS"]}}, "'an Eagle, SKS' with 'sks': the class alone"),
     ],
