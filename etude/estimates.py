@@ -163,7 +163,7 @@ def told(label: str, room: int) -> tuple[str, str]:
     """What a stage such as ``lora:build`` needs, such as ``7.4 GB, fits``, and what to do if it does not fit.
 
     ``room`` is the memory of the GPU in bytes, 0 without one; without one nothing is counted that was not before. Both
-    texts are empty for a stage that uses no GPU, and the first says so if it is not counted (yet).
+    texts are empty for a stage that uses no GPU or draws nothing, and the first says so if it is not counted (yet).
     """
     method, _, stage = label.partition(":")
     stage = stage.partition("@")[0]
@@ -176,7 +176,9 @@ def told(label: str, room: int) -> tuple[str, str]:
             footprint = counted(method, params, setup) if room else recalled(method, params, setup)
         else:
             drawn = pick("params.yaml", _Drawn)
-            pictures = at_once(params, drawn.evaluate, drawn.grid)[stage]
+            pictures = at_once(params, drawn.evaluate, drawn.grid).get(stage, 0)
+            if not pictures:
+                return "", ""
             footprint = counted_drawing(setup, pictures) if room else recalled_drawing(setup, pictures)
     except UncountedError:
         return "not counted", ""

@@ -89,6 +89,7 @@ def test_stages_that_draw_need_what_their_pictures_at_once_need(project: Path, m
     estimates.told("lora:grid", 24 * GB)
     assert set(asked) == {("sdxl", seeds), ("sdxl", batch.class_images.batch_size)}  # the grid's seeds are four, too
     assert estimates.told("lora:export", GB) == estimates.told("prepare@concept", GB) == ("", "")
+    assert estimates.told("lora:class_images", GB) == ("", "")  # as it is shipped, none are drawn
 
 
 def test_a_grid_draws_at_once_what_differs_by_the_seed_alone(project: Path) -> None:
