@@ -51,6 +51,13 @@ def make() -> None:
     caption("pets")
 
 
+def make_and_change(asked: list[str], old: str, new: str) -> None:
+    """Caption the set, and then change a setting; what was asked so far is forgotten."""
+    make()
+    asked.clear()
+    set_param(old, new)
+
+
 def said(capsys: pytest.CaptureFixture[str], ask: int = 0) -> str:
     capsys.readouterr()
     captions("pets", ask)
@@ -62,9 +69,7 @@ def test_a_prefix_is_shown_before_every_caption_and_no_captioner_runs(
 ) -> None:
     draw(raw / "IMG_0001.png", 1)
     draw(raw / "red fox.png", 2)
-    make()
-    asked.clear()
-    set_param('prefix: ""', "prefix: a photo of")
+    make_and_change(asked, 'prefix: ""', "prefix: a photo of")
     text = said(capsys)
     assert "pets: 2 captions: 2 would change, 0 would stay" in text
     assert "IMG_0001.png: “seen 1” → “a photo of seen 1”" in text
@@ -82,9 +87,7 @@ def test_what_a_captioner_said_beside_a_caption_that_exists_is_known_too(
     set_param("existing: replace", f"existing: {order}")
     set_param('suffix: ""', "suffix: at dawn")
     draw(raw / "red fox.png", 1)
-    make()
-    asked.clear()
-    set_param("suffix: at dawn", 'suffix: ""')
+    make_and_change(asked, "suffix: at dawn", 'suffix: ""')
     set_param(f"existing: {order}", "existing: ignore")
     assert f"“{present()['red fox.png'][0]}” → “seen 1”" in said(capsys)
     assert asked == []
@@ -96,9 +99,7 @@ def test_other_settings_of_a_captioner_are_unknown_until_it_is_asked_about_some(
     for number in range(4):
         draw(raw / f"IMG_000{number}.png", number)
     draw(raw / "red fox.png", 9)
-    make()
-    asked.clear()
-    set_param("top: 1", "top: 2")
+    make_and_change(asked, "top: 1", "top: 2")
     text = said(capsys)
     assert "0 would change, 1 would stay" in text
     assert "4 more are known only when captioners run" in text
