@@ -8,12 +8,12 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from etude.base.emphasis import weight_faults
+from etude.base.emphasis import Piece, pieces_of
 from etude.base.settings import PLAIN, Sampling, Text, text_faults
 from etude.captions.settings import CAPTIONERS, Caption
 from etude.core.errors import BELOW, InputError, ParamsError
 from etude.core.method import Method, load_method, method_names
-from etude.core.mixins import models_of
+from etude.core.mixins import Concepts, models_of
 from etude.core.params import Location, MethodParams, Schema, Seed, SetName, load, nearest, read_yaml, refuse_twice
 from etude.core.yaml import shortened
 from etude.evaluation.settings import Evaluate
@@ -97,7 +97,7 @@ def check(root: Path, others: Sequence[str] = ()) -> Project:
     except ParamsError as error:
         faults.append(str(error))
     if project:
-        shared = (*weight_faults(project, project.text), *_tag_faults(project))
+        shared = (*_weight_faults(project, project.text), *_tag_faults(project))
         faults += [str(ParamsError(root / "params.yaml", *fault)) for fault in shared]
     chosen = project.methods if project else read_yaml(root / "params.yaml").get("methods")
     for name in dict.fromkeys([*map(str, chosen if isinstance(chosen, list) else []), *others]):
@@ -131,6 +131,46 @@ def _method_faults(root: Path, name: str, project: Project | None) -> list[str]:
 Fault = tuple[str, str]  # what is wrong, and what to do
 
 
+def _weight_faults(params: Schema, reading: Text) -> Iterator[Fault]:
+    """Words that brackets make another text, weights among the texts of ``params`` that are no numbers; what to do."""
+    for key, word in _words(params):
+        if _is_changed(word, reading):
+            fault = f"`{key}` is {word!r}, and brackets and backslashes in it mean weights by `text.emphasis`"
+            action = "choose one without them, or write `text.emphasis: none` in the root's params.yaml"
+            yield f"{fault}: no text would contain it", action
+    for text in _texts(params.model_dump()):
+        try:
+            pieces_of(text, reading)
+        except InputError as error:
+            yield f"{error.place} {error.fault}", error.action
+
+
+def _words(params: Schema) -> Iterator[tuple[str, str]]:
+    """The words that a method learns, each with its key; a name may be empty."""
+    if isinstance(params, MethodParams) and params.word:
+        yield "name", params.word
+    if isinstance(params, Concepts):
+        yield from ((f"concepts.{name}.word", concept.word) for name, concept in params.concepts.items())
+
+
+def _is_changed(word: str, reading: Text) -> bool:
+    try:
+        return pieces_of(word, reading) != [Piece(word, 1.0)]
+    except InputError:
+        return True
+
+
+def _texts(value: object) -> Iterator[str]:
+    """The texts in parameters, however deep they lie."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from _texts(list(value.values()))
+    elif isinstance(value, list):
+        for entry in value:
+            yield from _texts(entry)
+
+
 def _tag_faults(project: Project) -> Iterator[Fault]:
     """Brackets in a tagger's tags, which would weigh."""
     taggers = [kind for kind in project.caption.captioners if CAPTIONERS[kind].settings == "tags"]
@@ -151,7 +191,7 @@ def _set_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
 def _run_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
     """Settings that exclude those of the project, and models that no method makes."""
     yield from text_faults(params, project.text)
-    yield from weight_faults(params, project.text)
+    yield from _weight_faults(params, project.text)
     if isinstance(params, Trained):
         yield from params.excluded(project)
     own = params.base_precision if isinstance(params, SavesMemory) else "fp32"

@@ -8,13 +8,10 @@ brackets for a word with a negative weight, here it is a break there too.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from etude.base.settings import Text
 from etude.core.errors import InputError
-from etude.core.mixins import Concepts
-from etude.core.params import MethodParams, Schema
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,46 +78,6 @@ def pieces_of(prompt: str, reading: Text) -> list[Piece]:
     if reading.emphasis == "none":
         return [Piece(prompt, 1.0)]
     return weigh(prompt, breaks=reading.rule == "a1111")
-
-
-def weight_faults(params: Schema, reading: Text) -> Iterator[tuple[str, str]]:
-    """Words that brackets make another text, weights among the texts of ``params`` that are no numbers; what to do."""
-    for key, word in _words(params):
-        if _is_changed(word, reading):
-            fault = f"`{key}` is {word!r}, and brackets and backslashes in it mean weights by `text.emphasis`"
-            action = "choose one without them, or write `text.emphasis: none` in the root's params.yaml"
-            yield f"{fault}: no text would contain it", action
-    for text in _texts(params.model_dump()):
-        try:
-            pieces_of(text, reading)
-        except InputError as error:
-            yield f"{error.place} {error.fault}", error.action
-
-
-def _words(params: Schema) -> Iterator[tuple[str, str]]:
-    """The words that a method learns, each with its key; a name may be empty."""
-    if isinstance(params, MethodParams) and params.word:
-        yield "name", params.word
-    if isinstance(params, Concepts):
-        yield from ((f"concepts.{name}.word", concept.word) for name, concept in params.concepts.items())
-
-
-def _is_changed(word: str, reading: Text) -> bool:
-    try:
-        return pieces_of(word, reading) != [Piece(word, 1.0)]
-    except InputError:
-        return True
-
-
-def _texts(value: object) -> Iterator[str]:
-    """The texts in parameters, however deep they lie."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from _texts(list(value.values()))
-    elif isinstance(value, list):
-        for entry in value:
-            yield from _texts(entry)
 
 
 def _number(text: str, prompt: str) -> float:
