@@ -74,16 +74,18 @@ def tokenise(base: Base, prompts: Sequence[str]) -> Tokens:
     # each encoder has its own tokenizer: for those that pad with "!", a "!" in the text is padding too
     lengths = [encoder.config.max_position_embeddings for encoder in base.text_encoders]
     pairs = list(zip(base.tokenizers, lengths, strict=True))
-    ids, weights, longest, even = [], [], [""] * len(prompts), True
+    ids, weights, longest = [], [], [""] * len(prompts)
     for tokenizer, length in pairs:
         fitted = [_fit(base, tokenizer, prompt, length) for prompt in prompts]
         shape = (len(prompts), length * base.reading.chunks)
         ids.append(torch.tensor([row for row, _, _ in fitted], dtype=torch.int64).reshape(shape))
-        weights.append(torch.tensor([row for _, row, _ in fitted], dtype=torch.float32).reshape(shape))
-        for number, (_, row, cut) in enumerate(fitted):
+        weights.append([row for _, row, _ in fitted])
+        for number, (_, _, cut) in enumerate(fitted):
             longest[number] = max(longest[number], cut, key=len)
-            even = even and all(weight == 1 for weight in row)
-    return Tokens(tuple(ids), tuple(longest), () if even else tuple(weights))
+    if all(weight == 1 for rows in weights for row in rows for weight in row):  # asked before there are tensors
+        return Tokens(tuple(ids), tuple(longest))
+    differing = (torch.tensor(rows, dtype=torch.float32) for rows in weights)
+    return Tokens(tuple(ids), tuple(longest), tuple(differing))
 
 
 def encode_tokens(base: Base, tokens: Tokens, clip_skip: int = 0) -> Conditioning:
