@@ -22,7 +22,7 @@ from etude.inspection.looks import Looks
 from etude.inspection.tokens import measure_text
 from etude.pages.environment import environment
 from tasks import set_page
-from tasks.caption import StageParams, describe, existing_texts, join_texts, write_caption
+from tasks.caption import StageParams, describe, existing_texts, join_texts, to_describe, write_caption
 
 PAGES = Path("logs/captions")
 SHOWN = 120  # changes on the page
@@ -68,7 +68,7 @@ def preview(name: str, ask: int) -> Preview:
     images = {key: entry for key, entry in listing.items() if not entry["flipped"] and key in entries}
     files = list_files(folder)
     existing = existing_texts(Captions(folder, files, choose_pictures(files)), images, settings)
-    wanted = [key for key in images if key not in existing or settings.existing in ("prepend", "append")]
+    wanted = to_describe(images, existing, settings)
     described = describe(prepared, wanted, stage_params, ask=False)
     rest = [key for key in wanted if key not in described]
     asked = [rest[place * len(rest) // ask] for place in range(ask)] if ask < len(rest) else rest

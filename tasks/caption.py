@@ -68,7 +68,7 @@ def caption(name: str) -> None:
     captions = Captions(folder, files, choose_pictures(files))
     existing = existing_texts(captions, images, stage_params.caption)
     settings, unflipped = stage_params.caption, [key for key, entry in images.items() if not entry["flipped"]]
-    wanted = [key for key in unflipped if key not in existing or settings.existing in ("prepend", "append")]
+    wanted = to_describe(unflipped, existing, settings)
     texts = join_texts(existing, describe(prepared, wanted, stage_params), settings.existing)
     whole = {identifier: write_caption(identifier, texts, settings) for identifier in images}
     with publish(Path("data", name, "captioned")) as out:
@@ -97,6 +97,11 @@ def existing_texts(captions: Captions, images: dict[str, dict[str, Any]], settin
                 texts[identifier] = Text(words, "name", source)
                 break
     return texts
+
+
+def to_describe(identifiers: Iterable[str], existing: Texts, settings: Caption) -> list[str]:
+    """The pictures of which captioners are asked: those without a caption, or all if both kinds are joined."""
+    return [key for key in identifiers if key not in existing or settings.existing in ("prepend", "append")]
 
 
 def join_texts(existing: Texts, described: Texts, order: str) -> Texts:
@@ -204,7 +209,7 @@ def _tell_silent(name: str, images: dict[str, Any], whole: dict[str, dict[str, s
 
 def _tell_files(name: str, captions: Captions, listing: dict[str, Any], found: set[str | None]) -> None:
     """Name files with faults, and what is in the folder and neither *prepare* nor this stage uses, by suffix."""
-    from etude.images.folder import mask_file, name_unused
+    from etude.images.folder import name_unused, prepared_files
 
     for faults, what, action in (
         (captions.faults, "are left out", "correct them; texts are UTF-8"),
@@ -213,12 +218,7 @@ def _tell_files(name: str, captions: Captions, listing: dict[str, Any], found: s
         if faults:
             cases = [f"{shorten(PurePosixPath(file).name)} ({fault})" for file, fault in sorted(faults.items())]
             warn(f"{captions.folder}: {len(cases)} files with captions {what}: {first_of(cases)}. Next: {action}")
-    used = set(listing["skipped"])  # *prepare* names these
-    for entry in listing["images"].values():
-        used.update(entry["sources"])
-        if "attention" in entry:
-            used.add(mask_file(entry["sources"][0], entry["attention"]))
-    used.update(filter(None, found), captions.faults)
+    used = prepared_files(listing).union(filter(None, found), captions.faults)
     if unused := name_unused(captions.files, used):
         warn(f"{name}: files that are not used: {first_of(unused)}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from etude.core.beside.captions import CARDS
 from etude.core.errors import InputError
@@ -107,6 +107,16 @@ def mask_name(picture: str, mask: str) -> str:
 def mask_file(picture: str, named: str) -> str:
     """The path of a mask from what `mask_name` gave."""
     return named if "/" in named else str(PurePosixPath(picture).with_name(named))
+
+
+def prepared_files(listing: Mapping[str, Any]) -> set[str]:
+    """The files that *prepare* used, masks too, or left out with a reason, by its ``images.json``."""
+    files = set(listing["skipped"])
+    for entry in listing["images"].values():
+        files.update(entry["sources"])
+        if "attention" in entry:
+            files.add(mask_file(entry["sources"][0], entry["attention"]))
+    return files
 
 
 def _masks_apart(stems: Mapping[str, str]) -> dict[str, str]:

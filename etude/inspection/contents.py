@@ -11,7 +11,7 @@ from etude.core.beside.captions import Captions
 from etude.core.beside.repeats import repeats_of
 from etude.core.errors import InputError
 from etude.core.files import read_json
-from etude.images.folder import choose_pictures, list_files, mask_file, name_unused
+from etude.images.folder import choose_pictures, list_files, name_unused, prepared_files
 from etude.inspection.tiles import Entry, group_entries, share_kept
 from etude.inspection.tokens import READ, Length, measure_text
 
@@ -96,7 +96,8 @@ def read_set(name: str, folder: Path, made: Path, chunks: int = 1) -> Contents:
     beside = Captions(folder, files, choose_pictures(files))
     for picture in pictures.values():
         beside.find([picture.name, *picture.same])  # reads files with captions, and finds their faults
-    used = _used(listing, texts) | set(beside.faults)
+    found = {entry["file"] for entry in texts.values() if "file" in entry}  # files with captions
+    used = prepared_files(listing).union(found, beside.faults)
     return Contents(
         name=name,
         folder=folder,
@@ -117,17 +118,6 @@ def _caption(texts: Mapping[str, Any], identifier: str, made: Path, read: int) -
         fault = f"has no caption of {identifier}, which was prepared"
         raise InputError(made / "captioned" / "captions.json", fault, f"run `dvc repro caption@{made.name}`")
     return Caption(entry["text"], entry["from"], entry.get("file", ""), measure_text(entry["text"], read))
-
-
-def _used(listing: Mapping[str, Any], texts: Mapping[str, Any]) -> set[str]:
-    """The files that *prepare* and *caption* read, or left out with a reason."""
-    used = set(listing["skipped"])
-    for entry in listing["images"].values():
-        used.update(entry["sources"])
-        if "attention" in entry:
-            used.add(mask_file(entry["sources"][0], entry["attention"]))
-    used.update(entry["file"] for entry in texts.values() if "file" in entry)
-    return used
 
 
 def _near(listing: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:

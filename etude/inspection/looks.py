@@ -14,11 +14,11 @@ from etude.core.code import code_digests, versions
 from etude.core.files import sha256_file
 from etude.core.pictures import open_prepared
 from etude.core.store import Store, key, load, save
+from etude.images.preparation import MASKS
 from etude.inspection.contents import Picture
 from etude.inspection.sharpness import blur_of, contrast_of
 from etude.inspection.tiles import draw_tile
 
-MASKS = "attention"  # the folder of masks among the training pictures
 SIDE = 192  # px of a tile's longer side
 QUALITY = 72  # of WebP
 CODE = ("etude/inspection/looks.py", "etude/inspection/sharpness.py", "etude/inspection/tiles.py", "etude/images")
