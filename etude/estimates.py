@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from etude.base.settings import ClassPictures, Text
-from etude.core.code import code_digests
+from etude.core.code import code_digests, versions
 from etude.core.errors import BaseError, InputError
 from etude.core.files import read_json, sha256_tree, write_json
 from etude.core.method import load_method, method_names
@@ -97,7 +96,7 @@ def _configs(base: Path) -> str:
 
 def _code(*places: str) -> list[Any]:
     """The code that counts and is counted."""
-    return [{place: _digest(place) for place in places}, [version(name) for name in LIBRARIES]]
+    return [{place: _digest(place) for place in places}, versions(*LIBRARIES)]
 
 
 @cache

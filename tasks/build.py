@@ -11,11 +11,11 @@ import shutil
 import time
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etude.base.settings import Text, text_faults
+from etude.core.code import versions
 from etude.core.errors import BaseError, ParamsError
 from etude.core.families import FAMILIES
 from etude.core.files import write_json
@@ -190,7 +190,7 @@ def _facts(
         **({} if stage_params.text.is_plain else {"reading": stage_params.text.model_dump()}),
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "cpu": processor,
-        "versions": {name: version(name) for name in (*LIBRARIES, *_package(params))},
+        "versions": versions(*LIBRARIES, *_package(params)),
     }
 
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from functools import cache, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from etude.base.settings import ClassImages, ClassPictures, Sampling
-from etude.core.code import code_digests
+from etude.core.code import code_digests, versions
 from etude.core.files import atomic_path, write_json
 from etude.core.memory import advising, during
 from etude.core.params import pick
@@ -110,7 +109,7 @@ def _context(stage_params: StageParams) -> list[Any]:
     code = code_digests(*CODE)
     weights = [part_digest(stage_params.base, part) for part in PARTS]
     machine = [choose_device(stage_params.device).type, stage_params.precision, stage_params.threads]
-    return [weights, code, [version(name) for name in LIBRARIES], machine, stage_params.text.model_dump()]
+    return [weights, code, versions(*LIBRARIES), machine, stage_params.text.model_dump()]
 
 
 def _open(stage_params: StageParams) -> Any:

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etude.base.settings import Text
 from etude.core.beside.repeats import repeated_folders, repeats_of
-from etude.core.code import code_digests
+from etude.core.code import code_digests, versions
 from etude.core.errors import BaseError, InputError
 from etude.core.families import FAMILIES
 from etude.core.files import atomic_path, read_json, sha256_file, write_json
 from etude.core.params import Schema, pick
-from etude.core.shards import CAPTIONS, REPEATS, text_entry, write_shards
+from etude.core.shards import CAPTIONS, REPEATS, SIZES, text_entry, write_shards
 from etude.core.store import Store, key
 from etude.core.tensors import read_metadata, read_tensors, write_tensors
 from tasks.shell import publish, run
@@ -63,7 +62,7 @@ class Entries:
         from etude.base.loading import choose_device
 
         code = code_digests(*CODE)
-        libraries = [version(name) for name in LIBRARIES[part]]
+        libraries = versions(*LIBRARIES[part])
         device = choose_device(stage_params.device).type
         how: list[Any] = [device, stage_params.threads]
         how += [stage_params.text.model_dump()] if part == "text" and isinstance(stage_params, StageParams) else []
@@ -218,8 +217,10 @@ def _with_mask(entry: Path, mask: Path) -> dict[str, Tensor]:
 
 
 def _sizes(entry: Mapping[str, Any], *, told: bool) -> dict[str, Tensor]:
-    """What SDXL is told of a picture, float32 [6] in px: (height, width) of the original, (top, left) of the cut in it
-    when it has the scale of the prepared picture, (height, width) of that. ``entry`` is the one in images.json.
+    """The six numbers in px that SDXL reads beside a picture, float32 [6]. ``entry`` is its entry in images.json.
+
+    Height and width of the original; top and left of the cut, in the pixels of the training picture; its height and
+    width. For other families there are none.
     """
     if not told:
         return {}
@@ -229,7 +230,7 @@ def _sizes(entry: Mapping[str, Any], *, told: bool) -> dict[str, Tensor]:
     scale = entry["size"][0] / (right - left)
     left = width - right if entry["flipped"] else left
     sizes = [height, width, round(top * scale), round(left * scale), entry["size"][1], entry["size"][0]]
-    return {"sizes": torch.tensor(sizes, dtype=torch.float32)}
+    return {SIZES: torch.tensor(sizes, dtype=torch.float32)}
 
 
 def grey_of(mask: Image.Image, height: int, width: int) -> Tensor:

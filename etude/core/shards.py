@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 INDEX = "shards.json"
 CAPTIONS = "captions.json"  # beside the shards of texts: the caption of each picture
 REPEATS = "repeats.json"  # beside the shards of latents, where pictures count more or less often than once: how often
+SIZES = "sizes"  # the tensor beside a picture's latents, where the base is of a family that is told sizes
 MEAN, LONGEST = 128, 512  # entries of a shard; 128 pictures of 512 px are 17 MB, of 1024 px 67 MB
 TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "U8": "uint8"}
 _AGAIN = "delete this folder and run `dvc repro`"

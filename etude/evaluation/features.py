@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from etude.core.code import versions
 from etude.core.errors import BaseError
 from etude.core.files import atomic_path, sha256_file, sha256_tree
 from etude.core.store import Part, Store, key
@@ -65,7 +65,7 @@ class ClipFeatures:
     @cached_property
     def _digest(self) -> str:
         code = [sha256_file(ROOM), sha256_file(MODEL)]
-        libraries = {name: version(name) for name in LIBRARIES}
+        libraries = versions(*LIBRARIES)
         return key(sha256_tree(self.folder), code, libraries, self.device, self.threads)
 
     @cached_property

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, cached_property
-from importlib.metadata import version
 from pathlib import Path
 
 from etude.base.base import DTYPES, Base
@@ -13,7 +12,7 @@ from etude.base.digest import PARTS, part_digest
 from etude.base.loading import choose_device, load_base
 from etude.base.settings import PLAIN, Text
 from etude.core import artifact as artifacts
-from etude.core.code import code_digests
+from etude.core.code import code_digests, versions
 from etude.core.errors import FormatError
 from etude.core.files import sha256_file
 from etude.core.method import load_method
@@ -68,7 +67,7 @@ class Renderer:
     @cached_property
     def _ground(self) -> str:
         weights = [part_digest(self.path, part) for part in PARTS]
-        libraries = {name: version(name) for name in LIBRARIES}
+        libraries = versions(*LIBRARIES)
         how: list[Part] = [self.device, self.precision, self.threads, self.reading.model_dump()]
         return key(weights, code_digests(*DRAWING), libraries, how)
 

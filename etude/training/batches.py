@@ -25,9 +25,8 @@ from etude.base.conditioning import Conditioning
 from etude.core.errors import InputError
 from etude.core.files import read_json
 from etude.core.randomness import generator, mix
-from etude.core.shards import CAPTIONS, REPEATS, Shards, text_entry
+from etude.core.shards import CAPTIONS, REPEATS, SIZES, Shards, text_entry
 from etude.training.sets import Place
-from etude.training.sizes import SIZES
 
 AHEAD = 2  # batches that are made before they are needed
 
@@ -278,14 +277,14 @@ class Batches:
         mean = torch.stack([images.mean[i] for i in chosen])
         logvar = torch.stack([images.logvar[i] for i in chosen])
         sizes = torch.stack([images.sizes[i] for i in chosen]) if images.sizes else None
-        masks = self._attention(chosen, mean), self._cells(chosen, mean), sizes
+        beside = self._attention(chosen, mean), self._cells(chosen, mean), sizes
         if not self.captions:
-            return Batch(names, mean, logvar, (), None, *masks)
+            return Batch(names, mean, logvar, (), None, *beside)
         forms = [self._form(index, place) for place in range(len(names))]
         texts = tuple(form.texts[name] for form, name in zip(forms, names, strict=True))
         states = (form.conditioning[name] for form, name in zip(forms, names, strict=True))
         conditioning = Conditioning.cat(list(states)) if self.encoded else None
-        return Batch(names, mean, logvar, texts, conditioning, *masks)
+        return Batch(names, mean, logvar, texts, conditioning, *beside)
 
     def _form(self, index: int, place: int) -> Captions:
         """The form in which batch ``index`` takes the caption of its picture at ``place``."""

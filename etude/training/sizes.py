@@ -1,6 +1,6 @@
-"""What SDXL's UNet is told of a picture's size: that of the original and where it was cut, or that of the prepared one.
+"""SDXL's UNet reads a size with each picture: that of the original file, or that of the training picture.
 
-Podell et al., 2023 (arXiv:2307.01952, 2.2) train with the first, and so do diffusers' and kohya's scripts.
+Podell et al., 2023 (arXiv:2307.01952, 2.2) train with the original's size. So do diffusers' and kohya's scripts.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from typing import ClassVar
 from pydantic import Field
 
 from etude.core.params import Schema
-
-SIZES = "sizes"  # the tensor of a picture's latents, where the base is of a family that is told sizes
 
 
 class TellsSizes(Schema):

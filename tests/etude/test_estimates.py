@@ -117,9 +117,9 @@ def test_a_count_is_remembered_for_its_parameters_base_and_code_alone(
     assert estimates.recalled("lora", params, replace(setup, resolution=512)) is None
     assert estimates.recalled("lora", params.model_copy(update={"rank": 3}), setup) is None
     assert estimates.recalled_drawing(setup, 5) is None
-    for function in ("_digest", "version"):
+    for function in ("_digest", "versions"):
         with monkeypatch.context() as patch:
-            patch.setattr(estimates, function, lambda _: "other")
+            patch.setattr(estimates, function, lambda *_: "other")
             assert estimates.recalled("lora", params, setup) is estimates.recalled_drawing(setup, 4) is None
     Path("models/sdxl").mkdir(parents=True)
     Path("models/sdxl/config.json").write_text("{}")

@@ -130,12 +130,12 @@ def test_what_other_weights_code_libraries_or_settings_would_draw_is_not_taken_f
     contexts.append(
         key(context(stage_params.model_copy(update={"text": Text(chunks=2, rule="kohya", emphasis="none")})))
     )
-    for place in ("etude.base.digest.part_digest", "tasks.class_images.code_digests", "tasks.class_images.version"):
+    for place in ("etude.base.digest.part_digest", "tasks.class_images.code_digests", "tasks.class_images.versions"):
         with monkeypatch.context() as patch:
             patch.setattr(place, lambda *_: "other")
             contexts.append(key(context(stage_params)))
     assert len(set(contexts)) == 7
-    monkeypatch.setattr("tasks.class_images.version", lambda _: "0.0")
+    monkeypatch.setattr("tasks.class_images.versions", lambda *_: {"torch": "0.0"})
     class_images("dreambooth")
     assert said(capsys) == "5 drawn, 0 from cache"
 

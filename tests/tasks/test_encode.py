@@ -214,7 +214,7 @@ def test_what_depends_on_other_code_libraries_or_threads_is_encoded_again(
     encode("pets")
     assert counts(capsys) == (4, 0, 4, 0)
     set_param("threads: 2", "threads: 1")
-    monkeypatch.setattr("tasks.encode.version", lambda _: "0.0")
+    monkeypatch.setattr("tasks.encode.versions", lambda *_: {"torch": "0.0"})
     encode("pets")
     assert counts(capsys) == (4, 0, 4, 0)
     monkeypatch.setattr("tasks.encode.code_digests", lambda *_: {"etude/base": "other"})
