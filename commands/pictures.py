@@ -95,7 +95,7 @@ def _chosen(source: Path, target: Path) -> list[str]:
     if not pictures:
         fault = f"holds no pictures{f': {others[0]}' if others else ''}"
         raise InputError(source, fault, "name a folder with pictures (PNG, JPEG, WebP, …)")
-    _refuse_class_pictures(source, pictures)
+    _refuse_class_images(source, pictures)
     captions = Captions(source, files, pictures)
     found = (captions.find([file]) for file in pictures)
     chosen = {*pictures, *(existing.file for existing in found if existing and existing.origin != "folder")}
@@ -108,8 +108,8 @@ def _chosen(source: Path, target: Path) -> list[str]:
     return sorted(chosen)
 
 
-def _refuse_class_pictures(source: Path, pictures: Sequence[str]) -> None:
-    """Raise InputError for the folder that kohya's GUI makes: class pictures would be learned as the others are."""
+def _refuse_class_images(source: Path, pictures: Sequence[str]) -> None:
+    """Raise InputError for the folder that kohya's GUI makes: class images would be learned as the others are."""
     folders = {file.partition("/")[0] for file in pictures}
     if {"img", "reg"} <= folders:
         fault = "holds kohya's folders `img` and `reg`: what is learned, and pictures of its class"

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from etude.base.settings import ClassPictures, Text
+from etude.base.settings import HasClassImages, Text
 from etude.core.code import code_digests, versions
 from etude.core.errors import BaseError, InputError
 from etude.core.files import read_json, sha256_tree, write_json
@@ -235,5 +235,5 @@ def at_once(params: MethodParams, evaluate: Evaluate, grid: Grid) -> dict[str, i
     axes = [axis for axis in (grid.x, grid.y, grid.z) if axis is not None and axis.axis == "seed"]
     in_a_cell = max((len(integers(str(axis.values))) for axis in axes), default=1)
     stages = {"evaluate": len(evaluate.seeds), "grid": in_a_cell}
-    drawn = params.class_images if isinstance(params, ClassPictures) else None
-    return stages | ({"class_images": drawn.batch_size} if drawn and drawn.count else {})
+    draws = isinstance(params, HasClassImages) and params.drawn
+    return stages | ({"class_images": params.class_images.batch_size} if draws else {})

@@ -71,7 +71,7 @@ _TABLE = (
     ),
     _fact("mark", "suffix that distinguishes this checkpoint's files from others", "etude.formats", "etude.formats"),
     _fact("images", "number of training pictures", "pipelines", "etude.formats"),
-    _fact("class_images", "number of class pictures", "pipelines"),
+    _fact("class_images", "number of class images", "pipelines"),
     _fact("tags", "how many pictures have each caption", "pipelines", "etude.formats"),
     _fact(
         "rank",

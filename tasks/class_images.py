@@ -1,4 +1,4 @@
-"""Class pictures, drawn by the base, for methods with prior preservation: ``artifacts/<method>/class_images/``.
+"""Class images, drawn by the base, for methods with prior preservation: ``artifacts/<method>/class_images/``.
 
 The outs are pictures, their moments and the encoded texts, in the format of *encode*. Each picture is cached in
 ``.cache/``; its key contains everything that it depends on (prompt, seeds of its batch, sampler, weights, code,
@@ -13,7 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from etude.base.settings import ClassImages, ClassPictures, Sampling
+from etude.base.settings import ClassImages, HasClassImages, Sampling
 from etude.core.code import code_digests, versions
 from etude.core.files import atomic_path, write_json
 from etude.core.memory import advising, during
@@ -45,14 +45,15 @@ def class_images(method: str, real: str = "") -> None:
                 shutil.copytree(Path("data", real, part), out / part)
         say(f"{method}: class images: those of the image set {real}")
         return
-    settings = pick(Path("pipelines", method, "params.yaml"), ClassPictures).class_images
+    own = pick(Path("pipelines", method, "params.yaml"), HasClassImages)
+    settings = own.class_images
     _forget_others(folder, settings.real)
-    if not settings.count:  # nothing is loaded
+    if not own.drawn:  # nothing is loaded
         with publish(folder / "drawn") as out:
             write_json(out / "latents" / INDEX, {})
             write_json(out / "texts" / INDEX, {})
             write_json(out / "texts" / CAPTIONS, {})
-        say(f"{method}: no class images are drawn")
+        say(f"{method}: no class images are drawn{f': `prior_weight` is 0' if settings.count else ''}")
         return
     stage_params = pick("params.yaml", StageParams)
     from etude.core.randomness import make_deterministic

@@ -1,4 +1,4 @@
-"""Schemas for texts, drawing and class pictures. Nothing here imports torch: params are checked before it is loaded."""
+"""Schemas for texts, drawing and class images. Nothing here imports torch: params are checked before it is loaded."""
 
 from __future__ import annotations
 
@@ -76,18 +76,23 @@ NONE_DRAWN: dict[str, Any] = {"prompts": [], "count": 0, "seed": 1000, "batch_si
 NONE_DRAWN |= {"sampler": "dpm++", "steps": 20, "guidance": 4.0, "negative": "", "clip_skip": 0}
 
 
-class ClassPictures(Schema):
+class HasClassImages(Schema):
     """What the stage *class_images* reads of a method's params.yaml."""
 
     class_images: ClassImages
+    prior_weight: Scale = Field(description="weight of the class images relative to your own; 0: no class images")
+
+    @property
+    def drawn(self) -> int:
+        """How many class images are drawn: none where they would have no weight."""
+        return self.class_images.count if self.prior_weight else 0
 
 
-class KeepsClass(ClassPictures):
+class KeepsClass(HasClassImages):
     """A method that can also learn pictures of the class: it has a stage *class_images*."""
 
     added_keys: ClassVar = {"prior_weight": 0.0, "prior_batch_size": 1, "class_images": NONE_DRAWN}
 
-    prior_weight: Scale = Field(description="weight of the class images relative to your own; 0: no class images")
     prior_batch_size: Count = Field(description="class images in each batch, in addition to your own")
 
     @model_validator(mode="after")

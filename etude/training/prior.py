@@ -1,6 +1,6 @@
 """Prior preservation: a method also learns pictures of the class, because without them the model forgets the class.
 
-L = mean loss of the own pictures + λ · mean loss of the class pictures (Ruiz et al., 2022, arXiv:2208.12242). The
+L = mean loss of the own pictures + λ · mean loss of the class images (Ruiz et al., 2022, arXiv:2208.12242). The
 weight of each sample depends on its own timestep, in both terms.
 """
 
@@ -38,7 +38,7 @@ class Prior:
 
 @dataclass(frozen=True)
 class Pair:
-    """A batch of own pictures and a batch of class pictures; the latter is None without prior preservation."""
+    """A batch of own pictures and a batch of class images; the latter is None without prior preservation."""
 
     own: Batch
     prior: Batch | None
@@ -52,7 +52,7 @@ class Pair:
 def load_prior(folder: Path | str, real: Sequence[str]) -> Prior:
     """Open ``artifacts/<method>/class_images``: drawn pictures and the image sets ``real``; the folder is in each name.
 
-    The result may be empty: a run without prior preservation needs no class pictures. `pairs` checks this.
+    The result may be empty: a run without prior preservation needs no class images. `pairs` checks this.
     """
     names = (DRAWN, *real)
     pictures = [Place(f"{name}/", Path(folder, name, "latents")) for name in names]
@@ -71,9 +71,9 @@ def load_prior(folder: Path | str, real: Sequence[str]) -> Prior:
 
 
 def pairs(own: Batches, prior: Prior | None, base: Base, *, batch_size: int, clip_skip: int, folder: Path) -> Pairs:
-    """Batches of own and class pictures; with ``batch_size`` 0, or without a prior, of own pictures only.
+    """Batches of own and class images; with ``batch_size`` 0, or without a prior, of own pictures only.
 
-    ``folder`` is that of `apply_wording`. Raises InputError if there are no class pictures.
+    ``folder`` is that of `apply_wording`. Raises InputError if there are no class images.
     """
     if not batch_size or prior is None:
         return Pairs(own, None)
@@ -115,7 +115,7 @@ def preserving_loss(
 ) -> Tensor:
     """The loss of a pair, with λ = ``weight``. ``text`` is the conditioning of the own samples, then of the class's.
 
-    ``weights`` [B, 1, h, w] are those of the own pictures' cells in the loss; of class pictures every cell counts. If
+    ``weights`` [B, 1, h, w] are those of the own pictures' cells in the loss; of class images every cell counts. If
     both batches have the same size, the UNet runs once.
     """
     own, prior = pair.own, pair.prior

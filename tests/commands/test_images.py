@@ -170,6 +170,25 @@ def test_further_sets_and_the_class_of_what_was_learned_before_go_and_those_of_t
     assert own("lora")["class_images"]["prompts"] == ["a photo of a dog"]
 
 
+def test_class_images_of_what_was_learned_before_are_never_learned_for_another_set(photos: Path) -> None:
+    file = Path("pipelines/lora/params.yaml")
+    replace_in(file, "prior_weight: 0.0", "prior_weight: 1.0")
+    replace_in(file, "  count: 0 ", "  count: 8 ")
+    replace_in(file, "  prompts: [] ", "  prompts: [an owl] ")
+    with pytest.raises(ArgumentError, match="--class: is needed by lora, which also learns class images"):
+        bring(photos, "mydog", "lora", word="rex")
+    assert "mydog" not in read_yaml("params.yaml")["sets"]
+    bring(photos, "mydog", "lora", word="rex", kind="dog")
+    assert own("lora")["class_images"]["prompts"] == ["dog"]
+    bring(photos, "mydog", "lora", word="rex")  # the same set is of the same class
+    assert own("lora")["class_images"]["prompts"] == ["dog"]
+    replace_in(file, "  prompts: [dog]", "  prompts: []")
+    replace_in(file, "  count: 8 ", "  count: 0 ")
+    replace_in(file, "  real: [] ", "  real: [style] ")
+    with pytest.raises(ParamsError, match="`prior_weight` needs pictures of the class"):
+        bring(photos, "mycat", "lora", word="mia", kind="cat")  # the pictures of `style` are of another class
+
+
 def test_prompts_that_people_wrote_stay(photos: Path) -> None:
     bring(photos, "mydog", "lora", word="rex")
     text = Path("params.yaml").read_text(encoding="utf-8").replace("a drawing of [name]", "[name] at sea")
@@ -362,7 +381,7 @@ def test_captions_of_every_kind_are_copied_and_every_other_file_is_named(
     assert "pictures count as often as the names of their folders say: 10_sks dog" in told.out
 
 
-def test_class_pictures_of_kohya_are_no_part_of_the_set(photos: Path) -> None:
+def test_class_images_of_kohya_are_no_part_of_the_set(photos: Path) -> None:
     draw(photos / "img/10_sks dog/a.png", 1)
     bring(photos)
     draw(photos / "reg/1_dog/b.png", 2)

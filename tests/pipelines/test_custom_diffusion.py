@@ -152,7 +152,7 @@ def test_what_the_mask_leaves_out_is_not_learned(tiny_base: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(("kind", "prompt", "real"), [("ant", "an ant", []), ("bear", "a bear", ["bears"])])
-def test_a_concept_of_another_class_has_class_pictures_of_its_own(kind: str, prompt: str, real: list[str]) -> None:
+def test_a_concept_of_another_class_has_class_images_of_its_own(kind: str, prompt: str, real: list[str]) -> None:
     asked = {"class_images": {**CLASS_IMAGES, "prompts": ["a bear", "bear in snow"], "real": ["bears"]}}
     changed = params_of(METHOD, **OWN, **asked).pointed("pets", "zork", kind)
     assert (changed["set"], changed["name"]) == ("pets", f"<zork> {kind}")

@@ -489,7 +489,7 @@ def learned(base: Base, scratch: Path, params: Any) -> Artifact:
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5])
-def test_class_pictures_are_learned_too_where_they_have_a_weight(tiny_base: Path, tmp_path: Path, rate: float) -> None:
+def test_class_images_are_learned_too_where_they_have_a_weight(tiny_base: Path, tmp_path: Path, rate: float) -> None:
     base, asked = load_base(tiny_base), {"text_encoder_rate": rate, "clip_skip": 1}
     real = params_of("lora")
     class_images = real.class_images.model_copy(update={"real": ["bears"]}).model_dump()  # type: ignore[attr-defined]

@@ -50,8 +50,9 @@ def project(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path / "project"
 
 
-def ask(**changes: Any) -> None:
-    write_yaml(Path("pipelines/dreambooth/params.yaml"), {"class_images": ASKED | changes})
+def ask(prior_weight: float = 1.0, **changes: Any) -> None:
+    own = {"class_images": ASKED | changes, "prior_weight": prior_weight}
+    write_yaml(Path("pipelines/dreambooth/params.yaml"), own)
 
 
 def set_base(path: str) -> None:
@@ -174,3 +175,12 @@ def test_no_picture_at_all_is_an_error_where_one_is_asked_for_and_real_ones_suff
     assert pairs(own, nothing, base, batch_size=0, clip_skip=0, folder=Path("texts"))(0).prior is None
     class_images("dreambooth", real="concept")
     assert len(load_prior(OUT, ["concept"]).images.names) == 3
+
+
+@pytest.mark.usefixtures("project")
+def test_nothing_is_drawn_where_it_would_have_no_weight(capsys: pytest.CaptureFixture[str]) -> None:
+    ask(prior_weight=0.0)
+    set_base("models/none")  # nothing is loaded, the base neither
+    class_images("dreambooth")
+    assert "no class images are drawn: `prior_weight` is 0" in capsys.readouterr().out
+    assert not load_prior(OUT, []).images.names

@@ -114,7 +114,7 @@ def _still_start(unet: nn.Module) -> Iterator[None]:
 
 def _reader(base: Base, params: Params, views: Views) -> Callable[[Pair], Conditioning]:
     """The function that makes a pair's conditioning: a view's is its concept's text, after a phrase for far or near;
-    then that of the class pictures.
+    then that of the class images.
     """
     import torch
 

@@ -73,7 +73,7 @@ class Params(Concepts, HasViews, KeepsClass, MaskedLoss, Starts, Trained, HasPre
         return self
 
     def image_sets(self) -> list[str]:
-        """The sets of the concepts, and those of real class pictures."""
+        """The sets of the concepts, and those of real class images."""
         return [*self.concepts, *self.class_images.real]
 
     def trains(self, weight: str) -> bool:
@@ -96,7 +96,7 @@ class Params(Concepts, HasViews, KeepsClass, MaskedLoss, Starts, Trained, HasPre
         return self.concepts[self.set].initializer
 
     def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
-        """One concept, named by its new word and its class; for another class, class pictures are drawn again."""
+        """One concept, named by its new word and its class; for another class, class images are drawn again."""
         before, new = self.class_word, f"<{word}>"
         prompt = classed(self.concepts[self.set].prompt, before, kind)
         prompts = [classed(prompt, before, kind) for prompt in self.class_images.prompts]

@@ -69,7 +69,7 @@ class Params(KeepsClass, TrainsWeights, TellsSizes, MaskedLoss, StartsWhole, Tra
         return self
 
     def image_sets(self) -> list[str]:
-        """The sets that are learned, and those of real class pictures."""
+        """The sets that are learned, and those of real class images."""
         return [*super().image_sets(), *self.class_images.real]
 
     @property
@@ -78,7 +78,7 @@ class Params(KeepsClass, TrainsWeights, TellsSizes, MaskedLoss, StartsWhole, Tra
         return self.name.partition(" ")[2]
 
     def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
-        """The name contains the class; for another class, class pictures are drawn again."""
+        """The name contains the class; for another class, class images are drawn again."""
         prompts = [classed(prompt, self.class_word, kind) for prompt in self.class_images.prompts]
         real = self.class_images.real if kind == self.class_word else []
         own = {"class_images.prompts": prompts, "class_images.real": real}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from etude.base.settings import KeepsClass
+from etude.core.errors import ArgumentError
 from etude.core.factors import RANKED, by_layer
 from etude.core.families import learned_parts, text_parts
 from etude.core.mixins import TrainsText
@@ -71,15 +72,25 @@ class Params(LearnsCaptions, TrainsText, KeepsClass, TellsSizes, MaskedLoss, Sta
         return self
 
     def image_sets(self) -> list[str]:
-        """The sets that are learned, and those of real class pictures."""
+        """The sets that are learned, and those of real class images."""
         return [*super().image_sets(), *self.class_images.real]
 
     def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
-        """Class pictures that are asked for are those of the class: if no prompt has it, they were of another one."""
-        values = super().pointed(images, word, kind)
-        prompts = self.class_images.prompts
-        if kind and prompts and not any(re.search(rf"(?<!\w){re.escape(kind)}(?!\w)", prompt) for prompt in prompts):
-            values |= {"class_images.prompts": [kind], "class_images.real": []}
+        """Class images that are asked for are those of the class: if no prompt has it, they were of another one.
+
+        Raises ArgumentError for another set without a class if class images are learned.
+        """
+        values, prompts, other = super().pointed(images, word, kind), self.class_images.prompts, images != self.set
+        if not kind and other and self.prior_weight:
+            fault = "is needed by lora, which also learns class images: so far those of what it learned before"
+            action = "add --class dog, or what it is, or first set `prior_weight: 0` in pipelines/lora/params.yaml"
+            raise ArgumentError("--class", fault, action)
+        if not kind or any(re.search(rf"(?<!\w){re.escape(kind)}(?!\w)", prompt) for prompt in prompts):
+            return values
+        if prompts:
+            values["class_images.prompts"] = [kind]
+        if prompts or other:
+            values["class_images.real"] = []
         return values
 
     def layer_rank(self, layer: str) -> int:

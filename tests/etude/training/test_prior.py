@@ -94,7 +94,7 @@ def test_a_mask_of_ones_changes_nothing_and_no_prior_leaves_the_own_loss(base: B
     assert float(loss(base, Pair(own, prior), 2.0)) == pytest.approx(first + 2 * second, rel=1e-4)
 
 
-@pytest.mark.parametrize("side", [8, 16])  # of own pictures; class pictures have 8
+@pytest.mark.parametrize("side", [8, 16])  # of own pictures; class images have 8
 def test_the_weights_of_cells_are_those_of_own_pictures_alone(base: Base, side: int) -> None:
     pair = Pair(batch(2, side, 0), batch(2, 8, 1))
     text, plan = encode_prompts(base, ["otter"] * 2 + ["bear"] * 2), Optimization(**BLOCK)
@@ -106,7 +106,7 @@ def test_the_weights_of_cells_are_those_of_own_pictures_alone(base: Base, side: 
 
 
 @pytest.mark.parametrize("side", [8, 16])
-def test_sdxl_is_told_the_sizes_of_own_pictures_and_those_that_class_pictures_have(tmp_path: Path, side: int) -> None:
+def test_sdxl_is_told_the_sizes_of_own_pictures_and_those_that_class_images_have(tmp_path: Path, side: int) -> None:
     base = load_base(build_tiny(tmp_path, "sdxl"), dtype=torch.float64, parts=("unet", "text"))
     own, prior = batch(2, side, 0), batch(2, 8, 1)
     text, plan = encode_prompts(base, ["otter"] * 2 + ["bear"] * 2), Optimization(**BLOCK)
