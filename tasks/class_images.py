@@ -53,7 +53,7 @@ def class_images(method: str, real: str = "") -> None:
             write_json(out / "latents" / INDEX, {})
             write_json(out / "texts" / INDEX, {})
             write_json(out / "texts" / CAPTIONS, {})
-        say(f"{method}: no class images are drawn{f': `prior_weight` is 0' if settings.count else ''}")
+        say(f"{method}: no class images are drawn{': `prior_weight` is 0' if settings.count else ''}")
         return
     stage_params = pick("params.yaml", StageParams)
     from etude.core.randomness import make_deterministic

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from shutil import disk_usage
 
 import torch
 from torch import Tensor
@@ -13,17 +14,19 @@ from etude.base.base import Base
 from etude.base.conditioning import Conditioning
 from etude.base.text import encode_prompts
 from etude.base.waiting import present
-from etude.core.errors import FormatError, InputError
+from etude.core.errors import FormatError, InputError, TrainingError
 from etude.core.files import read_json, replace_folder, write_json
 from etude.core.mixins import TrainsText
 from etude.core.placeholder import CAPTION, FILEWORDS, insert_name
 from etude.core.shards import Shards, text_entry, write_shards
 from etude.core.store import key as key_of
 from etude.training.batches import Batch, Batches, Captions, Images, captions_of
-from etude.training.report import Report
+from etude.training.processes import is_main
+from etude.training.report import CONSOLE, Report
 from etude.training.tags import LearnsCaptions, vary
 
 PLAIN = CAPTION
+LARGE = 10**9  # bytes of encoded texts from which their number and size are printed
 MADE = "made.json"  # beside the shards: of what base, how and of which texts they were made
 
 
@@ -98,11 +101,24 @@ def encode_texts(base: Base, captions: Captions, clip_skip: int, folder: Path) -
     made = key_of(place, clip_skip, base.reading.model_dump(), sorted(entries))
     if base.words or (shards := _written(folder, made)) is None:
         with present(base, "text"), replace_folder(folder) as draft:
+            _refuse_too_many(draft, len(entries), read(text_entry("")))
             write_shards(draft, entries, read)
             write_json(draft / MADE, made)
         shards = Shards(("", folder))
     forms = tuple(captions_of(shards, form.texts) for form in captions.forms)
     return replace(captions, empty=forms[0].empty, variants=forms) if captions.variants else forms[0]
+
+
+def _refuse_too_many(folder: Path, count: int, encoding: Mapping[str, Tensor]) -> None:
+    """Raise TrainingError if the disk of ``folder`` has no room for ``count`` encodings; print how much many need."""
+    size, free = count * sum(tensor.nbytes for tensor in encoding.values()), disk_usage(folder).free
+    if size > free:
+        fault = f"{count:,} encoded texts need {size / 1e9:.1f} GB of this disk, and {free / 1e9:.1f} GB are free"
+        raise TrainingError(folder.parent, fault, "free some, or choose fewer `tags.variants`")
+    if size > LARGE and is_main():
+        CONSOLE.print(
+            f"encoding {count:,} texts once, {size / 1e9:.1f} GB in {folder.parent}", highlight=False, soft_wrap=True
+        )
 
 
 def _written(folder: Path, made: str) -> Shards | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from etude.base.base import Base
 from etude.base.conditioning import Conditioning
 from etude.base.settings import Text
 from etude.base.text import encode_prompts
+from etude.core.errors import TrainingError
 from etude.core.shards import Shards
 from etude.training.batches import Batch, Captions
 from etude.training.conditioning import PLAIN, apply_wording, encode_live, use_cached
@@ -87,6 +89,23 @@ def test_captions_are_encoded_in_another_wording_and_by_other_layers_and_so_is_t
         assert torch.equal(made.hidden, again.hidden)
         assert (made.pooled is None) == (family == "sd1")
         assert made.pooled is None or again.pooled is None or torch.equal(made.pooled, again.pooled)
+
+
+@pytest.mark.parametrize(("free", "told"), [(1000, "need 0.0 GB of this disk, and 0.0 GB are free"), (10**12, None)])
+def test_texts_for_which_the_disk_has_no_room_are_refused_and_the_size_of_many_is_told(
+    free: int, told: str | None, sd1: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    nothing = Conditioning(torch.zeros(1, 77, 2))
+    captions = Captions({"one": "a cat", "two": "a dog"}, {"one": nothing, "two": nothing}, nothing)
+    monkeypatch.setattr("etude.training.conditioning.disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr("etude.training.conditioning.LARGE", 1000)
+    if told:
+        with pytest.raises(TrainingError, match=f"3 encoded texts {told}.*fewer `tags.variants`"):
+            apply_wording(sd1, captions, "[name]: [caption]", "owl", 0, tmp_path / "texts")
+        assert not list(tmp_path.iterdir())
+    else:
+        apply_wording(sd1, captions, "[name]: [caption]", "owl", 0, tmp_path / "texts")
+        assert "encoding 3 texts once, 0.0 GB in" in capsys.readouterr().err
 
 
 def test_texts_that_a_run_has_encoded_are_not_encoded_again_by_the_one_that_goes_on(
