@@ -16,6 +16,7 @@ from typing import Any
 from etude.core.beside.captions import Captions
 from etude.core.files import read_json, replace_folder
 from etude.core.params import image_folder, pick
+from etude.core.prepared import is_copy
 from etude.images.folder import choose_pictures, list_files
 from etude.inspection.contents import read_set
 from etude.inspection.looks import Looks
@@ -40,7 +41,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Preview:
-    """All captions of a set, mirrored copies left out."""
+    """All captions of a set, copies left out."""
 
     changes: Sequence[Change]
 
@@ -65,7 +66,7 @@ def preview(name: str, ask: int) -> Preview:
     settings, prepared = stage_params.caption, Path("data", name, "prepared")
     entries: dict[str, dict[str, str]] = read_json(Path("data", name, "captioned", "captions.json"))
     listing: dict[str, dict[str, Any]] = read_json(prepared / "images.json")["images"]
-    images = {key: entry for key, entry in listing.items() if not entry["flipped"] and key in entries}
+    images = {key: entry for key, entry in listing.items() if not is_copy(entry) and key in entries}
     files = list_files(folder)
     existing = existing_texts(Captions(folder, files, choose_pictures(files)), images, settings)
     wanted = to_describe(images, existing, settings)
@@ -77,7 +78,7 @@ def preview(name: str, ask: int) -> Preview:
     unknown = set(rest) - described.keys()
     changes = []
     for key, entry in images.items():
-        new = None if key in unknown else write_caption(key, texts, settings)["text"]
+        new = None if key in unknown else write_caption(key, entry, texts, settings)["text"]
         changes.append(Change(entry["sources"][0], entries[key]["text"], new))
     return Preview(sorted(changes, key=lambda change: change.name))
 

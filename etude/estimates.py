@@ -53,7 +53,7 @@ def setup_of(shared: Shared, params: MethodParams) -> Setup:
     """What the build of a method is counted for, with these parameters."""
     path = base_of(params, shared.base)
     chunks, rule = shared.text.chunks, shared.text.rule
-    return Setup(path, family_of(path), shared.prepare.resolution, shared.precision, chunks, rule)
+    return Setup(path, family_of(path), shared.prepare.largest.resolution, shared.precision, chunks, rule)
 
 
 def recalled(method: str, params: MethodParams, setup: Setup) -> Footprint | None:
@@ -235,5 +235,6 @@ def at_once(params: MethodParams, evaluate: Evaluate, grid: Grid) -> dict[str, i
     axes = [axis for axis in (grid.x, grid.y, grid.z) if axis is not None and axis.axis == "seed"]
     in_a_cell = max((len(integers(str(axis.values))) for axis in axes), default=1)
     stages = {"evaluate": len(evaluate.seeds), "grid": in_a_cell}
-    draws = isinstance(params, HasClassImages) and params.drawn
-    return stages | ({"class_images": params.class_images.batch_size} if draws else {})
+    if isinstance(params, HasClassImages) and params.drawn:
+        stages["class_images"] = params.class_images.batch_size
+    return stages

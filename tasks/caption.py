@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +11,7 @@ from etude.captions.settings import CAPTIONERS, NONE, Caption, Captioner, Words
 from etude.core.code import code_digests, versions
 from etude.core.files import read_json, sha256_file, write_json
 from etude.core.params import Schema, image_folder, pick
+from etude.core.prepared import is_copy, original
 from etude.core.store import Store, key, load, remembered_tree, save
 from tasks.shell import publish, run
 from tasks.shell.console import first_of, progress, say, shorten, warn
@@ -24,7 +25,6 @@ _CLIP = ("bounds", "clip", "damage", "libraries")
 CODE = ("etude/captions", *(f"etude/base/{name}.py" for name in _CLIP), "etude/core")
 LIBRARIES = ("torch", "transformers", "tokenizers", "onnxruntime", "onnxruntime-gpu", "timm", "numpy", "pillow")
 AND = " + "  # between the origins of a caption that has several
-FLIP = "-flip"  # suffix of the id of a mirrored copy
 # What people call the places of captions: those of `ORIGINS`, and a file's name.
 PLACES = {
     "file": "text files",
@@ -67,10 +67,10 @@ def caption(name: str) -> None:
     files = list_files(folder)
     captions = Captions(folder, files, choose_pictures(files))
     existing = existing_texts(captions, images, stage_params.caption)
-    settings, unflipped = stage_params.caption, [key for key, entry in images.items() if not entry["flipped"]]
-    wanted = to_describe(unflipped, existing, settings)
+    settings, own = stage_params.caption, [key for key, entry in images.items() if not is_copy(entry)]
+    wanted = to_describe(own, existing, settings)
     texts = join_texts(existing, describe(prepared, wanted, stage_params), settings.existing)
-    whole = {identifier: write_caption(identifier, texts, settings) for identifier in images}
+    whole = {identifier: write_caption(identifier, entry, texts, settings) for identifier, entry in images.items()}
     with publish(Path("data", name, "captioned")) as out:
         for identifier, entry in whole.items():
             (out / f"{identifier}.txt").write_text(entry["text"] + "\n", encoding="utf-8", newline="\n")
@@ -87,7 +87,7 @@ def existing_texts(captions: Captions, images: dict[str, dict[str, Any]], settin
     if settings.existing == "ignore":
         return texts
     for identifier, entry in images.items():
-        if entry["flipped"]:
+        if is_copy(entry):
             continue
         if found := captions.find(entry["sources"]):
             texts[identifier] = Text(*found)
@@ -173,12 +173,15 @@ def _together(texts: Iterable[str | None]) -> str:
     return ", ".join(filter(None, texts))
 
 
-def write_caption(identifier: str, texts: Texts, settings: Caption) -> dict[str, str]:
-    """The final caption of a picture. A mirrored copy has the caption of its picture with left and right exchanged."""
+def write_caption(identifier: str, image: Mapping[str, Any], texts: Texts, settings: Caption) -> dict[str, str]:
+    """The final caption of a picture; ``image`` is its entry in images.json.
+
+    A copy has the caption of its picture, and a mirrored one has it with left and right exchanged.
+    """
     from etude.captions.mirror import mirror
 
-    text, origin, file = texts[identifier.removesuffix(FLIP)]
-    if identifier.endswith(FLIP):
+    text, origin, file = texts[original(identifier, image)]
+    if image["flipped"]:
         text = mirror(text)
     parts = (settings.prefix.strip(), text, settings.suffix.strip())
     entry = {"text": " ".join(part for part in parts if part), "from": origin}
@@ -202,7 +205,7 @@ def _tell(name: str, images: dict[str, Any], whole: dict[str, dict[str, str]], s
 def _tell_silent(name: str, images: dict[str, Any], whole: dict[str, dict[str, str]]) -> None:
     """How many pictures have no caption that exists, and a name that does not describe them."""
     silent = [images[key]["sources"][0] for key, entry in whole.items() if "file" not in entry]
-    silent = list(dict.fromkeys(silent))  # a mirrored copy has its picture's
+    silent = list(dict.fromkeys(silent))  # a copy has its picture's
     if silent:
         say(f"{name}: {len(silent)} names do not describe a picture, such as {silent[0]}; a .txt beside it would")
 

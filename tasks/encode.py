@@ -19,6 +19,7 @@ from etude.core.errors import BaseError, InputError
 from etude.core.families import FAMILIES
 from etude.core.files import atomic_path, read_json, sha256_file, write_json
 from etude.core.params import Schema, pick
+from etude.core.prepared import is_copy
 from etude.core.shards import CAPTIONS, REPEATS, SIZES, text_entry, write_shards
 from etude.core.store import Store, key
 from etude.core.tensors import read_metadata, read_tensors, write_tensors
@@ -104,29 +105,28 @@ def encode(name: str) -> None:
     from etude.core.randomness import make_deterministic
 
     make_deterministic(stage_params.threads)
-    latents, mirrored = encode_pictures(name, stage_params)
+    latents, copies = encode_pictures(name, stage_params)
     texts = encode_captions(name, stage_params)
-    copies = f" (their mirrored copies: {mirrored})" if mirrored.encoded + mirrored.cached else ""
-    say(f"{name}: latents: {latents}{copies}; texts: {texts}")
+    further = f" (their copies: {copies})" if copies.encoded + copies.cached else ""
+    say(f"{name}: latents: {latents}{further}; texts: {texts}")
 
 
 def encode_pictures(name: str, stage_params: StageParams) -> tuple[Entries, Entries]:
     """Fill ``data/<set>/latents``: for each picture "mean" and "logvar" [4, h/8, w/8], unscaled.
 
     A picture with an attention mask also has "attention" [h/8, w/8], the mask's grey from 0 to 1. How often pictures
-    count is in ``repeats.json``. Pictures and the mirrored copies made by *prepare* are counted separately.
+    count is in ``repeats.json``. Pictures and the copies made by *prepare* are counted separately.
     """
-    entries, mirrored = Entries("vae", stage_params), Entries("vae", stage_params)
+    entries, copies = Entries("vae", stage_params), Entries("vae", stage_params)
     encoder = cache(lambda: open_vae(stage_params))  # loaded when the first entry is not in the store
     folder = Path("data", name)
     pictures = sorted((folder / "prepared").glob("*.png"))
     if not pictures:
         raise InputError(folder / "prepared", "holds no pictures", "run `dvc repro` so that *prepare* fills it")
     images = read_json(folder / "prepared/images.json")["images"]
-    flipped = {name for name, image in images.items() if image["flipped"]}
     places = {}
     for path in progress(pictures, f"{name}: latents"):
-        own = mirrored if path.stem in flipped else entries
+        own = copies if is_copy(images[path.stem]) else entries
         places[path.stem] = own.picture(str(path), encoder, path)
     from etude.base.family import recognise
 
@@ -138,7 +138,7 @@ def encode_pictures(name: str, stage_params: StageParams) -> tuple[Entries, Entr
         write_repeats(out, {name: images[name]["sources"] for name in places})
     if folders := repeated_folders(source for name in places for source in images[name]["sources"]):
         say(f"{name}: pictures count as often as the names of their folders say: {first_of(folders)}")
-    return entries, mirrored
+    return entries, copies
 
 
 def write_repeats(out: Path, sources: Mapping[str, Sequence[str]]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from etude.core.errors import InputError
 from etude.core.files import write_json
 from etude.core.params import Schema, image_folder, pick
+from etude.core.prepared import is_copy
 from etude.images.settings import Prepare
 from tasks.shell import publish, run
 from tasks.shell.console import first_of, progress, say, shorten, warn
@@ -44,8 +45,7 @@ def prepare(name: str) -> None:
             for file, cuts in zip(progress(list(files), f"{name}: prepare"), made, strict=True):
                 preparation.add(file, cuts, files[file])
         _refuse_nothing(folder, len(files) + len(others), preparation)
-        if settings.flip:
-            preparation.flip()
+        preparation.add_copies()
         listing = preparation.listing()
         write_json(out / "images.json", listing)
     _tell(name, len(files), listing)
@@ -62,15 +62,15 @@ def _refuse_nothing(folder: Path, files: int, preparation: Preparation) -> None:
 
 
 def _tell(name: str, files: int, listing: dict[str, Any]) -> None:
-    images = listing["images"].values()
-    flipped = sum(image["flipped"] for image in images)
-    say(f"{name}: {len(images)} pictures ({flipped} of them flipped copies) from {files} files")
-    if cut := sum(image["crop"] != [0, 0, *image["source_size"]] for image in images if not image["flipped"]):
+    images = [image for image in listing["images"].values() if not is_copy(image)]
+    copies = len(listing["images"]) - len(images)
+    say(f"{name}: {len(images) + copies} pictures ({copies} of them copies) from {files} files")
+    if cut := sum(image["crop"] != [0, 0, *image["source_size"]] for image in images):
         say(f"{name}: {cut} of them show a part of their picture; to see which: etude crops {name}")
     _list(name, "left out", [f"{shorten(file)} ({reason})" for file, reason in listing["skipped"].items()])
     _list(name, "the same pixels as another", [_join(" = ", pair) for pair in listing["duplicates"].items()])
     _list(name, "nearly the same", [_join(" ~ ", pair) for pair in _sources(listing)])
-    _list(name, "enlarged", [image["sources"][0] for image in images if image["enlarged"] and not image["flipped"]])
+    _list(name, "enlarged", [image["sources"][0] for image in images if image["enlarged"]])
     files_of: dict[str, list[str]] = {}
     for file, notes in listing.get("notes", {}).items():
         for note in notes:

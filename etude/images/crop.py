@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil, log
+from random import Random
 
 from PIL import Image
 
@@ -33,6 +34,24 @@ def crop_box(size: Size, target: Size, focus: tuple[float, float] | None = None)
     left = min(max(x - box_w / 2, 0.0), width - box_w)
     top = min(max(y - box_h / 2, 0.0), height - box_h)
     return left, top, min(left + box_w, width), min(top + box_h, height)
+
+
+def inner_box(box: Box, target: Size) -> Box:
+    """The largest box of the target's shape in the middle of ``box``."""
+    left, top, right, bottom = box
+    w, h = right - left, bottom - top
+    scale = min(w / target[0], h / target[1])
+    across, down = (w - scale * target[0]) / 2, (h - scale * target[1]) / 2
+    return left + across, top + down, right - across, bottom - down
+
+
+def smaller_box(box: Box, share: float, draw: Random) -> Box:
+    """A box of the same shape inside ``box``, smaller by ``share`` of its sides at most, at a random place."""
+    left, top, right, bottom = box
+    less = draw.uniform(0, share)
+    across, down = (right - left) * less, (bottom - top) * less
+    left, top = left + across * draw.random(), top + down * draw.random()
+    return left, top, min(left + right - box[0] - across, right), min(top + bottom - box[1] - down, bottom)
 
 
 def split_boxes(size: Size, target: Size, threshold: float, overlap: float) -> list[Box]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -11,18 +12,30 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, features
+from PIL import Image, ImageEnhance, features
 
 from etude.core.code import code_digests, versions
 from etude.core.errors import InputError
 from etude.core.files import atomic_path
 from etude.core.store import Store, key, load, remembered, save
 from etude.images import faces
-from etude.images.crop import Box, Size, bucket_sizes, crop_box, cut, nearest_size, pad, scaled, split_boxes
+from etude.images.crop import (
+    Box,
+    Size,
+    bucket_sizes,
+    crop_box,
+    cut,
+    inner_box,
+    nearest_size,
+    pad,
+    scaled,
+    smaller_box,
+    split_boxes,
+)
 from etude.images.decode import Picture, read_picture
 from etude.images.focus import focal_point
 from etude.images.identity import pixel_hash, signature
-from etude.images.settings import Prepare
+from etude.images.settings import Copies, Prepare
 
 OVERSAMPLING = 2  # a JPEG is decoded at no less than this many times the pixels it is used at
 PLAIN = "one colour alone"
@@ -44,7 +57,23 @@ class Cut:
     signature: str
     plain: bool  # one colour alone
     mask: str | None = None
-    mirrored: Cut | None = None
+    copies: dict[str, Cut] = field(default_factory=dict)  # by what is added to the id
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A picture of which the part in ``box`` becomes training pictures."""
+
+    picture: Picture
+    mask: Image.Image | None
+    about: dict[str, Any]  # what is the same in all their entries
+    box: Box  # in the pixels of ``picture.image``
+    padded: bool  # the whole picture is shown, on a background
+
+    def cut(self, part: Box, target: Size, background: tuple[int, int, int]) -> Image.Image:
+        """The part at the size ``target``."""
+        image = self.picture.image
+        return pad(image, target, background) if self.padded else cut(image, part, target)
 
 
 @dataclass(frozen=True)
@@ -99,7 +128,7 @@ class Cutter:
             return False
 
     def _made(self, path: Path, mask: Path | None) -> Cuts | InputError:
-        enough = partial(pixels_enough, settings=self.settings)
+        enough = partial(pixels_enough, settings=self.settings.largest)
         try:
             picture = read_picture(path, self.settings.colour, enough)
         except InputError as error:
@@ -115,18 +144,40 @@ class Cutter:
 
     def _cut(self, picture: Picture, target: Size, mask: Path | None) -> Iterator[Cut]:
         found = faces.find_faces(picture.image) if self.settings.crop == "faces" else []
-        enlarged = is_enlarged(picture.size, target, self.settings)
         whole = read_picture(mask, (0, 0, 0)).image if mask else picture.alpha if self.settings.alpha_mask else None
-        for image, box in pieces(picture, target, self.settings, found):
-            entry = {"source_size": list(picture.size), "crop": box, "enlarged": enlarged, "size": list(image.size)}
-            if found:
-                entry["faces"] = [_in_file(face, picture) for face in found]
-            grey = mask_piece(whole, picture.size, box, target, self.settings) if whole else None
-            made = self._kept(image, entry, grey)
-            if self.settings.flip:
-                mirrored = self._kept(image.transpose(FLIPPED), entry, grey and grey.transpose(FLIPPED))
-                made = replace(made, mirrored=mirrored)
+        about = {"source_size": list(picture.size), "enlarged": is_enlarged(picture.size, target, self.settings)}
+        if found:
+            about["faces"] = [_in_file(face, picture) for face in found]
+        for number, box in enumerate(boxes_of(picture.image, target, self.settings, found)):
+            sheet = Sheet(picture, whole, about, box or (0.0, 0.0, *picture.image.size), padded=box is None)
+            made = self._piece(sheet, sheet.box, target)
+            for name, image, part in self._variants(sheet, number):
+                made.copies[name] = self._piece(sheet, part, image.size, image)
             yield made
+
+    def _variants(self, sheet: Sheet, number: int) -> Iterator[tuple[str, Image.Image, Box]]:
+        """What is added to the id of a picture, the copy, and its box: first the jittered ones, then other sizes."""
+        settings, background = self.settings, self.settings.colour
+        target, seed = target_size(sheet.picture.size, settings), pixel_hash(sheet.picture.image)
+        for copy in range(1, settings.copies.count + 1):
+            draw = random.Random(f"{seed} {number} {copy}")  # the same whatever other pictures there are
+            part = sheet.box if sheet.padded else smaller_box(sheet.box, settings.copies.crop, draw)
+            yield f"copy{copy}", recoloured(sheet.cut(part, target, background), settings.copies, draw), part
+        for side in settings.further_resolutions:
+            target = target_size(sheet.picture.size, settings.at(side))
+            part = sheet.box if sheet.padded else inner_box(sheet.box, target)
+            if not is_enlarged(_size(_in_file(part, sheet.picture)), target, settings):
+                yield f"{side}px", sheet.cut(part, target, background), part
+
+    def _piece(self, sheet: Sheet, part: Box, target: Size, image: Image.Image | None = None) -> Cut:
+        image = image or sheet.cut(part, target, self.settings.colour)
+        box = _in_file(part, sheet.picture)
+        entry = {**sheet.about, "crop": box, "size": list(image.size)}
+        grey = mask_piece(sheet.mask, sheet.picture.size, box, target, self.settings) if sheet.mask else None
+        made = self._kept(image, entry, grey)
+        if self.settings.flip:
+            made.copies["flip"] = self._kept(image.transpose(FLIPPED), entry, grey and grey.transpose(FLIPPED))
+        return made
 
     def _kept(self, image: Image.Image, entry: dict[str, Any], mask: Image.Image | None) -> Cut:
         png, plain = self._save(image), bool(image.getcolors(1))
@@ -157,18 +208,19 @@ def _libraries(settings: Prepare) -> dict[str, str | None]:
 
 
 def _cuts(entry: dict[str, Any]) -> Cuts:
-    cuts = []
-    for cut_ in entry["cuts"]:
-        mirrored = cut_["mirrored"] and Cut(**cut_["mirrored"])
-        cuts.append(Cut(**{**cut_, "mirrored": mirrored}))
-    return Cuts(**{**entry, "size": tuple(entry["size"]), "cuts": cuts})
+    return Cuts(**{**entry, "size": tuple(entry["size"]), "cuts": list(map(_cut_of, entry["cuts"]))})
+
+
+def _cut_of(entry: dict[str, Any]) -> Cut:
+    return Cut(**{**entry, "copies": {name: _cut_of(copy) for name, copy in entry["copies"].items()}})
 
 
 def _pngs(cuts: Cuts) -> Iterator[str]:
-    for one in cuts.cuts:
-        for made in (one, one.mirrored):
-            if made:
-                yield from filter(None, (made.png, made.mask))
+    found = list(cuts.cuts)
+    while found:
+        made = found.pop()
+        yield from filter(None, (made.png, made.mask))
+        found += made.copies.values()
 
 
 def target_size(size: Size, settings: Prepare) -> Size:
@@ -194,23 +246,18 @@ def pixels_enough(size: Size, settings: Prepare) -> Size:
     return ceil(size[0] * scale), ceil(size[1] * scale)
 
 
-def pieces(
-    picture: Picture, target: Size, settings: Prepare, seen: Sequence[Box] = ()
-) -> Iterator[tuple[Image.Image, list[int]]]:
-    """The training pictures cut from one file, each with its box in the file's upright pixels.
+def boxes_of(image: Image.Image, target: Size, settings: Prepare, seen: Sequence[Box] = ()) -> Sequence[Box | None]:
+    """The boxes of the training pictures that are cut from an image; None: the whole one, padded.
 
-    ``seen`` are boxes of faces in the pixels of ``picture.image``.
+    ``seen`` are boxes of faces in it.
     """
-    image = picture.image
     boxes = split_boxes(image.size, target, settings.split, settings.split_overlap) if settings.split else []
-    if not boxes and settings.crop == "pad":
-        yield pad(image, target, settings.colour), [0, 0, *picture.size]
-        return
-    if not boxes:
-        focus = focal_point(image, target, seen) if settings.crop in ("focus", "faces") else None
-        boxes = [crop_box(image.size, target, focus)]
-    for box in boxes:
-        yield cut(image, box, target), _in_file(box, picture)
+    if boxes:
+        return boxes
+    if settings.crop == "pad":
+        return [None]
+    focus = focal_point(image, target, seen) if settings.crop in ("focus", "faces") else None
+    return [crop_box(image.size, target, focus)]
 
 
 def mask_piece(image: Image.Image, size: Size, box: list[int], target: Size, settings: Prepare) -> Image.Image:
@@ -219,6 +266,22 @@ def mask_piece(image: Image.Image, size: Size, box: list[int], target: Size, set
         return pad(image.convert("RGB").resize(size), target, (EVEN, EVEN, EVEN)).convert("L")
     across, down = image.width / size[0], image.height / size[1]
     return cut(image, scaled(box, across, down), target).convert("L")
+
+
+def recoloured(image: Image.Image, copies: Copies, draw: random.Random) -> Image.Image:
+    """The image with another brightness, contrast and saturation, each within the share that ``copies`` allow."""
+    for change, share in (
+        (ImageEnhance.Brightness, copies.brightness),
+        (ImageEnhance.Contrast, copies.contrast),
+        (ImageEnhance.Color, copies.saturation),
+    ):
+        factor = 1 + draw.uniform(-share, share)
+        image = change(image).enhance(factor) if share else image
+    return image
+
+
+def _size(box: Sequence[int]) -> Size:
+    return box[2] - box[0], box[3] - box[1]
 
 
 def _in_file(box: Box, picture: Picture) -> list[int]:

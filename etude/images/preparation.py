@@ -20,8 +20,9 @@ class Preparation:
     """Takes files one by one; ``out`` fills with ``<id>.png``, the attributes with what ``images.json`` tells.
 
     An id is the first 16 hex digits of the hash of a file's upright, opaque pixels, then ``-2``, ``-3``, … for further
-    cuts of a split picture and ``-flip`` for a mirrored copy. So a.png and a.jpg never meet, and a picture keeps its id
-    when it is renamed. (A large JPEG is hashed as it is decoded, smaller: its id may change with the resolution.)
+    cuts of a split picture, ``-copy1``, … for copies, ``-512px`` for one of another resolution and ``-flip`` for a
+    mirrored one. So a.png and a.jpg never meet, and a picture keeps its id when it is renamed. (A large JPEG is hashed
+    as it is decoded, smaller: its id may change with the resolution.)
     """
 
     def __init__(self, out: Path, settings: Prepare) -> None:
@@ -31,7 +32,7 @@ class Preparation:
         self.duplicates: dict[str, str] = {}  # file: the file with the same pixels that is kept
         self.notes: dict[str, list[str]] = {}  # file: what is to be known of it, though it is used
         self._of_source: dict[str, list[str]] = {}  # hash of decoded pixels: ids
-        self._mirrored: dict[str, Cut] = {}  # by the ids of the pictures
+        self._cuts: dict[str, Cut] = {}  # by the ids of the pictures
         self._prepared: set[str] = set()  # hashes of written pixels
         self._signatures: dict[str, Signature] = {}
 
@@ -74,8 +75,7 @@ class Preparation:
             attention = {"attention": mask_name(name, mask or name)} if cut.mask else {}  # the file that has the mask
             self._write(identifier, cut, {"sources": [name, *earlier], **cut.entry, **attention, "flipped": False})
             self._signatures[identifier] = Signature.of_text(cut.signature)
-            if cut.mirrored:
-                self._mirrored[identifier] = cut.mirrored
+            self._cuts[identifier] = cut
             if cut.plain:
                 self.notes[name] = [*found.notes, PLAIN]
             added.append(identifier)
@@ -89,11 +89,19 @@ class Preparation:
         self.images[identifier] = entry
         self._prepared.add(cut.pixels)
 
-    def flip(self) -> None:
-        """Add the mirrored copies, save where the set holds those pixels already."""
-        for identifier, mirrored in self._mirrored.items():
-            if mirrored.pixels not in self._prepared:
-                self._write(f"{identifier}-flip", mirrored, {**self.images[identifier], "flipped": True})
+    def add_copies(self) -> None:
+        """Add the copies of all pictures, save where the set holds those pixels already."""
+        for identifier, cut in self._cuts.items():
+            self._add_copies(identifier, identifier, cut)
+
+    def _add_copies(self, original: str, identifier: str, cut: Cut) -> None:
+        entry = self.images[original]
+        about = {key: entry[key] for key in ("sources", "attention") if key in entry} | {"of": original}
+        for name, copy in cut.copies.items():
+            own = f"{identifier}-{name}"
+            if copy.pixels not in self._prepared:
+                self._write(own, copy, {**copy.entry, **about, "flipped": name == "flip"})
+            self._add_copies(original, own, copy)
 
     def listing(self) -> dict[str, Any]:
         """What ``images.json`` holds: the pictures, what was left out and why, and what looks alike."""

@@ -11,6 +11,7 @@ from etude.core.beside.captions import Captions
 from etude.core.beside.repeats import repeats_of
 from etude.core.errors import InputError
 from etude.core.files import read_json
+from etude.core.prepared import is_copy
 from etude.images.folder import choose_pictures, list_files, name_unused, prepared_files
 from etude.inspection.tiles import Entry, group_entries, share_kept
 from etude.inspection.tokens import READ, Length, measure_text
@@ -69,7 +70,7 @@ class Contents:
     name: str
     folder: Path
     pictures: Mapping[str, Picture]  # by name, sorted
-    flipped: int  # mirrored copies
+    copies: int  # that *prepare* made of pictures
     skipped: Mapping[str, str]  # file: why it is left out
     near: tuple[tuple[str, ...], ...]  # groups of pictures that look alike
     faults: Mapping[str, str]  # file with captions: why it cannot be read
@@ -102,7 +103,7 @@ def read_set(name: str, folder: Path, made: Path, chunks: int = 1) -> Contents:
         name=name,
         folder=folder,
         pictures=pictures,
-        flipped=sum(entry["flipped"] for entry in listing["images"].values()),
+        copies=sum(map(is_copy, listing["images"].values())),
         skipped=listing["skipped"],
         near=_near(listing),
         faults=dict(sorted(beside.faults.items())),

@@ -90,7 +90,7 @@ def count_sizes(sizes: Sequence[Size]) -> Bars:
 
 
 def count_training_sizes(contents: Contents) -> Bars:
-    """How many training pictures, mirrored copies left out, have which size, the most frequent first."""
+    """How many training pictures, copies left out, have which size, the most frequent first."""
     counts: Counter[Size] = Counter()
     for picture in contents.pictures.values():
         counts[picture.target] += len(picture.entries)

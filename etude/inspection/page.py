@@ -79,7 +79,7 @@ class Pages:
         return {
             "c": contents,
             "folder": contents.folder.as_posix(),
-            "trained": len(captions) + contents.flipped,
+            "trained": len(captions) + contents.copies,
             "read": contents.read,
             "findings": list(map(self._finding, self.findings)),
             "doubted": len(set(chain.from_iterable(finding.pictures for finding in self.findings))),

@@ -17,7 +17,7 @@ COLUMNS = (
 
 
 def as_csv(contents: Contents, measures: Mapping[str, Measures], findings: Sequence[Finding]) -> str:
-    """A row for each training picture, mirrored copies left out; `doubts` names the findings of its file."""
+    """A row for each training picture, copies left out; `doubts` names the findings of its file."""
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

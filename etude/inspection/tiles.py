@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from etude.core.errors import InputError
+from etude.core.prepared import is_copy
 from etude.images.crop import fitted, scaled
 from etude.images.decode import read_picture
 
@@ -20,10 +21,10 @@ Entry = Mapping[str, Any]  # of `images` in images.json
 
 
 def group_entries(listing: Mapping[str, Any]) -> dict[str, dict[str, Entry]]:
-    """The training pictures of each file, by their ids; mirrored copies left out. ``listing`` is images.json."""
+    """The training pictures of each file, by their ids; copies left out. ``listing`` is images.json."""
     groups: dict[str, dict[str, Entry]] = {}
     for identifier, entry in listing["images"].items():
-        if not entry["flipped"]:
+        if not is_copy(entry):
             groups.setdefault(entry["sources"][0], {})[identifier] = entry
     return groups
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from etude.core.errors import InputError
 from etude.core.files import read_json
+from etude.core.prepared import is_copy
 
 
 def real_pictures(prepared: Path) -> list[str]:
-    """Ids of the pictures in ``data/<set>/prepared``, sorted, without flipped copies; raises InputError if none."""
+    """Ids of the pictures in ``data/<set>/prepared``, sorted, without copies; raises InputError if none."""
     listed = read_json(prepared / "images.json")["images"]
-    names = sorted(name for name, entry in listed.items() if not entry["flipped"])
+    names = sorted(name for name, entry in listed.items() if not is_copy(entry))
     if not names:
         raise InputError(prepared, "holds no pictures", "run `dvc repro` so that *prepare* makes them")
     return names

@@ -24,11 +24,13 @@ sets:
   pets: raw
 prepare:
   resolution: 64
+  further_resolutions: []
   buckets: 0
   crop: center
   split: 0.0
   split_overlap: 0.2
   flip: false
+  copies: {{count: 0, crop: 0.1, brightness: 0.1, contrast: 0.1, saturation: 0.1}}
   enlarge: false
   background: "#ffffff"
   alpha_mask: false

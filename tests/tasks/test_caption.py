@@ -116,6 +116,26 @@ def test_a_mirrored_copy_has_its_pictures_caption_with_left_and_right_exchanged(
     assert entries[flipped.removesuffix("-flip")]["text"] == "a cat left of a dog"
 
 
+def test_copies_have_the_caption_of_their_picture_and_no_captioner_sees_them(
+    raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_param("copies: {count: 0", "copies: {count: 2")
+    set_param("flip: false", "flip: true")
+    draw(raw / "a.png", 1)
+    (raw / "a.txt").write_text("a cat left of a dog", encoding="utf-8")
+    draw(raw / "0001.png", 2)
+    prepare("pets")
+    caption("pets")
+    entries = read_json("data/pets/captioned/captions.json")
+    assert len(entries) == 2 * 3 * 2
+    texts = {key: entry["text"] for key, entry in entries.items() if entry["from"] == "file"}
+    assert {key.partition("-")[2]: text for key, text in texts.items()} == {
+        **dict.fromkeys(("", "copy1", "copy2"), "a cat left of a dog"),
+        **dict.fromkeys(("flip", "copy1-flip", "copy2-flip"), "a cat right of a dog"),
+    }
+    assert "1 names do not describe a picture" in capsys.readouterr().out
+
+
 def test_prefix_and_suffix_stand_around_every_caption_and_alone_where_there_is_none(raw: Path) -> None:
     draw(raw / "red fox.png", 1)
     draw(raw / "0001.png", 2)

@@ -307,14 +307,14 @@ def wait_for(reached: Callable[[], bool]) -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_one_changed_picture_counts_as_one_and_its_mirrored_copy_apart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_changed_picture_counts_as_one_and_its_copy_apart(capsys: pytest.CaptureFixture[str]) -> None:
     set_param("flip: false", "flip: true")
     front()
-    assert "latents: 0 encoded, 4 from cache (their mirrored copies: 4 encoded, 0 from" in capsys.readouterr().out
+    assert "latents: 0 encoded, 4 from cache (their copies: 4 encoded, 0 from" in capsys.readouterr().out
     change_a_pixel(Path("raw/2.png"))
     front()
     said = capsys.readouterr().out.splitlines()[-1]
-    assert "latents: 1 encoded, 3 from cache (their mirrored copies: 1 encoded, 3 from cache)" in said
+    assert "latents: 1 encoded, 3 from cache (their copies: 1 encoded, 3 from cache)" in said
     assert "texts: 0 encoded" in said
 
 

@@ -37,7 +37,7 @@ def test_a_folder_becomes_pictures_and_a_list_of_what_happened_to_each_file(
     assert listing["skipped"].keys() == {"broken [red].jpg", "sub/small.png"}
     assert listing["duplicates"] == {"same.png": "a.png"}
     told = capsys.readouterr()
-    assert "pets: 1 pictures (0 of them flipped copies) from 4 files" in told.out
+    assert "pets: 1 pictures (0 of them copies) from 4 files" in told.out
     assert "left out: 2: broken [red].jpg (" in told.err
     assert "same.png = a.png" in told.err
 
@@ -242,12 +242,12 @@ def entry(file: str, *, crop: int = 64, flipped: bool = False, enlarged: bool = 
     }
 
 
-def test_what_was_found_is_told_in_one_order_and_mirrored_copies_are_not_counted_twice(
+def test_what_was_found_is_told_in_one_order_and_copies_are_not_counted_twice(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     images = {
         "1": entry("a.png", crop=32, enlarged=True),
-        "2": entry("a.png", crop=32, enlarged=True, flipped=True),
+        "2": entry("a.png", crop=32, enlarged=True, flipped=True) | {"of": "1"},
         "3": entry("b.png"),
     }
     listing = {
@@ -260,7 +260,7 @@ def test_what_was_found_is_told_in_one_order_and_mirrored_copies_are_not_counted
     _tell("pets", 7, listing)
     told = capsys.readouterr()
     assert told.out.splitlines() == [
-        "pets: 3 pictures (1 of them flipped copies) from 7 files",
+        "pets: 3 pictures (1 of them copies) from 7 files",
         "pets: 1 of them show a part of their picture; to see which: etude crops pets",
     ]
     assert told.err.splitlines() == [
@@ -273,4 +273,4 @@ def test_what_was_found_is_told_in_one_order_and_mirrored_copies_are_not_counted
     ]
     _tell("pets", 1, {"images": {"3": entry("b.png")}, "skipped": {}, "duplicates": {}, "near_duplicates": []})
     told = capsys.readouterr()
-    assert (told.out, told.err) == ("pets: 1 pictures (0 of them flipped copies) from 1 files\n", "")
+    assert (told.out, told.err) == ("pets: 1 pictures (0 of them copies) from 1 files\n", "")

@@ -92,6 +92,12 @@ def test_buckets_hold_no_more_pixels_than_the_square_and_come_in_both_directions
         assert (h, w) in sizes
 
 
+def test_buckets_of_512_and_64_px_are_those_of_kohyas_scripts() -> None:
+    """As these print them for ``--resolution 512`` with their own limits of 256 and 1024 px."""
+    tall = [(256, 832), (256, 896), (256, 960), (256, 1024), (320, 704), (320, 768), (384, 640), (448, 576)]
+    assert bucket_sizes(512, 64) == sorted([*tall, (512, 512), *((h, w) for w, h in tall)])
+
+
 def test_a_picture_goes_to_the_bucket_of_its_shape() -> None:
     sizes = bucket_sizes(512, 64)
     assert nearest_size((3000, 3000), sizes) == (512, 512)

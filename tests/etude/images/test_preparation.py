@@ -15,15 +15,17 @@ from etude.images.cuts import is_enlarged, pixels_enough
 from etude.images.decode import FIRST, read_picture
 from etude.images.folder import list_pictures
 from etude.images.preparation import Preparation
-from etude.images.settings import Prepare
+from etude.images.settings import ONLY_ITSELF, Prepare
 
 PLAIN = {
     "resolution": 64,
+    "further_resolutions": [],
     "buckets": 0,
     "crop": "center",
     "split": 0.0,
     "split_overlap": 0.2,
     "flip": False,
+    "copies": ONLY_ITSELF,
     "enlarge": False,
     "background": "#ffffff",
     "alpha_mask": False,
@@ -38,8 +40,7 @@ def prepared(folder: Path, out: Path, **changes: Any) -> dict[str, Any]:
     preparing = Preparation(out, settings)
     for name, mask in list_pictures(folder).items():
         preparing.add(name, preparing.cutter((folder / name, folder / mask if mask else None)), mask)
-    if settings.flip:
-        preparing.flip()
+    preparing.add_copies()
     listing = preparing.listing()
     assert {f"{identifier}.png" for identifier in listing["images"]} == {
         path.name for path in out.iterdir() if path.is_file()
@@ -250,7 +251,18 @@ def test_for_faces_a_picture_is_decoded_as_large_as_they_are_searched_in(side: i
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"crop": "none"}, {"resolution": 100}, {"buckets": 40}, {"background": "white"}, {"flip": 1}, {"rnk": 8}]
+    "wrong",
+    [
+        {"further_resolutions": [32, 32]},
+        {"further_resolutions": [64]},
+        {"copies": {"count": 1, "crop": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}},
+        {"crop": "none"},
+        {"resolution": 100},
+        {"buckets": 40},
+        {"background": "white"},
+        {"flip": 1},
+        {"rnk": 8},
+    ],
 )
 def test_settings_that_cannot_work_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -285,6 +297,80 @@ def test_a_mask_is_cut_padded_and_mirrored_as_its_picture_is(
             assert mask.mode == "L"
             difference = np.abs(np.asarray(mask, dtype=float) - np.asarray(picture.convert("L"), dtype=float))
             assert difference.mean() < 6
+
+
+COLOURS = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
+
+
+def test_copies_show_a_part_of_the_cut_in_other_colours_each_another_and_the_same_in_any_set(
+    folder: Path, tmp_path: Path
+) -> None:
+    draw(folder / "a.png", 1, (160, 120))
+    plain = prepared(folder, tmp_path / "plain")["images"]
+    (own,) = plain
+    images = prepared(folder, tmp_path / "out", copies={"count": 3, "crop": 0.2, **COLOURS})["images"]
+    assert images.pop(own) == plain[own]
+    assert sorted(images) == [f"{own}-copy{number}" for number in (1, 2, 3)]
+    left, top, right, bottom = plain[own]["crop"]
+    for entry in images.values():
+        assert (entry["of"], entry["flipped"], entry["size"], entry["sources"]) == (own, False, [64, 64], ["a.png"])
+        a, b, c, d = entry["crop"]
+        assert left <= a < c <= right
+        assert top <= b < d <= bottom
+        assert 0.75 * (right - left) < c - a
+    pixels = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert len(set(pixels.values())) == 4
+    assert pixels[f"{own}.png"] == (tmp_path / f"plain/{own}.png").read_bytes()
+    draw(folder / "b.png", 2)
+    shutil.rmtree(".cache", ignore_errors=True)
+    prepared(folder, tmp_path / "more", copies={"count": 4, "crop": 0.2, **COLOURS})
+    for name, data in pixels.items():
+        assert (tmp_path / "more" / name).read_bytes() == data
+
+
+@pytest.mark.parametrize("crop", ["center", "pad"])
+def test_the_mask_of_a_copy_is_cut_as_it_is_and_keeps_its_grey(crop: str, folder: Path, tmp_path: Path) -> None:
+    grey = Image.new("L", (160, 80), 0)
+    ImageDraw.Draw(grey).rectangle((60, 10, 110, 60), fill=255)
+    grey.convert("RGB").save(folder / "a.png")
+    grey.save(folder / "a_att.png")
+    copies = {"count": 2, "crop": 0.3, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
+    settings = {"crop": crop, "enlarge": True, "background": "#7f7f7f", "flip": True}
+    images = prepared(folder, tmp_path / "out", copies=copies, **settings)["images"]
+    assert len(images) == (
+        6 if crop == "center" else 2
+    )  # a padded one shows all: copies of the same colours are the same
+    for identifier, entry in images.items():
+        assert entry["attention"] == "a_att.png"
+        with (
+            Image.open(tmp_path / f"out/{identifier}.png") as picture,
+            Image.open(tmp_path / f"out/attention/{identifier}.png") as mask,
+        ):
+            difference = np.abs(np.asarray(mask, dtype=float) - np.asarray(picture.convert("L"), dtype=float))
+            assert difference.mean() < 6
+
+
+@pytest.mark.parametrize(
+    ("buckets", "sizes"), [(0, [(64, 64), (96, 96), (32, 32)]), (16, [(80, 48), (112, 80), (32, 32)])]
+)
+def test_further_resolutions_are_copies_of_other_sizes_and_nothing_is_enlarged_for_them(
+    buckets: int, sizes: list[tuple[int, int]], folder: Path, tmp_path: Path
+) -> None:
+    draw(folder / "a.png", 1, (160, 100))
+    settings = {"further_resolutions": [96, 32, 2048], "buckets": buckets, "enlarge": True}
+    images = prepared(folder, tmp_path / "out", **settings)["images"]
+    (own,) = [identifier for identifier, entry in images.items() if "of" not in entry]
+    found = {identifier: tuple(entry["size"]) for identifier, entry in images.items()}
+    assert found == dict(zip((own, f"{own}-96px", f"{own}-32px"), sizes, strict=True))
+    for identifier, size in found.items():
+        left, top, right, bottom = images[identifier]["crop"]
+        assert (right - left) / (bottom - top) == pytest.approx(size[0] / size[1], abs=0.03)  # nothing is stretched
+
+
+def test_a_large_jpeg_is_decoded_for_the_largest_resolution(folder: Path, tmp_path: Path) -> None:
+    draw(folder / "a.jpg", 1, (1600, 1600))
+    images = prepared(folder, tmp_path / "out", further_resolutions=[1024])["images"]
+    assert sorted(entry["size"] for entry in images.values()) == [[64, 64], [1024, 1024]]
 
 
 def see_through(path: Path, mode: str, orientation: int = 1) -> None:

@@ -51,8 +51,8 @@ def test_a_set_without_prompts_is_an_error() -> None:
         prompts_of({"concept": ["[name]"]}, "cats")
 
 
-def test_flipped_copies_are_no_real_pictures(tmp_path: Path) -> None:
-    write_json(tmp_path / "images.json", {"images": {"b": {"flipped": False}, "a-flip": {"flipped": True}}})
+def test_copies_are_no_real_pictures(tmp_path: Path) -> None:
+    write_json(tmp_path / "images.json", {"images": {"b": {"flipped": False}, "b-flip": {"flipped": True, "of": "b"}}})
     assert real_pictures(tmp_path) == ["b"]
     write_json(tmp_path / "images.json", {"images": {}})
     with pytest.raises(InputError, match="holds no pictures"):

@@ -1,0 +1,16 @@
+"""What *prepare* writes of each training picture into ``images.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def is_copy(entry: Mapping[str, Any]) -> bool:
+    """Whether it is a copy of another training picture: mirrored, jittered, or of another resolution."""
+    return "of" in entry
+
+
+def original(identifier: str, entry: Mapping[str, Any]) -> str:
+    """The id of the picture that it is a copy of; its own if it is none."""
+    return str(entry.get("of", identifier))
