@@ -35,6 +35,7 @@ COMMANDS = {
     "base": Command("commands.base", "base", "Fetch the models that methods read, or bring one."),
     "images": Command("commands.images", "images", "Bring pictures in, and let methods learn from them."),
     "crops": Command("commands.crops", "crops", "Draw every crop of an image set on its picture."),
+    "masks": Command("commands.masks", "masks", "Make masks of the pictures of an image set."),
     "captions": Command("commands.captions", "captions", "Show what caption settings would change, before they do."),
     "check": Command("commands.check", "check", "Check all parameters, and that what they name is here."),
     "migrate": Command("commands.migrate", "migrate", "Write the present names into older params files."),

@@ -31,6 +31,7 @@ from etude.project import Project, check
 from etude.watch.locks import locked, one_at_a_time
 from tasks.shell.console import say
 
+CLIPSEG = "clipseg"  # its `model_type`; it makes masks
 BESIDE = (".config", ".yaml")  # ends of names of the configuration beside a model in one file
 PATHLIKE = re.compile(r"[./~\\]|[A-Za-z]:[\\/]")  # how paths begin, but no hub id
 
@@ -49,8 +50,12 @@ def bring(source: str, to: Path, revision: str, half: bool) -> None:
         snapshot = hub.look(source, revision, half)
         hub.tell({to: snapshot})
         tracked = fetch(snapshot, to, sources.Origin(source, revision, half))
-    key = f"caption.captioners.{captioner.kind}" if (captioner := _captioner(to)) else "base"
-    say(f"next: git add {shlex.join(f'{path}.dvc' for path in tracked)}, and name it in params.yaml: `{key}: {to}`")
+    if _type_of(to) == CLIPSEG:
+        use = f"make masks with it: `etude masks SET --model {to} --text dog`"
+    else:
+        key = f"caption.captioners.{captioner.kind}" if (captioner := _captioner(to)) else "base"
+        use = f"name it in params.yaml: `{key}: {to}`"
+    say(f"next: git add {shlex.join(f'{path}.dvc' for path in tracked)}, and {use}")
 
 
 def fetch_missing() -> None:
@@ -114,12 +119,17 @@ def _is_single(path: str | Path) -> bool:
 
 
 def kind_of(path: Path) -> str:
-    """The model's family, ``clip``, or a kind of captioner, found by opening it as tasks do. Raises EtudeError."""
+    """The model's family, ``clip``, ``clipseg`` or a kind of captioner, found by opening it. Raises EtudeError."""
+    kind = _type_of(path)
+    if kind == CLIPSEG:
+        from commands.masking import open_finder
+
+        open_finder(path, "a picture")
+        return kind
     if captioner := _captioner(path):
         captioner.check_model(path)
         return captioner.kind
-    config = path / "config.json"
-    if config.is_file() and read_config(config).get("model_type") == "clip":
+    if kind == "clip":
         _open_clip(path)
         return "clip"
     family = recognise(path)
@@ -130,6 +140,12 @@ def kind_of(path: Path) -> str:
     for part in PARTS:  # one at a time, in half precision: it fits into little memory
         load_base(path, dtype=DTYPES["bf16"], parts=(part,))
     return family
+
+
+def _type_of(path: Path) -> str:
+    """What transformers calls the kind of the model in a folder; empty if it is none."""
+    config = path / "config.json"
+    return str(read_config(config).get("model_type", "")) if config.is_file() else ""
 
 
 def _captioner(path: Path) -> Captioner | None:

@@ -1,8 +1,7 @@
 """Train the denoiser further for as long as there is time: beside other work for days, or for minutes on one GPU.
 
-The stage *unet* trains a number of steps at a rate that falls to 0. This command trains at a constant rate and ends
-when it is stopped, or after some minutes; another start resumes exactly. What is measured and published is the average
-of the weights, which ``miniature.long_run_out`` writes as the out of the stage *unet*.
+It can be stopped at any time, or ends after some minutes; another start resumes exactly. What is measured and published
+is the average of the weights, which ``miniature.long_run_out`` writes as the out of the stage *unet*.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from etude.core.params import Schema, pick
 from etude.core.randomness import make_deterministic
+from etude.training.compute import compile_in_place
 from etude.training.fit import fit
 from etude.training.plan import Optimization
 from etude.training.processes import spread
@@ -34,6 +34,7 @@ class LongRun(Schema):
     """The ``long_run`` block of params.yaml."""
 
     threads: int
+    compile: bool
     snr_floor: float
     training: Optimization
     gpu: dict[str, Any]
@@ -69,6 +70,8 @@ def train(
     model.load_state_dict(read_pieces(state))
     model.to(device)
     model.set_attn_processor(AttnProcessor())  # torch's fused attention takes twice the step's time on CPU in bf16
+    if stage_params.long_run.compile:
+        compile_in_place(model)
     parameters = dict(model.named_parameters())
     report = Rolling(state, stage_params.run.seed, device, stage_params.run.precision)
     report.pictures = plan.batch_size * (stage_params.run.processes if device == "cpu" else 1)

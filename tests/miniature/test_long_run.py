@@ -139,6 +139,7 @@ def bare(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / path).symlink_to(root / path)
     world, params = (read_yaml(root / FOLDER / name) for name in ("world.yaml", "params.yaml"))
     params["run"] |= {"processes": 1, "precision": "fp32"}  # the precision of the other tests of this process
+    params["long_run"]["compile"] = False  # minutes
     params["long_run"]["training"] |= {"batch_size": 2, "resume_every": 1, "log_every": 1}
     write_json(folder / FOLDER / "params.yaml", params)  # JSON is YAML
     write_json(folder / FOLDER / "world.yaml", {**world, "concepts": {"cat": world["concepts"]["cat"]}})

@@ -1,0 +1,187 @@
+"""Masks by a network: what lies beside the pictures of an image set afterwards is as if a person had drawn it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from commands.tracking import track
+from etude.core.errors import ArgumentError, BaseError, InputError
+from etude.core.files import atomic_path, read_json
+from etude.core.params import image_folder
+from etude.images.decode import read_picture
+from etude.images.folder import MASKS, list_pictures
+from tasks.shell.console import first_of, progress, say, warn
+
+Array = NDArray[np.float32]
+END = MASKS[1]  # of the stem of a mask's file
+MADE = "etude masks"  # in the PNG text of those that were made here: a person's are never replaced
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of red, green and blue
+
+
+def make(name: str, model: Path, text: str, threshold: float, grow: float, replace: bool) -> None:
+    """Write ``<picture>-masklabel.png`` beside each picture of the set ``name`` that has no mask, and track the set.
+
+    Raises an EtudeError before anything is written where the model is none that finds masks, or ``text`` does not fit.
+    """
+    folder = image_folder(name)
+    pictures = list_pictures(folder)
+    wanted = {file: mask for file, mask in pictures.items() if mask is None or (replace and _is_made(folder / mask))}
+    if not wanted:
+        say(f"{name}: each of the {len(pictures)} pictures has a mask; --replace makes those again that were made here")
+        return
+    _refuse_one_for_two(wanted)
+    find = open_finder(model, text)
+    left_out = {}
+    for file in progress(list(wanted), f"{name}: masks"):
+        try:
+            picture = read_picture(folder / file, (255, 255, 255)).image
+        except InputError as error:
+            left_out[file] = error.fault
+            continue
+        mask = drawn(find(picture), picture.size, threshold, grow)
+        target = folder / (wanted[file] or f"{Path(file).with_suffix('')}{END}.png")
+        with atomic_path(target) as temporary:
+            mask.save(temporary, "PNG", pnginfo=_mark())
+    say(f"{name}: {len(wanted) - len(left_out)} masks made, {len(pictures) - len(wanted)} were there")
+    if left_out:
+        warn(f"{name}: no pictures: {first_of([f'{file} ({fault})' for file, fault in left_out.items()])}")
+    if folder.with_name(f"{folder.name}.dvc").exists():
+        track([folder], "correct that, then `dvc add` it")
+    say(f"look at them, then: dvc repro set_page@{name}; they count where `unmasked_weight` is below 1")
+
+
+def _refuse_one_for_two(files: Iterable[str]) -> None:
+    """Raise InputError where two pictures would have the same mask: fox.png and fox.jpg."""
+    first: dict[str, str] = {}
+    for file in files:
+        other = first.setdefault(str(Path(file).with_suffix("")), file)
+        if other != file:
+            raise InputError(file, f"would have the same mask as {other}", "rename one of them")
+
+
+def drawn(values: Array, size: tuple[int, int], threshold: float, grow: float) -> Image.Image:
+    """The mask of ``size`` from a network's values [h, w], 0 to 1: greys, or white from ``threshold`` on."""
+    if threshold:
+        values = (values >= threshold).astype(np.float32)
+    mask = Image.fromarray(np.rint(values.clip(0, 1) * 255).astype(np.uint8))
+    pixels = round(grow * min(mask.size))
+    if pixels:
+        mask = mask.filter(ImageFilter.MaxFilter(2 * pixels + 1))
+    return mask.resize(size, Image.Resampling.BILINEAR)
+
+
+def _is_made(mask: Path) -> bool:
+    with Image.open(mask) as image:
+        return image.info.get("Software") == MADE
+
+
+def _mark() -> Any:
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("Software", MADE)
+    return info
+
+
+def open_finder(model: Path, text: str) -> Callable[[Image.Image], Array]:
+    """The function from an RGB image to values from 0 to 1 [h, w]: how much each place shows what is looked for."""
+    if model.suffix == ".onnx":
+        if text:
+            raise ArgumentError("--text", "is for CLIPSeg; this network finds what is in front", "leave it out")
+        return Foreground(model)
+    if not (model / "config.json").is_file() or read_json(model / "config.json").get("model_type") != "clipseg":
+        fault = "is neither the folder of a CLIPSeg nor a .onnx file of rembg"
+        action = "etude base --from CIDAS/clipseg-rd64-refined --revision <commit> --to models/clipseg"
+        raise BaseError(model, fault, action)
+    if not text:
+        raise ArgumentError("--text", "is missing: CLIPSeg finds what a text names", "add --text dog, or what it is")
+    return Named(model, text)
+
+
+class Named:
+    """CLIPSeg (Lüddecke and Ecker, 2022, arXiv:2112.10003): finds what a text names, as in transformers' example."""
+
+    def __init__(self, model: Path, text: str) -> None:
+        import torch
+        from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
+
+        tokenizer = CLIPTokenizer.from_pretrained(model, local_files_only=True)
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        network = CLIPSegForImageSegmentation.from_pretrained(model, local_files_only=True)
+        self._network = network.to(self._device).eval().requires_grad_(False)
+        self._tokens = tokenizer([text], return_tensors="pt").to(self._device)
+        self._seen = read_json(model / "preprocessor_config.json")
+
+    def __call__(self, image: Image.Image) -> Array:
+        """The values of an image."""
+        import torch
+
+        size = self._seen["size"]
+        side = (size, size) if isinstance(size, int) else (size["width"], size["height"])
+        pixels = normalised(image, side, self._seen["image_mean"], self._seen["image_std"])
+        values = self._network(**self._tokens, pixel_values=torch.from_numpy(pixels).to(self._device)).logits
+        return np.asarray(values.sigmoid().float().cpu().reshape(values.shape[-2:]))
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a network of rembg takes: the side of a square in px, and mean and deviation of its colours."""
+
+    side: int
+    mean: tuple[float, float, float]
+    deviation: tuple[float, float, float]
+
+
+SIGHTS = {
+    "u2net": Sight(320, *IMAGENET),
+    "silueta": Sight(320, *IMAGENET),
+    "isnet": Sight(1024, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0)),
+}
+
+
+class Foreground:
+    """U²-Net (Qin et al., 2020, arXiv:2005.09007) or IS-Net, as rembg runs them: finds what is in front."""
+
+    def __init__(self, model: Path) -> None:
+        if not find_spec("onnxruntime"):
+            raise InputError(model, "needs onnxruntime", "`make setup EXTRAS=tagger`")
+        import onnxruntime
+
+        sight = next((sight for begin, sight in SIGHTS.items() if model.stem.startswith(begin)), None)
+        if sight is None:
+            fault = f"is none of rembg's networks by its name: those begin with {', '.join(SIGHTS)}"
+            raise BaseError(model, fault, "take the file under the name that rembg gives it")
+        try:
+            self._session = onnxruntime.InferenceSession(model, providers=onnxruntime.get_available_providers())
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise BaseError(model, f"cannot be opened ({reason})", "fetch it again") from error
+        taken = self._session.get_inputs()[0]
+        if [size for size in taken.shape[1:] if isinstance(size, int)] not in ([3, sight.side, sight.side], [3], []):
+            fault = f"takes pictures as {taken.shape}, and {model.stem} of rembg [1, 3, {sight.side}, {sight.side}]"
+            raise BaseError(model, fault, "take the file under the name that rembg gives it")
+        self._sight, self._input, self._output = sight, taken.name, self._session.get_outputs()[0].name
+
+    def __call__(self, image: Image.Image) -> Array:
+        """The values of an image, spread over the whole range from 0 to 1 as rembg does."""
+        sight = self._sight
+        brightest = max(float(np.asarray(image.resize((sight.side, sight.side), Image.Resampling.LANCZOS)).max()), 1e-6)
+        pixels = normalised(image, (sight.side, sight.side), sight.mean, sight.deviation, brightest)
+        values: Array = self._session.run([self._output], {self._input: pixels})[0][0, 0]
+        least, most = float(values.min()), float(values.max())
+        return (values - least) / max(most - least, 1e-6)
+
+
+def normalised(image: Image.Image, side: tuple[int, int], mean: Any, deviation: Any, brightest: float = 0) -> Array:
+    """The pixels [1, 3, h, w] of the image at this size; ``brightest``: the value that becomes 1, else 255."""
+    resample = Image.Resampling.LANCZOS if brightest else Image.Resampling.BILINEAR
+    pixels = np.asarray(image.convert("RGB").resize(side, resample), np.float32) / (brightest or 255)
+    return ((pixels - np.float32(mean)) / np.float32(deviation)).transpose(2, 0, 1)[None].astype(np.float32)
