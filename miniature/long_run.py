@@ -1,7 +1,8 @@
 """Train the denoiser further for as long as there is time: beside other work for days, or for minutes on one GPU.
 
-It can be stopped at any time, or ends after some minutes; another start resumes exactly. What is measured and published
-is the average of the weights, which ``miniature.long_run_out`` writes as the out of the stage *unet*.
+The stage *unet* trains a number of steps at a rate that falls to 0. This command trains at a constant rate and ends
+when it is stopped, or after some minutes; another start resumes exactly. What is measured and published is the average
+of the weights, which ``miniature.long_run_out`` writes as the out of the stage *unet*.
 """
 
 from __future__ import annotations
