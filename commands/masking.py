@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from commands.tracking import track
+from etude.base.damage import DAMAGED, reason
+from etude.base.quiet import quietly
 from etude.core.errors import ArgumentError, BaseError, InputError
 from etude.core.files import atomic_path, read_json
 from etude.core.params import image_folder
@@ -22,7 +25,9 @@ from tasks.shell.console import first_of, progress, say, warn
 
 Array = NDArray[np.float32]
 END = MASKS[1]  # of the stem of a mask's file
-MADE = "etude masks"  # in the PNG text of those that were made here: a person's are never replaced
+MADE = "etude masks"  # in the PNG text of those that were made here, before the hash of their pixels
+FETCH = "etude base --from CIDAS/clipseg-rd64-refined --revision COMMIT --to models/clipseg brings it whole"
+RENAMED = "take the file under the name that rembg gives it"
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of red, green and blue
 
 
@@ -35,10 +40,11 @@ def make(name: str, model: Path, text: str, threshold: float, grow: float, repla
     pictures = list_pictures(folder)
     wanted = {file: mask for file, mask in pictures.items() if mask is None or (replace and _is_made(folder / mask))}
     if not wanted:
+        _track(folder)  # an earlier run may have been stopped before it
         say(f"{name}: each of the {len(pictures)} pictures has a mask; --replace makes those again that were made here")
         return
     _refuse_one_for_two(wanted)
-    find = open_finder(model, text)
+    find = open_finder(model.expanduser(), text)
     left_out = {}
     for file in progress(list(wanted), f"{name}: masks"):
         try:
@@ -49,20 +55,21 @@ def make(name: str, model: Path, text: str, threshold: float, grow: float, repla
         mask = drawn(find(picture), picture.size, threshold, grow)
         target = folder / (wanted[file] or f"{Path(file).with_suffix('')}{END}.png")
         with atomic_path(target) as temporary:
-            mask.save(temporary, "PNG", pnginfo=_mark())
+            mask.save(temporary, "PNG", pnginfo=_mark(mask))
     say(f"{name}: {len(wanted) - len(left_out)} masks made, {len(pictures) - len(wanted)} were there")
     if left_out:
-        warn(f"{name}: no pictures: {first_of([f'{file} ({fault})' for file, fault in left_out.items()])}")
-    if folder.with_name(f"{folder.name}.dvc").exists():
-        track([folder], "correct that, then `dvc add` it")
-    say(f"look at them, then: dvc repro set_page@{name}; they count where `unmasked_weight` is below 1")
+        faults = [f"{file} ({fault})" for file, fault in left_out.items()]
+        warn(f"{name}: {len(left_out)} files cannot be read, and get no mask: {first_of(faults)}")
+    _track(folder)
+    say(f"look at them, then: dvc repro set_page@{name}")
+    say("they count where `unmasked_weight` is below 1, and in dream_artist always")
 
 
 def _refuse_one_for_two(files: Iterable[str]) -> None:
     """Raise InputError where two pictures would have the same mask: fox.png and fox.jpg."""
     first: dict[str, str] = {}
     for file in files:
-        other = first.setdefault(str(Path(file).with_suffix("")), file)
+        other = first.setdefault(str(Path(file).with_suffix("")).casefold(), file)  # as some systems compare names
         if other != file:
             raise InputError(file, f"would have the same mask as {other}", "rename one of them")
 
@@ -72,22 +79,34 @@ def drawn(values: Array, size: tuple[int, int], threshold: float, grow: float) -
     if threshold:
         values = (values >= threshold).astype(np.float32)
     mask = Image.fromarray(np.rint(values.clip(0, 1) * 255).astype(np.uint8))
-    pixels = round(grow * min(mask.size))
-    if pixels:
-        mask = mask.filter(ImageFilter.MaxFilter(2 * pixels + 1))
+    for _ in range(round(grow * min(mask.size))):  # as one filter of that size, in less time
+        mask = mask.filter(ImageFilter.MaxFilter(3))
     return mask.resize(size, Image.Resampling.BILINEAR)
 
 
-def _is_made(mask: Path) -> bool:
-    with Image.open(mask) as image:
-        return image.info.get("Software") == MADE
+def _track(folder: Path) -> None:
+    if folder.with_name(f"{folder.name}.dvc").exists():
+        track([folder], "correct that, then `dvc add` it")
 
 
-def _mark() -> Any:
+def _is_made(path: Path) -> bool:
+    """Whether a mask was made here, and nobody has changed it since."""
+    try:
+        with Image.open(path) as mask:
+            return bool(mask.info.get("Software") == _signed(mask))
+    except (OSError, SyntaxError, ValueError):
+        return False
+
+
+def _signed(mask: Image.Image) -> str:
+    return f"{MADE} {hashlib.sha256(mask.tobytes()).hexdigest()}"
+
+
+def _mark(mask: Image.Image) -> Any:
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
-    info.add_text("Software", MADE)
+    info.add_text("Software", _signed(mask))
     return info
 
 
@@ -99,8 +118,7 @@ def open_finder(model: Path, text: str) -> Callable[[Image.Image], Array]:
         return Foreground(model)
     if not (model / "config.json").is_file() or read_json(model / "config.json").get("model_type") != "clipseg":
         fault = "is neither the folder of a CLIPSeg nor a .onnx file of rembg"
-        action = "etude base --from CIDAS/clipseg-rd64-refined --revision <commit> --to models/clipseg"
-        raise BaseError(model, fault, action)
+        raise BaseError(model, fault, FETCH)
     if not text:
         raise ArgumentError("--text", "is missing: CLIPSeg finds what a text names", "add --text dog, or what it is")
     return Named(model, text)
@@ -113,12 +131,19 @@ class Named:
         import torch
         from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 
-        tokenizer = CLIPTokenizer.from_pretrained(model, local_files_only=True)
+        load = CLIPSegForImageSegmentation.from_pretrained
+        try:
+            self._seen = read_json(model / "preprocessor_config.json")
+            tokenizer = CLIPTokenizer.from_pretrained(model, local_files_only=True)
+            network, info = quietly(load, model, local_files_only=True, output_loading_info=True)
+        except (InputError, *DAMAGED) as error:  # type: ignore[misc]  # a tuple of exceptions
+            why = error.fault if isinstance(error, InputError) else reason(error)
+            raise BaseError(model, f"cannot be opened as CLIPSeg ({why})", FETCH) from error
+        if missing := info["missing_keys"]:
+            raise BaseError(model, f"lacks {len(missing)} tensors, such as {min(missing)}", FETCH)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        network = CLIPSegForImageSegmentation.from_pretrained(model, local_files_only=True)
         self._network = network.to(self._device).eval().requires_grad_(False)
         self._tokens = tokenizer([text], return_tensors="pt").to(self._device)
-        self._seen = read_json(model / "preprocessor_config.json")
 
     def __call__(self, image: Image.Image) -> Array:
         """The values of an image."""
@@ -143,6 +168,7 @@ class Sight:
 SIGHTS = {
     "u2net": Sight(320, *IMAGENET),
     "silueta": Sight(320, *IMAGENET),
+    "isnet-anime": Sight(1024, IMAGENET[0], (1.0, 1.0, 1.0)),
     "isnet": Sight(1024, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0)),
 }
 
@@ -156,9 +182,9 @@ class Foreground:
         import onnxruntime
 
         sight = next((sight for begin, sight in SIGHTS.items() if model.stem.startswith(begin)), None)
-        if sight is None:
+        if sight is None or model.stem.startswith("u2net_cloth"):  # that one tells kinds of clothes apart
             fault = f"is none of rembg's networks by its name: those begin with {', '.join(SIGHTS)}"
-            raise BaseError(model, fault, "take the file under the name that rembg gives it")
+            raise BaseError(model, fault, RENAMED)
         try:
             self._session = onnxruntime.InferenceSession(model, providers=onnxruntime.get_available_providers())
         except Exception as error:
@@ -167,15 +193,19 @@ class Foreground:
         taken = self._session.get_inputs()[0]
         if [size for size in taken.shape[1:] if isinstance(size, int)] not in ([3, sight.side, sight.side], [3], []):
             fault = f"takes pictures as {taken.shape}, and {model.stem} of rembg [1, 3, {sight.side}, {sight.side}]"
-            raise BaseError(model, fault, "take the file under the name that rembg gives it")
-        self._sight, self._input, self._output = sight, taken.name, self._session.get_outputs()[0].name
+            raise BaseError(model, fault, RENAMED)
+        self._path, self._sight = model, sight
+        self._input, self._output = taken.name, self._session.get_outputs()[0].name
 
     def __call__(self, image: Image.Image) -> Array:
         """The values of an image, spread over the whole range from 0 to 1 as rembg does."""
         sight = self._sight
         brightest = max(float(np.asarray(image.resize((sight.side, sight.side), Image.Resampling.LANCZOS)).max()), 1e-6)
         pixels = normalised(image, (sight.side, sight.side), sight.mean, sight.deviation, brightest)
-        values: Array = self._session.run([self._output], {self._input: pixels})[0][0, 0]
+        found = self._session.run([self._output], {self._input: pixels})[0]
+        if found.shape[:2] != (1, 1):
+            raise BaseError(self._path, f"gives {found.shape}, and not one value for each place", RENAMED)
+        values: Array = found[0, 0]
         least, most = float(values.min()), float(values.max())
         return (values - least) / max(most - least, 1e-6)
 

@@ -16,12 +16,13 @@ def masks(
     model: Annotated[Path, typer.Option(help="the folder of a CLIPSeg, or a file of rembg: u2net… or isnet….onnx")],
     text: Annotated[str, typer.Option(help="what CLIPSeg looks for: dog, a person")] = "",
     threshold: Annotated[float, typer.Option(min=0, max=1, help="white from this value on; 0: grey as it is")] = 0.3,
-    grow: Annotated[float, typer.Option(min=0, max=0.2, help="share of the shorter side by which white grows")] = 0.02,
+    grow: Annotated[float, typer.Option(min=0, max=0.2, help="share of each side by which white grows")] = 0.02,
     replace: Annotated[bool, typer.Option("--replace", help="make masks again that this command made")] = False,
 ) -> None:
     """Write a mask beside each picture of the image set NAME that has none: white is what it shows.
 
-    Look at them, and correct them in any paint program. Training uses them where `unmasked_weight` is below 1.
+    Look at them, and correct them in any paint program. They count where `unmasked_weight` is below 1, and in
+    dream_artist.
 
     Example: etude masks mydog --model models/clipseg --text dog
     """

@@ -32,7 +32,8 @@ def bring(source: Path, name: str, methods: Sequence[str], word: str, kind: str,
     _check_name(name, target)
     refuse(chosen, word, kind)
     files = _chosen(source, target)
-    _refuse_overwriting(source, files, target, replace)
+    kept = _masks_that_stay(source, files, target)
+    _refuse_overwriting(source, files, kept, target, replace)
     with drafts() as draft:
         add_set(draft, name, target)
         changes = point(draft, chosen, name, word, kind) if chosen else []
@@ -40,10 +41,12 @@ def bring(source: Path, name: str, methods: Sequence[str], word: str, kind: str,
         silent = wordless(draft, chosen)
         if source.resolve() != target.resolve():
             with replace_folder(target) as out:
-                for file in progress(files, f"{name}: copy"):
+                for file in progress([*files, *kept], f"{name}: copy"):
                     (out / file).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(source / file, out / file)
+                    shutil.copyfile((target if file in kept else source) / file, out / file)
         track([target], "fix that and run this again")
+    if kept:
+        say(f"{len(kept)} masks that were made in {target} stay there: {first_of(sorted(kept))}")
     say(f"{_counted(files)} are in {target}, tracked by {target}.dvc; set `{name}`")
     for change in changes:
         say(change)
@@ -127,13 +130,26 @@ def _counted(files: list[str]) -> str:
     return f"{len(masks)} pictures{f', {shown} masks' if shown else ''} and {texts} files with captions"
 
 
-def _refuse_overwriting(source: Path, files: list[str], target: Path, replace: bool) -> None:
+def _masks_that_stay(source: Path, files: list[str], target: Path) -> set[str]:
+    """The masks in ``target`` that the source has not, of pictures that stay as they are: `etude masks` made them."""
+    from etude.images.folder import choose_pictures, list_files
+
+    if not target.exists() or source.resolve() == target.resolve():
+        return set()
+    new, kept = choose_pictures(files), set()
+    for file, mask in choose_pictures(list_files(target)).items():
+        if mask and file in new and new[file] is None and sha256_file(source / file) == sha256_file(target / file):
+            kept.add(mask)
+    return kept - set(files)
+
+
+def _refuse_overwriting(source: Path, files: list[str], kept: set[str], target: Path, replace: bool) -> None:
     """Raise ConflictError if other files are there already, unless ``replace``; equal files may be copied again."""
     from etude.images.folder import list_files
 
     if replace or not target.exists():
         return
-    there = set(list_files(target))
+    there = set(list_files(target)) - kept
     changed = sum(sha256_file(source / file) != sha256_file(target / file) for file in there & set(files))
     if there != set(files) or changed:
         new, gone = len(set(files) - there), len(there - set(files))

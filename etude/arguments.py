@@ -18,7 +18,8 @@ from etude.watch.stages import UNDER_DVC
 
 METHODS = {"method": "", "methods": "--method"}  # parameters that name methods → name in errors; "": as in the help
 SETS = {  # parameters that name image sets, by command
-    "prepare": "name", "caption": "name", "encode": "name", "views": "name", "class_images": "real", "crops": "name"
+    "prepare": "name", "caption": "name", "encode": "name", "views": "name", "class_images": "real", "crops": "name",
+    "masks": "name",
 }  # fmt: skip
 REPAIRS = ("migrate",)  # commands that repair params files, so they must run with faults in them
 

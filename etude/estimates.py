@@ -155,7 +155,7 @@ def what_fits(method: str, params: MethodParams, setup: Setup, room: int) -> str
     chosen, then = changes_that_fit(method, params, setup, room)
     if then:
         return f"write {' and '.join(map(str, chosen))}: then it needs {then.peak / 1e9:.1f} GB"
-    return "use a larger device, a smaller `prepare.resolution`, or a method that trains less"
+    return "use a larger device, smaller resolutions in `prepare`, or a method that trains less"
 
 
 def told(label: str, room: int) -> tuple[str, str]:

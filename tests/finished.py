@@ -85,7 +85,7 @@ def project(folder: Path, base: Path) -> None:
         pixels = np.random.default_rng(number).integers(0, 255, (64, 64, 3), dtype=np.uint8)
         (folder / "data/concept/prepared").mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / "data/concept/prepared" / f"{name}.png")
-        listed[name] = {"flipped": number == 3}
+        listed[name] = {"flipped": True, "of": f"{0:016x}"} if number == 3 else {"flipped": False}
         (folder / "data/concept/captioned").mkdir(parents=True, exist_ok=True)
         (folder / "data/concept/captioned" / f"{name}.txt").write_text(f"<a> sks & {number}\n", encoding="utf-8")
         latents[name] = {"mean": torch.randn(4, 8, 8, generator=generator), "logvar": torch.full((4, 8, 8), -10.0)}

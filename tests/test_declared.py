@@ -47,7 +47,7 @@ def undeclared(root: Path) -> list[str]:
 
 def self_named(root: Path) -> list[str]:
     """Where a method's code contains its own name: in an import, an artifact, a random stream or an error."""
-    calls = ("Artifact", "mix", "generator", "ParamsError", "BaseError", "FormatError", "InputError")
+    calls = ("Artifact", "mix", "generator", "ParamsError", "BaseError", "FormatError", "InputError", "ArgumentError")
     found = []
     for file in sorted(root.glob("pipelines/*/method/**/*.py")):
         name = file.relative_to(root).parts[1]

@@ -25,7 +25,7 @@ def scaled(box: Sequence[float], across: float, down: float) -> Box:
     return box[0] * across, box[1] * down, box[2] * across, box[3] * down
 
 
-def crop_box(size: Size, target: Size, focus: tuple[float, float] | None = None) -> Box:
+def crop_box(size: tuple[float, float], target: Size, focus: tuple[float, float] | None = None) -> Box:
     """The largest box of the target's shape, as near to ``focus`` (a point; None is the middle) as the edges allow."""
     (width, height), (w, h) = size, target
     scale = min(width / w, height / h)
@@ -34,15 +34,6 @@ def crop_box(size: Size, target: Size, focus: tuple[float, float] | None = None)
     left = min(max(x - box_w / 2, 0.0), width - box_w)
     top = min(max(y - box_h / 2, 0.0), height - box_h)
     return left, top, min(left + box_w, width), min(top + box_h, height)
-
-
-def inner_box(box: Box, target: Size) -> Box:
-    """The largest box of the target's shape in the middle of ``box``."""
-    left, top, right, bottom = box
-    w, h = right - left, bottom - top
-    scale = min(w / target[0], h / target[1])
-    across, down = (w - scale * target[0]) / 2, (h - scale * target[1]) / 2
-    return left + across, top + down, right - across, bottom - down
 
 
 def smaller_box(box: Box, share: float, draw: Random) -> Box:

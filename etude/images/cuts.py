@@ -25,7 +25,6 @@ from etude.images.crop import (
     bucket_sizes,
     crop_box,
     cut,
-    inner_box,
     nearest_size,
     pad,
     scaled,
@@ -69,11 +68,22 @@ class Sheet:
     about: dict[str, Any]  # what is the same in all their entries
     box: Box  # in the pixels of ``picture.image``
     padded: bool  # the whole picture is shown, on a background
+    alone: bool  # it is the only part of the picture that is used
 
     def cut(self, part: Box, target: Size, background: tuple[int, int, int]) -> Image.Image:
         """The part at the size ``target``."""
         image = self.picture.image
         return pad(image, target, background) if self.padded else cut(image, part, target)
+
+    def reshaped(self, target: Size) -> Box:
+        """The box for another shape: around the same middle in the whole picture, or inside the part of a split one."""
+        if self.padded:
+            return self.box
+        left, top, right, bottom = self.box
+        if self.alone:
+            return crop_box(self.picture.image.size, target, ((left + right) / 2, (top + bottom) / 2))
+        across, down, end, low = crop_box((right - left, bottom - top), target)
+        return left + across, top + down, min(left + end, right), min(top + low, bottom)
 
 
 @dataclass(frozen=True)
@@ -138,41 +148,46 @@ class Cutter:
         if is_enlarged(picture.size, target, self.settings) and not self.settings.enlarge:
             return replace(cuts, small="{}×{} pixels are too few for {}×{}".format(*picture.size, *target))
         try:
-            return replace(cuts, cuts=list(self._cut(picture, target, mask)))
+            return replace(cuts, cuts=list(self._cut(picture, cuts.pixels, target, mask)))
         except InputError as error:
             return replace(cuts, mask_fault=error)
 
-    def _cut(self, picture: Picture, target: Size, mask: Path | None) -> Iterator[Cut]:
+    def _cut(self, picture: Picture, pixels: str, target: Size, mask: Path | None) -> Iterator[Cut]:
         found = faces.find_faces(picture.image) if self.settings.crop == "faces" else []
         whole = read_picture(mask, (0, 0, 0)).image if mask else picture.alpha if self.settings.alpha_mask else None
-        about = {"source_size": list(picture.size), "enlarged": is_enlarged(picture.size, target, self.settings)}
+        about: dict[str, Any] = {"source_size": list(picture.size)}
         if found:
             about["faces"] = [_in_file(face, picture) for face in found]
-        for number, box in enumerate(boxes_of(picture.image, target, self.settings, found)):
-            sheet = Sheet(picture, whole, about, box or (0.0, 0.0, *picture.image.size), padded=box is None)
-            made = self._piece(sheet, sheet.box, target)
-            for name, image, part in self._variants(sheet, number):
-                made.copies[name] = self._piece(sheet, part, image.size, image)
+        boxes = boxes_of(picture.image, target, self.settings, found)
+        for number, box in enumerate(boxes):
+            part = box or (0.0, 0.0, *picture.image.size)
+            sheet = Sheet(picture, whole, about, part, padded=box is None, alone=len(boxes) == 1)
+            made = self._piece(sheet, part, target)
+            for name, image, other in self._variants(sheet, target, f"{pixels} {number}"):
+                made.copies[name] = self._piece(sheet, other, image.size, image)
             yield made
 
-    def _variants(self, sheet: Sheet, number: int) -> Iterator[tuple[str, Image.Image, Box]]:
+    def _variants(self, sheet: Sheet, target: Size, seed: str) -> Iterator[tuple[str, Image.Image, Box]]:
         """What is added to the id of a picture, the copy, and its box: first the jittered ones, then other sizes."""
-        settings, background = self.settings, self.settings.colour
-        target, seed = target_size(sheet.picture.size, settings), pixel_hash(sheet.picture.image)
+        settings, background, size = self.settings, self.settings.colour, sheet.picture.size
+        kept = _size(_in_file(sheet.box, sheet.picture))
+        room = 1.0 if settings.enlarge else 1 - max(target[0] / kept[0], target[1] / kept[1])
         for copy in range(1, settings.copies.count + 1):
-            draw = random.Random(f"{seed} {number} {copy}")  # the same whatever other pictures there are
-            part = sheet.box if sheet.padded else smaller_box(sheet.box, settings.copies.crop, draw)
+            draw = random.Random(f"{seed} {copy}")  # the same whatever other pictures there are
+            share = 0.0 if sheet.padded else max(min(settings.copies.crop, room), 0.0)
+            part = smaller_box(sheet.box, share, draw)
             yield f"copy{copy}", recoloured(sheet.cut(part, target, background), settings.copies, draw), part
         for side in settings.further_resolutions:
-            target = target_size(sheet.picture.size, settings.at(side))
-            part = sheet.box if sheet.padded else inner_box(sheet.box, target)
-            if not is_enlarged(_size(_in_file(part, sheet.picture)), target, settings):
-                yield f"{side}px", sheet.cut(part, target, background), part
+            other = target_size(size, settings.at(side))
+            part = sheet.reshaped(other)
+            if not is_enlarged(_size(_in_file(part, sheet.picture)), other, settings):
+                yield f"{side}px", sheet.cut(part, other, background), part
 
     def _piece(self, sheet: Sheet, part: Box, target: Size, image: Image.Image | None = None) -> Cut:
         image = image or sheet.cut(part, target, self.settings.colour)
         box = _in_file(part, sheet.picture)
-        entry = {**sheet.about, "crop": box, "size": list(image.size)}
+        enlarged = is_enlarged(_size(box), target, self.settings)
+        entry = {**sheet.about, "crop": box, "enlarged": enlarged, "size": list(image.size)}
         grey = mask_piece(sheet.mask, sheet.picture.size, box, target, self.settings) if sheet.mask else None
         made = self._kept(image, entry, grey)
         if self.settings.flip:

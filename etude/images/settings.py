@@ -36,7 +36,7 @@ class Prepare(Schema):
 
     resolution: Resolution = Field(description="side of a square picture in pixels")
     further_resolutions: list[Resolution] = Field(
-        description="the same pictures again at these; never enlarged: too small a picture is left out of them"
+        description="every picture again at each of these, unless it would be enlarged"
     )
     buckets: int = Field(
         ge=0, le=2048, multiple_of=8, description="0: squares; else keep shapes, sides multiples of this"
@@ -57,6 +57,9 @@ class Prepare(Schema):
         smallest = min(self.resolutions)
         if self.buckets * 2 > smallest:
             raise ValueError(f"buckets of {self.buckets} px are too coarse for a resolution of {smallest} px")
+        colours = self.copies.brightness or self.copies.contrast or self.copies.saturation
+        if self.copies.count and self.crop == "pad" and not self.split and not colours:
+            raise ValueError("`copies` would all be the same: `crop: pad` shows whole pictures, so raise `brightness`")
         if len(set(self.resolutions)) < len(self.resolutions):
             raise ValueError(f"`further_resolutions` has a resolution twice: together they are {self.resolutions}")
         return self

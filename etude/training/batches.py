@@ -24,6 +24,7 @@ from torch import Tensor
 from etude.base.conditioning import Conditioning
 from etude.core.errors import InputError
 from etude.core.files import read_json
+from etude.core.prepared import is_copy
 from etude.core.randomness import generator, mix
 from etude.core.shards import CAPTIONS, REPEATS, SIZES, Shards, text_entry
 from etude.training.sets import Place
@@ -66,7 +67,7 @@ class Captions:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The prepared pictures of an image set: uint8 [H, W, 3] each, sizes may differ."""
+    """The prepared pictures of an image set, without copies of them: uint8 [H, W, 3] each, sizes may differ."""
 
     names: tuple[str, ...]
     pixels: Sequence[Tensor]
@@ -142,8 +143,10 @@ def load_images(folder: Path | str, *further: Place, repeats: int = 1, sizes: bo
 
 
 def load_pictures(folder: Path | str) -> Pictures:
-    """Read ``data/<set>/prepared``; raises InputError if it is empty."""
+    """Read ``data/<set>/prepared`` without copies; raises InputError if it is empty."""
     files = sorted(Path(folder).glob("*.png"))
+    images = read_json(Path(folder, "images.json"))["images"] if files else {}
+    files = [file for file in files if not is_copy(images[file.stem])]
     if not files:
         raise InputError(folder, "holds no pictures", "run `dvc repro` so that *prepare* fills it")
     return Pictures(tuple(file.stem for file in files), _Opened(files))

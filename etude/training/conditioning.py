@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -101,7 +102,7 @@ def encode_texts(base: Base, captions: Captions, clip_skip: int, folder: Path) -
     made = key_of(place, clip_skip, base.reading.model_dump(), sorted(entries))
     if base.words or (shards := _written(folder, made)) is None:
         with present(base, "text"), replace_folder(folder) as draft:
-            _refuse_too_many(draft, len(entries), read(text_entry("")))
+            _refuse_too_many(draft, len(entries), read(text_entry("")), varied=bool(captions.variants))
             write_shards(draft, entries, read)
             write_json(draft / MADE, made)
         shards = Shards(("", folder))
@@ -109,12 +110,18 @@ def encode_texts(base: Base, captions: Captions, clip_skip: int, folder: Path) -
     return replace(captions, empty=forms[0].empty, variants=forms) if captions.variants else forms[0]
 
 
-def _refuse_too_many(folder: Path, count: int, encoding: Mapping[str, Tensor]) -> None:
-    """Raise TrainingError if the disk of ``folder`` has no room for ``count`` encodings; print how much many need."""
-    size, free = count * sum(tensor.nbytes for tensor in encoding.values()), disk_usage(folder).free
+def _refuse_too_many(folder: Path, count: int, encoding: Mapping[str, Tensor], *, varied: bool) -> None:
+    """Raise TrainingError if the disk of ``folder`` has no room for ``count`` encodings; print how much many need.
+
+    Each process of the run writes its own.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    size, free = processes * count * sum(tensor.nbytes for tensor in encoding.values()), disk_usage(folder).free
     if size > free:
         fault = f"{count:,} encoded texts need {size / 1e9:.1f} GB of this disk, and {free / 1e9:.1f} GB are free"
-        raise TrainingError(folder.parent, fault, "free some, or choose fewer `tags.variants`")
+        raise TrainingError(
+            folder.parent, fault, "free some, or choose fewer `tags.variants`" if varied else "free some"
+        )
     if size > LARGE and is_main():
         CONSOLE.print(
             f"encoding {count:,} texts once, {size / 1e9:.1f} GB in {folder.parent}", highlight=False, soft_wrap=True

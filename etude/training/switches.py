@@ -102,7 +102,7 @@ def advice(params: MethodParams, precision: str) -> str:
     same = "the same command goes on from the last saved state"
     switch = next(switches(params, precision), None)
     if switch is None:
-        return f"close what else uses the device, and {same}; or lower `prepare.resolution` in params.yaml"
+        return f"close what else uses the device, and {same}; or lower the resolutions of `prepare` in params.yaml"
     if switch.resumes:
         return f"write {switch}, and {same}"
     return f"close what else uses the device, and {same}; or write {switch}, with which the run starts again"

@@ -175,7 +175,7 @@ def test_class_images_of_what_was_learned_before_are_never_learned_for_another_s
     replace_in(file, "prior_weight: 0.0", "prior_weight: 1.0")
     replace_in(file, "  count: 0 ", "  count: 8 ")
     replace_in(file, "  prompts: [] ", "  prompts: [an owl] ")
-    with pytest.raises(ArgumentError, match="--class: is needed by lora, which also learns class images"):
+    with pytest.raises(ArgumentError, match="--class: is needed: lora also learns class images"):
         bring(photos, "mydog", "lora", word="rex")
     assert "mydog" not in read_yaml("params.yaml")["sets"]
     bring(photos, "mydog", "lora", word="rex", kind="dog")
@@ -187,6 +187,25 @@ def test_class_images_of_what_was_learned_before_are_never_learned_for_another_s
     replace_in(file, "  real: [] ", "  real: [style] ")
     with pytest.raises(ParamsError, match="`prior_weight` needs pictures of the class"):
         bring(photos, "mycat", "lora", word="mia", kind="cat")  # the pictures of `style` are of another class
+
+
+def test_masks_that_were_made_in_the_project_stay_with_their_pictures(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bring(photos, "mydog", "lora", word="rex")
+    folder = Path("data/raw/mydog")
+    masks = [folder / "a-masklabel.png", folder / "holiday/b-masklabel.png"]
+    for mask in masks:
+        draw(mask, 7)
+    bring(photos, "mydog", "lora", word="rex")  # nothing is to be replaced
+    assert all(mask.is_file() for mask in masks)
+    draw(photos / "holiday/b.jpg", 99)
+    with pytest.raises(ConflictError, match="1 would go, 1 would change"):
+        bring(photos, "mydog", "lora", word="rex")
+    capsys.readouterr()
+    bring(photos, "mydog", "lora", word="rex", replace=True)
+    assert [mask.is_file() for mask in masks] == [True, False]  # that of another picture would be wrong
+    assert f"1 masks that were made in {folder} stay there: {masks[0].name}" in capsys.readouterr().out
 
 
 def test_prompts_that_people_wrote_stay(photos: Path) -> None:

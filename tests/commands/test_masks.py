@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from safetensors.torch import load_file, save_file
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTokenizer, ViTImageProcessorPil
 
 from commands.base import base
@@ -83,8 +86,13 @@ def test_a_network_of_rembg_sees_and_spreads_its_values_as_there(tmp_path: Path)
     np.testing.assert_allclose(found, (values - values.min()) / (values.max() - values.min()), atol=1e-4)
     with pytest.raises(BaseError, match=r"takes pictures as.*isnet-anime of rembg \[1, 3, 1024, 1024\]"):
         open_finder(write_onnx(tmp_path / "isnet-anime.onnx"), "")
-    with pytest.raises(BaseError, match="none of rembg's networks by its name"):
-        open_finder(write_onnx(tmp_path / "other.onnx"), "")
+    for other in ("other.onnx", "u2net_cloth_seg.onnx"):
+        with pytest.raises(BaseError, match="none of rembg's networks by its name"):
+            open_finder(write_onnx(tmp_path / other), "")
+    found = open_finder(write_onnx(tmp_path / "isnet-anime.onnx", 1024), "")(image)
+    pixels = np.asarray(image.resize((1024, 1024), Image.Resampling.LANCZOS)).astype(np.float64)
+    values = (pixels / pixels.max() - [0.485, 0.456, 0.406]).mean(axis=2)
+    np.testing.assert_allclose(found, (values - values.min()) / (values.max() - values.min()), atol=1e-4)
     with pytest.raises(ArgumentError, match="--text: is for CLIPSeg"):
         open_finder(tmp_path / "u2net_human_seg.onnx", "dog")
 
@@ -107,6 +115,37 @@ def test_each_picture_gets_a_mask_that_prepare_reads_and_a_persons_mask_stays(ra
         "a.png": "a-masklabel.png",
         "sub/b.jpg": "b-masklabel.png",
     }
+
+
+def test_a_mask_that_a_person_corrected_is_not_made_again(raw: Path, clipseg: Path) -> None:
+    masks("pets", clipseg, "a cat", threshold=0.0, grow=0.0)
+    path = raw / "a-masklabel.png"
+    with Image.open(path) as mask:
+        text = PngInfo()
+        text.add_text("Software", mask.info["Software"])  # some programs keep the texts of a file
+        mask.putpixel((3, 3), 255)
+        mask.save(path, pnginfo=text)
+    corrected = path.read_bytes()
+    (raw / "sub/b-masklabel.png").write_bytes(b"damaged")
+    masks("pets", clipseg, "a red dog", threshold=0.0, grow=0.0, replace=True)
+    assert path.read_bytes() == corrected
+    assert (raw / "sub/b-masklabel.png").read_bytes() == b"damaged"
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing tensor", "no preprocessor"])
+def test_a_damaged_clipseg_is_named(damage: str, clipseg: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(clipseg, tmp_path / "clipseg")
+    if damage == "cut":
+        file = folder / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:5000])
+    elif damage == "missing tensor":
+        tensors = load_file(folder / "model.safetensors")
+        del tensors["decoder.film_mul.weight"]
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    else:
+        (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(BaseError, match=r"clipseg: (cannot be opened as CLIPSeg|lacks 1 tensors).*brings it whole"):
+        open_finder(folder, "a cat")
 
 
 def test_white_begins_at_the_threshold_and_grows() -> None:

@@ -54,7 +54,7 @@ def test_a_build_that_does_not_fit_is_refused_with_its_parts_and_the_switches_th
 
 
 def test_one_that_never_fits_is_told_so_and_one_that_is_not_counted_passes(project: Path) -> None:
-    with pytest.raises(InputError, match="Next: use a larger device, a smaller `prepare.resolution`, or a method"):
+    with pytest.raises(InputError, match="Next: use a larger device, smaller resolutions in `prepare`, or a method"):
         estimates.refuse_too_large("lora", 3 * GB)
     estimates.refuse_too_large("model_merge", GB)
 
@@ -99,6 +99,22 @@ def test_a_grid_draws_at_once_what_differs_by_the_seed_alone(project: Path) -> N
     for axes, pictures in (({"z": by_seed}, 7), ({"x": by_seed}, 7), ({"z": by_prompt}, 1)):
         grid = shared.grid.model_copy(update={"x": by_prompt, "y": by_prompt, "z": None} | axes)
         assert estimates.at_once(params, shared.evaluate, grid) == {"evaluate": 4, "grid": pictures}
+
+
+def test_class_images_are_drawn_where_they_have_a_weight_alone(project: Path) -> None:
+    params: Any = load("pipelines/dreambooth/params.yaml", load_method("dreambooth").Params)
+    shared = load("params.yaml", Project)
+    assert "class_images" in estimates.at_once(params, shared.evaluate, shared.grid)
+    without = params.model_copy(update={"prior_weight": 0.0})
+    assert "class_images" not in estimates.at_once(without, shared.evaluate, shared.grid)
+
+
+def test_a_build_is_counted_for_the_largest_of_its_resolutions(project: Path) -> None:
+    params: Any = load("pipelines/lora/params.yaml", load_method("lora").Params)
+    shared = pick("params.yaml", estimates.Shared)
+    several = shared.prepare.model_copy(update={"resolution": 512, "further_resolutions": [768, 256]})
+    setup = estimates.setup_of(shared.model_copy(update={"prepare": several}), params)
+    assert setup.resolution == 768
 
 
 def test_a_count_is_remembered_for_its_parameters_base_and_code_alone(

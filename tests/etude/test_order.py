@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from etude.base.digest import part_digest
-from etude.core.files import sha256_tree, tree_files
+from etude.core.files import sha256_tree, tree_files, write_json
 from etude.core.method import method_names
 from etude.core.shards import write_shards
 from etude.images.folder import list_folder
@@ -105,6 +105,7 @@ def test_what_training_and_measuring_read(both: Both, tmp_path: Path) -> None:
     for number, name in enumerate(NAMES):
         draw(tmp_path / f"{name}.png", number, (64, 64))
     write_shards(tmp_path, NAMES, lambda _: {key: torch.zeros(4, 8, 8) for key in ("mean", "logvar")})
+    write_json(tmp_path / "images.json", {"images": {name: {} for name in NAMES}})
     for function in (load_images, load_pictures):
         first, second = both(partial(function, tmp_path))
         assert first.names == second.names == tuple(sorted(NAMES))

@@ -33,7 +33,7 @@ from etude.training.report import Report
 from pipelines.null_text_inversion import method as null
 from pipelines.null_text_inversion.method import inversion as inversions
 from pipelines.null_text_inversion.method.attention import Control, Edit, controlled, edit, read_weights
-from pipelines.null_text_inversion.method.batch import Progress, measures, psnr
+from pipelines.null_text_inversion.method.batch import Album, Progress, measures, psnr
 from pipelines.null_text_inversion.method.custom_sampler import EditingSampler
 from pipelines.null_text_inversion.method.inversion import Inversion, Rule
 from pipelines.null_text_inversion.method.path import Path as Way
@@ -391,6 +391,17 @@ def test_the_file_of_sd_1_5_has_the_size_of_the_formula(tmp_path: Path) -> None:
     assert size == 11_892_736
     assert size < path.stat().st_size < size + 2048
     assert sorted(read_tensors(path)[0]) == ["latent", "null_embeddings"]
+
+
+def test_pictures_are_chosen_among_those_that_are_no_copies(exact: Callable[[str], Base]) -> None:
+    base = exact("sd1")
+    everything = data(base)
+    images, captions, own = everything["images"], everything["captions"], everything["pictures"]
+    names = ("a", "a-copy1", "b", "b-copy1", "c", "c-copy1")
+    twice = [number for number in range(3) for _ in range(2)]
+    doubled = replace(images, names=names, mean=tuple(images.mean[n] for n in twice))
+    chosen = Album(doubled, captions, own).batches(base, 4, 2)
+    assert sorted(name for batch in chosen for name in batch.names) == ["a", "b", "c"]
 
 
 def test_what_does_not_fit_is_refused(exact: Callable[[str], Base], inverted: Artifact, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from etude.base.settings import KeepsClass
 from etude.core.errors import ArgumentError
 from etude.core.factors import RANKED, by_layer
 from etude.core.families import learned_parts, text_parts
+from etude.core.method import own_name
 from etude.core.mixins import TrainsText
 from etude.core.params import nearest, refuse_twice
 from etude.training.masks import MaskedLoss
@@ -82,8 +83,9 @@ class Params(LearnsCaptions, TrainsText, KeepsClass, TellsSizes, MaskedLoss, Sta
         """
         values, prompts, other = super().pointed(images, word, kind), self.class_images.prompts, images != self.set
         if not kind and other and self.prior_weight:
-            fault = "is needed by lora, which also learns class images: so far those of what it learned before"
-            action = "add --class dog, or what it is, or first set `prior_weight: 0` in pipelines/lora/params.yaml"
+            method = own_name(__name__)
+            fault = f"is needed: {method} also learns class images, and those in its params.yaml are of another set"
+            action = f"add --class dog, or what it is, or first set `prior_weight: 0` in pipelines/{method}/params.yaml"
             raise ArgumentError("--class", fault, action)
         if not kind or any(re.search(rf"(?<!\w){re.escape(kind)}(?!\w)", prompt) for prompt in prompts):
             return values

@@ -64,10 +64,11 @@ class Album:
     pictures: Pictures
 
     def batches(self, base: Base, count: int, size: int) -> list[Batch]:
-        """At most ``count`` pictures, evenly chosen, in batches of at most ``size`` of one shape."""
-        names, mean = self.images.names, self.images.mean
-        count = min(count, len(names))
-        chosen = [number * len(names) // count for number in range(count)]
+        """At most ``count`` pictures, evenly chosen, no copies, in batches of at most ``size`` of one shape."""
+        mean, own = self.images.mean, set(self.pictures.names)
+        places = [i for i, name in enumerate(self.images.names) if name in own]
+        count = min(count, len(places))
+        chosen = [places[number * len(places) // count] for number in range(count)]
         batches = []
         for shape in sorted({tuple(mean[i].shape) for i in chosen}):
             group = [i for i in chosen if tuple(mean[i].shape) == shape]

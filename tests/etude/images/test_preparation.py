@@ -1,6 +1,7 @@
 import shutil
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -10,8 +11,9 @@ from PIL import Image, ImageDraw
 from etude.core.errors import InputError
 from etude.core.files import sha256_tree
 from etude.core.orientation import TAG
+from etude.images.crop import crop_box
 from etude.images.cuts import PLAIN as ONE_COLOUR
-from etude.images.cuts import is_enlarged, pixels_enough
+from etude.images.cuts import Sheet, is_enlarged, pixels_enough, target_size
 from etude.images.decode import FIRST, read_picture
 from etude.images.folder import list_pictures
 from etude.images.preparation import Preparation
@@ -32,6 +34,9 @@ PLAIN = {
     "near_duplicates": 0.05,
     "unreadable": "skip",
 }
+
+
+COLOURS = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
 
 
 def prepared(folder: Path, out: Path, **changes: Any) -> dict[str, Any]:
@@ -256,6 +261,7 @@ def test_for_faces_a_picture_is_decoded_as_large_as_they_are_searched_in(side: i
         {"further_resolutions": [32, 32]},
         {"further_resolutions": [64]},
         {"copies": {"count": 1, "crop": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}},
+        {"copies": {"count": 1, **dict.fromkeys(COLOURS, 0.0), "crop": 0.1}, "crop": "pad"},
         {"crop": "none"},
         {"resolution": 100},
         {"buckets": 40},
@@ -299,9 +305,6 @@ def test_a_mask_is_cut_padded_and_mirrored_as_its_picture_is(
             assert difference.mean() < 6
 
 
-COLOURS = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
-
-
 def test_copies_show_a_part_of_the_cut_in_other_colours_each_another_and_the_same_in_any_set(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -334,12 +337,10 @@ def test_the_mask_of_a_copy_is_cut_as_it_is_and_keeps_its_grey(crop: str, folder
     ImageDraw.Draw(grey).rectangle((60, 10, 110, 60), fill=255)
     grey.convert("RGB").save(folder / "a.png")
     grey.save(folder / "a_att.png")
-    copies = {"count": 2, "crop": 0.3, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
+    copies = {"count": 2, "crop": 0.3, "brightness": 0.02, "contrast": 0.0, "saturation": 0.0}
     settings = {"crop": crop, "enlarge": True, "background": "#7f7f7f", "flip": True}
     images = prepared(folder, tmp_path / "out", copies=copies, **settings)["images"]
-    assert len(images) == (
-        6 if crop == "center" else 2
-    )  # a padded one shows all: copies of the same colours are the same
+    assert len(images) == 6
     for identifier, entry in images.items():
         assert entry["attention"] == "a_att.png"
         with (
@@ -365,6 +366,48 @@ def test_further_resolutions_are_copies_of_other_sizes_and_nothing_is_enlarged_f
     for identifier, size in found.items():
         left, top, right, bottom = images[identifier]["crop"]
         assert (right - left) / (bottom - top) == pytest.approx(size[0] / size[1], abs=0.03)  # nothing is stretched
+
+
+@pytest.mark.parametrize("size", [(712, 900), (4032, 3024), (1216, 832), (1920, 1080), (5184, 3456), (999, 1000)])
+@pytest.mark.parametrize("buckets", [0, 64])
+def test_boxes_of_copies_lie_in_the_picture_for_any_size(size: tuple[int, int], buckets: int) -> None:
+    settings = Prepare(**{**PLAIN, "resolution": 512, "buckets": buckets, "further_resolutions": [704, 768, 832, 1024]})
+    picture = SimpleNamespace(image=SimpleNamespace(size=size), size=size)
+    for focus in (None, (0.0, 0.0), (size[0] * 0.3, size[1] * 0.9)):
+        main = crop_box(size, target_size(size, settings), focus)
+        for alone, place in ((True, main), (False, main), (False, (3.3, 7.7, size[0] / 3, size[1] / 2))):
+            sheet = Sheet(picture, None, {}, place, padded=False, alone=alone)  # type: ignore[arg-type]
+            for side in settings.further_resolutions:
+                target = target_size(size, settings.at(side))
+                left, top, right, bottom = sheet.reshaped(target)
+                assert 0 <= left < right <= size[0]
+                assert 0 <= top < bottom <= size[1]
+                assert (right - left) / (bottom - top) == pytest.approx(target[0] / target[1])
+                if not alone:
+                    assert place[0] <= left
+                    assert right <= place[2]
+
+
+def test_a_picture_of_just_a_buckets_size_is_used_whole_at_that_resolution(folder: Path, tmp_path: Path) -> None:
+    draw(folder / "a.png", 1, (152, 104))  # a bucket of 128
+    settings = {"buckets": 8, "further_resolutions": [128]}
+    images = prepared(folder, tmp_path / "out", **settings)["images"]
+    (copy,) = [entry for entry in images.values() if "of" in entry]
+    assert (copy["size"], copy["crop"], copy["enlarged"]) == ([152, 104], [0, 0, 152, 104], False)
+
+
+def test_copies_are_not_enlarged_where_pictures_must_not_be(folder: Path, tmp_path: Path) -> None:
+    draw(folder / "a.png", 1, (64, 64))
+    draw(folder / "b.png", 2, (70, 70))
+    copies = {"count": 3, "crop": 0.5, **COLOURS}
+    images = prepared(folder, tmp_path / "out", copies=copies, enlarge=False)["images"]
+    assert len(images) == 8
+    for entry in images.values():
+        left, top, right, bottom = entry["crop"]
+        assert min(right - left, bottom - top) >= 64
+        assert not entry["enlarged"]
+    allowed = prepared(folder, tmp_path / "other", copies=copies, enlarge=True)["images"]
+    assert any(entry["enlarged"] for entry in allowed.values())
 
 
 def test_a_large_jpeg_is_decoded_for_the_largest_resolution(folder: Path, tmp_path: Path) -> None:

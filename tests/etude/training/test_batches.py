@@ -242,6 +242,8 @@ def test_a_caption_that_is_not_encoded_and_an_empty_folder_are_named(encoded: Pa
 def test_pictures_come_in_the_order_of_their_names_with_their_sizes(tmp_path: Path) -> None:
     Image.new("RGB", (6, 4), (1, 2, 3)).save(tmp_path / "b.png")
     Image.new("RGB", (8, 8), "white").save(tmp_path / "a.png")
+    Image.new("RGB", (8, 8), "black").save(tmp_path / "a-copy1.png")
+    write_json(tmp_path / "images.json", {"images": {"a": {}, "a-copy1": {"of": "a"}, "b": {}}})
     found = load_pictures(tmp_path)
     assert found.names == ("a", "b")
     assert [tuple(pixels.shape) for pixels in found.pixels] == [(8, 8, 3), (4, 6, 3)]
