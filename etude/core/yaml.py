@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +74,9 @@ class _Constructor(SafeConstructor):
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
     """The mapping in a YAML 1.2 file of at most LARGEST bytes; raises ParamsError for anything else."""
-    yaml = YAML(typ="safe", pure=True)
-    yaml.Composer, yaml.Constructor = _Composer, _Constructor
     text = _text(Path(path))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", YAMLWarning)  # defining an anchor twice is valid YAML
-            data = yaml.load(text)
+        data, count = _parsed(text)
     except (YAMLError, ValueError) as error:  # ValueError: \U with a number that is not a character
         line = _line(error, text)
         where = f"{path}:{line}" if line else path
@@ -86,10 +84,22 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         raise ParamsError(where, f"is not YAML ({problem})", f"correct {'that line' if line else 'it'}") from error
     if not isinstance(data, dict):
         raise ParamsError(path, "holds no mapping of keys to values", "write `key: value` lines")
-    if _values(data, {}) > MOST:
+    if count > MOST:
         fault = f"contains more than {MOST:,} values, or an alias that contains itself"
         raise ParamsError(path, fault, "write less, with fewer aliases (*name)")
-    return data
+    copied: dict[str, Any] = deepcopy(data)  # whoever reads it may change it
+    return copied
+
+
+@lru_cache(maxsize=512)
+def _parsed(text: str) -> tuple[Any, float]:
+    """What a text holds, and how many values. A command reads the same text several times, the evidence many times."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Composer, yaml.Constructor = _Composer, _Constructor
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", YAMLWarning)  # defining an anchor twice is valid YAML
+        data = yaml.load(text)
+    return data, _values(data, {}) if isinstance(data, dict) else 0
 
 
 def _line(error: Exception, text: str) -> int | None:
