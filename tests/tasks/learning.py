@@ -67,6 +67,7 @@ def write_data(folder: Path) -> None:
     write_shards(folder / "latents", CAPTIONS, lambda _: {key: make(4, 8, 8) for key, make in moments.items()})
     for name, colour in zip(CAPTIONS, ("red", "green", "blue"), strict=True):
         Image.new("RGB", (64, 64), colour).save(folder / "prepared" / f"{name}.png")
+    write_json(folder / "prepared/images.json", {"images": {name: {"flipped": False} for name in CAPTIONS}})
     entries = [text_entry(text) for text in (*CAPTIONS.values(), "")]
     write_shards(folder / "texts", entries, lambda _: {"hidden": torch.randn(77, 32, generator=generator)})
     write_json(folder / "texts" / CAPTIONS_FILE, CAPTIONS)

@@ -52,4 +52,4 @@ def test_the_advice_is_the_next_switch_and_whether_the_run_goes_on_with_it() -> 
     assert "or write `base_precision: bf16` (frozen weights in half), with which the run starts again" in second
     last = advice(params_of("model_merge"), "bf16")
     assert last.startswith("close what else uses the device, and the same command goes on")
-    assert "lower `prepare.resolution`" in last
+    assert "lower the resolutions of `prepare`" in last
