@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from commands.tracking import track
-from etude.base.damage import DAMAGED, reason
-from etude.base.quiet import quietly
 from etude.core.errors import ArgumentError, BaseError, InputError
 from etude.core.files import atomic_path, read_json
 from etude.core.params import image_folder
+from etude.core.pictures import DAMAGE
 from etude.images.decode import read_picture
 from etude.images.folder import MASKS, list_pictures
 from tasks.shell.console import first_of, progress, say, warn
@@ -26,7 +25,7 @@ from tasks.shell.console import first_of, progress, say, warn
 Array = NDArray[np.float32]
 END = MASKS[1]  # of the stem of a mask's file
 MADE = "etude masks"  # in the PNG text of those that were made here, before the hash of their pixels
-FETCH = "etude base --from CIDAS/clipseg-rd64-refined --revision COMMIT --to models/clipseg brings it whole"
+FETCH = "fetch it whole: `etude base --from CIDAS/clipseg-rd64-refined --revision COMMIT --to models/clipseg`"
 RENAMED = "take the file under the name that rembg gives it"
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of red, green and blue
 
@@ -62,7 +61,7 @@ def make(name: str, model: Path, text: str, threshold: float, grow: float, repla
         warn(f"{name}: {len(left_out)} files cannot be read, and get no mask: {first_of(faults)}")
     _track(folder)
     say(f"look at them, then: dvc repro set_page@{name}")
-    say("they count where `unmasked_weight` is below 1, and in dream_artist always")
+    say("methods use them if their `unmasked_weight` is below 1; dream_artist always does")
 
 
 def _refuse_one_for_two(files: Iterable[str]) -> None:
@@ -93,8 +92,9 @@ def _is_made(path: Path) -> bool:
     """Whether a mask was made here, and nobody has changed it since."""
     try:
         with Image.open(path) as mask:
-            return bool(mask.info.get("Software") == _signed(mask))
-    except (OSError, SyntaxError, ValueError):
+            software = str(mask.info.get("Software", ""))
+            return software.startswith(MADE) and software == _signed(mask)
+    except DAMAGE:
         return False
 
 
@@ -130,6 +130,9 @@ class Named:
     def __init__(self, model: Path, text: str) -> None:
         import torch
         from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
+
+        from etude.base.damage import DAMAGED, reason
+        from etude.base.quiet import quietly
 
         load = CLIPSegForImageSegmentation.from_pretrained
         try:

@@ -21,8 +21,8 @@ def masks(
 ) -> None:
     """Write a mask beside each picture of the image set NAME that has none: white is what it shows.
 
-    Look at them, and correct them in any paint program. They count where `unmasked_weight` is below 1, and in
-    dream_artist.
+    Look at them, and correct them in any paint program. Methods use them if their `unmasked_weight` is below 1;
+    dream_artist always does.
 
     Example: etude masks mydog --model models/clipseg --text dog
     """

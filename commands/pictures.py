@@ -46,7 +46,9 @@ def bring(source: Path, name: str, methods: Sequence[str], word: str, kind: str,
                     shutil.copyfile((target if file in kept else source) / file, out / file)
         track([target], "fix that and run this again")
     if kept:
-        say(f"{len(kept)} masks that were made in {target} stay there: {first_of(sorted(kept))}")
+        say(
+            f"masks that {source} lacks stay in {target}; delete them there if they are wrong: {first_of(sorted(kept))}"
+        )
     say(f"{_counted(files)} are in {target}, tracked by {target}.dvc; set `{name}`")
     for change in changes:
         say(change)
@@ -131,16 +133,24 @@ def _counted(files: list[str]) -> str:
 
 
 def _masks_that_stay(source: Path, files: list[str], target: Path) -> set[str]:
-    """The masks in ``target`` that the source has not, of pictures that stay as they are: `etude masks` made them."""
+    """The masks in ``target`` that the source lacks, such as those of `etude masks`, if their pictures stay the same.
+
+    A mask that would come to belong to another picture, too, does not stay.
+    """
     from etude.images.folder import choose_pictures, list_files
 
     if not target.exists() or source.resolve() == target.resolve():
         return set()
     new, kept = choose_pictures(files), set()
-    for file, mask in choose_pictures(list_files(target)).items():
-        if mask and file in new and new[file] is None and sha256_file(source / file) == sha256_file(target / file):
+    there = choose_pictures(list_files(target))
+    for file, mask in there.items():
+        if mask and mask not in files and new.get(file, mask) is None:
             kept.add(mask)
-    return kept - set(files)
+    for file, mask in choose_pictures([*files, *kept]).items():
+        same = file in there and sha256_file(source / file) == sha256_file(target / file)
+        if mask in kept and not (same and there[file] == mask):
+            kept.discard(mask)
+    return kept
 
 
 def _refuse_overwriting(source: Path, files: list[str], kept: set[str], target: Path, replace: bool) -> None:

@@ -75,7 +75,7 @@ def _tell(name: str, files: int, listing: dict[str, Any], further: Sequence[int]
     for side in further:
         made = {key.removesuffix(f"-{side}px") for key in listing["images"] if key.endswith(f"-{side}px")}
         small = [image["sources"][0] for key, image in own.items() if key not in made]
-        _list(name, f"too small for {side} px", small)
+        _list(name, f"not at {side} px (too small, or the same as another)", list(dict.fromkeys(small)))
     files_of: dict[str, list[str]] = {}
     for file, notes in listing.get("notes", {}).items():
         for note in notes:

@@ -76,7 +76,7 @@ class Sheet:
         return pad(image, target, background) if self.padded else cut(image, part, target)
 
     def reshaped(self, target: Size) -> Box:
-        """The box for another shape: around the same middle in the whole picture, or inside the part of a split one."""
+        """The box for another shape: around the same middle, or inside its own part if the picture was split."""
         if self.padded:
             return self.box
         left, top, right, bottom = self.box
@@ -145,7 +145,9 @@ class Cutter:
             return error
         cuts = Cuts(pixel_hash(picture.image), picture.size, list(picture.notes))
         target = target_size(picture.size, self.settings)
-        if is_enlarged(picture.size, target, self.settings) and not self.settings.enlarge:
+        boxes = split_boxes(picture.size, target, self.settings.split, self.settings.split_overlap)
+        part = _size([round(value) for value in boxes[0]]) if boxes else picture.size
+        if is_enlarged(part, target, self.settings) and not self.settings.enlarge:
             return replace(cuts, small="{}×{} pixels are too few for {}×{}".format(*picture.size, *target))
         try:
             return replace(cuts, cuts=list(self._cut(picture, cuts.pixels, target, mask)))
@@ -300,5 +302,8 @@ def _size(box: Sequence[int]) -> Size:
 
 
 def _in_file(box: Box, picture: Picture) -> list[int]:
+    """The box in whole pixels of the file, one at least across and down."""
     across, down = picture.size[0] / picture.image.width, picture.size[1] / picture.image.height
-    return [round(value) for value in scaled(box, across, down)]
+    left, top, right, bottom = (round(value) for value in scaled(box, across, down))
+    left, top = min(left, picture.size[0] - 1), min(top, picture.size[1] - 1)
+    return [left, top, max(right, left + 1), max(bottom, top + 1)]

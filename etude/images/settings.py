@@ -17,7 +17,7 @@ class Copies(Schema):
     """The ``prepare.copies`` block: further copies of each picture, each cut and coloured a little differently."""
 
     count: int = Field(ge=0, le=1000, description="copies of each picture; 0: none")
-    crop: Share = Field(description="share of the sides by which a copy shows less of the picture at most")
+    crop: Share = Field(description="at most this share of each side is cut off a copy")
     brightness: Share = Field(description="share by which a copy is brighter or darker at most")
     contrast: Share = Field(description="share by which its contrast is higher or lower at most")
     saturation: Share = Field(description="share by which its colours are stronger or weaker at most")

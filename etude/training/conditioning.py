@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -113,19 +112,16 @@ def encode_texts(base: Base, captions: Captions, clip_skip: int, folder: Path) -
 def _refuse_too_many(folder: Path, count: int, encoding: Mapping[str, Tensor], *, varied: bool) -> None:
     """Raise TrainingError if the disk of ``folder`` has no room for ``count`` encodings; print how much many need.
 
-    Each process of the run writes its own.
+    What other processes of the run write is not counted: some of it may be written already.
     """
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    size, free = processes * count * sum(tensor.nbytes for tensor in encoding.values()), disk_usage(folder).free
+    size, free = count * sum(tensor.nbytes for tensor in encoding.values()), disk_usage(folder).free
     if size > free:
         fault = f"{count:,} encoded texts need {size / 1e9:.1f} GB of this disk, and {free / 1e9:.1f} GB are free"
-        raise TrainingError(
-            folder.parent, fault, "free some, or choose fewer `tags.variants`" if varied else "free some"
-        )
+        action = "free some, or choose fewer `tags.variants`" if varied else "free some"
+        raise TrainingError(folder.parent, fault, action)
     if size > LARGE and is_main():
-        CONSOLE.print(
-            f"encoding {count:,} texts once, {size / 1e9:.1f} GB in {folder.parent}", highlight=False, soft_wrap=True
-        )
+        told = f"encoding {count:,} texts once, {size / 1e9:.1f} GB in {folder.parent}"
+        CONSOLE.print(told, highlight=False, soft_wrap=True)
 
 
 def _written(folder: Path, made: str) -> Shards | None:

@@ -205,7 +205,10 @@ def test_masks_that_were_made_in_the_project_stay_with_their_pictures(
     capsys.readouterr()
     bring(photos, "mydog", "lora", word="rex", replace=True)
     assert [mask.is_file() for mask in masks] == [True, False]  # that of another picture would be wrong
-    assert f"1 masks that were made in {folder} stay there: {masks[0].name}" in capsys.readouterr().out
+    assert f"lacks stay in {folder}; delete them there if they are wrong: {masks[0].name}" in capsys.readouterr().out
+    draw(photos / "a.jpg", 98)  # it would have the mask of a.png
+    bring(photos, "mydog", "lora", word="rex", replace=True)
+    assert not masks[0].exists()
 
 
 def test_prompts_that_people_wrote_stay(photos: Path) -> None:

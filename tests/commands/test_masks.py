@@ -144,8 +144,14 @@ def test_a_damaged_clipseg_is_named(damage: str, clipseg: Path, tmp_path: Path) 
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     else:
         (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(BaseError, match=r"clipseg: (cannot be opened as CLIPSeg|lacks 1 tensors).*brings it whole"):
+    with pytest.raises(BaseError, match=r"clipseg: (cannot be opened as CLIPSeg|lacks 1 tensors).*fetch it whole"):
         open_finder(folder, "a cat")
+
+
+def test_pictures_whose_names_differ_by_case_alone_would_share_a_mask_on_some_systems(raw: Path, clipseg: Path) -> None:
+    draw(raw / "A.jpg", 5)
+    with pytest.raises(InputError, match="a.png: would have the same mask as A.jpg"):
+        masks("pets", clipseg, "a cat")
 
 
 def test_white_begins_at_the_threshold_and_grows() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -127,3 +128,15 @@ def test_what_is_learned_without_a_trigger_has_no_word_in_prompts() -> None:
     own = {"set": "concept", "name": "otter", "export": "best"}
     assert MethodParams(trigger=True, **own).word == "otter"
     assert MethodParams(trigger=False, **own).word == ""
+
+
+def test_a_file_that_is_read_twice_gives_two_values_and_an_edited_one_another(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("a: {b: [1, 2]}\n", encoding="utf-8")
+    times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+    first = read_yaml(file)
+    first["a"]["b"].append(3)
+    assert read_yaml(file) == {"a": {"b": [1, 2]}}
+    file.write_text("a: {b: [1, 9]}\n", encoding="utf-8")
+    os.utime(file, ns=times)
+    assert read_yaml(file) == {"a": {"b": [1, 9]}}

@@ -410,6 +410,28 @@ def test_copies_are_not_enlarged_where_pictures_must_not_be(folder: Path, tmp_pa
     assert any(entry["enlarged"] for entry in allowed.values())
 
 
+@pytest.mark.parametrize("size", [(1, 1000), (1000, 1), (3, 1000)])
+def test_a_picture_of_a_pixels_width_has_a_box_too(size: tuple[int, int], folder: Path, tmp_path: Path) -> None:
+    Image.new("RGB", size, "red").save(folder / "a.png")
+    Image.new("L", size, 200).save(folder / "a_att.png")
+    for crop in ("center", "pad"):
+        out = tmp_path / f"out-{crop}"
+        images = prepared(folder, out, enlarge=True, crop=crop, further_resolutions=[32])["images"]
+        for entry in images.values():
+            left, top, right, bottom = entry["crop"]
+            assert 0 <= left < right <= size[0]
+            assert 0 <= top < bottom <= size[1]
+
+
+def test_parts_of_a_split_picture_are_not_enlarged_where_pictures_must_not_be(folder: Path, tmp_path: Path) -> None:
+    draw(folder / "a.png", 1, (640, 60))
+    draw(folder / "b.png", 2, (640, 64))
+    for crop in ("center", "pad"):
+        listing = prepared(folder, tmp_path / crop, crop=crop, split=0.5, enlarge=False)
+        assert list(listing["skipped"]) == ["a.png"]
+        assert not any(entry["enlarged"] for entry in listing["images"].values())
+
+
 def test_a_large_jpeg_is_decoded_for_the_largest_resolution(folder: Path, tmp_path: Path) -> None:
     draw(folder / "a.jpg", 1, (1600, 1600))
     images = prepared(folder, tmp_path / "out", further_resolutions=[1024])["images"]

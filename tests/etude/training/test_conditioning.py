@@ -100,12 +100,23 @@ def test_texts_for_which_the_disk_has_no_room_are_refused_and_the_size_of_many_i
     monkeypatch.setattr("etude.training.conditioning.disk_usage", lambda _: SimpleNamespace(free=free))
     monkeypatch.setattr("etude.training.conditioning.LARGE", 1000)
     if told:
-        with pytest.raises(TrainingError, match=f"3 encoded texts {told}.*free some"):
+        with pytest.raises(TrainingError, match=f"3 encoded texts {told}.*Next: free some.$"):
             apply_wording(sd1, captions, "[name]: [caption]", "owl", 0, tmp_path / "texts")
         assert not list(tmp_path.iterdir())
     else:
         apply_wording(sd1, captions, "[name]: [caption]", "owl", 0, tmp_path / "texts")
         assert "encoding 3 texts once, 0.0 GB in" in capsys.readouterr().err
+
+
+def test_fewer_variants_are_advised_where_there_are_some(
+    sd1: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = Conditioning(torch.zeros(1, 77, 2))
+    captions = Captions({"one": "a cat"}, {"one": nothing}, nothing)
+    varied = replace(captions, variants=(captions, Captions({"one": "cat a"}, {}, nothing)))
+    monkeypatch.setattr("etude.training.conditioning.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(TrainingError, match="or choose fewer `tags.variants`"):
+        apply_wording(sd1, varied, PLAIN, "owl", 0, tmp_path / "texts")
 
 
 def test_texts_that_a_run_has_encoded_are_not_encoded_again_by_the_one_that_goes_on(
