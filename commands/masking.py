@@ -16,6 +16,7 @@ from PIL import Image, ImageFilter
 from commands.tracking import track
 from etude.core.errors import ArgumentError, BaseError, InputError
 from etude.core.files import atomic_path, read_json
+from etude.core.model_folders import read_config
 from etude.core.params import image_folder
 from etude.core.pictures import DAMAGE
 from etude.images.decode import read_picture
@@ -116,12 +117,18 @@ def open_finder(model: Path, text: str) -> Callable[[Image.Image], Array]:
         if text:
             raise ArgumentError("--text", "is for CLIPSeg; this network finds what is in front", "leave it out")
         return Foreground(model)
-    if not (model / "config.json").is_file() or read_json(model / "config.json").get("model_type") != "clipseg":
+    if not is_clipseg(model):
         fault = "is neither the folder of a CLIPSeg nor a .onnx file of rembg"
         raise BaseError(model, fault, FETCH)
     if not text:
         raise ArgumentError("--text", "is missing: CLIPSeg finds what a text names", "add --text dog, or what it is")
     return Named(model, text)
+
+
+def is_clipseg(model: Path) -> bool:
+    """Whether a folder holds a CLIPSeg, by its config.json; raises BaseError if that is damaged."""
+    config = model / "config.json"
+    return config.is_file() and read_config(config).get("model_type") == "clipseg"
 
 
 class Named:
@@ -154,7 +161,8 @@ class Named:
 
         size = self._seen["size"]
         side = (size, size) if isinstance(size, int) else (size["width"], size["height"])
-        pixels = normalised(image, side, self._seen["image_mean"], self._seen["image_std"])
+        small = image.resize(side, Image.Resampling.BILINEAR)
+        pixels = normalised(small, self._seen["image_mean"], self._seen["image_std"], 255)
         values = self._network(**self._tokens, pixel_values=torch.from_numpy(pixels).to(self._device)).logits
         return np.asarray(values.sigmoid().float().cpu().reshape(values.shape[-2:]))
 
@@ -203,8 +211,8 @@ class Foreground:
     def __call__(self, image: Image.Image) -> Array:
         """The values of an image, spread over the whole range from 0 to 1 as rembg does."""
         sight = self._sight
-        brightest = max(float(np.asarray(image.resize((sight.side, sight.side), Image.Resampling.LANCZOS)).max()), 1e-6)
-        pixels = normalised(image, (sight.side, sight.side), sight.mean, sight.deviation, brightest)
+        small = image.resize((sight.side, sight.side), Image.Resampling.LANCZOS)
+        pixels = normalised(small, sight.mean, sight.deviation, max(float(np.asarray(small).max()), 1e-6))
         found = self._session.run([self._output], {self._input: pixels})[0]
         if found.shape[:2] != (1, 1):
             raise BaseError(self._path, f"gives {found.shape}, and not one value for each place", RENAMED)
@@ -213,8 +221,7 @@ class Foreground:
         return (values - least) / max(most - least, 1e-6)
 
 
-def normalised(image: Image.Image, side: tuple[int, int], mean: Any, deviation: Any, brightest: float = 0) -> Array:
-    """The pixels [1, 3, h, w] of the image at this size; ``brightest``: the value that becomes 1, else 255."""
-    resample = Image.Resampling.LANCZOS if brightest else Image.Resampling.BILINEAR
-    pixels = np.asarray(image.convert("RGB").resize(side, resample), np.float32) / (brightest or 255)
+def normalised(image: Image.Image, mean: Any, deviation: Any, brightest: float) -> Array:
+    """The pixels [1, 3, h, w] of an RGB image; the value ``brightest`` becomes 1 before mean and deviation."""
+    pixels = np.asarray(image, np.float32) / brightest
     return ((pixels - np.float32(mean)) / np.float32(deviation)).transpose(2, 0, 1)[None].astype(np.float32)

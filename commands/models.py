@@ -19,6 +19,7 @@ from tempfile import mkdtemp
 from ruamel.yaml import YAML
 
 from commands import hub
+from commands.masking import is_clipseg, open_finder
 from commands.tracking import restore, track
 from etude import sources
 from etude.base.checkpoint import SUFFIXES
@@ -31,7 +32,6 @@ from etude.project import Project, check
 from etude.watch.locks import locked, one_at_a_time
 from tasks.shell.console import say
 
-CLIPSEG = "clipseg"  # its `model_type`; it makes masks
 BESIDE = (".config", ".yaml")  # ends of names of the configuration beside a model in one file
 PATHLIKE = re.compile(r"[./~\\]|[A-Za-z]:[\\/]")  # how paths begin, but no hub id
 
@@ -50,7 +50,7 @@ def bring(source: str, to: Path, revision: str, half: bool) -> None:
         snapshot = hub.look(source, revision, half)
         hub.tell({to: snapshot})
         tracked = fetch(snapshot, to, sources.Origin(source, revision, half))
-    if _type_of(to) == CLIPSEG:
+    if is_clipseg(to):
         use = f"make masks with it: `etude masks SET --model {to} --text dog`"
     else:
         key = f"caption.captioners.{captioner.kind}" if (captioner := _captioner(to)) else "base"
@@ -120,16 +120,14 @@ def _is_single(path: str | Path) -> bool:
 
 def kind_of(path: Path) -> str:
     """The model's family, ``clip``, ``clipseg`` or a kind of captioner, found by opening it. Raises EtudeError."""
-    kind = _type_of(path)
-    if kind == CLIPSEG:
-        from commands.masking import open_finder
-
+    if is_clipseg(path):  # first: to the captioners it is a model that describes nothing
         open_finder(path, "a picture")
-        return kind
+        return "clipseg"
     if captioner := _captioner(path):
         captioner.check_model(path)
         return captioner.kind
-    if kind == "clip":
+    config = path / "config.json"
+    if config.is_file() and read_config(config).get("model_type") == "clip":
         _open_clip(path)
         return "clip"
     family = recognise(path)
@@ -140,12 +138,6 @@ def kind_of(path: Path) -> str:
     for part in PARTS:  # one at a time, in half precision: it fits into little memory
         load_base(path, dtype=DTYPES["bf16"], parts=(part,))
     return family
-
-
-def _type_of(path: Path) -> str:
-    """What transformers calls the kind of the model in a folder; empty if it is none."""
-    config = path / "config.json"
-    return str(read_config(config).get("model_type", "")) if config.is_file() else ""
 
 
 def _captioner(path: Path) -> Captioner | None:

@@ -166,8 +166,11 @@ def test_white_begins_at_the_threshold_and_grows() -> None:
 
 
 def test_what_finds_no_masks_is_refused_before_anything_is_written(raw: Path, clipseg: Path, tiny_base: Path) -> None:
+    Path("listed").mkdir()
+    Path("listed/config.json").write_text("[]", encoding="utf-8")
     for model, text, told in (
         (tiny_base / "clip", "a cat", "is neither the folder of a CLIPSeg nor"),
+        (Path("listed"), "a cat", "listed/config.json"),  # its JSON is a list
         (Path("nowhere"), "a cat", "is neither the folder of a CLIPSeg nor"),
         (clipseg, "", "--text: is missing"),
     ):
