@@ -1,5 +1,7 @@
 """One side of a training benchmark, in a process of its own: `python -m benchmarks.side etude lora FILE`.
 
+The sides: ours (etude), ours with `compute.compile` (compiled), and a plain loop (plain).
+
 Each line of its input is a number of steps to take; for each, it prints the steps' seconds and its memory as JSON.
 A process for each side, because settings of torch, such as deterministic kernels, hold for a whole process.
 """
@@ -21,7 +23,7 @@ from benchmarks.inputs import MINIATURE, ROOT, VOCABULARY, Inputs, read, shipped
 from benchmarks.silent import Silent
 from etude.core.method import load_method
 from etude.core.params import MethodParams, read_yaml, validate
-from etude.training.compute import choose_kernels
+from etude.training.compute import accelerate, choose_kernels
 from etude.training.opening import open_base
 from etude.training.settings import Compute
 from tasks import shell
@@ -90,11 +92,13 @@ def anonymous() -> int:
     return 0
 
 
-def etude(method: str, inputs: Inputs) -> None:
-    """Take steps with the method's own `build`, as the stage does."""
-    choose_kernels(Compute.model_validate(read_yaml(ROOT / "params.yaml")["compute"]), 1, "cpu")
+def etude(method: str, inputs: Inputs, **switches: bool) -> None:
+    """Take steps with the method's own `build`, as the stage does, with further switches of `compute`."""
+    compute = Compute.model_validate(read_yaml(ROOT / "params.yaml")["compute"] | switches)
+    choose_kernels(compute, 1, "cpu")
     params = short(method)
     base = open_base(MINIATURE, params)
+    accelerate(base, compute)
     if method == "textual_inversion":
         for encoder in base.text_encoders:
             encoder.resize_token_embeddings(VOCABULARY, mean_resizing=False)
@@ -103,6 +107,11 @@ def etude(method: str, inputs: Inputs) -> None:
         report = Waiting(Path(folder), seed=0, device="cpu", precision="fp32")
         report.steps = Steps()
         module.build(base=base, params=params, report=report, **inputs.given(module, params))
+
+
+def compiled(method: str, inputs: Inputs) -> None:
+    """Take steps as `etude` does, with a compiled UNet."""
+    etude(method, inputs, compile=True)
 
 
 def short(method: str) -> MethodParams:
@@ -131,12 +140,12 @@ def plain(method: str, inputs: Inputs) -> None:
 
 
 def main(
-    side: Annotated[Literal["etude", "plain"], typer.Argument(help="Whose loop.")],
+    side: Annotated[Literal["etude", "compiled", "plain"], typer.Argument(help="Whose loop.")],
     method: Annotated[str, typer.Argument(help="What is trained.")],
     inputs: Annotated[Path, typer.Argument(help="A file of `benchmarks.inputs`.")],
 ) -> None:
     """Take as many steps as each line of the input says, and print what they cost."""
-    {"etude": etude, "plain": plain}[side](method, read(inputs))
+    {"etude": etude, "compiled": compiled, "plain": plain}[side](method, read(inputs))
 
 
 if __name__ == "__main__":

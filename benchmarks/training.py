@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -27,7 +28,7 @@ from tasks import shell
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "logs" / "benchmarks" / "training.json"
 METHODS = ("lora", "dreambooth", "fine_tuning", "textual_inversion")
-SIDES = ("etude", "plain")
+PLAIN = "plain"  # the side that the others are compared with
 
 
 class Side:
@@ -64,6 +65,7 @@ def main(
     methods: Annotated[list[str] | None, typer.Argument(help=f"Of: {', '.join(METHODS)}.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each side.")] = 9,
     steps: Annotated[int, typer.Option(min=1, help="Steps of a turn.")] = 5,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Also with `compute.compile`: minutes more.")] = False,
 ) -> None:
     """Print, for each method, the ratios of a step's CPU time and of peak memory."""
     from benchmarks.inputs import encode
@@ -73,42 +75,48 @@ def main(
         inputs = Path(folder, "inputs.safetensors")
         encode().save(inputs)
         for method in methods or METHODS:
-            found[method] = compare(method, inputs, rounds, steps)
+            found[method] = compare(method, inputs, rounds, steps, ("etude", *["compiled"] * compiled, PLAIN))
             write_json(RESULT, {"rounds": rounds, "steps": steps, "methods": found})
     show(found)
 
 
-def compare(method: str, inputs: Path, rounds: int, steps: int) -> dict[str, Any]:
-    """Both sides in turn: the seconds of the median step, ratios round by round, and peak bytes."""
-    sides = {name: Side(name, method, inputs) for name in SIDES}
+def compare(method: str, inputs: Path, rounds: int, steps: int, names: Sequence[str]) -> dict[str, Any]:
+    """The sides in turn: of each the seconds of the median step and peak bytes, and of ours the ratios to plain's."""
+    sides = {name: Side(name, method, inputs) for name in names}
     try:
         for side in sides.values():
-            side.take(3)  # the first steps make the optimizer's states
-        turns: dict[str, list[float]] = {name: [] for name in SIDES}
+            side.take(3)  # the first steps make the optimizer's states, and compile
+        turns: dict[str, list[float]] = {name: [] for name in names}
         for number in range(rounds):
-            for name in SIDES if number % 2 else reversed(SIDES):
+            for name in names if number % 2 else reversed(names):
                 turns[name].append(statistics.median(sides[name].take(steps)["cpu"]))
         peaks = {name: side.take(3, memory=True)["peak"] for name, side in sides.items()}
     finally:
         for side in sides.values():
             side.end()
-    ratios = [own / other for own, other in zip(turns["etude"], turns["plain"], strict=True)]
+    return {name: _numbers(turns[name], turns[PLAIN], peaks[name], peaks[PLAIN]) for name in names}
+
+
+def _numbers(own: list[float], other: list[float], peak: int, other_peak: int) -> dict[str, Any]:
+    ratios = [ours / plain for ours, plain in zip(own, other, strict=True)]
     return {
-        "seconds": {name: statistics.median(values) for name, values in turns.items()},
+        "seconds": statistics.median(own),
         "ratios": ratios,
         "ratio": statistics.median(ratios),
-        "peak_bytes": peaks,
-        "memory_ratio": peaks["etude"] / peaks["plain"],
+        "peak_bytes": peak,
+        "memory_ratio": peak / other_peak,
     }
 
 
 def show(found: dict[str, Any]) -> None:
     """Print the table."""
-    table = Table("method", "ours, ms", "plain, ms", "time: median (least, most)", "peak memory")
-    for method, numbers in found.items():
-        ours, other = (1000 * numbers["seconds"][side] for side in SIDES)
-        spread = f"{numbers['ratio']:.2f} ({min(numbers['ratios']):.2f}, {max(numbers['ratios']):.2f})"
-        table.add_row(method, f"{ours:.0f}", f"{other:.0f}", spread, f"{numbers['memory_ratio']:.2f}")
+    table = Table("method", "side", "a step, ms", "time beside plain: median (least, most)", "peak memory beside plain")
+    for method, sides in found.items():
+        for name, side in sides.items():
+            ratios = side["ratios"]
+            spread = f"{side['ratio']:.2f} ({min(ratios):.2f}, {max(ratios):.2f})"
+            beside = [spread, f"{side['memory_ratio']:.2f}"] if name != PLAIN else ["", ""]
+            table.add_row(method, name, f"{1000 * side['seconds']:.0f}", *beside)
     Console().print(table)
 
 
