@@ -19,6 +19,16 @@ def generator(*parts: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(mix(*parts))
 
 
+def seed_generators(seed: int, device: str) -> None:
+    """Seed torch's global generators of the CPU and of ``device``, cpu or cuda.
+
+    torch.manual_seed does it for every kind of device there is, and formats a traceback for each that is not in use.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 def make_deterministic(threads: int, *, strict: bool = False) -> None:
     """Make equal inputs give equal results, to the bit: deterministic kernels, and a fixed number of threads.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from etude.base.base import Base, CustomSampler
 from etude.base.unclip import Supplied
@@ -142,8 +143,11 @@ def _splice(base: Base, number: int, table: nn.Module, undo: ExitStack) -> None:
 
     def after(_module: nn.Module, _arguments: tuple[Any, ...], output: Tensor) -> Tensor:
         ids = ids_stack.pop()
-        rows = torch.cat([vectors[number].to(output) for vectors in base.words.values()])
-        return torch.where((ids < 0).unsqueeze(-1), rows[(-1 - ids).clamp(min=0)], output)
+        nothing = output.new_zeros(1, output.shape[-1])
+        rows = torch.cat([nothing, *(vectors[number].to(output) for vectors in base.words.values())])
+        # sums with rows of zeros: choosing between the two, and its gradient, take twice as long
+        others = (ids >= 0).unsqueeze(-1).to(output)
+        return torch.addcmul(embedding((-ids).clamp(min=0), rows), output, others)
 
     undo.callback(table.register_forward_pre_hook(before).remove)
     undo.callback(table.register_forward_hook(after).remove)

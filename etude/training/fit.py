@@ -7,20 +7,21 @@ consists only of parameters, optimizer, average and losses, and a resumed run en
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import AutocastKwargs
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from etude.core.artifact import Artifact
 from etude.core.errors import TrainingError
 from etude.core.memory import during
-from etude.core.randomness import mix
+from etude.core.randomness import mix, seed_generators
 from etude.training.average import Average
 from etude.training.further import usable_state
 from etude.training.plan import Optimization
@@ -92,11 +93,13 @@ def fit(
             report.draw_again(start)
     for step in range(start, plan.steps):
         with during(f"step {step + 1} of the training"):
+            _release_recordings()
             with updates.step(step, plan.rate(step)):
                 run.losses.append(_gradients(loss, batches, step, plan, report, device))
                 _share(tensors, device)
                 if plan.clip:
-                    device.clip_grad_norm_(tensors, plan.clip)
+                    device.unscale_gradients()  # of fp16
+                    clip_grad_norm_(tensors, plan.clip)
             if (step + 1) % plan.ema_every == 0 or _is_checkpoint(step + 1, plan):
                 average.update(step + 1)
         after_step(step)
@@ -172,11 +175,26 @@ def _accelerator(report: Report) -> Accelerator:
         raise TrainingError("params.yaml", "`precision: fp16` needs a GPU", "choose fp32 or bf16")
     forget_scheduler()
     threads = torch.get_num_threads()
-    # else autocast keeps a copy in half of every trained weight to the end of the step: 5 GB of SDXL's UNet
-    casts = AutocastKwargs(cache_enabled=False)
-    accelerator = Accelerator(cpu=report.device == "cpu", mixed_precision=precision, kwargs_handlers=[casts])
+    accelerator = Accelerator(cpu=report.device == "cpu", mixed_precision=precision)
     torch.set_num_threads(threads)  # with several processes on a CPU, accelerate changes it
     return accelerator
+
+
+def _release_recordings() -> None:
+    """From now on, the graphs of `compute.graphs` may overwrite what the UNet computed in the last step.
+
+    By themselves they would do so at each forward pass, also on a gradient that is added up over several batches.
+    """
+    if trees := sys.modules.get("torch._inductor.cudagraph_trees"):  # imported with the first recording
+        trees.mark_step_begin()
+
+
+def _autocast(report: Report) -> AbstractContextManager[Any]:
+    if report.precision == "fp32":
+        return nullcontext()
+    half = {"fp16": torch.float16, "bf16": torch.bfloat16}[report.precision]
+    # a cache would keep a copy in half of every trained weight to the end of the step: 5 GB of SDXL's UNet
+    return torch.autocast(report.device, half, cache_enabled=False)
 
 
 def _gradients(
@@ -191,11 +209,11 @@ def _gradients(
     total: Tensor | None = None
     for part in range(plan.accumulation):
         index = (step * plan.accumulation + part) * device.num_processes + device.process_index
-        torch.manual_seed(mix(report.seed, "step", index))
+        seed_generators(mix(report.seed, "step", index), report.device)
         batch = batches(index)
-        with device.autocast():
+        with _autocast(report):
             value = loss(batch) / plan.accumulation
-        device.backward(value)
+        (device.scaler.scale(value) if device.scaler else value).backward()
         total = value.detach() if total is None else total + value.detach()
     assert total is not None
     return total.float()

@@ -145,7 +145,9 @@ class Together(Updates):
 
     def __init__(self, groups: Sequence[Group], settings: Optimizer, device: Accelerator) -> None:
         self._rates = [group.rate for group in groups]
-        self._optimizer: Any = device.prepare(make_optimizer([group.tensors for group in groups], settings))
+        optimizer = make_optimizer([group.tensors for group in groups], settings)
+        # accelerate's is for scaled gradients; at every step it looks for packages on the disk
+        self._optimizer: Any = device.prepare(optimizer) if device.scaler else optimizer
         super().__init__(groups, settings, [self._optimizer])
 
     @contextmanager
