@@ -42,10 +42,18 @@ MOST = 540.0  # seconds of all cells
 SIDES = {"sd1": 64, "sdxl": 128}  # of the latents of a training picture
 STATES = {"sd1": (768, None), "sdxl": (2048, 1280)}  # widths of the text's states, and of their summary
 WARM, TIMED = 5, 20  # steps
-DETERMINISTIC = {"deterministic": True, "channels_last": True, "tf32": False, "attention": "auto", "compile": False}
+DETERMINISTIC = {
+    "deterministic": True,
+    "channels_last": True,
+    "tf32": False,
+    "attention": "auto",
+    "compile": False,
+    "graphs": False,
+}
 WAYS: Mapping[str, dict[str, Any] | None] = {
     "etude": DETERMINISTIC,
     "any kernels": DETERMINISTIC | {"deterministic": False},
+    "graphs": DETERMINISTIC | {"deterministic": False, "graphs": True},
     "compiled": DETERMINISTIC | {"deterministic": False, "compile": True},
     "plain": None,
 }
@@ -73,7 +81,7 @@ CELLS = (
     Cell("G5", "sd1", "textual_inversion", 16, 1.696),
     Cell("G7", "sdxl", "fine_tuning", 8, 20.231),
     Cell("G9", "sdxl", "draw", 4, 280.9, ("etude",)),
-    Cell("G3", "sd1", "lora", 1, 1.725, ("compiled",)),
+    Cell("G3", "sd1", "lora", 1, 1.725, ("graphs", "compiled")),
     Cell("G2", "sd1", "lora", 32, 1.725, ("compiled",)),
 )
 

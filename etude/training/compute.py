@@ -22,6 +22,8 @@ from etude.core.errors import EtudeWarning, TrainingError
 from etude.training.settings import Compute
 
 CACHE = Path(".cache", "compiled")  # what torch.compile made, for later builds
+MOST_SIZES = 64  # of pictures; there are fewer buckets. torch's own limit is 8
+_RECORDED: Mapping[str, Any] = {"dynamic": False}  # a recording for each size of pictures
 NONE = "does not have a deterministic implementation"  # torch's words
 _ATTENTION: Mapping[str, Callable[[bool], None]] = {
     "flash": cuda.enable_flash_sdp,
@@ -42,8 +44,8 @@ def choose_kernels(settings: Compute, threads: int, device: str) -> None:
     else:
         randomness.allow_any_kernels(threads)
     if device == "cpu":
-        if settings.tf32 or settings.attention != "auto":
-            _warn("`tf32` and `attention` need a GPU")
+        if settings.tf32 or settings.graphs or settings.attention != "auto":
+            _warn("`tf32`, `graphs` and `attention` need a GPU")
         return
     cuda.matmul.allow_tf32 = cudnn.allow_tf32 = settings.tf32
     if settings.attention != "auto":
@@ -57,28 +59,34 @@ def accelerate(base: Base, settings: Compute) -> None:
         return
     if settings.channels_last:
         base.unet.to(memory_format=torch.channels_last)
+    graphs = settings.graphs and base.device.type != "cpu"
+    if graphs:
+        torch._dynamo.config.recompile_limit = MOST_SIZES
     if settings.compile:
-        compile_in_place(base.unet)
+        compile_in_place(base.unet, "compile", **({"mode": "reduce-overhead", **_RECORDED} if graphs else {}))
+    elif graphs:
+        compile_in_place(base.unet, "graphs", backend="cudagraphs", **_RECORDED)
 
 
-def compile_in_place(module: nn.Module, backend: str = "inductor") -> None:
-    """Compile the module at its next call; if that fails, it is called as before, with a LeftOutWarning.
+def compile_in_place(module: nn.Module, switch: str = "compile", **settings: Any) -> None:
+    """Give the module to torch.compile at its next call; if that fails, it is called as before.
 
-    The whole of it is one graph, so that a failure comes before anything is computed, and no random number is lost.
+    Then a LeftOutWarning names the ``switch``. The whole of it is one graph, so that a failure comes before anything is
+    computed, and no random number is lost. ``settings`` are torch.compile's.
     """
-    from torch._dynamo.exc import TorchDynamoException
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE.absolute()))
     plain: Callable[..., Any] = module.forward
-    compiled = torch.compile(plain, backend=backend, fullgraph=True)
+    compiled = torch.compile(plain, fullgraph=True, **settings)
 
-    def call(*arguments: Any, **settings: Any) -> Any:
+    def call(*arguments: Any, **named: Any) -> Any:
         try:
-            return compiled(*arguments, **settings)
-        except TorchDynamoException as error:
-            _warn(f"`compile` fails here ({' '.join(str(error).split())[:160]})")
+            return compiled(*arguments, **named)
+        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+            _warn(f"`{switch}` fails here ({' '.join(str(error).split())[:160]})")
             module.forward = plain
-            return plain(*arguments, **settings)
+            return plain(*arguments, **named)
 
     module.forward = call
 

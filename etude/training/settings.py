@@ -24,6 +24,7 @@ class Compute(Schema):
         "tf32": False,
         "attention": "auto",
         "compile": False,
+        "graphs": False,
     }
 
     deterministic: bool = Field(
@@ -35,6 +36,9 @@ class Compute(Schema):
         description="the kernel of attention on a GPU; auto: torch chooses"
     )
     compile: bool = Field(description="compile the UNet (torch.compile): minutes at the start, then faster steps")
+    graphs: bool = Field(
+        description="a GPU records the UNet's kernels once (CUDA graphs): faster steps with small batches, more memory"
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

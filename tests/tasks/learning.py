@@ -21,7 +21,14 @@ from etude.training.start import Starts
 from tests.pipelines.learning import params_of
 from tests.shipped import ROOT
 
-COMPUTE = {"deterministic": True, "channels_last": False, "tf32": False, "attention": "auto", "compile": False}
+COMPUTE = {
+    "deterministic": True,
+    "channels_last": False,
+    "tf32": False,
+    "attention": "auto",
+    "compile": False,
+    "graphs": False,
+}
 CAPTIONS = {"a": "noto otter", "b": "flat otter", "c": "otter"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,6 +34,14 @@ def _attention() -> Iterator[None]:
         backend.allow_tf32 = allowed
 
 
+@pytest.fixture
+def _as_before() -> Iterator[None]:
+    torch.compiler.reset()
+    with torch._dynamo.config.patch(recompile_limit=8):
+        yield
+    torch.compiler.reset()
+
+
 def put_at_random() -> Tensor:
     """An operation without a deterministic kernel: which of the values for one place stays is left open."""
     return torch.zeros(3).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
@@ -55,7 +64,7 @@ def test_another_error_stays_as_it_is() -> None:
 
 @pytest.mark.usefixtures("restored", "_attention")
 def test_switches_of_a_gpu_are_set_for_one_and_left_out_with_a_warning_on_a_cpu() -> None:
-    asked = settings(tf32=True, attention="flash")
+    asked = settings(tf32=True, attention="flash", graphs=True)
     with pytest.warns(LeftOutWarning, match="need a GPU"):
         choose_kernels(asked, 1, "cpu")
     assert not torch.backends.cuda.matmul.allow_tf32
@@ -102,6 +111,45 @@ def test_a_compiled_module_computes_the_same() -> None:
     torch.testing.assert_close(module(x), plain, rtol=0, atol=1e-6)
 
 
+@pytest.mark.usefixtures("_as_before")
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # in torch's own code
+def test_recorded_graphs_compute_the_same_and_have_the_same_gradients_for_each_size() -> None:
+    module, pictures = Layer(), [torch.randn(count, 3) for count in (2, 3, 4)]
+    expected = [_with_gradient(module, x) for x in pictures]
+    compile_in_place(module, "graphs", backend="cudagraphs", dynamic=False)  # on a CPU it records nothing
+    for x, (plain, gradient) in zip(pictures, expected, strict=True):
+        value, own = _with_gradient(module, x)
+        torch.testing.assert_close(value, plain, rtol=0, atol=1e-6)
+        torch.testing.assert_close(own, gradient, rtol=0, atol=1e-6)
+
+
+@pytest.mark.usefixtures("_as_before")
+def test_graphs_are_left_out_on_a_cpu_and_recorded_elsewhere(sd1: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(compute, "compile_in_place", lambda _, switch, **how: given.append((switch, how)))
+    accelerate(sd1, settings(graphs=True))
+    assert given == []
+    on_gpu = replace(sd1, device=torch.device("cuda"))
+    accelerate(on_gpu, settings(graphs=True))
+    accelerate(on_gpu, settings(graphs=True, compile=True))
+    accelerate(on_gpu, settings(compile=True))
+    assert given == [
+        ("graphs", {"backend": "cudagraphs", "dynamic": False}),
+        ("compile", {"mode": "reduce-overhead", "dynamic": False}),
+        ("compile", {}),
+    ]
+
+
+def _with_gradient(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    module.zero_grad()
+    value = module(x)
+    value.sum().backward()
+    gradient = next(module.parameters()).grad
+    assert gradient is not None
+    return value.detach(), gradient.clone()
+
+
+@pytest.mark.usefixtures("_as_before")
 def test_a_module_that_cannot_be_compiled_is_called_as_before_with_one_warning() -> None:
     module, x = Layer(), torch.randn(2, 3)
     plain = module(x)
