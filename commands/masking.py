@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from commands.tracking import track
+from etude.captions import onnx
 from etude.core.errors import ArgumentError, BaseError, InputError
 from etude.core.files import atomic_path, read_json
 from etude.core.model_folders import read_config
@@ -188,19 +188,13 @@ class Foreground:
     """U²-Net (Qin et al., 2020, arXiv:2005.09007) or IS-Net, as rembg runs them: finds what is in front."""
 
     def __init__(self, model: Path) -> None:
-        if not find_spec("onnxruntime"):
-            raise InputError(model, "needs onnxruntime", "`make setup EXTRAS=tagger`")
-        import onnxruntime
-
+        if not onnx.is_installed():
+            raise InputError(model, "needs onnxruntime", onnx.INSTALL)
         sight = next((sight for begin, sight in SIGHTS.items() if model.stem.startswith(begin)), None)
         if sight is None or model.stem.startswith("u2net_cloth"):  # that one tells kinds of clothes apart
             fault = f"is none of rembg's networks by its name: those begin with {', '.join(SIGHTS)}"
             raise BaseError(model, fault, RENAMED)
-        try:
-            self._session = onnxruntime.InferenceSession(model, providers=onnxruntime.get_available_providers())
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise BaseError(model, f"cannot be opened ({reason})", "fetch it again") from error
+        self._session = onnx.open_network(model, "fetch it again", on_gpu=onnx.can_use_gpu())
         taken = self._session.get_inputs()[0]
         if [size for size in taken.shape[1:] if isinstance(size, int)] not in ([3, sight.side, sight.side], [3], []):
             fault = f"takes pictures as {taken.shape}, and {model.stem} of rembg [1, 3, {sight.side}, {sight.side}]"

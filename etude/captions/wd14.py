@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from etude.captions import onnx
 from etude.captions.batches import describe_batches
 from etude.captions.scores import Array, write_all
 from etude.captions.tags import RATING, Tag, Tags
@@ -40,8 +41,8 @@ def refuse_missing(model: Path) -> None:
         raise InputError(
             "params.yaml", fault, f"bring {NETWORK}, or `pip install timm` with a torchvision for your torch"
         )
-    if not by_timm and not find_spec("onnxruntime"):
-        raise InputError("params.yaml", "the captioner wd14 needs onnxruntime", "`make setup EXTRAS=tagger`")
+    if not by_timm and not onnx.is_installed():
+        raise InputError("params.yaml", "the captioner wd14 needs onnxruntime", onnx.INSTALL)
     for name in (CONFIG if by_timm else NETWORK, TABLE):
         if not (model / name).is_file():
             raise InputError(model, f"lacks {name}, which a WD14 model has", FETCH)
@@ -136,17 +137,10 @@ class _Network:
     """The network, with the side of its pictures, and how many of them it takes if that is fixed, else 0."""
 
     def __init__(self, path: Path, device: str) -> None:
-        import onnxruntime
         import torch
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()  # those of `threads`
-        options.log_severity_level = 3  # its warnings are for people who export models
-        try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=_providers(device))
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise BaseError(path, f"cannot be opened ({reason})", FETCH) from error
+        threads = torch.get_num_threads()  # those of `threads`
+        self._session = onnx.open_network(path, FETCH, on_gpu=_on_gpu(device), threads=threads)
         taken = self._session.get_inputs()[0]
         batch, height, width, *colours = taken.shape
         if not isinstance(height, int) or height != width or colours != [3]:
@@ -166,14 +160,10 @@ class _Network:
         return np.asarray(scores)
 
 
-def _providers(device: str) -> list[str]:
-    """Where the network runs: on CUDA if that is ``device`` and the installed runtime can."""
-    import onnxruntime
-
-    cpu = ["CPUExecutionProvider"]
+def _on_gpu(device: str) -> bool:
     if not device.startswith("cuda"):
-        return cpu
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        return ["CUDAExecutionProvider", *cpu]
-    warnings.warn("wd14 runs on the CPU: onnxruntime is installed, and not onnxruntime-gpu", EtudeWarning, stacklevel=2)
-    return cpu
+        return False
+    if not onnx.can_use_gpu():
+        warnings.warn("wd14 runs on the CPU: onnxruntime is installed, and not onnxruntime-gpu", EtudeWarning, 2)
+        return False
+    return True

@@ -157,7 +157,7 @@ def test_what_is_missing_is_named_before_anything_runs(
     (tmp_path / "model.onnx").write_bytes(b"")
     with pytest.raises(InputError, match=r"lacks selected_tags.csv"):
         refuse_missing(tmp_path)
-    monkeypatch.setattr(wd14, "find_spec", lambda _: None)
+    monkeypatch.setattr(wd14.onnx, "is_installed", lambda: False)
     with pytest.raises(InputError, match=r"wd14 needs onnxruntime. Next: `make setup EXTRAS=tagger`"):
         refuse_missing(model)
 
