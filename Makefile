@@ -57,8 +57,8 @@ demo: repository setup ## the chosen methods on the shipped sample set, from pic
 # Three at once on two cores: many tests wait, for a server or a clock.
 TESTS = python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
-test: setup ## the tests, without those that take minutes
-	$(RUN) $(TESTS) -m "not slow"
+test: setup ## the tests, without those that take minutes [ALSO=lines: with every line of the READMEs]
+	$(RUN) $(TESTS) -m "not slow$(if $(ALSO), or $(ALSO))"
 
 test-all: setup ## every test
 	$(RUN) $(TESTS)

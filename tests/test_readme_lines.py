@@ -1,7 +1,7 @@
 """Run every command line of README.md and flows/README.md, in order, on a new user's machine, and check its promise.
 
 A line without a promise here fails, and so does a promise without a line. `make test` runs only the lines that need no
-results; `make test-all` runs all lines, with short trainings.
+results; `make test ALSO=lines` and `make test-all` run all, with short trainings.
 """
 
 from __future__ import annotations
@@ -336,6 +336,7 @@ def test_a_line_that_needs_no_results(newcomer: Stranger, line: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.lines
 @pytest.mark.parametrize("line", README + FLOWS)  # in this order, one after the other
 def test_a_line_of_the_readmes(stranger: Stranger, line: str) -> None:
     fulfil(stranger, line)
