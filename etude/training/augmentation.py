@@ -11,7 +11,7 @@ from etude.core.params import Schema, Seed
 Size = Annotated[float, Field(gt=0, le=10)]
 Kind = Literal["far", "whole", "near"]
 MASK = "mask"  # the tensor of a view that is 1 where the picture is
-KINDS = "kinds.json"  # beside the shards of views: the kind of each
+KINDS = "kinds.json"  # a file beside the shards of views, with the kind of each view
 
 
 class Augmentation(Schema):

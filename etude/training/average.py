@@ -13,7 +13,7 @@ HOST = torch.device("cpu")
 
 
 class Average:
-    """The average of ``tensors`` with ``decay``; 0: off. Early steps decay faster, so that the start counts less.
+    """The average of ``tensors`` with ``decay``; 0: off. It decays faster in early steps: the start counts less.
 
     It is on the host: the device has no copy of it.
     """
@@ -21,15 +21,15 @@ class Average:
     def __init__(self, tensors: Sequence[Tensor], decay: float) -> None:
         self.tensors, self.decay = list(tensors), decay
         self.values = [to_host(tensor) for tensor in self.tensors] if decay else []
-        self.steps = 0  # that are in the average
+        self.steps = 0  # of training, up to the last update
 
     @torch.no_grad()
     def update(self, steps: int) -> None:
         """Update the average with the parameters after ``steps`` steps.
 
         The decays of all steps since the last update are multiplied: the EMA scaling rule ρ̂ = ρ^κ (Busbridge et al.,
-        2023, arXiv:2307.13813). So a value differs from the average of every step by at most the largest distance
-        between its parameter at an update and at the steps before it, up to the update before.
+        2023, arXiv:2307.13813). So a value differs from an average that is updated at every step by at most
+        the largest distance between its parameter at an update and at any step since the update before.
         """
         if not self.decay:
             return
@@ -40,7 +40,7 @@ class Average:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the parameters have the values of the average, and ``values`` theirs."""
+        """Within the block, the parameters have the values of the average, and ``values`` those of the parameters."""
         self._exchange()
         try:
             yield
@@ -49,7 +49,7 @@ class Average:
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        """One tensor after the other, so that there is no second copy of all."""
+        """Exchange one tensor after the other, so that there is no second copy of all of them."""
         for value, tensor in zip(self.values, self.tensors if self.decay else [], strict=True):
             own = to_host(tensor)
             tensor.copy_(value)

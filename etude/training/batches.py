@@ -38,7 +38,7 @@ class Images:
 
     ``attention``: for each picture the grey [h, w], 0 to 1, of the mask beside it, or None; empty: no picture has one.
     ``cells``: for each view of a picture the cells [h, w] that it fills, 1 or 0; empty: these are no views.
-    ``repeats``: how often each picture occurs before all have occurred, beside the others; empty: once.
+    ``repeats``: how often each picture occurs in an epoch, relative to the others; empty: all equally often.
     """
 
     names: tuple[str, ...]
@@ -47,7 +47,7 @@ class Images:
     attention: Sequence[Tensor | None] = ()
     cells: Sequence[Tensor] = ()
     repeats: Sequence[int] = ()
-    sizes: Sequence[Tensor] = ()  # of each picture [6], as `predict` gets them; empty: those of the latents
+    sizes: Sequence[Tensor] = ()  # [6] for each picture, as `predict` takes them; empty: those of the latents
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Captions:
 
     @property
     def forms(self) -> tuple[Captions, ...]:
-        """What batches take: the variants, or the captions themselves if there are none."""
+        """The forms that batches choose from: the variants, or the captions themselves if there are none."""
         return self.variants or (self,)
 
 
@@ -91,7 +91,7 @@ class Batch:
     sizes: Tensor | None = None  # [B, 6]
 
     def pinned(self) -> Batch:
-        """A copy in memory from which a GPU reads while the host goes on."""
+        """A copy in pinned memory, which a GPU reads while the host continues."""
         return self._map(Tensor.pin_memory)
 
     def to(self, device: str) -> Batch:
@@ -127,9 +127,9 @@ def read_repeats(names: Sequence[str], *places: Place) -> Sequence[int]:
 
 
 def load_images(folder: Path | str, *further: Place, repeats: int = 1, sizes: bool = False) -> Images:
-    """Open ``data/<set>/latents``, of which each picture counts ``repeats`` times, and those of further sets.
+    """Open ``data/<set>/latents``, whose pictures count ``repeats`` times each, and the latents of further sets.
 
-    With ``sizes``, pictures come with what they tell of their original size, if the base is told it.
+    With ``sizes``, the result has the original sizes of pictures, if *encode* saved them.
     Raises InputError if there are none, and FormatError if a shard is damaged.
     """
     places = [Place("", Path(folder), repeats), *further]
@@ -153,7 +153,7 @@ def load_pictures(folder: Path | str) -> Pictures:
 
 
 class _Opened(Sequence[Tensor]):
-    """Pictures that are opened each time they are asked for."""
+    """Pictures whose files are opened at each access."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = files
@@ -194,7 +194,7 @@ def captions_of(shards: Shards, texts: Mapping[str, str]) -> Captions:
 
 
 class States(Mapping[str, Conditioning]):
-    """The encodings [1, 77, d] of captions, by image name; each is read from its shard when it is asked for."""
+    """The encodings [1, 77, d] of captions, by image name; each is read from its shard at each access."""
 
     def __init__(self, shards: Shards, texts: Mapping[str, str]) -> None:
         self._texts, self._shards = texts, shards
@@ -227,10 +227,10 @@ class States(Mapping[str, Conditioning]):
 class Batches:
     """``batches(i)``: the i-th batch, of images of one size.
 
-    Each image is used once before any is used twice; with repeats, as often as these say before any is used more often.
+    Each image is used once before any is used twice; with repeats, each is used that often before any is used more.
 
-    A thread makes the batches that this process needs next; of the captions' encodings only if ``encoded``.
-    ``unmasked`` is the grey that stands for the mask of a picture without one.
+    A thread makes the batches that this process needs next. They have the captions' encodings only if ``encoded``.
+    ``unmasked`` is the grey of the mask that a picture without a mask gets.
     """
 
     def __init__(
@@ -250,8 +250,8 @@ class Batches:
         if missing:
             raise InputError(", ".join(missing[:5]), "has no caption", "run `dvc repro` so that *caption* runs")
         self.groups = _groups(images)
-        self.counts = [-(-len(group) // batch_size) for group in self.groups]  # batches an epoch, rounded up
-        # a group's batches may lie in two of its epochs, and so may what is made ahead
+        self.counts = [-(-len(group) // batch_size) for group in self.groups]  # batches in an epoch, rounded up
+        # a batch may contain pictures from two epochs of its group, and so may a batch that is made ahead
         self._order = lru_cache(maxsize=3 * len(self.groups))(self._shuffled)
         self._epoch = lru_cache(maxsize=2)(self._turns)
         self._thread = ThreadPoolExecutor(1, "batches")
@@ -336,7 +336,7 @@ class Batches:
 def _groups(images: Images) -> list[array[int]]:
     """The positions of the images of each size: one batch holds images of one size.
 
-    A position is there as often as its image is repeated. Only the ratios of repeats count: equal ones are as none.
+    A position occurs as often as its image is repeated. Only the ratios of repeats count: equal ones have no effect.
     """
     groups: dict[tuple[int, ...], array[int]] = {}
     common = gcd(*images.repeats) or 1

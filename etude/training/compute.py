@@ -22,8 +22,8 @@ from etude.core.errors import EtudeWarning, TrainingError
 from etude.training.settings import Compute
 
 CACHE = Path(".cache", "compiled")  # what torch.compile made, for later builds
-MOST_SIZES = 64  # of pictures; there are fewer buckets. torch's own limit is 8
-_RECORDED: Mapping[str, Any] = {"dynamic": False}  # a recording for each size of pictures
+MOST_SIZES = 64  # sizes of pictures to compile for; there are fewer buckets. torch's own limit is 8
+_RECORDED: Mapping[str, Any] = {"dynamic": False}  # one recording for each size of pictures
 NONE = "does not have a deterministic implementation"  # torch's words
 _ATTENTION: Mapping[str, Callable[[bool], None]] = {
     "flash": cuda.enable_flash_sdp,
@@ -38,7 +38,7 @@ class LeftOutWarning(EtudeWarning):
 
 
 def choose_kernels(settings: Compute, threads: int, device: str) -> None:
-    """Set which kernels torch takes on ``device``, cpu or cuda, from now on."""
+    """Choose the kernels that torch uses on ``device`` (cpu or cuda) from now on."""
     if settings.deterministic:
         randomness.make_deterministic(threads, strict=True)
     else:
@@ -69,10 +69,10 @@ def accelerate(base: Base, settings: Compute) -> None:
 
 
 def compile_in_place(module: nn.Module, switch: str = "compile", **settings: Any) -> None:
-    """Give the module to torch.compile at its next call; if that fails, it is called as before.
+    """Compile the module with torch.compile at its next call; if that fails, the module runs uncompiled.
 
-    Then a LeftOutWarning names the ``switch``. The whole of it is one graph, so that a failure comes before anything is
-    computed, and no random number is lost. ``settings`` are torch.compile's.
+    A LeftOutWarning then names the ``switch``. The whole module must be one graph, so that a failure comes before
+    anything is computed, and no random number is lost. ``settings`` are torch.compile's.
     """
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
@@ -93,7 +93,7 @@ def compile_in_place(module: nn.Module, switch: str = "compile", **settings: Any
 
 @contextmanager
 def naming_kernels() -> Iterator[None]:
-    """An operation inside without a deterministic kernel is a TrainingError that names it."""
+    """Within the block, an operation without a deterministic kernel raises a TrainingError that names it."""
     try:
         yield
     except RuntimeError as error:

@@ -26,8 +26,8 @@ from etude.training.report import CONSOLE, Report
 from etude.training.tags import LearnsCaptions, vary
 
 PLAIN = CAPTION
-LARGE = 10**9  # bytes of encoded texts from which their number and size are printed
-MADE = "made.json"  # beside the shards: of what base, how and of which texts they were made
+LARGE = 10**9  # bytes: if encoded texts need more, their number and size are printed
+MADE = "made.json"  # a file beside the shards: the key of the base, settings and texts that they were made from
 
 
 def captioned(
@@ -87,7 +87,7 @@ def apply_wording(
 def encode_texts(base: Base, captions: Captions, clip_skip: int, folder: Path) -> Captions:
     """The captions with the encodings of their forms, each text encoded once and written to shards in ``folder``.
 
-    A run that goes on finds them there.
+    A resumed run reads them from there.
     """
     texts = {""}.union(*(form.texts.values() for form in captions.forms))
     entries = {text_entry(text): text for text in texts}
@@ -110,9 +110,9 @@ def encode_texts(base: Base, captions: Captions, clip_skip: int, folder: Path) -
 
 
 def _refuse_too_many(folder: Path, count: int, encoding: Mapping[str, Tensor], *, varied: bool) -> None:
-    """Raise TrainingError if the disk of ``folder`` has no room for ``count`` encodings; print how much many need.
+    """Raise TrainingError if the disk of ``folder`` has no room for ``count`` encodings; print a large size.
 
-    What other processes of the run write is not counted: some of it may be written already.
+    Encodings of other processes of the run are not counted, because some may be on the disk already.
     """
     size, free = count * sum(tensor.nbytes for tensor in encoding.values()), disk_usage(folder).free
     if size > free:
@@ -125,7 +125,7 @@ def _refuse_too_many(folder: Path, count: int, encoding: Mapping[str, Tensor], *
 
 
 def _written(folder: Path, made: str) -> Shards | None:
-    """The shards in ``folder`` if they were made in this way, and are whole."""
+    """The shards in ``folder``; None if they have another key than ``made``, or are incomplete."""
     try:
         return Shards(("", folder)) if read_json(folder / MADE) == made else None
     except (FormatError, InputError):

@@ -1,7 +1,7 @@
 """The curve of a run while it learns, in dvclive's files: ``plots/metrics/<name>.tsv`` with ``step`` and a value.
 
-`dvc plots` and the DVC extension of VS Code read them. The folder is no out of a stage: it also shows a run that was
-stopped. At its end, a run writes the same points to its out (`Report.finish`).
+`dvc plots` and the DVC extension of VS Code read them. The folder is not an out of a stage, so it also shows a run that
+was stopped. At its end, a run writes the same points to its out (`Report.finish`).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Curve:
         return self.folder / "plots" / "metrics"
 
     def restart(self, points: Iterable[Point]) -> None:
-        """Replace what an earlier run left; a run that resumes has the ``points`` up to its step."""
+        """Replace the files of an earlier run by ``points``; a resumed run has the points up to its step."""
         shutil.rmtree(self.folder, ignore_errors=True)
         for point in points:
             self.add(point)
 
     def add(self, point: Point) -> None:
-        """Append a line to each file; the first one begins it."""
+        """Append a line to each file; a file that does not exist is created."""
         step, *values = point
         self._metrics.mkdir(parents=True, exist_ok=True)
         for name, value in zip(NAMES, values, strict=True):

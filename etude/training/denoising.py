@@ -57,11 +57,11 @@ def denoising_losses(
     cells: Tensor | None = None,
     sizes: Tensor | None = None,
 ) -> Tensor:
-    """One loss for each sample [B]: the mean squared error of the prediction at a random timestep, `weighted`.
+    """One loss for each sample [B]: the mean squared error of the prediction at a random timestep, weighted.
 
     ``mean`` and ``logvar`` are unscaled VAE moments [B, 4, h, w]; each call samples latents from them. The squared
-    errors of a cell are multiplied by its ``weights`` [B, 1, h, w]. With ``cells`` [B, 1, h, w], the mean is over those
-    that are 1. ``sizes`` [B, 6] is what `predict` tells an SDXL base of the pictures' sizes.
+    errors of a cell are multiplied by its ``weights`` [B, 1, h, w]. With ``cells`` [B, 1, h, w], the mean is over the
+    cells that are 1. ``sizes`` [B, 6] are the pictures' sizes that `predict` passes to an SDXL base.
     """
     samples = sample_noisy(base, mean, logvar, plan)
     prediction = predict(base, samples.noisy, samples.timesteps, conditioning, sizes)

@@ -1,7 +1,7 @@
 """Which settings of a training run exclude each other: one table. A run with two such settings is refused.
 
-Settings of one params file are compared when it is read, those of a method with those of the project by `etude check`
-and by the build stage, before it reads weights.
+Settings of one params file are compared when it is read. `etude check` and the build stage, before it reads weights,
+also compare the settings of a method with those of the project.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class Setting:
     """Some values of a key: those for which ``is_meant`` holds."""
 
     key: str  # dotted; of a method's params.yaml, or of the project's
-    words: str  # which values, as a sentence has it after the key
+    words: str  # describes these values, after the key in a sentence
     is_meant: Callable[[Any], bool]
-    instead: str  # a value that is not meant
+    instead: str  # a value for which `is_meant` is false
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def _shown(value: Any) -> str:
 
 
 def _rates(text: float | str) -> list[float]:
-    """The rates of A1111's `0.005:100, 1e-3`; it has been checked."""
+    """The rates in A1111's syntax, such as `0.005:100, 1e-3`; ``text`` must be valid."""
     return [float(part.partition(":")[0]) for part in str(text).split(",") if part.strip()]
 
 
@@ -90,7 +90,7 @@ TABLE = (
 
 
 def exclusions(*blocks: Any) -> Iterator[tuple[str, str]]:
-    """What excludes each other in these blocks of parameters, and what to do.
+    """The settings in these blocks of parameters that exclude each other, and what to do.
 
     A key is looked up in one block after the other. A row of the table with a key that no block has is left out.
     """
@@ -104,6 +104,6 @@ def exclusions(*blocks: Any) -> Iterator[tuple[str, str]]:
 
 
 def _value(blocks: tuple[Any, ...], key: str) -> Any:
-    """The value of a dotted key in the first block that has it; None if none has. No key of the table may be empty."""
+    """The value of a dotted key in the first block that has it; None if none has. No key in the table is ever null."""
     found = (reduce(lambda block, name: getattr(block, name, None), key.split("."), block) for block in blocks)
     return next((value for value in found if value is not None), None)

@@ -59,7 +59,7 @@ def fit(
 ) -> Artifact:
     """Train ``parameters`` (leaf tensors that require gradients) for ``plan.steps`` steps.
 
-    They are in float32, or in bfloat16, which is then rounded at random: see `updates.Apart`, also for ``release``.
+    They are in float32, or in bfloat16 with random rounding. See `updates.Apart` for this and for ``release``.
 
     ``batches(i)`` is a pure function of i; ``loss`` uses torch's global random generator. At the end, the parameters
     have the values of the average if ``plan.ema`` is on.
@@ -83,7 +83,7 @@ def fit(
     average = Average(tensors, plan.ema)
     run = _Run(tensors, updates, average, device, plan.steps)
     start = run.restore(usable_state(report, plan))
-    device.wait_for_everyone()  # to read the state, before one of them writes there
+    device.wait_for_everyone()  # all have read the state before one of them writes there
     if device.is_main_process:
         report.clear(start, partial(_saved, start, plan), partial(_drawn, start, plan, report))
     report.start(start, plan.steps)
@@ -108,7 +108,7 @@ def fit(
             if device.is_main_process:
                 _record(run, step + 1, plan, report, learned, refresh)
         report.advance(step + 1)
-    if run.window and device.is_main_process:  # after the last interval; no state has this point: more steps may follow
+    if run.window and device.is_main_process:  # since the last interval; not in a state, as more steps may follow
         report.log(plan.steps, run.mean_loss(), plan.rate(plan.steps - 1))
     updates.end()
     average.load()
@@ -117,7 +117,7 @@ def fit(
 
 
 def _is_due(done: int, plan: Optimization, report: Report) -> bool:
-    """Whether anything is logged, saved or drawn after ``done`` steps: before that, losses are read and checked."""
+    """Whether anything is logged, saved or drawn after ``done`` steps; if so, losses are read and checked first."""
     intervals = (plan.log_every, plan.checkpoint_every, plan.resume_every)
     return done == plan.steps or any(done % interval == 0 for interval in intervals) or _draws(done, plan, report)
 
@@ -127,12 +127,12 @@ def _draws(done: int, plan: Optimization, report: Report) -> bool:
 
 
 def _saved(start: int, plan: Optimization, done: int) -> bool:
-    """Whether a run that goes on after ``start`` steps has the checkpoint after ``done`` steps."""
+    """Whether a run that resumes after ``start`` steps already has the checkpoint after ``done`` steps."""
     return done <= start and _is_checkpoint(done, plan)
 
 
 def _drawn(start: int, plan: Optimization, report: Report, done: int) -> bool:
-    """Whether a run that goes on after ``start`` steps has the preview after ``done`` steps; 0: the untouched base."""
+    """Whether a run that resumes after ``start`` steps has the preview after ``done`` steps already (0: the base)."""
     return done == 0 or (done <= start and _draws(done, plan, report))
 
 
@@ -146,7 +146,7 @@ def _record(
 ) -> None:
     """Log and save after ``done`` steps, each at its interval: a point of the curve, a checkpoint, the resume state.
 
-    A preview comes after the state: what goes wrong in it would else go wrong again in each run that resumes.
+    The state is saved before the preview is drawn: otherwise a preview that fails would fail in each resumed run.
     """
     last, at_checkpoint = done == plan.steps, _is_checkpoint(done, plan)
     if done % plan.log_every == 0:
@@ -176,14 +176,14 @@ def _accelerator(report: Report) -> Accelerator:
     forget_scheduler()
     threads = torch.get_num_threads()
     accelerator = Accelerator(cpu=report.device == "cpu", mixed_precision=precision)
-    torch.set_num_threads(threads)  # with several processes on a CPU, accelerate changes it
+    torch.set_num_threads(threads)  # with several processes on a CPU, accelerate changes their number
     return accelerator
 
 
 def _release_recordings() -> None:
     """From now on, the graphs of `compute.graphs` may overwrite what the UNet computed in the last step.
 
-    By themselves they would do so at each forward pass, also on a gradient that is added up over several batches.
+    Without this call they would do so at each forward pass, and overwrite a gradient that is summed over batches.
     """
     if trees := sys.modules.get("torch._inductor.cudagraph_trees"):  # imported with the first recording
         trees.mark_step_begin()
@@ -193,7 +193,7 @@ def _autocast(report: Report) -> AbstractContextManager[Any]:
     if report.precision == "fp32":
         return nullcontext()
     half = {"fp16": torch.float16, "bf16": torch.bfloat16}[report.precision]
-    # a cache would keep a copy in half of every trained weight to the end of the step: 5 GB of SDXL's UNet
+    # a cache would keep a half-precision copy of each trained weight until the step ends: 5 GB for SDXL's UNet
     return torch.autocast(report.device, half, cache_enabled=False)
 
 
@@ -220,7 +220,7 @@ def _gradients(
 
 
 def _share(tensors: Sequence[Tensor], device: Accelerator) -> None:
-    """Average the gradients over processes, many in each message. DDP would need a module; these are tensors only."""
+    """Average the gradients over processes, many in each message. DDP would need a module; there are only tensors."""
     if device.num_processes > 1:
         for bucket in _buckets([tensor.grad for tensor in tensors if tensor.grad is not None]):
             mean = device.reduce(torch.cat([gradient.flatten() for gradient in bucket]), reduction="mean")
@@ -274,7 +274,7 @@ class _Run:
 
     @contextmanager
     def published(self) -> Iterator[None]:
-        """Inside, the parameters have the values to be saved."""
+        """Within the block, the parameters have the values to be saved."""
         with self.updates.published(), self.average.applied():
             yield
 

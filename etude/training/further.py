@@ -15,7 +15,7 @@ from etude.training.report import CONSOLE, Report
 def usable_state(report: Report, plan: Optimization) -> dict[str, Any] | None:
     """The state from which a run of ``plan.steps`` steps ends with the same bits as one without interruption.
 
-    None without such a state; why a state is of no use is printed.
+    None if there is no such state. If a state exists but cannot be used, the reason is printed.
     """
     state = report.restore()
     obstacle = _obstacle(state, report.finished, plan)
@@ -28,7 +28,7 @@ def usable_state(report: Report, plan: Optimization) -> dict[str, Any] | None:
 
 
 def _obstacle(state: dict[str, Any] | None, finished: int, plan: Optimization) -> str | None:
-    """Why a run cannot go on; None if it can. "" needs no words: it had ended with so many steps, and is run again."""
+    """Why a run cannot go on; None if it can. "" prints nothing: it had ended after the same number of steps."""
     before = finished or (state or {}).get("steps", plan.steps)
     if before == plan.steps:
         return "" if finished else None

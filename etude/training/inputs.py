@@ -107,7 +107,7 @@ def _class_images(request: Request) -> Any:
 
 
 def _models(request: Request) -> dict[str, Input]:
-    """Each of the models; raises StaleError if one has changed since its stage *input* read it."""
+    """All models, by name; raises StaleError if one has changed since its stage *input* read it."""
     inputs = {}
     for name, path in request.declared(Models).models.items():
         digest = request.digests[path]

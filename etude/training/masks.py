@@ -1,8 +1,8 @@
-"""Masks of pictures in the loss: what a mask leaves black counts less.
+"""Masks of pictures in the loss: the black part of a mask counts less.
 
 The squared error of each cell is multiplied by max(mask, w), with w the ``unmasked_weight``; a picture without a mask
-counts wholly. The loss is the mean over all cells, also those that count less: so a picture of which a small part
-counts changes less. Both are as in OneTrainer without its normalisation, and with w = 0 as kohya's ``--masked_loss``.
+counts fully. The loss is the mean over all cells, also those that count less. So a picture has less effect if only a
+small part of it counts. Both rules are OneTrainer's without its normalisation; w = 0 is kohya's ``--masked_loss``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class MaskedLoss(Schema):
 
 
 def refuse_no_masks(params: Schema, masks: Iterable[Any], place: str) -> None:
-    """Raise InputError if masks should count, and no picture has one; ``place`` is that of the pictures."""
+    """Raise InputError if masks should count, and no picture has one; ``place`` names the pictures' place."""
     if not isinstance(params, MaskedLoss) or params.unmasked_weight == 1 or any(mask is not None for mask in masks):
         return
     fault = f"no picture has a mask, and `unmasked_weight` is {params.unmasked_weight:g}"

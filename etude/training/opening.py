@@ -17,11 +17,11 @@ from etude.training.preview import preview_of
 
 @dataclass(frozen=True)
 class Opening:
-    """What is loaded of a base: ``parts``, in ``precision``, and the weights that are ``wide`` in float32.
+    """What is loaded of a base: ``parts``, in ``precision``; weights for which ``wide`` holds are in float32.
 
-    The parts ``waiting`` are on the host while nothing uses them.
+    The parts in ``waiting`` stay on the host while nothing uses them.
 
-    ``recompute``: the UNet keeps the inputs of its blocks only, and computes what is in them again for the gradients
+    ``recompute``: the UNet keeps only the inputs of its blocks, and computes their activations again for the gradients
     (Chen et al., 2016, arXiv:1604.06174).
     """
 
@@ -39,7 +39,7 @@ class Opening:
 
 
 def opening(params: MethodParams) -> Opening:
-    """How the base of a method is opened; for previews it needs all its parts."""
+    """How the base of a method is opened; previews need all its parts."""
     parts = PARTS if preview_of(params) else params.base_parts
     waiting = tuple(part for part in parts if part not in params.step_parts)
     if not isinstance(params, SavesMemory):

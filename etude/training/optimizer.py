@@ -46,7 +46,7 @@ class Optimizer(Schema):
 
 
 def refuse_missing(optimizer: Optimizer, path: Path) -> None:
-    """Raise ParamsError, which names the params file ``path``, where the kind needs a package that is not installed."""
+    """Raise ParamsError, which names the params file ``path``, if the kind needs a package that is not installed."""
     package = PACKAGES.get(optimizer.kind)
     if package and not find_spec(package):
         fault = f"`training.optimizer.kind: {optimizer.kind}` needs {package}, which is not installed"

@@ -13,7 +13,7 @@ from etude.core.params import Count, Rate, Scale, Schema, Steps
 from etude.training.exclusions import exclusions
 from etude.training.optimizer import Optimizer
 
-MOST = 1000  # checkpoints of a run: each is drawn and measured
+MOST = 1000  # checkpoints of a run, because each is drawn and measured
 FASTEST = 100
 SEGMENT = re.compile(r"((?:\d{1,20}\.?\d{0,20}|\.\d{1,20})(?:[eE][+-]?\d{1,3})?) *(?:: *(-1|\d{1,9})?)?", re.ASCII)
 Rates = list[tuple[float, int | None]]  # (rate, its last step; None: to the end)
@@ -79,7 +79,7 @@ class SavesMemory(Schema):
     recompute: bool = Field(description="activations of the UNet are computed twice; others: gradient checkpointing")
 
     def shortest(self) -> Self:
-        """The same build with as few steps as possible, which needs as much memory."""
+        """The same build with the fewest steps that need as much memory as all steps."""
         raise NotImplementedError
 
 
@@ -89,7 +89,7 @@ class Trained(SavesMemory):
     training: Optimization
 
     def shortest(self) -> Self:
-        """One step, at any rate: an A1111 schedule could end before it."""
+        """One step. The learning rate is one number, because an A1111 schedule might end before that step."""
         return self._shortened(1)
 
     def _shortened(self, steps: int) -> Self:
@@ -104,7 +104,7 @@ class Trained(SavesMemory):
         return self
 
     def excluded(self, shared: Schema) -> Iterator[tuple[str, str]]:
-        """What excludes each other in these parameters and the project's together, and what to do."""
+        """The settings in these parameters and the project's that exclude each other, and what to do."""
         return exclusions(self, shared)
 
 
@@ -121,7 +121,7 @@ class TrainedWhole(Trained):
     )
 
     def shortest(self) -> Self:
-        """With gradient release two steps: in the first, states of the optimizer come while activations go."""
+        """Two steps with gradient release: in the first, optimizer states are made while activations are freed."""
         return self._shortened(2 if self.gradient_release else 1)
 
 

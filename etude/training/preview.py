@@ -1,4 +1,4 @@
-"""Previews: pictures drawn on the way of a training run. They are for people and are not measured."""
+"""Previews: pictures drawn during a training run. They are for people and are not measured."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ class Preview(Sampling):
 
 
 class HasPreview(Schema):
-    """A method that draws previews: of the untouched base, every so many steps, and at the end."""
+    """A method that draws previews: of the untouched base, at an interval of steps, and at the end."""
 
     preview: Preview
 
 
 def preview_of(params: Schema) -> Preview | None:
-    """What a method draws on the way; None if it draws nothing."""
+    """The preview settings of a method; None if it draws no previews."""
     return params.preview if isinstance(params, HasPreview) and params.preview.seeds else None
 
 
 def encode(base: Base, preview: Preview, name: str, precision: str) -> Texts:
-    """The texts of all pictures of each prompt, and of the negative one, which is None if guidance does not use it."""
+    """The encoded texts of each prompt's pictures, and of the negative prompt (None if guidance does not use it)."""
     import torch
 
     from etude.base.text import encode_prompts
@@ -69,7 +69,7 @@ def encode(base: Base, preview: Preview, name: str, precision: str) -> Texts:
 
 
 def encode_fixed(base: Base, preview: Preview, params: MethodParams, precision: str) -> Texts | None:
-    """`encode`, before training; None if training changes text encoders or words, so that each preview has its own."""
+    """`encode` before training; None if training changes text encoders or words: then each preview encodes again."""
     return None if "text" in params.step_parts else encode(base, preview, params.word, precision)
 
 
@@ -77,7 +77,7 @@ def draw(base: Base, preview: Preview, name: str, precision: str, texts: Texts |
     """A row for each prompt, with the pictures of all seeds, drawn with ``base`` in its present state and the precision
     of training. One row is drawn at a time.
 
-    ``texts``: what `encode_fixed` returned; for None they are encoded now.
+    ``texts``: what `encode_fixed` returned; None: they are encoded now.
     """
     import numpy as np
     from PIL import Image
@@ -94,7 +94,7 @@ def draw(base: Base, preview: Preview, name: str, precision: str, texts: Texts |
 
 
 def computing(base: Base, precision: str) -> AbstractContextManager[Any]:
-    """Autocast in the precision of training, without copies of weights that stay."""
+    """Autocast in the precision of training, without a cache of converted weights."""
     import torch
 
     from etude.base.base import DTYPES
@@ -106,7 +106,7 @@ def computing(base: Base, precision: str) -> AbstractContextManager[Any]:
 
 @contextmanager
 def evaluating(base: Base) -> Iterator[None]:
-    """Modules are in evaluation mode inside (no dropout); on exit, each has its earlier mode again."""
+    """Within the block, modules are in evaluation mode (no dropout); on exit, each has its earlier mode again."""
     modules = [module for part in (base.unet, *base.text_encoders) for module in part.modules()]
     training = [module for module in modules if module.training]
     for module in training:

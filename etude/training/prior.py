@@ -25,7 +25,7 @@ from etude.training.denoising import denoising_losses
 from etude.training.plan import Optimization
 from etude.training.sets import Place
 
-DRAWN = "drawn"  # the folder of class images that the base drew; those of real pictures are beside it
+DRAWN = "drawn"  # the folder of class images that the base drew; folders of real pictures are beside it
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Pair:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """One name a sample."""
+        """One name for each sample."""
         return self.own.names + (self.prior.names if self.prior else ())
 
 
 def load_prior(folder: Path | str, real: Sequence[str]) -> Prior:
-    """Open ``artifacts/<method>/class_images``: drawn pictures and the image sets ``real``; the folder is in each name.
+    """Open ``artifacts/<method>/class_images``: drawn pictures and the sets ``real``. Names are ``<folder>/<id>``.
 
     The result may be empty: a run without prior preservation needs no class images. `pairs` checks this.
     """
@@ -73,7 +73,7 @@ def load_prior(folder: Path | str, real: Sequence[str]) -> Prior:
 def pairs(own: Batches, prior: Prior | None, base: Base, *, batch_size: int, clip_skip: int, folder: Path) -> Pairs:
     """Batches of own and class images; with ``batch_size`` 0, or without a prior, of own pictures only.
 
-    ``folder`` is that of `apply_wording`. Raises InputError if there are no class images.
+    ``folder`` is passed to `apply_wording`. Raises InputError if there are no class images.
     """
     if not batch_size or prior is None:
         return Pairs(own, None)
@@ -86,7 +86,7 @@ def pairs(own: Batches, prior: Prior | None, base: Base, *, batch_size: int, cli
 
 
 def with_class(base: Base, text: Conditioning, pair: Pair, clip_skip: int, *, live: bool) -> Conditioning:
-    """The conditioning ``text`` of a pair's own samples, then that of the class's; ``live``: these are encoded now."""
+    """The conditioning ``text`` of a pair's own samples, then that of its class images, which ``live`` encodes now."""
     if pair.prior is None:
         return text
     other = conditioning.encode_live(base, pair.prior, 0.0, clip_skip) if live else pair.prior.conditioning
@@ -115,7 +115,7 @@ def preserving_loss(
 ) -> Tensor:
     """The loss of a pair, with λ = ``weight``. ``text`` is the conditioning of the own samples, then of the class's.
 
-    ``weights`` [B, 1, h, w] are those of the own pictures' cells in the loss; of class images every cell counts. If
+    ``weights`` [B, 1, h, w] are those of the own pictures' cells in the loss; every cell of class images counts. If
     both batches have the same size, the UNet runs once.
     """
     own, prior = pair.own, pair.prior

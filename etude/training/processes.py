@@ -29,7 +29,7 @@ def is_launched() -> bool:
 
 
 def forget_scheduler() -> None:
-    """Remove a scheduler's variables, or else accelerate would wait for processes that nobody starts. Ours stay."""
+    """Remove a scheduler's variables: with them, accelerate would wait for processes that nobody starts. Ours stay."""
     if not is_launched():
         for name in DISTRIBUTED:
             os.environ.pop(name, None)

@@ -52,7 +52,7 @@ class Report:
     watch: Path | None = None  # folder to which each preview is also copied at once, for people to look at
     curve: Curve | None = None  # files with the points so far
     trackers: Trackers | None = None
-    beginning: Start | None = None  # what learning goes on from
+    beginning: Start | None = None  # what training continues from
     history: list[Point] = field(default_factory=list)
     _bar: Progress | None = None
 
@@ -92,13 +92,13 @@ class Report:
 
     @property
     def finished(self) -> int:
-        """The steps of a run that has ended, and whose state is kept; 0: none has."""
+        """The steps of the run that has ended in this folder, whose state is kept; 0: none has ended."""
         return int(self._finished.read_text(encoding="utf-8")) if self._finished.exists() else 0
 
     def clear(self, start: int, checkpoint: Callable[[int], bool], preview: Callable[[int], bool]) -> None:
-        """Delete what an earlier run left, for one that begins after ``start`` steps.
+        """Delete the results of an earlier run, for a run that begins after ``start`` steps.
 
-        Checkpoints and previews of steps for which these functions hold stay.
+        Checkpoints and previews stay if ``checkpoint`` and ``preview`` hold for their steps.
         """
         self._finished.unlink(missing_ok=True)
         if not start:
@@ -155,9 +155,9 @@ class Report:
         return due and self.preview is not None
 
     def draw(self, step: int) -> None:
-        """Save a preview after ``step`` steps, whose state is kept: if memory does not suffice here, no step is lost.
+        """Save a preview after ``step`` steps. The state is saved before, so that no step is lost if memory runs out.
 
-        A run that resumes here leaves that preview out, and says so.
+        In that case, a run that resumes here leaves the preview out, and prints a warning.
         """
         if not self.preview:
             return
@@ -203,7 +203,7 @@ class Report:
         return self.folder
 
     def retain(self, steps: int, *, state: bool) -> None:
-        """Mark that the run has ended with so many steps; with ``state``, more steps can go on from its state."""
+        """Mark that the run has ended after ``steps`` steps; with ``state``, a longer run can resume from its state."""
         if not state:
             self.discard()
             self.scratch.mkdir(parents=True)
@@ -215,7 +215,7 @@ class Report:
 
 
 def forget_finished(folder: Path, days: int) -> None:
-    """Delete the states of runs in ``folder`` that ended more than so many days ago."""
+    """Delete the states of runs in ``folder`` that ended more than ``days`` days ago."""
     for marker in folder.glob(f"*/{FINISHED}"):
         if time.time() - marker.stat().st_mtime >= days * 86_400:
             shutil.rmtree(marker.parent, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Several image sets that a method learns from at once, each with how often its pictures count. No torch is imported.
 
-The stage *further_set* records what each of the further sets holds; the build depends on these records, because DVC
-cannot list a number of deps that parameters decide.
+The stage *further_set* records what each of the further sets holds; the build depends on these records, because
+the number of its deps in DVC cannot depend on parameters.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def further_places(params: Schema, part: str) -> list[Place]:
 
 
 def recorded(params: Schema, sources: Path) -> dict[str, str]:
-    """What the further sets held when *further_set* looked: folder → digest; raises InputError without a record."""
+    """The further sets' content when *further_set* read it: folder → digest; raises InputError without a record."""
     found: dict[str, str] = {}
     for name in params.further_sets if isinstance(params, FurtherSets) else {}:
         file = sources / f"{name}.json"

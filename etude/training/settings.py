@@ -1,4 +1,4 @@
-"""Settings of a run that all methods share: how it computes, and what it tells. Nothing here imports torch."""
+"""Settings of a run that all methods share: how it computes, and what it reports. Nothing here imports torch."""
 
 from __future__ import annotations
 

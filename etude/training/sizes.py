@@ -13,7 +13,7 @@ from etude.core.params import Schema
 
 
 class TellsSizes(Schema):
-    """A method whose pictures' original sizes the UNet can be told."""
+    """A method that can give the UNet the original sizes of its pictures."""
 
     added_keys: ClassVar = {"original_sizes": False}
 

@@ -1,7 +1,7 @@
-"""What learning goes on from: the ``start`` of a method's params.yaml, and whether it fits what is learned now.
+"""What training continues from: the ``start`` of a method's params.yaml, and whether it fits what is learned now.
 
 The stage *start* reads it, whatever its format, and writes it in the common form, on which the build depends. So a
-changed reader of formats causes a new build only where it reads something else. Importing this module imports no torch.
+changed reader of formats causes a new build only if its result differs. Importing this module imports no torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from etude.core.tensors import read_header
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-NOTHING = "models/none"  # a file that is always there: DVC has no dependencies that may be absent
+NOTHING = "models/none"  # a file that always exists: a dependency in DVC cannot be optional
 FILE = "start.safetensors"
 DELTA = ".delta"  # end of the name of a difference to the base's weight
 Shapes = Mapping[str, tuple[int, ...]]
@@ -42,15 +42,15 @@ class Start:
 
     @cached_property
     def shapes(self) -> Shapes:
-        """The shape of each tensor; a difference to a weight has the name of the weight."""
+        """The shape of each tensor; a difference to a weight has the weight's name."""
         header = read_header(self.path)
         header.pop("__metadata__", None)
         return {name.removesuffix(DELTA): tuple(entry["shape"]) for name, entry in header.items()}
 
     def copy_into(self, tensors: Mapping[str, Tensor]) -> None:
-        """Give each of ``tensors`` its value here, one after the other; a difference is added to the present value.
+        """Copy the start into ``tensors``, one after the other; a difference is added to the present value.
 
-        Tensors that are only here are left out. Raises InputError if one is lacking or has another shape.
+        Tensors that only the start has are left out. Raises InputError if one is missing or has another shape.
         """
         import torch
         from safetensors import safe_open
@@ -59,7 +59,7 @@ class Start:
         for fault in shape_faults(self.shapes, wanted, lambda _: True):
             raise unfit(self.source, fault)
         with safe_open(self.path, "pt") as file, torch.no_grad():
-            for name in file.keys():  # noqa: SIM118  # it has no iterator
+            for name in file.keys():  # noqa: SIM118  # the file has no iterator
                 own = tensors.get(name.removesuffix(DELTA))
                 if own is not None:
                     value = file.get_tensor(name).to(own)
@@ -67,7 +67,7 @@ class Start:
 
 
 class Starts(Schema):
-    """A method whose learning can go on from an artifact, or from a file of another program."""
+    """A method whose training can continue from an artifact, or from a file of another program."""
 
     added_keys: ClassVar = {"start": NOTHING}
 
@@ -77,13 +77,13 @@ class Starts(Schema):
     )
 
     def sources(self) -> dict[str, str]:
-        """The start: what the stage of that name reads."""
+        """The start, which the stage *start* reads."""
         return {"start": self.start}
 
     def misfits(self, start: Start, parts: Mapping[str, nn.Module]) -> Iterator[str]:
-        """What makes ``start`` unfit for these params, each with both values.
+        """The reasons why ``start`` does not fit these params, each with both values.
 
-        ``parts``: UNet and text encoders of the base by their names in artifacts, without numbers (meta device).
+        ``parts``: UNet and text encoders of the base by their names in artifacts, without values (meta device).
         """
         raise NotImplementedError
 
@@ -96,20 +96,20 @@ class StartsWhole(Starts):
         raise NotImplementedError
 
     def misfits(self, start: Start, parts: Mapping[str, nn.Module]) -> Iterator[str]:
-        """The trained weights are compared by name and shape; what else a whole model has is left out."""
+        """The trained weights are compared by name and shape; other tensors of a whole model are left out."""
         whole = any(name.startswith("vae.") for name in start.shapes)
         yield from shape_faults(start.shapes, weights(parts, self.trains), lambda _: whole)
 
 
 def load_start(params: Schema, folder: Path) -> Start | None:
-    """What the stage *start* left in ``folder``; None for a method that starts from scratch."""
+    """What the stage *start* wrote to ``folder``; None for a method that starts from scratch."""
     if not isinstance(params, Starts) or params.start == NOTHING:
         return None
     return Start(params.start, folder / FILE)
 
 
 def refuse_unfit(params: Schema, start: Start | None, base: Path, family: str) -> None:
-    """Raise InputError if learning cannot go on from ``start`` with this base, of which no weights are read."""
+    """Raise InputError if training cannot continue from ``start`` with this base, whose weights are not read."""
     if start is None or not isinstance(params, Starts):
         return
     own = start.facts.get("family", family)
@@ -125,7 +125,7 @@ def unfit(source: str, fault: str) -> InputError:
 
 
 def shape_faults(found: Shapes, wanted: Shapes, may_have: Callable[[str], bool] = lambda _: False) -> Iterator[str]:
-    """How the tensors of a start differ from the ``wanted`` ones; it may also have those for which ``may_have``."""
+    """How a start's tensors differ from the ``wanted`` ones; it may also have those for which ``may_have`` holds."""
     lacking = [name for name in wanted if name not in found]
     if lacking:
         yield f"lacks {len(lacking)} of the {len(wanted)} tensors that are learned, such as `{lacking[0]}`"
@@ -159,7 +159,7 @@ def rows(parts: Mapping[str, nn.Module], count: int, prefix: str = "") -> dict[s
 
 
 def _empty_parts(base: Path, family: str) -> dict[str, Any]:
-    """The UNet and the text encoders of a base as its configuration describes them, without numbers."""
+    """The UNet and the text encoders of a base as its configuration describes them, without values."""
     from etude.base.single import config_folder
     from etude.base.whole import empty_model
     from etude.core.families import FAMILIES

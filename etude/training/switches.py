@@ -1,4 +1,4 @@
-"""The switches of a method that make its build need less memory: the one table that errors and estimates name.
+"""The switches of a method that make its build need less memory: one table for errors and estimates.
 
 Nothing here imports torch: it is read while parameters are checked.
 """
@@ -27,7 +27,7 @@ class Switch:
 
     @property
     def resumes(self) -> bool:
-        """Whether a run that was stopped goes on from its state, because the result is the same."""
+        """Whether a stopped run resumes from its state after this change, because the result is the same."""
         return set(self.change) <= set(RESUMING)
 
     def __str__(self) -> str:

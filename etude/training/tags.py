@@ -1,6 +1,6 @@
-"""Captions as tags between commas: in other orders and with fewer tags, so that no caption is learned as a whole.
+"""Captions as tags between commas: shuffled and with fewer tags, so that no caption is learned as a whole.
 
-The rules are kohya's. Texts are encoded once, so that each caption has a number of variants, made from the seed.
+The rules are kohya's. Texts are encoded once; so each caption has a fixed number of variants, made from the seed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Tags(Schema):
         return self.shuffle or self.dropout > 0
 
     def kept(self, caption: str) -> str:
-        """What every variant of a caption contains."""
+        """The part of a caption that every variant contains."""
         first, others, last = self._split(caption)
         return _joined(first + last) if self.dropout else _joined(first + others + last)
 
@@ -73,7 +73,7 @@ class Tags(Schema):
         return _joined(first + others + last)
 
     def _split(self, caption: str) -> tuple[list[str], list[str], list[str]]:
-        """The tags that stay in front, those that move or go, and those that stay behind a second separator."""
+        """The tags that stay first, those that are shuffled or left out, and those that stay after a second one."""
         if not self.separator or self.separator not in caption:
             tags = [tag.strip() for tag in caption.strip().split(COMMA)]
             return tags[: self.keep], tags[self.keep :], []
@@ -93,7 +93,7 @@ class HasTags(Schema):
 
 
 class LearnsCaptions(Captioned, HasTags, Trained, MethodParams):
-    """A method that learns captioned pictures through texts that are encoded once, or trained: `conditioning`."""
+    """A method that learns captioned pictures; texts are encoded once, or by trained encoders: `conditioning`."""
 
     caption_dropout: float = Field(ge=0, lt=1)
     clip_skip: int = Field(ge=0, le=10)
@@ -111,7 +111,7 @@ def refuse_idle_tags(tags: Tags, texts: Sequence[str], reads: str = "texts") -> 
 
 
 def vary(captions: Captions, tags: Tags, seed: int) -> Captions:
-    """The captions with their variants, which have texts only; unchanged if ``tags`` changes nothing."""
+    """The captions with their variants, which are not encoded yet; unchanged if ``tags`` changes nothing."""
     if not tags.changes:
         return captions
 

@@ -16,7 +16,7 @@ Template = Annotated[str, Field(pattern=r"\[name\]|\[filewords\]", description="
 
 
 def refuse_idle_reading(templates: Sequence[str], reads: str) -> None:
-    """Raises ValueError unless ``reads``, the dependency of the build stage, fits the templates: texts or prepared."""
+    """Raises ValueError unless ``reads`` (a dep of the build stage, texts or prepared) fits the templates."""
     needs_captions = any(FILEWORDS in template for template in templates)
     if needs_captions != (reads == "texts"):
         raise ValueError(f"`reads` must be `texts` if a template has {FILEWORDS}, else `prepared`")

@@ -1,5 +1,5 @@
-"""Trackers to which a run also sends the points of its curve: those of accelerate, none of which is imported unless
-it is chosen (`settings.RunParams`).
+"""Accelerate's trackers, to which a run also sends the points of its curve. Each is imported only if it is chosen
+(`settings.RunParams`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from etude.core.errors import TrainingError
 from etude.training.settings import Tracker
 
-PROJECT = "etude"  # a project of Weights & Biases, an experiment of MLflow, a folder of TensorBoard
+PROJECT = "etude"  # the project in Weights & Biases, the experiment in MLflow, the folder of TensorBoard
 MLFLOW_ID = "mlflow-run"
 
 
@@ -21,8 +21,8 @@ MLFLOW_ID = "mlflow-run"
 class Trackers:
     """The trackers of one run.
 
-    A run that resumes goes on in its own run of each tracker, and no point is sent twice: ``folder`` holds what the
-    trackers write, and the last step that they were told.
+    A run that resumes continues its own run in each tracker, and no point is sent twice: ``folder`` holds the files of
+    the trackers, and the last step that was sent.
     """
 
     kinds: Sequence[Tracker]
@@ -36,7 +36,7 @@ class Trackers:
         return self.folder / "last-step"
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Send a point, unless a run that was stopped later had sent it; the first one opens the trackers."""
+        """Send a point, unless it was sent before the run was stopped; the first point opens the trackers."""
         if not self.kinds or step <= self._last():
             return
         if not self._open:
@@ -60,7 +60,7 @@ class Trackers:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        # without an address MLflow would begin a database in the working folder
+        # without an address, MLflow would create a database in the working folder
         os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{self.folder.parent.as_posix()}/mlflow.db")
         PartialState(cpu=self.device == "cpu")  # accelerate's trackers ask it whether this is the main process
         for kind in self.kinds:
@@ -75,7 +75,7 @@ class Trackers:
                 (self.folder / MLFLOW_ID).write_text(tracker.tracker.info.run_id, encoding="utf-8", newline="\n")
 
     def _settings(self, kind: Tracker) -> dict[str, Any]:
-        """How accelerate opens a tracker: under the name of this run, and again if it was stopped."""
+        """How accelerate opens a tracker: under the name of this run; if this run was stopped, its run is reopened."""
         run = self.folder.name
         if kind == "tensorboard":
             return {"logging_dir": str(self.folder)}

@@ -1,6 +1,6 @@
-"""What changes the parameters of a run: its optimizer, for all of them together or for each on its own.
+"""What changes the parameters of a run: one optimizer for all of them, or one for each.
 
-Each on its own allows weights in bfloat16, and needs no gradient for longer than its own change (``release``).
+One for each allows weights in bfloat16, and gradients that are freed as soon as they are used (``release``).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _adamw8bit(groups: Any, settings: Optimizer) -> Any:
 
 
 def _adafactor(groups: Any, settings: Optimizer) -> Any:
-    """That of transformers: torch's multiplies the rate by the size of each weight, so that no tool's rates fit it."""
+    """That of transformers: torch's multiplies the rate by the size of each weight, so no tool's rates fit it."""
     from transformers.optimization import Adafactor
 
     own = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
@@ -58,7 +58,7 @@ def _adafactor(groups: Any, settings: Optimizer) -> Any:
 
 
 def _prodigy(groups: Any, settings: Optimizer) -> Any:
-    """With the two switches that its authors advise for diffusion models; the second matters with a warm-up."""
+    """Prodigy with the two switches that its authors advise for diffusion models; the second matters with a warm-up."""
     from prodigyopt import Prodigy
 
     own = {"use_bias_correction": True, "safeguard_warmup": True}
@@ -102,14 +102,14 @@ class Updates:
         self._averages = settings.kind == "schedule_free"
 
     def step(self, number: int, rate: float) -> AbstractContextManager[None]:
-        """Around what computes the gradients of 0-based step ``number``: after it they have changed the parameters."""
+        """The context in which step ``number`` (0-based) computes gradients; at its end, the parameters are changed."""
         raise NotImplementedError
 
     @contextmanager
     def published(self) -> Iterator[None]:
-        """Inside, the parameters have the values to be saved; on exit, exactly those with which training goes on.
+        """Within the block, the parameters have the values to be saved; on exit, exactly the values from before.
 
-        Schedule-free training computes gradients at other values; between the two it converts with rounding.
+        Schedule-free training computes gradients at other values, and rounds when it converts between the two.
         """
         if not self._averages:
             yield
@@ -135,7 +135,7 @@ class Updates:
         return [optimizer.state_dict() for optimizer in self._optimizers]
 
     def load(self, states: Sequence[Any]) -> None:
-        """Go on from a `state`."""
+        """Continue from a saved `state`."""
         for optimizer, state in zip(self._optimizers, states, strict=True):
             optimizer.load_state_dict(state)
 
@@ -146,7 +146,7 @@ class Together(Updates):
     def __init__(self, groups: Sequence[Group], settings: Optimizer, device: Accelerator) -> None:
         self._rates = [group.rate for group in groups]
         optimizer = make_optimizer([group.tensors for group in groups], settings)
-        # accelerate's is for scaled gradients; at every step it looks for packages on the disk
+        # accelerate's wrapper is for scaled gradients; at every step it looks for packages on the disk
         self._optimizer: Any = device.prepare(optimizer) if device.scaler else optimizer
         super().__init__(groups, settings, [self._optimizer])
 
@@ -163,7 +163,7 @@ class Together(Updates):
 class Apart(Updates):
     """An optimizer for each parameter.
 
-    With ``release`` it changes its parameter during backward, as soon as the gradient is there, and gives that up.
+    With ``release`` it changes its parameter during backward, as soon as the gradient is computed, and then frees it.
     A parameter in bfloat16 is changed in float32 and then rounded at random, by numbers that are a function of seed,
     step and parameter.
     """
@@ -198,17 +198,17 @@ class _Part:
 
     def __init__(self, tensor: Tensor, rate: float, settings: Optimizer) -> None:
         self.tensor, self._rate = tensor, rate
-        # what the optimizer changes: the parameter itself, or its values in float32, which are there during a change
+        # what the optimizer changes: the parameter itself, or its values in float32, which exist only during a change
         self._wide = tensor if tensor.dtype == torch.float32 else torch.empty(0, device=tensor.device)
         self.optimizer = make_optimizer([[self._wide]], settings)
 
     def on_gradient(self, change: Callable[[Tensor], None]) -> Any:
-        """Call ``change`` whenever the parameter's gradient is there, until what this returns is removed."""
+        """Call ``change`` whenever the parameter's gradient is computed, until the returned handle is removed."""
         return self.tensor.register_post_accumulate_grad_hook(change)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def change(self, rate: float, seed: int) -> None:
-        """Change the parameter by its gradient, if it has one, and give that up."""
+        """Change the parameter by its gradient, if it has one, and free the gradient."""
         if self.tensor.grad is None:
             return
         self.optimizer.param_groups[0]["lr"] = rate * self._rate
@@ -224,9 +224,9 @@ class _Part:
 
 def rounded(values: Tensor, seed: int) -> Tensor:
     """float32 as bfloat16: each value up or down at random, so that the mean is the value (Gupta et al., 2015,
-    arXiv:1502.02551). A value that bfloat16 holds stays as it is.
+    arXiv:1502.02551). A value that bfloat16 can represent stays as it is.
 
-    bfloat16 is the upper half of float32: what is random is whether the lower half carries into it.
+    bfloat16 is the upper half of float32. A random number is added to the lower half, which may carry into the upper.
     """
     generator = torch.Generator(values.device).manual_seed(seed)
     lower = torch.randint(2**16, values.shape, generator=generator, dtype=torch.int32, device=values.device)
