@@ -67,7 +67,7 @@ def load(path: Path | str) -> Artifact:
 
 
 def built(path: Path) -> Path:
-    """The artifact in the folder of a build; any other path as it is."""
+    """The artifact file in a build's folder; any other path is returned unchanged."""
     file = path / "artifact.safetensors"
     return file if file.exists() else path
 

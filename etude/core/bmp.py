@@ -7,11 +7,11 @@ from pathlib import Path
 
 HEAD = 14  # bytes before the header, whose first number is its own length
 LENGTH = 124  # of the header of version 5
-EMBEDDED = b"DEBM"  # "MBED", as a number with its lowest byte first; a "LINK" is the name of a file elsewhere
+EMBEDDED = b"DEBM"  # "MBED" as a little-endian number; "LINK" would mean the name of another file
 
 
 def embedded_profile(path: Path) -> bytes | None:
-    """The profile, or what is there of it; None without one."""
+    """The profile, incomplete if the file ends early; None if there is none."""
     with open(path, "rb") as file:
         head = file.read(HEAD + LENGTH)
         if len(head) < HEAD + LENGTH or int.from_bytes(head[HEAD : HEAD + 4], "little") < LENGTH:

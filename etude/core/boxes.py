@@ -1,7 +1,7 @@
 """The boxes of AVIF and HEIC files (ISO/IEC 14496-12 and 23008-12), and the colours that they describe.
 
-A file has several pictures (tiles, a thumbnail, transparency, a map of brightness), whose properties lie in one list;
-which are those of the picture that is shown is in the boxes `pitm` and `ipma`.
+A file has several pictures (tiles, a thumbnail, transparency, a map of brightness) and one list of all their
+properties. The box `pitm` names the picture that is shown, and `ipma` says which properties each picture has.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ Box = tuple[bytes, bytes]  # kind and content
 
 
 def described_profile(path: Path) -> bytes | None:
-    """The ICC profile of the colours that the boxes give by codes; None where that is sRGB. Raises UnusableError.
+    """The ICC profile for the colour codes in the boxes; None for sRGB, or without codes. Raises UnusableError.
 
-    Codes that only the coded picture has, in no box, are not read: it is taken as sRGB.
+    Codes that are not in a box but only in the coded picture are not read: the picture is taken as sRGB.
     """
     own, every = _properties(path)
     colours = [content for kind, content in own if kind == COLOURS]
-    colours = colours or [content for kind, content in every if kind == COLOURS]  # a grid may have those of its tiles
+    colours = colours or [content for kind, content in every if kind == COLOURS]  # a grid may have none of its own
     codes = next((content for content in colours if content.startswith(CODES)), b"")
     return profile_of_codes(*struct.unpack_from(">HH", codes, 4)) if len(codes) >= 8 else None
 
@@ -34,7 +34,7 @@ def has_property(path: Path, kind: bytes) -> bool:
 
 
 def _properties(path: Path) -> tuple[list[Box], list[Box]]:
-    """The properties of the picture that is shown, and those of all; raises struct.error for damaged boxes."""
+    """The properties of the picture that is shown, and those of all pictures; raises struct.error for damaged boxes."""
     boxes = dict(_boxes(_metadata(path)[4:]))
     lists = dict(_boxes(boxes.get(b"iprp", b"")))
     every = list(_boxes(lists.get(b"ipco", b"")))
@@ -45,7 +45,7 @@ def _properties(path: Path) -> tuple[list[Box], list[Box]]:
 
 
 def _places(associations: bytes, item: int) -> list[int]:
-    """The places of an item's properties in their list, from 1 on; 0 is none."""
+    """The positions of an item's properties in the list of all, counted from 1; 0 means no property."""
     if not associations:
         return []
     version, flags, count = associations[0], associations[3], int.from_bytes(associations[4:8])

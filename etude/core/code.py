@@ -1,4 +1,4 @@
-"""The code that makes a result, for the keys of the store: digests of ours, and versions of packages."""
+"""The code that makes a result, for the keys of the store: digests of Étude's own files, and versions of packages."""
 
 from __future__ import annotations
 

@@ -14,16 +14,16 @@ from etude.core.errors import UnusableError
 Colour = tuple[int, int, int]
 SRGB = ImageCms.createProfile("sRGB")
 WHITE = 65535  # of sixteen bits
-FEWER = WHITE // 16  # a picture that ends here holds twelve bits, or fewer, in sixteen: it would be almost black
-FAR = 16  # levels of 255 by which no profile of sRGB differs from Pillow's
+FEWER = WHITE // 16  # with no value above this, only twelve of sixteen bits are used: it would be almost black
+FAR = 16  # levels, of 255: every profile of sRGB differs from Pillow's by less
 FEWER_BITS = "they seem to be of fewer bits; scale them to 16"
 
 
 def in_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
-    """Pixels with a profile, embedded or of described colours, as sRGB (phones write Display P3); others as they are.
+    """The picture in sRGB if it has a profile, embedded or of described colours (phones write Display P3).
 
-    The second value is False when there is a profile that cannot be used. No profile is left in ``image`` or in what
-    is returned: Pillow would write it into every file that is saved of them, where it no longer fits the pixels.
+    Without a profile its pixels stay as they are. The second value is False if it has a profile that cannot be used.
+    Neither ``image`` nor the result keeps a profile: Pillow would save it in a file whose pixels it no longer fits.
     """
     profile, described = image.info.pop("icc_profile", None), image.info.pop(KEY, None)
     if described and image.mode in ("L", "LA", "1"):
@@ -35,15 +35,15 @@ def in_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
         if image.mode != "CMYK" and _is_srgb(profile):
             return image, True
         converted = _through(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)))
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):  # damaged, or for other pixels: the numbers are right
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):  # damaged, or for another mode: the pixels stay
         return image, False
-    converted.info.pop("icc_profile", None)  # Pillow's sRGB, which holds the time of its making
+    converted.info.pop("icc_profile", None)  # Pillow's sRGB profile, which contains the time of its creation
     return converted, True
 
 
-@lru_cache(maxsize=16)  # the pictures of a set have few different ones
+@lru_cache(maxsize=16)  # the pictures of a set have few different profiles
 def _is_srgb(data: bytes) -> bool:
-    """Whether it is called sRGB and is near it, unlike "Display P3 Gamut with sRGB Transfer" and linear sRGB."""
+    """Whether a profile is called sRGB and is near it, unlike "Display P3 Gamut with sRGB Transfer" and linear sRGB."""
     profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
     if "sRGB" not in ImageCms.getProfileDescription(profile) or profile.profile.xcolor_space.strip() != "RGB":
         return False
@@ -54,7 +54,7 @@ def _is_srgb(data: bytes) -> bool:
 
 
 def _through(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
-    """The pixels as RGB, or RGBA where some are transparent; raises PyCMSError where the profile is of other pixels."""
+    """The pixels as RGB, or RGBA if some are transparent; raises PyCMSError if the profile is for another mode."""
     direct = image
     if image.mode in ("P", "PA"):
         direct = image.convert("RGBA" if image.has_transparency_data else "RGB")
@@ -64,22 +64,22 @@ def _through(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Ima
         direct = image.convert(f"{image.mode}A")
     if direct.mode != "LA":
         return _converted(direct, profile, "RGBA" if direct.mode == "RGBA" else "RGB")
-    coloured = _converted(direct.getchannel("L"), profile, "RGB")  # Pillow converts no grey with alpha
+    coloured = _converted(direct.getchannel("L"), profile, "RGB")  # Pillow cannot convert grey with alpha
     coloured.putalpha(direct.getchannel("A"))
     return coloured
 
 
 def _converted(image: Image.Image, profile: ImageCms.ImageCmsProfile, mode: str) -> Image.Image:
     converted = ImageCms.profileToProfile(image, profile, SRGB, outputMode=mode)
-    assert converted is not None  # it is, where the conversion is in place
+    assert converted is not None  # it is None only if the conversion is in place
     return converted
 
 
 def flatten(image: Image.Image, background: Colour, white: int = WHITE) -> Image.Image:
-    """Any mode as RGB; whatever lies hidden under transparency is covered by ``background``.
+    """Any mode as RGB; transparent pixels are drawn over ``background``.
 
-    ``white`` is the white of grey in more than eight bits. Raises UnusableError where that is not known, and for a
-    picture of which nothing shows.
+    ``white`` is the value of white in grey of more than eight bits. Raises UnusableError if that value is not known,
+    and for a picture that is transparent everywhere.
     """
     if image.mode == "F":
         raise UnusableError("its floating-point pixels have no agreed white")
@@ -96,7 +96,7 @@ def flatten(image: Image.Image, background: Colour, white: int = WHITE) -> Image
 
 
 def opacity(image: Image.Image) -> Image.Image | None:
-    """How opaque each pixel is, in mode L: 255 hides all that `flatten` puts below. None where all pixels do."""
+    """How opaque each pixel is, in mode L: 255 hides the background of `flatten`. None if all pixels are 255."""
     if not image.has_transparency_data:
         return None
     alpha = _with_alpha(image).getchannel("A")
@@ -109,7 +109,7 @@ def _with_alpha(image: Image.Image) -> Image.Image:
 
 
 def refuse_dark(image: Image.Image) -> None:
-    """Raise UnusableError for colours, decoded from sixteen bits, that fill twelve bits or fewer."""
+    """Raise UnusableError for colours of sixteen bits, decoded to eight, that use only twelve bits or fewer."""
     if image.mode in ("RGB", "RGBA"):
         brightest = np.asarray(image)[..., :3].max()
         if 0 < brightest < 256 // 16:
@@ -117,13 +117,13 @@ def refuse_dark(image: Image.Image) -> None:
 
 
 def _eight_bits(image: Image.Image, white: int) -> Image.Image:
-    """Grey of more bits scaled to eight: Pillow's own conversion clips at 255 and turns such pictures white."""
+    """Grey of more than eight bits, scaled to eight: Pillow's conversion clips at 255 and turns such pictures white."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() > white:
         raise UnusableError(f"its grey has values outside 0 … {white}, without an agreed white")
     if white == WHITE and 0 < values.max() <= FEWER:
         raise UnusableError(f"its 16-bit grey ends at {values.max()} of {WHITE}: {FEWER_BITS}")
-    scaled = values.astype(np.uint32)  # in place: a scan in 16 bits may be as large as Pillow opens
+    scaled = values.astype(np.uint32)  # computed in place: a 16-bit scan may have the largest size that Pillow opens
     scaled *= 255
     scaled += white // 2
     scaled //= white

@@ -1,8 +1,9 @@
-"""Colours that a file describes by numbers in place of an ICC profile: cICP, gAMA and cHRM of PNG, nclx of AVIF.
+"""Colours that a file describes by numbers instead of an ICC profile: cICP, gAMA and cHRM of PNG, nclx of AVIF.
 
-Codes are those of ITU-T H.273. They become an ICC profile (ICC.1:2010), so that colours are converted in one place. As
-in browsers, the curves of video count as that of sRGB. In a PNG, cICP comes before a profile, a profile before sRGB and
-sRGB before gAMA and cHRM; a profile is used where cICP cannot be (PNG 3, 4.3). In AVIF and HEIC a profile comes first.
+Codes are those of ITU-T H.273. They become an ICC profile (ICC.1:2010), so that colours are converted in one place. The
+curves of video are taken as that of sRGB, as in browsers. In a PNG, cICP has precedence over a profile, a profile over
+sRGB, and sRGB over gAMA and cHRM; if cICP cannot be used, a profile is (PNG 3, 4.3). In AVIF and HEIC, a profile has
+precedence.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from etude.core.errors import UnusableError
 
-KEY = "described_profile"  # of Pillow's `Image.info`: such a profile holds for grey, too
+KEY = "described_profile"  # in Pillow's `Image.info`; such a profile is valid for grey pixels, too
 D65, C, DCI = (0.3127, 0.329), (0.31, 0.316), (0.314, 0.351)
 # Code → x and y of white, red, green and blue.
 PRIMARIES: dict[int, tuple[float, ...]] = {
@@ -26,13 +27,13 @@ PRIMARIES: dict[int, tuple[float, ...]] = {
     12: (*D65, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06),
     22: (*D65, 0.63, 0.34, 0.295, 0.605, 0.155, 0.077),
 }
-UNKNOWN = 2  # of either code: taken as that of sRGB
-SRGB = 0.0  # stands for its curve
+UNKNOWN = 2  # as either code: sRGB's is taken
+SRGB = 0.0  # means sRGB's own curve
 GAMMAS = {1: SRGB, 2: SRGB, 4: 2.2, 5: 2.8, 6: SRGB, 8: 1.0, 13: SRGB, 14: SRGB, 15: SRGB}  # code → exponent
 HDR = {16: "PQ", 18: "HLG"}
-USUAL = 1 / 2.2  # what gAMA is for sRGB
-NEAR = 0.005  # of numbers that mean the same
-GAMMA_LIMITS = 0.1, 10.0  # of gAMA; beyond them it is senseless, and viewers ignore it
+USUAL = 1 / 2.2  # gAMA of sRGB
+NEAR = 0.005  # numbers that differ by less mean the same
+GAMMA_LIMITS = 0.1, 10.0  # of gAMA; a value outside has no meaning, and viewers ignore it
 D50 = 0.9642, 1.0, 0.8249
 BRADFORD = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296))
 
@@ -47,7 +48,7 @@ def profile_of_codes(primaries: int, transfer: int) -> bytes | None:
 
 
 def profile_of_png(chunks: Mapping[bytes, bytes]) -> bytes | None:
-    """The ICC profile that a PNG's chunks describe; None where it is sRGB, or is in iCCP. Raises UnusableError."""
+    """The ICC profile that a PNG's chunks describe; None for sRGB, or if it has one in iCCP. Raises UnusableError."""
     if comes_first(chunks):
         primaries, transfer, matrix, full = chunks[b"cICP"]
         if matrix or not full:
@@ -63,7 +64,7 @@ def profile_of_png(chunks: Mapping[bytes, bytes]) -> bytes | None:
 
 
 def comes_first(chunks: Mapping[bytes, bytes]) -> bool:
-    """Whether a PNG has a cICP chunk, which comes before a profile in iCCP."""
+    """Whether a PNG has a cICP chunk, which has precedence over a profile in iCCP."""
     return len(chunks.get(b"cICP", b"")) == 4
 
 
@@ -72,7 +73,7 @@ def _numbers(data: bytes, count: int) -> tuple[float, ...] | None:
 
 
 def _profile(described: Sequence[float], gamma: float) -> bytes | None:
-    import numpy as np  # by commands that read no picture, it is not needed
+    import numpy as np  # commands that read no picture do not need it
 
     if gamma == SRGB and np.allclose(described, PRIMARIES[1], rtol=0, atol=NEAR):
         return None

@@ -28,7 +28,7 @@ class EtudeError(Exception):
         super().__init__(f"{self.place}: {_ended(self.fault)} Next: {_ended(self.action)}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _copied, (type(self), self.args, vars(self))  # for another process
+        return _copied, (type(self), self.args, vars(self))  # for pickling, to pass it to another process
 
 
 class EtudeWarning(UserWarning):
@@ -86,10 +86,10 @@ def _ended(sentence: str) -> str:
 
 
 def in_lines(text: str) -> str:
-    """Each line of the text as `in_a_line` makes it."""
+    """The text with `in_a_line` applied to each line."""
     return "\n".join(map(in_a_line, text.split("\n")))
 
 
 def in_a_line(text: str) -> str:
-    """The text with line ends and what else would steer a terminal (names in files may hold it) as escapes."""
+    """The text with line ends and terminal control characters, which names in files may contain, as escapes."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _FACTOR = re.compile(r"\.(lora_(?:A|B|mid)\.weight|(?:hada|lokr|glora|oft|ia3)_\w+|dora_scale|diff|diff_b)$")
 RANKED = ("lora_A.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b", "glora_a2")  # their first size is the rank
-MULTIPLIED = ("lora_", "hada_", "lokr_", "glora_a", "glora_b")  # factors whose product the change is, by their starts
+MULTIPLIED = ("lora_", "hada_", "lokr_", "glora_a", "glora_b")  # how the names of factors that are multiplied begin
 
 
 def by_layer(tensors: Mapping[str, T]) -> dict[str, dict[str, T]]:
@@ -38,8 +38,8 @@ def rank_of(factors: Mapping[str, Tensor]) -> int | None:
 def refuse_overflow(path: Path | str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Raise FormatError for a layer whose factors are finite, but so large that their product may not be.
 
-    Nothing is multiplied: the Frobenius norm of a product is at most the product of the norms. Where W takes part in
-    the change, or a rotation, `etude.diffusion.factors.change` checks what comes out.
+    Nothing is multiplied: the Frobenius norm of a product is at most the product of the norms. If the change
+    also depends on W or on a rotation, `etude.diffusion.factors.change` checks the result.
     """
     if nan_is_allowed():
         return

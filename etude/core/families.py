@@ -31,7 +31,7 @@ class TextEncoder:
     normed: bool  # whether the final layer norm is applied to them
     pooled: bool  # whether the projected state at the end token is read too
     single: str  # its prefix in single files, after the family's `texts`
-    open_clip: bool  # whether its layers have OpenCLIP's names in single files; else they have transformers' names
+    open_clip: bool  # whether its layers have OpenCLIP's names in single files; otherwise transformers' names
     kohya: str  # its prefix in kohya's LoRA files
     embedding: str = ""  # its key in embedding files; "": the family has one encoder, and its files need no key
     layers: int | None = None  # how many of the layers in single files are used; None: all

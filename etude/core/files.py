@@ -1,7 +1,7 @@
 """Reading and writing files: atomic writes, content hashes, JSON. Equal data gives equal bytes.
 
 A name from outside (for example from another program's file) is text, never a path: `file_name` makes a file name from
-it, and only `Draft.path` makes a path from that.
+it, and only `Draft.path` makes a path from a file name.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def file_name(text: str) -> str:
 
 
 def file_name_fault(text: str) -> str:
-    """Why no file can be called by a text, so that `file_name` would be another word; empty if one can."""
+    """Why no file can be named after a text (`file_name` would return another word); empty if one can."""
     if not _kept(text):
         return "has no letter, digit or emoji, so that no file can be called by it"
     return f"has more than {STEM} bytes, too many for the name of a file" if is_cut(text) else ""
@@ -59,7 +59,7 @@ def _kept(text: str) -> str:
 
 
 def _is_kept(letter: str) -> bool:
-    """Whether a character may be in a file name: also marks of letters (हिन्दी), and tones and parts of emoji."""
+    """Whether a character may be in a file name: also combining marks (हिन्दी), emoji, modifiers such as skin tones."""
     category = unicodedata.category(letter)
     tone = category == "Sk" and not letter.isascii()
     return letter.isalnum() or letter in "_.-" + JOINERS or category[0] == "M" or category == "So" or tone
@@ -169,7 +169,7 @@ def tree_digest(digests: Mapping[str, str]) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Flush a file, or the entries of a folder, to disk. On Windows folders cannot be opened, nor files for reading."""
+    """Flush a file, or the entries of a folder, to disk. Windows opens no folders; files must be open for writing."""
     if sys.platform == "win32" and path.is_dir():
         return
     descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
@@ -207,7 +207,7 @@ def atomic_path(path: Path | str, durable: bool = True) -> Iterator[Path]:
 def copy_file(source: Path, place: Path) -> None:
     """Copy the bytes of a file to a new one. Where the file system can (Btrfs, XFS), both share one place on the disk.
 
-    A change of one is no change of the other. A hard link would be, and DVC would replace it by a copy.
+    A later change of one file does not change the other. With a hard link it would; DVC would replace one by a copy.
     """
     if hasattr(os, "copy_file_range"):
         try:
@@ -218,18 +218,18 @@ def copy_file(source: Path, place: Path) -> None:
                     return
         except OSError:
             pass
-        # some kernels and file systems cannot; of these, a few say that they have come to the end
+        # some kernels and file systems cannot do this; a few of them report the end of the file, not an error
     shutil.copyfile(source, place)
 
 
 def _exchange(moves: Sequence[tuple[Path, Path, Path]]) -> None:
-    """Move each first path to the second, and what is there to the third; on an error all are where they were."""
+    """Move each first path to the second, and an existing second path to the third; on an error, undo all moves."""
     try:
         for new, place, old in moves:
             if os.path.lexists(place):
                 os.replace(place, old)
             os.replace(new, place)
-    except BaseException:  # also Ctrl-C between two moves: the caller removes what is still aside
+    except BaseException:  # also Ctrl-C between two moves: the caller would delete the old files
         for new, place, old in moves:
             if not os.path.lexists(new):
                 os.replace(place, new)
@@ -258,8 +258,8 @@ def replace_folder(path: Path | str) -> Iterator[Path]:
 def add_to_folder(folder: Path, *, replace: bool = False) -> Iterator[Draft]:
     """Yield a draft; on success its whole content moves into ``folder``, on an error nothing moves.
 
-    Raises ConflictError, before anything moves, if a file exists already and may not be replaced. An existing link is
-    replaced itself; its target stays.
+    Raises ConflictError, before anything moves, if a file exists already and may not be replaced. If a link exists, the
+    link is replaced, not its target.
     """
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -292,5 +292,5 @@ def read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first") from None
-    except (ValueError, RecursionError) as error:  # no text, no JSON, too deep, or a number of 5,000 digits
+    except (ValueError, RecursionError) as error:  # not text, not JSON, too deep, or a number of 5,000 digits
         raise InputError(path, f"is not JSON ({error})", "delete it and run `dvc repro`") from error

@@ -10,12 +10,12 @@ from random import Random
 from PIL import Image, ImageChops
 from PIL.JpegImagePlugin import JpegImageFile
 
-# Bytes that are decoded only where a scan ends before its pixels do.
+# Bytes that are decoded only if a scan's data end before its last pixel.
 MORE = Random(0).randbytes(256).replace(b"\xff", b"\x55")
 RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 SCAN_END = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")  # a marker that is no restart
-END, SCAN, INTERVAL = 0xD9, 0xDA, 0xDD  # markers; an interval is that between two restarts
-HUFFMAN = frozenset({0xC0, 0xC1, 0xC2})  # frames; with arithmetic coding, zeros at the end are left out rightly
+END, SCAN, INTERVAL = 0xD9, 0xDA, 0xDD  # markers; INTERVAL gives the distance between two restarts
+HUFFMAN = frozenset({0xC0, 0xC1, 0xC2})  # frames; with arithmetic coding, an encoder may leave out zeros at the end
 ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without data
 GREY = (127, 128, 129)  # what libjpeg fills in, in each band of any mode
 TOLERATED = 1e-3  # share of the pixels: some programs leave out the last bits of a scan
@@ -43,7 +43,7 @@ def ends_early(image: Image.Image, data: bytes) -> bool:
             if reduced:
                 again.draft(None, (again.width // reduced[0], again.height // reduced[0]))
             again.load()
-    except (OSError, SyntaxError):  # then nothing is known
+    except (OSError, SyntaxError):  # then it is not known
         return False
     counts = ImageChops.difference(image, again).histogram()
     return sum(counts[::256]) < (1 - TOLERATED) * sum(counts)

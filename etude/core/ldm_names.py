@@ -1,7 +1,8 @@
-"""The names of the first Stable Diffusion code (LDM), in which single files are written, beside those of diffusers.
+"""The names of the first Stable Diffusion code (LDM), which single files contain, and those of diffusers.
 
-Both UNets are the same modules in another order: LDM counts the blocks of one list down and one up, diffusers levels.
-A table holds prefixes of names, diffusers → LDM; the longest prefix of a name tells the other name, either way.
+Both UNets have the same modules in another order: LDM numbers all blocks going down in one list and all going up in
+another, diffusers numbers them by level. A table holds prefixes of names, diffusers → LDM; a name is translated by its
+longest prefix in the table, in either direction.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ OPEN_CLIP_ENDS = {
     "final_layer_norm.weight": "ln_final.weight",
     "final_layer_norm.bias": "ln_final.bias",
 }
-# SD 1.x's folders of 2022 call the layers of the VAE's attention so; diffusers still reads it.
+# Names of the VAE's attention layers in SD 1.x's folders of 2022 → today's names; diffusers reads both.
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def unet_table(names: Collection[str]) -> dict[str, str]:
-    """For a UNet with these names, of either kind: levels, resnets a level and attention are read from them."""
+    """The table for a UNet with these names, LDM's or diffusers'; they show levels, resnets a level and attention."""
     if any(name.startswith("input_blocks.") for name in names):
         downs = sorted(_numbers(r"input_blocks\.(\d+)\.0\.op\.", names))
         levels, stride = len(downs) + 1, downs[0] if downs else max(_numbers(r"input_blocks\.(\d+)\.", names)) + 1
@@ -81,13 +82,13 @@ def _resnet(name: str, ldm: str) -> Iterable[tuple[str, str]]:
 
 
 def table_of(blocks: Sequence[int]) -> dict[str, str]:
-    """For a UNet with two resnets a level and these transformer layers at each level, going down."""
+    """The table for a UNet with two resnets a level; ``blocks``: transformer layers at each level, going down."""
     attended = [len(blocks) - 1 - level for level, layers in enumerate(blocks) if layers]
     return dict(_unet_pairs(len(blocks), 3, attended))
 
 
 def vae_table(names: Collection[str]) -> dict[str, str]:
-    """For a VAE with these names, of either kind. LDM counts the decoder's levels from the end."""
+    """The table for a VAE with these names, LDM's or diffusers'. LDM counts the decoder's levels from the end."""
     levels = max(_numbers(r"encoder\.down(?:_blocks)?\.(\d+)\.", names)) + 1
     table = {"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"}
     for side in ("encoder", "decoder"):

@@ -6,7 +6,7 @@ import re
 import zipfile
 from pathlib import Path
 
-HEAD = 1024  # bytes that tell what a file is
+HEAD = 1024  # bytes by which a file is recognised
 LONGEST_HEADER = 100_000_000  # bytes, of a safetensors file: what its own library reads at most
 Magic = tuple[tuple[int, bytes, str], ...]  # offset, bytes, what the file is
 POINTER = b"version https://git-lfs.github.com/spec"
@@ -86,19 +86,19 @@ def read_head(path: Path | str) -> bytes:
 
 
 def named(magic: Magic, head: bytes) -> str | None:
-    """What a file with this beginning is by a table; None if it is none of that."""
+    """What a file with this beginning is, by a table; None if the table does not contain it."""
     return next((name for offset, start, name in magic if head.startswith(start, offset)), None)
 
 
 def anything_else(head: bytes) -> str | None:
-    """What a file with this beginning is, if it is neither a picture nor weights; None if nothing known."""
+    """What a file with this beginning is, if it is neither a picture nor weights; None if that is not known."""
     return named(OTHERS, head) or _text(head)
 
 
 def what_instead(path: Path | str, own: str) -> tuple[str, str] | None:
-    """What a file is in place of ``own``, and what to do: two ends of sentences that begin with its name.
+    """What a file is instead of ``own``, and what to do: the fault and the action of an error.
 
-    ``own``: safetensors, pickle, JSON or picture. None if it may be that, or is nothing that is known here.
+    ``own``: safetensors, pickle, JSON or picture. None if the file may be that, or if it is not recognised.
     """
     path = Path(path)
     head = read_head(path)
@@ -132,12 +132,12 @@ def is_pointer(path: Path | str) -> bool:
 
 
 def _is_safetensors(head: bytes) -> bool:
-    """A header of JSON after its length in 8 bytes."""
+    """Whether a file begins with the length of a header, in 8 bytes, and a header in JSON."""
     return head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= LONGEST_HEADER
 
 
 def _is_pickle(path: Path, head: bytes) -> bool:
-    """A file of ``torch.save``: since torch 1.6 a ZIP archive with a pickle in it. A damaged archive may be one."""
+    """Whether it is a file of ``torch.save``: since torch 1.6, a ZIP archive with a pickle. A damaged one may be."""
     if not head.startswith(b"PK\3\4"):
         return re.match(rb"\x80[\x02-\x05]", head) is not None
     try:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from etude.core.errors import EtudeError, OutOfMemoryError
 
-# How torch's allocators and CUDA's libraries say it, where it is a plain RuntimeError.
+# Parts of messages of torch's allocators and CUDA's libraries that raise a plain RuntimeError.
 PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED")
 
 
@@ -22,7 +22,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def during(work: str) -> Iterator[None]:
-    """Note on an error inside that means out of memory what was being done, such as ``step 12 of the training``."""
+    """Add a note to an out-of-memory error inside: what was being done, such as ``step 12 of the training``."""
     try:
         yield
     except Exception as error:
@@ -33,7 +33,7 @@ def during(work: str) -> Iterator[None]:
 
 @contextmanager
 def advising(action: Callable[[], str]) -> Iterator[None]:
-    """Out of memory inside is an OutOfMemoryError that says what was being done, the peak, and ``action()``."""
+    """Turn out of memory inside into an OutOfMemoryError with what was being done, the peak, and ``action()``."""
     try:
         yield
     except Exception as error:
@@ -53,7 +53,7 @@ def _at_most() -> str:
 
 
 def work_of(error: BaseException) -> str:
-    """The innermost `during` of an error; empty if there was none."""
+    """The work of the innermost `during` around an error; empty if there was none."""
     notes: list[str] = getattr(error, "__notes__", [])
     return notes[0] if notes else ""
 

@@ -41,7 +41,7 @@ class ReadsCaptions(Schema):
 
     @property
     def reads_captions(self) -> bool:
-        """Whether `build` gets captions; else it gets None."""
+        """Whether `build` gets captions; otherwise it gets None."""
         return self.reads == "texts"
 
 
@@ -52,7 +52,7 @@ class TrainsText(Schema):
 
     @property
     def step_parts(self) -> tuple[Part, ...]:
-        """The text encoders only if they are trained: else their states are encoded once."""
+        """The UNet, and the text encoders if they are trained; otherwise their states are encoded once."""
         return ("unet", "text") if self.text_encoder_rate else ("unet",)
 
 

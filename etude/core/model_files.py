@@ -41,11 +41,11 @@ from etude.core.model_folders import read_config, read_shapes, weight_paths
 from etude.core.pickles import read_either
 
 BLOCK = "transformer.resblocks."  # of OpenCLIP
-Named = Iterable[tuple[str, str, Tensor]]  # a tensor's name in its file, its name here, and itself
+Named = Iterable[tuple[str, str, Tensor]]  # a tensor's name in its file, its new name, and the tensor
 
 
 def united(path: Path | str, named: Named) -> dict[str, Tensor]:
-    """Name here → tensor. Raises FormatError for two names in the file of one tensor, with different numbers."""
+    """New name → tensor. Raises FormatError if a file names one tensor twice, with different numbers."""
     tensors: dict[str, Tensor] = {}
     origins: dict[str, str] = {}
     for origin, name, tensor in named:
@@ -84,7 +84,7 @@ def read_single(
 
 
 def names_beside(path: Path, family: Family) -> list[str]:
-    """The tensors of a single file that are below the prefix of no part; `etude.base.whole` decides on them."""
+    """The tensors of a single file without the prefix of any part; `etude.base.whole` decides on them."""
     prefixes = tuple(prefix for beginnings in _prefixes(family, family.parts).values() for prefix in beginnings)
     return [name for name in read_shapes(path) if not name.startswith(prefixes)]
 
@@ -127,7 +127,7 @@ def _from_ldm(own: Named, table: Table) -> Named:
 
 
 def is_vae(name: str) -> bool:
-    """Whether a tensor of a file is one of a VAE: below the prefix of whole models, or in a file of its own."""
+    """Whether a tensor belongs to a VAE, by its name: with the prefix of whole models, or as in a VAE's own file."""
     short = name.removeprefix(VAE).removeprefix("vae.")
     return short.startswith(("encoder.", "decoder.", "quant_conv.", "post_quant_conv."))
 
@@ -155,7 +155,7 @@ def _below(tensors: Mapping[str, Tensor], prefixes: Iterable[str]) -> list[tuple
 
 
 def _from_open_clip(encoder: TextEncoder, own: Named) -> Named:
-    """A text encoder in transformers' names; tensors without one, and layers that are not used, stay as they are."""
+    """A text encoder in transformers' names; tensors without one, and unused layers, stay as they are."""
     ends, layers = inverse(OPEN_CLIP_ENDS), inverse(OPEN_CLIP)
     for origin, name, tensor in own:
         match = re.match(rf"{re.escape(BLOCK)}(\d+)\.(.+)$", name)

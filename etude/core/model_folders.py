@@ -1,6 +1,6 @@
-"""Files of models, before any weight is read: which hold the weights, shapes in their headers, and JSON beside them.
+"""Files of models, before any weight is read: which hold the weights, their shapes, and JSON beside them.
 
-Nothing here imports torch, but for the shapes in a pickle.
+Nothing here imports torch, except to read the shapes in a pickle.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 
 def paths_in(folder: Path) -> list[str]:
     """The files of a model's folder and of its parts, by their names in it. Links to folders are followed."""
-    # `rglob` does not follow links; two levels are all that a model has, and a link to a folder around it ends there
+    # `rglob` does not follow links. A model has two levels: with this limit, a link to a parent folder makes no loop.
     files = (file for pattern in ("*", "*/*") for file in sorted(folder.glob(pattern)) if file.is_file())
     return [file.relative_to(folder).as_posix() for file in files]
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files from which a model's weights are loaded, after their index if there is one; empty if there are none.
+    """The files from which a model's weights are loaded, their index first if there is one; empty if there are none.
 
     safetensors are preferred to pickles, and full precision to half, as in diffusers and transformers. Raises BaseError
     for a damaged index.
@@ -58,9 +58,9 @@ def read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BaseError(path, "is missing", "fetch the whole base again") from None
-    except OSError as error:  # a folder, or not to be read by this user
+    except OSError as error:  # a folder, or without permission to read it
         raise BaseError(path, f"cannot be read ({error.strerror})", "fetch the whole base again") from error
-    except (ValueError, RecursionError) as error:  # no text, no JSON, too deep, or a number of 5,000 digits
+    except (ValueError, RecursionError) as error:  # not text, not JSON, too deep, or a number of 5,000 digits
         fault, action = what_instead(path, "JSON") or (f"is not JSON ({error})", "fetch the base again")
         raise BaseError(path, fault, action) from error
     if not isinstance(config, dict):

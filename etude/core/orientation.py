@@ -1,7 +1,7 @@
 """Which way up a picture is: by EXIF, else by a PNG's text "Raw profile type exif", else by XMP.
 
-EXIF is what browsers and libvips go by, and Pillow first of all. The other two are read where EXIF says nothing, as by
-Pillow and macOS: ImageMagick writes the text, macOS and exiftool turn a PNG by its XMP alone. Such a turn is noted.
+Browsers and libvips use EXIF, and Pillow uses it first. If EXIF says nothing, the other two are read, as Pillow and
+macOS do: ImageMagick writes the text, and macOS and exiftool turn a PNG only in its XMP. Such a turn is noted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TURNS = {
 
 
 def orientation_of(image: Image.Image) -> int | None:
-    """The turn that a picture asks for, once it is loaded; None where its EXIF is damaged, which spoils no pixels."""
+    """The orientation of a loaded picture; None if its EXIF is damaged, which does not affect the pixels."""
     try:
         orientation = image.getexif().get(TAG)
         if orientation is None and (data := image.info.get("exif")):
@@ -40,7 +40,7 @@ def orientation_of(image: Image.Image) -> int | None:
 
 
 def is_beside_exif(image: Image.Image) -> bool:
-    """Whether a picture is turned by what is not EXIF, which browsers ignore."""
+    """Whether a picture is turned by something other than EXIF: browsers ignore such a turn."""
     if orientation_of(image) not in TURNS:
         return False
     exif = Image.Exif()

@@ -30,12 +30,12 @@ class Schema(BaseModel):
 
     # renamed keys and values: errors name the new one, and `etude migrate` writes it
     former_keys: ClassVar[Mapping[str, str]] = {}  # old key → key, or `block.key` for one that was moved into a block
-    # keys that are gone → the value that may be left out, as nothing changes with it
+    # removed keys → the value with which nothing changes if the key is deleted
     gone_keys: ClassVar[Mapping[str, Any]] = {}
     former_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # key → old value → value
     listed_keys: ClassVar[tuple[str, ...]] = ()  # keys that had one value and have a list now: `etude migrate` lists it
-    refused_keys: ClassVar[Mapping[str, str]] = {}  # keys of other blocks of this kind → why there is none here
-    # keys that are new since the last release, each with the value with which everything is as before
+    refused_keys: ClassVar[Mapping[str, str]] = {}  # keys of similar blocks → why this block has no such key
+    # keys that are new since the last release, each with the value that keeps the old behaviour
     added_keys: ClassVar[Mapping[str, Any]] = {}
 
 
@@ -52,7 +52,7 @@ SetName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$", description="s
 
 
 def _something(path: str) -> str:
-    """``path``; raises ValueError for the project's folder and those around it: a stage would read all of it."""
+    """``path``; raises ValueError for the project's folder and its parents: a stage would read all of it."""
     if set(PurePosixPath(normpath(path)).parts) <= {"/", ".."}:
         raise ValueError(f"{path!r} is the project's folder or one around it: name a folder in the project")
     return path
@@ -66,7 +66,7 @@ Location = Annotated[  # no ~: only a shell replaces it, and these paths do not 
 
 
 def among(kind: str, names: Iterable[str]) -> Callable[[str], str]:
-    """A validator for a text that must be one of ``names``; ``kind`` is their word in the error, such as "metric"."""
+    """A validator for a text that must be one of ``names``; ``kind`` is what the error calls them, such as "metric"."""
     known = list(names)
 
     def check(name: str) -> str:
@@ -78,7 +78,7 @@ def among(kind: str, names: Iterable[str]) -> Callable[[str], str]:
 
 
 def callable_by(text: str) -> str:
-    """A word by which files are called; raises ValueError for one that a file cannot have in its name."""
+    """A word that files are named after; raises ValueError if no file can be named after it."""
     if fault := file_name_fault(text):
         raise ValueError(f"{text!r} {fault}, as A1111 needs")
     return text
@@ -254,7 +254,7 @@ def _renamed(detail: ErrorDetails, schema: type[BaseModel]) -> tuple[str, str] |
 
 
 def _was_no_block(detail: ErrorDetails, key: str) -> bool:
-    """Whether a value is where its key's name is that of a block now."""
+    """Whether a single value has a key that is the name of a block now."""
     return detail["type"] == "model_type" and key.startswith(f"{detail['loc'][-1]}.")
 
 

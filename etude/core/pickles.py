@@ -192,7 +192,8 @@ def write_pickle(path: Path | str, data: Mapping[Any, Any] | Tensor) -> None:
     """Like ``torch.save``, with fixed bytes and without the dot-files (``.format_version``, …) of newer torch.
 
     A1111's safe unpickler knows only ``<top>/data/<n>``, ``version``, ``byteorder`` and ``data.pkl`` and refuses a file
-    with others. Tensors must be plain (no Parameter, no gradient) and have their own storage; else all of it is saved.
+    with other entries. Tensors must be plain (no Parameter, no gradient) and have their own storage: of a shared one,
+    all would be saved.
     """
     buffer = io.BytesIO()
     torch.save(data, buffer)

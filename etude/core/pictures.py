@@ -25,7 +25,7 @@ from etude.core.described_colours import KEY, comes_first, profile_of_png
 from etude.core.errors import InputError, UnusableError
 from etude.core.jpeg_data import ends_early
 
-# Exceptions of Pillow's readers for damaged files; the last ones are bugs in its code that only such files cause.
+# Exceptions of Pillow's readers for damaged files; the last ones come from bugs that only such files trigger.
 DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, RuntimeError, MemoryError, struct.error, zlib.error,
     Image.DecompressionBombError, ArithmeticError, TypeError, AttributeError, AssertionError,
@@ -44,7 +44,7 @@ BOXES = ("AVIF", "HEIF")
 CUT = "the file is cut: it ends before the end of its picture"
 # A download that stopped may have its full length. In these formats, zeros at the end are decoded as pixels.
 ENDS_NOT_IN_ZEROS = ("WEBP", "AVIF", "HEIF", "JXL")
-ZEROS, SHARE = 64, 16  # bytes at least, and one in so many of the file: plain areas end in some zeros
+ZEROS, SHARE = 64, 16  # the last 64 bytes, or 1/16 of the file if that is more: plain areas end in some zeros
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # its log lines repeat the errors, without the file
 
@@ -96,8 +96,8 @@ def describe(error: BaseException, path: Path) -> str:
 def load_whole(image: Image.Image, path: Path) -> None:
     """Load all pixels of an opened picture, before its metadata is read; raises one of DAMAGE.
 
-    A profile of the colours that a PNG, AVIF or HEIC describes by numbers is kept in its `info`. Raises UnusableError
-    where these cannot be converted.
+    If a PNG, AVIF or HEIC describes its colours by numbers, their ICC profile is kept in the picture's `info`. Raises
+    UnusableError if these colours cannot be converted.
     """
     described, by_codes = None, False
     data = path.read_bytes() if image.format in JPEGS else b""
@@ -141,7 +141,7 @@ def _ends_in_zeros(path: Path) -> bool:
 
 
 def check_png(file: BinaryIO) -> dict[bytes, bytes]:
-    """The chunks of the PNG that begins here that are before its pixels, each up to BLOCK bytes, by their kinds.
+    """The chunks before the pixels of the PNG that begins at the file's position: kind → at most BLOCK bytes.
 
     Raises OSError if one has a wrong checksum, or if the file ends before IEND.
     """

@@ -7,10 +7,10 @@ from typing import Any
 
 
 def is_copy(entry: Mapping[str, Any]) -> bool:
-    """Whether it is a copy of another training picture: mirrored, jittered, or of another resolution."""
+    """Whether an entry is a copy of another training picture: mirrored, jittered, or of another resolution."""
     return "of" in entry
 
 
 def original(identifier: str, entry: Mapping[str, Any]) -> str:
-    """The id of the picture that it is a copy of; its own if it is none."""
+    """The id of the picture that an entry is a copy of; ``identifier`` if it is no copy."""
     return str(entry.get("of", identifier))

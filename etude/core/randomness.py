@@ -1,4 +1,4 @@
-"""Random numbers as a pure function of seed and step, so that a resumed run gets the same as an uninterrupted one."""
+"""Random numbers as a pure function of seed and step, so that a resumed run gets the same as one without a stop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def generator(*parts: int | str) -> torch.Generator:
 def seed_generators(seed: int, device: str) -> None:
     """Seed torch's global generators of the CPU and of ``device``, cpu or cuda.
 
-    torch.manual_seed does it for every kind of device there is, and formats a traceback for each that is not in use.
+    torch.manual_seed would seed every kind of device, and format a traceback for each kind that is not in use.
     """
     torch.default_generator.manual_seed(seed)
     if device == "cuda":
@@ -33,13 +33,13 @@ def make_deterministic(threads: int, *, strict: bool = False) -> None:
     """Make equal inputs give equal results, to the bit: deterministic kernels, and a fixed number of threads.
 
     The number of threads matters because it changes the order of additions. With ``strict``, an operation without a
-    deterministic kernel raises RuntimeError; without, it warns, and attention's gradients on a GPU are not the same
-    from run to run: torch then takes the faster kernels for them.
+    deterministic kernel raises RuntimeError; otherwise torch warns, and attention's gradients on a GPU are not the same
+    from run to run: torch then uses faster kernels for them.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA needs this to be deterministic
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=not strict)
-    # torch would fill each new tensor with NaN, to show code that reads what nothing wrote: 3 to 6 % of a step
+    # torch would fill each new tensor with NaN, to reveal reads of uninitialised memory: 3 to 6 % of a step
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
 

@@ -3,8 +3,8 @@
 An entry is a name with its tensors. A shard holds entries whose names follow each other: each tensor as
 ``<entry>.<tensor>``, and in the header the SHA-256 of each entry. ``shards.json`` has the SHA-256 of each shard.
 
-Where a shard ends depends on the names alone: after one in `MEAN` of them, chosen by digest. So with one entry more,
-one shard is another; the rest are the same files, which DVC neither stores nor sends again.
+Where a shard ends depends only on the names: on average after `MEAN` of them, at a name chosen by its digest. So one
+more entry changes one shard; the other files stay the same, and DVC neither stores nor sends them again.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 INDEX = "shards.json"
 CAPTIONS = "captions.json"  # beside the shards of texts: the caption of each picture
-REPEATS = "repeats.json"  # beside the shards of latents, where pictures count more or less often than once: how often
-SIZES = "sizes"  # the tensor beside a picture's latents, where the base is of a family that is told sizes
+REPEATS = "repeats.json"  # beside the shards of latents, if some pictures do not count once: how often each counts
+SIZES = "sizes"  # the tensor beside a picture's latents, if the base's family is conditioned on sizes
 MEAN, LONGEST = 128, 512  # entries of a shard; 128 pictures of 512 px are 17 MB, of 1024 px 67 MB
 TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "U8": "uint8"}
 _AGAIN = "delete this folder and run `dvc repro`"
@@ -59,7 +59,7 @@ def text_entry(text: str) -> str:
 
 
 def _place(name: str) -> str:
-    """What entries are sorted by: so they are in the order of the prepared pictures, `<name>.png`."""
+    """The sort key of entries: it gives the order of the prepared pictures, `<name>.png`."""
     return f"{name}."
 
 
@@ -86,10 +86,10 @@ def _digest(entry: Mapping[str, Tensor]) -> str:
 
 
 class Shards:
-    """The entries of one or more folders, in order; ``names`` are those of the entries, after the prefix of the folder.
+    """The entries of one or more folders, in order; ``names`` are the entries' names, each after its folder's prefix.
 
     Opening it reads headers and compares digests. Tensors are mapped into memory: the system reads a part of a file
-    when it is used, and can forget it again.
+    when it is used, and can release it again.
 
     Raises InputError or FormatError if a folder or a shard is missing, damaged or of another form.
     """
@@ -131,7 +131,7 @@ class Shards:
         return digests[sorted(digests, key=_place)[position - self._starts[shard]]]
 
     def data(self, position: int) -> Tensor:
-        """The file of the entry at ``position``: uint8 [bytes], mapped into memory."""
+        """The whole shard with the entry at ``position``: uint8 [bytes], mapped into memory."""
         shard = self._shard(position)
         if shard not in self._maps:
             import torch
@@ -149,7 +149,7 @@ class Shards:
 
     def _add(self, file: Path, digest: str, first: int) -> list[str]:
         """Add the entries of a shard; returns their names."""
-        begin, header = read_layout(file)  # names a file that is missing or cut
+        begin, header = read_layout(file)  # the error names a file that is missing or cut
         if remembered(file) != digest:
             raise FormatError(file, "is damaged: its content is not what was written", _AGAIN)
         self._files.append(file)
@@ -169,9 +169,9 @@ class _Column(Sequence[Any]):
 
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
-        self._begins = array("q")  # bytes from the begin of the file; -1: none
+        self._begins = array("q")  # bytes from the start of the file; -1: no tensor
         self._layouts: list[Layout | None] = []
-        self._known: dict[Layout, Layout] = {}  # each once: entries share it
+        self._known: dict[Layout, Layout] = {}  # each layout once: entries share it
 
     def __len__(self) -> int:
         return len(self._begins)
@@ -199,7 +199,7 @@ class _Column(Sequence[Any]):
         self._layouts.append(self._known.setdefault(layout, layout))
 
     def fill(self, length: int) -> None:
-        """The entries up to ``length`` of which nothing was added have no such tensor."""
+        """Record that entries up to ``length`` that were not added have no such tensor."""
         self._begins.extend([-1] * (length - len(self._begins)))
         self._layouts.extend([None] * (length - len(self._layouts)))
 

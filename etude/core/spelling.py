@@ -1,7 +1,7 @@
-"""When two words are one: as CLIP's tokenizer reads them, which all Stable Diffusions have.
+"""When two words are the same: if CLIP's tokenizer, which all Stable Diffusions use, reads them as equal.
 
-It writes é as one character (NFC), each run of white space as one space, and each letter as a small one (its own rule:
-`maß` is not `mass`, and `ſks`, with the old letter s, is not `sks`).
+It reads é as one character (NFC), each run of white space as one space, and each letter in lower case (without case
+folding: `maß` is not `mass`, and `ſks`, with the old letter s, is not `sks`).
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from collections.abc import Iterator, Sequence
 
 
 def as_read(text: str) -> str:
-    """``text`` as the tokenizer reads it. Two words are one in prompts if this is equal."""
+    """``text`` as the tokenizer reads it. Two words are the same in prompts if this is equal."""
     return re.sub(r"\s+", " ", _small(unicodedata.normalize("NFC", text)))
 
 
 def find_words(words: Sequence[str], text: str) -> Iterator[tuple[str, int | None]]:
     """The pieces of ``text`` in order, each with the index of the word that it is; None for what is between words.
 
-    A word is found where it stands alone: `sks` is in "a sks, red" but not in "masks". Of two that begin at one place,
-    the longer is taken. Together, the pieces are ``text`` in NFC; an empty piece may be among them.
+    A word is found only as a separate word: `sks` is in "a sks, red" but not in "masks". Of two that begin at the same
+    place, the longer is taken. Together, the pieces are ``text`` in NFC; an empty piece may be among them.
     """
     text = unicodedata.normalize("NFC", text)
     small = _small(text)
-    places = [place for place, letter in enumerate(text) for _ in _small(letter)]  # İ is two small characters
+    places = [place for place, letter in enumerate(text) for _ in _small(letter)]  # İ in lower case is two characters
     places.append(len(text))
     longest_first = sorted(range(len(words)), key=lambda number: -len(words[number]))
     choices = "|".join(f"({_pattern(words[number])})" for number in longest_first)
@@ -38,12 +38,12 @@ def find_words(words: Sequence[str], text: str) -> Iterator[tuple[str, int | Non
 
 
 def has_word(word: str, text: str) -> bool:
-    """Whether ``text`` has the word, standing alone."""
+    """Whether ``text`` has the word as a separate word."""
     return any(number is not None for _, number in find_words([word], text))
 
 
 def _small(text: str) -> str:
-    """Each letter by itself: Python's `lower` of a whole text reads a Σ at a word's end otherwise."""
+    """Lower case, letter by letter: Python's `lower` of a whole text makes a Σ at a word's end ς instead of σ."""
     return "".join(letter.lower() for letter in text)
 
 

@@ -42,11 +42,11 @@ class Store:
 
     def path(self, name: str, suffix: str = ".safetensors") -> Path:
         """The path of the entry with this key, which may not exist. Write it with `atomic_path` or `write_tensors`."""
-        return Path(f"{self.folder}/{name[:2]}/{name}{suffix}")  # of one text: a third of the time, at many entries
+        return Path(f"{self.folder}/{name[:2]}/{name}{suffix}")  # a third of the time of joining paths
 
 
 def save(place: Path, data: Part) -> None:
-    """Write ``data`` as the entry at ``place``, with its digest. What a power failure does to it, `load` notices."""
+    """Write ``data`` as the entry at ``place``, with its digest. `load` detects damage by a power failure."""
     text = json.dumps(data, ensure_ascii=False)
     with atomic_path(place, durable=False) as temporary:
         temporary.write_text(f"{_digest(text)} {text}", encoding="utf-8", newline="")

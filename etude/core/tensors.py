@@ -37,7 +37,7 @@ def _read_header(path: Path | str) -> tuple[int, dict[str, Any]]:
         raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first") from None
     except IsADirectoryError:
         raise FormatError(path, "is a folder, not a safetensors file", "name the file in it") from None
-    except (ValueError, RecursionError) as error:  # no JSON, or no text, or too deep, or a number of 5,000 digits
+    except (ValueError, RecursionError) as error:  # not JSON, not text, too deep, or a number of 5,000 digits
         raise FormatError(path, "has a damaged safetensors header", _AGAIN) from error
     if fault := _header_fault(header):
         raise FormatError(path, f"has a damaged safetensors header: {fault}", _AGAIN)
@@ -48,7 +48,7 @@ def _read_header(path: Path | str) -> tuple[int, dict[str, Any]]:
 
 
 def _header_fault(header: Any) -> str:
-    """What in a header is not of the form that safetensors have; empty when nothing is."""
+    """What in a header does not follow the safetensors format; empty if everything does."""
     if not isinstance(header, dict):
         return "it is no JSON object"
     for name, entry in header.items():
@@ -87,10 +87,10 @@ def read_metadata(path: Path | str) -> dict[str, str]:
 
 
 def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, each with memory of its own: safetensors writes no others, and in pickles two may share one."""
+    """The tensors, each with its own memory: safetensors refuses shared memory, which tensors of a pickle may have."""
     known, found = set[int](), {}
     for name, tensor in tensors.items():
-        place = tensor.data_ptr()  # not the storage's: a model's tensors are parts of one, its file
+        place = tensor.data_ptr()  # not the storage's: the tensors of a mapped file share its storage
         found[name] = tensor.clone() if place in known else tensor
         known.add(place)
     return found

@@ -19,7 +19,7 @@ from etude.core.tensors import read_header
 if TYPE_CHECKING:
     from torch import Tensor
 
-LARGEST = 3.4028234663852886e38  # of float32, in which weights are computed with
+LARGEST = 3.4028234663852886e38  # of float32, the precision of computations with weights
 SHOWN = 120  # characters of a tensor's name in errors
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 # 8-bit floats; float16 can represent all their values
@@ -54,7 +54,7 @@ def allow_nan(allowed: bool = True) -> Iterator[None]:
 
 
 def nan_is_allowed() -> bool:
-    """Whether numbers that are not finite are allowed just now (`allow_nan`)."""
+    """Whether numbers that are not finite are allowed at present (`allow_nan`)."""
     return _NAN_ALLOWED.get()
 
 
@@ -91,7 +91,7 @@ def checked(path: Path | str, name: str, tensor: Tensor) -> Tensor:
 def is_finite(tensor: Tensor) -> bool:
     """Whether all numbers are finite, in float32 too. 3 to 6 GB/s, without a copy."""
     low, high = (value.double() for value in tensor.detach().aminmax())
-    return bool(low >= -LARGEST and high <= LARGEST)  # of NaN, neither is true
+    return bool(low >= -LARGEST and high <= LARGEST)  # with NaN, both comparisons are false
 
 
 def refuse_infinite(path: Path | str, what: str, tensor: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ TRIAL = 1.0  # seconds of work in this process, which show how long the rest wou
 PAYS = 3.0  # seconds that the rest must take: a worker needs about half a second to start
 CHUNK = 8  # items sent to a worker at once
 AHEAD = 3  # chunks of each worker that are sent before the first result is taken: memory stays flat
-MOST_ON_WINDOWS = 61  # processes that Windows lets another one wait for, less those that Python needs itself
-QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of all cores in each period, and the period
+MOST_ON_WINDOWS = 61  # processes that one process can wait for on Windows, without those that Python needs itself
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: time of all cores per period, and the period, in microseconds
 
 
 def cores() -> int:
@@ -44,9 +44,9 @@ def in_order(work: Callable[[T], R], items: Sequence[T]) -> Generator[R, None, N
     """``work(item)`` of each item, in their order; an exception ends all.
 
     The first items are worked on in this process, and the rest, if it takes seconds, in one process for each core.
-    ``work`` and its results must be able to be pickled. Processes are started as on Windows, everywhere: a fork would
-    copy the locks of this process's threads. They never outlive this process, however it ends. Where the
-    reader of the results can fail, it reads them within `contextlib.closing`, which ends the processes then.
+    ``work`` and its results must be picklable. Processes are spawned on every system, as on Windows: a fork would copy
+    the locks of this process's threads. They never outlive this process, however it ends. A reader of the results that
+    can fail reads them within `contextlib.closing`, which then ends the processes.
     """
     count, began = cores(), time.monotonic()
     for number, item in enumerate(items):
@@ -79,7 +79,7 @@ def _work(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
 
 
 def _start() -> None:
-    """Prepare a worker: Ctrl-C, which a terminal sends to every process, is the parent's; and it ends with that."""
+    """Prepare a worker: it ignores Ctrl-C, which a terminal sends to every process, and ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -87,13 +87,13 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     if count > MOST:
         fault = f"contains more than {MOST:,} values, or an alias that contains itself"
         raise ParamsError(path, fault, "write less, with fewer aliases (*name)")
-    copied: dict[str, Any] = deepcopy(data)  # whoever reads it may change it
+    copied: dict[str, Any] = deepcopy(data)  # the caller may change it
     return copied
 
 
 @lru_cache(maxsize=512)
 def _parsed(text: str) -> tuple[Any, float]:
-    """What a text holds, and how many values. A command reads the same text several times, the evidence many times."""
+    """A text's content and number of values, cached: commands read a text several times, the evidence many times."""
     yaml = YAML(typ="safe", pure=True)
     yaml.Composer, yaml.Constructor = _Composer, _Constructor
     with warnings.catch_warnings():

@@ -1,6 +1,6 @@
 """The captions that exist for the pictures of a folder, from people and from other programs.
 
-`ORIGINS` is the order in which they count. A record in it is a place where a caption may be.
+`ORIGINS` lists the places where a caption may be; an earlier place has precedence.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Captions:
     """The captions of one folder.
 
     ``files`` are all files in it, ``pictures`` those of them that are pictures, as names relative to the ``folder``.
-    Files are read when they are needed; what is wrong with one is in ``faults``, what is to be known of it in
-    ``notes``.
+    Files are read when they are needed; ``faults`` says what is wrong with a file, ``notes`` what people
+    should know about it.
     """
 
     def __init__(self, folder: Path, files: Iterable[str], pictures: Iterable[str]) -> None:
@@ -65,7 +65,7 @@ class Captions:
         for file in self._beside(name, self._texts):
             try:
                 text, note = read_text(self.folder / file)
-            except InputError as error:  # one bad file stops nothing
+            except InputError as error:  # one bad file does not stop the others
                 self.faults[file] = error.fault
                 continue
             lines = sum(bool(line.strip()) for line in text.splitlines())
@@ -119,7 +119,7 @@ class Captions:
         found: dict[str, tuple[str, str]] = {}
         for file in list_candidates(self.files):
             if _stem(file) in names:
-                continue  # beside one picture
+                continue  # it belongs to one picture
             try:
                 listing = read_listing(self.folder, file, places)
             except InputError as error:
@@ -159,7 +159,7 @@ def _suffix(name: str) -> str:
 
 
 def _rank(text: str) -> tuple[int, bool, str]:
-    """The order of text files with one stem: by suffix, small letters before others."""
+    """The order of text files with one stem: by suffix, and one in small letters before the same in others."""
     return TEXTS.index(_suffix(text)), PurePosixPath(text).suffix not in TEXTS, text
 
 
@@ -176,5 +176,5 @@ def _stem(name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name in one form: macOS writes é as two characters."""
+    """A name in NFC: macOS writes é as two characters."""
     return unicodedata.normalize("NFC", name)

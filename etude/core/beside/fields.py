@@ -12,7 +12,7 @@ TAGS = "tags"  # kohya's taggers, gallery-dl
 
 
 def caption_of(fields: Mapping[str, Any]) -> str | None:
-    """The caption, and behind it the tags after a comma, as kohya joins them. Of a list of captions it is the first.
+    """The caption, a comma and the tags, as kohya joins them. Of a list of captions, the first is taken.
 
     None if there is neither, or if they are empty: cameras and sites write empty descriptions.
     """
@@ -23,7 +23,7 @@ def caption_of(fields: Mapping[str, Any]) -> str | None:
 
 
 def _text(value: object, first: bool) -> str | None:
-    """A text, or the texts of a list: ``first`` takes one of them, else all are joined by commas."""
+    """A text, or the texts of a list: ``first`` takes the first of them, otherwise all are joined by commas."""
     if isinstance(value, list):
         texts = [entry for entry in value if isinstance(entry, str)]
         value = ", ".join(texts[:1] if first else texts)

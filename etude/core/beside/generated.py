@@ -1,4 +1,4 @@
-"""The prompt that A1111 and its kin write into the pictures that they draw, as a caption."""
+"""The prompt that A1111 and related programs write into the pictures that they draw, as a caption."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})  # the formats in which
 EXIF, COMMENT = 0x8769, 0x9286  # the EXIF directory and UserComment in it, for JPEG and WebP
 CODED = {b"UNICODE\0": "utf-16-be", b"ASCII\0\0\0": "ascii"}
 END = re.compile(r"^(Negative prompt|Steps): ", re.MULTILINE)
-STEPS = re.compile(r"^Steps: \d", re.MULTILINE)  # every such text has them; a text of another program may not
+STEPS = re.compile(r"^Steps: \d", re.MULTILINE)  # every such text has steps; a text of another program may have none
 NETWORK = re.compile(r"<[a-z]+:[^<>]*>")  # <lora:owl:0.8>
 CHANGES = re.compile(r"(?<!\\)\[[^\[\]]*[:|][^\[\]]*\]")  # [a:b:0.5], [a|b]: it changes while the picture is drawn
 WEIGHT = re.compile(r"\(([^():]*):\s*[-+.\d]+\s*\)")  # (word:1.2)
@@ -23,7 +23,7 @@ COMMAS = re.compile(r"\s*,(\s*,)*\s*")
 
 
 def prompt_in(path: Path) -> str | None:
-    """The prompt in a picture file; None if it has none, or one that says different things at different steps."""
+    """The prompt in a picture file; None if it has none, or one that changes from step to step."""
     if path.suffix.lower() not in SUFFIXES:
         return None
     text = _parameters(path)
@@ -33,7 +33,7 @@ def prompt_in(path: Path) -> str | None:
 
 
 def as_caption(prompt: str) -> str | None:
-    """A prompt without what only its program reads: networks, weights, brackets and BREAK. None if it changes."""
+    """A prompt without its program's syntax: networks, weights, brackets, BREAK. None if it changes while drawing."""
     prompt = NETWORK.sub("", prompt)
     if CHANGES.search(prompt):
         return None
@@ -43,7 +43,7 @@ def as_caption(prompt: str) -> str | None:
 
 
 def _parameters(path: Path) -> str | None:
-    """The text that describes how a picture was drawn. A damaged file has none here: *prepare* names it."""
+    """The text that describes how a picture was drawn. None for a damaged file, which *prepare* reports."""
     try:
         with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
             text = image.info.get("parameters")

@@ -19,19 +19,19 @@ from etude.core.beside.texts import read_text
 from etude.core.errors import InputError
 
 LARGEST = 1 << 28  # bytes; captions of a million pictures
-# kohya's steps write one after the other; the last has what the others have
+# kohya's steps write the meta files one after the other; the last file contains what the others contain
 ORDER = ("metadata.jsonl", "metadata.csv", "meta_lat.json", "meta_clean.json", "meta_cap_dd.json", "meta_cap.json")
 NAMES = ("file_name", "image_path")  # fields of a row that name its picture: Hugging Face, musubi-tuner
 NEXT = "correct it, or delete it"
 
 Rows = Iterator[tuple[str, str | None]]  # the name of a picture, and its caption
-# Of a name in a listing and a path: whether it is that path, seen from the listing; and how many folders at their ends
-# are equal.
+# How alike a name in a listing and a path are: whether the name, relative to the listing, is in the path's folder; and
+# how many of their last folders are equal.
 Likeness = tuple[bool, int]
 
 
 class Listing(NamedTuple):
-    """The captions of a file, by the names of pictures here; and the names in it that are no picture here."""
+    """The captions in a file, by the folder's pictures; and the names in it that match none of them, or several."""
 
     captions: dict[str, str]
     strangers: list[str]
@@ -48,9 +48,9 @@ def _rank(name: str) -> int:
 
 
 def read_listing(folder: Path, name: str, pictures: Mapping[str, list[str]]) -> Listing | None:
-    """The captions in the file ``name`` of ``folder``; None if it holds no such thing.
+    """The captions in the file ``name`` of ``folder``; None if it is no listing.
 
-    ``pictures`` is `by_last_part` of those here. Raises InputError for a damaged file.
+    ``pictures`` is `by_last_part` of the folder's pictures. Raises InputError for a damaged file.
     """
     path = folder / name
     if path.stat().st_size > LARGEST:
@@ -62,8 +62,8 @@ def read_listing(folder: Path, name: str, pictures: Mapping[str, list[str]]) -> 
 
 
 def _matched(rows: Rows, beside: PurePosixPath, pictures: Mapping[str, list[str]]) -> Listing:
-    """The rows by the pictures that they mean; of several for one picture, the one whose name is most like its own."""
-    best: dict[str, tuple[Likeness, str, str | None]] = {}  # picture: of the best row, likeness, name and caption
+    """The captions by picture; of several rows for one picture, the one whose name is most like the picture's path."""
+    best: dict[str, tuple[Likeness, str, str | None]] = {}  # picture → likeness, name and caption of the best row
     strangers = []
     for name, caption in rows:
         meant, likeness = places_of(name, beside, pictures)
@@ -73,14 +73,14 @@ def _matched(rows: Rows, beside: PurePosixPath, pictures: Mapping[str, list[str]
             known = best.get(picture)
             if known is None or likeness > known[0]:
                 best[picture] = likeness, name, caption
-            elif likeness == known[0] and name != known[1]:  # which of two?
+            elif likeness == known[0] and name != known[1]:  # two rows fit equally well
                 best[picture] = likeness, name, None
                 strangers.append(name)
     return Listing({picture: caption for picture, (_, _, caption) in best.items() if caption}, strangers)
 
 
 def by_last_part(pictures: Iterable[str]) -> dict[str, list[str]]:
-    """The pictures by their file names, and by those without a suffix, as kohya's files name them."""
+    """The pictures by their file names, with the suffix and, as in kohya's files, without it."""
     found: dict[str, list[str]] = {}
     for picture in pictures:
         last = PurePosixPath(unicodedata.normalize("NFC", picture))
@@ -90,9 +90,9 @@ def by_last_part(pictures: Iterable[str]) -> dict[str, list[str]]:
 
 
 def places_of(name: str, beside: PurePosixPath, pictures: Mapping[str, list[str]]) -> tuple[list[str], Likeness]:
-    """The pictures that ``name`` means in a listing in the folder ``beside``: those that share most of its path's end.
+    """The pictures that ``name`` means in a listing in the folder ``beside``: those whose path ends most like it.
 
-    None where several pictures of different folders share equally much of it.
+    No picture if several pictures of different folders fit equally well.
     """
     wanted = PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/")))
     found = pictures.get(wanted.name, [])

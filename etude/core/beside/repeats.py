@@ -9,7 +9,7 @@ from etude.core.beside.captions import REPEATS
 
 
 def repeated_folders(names: Iterable[str]) -> list[str]:
-    """The folders of the files ``names`` that have a number of repeats in their names, without those around them."""
+    """The names of the folders with a number of repeats in their names, for each of the files ``names`` the nearest."""
     return sorted({folder for name in names if (folder := _nearest(name))})
 
 
