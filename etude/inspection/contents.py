@@ -24,8 +24,8 @@ class Caption:
     """The caption of a training picture, as in captions.json."""
 
     text: str
-    origin: str  # of which kind it is: a place, captioners, several joined by " + ", or none
-    file: str  # that it was found in; empty if a captioner wrote it
+    origin: str  # where it comes from: a place or captioners, several joined by " + ", or none
+    file: str  # the file that contains it; empty if a captioner wrote it
     length: Length
 
 
@@ -70,17 +70,17 @@ class Contents:
     name: str
     folder: Path
     pictures: Mapping[str, Picture]  # by name, sorted
-    copies: int  # that *prepare* made of pictures
+    copies: int  # the number of copies that *prepare* made
     skipped: Mapping[str, str]  # file: why it is left out
     near: tuple[tuple[str, ...], ...]  # groups of pictures that look alike
     faults: Mapping[str, str]  # file with captions: why it cannot be read
-    doubts: Mapping[str, str]  # file with captions: what is to be known of it
+    doubts: Mapping[str, str]  # file with captions: a note about it
     unused: tuple[str, ...]  # files that nothing reads, by suffix
-    read: int  # tokens of a caption at most
+    read: int  # most tokens of a caption that are read
 
 
 def read_set(name: str, folder: Path, made: Path, chunks: int = 1) -> Contents:
-    """The image set ``name`` in ``folder``; ``made`` is its folder in `data`, and captions have so many ``chunks``.
+    """The image set ``name`` in ``folder``; ``made`` is its folder in `data`; ``chunks`` of a caption are read.
 
     Raises InputError for what is missing.
     """
@@ -122,8 +122,8 @@ def _caption(texts: Mapping[str, Any], identifier: str, made: Path, read: int) -
 
 
 def _near(listing: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
-    """The files of near duplicates: each with all that some chain of pairs leads to. The largest groups first."""
-    above: dict[str, str] = {}  # file: another of its group, up to the one that stands for all
+    """Groups of near duplicates: files that a chain of pairs connects. The largest groups come first."""
+    above: dict[str, str] = {}  # file → its parent in the group; the root of a group is its own parent
 
     def top(name: str) -> str:
         while (upper := above.setdefault(name, name)) != name:

@@ -1,4 +1,4 @@
-"""What a set has how often: tags or words, sizes, lengths and origins of captions."""
+"""Counts of a set: tags or words, sizes of pictures, lengths and origins of captions."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from etude.inspection.tokens import READ
 
 SHOWN = 60  # tags or words
 FEW = 10  # sizes that are listed one by one
-SIDES = (0, 128, 256, 384, 512, 768, 1024, 1536, 2048, 4096)  # px, where classes of sizes begin
-LENGTHS = (1, 16, 31, 46, 61, READ + 1)  # tokens, where classes of lengths begin
+SIDES = (0, 128, 256, 384, 512, 768, 1024, 1536, 2048, 4096)  # px: the lower bounds of the classes of sizes
+LENGTHS = (1, 16, 31, 46, 61, READ + 1)  # tokens: the lower bounds of the classes of lengths
 WORD = re.compile(r"[^\W\d_]{2,}(?:['’-][^\W\d_]+)*")
-# Words that say nothing of a picture by themselves.
+# Words that by themselves say nothing about a picture.
 SMALL = frozenset((
     "an", "and", "are", "as", "at", "be", "by", "for", "from", "has", "have", "in", "into", "is", "it", "its", "of",
     "on", "or", "over", "that", "the", "their", "there", "this", "to", "under", "up", "very", "was", "while", "with",
@@ -25,7 +25,7 @@ SMALL = frozenset((
 
 @dataclass(frozen=True)
 class Bars:
-    """Counts by name, in the order in which they are shown; ``more`` is how many names were left out."""
+    """Counts by name, in the order in which they are shown; ``more`` is the number of names that were left out."""
 
     counts: Mapping[str, int]
     more: int = 0
@@ -37,7 +37,7 @@ class Bars:
 
 
 def are_tags(captions: Sequence[Caption]) -> bool:
-    """Whether most of the captions are lists: three parts between commas or more, of about three words at most."""
+    """Whether most of the captions are lists: at least three parts between commas, of about three words at most."""
     lists = 0
     for caption in captions:
         parts = _parts(caption.text)
@@ -46,12 +46,12 @@ def are_tags(captions: Sequence[Caption]) -> bool:
 
 
 def count_tags(captions: Sequence[Caption]) -> Bars:
-    """In how many captions a tag is, the most frequent first."""
+    """The number of captions that contain each tag, the most frequent first."""
     return _most_common(set(_parts(caption.text)) for caption in captions)
 
 
 def count_words(captions: Sequence[Caption]) -> Bars:
-    """In how many captions a word is, the most frequent first."""
+    """The number of captions that contain each word, the most frequent first."""
     return _most_common(set(WORD.findall(caption.text.lower())) - SMALL for caption in captions)
 
 
@@ -68,19 +68,19 @@ def _most_common(sets: Iterable[set[str]]) -> Bars:
 
 
 def count_origins(captions: Sequence[Caption]) -> Bars:
-    """How many captions are of each origin."""
+    """The number of captions of each origin."""
     return Bars(dict(Counter(caption.origin for caption in captions).most_common()))
 
 
 def count_lengths(captions: Sequence[Caption]) -> Bars:
-    """How many captions have how many tokens."""
+    """The number of captions in each class of lengths."""
     counts = {"empty": sum(not caption.length.tokens for caption in captions)}
     counts |= _classes([caption.length.tokens for caption in captions], LENGTHS)
     return Bars({name: count for name, count in counts.items() if count})
 
 
 def count_sizes(sizes: Sequence[Size]) -> Bars:
-    """How many pictures have which size; where there are many sizes, by the shorter side."""
+    """The number of pictures of each size; if there are many sizes, by the shorter side."""
     exact = Counter(sizes)
     if len(exact) <= FEW:
         order = sorted(exact, key=lambda size: (size[0] * size[1], size))
@@ -90,7 +90,7 @@ def count_sizes(sizes: Sequence[Size]) -> Bars:
 
 
 def count_training_sizes(contents: Contents) -> Bars:
-    """How many training pictures, copies left out, have which size, the most frequent first."""
+    """The number of training pictures (without copies) of each size, the most frequent first."""
     counts: Counter[Size] = Counter()
     for picture in contents.pictures.values():
         counts[picture.target] += len(picture.entries)
@@ -99,7 +99,7 @@ def count_training_sizes(contents: Contents) -> Bars:
 
 
 def _classes(values: Sequence[int], begins: Sequence[int]) -> dict[str, int]:
-    """How many values are in each class; smaller ones than the first class are in none."""
+    """The number of values in each class; values below the first class are in none."""
     counts = {}
     for begin, end in pairwise(begins):
         counts[f"{begin}–{end - 1}"] = sum(begin <= value < end for value in values)

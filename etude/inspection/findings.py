@@ -1,4 +1,4 @@
-"""What a person should look at first: pictures and captions about which something is doubtful.
+"""What a person should look at first: pictures and captions that are doubtful.
 
 Each finding says by which rule it was found. Nothing here removes or changes a picture.
 """
@@ -13,7 +13,7 @@ from etude.images.cuts import PLAIN
 from etude.inspection.contents import Contents, Picture
 from etude.inspection.looks import Measures
 
-# Photos and drawings are at 0.2 to 0.45; blurred by a Gaussian of 2 px, nearly all of them are above this.
+# Photos and drawings have values of 0.2 to 0.45; blurred by a Gaussian of 2 px, nearly all of them are above this.
 BLURRED = 0.6
 NEARLY_PLAIN = 4.0  # of the 255 levels: a picture with a smaller standard deviation shows hardly anything
 HALF = 0.5  # of a picture's pixels
@@ -27,7 +27,7 @@ WRITING = re.compile(
 
 @dataclass(frozen=True)
 class Finding:
-    """Pictures with the same doubt, the worst first, each with what was found of it."""
+    """Pictures with the same doubt, the worst first, each with a text about what was found."""
 
     title: str
     about: str
@@ -36,7 +36,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Rule:
-    """What is doubtful of a picture: `find` gives how bad it is, the largest first, and a text; None if nothing is."""
+    """A doubt about a picture: `find` returns how bad it is (larger is worse) and a text, or None if it is absent."""
 
     title: str
     about: str
@@ -44,7 +44,7 @@ class Rule:
 
 
 def find_doubts(contents: Contents, measures: Mapping[str, Measures]) -> Iterator[Finding]:
-    """The findings of a set that has some, in the order in which they matter."""
+    """The findings of a set, the most important first; a doubt about no picture is left out."""
     for rule in RULES:
         found = {}
         for name, picture in contents.pictures.items():

@@ -1,4 +1,4 @@
-"""What is seen of each picture by its pixels: a tile, its masks, how blurred it is. Cached: decoding takes longest."""
+"""What pages show of each picture's pixels: a tile, masks, how blurred it is. Cached, as decoding takes longest."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ CODE = ("etude/inspection/looks.py", "etude/inspection/sharpness.py", "etude/ins
 
 @dataclass(frozen=True)
 class Measures:
-    """Of a picture's training pictures: how blurred the most blurred is, and the contrast of the plainest."""
+    """For a picture's training pictures: how blurred the most blurred one is, and the contrast of the plainest."""
 
     blur: float  # 0 sharp … 1
     contrast: float  # standard deviation of levels
 
 
 class Looks:
-    """The tiles and measures of a set, by pictures. They are made when they are asked for first.
+    """The tiles and measures of a set, by pictures. Each is made on first use.
 
     It can be pickled and is small, so that processes may share the work.
     """
@@ -45,7 +45,7 @@ class Looks:
         self._context = (code_digests(*CODE), versions("pillow", "numpy"), SIDE, QUALITY)
 
     def measures(self, picture: Picture) -> Measures:
-        """How its training pictures look."""
+        """The measures of its training pictures."""
         return Measures(**self._read(picture)["measures"])
 
     def tile(self, picture: Picture) -> str:
@@ -66,7 +66,7 @@ class Looks:
         return entry
 
     def _key(self, picture: Picture) -> str:
-        """Of all that the entry depends on. The ids are digests of the file's pixels."""
+        """The key of everything that the entry depends on. The ids are digests of the file's pixels."""
         drawn = [[identifier, entry["crop"], entry.get("faces", [])] for identifier, entry in picture.entries.items()]
         files = [*self._training(picture), *self._masks(picture)]
         return key("look", list(picture.size), drawn, list(map(sha256_file, files)), *self._context)

@@ -1,6 +1,6 @@
-"""The pages of an image set: what to look at first, what there is, and all pictures, some on each page.
+"""The pages of an image set: what to look at first, an overview, and all pictures, some on each page.
 
-Everything is inside the pages, thumbnails included, so that they open from disk. A set of 20,000 pictures has 167.
+Everything is inside the pages, thumbnails included, so that they open from disk. 20,000 pictures have 167 pages.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from etude.inspection.looks import Looks
 from etude.pages.environment import environment
 
 ON_A_PAGE = 120  # pictures
-SHOWN = 12  # pictures of a finding, and groups that are the same or nearly; further ones are named
-NAMED = 200  # further names in a list; pictures.csv has all
+SHOWN = 12  # thumbnails of a finding, and groups of equal or similar pictures; others are named
+NAMED = 200  # other names in a list; pictures.csv has all names
 AND = " + "  # between the origins of a caption that has several
 ORIGINS = {
     "file": "text file",
@@ -41,7 +41,7 @@ ORIGINS = {
 
 
 class Pages:
-    """The pages of one set. They are rendered one at a time, as each holds its thumbnails."""
+    """The pages of one set. They are rendered one at a time, because each contains its thumbnails."""
 
     def __init__(self, contents: Contents, looks: Looks, findings: Sequence[Finding]) -> None:
         self.contents, self.looks, self.findings = contents, looks, findings
@@ -52,7 +52,7 @@ class Pages:
 
     @property
     def files(self) -> list[str]:
-        """The names of the pages' files, the first one first."""
+        """The names of the pages' files, in order."""
         return ["index.html" if number == 0 else f"pictures-{number + 1}.html" for number in range(len(self._pages))]
 
     def render(self, number: int) -> str:
@@ -122,13 +122,13 @@ class Pages:
         return {"name": name, "tile": tile, "link": self._link(name), "more": more}
 
     def _link(self, name: str) -> str:
-        """Where the picture is among all."""
+        """The link to the picture in the list of all pictures."""
         place = self._places[name]
         return f"{self.files[place // ON_A_PAGE]}#p{place + 1}"
 
     def _picture(self, name: str) -> dict[str, Any]:
         picture = self.contents.pictures[name]
-        captions = list(dict.fromkeys(picture.captions.values()))  # of a split picture, each once
+        captions = list(dict.fromkeys(picture.captions.values()))  # a split picture may have several
         return {
             "name": name,
             "same": picture.same,
@@ -141,13 +141,13 @@ class Pages:
 
 
 def name_origin(origin: str) -> str:
-    """What people call the origin of a caption: ``file + wd14`` is ``text file and WD14``."""
+    """The readable name of a caption's origin: ``file + wd14`` is ``text file and WD14``."""
     names = ORIGINS | {kind: captioner.name for kind, captioner in CAPTIONERS.items()}
     return " and ".join(names.get(part, part) for part in origin.split(AND))
 
 
 def _about(picture: Picture) -> str:
-    """What becomes of a file in training."""
+    """How a file is used in training."""
     parts = ["{}×{}".format(*picture.target)]
     if len(picture.entries) > 1:
         parts[0] = f"{len(picture.entries)} of {parts[0]}"
@@ -172,5 +172,5 @@ def _caption(caption: Caption) -> dict[str, Any]:
 
 
 def _list(texts: Mapping[str, str]) -> dict[str, Any]:
-    """The first of the texts by names, and how many there are."""
+    """The first texts by name, and the number of all texts."""
     return {"items": dict(islice(texts.items(), NAMED)), "count": len(texts)}

@@ -1,4 +1,4 @@
-"""How blurred a picture looks, and how much there is to see in it, by its pixels alone."""
+"""How blurred a picture is, and how much contrast it has, measured by its pixels alone."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ def blur_of(image: Image.Image) -> float:
     """How blurred an RGB picture is: 0 is sharp, 1 is blurred.
 
     Blurring a sharp picture changes its neighbouring pixels much, blurring a blurred one changes them little. The
-    value is the share of the differences between neighbours that remains, of the two directions the larger (Crété et
-    al., 2007, "The blur effect"). A picture without differences is 0.
+    value is the share of the differences between neighbours that remains, the larger one of both directions (Crété et
+    al., 2007, "The blur effect"). A picture without differences has the value 0.
     """
     grey = np.asarray(image.convert("L"), dtype=np.int16)
     return max(_share_left(grey), _share_left(grey.T))
 
 
 def _share_left(grey: NDArray[np.int16]) -> float:
-    """Of the differences between neighbours in a row, the share that is left after averaging over WINDOW px."""
+    """The share of the differences between neighbours in a row that is left after averaging over WINDOW px."""
     if grey.shape[1] <= WINDOW:
         return 0.0
     middle = WINDOW // 2
     sharp = WINDOW * np.abs(np.diff(grey[:, middle : grey.shape[1] - middle], axis=1))
-    # two neighbouring averages differ by the pixel that joins and the one that leaves
+    # two neighbouring averages differ by the pixel that enters the window and the one that leaves it
     averaged = np.abs(grey[:, WINDOW:] - grey[:, :-WINDOW])
     total, lost = int(sharp.sum()), int(np.maximum(sharp - averaged, 0).sum())
     return (total - lost) / total if total else 0.0

@@ -1,4 +1,4 @@
-"""A small picture of a file, on which one sees what its crops show."""
+"""A thumbnail of a file that marks what its crops show."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from etude.images.crop import fitted, scaled
 from etude.images.decode import read_picture
 
 CROP, FACE = "#00a040", "#ffb000"
-DARK = 0.3  # the share of its brightness that is left to what no crop shows
+DARK = 0.3  # the share of brightness that areas outside all crops keep
 
 Entry = Mapping[str, Any]  # of `images` in images.json
 
@@ -30,7 +30,7 @@ def group_entries(listing: Mapping[str, Any]) -> dict[str, dict[str, Entry]]:
 
 
 def share_kept(entries: Sequence[Entry]) -> float:
-    """Which share of a picture its crops show; those of a split picture count as often as they overlap."""
+    """The share of a picture that its crops show; where crops of a split picture overlap, each one counts."""
     width, height = entries[0]["source_size"]
     area = 0.0
     for left, top, right, bottom in (entry["crop"] for entry in entries):
@@ -39,9 +39,9 @@ def share_kept(entries: Sequence[Entry]) -> float:
 
 
 def draw_tile(path: Path, entries: Sequence[Entry], name: str, side: int) -> Image.Image:
-    """The picture at ``path``, ``side`` px at its longer side; what no crop shows is dark, and faces are outlined.
+    """The picture at ``path``, ``side`` px at its longer side; areas outside all crops are dark, faces are outlined.
 
-    ``entries`` are its training pictures in the image set ``name``. Raises InputError where it was removed or changed
+    ``entries`` are its training pictures in the image set ``name``. Raises InputError if it was removed or changed
     since it was cut.
     """
     if not path.is_file():
@@ -59,7 +59,7 @@ def draw_tile(path: Path, entries: Sequence[Entry], name: str, side: int) -> Ima
         part = round(left), round(top), round(right), round(bottom)
         tile.paste(bright.crop(part), part)
     if any(entry["crop"] != [0, 0, width, height] for entry in entries):
-        for left, top, right, bottom in boxes:  # one that is thinner than a pixel is drawn as a line
+        for left, top, right, bottom in boxes:  # a box that is thinner than a pixel is drawn as a line
             draw.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=CROP, width=2)
     for face in entries[0].get("faces", []):
         draw.rectangle(scaled(face, *scale), outline=FACE, width=1)

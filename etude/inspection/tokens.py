@@ -10,23 +10,23 @@ from typing import NamedTuple
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 VOCABULARY = Path(__file__).parents[1] / "base/configs/clip_merges.txt.gz"  # a dep of *set_page*
-READ = 75  # tokens of a chunk that a text encoder reads, between its start and its end
+READ = 75  # tokens of a chunk that a text encoder reads, between the start token and the end token
 SPECIAL = ["<|startoftext|>", "<|endoftext|>"]
 # CLIP's pieces of a text: ends of words, words, single digits, and runs of other signs
 PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 class Length(NamedTuple):
-    """The tokens of a text, and its end that is not read; empty if all is read."""
+    """The number of a text's tokens, and the part at its end that is not read; empty if all is read."""
 
     tokens: int
     cut: str
 
 
 def measure_text(text: str, read: int = READ) -> Length:
-    """The length of a caption as it stands, without a method's prompt around it, if so many tokens are ``read``.
+    """The length of a caption alone, without a method's prompt around it, if ``read`` tokens are read.
 
-    A chunk that ends after a comma, by A1111's rule, has fewer.
+    A chunk that ends after a comma, by A1111's rule, has fewer tokens.
     """
     encoding = _tokenizer().encode(text)
     count = len(encoding.ids)
@@ -35,7 +35,7 @@ def measure_text(text: str, read: int = READ) -> Length:
 
 @cache
 def _tokenizer() -> Tokenizer:
-    """CLIP's byte-level BPE. Its ids are not CLIP's: only their number is asked for."""
+    """CLIP's byte-level BPE. Its ids are not CLIP's, because only their number is used."""
     lines = gzip.decompress(VOCABULARY.read_bytes()).decode("utf-8").splitlines()[1:]
     merges = [(first, second) for first, second in map(str.split, lines)]
     single = sorted(pre_tokenizers.ByteLevel.alphabet())
