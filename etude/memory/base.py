@@ -20,7 +20,7 @@ from etude.training.opening import Opening
 
 
 def empty_base(path: Path, family: str, how: Opening) -> Base:
-    """The base in ``path``, or where it is not there yet, the published model of its family.
+    """The base in ``path``; if it does not exist yet, the published model of its family.
 
     Call it in `counting`. Raises BaseError for a damaged configuration.
     """
@@ -33,7 +33,7 @@ def empty_base(path: Path, family: str, how: Opening) -> Base:
     dtype, vae_config = DTYPES[how.precision], read_config(configs / "vae" / "config.json")
 
     def load(part: str) -> Any:
-        with _disable_current_modes():  # what the libraries do to make it is no part of the count
+        with _disable_current_modes():  # what the libraries do to create the model is not counted
             model = empty_model(path, configs / part, record, part)
         model = model.to_empty(device="cpu").requires_grad_(False).eval()
         for name, parameter in parameters_of(part, model).items():

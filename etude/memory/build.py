@@ -1,8 +1,8 @@
 """The memory of a build on a GPU, counted by running the method's own code on tensors without values.
 
-One step is counted, with a checkpoint after it; from the second on the optimizer's states are there too. With gradient
-release the second is counted, since states come while activations go. Not counted: the CUDA context (about 0.5 GB),
-workspaces of cuDNN, and fragmentation.
+One step is counted, with a checkpoint after it, and the optimizer's states, which exist from the second step on. With
+gradient release the second step is counted, because in the first, states are made while activations are freed. Not
+counted: the CUDA context (about 0.5 GB), workspaces of cuDNN, and fragmentation.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ SIZES = 6  # numbers that SDXL reads: original size, crop and target size
 
 
 def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -> Footprint:
-    """Count the build of a method; raises UncountedError for one that this cannot count."""
+    """Count the build of a method; raises UncountedError for a method that cannot be counted."""
     if not isinstance(params, SavesMemory):
         raise UncountedError(name, "it computes no gradients through the base's UNet")
     if isinstance(params, OwnBase) or _shows_pictures(setup.base):
@@ -84,14 +84,14 @@ def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -
         if preview:
             texts = encode_fixed(base, preview, params, report.precision)
             report.drawing = report.preview = lambda: _draw(base, preview, params.word, report.precision, texts)
-        undo.enter_context(patch.object(batches, "AHEAD", 0))  # a thread of its own would make tensors with values
+        undo.enter_context(patch.object(batches, "AHEAD", 0))  # in another thread, tensors would have values
         encode_texts = lambda base, captions, clip_skip, _: _encode(base, captions, clip_skip, counter)  # noqa: E731
         undo.enter_context(patch.object(conditioning, "encode_texts", encode_texts))
         report.releases = isinstance(params, TrainedWhole) and params.gradient_release
         undo.enter_context(patch.object(updates, "make_optimizer", report.optimizer))
         undo.enter_context(patch.object(weights, "_to_host", counter.put_aside))
         undo.enter_context(patch.object(average, "to_host", lambda one: counter.put_aside(one.detach().clone())))
-        AcceleratorState._reset_state(reset_partial_state=True)  # else a second precision would be refused
+        AcceleratorState._reset_state(reset_partial_state=True)  # otherwise accelerate would refuse a second precision
         undo.callback(AcceleratorState._reset_state, reset_partial_state=True)
         method.build(base=base, **data, params=params, report=report)
     return footprint
@@ -106,13 +106,13 @@ def _shows_pictures(base: Path) -> bool:
 
 @torch.no_grad()
 def _draw(base: Base, preview: Preview, word: str, precision: str, texts: Texts | None) -> Image:
-    """What a preview holds at most: a step with guidance of a row's pictures, then their decoding."""
+    """What needs the most memory in a preview: a step with guidance for a row's pictures, then their decoding."""
     with evaluating(base), computing(base, precision):
         positives, negative = texts or encode(base, preview, word, precision)
         side = base.resolution // base.factor
         latents = torch.empty(len(preview.seeds), 4, side, side)
         decode_latents(base, guided(base, latents, torch.tensor(500), positives[0], negative, preview.guidance))
-    return new_image("RGB", (side, side))  # any
+    return new_image("RGB", (side, side))  # any picture
 
 
 @dataclass
@@ -138,7 +138,7 @@ class _Counting(Report):
         self.counter.restart()
         if not found.optimizer:
             found.optimizer = self.counter.now - found.stays
-        if step > 1 or not self.releases:  # what the optimizer makes only for its step counts as well
+        if step > 1 or not self.releases:  # includes what the optimizer makes only for its step
             found.activations = max(found.activations, peak - found.stays - found.gradients)
 
     def start(self, step: int, steps: int) -> None:
@@ -155,7 +155,7 @@ class _Counting(Report):
         return made
 
     def _end_of_backward(self) -> None:
-        """Before the first optimizer of a step: of what does not stay, only the gradients are left."""
+        """Called before the first optimizer of a step: of the tensors that do not stay, only gradients are left."""
         if not self.footprint.gradients:
             self.footprint.gradients = self.counter.now - self.footprint.stays
             self.footprint.activations = self.counter.peak - self.counter.now
@@ -176,19 +176,19 @@ _make_optimizer = updates.make_optimizer
 
 
 class _Counted(torch.optim.Optimizer):
-    """An optimizer that makes states of the size that the package's has, and changes nothing."""
+    """An optimizer that makes states as large as those of the package's optimizer, and changes nothing."""
 
     def __init__(self, tensors: Sequence[Tensor], states: Callable[[int], tuple[int, int]]) -> None:
         super().__init__(tensors, {"lr": 0.0})
         self.states = states
 
     def eval(self) -> None:
-        """Nothing: what schedule-free training changes here is in place."""
+        """Do nothing: schedule-free training changes values in place here, which needs no memory."""
 
     train = eval
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Make the states, and what is there only in a step."""
+        """Make the states, and the tensors that exist only within a step."""
         within = []
         for group in self.param_groups:
             for tensor in group["params"]:
@@ -198,20 +198,20 @@ class _Counted(torch.optim.Optimizer):
 
 
 def _eight_bit(values: int) -> tuple[int, int]:
-    """Two bytes a value, and a float32 for each block of 256 in both of them; below 4,096 values all in float32."""
+    """Two states of one byte a value, each with a float32 for each 256 values; below 4,096 values, both in float32."""
     return (8 * values if values < 4096 else 2 * values + 8 * -(-values // 256)), 0
 
 
-# Bytes for so many values: of the states, and at once within a step.
+# For a number of values: the bytes of the states, and the further bytes that are needed within a step.
 _STATES: Mapping[str, Callable[[int], tuple[int, int]]] = {
     "adamw8bit": _eight_bit,
-    "prodigy": lambda values: (16 * values, 0),  # both averages, what its rate is computed from, and the start
+    "prodigy": lambda values: (16 * values, 0),  # both averages, the values for its rate, and the start
     "schedule_free": lambda values: (8 * values, 4 * values),
 }
 
 
 def _encode(base: Base, captions: Captions, clip_skip: int, counter: Counter) -> Captions:
-    """In the place of `conditioning.encode_texts`: one text; the encodings of all are on the host."""
+    """Replaces `conditioning.encode_texts`: it encodes one text; the encodings of all texts are on the host."""
     with torch.no_grad(), waiting.present(base, "text"):
         state = encode_prompts(base, [""], clip_skip).map(counter.put_aside)
     return Captions(captions.texts, dict.fromkeys(captions.texts, state), state)

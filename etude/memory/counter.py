@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from etude.memory.sized import CPU, DEVICE, Operations, Sized
 
-BLOCK = 512  # bytes: CUDA's allocator hands out multiples of it
+BLOCK = 512  # bytes: CUDA's allocator allocates multiples of it
 
 
 class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -31,7 +31,7 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and telling the compiler so costs as much as an operation
+        return False  # nothing is compiled here; telling the compiler so would take as long as an operation
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, and count the storages of its results that are new."""
@@ -48,12 +48,12 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tensor
 
     def restart(self) -> None:
-        """Begin to look for another peak."""
+        """Start to measure a new peak."""
         gc.collect()  # cycles keep tensors alive for a while, at random
         self.peak = self.now
 
     def put_aside(self, tensor: Tensor) -> Tensor:
-        """Count ``tensor`` no more: on a GPU it would wait on the host."""
+        """Stop counting ``tensor``: on a GPU it would wait on the host."""
         storage = tensor.untyped_storage()
         self._drop(storage._cdata)
         self._aside.add(storage._cdata)
@@ -61,13 +61,13 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tensor
 
     def bring(self, module: torch.nn.Module, _device: Any = None) -> None:
-        """Count the tensors of a module, which come from the host."""
+        """Count the tensors of a module that is moved from the host to the device."""
         for tensor in (*module.parameters(), *module.buffers()):
             self._aside.discard(tensor.untyped_storage()._cdata)
             self._add(tensor)
 
     def send(self, module: torch.nn.Module) -> None:
-        """Count the tensors of a module no more: on a GPU they would wait on the host."""
+        """Stop counting the tensors of a module: on a GPU they would wait on the host."""
         for tensor in (*module.parameters(), *module.buffers()):
             self.put_aside(tensor)
 
@@ -87,7 +87,7 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def counting() -> Iterator[Counter]:
-    """Inside, tensors have shapes and no values, and operations keep for backward what CUDA's would keep."""
+    """Within the block, tensors have shapes but no values, and operations keep the same for backward as CUDA's."""
     with ExitStack() as undo:
         undo.enter_context(patch.object(torch.nn.Module, "_apply", _apply))
         undo.enter_context(patch.object(Tensor, "tolist", _tolist))
@@ -96,13 +96,13 @@ def counting() -> Iterator[Counter]:
             undo.enter_context(patch.object(Tensor, name, _value(kind)))
         for name, function in _CUDA.items():
             undo.enter_context(patch.object(functional, name, function))
-        gc.freeze()  # what was made before holds nothing that is counted, and takes long to look through
+        gc.freeze()  # older objects hold no counted tensors, and searching them takes long
         undo.callback(gc.unfreeze)
         yield undo.enter_context(Counter())
 
 
 def _apply(self: torch.nn.Module, change: Any, recurse: bool = True) -> torch.nn.Module:
-    """`Module._apply`, which cannot exchange the values of parameters that have none: it exchanges the parameters."""
+    """`Module._apply` for parameters without values: it replaces the parameters, not their values."""
     for child in self.children() if recurse else ():
         child._apply(change)  # type: ignore[no-untyped-call]
     for name, parameter in self._parameters.items():
@@ -129,14 +129,14 @@ def _nested(tensor: Tensor, shape: torch.Size) -> Any:
 
 
 def _item(tensor: Tensor) -> Any:
-    """A value where there is none: any finite number does, since nothing but memory is looked at."""
+    """The value of a tensor. If it has none, any finite number will do, because only memory is measured."""
     if not isinstance(tensor, Sized):
         return _whole_item(tensor)
     return 0.5 if tensor.dtype.is_floating_point else 0
 
 
 def _value(kind: type) -> Any:
-    """What Python calls to make a number of a tensor."""
+    """The method that Python calls to convert a tensor to a number."""
     return lambda tensor: kind(_item(tensor))
 
 

@@ -20,7 +20,7 @@ PARTS: tuple[Part, ...] = ("unet", "vae", "text")
 
 @torch.no_grad()
 def count_drawing(setup: Setup, pictures: int) -> Footprint:
-    """``pictures`` drawn at once, with guidance, in the size of the base: a step, and their decoding."""
+    """Count a step of ``pictures`` drawn at once, with guidance, in the size of the base, and their decoding."""
     how = Opening(PARTS, (), setup.precision, lambda _: False, recompute=False)
     with counting() as counter:
         made = replace(empty_base(setup.base, setup.family, how), reading=setup.reading)

@@ -1,4 +1,4 @@
-"""What a count of memory is made for, and what comes out. Nothing here imports torch."""
+"""The setup of a count of memory, and its result. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ class UncountedError(EtudeError):
 
 @dataclass(frozen=True)
 class Setup:
-    """What a build is counted for."""
+    """The setup that a build is counted for."""
 
     base: Path  # where it is, or will be
     family: str
     resolution: int  # of the pictures, in px
     precision: str  # fp32, fp16 or bf16
     chunks: int = 1  # of every text
-    rule: Literal["a1111", "kohya"] = "a1111"  # by which they are joined
+    rule: Literal["a1111", "kohya"] = "a1111"  # by which chunks are joined
 
     @property
     def reading(self) -> Text:
-        """How texts are read; weights need no memory."""
+        """How texts are read; weights in prompts are left out, because they need no memory."""
         return Text(chunks=self.chunks, rule=self.rule, emphasis="none")
 
 
 @dataclass
 class Footprint:
-    """Bytes on the device, by what they are for."""
+    """Bytes on the device, by purpose."""
 
     weights: int = 0  # of the base
     learned: int = 0  # what training adds: factors, copies
     gradients: int = 0
     optimizer: int = 0
-    activations: int = 0  # of a step, with everything that is alive only within it
-    previews: int = 0  # what drawing them needs above all that stays
-    start: int = 0  # at most before training, when texts are encoded by encoders that then wait on the host
+    activations: int = 0  # of a step, and everything else that exists only within it
+    previews: int = 0  # what drawing them needs in addition to what stays
+    start: int = 0  # peak before training: texts are encoded, by encoders that wait on the host afterwards
 
     @property
     def stays(self) -> int:
-        """Bytes that are there all the time."""
+        """Bytes that are in use all the time."""
         return self.weights + self.learned + self.optimizer
 
     @property
     def peak(self) -> int:
-        """Most bytes at once."""
+        """The most bytes in use at once."""
         return max(self.start, self.stays + max(self.gradients + self.activations, self.previews))

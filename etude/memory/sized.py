@@ -16,16 +16,16 @@ DEVICE = torch.ops.prim.device.default  # what `tensor.device` calls
 
 
 class Sized(Tensor):
-    """A tensor without values. Its storage is on the meta device, where operations only find out shapes.
+    """A tensor without values. Its storage is on the meta device, where operations only compute shapes.
 
-    It says that it is on the CPU, so that autocast and autograd do with it what they do with a tensor there.
+    It reports the CPU as its device, so that autocast and autograd treat it as a tensor on the CPU.
     """
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def of(tensor: Tensor) -> Sized:
-        """A tensor of the meta device as one of these, with the same storage."""
+        """A `Sized` tensor with the storage of a tensor on the meta device."""
         grad = tensor.requires_grad
         made = Tensor._make_subclass(Sized, tensor, grad, dispatch_device=True, device_for_backend_keys=CPU)
         assert isinstance(made, Sized)
@@ -33,14 +33,14 @@ class Sized(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        """Called where no mode is: within operations, which ask for the device of what they are given."""
+        """Called where no mode is active: within operations, which ask for the device of their arguments."""
         if func is DEVICE:
             return META if torch._C._meta_in_tls_dispatch_include() else CPU
         return func(*args, **(kwargs or {}))
 
 
 class Operations:
-    """Runs operations, and remembers the forms of what they returned: to find them out takes torch long."""
+    """Runs operations, and remembers the forms of their results, because torch takes long to compute these."""
 
     def __init__(self) -> None:
         self._forms: dict[Any, Any] = {}  # call → form of the result
@@ -64,8 +64,8 @@ class Operations:
         return out
 
 
-_CHANGED = object()  # in place of a form: the first argument, which keeps its form
-_LEFT = {"device": META, "generator": None}  # in place of what only a device with values has
+_CHANGED = object()  # instead of a form: the result is the first argument, whose form stays the same
+_LEFT = {"device": META, "generator": None}  # replaces arguments that only a device with values can use
 
 
 def _run(func: Any, args: Any, kwargs: Any) -> Any:
@@ -76,7 +76,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _without_values(one: Any) -> Any:
-    """An argument; for a tensor with values, such as a constant, one without."""
+    """The argument; a tensor with values, such as a constant, is replaced by one without."""
     if isinstance(one, list):
         return [_without_values(each) for each in one]
     if not isinstance(one, Tensor) or isinstance(one, Sized) or one.is_meta:
@@ -85,7 +85,7 @@ def _without_values(one: Any) -> Any:
 
 
 def _described(values: Iterable[Any]) -> tuple[Any, ...]:
-    """All of some arguments on which the form of a result depends. 2 and 2.0 are equal, but make other types."""
+    """The properties of arguments that determine the form of a result. 2 and 2.0 are equal, but give other dtypes."""
     found: list[Any] = []
     for one in values:
         if isinstance(one, Tensor):
@@ -98,7 +98,7 @@ def _described(values: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def _form(out: Any, args: Any) -> Any:
-    """The form of a result; None for one that shares its storage with an argument, or has more of it than it needs."""
+    """The form of a result; None if its storage is that of an argument, or larger than the form needs."""
     if isinstance(out, list | tuple):
         forms = [_form(one, args) if isinstance(one, Tensor) else _NOTHING for one in out]
         return None if None in forms else forms
@@ -109,11 +109,11 @@ def _form(out: Any, args: Any) -> Any:
     return None if shared or _make(form).untyped_storage().nbytes() != storage.nbytes() else form
 
 
-_NOTHING = ()  # the form of what is no tensor, among several results
+_NOTHING = ()  # among several results, the form of one that is not a tensor
 
 
 def _make(form: Any) -> Any:
-    """New tensors of the meta device."""
+    """New tensors of a form, on the meta device."""
     if isinstance(form, list):
         return tuple(_make(one) if one else None for one in form)
     shape, strides, dtype = form
