@@ -2,8 +2,8 @@
 with them.
 
 The *lesson* is what all of them have in common: the concept of a concept set, the style of a style set. A prompt with
-[name] should give a picture that shows the lesson and everything else that the prompt names. Drawn pictures are
-compared with those held-out pictures that show most of that; without a classifier, with all of them.
+[name] should give a picture that shows the lesson and everything else that the prompt names. A drawn
+picture is compared with the held-out pictures that show most of this; without a classifier, with all of them.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _right(predicted: str, wanted: str | None) -> float:
 
 
 def find_heldout(folder: Path, clip: ClipFeatures, classifier: Classifier | None) -> HeldOut | None:
-    """The held-out pictures in ``folder``; a caption is found as those of training pictures, or is the file's name.
+    """The held-out pictures in ``folder``; captions are found as for training pictures, or taken from file names.
 
     None if there is no such folder; raises InputError if the folder contains no pictures, or a damaged caption.
     """
@@ -144,7 +144,7 @@ def _check(captions: Captions) -> None:
 
 
 def _warn_of_others(folder: Path, here: Sequence[Path], used: Collection[str]) -> None:
-    """Warn of what is in the folder and is no picture of a format that is read, no caption of one and no card."""
+    """Warn of files in the folder that are neither a readable picture, nor a caption of one, nor a card."""
     others = [path for path in here if path.name not in used and path.stem.lower() not in CARDS]
     if others:
         kinds = Counter(f"{path.name}/" if path.is_dir() else path.suffix or path.name for path in others)

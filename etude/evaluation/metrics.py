@@ -93,14 +93,14 @@ def cmmd(pictures: Array, real: Array) -> float:
 def spread(values: Array) -> tuple[float, float | None]:
     """Mean of ``values`` [prompts, seeds], and the standard deviation (n − 1) between seeds; None for one seed.
 
-    A seed's value is its mean over all prompts, so the spread is about the change that another seed would cause.
+    A seed's value is its mean over all prompts, so the spread is roughly the change that another seed would cause.
     """
     seeds = values.mean(axis=0)
     return float(seeds.mean()), float(seeds.std(ddof=1)) if len(seeds) > 1 else None
 
 
 def significant(value: float | None, digits: int = 6) -> float | None:
-    """``value`` rounded to ``digits`` significant digits, so that outs have no rounding noise; None stays None."""
+    """``value`` rounded to ``digits`` significant digits, so that outs contain no rounding errors; None stays None."""
     return None if value is None else float(f"{value:.{digits}g}")
 
 

@@ -61,8 +61,8 @@ class Network(nn.Module):
     The sides of the levels are S/4, S/8, S/16 and so on; each level has ``blocks`` blocks. The heads read the last
     level as a grid of ``grid`` × ``grid`` places, because the object is in the middle and position matters. The head
     of a part in ``given`` (part → other part) is conditioned on the label of the other part. Measured on the
-    miniature at 64 px, after 140 steps of 64 pictures: with a plain mean the concepts' loss stayed at 6.15 nats, where
-    it began; with a grid of 4 it fell to 3.48. After 400 steps the styles' loss was 1.65 nats with a plain head, and
+    miniature at 64 px, after 140 steps of 64 pictures: with a plain mean the concepts' loss stayed at its initial
+    6.15 nats; with a grid of 4 it fell to 3.48. After 400 steps the styles' loss was 1.65 nats with a plain head, and
     1.29 with a head conditioned on the concept.
     """
 

@@ -1,7 +1,7 @@
 """The loss at fixed noise and fixed timesteps: one table of (picture, noise, t) for every checkpoint of every method.
 
-The loss falls when the method predicts the training pictures better. Measured again it is the same number: the noise
-depends only on the seed, the picture and the timestep (like kohya's ``validation_seed``, but on a fixed grid of t).
+The loss falls when the method predicts the training pictures better. Repeated measurements are equal: the noise depends
+only on the seed, the picture and the timestep (like kohya's ``validation_seed``, but on a fixed grid of t).
 """
 
 from __future__ import annotations
