@@ -54,7 +54,7 @@ def read_axis(settings: AxisSettings | None, choices: Choices) -> Axis | None:
 
 
 def label(name: str, value: Value, choices: Choices) -> str:
-    """The title of a row or column: the value alone where it is clear, else with the axis's name."""
+    """The title of a row or column: the value alone if it is clear, otherwise with the axis's name."""
     if name == "checkpoint":
         candidate = choices.candidates[str(value)]
         text = (

@@ -28,7 +28,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Defaults:
-    """The settings of a cell, as far as no axis sets them."""
+    """The settings of a cell that no axis sets."""
 
     name: str  # fills [name]
     seed: int

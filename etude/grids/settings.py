@@ -67,7 +67,7 @@ class AxisSettings(Schema):
 
 
 def checkpoint_steps(values: Sequence[str]) -> list[int]:
-    """The steps among values of the axis `checkpoint`; raises ValueError for a value that is neither step nor name."""
+    """The steps among values of the axis `checkpoint`; raises ValueError for a value that is no step and no name."""
     steps = []
     for value in values:
         if value in (BASE, BEST, FINAL):

@@ -3,7 +3,7 @@
     1-5          1, 2, 3, 4, 5          a range, both ends included
     1-5 (+2)     1, 3, 5                a range with a step; the sign is part of it
     10-5 (-3)    10, 7
-    0-1 [6]      0, 0.2, …, 1           this many values, evenly spaced (whole numbers: cut, not rounded)
+    0-1 [6]      0, 0.2, …, 1           this many values, evenly spaced (whole numbers: truncated, not rounded)
     a, "b, c"    a | b, c               values separated by commas; a comma in double quotes belongs to the value
 
 Steps are counted in decimals: 0-1 (+0.1) ends at 1 and contains 0.3, not 0.30000000000000004. A wrong text raises a
