@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: no script, colours from the page's own variables, so they follow light and dark."""
+"""Line charts as inline SVG: no script; colours are the page's variables, so they follow its light or dark theme."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def _steps(chart: Chart) -> list[float]:
-    """The x of each point, if there are at most 8, so that every checkpoint has a tick; else nothing."""
+    """The x of each point, if there are at most 8, so that every checkpoint has a tick; otherwise nothing."""
     return [x for x, _, _ in chart.points] if chart.dots and len(chart.points) <= 8 else []
 
 

@@ -60,7 +60,7 @@ def candidate_name(checkpoint: str, step: int | None) -> str:
 
 
 def _moment(preview: Path) -> str:
-    """When a preview was drawn; 0 steps: with the untouched base."""
+    """The step at which a preview was drawn, by name; 0 is the untouched base."""
     step = int(preview.stem)
     return candidate_name("" if step else "base", step)
 

@@ -43,7 +43,7 @@ class Entry:
 
     @property
     def field(self) -> tuple[Any, ...]:
-        """Methods share a table only if these values are equal, because else their numbers do not compare."""
+        """Methods share a table only if these values are equal, because otherwise their numbers cannot be compared."""
         setup = self.setup
         models = setup["base"], setup["clip"], setup["classifier"], setup["heldout"]
         return setup["set"], *models, setup["name"], tuple(setup["prompts"]), tuple(setup["seeds"])

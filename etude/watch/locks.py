@@ -46,7 +46,7 @@ def locked(file: int) -> bool:
 
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Lock a file during the block; the file is created, and another process that has the lock is waited for."""
+    """Lock a file during the block, after waiting for another process that has the lock; the file is created."""
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         while not locked(file):

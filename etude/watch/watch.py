@@ -168,7 +168,7 @@ def _refuse_other_deps(stage: Stage, reads: frozenset[str]) -> None:
 @contextmanager
 def _alone(stage: Stage) -> Iterator[None]:
     """Lock a stage, after waiting for another process that has the lock. Processes that inherit the file share it."""
-    if is_launched():  # inherited from the process that began this one
+    if is_launched():  # it inherited the lock from the process that started it
         yield
         return
     path = Path(".scratch", "locks", f"{stage.name.replace(':', '/')}.lock")
