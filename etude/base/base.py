@@ -38,10 +38,10 @@ class Base:
     scaling_factor: float  # latents are the VAE's output times this
     device: torch.device
     dtype: torch.dtype
-    schedule: dict[str, Any]  # fields of its scheduler's configuration, those of `schedule.SCHEDULE`
+    schedule: dict[str, Any]  # the fields `schedule.SCHEDULE` of its scheduler's configuration
     words: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)  # words of `hooks.added_tokens` that are active
     custom_samplers: list[CustomSampler] = field(default_factory=list)  # of `hooks.custom_sampler`; the last is used
-    unclip: Unclip | None = None  # how an unCLIP base is conditioned on a picture; None for other bases
+    unclip: Unclip | None = None  # how it is conditioned on a picture; None if it is not
     extra_negative_prompts: list[str] = field(default_factory=list)  # of `hooks.extra_negative_prompt`
     reading: Text = PLAIN  # how texts are read: chunks, and weights in brackets
 

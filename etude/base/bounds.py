@@ -1,4 +1,4 @@
-"""What a configuration may ask for, checked before a model is made of it: else a wrong number would take all memory.
+"""Bounds of a model's configuration, checked before a model is made of it: a wrong number could take all memory.
 
 Names and types of the fields are those of diffusers' and transformers' own classes; the bounds are ours, a few times
 what published models have.
@@ -19,7 +19,7 @@ from etude.base.libraries import ModelMixin
 from etude.core.errors import BaseError, EtudeWarning
 
 LARGEST = 8192  # of whole numbers: widths, heads, sizes
-OTHERS = {  # of some fields
+OTHERS = {  # the largest value of some fields
     "layers_per_block": 16,
     "transformer_layers_per_block": 64,
     "reverse_transformer_layers_per_block": 64,
@@ -28,7 +28,7 @@ OTHERS = {  # of some fields
     "num_train_timesteps": 10**5,
     "steps_offset": 1,
 }
-# Fields of a class of which other values would be ignored, or fail only when a picture is drawn, with those allowed.
+# Class → field → allowed values: others would be ignored, or would fail only when a picture is drawn.
 ONLY: dict[str, dict[str, tuple[Any, ...]]] = {
     "UNet2DConditionModel": {
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -46,16 +46,16 @@ ONLY: dict[str, dict[str, tuple[Any, ...]]] = {
     "CLIPTextConfig": {"return_dict": (True,), "is_encoder_decoder": (False,)},
 }
 LAYERS = 128  # of a UNet, on its way down; SDXL has 60
-ENTRIES = {"trained_betas": 10**5}  # of a list; of others 16
+ENTRIES = {"trained_betas": 10**5}  # the most entries of a list; 16 in other lists
 FROM_0 = {"freq_shift", "steps_offset", "chunk_size_feed_forward"}
 FROM_0 |= {"transformer_layers_per_block", "reverse_transformer_layers_per_block"}  # a level without attention
-ABOVE_0 = ("eps", "scale_factor", "scaling_factor")  # ends of names: what is divided by
+ABOVE_0 = ("eps", "scale_factor", "scaling_factor")  # ends of the names of divisors
 _LEVELS = ("block_out_channels", "down_block_types", "up_block_types")
 ACTION = "fetch the model again, or correct the configuration"
 
 
 def check_config(file: Path | str, config: Mapping[str, Any], *kinds: type) -> None:
-    """Raise BaseError for a field of ``kinds``, the classes that are made from a configuration, that cannot be used."""
+    """Raise BaseError for a field that cannot be used; ``kinds`` are the classes made from the configuration."""
     for kind in kinds:
         for name, field in _fields(kind).items():
             if name in config and (fault := _other(kind, name, config[name]) or _fault(name, config[name], field)):
@@ -87,7 +87,7 @@ def _fields(kind: type) -> dict[str, _Field]:
         nullable = default is None or isinstance(default, bool) or "None" in kinds
         many = default is None or "tuple" in kinds or "list" in kinds
         sample = default[0] if isinstance(default, tuple) else default
-        if "float" in kinds and type(sample) is int:  # diffusers writes some numbers without a point
+        if "float" in kinds and type(sample) is int:  # diffusers writes some floats without a decimal point
             sample = float(sample)
         fields[name] = _Field(default, sample, nullable and not name.endswith(ABOVE_0), many)
     return fields
@@ -102,14 +102,14 @@ def _check_levels(file: Path | str, config: Mapping[str, Any], fields: Mapping[s
 
 
 def _other(kind: type, name: str, value: Any) -> str:
-    """What a value should be that is not among the `ONLY` ones of its field; empty if it may be used."""
+    """The values that `ONLY` allows for a field, if ``value`` is not one of them; empty if it may be used."""
     allowed = ONLY.get(kind.__name__, {}).get(name, ())
     right = not allowed or all(entry in allowed for entry in _flat(value))
     return "" if right else " or ".join(f"`{json.dumps(entry)}`" for entry in allowed)
 
 
 def _warn_of_unknown(file: Path | str, config: Mapping[str, Any], kind: type) -> None:
-    """Warn of fields that a model of diffusers does not have: it leaves them out. Those with `_` are notes."""
+    """Warn of fields that a model of diffusers does not have and ignores. Names with `_` at the start are notes."""
     if not issubclass(kind, ModelMixin):
         return
     unknown = [name for name, value in config.items() if name not in _fields(kind) and name[:1] != "_" and value]

@@ -1,7 +1,7 @@
 """Long texts in chunks of 75 tokens, each with a start and an end: where a text is split, and how states are joined.
 
-A1111 splits after a comma if one of a chunk's last 20 tokens is one, and at the word BREAK; states follow each other,
-77 a chunk. kohya fills every chunk; of the states, the starts and ends between chunks are left out: 75 a chunk, and 2.
+A1111 splits after a comma if it is among a chunk's last 20 tokens, and at the word BREAK; all states are concatenated,
+77 a chunk. kohya fills every chunk, and leaves out the states of the starts and ends between chunks: 75 a chunk, and 2.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-BACKTRACK = 20  # A1111's setting "Prompt word wrap length limit", as it comes
+BACKTRACK = 20  # A1111's setting "Prompt word wrap length limit", its default
 
 
 class Item(NamedTuple):
@@ -20,15 +20,15 @@ class Item(NamedTuple):
 
     ids: tuple[int, ...]
     weight: float
-    start: int  # of its text
+    start: int  # where its text begins in the prompt
 
 
 def split(items: Sequence[Item], size: int, comma: int | None) -> list[list[Item]]:
-    """Chunks of at most ``size`` tokens. With the id of a ``comma``, a full chunk is ended after its last one, if that
-    is near enough.
+    """Chunks of at most ``size`` tokens. With the id of a ``comma``, a full chunk ends after its last comma if that
+    is at most BACKTRACK tokens from the chunk's end.
     """
     chunks: list[list[Item]] = [[]]
-    behind = 0  # items of the present chunk up to its last comma; 0: it has none
+    behind = 0  # number of items of the present chunk up to its last comma; 0: it has none
     for item in items:
         chunk = chunks[-1]
         if not item.ids:

@@ -45,7 +45,7 @@ class ClipVision:
             raise BaseError(folder, "is no CLIP folder: config.json is missing", remedy)
         try:
             _check_config(Path(folder, "config.json"))
-            load = self.kind.from_pretrained  # its warning would be that the text tower is not loaded
+            load = self.kind.from_pretrained  # called quietly: it would warn that the text tower is not loaded
             model, info = quietly(load, folder, local_files_only=True, dtype=torch.float32, output_loading_info=True)
             self._prepare = CLIPImageProcessorPil.from_pretrained(preprocessor or folder, local_files_only=True)
             self._open_text(folder)
@@ -53,7 +53,7 @@ class ClipVision:
             raise BaseError(folder, f"is no CLIP folder ({error.fault}), or a damaged one", remedy) from error
         except DAMAGED as error:
             why = reason(error)
-            if "ignore_mismatched_sizes" in str(error):  # transformers' message is for programmers
+            if "ignore_mismatched_sizes" in str(error):  # transformers' own message is advice to programmers
                 why = "its tensors have other shapes than its config.json says"
             raise BaseError(folder, f"is no CLIP folder ({why}), or a damaged one", remedy) from error
         missing = info["missing_keys"]
@@ -67,7 +67,7 @@ class ClipVision:
         self._device = device
 
     def _open_text(self, folder: Path | str) -> None:
-        """A vision tower reads no texts."""
+        """Load what reads texts: nothing for a vision tower."""
 
     @torch.no_grad()
     def see(self, picture: Image.Image) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Conditioning:
-    """The text conditioning ``hidden`` [B, L, d] (77 places, or those of `chunks`), and ``pooled`` [B, p] (SDXL).
+    """The text conditioning ``hidden`` [B, L, d] (L is 77, or as in `chunks`), and ``pooled`` [B, p] (SDXL).
 
     ``picture`` [B, 2d] or [B, d] is an unCLIP base's conditioning on a picture; None: that of the supplied picture is
     used (`unclip.with_image`).

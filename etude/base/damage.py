@@ -1,4 +1,4 @@
-"""What libraries raise about the files of a model: one list, and the reason in one line."""
+"""The exceptions that libraries raise for a model's damaged files, and the reason of one in one line."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ DAMAGED: tuple[type[Exception], ...] = (
     ArithmeticError,
     SafetensorError,
     UnpicklingError,
-    StrictDataclassError,  # transformers' configurations are such classes
+    StrictDataclassError,  # raised by transformers' configurations
 )
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error's text, or its kind."""
+    """The first line of an error's text, or its class name if it has no text."""
     if isinstance(error, StrictDataclassError) and error.__cause__:
-        error = error.__cause__  # its own text names the check, and not what is wrong
+        error = error.__cause__  # its own text names the check, its cause says what is wrong
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

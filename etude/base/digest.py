@@ -21,14 +21,14 @@ from etude.core.store import key, remembered
 
 PARTS: tuple[Part, ...] = get_args(Part)
 
-_UNET = ("unet", "scheduler", "image_normalizer", "image_noising_scheduler")  # folders on which its output depends
+_UNET = ("unet", "scheduler", "image_normalizer", "image_noising_scheduler")  # folders that decide its output
 
 
 def part_digest(path: Path | str, part: Part) -> str:
     """Hex digest of the weights and the configuration of one part of a base. Changes of other parts do not change it.
 
-    That of the unet includes the scheduler (noise schedule, ε- or v-prediction) and the files by which an unCLIP base
-    is conditioned on a picture. Raises BaseError.
+    The digest of the unet includes the scheduler (noise schedule, ε- or v-prediction) and the files by which an
+    unCLIP base is conditioned on a picture. Raises BaseError.
     """
     path = Path(path)
     if part not in PARTS:

@@ -1,8 +1,8 @@
 r"""Weights in brackets by A1111's rule: (x) is 1.1, [x] is 1/1.1, (x:1.3) is 1.3; brackets in brackets multiply.
 
-A backslash makes the bracket or backslash after it a character, and is left out before anything else. A bracket that is
-never closed counts to the end; one that was never opened is a character. One thing differs: A1111 takes a BREAK in
-brackets for a word with a negative weight, here it is a break there too.
+After a backslash, a bracket or backslash is an ordinary character; before any other character, a backslash is dropped.
+A bracket that is never closed counts to the end; one that was never opened is an ordinary character. One thing differs:
+in brackets, A1111 takes BREAK for a word with a negative weight; here it is a break there too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FACTORS = {"(": 1.1, "[": 1 / 1.1}
 _MARK = re.compile(
     r"\\(?P<char>[\[\]()\\])?|(?P<open>[\[(])|(?P<close>(?::(?P<factor>[+-]?[.\d]+))?\)|\])|[^\[\]\\():]+|:"
 )
-EDITING = re.compile(r"\[[^\[\]]*(?::\s*[\d.]+\s*|\|[^\[\]]*)\]|\bAND\b")  # what A1111 reads as more than a weight
+EDITING = re.compile(r"\[[^\[\]]*(?::\s*[\d.]+\s*|\|[^\[\]]*)\]|\bAND\b")  # A1111's syntax that does more than weigh
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
 
 
@@ -32,7 +32,7 @@ class Piece(NamedTuple):
 
 
 def weigh(prompt: str, *, breaks: bool) -> list[Piece]:
-    """The pieces of a prompt; neighbours differ in weight. ``breaks``: the word BREAK is a piece of its own.
+    """The pieces of a prompt; adjacent ones differ in weight. ``breaks``: each word BREAK is a separate piece.
 
     Raises InputError for a weight that is no number.
     """
@@ -64,7 +64,7 @@ def weigh(prompt: str, *, breaks: bool) -> list[Piece]:
 def weighted(states: Tensor, weights: Tensor, kind: str) -> Tensor:
     """The states [N, L, d] of N chunks times the weights [N, L] of their tokens; a1111: each chunk's mean is restored.
 
-    kohya's weights, and A1111's "No norm", leave the mean as it comes.
+    With kohya's weights, and A1111's "No norm", the mean is not restored.
     """
     changed = states * weights[..., None].to(states)
     if kind != "a1111":

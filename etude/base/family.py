@@ -1,10 +1,10 @@
 """Recognising the family of a base by its architecture, never by its width or its name.
 
-The marks of each family are in `etude.core.families`. An unCLIP base belongs to the family of its architecture;
-that it is conditioned on pictures is a separate property (`unclip`). The same is true for a base of image variations
+The marks of each family are in `etude.core.families`. An unCLIP base belongs to the family of its architecture; its
+conditioning on pictures is a separate property (`unclip`). The same is true for a base of image variations
 (`is_variation`), which has an image encoder instead of the text encoder.
 
-Only JSON files and headers are read. Prediction of ε or v does not depend on the family: it is in the scheduler.
+Only JSON files and headers are read. The family does not say whether ε or v is predicted: the scheduler does.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TRANSFORMERS = ("joint_blocks.", "double_blocks.", "double_layers.", "layers.",
 def recognise(path: Path | str, *, without_vae: bool = False) -> str:
     """The name of the family of a diffusers folder or a single ``.safetensors``/``.ckpt`` file.
 
-    ``without_vae``: it need not contain a VAE.
+    ``without_vae``: a VAE may be missing.
 
     Raises BaseError for anything that no method supports: another architecture (SD 3, Flux), other input channels
     (inpainting), an SDXL refiner, an add-on such as a LoRA, a missing part, a Git LFS pointer; also for an unCLIP base
@@ -50,7 +50,7 @@ def recognise(path: Path | str, *, without_vae: bool = False) -> str:
 
 
 def _refuse_unreadable(path: Path) -> None:
-    """Raise BaseError for a name that no file can have, or a place that may not be read."""
+    """Raise BaseError for a name that no file can have, or a path without permission to read it."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -94,7 +94,7 @@ def _recognise_folder(path: Path, without_vae: bool) -> str:
 
 
 def _what_else(path: Path) -> str:
-    """What a folder without a UNet is, for the error message."""
+    """The fault of a folder without a UNet: what it is instead."""
     index = path / "model_index.json"
     name = read_config(index).get("_class_name") if index.exists() else None
     if (path / "transformer").is_dir() or (path / "prior").is_dir():

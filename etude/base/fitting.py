@@ -1,4 +1,4 @@
-"""Whether the parts of a base fit each other, by their configurations: else the first picture would end in an error."""
+"""Whether the parts of a base fit each other, by their configurations: if not, the first picture would fail."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from etude.core.families import Family, TextEncoder
 from etude.core.model_folders import read_config
 
 _ACTION = "fetch the base again, whole: its parts are of different models"
-_PLAIN = 512  # transformers' own width of a text encoder, and of its projection
-LAST = 2  # CLIP's eos_token_id in old configurations: the end is then where the largest token is, which is right
-_CONTEXT = 1280  # diffusers' own width of a UNet's conditioning
+_PLAIN = 512  # transformers' default width of a text encoder, and of its projection
+LAST = 2  # CLIP's eos_token_id in old configurations: transformers then finds the end by the largest id, rightly
+_CONTEXT = 1280  # diffusers' default width of a UNet's conditioning
 
 
 def refuse_misfits(configs: Path, family: Family) -> None:
@@ -26,7 +26,7 @@ def refuse_misfits(configs: Path, family: Family) -> None:
         return
     encoders = [configs / encoder.part / "config.json" for encoder in family.text_encoders]
     if not all(file.exists() for file in encoders):
-        return  # of a single file of which only other parts are loaded
+        return  # a single file, of which only other parts are loaded
     texts = [read_config(file) for file in encoders]
     _refuse_other_width(configs, unet, "texts", sum(_width(text, "hidden_size") for text in texts))
     if family.size_ids:
@@ -34,7 +34,7 @@ def refuse_misfits(configs: Path, family: Family) -> None:
 
 
 def refuse_other_words(path: Path, encoder: TextEncoder, tokenizer: Any, text: Any) -> None:
-    """Raise BaseError for a tokenizer with words that its text encoder, of the configuration ``text``, lacks."""
+    """Raise BaseError for a tokenizer with tokens that its text encoder, with the configuration ``text``, lacks."""
     if len(tokenizer) > text.vocab_size:
         fault = f"its {encoder.tokenizer} has {len(tokenizer)} words, and its {encoder.part} {text.vocab_size}"
         raise BaseError(path, fault, _ACTION)
@@ -51,7 +51,7 @@ def _refuse_other_width(configs: Path, unet: Mapping[str, Any], what: str, width
 
 
 def _refuse_other_sizes(configs: Path, unet: Mapping[str, Any], pooled: int) -> None:
-    """Six numbers of sizes, each ``addition_time_embed_dim`` wide, and the pooled text are one input of the UNet."""
+    """Raise BaseError unless the UNet reads six sizes, each ``addition_time_embed_dim`` wide, and the pooled text."""
     each, whole = unet.get("addition_time_embed_dim"), unet.get("projection_class_embeddings_input_dim")
     if not isinstance(each, int) or whole != pooled + 6 * each:
         fault = f"its UNet reads {whole} numbers of sizes and text (`projection_class_embeddings_input_dim`)"

@@ -43,7 +43,7 @@ def sample_latents(mean: Tensor, logvar: Tensor, noise: Tensor, scaling_factor: 
 
 @torch.no_grad()
 def decode_latents(base: Base, latents: Tensor) -> Tensor:
-    """Pictures uint8 [B, 8h, 8w, 3] on the CPU, from scaled latents [B, 4, h, w]; few at once if they are large."""
+    """Pictures uint8 [B, 8h, 8w, 3] on the CPU, from scaled latents [B, 4, h, w]; large ones a few at a time."""
     _need_vae(base)
     count = max(1, AT_ONCE // _pixels_of(base, latents))
     pictures: list[Tensor] = []
@@ -61,7 +61,7 @@ def decode_pixels(base: Base, latents: Tensor) -> Tensor:
     _need_vae(base)
     large = _pixels_of(base, latents) > AT_ONCE
     scaled = latents.to(base.vae.dtype) / base.scaling_factor
-    with present(base, "vae"), torch.autocast(base.device.type, enabled=False):  # in float16, many a VAE overflows
+    with present(base, "vae"), torch.autocast(base.device.type, enabled=False):  # in float16, many VAEs overflow
         pixels = _in_tiles(base.vae, scaled) if large else base.vae.decode(scaled, return_dict=False)[0]
     return (pixels / 2 + 0.5).clamp(0, 1)
 

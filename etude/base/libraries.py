@@ -1,10 +1,10 @@
-"""What this project uses of diffusers and of transformers' CLIP, imported here alone, because it takes seconds.
+"""What this project uses of diffusers and of transformers' CLIP. It is imported only here, because it takes seconds.
 
-Every stage that reads a model is a process of its own and pays for that. Two things take a third of it, and are left
-out here: the garbage collector, which looks again and again, now and later, at what these libraries make and never give
-up; and scipy. diffusers and transformers import that for samplers and losses that nothing here uses. There is no switch
-for it, so that it counts as not installed meanwhile: None in `sys.modules` is how Python itself says this. Where one of
-the two is imported already, it may have looked for scipy and found it, and so nothing is hidden.
+Every stage that reads a model is a separate process and spends this time. Two things take a third of it and are avoided
+here. First, the garbage collector: it would check the many objects of these libraries, which stay until the end, again
+and again. Second, scipy: diffusers and transformers import it for samplers and losses that Étude does not use. They
+have no option to leave it out, so during the import scipy counts as not installed: that is what None in `sys.modules`
+means to Python. If diffusers or transformers is imported already, it may have found scipy, so scipy is not hidden.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 NEEDLESS = "scipy"
-LOOKING = ("diffusers", "transformers")  # each looks once for it
+LOOKING = ("diffusers", "transformers")  # each looks for scipy once, when it is imported
 
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Without the garbage collector and, unless it or one of `LOOKING` is imported already, without `NEEDLESS`.
+    """Inside, the garbage collector is off; `NEEDLESS` is hidden unless it or one of `LOOKING` is imported already.
 
-    Afterwards the collector is as it was, and looks no more at the objects that are there now.
-    Code that imports scipy later gets it; diffusers and transformers looked for it here, once.
+    Afterwards the collector is on again if it was, and ignores all objects that exist by then.
+    Code that imports scipy later gets it; diffusers and transformers look for it only here.
     """
     hidden, collects = not {NEEDLESS, *LOOKING} & sys.modules.keys(), gc.isenabled()
     if hidden:

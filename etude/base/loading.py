@@ -41,8 +41,8 @@ def load_base(
 ) -> Base:
     """Load ``parts`` of a base; for device ``auto`` see `choose_device`. Raises BaseError.
 
-    Each weight goes from the file into its precision: ``dtype``, or float32 if ``trained`` says so of its name in
-    artifacts. The parts ``waiting`` are loaded on the host: see `waiting.present`. Its texts are read by ``reading``.
+    Each weight is loaded in its final precision: ``dtype``, or float32 if ``trained`` is true for its name in
+    artifacts. The parts ``waiting`` are loaded on the host: see `waiting.present`. ``reading``: how texts are read.
     """
     path = Path(path)
     family = FAMILIES[recognise(path, without_vae="vae" not in parts)]
@@ -102,7 +102,7 @@ class Kind(NamedTuple):
 
 
 def read_kind(path: Path) -> Kind:
-    """What a whole model is; its VAE need not be there. Raises BaseError."""
+    """What a whole model is; its VAE may be missing. Raises BaseError."""
     family = FAMILIES[recognise(path, without_vae=True)]
     configs = config_folder(path, family.name) if path.is_file() else path
     scheduler = single_scheduler(path, family.name, configs) if path.is_file() else read_config(path / SCHEDULER)
@@ -115,7 +115,7 @@ def _unclip(path: Path, device: torch.device) -> Unclip | None:
 
 
 def part_dtype(part: str, dtype: torch.dtype, vae_config: Mapping[str, Any]) -> torch.dtype:
-    """The precision of a part of a base in ``dtype``: many a VAE overflows in float16, and stays in float32."""
+    """The precision of a part of a base in ``dtype``: many VAEs overflow in float16, and stay in float32."""
     overflows = part == "vae" and dtype == torch.float16 and vae_config.get("force_upcast", True)
     return torch.float32 if overflows else dtype
 
@@ -130,7 +130,7 @@ def choose_device(name: str | torch.device) -> torch.device:
 
 
 def resolution_of(path: Path, configs: Path, family: Family, scheduler: dict[str, Any]) -> int:
-    """Training resolution in px. The shipped configuration has none, because SD 2.x has 512 with ε and 768 with v."""
+    """Training resolution in px. With a shipped configuration, the family gives it: SD 2.x has 512 (ε) or 768 (v)."""
     if configs.parent == CONFIGS:
         return family.resolution[scheduler["prediction_type"]]
     return 8 * read_side(path, read_config(configs / "unet" / "config.json"))

@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 
 def quietly(call: Callable[..., Any], *given: Any, **settings: Any) -> Any:
-    """What ``call`` returns; meanwhile transformers shows neither progress bars nor warnings."""
+    """The result of ``call``; meanwhile transformers shows neither progress bars nor warnings."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

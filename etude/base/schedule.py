@@ -1,4 +1,4 @@
-"""What a base's configuration says of noise and latents, checked: wrong numbers there would draw black pictures."""
+"""The values for noise and latents in a base's configuration, checked: wrong ones would give black pictures."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from etude.core.errors import BaseError
 
 Prediction = Literal["epsilon", "v_prediction"]
 LONGEST = 1024  # side of latents: pictures of 8192 px
-FEWEST = 500  # steps of noise: as many as a picture may be drawn in
+FEWEST = 500  # steps of the noise schedule: as many as the most steps of drawing
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
-# What samplers take from a base: its schedule of noise, and at which timesteps they draw. Fields that choose or change
-# a sampler (thresholding, Karras' sigmas, orders …) are not taken: `sampler` in params is that choice.
+# What samplers take from a base: its noise schedule, and the timesteps at which they draw. Fields that choose or change
+# a sampler (thresholding, Karras' sigmas, orders …) are ignored: `sampler` in params chooses it.
 SCHEDULE = (*_BETAS, "timestep_spacing", "steps_offset", "set_alpha_to_one")
 _SHIFTS = ("shift_factor", "latents_mean", "latents_std")  # of other autoencoders: latents would be shifted too
 _VAE = "AutoencoderKL"
-_SPACINGS = ("leading", "trailing", "linspace")  # which timesteps are drawn at, of all
+_SPACINGS = ("leading", "trailing", "linspace")  # which of all timesteps are used in drawing
 _OTHERS = ("EDM", "Flow")  # in the names of schedulers for other kinds of noise
 _SCHEDULERS = (  # that are made from a base's configuration
     DDPMScheduler,
@@ -60,7 +60,7 @@ def read_alphas(path: Path, scheduler: Mapping[str, Any]) -> Tensor:
         reason = (str(error).splitlines() or [""])[0][:120]
         fault = f"its scheduler_config.json has no noise schedule ({type(error).__name__}: {reason})"
         raise BaseError(path, fault, _ACTION) from error
-    # NaN is not less than anything either.
+    # NaN fails the comparison `<`, too.
     if (
         alphas.ndim != 1
         or len(alphas) < FEWEST
@@ -91,7 +91,7 @@ def read_scaling(path: Path, vae: Mapping[str, Any]) -> float:
 
 
 def read_side(path: Path, unet: Mapping[str, Any]) -> int:
-    """The side of the latents that the UNet was trained at; 64 where the configuration does not say. BaseError."""
+    """The side of the latents that the UNet was trained at; 64 if the configuration has none. Raises BaseError."""
     size = unet.get("sample_size")
     size = 64 if size is None else size
     sides = size if isinstance(size, list) else [size]

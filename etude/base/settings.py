@@ -27,7 +27,7 @@ class Text(Schema):
 
     @property
     def follows_a1111(self) -> bool:
-        """Whether brackets weigh as in A1111, also as in its "No norm", where more than weights is in brackets."""
+        """Whether brackets are read as in A1111, with or without "No norm": then they may also hold prompt editing."""
         return self.emphasis == "a1111" or (self.emphasis == "kohya" and self.rule == "a1111")
 
 
@@ -35,11 +35,11 @@ PLAIN = Text(chunks=1, rule="a1111", emphasis="none")
 
 
 class OneChunk(Schema):
-    """A method that asks at which places of a text its words are."""
+    """A method that needs the positions of words in a text, so texts have one chunk and no weights."""
 
 
 def text_faults(params: Schema, text: Text) -> Iterator[tuple[str, str]]:
-    """What a method does not read as ``text`` says, and what to do."""
+    """The faults of a method that cannot read texts as ``text`` says, and what to do."""
     if isinstance(params, OneChunk) and not text.is_plain:
         fault = "this method reads 75 tokens without weights, and params.yaml has `text.chunks` or `text.emphasis`"
         yield fault, "write `chunks: 1` and `emphasis: none` there, or leave the method out"
@@ -49,7 +49,7 @@ class Sampling(Schema):
     """How pictures are drawn: the block `sampling` of params.yaml. Its fields are keywords of `generate`."""
 
     sampler: SamplerName
-    steps: int = Field(ge=1, le=500)  # of 1000 in training; with nearly all of them, schedulers fail
+    steps: int = Field(ge=1, le=500)  # training has 1000; schedulers fail with nearly as many
     guidance: Scale  # 1 or less: the negative prompt is not used, and a step takes half the time
     negative: str
     clip_skip: int = Field(ge=0, le=10)  # skipped last layers of the text encoder; A1111's "Clip skip" - 1
@@ -84,7 +84,7 @@ class HasClassImages(Schema):
 
     @property
     def drawn(self) -> int:
-        """How many class images are drawn: none where they would have no weight."""
+        """How many class images are drawn: none if they would have no weight."""
         return self.class_images.count if self.prior_weight else 0
 
 

@@ -1,8 +1,9 @@
 """The configuration of a single-file checkpoint, which the file itself does not contain.
 
 It is the folder ``NAME.config/`` beside ``NAME.safetensors`` (a diffusers folder without weights), if there is one;
-else the configuration of SD 1.5, 2.1 or XL in ``configs/``, if the file has the same widths. The network is not used.
-Of ``NAME.yaml``, which LDM's own code and A1111 read, the prediction is used, and its numbers must be of ``configs/``.
+otherwise the configuration of SD 1.5, 2.1 or XL in ``configs/``, if the file has the same widths. Nothing is fetched.
+With ``configs/``, the prediction is also read from ``NAME.yaml``, the configuration of LDM's own code and A1111; its
+numbers of the noise schedule and the latents must equal those of ``configs/``.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIGS = Path(__file__).parent / "configs"
-NEAR = 2e-3  # float16 is nearer
-PARAMETERIZATIONS = {"eps": "epsilon", "v": "v_prediction"}  # of NAME.yaml
+NEAR = 2e-3  # the rounding of float16 is below this
+PARAMETERIZATIONS = {"eps": "epsilon", "v": "v_prediction"}  # values in NAME.yaml → ours
 NUMBERS = {
     "linear_start": "beta_start",
     "linear_end": "beta_end",
     "timesteps": "num_train_timesteps",
-}  # its names → ours
+}  # names in NAME.yaml → ours
 
 
 def config_folder(path: Path, family: str) -> Path:
@@ -42,7 +43,7 @@ def config_folder(path: Path, family: str) -> Path:
 
 
 def vae_config(model: Path, family: str) -> Path:
-    """The folder with the ``config.json`` of a model's VAE, or of the one that it should get; raises BaseError."""
+    """The folder with the ``config.json`` of a model's VAE, or if it has none, of the VAE that it needs. BaseError."""
     if model.is_file():
         return config_folder(model, family) / "vae"
     if (model / "vae" / "config.json").exists():
@@ -74,7 +75,7 @@ def single_scheduler(path: Path, family: str, configs: Path) -> dict[str, Any]:
 
     Marks in the file, and ``NAME.yaml``, have precedence over the shipped configuration: the tensors ``v_pred`` and
     ``ztsnr`` of SDXL models, and ``modelspec.prediction_type``. If a family has models with ε- and with v-prediction
-    and the same tensors, as SD 2.x, a mark is required.
+    and the same tensors, as SD 2.x has, a mark is required.
     """
     scheduler = read_config(configs / "scheduler" / "scheduler_config.json")
     if configs.parent != CONFIGS:
@@ -99,7 +100,7 @@ def single_scheduler(path: Path, family: str, configs: Path) -> dict[str, Any]:
 
 
 def _prediction_within(path: Path, marks: Shapes) -> str | None:
-    """What the UNet predicts by marks in a single file; None without any. Raises BaseError."""
+    """What the UNet predicts, by marks in a single file; None without a mark. Raises BaseError."""
     label = read_labels(path).get("modelspec.prediction_type", "")
     prediction = PREDICTIONS.get(label)
     if label and not prediction:
@@ -127,7 +128,7 @@ def _read_beside(path: Path) -> dict[str, Any]:
 
 
 def _prediction_beside(path: Path, params: Mapping[str, Any]) -> str | None:
-    """What the UNet predicts by ``NAME.yaml``; LDM's default is ε. SDXL's files say it by the name of a class."""
+    """What the UNet predicts, by ``NAME.yaml``; LDM's default is ε. In SDXL's files, the name of a class says it."""
     if "denoiser_config" in params:
         return "v_prediction" if "VScaling" in str(params["denoiser_config"]) else "epsilon"
     if not params:
@@ -152,9 +153,9 @@ def _refuse_other_numbers(
 
 
 def warn_of_own_numbers(path: Path, alphas: Tensor, scaling_factor: float) -> None:
-    """Warn of a file with another factor of its latents in it than ours, or another schedule of noise.
+    """Warn of a file that contains another factor of latents, or another noise schedule, than our configuration.
 
-    LDM's own code wrote both into some files, and A1111 draws with the schedule; ComfyUI, kohya and diffusers do not.
+    LDM's own code wrote both into some files. A1111 draws with that schedule; ComfyUI, kohya and diffusers do not.
     """
     ours: dict[str, Any] = {"scale_factor": scaling_factor, "alphas_cumprod": alphas}
     wanted = ours.keys() & read_shapes(path).keys()

@@ -22,10 +22,10 @@ from etude.core.spelling import find_words
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokenised prompts: ``ids`` int64 [B, 77 n] for each text encoder, with n chunks one after the other; ``cut``, for
-    each prompt the text that was left out; and ``weights`` [B, 77 n] like ``ids``, or none if every weight is 1.
+    """Tokenised prompts: ``ids`` int64 [B, 77 n] for each text encoder, with n chunks one after the other; ``cut``, the
+    text of each prompt that was left out; and ``weights`` [B, 77 n] like ``ids``, or none if every weight is 1.
 
-    Negative ids are rows of added words: -1 - r is row r, counted over all words of ``base.words``.
+    Negative ids are rows of added words: -1 - r means row r of all rows of ``base.words``, one word after the other.
     """
 
     ids: tuple[Tensor, ...]
@@ -39,7 +39,7 @@ class Tokens:
 
 
 class PromptEditingWarning(EtudeWarning):
-    """A prompt has A1111's [from:to:when], [one|other] or AND, which are not supported; brackets only weigh."""
+    """A prompt has A1111's [from:to:when], [one|other] or AND, which are not supported: brackets only set weights."""
 
 
 class PromptCutWarning(EtudeWarning):
@@ -66,12 +66,12 @@ def encode_prompts(base: Base, prompts: Sequence[str], clip_skip: int = 0) -> Co
 def tokenise(base: Base, prompts: Sequence[str]) -> Tokens:
     """Prompts as ids, as the base's ``reading`` says. A chunk is: start, at most 75 tokens, end, padding.
 
-    Every prompt has as many chunks, so that prompts of any length go together; those that it does not fill are empty.
+    All prompts have the same number of chunks, so that they form one batch; chunks beyond a prompt's end are empty.
     An added word (`hooks.added_tokens`) is replaced by its rows if it occurs as a separate word, spelt as
     `etude.core.spelling` says. Rows of one word stay together: if not all of them fit, the prompt ends before the word.
     """
     _need_text(base)
-    # each encoder has its own tokenizer: for those that pad with "!", a "!" in the text is padding too
+    # each encoder has its own tokenizer; if it pads with "!", a "!" in the text becomes padding, too
     lengths = [encoder.config.max_position_embeddings for encoder in base.text_encoders]
     pairs = list(zip(base.tokenizers, lengths, strict=True))
     ids, weights, longest = [], [], [""] * len(prompts)
@@ -82,7 +82,7 @@ def tokenise(base: Base, prompts: Sequence[str]) -> Tokens:
         weights.append([row for _, row, _ in fitted])
         for number, (_, _, cut) in enumerate(fitted):
             longest[number] = max(longest[number], cut, key=len)
-    if all(weight == 1 for rows in weights for row in rows for weight in row):  # asked before there are tensors
+    if all(weight == 1 for rows in weights for row in rows for weight in row):  # checked before tensors are made
         return Tokens(tuple(ids), tuple(longest))
     differing = (torch.tensor(rows, dtype=torch.float32) for rows in weights)
     return Tokens(tuple(ids), tuple(longest), tuple(differing))
@@ -92,8 +92,8 @@ def encode_tokens(base: Base, tokens: Tokens, clip_skip: int = 0) -> Conditionin
     """The text encoders' states, in the base's precision; differentiable.
 
     The family defines which layer is read, and whether the final layer norm is applied; with ``clip_skip`` n, the n-th
-    layer before that one is read (A1111's "Clip skip" is n + 1). The states of several encoders are concatenated.
-    Chunks are encoded one by one, weighted and joined as the base's ``reading`` says; ``pooled`` is that of the first.
+    layer before it is read (A1111's "Clip skip" is n + 1). The states of several encoders are concatenated.
+    Chunks are encoded one by one, weighted and joined as the base's ``reading`` says; the first one gives ``pooled``.
     """
     _need_text(base)
     states: list[Tensor] = []
@@ -151,7 +151,7 @@ def _fit(base: Base, tokenizer: Any, prompt: str, length: int) -> tuple[list[int
 
 
 def _items(base: Base, tokenizer: Any, prompt: str) -> tuple[str, list[Item]]:
-    """A prompt's text without brackets that weigh, and its tokens, words and breaks."""
+    """A prompt's text without the brackets of weights, and its tokens, words and breaks."""
     plain, items = "", []
     for text, weight in pieces_of(prompt, base.reading):
         if text is None:

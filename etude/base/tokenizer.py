@@ -19,9 +19,9 @@ def load_tokenizer(folder: Path, pad: str) -> CLIPTokenizer:
     if folder.is_dir():
         try:
             tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-            tokenizer("a", verbose=False)  # what its configuration cannot hold, such as a text for a length
+            tokenizer("a", verbose=False)  # fails if the configuration has a wrong value, such as a text as a length
             return tokenizer
-        except Exception as error:  # the Rust library that reads it raises that, and nothing more special
+        except Exception as error:  # the Rust library that reads it raises plain Exception
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise BaseError(
                 folder, f"is no tokenizer of CLIP, or damaged ({reason})", "fetch the base again"

@@ -42,7 +42,7 @@ class Supplied:
 class Unclip:
     """How a base is conditioned on a picture: ``mean`` and ``std`` [1, d] of embeddings, ``alphas_cumprod`` [1000].
 
-    ``instead``: image variations, where the picture replaces the text; no normaliser (mean 0, std 1) and no noise.
+    ``instead``: image variations, where the picture replaces the text, without normaliser (mean 0, std 1) and noise.
     """
 
     mean: Tensor
@@ -141,12 +141,12 @@ def with_image(unclip: Unclip | None, conditioning: Conditioning, seeds: Sequenc
 
 
 def without_image(unclip: Unclip | None, conditioning: Conditioning) -> Conditioning:
-    """``conditioning`` with the input of an unCLIP base for no picture, unless it has a picture already."""
+    """``conditioning`` with an unCLIP base's input that means no picture, unless it has a picture already."""
     if unclip is None or conditioning.picture is not None:
         return conditioning
     return unclip.add_no_picture(conditioning)
 
 
 def _noise(seed: int, width: int) -> Tensor:
-    """Unit noise [d] on the CPU, from another random stream than the latents of the same ``seed``."""
+    """Unit noise [d] on the CPU, from another random stream than the latents' noise of the same ``seed``."""
     return torch.randn(width, generator=Generator("cpu").manual_seed(seed + 2**32))

@@ -1,4 +1,4 @@
-"""A VAE that takes the place of a model's: its tensors, and the configuration that belongs to them."""
+"""A VAE that replaces a model's own: its tensors, and the configuration that belongs to them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SIZE = "sample_size"  # the side of its training pictures: it changes no result
 
 
 def read_with_vae(path: Path, vae: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """`read_model`, with another VAE in place of the model's, which need not be there. Raises BaseError."""
+    """`read_model`, with another VAE instead of the model's own, which may be missing. Raises BaseError."""
     refuse_missing(vae)
     family = FAMILIES[recognise(path, without_vae=True)]
     tensors, facts = read_model(path, [part for part in parts_of(path, family) if part != "vae"])
@@ -33,8 +33,8 @@ def read_with_vae(path: Path, vae: Path) -> tuple[dict[str, Tensor], dict[str, A
 def read_vae(path: Path, family: Family, model: Path) -> dict[str, Tensor]:
     """The ``vae.`` tensors of a VAE's own file (.safetensors, .pt, .ckpt, in LDM's or diffusers' names) or folder.
 
-    Also those of a whole model. Raises BaseError unless it is whole by its own configuration or, where it has none, by
-    that of the ``model`` that gets it.
+    ``path`` may also be a whole model. Raises BaseError unless the VAE is whole by its own configuration or, if it has
+    none, by that of the ``model`` that gets it.
     """
     refuse_missing(path)
     files = weight_paths(_folder(path)) if path.is_dir() else [path]
@@ -75,7 +75,7 @@ def own_config(path: Path) -> Path | None:
 
 
 def refuse_other_config(path: Path, family: Family, model: Path) -> None:
-    """Raise BaseError if a VAE's own configuration has other values than that of the model in whose place it is put.
+    """Raise BaseError if a VAE's own configuration has other values than that of the VAE of ``model``.
 
     A merge has the configuration of its base, and cannot have another.
     """
@@ -87,7 +87,7 @@ def refuse_other_config(path: Path, family: Family, model: Path) -> None:
         if name.startswith("_") or name == _SIZE or _listed(other) == _listed(value):
             continue
         if name == "force_upcast" and value:
-            continue  # the base computes it in float32, which is right for every VAE
+            continue  # then the base computes in float32, which is right for every VAE
         fault = f"has `{name}: {other}` in its configuration, and the base has {value}, which a merge keeps"
         action = f"give the base this VAE: `etude convert {model} --to diffusers_checkpoint --vae {path}`"
         raise BaseError(path, fault, action)
@@ -98,5 +98,5 @@ def _listed(value: Any) -> Any:
 
 
 def _folder(path: Path) -> Path:
-    """The folder of the VAE, if ``path`` is that of a whole model."""
+    """The folder of the VAE if ``path`` is a whole model; otherwise ``path``."""
     return path / "vae" if (path / "vae" / "config.json").exists() else path

@@ -33,7 +33,7 @@ def present(base: Base, part: Part) -> Iterator[None]:
 
 @contextmanager
 def absent(base: Base, part: Part) -> Iterator[None]:
-    """Inside, a part waits on the host, to leave the device to another one."""
+    """Inside, a part waits on the host, so that the device has room for another one."""
     for module in modules(base, part):
         send(module)
     try:

@@ -1,7 +1,7 @@
 """Whole models, tensor by tensor: the one reader that base, convert, merge, export and sample share.
 
-A model is whole if it has every tensor that its configuration asks for, by name and shape. What it has besides is left
-out: silently where programs are known to write it, else an EtudeWarning says so.
+A model is whole if it has every tensor that its configuration asks for, by name and shape. Other tensors are left out:
+silently if programs are known to write them, otherwise with an EtudeWarning.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def read_model(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All tensors of ``parts`` (None: all) in the common form, each checked, and the facts that the files contain.
 
-    ``expected``: name → shape of every tensor; None: its configuration tells them. Raises BaseError.
+    ``expected``: name → shape of every tensor; None: as in its configuration. Raises BaseError.
     """
     path = Path(path)
     family = FAMILIES[recognise(path, without_vae=parts is not None and "vae" not in parts)]
@@ -76,9 +76,9 @@ def parts_of(path: Path, family: Family) -> list[str]:
 
 
 def whole(path: Path, tensors: Mapping[str, Tensor], expected: Shapes, beside: Sequence[str] = ()) -> dict[str, Tensor]:
-    """The ``expected`` ones among ``tensors``; raises BaseError if some are missing or have another shape.
+    """The ``expected`` tensors; raises BaseError if some are missing or have another shape.
 
-    Others, and the names ``beside`` them in the file, are named in an EtudeWarning unless they are usual.
+    Other ``tensors``, and the file's other names ``beside``, are listed in an EtudeWarning unless they are usual.
     """
     missing = [name for name in expected if name not in tensors]
     if missing:
@@ -110,7 +110,7 @@ def empty_model(path: Path, folder: Path, family: Family, part: str) -> Any:
         raise BaseError(file, "is missing", _ACTION)
     check_config(file, read_config(file), _MODELS.get(part, CLIPTextConfig))
     fault = f"the configuration of its {part} cannot be used"
-    # Random numbers would be drawn in vain, which takes a second.
+    # Without random initial weights, which take a second and would be replaced.
     with as_base_errors(path, fault), init_empty_weights(), no_init_weights():
         if part in _MODELS:
             kind = _MODELS[part]
@@ -123,9 +123,9 @@ def empty_model(path: Path, folder: Path, family: Family, part: str) -> Any:
 def filled(
     path: Path, model: Any, part: str, tensors: Mapping[str, Tensor], precision: Callable[[str], torch.dtype]
 ) -> Any:
-    """An `empty_model` with its tensors of the common form, each in its ``precision``, by its name there.
+    """An `empty_model` filled with ``tensors`` of the common form, each in the ``precision`` for its common name.
 
-    Raises BaseError if that cannot hold one.
+    Raises BaseError if a number is too large for that precision.
     """
     state = {}
     for name in model.state_dict():
@@ -144,7 +144,7 @@ def _some(names: Sequence[str]) -> str:
 
 @contextmanager
 def as_base_errors(path: Path, fault: str = "is damaged, or no model of this form") -> Iterator[None]:
-    """Inside, what libraries raise about a file becomes a BaseError."""
+    """Inside, errors of libraries about a file become a BaseError."""
     try:
         yield
     except BaseError:

@@ -8,11 +8,11 @@ s = α/r, r is the rank, ∘ the Hadamard product and ⊗ the Kronecker product:
 - LoKr (arXiv:2309.14859): ΔW = s · w1 ⊗ w2, ``lokr_…``, each whole or w_a·w_b, w2 also with a core ``t2``; if both
   are whole there is no rank, and s = 1
 - GLoRA (arXiv:2306.07967): ΔW = s · (W·a1·a2 + b1·b2), ``glora_…``
-- OFT (arXiv:2306.07280): ΔW = (R - 1)·W, R of blocks (1 + Q)(1 - Q)⁻¹ with Q = ``oft_blocks`` - its transpose
-  [blocks, k, k]; BOFT (arXiv:2311.06243): several such rotations [m, blocks, k, k], each of other rows together. Rows
-  are then scaled by ``oft_rescale``. α is no scale here, but bounds ‖Q‖ by α · out (0: it is not bounded)
+- OFT (arXiv:2306.07280): ΔW = (R - 1)·W, R has blocks (1 + Q)(1 - Q)⁻¹ with Q = ``oft_blocks`` - its transpose
+  [blocks, k, k]; BOFT (arXiv:2311.06243): several such rotations [m, blocks, k, k], each with another grouping of rows.
+  Rows are then scaled by ``oft_rescale``. α is not a scale here, but bounds ‖Q‖ by α · out (0: Q is not bounded)
 - (IA)³ (arXiv:2205.05638): ΔW = W · ``ia3_in`` by columns, or ``ia3_out`` by rows
-- the whole difference: ΔW = ``diff``, of a norm as well; of any layer's bias ``diff_b``
+- the whole difference: ΔW = ``diff``, also for a norm; for the bias of any layer ``diff_b``
 - DoRA (arXiv:2402.09353), with any of these: W' = m · (W + ΔW)/‖W + ΔW‖ with ``dora_scale`` m: [out, 1, …] for rows,
   as in peft and LyCORIS, or [1, in, …] for columns
 """
@@ -111,7 +111,7 @@ def _rotation(f: Factors, constraint: float, own: Tensor) -> Tensor:
         turned = torch.einsum("bij,bi...->bj...", rotations, own.reshape(len(blocks), size, *rest)).flatten(0, 1)
     else:
         for stage, rotation in enumerate(rotations):
-            stride = 2**stage * (size // 2)  # distance of rows that are in one block
+            stride = 2**stage * (size // 2)  # distance between rows of the same block
             rows = turned.reshape(-1, 2, stride, *rest).transpose(1, 2).reshape(-1, size, *rest)
             rows = torch.einsum("bij,bj...->bi...", rotation, rows)
             turned = rows.reshape(-1, stride, 2, *rest).transpose(1, 2).reshape(own.shape)
@@ -144,7 +144,7 @@ def _decomposed(layer: str, own: Tensor, delta: Tensor, magnitude: Tensor) -> Te
     kept_axis = 0 if by_rows else 1
     others = [axis for axis in range(own.ndim) if axis != kept_axis]
     norm: Tensor = torch.linalg.vector_norm(changed, dim=others, keepdim=True)
-    norm = norm.clamp(min=torch.finfo(norm.dtype).eps)  # a row of zeros has no direction, and stays one
+    norm = norm.clamp(min=torch.finfo(norm.dtype).eps)  # a row of zeros has no direction, and stays zero
     return changed * (magnitude.reshape(norm.shape) / norm) - own
 
 
@@ -197,7 +197,7 @@ def _replaced(full: str, factors: Factors, alpha: float, layer: Any, strength: f
 
 
 def _beside(full: str, factors: Factors, alpha: float, layer: Any, strength: float) -> Callable[..., Tensor]:
-    """A forward hook that adds ΔW·x to a layer's output: with the two matrices of a pair, else with one matrix."""
+    """A forward hook that adds ΔW·x to a layer's output: with the two matrices of a pair, otherwise with one."""
     weight = layer.weight
     steps = [strength * change(full, factors, alpha, weight)] if set(factors) != {BIAS} else []
     if set(factors) == PAIR:
@@ -230,7 +230,7 @@ def _beside(full: str, factors: Factors, alpha: float, layer: Any, strength: flo
             output = output + x
         if added_bias is None:
             return output
-        # channels are the second axis of pictures, the last of tokens
+        # channels are the second axis of pictures, but the last of tokens
         return output + (added_bias.view(-1, 1, 1) if output.ndim == 4 else added_bias)
 
     return add

@@ -50,7 +50,7 @@ def added_tokens(base: Base, words: Mapping[str, Tensor | Sequence[Tensor]]) -> 
 def extra_negative_prompt(base: Base, text: str) -> Iterator[Base]:
     """Add ``text`` to every negative prompt.
 
-    So a method can also change the unconditional side of guidance, for all pictures that are drawn with the base.
+    With it, a method can also change the unconditional half of guidance, for all pictures drawn with the base.
     """
     base.extra_negative_prompts.append(text)
     try:
@@ -145,7 +145,7 @@ def _splice(base: Base, number: int, table: nn.Module, undo: ExitStack) -> None:
         ids = ids_stack.pop()
         nothing = output.new_zeros(1, output.shape[-1])
         rows = torch.cat([nothing, *(vectors[number].to(output) for vectors in base.words.values())])
-        # sums with rows of zeros: choosing between the two, and its gradient, take twice as long
+        # adds rows of zeros: `where`, with its gradient, would take twice as long
         others = (ids >= 0).unsqueeze(-1).to(output)
         return torch.addcmul(embedding((-ids).clamp(min=0), rows), output, others)
 

@@ -11,8 +11,8 @@ ALIKE = 0.9995  # above this cosine, interpolation is linear: the results are al
 def slerp(one: Tensor, other: Tensor, share: float) -> Tensor:
     """Spherical interpolation from ``one`` [..., d] (share 0) to ``other`` (share 1) (Shoemake, 1985).
 
-    sin((1-s)ω)/sin ω · one + sin(sω)/sin ω · other, where ω is the angle between them. It is linear if ω gives no
-    direction: for vectors with the same or opposite directions, and for zero vectors.
+    sin((1-s)ω)/sin ω · one + sin(sω)/sin ω · other, where ω is the angle between them. It is linear if ω
+    defines no path: for vectors with the same or opposite directions, and for zero vectors.
     """
     lengths = one.norm(dim=-1, keepdim=True) * other.norm(dim=-1, keepdim=True)
     cosine = (one * other).sum(dim=-1, keepdim=True) / lengths.clamp(min=torch.finfo(one.dtype).tiny)

@@ -108,7 +108,7 @@ def denoise(
     """Latents [B, 4, h, w] from unit noise, by the scheduler's timesteps.
 
     The scheduler's timesteps stay on the CPU, where it reads them as numbers; the model gets a copy on the device. So
-    the host waits only at the end, except with new noise at each step (``euler_a``).
+    the host waits for the device only at the end, except with new noise at each step (``euler_a``).
     """
     times = scheduler.timesteps
     on_device = times.to(noise.device)
@@ -139,7 +139,7 @@ def generators(seeds: Sequence[int]) -> list[Generator]:
 
 
 def draw_noise(base: Base, randomness: Sequence[Generator], width: int, height: int) -> Tensor:
-    """Unit noise [B, 4, height/8, width/8] on the base's device, in float32 or wider, equal for every precision.
+    """Unit noise [B, 4, height/8, width/8] on the base's device, in float32 or wider: the same for all precisions.
 
     Raises InputError if the sides are not multiples of 8.
     """

@@ -35,8 +35,8 @@ def learning(
 ) -> Iterator[dict[str, nn.Parameter]]:
     """Parameters of ``modules`` (by part) as leaves that require gradients, by their names in an artifact.
 
-    ``chosen`` selects parameters by these names. They are copies that replace the base's own weights; on exit, the own
-    weights are restored, frozen. To save GPU memory, the own weights are on the host meanwhile.
+    ``chosen`` selects parameters by these names. They are copies that replace the base's own weights; on exit, the
+    base's weights are restored, frozen. Meanwhile they are on the host, to save GPU memory.
     """
     all_parameters = {name: p for part, module in modules.items() for name, p in parameters_of(part, module).items()}
     parameters = {name: parameter for name, parameter in all_parameters.items() if chosen(name)}
