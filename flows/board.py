@@ -15,7 +15,7 @@ from rich.text import Text
 
 from flows.plan import Stage
 
-NEWS_EVERY = 30.0  # seconds between two signs of life of a running stage, where there is no live table
+NEWS_EVERY = 30.0  # seconds between two lines about a running stage, if there is no live table
 OUTCOMES = ("up to date", "unchanged", "restored", "adopted", "ran")  # how a stage that did not fail can end
 ACTIVE = ("running", "running elsewhere", "waiting for another dvc")
 BAD = ("failed", "skipped", "stopped")

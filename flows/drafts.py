@@ -25,7 +25,8 @@ def copy_params(root: Path, folder: Path) -> None:
 def check(root: Path, combinations: Sequence[Mapping[str, Sequence[str]]]) -> None:
     """Try overrides by file, each combination on a draft of its own.
 
-    Raises InputError on an unknown file or key, ParamsError, with the combination, on a value that no task accepts.
+    Raises InputError on an unknown file or key, and ParamsError, which names the combination, on a value that no task
+    accepts.
     """
     with TemporaryDirectory(prefix="draft-") as temporary, chdir(root):
         for number, values in enumerate(combinations):

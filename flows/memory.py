@@ -1,4 +1,4 @@
-"""How much GPU memory the stages of a plan need: what was counted before, and with a GPU also what was not."""
+"""How much GPU memory the stages of a plan need: counts from before; with a GPU, missing ones are counted now."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def needs(root: Path, stages: Iterable[Stage]) -> Needs:
     found = Needs({}, [])
     if root.resolve() != CHECKOUT:
         return found
-    # by name: it may count, with torch, and flows do not compute
+    # imported by name: `etude.estimates` may count with torch, and no module of flows imports code that computes
     estimates, room = import_module("etude.estimates"), device_memory()
     for stage in stages:
         with chdir(root):

@@ -107,7 +107,7 @@ def load(
         check(root)
     try:
         with locked_repo(root) as repo:
-            repair_runs(Path(repo.stage_cache.cache_dir))  # here, not at every lock: it looks at each of its entries
+            repair_runs(Path(repo.stage_cache.cache_dir))  # here, not at every lock: it visits all of the run-cache
             graph = get_active_graph(repo.index.graph)
             names = {stage: _name(stage, repo.root_dir) for stage in graph}
             labels = _labels(names.values())

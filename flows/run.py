@@ -66,7 +66,7 @@ def run(
     pools: bool = False,
     runner: str = "threads",
 ) -> None:
-    """Run the flow against this repository's Prefect server, or the one that PREFECT_API_URL names."""
+    """Run the flow with this repository's Prefect server, or with the one that PREFECT_API_URL names."""
     from flows import plan, server
 
     ready = server.connect(root)
@@ -117,7 +117,7 @@ def plan_lines(
 ) -> list[Text]:
     """A line for each stage that would run, after a line of titles; columns that would be empty are left out.
 
-    ``width``: of the terminal, in characters, which cuts reasons short; None: they stay whole.
+    ``width`` is that of the terminal, in characters: longer reasons are cut. None: reasons are not cut.
     """
     known = {"last time": took, "memory": memory}
     columns = [["stage", *(stage.label for stage in todo)]]

@@ -1,7 +1,7 @@
 """The same graph on other task runners than threads: `dask` and `ray`, for processes that share this checkout.
 
-Their tasks run in other processes. The flow reads the states of running tasks from the files that every stage has in
-the checkout, and stops the tasks by a file too. Importing this imports Prefect.
+Tasks of these runners run in other processes. The flow reads the states of running tasks from the files that every
+stage has in the checkout, and stops the tasks by a file too. Importing this imports Prefect.
 """
 
 from __future__ import annotations

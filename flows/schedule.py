@@ -59,7 +59,7 @@ def repro_here(root: Path, jobs: int) -> State[Any]:
 
 
 def own(state: State[Any]) -> State[Any]:
-    """A subflow's final state as that of the flow that ran it; without this its message would be lost."""
+    """A subflow's final state as the state of the flow that ran it; without this its message would be lost."""
     return (Completed if state.is_completed() else Failed)(message=state.message)
 
 

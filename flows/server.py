@@ -5,14 +5,14 @@ copy of the folder has locks of its own. So the locks are right even after a kil
 
 - `users.lock` is shared by every user (a flow, or `etude server` in a terminal). The server ends when it gets the
   exclusive lock.
-- `server.lock` is held by the server while it runs. `server.txt` holds its address, and the word that it answers with:
-  a server that answers with another word belongs to another checkout or user.
+- `server.lock` is held by the server while it runs. `server.txt` holds its address and a token that the server returns:
+  a server that returns another token belongs to another checkout or user.
 - `starting.lock` is held by a process that looks for the server or starts it.
 
-Prefect's own `prefect server start --background` knows one server a machine and no users: nothing would end it, and
-two checkouts would share it.
+Prefect's own `prefect server start --background` supports one server a machine and does not know its users: nothing
+would end the server, and two checkouts would share it.
 
-The history is kept in the same folder. If PREFECT_API_URL names another server, that one is used, and none is started.
+The history is kept in PREFECT_HOME too. If PREFECT_API_URL names another server, that one is used, and none is started.
 The repository's own server also shows its pages, under /artifacts, and pictures of past runs: the UI links to them.
 """
 
@@ -51,7 +51,7 @@ RECORDING = 30.0  # seconds that the server has to record what it received, befo
 LATE = "3600"  # seconds; long, since served runs wait for each other, and marking them late collides with other writes
 NEWS = 3.0  # seconds of waiting before a message is printed
 USERS, LIFE, STARTING = "users.lock", "server.lock", "starting.lock"
-WORD = "/etude/word"  # path at which the server answers with its word
+WORD = "/etude/word"  # path at which the server returns its token
 PAGES = "ETUDE_PAGES"  # environment variable: the address that serves /artifacts
 PICTURES = "pictures"  # folder in PREFECT_HOME, and its path on the server: the pictures of past runs
 QUIET = {
@@ -64,7 +64,7 @@ QUIET = {
 
 @dataclass(frozen=True)
 class Server:
-    """A server that was started: its address, and the word that it answers with."""
+    """A server that was started: its address, and the token that it returns."""
 
     url: str
     word: str
@@ -165,7 +165,7 @@ def _start(home: Path, root: Path, life: IO[str]) -> Server:
         port = listener.getsockname()[1]
         server = Server(f"http://127.0.0.1:{port}", token_hex(8))
         env = dict(os.environ, PREFECT_SERVER_API_HOST="127.0.0.1", PREFECT_SERVER_API_PORT=str(port))
-        env["PREFECT_UI_API_URL"] = f"{server.url}/api"  # else the UI calls the server of the user's Prefect profile
+        env["PREFECT_UI_API_URL"] = f"{server.url}/api"  # without it the UI calls the server of the user's profile
         env.setdefault("PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS", LATE)
         env.pop("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", None)
         (home / "server.txt").write_text(f"{server.url} {server.word}")

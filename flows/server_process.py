@@ -1,6 +1,6 @@
 """The process of the repository's Prefect server: `flows.server` starts it.
 
-It serves Prefect's API and UI, the repository's pages under /artifacts, the pictures of past runs, and the word by
+It serves Prefect's API and UI, the repository's pages under /artifacts, the pictures of past runs, and the token by
 which its users recognise it. It ends when nobody holds `users.lock` any more and everything it received is recorded.
 """
 
@@ -31,7 +31,7 @@ EVENTS = "/api/events/in"  # path to which flows send the states of their tasks
 
 
 class Pages(Mount):
-    """Serves only folders that exist here: the UI's own pages of artifacts begin with the same path."""
+    """Serves only folders that exist in the checkout: the UI's own pages of artifacts begin with the same path."""
 
     def __init__(self, path: str, folder: Path) -> None:
         super().__init__(path, StaticFiles(directory=folder, html=True, check_dir=False))
@@ -118,8 +118,8 @@ def leave_when_unused(home: Path, recorded: Callable[[], bool], leave: Callable[
 def main(home: Path, root: Path, listener: int, word: str) -> None:
     """Serve the history in HOME for the checkout ROOT. Only `flows.server` starts this command.
 
-    LISTENER is the number of the socket that it inherits, WORD what it answers with. It serves until nobody uses it, or
-    SIGTERM.
+    LISTENER is the number of the socket that it inherits, WORD the token that it returns. It serves until nobody uses
+    it, or SIGTERM.
     """
     import uvicorn
 

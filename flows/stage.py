@@ -1,7 +1,7 @@
 """Run one stage as a process of its own, which writes to a log file that the flow follows.
 
-It is a file and not a pipe, since a stage outlives a killed flow, and the next flow adopts its results. The log is also
-the stage's lock: every process of the stage inherits it as its output, so it stays locked while one of them runs.
+The log is a file and not a pipe, since a stage outlives a killed flow, and the next flow adopts its results. The log is
+also the stage's lock: every process of the stage inherits it as its output, so it stays locked while one of them runs.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class StageError(Exception):
 class Site:
     """Where and how stages run. `jobs`: how many at once; `gpus`: device ids for the stages that need one.
 
-    `home` is the user's checkout if `root` is a worktree of it: they share the slots that limit what runs at once.
-    `held` are descriptors that every stage inherits: locks that must last as long as a stage runs. With `pull` a stage
-    pulls everything it needs, even the inputs, from DVC's remote.
+    `home` is the user's checkout if `root` is a worktree of it: both share the slots that limit how many stages run at
+    once. `held` are descriptors that every stage inherits: locks that must last as long as a stage runs. With `pull` a
+    stage pulls everything it needs, even the inputs, from DVC's remote.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ def _lock_log(output: IO[bytes], holder: Path, tail: Tail, tell: Tell, stopping:
 
 
 def _abandoned(holder: Path) -> bool:
-    """Whether nobody is left who could finish the stage, though a process still has its log open.
+    """Whether no process is left that could finish the stage, although a process still has its log open.
 
     If dvc was killed but its children were not, nobody would record their result: they are stopped first.
     """

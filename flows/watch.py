@@ -142,7 +142,7 @@ class Serving(Runner):
         self.lost = False
 
     def handle_sigterm(self, *_: Any, **__: Any) -> None:
-        """Handle SIGTERM as Ctrl-C: Prefect's own handler never awaits its end."""
+        """Handle SIGTERM as Ctrl-C: Prefect's own handler does not wait until the runner has ended."""
         signal.raise_signal(signal.SIGINT)
 
     def add(self, deployment: RunnerDeployment) -> UUID:
@@ -154,7 +154,7 @@ class Serving(Runner):
         over = Event()
         watching = Thread(target=self._watch, args=(looks, tell, lives, over), daemon=True)
         try:
-            watching.start()  # in here: Ctrl-C may come as the thread starts, and without its end Python would not end
+            watching.start()  # in `try`: if Ctrl-C comes now, the thread must still end, or Python would not
             asyncio.run(self.start())
         except KeyboardInterrupt:
             if not self.lost:

@@ -43,8 +43,8 @@ class Work:
     """What the tasks of one run share. Setting `stopping` ends every process of it.
 
     `carry` is the function that brings a stage up to date: `flows.stage.run` here, or one that lets a worker do it.
-    `outcomes` and `faults` are of stages that are over; `busy` names those at work. A copy in another process shows
-    nothing on the board.
+    `outcomes` and `faults` are those of stages that have ended; `busy` names the stages that run. A copy in another
+    process shows nothing on the board.
     """
 
     def __init__(self, site: Site, stages: Sequence[Stage], board: Board, carry: Carry = run) -> None:

@@ -63,7 +63,7 @@ def work(root: Path, pool: str, limit: int | None, gpus: list[str]) -> int:
     make_pools()
     Console(highlight=False).print(f"takes stages of {pool}, {most} at once  (Ctrl-C: no more, then it leaves)")
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
-    # In a session of its own: else it gets the terminal's Ctrl-C as well as our signal, and a second one kills it.
+    # In a session of its own: otherwise it gets both the terminal's Ctrl-C and our signal, and the second one kills it.
     worker = subprocess.Popen([*command, "--limit", str(most)], cwd=root, start_new_session=True)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda which, _: worker.send_signal(which))
