@@ -1,3 +1,3 @@
 """What a person types, as `etude <name>`."""
 
-import tasks.shell  # noqa: F401 - before a command imports anything: it may continue in another Python
+import tasks.shell  # noqa: F401 - before other imports: it may run the same command line in another Python

@@ -27,7 +27,7 @@ class Added(NamedTuple):
 def add_to(text: str, shown: str, schema: type[Schema]) -> tuple[str, list[str]]:
     """The text of a params file with each new key that it lacks, and one line for each.
 
-    Raises ParamsError where a block cannot be added to, because an alias writes it.
+    Raises ParamsError if a block that lacks a key is written as an alias: the key cannot be added there.
     """
     lines = text.split("\n")
     additions = sorted(_find(text, schema, shown, lines), key=lambda one: one[:2])
@@ -50,7 +50,7 @@ def _find(text: str, schema: type[Schema], shown: str, lines: list[str]) -> Iter
 def _addition(
     node: CommentedMap, block: type[Schema], key: str, value: Any, place: tuple[str, ...], shown: str, lines: list[str]
 ) -> Added:
-    """A key behind the nearest one that comes before it in the schema and has lines of its own."""
+    """A key, after the nearest key that comes before it in the schema and has a line of its own."""
     told = f"{'.'.join((*place, key))}: {_written(value)}"
     own = {name: node.lc.data[name] for name in node if name in (node.lc.data or {})}  # not those of a merge (<<)
     if not own:
@@ -66,7 +66,7 @@ def _addition(
 
 
 def _lines(key: str, value: Any, block: type[Schema], indent: str, near: str) -> Iterator[str]:
-    """The lines of a key, with what it means, in the form of the line ``near``; of a block, one for each key in it."""
+    """The lines of a key with its meaning, in the form of the line ``near``; for a block, one for each key in it."""
     inner = [model for model in models_at(block, (key,)) if model is not block and issubclass(model, Schema)]
     nested = isinstance(value, Mapping) and bool(inner)
     about = block.model_fields[key].description or ""
@@ -82,7 +82,7 @@ def _lines(key: str, value: Any, block: type[Schema], indent: str, near: str) ->
 
 
 def _written(value: Any) -> str:
-    """A value in YAML, of which some readers take a number as a text if it has an exponent and no dot."""
+    """A value in YAML: a number with an exponent gets a dot, since some readers take it for a text without one."""
     if isinstance(value, float):
         return re.sub(r"^(-?\d+)e", r"\1.0e", repr(value))
     return value if isinstance(value, str) and re.fullmatch(r"[a-z]\w*", value) else json.dumps(value)

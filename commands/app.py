@@ -92,13 +92,13 @@ def _from_here(command: Callable[..., Any]) -> Callable[..., Any]:
 def _seen_from_root(name: str, value: Any) -> Any:
     if isinstance(value, list):
         return [_seen_from_root(name, one) for one in value]
-    if name == "targets" and value:  # of flows: names of stages, or paths of outputs
+    if name == "targets" and value:  # targets of flows: names of stages, or paths of outputs
         return command_line.name_or_path(value, names.methods())
     return command_line.from_root(value) if isinstance(value, Path) else value
 
 
 def make() -> typer.Typer:
-    """The application, with nothing of any command imported."""
+    """The application, without importing any command."""
     app = typer.Typer(cls=Commands, rich_markup_mode=None, no_args_is_help=True, help=HELP)
     app.callback()(lambda: None)
     for name, command in COMMANDS.items():

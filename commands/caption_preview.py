@@ -1,7 +1,7 @@
 """What the present `caption` settings would change in the captions of a set, before *caption* runs again.
 
-Captions that exist are read again. What captioners said before, with the same settings, is in the store. The rest only
-they know, and they are asked about as many pictures as the user wants; what they say then is in the store, too.
+Captions that exist are read again. Earlier texts of captioners, with the same settings, are in the store. Other texts
+are unknown until captioners run: they run on as many pictures as the user wants, and the store keeps their texts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TAGS, WORDS = re.compile(r",\s*|[^,]+"), re.compile(r"\s+|,|[^\s,]+")
 
 @dataclass(frozen=True)
 class Change:
-    """A picture's caption, as it is and as it would be; None where only a captioner knows."""
+    """A picture's caption, as it is and as it would be; None if a captioner would have to run."""
 
     name: str  # the picture's file
     old: str
@@ -47,12 +47,12 @@ class Preview:
 
     @property
     def changed(self) -> list[Change]:
-        """Those that would be another."""
+        """The captions that would change."""
         return [change for change in self.changes if change.new not in (change.old, None)]
 
     @property
     def unknown(self) -> int:
-        """How many only a captioner knows."""
+        """How many captions are unknown until a captioner runs."""
         return sum(change.new is None for change in self.changes)
 
 
@@ -84,7 +84,7 @@ def preview(name: str, ask: int) -> Preview:
 
 
 def draw_preview(name: str, seen: Preview) -> Path:
-    """Write a page with the first changes of ``seen``, each with its picture; its path."""
+    """Write a page with the first changes of ``seen``, each with its picture; returns its path."""
     chunks = pick("params.yaml", set_page.StageParams).text.chunks
     contents = read_set(name, image_folder(name), Path("data", name), chunks)
     looks = Looks(name, contents.folder, Path("data", name, "prepared"))
@@ -100,7 +100,7 @@ def draw_preview(name: str, seen: Preview) -> Path:
 
 
 def compare(old: str, new: str) -> Iterator[tuple[str, str]]:
-    """The pieces of both texts in order, each with what becomes of it: ``same``, ``gone`` or ``new``."""
+    """The pieces of both texts in order, each marked as ``same``, ``gone`` or ``new``."""
     pieces_of = TAGS if "," in old and "," in new else WORDS
     before, after = pieces_of.findall(old), pieces_of.findall(new)
     for what, start, end, first, last in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():

@@ -65,7 +65,7 @@ def _refuse_missing_optimizer(method: str) -> None:
 
 
 def _refuse_idle_masks(method: str, checked: Project) -> None:
-    """Raise InputError where masks shall count and no picture has one; the build would tell after other stages ran."""
+    """Raise InputError if masks should count and no picture has one: the build would notice after other stages only."""
     from etude.core.method import load_method
     from etude.core.mixins import Concepts
     from etude.core.params import load
@@ -73,13 +73,13 @@ def _refuse_idle_masks(method: str, checked: Project) -> None:
     from etude.training.masks import refuse_no_masks
     from etude.training.sets import FurtherSets
 
-    if checked.prepare.alpha_mask:  # transparency is known when pictures are read
+    if checked.prepare.alpha_mask:  # transparency is unknown until pictures are read
         return
     params = load(Path("pipelines", method, "params.yaml"), load_method(method).Params)
     learned = list(params.concepts) if isinstance(params, Concepts) else [params.set]
     learned += params.further_sets if isinstance(params, FurtherSets) else []
     folders = [checked.sets[name] for name in learned]
-    masks = (mask for folder in folders for mask in list_pictures(folder).values())  # read if masks shall count
+    masks = (mask for folder in folders for mask in list_pictures(folder).values())  # listed only if masks should count
     refuse_no_masks(params, masks, ", ".join(folders))
 
 

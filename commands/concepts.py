@@ -1,4 +1,4 @@
-"""Merge concepts that Custom Diffusion learned apart into one artifact, in closed form and without training."""
+"""Merge concepts that Custom Diffusion learned separately into one artifact, in closed form and without training."""
 
 from __future__ import annotations
 

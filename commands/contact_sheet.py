@@ -22,7 +22,7 @@ GROUND, TEXT = "#ffffff", "#202020"
 
 
 def draw_sheets(name: str) -> list[Path]:
-    """Draw the sheets of the image set ``name`` in place of its earlier ones; their paths.
+    """Draw the sheets of the image set ``name``, which replace its earlier ones; returns their paths.
 
     Raises InputError where the set was not prepared, or a picture of it is no longer there.
     """

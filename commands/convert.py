@@ -90,7 +90,7 @@ def convert(
 
 
 def _opened(source: str, path: Path, vae: Path | None, name: str) -> tuple[str, Artifact]:
-    """The format and the content of a file; raises an EtudeError, also where --vae has nothing to replace."""
+    """The format and the content of a file; raises an EtudeError, also if --vae is given for no whole model."""
     from etude.base.vae import read_with_vae, refuse_missing
     from etude.base.whole import read_model
     from etude.formats import FORMATS, WHOLE
@@ -105,7 +105,7 @@ def _opened(source: str, path: Path, vae: Path | None, name: str) -> tuple[str, 
 
 
 def _write(to: str, whole: Artifact, draft: Draft, source: Path, frame: Callable[[], Frame]) -> list[Path]:
-    """Fill the draft; returns the paths in it. Raises FormatError for an artifact without all that its method needs."""
+    """Fill the draft; returns the paths in it. Raises FormatError if the artifact lacks something its method needs."""
     from etude.formats import write
 
     try:

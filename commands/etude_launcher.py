@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 NAMED = re.compile(r'^name = "etude"$', re.MULTILINE)  # in pyproject.toml
-FIRST = "commands/app.py"  # what is run
+FIRST = "commands/app.py"  # the file that is run
 
 
 def main() -> None:

@@ -71,10 +71,10 @@ def part_of(path: Path) -> Path:
 
 
 def needed(names: Iterable[str], half: bool = False) -> list[str]:
-    """The names of those files of a repository that a base, a CLIP or a captioner is loaded from; each weights once.
+    """The names of the files from which a base, a CLIP or a captioner is loaded; each set of weights only once.
 
-    safetensors before pickles; full precision unless ``half``; if one precision is missing, the other. A tagger's own
-    files come before them all.
+    safetensors are preferred to pickles, full precision to half unless ``half``; if one is missing, the other is taken.
+    If there are files of a tagger, only these are taken, with licence and README.
     """
     names = list(names)
     if tagger := {name for name in names if name in TAGGERS}:
@@ -199,7 +199,7 @@ def _refuse_full_disk(snapshot: Snapshot) -> None:
 
 @contextmanager
 def _told(shown: str) -> Iterator[None]:
-    """Turn an error of a hub or the network into one line, with what to do."""
+    """Turn an error of a hub or the network into one line that says what to do."""
     from huggingface_hub.errors import HFValidationError, HTTPError
 
     try:

@@ -12,7 +12,7 @@ KEY = re.compile(r"""(\s*)(["']?)[\w-]+\2\s*:(?=\s|$)[ \t]*""")  # up to the val
 
 
 def in_a_line(value: Any, position: tuple[int, int, int, int]) -> bool:
-    """Whether a value is in the line of its key, and ends there."""
+    """Whether a value begins and ends in the line of its key."""
     return not isinstance(value, CommentedMap | CommentedSeq) and position[0] == position[2] and "\n" not in str(value)
 
 
@@ -26,7 +26,7 @@ def own_line(node: CommentedMap, key: str, lines: list[str]) -> int | None:
 
 
 def extent(lines: list[str], line: int) -> tuple[int, int]:
-    """The first line of the comments right above a key, and the first line behind its value."""
+    """The first line of the comments right above a key, and the first line after its value."""
     indent = len(indent_of(lines[line]))
     end = line + 1
     for number in range(line + 1, len(lines)):
@@ -43,7 +43,7 @@ def extent(lines: list[str], line: int) -> tuple[int, int]:
 
 
 def _is_value(line: str) -> bool:
-    """Whether nothing stands behind a key in its line, so that a list may follow that is indented as the key is."""
+    """Whether a line has a key and nothing after it: the key's list may then follow with the same indent as the key."""
     found = KEY.match(line)
     return bool(found) and not line[found.end() :].partition("#")[0].strip()  # type: ignore[union-attr]
 

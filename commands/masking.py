@@ -1,4 +1,4 @@
-"""Masks by a network: what lies beside the pictures of an image set afterwards is as if a person had drawn it."""
+"""Masks by a network: files beside the pictures of an image set, which are read like masks that a person has drawn."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from etude.images.folder import MASKS, list_pictures
 from tasks.shell.console import first_of, progress, say, warn
 
 Array = NDArray[np.float32]
-END = MASKS[1]  # of the stem of a mask's file
-MADE = "etude masks"  # in the PNG text of those that were made here, before the hash of their pixels
+END = MASKS[1]  # end of the stem of a mask's file
+MADE = "etude masks"  # in the PNG text of masks that this command made, before the hash of their pixels
 FETCH = "fetch it whole: `etude base --from CIDAS/clipseg-rd64-refined --revision COMMIT --to models/clipseg`"
 RENAMED = "take the file under the name that rembg gives it"
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of red, green and blue
@@ -34,13 +34,13 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of
 def make(name: str, model: Path, text: str, threshold: float, grow: float, replace: bool) -> None:
     """Write ``<picture>-masklabel.png`` beside each picture of the set ``name`` that has no mask, and track the set.
 
-    Raises an EtudeError before anything is written where the model is none that finds masks, or ``text`` does not fit.
+    Raises an EtudeError, before anything is written, if the model cannot make masks or ``text`` does not fit it.
     """
     folder = image_folder(name)
     pictures = list_pictures(folder)
     wanted = {file: mask for file, mask in pictures.items() if mask is None or (replace and _is_made(folder / mask))}
     if not wanted:
-        _track(folder)  # an earlier run may have been stopped before it
+        _track(folder)  # an earlier run may have been stopped before it did this
         say(f"{name}: each of the {len(pictures)} pictures has a mask; --replace makes those again that were made here")
         return
     _refuse_one_for_two(wanted)
@@ -79,7 +79,7 @@ def drawn(values: Array, size: tuple[int, int], threshold: float, grow: float) -
     if threshold:
         values = (values >= threshold).astype(np.float32)
     mask = Image.fromarray(np.rint(values.clip(0, 1) * 255).astype(np.uint8))
-    for _ in range(round(grow * min(mask.size))):  # as one filter of that size, in less time
+    for _ in range(round(grow * min(mask.size))):  # the same result as one filter of that size, in less time
         mask = mask.filter(ImageFilter.MaxFilter(3))
     return mask.resize(size, Image.Resampling.BILINEAR)
 
@@ -90,7 +90,7 @@ def _track(folder: Path) -> None:
 
 
 def _is_made(path: Path) -> bool:
-    """Whether a mask was made here, and nobody has changed it since."""
+    """Whether this command made a mask, and nobody has changed it since."""
     try:
         with Image.open(path) as mask:
             software = str(mask.info.get("Software", ""))
@@ -112,7 +112,7 @@ def _mark(mask: Image.Image) -> Any:
 
 
 def open_finder(model: Path, text: str) -> Callable[[Image.Image], Array]:
-    """The function from an RGB image to values from 0 to 1 [h, w]: how much each place shows what is looked for."""
+    """The function from an RGB image to values from 0 to 1 [h, w]: how much each place belongs to the mask."""
     if model.suffix == ".onnx":
         if text:
             raise ArgumentError("--text", "is for CLIPSeg; this network finds what is in front", "leave it out")
@@ -169,7 +169,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Sight:
-    """What a network of rembg takes: the side of a square in px, and mean and deviation of its colours."""
+    """The input of a network of rembg: the side of a square in px, and mean and deviation of its colours."""
 
     side: int
     mean: tuple[float, float, float]
@@ -191,7 +191,7 @@ class Foreground:
         if not onnx.is_installed():
             raise InputError(model, "needs onnxruntime", onnx.INSTALL)
         sight = next((sight for begin, sight in SIGHTS.items() if model.stem.startswith(begin)), None)
-        if sight is None or model.stem.startswith("u2net_cloth"):  # that one tells kinds of clothes apart
+        if sight is None or model.stem.startswith("u2net_cloth"):  # this one separates kinds of clothes
             fault = f"is none of rembg's networks by its name: those begin with {', '.join(SIGHTS)}"
             raise BaseError(model, fault, RENAMED)
         self._session = onnx.open_network(model, "fetch it again", on_gpu=onnx.can_use_gpu())

@@ -65,7 +65,7 @@ def _table(method: str, preset: str, params: MethodParams, setup: Setup, footpri
     about = f"{setup.precision}, {setup.resolution} px, {setup.base}"
     lines = [f"{method}{f' with the preset {preset}' if preset else ''} ({about}):"]
     *parts, sum_ = [f"  {line}" for line in table(footprint)]
-    # a tenth of a card is left for what is not counted: workspaces, and gaps between tensors
+    # a tenth of the card's memory is left for what is not counted: workspaces, and gaps between tensors
     fitting = [card for card in CARDS if fits(footprint, int(0.9 * card * GIB))]
     verdict = f"fits a card of {fitting[0]} GB" if fitting else f"fits no card of {CARDS[-1]} GB"
     more = [f"  less: {switch}" for switch in switches(params, setup.precision)]

@@ -1,4 +1,4 @@
-"""Merge what Custom Diffusion learned apart: the command line; `commands.concepts` does the work."""
+"""Merge concepts that Custom Diffusion learned separately: the command line; `commands.concepts` does the work."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from etude.project import Project, check
 from etude.watch.locks import locked, one_at_a_time
 from tasks.shell.console import say
 
-BESIDE = (".config", ".yaml")  # ends of names of the configuration beside a model in one file
+BESIDE = (".config", ".yaml")  # suffixes of the configuration beside a model in one file
 PATHLIKE = re.compile(r"[./~\\]|[A-Za-z]:[\\/]")  # how paths begin, but no hub id
 
 
@@ -120,7 +120,7 @@ def _is_single(path: str | Path) -> bool:
 
 def kind_of(path: Path) -> str:
     """The model's family, ``clip``, ``clipseg`` or a kind of captioner, found by opening it. Raises EtudeError."""
-    if is_clipseg(path):  # first: to the captioners it is a model that describes nothing
+    if is_clipseg(path):  # first: the captioners would refuse it as a model that cannot describe pictures
         open_finder(path, "a picture")
         return "clipseg"
     if captioner := _captioner(path):
@@ -141,7 +141,7 @@ def kind_of(path: Path) -> str:
 
 
 def _captioner(path: Path) -> Captioner | None:
-    """The captioner of which the folder ``path`` is a model."""
+    """The captioner whose model is in the folder ``path``."""
     return next((captioner for captioner in CAPTIONERS.values() if captioner.recognises(path)), None)
 
 
@@ -159,7 +159,7 @@ def _open_clip(path: Path) -> None:
 
 
 def copy(source: Path, to: Path, half: bool = False) -> list[Path]:
-    """Copy a file with its configuration beside it, or a folder's needed files; returns what DVC tracks now."""
+    """Copy a file and the configuration beside it, or a folder's needed files; returns what DVC tracks now."""
     recognised = kind_of(source) if source.is_file() else ""  # a folder may hold more than what is copied
     with _draft(to) as draft:
         if source.is_file():
@@ -187,7 +187,7 @@ def fetch(snapshot: hub.Snapshot, to: Path, origin: sources.Origin) -> list[Path
     try:
         kind = _checked(brought, snapshot.shown)
     except BaseError:
-        shutil.rmtree(folder)  # complete, and of no use
+        shutil.rmtree(folder)  # the download is complete, but no model that can be used
         raise
     to.parent.mkdir(parents=True, exist_ok=True)
     os.replace(brought, to)

@@ -14,7 +14,7 @@ from etude.core.params import Schema, models_at
 
 
 class Moved(NamedTuple):
-    """A key that goes into the block ``block``, of which ``about`` tells the meaning."""
+    """A key to move into the block ``block``; ``about`` is the block's meaning."""
 
     line: int  # from 0
     before: int  # the first of the lines of comments right above it
@@ -70,7 +70,7 @@ def _find(text: str, schema: type[Schema], shown: str, lines: list[str]) -> Iter
 
 
 def _head(line: str, moved: Moved) -> str:
-    """The first line of the block, in the form of the ``line`` of which it takes the place."""
+    """The first line of the block, in the form of the ``line`` that it replaces."""
     return _written(line, f"{indent_of(line)}{moved.block}:", moved.about and f"# {moved.about}")
 
 
@@ -78,7 +78,7 @@ def _inside(lines: list[str], moved: Moved) -> list[str]:
     """The lines of a key, within the block."""
     line = lines[moved.line]
     found, comment = KEY.match(line), COMMENT.match(line)
-    assert found  # `own_line`
+    assert found  # `own_line` has matched it
     value = line[found.end() : comment.end() if comment else None].strip()
     text = f"{indent_of(line)}  {moved.name}: {value}".rstrip()
     own = _written(line, text, line[comment.end() :].rstrip() if comment else "")
@@ -91,7 +91,7 @@ def _deeper(line: str) -> str:
 
 
 def _written(line: str, text: str, comment: str) -> str:
-    """``text`` and ``comment``, which stays in the column that it has in ``line``."""
+    """``text`` and ``comment``; the comment keeps the column that it has in ``line``."""
     aligned = COMMENT.match(line)
     if comment:
         text = f"{text}  ".ljust(aligned.end() if aligned else 0) + comment

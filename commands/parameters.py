@@ -36,7 +36,7 @@ The value is the one that the repository ships with. Where presets (`etude prese
 is given with the names of its presets; *miniature* is what is shipped.
 """
 
-Node = Mapping[str, Any]  # of a JSON Schema
+Node = Mapping[str, Any]  # a part of a JSON Schema
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _exclusions() -> str:
 
 
 def section(name: str) -> str:
-    """The beginning of a file's anchors: the folder of the method or of the flows, or ``params``."""
+    """How a file's anchors begin: with the folder of the method or of the flows, or with ``params``."""
     return Path(name).parent.name or Path(name).stem
 
 

@@ -114,7 +114,7 @@ def _chosen(source: Path, target: Path) -> list[str]:
 
 
 def _refuse_class_images(source: Path, pictures: Sequence[str]) -> None:
-    """Raise InputError for the folder that kohya's GUI makes: class images would be learned as the others are."""
+    """Raise InputError for the folder that kohya's GUI makes: its class images would be learned like other pictures."""
     folders = {file.partition("/")[0] for file in pictures}
     if {"img", "reg"} <= folders:
         fault = "holds kohya's folders `img` and `reg`: what is learned, and pictures of its class"
@@ -135,7 +135,7 @@ def _counted(files: list[str]) -> str:
 def _masks_that_stay(source: Path, files: list[str], target: Path) -> set[str]:
     """The masks in ``target`` that the source lacks, such as those of `etude masks`, if their pictures stay the same.
 
-    A mask that would come to belong to another picture, too, does not stay.
+    A mask that would then also belong to another picture does not stay.
     """
     from etude.images.folder import choose_pictures, list_files
 

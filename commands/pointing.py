@@ -1,4 +1,4 @@
-"""Let methods learn from an image set of one's own: set every value of params files that depends on the set."""
+"""Let methods learn from the user's image set: set every value of params files that depends on the set."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from etude.core.params import MethodParams, classed, load, read_yaml
 from etude.core.placeholder import NAME
 from etude.training.sets import FurtherSets
 
-SHIPPED = "data/samples/"  # image sets that come with prompts of their own
+SHIPPED = "data/samples/"  # the image sets of the demo: they come with prompts of their own
 MINIATURE = "models/miniature"
 CLASS = "[class]"
 EMOJI = (NAME, f"a picture of {NAME}", f"a drawing of {NAME}", f"{NAME} on a red background")
 PHOTOS = (f"a photo of {NAME}", f"a painting of {NAME}", f"{NAME} on the beach", f"{NAME} in the snow")
 WITH_WORD = {"caption": "[name], [caption]", "templates": ["[name], [filewords]"]}
-WITHOUT_WORD = ("[caption]", ["[filewords]"])  # the values that the above replace
+WITHOUT_WORD = ("[caption]", ["[filewords]"])  # the values that WITH_WORD replaces
 
 
 def refuse(methods: Sequence[str], word: str, kind: str) -> None:
@@ -83,14 +83,14 @@ def point(draft: Path, methods: Sequence[str], images: str, word: str, kind: str
 
 
 def _without_others(params: MethodParams, images: str) -> dict[str, Any]:
-    """The keys that remove the further sets, which belong to what was learned from another set before."""
+    """The keys that remove the further sets, if they belong to what the method learned from another set before."""
     if images == params.set or not isinstance(params, FurtherSets) or not params.further_sets:
         return {}
     return {"repeats": 1, "further_sets": {}}
 
 
 def wordless(draft: Path, methods: Sequence[str]) -> list[str]:
-    """Those of the methods that leave [name] out of every prompt."""
+    """The methods among these that leave [name] out of every prompt."""
     return [method for method in methods if not read_yaml(draft / "pipelines" / method / "params.yaml")["trigger"]]
 
 
@@ -131,7 +131,7 @@ def _reads_as(path: Path, data: dict[str, Any]) -> bool:
 
 
 def insert(text: str, block: str, lines: list[str]) -> str:
-    """``text`` (YAML) with ``lines`` as the last entry of the top-level mapping ``block``, indented as that is."""
+    """``text`` (YAML) with ``lines`` as the last entry of the top-level mapping ``block``, indented like the others."""
     rows = [f"{row}\n" for row in text.splitlines()]
     start = next((number for number, row in enumerate(rows) if row.startswith(f"{block}:")), None)
     if start is None:

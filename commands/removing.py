@@ -1,4 +1,4 @@
-"""Remove keys of a YAML file that are gone, where nothing is lost with them: all other lines stay."""
+"""Remove keys that no longer exist from a YAML file, if no setting is lost with them: all other lines stay."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from etude.core.params import Schema
 def remove_from(text: str, shown: str, schema: type[Schema]) -> tuple[str, list[str]]:
     """The text of a params file without the keys of `gone_keys`, and one line for each.
 
-    Raises ParamsError for a key with another value than the one that may be left out, or without a line of its own.
+    Raises ParamsError for a key whose value is not the one that can be dropped, or that has no line of its own.
     """
     lines, gone, changes = text.split("\n"), set[int](), []
     for node, owner, place in blocks(parse_commented(text), schema):

@@ -1,4 +1,4 @@
-"""Rename keys and values of a YAML file in place, and list values that are lists now: every other character stays."""
+"""Rename keys and values of a YAML file in place, and put values in lists that are lists now: all else stays."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _find(node: Any, schema: type[Schema], place: tuple[str, ...], shown: str) -
     if not isinstance(node, CommentedMap):
         return
     models = [model for model in models_at(schema, place) if issubclass(model, Schema)]
-    keys = {old: new for model in models for old, new in model.former_keys.items() if "." not in new}  # else: `moving`
+    keys = {old: new for model in models for old, new in model.former_keys.items() if "." not in new}  # rest: `moving`
     values = {key: names for model in models for key, names in model.former_values.items()}
     for key, value in node.items():
         new = keys.get(str(key), str(key))

@@ -92,7 +92,7 @@ def blocks(
     yield node, schema, place
     for key, value in node.items():
         for model in models_at(schema, (str(key),)):
-            if model is not schema and issubclass(model, Schema):  # itself: the value is no block
+            if model is not schema and issubclass(model, Schema):  # `schema` itself: the value is no block
                 yield from blocks(value, model, (*place, str(key)))
 
 
@@ -113,7 +113,7 @@ def _round_trip() -> YAML:
 
 
 def _in_place(old: Any, new: Any) -> Any:
-    """``new`` in the form of ``old``: quotes of a text, brackets or lines of a list, comments of a block."""
+    """``new`` in the form of ``old``: with its quotes (text), its brackets or lines (list), its comments (block)."""
     if isinstance(old, CommentedSeq):
         if not old or not new:
             return _from_or_to_nothing(old, new)

@@ -29,7 +29,7 @@ STACK = "the stack"
 
 
 class StageParams(Schema):
-    """The parts of params.yaml for what the command line does not set."""
+    """The parts of params.yaml that give values which the command line does not set."""
 
     base: str
     device: str
@@ -250,7 +250,7 @@ def _paint(
     drawn = f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance:g}"
     about = [f"base {base.path.as_posix()}", drawn]
     if stack:
-        about.insert(0, stack)  # here, since these lines are wrapped and a title is not
+        about.insert(0, stack)  # not in the title: these lines are wrapped, and a title is not
     if sampling.negative:
         about.append(f"negative: {sampling.negative}")
     rows, columns = [Label(text) for text in texts], [Label(f"seed {seed}") for seed in seeds]

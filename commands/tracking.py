@@ -26,7 +26,7 @@ def track(paths: Sequence[Path], action: str) -> None:
 
 
 def restore(path: Path) -> bool:
-    """Restore what a ``.dvc`` file records from DVC's cache, without network; returns whether it is there."""
+    """Restore what a ``.dvc`` file records from DVC's cache, without network; returns whether it exists now."""
     if _dvc("checkout", f"{path}.dvc").returncode and path.is_dir() and not any(path.iterdir()):
         path.rmdir()
     return path.exists()
