@@ -41,7 +41,7 @@ class Experiment(Schema):
 
     @property
     def target(self) -> str:
-        """The DVC target that is brought up to date, without grid and page."""
+        """The DVC target to bring up to date: the evaluation, without grid and page."""
         return f"pipelines/{self.method}/dvc.yaml:evaluate"
 
     def overrides(self) -> list[str]:
@@ -142,7 +142,7 @@ def read(root: Path) -> Evidence:
 def chosen(evidence: Evidence, only: Sequence[str]) -> list[str]:
     """The experiments that these words name: methods, image sets, claims, experiments. No word means all.
 
-    Raises ParamsError for a word that is none of them.
+    Raises ParamsError for a word that names nothing.
     """
     found: dict[str, None] = {}
     for word in only:
@@ -163,7 +163,7 @@ class Drafts:
     root: Path
     folder: Path
     evidence: Evidence
-    also: Sequence[str] = ()  # further overrides, of all experiments
+    also: Sequence[str] = ()  # further overrides, applied to all experiments
 
     def write(self) -> list[Path]:
         """Write and return one folder for the seeds and one per experiment. Raises ParamsError for an invalid value."""
@@ -210,7 +210,7 @@ class Drafts:
         return {}
 
     def _digest(self, path: str) -> str:
-        """The digest of a path in the repository; empty if there is nothing, as for most texts in params."""
+        """The digest of a path in the repository; empty if the path does not exist, as for most texts in params."""
         if path not in self._known_digests:
             inside = path and not path.startswith(("/", ".")) and len(path) < 200 and (self.root / path).exists()
             self._known_digests[path] = sha256_tree(self.root / path) if inside else ""

@@ -14,7 +14,7 @@ from evidence.claims import Claim, Evidence, Size
 from evidence.decision import UNMEASURED, Estimate, estimate, verdict, within
 from flows.comparison import Result
 
-ALIKE = 0.05  # share by which two sizes may differ where a claim calls them the same
+ALIKE = 0.05  # share by which two sizes may differ if a claim says that they are the same
 Metrics = Mapping[str, Mapping[str, float]]  # metric → kind (base, best, …) → value
 
 INTRO = """# Evidence

@@ -1,4 +1,4 @@
-"""Measure what the founding notes claim: `etude evidence`. All of it takes hours; --only measures parts."""
+"""Measure the claims of the founding notes: `etude evidence`. All of it takes hours; --only measures parts."""
 
 from __future__ import annotations
 

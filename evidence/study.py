@@ -19,7 +19,7 @@ from evidence.findings import Memory
 from flows.comparison import Result, Trial
 
 NUMBERS = Path("evidence/results.json")
-TRIED = Path("logs/evidence/evidence.json")  # results with other parameter values are no evidence
+TRIED = Path("logs/evidence/evidence.json")  # for results with other parameter values, which do not count as evidence
 STUDY: ContextVar[Study] = ContextVar("study")  # not a parameter of the flow, because Prefect stores those with the run
 
 
@@ -58,8 +58,8 @@ class Study:
 def prepare(root: Path, only: Sequence[str], seeds: int | None, also: Sequence[str]) -> Study:
     """Check the claims, the parameters of every experiment, the sizes; find what is not measured on the present state.
 
-    `only` is as in `claims.chosen`; the first `seeds` seeds are used; `also` are overrides of all experiments, and then
-    the numbers go to logs/evidence. Raises ParamsError for any fault.
+    `only` is as in `claims.chosen`; the first `seeds` seeds are used; `also` are overrides of all experiments: with
+    them, the numbers go to logs/evidence. Raises ParamsError for any fault.
     """
     evidence = claims.read(root)
     names = claims.chosen(evidence, only)
