@@ -1,4 +1,4 @@
-"""Bases of the true sizes with random weights: how fast they compute does not depend on the values."""
+"""Bases of the published sizes with random weights: their speed does not depend on the values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from etude.base.single import CONFIGS
 from etude.memory.base import empty_base
 from etude.training.opening import Opening
 
-NOWHERE = Path("a base that is made up")  # so that the published configuration of the family is used
+NOWHERE = Path("a base that is made up")  # does not exist, so that the family's published configuration is used
 
 
 def random_base(family: str, how: Opening, device: str) -> Base:
@@ -36,7 +36,7 @@ def schedule(family: str) -> Any:
 
 @torch.no_grad()
 def _fill(module: nn.Module) -> None:
-    """Numbers that keep activations finite: not zeros, with which a GPU computes faster than with others."""
+    """Fill the weights with numbers that keep activations finite; not zeros, with which a GPU computes faster."""
     for parameter in module.parameters():
         if parameter.ndim > 1:
             parameter.normal_(std=0.5 * parameter[0].numel() ** -0.5)

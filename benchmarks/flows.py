@@ -95,7 +95,7 @@ def outputs(clone: Path) -> str:
 
 
 def show(medians: dict[str, float], ways: Sequence[str]) -> None:
-    """Print medians and their ratios to `dvc repro`, also without the time of Prefect's server and an empty flow."""
+    """Print medians and their ratios to `dvc repro`, with and without the time that Prefect alone takes."""
     alone, plain = medians["Prefect alone"], medians[ways[0]]
     table = Table("way", "s", "beside dvc repro", "less Prefect alone", "nothing to do, s", "less Prefect alone")
     for way in ways:

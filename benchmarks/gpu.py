@@ -1,8 +1,9 @@
 """Full-size steps on a GPU, ours beside a plain diffusers (+ peft) loop's, in nine minutes: `python -m benchmarks.gpu`.
 
-Cells are measured one after the other, the most telling first; after each, what is known is written as JSON. A cell
-that fails says so, and the others go on. A limit is the time of a picture's products alone, at the rate of a large
-product of matrices that is measured first. Without a GPU the script runs on the miniature, and measures nothing.
+Cells are measured one after the other, the most informative first; after each, the results so far are written as JSON.
+A cell that fails is reported, and the others still run. A limit is the time that a picture's matrix products alone take
+at the rate of one large matrix product, which is measured first. Without a GPU the script runs on the miniature, and
+measures nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "logs" / "benchmarks" / "gpu.json"
 MOST = 540.0  # seconds of all cells
 SIDES = {"sd1": 64, "sdxl": 128}  # of the latents of a training picture
-STATES = {"sd1": (768, None), "sdxl": (2048, 1280)}  # widths of the text's states, and of their summary
+STATES = {"sd1": (768, None), "sdxl": (2048, 1280)}  # widths of the text's states, and of the pooled state
 WARM, TIMED = 5, 20  # steps
 DETERMINISTIC = {
     "deterministic": True,
@@ -60,7 +61,7 @@ WAYS: Mapping[str, dict[str, Any] | None] = {
 
 
 class Cell(NamedTuple):
-    """What is measured: pictures a second of a method's step, or of drawing (``draw``), with so many at once."""
+    """What is measured: pictures a second of a method's step, or of drawing (``draw``), with ``batch`` at once."""
 
     goal: str
     family: str
@@ -91,7 +92,7 @@ class _EnoughError(Exception):
 
 
 class Clock:
-    """Seconds of the steps after the first ones; the device is waited for only at both ends."""
+    """Seconds of the steps after the first ones; it waits for the device only before and after them."""
 
     def __init__(self, device: str, warm: int, timed: int) -> None:
         self.device, self.warm, self.timed, self.done = device, warm, timed, 0
@@ -127,7 +128,7 @@ class Machine(NamedTuple):
 
     @property
     def precision(self) -> str:
-        """Of the computation, as params.yaml has it."""
+        """The precision of the computation, as params.yaml names it."""
         return "bf16" if self.device == "cuda" else "fp32"
 
     def base(self, family: str, params: MethodParams) -> Base:
@@ -137,7 +138,7 @@ class Machine(NamedTuple):
         return open_base(MINIATURE, params)
 
     def inputs(self, family: str, count: int) -> Inputs:
-        """Random moments and states of so many pictures."""
+        """Random moments and states of ``count`` pictures."""
         width, summary = STATES[family] if self.device == "cuda" else (128, None)
         side = SIDES[family] if self.device == "cuda" else 16
         mean, texts = torch.randn(count, 4, side, side), tuple(f"owl {number}" for number in range(count))
@@ -176,7 +177,7 @@ def main(limit: Annotated[float, typer.Option(min=1, help="Seconds for all cells
 
 
 def toys() -> list[Cell]:
-    """The cells on the miniature: one picture, and of each kind of work one."""
+    """The cells on the miniature: one of each kind of work, with one picture."""
     kinds = {(cell.work, cell.ways): cell._replace(batch=1) for cell in reversed(CELLS) if "compiled" not in cell.ways}
     return list(kinds.values())
 
@@ -197,7 +198,7 @@ def measure(cell: Cell, way: str, machine: Machine) -> dict[str, Any]:
     except _EnoughError:
         peak = torch.cuda.max_memory_allocated() if machine.device == "cuda" else 0
         return {"seconds": clock.seconds, "peak_bytes": peak}
-    except Exception as error:  # noqa: BLE001  # the other cells go on
+    except Exception as error:  # noqa: BLE001  # the other cells still run
         return {"fault": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
     return {"fault": "it ended before its steps were done"}
 
@@ -240,7 +241,7 @@ def draw(cell: Cell, settings: dict[str, Any], machine: Machine, clock: Clock) -
 
 
 def products(device: str) -> float:
-    """Products of a large matrix multiplication in bf16, 10¹² a second; a multiplication and an addition are two."""
+    """Rate of a large matrix product in bf16, in 10¹² operations a second: each multiplication or addition is one."""
     size, times = (8192, 30) if device == "cuda" else (256, 2)
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     clock = Clock(device, 3, times)

@@ -1,6 +1,6 @@
 """What `--help` of each command costs compared with a Python that does nothing: `python -m benchmarks.help`.
 
-Each number is the least time of several rounds, in which all take turns. Run this on an idle machine.
+Each number is the least time of several rounds; in each round every command runs once. Run this on an idle machine.
 """
 
 from __future__ import annotations

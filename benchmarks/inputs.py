@@ -45,12 +45,12 @@ class Inputs:
 
     @property
     def images(self) -> Images:
-        """As methods get them."""
+        """The pictures, as methods get them."""
         return Images(self.texts, list(self.mean), list(self.logvar))
 
     @property
     def captions(self) -> Captions:
-        """As methods get them; the name of a picture is its text."""
+        """The captions, as methods get them; the name of a picture is its text."""
         pooled = self.pooled if self.pooled is not None else [None] * len(self.texts)
         states = {}
         for text, hidden, summary in zip(self.texts, self.hidden, pooled, strict=True):
@@ -80,7 +80,7 @@ def encode() -> Inputs:
 
 
 def read(file: Path) -> Inputs:
-    """What `Inputs.save` wrote."""
+    """The inputs that `Inputs.save` wrote."""
     tensors = load_file(file)
     return Inputs(tensors["mean"], tensors["logvar"], _texts(), tensors["hidden"], tensors["empty"])
 

@@ -1,7 +1,7 @@
 """Plain training loops as diffusers' example scripts write them, with cached latents and texts.
 
-Like them they use peft for LoRA, torch's AdamW, accelerate, and read the loss at every step. What those scripts compute
-again at every step, the latents and the states of fixed texts, is given here: the loops are compared, not the caches.
+Like the scripts, they use peft for LoRA, torch's AdamW, accelerate, and read the loss at every step. The scripts
+compute latents and the states of fixed texts again at every step; here both are given: loops are compared, not caches.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def load(folder: Path = MINIATURE) -> Model:
 
 
 class Loop:
-    """One method's loop on batches of ``size`` own pictures and ``class_size`` of the class."""
+    """One method's loop on batches of ``size`` pictures of the set and ``class_size`` class images."""
 
     def __init__(
         self, method: str, inputs: Inputs, model: Model, size: int, class_size: int = 0, rank: int = 16
@@ -65,14 +65,14 @@ class Loop:
             parameter.data = parameter.data.float()
         if method == "textual_inversion":
             self.moving = self._add_word(model.encoder)
-        self.clip = method != "textual_inversion"  # whose script does not clip
+        self.clip = method != "textual_inversion"  # diffusers' script for it does not clip gradients
         self.unet.train()
         optimizer = torch.optim.AdamW(self.moving, lr=1e-4, weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
         self.unet, self.optimizer, self.schedule = self.device.prepare(self.unet, optimizer, schedule)
 
     def _add_word(self, encoder: Any) -> list[Any]:
-        """Give the text encoder CLIP's vocabulary: its whole table is in the optimizer, and restored after a step."""
+        """Give the text encoder CLIP's vocabulary. The optimizer has all rows; old ones are restored after a step."""
         if encoder.config.vocab_size != VOCABULARY:
             encoder.resize_token_embeddings(VOCABULARY, mean_resizing=False)
         encoder.requires_grad_(False)

@@ -1,8 +1,8 @@
 """What a step of textual inversion costs besides the model: `python -m benchmarks.rows`.
 
 Ours trains the rows of the new word; diffusers' script trains the whole table of CLIP, 49,408 × 768, and restores all
-other rows after each step. Both look up the tokens of four prompts, and sum what they find: there is no model. They
-take turns on one thread.
+other rows after each step. Both look up the tokens of four prompts, and sum their rows: there is no model. The two
+sides take turns on one thread.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main(
 
 
 def _ours(rows: Tensor, table: Callable[[Tensor], Tensor], steps: int) -> float:
-    """The median step of `fit`, with all that it does in each."""
+    """The median time of a step of `fit`, with everything that `fit` does in a step."""
     never = {"steps": steps, "checkpoint_every": steps, "resume_every": steps, "log_every": steps}
     plan = Optimization.model_validate(shipped("textual_inversion")["training"] | never)
     ids = _ids(-1 - torch.arange(VECTORS))
@@ -83,7 +83,7 @@ class _Timed(Silent):
         self.times.append(time.process_time())
 
     def keep(self, state: dict[str, Any]) -> None:
-        """Save nothing: it is the time of a step that counts."""
+        """Save nothing: only the time of a step is measured."""
 
 
 def _whole(table: Any) -> Callable[[], None]:

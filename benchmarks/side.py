@@ -2,8 +2,8 @@
 
 The sides: ours (etude), ours with `compute.compile` (compiled), and a plain loop (plain).
 
-Each line of its input is a number of steps to take; for each, it prints the steps' seconds and its memory as JSON.
-A process for each side, because settings of torch, such as deterministic kernels, hold for a whole process.
+Each line of its input is a number of steps to take; for each line, it prints the steps' seconds and its memory as JSON.
+Each side has a process of its own, because settings of torch, such as deterministic kernels, apply to a whole process.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LEAN = {"lora": {"targets": ["attention"]}}  # the layers of the plain loop
 
 
 class Steps:
-    """Takes the orders, and answers each when its steps are done."""
+    """Reads orders, which are numbers of steps to take, and answers each when its steps are done."""
 
     def __init__(self) -> None:
         self.left, self.last = 0, (0.0, 0.0)
@@ -41,7 +41,7 @@ class Steps:
         self.peak, self._over = 0, threading.Event()
 
     def done(self) -> None:
-        """After each step, and once before the first: wait for the next order if all of the last one's are done."""
+        """Call this after each step, and once before the first: waits for the next order if the last one is done."""
         now = time.process_time(), time.perf_counter()
         if self.left:
             self.seconds.append((now[0] - self.last[0], now[1] - self.last[1]))
@@ -85,7 +85,7 @@ class Waiting(Silent):
 
 
 def anonymous() -> int:
-    """Bytes of this process that are no pages of files."""
+    """Bytes of this process's memory that are not pages of files."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return 1024 * int(line.split()[1])
@@ -115,7 +115,7 @@ def compiled(method: str, inputs: Inputs) -> None:
 
 
 def short(method: str) -> MethodParams:
-    """The method's shipped params, without previews, for a run that nothing but its orders ends."""
+    """The method's shipped params, without previews, for a run that ends only when its orders end."""
     values = shipped(method)
     never = {"steps": FOREVER, "checkpoint_every": FOREVER, "resume_every": FOREVER}
     values["training"] |= never

@@ -1,4 +1,4 @@
-"""A report that prints nothing, for runs of which only the steps count."""
+"""A report that prints nothing, for runs whose steps are measured."""
 
 from __future__ import annotations
 

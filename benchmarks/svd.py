@@ -1,7 +1,7 @@
 """What the random projection saves compared with a full decomposition, and what it costs: `python -m benchmarks.svd`.
 
 The matrices have the sizes of SD's layers, and singular values that fall as 1/√k: slower than those of learned changes,
-so the errors are rather too high. Both ways take turns on one thread. Run this on an idle machine.
+so the errors are higher than for these. Both ways take turns on one thread. Run this on an idle machine.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Our training step beside a plain diffusers (+ peft) loop's: `python -m benchmarks.training [methods]`.
 
 Both learn from the same pictures with the miniature's weights, on one thread, in float32. Each side is a process of its
-own; the two take turns, some steps at a time, so that what else the machine does meets both. A ratio below 1 means that
-ours is faster, or needs less memory. The median of the rounds' ratios counts.
+own; the two take turns, some steps at a time, so that other work of the machine slows both. A ratio below 1 means that
+ours is faster, or needs less memory. The result is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class Side:
         )
 
     def take(self, steps: int, memory: bool = False) -> dict[str, Any]:
-        """Take steps: the seconds of each, and with ``memory`` the most bytes that the process held meanwhile."""
+        """Take steps; returns the seconds of each, and with ``memory`` the peak bytes of the process meanwhile."""
         into, out = _pipe(self.process.stdin), _pipe(self.process.stdout)
         into.write(f"{steps} memory\n" if memory else f"{steps}\n")
         into.flush()
         line = out.readline()
-        while line and not line.startswith("{"):  # a library's own words
+        while line and not line.startswith("{"):  # a message of a library
             line = out.readline()
         if not line:
             raise InputError(self.name, "ended before its steps were done", "read what it wrote above")
@@ -81,11 +81,11 @@ def main(
 
 
 def compare(method: str, inputs: Path, rounds: int, steps: int, names: Sequence[str]) -> dict[str, Any]:
-    """The sides in turn: of each the seconds of the median step and peak bytes, and of ours the ratios to plain's."""
+    """Run the sides in turn: the seconds of a median step and the peak bytes of each, and their ratios to plain's."""
     sides = {name: Side(name, method, inputs) for name in names}
     try:
         for side in sides.values():
-            side.take(3)  # the first steps make the optimizer's states, and compile
+            side.take(3)  # not measured: the first steps make the optimizer's states, and compile
         turns: dict[str, list[float]] = {name: [] for name in names}
         for number in range(rounds):
             for name in names if number % 2 else reversed(names):
