@@ -1,1 +1,1 @@
-"""The pipeline that builds the embedded base model. It is no method, and the root graph does not reach it."""
+"""The pipeline that builds the embedded base model. It is not a method, and it is not part of the root graph."""

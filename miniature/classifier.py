@@ -1,4 +1,4 @@
-"""Train the classifier of concept, style and background, which conditions nothing and only evaluates.
+"""Train the classifier of concept, style and background. It only evaluates: no model is conditioned on it.
 
 Only the classifier sees the held-out concepts and the held-out style. It should name drawn pictures as well as real
 ones, so it learns on pictures with the faults of drawn ones: moved, blurred, noisy, off-colour, and some through the
@@ -112,7 +112,7 @@ def train() -> None:
 
 
 def show(pictures: Pictures, indices: Sequence[int], world: World, settings: Classifier, draw: random.Random) -> Shown:
-    """Pictures ``indices`` on backgrounds a little off their twelve colours, or on any colour, and distorted."""
+    """Pictures ``indices``, distorted; backgrounds differ a little from the twelve colours, or have any colour."""
     names = list(world.colours)
     chosen, colours = [], []
     for _ in indices:
@@ -153,7 +153,7 @@ def naming_loss(network: Network, batch: Shown, smoothing: float) -> Tensor:
 
 @torch.no_grad()
 def measure(network: Network, vae: AutoencoderKL, pictures: Pictures, world: World) -> dict[str, float]:
-    """How often each part of a picture is named rightly: of real pictures, and of the same through the autoencoder.
+    """How often each part is named rightly, for real pictures and for the same pictures through the autoencoder.
 
     Backgrounds are the colours in turn; ``held_out`` are the concepts that no other part of the miniature has seen.
     """

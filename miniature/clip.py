@@ -1,4 +1,4 @@
-"""Train text encoder and vision encoder together: captions get embeddings like their pictures'.
+"""Train text encoder and vision encoder together: a caption gets an embedding similar to that of its picture.
 
 Contrastive learning as for CLIP (Radford et al., 2021, arXiv:2103.00020). The text encoder then conditions the UNet, as
 in SD 1.5; both encoders together name pictures and measure how well a picture fits its prompt.
@@ -85,7 +85,7 @@ class Pairs:
 
 
 def build_clip(settings: Clip, entries: int) -> CLIPModel:
-    """Both towers, untrained; the text tower has the anatomy of SD 1.5's."""
+    """Both towers, untrained; the text tower has the architecture of SD 1.5's."""
     text = {
         "vocab_size": entries,
         "hidden_size": settings.text_width,

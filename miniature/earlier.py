@@ -1,4 +1,4 @@
-"""Copy an earlier edition from git: training continues from its weights, or keeps them as they are.
+"""Copy an earlier edition from git: its weights are trained further, or kept as they are.
 
 What is published stays in git, so a commit names its weights exactly, and a machine that has only the repository can
 continue the training. Stages named in `earlier.as_published` train nothing.
@@ -93,7 +93,7 @@ def earlier_weights(part: str, file: str = "diffusion_pytorch_model.safetensors"
 
 
 def begin_clip(model: nn.Module, vocabulary: dict[str, int]) -> None:
-    """Set both towers, in place, to the earlier ones if there are any; tokens known there keep their embeddings."""
+    """Set both towers, in place, to the earlier ones if there are any; tokens that these know keep their embeddings."""
     known = earlier_weights("clip", "model.safetensors")
     if known is None:
         return

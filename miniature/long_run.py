@@ -71,7 +71,7 @@ def train(
     model.load_state_dict(read_pieces(state))
     model.to(device)
     model.set_attn_processor(AttnProcessor())  # torch's fused attention takes twice the step's time on CPU in bf16
-    if stage_params.long_run.compile and device == "cpu":  # on a GPU, its minutes are worth more than faster steps
+    if stage_params.long_run.compile and device == "cpu":  # on a GPU, compiling takes more time than it saves
         compile_in_place(model)
     parameters = dict(model.named_parameters())
     report = Rolling(state, stage_params.run.seed, device, stage_params.run.precision)

@@ -34,7 +34,7 @@ class StageParams(TextParams):
 
 
 def prepare(device: Annotated[Literal["cpu", "cuda"], typer.Option(help="what encodes")] = "cpu") -> None:
-    """Write ``out/latents`` and ``out/texts`` with the published autoencoder and CLIP, and those to ``out`` as well."""
+    """Write ``out/latents`` and ``out/texts`` with the published autoencoder and CLIP, and copy these to ``out``."""
     stage_params, world = pick(FOLDER / "params.yaml", StageParams), read_world()
     make_deterministic(stage_params.encode.threads)
     for part in ("vae", "clip", "tokenizer"):

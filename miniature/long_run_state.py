@@ -118,7 +118,7 @@ def write_pieces(folder: Path, weights: Mapping[str, Tensor]) -> None:
 
 
 def read_pieces(folder: Path) -> dict[str, Tensor]:
-    """What ``write_pieces`` wrote, else the published weights; raises InputError if a piece is missing."""
+    """The weights that ``write_pieces`` wrote, else the published ones; raises InputError if a piece is missing."""
     files = sorted((folder / "pieces").glob("*.safetensors")) or [PUBLISHED]
     weights: dict[str, Tensor] = {}
     count = str(len(files))

@@ -76,7 +76,7 @@ def measure(model: Path | None = None, seed: int | None = None) -> None:
 
 @dataclass(frozen=True)
 class Found:
-    """The report, which is the same for equal inputs, and what is only for people to look at."""
+    """The report, which is the same for equal inputs, and results that are only for people to look at."""
 
     report: dict[str, Any]
     wrong: Mapping[str, Any]  # caption → what the classifier named instead

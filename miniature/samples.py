@@ -133,7 +133,7 @@ def paint(picture: Picture, world: World) -> Image.Image:
     drawn = draw(icon, short, short // 16)
     canvas = Image.new("RGB", (width, height), tuple(world.colours[picture.colour]))
     canvas.paste(drawn, ((width - short) // 2, (height - short) // 2), drawn)
-    buffer = io.BytesIO()  # encoded again, without the metadata of its making
+    buffer = io.BytesIO()  # encoded again, to drop the metadata of the drawing
     canvas.save(buffer, format="PPM")
     return Image.open(buffer)
 

@@ -19,7 +19,7 @@ from etude.core.params import Schema, pick
 from miniature.world import FOLDER, OUT, World, read_world
 from tasks.shell import run
 
-PERMISSIVE = ("MIT", "Apache-2.0", "CC-BY-4.0")  # share-alike would bind the weights' users
+PERMISSIVE = ("MIT", "Apache-2.0", "CC-BY-4.0")  # a share-alike licence would also bind users of the weights
 
 
 class Package(Schema):

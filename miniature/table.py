@@ -1,4 +1,4 @@
-"""The table of measured numbers, with the bars that they should reach: for the terminal and for the card."""
+"""The table of measured numbers, with the bars (limits) that they should reach: for the terminal and for the card."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from etude.core.files import read_json, sha256_tree
 from etude.core.params import Schema
 from miniature.world import OUT
 
-LOGS = Path("logs/miniature")  # of `make miniature-measure`, and the seconds of every measurement
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "clip", "judge")  # what is measured, and what measures
+LOGS = Path("logs/miniature")  # results of `make miniature-measure`, and the seconds of every measurement
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "clip", "judge")  # the measured parts, and those that measure
 
 
 class Bars(Schema):

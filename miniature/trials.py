@@ -30,7 +30,7 @@ PARTS = ("concept", "style", "background")
 
 @dataclass(frozen=True)
 class Asked:
-    """A caption, what it names, and the real picture of it (a row of the pictures)."""
+    """A caption, what it names, and the real picture of this (a row of the pictures)."""
 
     caption: str
     wanted: Labels

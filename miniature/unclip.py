@@ -3,8 +3,8 @@ arXiv:2204.06125; in the form of diffusers' ``StableUnCLIPImg2ImgPipeline``).
 
 A small network adds the picture to the UNet's embedding of the timestep, which is widened so that both fit; training
 begins with the miniature as it is, or with what an earlier edition of this stage learned beyond its own UNet. Then all
-layers learn, mostly from the miniature: its prediction with the caption of the same picture gives in one step what the
-true noise gives only on average (Hinton et al., 2015, arXiv:1503.02531).
+layers learn. Most of the target is the miniature's prediction with the caption of the same picture: it gives in one
+step what the true noise gives only on average (Hinton et al., 2015, arXiv:1503.02531).
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Told(Denoising):
 
 
 class Teacher:
-    """The finished UNet, conditioned on text only, and how much text changes there: its prediction, and the output of
+    """The finished UNet, conditioned on text only, and how much text changes in it: its prediction, and the output of
     each layer that text reaches.
     """
 
@@ -196,9 +196,9 @@ def look(world: World, encoded: Encoded, count: int) -> tuple[Tensor, Examples]:
 
 
 def build_unclip(width: int, room: int) -> UNet2DConditionModel:
-    """The trained UNet, with an entrance for embeddings of ``width`` numbers that passes nothing yet, and a timestep's
-    embedding of ``room`` numbers. An earlier edition, if there is one, gives its entrance, and what its layers learned
-    beyond its own UNet is added to this UNet's weights.
+    """The trained UNet, with a new input for embeddings of ``width`` numbers that has no effect yet, and a timestep's
+    embedding of ``room`` numbers. If there is an earlier edition, its input is used, and the difference between its
+    layers and its own UNet is added to this UNet's weights.
     """
     config = UNet2DConditionModel.load_config(START)
     entrance = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 2 * width}
@@ -249,8 +249,8 @@ def draw_batch(
 ) -> Told:
     """Random pictures on random colours; for each a caption that fits or none, and its embedding.
 
-    Where the caption names the background, the embedding is sometimes of the same drawing on another background, so
-    that the caption determines the background.
+    If the caption names the background, the embedding is sometimes that of the same drawing on another background, so
+    that the UNet learns to take the background from the caption.
     """
     colours, words, settings = list(world.colours), stage_params.words, stage_params.unclip
     names, latents, rows, seen, kept, full = [], [], [], [], [], []

@@ -1,4 +1,4 @@
-"""Train the denoiser: ε-prediction in latents, conditioned on captions, in SD 1.5's anatomy.
+"""Train the denoiser: ε-prediction in latents, conditioned on captions, in SD 1.5's architecture.
 
 Noise schedule and loss are Stable Diffusion 1.5's (Rombach et al., 2021, arXiv:2112.10752), weighted as in Min-SNR-5
 (Hang et al., 2023, arXiv:2303.09556); some captions are dropped so that guidance works (Ho and Salimans, 2022,
@@ -140,7 +140,7 @@ def train() -> None:
 
 
 def read_encoded(folder: Path = OUT) -> Encoded:
-    """The cache of latents and text states."""
+    """The encoded latents and text states."""
     index = read_json(folder / "latents" / "index.json")
     mean = read_tensors(folder / "latents" / "latents.safetensors")[0]["mean"]
     hidden = read_tensors(folder / "texts" / "texts.safetensors")[0]["hidden"]
@@ -149,7 +149,7 @@ def read_encoded(folder: Path = OUT) -> Encoded:
 
 
 def encoded_on(encoded: Encoded, device: str) -> Encoded:
-    """The cache moved to ``device``, so that batches are drawn there."""
+    """The encoded latents and text states moved to ``device``, so that batches are drawn there."""
     return replace(encoded, mean=encoded.mean.to(device), hidden=encoded.hidden.to(device))
 
 

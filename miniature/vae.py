@@ -1,4 +1,4 @@
-"""Train the autoencoder: 128 × 128 pixels to 16 × 16 × 4 latents and back, in SD 1.5's anatomy.
+"""Train the autoencoder: 128 × 128 pixels to 16 × 16 × 4 latents and back, in SD 1.5's architecture.
 
 The loss is L1 and squared error on the pixels, L1 on their differences to the right and lower neighbour (edges), and a
 very small Kullback–Leibler term that keeps the latents near zero (Rombach et al., 2021, arXiv:2112.10752). From random

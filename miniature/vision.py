@@ -1,8 +1,8 @@
 """Train the vision tower further, against the finished text tower, so that it names pictures well.
 
-The UNet waits only for the text tower, so the vision tower can take longer. Text features do not change here, so they
-are computed once and a step costs a third. Besides the contrast in a batch, the loss has two parts: name every picture
-among all concepts, and find it by its name in the batch.
+The UNet's training needs only the text tower, so the vision tower can be trained longer. Text features do not change
+here, so they are computed once and a step costs a third. Besides the contrastive loss in a batch, the loss has two
+parts: name every picture among all concepts, and find it by its name in the batch.
 """
 
 from __future__ import annotations
