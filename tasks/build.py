@@ -1,6 +1,6 @@
 """Train a method by its params.yaml: ``artifacts/<method>/build/``.
 
-The loss curve is written to ``…/training/``, pictures drawn during training to ``…/previews/``. While it learns, both
+The loss curve is written to ``…/training/``, pictures drawn during training to ``…/previews/``. During training, both
 are in ``logs/curves/<method>/`` and ``logs/previews/<method>/``.
 """
 
@@ -109,15 +109,15 @@ def build(method: str) -> None:
 
 
 def _scratch(method: str, params: MethodParams, inputs: Mapping[str, str], facts: Mapping[str, Any]) -> Path:
-    """The folder of a run's state, another one for every change but those of steps and of `RESUMING`."""
+    """The folder of a run's state: another one for every change, except of the steps and of the keys in `RESUMING`."""
     lasting = {name: value for name, value in params.recipe().items() if name not in RESUMING}
-    if isinstance(params, Trained):  # a run with more steps may go on from the state of one with fewer: `usable_state`
+    if isinstance(params, Trained):  # a longer run may resume from the state of a shorter one: `usable_state`
         lasting["training"] = {name: value for name, value in lasting["training"].items() if name != "steps"}
     return Path(".scratch", f"{method}-{key(inputs, {**facts, 'params': lasting})[:16]}")
 
 
 def _refuse_excluded(params: MethodParams, stage_params: StageParams, file: Path) -> None:
-    """Raise ParamsError where settings exclude each other on this device, or a package is not installed."""
+    """Raise ParamsError if settings exclude each other on this device, or a package is not installed."""
     for fault, action in text_faults(params, stage_params.text):
         raise ParamsError(file, fault, action)
     if not isinstance(params, Trained):
@@ -142,10 +142,10 @@ def _family(method: str, module: Method, path: Path) -> str:
 
 
 def _refuse_too_large(method: str, stage_params: StageParams) -> None:
-    """Raise InputError, before weights are read, for a build that does not fit on the GPU; one process is counted."""
+    """Raise InputError, before weights are read, for a build in one process that does not fit on the GPU."""
     room = _room(stage_params.device)
     if room and stage_params.processes == 1 and not is_launched():
-        # by name: what counts memory changes no result, so that the stage does not depend on its code
+        # imported by name, so that the stage does not depend on this code, which changes no result
         import_module("etude.estimates").refuse_too_large(method, room)
 
 
@@ -195,7 +195,7 @@ def _facts(
 
 
 def _package(params: MethodParams) -> tuple[str, ...]:
-    """The package of the chosen optimizer, if it has one of its own."""
+    """The package that the chosen optimizer needs, if any."""
     package = PACKAGES.get(params.training.optimizer.kind) if isinstance(params, Trained) else None
     return (package,) if package else ()
 
@@ -249,7 +249,7 @@ def _publish(method: str, artifact: Artifact, results: Path, facts: Mapping[str,
 
 
 def _keep_state(report: Report, params: MethodParams) -> None:
-    """Keep the state of a run that has ended for `keep_states` days, if more steps can go on from it."""
+    """Keep the state of a run that has ended for `keep_states` days, if a longer run can resume from it."""
     from etude.training.report import forget_finished
 
     days = pick("params.yaml", RunParams).keep_states

@@ -66,13 +66,13 @@ def class_images(method: str, real: str = "") -> None:
 
 def _forget_others(folder: Path, real: list[str]) -> None:
     """Delete the copies of image sets that are no longer in ``real``: the build depends on the whole folder."""
-    for former in folder.glob("[!.]*"):  # what begins with a dot is being made
+    for former in folder.glob("[!.]*"):  # names that begin with a dot are drafts
         if former.name not in ("drawn", *real):
             shutil.rmtree(former, ignore_errors=True)
 
 
 def _fill(out: Path, settings: ClassImages, stage_params: StageParams, method: str) -> tuple[int, int]:
-    """Write ``pictures/``, ``latents/`` and ``texts/`` to ``out``; the numbers of drawn and of cached pictures."""
+    """Write ``pictures/``, ``latents/`` and ``texts/`` to ``out``; returns the numbers of drawn and cached pictures."""
     prompts_and_files: dict[str, tuple[str, Path]] = {}
     drawn, base = 0, cache(lambda: _open(stage_params))
     context = _context(stage_params)
@@ -95,7 +95,7 @@ def _fill(out: Path, settings: ClassImages, stage_params: StageParams, method: s
 
 
 def batches(settings: ClassImages) -> Iterator[tuple[str, range]]:
-    """The batches: prompt and numbers of the pictures. Prompts alternate from picture to picture; n has seed + n."""
+    """The batches: prompt and numbers of pictures. Prompts alternate between pictures; picture n has seed + n."""
     for first, prompt in enumerate(settings.prompts):
         own = range(first, settings.count, len(settings.prompts))
         for start in range(0, len(own), settings.batch_size):

@@ -99,7 +99,7 @@ def read_frame(base: Path) -> Frame:
 def configuration(base: Path, vae: Path | None = None) -> dict[str, bytes]:
     """The files of a diffusers folder of this base, except weights, by path; for a single file, Étude's own copies.
 
-    ``vae``: a VAE in place of the base's, with its own configuration, if it has one.
+    ``vae``: a VAE that replaces the base's; its own configuration is used, if it has one.
     """
     from etude.base.family import recognise
     from etude.base.single import config_folder, vae_config
@@ -118,7 +118,7 @@ def configuration(base: Path, vae: Path | None = None) -> dict[str, bytes]:
     if base.is_dir():
         return files | ({INDEX: _with_vae(files[INDEX])} if vae and INDEX in files else {})
     configs = _standard_configs(base, family, source)
-    # marks in a single file have precedence over its configuration
+    # the scheduler depends on marks in the single file, which have precedence over its configuration
     return configs | files | {SCHEDULER: configs[SCHEDULER]}
 
 
@@ -140,7 +140,7 @@ def _standard_configs(base: Path, family: Family, source: Path) -> dict[str, byt
 
 
 def _with_vae(index: bytes) -> bytes:
-    """A diffusers folder's index, in which the VAE is one: that of a folder without it may have none."""
+    """A diffusers folder's index with an entry for the VAE: the index of a folder without a VAE may lack it."""
     return _json(json.loads(index) | {"vae": VAE_CLASS})
 
 

@@ -1,4 +1,4 @@
-"""Record what another image set holds that a method learns too: ``artifacts/<method>/sources/<set>.json``."""
+"""Record the content of another image set that a method also learns: ``artifacts/<method>/sources/<set>.json``."""
 
 from __future__ import annotations
 

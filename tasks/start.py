@@ -1,6 +1,6 @@
-"""Read what a method's learning goes on from, whatever its format: ``artifacts/<method>/sources/start/``.
+"""Read what a method's training continues from, whatever its format: ``artifacts/<method>/sources/start/``.
 
-For a method that starts from scratch, the folder has only a note of that.
+For a method that starts from scratch, the folder contains only a note that says so.
 """
 
 from __future__ import annotations

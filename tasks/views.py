@@ -66,7 +66,7 @@ def _sources(prepared: Path, entries: Iterable[str]) -> dict[str, list[str]]:
 def _views(path: Path, settings: Augmentation) -> Iterator[tuple[Image.Image, dict[str, Tensor], str]]:
     """Each view with its masks and kind. They depend only on picture name, view number and seed.
 
-    MASK is uint8 [h, w], 1 where the picture is; "attention" is there if the picture has a mask of its own: its grey.
+    MASK is uint8 [h, w], 1 where the picture is; "attention" is the grey of the picture's own mask, if it has one.
     """
     import torch
     from PIL import Image

@@ -73,7 +73,7 @@ def run(command: Callable[..., Any]) -> None:
     """
     if sys.platform == "win32":  # names in dvc.yaml are in '…', which the shell of Windows does not remove
         sys.argv[1:] = [word.strip("'") for word in sys.argv[1:]]
-    # imported by name, here and below: else every stage would depend on every schema
+    # imported by name, here and below: otherwise every stage would depend on every schema
     import_module("etude.command_line").command_line(prepared(command))
 
 
@@ -114,7 +114,7 @@ def _faults_in_short() -> Iterator[None]:
 
 @contextmanager
 def _warnings_in_short() -> Iterator[None]:
-    """An EtudeWarning is one line on stderr; other warnings stay as they are."""
+    """Within the block, an EtudeWarning is one line on stderr; other warnings stay as they are."""
     import warnings
 
     from etude.core.errors import EtudeWarning, in_a_line

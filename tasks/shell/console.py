@@ -9,11 +9,11 @@ from typing import TypeVar
 from etude.core.errors import in_a_line, in_lines
 
 T = TypeVar("T")
-WIDTH = 200  # characters of a list of cases within a line
+WIDTH = 200  # most characters of a list of cases in a line
 
 
 def say(text: str, *, error: bool = False) -> None:
-    """Print lines without mark-up or wrapping, so that file names in a log are not broken; none steers a terminal."""
+    """Print lines without mark-up or wrapping, so that file names in a log stay whole; control codes are escaped."""
     from rich.console import Console
 
     Console(stderr=error, markup=False, highlight=False, emoji=False).print(in_lines(text), soft_wrap=True)
@@ -25,12 +25,12 @@ def warn(text: str) -> None:
 
 
 def shorten(text: str, most: int = 60) -> str:
-    """The text with its middle left out where it is longer than ``most`` characters."""
+    """The text, without its middle if it is longer than ``most`` characters."""
     return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 + 1 :]}"
 
 
 def first_of(cases: Sequence[str]) -> str:
-    """The first of ``cases``, as many as a line holds, and how many more there are."""
+    """As many of the first ``cases`` as fit in a line, and the number of the others."""
     shown = [shorten(cases[0], WIDTH)]
     for case in cases[1:]:
         if len("; ".join([*shown, case])) > WIDTH:

@@ -1,6 +1,6 @@
-"""Digests of models that a stage reads where they may be many: one file for each, in a folder that is the stage's dep.
+"""Digests of the models that a stage reads: one file for each, in a folder that is the stage's dep.
 
-DVC cannot list a number of deps that parameters decide.
+The models themselves are not deps, because the number of deps in DVC cannot depend on parameters.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def record_digest(folder: Path, name: str, models: Mapping[str, str], file: str,
 
 
 def forget_others(folder: Path, names: Collection[str]) -> None:
-    """Delete the records in ``folder`` of what is named no longer.
+    """Delete the records in ``folder`` of what is no longer named.
 
-    No stage makes them any more, and the stage that depends on the folder would depend on them.
+    No stage makes these records any more, but the stage that depends on the folder would still depend on them.
     """
     for former in folder.glob("*.json"):
         if former.stem not in names:
-            former.unlink(missing_ok=True)  # another of these stages may be as quick
+            former.unlink(missing_ok=True)  # another of these stages may delete it at the same moment
