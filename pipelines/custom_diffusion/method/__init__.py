@@ -99,7 +99,7 @@ def _starts(base: Base, words: str) -> list[Tensor]:
 
 @contextmanager
 def _still_start(unet: nn.Module) -> Iterator[None]:
-    """Inside, no gradient flows through key and value of the start token, which is the same in every prompt."""
+    """Within the block, key and value of the start token, the same in every prompt, get no gradient."""
     import torch
 
     def hold(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
@@ -113,8 +113,8 @@ def _still_start(unet: nn.Module) -> Iterator[None]:
 
 
 def _reader(base: Base, params: Params, views: Views) -> Callable[[Pair], Conditioning]:
-    """The function that makes a pair's conditioning: a view's is its concept's text, after a phrase for far or near;
-    then that of the class images.
+    """The function that makes a pair's conditioning: for each view its concept's text, after a phrase for far or near;
+    then the texts of the class images.
     """
     import torch
 

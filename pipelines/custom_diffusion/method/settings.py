@@ -81,7 +81,7 @@ class Params(Concepts, HasViews, KeepsClass, MaskedLoss, Starts, Trained, HasPre
         return weight.startswith("unet.") and bool(re.search(LEARNED[self.layers], weight))
 
     def misfits(self, start: Start, parts: Mapping[str, nn.Module]) -> Iterator[str]:
-        """The words in their order, and the weights of the cross-attention."""
+        """Compare the words in their order, and the weights of the cross-attention."""
         words, found = [concept.word for concept in self.concepts.values()], start.facts.get("words", [])
         if found != words:
             yield f"has the words {', '.join(found) or '(none)'}, and `concepts` has {', '.join(words)}"

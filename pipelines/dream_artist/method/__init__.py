@@ -92,7 +92,7 @@ def apply(artifact: Artifact, base: Base) -> Iterator[Base]:
 
 @contextmanager
 def _spoken(base: Base, name: str, rows: Rows) -> Iterator[Base]:
-    """Inside, both words can be used, and the negative word is in every negative prompt."""
+    """Within the block, both words can be used, and the negative word is in every negative prompt."""
     from etude.diffusion.hooks import added_tokens, extra_negative_prompt
 
     words = {name + end: rows[side] for side, end in SIDES.items()}

@@ -73,7 +73,7 @@ class Params(ReadsCaptions, HasTags, Starts, Trained, HasPreview, FurtherSets):
         return {"set": images, "name": word, "positive.initializer": kind}
 
     def misfits(self, start: Start, parts: Mapping[str, nn.Module]) -> Iterator[str]:
-        """The number of vectors of each word."""
+        """Compare the number of vectors of each word."""
         wanted: dict[str, tuple[int, ...]] = {}
         for side, word in (("positive", self.positive), ("negative", self.negative)):
             found = {shape[0] for name, shape in start.shapes.items() if name.startswith(f"{side}.")}

@@ -75,7 +75,7 @@ class Params(LearnsCaptions, TellsSizes, MaskedLoss, Starts, HasPreview, Further
         return ("unet",)
 
     def misfits(self, start: Start, parts: Mapping[str, nn.Module]) -> Iterator[str]:
-        """The architecture, and the widths of the networks."""
+        """Compare the architecture, and the widths of the networks."""
         import torch
 
         from .networks import input_widths, make_networks
@@ -140,7 +140,7 @@ def _design_of(params: Params) -> Design:
 
 @contextmanager
 def _learning(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tensor]]:
-    """New networks in place, in training mode: their tensors by their names in the artifact, leaves in float32."""
+    """Add new networks to the base, in training mode. Yields their tensors by names in the artifact, in float32."""
     import torch
 
     from etude.core.randomness import mix
@@ -155,7 +155,7 @@ def _learning(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tenso
         raise ParamsError(f"pipelines/{METHOD}/params.yaml", fault, "name some of these, or [] for all")
     networks: Networks = make_networks(params.widths or widths, design)
     initialise(networks, params.initial, params.activation, params.layer_norm == "unit")
-    base.unet.hypernetwork = networks.to(base.device).train()  # a part of the UNet, so that previews end its dropout
+    base.unet.hypernetwork = networks.to(base.device).train()  # in the UNet, so that previews switch off its dropout
     try:
         with before_keys_and_values(base, networks):
             yield dict(networks.named_parameters())

@@ -33,7 +33,7 @@ UNFIT = {"threshold", "multiheadattention", "glu", "softmax", "softmin", "softma
 class Design:
     """The architecture that the networks of one hypernetwork share."""
 
-    structure: Sequence[float]  # widths as multiples of x's width, first and last are 1; products are cut to integers
+    structure: Sequence[float]  # widths as multiples of x's width, first and last are 1; products are rounded down
     activation: str  # A1111's name: linear, swish (Hardswish), or a class of torch.nn in lower case
     activate_output: bool  # also after the last layer
     layer_norm: bool  # after every layer and its activation

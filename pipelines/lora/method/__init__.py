@@ -64,7 +64,7 @@ def build(
 
 @contextmanager
 def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Base]:
-    """Add the change, ``strength`` times, and know the words that came in the file; leaving undoes both exactly."""
+    """Add the change, ``strength`` times, and the words that are in the file; on exit both are undone exactly."""
     from etude.core.families import text_rows
     from etude.diffusion.factors import added
     from etude.diffusion.hooks import added_tokens

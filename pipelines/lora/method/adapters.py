@@ -58,14 +58,14 @@ def inserted(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tensor
 
 
 def shorten(module: nn.Module) -> None:
-    """Leave out of peft's layers what changes no bit: casts there and back, a dropout of nothing, a scale of 1."""
+    """Leave out of peft's layers what changes no bit: casts that are undone at once, a dropout of 0, a scale of 1."""
     for layer in module.modules():
         if isinstance(layer, LoraLayer):
-            layer.forward = _short(layer)  # it goes with the layer, when that is removed
+            layer.forward = _short(layer)  # removed together with the layer
 
 
 def _short(layer: Any) -> Callable[..., Tensor]:
-    """The output W x + s · B A x of a layer; where precisions differ, as peft computes it."""
+    """The output W x + s · B A x of a layer; if precisions differ, peft computes it."""
     plain, base, scale = layer.forward, layer.base_layer, layer.scaling["default"]
     a, b = layer.lora_A["default"], layer.lora_B["default"]
 
@@ -114,7 +114,7 @@ def _named(name: str) -> str:
 
 
 def _tuned(module: nn.Module, params: Params, ranks: Mapping[str, int]) -> Any:
-    """peft's tuner, which has inserted its layers into the module."""
+    """Insert peft's layers into the module; returns peft's tuner."""
     others = {re.escape(name): rank for name, rank in ranks.items() if rank != params.rank}
     shared: dict[str, Any] = {
         "r": params.rank,

@@ -77,9 +77,9 @@ class Params(LearnsCaptions, TrainsText, KeepsClass, TellsSizes, MaskedLoss, Sta
         return [*super().image_sets(), *self.class_images.real]
 
     def pointed(self, images: str, word: str, kind: str) -> dict[str, Any]:
-        """Class images that are asked for are those of the class: if no prompt has it, they were of another one.
+        """Class images are set to the class ``kind``, unless a prompt contains it: then they already show this class.
 
-        Raises ArgumentError for another set without a class if class images are learned.
+        Raises ArgumentError for another set without a class, if class images are learned.
         """
         values, prompts, other = super().pointed(images, word, kind), self.class_images.prompts, images != self.set
         if not kind and other and self.prior_weight:
@@ -111,7 +111,7 @@ class Params(LearnsCaptions, TrainsText, KeepsClass, TellsSizes, MaskedLoss, Sta
         return {name: rank for name, rank in ranks.items() if rank}
 
     def misfits(self, start: Start, parts: Mapping[str, nn.Module]) -> Iterator[str]:
-        """The kind of the change, its layers, and the rank and the alpha of each."""
+        """Compare the kind of the change, its layers, and the rank and the alpha of each."""
         layers, kind = by_layer(start.shapes), _kind(start.shapes)
         if kind != self.kind:
             yield f"is of the kind {kind}, and `kind` is {self.kind}"

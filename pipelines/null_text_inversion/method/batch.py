@@ -82,7 +82,7 @@ class Album:
         text_conditioning = Conditioning.cat([self.captions.conditioning[name] for name in names])
         wide = torch.promote_types(
             base.dtype, torch.float32
-        )  # what is optimised is so, whatever the base's weights are
+        )  # optimised tensors are wide, whatever the base's weights are
         return Batch(
             names,
             latents.to(base.device, wide),
@@ -117,7 +117,7 @@ def _finish(inversion: Inversion, batch: Batch, noise: Tensor, progress: Progres
     assert progress.z is not None
     base = inversion.base
     plain = draw(base, noise, batch.text_conditioning, repeat(batch.empty), inversion.guidance, inversion.path)
-    with absent(base, "unet"):  # pictures of 1024 px need more than the optimisation, beside a UNet in float32
+    with absent(base, "unet"):  # beside a UNet in float32, decoding 1024 px needs more memory than optimising
         drawn = [decode_latents(base, latents) for latents in (batch.latents, plain, progress.z)]
     for number, name in enumerate(batch.names):
         truth = batch.pictures[number]

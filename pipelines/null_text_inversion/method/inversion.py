@@ -21,14 +21,14 @@ from etude.diffusion.sample import guided
 
 from .path import Path, towards_picture
 
-BETAS, ε = (0.9, 0.999), 1e-8  # Adam's usual
+BETAS, ε = (0.9, 0.999), 1e-8  # Adam's usual values
 
 
 @dataclass(frozen=True)
 class Rule:
     """How ∅ is optimised: the block `optimization` of params.yaml."""
 
-    inner_steps: int  # the largest number, at each step of the path
+    inner_steps: int  # the largest number of updates at each step of the path
     learning_rate: float  # of Adam at the first step of the path; half of it at the last
     stop: float  # a picture is done when its error is below stop + i · stop_growth
     stop_growth: float

@@ -78,7 +78,7 @@ class Params(ReadsCaptions, HasTags, TellsSizes, MaskedLoss, Starts, Trained, Ha
         return {"set": images, "name": word, "initializer": kind}
 
     def misfits(self, start: Start, parts: Mapping[str, nn.Module]) -> Iterator[str]:
-        """The number of vectors, and the text encoders that they are for."""
+        """Compare the number of vectors, and the text encoders that they are for."""
         found = {shape[0] for shape in start.shapes.values()}
         if found != {self.vectors}:
             yield f"has {' and '.join(map(str, sorted(found)))} vectors, and `vectors` is {self.vectors}"
@@ -119,13 +119,13 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
         return value + params.anchor * _strayed(moved, starts) if params.anchor else value
 
     with added_tokens(base, {name: tuple(moved.values())}):
-        use(plan.steps - 1)  # needed if the run had already ended: then no step sets the rows
+        use(plan.steps - 1)  # needed if the run has already ended, because then no step sets the rows
         turns, held = _turns(batches, plan), _held(moved, params)
         return fit(moved, loss, turns, plan, report, learned, refresh=refresh, after_step=held)
 
 
 def _rows(base: Base, params: Params, report: Report) -> dict[str, Tensor]:
-    """The rows that are trained, by text encoder: at first those of `start`, or else of `initializer`."""
+    """The rows that are trained, by text encoder: initially those of `start`, or otherwise those of `initializer`."""
     from etude.training.words import starting_rows
 
     first = starting_rows(base, params.initializer, params.vectors)
@@ -166,7 +166,7 @@ def _turns(batches: Callable[[int], Batch], plan: Optimization) -> Callable[[int
 
 
 def _used(step: int, params: Params) -> int:
-    """The number of vectors of the word at a step: with ``progressive`` 1 at first, and 1 more after so many steps."""
+    """The number of vectors of the word at a step: with ``progressive`` 1 at first, and 1 more every so many steps."""
     return min(1 + step // params.progressive, params.vectors) if params.progressive else params.vectors
 
 

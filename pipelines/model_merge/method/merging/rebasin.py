@@ -1,6 +1,6 @@
 """Git re-basin (Ainsworth et al., 2022, arXiv:2209.04836): reorder b's hidden units to match a's before merging.
 
-Two trainings may learn the same units in another order, and the mean of different units is useless. These can be
+Two trainings may learn the same units in another order, and the mean of different units is useless. These units can be
 permuted without changing the network's function:
 
 * the hidden units of a feed-forward network
@@ -27,7 +27,7 @@ Weights = Mapping[str, Tensor]
 
 
 class Place(NamedTuple):
-    """The dimension of a tensor in which units are: the first, the second, or both halves of the first."""
+    """The dimension of a tensor that contains units: the first, the second, or both halves of the first."""
 
     tensor: str
     where: str  # rows, columns or halves

@@ -36,12 +36,12 @@ def as_checkpoint(
 ) -> dict[str, Tensor]:
     """Merged weights, and model a's weights of parts that are not merged, memory-mapped from a file in scratch.
 
-    ``baked``: weights of a VAE that takes the place of all others.
+    ``baked``: weights of a VAE that replaces the VAEs of all models.
     """
     merged, kept = names_of(models, params.parts)
     first = merge.models[0]
     names = sorted({*merged, *kept, *baked})
-    shapes = {name: below[name].shape for name in names}  # those of all models: computing a LoRA's would take long
+    shapes = {name: below[name].shape for name in names}  # the same in all models; a LoRA's would take long
     number, wanted = {name: i + 1 for i, name in enumerate(names)}, set(merged)
     report.start(0, len(names))
 

@@ -63,7 +63,7 @@ def _gathered(tensor: Tensor, order: NDArray[np.uint32]) -> Tensor:
 def order_of(tensor: Tensor) -> NDArray[np.uint32]:
     """Places of the values from the smallest to the largest [n]; equal values stay in their order.
 
-    Each 64-bit word has a float's bits, changed so that they sort like the values, and below them the place: one sort.
+    One sort is enough: each 64-bit word has a float's bits, changed to sort like the values, above the value's place.
     """
     flat = tensor.reshape(-1)
     words = np.empty(flat.numel(), dtype=np.uint64)

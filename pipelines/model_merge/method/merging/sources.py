@@ -60,9 +60,9 @@ def open_base(path: Path) -> dict[str, Tensor]:
 
 
 def open_model(path: Path, base: Weights, family: str, *, without_vae: bool = False) -> Model:
-    """A model to merge; raises an EtudeError when it is none, or of another family than the base.
+    """A model to merge; raises an EtudeError if it is no model, or of another family than the base.
 
-    ``without_vae``: another takes the place of its VAE, so that of a whole model is not read, and need not be there.
+    ``without_vae``: its VAE is replaced, so that the VAE of a whole model is not read, and may be missing.
     """
 
     def read_like_base(whole: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -114,7 +114,7 @@ def _read(path: Path, whole: Read) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def open_vae(path: Path, base: Path, family: str) -> dict[str, Tensor]:
-    """The weights of a VAE, in a file or folder of its own or of a whole model, for the model in ``base``.
+    """The weights of a VAE, from its own file or folder or from a whole model, for the model in ``base``.
 
     Raises BaseError, also if the VAE has another configuration than that of the base.
     """
