@@ -3,9 +3,9 @@
 #
 #   sh miniature/long_run.sh [MINUTES] [STATE]
 #
-# It goes on from the newest state in STATE, else from the averaged weights in STATE/pieces, else from what is published.
-# What it has learned is in STATE/pieces afterwards, in files below 16 MB. Copy all of them: without one of them the run
-# cannot go on. Put them where no other state lies, and it goes on from them there, on a CPU as well.
+# It continues from the newest state in STATE, else from the averaged weights in STATE/pieces, else from the published ones.
+# At its end it writes the averaged weights to STATE/pieces, in files below 16 MB. Copy all of these: the run cannot
+# continue if one is missing. In a folder without another state the run continues from them, on a CPU as well.
 set -eu
 minutes=${1:-8}
 state=${2:-.scratch/miniature/long_run}
