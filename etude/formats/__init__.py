@@ -1,11 +1,11 @@
 """The files of other programs: tensor dictionaries in, files out, and back. No model is imported.
 
-A folder is a kind of content, and its docstring gives the form that the content has here, whatever a file calls it. A
-module in it is a format: the folders are the registry. Every format has ``recognise(keys, metadata)``, ``read(path)``
-and ``write(artifact, draft)``; one whose files hold whole models asks for the rest of the model: its ``write`` has an
-argument ``frame``. What several formats share lies beside the folders.
+A folder is a kind of content; its docstring describes the common form of that content. A module in it is a format: the
+folders are the registry. Every format has ``recognise(keys, metadata)``, ``read(path)`` and ``write(artifact, draft)``.
+If its files hold whole models, ``write`` also has an argument ``frame``, with the rest of the model. Code that several
+formats share is beside the folders.
 
-Two formats may recognise one file. Then one of them names the other in ``AFTER``: it is asked later.
+If two formats may recognise the same file, one names the other in ``AFTER`` and is asked after it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from etude.formats.embedding import embedding_image
 from etude.formats.resembling import described
 
 _MODULES = sorted(Path(__file__).parent.glob("*/[!_]*.py"))
-COMMON = ("kohya's LoRA", "A1111's embedding", "an LDM or diffusers checkpoint")  # what every program writes
+COMMON = ("kohya's LoRA", "A1111's embedding", "an LDM or diffusers checkpoint")  # what every program can write
 FORMATS = {module.stem: module.parent.name for module in _MODULES}  # name → kind
 
 
@@ -43,7 +43,7 @@ class Format(Protocol):
         """Whether a file with these tensor names and metadata has this format."""
 
     def read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors in the common form, and what else the file tells; raises FormatError."""
+        """Tensors in the common form, and facts from the file; raises FormatError."""
 
     @property
     def write(self) -> Callable[..., list[Path]]:
@@ -62,9 +62,9 @@ WHOLE = "checkpoint"  # the kind whose files are whole models
 
 
 def read(name: str, path: Path, whole: Read | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors in the common form and facts of a file of the format ``name``; raises an EtudeError, and no other.
+    """Tensors in the common form and facts of a file of the format ``name``; all errors are EtudeErrors.
 
-    ``whole``: reads whole models, and refuses those that are not whole (`etude.base.whole.read_model`).
+    ``whole`` reads whole models, and refuses incomplete ones (`etude.base.whole.read_model`).
     """
     try:
         tensors, facts = whole(path) if whole and FORMATS[name] == WHOLE else load_format(name).read(path)
@@ -88,7 +88,7 @@ def method_of(name: str) -> str:
 
 
 def write(name: str, artifact: Artifact, draft: Draft, frame: Callable[[], Frame]) -> list[Path]:
-    """Write an artifact in the format ``name``; ``frame`` is called by formats that hold whole models, by no other."""
+    """Write an artifact in the format ``name``; ``frame`` is called only for formats that hold whole models."""
     module = load_format(name)
     if "alpha" in artifact.facts:
         refuse_overflow(str(artifact.facts.get("name", "LoRA")), artifact.tensors, artifact.facts)
@@ -97,9 +97,9 @@ def write(name: str, artifact: Artifact, draft: Draft, frame: Callable[[], Frame
 
 
 def identify(path: Path | str) -> str:
-    """The name of a file's format, recognised by its keys; raises FormatError naming them when it is none of FORMATS.
+    """The name of a file's format, recognised by its keys; raises FormatError if it is none of FORMATS.
 
-    The keys of a folder are the paths in it.
+    The error describes the keys. The keys of a folder are the paths in it.
     """
     keys, metadata = keys_of(Path(path))
     for name in in_order():

@@ -1,7 +1,7 @@
 """Whole models: what the two checkpoint formats share.
 
-An artifact may hold only the tensors that were learned, in the common form (`etude.core.model_files`): the rest, and
-the configuration, are those of its base, its `Frame`.
+An artifact may hold only the tensors that were learned, in the common form (`etude.core.model_files`): its `Frame` is
+the rest of the model, and the configuration, from its base.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Frame:
 
 
 def complete(artifact: Artifact, frame: Frame) -> dict[str, Tensor]:
-    """All tensors of the model, the base's in the precision of the artifact's; raises FormatError when one is new."""
+    """All tensors of the model, the base's in the artifact's precision; raises FormatError if the base lacks one."""
     learned = artifact.tensors
     if not frame.tensors:
         return dict(learned)

@@ -1,8 +1,8 @@
 """Weights of single layers and new words (Custom Diffusion): what its formats share.
 
 The common form has ``unet.<parameter>`` for a changed weight as a whole, or ``unet.<parameter>.delta`` for its
-difference from the base's, and ``words.<i>.text_encoder`` [1, d] (SDXL also ``…text_encoder_2``) for the i-th of the
-fact ``words``.
+difference from the base's, and ``words.<i>.text_encoder`` [1, d] (SDXL also ``…text_encoder_2``) for the i-th word
+of the fact ``words``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DELTA = ".delta"
 
 
 def differences(artifact: Artifact, frame: Frame) -> dict[str, Tensor]:
-    """ΔW float32 by parameter of the UNet, without ``unet.``; raises FormatError when the base has no such one."""
+    """ΔW float32 by parameter of the UNet, without ``unet.``; raises FormatError if the base has no such parameter."""
     found = {}
     for name, tensor in _weights(artifact).items():
         own = _of_base(name, tensor, frame)
@@ -68,7 +68,7 @@ def product(path: Path, name: str, left: Tensor, right: Tensor) -> Tensor:
 
 
 def factors(delta: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """U·S [out, r] and Vᵀ [r, in], float32, of the fewest singular values whose sum is above ``share`` of all."""
+    """U·S [out, r] and Vᵀ [r, in], float32, of the fewest singular values with a sum above ``share`` of that of all."""
     u, s, vh = truncated_to(delta, share)
     return (u * s).float().contiguous(), vh.float().contiguous()
 

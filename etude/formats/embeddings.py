@@ -1,4 +1,4 @@
-"""Textual inversion as rows of a text encoder's table: what every embedding format is turned into and made from."""
+"""Textual inversion as rows of a text encoder's table: the form that all embedding formats convert to and from."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from etude.core.families import FAMILIES
 
 
 def keys_of(parts: Collection[str]) -> dict[str, str]:
-    """Part → key in others' files, of the family with these text encoders; none where a file has one encoder's rows."""
+    """Part → key in other programs' files, for the family with these text encoders; empty if its files have no keys."""
     for keys in _families():
         if set(keys) == set(parts):
             return keys
     return {}
 
 
-# Keys that are no words: of one text encoder's rows, in the files of kohya, of OneTrainer, of ComfyUI for SD 1 and
-# SD 2, and of diffusers' advanced training scripts.
+# Keys of a single text encoder's rows, which are no words: those of kohya, OneTrainer, ComfyUI for SD 1 and SD 2, and
+# diffusers' advanced training scripts.
 LONE = ("emb_params", "emp_params", "clip_l", "clip_h", "text_encoders_0")
-NUMBERED = "text_encoders_{}"  # those scripts' keys where there are several text encoders
+NUMBERED = "text_encoders_{}"  # the keys of these scripts for several text encoders
 
 
 def rows(path: Path | str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with one vector written as [1, d]; raises FormatError for other shapes or unequal numbers."""
+    """The tensors as [n, d], a single vector as [1, d]; raises FormatError for other shapes or unequal n."""
     for tensor in tensors.values():
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             kind = str(tensor.dtype) if isinstance(tensor, Tensor) else type(tensor).__name__
@@ -42,9 +42,9 @@ def rows(path: Path | str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def parts_of(keys: Collection[str]) -> dict[str, str]:
-    """Key → part, where keys are those of a family with several text encoders, as SDXL's ``clip_l`` and ``clip_g``.
+    """Key → part, for the keys of a family with several text encoders, such as SDXL's ``clip_l`` and ``clip_g``.
 
-    Also where there is one key, for the rows of one encoder. None where keys are others.
+    Also for a single key, of one encoder's rows. Empty for other keys.
     """
     if len(keys) == 1 and set(keys) <= set(LONE):
         return dict.fromkeys(keys, "text_encoder")
@@ -55,7 +55,7 @@ def parts_of(keys: Collection[str]) -> dict[str, str]:
 
 
 def missing_keys(keys: Collection[str]) -> list[str]:
-    """The keys that a file lacks of a set of which it has others: ``clip_l``, if it has ``clip_g`` alone."""
+    """The missing keys of a file that has only some keys of a set: ``clip_l``, if it has only ``clip_g``."""
     for names in _key_sets():
         if keys and set(keys) < set(names.values()):
             return sorted(set(names.values()) - set(keys))
@@ -63,7 +63,7 @@ def missing_keys(keys: Collection[str]) -> list[str]:
 
 
 def one_vector(path: Path | str, data: Mapping[Any, Any]) -> Any:
-    """What is in ``string_to_param`` of A1111's dictionary; raises FormatError for several words, or more beside it."""
+    """The only value in ``string_to_param`` of A1111's dictionary; raises FormatError for several, or other tensors."""
     vectors = data.get("string_to_param")
     if not isinstance(vectors, Mapping):
         raise unknown(path, [str(key) for key in data])
@@ -79,7 +79,7 @@ def one_vector(path: Path | str, data: Mapping[Any, Any]) -> Any:
 
 
 def labels(data: Mapping[Any, Any]) -> dict[str, Any]:
-    """The facts name and step of A1111's dictionary, those that it has."""
+    """The facts name and step from A1111's dictionary, if it has them."""
     facts = {"name": data["name"]} if data.get("name") is not None else {}
     return facts | ({"step": data["step"]} if isinstance(data.get("step"), int) else {})
 

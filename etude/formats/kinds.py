@@ -1,4 +1,4 @@
-"""What a file is: whose it is among the methods, and of which family of base, by its keys and shapes alone."""
+"""What a file is: its method and its family of base, recognised only by its keys and shapes."""
 
 from __future__ import annotations
 
@@ -23,18 +23,17 @@ from etude.formats.pairs import is_plain
 from etude.formats.words import LONGEST, choose_word, choose_words
 
 OWN = "artifact"  # Étude's own form, which every method has
-FIRST = (WHOLE, "delta")  # in a stack these kinds come before what is added to weights
-# Their last size is the width of the text.
+FIRST = (WHOLE, "delta")  # in a stack, these kinds come before those that are added to weights
+# Tensors whose last size is the width of the text conditioning.
 CONTEXT = re.compile(r"attn2\.to_[kv]\.(lora_A\.weight|hada_w1_b|glora_a2|diff)$")
 
 
 def open_any(path: Path, *, name: str = "", pairs: bool = False, whole: Read | None = None) -> tuple[str, Artifact]:
-    """Name of the format and content of a file or folder, ours or not; raises FormatError or InputError.
+    """The format's name and the content of a file or folder of any program; raises FormatError or InputError.
 
-    A foreign file's facts have a name (``name``, else that in the file, else the file's), and the family where it can
-    be recognised. With ``pairs`` an
-    embedding that has its negative one beside it (``<name>-neg``) comes with it, as DreamArtist means it. ``whole``
-    reads whole models, as in `etude.formats.read`.
+    The facts of another program's file have a name (``name``, or the name in the file, or the file's own), and the
+    family if it is recognised. With ``pairs``, an embedding is read together with the negative one beside it
+    (``<name>-neg``), as DreamArtist does. ``whole`` reads whole models, as in `etude.formats.read`.
     """
     path = artifacts.built(path)
     if not path.exists():
@@ -54,18 +53,18 @@ def open_any(path: Path, *, name: str = "", pairs: bool = False, whole: Read | N
 
 
 def _name_of(form: str, path: Path, facts: Mapping[str, Any]) -> str:
-    """The name in a file, else the file's own; a line says so where programs that go by file names know another word.
+    """The name in a file, or else the file's own; warns if programs that use file names know another word.
 
     Raises FormatError for a name that cannot be typed.
     """
-    stem = Path(os.path.abspath(path)).stem  # of `.` too, and not of what a link leads to
+    stem = Path(os.path.abspath(path)).stem  # also for `.`; a link has its own name, not its target's
     inside = facts.get("name")
-    if facts.get("words") and "rank" not in facts:  # a LoRA has the name of its file, whatever embeddings it has in it
+    if facts.get("words") and "rank" not in facts:  # a LoRA is named after its file, even with embeddings in it
         joined = " ".join(facts["words"])
         inside = inside or (joined if len(joined.encode()) <= LONGEST else None)
     named = isinstance(inside, str) and file_name(inside) == stem
     if form == "embedding_pt" and not named:
-        return choose_word(path, stem, inside)  # as A1111, which looks at the name inside for nothing
+        return choose_word(path, stem, inside)  # as A1111, which ignores the name inside
     word = choose_word(path, inside, stem)
     if form in ("embedding_safetensors", "embedding_image") and file_name(word) != file_name(stem):
         text = f"{path}: its word is `{word}`, as it says inside; programs that go by file names know `{stem}`"
@@ -76,7 +75,7 @@ def _name_of(form: str, path: Path, facts: Mapping[str, Any]) -> str:
 def kind_of(artifact: Artifact) -> str:
     """The kind of the files that an artifact is written as: a folder of `etude.formats`.
 
-    "" for an artifact of a method that is not here.
+    "" if the artifact's method does not exist in this project.
     """
     if artifact.method not in method_names():
         return ""
@@ -88,7 +87,7 @@ def same_kind(artifact: Artifact) -> tuple[str, ...]:
     """The formats in which an artifact can be written."""
     kind = kind_of(artifact)
     if kind == "delta" and "base" not in artifact.facts:
-        return ()  # whole weights and differences are turned into each other by the base, which files do not name
+        return ()  # to convert whole weights to differences, or back, needs the base, which files do not name
     if kind == "lora" and not is_plain(artifact.tensors):
         dora = is_plain(name for name in artifact.tensors if not name.endswith(".dora_scale"))
         return ("kohya_lora", "diffusers_lora") if dora else ("kohya_lora",)
@@ -96,7 +95,7 @@ def same_kind(artifact: Artifact) -> tuple[str, ...]:
 
 
 def family_of(tensors: Mapping[str, Tensor]) -> str | None:
-    """The family by the names of an embedding's or a LoRA's tensors, else by their widths; None where neither tells."""
+    """The family by the names of an embedding's or a LoRA's tensors, else by their widths; None if neither decides."""
     families = by_names(tensors)
     if len(families) == 1:
         return families[0].name
@@ -110,7 +109,7 @@ def family_of(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def described(facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """``facts`` with what every format is written with; raises FormatError when the family is not known."""
+    """``facts`` with those that writing any format needs; raises FormatError if the family is not known."""
     if "family" not in facts:
         fault = "does not tell for which family of base it was made, and its widths are of none that Étude knows"
         raise FormatError(path, fault, f"say --family {listed()}")

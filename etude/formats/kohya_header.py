@@ -1,7 +1,8 @@
-"""What the headers of kohya, LyCORIS and OneTrainer say of the tensors: it is in the tensors, or it is refused by name.
+"""The headers of kohya, LyCORIS and OneTrainer: a field that contradicts the tensors is refused, by its name.
 
-Most of it tells how the file was made. What decides on the meaning of the tensors is compared with them: the kind of
-factors, the alpha, rank-stabilised scales, DoRA's lengths, how OFT rotates. Programs themselves read the tensors alone.
+Most fields only say how the file was made. Fields that decide what the tensors mean are compared with the tensors: the
+kind of factors, the alpha, rank-stabilised scales, DoRA's lengths, how OFT rotates. The programs themselves read only
+the tensors.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ ALGORITHMS = {  # LyCORIS' names → how the names of their factors begin in the
     **{"lora": "lora_", "locon": "lora_", "loha": "hada_", "lokr": "lokr_", "glora": "glora_"},
     **{"diag-oft": "oft_", "boft": "oft_", "ia3": "ia3_", "full": "diff"},
 }
-LYCORIS = ("kohya", "locon")  # modules of LyCORIS, whose `algo` tells the kind: lycoris.kohya, locon.kohya …
+LYCORIS = ("kohya", "locon")  # modules of LyCORIS, with the kind in `algo`: lycoris.kohya, locon.kohya …
 USED = {
     *("algo", "preset", "rs_lora", "use_rslora", "rank_stabilized", "dora_wd", "weight_decompose", "wd_on_output"),
     *("wd_on_out", "bypass_mode", "rescaled", "constraint", "constrain"),
 }
 HARMLESS = {
-    # which layers there are, of which rank and alpha: the tensors show it
+    # the layers, their ranks and alphas: the tensors show them
     *("conv_dim", "conv_alpha", "block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas", "block_size"),
     *("linear_dim", "linear_alpha", "network_dim", "network_alpha", "network_reg_dims", "network_reg_lrs", "unit"),
     *("use_tucker", "use_cp", "use_conv_cp", "disable_conv_cp", "decompose_both", "factor", "full_matrix"),
     *("use_scalar", "train_norm", "unbalanced_factorization", "train_on_input", "enable_all_linear", "enable_conv"),
     *("include_patterns", "exclude_patterns", "train_t5xxl", "train_llm_adapter", "train_blocks", "split_qkv"),
-    # how it learned
+    # how it was trained
     *("dropout", "rank_dropout", "module_dropout", "rank_dropout_scale", "loraplus_lr_ratio", "scale_weight_norms"),
     *("loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio", "block_lr_zero_threshold", "down_lr_weight"),
     *("mid_lr_weight", "up_lr_weight", "ggpo_beta", "ggpo_sigma", "verbose", "no_dim_warn", "warn_on_unmatched"),
@@ -62,9 +63,9 @@ def refuse_meaning(
     tensors: Mapping[str, Tensor],
     facts: Mapping[str, Any],
 ) -> None:
-    """Raise FormatError where the header gives the tensors a meaning that they do not have.
+    """Raise FormatError if the header gives the tensors a meaning that they do not have.
 
-    ``keys``: those of the file; ``tensors`` and ``facts``: what was read of it.
+    ``keys``: those of the file; ``tensors`` and ``facts``: what was read from it.
     """
     args = _args(path, metadata)
     layers = by_layer(tensors)
@@ -82,7 +83,7 @@ def refuse_meaning(
 
 
 def _args(path: Path | str, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What `ss_network_args`, or OneTrainer's configuration, says by LyCORIS' names, words as they are or as bool."""
+    """The arguments in `ss_network_args` and OneTrainer's configuration, under LyCORIS' names; "true" as a bool."""
     texts = {name: "{}" if metadata.get(name, "") in ("", "None") else metadata[name] for name in (ARGS, CONFIG)}
     args = {name: _word(value) for name, value in read_object(path, ARGS, texts[ARGS]).items()}
     config = read_object(path, CONFIG, texts[CONFIG])
@@ -97,7 +98,7 @@ def _args(path: Path | str, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _word(value: Any) -> Any:
-    """A value as it is typed on a command line: "True" is true."""
+    """A value, with the words of a command line converted: "True" is true."""
     words = {"true": True, "false": False, "1": True, "0": False, "none": None}
     return words.get(str(value).lower(), value)
 
@@ -130,7 +131,7 @@ def _refuse_kind(path: Path | str, module: str, args: Mapping[str, Any], kinds: 
     elif last:
         fault = f"says `ss_network_module: {module[:60]}`, which is not known, or has other tensors than these"
         raise FormatError(path, fault, "remove it from the header, if the tensors are those of a LoRA all the same")
-    # A preset of one's own gives modules other algorithms than `algo`.
+    # A preset from a file of the user may give modules other algorithms than `algo`.
     if not named or re.search(r"[./\\]", str(args.get("preset") or "")):
         return
     if named == "dylora":
@@ -144,13 +145,13 @@ def _refuse_kind(path: Path | str, module: str, args: Mapping[str, Any], kinds: 
 def _refuse_scale(
     path: Path | str, metadata: Mapping[str, str], args: Mapping[str, Any], layers: Layers, facts: Mapping[str, Any]
 ) -> None:
-    """Raise FormatError for rank-stabilised scales, α/√r, unless alpha holds the √r, as LyCORIS has written it."""
+    """Raise FormatError for rank-stabilised scales, α/√r, unless alpha contains the √r, as LyCORIS writes it."""
     alphas = facts.get("alphas", {})
     both = (_number(metadata.get("ss_network_alpha")), _number(args.get("conv_alpha")))
     told = {number for number in both if number is not None}
     for layer, factors in layers.items():
         rank, alpha = rank_of(factors), float(alphas.get(layer, facts["alpha"]))
-        # LyCORIS' GLoRA does not, nor did it before July 2024; two whole factors have no rank to tell
+        # not in LyCORIS' GLoRA, nor in any kind before July 2024; for two whole factors, no rank is known
         without = "glora_a1" in factors or {"lokr_w1", "lokr_w2"} <= factors.keys()
         plain = rank and alpha in told and not any(math.isclose(alpha, t * math.sqrt(rank), rel_tol=0.01) for t in told)
         if without or plain or not metadata.get("ss_network_module", "").startswith("lycoris"):
@@ -159,7 +160,7 @@ def _refuse_scale(
 
 
 def _refuse_lengths(path: Path | str, args: Mapping[str, Any], layers: Layers) -> None:
-    """Raise FormatError for DoRA's lengths that are missing, or of the other axis than the header says."""
+    """Raise FormatError for DoRA's lengths that are missing, or along another axis than the header says."""
     on_output = args.get("wd_on_output", args.get("wd_on_out"))
     lengths = {layer: f["dora_scale"] for layer, f in layers.items() if "dora_scale" in f}
     for layer, tensor in lengths.items():
@@ -174,7 +175,7 @@ def _refuse_lengths(path: Path | str, args: Mapping[str, Any], layers: Layers) -
 
 
 def _refuse_rotations(path: Path | str, args: Mapping[str, Any], keys: Collection[str], layers: Layers) -> None:
-    """Raise FormatError for what the header says of OFT and (IA)³, and the tensors do not have."""
+    """Raise FormatError if the header says of OFT or (IA)³ what the tensors do not contain."""
     oft = [factors for factors in layers.values() if "oft_blocks" in factors]
     if _is_set(args, "bypass_mode") and (oft or any("ia3_out" in factors for factors in layers.values())):
         fault = "says `bypass_mode`, in which it learned to change biases as well, and they are not in the file"

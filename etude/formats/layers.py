@@ -1,7 +1,7 @@
-"""The layers of a LoRA file, whatever its program calls them: their factors, checked and in the common form.
+"""The layers of a LoRA file of any program: their factors, checked and in the common form.
 
-What factors amount to is in `etude.diffusion.factors`. A reader of a format gives each key its place, the layer
-and the factor, and `read_layers` does the rest.
+`etude.diffusion.factors` says how factors change a weight. The reader of a format gives the place of each key, its
+layer and factor; `read_layers` does the rest.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ READ |= {"weight": "ia3", "on_input": "ia3_on_input"}
 FACTORS = (*WRITTEN, "ia3_in", "ia3_out")  # of the common form
 # What belongs to a layer besides its factors; "magnitude" and "bias" are PEFT's.
 BESIDE = ("alpha", "scalar", "magnitude", "bias", "ia3", "ia3_on_input")
-# What LyCORIS' scalar is multiplied into when it saves
+# The factors that LyCORIS multiplies by its scalar when it saves
 SCALED = ("lora_B.weight", "hada_w1_a", "lokr_w1", "lokr_w1_a", "glora_a2", "glora_b2", "diff")
 DECOMPOSED = ("lora_", "hada_", "lokr_", "diff")  # kinds that may come with DoRA's lengths
 # The factors that a layer may have, each with its axes: a letter is one size wherever it occurs in a layer.
@@ -105,7 +105,7 @@ def read_layers(
 
 
 def recognises(keys: Collection[str], place: Callable[[str], Place | None]) -> bool:
-    """Whether every key has a place, or is of an embedding beside layers, and one is a factor."""
+    """Whether every key has a place or belongs to a bundled embedding, and at least one is a factor."""
     places = [place(key) for key in keys if not key.startswith(BUNDLE)]
     return all(places) and any(found and found[1] not in ("alpha", "scalar") for found in places)
 
@@ -152,7 +152,7 @@ def _finish(
     if "alpha" in numbers:
         alpha = numbers["alpha"]
     else:
-        alpha = alpha_of(layer, rank) if rank else float("oft_blocks" not in factors)  # OFT's is a bound; 0: none
+        alpha = alpha_of(layer, rank) if rank else float("oft_blocks" not in factors)  # OFT's is a bound; 0: no bound
     rank = rank or 1
     if turned and alpha != rank:
         fault = (
@@ -203,14 +203,14 @@ def _from_ia3(path: Path | str, layer: str, factors: dict[str, Tensor], beside: 
 
 
 def _turn_old_glora(factors: dict[str, Tensor]) -> bool:
-    """Name the halves of a GLoRA as today where they are as before LyCORIS 3.0: a1 and b1 [r, in], b2 [out, r]."""
+    """Give factors of GLoRA before LyCORIS 3.0 (a1 and b1 [r, in], b2 [out, r]) today's names; whether it did."""
     shapes = [tuple(factors[name].shape[:2]) for name in _GLORA if name in factors and factors[name].ndim >= 2]
     if len(shapes) < len(_GLORA):
         return False
     a1, a2, b1, b2 = shapes
     as_today = a1 == a2[::-1] and a1[1] == b1[1] == b2[0]
     as_before = a1 == a2[::-1] and a1[0] == b1[0] == b2[1]
-    if not as_before or (as_today and a1[0] >= a1[1]):  # on square layers the rank is the smaller of the two
+    if not as_before or (as_today and a1[0] >= a1[1]):  # on square layers both fit: the rank is the smaller size
         return False
     values = [factors[name] for name in _GLORA]
     factors |= dict(zip(("glora_a2", "glora_a1", "glora_b2", "glora_b1"), values, strict=True))
@@ -243,18 +243,18 @@ def _checked(path: Path | str, layer: str, factors: Mapping[str, Tensor]) -> dic
 
 
 def _lengths(path: Path | str, layer: str, factors: Mapping[str, Tensor], sizes: Mapping[str, int]) -> Tensor:
-    """DoRA's lengths as [out, 1, …], of rows, or [1, in, …], of columns; a vector is of rows, as in PEFT.
+    """DoRA's lengths of rows as [out, 1, …], or of columns as [1, in, …]; a vector has those of rows, as in PEFT.
 
     Raises FormatError for a shape that is neither.
     """
     lengths, ones = factors["dora_scale"], [1] * (max(factor.ndim for factor in factors.values()) - 2)
     rows, columns = sizes.get("o"), sizes.get("i")
-    if "a" in sizes:  # LoKr: the product of two
+    if "a" in sizes:  # LoKr: products of two sizes
         rows, columns = sizes["a"] * sizes["b"], sizes["c"] * sizes["d"]
     count = lengths.numel()
     if lengths.shape[:1] == (count,) and rows in (count, None):
         return lengths.reshape(count, 1, *ones)
-    if columns and "lora_A.weight" not in factors:  # others of convolutions have input and kernel in one axis
+    if columns and "lora_A.weight" not in factors:  # other kinds join input and kernel of a convolution
         columns = count if columns % count == 0 else columns
     if lengths.shape[:2] == (1, count) and columns in (count, None):
         return lengths.reshape(1, count, *ones)
@@ -263,7 +263,7 @@ def _lengths(path: Path | str, layer: str, factors: Mapping[str, Tensor], sizes:
 
 
 def named(factor: str, tensor: Tensor, norm: bool) -> dict[str, Tensor]:
-    """A factor of the common form as LyCORIS' files have it, by its name there; ``norm``: of a layer that is one."""
+    """A factor of the common form under its name in LyCORIS' files; ``norm``: whether the layer is a norm."""
     if factor.startswith("ia3_"):
         return {"weight": tensor, "on_input": torch.tensor(int(factor == "ia3_in"))}
     return {(NORMS if norm else WRITTEN)[factor]: tensor}
@@ -282,7 +282,7 @@ def bundled(artifact: Artifact) -> dict[str, Tensor]:
 
 
 def _bundled(path: Path | str, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """``words.<i>.<text encoder>`` [n, d] and the words, of embeddings that lie in the file of a LoRA."""
+    """``words.<i>.<text encoder>`` [n, d] and the words, of the embeddings in a LoRA's file."""
     rows: dict[str, Tensor] = {}
     words: list[str] = []
     for key, tensor in sorted(tensors.items()):

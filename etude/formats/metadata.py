@@ -25,17 +25,17 @@ LEGACY = slice(0x100000, 0x110000)  # the bytes of a file that the oldest model 
 
 
 def marked(artifact: Artifact, mark: str) -> Artifact:
-    """The artifact, its files called ``<name>-<mark>``: one checkpoint among others."""
+    """The artifact as one checkpoint among others: its files are named ``<name>-<mark>``."""
     return replace(artifact, facts={**artifact.facts, "mark": mark})
 
 
 def word(facts: Mapping[str, Any]) -> str:
-    """The learned word, with the mark of one checkpoint among others, as A1111 calls embeddings: ``owl-000160``."""
+    """The learned word, with the mark of a checkpoint if it has one: A1111's name of an embedding, ``owl-000160``."""
     return f"{facts['name']}-{facts['mark']}" if facts.get("mark") else str(facts["name"])
 
 
 def file_stem(facts: Mapping[str, Any]) -> str:
-    """What an artifact's files are called, without suffix."""
+    """The name of an artifact's files, without suffix."""
     return file_name(str(facts["name"])) + (f"-{file_name(str(facts['mark']))}" if facts.get("mark") else "")
 
 
@@ -48,7 +48,7 @@ def word_stem(facts: Mapping[str, Any]) -> str:
 
 
 def title(facts: Mapping[str, Any]) -> str:
-    """The learned word as a file is called by it: the same for all checkpoints."""
+    """The learned word as a file name: the same for all checkpoints."""
     return file_name(str(facts["name"]))
 
 
@@ -70,7 +70,7 @@ def modelspec(facts: Mapping[str, Any], kind: str) -> dict[str, str]:
 def kohya(facts: Mapping[str, Any], algorithm: str = "") -> dict[str, str]:
     """The ``ss_*`` keys of a LoRA, or of what LyCORIS calls ``algorithm``.
 
-    A1111 tells the family by ``ss_base_model_version`` and ``ss_v2``.
+    A1111 recognises the family by ``ss_base_model_version`` and ``ss_v2``.
     """
     params: Mapping[str, Any] = facts.get("params", {})
     training: Mapping[str, Any] = params.get("training", {})
@@ -102,7 +102,7 @@ def kohya(facts: Mapping[str, Any], algorithm: str = "") -> dict[str, str]:
 
 
 def _optimizer(training: Mapping[str, Any]) -> Any:
-    """The kind of optimizer; in artifacts of earlier versions, that is all that there is."""
+    """The kind of optimizer; artifacts of earlier versions contain nothing else of it."""
     optimizer = training.get("optimizer")
     return optimizer.get("kind") if isinstance(optimizer, dict) else optimizer
 
@@ -110,7 +110,7 @@ def _optimizer(training: Mapping[str, Any]) -> Any:
 def hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
     """``sshs_model_hash``, ``sshs_legacy_hash`` and ``modelspec.hash_sha256`` of a file with the ``ss_*`` keys alone.
 
-    The first is the SHA-256 of all bytes after the header; the second eight digits of that of 64 KiB one MiB deep.
+    The first is the SHA-256 of all bytes after the header; the second, eight digits of that of 64 KiB from 1 MiB on.
     """
     whole = save(unshared(tensors), {key: value for key, value in metadata.items() if key.startswith("ss_")})
     body = hashlib.sha256(whole[8 + int.from_bytes(whole[:8], "little") :]).hexdigest()

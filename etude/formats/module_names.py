@@ -1,6 +1,6 @@
 """kohya's module names: diffusers' names with ``.`` written as ``_``, and, for SDXL, those of the LDM UNet.
 
-The way back is ambiguous in general, so it is read with the words that occur in these networks.
+The reverse is ambiguous in general, so names are split into the words that occur in these networks.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from etude.core.families import learned_parts
 from etude.core.ldm_names import ENDS, RESNET, Table, translate
 
-# What ComfyUI and OneTrainer call the parts in names with dots; diffusers calls them by their own names.
+# The names of parts in ComfyUI's and OneTrainer's names with dots; diffusers uses the parts' own names.
 _HEADS = {
     "unet": r"lora_unet|(?:model\.)?diffusion_model",
     "text_encoder": r"lora_te1?|(?:text_encoders\.)?clip_[lh](?:\.transformer)?",
@@ -40,8 +40,8 @@ def escape(module: str) -> str:
 def escape_ldm(module: str, table: Table) -> str:
     """``down_blocks.1.attentions.0`` → ``input_blocks_4_1``, as kohya's scripts call the layers of SDXL's UNet.
 
-    ``table`` is the UNet's, diffusers → LDM (`ldm_names.table_of`). A1111 1.10 turns diffusers' names into these by
-    SD 1.x's table, and so leaves the first upsampler of SDXL out.
+    ``table`` is the UNet's, diffusers → LDM (`ldm_names.table_of`). A1111 1.10 translates diffusers' names by SD
+    1.x's table, and so leaves out the first upsampler of SDXL.
     """
     return escape(translate(module, table) or module)
 
@@ -59,7 +59,7 @@ def unescape(name: str) -> str | None:
 
 
 def from_dotted(name: str) -> tuple[str, str] | None:
-    """Part and module, by its name in diffusers, of a name with dots; None where it begins as no part does."""
+    """Part and diffusers' module name of a name with dots; None if it begins with the name of no part."""
     part, _, module = name.partition(".")
     if part not in learned_parts():
         matches = {part: match[1] for part, pattern in _HEADED.items() if (match := pattern.fullmatch(name))}
@@ -87,7 +87,7 @@ def _from_ldm(side: str, number: int, part: int, rest: str) -> str | None:
     if side == "input_blocks":
         level, place = divmod(number - 1, 3)
         if number < 1:
-            return None  # the first block is one layer alone
+            return None  # the first block is a single layer
         if place == 2:
             return f"down_blocks.{level}.downsamplers.0.conv" if rest == "op" else None
         return _inside(f"down_blocks.{level}.{'attentions' if part else 'resnets'}.{place}", rest)

@@ -1,4 +1,4 @@
-"""LoRA as pairs of matrices by module: what every LoRA format is turned into and made from."""
+"""LoRA as pairs of matrices by module: the form that all LoRA formats are converted to and from."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Pair:
 
     @property
     def rank(self) -> int:
-        """r, the width between the two."""
+        """r, the width between the two matrices."""
         return self.down.shape[0]
 
 
 def scaled(tensor: Tensor, number: float) -> Tensor:
-    """``tensor`` times a number: in its own precision where that is exact, as with a power of two, else in float32."""
+    """``tensor`` times a number: in its own precision if that is exact, as with a power of two, else in float32."""
     wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32)) * number
     return narrow if torch.equal((narrow := wide.to(tensor.dtype)).to(wide.dtype), wide) else wide
 
@@ -58,7 +58,7 @@ def split(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> dict[str, 
 
 
 def join(pairs: Mapping[str, Pair]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The common form, and the facts ``rank``, ``alpha`` (the commonest of each) and ``alphas`` (where it differs)."""
+    """The common form, and the facts ``rank``, ``alpha`` (the most frequent ones) and ``alphas`` (which differ)."""
     tensors = {}
     for name, pair in pairs.items():
         tensors[f"{name}.lora_A.weight"] = pair.down
@@ -75,6 +75,6 @@ def ranks_and_alphas(known: Mapping[str, tuple[int, float]]) -> dict[str, Any]:
 
 
 def unknown(path: Path | str, keys: Iterable[str]) -> FormatError:
-    """The error for keys that are of no kind of LoRA known."""
+    """The error for keys of an unknown kind of LoRA."""
     action = "convert it with the program that made it"
     return FormatError(path, f"holds no kind of LoRA that is known, but {described(list(keys))}", action)

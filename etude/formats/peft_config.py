@@ -1,7 +1,7 @@
 """What a configuration of PEFT says of the weights beside it (LoraConfig, LoHaConfig, LoKrConfig; PEFT 0.21).
 
-Three kinds of fields: those that are used here, those that are harmless (the tensors show it themselves, or it mattered
-only while it learned), and all others, which change what the weights mean: they are refused unless they are empty.
+Three kinds of fields: those that are used here; harmless ones (the tensors show the same, or they mattered only in
+training); and all others, which change what the weights mean: they are refused unless they are empty.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from etude.formats import peft_targets
 from etude.formats.peft_patterns import LITERAL, PATTERNS, Patterns, is_usable
 from etude.formats.peft_targets import EVERY, Targets, parse_targets
 
-KINDS = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}  # and what alpha is called
+KINDS = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}  # type → name of its alpha
 FACTORS = {"LORA": ("lora_", "magnitude", "bias"), "LOHA": ("hada_",), "LOKR": ("lokr_",)}  # how their names begin
 OF_LORA = ("use_rslora", "use_dora")
 USED = {"peft_type", "r", "lora_alpha", "alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora"}
 USED |= {*peft_targets.FIELDS}
 HARMLESS = {
     *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
-    # how it learned
+    # how it was trained
     *("lora_dropout", "rank_dropout", "module_dropout", "rank_dropout_scale", "init_weights"),
-    # shapes of factors, which the tensors have
+    # shapes of factors, which the tensors show
     *("use_effective_conv2d", "decompose_both", "decompose_factor", "lora_bias"),
-    # settings of an `init_lora_weights` or of a variant that is refused itself
+    # settings for values of `init_lora_weights`, or for variants, that are themselves refused
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "megatron_core", "qalora_group_size"),
     "runtime_config",
 }
-# Starts that leave the base as it is; pissa, olora, corda, loftq and lora_ga take a part of each weight out of it.
+# Initialisations that do not change the base; pissa, olora, corda, loftq and lora_ga remove a part of each weight.
 STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 ADAPTER = "lora_adapter_metadata"  # JSON in the header of a file: "<part>.<field of peft's LoraConfig>"
-DEFAULT = 8  # PEFT's rank and alpha where a configuration names none
+DEFAULT = 8  # PEFT's rank and alpha if a configuration names none
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What was configured: alpha and rank, the exceptions by pattern, and how they make the scale."""
+    """What was configured: alpha and rank, the exceptions by pattern, and how the scale follows from them."""
 
     path: Path | str
     alpha: float = DEFAULT
@@ -72,11 +72,11 @@ class Adapter:
         return int(self.ranks.number(self._names(module), self.rank))
 
     def _names(self, module: str) -> tuple[str, ...]:
-        """Older versions of transformers call the modules of a text encoder ``text_model.…``."""
+        """The names of a module: older versions of transformers add ``text_model.`` in a text encoder."""
         return (module, f"text_model.{module}") if self.is_text else (module,)
 
     def alpha_of(self, module: str, rank: int) -> float:
-        """The alpha that gives a module of this rank its scale as alpha / r; raises FormatError for another rank."""
+        """The alpha for which alpha / r is the module's scale; raises FormatError if it has another rank in PEFT."""
         if rank != self.rank_of(module):
             fault = f"says that `{module}` has rank {self.rank_of(module)}, its tensors have {rank}"
             raise FormatError(self.path, fault, "fetch the file again, with the configuration that belongs to it")

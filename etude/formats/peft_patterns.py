@@ -1,6 +1,6 @@
 """PEFT's regular expressions for modules: numbers by pattern, and which expressions may be matched.
 
-An expression of a file may be made to take minutes: those are refused.
+An expression in a file may be written so that it takes minutes to match: such ones are refused.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 
-LONGEST, REPEATS, GROUPS, PATTERNS = 300, 3, 3, 16  # of patterns: more could take minutes to match
+LONGEST, REPEATS, GROUPS, PATTERNS = 300, 3, 3, 16  # bounds: beyond them, matching could take minutes
 _REPEAT = re.compile(r"(?<!\\)(?:[*+{]|(?<!\()\?)")
 _NESTED = re.compile(r"\)[*+{]")
 _NAME = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")  # the whole name, or its end; a dot in it is any one character
@@ -17,10 +17,10 @@ LITERAL = re.compile(r"(?:[\w.^$-]|\\\.)*")  # a name, with its dots escaped or 
 
 
 class Patterns:
-    """Numbers by pattern: a module has that of the first one which its name, or its end after a dot, matches.
+    """Numbers by pattern: a module gets that of the first pattern that fits its name, or its end after a dot.
 
-    So does PEFT. Most patterns are names, of which there may be thousands: only those as long as a module's name, or as
-    one of its ends, are matched.
+    PEFT does the same. Most patterns are names, and there may be thousands: only those with the length of a module's
+    name, or of one of its ends, are tried.
     """
 
     def __init__(self, numbers: Mapping[str, float]) -> None:
@@ -47,7 +47,7 @@ class Patterns:
 
 
 def is_usable(pattern: str) -> bool:
-    """Whether a regular expression is one, and is matched in a short time."""
+    """Whether a regular expression is valid, and can be matched in a short time."""
     if len(pattern) > LONGEST or len(_REPEAT.findall(pattern)) > REPEATS:
         return False
     if pattern.count("(") > GROUPS or _NESTED.search(pattern):

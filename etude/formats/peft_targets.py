@@ -23,7 +23,7 @@ Names = re.Pattern[str] | frozenset[str]
 
 @dataclass(frozen=True)
 class Targets:
-    """The modules that a configuration names; where it names none, PEFT has a list for the model."""
+    """The modules that a configuration names; if it names none, PEFT uses its own list for the model."""
 
     named: Names | None
     excluded: Names
@@ -64,7 +64,7 @@ def parse_targets(path: Path | str, fields: Mapping[str, Any]) -> Targets:
 
 def _names(path: Path | str, field: str, value: Any) -> Names:
     if isinstance(value, str) and value.lower() == LINEAR and field == FIELDS[0]:
-        return re.compile(r"(?:.*\.)?(?!conv)[^.]+")  # every convolution of a UNet but `proj_in` is called so
+        return re.compile(r"(?:.*\.)?(?!conv)[^.]+")  # a UNet's convolutions are conv…, except `proj_in`
     if isinstance(value, str):
         return _expression(path, field, value)
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):

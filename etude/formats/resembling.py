@@ -1,4 +1,4 @@
-"""What a file of a form that is not known looks like, by the names in it: for the error that refuses it."""
+"""What a file of an unknown form looks like, by the names in it: for the error that refuses it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 
 SHOWN, LONGEST = 3, 60  # names in an error, and characters of one
-_SIGNS = (  # the first that half of the names have
+_SIGNS = (  # the first that half of the names match counts
     (r"double_blocks|single_blocks|single_transformer_blocks", "FLUX or another transformer"),
     (r"joint_blocks|joint_transformer_blocks", "Stable Diffusion 3"),
     (r"lora_prior_|prior_unet|effnet", "Stable Cascade"),
@@ -36,7 +36,7 @@ def described(names: Collection[str]) -> str:
 
 
 def likeness(names: Collection[str]) -> str:
-    """What half of the names at least are of; empty where no sign is known."""
+    """What at least half of the names look like; empty if no sign fits."""
     for sign, looks in _SIGNS:
         pattern = re.compile(sign)
         if 2 * sum(bool(pattern.search(name)) for name in names) >= max(len(names), 1):

@@ -1,4 +1,4 @@
-"""The word, or name, of what is in a file of another program: it is typed in prompts, and files are called by it."""
+"""The word, or name, of what is in a file of another program: it is typed in prompts, and files are named after it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def choose_word(path: Path | str, *texts: object) -> str:
 
 
 def choose_words(path: Path | str, texts: Sequence[object]) -> list[str]:
-    """The same for each of several words; raises FormatError for two that prompts cannot tell apart."""
+    """`choose_word` for each of several words; raises FormatError for two that prompts cannot tell apart."""
     words = [choose_word(path, text) for text in texts]
     known: dict[str, str] = {}
     for word in words:

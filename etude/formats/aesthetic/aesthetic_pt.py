@@ -19,12 +19,12 @@ KEY = "embedding"
 
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Whether the file is a tensor with nothing around it."""
+    """Whether the file is a bare tensor."""
     return list(keys) == [BARE]
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensor ``embedding`` [1, d], and the fact name: the file's."""
+    """The tensor ``embedding`` [1, d], and the fact name: the file's name."""
     tensor = read_tensor(path)
     if tensor.ndim != 2 or len(tensor) != 1:
         raise FormatError(path, f"is a tensor {list(tensor.shape)}, not [1, d]", "name an aesthetic embedding")

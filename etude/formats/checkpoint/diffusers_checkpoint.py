@@ -23,7 +23,7 @@ from etude.formats.checkpoints import Frame, complete, parts
 from etude.formats.metadata import file_stem
 
 INDEX = "model_index.json"
-AFTER = ("peft_lora",)  # adapters may lie in the folder of a model
+AFTER = ("peft_lora",)  # the folder of a model may also contain adapters
 
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
@@ -34,7 +34,7 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The model's tensors in the common form, and the facts family, prediction and name.
 
-    `etude.base.whole` looks whether it is whole.
+    `etude.base.whole` checks whether it is whole.
     """
     return read_folder(path)
 

@@ -1,8 +1,8 @@
 """The single file ``<name>.safetensors`` in LDM names, which A1111, SD.Next, ComfyUI, Forge, kohya and diffusers load.
 
 UNet below ``model.diffusion_model.``, VAE below ``first_stage_model.``, text encoders below ``cond_stage_model.`` or,
-for SDXL, ``conditioner.embedders.``; those of SD 2.x and SDXL's second one in OpenCLIP's names. The configuration that
-is no part of the file is written beside it, as ``<name>.config/``. A ``.ckpt`` is read as well.
+for SDXL, ``conditioner.embedders.``; those of SD 2.x and SDXL's second one in OpenCLIP's names. The configuration,
+which the file does not contain, is written beside it, as ``<name>.config/``. A ``.ckpt`` is read as well.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The model's tensors in the common form, and the facts family and, if the file has them, prediction and name.
 
-    `etude.base.whole` looks whether it is whole.
+    `etude.base.whole` checks whether it is whole.
     """
     return read_single(path)
 
@@ -85,7 +85,7 @@ def to_ldm(tensors: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
 
 
 def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
-    """``<name>.safetensors`` in the artifact's precision, with what it needs to be loaded in ``<name>.config/``.
+    """``<name>.safetensors`` in the artifact's precision, with the configuration for loading it in ``<name>.config/``.
 
     SDXL that predicts v is marked by an empty ``v_pred``, as such models are (``ztsnr``: no signal at the last t).
     """

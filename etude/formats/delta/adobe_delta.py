@@ -1,8 +1,8 @@
 """Custom Diffusion's own file ``delta.bin``: whole weights of the cross-attention, and the rows of the new words.
 
-``{"unet": {<parameter>: Tensor}, "modifier_token": {<word>: Tensor[d]}}``; of SDXL a word has a list of two rows.
-``delta_compressed.bin`` has ``{"u": U·S, "v": Vᵀ}`` of the difference in the place of the weights of keys and values,
-and the others whole. Written from the description of the files. On small bases of SD 1.x, 2.x and XL Adobe's
+``{"unet": {<parameter>: Tensor}, "modifier_token": {<word>: Tensor[d]}}``; for SDXL, a word has a list of two rows.
+In ``delta_compressed.bin``, ``{"u": U·S, "v": Vᵀ}`` of the difference replaces each weight of keys and values; the
+other weights are whole. Written from the description of the files. On small bases of SD 1.x, 2.x and XL Adobe's
 `load_model` (2026-05-24) predicts the same from ``delta.bin``, and within 1e-6 from a compressed file with all singular
 values.
 """

@@ -1,10 +1,10 @@
-"""diffusers' files of Custom Diffusion: ``pytorch_custom_diffusion_weights.bin`` and ``<word>.bin`` a word.
+"""diffusers' files of Custom Diffusion: ``pytorch_custom_diffusion_weights.bin`` and a ``<word>.bin`` for each word.
 
-``<attention>.processor.to_k_custom_diffusion.weight`` and so on; layers of self-attention are in it as empty
-dictionaries, without which diffusers (0.42) does not load it. That is why it is no safetensors file:
-``pipe.unet.load_attn_procs(folder, weight_name=…, _pipeline=pipe)``, and ``pipe.load_textual_inversion`` for the words.
-Without ``_pipeline`` diffusers 0.42 loads nothing and gives no error. With it, one call of the UNet in float32 is what
-Étude computes, within 1e-5.
+The first has ``<attention>.processor.to_k_custom_diffusion.weight`` and so on, and an empty dictionary for each layer
+of self-attention: diffusers (0.42) does not load it without these. So it cannot be a safetensors file. It is loaded by
+``pipe.unet.load_attn_procs(folder, weight_name=…, _pipeline=pipe)``, the words by ``pipe.load_textual_inversion``.
+Without ``_pipeline``, diffusers 0.42 loads nothing and gives no error. With it, one call of the UNet in float32 gives
+what Étude computes, within 1e-5.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Whole weights; words are files of their own."""
+    """Whole weights; words are in separate files."""
     data: Mapping[str, Any] = read_weights(path)[0] if path.suffix.lower() == ".safetensors" else read_pickle(path)
     if not recognise(data, {}):
         raise FormatError(path, "holds no processors of Custom Diffusion", "name another file")
@@ -59,5 +59,5 @@ def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
         for number, (_, row) in enumerate(sorted(rows.items())):
             stem = file_stem({**artifact.facts, "name": word})
             paths.append(draft.path(f"{stem}{'_2' if number else ''}.bin"))
-            write_pickle(paths[-1], {as_read(word): row[0].clone()})  # as diffusers looks for it
+            write_pickle(paths[-1], {as_read(word): row[0].clone()})  # the spelling that diffusers looks for
     return paths

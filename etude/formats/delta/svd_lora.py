@@ -1,7 +1,7 @@
 """Changed layers as a LoRA, for programs that know nothing else: kohya's file, by the singular values of each change.
 
-At full rank (320, 640 and 768 on SD 1.5's cross-attention) it is exact; at a lower one the nearest there is (Eckart and
-Young, 1936). Biases have no place in a LoRA and are left out.
+At full rank (320, 640 and 768 on SD 1.5's cross-attention) it is exact; at a lower rank, the nearest possible (Eckart
+and Young, 1936). A LoRA cannot hold biases: they are left out.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
     """``<name>.safetensors`` of rank ``lora_rank`` (a fact; 0: full).
 
-    All layers have one alpha, the largest rank: diffusers (0.42) passes over alphas that differ in a file of kohya's.
+    All layers have one alpha, the largest rank: diffusers (0.42) ignores alphas that differ in a file of kohya's.
     """
     deltas = {f"unet.{n.removesuffix('.weight')}": d for n, d in differences(artifact, frame).items() if d.ndim == 2}
     if not any(delta.any() for delta in deltas.values()):
@@ -49,7 +49,7 @@ def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
 
 
 def _pair(delta: Tensor, rank: int, alpha: float, precision: torch.dtype) -> Pair:
-    """alpha/rank · up · down, with the singular values in equal parts in both, so that half precision serves both."""
+    """alpha/rank · up · down, each with the roots of the singular values: then both fit half precision."""
     u, s, vh = truncated(delta, rank)
     root = (s * rank / alpha).sqrt()
     down, up = root[:, None] * vh, u * root

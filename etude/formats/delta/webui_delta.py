@@ -1,7 +1,7 @@
 """The delta file of the web UI's custom-diffusion extension: ``<name>.delta.safetensors``, applied as ``<delta:…>``.
 
 Differences by LDM names, ``model.diffusion_model.…``, or factors ``….US`` and ``….Vh`` in half precision; the header's
-``json`` tells which. The words are ordinary embeddings beside it, ``<word>.pt``, known by their file names. Written
+``json`` says which. The words are ordinary embeddings beside it, ``<word>.pt``, known by their file names. Written
 from the description of the file. The extension's `Delta` (2023-05-14) adds up to the same weights.
 """
 
@@ -39,7 +39,7 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Differences in the common form; no words, which are files of their own."""
+    """Differences in the common form; no words, which are in separate files."""
     tensors, metadata = read_weights(path)
     if not recognise(tensors, metadata):
         raise FormatError(path, "has no list of entries in its header", "name a .delta.safetensors")
@@ -65,7 +65,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
-    """``<name>.delta.safetensors``, with factors when the fact ``compress`` is above 0, and ``<word>.pt`` a word."""
+    """``<name>.delta.safetensors``, with factors if the fact ``compress`` is above 0, and a ``<word>.pt`` per word."""
     stem, table = file_stem(artifact.facts), unet_table(of_part(frame.tensors, "unet"))
     share, precision = artifact.facts.get("compress", 0.0), artifact.dtype
     tensors, entries = {}, {}

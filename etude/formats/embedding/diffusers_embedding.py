@@ -24,7 +24,7 @@ from etude.formats.embeddings import LONE, rows, unknown
 from etude.formats.metadata import modelspec
 
 OTHERS = {*LONE, "clip_g", "text_encoders_1", "string_to_param"}  # single keys that are no tokens
-# Any key may be a token, also those that other formats have as their only one.
+# Any key may be a token, even the only key of these formats.
 AFTER = ("aesthetic_pt", "clip_image_embedding", "embedding_image")
 
 
@@ -42,7 +42,7 @@ def _token(keys: Collection[str]) -> str:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Rows of the (first) text encoder, and of the second when its file lies beside; the token as the fact name."""
+    """Rows of the (first) text encoder, and of the second if its file is beside; the token as the fact name."""
     path = Path(path)
     token, vectors = _one(path)
     first, *others = text_parts()
@@ -54,7 +54,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _file(part: str) -> str:
-    """What the file of a text encoder's rows is called."""
+    """The name of the file with a text encoder's rows."""
     return f"learned_embeds{part.removeprefix('text_encoder')}.safetensors"
 
 

@@ -1,8 +1,8 @@
 """A1111's embeddings inside pictures: ``<name>.png`` with the dictionary of `embedding_pt` as JSON.
 
-It is in the text chunk ``sd-ti-embedding`` (base64), and again in the pixels, which survive programs that drop
-texts: compressed bytes, the low halves in a block left of the picture and the high halves in one right of it, each
-pixel's value hidden under a fixed sequence and divided from the picture by a black column. Written from the description
+It is in the text chunk ``sd-ti-embedding`` (base64), and again in the pixels, because some programs drop texts:
+compressed bytes, the low halves in a block left of the picture and the high halves in a block right of it. The values
+of a block are XORed with a fixed sequence; a black column separates it from the picture. Written from the description
 of the format.
 """
 
@@ -42,12 +42,12 @@ Bytes = NDArray[np.uint8]
 
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Whether a picture holds an embedding, which `identify` tells by this one key."""
+    """Whether a picture holds an embedding: `etude.formats.keys_of` gives it only this key."""
     return CHUNK in keys
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Rows by text encoder, and the facts name and step: the name that is inside, not the file's."""
+    """Rows by text encoder, and the facts name and step: the name inside if there is one, else the file's."""
     data = read_dictionary(path)
     vector = one_vector(path, data)
     if not isinstance(vector, Tensor):
@@ -131,7 +131,7 @@ def _unhidden(pixels: Bytes) -> bytes:
 
 
 def _sequence(shape: tuple[int, ...]) -> Bytes:
-    """The values that a block is hidden under."""
+    """The values with which a block is XORed."""
     values = np.fromiter(islice(_congruential(), int(np.prod(shape))), np.uint8)
     return (values & HALF).reshape(shape)
 

@@ -1,4 +1,4 @@
-"""A1111's embedding file ``<name>.pt``, made so that its safe unpickler takes it. The trigger word is the file's name.
+"""A1111's embedding file ``<name>.pt``, in a form that its safe unpickler accepts. The trigger word is the file's name.
 
 SD1 and SD2: a dictionary with ``string_to_param["*"]`` [n, d]; SDXL: ``clip_l`` and ``clip_g``.
 

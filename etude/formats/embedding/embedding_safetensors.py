@@ -26,7 +26,7 @@ KEY = "emb_params"
 
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Whether the only keys are ``emb_params``, ``clip_l`` and ``clip_g``, or such ones; one of them may be missing."""
+    """Whether all keys are one program's: ``emb_params``, or ``clip_l`` and ``clip_g`` …; some may be missing."""
     return bool(parts_of(keys) or missing_keys(keys))
 
 

@@ -1,8 +1,8 @@
 """DreamArtist's two words as A1111's embeddings: ``<name>.pt`` and ``<name>-neg.pt``, and the same as ``.safetensors``.
 
-Each of the four is an ordinary embedding; the pair is known by their names alone. The negative word goes into the
-negative prompt. A1111 (2025-11-12) lists both words from either kind of file, where the DreamArtist extension
-(2023-01-05) looks for them. The pair that the extension saves is read here as it is.
+Each of the four is an ordinary embedding; only their names show that they are a pair. The negative word goes into
+the negative prompt. From either kind of file, A1111 (2025-11-12) lists both words, and in this list the DreamArtist
+extension (2023-01-05) looks for them. A pair that the extension saved is read without changes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from etude.core.files import Draft
 from etude.formats.embedding import embedding_pt, embedding_safetensors
 from etude.formats.metadata import marked
 
-ENDS = {"positive": ("",), "negative": ("-neg", "-uc")}  # the second is what DreamArtist's first code wrote
+ENDS = {"positive": ("",), "negative": ("-neg", "-uc")}  # DreamArtist's first code wrote the second one
 MODULES = {".pt": embedding_pt, ".safetensors": embedding_safetensors}
 
 

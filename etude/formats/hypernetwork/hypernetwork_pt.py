@@ -3,8 +3,8 @@
 ``{768: (k, v), 320: …, "layer_structure": [1.0, 2.0, 1.0], …}``: for each width the states of two Sequentials, with
 names ``linear.<i>.weight`` where i counts all members: linear layers, activations, layer norms and dropouts.
 
-Files are written without their dropouts, which only learning needs: ComfyUI would leave them switched on. A file with
-layer norm, an activation and no activated output is read wrongly by ComfyUI: it activates the last layer all the same.
+Files are written without dropouts, which only training needs: ComfyUI would leave them switched on. ComfyUI reads a
+file with layer norm, an activation and no activated output wrongly: it activates the last layer, too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OLD = {"linear1": "linear.0", "linear2": "linear.1"}  # names of the first files
 NAME = re.compile(r"linear\.(\d+)\.(weight|bias)")
 KINDS = {"linear": ("weight", "bias"), "norm": ("weight", "bias")}  # of members that always have tensors
 LARGEST = 1000  # of numbers in a structure: multiples of a width
-AFTER = ("diffusers_embedding",)  # whose token may be a number
+AFTER = ("diffusers_embedding",)  # a token of it may be a number
 
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
@@ -38,8 +38,8 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors in the common form; facts structure, activation, activate_output, layer_norm, initial, name and step.
 
-    What a file does not tell is what A1111's loader takes it to be. Raises FormatError for tensors that are not at the
-    places that the structure, the activation, the norm and the dropout give: one of these is wrong then.
+    What a file does not say has the default of A1111's loader. Raises FormatError for tensors that are not at the
+    places that follow from structure, activation, norm and dropout: then one of these is wrong.
     """
     data = read_pickle(path)
     facts = _facts(path, data)
@@ -52,7 +52,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _pairs(path: Path, data: Mapping[Any, Any]) -> dict[int, Any]:
-    """The two networks of each width; raises FormatError for another form, and for widths as text: A1111 skips them."""
+    """The two networks of each width; raises FormatError for another form, or for widths as text (A1111 skips them)."""
     action = "name a hypernetwork made by A1111"
     if texts := [key for key in data if isinstance(key, str) and key.isdecimal()]:
         raise FormatError(path, f"has the width {texts[0][:20]!r} as text, which A1111 does not read", action)
@@ -63,7 +63,7 @@ def _pairs(path: Path, data: Mapping[Any, Any]) -> dict[int, Any]:
 
 
 def _facts(path: Path, data: Mapping[Any, Any]) -> dict[str, Any]:
-    """The structure and what else the file tells; raises FormatError for a value that is no such thing."""
+    """The structure and the other facts in the file; raises FormatError for a value of a wrong type."""
     facts: dict[str, Any] = {
         "structure": _numbers(path, "layer_structure", _told(data, "layer_structure", (1, 2, 1))),
         "activation": _told(data, "activation_func", "linear"),
@@ -133,7 +133,7 @@ def write(artifact: Artifact, draft: Draft) -> list[Path]:
 def _layers(path: Path, states: Mapping[str, Tensor], places: Mapping[int, tuple[int, str]]) -> dict[str, Tensor]:
     """The tensors of one Sequential as ``<layer>.<member>.<weight or bias>``.
 
-    Raises FormatError for one that is at a place where the structure has no such member, as A1111 does.
+    Raises FormatError for a tensor at a place where the structure has no such member, as A1111 does.
     """
     layers: dict[str, Tensor] = {}
     for key, tensor in states.items():

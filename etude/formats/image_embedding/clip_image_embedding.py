@@ -1,7 +1,7 @@
 """A CLIP image embedding as ``<name>.safetensors``: ``clip_image_embeds`` [1, d] in float32.
 
-No program has a format of its own for it; diffusers takes the tensor as ``image_embeds=``. The header tells which base
-it was learned through, and with which noise level. diffusers' pipeline of image variations takes pictures only; there
+No program has a format of its own for it; diffusers takes the tensor as ``image_embeds=``. The header names the base
+with which it was learned, and the noise level. diffusers' pipeline of image variations takes pictures only; there
 the tensor, as [1, 1, d], is what the UNet gets as ``encoder_hidden_states``.
 """
 
@@ -31,7 +31,7 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensor ``clip_image_embeds`` [1, d], and the facts name, base and noise_level that the header tells."""
+    """The tensor ``clip_image_embeds`` [1, d], and the facts name, base and noise_level from the header."""
     tensors, metadata = read_weights(path)
     if not recognise(tensors, metadata) or tensors[KEY].ndim != 2:
         raise FormatError(path, f"holds no `{KEY}` [1, d]", "name a file that clip_inversion exported")

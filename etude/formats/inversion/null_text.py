@@ -4,7 +4,7 @@
 DDIM steps, from noise to picture. The header has all that drawing needs besides a base: ``prompt``, ``guidance``,
 ``steps``, ``timesteps`` (JSON), ``clip_skip``, ``prediction_type``, and ``base`` with ``base_sha256``.
 
-To draw: z ← latent; for each timestep t, with the UNet's answers u to null_embeddings[i] and c to the prompt, take the
+To draw: z ← latent; for each timestep t, with the UNet's outputs u for null_embeddings[i] and c for the prompt, do the
 DDIM step (η = 0) with u + guidance · (c - u).
 """
 
@@ -45,7 +45,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def write(artifact: Artifact, draft: Draft) -> list[Path]:
-    """A file a picture, called by the picture's name, in the artifact's precision."""
+    """One file for each picture, named after it, in the artifact's precision."""
     facts, paths = artifact.facts, []
     base = str(facts.get("base", ""))
     shared = {name: json.dumps(facts[name]) for name in NUMBERS}

@@ -1,10 +1,10 @@
 """LoRA with dotted names: diffusers' ``pytorch_lora_weights.safetensors``, and what PEFT, ComfyUI and OneTrainer write.
 
 diffusers has PEFT's names below ``unet.`` and ``text_encoder.text_model.``; alpha is in the header
-(``lora_adapter_metadata``), where diffusers ≥ 0.34 reads it. What is written here has alpha = rank, so that programs
-that do not know the header apply it rightly. Read as well: older spellings of diffusers; PEFT's ``adapter_model``, with
+(``lora_adapter_metadata``), where diffusers ≥ 0.34 reads it. Files are written with alpha = rank, so that programs
+that do not know the header apply them rightly. Also read: older spellings of diffusers; PEFT's ``adapter_model``, with
 ``adapter_config.json`` beside it; ComfyUI's ``diffusion_model.`` and ``text_encoders.clip_l.transformer.``;
-OneTrainer's ``lora_unet.`` and, with the names of the LDM UNet, ``unet.`` and ``clip_l.``, or none before them.
+OneTrainer's ``lora_unet.`` and, with the names of the LDM UNet, ``unet.`` and ``clip_l.``, or no prefix.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from etude.formats.peft_config import ADAPTER, Adapter, parse, read_object
 FILE = "pytorch_lora_weights.safetensors"
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."  # of PEFT's own files
-_WHOLE = ("weight", "on_input", "rescale")  # in LyCORIS' files only: with dots they would be those of any model
+_WHOLE = ("weight", "on_input", "rescale")  # only in LyCORIS' files: after a dot, they could be of any model
 _SUFFIXES = "|".join(re.escape(name) for name in [*READ, "alpha", "scalar"] if name not in _WHOLE)
 _HALVES = (
     (re.compile(r"\.processor\.(to_[qkv]|to_out)_lora\.(down|up)\.weight$"), r".\1"),
@@ -82,7 +82,7 @@ def _module(name: str) -> str | None:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors in the common form, and the facts rank, alpha and alphas; words where embeddings lie beside."""
+    """Tensors in the common form, and the facts rank, alpha and alphas; words if there are embeddings in it."""
     path = Path(path)
     tensors, metadata = read_either(path)
     places = {key: found for key in tensors if (found := _place(key))}
@@ -100,7 +100,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _adapters(path: Path, places: Mapping[str, Place], metadata: Mapping[str, str]) -> dict[str, Adapter]:
-    """What was configured of PEFT's layers, by part; raises FormatError where that is not there, or does not fit."""
+    """PEFT's configuration of the layers, by part; raises FormatError if it is missing, or does not fit."""
     origin, fields = _fields(path, places, metadata)
     adapters, parts = {}, learned_parts()
     shared = {name: value for name, value in fields.items() if name.partition(".")[0] not in parts}
@@ -126,7 +126,7 @@ def _adapters(path: Path, places: Mapping[str, Place], metadata: Mapping[str, st
 
 
 def _fields(path: Path, places: Mapping[str, Place], metadata: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
-    """PEFT's fields and where they are: in the header, by ``<part>.<field>``, or in the file beside one of PEFT's."""
+    """The file with PEFT's fields, and these: from the header, by ``<part>.<field>``, or from the file beside."""
     fields = _flat(path, read_object(path, ADAPTER, metadata.get(ADAPTER, "{}")))
     if path.stem != "adapter_model" and not any(key.startswith(PREFIX) for key in places):
         return path, fields
@@ -148,7 +148,7 @@ def _fields(path: Path, places: Mapping[str, Place], metadata: Mapping[str, str]
 
 
 def _flat(path: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields by ``<part>.<field>``, which may be in a table by part; raises FormatError for two values of one."""
+    """The fields by ``<part>.<field>``, also from a table by part; raises FormatError for two values of one."""
     flat = {name: value for name, value in fields.items() if name not in learned_parts()}
     for part in (part for part in learned_parts() if part in fields):
         if not isinstance(fields[part], Mapping | None):
@@ -162,13 +162,13 @@ def _flat(path: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scaled(path: Path, common: dict[str, Tensor], adapters: Mapping[str, Adapter]) -> dict[str, Tensor]:
-    """PEFT scales a LoKr of two whole factors too, which has no rank and so no scale in the common form."""
+    """Scale LoKrs of two whole factors as PEFT does: in the common form they have no rank, and so no scale."""
     for name in [name for name in common if name.endswith(".lokr_w1")]:
         layer = name.removesuffix(".lokr_w1")
         part, _, module = layer.partition(".")
         if part in adapters and f"{layer}.lokr_w2" in common:
             rank = adapters[part].rank_of(module)
-            if 2 * rank < max(common[f"{layer}.lokr_w2"].shape[:2]):  # PEFT makes two factors then
+            if 2 * rank < max(common[f"{layer}.lokr_w2"].shape[:2]):  # PEFT would make two factors
                 fault = f"says that `{module}` has rank {rank}, which its whole `lokr_w2` has not"
                 action = "fetch the file again, with the configuration that belongs to it"
                 raise FormatError(adapters[part].path, fault, action)
@@ -178,9 +178,9 @@ def _scaled(path: Path, common: dict[str, Tensor], adapters: Mapping[str, Adapte
 
 
 def write(artifact: Artifact, draft: Draft) -> list[Path]:
-    """``pytorch_lora_weights.safetensors``, whose B have the scale in them: alpha is the rank, here and in the header.
+    """``pytorch_lora_weights.safetensors``, whose B contain the scale: alpha = rank, also in the header.
 
-    Raises FormatError for a kind of factors that has no place here.
+    Raises FormatError for a kind of factors that this format cannot hold.
     """
     magnitudes = {n.removesuffix(_MAGNITUDE): t for n, t in artifact.tensors.items() if n.endswith(_MAGNITUDE)}
     plain = {name: tensor for name, tensor in artifact.tensors.items() if not name.endswith(_MAGNITUDE)}
@@ -210,9 +210,9 @@ def _magnitude(artifact: Artifact, name: str, lengths: Tensor, pair: Pair) -> Te
 
 
 def _adapter(artifact: Artifact, pairs: Mapping[str, Pair], magnitudes: Collection[str]) -> dict[str, Any]:
-    """Fields of LoraConfig for each part. Modules are named in full, so that no other module is met by a short name.
+    """Fields of LoraConfig for each part. Modules have full names: a short name could match others.
 
-    Raises FormatError where some layers of a part are DoRA's and some not: `use_dora` is of all.
+    Raises FormatError if only some layers of a part are DoRA's: `use_dora` is for all of them.
     """
     fields: dict[str, Any] = {}
     for part in learned_parts():

@@ -2,11 +2,11 @@
 
 ``lora_unet_<module>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``; text encoders ``lora_te_text_model_…``
 (SDXL: ``lora_te1_…`` and ``lora_te2_…``, and the modules of the UNet by their LDM names). Variants have LyCORIS' names:
-``.hada_w1_a`` and so on, ``.lokr_w1``, ``.dora_scale``. What is read may lack alphas (alpha = rank), and may have
-embeddings in it (``bundle_emb.<word>.…``) and LyCORIS' other kinds: GLoRA, OFT, BOFT, (IA)³, differences of whole
-weights, biases and norms. Their changes are those of LyCORIS 4.1.3 within 1e-6 of a change.
+``.hada_w1_a`` and so on, ``.lokr_w1``, ``.dora_scale``. A file that is read may lack alphas (alpha = rank), and may
+contain embeddings (``bundle_emb.<word>.…``) and LyCORIS' other kinds: GLoRA, OFT, BOFT, (IA)³, differences of whole
+weights, biases and norms. The changes of weights equal those of LyCORIS 4.1.3 within 1e-6 of a change.
 
-What other programs make of these files was checked with their own code, on all layers of the true SD 1.5, 2.1 and XL
+How other programs read these files was checked with their own code, on all layers of the real SD 1.5, 2.1 and XL
 (350, 416 and 1,052 with the text encoders). LoRA, LoCon and ranks by block: the weights are Étude's within 1e-6 in
 A1111 1.10 (2025-11-12), SD.Next (2026-07-23), ComfyUI (2025-10-12), InvokeAI (2026-08-19) and kohya's `networks.lora`
 (2026-02-16); one call of the UNet is the same within 1e-5 in diffusers 0.42, which however ignores alphas that differ
@@ -44,7 +44,7 @@ from etude.formats.peft_config import ADAPTER, read_object
 
 UNET = "lora_unet_"
 _OF_TEXT = ("encoder.", "final_layer_norm", "text_projection")  # modules of text encoders, which no UNet has
-LYCORIS = "lycoris_"  # LyCORIS' own wrapper: modules of one model, the UNet, called by their names alone
+LYCORIS = "lycoris_"  # LyCORIS' own wrapper: modules of one model, the UNet, without a part's prefix
 
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
@@ -120,7 +120,7 @@ def write(artifact: Artifact, draft: Draft) -> list[Path]:
         norm = artifact.tensors.get(f"{layer}.diff", tensor.new_empty(1, 1)).ndim == 1
         for own, value in named(factor, tensor, norm).items():
             tensors[f"{escaped}.{own}"] = value.contiguous()
-        # float32 even beside fp16: any alpha is exact enough
+        # float32 even with fp16 factors: then any alpha is exact enough
         tensors[f"{escaped}.alpha"] = torch.tensor(float(alphas.get(layer, artifact.facts["alpha"])))
     metadata = headers.kohya(artifact.facts, _algorithm(tensors))
     metadata |= headers.hashes(tensors, metadata) | headers.modelspec(artifact.facts, "lora")
@@ -130,7 +130,7 @@ def write(artifact: Artifact, draft: Draft) -> list[Path]:
 
 
 def _algorithm(tensors: Collection[str]) -> str:
-    """What LyCORIS calls the kind of these factors; "": plain LoRA, which is kohya's own."""
+    """LyCORIS' name of the kind of these factors; "": plain LoRA, which is kohya's own."""
     kinds = {"hada_": "loha", "lokr_": "lokr", ".a1.": "glora", "oft_": "diag-oft", ".on_input": "ia3"}
     kinds |= {".diff": "full", "_norm": "full", ".dora_scale": "lora"}
     text = " ".join(tensors)

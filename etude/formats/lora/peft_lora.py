@@ -1,7 +1,7 @@
 """PEFT's folder ``<name>/<part>/``: ``adapter_model.safetensors`` and ``adapter_config.json`` for each part.
 
-An adapter is of one model, so a LoRA of the UNet and of text encoders has several; ``PeftModel.from_pretrained`` takes
-one. CLIP's layers are called as transformers calls them today (≥ 5.6: without ``text_model.`` in CLIPTextModel).
+An adapter is for one model, so a LoRA of the UNet and of text encoders has several; ``PeftModel.from_pretrained`` takes
+one. CLIP's layers have transformers' present names (≥ 5.6: without ``text_model.`` in CLIPTextModel).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FILES = (FILE, "adapter_model.bin")
 
 
 def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Whether the files of a folder (its paths are the keys) are an adapter, or those of parts."""
+    """Whether the files of a folder (its paths are the keys) are an adapter, or one adapter for each part."""
     places = {f"{part}/{file}".lstrip("/") for part in ("", *learned_parts()) for file in FILES}
     return not places.isdisjoint(keys)
 
@@ -57,7 +57,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _placed(name: str, part: str) -> str:
-    """The name below the part that its folder is called by: both of SDXL's text encoders have the same layers."""
+    """The name under the part that its folder is named after: both of SDXL's text encoders have the same layers."""
     return f"{part}.{name.partition('.')[2]}" if part in text_parts() else name
 
 
