@@ -16,12 +16,12 @@ from etude.core.params import nearest
 from etude.project import check
 from etude.watch.stages import UNDER_DVC
 
-METHODS = {"method": "", "methods": "--method"}  # parameters that name methods → name in errors; "": as in the help
+METHODS = {"method": "", "methods": "--method"}  # parameters that name methods → name in errors; "": that of the help
 SETS = {  # parameters that name image sets, by command
     "prepare": "name", "caption": "name", "encode": "name", "views": "name", "class_images": "real", "crops": "name",
     "masks": "name",
 }  # fmt: skip
-REPAIRS = ("migrate",)  # commands that repair params files, so they must run with faults in them
+REPAIRS = ("migrate",)  # commands that repair params files: they must run even if these have faults
 
 
 def checked(command: Callable[..., Any], warn: Callable[[str], None]) -> Callable[..., Any]:
@@ -55,7 +55,7 @@ def checked(command: Callable[..., Any], warn: Callable[[str], None]) -> Callabl
 
 
 def refuse_unknown(argument: str, kind: str, name: str, choices: Iterable[str] | Mapping[str, Any]) -> None:
-    """Raises ArgumentError if ``name`` is none of ``choices``, with the nearest name and all choices."""
+    """Raises ArgumentError, with the nearest name and all choices, if ``name`` is none of ``choices``."""
     names = sorted(choices)
     if name not in names:
         hint = nearest(name, names)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
-_typed_in: Path | None = None  # the folder where `etude` was typed; None: the same as the working folder
+_typed_in: Path | None = None  # the folder where `etude` was called; None: the working folder
 
 
 def command_line(command: Callable[..., Any]) -> None:
@@ -29,14 +29,14 @@ def parser(command: Callable[..., Any]) -> Any:
 
 
 def enter(root: Path, typed_in: Path) -> None:
-    """Change the working folder to ``root``, for a command line that was typed in the folder ``typed_in``."""
+    """Change the working folder to ``root``, for a command that was called in the folder ``typed_in``."""
     global _typed_in
     os.chdir(root)
     _typed_in = None if typed_in == root else typed_in
 
 
 def from_root(path: Path) -> Path:
-    """``path`` as seen from the working folder; as typed, it is relative to the folder where `etude` was called."""
+    """``path`` relative to the working folder; the given one is relative to the folder where `etude` was called."""
     if _typed_in is None or path.is_absolute() or str(path).startswith("~"):
         return path
     try:

@@ -1,6 +1,6 @@
-"""How much GPU memory stages need: counted once for the same code, parameters and base, and then remembered.
+"""How much GPU memory stages need: counted once for the same code, parameters and base, then read from the store.
 
-Counting imports torch; what is remembered is read without it.
+Counting imports torch; reading a remembered count does not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from etude.training.switches import Switch, switches
 
 LIBRARIES = ("accelerate", "diffusers", "torch", "transformers")
 UNCOUNTED = "not counted yet"
-CONTEXT = 500_000_000  # bytes of CUDA itself, which are not counted
+CONTEXT = 500_000_000  # bytes of CUDA itself, which a count does not include
 MEANING = {
     "weights": "of the base, frozen",
     "learned": "what training adds: factors, copies",
@@ -50,7 +50,7 @@ class Shared(Schema):
 
 
 def setup_of(shared: Shared, params: MethodParams) -> Setup:
-    """What the build of a method is counted for, with these parameters."""
+    """The setup for which a method's build is counted, from these parameters."""
     path = base_of(params, shared.base)
     chunks, rule = shared.text.chunks, shared.text.rule
     return Setup(path, family_of(path), shared.prepare.largest.resolution, shared.precision, chunks, rule)
@@ -84,7 +84,7 @@ def counted(method: str, params: MethodParams, setup: Setup) -> Footprint:
 
 
 def _place(method: str, params: MethodParams, setup: Setup) -> Path:
-    """The file of a count; its name holds everything on which the count depends."""
+    """The file of a count; everything on which the count depends is in its key."""
     about, code = {**asdict(setup), "base": setup.base.as_posix()}, _code("etude", f"pipelines/{method}/method")
     return Store("memory").path(key(method, params.recipe(), about, _configs(setup.base), *code), ".json")
 
@@ -95,20 +95,20 @@ def _configs(base: Path) -> str:
 
 
 def _code(*places: str) -> list[Any]:
-    """The code that counts and is counted."""
+    """Digests of the code that counts and of the code that is counted, and versions of libraries."""
     return [{place: _digest(place) for place in places}, versions(*LIBRARIES)]
 
 
 @cache
 def _digest(place: str) -> str:
-    """Once for all stages of a plan, which share most of the code."""
+    """The digest of code, computed once for all stages of a plan: they share most of it."""
     return code_digests(place)[place]
 
 
 def changes_that_fit(
     method: str, params: MethodParams, setup: Setup, room: int
 ) -> tuple[Sequence[Switch], Footprint | None]:
-    """The switches, cheapest first, with which a build fits into ``room`` bytes, and its memory then; None: never."""
+    """The switches, cheapest first, with which a build fits into ``room`` bytes, and its memory; None: none suffice."""
     chosen: list[Switch] = []
     least = counted(method, params, setup)
     for switch in list(switches(params, setup.precision)):
@@ -133,7 +133,7 @@ def table(footprint: Footprint) -> list[str]:
 
 
 def refuse_too_large(method: str, room: int) -> None:
-    """Raise InputError for a build that does not fit into ``room`` bytes, with where they go and what would fit.
+    """Raise InputError for a build that does not fit into ``room`` bytes, with what uses them and what would fit.
 
     A method that is not counted passes.
     """
@@ -161,8 +161,8 @@ def what_fits(method: str, params: MethodParams, setup: Setup, room: int) -> str
 def told(label: str, room: int) -> tuple[str, str]:
     """What a stage such as ``lora:build`` needs, such as ``7.4 GB, fits``, and what to do if it does not fit.
 
-    ``room`` is the memory of the GPU in bytes, 0 without one; without one nothing is counted that was not before. Both
-    texts are empty for a stage that uses no GPU or draws nothing, and the first says so if it is not counted (yet).
+    ``room`` is the memory of the GPU in bytes; 0 without a GPU: then only remembered counts are used. Both texts are
+    empty for a stage that uses no GPU or draws nothing. The first says so if a stage is not counted, or not yet.
     """
     method, _, stage = label.partition(":")
     stage = stage.partition("@")[0]
@@ -181,7 +181,7 @@ def told(label: str, room: int) -> tuple[str, str]:
             footprint = counted_drawing(setup, pictures) if room else recalled_drawing(setup, pictures)
     except UncountedError:
         return "not counted", ""
-    except BaseError:  # it is not here, and no preset fetches it
+    except BaseError:  # the base is missing, and no preset fetches it
         return "no base", ""
     if footprint is None:
         return UNCOUNTED, ""
@@ -195,13 +195,13 @@ def told(label: str, room: int) -> tuple[str, str]:
 
 
 def recalled_drawing(setup: Setup, pictures: int) -> Footprint | None:
-    """The remembered count of drawing so many pictures at once with the base."""
+    """The remembered count of drawing ``pictures`` at once with the base; None if there is none."""
     place = _drawing_place(setup, pictures)
     return Footprint(**read_json(place)) if place.exists() else None
 
 
 def counted_drawing(setup: Setup, pictures: int) -> Footprint:
-    """The memory of drawing so many pictures at once with the base, remembered or counted now."""
+    """The memory of drawing ``pictures`` at once with the base, remembered or counted now."""
     if (kept := recalled_drawing(setup, pictures)) is not None:
         return kept
     from etude.memory.drawing import count_drawing
@@ -231,7 +231,7 @@ ACTIONS = {
 
 
 def at_once(params: MethodParams, evaluate: Evaluate, grid: Grid) -> dict[str, int]:
-    """How many pictures each stage of a method draws at once: of one prompt, those that differ by the seed."""
+    """How many pictures each stage of a method draws at once: those of one prompt that differ only by the seed."""
     axes = [axis for axis in (grid.x, grid.y, grid.z) if axis is not None and axis.axis == "seed"]
     in_a_cell = max((len(integers(str(axis.values))) for axis in axes), default=1)
     stages = {"evaluate": len(evaluate.seeds), "grid": in_a_cell}

@@ -30,7 +30,7 @@ class Metric:
 
     key: str  # in params.yaml, metrics.json and CSV files
     name: str
-    better: Better  # "": neither
+    better: Better  # "": neither is better
     question: str  # the question that its values answer
     about: str  # how it is measured
     shown: tuple[Place, ...]
@@ -38,7 +38,7 @@ class Metric:
 
     @property
     def sign(self) -> int:
-        """1, or -1 if lower is better: multiplied with it, a larger value is always better."""
+        """1, or -1 if lower is better: a value times this is always better if it is larger."""
         return -1 if self.better == "lower" else 1
 
 

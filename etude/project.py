@@ -34,7 +34,7 @@ def params_files(root: Path) -> list[Path]:
 
 
 def schemas_of(root: Path) -> Iterator[tuple[Path, type[Schema]]]:
-    """The params files below ``root``, each with its schema, without files of folders that are no method."""
+    """The params files below ``root``, each with its schema; files in folders that are no method are left out."""
     names = method_names()
     for path in params_files(root):
         name = path.relative_to(root).parent.name
@@ -132,7 +132,7 @@ Fault = tuple[str, str]  # what is wrong, and what to do
 
 
 def _weight_faults(params: Schema, reading: Text) -> Iterator[Fault]:
-    """Words that brackets make another text, weights among the texts of ``params`` that are no numbers; what to do."""
+    """Words that brackets change, and weights in the texts of ``params`` that are no numbers; with what to do."""
     for key, word in _words(params):
         if _is_changed(word, reading):
             fault = f"`{key}` is {word!r}, and brackets and backslashes in it mean weights by `text.emphasis`"
@@ -161,7 +161,7 @@ def _is_changed(word: str, reading: Text) -> bool:
 
 
 def _texts(value: object) -> Iterator[str]:
-    """The texts in parameters, however deep they lie."""
+    """The texts in parameters, at any depth."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -172,7 +172,7 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _tag_faults(project: Project) -> Iterator[Fault]:
-    """Brackets in a tagger's tags, which would weigh."""
+    """Brackets in a tagger's tags, which would be read as weights."""
     taggers = [kind for kind in project.caption.captioners if CAPTIONERS[kind].settings == "tags"]
     if taggers and project.caption.tags.escape == "none" and project.text.emphasis != "none":
         fault = (
@@ -189,7 +189,7 @@ def _set_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
 
 
 def _run_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
-    """Settings that exclude those of the project, and models that no method makes."""
+    """Settings that cannot be combined with those of the project, and models that no method makes."""
     yield from text_faults(params, project.text)
     yield from _weight_faults(params, project.text)
     if isinstance(params, Trained):
@@ -210,7 +210,7 @@ def _run_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
 
 
 def _start_faults(name: str, params: MethodParams) -> Iterator[Fault]:
-    """A start that DVC cannot follow: what the method itself makes, or a name such as lora@160 in place of a path."""
+    """A start that DVC cannot track: a file that the method itself makes, or a name such as lora@160, not a path."""
     place = params.start if isinstance(params, Starts) else ""
     method, _, step = place.partition("@")
     if f"{place}/".startswith(f"artifacts/{name}/"):

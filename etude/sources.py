@@ -66,13 +66,13 @@ def origin(path: str) -> Origin | None:
 
 
 def _fetched(path: str) -> Iterator[dict[str, Any]]:
-    """What the presets say of the model that they fetch to ``path``; a preset is read when its turn comes."""
+    """The entries of presets for the model at ``path``; each preset is read only when it is needed."""
     for preset in sorted(PRESETS.glob("*.yaml")):
         yield from (item for item in read_yaml(preset)["fetch"] if item["to"] == path)
 
 
 def family_of(base: Path) -> str:
-    """The family of a base, also of one that is not here yet, if a preset fetches it. Raises BaseError."""
+    """The family of a base; if the base is missing, from the preset that fetches it. Raises BaseError."""
     items = () if base.exists() else _fetched(base.as_posix())
     if named := next((str(item["family"]) for item in items if "family" in item), None):
         return named
@@ -95,10 +95,10 @@ def lacking(project: Project) -> list[str]:
 
 
 def hidden(root: Path, project: Project) -> list[str]:
-    """One line for each link to a folder within a source: DVC does not look behind it, so it would miss a change there.
+    """One line for each link to a folder within a source: DVC does not follow it, and would miss a change there.
 
-    DVC does look behind a link that is the source itself, and behind links to files. Links within an image set are not
-    followed here either.
+    DVC does follow a link that is the source itself, and links to files. In image sets, Étude does not follow links to
+    folders either.
     """
     links: dict[Path, str] = {}
     for source in sources(root, project):
