@@ -1,1 +1,1 @@
-"""What a picture is called: a text beside it, its file's name, or what CLIP sees in it."""
+"""The caption of a picture: a text beside it, its file's name, or a captioner's description."""

@@ -16,9 +16,9 @@ def describe_batches(
 ) -> Iterator[str]:
     """The text of each picture, by ``describe``, which sees ``size`` RGB images at a time.
 
-    The last batch is filled with its last image: how many pictures there are then changes no text, not even in the last
-    digits that decide between two words. ``pictures`` may show progress: a path is taken from it when its picture is
-    opened. Raises InputError as pictures are read.
+    The last batch is filled up with its last image, so that all batches have the same size: the last digits, which can
+    decide between two words, then do not depend on the number of pictures. ``pictures`` may show progress: a path is
+    taken from it when its picture is opened. Raises InputError for a picture that cannot be read.
     """
     paths = iter(pictures)
     while images := [open_prepared(path).convert("RGB") for path in islice(paths, size)]:

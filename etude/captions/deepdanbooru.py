@@ -1,7 +1,7 @@
 """Tags by DeepDanbooru (Kim, 2019) as A1111 loads it: ``model-resnet_custom_v3.pt``, with tags and weights.
 
-The network is a residual one (He et al., 2016) without normalisation: in the file it is part of the convolutions, which
-are numbered in the order in which they run. The same texts as A1111's, whose picture has the sides 512 too.
+The network is a residual one (He et al., 2016). Its normalisation is merged into the convolutions of the file, which
+are numbered in the order in which they run. Texts are the same as A1111's, which also resizes pictures to 512 × 512.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 FILE = "model-resnet_custom_v3.pt"
 FETCH = "fetch it from the releases of AUTOMATIC1111/TorchDeepDanbooru"
 SIDE = 512  # pixels
-STAGES = (3, 8, 20, 20, 3, 3)  # blocks of three convolutions; the first of a stage has one more, beside them
-NUMBERED_LAST = 3  # the stage whose convolution beside the others has the number behind theirs
+STAGES = (3, 8, 20, 20, 3, 3)  # blocks of three convolutions; the first of a stage has one more, as its skip
+NUMBERED_LAST = 3  # the stage whose skip convolution is numbered after the three others
 
 
 def refuse_missing(model: Path) -> None:
-    """Raise InputError where the file is not here; ``model`` is that file, or the folder that holds it."""
+    """Raise InputError if the file does not exist; ``model`` is that file, or the folder that contains it."""
     if not _file(model).is_file():
         raise InputError(model, f"holds no {FILE}" if model.is_dir() else "is missing", FETCH)
 
@@ -40,7 +40,7 @@ def recognises(model: Path) -> bool:
 
 
 def check_model(model: Path) -> None:
-    """Raise EtudeError where ``model`` cannot be opened as DeepDanbooru."""
+    """Raise EtudeError if ``model`` cannot be opened as DeepDanbooru."""
     refuse_missing(model)
     _read(_file(model))
 
@@ -84,7 +84,7 @@ def _read(path: Path) -> tuple[list[Tag], dict[str, Any]]:
 def fitted(image: Image.Image) -> Array:
     """The RGB values of an image within a square, from 0 to 1: float32 [512, 512, 3].
 
-    A1111 repeats the outermost pixels to fill the square; Pillow does that for a box without an extent.
+    A1111 repeats the outermost pixels to fill the square. Pillow does this if the resized box has no width or height.
     """
     longest = max(image.size)
     width, height = (side * SIDE // longest for side in image.size)
@@ -107,7 +107,7 @@ def run(weights: dict[str, Tensor], pixels: Tensor) -> Tensor:
 
     def conv(number: int, x: Tensor, stride: int = 1) -> Tensor:
         kernel, bias = weights[f"n_Conv_{number}.weight"], weights.get(f"n_Conv_{number}.bias")
-        around = kernel.shape[-1] - stride  # as TensorFlow pads: the odd pixel at the end
+        around = kernel.shape[-1] - stride  # as in TensorFlow: if padding is odd, the additional pixel is at the end
         before = max(around, 0) // 2
         x = pad(x, 2 * [before, max(around, 0) - before])
         return conv2d(x, kernel, bias, stride)
@@ -121,7 +121,7 @@ def run(weights: dict[str, Tensor], pixels: Tensor) -> Tensor:
 
 
 def _blocks() -> Iterator[tuple[int | None, tuple[int, int, int], int]]:
-    """Of each block the number of the convolution beside the others, if there is one, their numbers, and the stride."""
+    """For each block: the number of its skip convolution or None, the numbers of its three others, and the stride."""
     number = 1
     for stage, blocks in enumerate(STAGES):
         for block in range(blocks):

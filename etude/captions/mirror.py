@@ -9,7 +9,7 @@ OTHER = {"left": "right", "right": "left"}
 
 
 def mirror(text: str) -> str:
-    """``text`` with left and right exchanged, in the case they were written in; all else stays."""
+    """``text`` with left and right exchanged, with their upper or lower case; the rest does not change."""
     return SIDES.sub(lambda match: _as(match[0], OTHER[match[0].lower()]), text)
 
 

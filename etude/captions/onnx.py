@@ -13,7 +13,7 @@ INSTALL = "`make setup EXTRAS=tagger`"
 
 
 def is_installed() -> bool:
-    """Whether onnxruntime is; INSTALL says how to get it."""
+    """Whether onnxruntime is installed; INSTALL says how to install it."""
     return find_spec("onnxruntime") is not None
 
 
@@ -25,7 +25,7 @@ def can_use_gpu() -> bool:
 
 
 def open_network(path: Path, action: str, *, on_gpu: bool, threads: int = 0) -> Any:
-    """The session that runs the network, on so many ``threads`` (0: as many as there are cores).
+    """The session that runs the network, on ``threads`` threads (0: one for each core).
 
     Raises BaseError, with ``action`` as what to do next, for a file that onnxruntime cannot open.
     """

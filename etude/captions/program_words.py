@@ -1,4 +1,4 @@
-"""Words in the names of files that say nothing of the picture, by where they come from."""
+"""Words in the names of files that say nothing about the picture, by where they come from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ FILE_CODES = frozenset({
     "gopr", "sdc", "kic", "lrm", "hdr", "vhdr", "mp", "mv", "jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff",
     "heic", "tmp", "temp", "orig", "cropped", "resized", "upscaled", "upscale", "thumbnail", "img2img", "txt2img",
 })  # fmt: skip
-# Programs and sites whose names are nothing else. A word beside one may belong to it: "telegram cloud".
+# Programs and sites whose names have no other meaning. A word next to one may belong to it: "telegram cloud".
 PROGRAMS = frozenset({
     "ios", "whatsapp", "telegram", "fb", "insta", "snapchat", "tiktok", "snaptik", "wechat", "weixin", "kakaotalk",
     "imgur", "flickr", "pixiv", "danbooru", "gelbooru", "konachan", "pixabay", "gettyimages", "getty", "istock",
@@ -18,7 +18,7 @@ PROGRAMS = frozenset({
     "faceapp", "inshot", "capcut", "canva", "photoshop", "lightroom", "camscanner", "beautyplus", "remini", "vlcsnap",
     "bandicam", "deviantart", "nightcafe", "recraft",
 })  # fmt: skip
-# Programs, makers and devices whose names are words, too: "gemini constellation", "signal tower", "old canon".
+# Programs, makers and devices whose names are also ordinary words: "gemini constellation", "signal tower", "old canon".
 ALSO_WORDS = frozenset({
     "adobe", "firefly", "gemini", "leonardo", "grok", "flux", "bing", "creator", "creation", "creations", "messenger",
     "signal", "line", "discord", "viber", "iphone", "ipad", "android", "gopro", "dji", "canon", "nikon", "olympus",
@@ -26,14 +26,14 @@ ALSO_WORDS = frozenset({
     "epson", "sam", "win", "pano", "burst", "pexels", "unsplash", "pixel", "pro", "mini", "ultra", "default",
     "stable", "diffusion", "facebook", "instagram", "twitter", "pinterest", "reddit", "tumblr",
 })  # fmt: skip
-# What was done with a file. After a description they are left out; before one they belong to it: "final fantasy".
+# What was done with a file. After a description they are removed; before one they belong to it: "final fantasy".
 EDITS = frozenset({
     "edited", "edit", "final", "copy", "original", "crop", "resize", "scaled", "rotated", "flipped", "flip",
     "mirrored", "compressed", "converted", "export", "exported", "preview", "thumb", "sample", "effects", "upload",
     "uploaded", "download", "downloaded", "output", "out", "result", "test", "at", "am", "pm", "jan", "feb", "mar",
     "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec",
 })  # fmt: skip
-# They name the kind of file, a place of it, or a page alone: "a photo of a fox" describes, "photo 12" does not.
+# They only name the kind of file, its place, or a page: "a photo of a fox" describes, "photo 12" does not.
 FILE_WORDS = frozenset({
     "image", "images", "photo", "photos", "pic", "pics", "picture", "pictures", "screen", "shot", "shots", "scan",
     "scanned", "scans", "capture", "clip", "video", "movie", "mov", "frame", "frames", "page", "slide", "layer",
@@ -57,22 +57,22 @@ FILE_WORDS = frozenset({
     "名称未設定", "無題", "スキャン", "イメージ", "사진", "이미지", "그림", "제목", "없음", "캡처", "프로젝트", "새",
     "新しいプロジェクト", "صورة", "चित्र", "फोटो",
 })  # fmt: skip
-# A picture of a screen. Beside a date stands the program that was on it, and nothing of what it showed.
+# A picture of a screen. Next to a date, such a name contains the program on the screen, not what it showed.
 SCREENSHOTS = frozenset({
     "screenshot", "screenshots", "screencapture", "bildschirmfoto", "schermafbeelding", "skärmavbild", "skärmbild",
     "skjermbilde", "skærmbillede", "schermata", "smartselect", "スクリーンショット", "屏幕截图", "屏幕快照", "截屏",
     "截图", "螢幕擷取畫面", "螢幕快照", "스크린샷", "снимок", "скриншот",
 })  # fmt: skip
-# Words between words: alone they say nothing.
+# Words that connect others: alone they say nothing.
 STOP_WORDS = frozenset({
     "the", "and", "from", "with", "for", "not", "this", "that", "are", "was", "its", "his", "her", "our", "new",
     "old", "all", "you", "your", "by", "of", "on", "in",
 })  # fmt: skip
-# With these words the others are the photographer's name.
+# Next to these words, the others are the photographer's name.
 PHOTOGRAPHER = frozenset({"pexels", "unsplash"})
 
 ALWAYS_CUT = FILE_CODES | PROGRAMS
-CUT_BEHIND = ALWAYS_CUT | EDITS  # at the end of a name
-CUT_BEFORE = CUT_BEHIND | ALSO_WORDS  # at its beginning, beside a number or a program's word
+CUT_BEHIND = ALWAYS_CUT | EDITS  # removed at the end of a name
+CUT_BEFORE = CUT_BEHIND | ALSO_WORDS  # removed at its beginning, if it has a code or a program's name
 SAYS_NOTHING = ALWAYS_CUT | ALSO_WORDS | EDITS | FILE_WORDS | SCREENSHOTS | STOP_WORDS
 NO_DESCRIPTION = SAYS_NOTHING - STOP_WORDS

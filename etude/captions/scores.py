@@ -1,4 +1,4 @@
-"""From the scores that a tagger gives pictures to their texts."""
+"""From a tagger's scores of pictures to their texts."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Array = NDArray[np.floating]
 def write_all(table: Sequence[Tag], scores: Array, thresholds: Mapping[str, float], settings: Tags) -> list[str]:
     """The text of each picture, from its scores [n, tags] (0 to 1) for the tags in ``table``.
 
-    Scores are compared in float32, as the programs do, whose networks give that.
+    Scores are compared with thresholds in float32, as in the original programs, whose networks return float32.
     """
     exact = {category: float(np.float32(threshold)) for category, threshold in thresholds.items()}
-    likely = (scores >= min(exact.values())) | np.array([tag.category == RATING for tag in table])  # of thousands, some
+    likely = (scores >= min(exact.values())) | np.array([tag.category == RATING for tag in table])  # some of thousands
     texts = []
     for row, places in zip(scores, likely, strict=True):
         scored = [table[place]._replace(score=float(row[place])) for place in np.flatnonzero(places).tolist()]

@@ -1,7 +1,7 @@
 """The captioners, and the `caption` block of params.yaml that chooses them.
 
 Imports nothing heavy: parameters are checked before any work. A new captioner is a record in `CAPTIONERS`, its module,
-its test, and, where it has settings that no other has, a block of `Caption` with these in params.yaml.
+its test, and, if it has settings that no other captioner has, a block of `Caption` for these in params.yaml.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from etude.core.params import Location, Schema, among, refuse_twice
 NONE = "none"  # no captioner
 MODELS = Path("data/captioners")  # digests of the captioners' models, a dep of *caption*
 
-# The settings of kohya's script, for params files without the block `tags`.
+# The settings of kohya's script: the defaults of params files without the block `tags`.
 KOHYA = {
     "general": 0.35,
     "character": 0.35,
@@ -41,7 +41,7 @@ KOHYA = {
     "limit": 0,
     "batch": 8,
 }
-# Those of A1111's BLIP, but with the likeliest words: A1111 draws them at random.
+# The settings of A1111's BLIP, but with the most likely words: A1111 draws words at random.
 BLIP = {"prompt": "", "beams": 1, "min_length": 24, "max_length": 48, "precision": "fp32", "batch": 8}
 
 Phrase = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
@@ -50,18 +50,18 @@ Template = Annotated[str, Field(pattern=r"\{\}")]
 
 @dataclass(frozen=True)
 class Captioner:
-    """What describes a picture that nobody named.
+    """What describes a picture that has no caption.
 
-    ``module`` has a function ``describe_pictures``. It takes paths of pictures, the folder or file of the model, the
-    block of `caption` with the settings, and the device, and gives a caption for each picture, one by one, each of its
-    picture alone; it raises EtudeError where the model or the settings cannot be used. Its function ``refuse_missing``
-    takes the model, and raises EtudeError where a package or a file of it is missing, in a second. For `etude base`,
-    ``recognises`` tells whether a folder is such a model, and ``check_model`` opens it, and raises EtudeError where
-    that fails.
+    ``module`` has four functions. ``describe_pictures`` takes paths of pictures, the folder or file of the model, the
+    block of `caption` with the settings, and the device. It yields a caption for each picture, which depends on this
+    picture alone, and raises EtudeError if the model or the settings cannot be used. ``refuse_missing`` takes the model
+    and raises EtudeError if a package or a file of it is missing; it takes at most a second. Two functions are for
+    `etude base`: ``recognises`` says whether a folder is such a model; ``check_model`` opens it, and raises EtudeError
+    if that fails.
     """
 
-    kind: str  # as `caption.captioners` and captions.json call it
-    name: str  # as people call it
+    kind: str  # its name in `caption.captioners` and captions.json
+    name: str  # its name for people
     settings: str  # the block of `caption`
     module: str
 
@@ -72,11 +72,11 @@ class Captioner:
         yield from describe_pictures(pictures, model, getattr(caption, self.settings), device)
 
     def refuse_missing(self, caption: Caption) -> None:
-        """Raise EtudeError where a package that the captioner needs is missing, or a file of its model."""
+        """Raise EtudeError if a package that the captioner needs is missing, or a file of its model."""
         import_module(self.module).refuse_missing(Path(caption.captioners[self.kind]))
 
     def recognises(self, model: Path) -> bool:
-        """Whether the folder ``model`` is by its files a model of this captioner, and of nothing else."""
+        """Whether the files in the folder ``model`` are those of a model for this captioner, and for nothing else."""
         found: bool = import_module(self.module).recognises(model)
         return found
 
@@ -95,7 +95,7 @@ CAPTIONERS = {captioner.kind: captioner for captioner in _LIST}
 
 
 def _known(kind: str) -> str:
-    """Raises ValueError for what is no captioner at the time of asking: a record may have been added."""
+    """Raises ValueError for an unknown captioner. CAPTIONERS is read at each call, because a record may be added."""
     return among("captioner", CAPTIONERS)(kind)
 
 

@@ -1,6 +1,6 @@
 """The text of a picture from a tagger's scores: which tags it names, in which order, and how they are written.
 
-The rules are those of the programs that people know: kohya's ``tag_images_by_wd14_tagger.py``, SmilingWolf's app for
+The rules are those of well-known programs: kohya's ``tag_images_by_wd14_tagger.py``, SmilingWolf's app for
 the WD14 models, and A1111's DeepDanbooru. A rule in which they differ is a setting. Imports nothing heavy.
 """
 
@@ -17,13 +17,13 @@ Name = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
 Threshold = Annotated[float, Field(ge=0, le=1)]
 Category = Literal["general", "artist", "copyright", "character", "meta"]
 RATING = "rating"  # one of a few tags that exclude each other: general, sensitive, questionable, explicit
-SHORTEST = 3  # characters: kohya's script takes tags of up to so many for kaomoji
+SHORTEST = 3  # characters: kohya's script treats tags of at most this length as kaomoji
 # Tags in which `_` is a mouth: the list of SmilingWolf's app.
 KAOMOJI = frozenset({
     "0_0", "(o)_(o)", "+_+", "+_-", "._.", "<o>_<o>", "<|>_<|>", "=_=", ">_<", "3_3", "6_9", ">_o", "@_@", "^_^", "o_o",
     "u_u", "x_x", "|_|", "||_||",
 })  # fmt: skip
-ESCAPED = {"none": "", "smilingwolf": "()", "a1111": r"\()"}  # characters that get a backslash, that one first
+ESCAPED = {"none": "", "smilingwolf": "()", "a1111": r"\()"}  # characters that get a backslash; the backslash first
 
 
 class Tags(Schema):
@@ -67,7 +67,7 @@ class Tags(Schema):
 
 
 class Tag(NamedTuple):
-    """A tag, as the model calls it or as it is written, and its score for one picture."""
+    """A tag, by its name in the model or as it is written, and its score for one picture."""
 
     name: str
     category: str
@@ -77,7 +77,7 @@ class Tag(NamedTuple):
 def write_tags(scored: Iterable[Tag], thresholds: Mapping[str, float], settings: Tags) -> str:
     """The text of a picture from all tags of the model with their scores, in the model's order.
 
-    ``thresholds`` has one for "general", which counts for every category that it lacks.
+    ``thresholds`` has one for "general", which is used for every category without its own.
     """
     listed = list(scored)
     named = [tag for tag in listed if _is_named(tag, thresholds, settings)]
@@ -92,7 +92,7 @@ def write_tags(scored: Iterable[Tag], thresholds: Mapping[str, float], settings:
         rating = _written(max(ratings, key=lambda tag: tag.score), settings)
         if _plain(rating.name) not in undesired:
             written.insert(0 if settings.rating == "first" else len(written), rating)
-    for name in map(_plain, settings.first):  # one after the other, so that the last one stands first: kohya's rule
+    for name in map(_plain, settings.first):  # one after the other, so that the last one comes first: kohya's rule
         found = [tag for tag in written if _plain(tag.name) == name]
         written = found + [tag for tag in written if tag not in found]
     return ", ".join(_shown(tag, settings) for tag in written)
@@ -104,7 +104,7 @@ def _is_named(tag: Tag, thresholds: Mapping[str, float], settings: Tags) -> bool
 
 
 def _ordered(tags: list[Tag], settings: Tags) -> list[Tag]:
-    """Sorted by their own names, so that how they are written changes nothing; equal scores in the model's order."""
+    """The tags in order. They are sorted by the model's names, not as they are written; equal scores stay in order."""
     if settings.order == "score":
         tags = sorted(tags, key=_by_score)
     elif settings.order == "alphabet":
@@ -115,7 +115,7 @@ def _ordered(tags: list[Tag], settings: Tags) -> list[Tag]:
     characters = [tag for tag in tags if tag.category == "character"]
     if settings.characters == "last":
         return others + characters
-    if settings.order == "table":  # kohya's script puts one after the other at the beginning
+    if settings.order == "table":  # kohya's script inserts them one after the other at the beginning
         characters.reverse()
     return characters + others
 
@@ -125,7 +125,7 @@ def _by_score(tag: Tag) -> float:
 
 
 def _written(tag: Tag, settings: Tags) -> Tag:
-    """The tag by the name that is written. In the order of kohya's script: a replacement names it without `_`."""
+    """The tag as it is written. Steps are in the order of kohya's script, so replacements use the name without `_`."""
     name = tag.name
     if settings.expand and tag.category == "character" and name.endswith(")") and "(" in name:
         character, _, series = name.rpartition("(")
@@ -142,7 +142,7 @@ def _written(tag: Tag, settings: Tags) -> Tag:
 
 
 def _plain(name: str) -> str:
-    """By what names in the settings and written tags are compared: `_` and a space are one."""
+    """The form in which names in the settings and written tags are compared: `_` equals a space."""
     return name.replace("_", " ")
 
 

@@ -1,7 +1,7 @@
 """Sentences by an image-to-text model of transformers in a folder: BLIP, BLIP-2, GIT, Florence-2, LLaVA, Qwen-VL …
 
-Nothing is fetched, and no code of a model's repository runs: transformers itself must know the model. The same weights
-and pictures give the same sentences: words are searched for, and not drawn.
+Nothing is downloaded, and no code of a model's repository runs: transformers itself must know the model. The same
+weights and pictures give the same sentences, because words are searched for, not drawn at random.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ FETCH = "fetch the whole repository of the model again with `etude base`"
 SAFELY = {"local_files_only": True, "trust_remote_code": False}
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "tekken.json")
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-TASKS = "<CAPTION>, <DETAILED_CAPTION> or <MORE_DETAILED_CAPTION>"  # of Florence-2's, those that give a sentence
+TASKS = "<CAPTION>, <DETAILED_CAPTION> or <MORE_DETAILED_CAPTION>"  # the tasks of Florence-2 that return a sentence
 
 
 def refuse_missing(model: Path) -> None:
-    """Raise EtudeError where a file of the model is not here, or transformers would need code from its repository."""
+    """Raise EtudeError if a file of the model is missing, or transformers would need code from its repository."""
     if not (model / "config.json").is_file():
         raise InputError(model, "lacks config.json, which an image-to-text model has", FETCH)
     config = read_config(model / "config.json")
@@ -38,13 +38,13 @@ def refuse_missing(model: Path) -> None:
 
 
 def recognises(model: Path) -> bool:
-    """Whether the folder is one of transformers, and no CLIP; a base has no config.json beside its parts."""
+    """Whether it is a model folder of transformers, and no CLIP; a base has no config.json beside its parts."""
     config = model / "config.json"
     return config.is_file() and read_config(config).get("model_type", "clip") != "clip"
 
 
 def check_model(model: Path) -> None:
-    """Raise EtudeError where transformers does not know the model, or its files are no weights; few bytes are read."""
+    """Raise EtudeError if transformers does not know the model, or its files are no weights; few bytes are read."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
@@ -60,7 +60,7 @@ def check_model(model: Path) -> None:
 
 @contextmanager
 def _opening(folder: Path) -> Iterator[None]:
-    """Raise BaseError where something inside cannot be opened, or transformers lacks a package for it."""
+    """Raise BaseError if something within the block cannot be opened, or transformers lacks a package for it."""
     from etude.base.damage import DAMAGED, reason
 
     faults: tuple[type[Exception], ...] = (*DAMAGED, ImportError)
@@ -71,7 +71,7 @@ def _opening(folder: Path) -> Iterator[None]:
 
 
 def _open_processor(folder: Path) -> Any:
-    """By Pillow: with torchvision, where that is installed, pixels would be others."""
+    """The processor, always with Pillow: an installed torchvision would give other pixels."""
     from transformers import AutoProcessor
 
     return AutoProcessor.from_pretrained(folder, backend="pil", **SAFELY)
@@ -87,7 +87,7 @@ def describe_pictures(pictures: Iterable[Path], model: Path, settings: Sentence,
 
 
 class _Writer:
-    """A model with its processor, which makes numbers of pictures and prompt, and text of tokens."""
+    """A model with its processor, which converts pictures and prompt to tensors, and tokens to text."""
 
     def __init__(self, folder: Path, settings: Sentence, device: str) -> None:
         import torch
@@ -106,7 +106,7 @@ class _Writer:
         self._folder, self._settings = folder, settings
         self._model = model.requires_grad_(False).eval().to(device)
         tokenizer = self._processor.tokenizer
-        tokenizer.padding_side = "left"  # a prompt's end is where the sentence begins
+        tokenizer.padding_side = "left"  # because the sentence begins at the end of the prompt
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
 
@@ -127,7 +127,7 @@ class _Writer:
         return [_sentence(text, prompt) for text, prompt in zip(texts, prompts, strict=True)]
 
     def _generate(self, images: list[Any]) -> tuple[Any, list[str]]:
-        """The tokens that the model gives for each image, and the text that it was given for each."""
+        """The tokens that the model returns for each image, and each image's prompt as text."""
         import torch
 
         inputs, prompts = self._inputs(images), [""] * len(images)
@@ -144,7 +144,7 @@ class _Writer:
         return tokens, prompts
 
     def _inputs(self, images: list[Any]) -> Any:
-        """What the model takes: of the images, and of the prompt for each; in a chat's form where it has one."""
+        """The model's inputs: the images, and the prompt for each; in the form of a chat if the model has one."""
         prompt, kind, pictures = self._settings.prompt, self._model.config.model_type, images
         if not prompt:
             return self._processor(images=images, return_tensors="pt")
@@ -153,9 +153,9 @@ class _Writer:
             prompt = self._processor.apply_chat_template(
                 [{"role": "user", "content": asked}], add_generation_prompt=True
             )
-            pictures = [[image] for image in images]  # of each chat: some take a plain list for those of one
+            pictures = [[image] for image in images]  # one list a chat: some models read a plain list as one chat
         inputs = self._processor(images=pictures, text=[prompt] * len(images), padding=True, return_tensors="pt")
-        if kind == "git":  # its sentence goes on behind the prompt, so that must not end
+        if kind == "git":  # its sentence continues the prompt, which must not have an end token
             for name in ("input_ids", "attention_mask"):
                 inputs[name] = inputs[name][:, :-1]
             inputs.pop("token_type_ids", None)
@@ -174,5 +174,5 @@ class _Writer:
 
 
 def _sentence(text: str, prompt: str) -> str:
-    """The text in one line, without the prompt, which models that continue it repeat."""
+    """The text in one line, without the prompt, which some models repeat."""
     return " ".join(text.removeprefix(prompt).split())

@@ -1,9 +1,9 @@
-"""Tags by SmilingWolf's WD14 models, as their repositories hold them: ``model.onnx`` beside ``selected_tags.csv``.
+"""Tags by SmilingWolf's WD14 models, as their repositories contain them: ``model.onnx`` and ``selected_tags.csv``.
 
-Where ``model.onnx`` is missing, the network is timm's: ``model.safetensors`` and ``config.json``.
+If ``model.onnx`` is missing, the network is read in timm's form: ``model.safetensors`` and ``config.json``.
 
-Versions 1.4 to 3 differ in the table and in the network alone. A picture comes in as its BGR values from 0 to 255, on a
-white square of the model's size [n, side, side, 3]; out comes a score from 0 to 1 for each row of the table.
+Versions 1.4 to 3 differ only in the table and the network. Inputs are the BGR values (0 to 255) of pictures on a white
+square of the model's size [n, side, side, 3]; the output is a score from 0 to 1 for each row of the table.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from etude.core.errors import BaseError, EtudeWarning, InputError
 
 NETWORK, TABLE = "model.onnx", "selected_tags.csv"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # timm's form
-# Danbooru's numbers of categories, and the one that these tables give to ratings.
+# Danbooru's category numbers, and the number of ratings in these tables.
 CATEGORIES = {"0": "general", "1": "artist", "3": "copyright", "4": "character", "5": "meta", "9": RATING}
 FETCH = "fetch the whole repository of the model again with `etude base`"
 
 
 def refuse_missing(model: Path) -> None:
-    """Raise InputError where what runs the network is not installed, or a file of the model is not here."""
+    """Raise InputError if the package that runs the network is not installed, or a file of the model is missing."""
     by_timm = not (model / NETWORK).is_file() and (model / WEIGHTS).is_file()
     if by_timm and not find_spec("timm"):
         fault = f"the model of wd14 is {WEIGHTS}, which needs timm"
@@ -54,7 +54,7 @@ def recognises(model: Path) -> bool:
 
 
 def check_model(model: Path) -> None:
-    """Raise EtudeError where the model in the folder cannot be opened as WD14."""
+    """Raise EtudeError if the model in the folder cannot be opened as WD14."""
     refuse_missing(model)
     read_table(model / TABLE)
     _open(model, "cpu")
@@ -114,14 +114,14 @@ def pixels(image: Image.Image, side: int, resize: str) -> Array:
 def shrink_by_area(square: NDArray[np.uint8], side: int) -> Array:
     """The mean of what each new pixel covers: float32 [side, side, 3], whole numbers.
 
-    Equal to OpenCV's ``INTER_AREA``, which kohya's script uses, also in how it adds (in float32, one pixel after the
-    other) and rounds: to even, but up where a side is halved.
+    Equal to OpenCV's ``INTER_AREA``, which kohya's script uses. Like OpenCV, it adds in float32, one pixel after the
+    other, and rounds halves to even, but upwards if a side is halved.
     """
     scale = len(square) / side
     begins = np.arange(side) * scale
     covered = np.floor(begins).astype(int)[:, None] + np.arange(int(np.ceil(scale)) + 1)  # [side, pixels]
     overlap = np.minimum(covered + 1, (begins + scale)[:, None]) - np.maximum(covered, begins[:, None])
-    shares = np.where(overlap < 1e-3, 0, np.minimum(overlap, 1)) / scale  # OpenCV leaves out slivers, too
+    shares = np.where(overlap < 1e-3, 0, np.minimum(overlap, 1)) / scale  # OpenCV also leaves out such small parts
     shares = shares.astype(np.float32)
     covered = np.minimum(covered, len(square) - 1)
     across = np.zeros((len(square), side, 3), np.float32)
@@ -134,12 +134,12 @@ def shrink_by_area(square: NDArray[np.uint8], side: int) -> Array:
 
 
 class _Network:
-    """The network, with the side of its pictures, and how many of them it takes if that is fixed, else 0."""
+    """The network, with the side of its pictures, and its batch size if it is fixed, otherwise 0."""
 
     def __init__(self, path: Path, device: str) -> None:
         import torch
 
-        threads = torch.get_num_threads()  # those of `threads`
+        threads = torch.get_num_threads()  # the parameter `threads`
         self._session = onnx.open_network(path, FETCH, on_gpu=_on_gpu(device), threads=threads)
         taken = self._session.get_inputs()[0]
         batch, height, width, *colours = taken.shape

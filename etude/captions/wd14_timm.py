@@ -1,6 +1,6 @@
 """The networks of WD14 models in timm's form: ``model.safetensors`` beside timm's ``config.json``. They run on a GPU.
 
-timm brings torchvision, which must fit the build of torch; so neither is part of an extra.
+timm installs torchvision, which must fit the build of torch; so neither is part of an extra.
 """
 
 from __future__ import annotations

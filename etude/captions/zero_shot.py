@@ -1,6 +1,6 @@
-"""A captioner that names what CLIP sees: zero-shot classification over lists of words (Radford et al., 2021).
+"""A captioner by CLIP: zero-shot classification over lists of words (Radford et al., 2021).
 
-It knows no weights: features come in as unit vectors, so any CLIP will do.
+`Phrases` gets features as unit vectors, so any CLIP can be used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Read = Callable[[Sequence[str]], Array]  # texts → unit features [n, d]
 
 
 def read_words(path: Path | str) -> list[str]:
-    """The words of a list: one a line, blank lines and lines that begin with # left out, each once."""
+    """The words of a list, one on each line, without duplicates, blank lines and lines that begin with #."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -38,18 +38,18 @@ def read_words(path: Path | str) -> list[str]:
 
 
 def refuse_missing(model: Path) -> None:
-    """Raise BaseError where the folder ``model`` holds no model of transformers."""
+    """Raise BaseError if the folder ``model`` contains no model of transformers."""
     if not (model / "config.json").is_file():
         raise BaseError(model, "is no CLIP folder: config.json is missing", "correct `caption.captioners`")
 
 
 def recognises(model: Path) -> bool:
-    """No: a CLIP also measures pictures, so that `etude base` opens it without its captioner."""
+    """Always False: a CLIP is not only a captioner but also measures pictures, so `etude base` opens it by itself."""
     return False
 
 
 def describe_pictures(pictures: Iterable[Path], model: Path, settings: Words, device: str) -> Iterator[str]:
-    """A caption for each picture file, seen by the CLIP in the folder ``model``; raises EtudeError if it is none."""
+    """A caption for each picture file, by the CLIP in the folder ``model``; raises EtudeError if it is no CLIP."""
     from etude.base.clip import Clip
     from etude.core.pictures import open_prepared
 
@@ -73,7 +73,7 @@ def _unit(features: Tensor) -> Array:
 class Phrases:
     """The words and phrases that describe a picture, each with its features.
 
-    A word's feature is the mean over the templates, as in the paper. Styles and backgrounds are read as they stand.
+    A word's feature is the mean over the templates, as in the paper. Styles and backgrounds are encoded alone.
     """
 
     def __init__(self, read: Read, words: Sequence[str], settings: Words) -> None:
@@ -93,12 +93,12 @@ def _word_features(read: Read, words: Sequence[str], templates: Sequence[str]) -
     features = []
     for template in templates:
         features.append(read([template.replace("{}", word) for word in words]))
-    sums = sum(features)  # one after the other, as always: the order decides the last bits
+    sums = sum(features)  # always in this order, because it decides the last bits
     return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True))
 
 
 def _best(picture: Array, names: Sequence[str], features: Array | None, top: int) -> list[str]:
-    """The ``top`` names of the highest cosine similarity; of equal ones the first in the list."""
+    """The ``top`` names with the highest cosine similarity; among equal ones, the first in the list."""
     if features is None:
         return []
     order = np.argsort(-(features @ picture), kind="stable")
