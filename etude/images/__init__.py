@@ -1,1 +1,1 @@
-"""Pictures as pixels: find, decode, crop, resize, name by content. Nothing here knows a model."""
+"""Pictures as pixels: find, decode, crop, resize, name by content. Nothing here uses a model."""

@@ -1,4 +1,4 @@
-"""AVIF and HEIC: what their boxes say of the picture and Pillow does not apply (ISO/IEC 14496-12 and 23008-12)."""
+"""AVIF and HEIC: what their boxes say about the picture, but Pillow does not apply (ISO/IEC 14496-12 and 23008-12)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ WINDOW = b"clap"  # clean aperture: only a part of the coded picture is to be sh
 
 
 def refuse_misread(path: Path, image: ImageFile) -> None:
-    """Raise UnusableError for a file whose pixels Pillow shows otherwise than the file says."""
+    """Raise UnusableError for a file whose pixels Pillow shows differently from what the file says."""
     if image.format == "AVIF" and has_property(path, WINDOW):
         raise UnusableError("shows only a part of its pixels (clap), which Pillow does not apply")
-    if "icc_profile" not in image.info:  # a profile comes before codes
+    if "icc_profile" not in image.info:  # a profile has precedence over codes
         described_profile(path)

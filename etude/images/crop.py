@@ -10,7 +10,7 @@ from PIL import Image
 
 Size = tuple[int, int]  # width, height
 Box = tuple[float, float, float, float]
-# From three times too large on, a picture is first shrunk by a whole factor: faster, and the same to the eye.
+# A picture that is three times too large or more is first shrunk by a whole factor: faster, with no visible difference.
 REDUCING_GAP = 3.0
 
 
@@ -26,10 +26,10 @@ def scaled(box: Sequence[float], across: float, down: float) -> Box:
 
 
 def crop_box(size: tuple[float, float], target: Size, focus: tuple[float, float] | None = None) -> Box:
-    """The largest box of the target's shape, as near to ``focus`` (a point; None is the middle) as the edges allow."""
+    """The largest box of the target's shape, as near to ``focus`` (a point; None: the middle) as the edges allow."""
     (width, height), (w, h) = size, target
     scale = min(width / w, height / h)
-    box_w, box_h = min(scale * w, width), min(scale * h, height)  # products may be larger, by their last bit
+    box_w, box_h = min(scale * w, width), min(scale * h, height)  # rounding can make products too large by a bit
     x, y = focus or (width / 2, height / 2)
     left = min(max(x - box_w / 2, 0.0), width - box_w)
     top = min(max(y - box_h / 2, 0.0), height - box_h)
@@ -37,7 +37,7 @@ def crop_box(size: tuple[float, float], target: Size, focus: tuple[float, float]
 
 
 def smaller_box(box: Box, share: float, draw: Random) -> Box:
-    """A box of the same shape inside ``box``, smaller by ``share`` of its sides at most, at a random place."""
+    """A box of the same shape inside ``box``, smaller by at most ``share`` of its sides, at a random place."""
     left, top, right, bottom = box
     less = draw.uniform(0, share)
     across, down = (right - left) * less, (bottom - top) * less
@@ -46,10 +46,10 @@ def smaller_box(box: Box, share: float, draw: Random) -> Box:
 
 
 def split_boxes(size: Size, target: Size, threshold: float, overlap: float) -> list[Box]:
-    """Overlapping boxes along the long side of an oversized picture; none when its shape is near the target's.
+    """Overlapping boxes along the long side of an oversized picture; none if its shape is near the target's.
 
-    A1111's "split oversized images": with W×H the target, a portrait w×h is split when w·H / (h·W) is below 1 and at
-    most ``threshold`` (landscapes the other way round), into as many boxes as overlap by about ``overlap``.
+    A1111's "split oversized images": with W×H the target, a portrait w×h is split if w·H / (h·W) is below 1 and at
+    most ``threshold`` (landscapes the other way round). The boxes overlap by about ``overlap``.
     """
     (width, height), (w, h) = size, target
     portrait = height > width
@@ -73,7 +73,7 @@ def bucket_sizes(resolution: int, step: int) -> list[Size]:
 
 
 def nearest_size(size: Size, sizes: list[Size]) -> Size:
-    """The one of ``sizes`` whose shape loses least of the picture; of equal ones the largest."""
+    """The one of ``sizes`` whose shape loses the least of the picture; among equal ones, the largest."""
     shape = log(size[0] / size[1])
     return min(sizes, key=lambda s: (round(abs(log(s[0] / s[1]) - shape), 9), -s[0] * s[1], s))
 

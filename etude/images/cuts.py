@@ -1,4 +1,4 @@
-"""One picture file becomes training pictures. What was made of the same bytes before is in the store ``.cache/``."""
+"""One picture file becomes training pictures. Earlier results for the same bytes are in the store ``.cache/``."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from etude.images.focus import focal_point
 from etude.images.identity import pixel_hash, signature
 from etude.images.settings import Copies, Prepare
 
-OVERSAMPLING = 2  # a JPEG is decoded at no less than this many times the pixels it is used at
+OVERSAMPLING = 2  # a JPEG is decoded at no less than this many times the size at which it is used
 PLAIN = "one colour alone"
-EVEN = 127  # the grey of a mask that weighs as much as none
-PNG_LEVEL = 1  # of zlib; fixed, since a file's bytes are its identity for DVC
+EVEN = 127  # the grey of a mask that has the same effect as no mask
+PNG_LEVEL = 1  # of zlib; fixed, because DVC identifies a file by its bytes
 CODE = ("etude/images", "etude/core")  # the code that makes an entry
 PACKAGES = ("numpy", "pillow", "pillow-heif", "pillow-jxl-plugin")  # Pillow's own libraries count too
-ABOUT_SETS = {"near_duplicates", "unreadable"}  # settings that change nothing of a single picture
+ABOUT_SETS = {"near_duplicates", "unreadable"}  # settings that have no effect on a single picture
 FLIPPED = Image.Transpose.FLIP_LEFT_RIGHT
 
 
@@ -54,18 +54,18 @@ class Cut:
     png: str  # name in the store: the SHA-256 of the file
     pixels: str  # hash of the pixels
     signature: str
-    plain: bool  # one colour alone
+    plain: bool  # the picture has only one colour
     mask: str | None = None
-    copies: dict[str, Cut] = field(default_factory=dict)  # by what is added to the id
+    copies: dict[str, Cut] = field(default_factory=dict)  # by the suffix of the id
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A picture of which the part in ``box`` becomes training pictures."""
+    """A picture and the part of it, ``box``, that becomes training pictures."""
 
     picture: Picture
     mask: Image.Image | None
-    about: dict[str, Any]  # what is the same in all their entries
+    about: dict[str, Any]  # what all their entries have in common
     box: Box  # in the pixels of ``picture.image``
     padded: bool  # the whole picture is shown, on a background
     alone: bool  # it is the only part of the picture that is used
@@ -88,7 +88,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Cuts:
-    """What became of a file. Without ``cuts``, either it is too ``small`` or its mask has a fault."""
+    """The cuts of a file. Without ``cuts``, either it is too ``small`` or its mask has a fault."""
 
     pixels: str  # hash of the decoded pixels
     size: Size  # of the file, upright
@@ -99,10 +99,10 @@ class Cuts:
 
 
 class Cutter:
-    """Cuts one file after the other by the same settings, in this process or, pickled, in others.
+    """Cuts one file after the other with the same settings, in this process or, pickled, in others.
 
-    An entry of the store has everything in its key that it depends on: the bytes of the picture and of its mask,
-    settings, code and libraries. A damaged one is made again.
+    The key of an entry in the store contains everything that it depends on: the bytes of the picture and of its mask,
+    settings, code and libraries. A damaged entry is made again.
     """
 
     def __init__(self, settings: Prepare) -> None:
@@ -112,23 +112,23 @@ class Cutter:
         self._entries, self._pictures = Store("cuts"), Store("prepared")
 
     def __call__(self, files: tuple[Path, Path | None]) -> Cuts | InputError:
-        """The cuts of a picture with the attention mask beside it; or why the file is no picture."""
+        """The cuts of a picture with the attention mask beside it; or the reason why the file is no picture."""
         try:
             before = _digests(files)
-        except OSError:  # it cannot be read, which the reader of pictures explains
+        except OSError:  # it cannot be read: `read_picture` gives the reason
             return self._made(*files)
         place = self._entries.path(key(before, self._context), ".entry")
         entry = load(place)
         if entry is not None and all(map(self._is_whole, _pngs(kept := _cuts(entry)))):
             return kept
         made = self._made(*files)
-        # Faults depend on names too. And a file that was changed meanwhile must not be known by its former bytes.
+        # Faults also depend on names, so they are not saved; nor is the result of a file that was changed meanwhile.
         if isinstance(made, Cuts) and not made.mask_fault and _digests(files) == before:
             save(place, asdict(made))
         return made
 
     def png(self, name: str) -> Path:
-        """The PNG in the store that a cut calls ``name``."""
+        """The PNG ``name`` of a cut, in the store."""
         return self._pictures.path(name, ".png")
 
     def _is_whole(self, name: str) -> bool:
@@ -170,12 +170,12 @@ class Cutter:
             yield made
 
     def _variants(self, sheet: Sheet, target: Size, seed: str) -> Iterator[tuple[str, Image.Image, Box]]:
-        """What is added to the id of a picture, the copy, and its box: first the jittered ones, then other sizes."""
+        """The suffix of the id, the picture, and the box of each copy: first the jittered ones, then other sizes."""
         settings, background, size = self.settings, self.settings.colour, sheet.picture.size
         kept = _size(_in_file(sheet.box, sheet.picture))
         room = 1.0 if settings.enlarge else 1 - max(target[0] / kept[0], target[1] / kept[1])
         for copy in range(1, settings.copies.count + 1):
-            draw = random.Random(f"{seed} {copy}")  # the same whatever other pictures there are
+            draw = random.Random(f"{seed} {copy}")  # independent of other pictures
             share = 0.0 if sheet.padded else max(min(settings.copies.crop, room), 0.0)
             part = smaller_box(sheet.box, share, draw)
             yield f"copy{copy}", recoloured(sheet.cut(part, target, background), settings.copies, draw), part
@@ -201,12 +201,12 @@ class Cutter:
         return Cut(entry, png, pixel_hash(image), signature(image).text(), plain, self._save(mask) if mask else None)
 
     def _save(self, image: Image.Image) -> str:
-        """The name in the store under which the image is a PNG now."""
+        """Save the image as a PNG in the store; returns its name there."""
         buffer = io.BytesIO()
         image.save(buffer, "PNG", compress_level=PNG_LEVEL)
         data = buffer.getvalue()
         name = hashlib.sha256(data).hexdigest()
-        if not self._is_whole(name):  # Windows cannot replace a file that another worker reads
+        if not self._is_whole(name):  # on Windows, a file that another worker reads cannot be replaced
             with atomic_path(self.png(name), durable=False) as temporary:
                 temporary.write_bytes(data)
         return name
@@ -217,7 +217,7 @@ def _digests(files: Iterable[Path | None]) -> list[str]:
 
 
 def _libraries(settings: Prepare) -> dict[str, str | None]:
-    """The versions of what decodes and computes; for OpenCV, where faces count."""
+    """The versions of the libraries that decode and compute; that of OpenCV only if faces are searched."""
     found = versions(*PACKAGES)
     for name in features.get_supported():
         found[f"Pillow: {name}"] = features.version(name)
@@ -241,32 +241,32 @@ def _pngs(cuts: Cuts) -> Iterator[str]:
 
 
 def target_size(size: Size, settings: Prepare) -> Size:
-    """The size [w, h] that a picture of this upright size is brought to."""
+    """The size [w, h] of the training picture that is made from a picture of this upright size."""
     if not settings.buckets:
         return settings.resolution, settings.resolution
     return nearest_size(size, bucket_sizes(settings.resolution, settings.buckets))
 
 
 def is_enlarged(size: Size, target: Size, settings: Prepare) -> bool:
-    """Whether a picture has fewer pixels than it is brought to, across or down."""
+    """Whether a picture has fewer pixels than the target, across or down."""
     scales = target[0] / size[0], target[1] / size[1]
     return (min(scales) if settings.crop == "pad" else max(scales)) > 1
 
 
 def pixels_enough(size: Size, settings: Prepare) -> Size:
-    """How many pixels [w, h] of a picture are worth decoding: OVERSAMPLING times what is kept of the whole."""
+    """The smallest size [w, h] at which a picture is decoded: OVERSAMPLING times the size at which it is used."""
     target = target_size(size, settings)
     scales = target[0] / size[0], target[1] / size[1]
     scale = OVERSAMPLING * (min(scales) if settings.crop == "pad" else max(scales))
-    if settings.crop == "faces":  # small ones are found in more pixels than a small picture has
+    if settings.crop == "faces":  # to find small faces, more pixels are needed than for a small training picture
         scale = max(scale, min(faces.SIDE / max(size), 1.0))
     return ceil(size[0] * scale), ceil(size[1] * scale)
 
 
 def boxes_of(image: Image.Image, target: Size, settings: Prepare, seen: Sequence[Box] = ()) -> Sequence[Box | None]:
-    """The boxes of the training pictures that are cut from an image; None: the whole one, padded.
+    """The boxes of the training pictures that are cut from an image; None: the whole image, padded.
 
-    ``seen`` are boxes of faces in it.
+    ``seen`` are the boxes of faces in the image.
     """
     boxes = split_boxes(image.size, target, settings.split, settings.split_overlap) if settings.split else []
     if boxes:
@@ -286,7 +286,7 @@ def mask_piece(image: Image.Image, size: Size, box: list[int], target: Size, set
 
 
 def recoloured(image: Image.Image, copies: Copies, draw: random.Random) -> Image.Image:
-    """The image with another brightness, contrast and saturation, each within the share that ``copies`` allow."""
+    """The image with another brightness, contrast and saturation, each changed by at most its share in ``copies``."""
     for change, share in (
         (ImageEnhance.Brightness, copies.brightness),
         (ImageEnhance.Contrast, copies.contrast),
@@ -302,7 +302,7 @@ def _size(box: Sequence[int]) -> Size:
 
 
 def _in_file(box: Box, picture: Picture) -> list[int]:
-    """The box in whole pixels of the file, one at least across and down."""
+    """The box in whole pixels of the file, at least one across and one down."""
     across, down = picture.size[0] / picture.image.width, picture.size[1] / picture.image.height
     left, top, right, bottom = (round(value) for value in scaled(box, across, down))
     left, top = min(left, picture.size[0] - 1), min(top, picture.size[1] - 1)

@@ -1,4 +1,4 @@
-"""Read any picture as upright, opaque, eight-bit sRGB; say why where that is not possible."""
+"""Read any picture as upright, opaque, eight-bit sRGB; say why if that is not possible."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from etude.images import avif, jpeg2000, tiff
 from etude.images.kinds import formats, not_a_picture
 
 Size = tuple[int, int]  # width, height
-LARGEST_JPEG = 500_000_000  # pixels; it is decoded smaller. The limit of all others is Pillow's own
-# What is to be known of a picture that is used.
+LARGEST_JPEG = 500_000_000  # pixels, as it is decoded smaller. The limit of all other formats is Pillow's own
+# Notes about a picture that is used.
 FIRST = "only the first frame or page is used"
 PROFILE = "the colour profile is damaged, or of other pixels, and not applied"
 INKS = "CMYK without a colour profile: the colours are not exact"
@@ -31,9 +31,9 @@ UNSEEN = "turned as its XMP or a text in it says, not EXIF: browsers show it as 
 
 
 class Picture(NamedTuple):
-    """An upright RGB image, perhaps decoded smaller; the upright size [w, h] of the file's full pixels; and notes.
+    """An upright RGB image, perhaps decoded smaller; the upright full size [w, h] of the file; and notes.
 
-    ``alpha`` is how opaque its pixels are (mode L, of the image's size); None where all are wholly so.
+    ``alpha`` is the opacity of its pixels (mode L, of the image's size); None if all are fully opaque.
     """
 
     image: Image.Image
@@ -45,13 +45,13 @@ class Picture(NamedTuple):
 def read_picture(path: Path | str, background: Colour, enough: Callable[[Size], Size] | None = None) -> Picture:
     """The first frame of ``path``: EXIF rotation applied, transparency composited on ``background``, in sRGB.
 
-    ``enough`` tells from the full upright size how many pixels will do. A JPEG is then decoded at 1/2, 1/4 or 1/8,
-    never below that (its DCT scales for free: three times faster on 12 megapixels). Raises InputError with the reason
-    when the file is not a picture, is damaged, or cannot be brought to the right pixels.
+    ``enough`` returns, for the full upright size, a size that is large enough. A JPEG is then decoded at 1/2, 1/4 or
+    1/8, but never smaller than that (its DCT scales at no cost: three times faster on 12 megapixels). Raises InputError
+    with the reason if the file is not a picture, is damaged, or cannot be converted to the right pixels.
     """
     path = Path(path)
     try:
-        with warnings.catch_warnings(action="ignore"), _opened(path) as image:  # of odd metadata and large pictures
+        with warnings.catch_warnings(action="ignore"), _opened(path) as image:  # odd metadata, large pictures
             return _upright(image, path, background, enough)
     except UnidentifiedImageError:
         raise InputError(path, not_a_picture(path), "leave it out, or save it as PNG or JPEG") from None
@@ -63,7 +63,7 @@ def read_picture(path: Path | str, background: Colour, enough: Callable[[Size], 
 
 
 def fault_of(path: Path | str) -> str | None:
-    """Why a file is no picture, by its first bytes alone; None when it claims to be one. Its pixels are not read."""
+    """Why a file is no picture, by its first bytes alone; None if it claims to be one. Its pixels are not read."""
     path = Path(path)
     try:
         with warnings.catch_warnings(action="ignore"), _opened(path) as image:
@@ -84,7 +84,7 @@ def _too_large(error: BaseException) -> str | None:
 
 
 def _opened(path: Path) -> ImageFile:
-    """The file opened, nothing of it decoded. A JPEG may have more pixels than Pillow lets pass."""
+    """The opened file, not decoded yet. A JPEG may have more pixels than Pillow allows."""
     try:
         return Image.open(path, formats=formats())
     except Image.DecompressionBombError:
@@ -102,7 +102,7 @@ def _refuse_misread(image: ImageFile, path: Path) -> None:
         jpeg2000.refuse_misread(image, path)
     if image.format in BOXES:
         avif.refuse_misread(path, image)
-    if image.width * image.height > LARGEST_JPEG:  # any other format ended at a lower limit
+    if image.width * image.height > LARGEST_JPEG:  # only a JPEG can get here: other formats have a lower limit
         raise Image.DecompressionBombError
 
 
@@ -119,13 +119,13 @@ def _upright(image: ImageFile, path: Path, background: Colour, enough: Callable[
     covered = image.tile[0].extents if image.format == "GIF" and image.tile else None
     _load(image, path)
     if isinstance(image, TiffImageFile):
-        size = image.size  # Pillow turns it when it is loaded
+        size = image.size  # Pillow turns a TIFF when it is loaded
     if sixteen:
         refuse_dark(image)
     inks = image.mode == "CMYK" and "icc_profile" not in image.info
     coloured, true_colours = in_srgb(_on_nothing(image, covered))
     flat = flatten(coloured, background, white)
-    orientation = orientation_of(image)  # a PNG may have it after its pixels
+    orientation = orientation_of(image)  # read now, as a PNG may have it after its pixels
     notes = {FIRST: _has_more(image), PROFILE: not true_colours, INKS: inks}
     notes |= {TURN: orientation is None, UNSEEN: is_beside_exif(image)}
     kept = tuple(note for note, holds in notes.items() if holds)
@@ -135,7 +135,7 @@ def _upright(image: ImageFile, path: Path, background: Colour, enough: Callable[
 
 
 def _load(image: ImageFile, path: Path) -> None:
-    """Load all pixels, before any metadata is asked for: Pillow swallows what is wrong with them otherwise."""
+    """Load all pixels before any metadata are read: otherwise Pillow hides faults of the pixels."""
     if not isinstance(image, TiffImageFile):
         load_whole(image, path)
         return
@@ -154,7 +154,7 @@ def _load(image: ImageFile, path: Path) -> None:
 
 
 def _on_nothing(image: Image.Image, covered: tuple[int, int, int, int] | None) -> Image.Image:
-    """A GIF whose first frame covers only a part of it, transparent elsewhere, as browsers show it."""
+    """A GIF whose first frame covers only a part of it: as in browsers, the rest is transparent."""
     if covered is None or covered == (0, 0, *image.size):
         return image
     canvas = Image.new("RGBA", image.size)
@@ -163,7 +163,7 @@ def _on_nothing(image: Image.Image, covered: tuple[int, int, int, int] | None) -
 
 
 def _has_more(image: ImageFile) -> bool:
-    """Whether the file holds more frames or pages; the second picture of an HDR photo only brightens its first."""
+    """Whether the file has more frames or pages. The second picture of an HDR photo is none: it brightens the first."""
     return bool(getattr(image, "is_animated", False)) and b"hdrgm" not in image.info.get("xmp", b"")
 
 

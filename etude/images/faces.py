@@ -1,8 +1,8 @@
 """Faces in a picture, for ``crop: faces``: OpenCV's cascades, whose weights are in its package (Viola and Jones, 2001).
 
-Frontal faces first; where there is none, faces in profile. Without the package ``crop: faces`` is refused, and
-``crop: focus`` never looks for faces: whether faces count depends on the parameter `crop` alone, which DVC sees. Their
-boxes may also depend on OpenCV's version, which ``images.json`` records.
+Frontal faces are searched first; if there are none, faces in profile. Without the package, ``crop: faces`` is refused;
+``crop: focus`` never searches faces. So only the parameter `crop`, which DVC tracks, decides whether faces are used.
+Their boxes may also depend on OpenCV's version, which ``images.json`` records.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FRONTAL, PROFILE = "haarcascade_frontalface_alt2.xml", "haarcascade_profileface.xml"
-SIDE = 480  # the picture is searched with a long side of at most this many pixels
-LEAST = 24  # pixels of that: the side of the smallest face
-STEP, NEIGHBOURS = 1.1, 5  # between two sizes of faces; how many windows must agree on one
+SIDE = 480  # pixels: the longer side of the picture that is searched, at most
+LEAST = 24  # pixels of that picture: the side of the smallest face
+STEP, NEIGHBOURS = 1.1, 5  # the factor between two sizes of faces; how many windows must agree on a face
 
 
 def refuse_missing(crop: str) -> None:
-    """Raise InputError where ``crop`` needs the detector and OpenCV, or its cascades, are not installed."""
+    """Raise InputError if ``crop`` needs the detector, and OpenCV or its cascades are not installed."""
     if crop == "faces" and not all((_cascades() / name).is_file() for name in (FRONTAL, PROFILE)):
         fault = "`crop: faces` needs opencv-python-headless below version 5, which is not installed"
         raise InputError("params.yaml", fault, "`make setup EXTRAS=faces`, or write `crop: focus`")
@@ -43,11 +43,11 @@ def find_faces(image: Image.Image) -> list[Box]:
     import cv2
     import numpy as np
 
-    cv2.setNumThreads(1)  # with several, the order in which windows are grouped varies, and the boxes with it
+    cv2.setNumThreads(1)  # with several threads, the order in which windows are grouped varies, and so do the boxes
     size = fitted(image.size, min(SIDE, max(image.size)))
     grey = np.asarray(image.resize(size, reducing_gap=2.0).convert("L"))
     found = _search(FRONTAL, grey)
-    if not found:  # the cascade of profiles knows those that look to one side
+    if not found:  # the cascade of profiles finds only faces that look to one side
         mirrored = _search(PROFILE, np.ascontiguousarray(grey[:, ::-1]))
         found = _search(PROFILE, grey) + [(size[0] - x - w, y, w, h) for x, y, w, h in mirrored]
     across, down = image.width / size[0], image.height / size[1]

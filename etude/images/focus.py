@@ -1,9 +1,9 @@
 """Where a picture's subject is likely to be: its faces, if they are known, then its edges and its entropy.
 
-After A1111's "auto focal point crop", with its weights, but for the crop that is wanted: the point is the middle of the
-window that holds most of both, not their centre of mass, which a detailed face pulls away from its body. In an upright
-picture that no window shows whole, windows are pulled upwards: a suit has more edges than the face over it. Faces come
-from `etude.images.faces`, for ``crop: faces``.
+Like A1111's "auto focal point crop", with its weights, but computed for the crop itself: the point is the middle of the
+window that contains most of both, not their centre of mass, which a detailed face pulls away from its body. If no
+window shows the whole of an upright picture, windows are pulled upwards, because a suit has more edges than the face
+above it. Faces come from `etude.images.faces`, for ``crop: faces``.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from PIL import Image
 
 from etude.images.crop import Box, crop_box, fitted
 
-SIDE = 256  # the picture is looked at with a long side of this many pixels
+SIDE = 256  # pixels: the longer side of the picture that is examined
 EDGES, ENTROPY = 0.5, 0.15  # weights
-STRONG = 0.04  # edges count from this share of the strongest one
+STRONG = 0.04  # weaker edges than this share of the strongest one do not count
 LEVELS, STRIDE = 16, 2  # grey levels of the histogram; pixels between two windows
-EQUAL = 0.01  # windows whose score is this near to the best are as good; the middle one is taken
-# What a window loses per picture's length between it and the place that it is pulled to: with less, some portraits of
-# tests/etude/images/portraits.py keep less of a face than with `crop: center`.
+EQUAL = 0.01  # windows whose score is this near to the best are equally good; the middle one is taken
+# The score that a window loses for a distance of one picture's length from the place that it is pulled to. With less,
+# some portraits of tests/etude/images/portraits.py keep less of a face than with `crop: center`.
 PULL = 0.75
-ALL = 0.98  # a window with this share of the edges shows the whole subject, on a plain ground: nothing is pulled
+ALL = 0.98  # a window with this share of the edges shows the whole subject on a plain background: nothing is pulled
 HAIR, CHIN = 0.5, 0.2  # how far a head reaches above and below the box of its face, in heights of the box
 
 
 class _Span(NamedTuple):
-    """What a face or a head covers of the side along which a window moves."""
+    """The part of the side along which a window moves that a face or a head covers."""
 
     start: float
     end: float
@@ -61,7 +61,7 @@ def focal_point(image: Image.Image, target: tuple[int, int], faces: Sequence[Box
         spans = [_Span(face[1], face[3], face[2] - face[0]).scaled(scale) for face in faces]
         down_to_chin = [face.longer(0.0, CHIN, small.height) for face in spans]
         heads = [face.longer(HAIR, CHIN, small.height) for face in spans]
-        # The longer the picture, the higher: what is cut off above is an eighth of the picture at most.
+        # The longer the picture, the higher the window: at most an eighth of the picture is cut off above it.
         before = (bottom - top) / small.height / 2
         y = _best_middle(pixels.transpose(1, 0, 2), bottom - top, [spans, down_to_chin, heads], before)
     return x * image.width / small.width, y * image.height / small.height
@@ -78,7 +78,7 @@ def _best_middle(
     """
     width, window = pixels.shape[1], max(round(length), 1)
     starts = np.arange(0, width - window + 1, STRIDE)
-    rest = (width - window - starts[-1]) / 2  # what the stride leaves over: all windows' middle is the picture's
+    rest = (width - window - starts[-1]) / 2  # the rest of the stride: the windows together are centred
     middles = starts + rest + window / 2
     reach = np.concatenate([[0.0], np.cumsum(_edges(pixels).sum(axis=0))])
     shares = (reach[starts + window] - reach[starts]) / (reach[-1] or 1.0)
@@ -98,7 +98,7 @@ def _best_middle(
 
 
 def _kept(middles: NDArray[np.float64], length: float, spans: Sequence[_Span]) -> NDArray[np.float64]:
-    """How much of the area of ``spans`` each window keeps, as a share."""
+    """The share of the area of ``spans`` that each window keeps."""
     kept, whole = np.zeros(len(middles)), 0.0
     for start, end, breadth in spans:
         inside = np.minimum(middles + length / 2, end) - np.maximum(middles - length / 2, start)
@@ -108,9 +108,9 @@ def _kept(middles: NDArray[np.float64], length: float, spans: Sequence[_Span]) -
 
 
 def _edges(pixels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How much each pixel [h, w] differs from its left and upper neighbours in some channel; 0 where that is little.
+    """How much each pixel [h, w] differs from its left and upper neighbours in some channel; 0 if that is little.
 
-    The root of the difference, so that one hard edge does not outweigh the outline of a soft body.
+    The square root is taken, so that one hard edge does not outweigh the outline of a soft body.
     """
     step = np.zeros(pixels.shape[:2], dtype=np.int64)
     step[:, 1:] += np.abs(np.diff(pixels, axis=1)).max(axis=2)

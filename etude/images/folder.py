@@ -1,4 +1,4 @@
-"""What a folder of pictures holds: which files are tried as pictures, and which only lie beside them."""
+"""What a folder of pictures holds: which files are tried as pictures, and which only accompany them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 from etude.core.beside.captions import CARDS
 from etude.core.errors import InputError
 
-# What lies beside pictures without being one; everything else is tried by its content, whatever its suffix.
+# Files that accompany pictures; the content of every other file is tried as a picture, whatever its suffix.
 BESIDE = frozenset(
     {".txt", ".caption", ".captions", ".cap", ".tags", ".text"}
     | {".md", ".rst", ".html", ".pdf", ".log", ".xmp", ".xml", ".aae", ".ini", ".db", ".zip"}
     | {".json", ".jsonl", ".yaml", ".yml", ".toml", ".csv", ".tsv", ".py", ".dvc", ".npz", ".npy", ".pt"}
     | {".safetensors"}
 )
-MASKS = ("_att", "-masklabel")  # end the stems of masks beside their pictures: those of DreamArtist and OneTrainer
-CONDITION = "-condlabel"  # ends the stem of OneTrainer's condition, which is no picture to learn
+MASKS = ("_att", "-masklabel")  # ends of the stems of masks beside their pictures, in DreamArtist and OneTrainer
+CONDITION = "-condlabel"  # end of the stem of OneTrainer's conditions, which are no pictures to learn
 MASK_FOLDERS = frozenset({"mask", "masks", "conditioning"})  # kohya: conditioning_data_dir, with the pictures' names
 
 
@@ -30,10 +30,10 @@ class Listing(NamedTuple):
 
 
 def list_folder(folder: Path | str) -> Listing:
-    """All that lies below ``folder``, hidden things left out. Links to files are followed, those to folders are not.
+    """All files below ``folder`` that are not hidden. Links to files are followed, links to folders are not.
 
-    DVC does not follow these either, and so would not notice a change behind one. Raises InputError for a folder that
-    is not here.
+    DVC does not follow links to folders either, and would not notice a change behind one. Raises InputError if the
+    folder does not exist.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -56,7 +56,7 @@ def _closed(folder: Path, error: OSError) -> dict[str, str | None]:
 
 
 def _fault(path: Path, folder: Path) -> str | None:
-    """Why what lies at ``path`` is no file that can be read; None if it is one."""
+    """Why ``path`` is not a readable file; None if it is one."""
     if path.is_dir():
         return "is a link to a folder, which is not followed: copy its pictures here"
     if not path.is_file():
@@ -66,7 +66,7 @@ def _fault(path: Path, folder: Path) -> str | None:
 
 
 def _readable(name: str) -> str:
-    """The name with those of its bytes escaped that are no UTF-8, which no listing could hold."""
+    """The name, with bytes that are not UTF-8 escaped: no listing could contain them."""
     return name.encode(errors="backslashreplace").decode()
 
 
@@ -81,10 +81,10 @@ def list_pictures(folder: Path | str) -> dict[str, str | None]:
 
 
 def choose_pictures(files: Iterable[str]) -> dict[str, str | None]:
-    """Those of the ``files`` to be read as pictures: all but captions, masks, caches, cards and the like.
+    """The ``files`` that are read as pictures: all but captions, masks, caches, cards and the like.
 
-    Each with its mask, if there is one, of whatever suffix: ``otter.png`` → ``otter_att.png``, or else
-    ``otter-masklabel.png``, or else ``masks/otter.png``.
+    Each has its mask, if there is one, with any suffix. For ``otter.png``, this is the first that exists of
+    ``otter_att.png``, ``otter-masklabel.png`` and ``masks/otter.png``.
     """
     stems = {name: Path(name).with_suffix("").as_posix() for name in files if _picture(Path(name))}
     others = {stem + end for stem in stems.values() for end in (*MASKS, CONDITION)}
@@ -100,17 +100,17 @@ def choose_pictures(files: Iterable[str]) -> dict[str, str | None]:
 
 
 def mask_name(picture: str, mask: str) -> str:
-    """How ``images.json`` names the ``mask`` of a ``picture``: beside it by its name, else by its whole path."""
+    """The name of a picture's ``mask`` in ``images.json``: the file's name if it is beside it, otherwise the path."""
     return PurePosixPath(mask).name if PurePosixPath(mask).parent == PurePosixPath(picture).parent else mask
 
 
 def mask_file(picture: str, named: str) -> str:
-    """The path of a mask from what `mask_name` gave."""
+    """The path of a mask whose name by `mask_name` is ``named``."""
     return named if "/" in named else str(PurePosixPath(picture).with_name(named))
 
 
 def prepared_files(listing: Mapping[str, Any]) -> set[str]:
-    """The files that *prepare* used, masks too, or left out with a reason, by its ``images.json``."""
+    """The files in ``images.json``: those that *prepare* used, including masks, or left out with a reason."""
     files = set(listing["skipped"])
     for entry in listing["images"].values():
         files.update(entry["sources"])
@@ -120,10 +120,10 @@ def prepared_files(listing: Mapping[str, Any]) -> set[str]:
 
 
 def _masks_apart(stems: Mapping[str, str]) -> dict[str, str]:
-    """The masks in folders of their own, by the stems of their pictures, from files and their stems.
+    """The masks in separate folders, by the stems of their pictures; ``stems``: file → its stem.
 
     A file in one of MASK_FOLDERS is a mask if a picture has the same path from there: ``masks/fox.png`` is the mask of
-    ``fox.png`` and of ``10_fox/fox.png``. Else it is a picture.
+    ``fox.png`` and of ``10_fox/fox.png``. Otherwise it is a picture.
     """
     places = {name: _mask_place(stem) for name, stem in stems.items()}
     by_last: dict[str, list[str]] = {}
@@ -142,7 +142,7 @@ def _masks_apart(stems: Mapping[str, str]) -> dict[str, str]:
 
 
 def _mask_place(stem: str) -> tuple[str, str] | None:
-    """What is before and behind the folder of masks in a path; None if it has none."""
+    """The parts of a path before and after its folder of masks; None if it has no such folder."""
     *folders, _ = stem.split("/")
     number = next((number for number, folder in enumerate(folders) if folder.lower() in MASK_FOLDERS), None)
     if number is None:

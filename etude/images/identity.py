@@ -1,4 +1,4 @@
-"""Which pictures are the same: by their pixels exactly, and nearly."""
+"""Which pictures have the same pixels, exactly or nearly."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from PIL import Image
 
 GRID = 16  # the signature compares neighbours on a grid of 16 × 16 cells, across and down: 512 bits
 FLAT = 3  # grey levels (of 255) by which neighbours must differ, so that plain areas don't flicker
-WORDS, LEVELS = 2 * GRID * GRID // 64, 4 * 4 * 3  # of 64 bits, and of colour, in a signature
-TINT = 24  # colour levels (of 255) by which the cells of 4 × 4 of near duplicates may differ
+WORDS, LEVELS = 2 * GRID * GRID // 64, 4 * 4 * 3  # in a signature: words of 64 bits, and levels of colour
+TINT = 24  # levels (of 255) by which the 4 × 4 colour cells of near duplicates may differ
 
 
 def pixel_hash(image: Image.Image) -> str:
@@ -29,7 +29,7 @@ class Signature(NamedTuple):
     tint: NDArray[np.int16]
 
     def text(self) -> str:
-        """The signature as text, for `of_text`."""
+        """The signature as text, which `of_text` reads."""
         return self.bits.tobytes().hex() + self.tint.astype(np.uint8).tobytes().hex()
 
     @classmethod
@@ -55,7 +55,7 @@ def near_duplicates(signatures: dict[str, Signature], share: float) -> list[tupl
     allowed, names = int(share * 2 * GRID * GRID), list(signatures)
     bits = np.array([signatures[name].bits for name in names], dtype=np.uint64).reshape(len(names), WORDS)
     tints = np.array([signatures[name].tint for name in names], dtype=np.int16).reshape(len(names), LEVELS)
-    # In the order of their numbers of bits, those that may be near are neighbours: a small part of a large set.
+    # Sorted by the number of set bits, only neighbours can be near duplicates: few pairs of a large set are compared.
     counts = np.bitwise_count(bits).sum(axis=1, dtype=np.int64)
     order = np.argsort(counts, kind="stable")
     bits, tints, counts, means = bits[order], tints[order], counts[order], tints[order].sum(axis=1)

@@ -12,7 +12,7 @@ PALETTE = b"pclr"  # a box; the number of its colours is in two bytes
 
 
 def refuse_misread(image: Jpeg2KImageFile, path: Path) -> None:
-    """Raise UnusableError for a palette with equal colours: Pillow counts these once, so that others move."""
+    """Raise UnusableError for a palette with equal colours: Pillow counts these once, so that later ones shift."""
     if image.palette is None:
         return
     data = path.read_bytes()

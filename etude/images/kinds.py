@@ -7,7 +7,7 @@ from pathlib import Path
 from etude.core.magic import PICTURES, POINTER, Magic, anything_else, named, read_head
 from etude.core.pictures import plugins
 
-# Named, so that no reader with a weak signature takes a stray file for a picture and none that runs programs is used.
+# A fixed list: some of Pillow's other readers accept files that are no pictures, and some run programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "QOI", "ICO")
 INSTALL = "`make setup EXTRAS=heic` installs what reads it"
 
@@ -35,12 +35,12 @@ RAW_SUFFIXES = frozenset(
 
 
 def formats() -> tuple[str, ...]:
-    """Pillow's names of the formats that are read here, those of the extra `heic` where it is installed."""
+    """Pillow's names of the formats that are read here, with those of the extra `heic` if it is installed."""
     return FORMATS + plugins()
 
 
 def not_a_picture(path: Path) -> str:
-    """What a file is that no reader takes, as the end of a sentence that begins with its name."""
+    """What a file is that no reader accepts, as the end of a sentence that begins with its name."""
     head = read_head(path)
     if not head:
         return "is empty"

@@ -1,4 +1,4 @@
-"""Cuts of files become one set: named by content, identical ones kept once, the rest listed."""
+"""Cuts of files become one set: named by content, identical ones are kept once, and unused files are listed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MASKS = "attention"  # the folder of masks in `out`
 
 
 class Preparation:
-    """Takes files one by one; ``out`` fills with ``<id>.png``, the attributes with what ``images.json`` tells.
+    """Takes files one by one; ``out`` gets ``<id>.png``, the attributes get the content of ``images.json``.
 
     An id is the first 16 hex digits of the hash of a file's upright, opaque pixels, then ``-2``, ``-3``, … for further
     cuts of a split picture, ``-copy1``, … for copies, ``-512px`` for one of another resolution and ``-flip`` for a
-    mirrored one. So a.png and a.jpg never meet, and a picture keeps its id when it is renamed. (A large JPEG is hashed
-    as it is decoded, smaller: its id may change with the resolution.)
+    mirrored one. So a.png and a.jpg have different ids, and a picture keeps its id when it is renamed. (A large JPEG is
+    decoded smaller before it is hashed, so its id may change with the resolution.)
     """
 
     def __init__(self, out: Path, settings: Prepare) -> None:
@@ -30,16 +30,16 @@ class Preparation:
         self.images: dict[str, dict[str, Any]] = {}
         self.skipped: dict[str, str] = {}  # file: reason
         self.duplicates: dict[str, str] = {}  # file: the file with the same pixels that is kept
-        self.notes: dict[str, list[str]] = {}  # file: what is to be known of it, though it is used
+        self.notes: dict[str, list[str]] = {}  # file: notes about it, although it is used
         self._of_source: dict[str, list[str]] = {}  # hash of decoded pixels: ids
         self._cuts: dict[str, Cut] = {}  # by the ids of the pictures
         self._prepared: set[str] = set()  # hashes of written pixels
         self._signatures: dict[str, Signature] = {}
 
     def add(self, name: str, found: Cuts | InputError, mask: str | None = None) -> None:
-        """Add what the `cutter` made of the file ``name``; list it when it cannot be used.
+        """Add what the `cutter` made of the file ``name``; list it if it cannot be used.
 
-        The cuts of the attention ``mask``, a file beside it, go into ``attention/<id>.png``; a damaged one raises
+        The cuts of the attention ``mask``, a file beside it, go to ``attention/<id>.png``; a damaged one raises
         InputError.
         """
         if isinstance(found, InputError):
@@ -58,12 +58,12 @@ class Preparation:
             self.skipped[name] = f"{found.small} (`prepare.enlarge: true` would enlarge it)"
         elif found.mask_fault:
             raise found.mask_fault
-        else:  # of files with the same pixels, the first with a mask is the one that is kept
+        else:  # of files with the same pixels, the first with a mask is kept
             self._of_source[found.pixels] = self._add_cuts(name, found, mask, earlier)
             self.duplicates.update(dict.fromkeys(earlier, name))
 
     def leave_out(self, name: str, error: InputError) -> None:
-        """List what cannot be read, or raise ``error`` where the settings say so."""
+        """List a file that cannot be read, or raise ``error`` if the settings say so."""
         if self.settings.unreadable == "stop":
             raise error
         self.skipped[name] = error.fault
@@ -72,7 +72,7 @@ class Preparation:
         added = []
         for number, cut in enumerate(found.cuts, start=1):
             identifier = found.pixels[:16] if number == 1 else f"{found.pixels[:16]}-{number}"
-            attention = {"attention": mask_name(name, mask or name)} if cut.mask else {}  # the file that has the mask
+            attention = {"attention": mask_name(name, mask or name)} if cut.mask else {}  # the file with the mask
             self._write(identifier, cut, {"sources": [name, *earlier], **cut.entry, **attention, "flipped": False})
             self._signatures[identifier] = Signature.of_text(cut.signature)
             self._cuts[identifier] = cut
@@ -90,7 +90,7 @@ class Preparation:
         self._prepared.add(cut.pixels)
 
     def add_copies(self) -> None:
-        """Add the copies of all pictures, save where the set holds those pixels already."""
+        """Add the copies of all pictures, except those whose pixels are already in the set."""
         for identifier, cut in self._cuts.items():
             self._add_copies(identifier, identifier, cut)
 
@@ -104,7 +104,7 @@ class Preparation:
             self._add_copies(original, own, copy)
 
     def listing(self) -> dict[str, Any]:
-        """What ``images.json`` holds: the pictures, what was left out and why, and what looks alike."""
+        """The content of ``images.json``: the pictures, what was left out and why, and near duplicates."""
         pairs = near_duplicates(self._signatures, self.settings.near_duplicates)
         listing: dict[str, Any] = {
             "images": self.images,

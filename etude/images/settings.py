@@ -71,11 +71,11 @@ class Prepare(Schema):
 
     @property
     def largest(self) -> Prepare:
-        """The same with the largest resolution alone."""
+        """The same settings with only the largest resolution."""
         return self.at(max(self.resolutions))
 
     def at(self, resolution: int) -> Prepare:
-        """The same with one resolution alone."""
+        """The same settings with only one resolution."""
         return self.model_copy(update={"resolution": resolution, "further_resolutions": []})
 
     @property

@@ -34,7 +34,7 @@ USUAL_WEIGHTS, USUAL_LEVELS = (0.299, 0.587, 0.114), (0, 255, 128, 255, 128, 255
 
 # Names of libtiff's functions mix small and capital letters (ZIPDecode), unlike "warning" and "INFO".
 FUNCTION = rb"tempfile\.tif|(?!\w*(?:Error|Warning|Exception):)(?=\w*[a-z])[A-Za-z_]\w*[A-Z]\w*"
-# Its lines, from their beginning or after the frame of a progress bar, which has no line end.
+# libtiff's lines, at the start of a line or after the frame of a progress bar, which has no line end.
 LINE = re.compile(rb"(^|\r|\x1b\[[\d;?]*[A-Za-z])((?:" + FUNCTION + rb"): [^\r\n]*)\r?\n", re.MULTILINE)
 
 
@@ -72,11 +72,11 @@ def _has_usual_ycbcr(tags: Mapping[int, Any]) -> bool:
 
 
 def check_jpegs(image: TiffImageFile, path: Path) -> None:
-    """Raise OSError if a strip or tile that is a JPEG lacks some of its pixels; libtiff reports nothing of it."""
+    """Raise OSError if a strip or tile in JPEG lacks some of its pixels, which libtiff does not report."""
     tags = image.tag_v2
     if tags.get(COMPRESSION) != JPEG:
         return
-    tables = tags.get(TABLES, b"")[:-2]  # without the end
+    tables = tags.get(TABLES, b"")[:-2]  # without the end marker
     with open(path, "rb") as file:
         for place, count in zip(tags.get(STRIPS) or tags[TILES], tags.get(COUNTS) or tags[TILE_COUNTS], strict=True):
             file.seek(place)
@@ -88,7 +88,7 @@ def check_jpegs(image: TiffImageFile, path: Path) -> None:
             except (OSError, SyntaxError) as error:
                 if "truncated" in str(error):
                     raise OSError(CUT) from error
-                continue  # of a kind that only libtiff reads
+                continue  # a kind of JPEG that only libtiff reads
             if ends_early(strip, whole):
                 raise OSError(CUT)
 
@@ -100,7 +100,7 @@ def white_of(image: Image.Image) -> int:
 
 
 def widen_palette(image: TiffImageFile) -> None:
-    """Take a palette of eight-bit values as such: some programs write these where the format wants sixteen bits."""
+    """Read a palette of eight-bit values correctly: some programs write these, but the format has sixteen bits."""
     values = image.tag_v2.get(PALETTE, ())
     if image.mode in ("P", "PA") and values and max(values) < 256:
         image.palette = ImagePalette.raw("RGB;L", bytes(values))
@@ -108,10 +108,10 @@ def widen_palette(image: TiffImageFile) -> None:
 
 @contextmanager
 def libtiff_errors() -> Iterator[list[str]]:
-    """The lines that libtiff writes to the process's stderr meanwhile; they are in the list at the end.
+    """The lines that libtiff writes to the process's stderr within the block; on exit they are in the list.
 
-    Each means pixels that are wrong, also where Pillow goes on: libtiff's warnings are off. They name no file. What
-    other threads write meanwhile, a progress bar for example, reaches stderr at the end.
+    Each line means wrong pixels, even if Pillow continues, because libtiff's warnings are off. Lines name no file. What
+    other threads write within the block, such as a progress bar, is written to stderr on exit.
     """
     lines: list[str] = []
     try:

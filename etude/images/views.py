@@ -1,7 +1,7 @@
 """Views of a picture for Custom Diffusion: drawn smaller on a grey canvas, or larger and cut (arXiv:2212.04488).
 
-Written from the description of the augmentation: a smaller view is pasted at random, and only the latent cells that
-lie wholly in it count, less a border of one cell; of a larger one every cell counts.
+Written from the description of the augmentation: a smaller view is pasted at a random place, and only the latent cells
+that are completely inside it count, without a border of one cell; of a larger view every cell counts.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from etude.training.augmentation import Augmentation, Kind
 
 GREY = (128, 128, 128)  # 0 where pixels are -1 to 1
 CELL = 8  # px of a latent cell
-LEAST = 4 * CELL  # px: below this a border of one cell would leave nothing that counts
+LEAST = 4 * CELL  # px: in a smaller view, no cell would count inside a border of one cell
 
 
 @dataclass(frozen=True)
 class Placing:
-    """A view's size in px, where it is pasted (or, when larger than the picture, cut) and how it looks to a reader."""
+    """A view's size in px, where it is pasted (or, when larger than the picture, cut) and its kind for the text."""
 
     width: int
     height: int
@@ -30,7 +30,7 @@ class Placing:
 
 
 def place(size: tuple[int, int], asked: Augmentation, chance: Random) -> Placing:
-    """Size and place at random for a picture of ``size`` (width, height) in px.
+    """A random size and place for a picture of ``size`` (width, height) in px.
 
     The shorter side s is drawn from smallest · s … s, or (one view in 1 / (1 - smaller)) from the two ``largest``.
     """
@@ -46,7 +46,7 @@ def place(size: tuple[int, int], asked: Augmentation, chance: Random) -> Placing
 
 
 def view(picture: Image.Image, placing: Placing) -> Image.Image:
-    """The picture as placed, on a canvas of its own size."""
+    """The picture as placed, on a canvas of the picture's size."""
     resized = picture.resize((placing.width, placing.height), Image.Resampling.BICUBIC)
     if placing.width > picture.width or placing.height > picture.height:
         left, top = placing.left, placing.top
@@ -57,7 +57,7 @@ def view(picture: Image.Image, placing: Placing) -> Image.Image:
 
 
 def counted(size: tuple[int, int], placing: Placing) -> tuple[range, range]:
-    """Columns and rows of the latent cells that count, of a picture of ``size``."""
+    """Columns and rows of the latent cells that count in a picture of ``size``."""
     if placing.width > size[0] or placing.height > size[1]:
         return range(size[0] // CELL), range(size[1] // CELL)
     columns = range(placing.left // CELL + 1, (placing.left + placing.width) // CELL - 1)
