@@ -25,7 +25,7 @@ _CLIP = ("bounds", "clip", "damage", "libraries")
 CODE = ("etude/captions", *(f"etude/base/{name}.py" for name in _CLIP), "etude/core")
 LIBRARIES = ("torch", "transformers", "tokenizers", "onnxruntime", "onnxruntime-gpu", "timm", "numpy", "pillow")
 AND = " + "  # between the origins of a caption that has several
-# What people call the places of captions: those of `ORIGINS`, and a file's name.
+# Readable names for the places of captions: those of `ORIGINS`, and a file's name.
 PLACES = {
     "file": "text files",
     "sidecar": "JSON files beside pictures",
@@ -37,7 +37,7 @@ PLACES = {
 
 
 class Text(NamedTuple):
-    """What describes a picture."""
+    """The text that describes a picture, and where it comes from."""
 
     text: str
     origin: str
@@ -100,12 +100,12 @@ def existing_texts(captions: Captions, images: dict[str, dict[str, Any]], settin
 
 
 def to_describe(identifiers: Iterable[str], existing: Texts, settings: Caption) -> list[str]:
-    """The pictures of which captioners are asked: those without a caption, or all if both kinds are joined."""
+    """The pictures that captioners describe: those without a caption, or all if both kinds are joined."""
     return [key for key in identifiers if key not in existing or settings.existing in ("prepend", "append")]
 
 
 def join_texts(existing: Texts, described: Texts, order: str) -> Texts:
-    """All texts; where a picture has one that exists and one of the captioner, both, in the ``order`` of `existing`."""
+    """All texts. An existing text and a captioner's for the same picture are joined in the ``order`` of `existing`."""
     texts = described | existing
     for identifier in existing.keys() & described.keys():
         one, other = existing[identifier], described[identifier]
@@ -119,7 +119,7 @@ def join_texts(existing: Texts, described: Texts, order: str) -> Texts:
 def describe(prepared: Path, identifiers: list[str], stage_params: StageParams, ask: bool = True) -> Texts:
     """Captions by the captioners, in their order; without pictures, no model is loaded.
 
-    With ``ask`` false none is loaded: there are only the captions that are in the store.
+    With ``ask`` False, no model is loaded, and only captions from the store are returned.
     """
     captioners = [CAPTIONERS[kind] for kind in stage_params.caption.captioners]
     if not captioners or not identifiers:
@@ -133,7 +133,7 @@ def describe(prepared: Path, identifiers: list[str], stage_params: StageParams, 
     device = best if stage_params.device == "auto" else stage_params.device
     pictures = [prepared / f"{identifier}.png" for identifier in identifiers]
     described: dict[str, list[str | None]] = {identifier: [] for identifier in identifiers}
-    for captioner in captioners:  # one after the other, so that one model is in memory
+    for captioner in captioners:  # one after the other, so that only one model is in memory
         texts = _texts_of(captioner, pictures, stage_params, device, ask)
         for identifier, text in zip(identifiers, texts, strict=True):
             described[identifier].append(text)
@@ -145,9 +145,9 @@ def describe(prepared: Path, identifiers: list[str], stage_params: StageParams, 
 def _texts_of(
     captioner: Captioner, pictures: list[Path], stage_params: StageParams, device: str, ask: bool
 ) -> list[str | None]:
-    """A captioner's text for each picture. Those that it has described before are in the store.
+    """A captioner's text for each picture. Earlier texts are in the store.
 
-    None where it has not, and is not to be asked.
+    Without ``ask``, the text is None if it is not in the store.
 
     The key has everything that a text depends on: the picture, the captioner's model and settings, code, libraries,
     device and threads.
@@ -161,7 +161,7 @@ def _texts_of(
     places = [store.path(key(sha256_file(picture), context), ".entry") for picture in pictures]
     texts = {place: load(place) for place in places}
     new = {place: picture for place, picture in zip(places, pictures, strict=True) if texts[place] is None}
-    if new and ask:  # else no model is loaded
+    if new and ask:  # otherwise no model is loaded
         found = captioner.describe(progress(list(new.values()), captioner.name), settings, device)
         for place, text in zip(new, found, strict=True):
             texts[place] = text
@@ -176,7 +176,7 @@ def _together(texts: Iterable[str | None]) -> str:
 def write_caption(identifier: str, image: Mapping[str, Any], texts: Texts, settings: Caption) -> dict[str, str]:
     """The final caption of a picture; ``image`` is its entry in images.json.
 
-    A copy has the caption of its picture, and a mirrored one has it with left and right exchanged.
+    A copy has the caption of its picture; in that of a mirrored copy, left and right are exchanged.
     """
     from etude.captions.mirror import mirror
 
@@ -203,15 +203,15 @@ def _tell(name: str, images: dict[str, Any], whole: dict[str, dict[str, str]], s
 
 
 def _tell_silent(name: str, images: dict[str, Any], whole: dict[str, dict[str, str]]) -> None:
-    """How many pictures have no caption that exists, and a name that does not describe them."""
+    """Print how many pictures have neither an existing caption nor a name that describes them."""
     silent = [images[key]["sources"][0] for key, entry in whole.items() if "file" not in entry]
-    silent = list(dict.fromkeys(silent))  # a copy has its picture's
+    silent = list(dict.fromkeys(silent))  # a copy has the same file as its picture
     if silent:
         say(f"{name}: {len(silent)} names do not describe a picture, such as {silent[0]}; a .txt beside it would")
 
 
 def _tell_files(name: str, captions: Captions, listing: dict[str, Any], found: set[str | None]) -> None:
-    """Name files with faults, and what is in the folder and neither *prepare* nor this stage uses, by suffix."""
+    """Name files with faults, and files that neither *prepare* nor this stage uses, by suffix."""
     from etude.images.folder import name_unused, prepared_files
 
     for faults, what, action in (

@@ -79,7 +79,7 @@ class Entries:
         return self._made(item, source, lambda: encoder()(*source))
 
     def picture(self, item: str, encoder: Callable[[], Encoder], path: Path) -> Path:
-        """As `path`, for the pixels of a PNG, known by the bytes of the file: one from cache is not even decoded."""
+        """As `path`, for the pixels of a PNG. Its key has the digest of the file, so a cached PNG is not decoded."""
         return self._made(item, sha256_file(path), lambda: encoder()(*read_pixels(path)))
 
     def _made(self, item: str, source: Any, encode: Callable[[], Entry]) -> Path:
@@ -142,7 +142,7 @@ def encode_pictures(name: str, stage_params: StageParams) -> tuple[Entries, Entr
 
 
 def write_repeats(out: Path, sources: Mapping[str, Sequence[str]]) -> None:
-    """Write ``repeats.json``, unless each picture counts once; ``sources`` are the files of each."""
+    """Write ``repeats.json``, unless each picture counts once; ``sources`` are the files of each picture."""
     repeats = {name: repeats_of(files) for name, files in sources.items()}
     if set(repeats.values()) != {1}:
         write_json(out / REPEATS, {name: number for name, number in repeats.items() if number != 1})
@@ -217,10 +217,10 @@ def _with_mask(entry: Path, mask: Path) -> dict[str, Tensor]:
 
 
 def _sizes(entry: Mapping[str, Any], *, told: bool) -> dict[str, Tensor]:
-    """The six numbers in px that SDXL reads beside a picture, float32 [6]. ``entry`` is its entry in images.json.
+    """The six numbers in px that SDXL reads with a picture, float32 [6]. ``entry`` is its entry in images.json.
 
     Height and width of the original; top and left of the cut, in the pixels of the training picture; its height and
-    width. For other families there are none.
+    width. Empty for other families.
     """
     if not told:
         return {}

@@ -99,7 +99,7 @@ def _sources(listing: dict[str, Any]) -> list[list[str]]:
 
 
 def _list(name: str, finding: str, cases: list[str]) -> None:
-    """Name as many cases as a line holds; images.json names all."""
+    """Warn of as many cases as fit in a line; images.json names all."""
     if cases:
         warn(f"{name}: {finding}: {len(cases)}: {first_of(cases)}")
 
