@@ -1,4 +1,4 @@
-"""CLIP features of pictures and texts, cached in ``.cache/features``; the key holds the pixels and CLIP's weights."""
+"""CLIP features of pictures and texts, cached in ``.cache/features``; their keys contain pixels and CLIP's weights."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class HeldOut:
     def numbers(self, prompts: Sequence[str], pictures: Array, paths: Sequence[Sequence[Path]]) -> dict[str, Array]:
         """Metric → values [prompts, seeds] of drawn pictures, from their features [prompts, seeds, d] and their files.
 
-        An accuracy is 1 for a picture that shows the label expected for its prompt, else 0; NaN if none is expected.
+        An accuracy is 1 for a picture that shows the label expected for its prompt, otherwise 0; NaN if there is none.
         If the lesson is a style, the style similarity compares each picture with all held-out ones: they show
         different things in one style, so a higher value means more of that style. NaN if a prompt names another style.
         """

@@ -1,4 +1,4 @@
-"""What a folder of pictures holds: which files are tried as pictures, and which only accompany them."""
+"""The content of a folder of pictures: which files are tried as pictures, and which only accompany them."""
 
 from __future__ import annotations
 

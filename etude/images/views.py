@@ -20,7 +20,7 @@ LEAST = 4 * CELL  # px: in a smaller view, no cell would count inside a border o
 
 @dataclass(frozen=True)
 class Placing:
-    """A view's size in px, where it is pasted (or, when larger than the picture, cut) and its kind for the text."""
+    """A view's size, where it is pasted (or cut, if larger than the picture), and its kind: far, near or whole."""
 
     width: int
     height: int

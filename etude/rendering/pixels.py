@@ -24,7 +24,7 @@ PICTURE = (
 def open_picture(path: Path) -> Image.Image:
     """The picture in sRGB on white, upright.
 
-    Raises InputError if the file is missing, damaged, no picture, or has no right pixels in RGB.
+    Raises InputError if the file is missing, damaged, no picture, or cannot be converted to correct RGB.
     """
     try:
         image = open_whole(path, *FORMATS)

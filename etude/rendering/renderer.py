@@ -79,7 +79,7 @@ class Renderer:
 def open_renderer(
     method: str, *, base: str, device: str, precision: str, threads: int, reading: Text = PLAIN
 ) -> Renderer:
-    """A method's renderer, with the method's own base if it has one, else with ``base``.
+    """A method's renderer, with the method's own base if it has one, otherwise with ``base``.
 
     It makes torch deterministic: from then on, equal inputs give equal results.
     """

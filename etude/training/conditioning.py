@@ -110,7 +110,7 @@ def encode_texts(base: Base, captions: Captions, clip_skip: int, folder: Path) -
 
 
 def _refuse_too_many(folder: Path, count: int, encoding: Mapping[str, Tensor], *, varied: bool) -> None:
-    """Raise TrainingError if the disk of ``folder`` has no room for ``count`` encodings; print a large size.
+    """Raise TrainingError if the disk of ``folder`` has no room for ``count`` encodings; print their size if large.
 
     Encodings of other processes of the run are not counted, because some may be on the disk already.
     """

@@ -13,7 +13,7 @@ from etude.core.params import Count, Rate, Scale, Schema, Steps
 from etude.training.exclusions import exclusions
 from etude.training.optimizer import Optimizer
 
-MOST = 1000  # checkpoints of a run, because each is drawn and measured
+MOST = 1000  # most checkpoints of a run, because each is drawn and measured
 FASTEST = 100
 SEGMENT = re.compile(r"((?:\d{1,20}\.?\d{0,20}|\.\d{1,20})(?:[eE][+-]?\d{1,3})?) *(?:: *(-1|\d{1,9})?)?", re.ASCII)
 Rates = list[tuple[float, int | None]]  # (rate, its last step; None: to the end)

@@ -1,6 +1,6 @@
 """Several image sets that a method learns from at once, each with how often its pictures count. No torch is imported.
 
-The stage *further_set* records what each of the further sets holds; the build depends on these records, because
+The stage *further_set* records what each of the further sets contains; the build depends on these records, because
 the number of its deps in DVC cannot depend on parameters.
 """
 

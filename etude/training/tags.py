@@ -73,7 +73,7 @@ class Tags(Schema):
         return _joined(first + others + last)
 
     def _split(self, caption: str) -> tuple[list[str], list[str], list[str]]:
-        """The tags that stay first, those that are shuffled or left out, and those that stay after a second one."""
+        """The tags that stay first, those that are shuffled or left out, and those after a second separator."""
         if not self.separator or self.separator not in caption:
             tags = [tag.strip() for tag in caption.strip().split(COMMA)]
             return tags[: self.keep], tags[self.keep :], []

@@ -76,7 +76,7 @@ def build(
 ) -> Artifact:
     """Invert pictures of the set, batch by batch; a killed run resumes at the step where it was.
 
-    With weights in half, steps are computed in half; else in float32, as in the paper's code.
+    With weights in half precision, steps are computed in it; otherwise in float32, as in the paper's code.
     """
     from etude.core.artifact import Artifact
     from etude.training import conditioning

@@ -49,8 +49,8 @@ def read_weights(prompt: str) -> tuple[str, list[tuple[int, int, float]]]:
 def edit(base: Base, old: str, new: str, number: int = 0) -> Edit:
     """The edit from one text to another, in the tokens of text encoder ``number``.
 
-    If both texts have the same number of words, words are replaced one by one; else the attention of their common words
-    is copied. ``(word:2)`` in the new text re-weights a word.
+    If both texts have the same number of words, words are replaced one by one; otherwise the attention of their common
+    words is copied. ``(word:2)`` in the new text re-weights a word.
     """
     plain, marked = read_weights(new)
     length = base.text_encoders[number].config.max_position_embeddings

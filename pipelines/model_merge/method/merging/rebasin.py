@@ -94,7 +94,7 @@ class Rebased(Mapping[str, Tensor]):
 
 
 def _stem(name: str) -> tuple[str, int] | None:
-    """Stem and kind of a layer whose units can be permuted, else None; the VAE is never changed."""
+    """Stem and kind of a layer whose units can be permuted, otherwise None; the VAE is never changed."""
     if name.startswith("vae."):
         return None
     for kind, (pattern, _) in enumerate(_PATTERNS):

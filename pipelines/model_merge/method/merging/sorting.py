@@ -16,7 +16,7 @@ from .pieces import SIZE, Pieces, kth_smallest
 
 
 def top_k_tensor_sum(a: Tensor, b: Tensor, α: float, β: float) -> Tensor:
-    """a's values in the order of b's, if the size of a value is in the region [β, β+α); else a.
+    """a's values in the order of b's, if the size of a value is in the region [β, β+α); otherwise a.
 
     The size of a value is the rank of its absolute value, as a share of all; a region beyond 1 continues at 0.
     """
