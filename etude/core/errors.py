@@ -17,7 +17,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-BELOW = "\n       "  # joins several faults of one error: each is a line of its own
+BELOW = "\n       "  # joins several faults of one error: each is on its own line
 
 
 class EtudeError(Exception):

@@ -81,7 +81,7 @@ class Models(Schema):
 
 
 def base_of(params: Schema, shared: str) -> Path:
-    """The base with which a method is trained and drawn: its own if it has one, else ``shared``, the project's."""
+    """The base with which a method trains and draws: its own if it has one, otherwise ``shared``, the project's."""
     return Path(params.base if isinstance(params, OwnBase) else shared)
 
 

@@ -33,7 +33,7 @@ class Schema(BaseModel):
     # removed keys → the value with which nothing changes if the key is deleted
     gone_keys: ClassVar[Mapping[str, Any]] = {}
     former_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # key → old value → value
-    listed_keys: ClassVar[tuple[str, ...]] = ()  # keys that had one value and have a list now: `etude migrate` lists it
+    listed_keys: ClassVar[tuple[str, ...]] = ()  # keys whose value became a list: `etude migrate` writes the list
     refused_keys: ClassVar[Mapping[str, str]] = {}  # keys of similar blocks → why this block has no such key
     # keys that are new since the last release, each with the value that keeps the old behaviour
     added_keys: ClassVar[Mapping[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""Shards: the tensors of many pictures or texts in few safetensors files, of which only what is used is read.
+"""Shards: the tensors of many pictures or texts in few safetensors files, of which only the used parts are read.
 
 An entry is a name with its tensors. A shard holds entries whose names follow each other: each tensor as
 ``<entry>.<tensor>``, and in the header the SHA-256 of each entry. ``shards.json`` has the SHA-256 of each shard.

@@ -83,7 +83,7 @@ def read(name: str, path: Path, whole: Read | None = None) -> tuple[dict[str, Te
 
 
 def method_of(name: str) -> str:
-    """The method whose `apply` uses what is in a file of the format ``name``."""
+    """The method whose `apply` uses the content of a file of the format ``name``."""
     return str(import_module(f"etude.formats.{FORMATS[name]}").METHOD)
 
 

@@ -1,4 +1,4 @@
-"""The headers of kohya, LyCORIS and OneTrainer: a field that contradicts the tensors is refused, by its name.
+"""The headers of kohya, LyCORIS and OneTrainer: a file whose header contradicts its tensors is refused.
 
 Most fields only say how the file was made. Fields that decide what the tensors mean are compared with the tensors: the
 kind of factors, the alpha, rank-stabilised scales, DoRA's lengths, how OFT rotates. The programs themselves read only

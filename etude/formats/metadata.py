@@ -1,4 +1,4 @@
-"""What a file's header tells other programs: kohya's ``ss_*`` keys and hashes, and ``modelspec.*``.
+"""The header of a file, for other programs: kohya's ``ss_*`` keys and hashes, and ``modelspec.*``.
 
 Times, session ids and hosts are left out: equal artifacts give equal files. Written from the description of the keys
 in kohya-ss/sd-scripts (Apache-2.0) and Stability-AI/ModelSpec 1.0.1.

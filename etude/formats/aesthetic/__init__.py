@@ -1,3 +1,3 @@
 """The mean CLIP embedding of pictures that texts are turned to: ``embedding`` [1, d]."""
 
-METHOD = "aesthetic_gradient"  # whose `apply` uses what is in such a file
+METHOD = "aesthetic_gradient"  # its `apply` uses the content of such a file

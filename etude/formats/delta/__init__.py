@@ -4,4 +4,4 @@
 ``words.<i>.<part>`` [1, d] the rows of the i-th word of the fact ``words`` (`etude.formats.deltas`).
 """
 
-METHOD = "custom_diffusion"  # whose `apply` uses what is in such a file
+METHOD = "custom_diffusion"  # its `apply` uses the content of such a file

@@ -32,7 +32,7 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Rows by text encoder, and the facts name and step when the file has them."""
-    data = read_pickle(path, lambda name: name != "string_to_token")  # numbers of tokens, of no use here
+    data = read_pickle(path, lambda name: name != "string_to_token")  # numbers of tokens, which are not needed
     if parts := parts_of(data):
         return rows(path, {part: data[key] for key, part in parts.items()}), {}
     vector = one_vector(path, data)

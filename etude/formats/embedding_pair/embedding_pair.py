@@ -19,7 +19,7 @@ from etude.core.files import Draft
 from etude.formats.embedding import embedding_pt, embedding_safetensors
 from etude.formats.metadata import marked
 
-ENDS = {"positive": ("",), "negative": ("-neg", "-uc")}  # DreamArtist's first code wrote the second one
+ENDS = {"positive": ("",), "negative": ("-neg", "-uc")}  # DreamArtist's first code wrote "-uc"
 MODULES = {".pt": embedding_pt, ".safetensors": embedding_safetensors}
 
 

@@ -1,3 +1,3 @@
 """Networks before keys and values: ``<width>.<k or v>.<layer>.<linear, norm or activation>.<weight or bias>``."""
 
-METHOD = "hypernetwork"  # whose `apply` uses what is in such a file
+METHOD = "hypernetwork"  # its `apply` uses the content of such a file

@@ -1,8 +1,8 @@
 """A CLIP image embedding as ``<name>.safetensors``: ``clip_image_embeds`` [1, d] in float32.
 
-No program has a format of its own for it; diffusers takes the tensor as ``image_embeds=``. The header names the base
-with which it was learned, and the noise level. diffusers' pipeline of image variations takes pictures only; there
-the tensor, as [1, 1, d], is what the UNet gets as ``encoder_hidden_states``.
+No program has its own format for it; diffusers takes the tensor as ``image_embeds=``. The header names the base
+with which it was learned, and the noise level. diffusers' pipeline of image variations takes only pictures;
+its UNet gets the tensor, as [1, 1, d], as ``encoder_hidden_states``.
 """
 
 from __future__ import annotations

@@ -1,3 +1,3 @@
 """Inverted pictures: ``<picture>.latent`` [1, 4, h, w] and ``<picture>.null_embeddings`` [N, 77, d]."""
 
-METHOD = "null_text_inversion"  # whose `apply` uses what is in such a file
+METHOD = "null_text_inversion"  # its `apply` uses the content of such a file

@@ -5,4 +5,4 @@ text encoder, and modules have diffusers' names, without ``text_model.``. LoHa, 
 LyCORIS' names (`etude.diffusion.factors` says how they change a weight).
 """
 
-METHOD = "lora"  # whose `apply` uses what is in such a file
+METHOD = "lora"  # its `apply` uses the content of such a file
