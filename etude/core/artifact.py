@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from etude.core.errors import FormatError
 from etude.core.tensors import read_metadata, write_tensors
-from etude.core.weights import read_weights
+from etude.core.weights import in_precision, read_weights
 
 if TYPE_CHECKING:
     import torch
@@ -44,9 +44,13 @@ class Artifact:
         return next(iter(self.tensors.values())).dtype if self.tensors else torch.float32
 
     def copied(self) -> Artifact:
-        """A copy on the CPU in the precision of saving, which further training does not change."""
-        dtype = self.dtype if self.precision else None
-        tensors = {name: tensor.detach().to("cpu", dtype, copy=True) for name, tensor in self.tensors.items()}
+        """A copy on the CPU in the precision of saving, which further training does not change.
+
+        Raises FormatError if that precision cannot hold a number.
+        """
+        path, tensors = f"pipelines/{self.method}/params.yaml", {}
+        for name, tensor in self.tensors.items():
+            tensors[name] = in_precision(path, name, tensor, self.dtype if self.precision else tensor.dtype)
         return replace(self, tensors=tensors)
 
 

@@ -17,6 +17,7 @@ from etude.core.errors import EtudeWarning, FormatError
 from etude.core.tensors import read_header
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 LARGEST = 3.4028234663852886e38  # of float32, the precision of computations with weights
@@ -100,6 +101,18 @@ def refuse_infinite(path: Path | str, what: str, tensor: Tensor) -> Tensor:
         fault = f"{what} is not finite in {str(tensor.dtype).removeprefix('torch.')} (infinity or NaN)"
         raise FormatError(path, fault, "fetch or make the file again, or compute in float32")
     return tensor
+
+
+def in_precision(path: Path | str, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy of ``tensor`` in ``dtype``, on the CPU; raises FormatError if that cannot hold its numbers."""
+    import torch
+
+    copy = tensor.detach().to("cpu", dtype, copy=True)
+    if dtype == torch.float16 and tensor.dtype != dtype and tensor.numel() and not is_finite(copy):
+        largest = float(tensor.detach().abs().amax())
+        fault = f"`save: fp16` cannot hold `{name}`: its largest number is {largest:.3g}, and fp16 ends at 65504"
+        raise FormatError(path, fault, "write `save: bf16` or `save: fp32`, and build again")
+    return copy
 
 
 def read_weights(

@@ -14,6 +14,7 @@ from torch import Tensor
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.families import text_parts
+from etude.core.weights import in_precision
 
 
 def parts() -> tuple[str, ...]:
@@ -49,5 +50,6 @@ def complete(artifact: Artifact, frame: Frame) -> dict[str, Tensor]:
         if name in learned:
             tensors[name] = learned[name]
         else:
-            tensors[name] = tensor.to(precision) if tensor.is_floating_point() else tensor
+            wide = tensor.is_floating_point() and tensor.dtype != precision
+            tensors[name] = in_precision("the base", name, tensor, precision) if wide else tensor
     return tensors

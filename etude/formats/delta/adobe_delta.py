@@ -20,6 +20,7 @@ from etude.core.errors import FormatError
 from etude.core.families import text_parts, text_rows
 from etude.core.files import Draft
 from etude.core.pickles import read_pickle, write_pickle
+from etude.core.weights import in_precision
 from etude.formats.checkpoints import Frame
 from etude.formats.deltas import common, differences, factors, product, wholes, words
 from etude.formats.resembling import described
@@ -73,7 +74,8 @@ def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
         for name, delta in differences(artifact, frame).items():
             if name.endswith(COMPRESSED):
                 u, v = factors(delta, share)
-                unet[name] = {"u": u.to(precision), "v": v.to(precision)}
+                u, v = (in_precision(paths[0].name, name, factor, precision) for factor in (u, v))
+                unet[name] = {"u": u, "v": v}
         paths.append(draft.path("delta_compressed.bin"))
         write_pickle(paths[1], {"unet": unet, "modifier_token": tokens})
     return paths

@@ -31,7 +31,7 @@ from etude.core.model_files import common
 from etude.core.tensors import read_metadata, read_tensors
 from etude.formats import identify
 from etude.formats.checkpoint import diffusers_checkpoint, ldm_checkpoint
-from etude.formats.checkpoints import Frame
+from etude.formats.checkpoints import Frame, complete
 from tasks.export import configuration, read_frame
 from tests.etude.base.ldm import to_ldm
 from tests.tiny import build_tiny
@@ -274,3 +274,11 @@ def test_two_names_of_one_tensor_in_a_model_are_refused_and_neither_is_lost() ->
     own = {"text_model.final_layer_norm.weight": torch.ones(2), "final_layer_norm.weight": torch.zeros(2)}
     with pytest.raises(FormatError, match=r"twice, .*`text_model\.final.*` and `final_layer_norm\.weight`"):
         common("text_encoder", own)
+
+
+def test_a_base_whose_numbers_the_precision_cannot_hold_is_not_saved_in_it() -> None:
+    frame = Frame({"unet.large": torch.tensor([7e4]), "unet.learned": torch.zeros(1)}, {})
+    learned = {"unet.learned": torch.ones(1)}
+    with pytest.raises(FormatError, match=r"`save: fp16` cannot hold `unet.large`"):
+        complete(Artifact("fine_tuning", learned, {}, "fp16"), frame)
+    assert complete(Artifact("fine_tuning", learned, {}, "bf16"), frame)["unet.large"].dtype == torch.bfloat16
