@@ -24,14 +24,16 @@ REMEMBERED = 1 << 20  # bytes: digests of larger files are cached
 
 def key(*parts: Part) -> str:
     """Hex SHA-256 of a canonical form of ``parts``: (1, "a") and ("1a",) differ, the order of mappings is ignored."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=_bytes)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _digest(_ENCODER.encode(parts).encode())
 
 
 def _bytes(value: object) -> str:
     if isinstance(value, bytes):
         return "bytes:" + hashlib.sha256(value).hexdigest()
     raise TypeError(f"{type(value).__name__} cannot be part of a key")
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=_bytes)  # one for all keys of a set
 
 
 class Store:
@@ -49,20 +51,20 @@ def save(place: Path, data: Part) -> None:
     """Write ``data`` as the entry at ``place``, with its digest. `load` detects damage by a power failure."""
     text = json.dumps(data, ensure_ascii=False)
     with atomic_path(place, durable=False) as temporary:
-        temporary.write_text(f"{_digest(text)} {text}", encoding="utf-8", newline="")
+        temporary.write_text(f"{_digest(text.encode())} {text}", encoding="utf-8", newline="")
 
 
 def load(place: Path) -> Any:
     """The data of the entry at ``place``; None if it is missing or damaged."""
     try:
-        digest, _, text = place.read_bytes().decode().partition(" ")
-    except (FileNotFoundError, UnicodeDecodeError):
+        digest, _, text = place.read_bytes().partition(b" ")
+    except FileNotFoundError:
         return None
-    return json.loads(text) if digest == _digest(text) else None
+    return json.loads(text.decode()) if digest == _digest(text).encode() else None
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
 
 
 def remembered(file: Path, digest: Callable[[Path], str] = sha256_file, kind: str | None = None) -> str:

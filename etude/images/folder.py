@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from etude.core.beside.captions import CARDS
 from etude.core.errors import InputError
+from etude.core.files import split_suffix
 
 # Files that accompany pictures; the content of every other file is tried as a picture, whatever its suffix.
 BESIDE = frozenset(
@@ -43,10 +44,10 @@ def list_folder(folder: Path | str) -> Listing:
     found: dict[str, str | None] = {}
     for place, folders, names in os.walk(folder, onerror=lambda error: found.update(_closed(folder, error))):
         folders[:] = [name for name in folders if not _hidden(name)]
+        before = "" if place == str(folder) else f"{Path(place).relative_to(folder).as_posix()}/"
         linked = [name for name in folders if os.path.islink(os.path.join(place, name))]
         for name in linked + [name for name in names if not _hidden(name)]:
-            path = Path(place, name)
-            found[path.relative_to(folder).as_posix()] = _fault(path, folder)
+            found[before + name] = _fault(os.path.join(place, name), before + name)
     others = {_readable(name): fault for name, fault in sorted(found.items()) if fault}
     return Listing(sorted(name for name, fault in found.items() if not fault), others)
 
@@ -55,13 +56,14 @@ def _closed(folder: Path, error: OSError) -> dict[str, str | None]:
     return {Path(error.filename).relative_to(folder).as_posix(): f"cannot be opened ({error.strerror})"}
 
 
-def _fault(path: Path, folder: Path) -> str | None:
-    """Why ``path`` is not a readable file; None if it is one."""
-    if path.is_dir():
-        return "is a link to a folder, which is not followed: copy its pictures here"
-    if not path.is_file():
-        return "is a link to nothing" if path.is_symlink() else "is no file (a pipe, a socket or a device)"
-    name = str(path.relative_to(folder))
+def _fault(file: str, name: str) -> str | None:
+    """Why ``file``, which a listing calls ``name``, is not a readable file; None if it is one."""
+    if not os.path.isfile(file):
+        path = Path(file)
+        if path.is_dir():
+            return "is a link to a folder, which is not followed: copy its pictures here"
+        if not path.is_file():
+            return "is a link to nothing" if path.is_symlink() else "is no file (a pipe, a socket or a device)"
     return None if _readable(name) == name else "has a name that is not UTF-8: rename it"
 
 
@@ -86,7 +88,7 @@ def choose_pictures(files: Iterable[str]) -> dict[str, str | None]:
     Each has its mask, if there is one, with any suffix. For ``otter.png``, this is the first that exists of
     ``otter_att.png``, ``otter-masklabel.png`` and ``masks/otter.png``.
     """
-    stems = {name: Path(name).with_suffix("").as_posix() for name in files if _picture(Path(name))}
+    stems = {name: split_suffix(name)[0] for name in files if _picture(name)}
     others = {stem + end for stem in stems.values() for end in (*MASKS, CONDITION)}
     beside = {stem: name for name, stem in stems.items() if stem in others}
     apart = _masks_apart({name: stem for name, stem in stems.items() if stem not in others})
@@ -129,16 +131,20 @@ def _masks_apart(stems: Mapping[str, str]) -> dict[str, str]:
     by_last: dict[str, list[str]] = {}
     for name, stem in stems.items():
         if places[name] is None:
-            by_last.setdefault(PurePosixPath(stem).name, []).append(stem)
+            by_last.setdefault(_last(stem), []).append(stem)
     masks: dict[str, str] = {}
     for name, place in places.items():
         if place is None:
             continue
         around, below = place
-        for stem in by_last.get(PurePosixPath(below).name, []):
+        for stem in by_last.get(_last(below), []):
             if stem.startswith(around) and f"/{stem.removeprefix(around)}".endswith(f"/{below}"):
                 masks.setdefault(stem, name)
     return masks
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _mask_place(stem: str) -> tuple[str, str] | None:
@@ -168,5 +174,6 @@ def _hidden(part: str) -> bool:
     return part.startswith(".") or part in {"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir"}
 
 
-def _picture(name: Path) -> bool:
-    return name.suffix.lower() not in BESIDE and not (name.suffix == "" and name.name.lower() in CARDS)
+def _picture(name: str) -> bool:
+    suffix = split_suffix(name)[1]
+    return suffix.lower() not in BESIDE and not (suffix == "" and _last(name).lower() in CARDS)

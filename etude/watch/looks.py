@@ -12,12 +12,12 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from etude.core.errors import EtudeError, InputError, StaleError
-from etude.core.files import read_json, sha256_file, tree_digest, tree_files, write_json
+from etude.core.files import read_json, sha256_file, tree_digest, tree_names, write_json
 from etude.core.params import read_yaml
 from etude.core.store import REMEMBERED, is_settled, recalled, remembered
 
@@ -63,8 +63,9 @@ class Look:
         """Look at more files and folders."""
         for path in paths:
             if path not in self._files:
-                files = self._found(path)
-                self._files[path] = None if files is None else _map(_see, files)
+                names = self._found(path)
+                place = self._place(path)
+                self._files[path] = None if names is None else {name: _see(_file(place, name)) for name in names}
 
     def digests(self) -> dict[str, str]:
         """The digest of each path, as by `sha256_tree`; raises InputError if one is missing."""
@@ -94,9 +95,9 @@ class Look:
 
     def write(self, path: Path) -> None:
         """Save this look, for another process to compare."""
-        files = {place: None if states is None else _map(asdict, states) for place, states in self._files.items()}
-        sources = _map(asdict, self._sources)
-        write_json(path, {"params": self.params, "sources": sources, "values": self._values, "files": files})
+        files = {place: None if states is None else _map(vars, states) for place, states in self._files.items()}
+        data = {"params": self.params, "sources": _map(vars, self._sources), "values": self._values, "files": files}
+        write_json(path, data, indent=None)
 
     @classmethod
     def read(cls, path: Path, root: Path) -> Self:
@@ -108,24 +109,28 @@ class Look:
             look._files[place] = None if states is None else _map(lambda one: FileState(**one), states)
         return look
 
-    def _found(self, path: str) -> dict[str, Path] | None:
+    def _found(self, path: str) -> list[str] | None:
         try:
-            return tree_files(self.root / path)
+            return tree_names(self.root / path)
         except InputError:
             return None
+
+    def _place(self, path: str) -> str:
+        return os.path.join(self.root, path)
 
     def _digest(self, path: str, states: Mapping[str, FileState] | None) -> str:
         if states is None:
             raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first")
         for name, one in states.items():
-            one.digest = one.digest or remembered(self.root / path / name)
+            one.digest = one.digest or remembered(Path(_file(self._place(path), name)))
         return tree_digest({name: one.digest or "" for name, one in states.items()})
 
     def _differences(self, path: str, states: Mapping[str, FileState] | None) -> list[str]:
-        files = self._found(path)
-        if states is None or files is None:
-            return [path] if states is not None or files is not None else []
-        others = [name for name in {*states, *files} if name not in states or not _same(states[name], files.get(name))]
+        names = self._found(path)
+        if states is None or names is None:
+            return [path] if states is not None or names is not None else []
+        place, others = self._place(path), states.keys() ^ set(names)
+        others |= {name for name in states.keys() - others if not _same(states[name], _file(place, name))}
         return [(Path(path) / name).as_posix() for name in others]
 
 
@@ -189,18 +194,25 @@ def _map(function: Callable[[Any], V], mapping: Mapping[str, Any]) -> dict[str, 
     return {key: function(value) for key, value in mapping.items()}
 
 
-def _see(file: Path) -> FileState:
-    stat = file.stat()
+def _file(place: str, name: str) -> str:
+    """The file ``name`` of `tree_names` at ``place``, as a text: a set has many."""
+    return f"{place}/{name}" if name else place
+
+
+def _see(file: Path | str) -> FileState:
+    stat = os.stat(file)
     settled = is_settled(stat, time.time_ns())
-    small = stat.st_size < REMEMBERED
-    digest = remembered(file) if small or not settled else recalled(file, stat)
+    if stat.st_size < REMEMBERED:
+        digest: str | None = sha256_file(file)
+    else:
+        digest = recalled(Path(file), stat) if settled else remembered(Path(file))
     return FileState(stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_nlink, settled, digest)
 
 
-def _same(state: FileState | None, file: Path | None) -> bool:
-    if state is None or file is None:
+def _same(state: FileState | None, file: Path | str) -> bool:
+    if state is None:
         return False
     try:
-        return state.alike(file.stat()) or (state.digest is not None and sha256_file(file) == state.digest)
+        return state.alike(os.stat(file)) or (state.digest is not None and sha256_file(file) == state.digest)
     except OSError:  # it was removed just now
         return False

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from etude.core.beside.fields import caption_of
@@ -18,6 +18,7 @@ from etude.core.beside.generated import prompt_in
 from etude.core.beside.listings import by_last_part, list_candidates, read_listing
 from etude.core.beside.texts import read_text
 from etude.core.errors import InputError
+from etude.core.files import split_suffix
 
 # Suffixes of text files with a caption, the first counts most. kohya's scripts write .caption, taggers .tags.
 TEXTS = (".txt", ".caption", ".captions", ".cap", ".text", ".tags")
@@ -94,9 +95,11 @@ class Captions:
 
     def folder_name(self, name: str) -> tuple[str, str] | None:
         """The prompt in the name of the nearest folder that has one, as kohya's scripts read it."""
-        for parent in PurePosixPath(name).parents:
-            if match := REPEATS.fullmatch(parent.name):
-                return match["prompt"], str(parent)
+        *folders, _ = name.split("/")
+        while folders:
+            if match := REPEATS.fullmatch(folders[-1]):
+                return match["prompt"], "/".join(folders)
+            folders.pop()
         return None
 
     def _beside(self, name: str, files: dict[str, list[str]]) -> list[str]:
@@ -155,12 +158,12 @@ ORIGINS: dict[str, Callable[[Captions, str], tuple[str, str] | None]] = {
 
 
 def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
+    return split_suffix(name)[1].lower()
 
 
 def _rank(text: str) -> tuple[int, bool, str]:
     """The order of text files with one stem: by suffix, and one in small letters before the same in others."""
-    return TEXTS.index(_suffix(text)), PurePosixPath(text).suffix not in TEXTS, text
+    return TEXTS.index(_suffix(text)), split_suffix(text)[1] not in TEXTS, text
 
 
 def _by_stem(files: Iterable[str]) -> dict[str, list[str]]:
@@ -172,7 +175,7 @@ def _by_stem(files: Iterable[str]) -> dict[str, list[str]]:
 
 def _stem(name: str) -> str:
     """The name without its last suffix."""
-    return _plain(str(PurePosixPath(name).with_suffix("")))
+    return _plain(split_suffix(name)[0])
 
 
 def _plain(name: str) -> str:

@@ -47,7 +47,7 @@ def _parameters(path: Path) -> str | None:
     try:
         with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
             text = image.info.get("parameters")
-            if text is None and image.format != "PNG":
+            if text is None and image.format != "PNG" and "exif" in image.info:
                 text = _decoded(image.getexif().get_ifd(EXIF).get(COMMENT))
     except DAMAGE:
         return None

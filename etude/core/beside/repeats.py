@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import PurePosixPath
 
 from etude.core.beside.captions import REPEATS
 
@@ -25,5 +24,5 @@ def _repeats(name: str) -> int:
 
 def _nearest(name: str) -> str:
     """The name of the nearest folder with repeats in it; empty if none has."""
-    parents = (parent.name for parent in PurePosixPath(name).parents)
-    return next(filter(REPEATS.fullmatch, parents), "")
+    *folders, _ = name.split("/")
+    return next(filter(REPEATS.fullmatch, reversed(folders)), "")

@@ -8,12 +8,13 @@ import stat
 import struct
 import sys
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 import torch
 
+from etude.core import tensors as tensor_files
 from etude.core.errors import FormatError, InputError, ParamsError
 from etude.core.files import (
     add_to_folder,
@@ -24,6 +25,7 @@ from etude.core.files import (
     read_json,
     replace_folder,
     sha256_tree,
+    split_suffix,
     write_json,
 )
 from etude.core.params import Learned, validate
@@ -193,6 +195,18 @@ def test_equal_tensors_give_equal_bytes_whatever_the_order(tmp_path: Path) -> No
     assert torch.equal(tensors["b"], b)
 
 
+def test_a_tensor_file_is_the_same_read_at_once_or_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.float16)}, {"key": "1"})
+    at_once, metadata = read_tensors(path)
+    monkeypatch.setattr(tensor_files, "MAPPED", 0)
+    mapped, same = read_tensors(path)
+    assert metadata == same
+    assert at_once.keys() == mapped.keys()
+    assert all(torch.equal(at_once[name], mapped[name]) for name in mapped)
+    assert all(at_once[name].dtype == mapped[name].dtype for name in mapped)
+
+
 @pytest.mark.parametrize("damage", ["cut", "header", "text"])
 def test_a_damaged_tensor_file_is_named(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "x.safetensors"
@@ -218,6 +232,23 @@ def test_a_missing_input_says_what_to_run(tmp_path: Path) -> None:
         read_json(tmp_path / "none.json")
     with pytest.raises(InputError, match="dvc repro"):
         sha256_tree(tmp_path / "none")
+
+
+def test_a_name_has_the_suffix_that_pathlib_sees() -> None:
+    for name in (
+        "fox.png",
+        "a/fox.b.png",
+        "a.b/fox",
+        "a.b/.fox",
+        ".fox",
+        "fox.",
+        "fox..png",
+        "a/b.c/d.",
+        "..fox",
+        "fox",
+    ):
+        path = PurePosixPath(name)
+        assert split_suffix(name) == (str(path.with_suffix("")), path.suffix), name
 
 
 def test_a_tree_is_hashed_by_names_and_bytes_but_not_by_hidden_files(tmp_path: Path) -> None:
