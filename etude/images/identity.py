@@ -12,6 +12,8 @@ from PIL import Image
 GRID = 16  # the signature compares neighbours on a grid of 16 × 16 cells, across and down: 512 bits
 FLAT = 3  # grey levels (of 255) by which neighbours must differ, so that plain areas don't flicker
 WORDS, LEVELS = 2 * GRID * GRID // 64, 4 * 4 * 3  # in a signature: words of 64 bits, and levels of colour
+MIDDLE = 27  # the level by which signatures are sorted: the red of a cell in the middle of the picture
+FIRST = 8  # every eighth level is compared before all of them are
 TINT = 24  # levels (of 255) by which the 4 × 4 colour cells of near duplicates may differ
 
 
@@ -36,7 +38,7 @@ class Signature(NamedTuple):
     def of_text(cls, text: str) -> Signature:
         """The signature with this text."""
         data = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
-        bits, tint = np.split(data, [2 * GRID * GRID // 8])
+        bits, tint = data[: 8 * WORDS], data[8 * WORDS :]
         return cls(bits.view(np.uint64), tint.reshape(4, 4, 3).astype(np.int16))
 
 
@@ -55,15 +57,24 @@ def near_duplicates(signatures: dict[str, Signature], share: float) -> list[tupl
     allowed, names = int(share * 2 * GRID * GRID), list(signatures)
     bits = np.array([signatures[name].bits for name in names], dtype=np.uint64).reshape(len(names), WORDS)
     tints = np.array([signatures[name].tint for name in names], dtype=np.int16).reshape(len(names), LEVELS)
-    # Sorted by the number of set bits, only neighbours can be near duplicates: few pairs of a large set are compared.
-    counts = np.bitwise_count(bits).sum(axis=1, dtype=np.int64)
-    order = np.argsort(counts, kind="stable")
-    bits, tints, counts, means = bits[order], tints[order], counts[order], tints[order].sum(axis=1)
-    ends = np.searchsorted(counts, counts + allowed, side="right")
+    # Sorted by a level of colour, only neighbours can be near duplicates: few pairs of a large set are compared.
+    order = np.argsort(tints[:, MIDDLE], kind="stable")
+    bits, tints = bits[order], tints[order]
+    counts, means = np.bitwise_count(bits).sum(axis=1, dtype=np.int16), tints.sum(axis=1, dtype=np.int16)
+    # The cheapest comparisons are first, and each leaves few pairs to the next.
+    columns = np.ascontiguousarray(tints[:, ::FIRST].T)
+    ends = np.searchsorted(tints[:, MIDDLE], tints[:, MIDDLE] + TINT, side="right")
     pairs = []
     for place, end in enumerate(ends):
         others = slice(place + 1, end)
-        near = place + 1 + np.flatnonzero(np.abs(means[others] - means[place]) <= TINT * LEVELS)
+        near = place + 1 + np.flatnonzero(np.abs(counts[others] - counts[place]) <= allowed)
+        near = near[np.abs(means[near] - means[place]) <= TINT * LEVELS]
+        for column in columns:
+            if not near.size:
+                break
+            near = near[np.abs(column[near] - column[place]) <= TINT]
+        if not near.size:
+            continue
         near = near[np.bitwise_count(bits[near] ^ bits[place]).sum(axis=1) <= allowed]
         near = near[np.abs(tints[near] - tints[place]).max(axis=1, initial=0) <= TINT]
         for other in near:
