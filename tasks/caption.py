@@ -73,7 +73,7 @@ def caption(name: str) -> None:
     whole = {identifier: write_caption(identifier, entry, texts, settings) for identifier, entry in images.items()}
     with publish(Path("data", name, "captioned")) as out:
         for identifier, entry in whole.items():
-            (out / f"{identifier}.txt").write_text(entry["text"] + "\n", encoding="utf-8", newline="\n")
+            (out / f"{identifier}.txt").write_bytes(f"{entry['text']}\n".encode())
         write_json(out / "captions.json", whole)
     _tell(name, images, whole, settings)
     _tell_files(name, captions, listing, {text.file for text in existing.values()})

@@ -7,6 +7,7 @@ device and threads. The outs are shards (`etude/core/shards.py`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -102,6 +103,7 @@ class Entries:
 def encode(name: str) -> None:
     """Encode the prepared pictures and the captions of the image set NAME with the base's VAE and text encoder."""
     stage_params = pick("params.yaml", StageParams)
+    import etude.base.libraries  # noqa: F401  # first, as torch's flags import a part of it, and in more time
     from etude.core.randomness import make_deterministic
 
     make_deterministic(stage_params.threads)
@@ -120,14 +122,14 @@ def encode_pictures(name: str, stage_params: StageParams) -> tuple[Entries, Entr
     entries, copies = Entries("vae", stage_params), Entries("vae", stage_params)
     encoder = cache(lambda: open_vae(stage_params))  # loaded when the first entry is not in the store
     folder = Path("data", name)
-    pictures = sorted((folder / "prepared").glob("*.png"))
+    pictures = sorted(path.stem for path in (folder / "prepared").glob("*.png"))
     if not pictures:
         raise InputError(folder / "prepared", "holds no pictures", "run `dvc repro` so that *prepare* fills it")
     images = read_json(folder / "prepared/images.json")["images"]
     places = {}
-    for path in progress(pictures, f"{name}: latents"):
-        own = copies if is_copy(images[path.stem]) else entries
-        places[path.stem] = own.picture(str(path), encoder, path)
+    for picture in progress(pictures, f"{name}: latents"):
+        own, path = copies if is_copy(images[picture]) else entries, folder / "prepared" / f"{picture}.png"
+        places[picture] = own.picture(str(path), encoder, path)
     from etude.base.family import recognise
 
     masks, told = folder / "prepared" / "attention", FAMILIES[recognise(stage_params.base)].size_ids
@@ -209,7 +211,7 @@ def open_text_encoder(stage_params: StageParams) -> Encoder:
 def _with_mask(entry: Path, mask: Path) -> dict[str, Tensor]:
     """The tensors of an entry; if there is a mask, its grey is added."""
     tensors, _ = read_tensors(entry)
-    if not mask.exists():
+    if not os.path.exists(mask):
         return tensors
     from etude.core.pictures import open_prepared
 
@@ -264,12 +266,14 @@ def _tell_cut(name: str, text: str, entry: Path) -> None:
 
 def is_whole(entry: Path) -> bool:
     """Whether an entry exists and its digest is the one in the .sha256 file beside it."""
-    note = _note(entry)
-    return entry.is_file() and note.is_file() and note.read_bytes() == sha256_file(entry).encode()
+    try:
+        return _note(entry).read_bytes() == sha256_file(entry).encode()
+    except FileNotFoundError:
+        return False
 
 
 def _note(entry: Path) -> Path:
-    return entry.with_suffix(".sha256")
+    return Path(f"{os.path.splitext(entry)[0]}.sha256")
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def what_instead(path: Path | str, own: str) -> tuple[str, str] | None:
         return "begins with zeros: its download or copy did not come to its end", "fetch it again"
     if head.startswith(b"GGUF"):
         return "is a GGUF file, of a quantised model", "name a file in float16 or float32, as .safetensors"
-    if _is_safetensors(head):
+    if is_safetensors(head):
         action = f"rename it to {path.with_suffix('.safetensors').name}"
         return None if own == "safetensors" else ("is a safetensors file under another name", action)
     if _is_pickle(path, head):
@@ -131,7 +131,7 @@ def is_pointer(path: Path | str) -> bool:
     return read_head(path).startswith(POINTER)
 
 
-def _is_safetensors(head: bytes) -> bool:
+def is_safetensors(head: bytes) -> bool:
     """Whether a file begins with the length of a header, in 8 bytes, and a header in JSON."""
     return head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= LONGEST_HEADER
 

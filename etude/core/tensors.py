@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,29 +12,32 @@ from typing import TYPE_CHECKING, Any
 
 from etude.core.errors import FormatError, InputError
 from etude.core.files import atomic_path
-from etude.core.magic import LONGEST_HEADER, what_instead
+from etude.core.magic import LONGEST_HEADER, is_safetensors, what_instead
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+MAPPED = 1 << 20  # bytes: smaller files are read at once, as to map one into memory takes five times as long
 _AGAIN = "fetch or make it again"
 
 
 def _read_header(path: Path | str) -> tuple[int, dict[str, Any]]:
     try:
-        if not Path(path).is_file() and Path(path).exists() and not Path(path).is_dir():
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise FormatError(path, "is a pipe or a device, and no file", "name a file")
-        if instead := what_instead(path, "safetensors"):
-            raise FormatError(path, *instead)
         with open(path, "rb") as file:
-            prefix = file.read(8)
-            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+            head = file.read(9)
+            if not is_safetensors(head) and (instead := what_instead(path, "safetensors")):
+                raise FormatError(path, *instead)
+            file.seek(8)
+            length = struct.unpack("<Q", head[:8])[0] if len(head) >= 8 else 0
             if not 2 <= length <= LONGEST_HEADER:
                 raise FormatError(path, "is not a safetensors file", "check how it was made or fetched")
             text = file.read(length)
             if len(text) < length:
                 raise FormatError(path, "has a damaged safetensors header: the file ends within it", _AGAIN)
-            header, size = json.loads(text), Path(path).stat().st_size - 8 - length
+            header, size = json.loads(text), os.fstat(file.fileno()).st_size - 8 - length
     except FileNotFoundError:
         raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first") from None
     except IsADirectoryError:
@@ -121,10 +126,12 @@ def write_tensors(
 def read_tensors(path: Path | str, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file; raises FormatError or InputError."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load, load_file
 
     metadata = read_metadata(path)
     try:
+        if device == "cpu" and os.stat(path).st_size < MAPPED:
+            return load(Path(path).read_bytes()), metadata
         return load_file(str(path), device=device), metadata
     except SafetensorError as error:
         raise FormatError(path, f"is damaged ({error})", _AGAIN) from error
