@@ -27,7 +27,7 @@ class Augmentation(Schema):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if not 1 <= self.largest[0] <= self.largest[1]:
-            raise ValueError(f"`largest` {list(self.largest)} is not 1 ≤ from ≤ to")
+            raise ValueError(f"`largest` is {list(self.largest)}: write [from, to] with 1 ≤ from ≤ to")
         return self
 
 

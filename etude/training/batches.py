@@ -121,8 +121,8 @@ def read_repeats(names: Sequence[str], *places: Place) -> Sequence[int]:
         factor = next(place.repeats for place in reversed(places) if name.startswith(place.prefix))
         counts.append(found.get(name, 1) * factor)
     if counts and not any(counts):
-        fault = "every picture is in a folder whose name says that it counts 0 times, such as `0_sks dog`"
-        raise InputError(places[0].folder, fault, "rename a folder, such as `1_sks dog`")
+        fault = "no picture counts: the number in the name of each picture's folder is 0, such as `0_sks dog`"
+        raise InputError(places[0].folder, fault, "give a folder of the source another number, such as `1_sks dog`")
     return counts if len(set(counts)) > 1 else ()
 
 
@@ -135,7 +135,7 @@ def load_images(folder: Path | str, *further: Place, repeats: int = 1, sizes: bo
     places = [Place("", Path(folder), repeats), *further]
     shards = Shards(*(place[:2] for place in places))
     if not shards.names:
-        raise InputError(folder, "holds no latents", "run `dvc repro` so that the stage that fills it runs")
+        raise InputError(folder, "holds no latents", "run `dvc repro` so that *encode* fills it")
     moments, masks = (shards.column("mean"), shards.column("logvar")), shards.optional("attention")
     told = shards.optional(SIZES) if sizes else ()
     counts = read_repeats(shards.names, *places)

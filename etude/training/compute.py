@@ -45,7 +45,7 @@ def choose_kernels(settings: Compute, threads: int, device: str) -> None:
         randomness.allow_any_kernels(threads)
     if device == "cpu":
         if settings.tf32 or settings.graphs or settings.attention != "auto":
-            _warn("`tf32`, `graphs` and `attention` need a GPU")
+            _warn("`tf32`, `graphs` and `attention` have no effect on the CPU")
         return
     cuda.matmul.allow_tf32 = cudnn.allow_tf32 = settings.tf32
     if settings.attention != "auto":
@@ -84,7 +84,7 @@ def compile_in_place(module: nn.Module, switch: str = "compile", **settings: Any
         try:
             return compiled(*arguments, **named)
         except (TorchDynamoException, FailOnRecompileLimitHit) as error:
-            _warn(f"`{switch}` fails here ({' '.join(str(error).split())[:160]})")
+            _warn(f"`{switch}` failed and is ignored ({' '.join(str(error).split())[:160]})")
             module.forward = plain
             return plain(*arguments, **named)
 
@@ -105,4 +105,4 @@ def naming_kernels() -> Iterator[None]:
 
 
 def _warn(text: str) -> None:
-    warnings.warn(f"params.yaml: in `compute`, {text}; left out", LeftOutWarning, stacklevel=3)
+    warnings.warn(f"params.yaml: in `compute`, {text}", LeftOutWarning, stacklevel=3)

@@ -116,8 +116,8 @@ def _refuse_too_many(folder: Path, count: int, encoding: Mapping[str, Tensor], *
     """
     size, free = count * sum(tensor.nbytes for tensor in encoding.values()), disk_usage(folder).free
     if size > free:
-        fault = f"{count:,} encoded texts need {size / 1e9:.1f} GB of this disk, and {free / 1e9:.1f} GB are free"
-        action = "free some, or choose fewer `tags.variants`" if varied else "free some"
+        fault = f"{count:,} encoded texts need {size / 1e9:.1f} GB on this disk, and {free / 1e9:.1f} GB are free"
+        action = "free disk space, or lower `tags.variants`" if varied else "free disk space"
         raise TrainingError(folder.parent, fault, action)
     if size > LARGE and is_main():
         told = f"encoding {count:,} texts once, {size / 1e9:.1f} GB in {folder.parent}"

@@ -72,20 +72,20 @@ GROUPS = ("text_encoder_rate", "word_rate", "negative_rate", "plus")  # multiple
 
 TABLE = (
     Exclusion(RELEASE, _above("training.clip", 0), "clipping needs all gradients at once"),
-    Exclusion(RELEASE, _above("training.accumulation", 1), "each batch uses its gradients up"),
-    Exclusion(RELEASE, _above("processes", 1), "processes average their gradients when all are there"),
-    Exclusion(RELEASE, _equal("precision", "fp16", "bf16"), "gradients in fp16 are scaled, and judged all at once"),
+    Exclusion(RELEASE, _above("training.accumulation", 1), "the gradients of each batch are used and freed at once"),
+    Exclusion(RELEASE, _above("processes", 1), "processes can average gradients only when all exist"),
+    Exclusion(RELEASE, _equal("precision", "fp16", "bf16"), "gradients in fp16 are scaled, and checked all together"),
     Exclusion(RELEASE, PRODIGY, "Prodigy finds one rate from all gradients at once"),
-    Exclusion(ROUNDED, _other("base_precision", "bf16"), "then all weights of the base are in bf16"),
+    Exclusion(ROUNDED, _other("base_precision", "bf16"), "trained weights in bf16 need the whole base in bf16"),
     Exclusion(ROUNDED, _above("training.ema", 0), "an average changes by less than bf16 can hold"),
     Exclusion(ROUNDED, PRODIGY, "Prodigy compares the weights with those of the start, for which bf16 is too coarse"),
-    Exclusion(ROUNDED, SCHEDULE_FREE, "its average changes by less than bf16 can hold"),
-    Exclusion(SCHEDULE_FREE, _other("training.schedule", "constant"), "it takes the place of a schedule"),
-    Exclusion(SCHEDULE_FREE, STEPWISE, "it takes the place of a schedule"),
-    Exclusion(SCHEDULE_FREE, _above("training.ema", 0), "what it saves is an average already"),
-    Exclusion(PRODIGY, SLOW, "the rate that Prodigy finds is multiplied by it"),
+    Exclusion(ROUNDED, SCHEDULE_FREE, "the average of schedule_free changes by less than bf16 can hold"),
+    Exclusion(SCHEDULE_FREE, _other("training.schedule", "constant"), "schedule_free replaces a schedule"),
+    Exclusion(SCHEDULE_FREE, STEPWISE, "schedule_free replaces a schedule"),
+    Exclusion(SCHEDULE_FREE, _above("training.ema", 0), "schedule_free already saves an average"),
+    Exclusion(PRODIGY, SLOW, "the rate that Prodigy finds is multiplied by this one"),
     *(Exclusion(PRODIGY, _unequal_rate(key), "Prodigy finds one rate for all parameters") for key in GROUPS),
-    Exclusion(_kind("adamw8bit"), _equal("device", "mps", "cpu"), "bitsandbytes cannot compute there"),
+    Exclusion(_kind("adamw8bit"), _equal("device", "mps", "cpu"), "bitsandbytes cannot compute on this device"),
 )
 
 

@@ -250,7 +250,7 @@ def _check(run: _Run, batches: Callable[[int], B], done: int, plan: Optimization
             first = step * plan.accumulation * device.num_processes
             count = plan.accumulation * device.num_processes
             names = sorted({name for i in range(first, first + count) for name in batches(i).names})
-            action = "lower `learning_rate`, raise the precision, or look at these images"
+            action = "lower `training.learning_rate`, set `precision: fp32`, or check these images"
             raise TrainingError(f"step {step + 1}", f"the loss is {value} on {', '.join(names)}", action)
 
 

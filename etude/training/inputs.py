@@ -35,7 +35,7 @@ class Request:
         """The params, typed as ``mixin``; raises ParamsError if the method's `Params` do not derive from it."""
         if isinstance(self.params, mixin):
             return self.params
-        fault = f"`build` needs {mixin.__name__}, from which its `Params` do not derive"
+        fault = f"an argument of `build` needs {mixin.__name__}, and the method's `Params` do not derive from it"
         raise ParamsError(f"pipelines/{self.method}/method", fault, f"derive `Params` from {mixin.__name__}")
 
     @property

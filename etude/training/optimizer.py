@@ -50,4 +50,4 @@ def refuse_missing(optimizer: Optimizer, path: Path) -> None:
     package = PACKAGES.get(optimizer.kind)
     if package and not find_spec(package):
         fault = f"`training.optimizer.kind: {optimizer.kind}` needs {package}, which is not installed"
-        raise ParamsError(path, fault, "`make setup EXTRAS=gpu`, or write adamw or adafactor")
+        raise ParamsError(path, fault, "run `make setup EXTRAS=gpu`, or set the kind to adamw or adafactor")

@@ -51,7 +51,7 @@ class Optimization(Schema):
             raise ValueError(f"`checkpoint_every` {self.checkpoint_every} makes more than {MOST} checkpoints")
         rates = parse_rates(self.learning_rate)
         if len(rates) > 1 and (self.schedule != "constant" or self.warmup_steps):
-            raise ValueError("`learning_rate` with steps needs `schedule: constant` and `warmup_steps: 0`")
+            raise ValueError("`learning_rate` with more than one rate needs `schedule: constant` and `warmup_steps: 0`")
         end = rates[-1][1]
         if end is not None and end < self.steps:
             raise ValueError(
@@ -143,7 +143,8 @@ def parse_rates(text: float | str) -> Rates:
             raise ValueError(f"`learning_rate` has `{segment}`: a rate is above 0, and at most {FASTEST}")
         last = rates[-1][1] if rates else 0
         if last is None or (end is not None and end <= last):
-            raise ValueError(f"`learning_rate` has `{segment}` after a segment that ends at {last or 'the end'}")
+            until = f"step {last}" if last else "the end"
+            raise ValueError(f"`learning_rate` has `{segment}` after a rate that already holds until {until}")
         rates.append((value, end))
     if not rates:
         raise ValueError("`learning_rate` is empty")

@@ -60,7 +60,9 @@ def load_prior(folder: Path | str, real: Sequence[str]) -> Prior:
     shards, said = Shards(*(place[:2] for place in pictures)), read_texts(*texts)
     if missing := [name for name in shards.names if name not in said]:
         raise InputError(
-            ", ".join(missing[:5]), "has no caption", "run `dvc repro` so that the stage that fills it runs"
+            ", ".join(missing[:5]),
+            "has no caption",
+            "run `dvc repro` so that the stages class_images and real_class_images run",
         )
     repeats = read_repeats(shards.names, *pictures)
     images = Images(shards.names, shards.column("mean"), shards.column("logvar"), repeats=repeats)

@@ -33,9 +33,12 @@ class FurtherSets(MethodParams):
     @model_validator(mode="after")
     def _meant(self) -> Self:
         if self.repeats != 1 and not self.further_sets:
-            raise ValueError(f"`repeats` {self.repeats} means nothing without `further_sets`: write 1")
+            raise ValueError(f"`repeats` {self.repeats} has no effect without `further_sets`: write 1")
         if self.set in self.further_sets:
-            raise ValueError(f"`further_sets` has `{self.set}`, which is `set`: write its number as `repeats`")
+            raise ValueError(
+                f"`further_sets` has `{self.set}`, which is already `set`: remove it there, "
+                "and write its number as `repeats`"
+            )
         return self
 
     def image_sets(self) -> list[str]:

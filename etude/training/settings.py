@@ -59,4 +59,4 @@ def refuse_missing_trackers(kinds: Sequence[Tracker]) -> None:
     for kind in kinds:
         if not find_spec(kind):
             fault = f"`trackers` has {kind}, which is not installed"
-            raise ParamsError("params.yaml", fault, f"`pip install {kind}`, or remove it from `trackers`")
+            raise ParamsError("params.yaml", fault, f"run `pip install {kind}`, or remove it from `trackers`")

@@ -114,27 +114,28 @@ def refuse_unfit(params: Schema, start: Start | None, base: Path, family: str) -
         return
     own = start.facts.get("family", family)
     if own != family:
-        raise unfit(start.source, f"is made for a base of {own}, and {base} is {family}")
+        raise unfit(start.source, f"was made for a base of {own}, but the base {base} is {family}")
     for fault in params.misfits(start, _empty_parts(base, family)):
         raise unfit(start.source, fault)
 
 
 def unfit(source: str, fault: str) -> InputError:
     """The error for a start that does not fit."""
-    return InputError(source, fault, f"change the params to what it has, or write another `start`, such as {NOTHING}")
+    action = f"change the params so that they fit this file, or set `start` to another file, or to {NOTHING}"
+    return InputError(source, fault, action)
 
 
 def shape_faults(found: Shapes, wanted: Shapes, may_have: Callable[[str], bool] = lambda _: False) -> Iterator[str]:
     """How a start's tensors differ from the ``wanted`` ones; it may also have those for which ``may_have`` holds."""
     lacking = [name for name in wanted if name not in found]
     if lacking:
-        yield f"lacks {len(lacking)} of the {len(wanted)} tensors that are learned, such as `{lacking[0]}`"
+        yield f"lacks {len(lacking)} of the {len(wanted)} tensors that this run learns, such as `{lacking[0]}`"
     for name in wanted:
         if name in found and found[name] != wanted[name]:
-            yield f"`{name}` is {list(found[name])} there, and {list(wanted[name])} here"
+            yield f"its `{name}` has the shape {list(found[name])}, and this run needs {list(wanted[name])}"
     others = [name for name in found if name not in wanted and not may_have(name)]
     if others:
-        yield f"has {len(others)} tensors that are not learned here, such as `{others[0]}`"
+        yield f"has {len(others)} tensors that this run does not learn, such as `{others[0]}`"
 
 
 def weights(parts: Mapping[str, nn.Module], chosen: Callable[[str], bool]) -> dict[str, tuple[int, ...]]:

@@ -40,7 +40,7 @@ class Tags(Schema):
             )
         idle = [key for key in ("keep", "separator") if getattr(self, key)] + ["variants"] * (self.variants > 1)
         if idle and not self.changes:
-            raise ValueError(f"`{idle[0]}` means nothing without `shuffle: true` or a `dropout` above 0")
+            raise ValueError(f"`{idle[0]}` has no effect without `shuffle: true` or a `dropout` above 0")
         if self.separator and not self.separator.strip():
             raise ValueError("`separator` is a space, which is within tags too: write another, such as `|||`")
         if self.separator.strip() == COMMA:
@@ -107,7 +107,9 @@ class LearnsCaptions(Captioned, HasTags, Trained, MethodParams):
 def refuse_idle_tags(tags: Tags, texts: Sequence[str], reads: str = "texts") -> None:
     """Raises ValueError if ``tags`` changes captions that none of ``texts`` contains, or that are not read."""
     if tags.changes and (reads != "texts" or not any(place in text for text in texts for place in PLACES)):
-        raise ValueError(f"`tags` changes captions, but no training text has one: write {' or '.join(PLACES)} in it")
+        raise ValueError(
+            f"`tags` changes captions, but no training text contains a caption: write {' or '.join(PLACES)} in one"
+        )
 
 
 def vary(captions: Captions, tags: Tags, seed: int) -> Captions:

@@ -19,7 +19,7 @@ def refuse_idle_reading(templates: Sequence[str], reads: str) -> None:
     """Raises ValueError unless ``reads`` (a dep of the build stage, texts or prepared) fits the templates."""
     needs_captions = any(FILEWORDS in template for template in templates)
     if needs_captions != (reads == "texts"):
-        raise ValueError(f"`reads` must be `texts` if a template has {FILEWORDS}, else `prepared`")
+        raise ValueError(f"`reads` must be `texts` if a template contains {FILEWORDS}, and otherwise `prepared`")
 
 
 def refuse_silent(templates: Sequence[str], captions: Mapping[str, str], name: str, image_set: str, tags: Tags) -> None:
@@ -27,13 +27,14 @@ def refuse_silent(templates: Sequence[str], captions: Mapping[str, str], name: s
     if all(NAME in template for template in templates):
         return
     for picture, caption in sorted(captions.items()):
-        action = f"begin the templates with it: `{NAME} {FILEWORDS}`"
+        action = f"begin each template with {NAME}: `{NAME} {FILEWORDS}`"
         if not has_word(name, caption):
             fault = f"the caption of {picture}, `{caption}`, lacks `{name}`"
-            raise InputError(f"data/{image_set}", fault, f"write it there, or {action}")
+            raise InputError(f"data/{image_set}", fault, f"write `{name}` in this caption, or {action}")
         if not has_word(name, tags.kept(caption)):
             fault = f"the caption of {picture}, `{caption}`, may lose `{name}` by `tags.dropout`"
-            raise InputError(f"data/{image_set}", fault, f"keep its tag with `tags.keep`, or {action}")
+            action = f"raise `tags.keep` so that this tag always stays, or {action}"
+            raise InputError(f"data/{image_set}", fault, action)
 
 
 def draw(templates: Sequence[str], captions: Sequence[str], name: str) -> list[str]:

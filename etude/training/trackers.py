@@ -69,7 +69,8 @@ class Trackers:
                 tracker.start()
             except Exception as error:
                 fault = f"{kind} does not start ({type(error).__name__}: {str(error).strip().splitlines()[0][:120]})"
-                raise TrainingError("params.yaml: trackers", fault, f"set {kind} up, or remove it there") from error
+                action = f"configure {kind} on this machine, or remove it from `trackers`"
+                raise TrainingError("params.yaml: trackers", fault, action) from error
             self._open.append(tracker)
             if kind == "mlflow":
                 (self.folder / MLFLOW_ID).write_text(tracker.tracker.info.run_id, encoding="utf-8", newline="\n")

@@ -73,7 +73,9 @@ def test_a_tracker_whose_package_is_not_installed_is_refused_before_anything_run
 ) -> None:
     monkeypatch.chdir(draft(tmp_path / "project", "trackers: []", "trackers: [wandb]"))
     monkeypatch.setattr(settings, "find_spec", lambda _: None)
-    with pytest.raises(ParamsError, match="`trackers` has wandb, which is not installed. Next: `pip install wandb`"):
+    with pytest.raises(
+        ParamsError, match="`trackers` has wandb, which is not installed. Next: run `pip install wandb`"
+    ):
         check()
 
 

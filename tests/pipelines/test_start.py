@@ -87,7 +87,7 @@ def lora(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Start:
 
 
 def test_a_start_of_another_family_is_refused(lora: Start, tiny_base: Path) -> None:
-    with pytest.raises(InputError, match="is made for a base of sd1, and .* is sdxl"):
+    with pytest.raises(InputError, match="was made for a base of sd1, but the base .* is sdxl"):
         refuse_unfit(params_of("lora"), lora, tiny_base, "sdxl")
 
 
@@ -95,11 +95,16 @@ def test_a_start_of_another_family_is_refused(lora: Start, tiny_base: Path) -> N
     ("method", "tensors", "facts", "said"),
     [
         ("textual_inversion", {"text_encoder": torch.ones(2, 32)}, {}, "has 2 vectors, and `vectors` is 4"),
-        ("textual_inversion", {"text_encoder": torch.ones(4, 16)}, {}, r"is \[4, 16\] there, and \[4, 32\] here"),
+        (
+            "textual_inversion",
+            {"text_encoder": torch.ones(4, 16)},
+            {},
+            r"has the shape \[4, 16\], and this run needs \[4, 32\]",
+        ),
         ("dream_artist", {"positive.text_encoder": torch.ones(4, 32)}, {}, "has no vectors of the negative word"),
         ("hypernetwork", {"a": torch.ones(1)}, {"structure": [1, 4, 1]}, r"has `structure` \[1, 4, 1\], where .*2"),
         ("custom_diffusion", {"a": torch.ones(1)}, {"words": ["<cat>"]}, "has the words <cat>, and `concepts` has"),
-        ("fine_tuning", {"unet.conv_in.bias": torch.ones(1)}, {}, r"lacks \d+ of the \d+ tensors that are learned"),
+        ("fine_tuning", {"unet.conv_in.bias": torch.ones(1)}, {}, r"lacks \d+ of the \d+ tensors that this run learns"),
     ],
 )
 def test_what_a_start_has_otherwise_is_told_with_both_values(

@@ -85,8 +85,8 @@ def test_a_build_forgets_the_last_set_that_it_had_too() -> None:
 @pytest.mark.parametrize(
     ("asked", "fault"),
     [
-        ({"repeats": 10}, "`repeats` 10 means nothing without `further_sets`"),
-        ({"further_sets": {"concept": 2}}, "`further_sets` has `concept`, which is `set`"),
+        ({"repeats": 10}, "`repeats` 10 has no effect without `further_sets`"),
+        ({"further_sets": {"concept": 2}}, "`further_sets` has `concept`, which is already `set`"),
         ({"further_sets": {"studio": 0}}, "studio"),
     ],
 )

@@ -91,7 +91,7 @@ def test_captions_are_encoded_in_another_wording_and_by_other_layers_and_so_is_t
         assert made.pooled is None or again.pooled is None or torch.equal(made.pooled, again.pooled)
 
 
-@pytest.mark.parametrize(("free", "told"), [(1000, "need 0.0 GB of this disk, and 0.0 GB are free"), (10**12, None)])
+@pytest.mark.parametrize(("free", "told"), [(1000, "need 0.0 GB on this disk, and 0.0 GB are free"), (10**12, None)])
 def test_texts_for_which_the_disk_has_no_room_are_refused_and_the_size_of_many_is_told(
     free: int, told: str | None, sd1: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -100,7 +100,7 @@ def test_texts_for_which_the_disk_has_no_room_are_refused_and_the_size_of_many_i
     monkeypatch.setattr("etude.training.conditioning.disk_usage", lambda _: SimpleNamespace(free=free))
     monkeypatch.setattr("etude.training.conditioning.LARGE", 1000)
     if told:
-        with pytest.raises(TrainingError, match=f"3 encoded texts {told}.*Next: free some.$"):
+        with pytest.raises(TrainingError, match=f"3 encoded texts {told}.*Next: free disk space.$"):
             apply_wording(sd1, captions, "[name]: [caption]", "owl", 0, tmp_path / "texts")
         assert not list(tmp_path.iterdir())
     else:
@@ -115,7 +115,7 @@ def test_fewer_variants_are_advised_where_there_are_some(
     captions = Captions({"one": "a cat"}, {"one": nothing}, nothing)
     varied = replace(captions, variants=(captions, Captions({"one": "cat a"}, {}, nothing)))
     monkeypatch.setattr("etude.training.conditioning.disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(TrainingError, match="or choose fewer `tags.variants`"):
+    with pytest.raises(TrainingError, match="or lower `tags.variants`"):
         apply_wording(sd1, varied, PLAIN, "owl", 0, tmp_path / "texts")
 
 

@@ -69,9 +69,9 @@ def test_a_variant_depends_on_seed_number_and_caption_alone() -> None:
     ("changes", "said"),
     [
         ({"variants": 1}, "`variants` 1 gives each caption one form"),
-        ({"shuffle": False}, "`variants` means nothing"),
-        ({"shuffle": False, "keep": 1, "variants": 1}, "`keep` means nothing"),
-        ({"shuffle": False, "separator": "|||", "variants": 1}, "`separator` means nothing"),
+        ({"shuffle": False}, "`variants` has no effect"),
+        ({"shuffle": False, "keep": 1, "variants": 1}, "`keep` has no effect"),
+        ({"shuffle": False, "separator": "|||", "variants": 1}, "`separator` has no effect"),
         ({"separator": " , "}, "`separator` is a comma"),
         ({"separator": " "}, "`separator` is a space, which is within tags too"),
     ],
@@ -91,7 +91,7 @@ def test_settings_that_would_do_nothing_are_refused(changes: dict[str, Any], sai
     ],
 )
 def test_tags_of_captions_that_no_text_contains_are_refused(method: str, changes: dict[str, Any]) -> None:
-    with pytest.raises(ParamsError, match="`tags` changes captions, but no training text has one"):
+    with pytest.raises(ParamsError, match="`tags` changes captions, but no training text contains a caption"):
         params_of(method, tags=SHUFFLED, **changes)
 
 

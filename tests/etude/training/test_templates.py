@@ -32,5 +32,5 @@ def test_a_text_that_lacks_the_name_is_refused_with_its_picture() -> None:
 
 @pytest.mark.parametrize(("templates", "reads"), [(["[filewords]"], "prepared"), (["[name]"], "texts")])
 def test_captions_are_read_where_a_template_holds_them_and_nowhere_else(templates: list[str], reads: str) -> None:
-    with pytest.raises(ValueError, match="`reads` must be `texts` if a template has"):
+    with pytest.raises(ValueError, match="`reads` must be `texts` if a template contains"):
         refuse_idle_reading(templates, reads)

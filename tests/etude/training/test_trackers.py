@@ -74,7 +74,7 @@ def test_a_tracker_that_does_not_start_is_one_line_with_what_to_do(
         raise RuntimeError("api_key not configured\n(no-tty)")
 
     monkeypatch.setattr(service, "init", no_key)
-    fault = r"wandb does not start \(RuntimeError: api_key not configured\)\. Next: set wandb up, or remove it"
+    fault = r"wandb does not start \(RuntimeError: api_key not configured\)\. Next: configure wandb on this machine"
     with pytest.raises(TrainingError, match=fault):
         Trackers(["wandb"], tmp_path / "lora-1", {}).log(10, {"loss": 0.5})
 
@@ -82,5 +82,7 @@ def test_a_tracker_that_does_not_start_is_one_line_with_what_to_do(
 def test_a_tracker_whose_package_is_missing_is_refused_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings, "find_spec", lambda name: None if name == "mlflow" else object())
     refuse_missing_trackers(["tensorboard", "wandb"])
-    with pytest.raises(ParamsError, match="`trackers` has mlflow, which is not installed. Next: `pip install mlflow`"):
+    with pytest.raises(
+        ParamsError, match="`trackers` has mlflow, which is not installed. Next: run `pip install mlflow`"
+    ):
         refuse_missing_trackers(["tensorboard", "mlflow"])
