@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FILE = "model-resnet_custom_v3.pt"
-FETCH = "fetch it from the releases of AUTOMATIC1111/TorchDeepDanbooru"
+FETCH = f"download {FILE} from the releases of AUTOMATIC1111/TorchDeepDanbooru"
 SIDE = 512  # pixels
 STAGES = (3, 8, 20, 20, 3, 3)  # blocks of three convolutions; the first of a stage has one more, as its skip
 NUMBERED_LAST = 3  # the stage whose skip convolution is numbered after the three others
@@ -75,9 +75,10 @@ def _read(path: Path) -> tuple[list[Tag], dict[str, Any]]:
     last = sum(STAGES) * 3 + len(STAGES) + 1
     missing = {f"n_Conv_{number}.weight" for number in range(last + 1)} - set(weights)
     if not isinstance(tags, list) or missing:
-        raise FormatError(path, "is no DeepDanbooru of A1111: it lacks `tags`, or convolutions", FETCH)
-    if len(tags) != len(weights[f"n_Conv_{last}.weight"]):
-        raise FormatError(path, f"has {len(tags)} tags, and scores for another number", FETCH)
+        raise FormatError(path, "is not A1111's DeepDanbooru: `tags`, or weights of convolutions, are missing", FETCH)
+    scores = len(weights[f"n_Conv_{last}.weight"])
+    if len(tags) != scores:
+        raise FormatError(path, f"has {len(tags)} tags, but its network gives {scores} scores", FETCH)
     return [Tag(str(tag), RATING if str(tag).startswith("rating:") else "general") for tag in tags], weights
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from etude.core.errors import BaseError
 
 GPU, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-INSTALL = "`make setup EXTRAS=tagger`"
+INSTALL = "run `make setup EXTRAS=tagger`"
 
 
 def is_installed() -> bool:

@@ -28,8 +28,8 @@ def refuse_missing(model: Path) -> None:
         raise InputError(model, "lacks config.json, which an image-to-text model has", FETCH)
     config = read_config(model / "config.json")
     if "auto_map" in config and str(config.get("model_type")).startswith("florence"):
-        fault = "is Florence-2 with code of its own, which is never run"
-        raise InputError(model, fault, "fetch its form for transformers: florence-community/Florence-2-base, or -large")
+        fault = "is Florence-2 in the form that needs Python code from its repository, and Étude never runs such code"
+        raise InputError(model, fault, "fetch florence-community/Florence-2-base or -large, which need no such code")
     if not weight_files(model):
         raise InputError(model, "lacks the weights (model.safetensors)", FETCH)
     for names in (PROCESSORS, TOKENIZERS):
@@ -55,7 +55,8 @@ def check_model(model: Path) -> None:
         config = AutoConfig.from_pretrained(model, **SAFELY)
         _open_processor(model)
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        raise BaseError(model, f"is a {config.model_type}, which describes no pictures", "choose another model")
+        fault = f"is a {config.model_type}, which is no image-to-text model"
+        raise BaseError(model, fault, "choose another model, such as BLIP or Florence-2")
 
 
 @contextmanager
@@ -67,7 +68,8 @@ def _opening(folder: Path) -> Iterator[None]:
     try:
         yield
     except faults as error:
-        raise BaseError(folder, f"cannot be opened as an image-to-text model ({reason(error)})", FETCH) from error
+        fault = f"cannot be opened as an image-to-text model ({reason(error)})"
+        raise BaseError(folder, fault, f"install the package if one is missing; otherwise {FETCH}") from error
 
 
 def _open_processor(folder: Path) -> Any:
@@ -118,8 +120,8 @@ class _Writer:
         try:
             tokens, prompts = quietly(self._generate, images)
         except (ValueError, TypeError, LookupError) as error:
-            fault = f"describes no picture with `prompt: {self._settings.prompt!r}` ({reason(error)})"
-            raise BaseError(self._folder, fault, "give it a prompt as the page of the model does") from error
+            fault = f"could not describe a picture with `prompt: {self._settings.prompt!r}` ({reason(error)})"
+            raise BaseError(self._folder, fault, "set `caption.sentence.prompt` as the model's page shows") from error
         if self._is_task():
             texts = self._processor.batch_decode(tokens, skip_special_tokens=False)
             return [self._answer(text, image) for text, image in zip(texts, images, strict=True)]
@@ -169,7 +171,8 @@ class _Writer:
         task = self._settings.prompt
         answer = self._processor.post_process_generation(text=text, task=task, image_size=image.size)[task]
         if not isinstance(answer, str):
-            raise InputError("params.yaml", f"Florence-2's task {task} gives places, and no sentence", f"write {TASKS}")
+            fault = f"Florence-2's task {task} returns places in the picture, not a sentence"
+            raise InputError("params.yaml", fault, f"set `caption.sentence.prompt` to {TASKS}")
         return _sentence(answer.replace("<pad>", ""), "")
 
 

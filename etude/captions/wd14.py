@@ -38,9 +38,8 @@ def refuse_missing(model: Path) -> None:
     by_timm = not (model / NETWORK).is_file() and (model / WEIGHTS).is_file()
     if by_timm and not find_spec("timm"):
         fault = f"the model of wd14 is {WEIGHTS}, which needs timm"
-        raise InputError(
-            "params.yaml", fault, f"bring {NETWORK}, or `pip install timm` with a torchvision for your torch"
-        )
+        action = f"put {NETWORK} in its folder, or run `pip install timm`, with a torchvision that fits your torch"
+        raise InputError("params.yaml", fault, action)
     if not by_timm and not onnx.is_installed():
         raise InputError("params.yaml", "the captioner wd14 needs onnxruntime", onnx.INSTALL)
     for name in (CONFIG if by_timm else NETWORK, TABLE):
@@ -70,7 +69,7 @@ def describe_pictures(pictures: Iterable[Path], model: Path, settings: Tags, dev
     def describe(images: list[Image.Image]) -> list[str]:
         scores = network.scores(np.stack([pixels(image, network.side, settings.resize) for image in images]))
         if scores.shape != (len(images), len(table)):
-            fault = f"gives {scores.shape[-1]} scores, and {TABLE} beside it has {len(table)} tags"
+            fault = f"its network gives {scores.shape[-1]} scores, but its {TABLE} has {len(table)} tags"
             raise BaseError(model, fault, FETCH)
         return write_all(table, scores, thresholds, settings)
 
@@ -91,7 +90,7 @@ def read_table(path: Path) -> list[Tag]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BaseError(path, f"cannot be read ({error})", FETCH) from error
     if not rows or not {"name", "category"} <= set(rows[0]):
-        raise BaseError(path, "is no table of tags with the columns name and category", FETCH)
+        raise BaseError(path, "has no tags, or lacks the column `name` or `category`", FETCH)
     return [Tag(row["name"], CATEGORIES.get(row["category"], row["category"])) for row in rows]
 
 
@@ -144,8 +143,8 @@ class _Network:
         taken = self._session.get_inputs()[0]
         batch, height, width, *colours = taken.shape
         if not isinstance(height, int) or height != width or colours != [3]:
-            fault = f"takes pictures as {taken.shape}, and those of WD14 take [n, side, side, 3]"
-            raise BaseError(path, fault, "name the folder of a WD14 model")
+            fault = f"its input has the shape {taken.shape}; only [n, side, side, 3], as in WD14 models, is supported"
+            raise BaseError(path, fault, "set `caption.captioners.wd14` to the folder of a WD14 model")
         self._path, self._input, self._output = path, taken.name, self._session.get_outputs()[0].name
         self.side: int = height
         self.batch = batch if isinstance(batch, int) else 0
@@ -156,7 +155,7 @@ class _Network:
         whole = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), np.float32)])
         scores: Any = self._session.run([self._output], {self._input: whole})[0][: len(batch)]
         if not ((scores >= 0) & (scores <= 1)).all():
-            raise BaseError(self._path, "gives scores that are not from 0 to 1", FETCH)
+            raise BaseError(self._path, "its network gives scores that are not between 0 and 1", FETCH)
         return np.asarray(scores)
 
 
@@ -164,6 +163,7 @@ def _on_gpu(device: str) -> bool:
     if not device.startswith("cuda"):
         return False
     if not onnx.can_use_gpu():
-        warnings.warn("wd14 runs on the CPU: onnxruntime is installed, and not onnxruntime-gpu", EtudeWarning, 2)
+        told = "wd14 runs on the CPU: the installed onnxruntime cannot use CUDA; install onnxruntime-gpu"
+        warnings.warn(told, EtudeWarning, 2)
         return False
     return True

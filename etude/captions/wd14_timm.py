@@ -31,7 +31,8 @@ class TimmNetwork:
             raise BaseError(folder, f"cannot be opened by timm ({reason(error)})", remedy) from error
         settings = model.pretrained_cfg
         if settings["crop_pct"] != 1 or settings["input_size"][1] != settings["input_size"][2]:
-            raise BaseError(folder, "crops its pictures, which no WD14 model does", "name the folder of a WD14 model")
+            fault = "crops pictures, or needs pictures that are not square; WD14 models take whole, square ones"
+            raise BaseError(folder, fault, "set `caption.captioners.wd14` to the folder of a WD14 model")
         self._model, self._device = model.requires_grad_(False).eval().to(device), device
         self._mean = np.array(settings["mean"][::-1], np.float32)  # of blue, green, red
         self._std = np.array(settings["std"][::-1], np.float32)

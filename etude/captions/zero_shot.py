@@ -29,18 +29,22 @@ def read_words(path: Path | str) -> list[str]:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise InputError(
-            path, "is missing", "name a list of words in `caption.words.file`, or choose another captioner"
+            path, "is missing", "set `caption.words.file` to a text file with words, or choose another captioner"
         ) from None
     words = list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#")))
     if not words:
-        raise InputError(path, "holds no words", "write one a line, or choose another captioner")
+        raise InputError(path, "has no words", "write one word on each line, or choose another captioner")
     return words
 
 
 def refuse_missing(model: Path) -> None:
     """Raise BaseError if the folder ``model`` contains no model of transformers."""
     if not (model / "config.json").is_file():
-        raise BaseError(model, "is no CLIP folder: config.json is missing", "correct `caption.captioners`")
+        raise BaseError(
+            model,
+            "is no CLIP folder: config.json is missing",
+            "set `caption.captioners.clip` to the folder of a CLIP model",
+        )
 
 
 def recognises(model: Path) -> bool:
@@ -54,7 +58,9 @@ def describe_pictures(pictures: Iterable[Path], model: Path, settings: Words, de
     from etude.core.pictures import open_prepared
 
     words = read_words(settings.file)
-    clip = Clip(model, device, "correct `caption.captioners`, or set it to {}")
+    clip = Clip(
+        model, device, "set `caption.captioners.clip` to the folder of a CLIP model, or `caption.captioners` to {}"
+    )
 
     def read(texts: Sequence[str]) -> Array:
         groups = [texts[start : start + TEXTS] for start in range(0, len(texts), TEXTS)]

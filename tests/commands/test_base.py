@@ -310,7 +310,7 @@ def test_captioners_come_as_bases_do_each_checked_by_opening_it(tmp_path: Path, 
     base(source=str(blip), to=Path("models/blip"))
     assert kind_of(Path("models/blip")) == "transformers"
     assert "modeling_own.py" not in leftovers(repository / "models/blip")
-    with pytest.raises(BaseError, match="bert, which describes no pictures"):
+    with pytest.raises(BaseError, match="bert, which is no image-to-text model"):
         config = (blip / "config.json").read_text(encoding="utf-8")
         (blip / "config.json").write_text(config.replace('"model_type": "blip"', '"model_type": "bert"'))
         base(source=str(blip), to=Path("models/bert"))

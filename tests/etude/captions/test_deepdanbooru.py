@@ -149,9 +149,9 @@ def test_a_file_that_is_missing_or_no_deepdanbooru_is_refused(tmp_path: Path, wh
         refuse_missing(tmp_path / FILE)
     state = torch.load(whole[0] / FILE, weights_only=True)
     for changed, fault in (
-        ({**state, "tags": TAGS[:-1]}, "has 59 tags, and scores for another number"),
-        ({name: value for name, value in state.items() if name != "tags"}, "is no DeepDanbooru of A1111"),
-        ({name: value for name, value in state.items() if name != "n_Conv_9.weight"}, "is no DeepDanbooru of A1111"),
+        ({**state, "tags": TAGS[:-1]}, "has 59 tags, but its network gives 60 scores"),
+        ({name: value for name, value in state.items() if name != "tags"}, "is not A1111's DeepDanbooru"),
+        ({name: value for name, value in state.items() if name != "n_Conv_9.weight"}, "is not A1111's DeepDanbooru"),
     ):
         torch.save(changed, tmp_path / FILE)
         with pytest.raises(FormatError, match=fault):

@@ -113,12 +113,14 @@ def test_a_sentence_is_as_long_as_asked(models: dict[str, Path], pictures: list[
 
 
 def test_a_model_that_reads_its_picture_in_the_prompt_needs_one(models: dict[str, Path], pictures: list[Path]) -> None:
-    with pytest.raises(BaseError, match=r"describes no picture with `prompt: ''` .*Next: give it a prompt"):
+    with pytest.raises(
+        BaseError, match=r"could not describe a picture with `prompt: ''` .*Next: set `caption.sentence.prompt`"
+    ):
         described(pictures, models["llava"], settings(), "cpu")
 
 
 def test_a_task_of_florence_that_gives_places_is_refused(models: dict[str, Path], pictures: list[Path]) -> None:
-    with pytest.raises(InputError, match=r"task <OD> gives places.*<MORE_DETAILED_CAPTION>"):
+    with pytest.raises(InputError, match=r"task <OD> returns places.*<MORE_DETAILED_CAPTION>"):
         described(pictures, models["florence2"], settings(prompt="<OD>"), "cpu")
 
 
@@ -145,7 +147,7 @@ def test_a_model_that_brings_its_own_code_is_refused_and_that_code_never_runs(
     (folder / "modeling_own.py").write_text("raise SystemExit('ran')", encoding="utf-8")
     own = {"AutoModelForCausalLM": "modeling_own.Own", "AutoConfig": "modeling_own.OwnConfig"}
     change_config(folder, auto_map=own)
-    with pytest.raises(InputError, match="code of its own, which is never run. Next: fetch .*florence-community"):
+    with pytest.raises(InputError, match="Étude never runs such code. Next: fetch .*florence-community"):
         refuse_missing(folder)
     change_config(folder, model_type="own_model")
     with pytest.raises(BaseError, match="cannot be opened as an image-to-text model"):

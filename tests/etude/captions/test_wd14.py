@@ -144,7 +144,9 @@ def test_timms_form_gives_the_texts_of_its_own_transforms(tmp_path: Path, model:
 def test_a_model_of_timm_without_timm_is_refused(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
     monkeypatch.setattr(wd14, "find_spec", lambda name: name != "timm" or None)
-    with pytest.raises(InputError, match=r"model.safetensors, which needs timm. Next: bring model.onnx, or `pip"):
+    with pytest.raises(
+        InputError, match=r"model.safetensors, which needs timm. Next: put model.onnx in its folder, or run `pip"
+    ):
         refuse_missing(tmp_path)
 
 
@@ -158,7 +160,7 @@ def test_what_is_missing_is_named_before_anything_runs(
     with pytest.raises(InputError, match=r"lacks selected_tags.csv"):
         refuse_missing(tmp_path)
     monkeypatch.setattr(wd14.onnx, "is_installed", lambda: False)
-    with pytest.raises(InputError, match=r"wd14 needs onnxruntime. Next: `make setup EXTRAS=tagger`"):
+    with pytest.raises(InputError, match=r"wd14 needs onnxruntime. Next: run `make setup EXTRAS=tagger`"):
         refuse_missing(model)
 
 
@@ -166,10 +168,10 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, model: Pa
     table = (model / "selected_tags.csv").read_text(encoding="utf-8")
     other = build_wd14(tmp_path / "other")
     (other / "selected_tags.csv").write_text(table.rsplit("\n", 2)[0], encoding="utf-8", newline="")
-    with pytest.raises(BaseError, match="gives 9083 scores, and selected_tags.csv beside it has 9082 tags"):
+    with pytest.raises(BaseError, match="its network gives 9083 scores, but its selected_tags.csv has 9082 tags"):
         described(pictures[:1], other, tags(), "cpu")
     (other / "selected_tags.csv").write_text("tag\n1girl\n", encoding="utf-8")
-    with pytest.raises(BaseError, match="no table of tags with the columns name and category"):
+    with pytest.raises(BaseError, match="has no tags, or lacks the column `name`"):
         read_table(other / "selected_tags.csv")
     (other / "selected_tags.csv").write_bytes(b"name,category\n\xff,0\n")
     with pytest.raises(BaseError, match="cannot be read"):
@@ -185,7 +187,7 @@ def test_a_network_that_is_damaged_or_another_kind_is_refused(tmp_path: Path, pi
     with pytest.raises(BaseError, match="cannot be opened"):
         described(pictures[:1], logits, tags(), "cpu")
     (logits / "model.onnx").write_bytes(whole.replace(b"\x08\x20\x0a\x02\x08\x03", b"\x08\x20\x0a\x02\x08\x04"))
-    with pytest.raises(BaseError, match=r"cannot be opened|takes pictures as"):
+    with pytest.raises(BaseError, match=r"cannot be opened|its input has the shape"):
         described(pictures[:1], logits, tags(), "cpu")
 
 

@@ -62,7 +62,7 @@ def test_a_list_of_words_has_one_a_line_each_once(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("# animals\ncat\n\n ice cream \ncat\ndog\n", encoding="utf-8")
     assert read_words(tmp_path / "words.txt") == ["cat", "ice cream", "dog"]
     (tmp_path / "empty.txt").write_text("# nothing\n", encoding="utf-8")
-    with pytest.raises(InputError, match="holds no words"):
+    with pytest.raises(InputError, match="has no words"):
         read_words(tmp_path / "empty.txt")
     with pytest.raises(InputError, match="is missing"):
         read_words(tmp_path / "gone.txt")
