@@ -15,6 +15,6 @@ WINDOW = b"clap"  # clean aperture: only a part of the coded picture is to be sh
 def refuse_misread(path: Path, image: ImageFile) -> None:
     """Raise UnusableError for a file whose pixels Pillow shows differently from what the file says."""
     if image.format == "AVIF" and has_property(path, WINDOW):
-        raise UnusableError("shows only a part of its pixels (clap), which Pillow does not apply")
+        raise UnusableError("says that only a part of its pixels is to be shown (clap), which Pillow ignores")
     if "icc_profile" not in image.info:  # a profile has precedence over codes
         described_profile(path)

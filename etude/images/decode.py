@@ -80,7 +80,7 @@ def fault_of(path: Path | str) -> str | None:
 def _too_large(error: BaseException) -> str | None:
     if not isinstance(error, Image.DecompressionBombError):
         return None
-    return f"has more than {_limit() / 1e6:.0f} megapixels, or as a JPEG more than {LARGEST_JPEG / 1e6:.0f}"
+    return f"has more than {_limit() / 1e6:.0f} megapixels (a JPEG: {LARGEST_JPEG / 1e6:.0f}): make it smaller"
 
 
 def _opened(path: Path) -> ImageFile:

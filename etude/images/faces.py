@@ -28,7 +28,7 @@ def refuse_missing(crop: str) -> None:
     """Raise InputError if ``crop`` needs the detector, and OpenCV or its cascades are not installed."""
     if crop == "faces" and not all((_cascades() / name).is_file() for name in (FRONTAL, PROFILE)):
         fault = "`crop: faces` needs opencv-python-headless below version 5, which is not installed"
-        raise InputError("params.yaml", fault, "`make setup EXTRAS=faces`, or write `crop: focus`")
+        raise InputError("params.yaml", fault, "run `make setup EXTRAS=faces`, or write `crop: focus`")
 
 
 def version() -> str:

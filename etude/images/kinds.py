@@ -9,7 +9,7 @@ from etude.core.pictures import plugins
 
 # A fixed list: some of Pillow's other readers accept files that are no pictures, and some run programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "QOI", "ICO")
-INSTALL = "`make setup EXTRAS=heic` installs what reads it"
+INSTALL = "run `make setup EXTRAS=heic` to read it"
 
 OPTIONAL: Magic = (
     *((4, b"ftyp" + brand, "HEIC") for brand in (b"hei", b"hev", b"mif", b"msf")),
@@ -49,7 +49,7 @@ def not_a_picture(path: Path) -> str:
     if optional := named(OPTIONAL, head):
         return f"is {optional}: {INSTALL}" if _lacks(optional) else f"is {optional}, but damaged"
     if picture := named(PICTURES, head):
-        return f"is {picture}, but damaged or of a kind that is not read"
+        return f"is {picture}, but damaged, or of a kind that is not supported"
     if head.startswith(POINTER):
         return "is a pointer of Git LFS: `git lfs pull` fetches the picture"
     return f"is {anything_else(head) or 'not a picture of a known format'}"

@@ -25,7 +25,10 @@ class Copies(Schema):
     @model_validator(mode="after")
     def _differ(self) -> Copies:
         if self.count and not (self.crop or self.brightness or self.contrast or self.saturation):
-            raise ValueError(f"the {self.count} copies would all be the same: raise `crop`, `brightness` or another")
+            raise ValueError(
+                f"the {self.count} copies would all be the same: "
+                "set `crop`, `brightness`, `contrast` or `saturation` above 0"
+            )
         return self
 
 
@@ -56,12 +59,19 @@ class Prepare(Schema):
     def _buckets_fit(self) -> Prepare:
         smallest = min(self.resolutions)
         if self.buckets * 2 > smallest:
-            raise ValueError(f"buckets of {self.buckets} px are too coarse for a resolution of {smallest} px")
+            raise ValueError(
+                f"`buckets` {self.buckets} is more than half of the resolution {smallest}: write a lower number"
+            )
         colours = self.copies.brightness or self.copies.contrast or self.copies.saturation
         if self.copies.count and self.crop == "pad" and not self.split and not colours:
-            raise ValueError("`copies` would all be the same: `crop: pad` shows whole pictures, so raise `brightness`")
+            raise ValueError(
+                "`copies` would all be the same, because `crop: pad` never cuts: "
+                "set `brightness`, `contrast` or `saturation` of `copies` above 0"
+            )
         if len(set(self.resolutions)) < len(self.resolutions):
-            raise ValueError(f"`further_resolutions` has a resolution twice: together they are {self.resolutions}")
+            raise ValueError(
+                f"`resolution` and `further_resolutions` have a number twice: together they are {self.resolutions}"
+            )
         return self
 
     @property

@@ -47,7 +47,7 @@ def refuse_misread(image: TiffImageFile) -> None:
         raise UnusableError("its old kind of JPEG has no tables, so it cannot be decoded rightly")
     places = tags.get(STRIPS) or tags.get(TILES) or ()
     if len(places) > 1 and (0 in places or len(set(places)) < len(places)):
-        raise UnusableError("some of its strips or tiles are at the same place, or nowhere")
+        raise UnusableError("some of its strips or tiles have no offset, or the same one as others")
     if DNG in tags:
         raise UnusableError(camera_raw("DNG"))
     if tags.get(KIND, 0) & REDUCED:
@@ -55,7 +55,7 @@ def refuse_misread(image: TiffImageFile) -> None:
     if raw and bits == 16 and tags.get(PLANES) == SEPARATE:
         raise UnusableError("keeps 16-bit colours in separate planes, which Pillow misreads")
     if SIGNED in tags.get(SAMPLE_FORMAT, ()) or image.mode == "I":
-        raise UnusableError("its whole numbers (signed, or of 32 bits) have no agreed white")
+        raise UnusableError("its pixels are signed or 32-bit integers, which have no agreed white")
     if bits == 16 and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
         raise UnusableError("its 16-bit grey is 0 at white, which Pillow misreads")
     if raw and tags.get(PHOTOMETRIC) == YCBCR and not _has_usual_ycbcr(tags):

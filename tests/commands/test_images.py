@@ -283,7 +283,7 @@ def test_an_unknown_method_is_named_with_the_nearest(photos: Path) -> None:
 def test_folders_without_pictures_or_around_the_project_are_refused(photos: Path) -> None:
     with pytest.raises(InputError, match="holds no pictures"):
         bring(photos / ".." / "project" / "pipelines")
-    with pytest.raises(InputError, match="is not a folder"):
+    with pytest.raises(InputError, match="does not exist or is not a folder"):
         bring(photos / "gone")
     with pytest.raises(InputError, match="holds data/raw/mydog itself"):
         bring(photos / "..")

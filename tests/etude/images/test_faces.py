@@ -29,7 +29,9 @@ def test_only_the_crop_by_faces_needs_the_detector(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(faces, "find_spec", lambda _: None)
     for crop in ("center", "focus", "pad"):
         refuse_missing(crop)
-    with pytest.raises(InputError, match=r"params.yaml: `crop: faces` needs opencv.*Next: `make setup EXTRAS=faces`"):
+    with pytest.raises(
+        InputError, match=r"params.yaml: `crop: faces` needs opencv.*Next: run `make setup EXTRAS=faces`"
+    ):
         refuse_missing("faces")
 
 

@@ -22,13 +22,13 @@ def test_only_what_could_be_a_picture_is_listed_with_sub_folders_in_the_order_of
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="gone: is not a folder"):
+    with pytest.raises(InputError, match="gone: does not exist or is not a folder"):
         list_pictures(tmp_path / "gone")
 
 
 def test_a_folder_that_was_not_pulled_is_told_from_one_that_never_was(tmp_path: Path) -> None:
     fill(tmp_path, "otters.dvc")
-    with pytest.raises(InputError, match="otters: is tracked, .* run `dvc pull"):
+    with pytest.raises(InputError, match="otters: is tracked by DVC, .* run `dvc pull"):
         list_pictures(tmp_path / "otters")
 
 

@@ -99,8 +99,8 @@ BEGINNINGS = {  # of files as their programs write them, where no suffix helps
     b"\x89HDF\r\n\x1a\n": "HDF5",
     b"SIMPLE  =     T": "FITS",
     b"ID3\4\0": "sound (MP3)",
-    b"RIFF\x10\0\0\0WEBPVP8 ": "WebP, but damaged or of a kind that is not read",
-    b"\0\0\0\x1cftypavif\0": "AVIF, but damaged or of a kind that is not read",
+    b"RIFF\x10\0\0\0WEBPVP8 ": "WebP, but damaged, or of a kind that is not supported",
+    b"\0\0\0\x1cftypavif\0": "AVIF, but damaged, or of a kind that is not supported",
 }
 
 
@@ -121,7 +121,7 @@ def test_what_phones_write_names_the_command_that_installs_its_reader_or_is_dama
 ) -> None:
     (tmp_path / "a.png").write_bytes(content)
     monkeypatch.setattr(kinds, "plugins", lambda: ())
-    with pytest.raises(InputError, match=rf"is {kind}: `make setup EXTRAS=heic` installs what reads it"):
+    with pytest.raises(InputError, match=rf"is {kind}: run `make setup EXTRAS=heic` to read it"):
         read_picture(tmp_path / "a.png", WHITE)
     monkeypatch.setattr(kinds, "plugins", lambda: ("HEIF", "JXL"))
     assert kinds.not_a_picture(tmp_path / "a.png") == f"is {kind}, but damaged"
