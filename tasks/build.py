@@ -137,7 +137,7 @@ def _family(method: str, module: Method, path: Path) -> str:
     if reason := module.unsupported.get(family):
         fault = f"is of the family {family}, which {method} does not support: {reason}"
         others = " or ".join(name for name in FAMILIES if name not in module.unsupported)
-        raise BaseError(path, fault, f"name a base of {others} as `base` in params.yaml")
+        raise BaseError(path, fault, f"set `base` in params.yaml to a base of {others}")
     return family
 
 

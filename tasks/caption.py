@@ -215,8 +215,8 @@ def _tell_files(name: str, captions: Captions, listing: dict[str, Any], found: s
     from etude.images.folder import name_unused, prepared_files
 
     for faults, what, action in (
-        (captions.faults, "are left out", "correct them; texts are UTF-8"),
-        (captions.notes, "are used with a doubt", "look at their captions in captions.json"),
+        (captions.faults, "are left out", "correct these files; save texts as UTF-8"),
+        (captions.notes, "are used, but may be read wrongly", "look at their captions in captions.json"),
     ):
         if faults:
             cases = [f"{shorten(PurePosixPath(file).name)} ({fault})" for file, fault in sorted(faults.items())]

@@ -255,7 +255,8 @@ def read_pixels(path: Path) -> tuple[tuple[int, int], bytes]:
 
 def _refuse_infinite(item: str, tensors: dict[str, Tensor]) -> None:
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        raise BaseError("base", f"it encodes `{item}` to values that are not finite", "fetch or choose the base again")
+        fault = f"it encodes `{item}` to values that are not finite"
+        raise BaseError("base", fault, "fetch it again, or set `base` to another one")
 
 
 def _tell_cut(name: str, text: str, entry: Path) -> None:

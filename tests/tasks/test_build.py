@@ -273,7 +273,7 @@ def test_a_base_that_the_method_cannot_stand_on_is_refused_before_it_is_loaded(
     monkeypatch.setattr("etude.base.loading.load_base", None)
     with pytest.raises(
         BaseError,
-        match="is of the family sd1, which lora does not support: it is too old. Next: name a base of sd2 or sdxl",
+        match="is of the family sd1, which lora does not support: it is too old. Next: set `base` in params.yaml",
     ):
         build("lora")
 

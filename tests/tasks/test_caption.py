@@ -325,11 +325,11 @@ def test_texts_in_another_encoding_stop_nothing_and_all_are_named_at_once(
         "mouse.png": ("a grey müs", "file"),
     }
     faults, doubts = (line for line in capsys.readouterr().err.splitlines() if "with captions are" in line)
-    assert "raw: 1 files with captions are used with a doubt: mouse.txt (is read as Windows-1252" in doubts
+    assert "raw: 1 files with captions are used, but may be read wrongly: mouse.txt (is read as Windows-1252" in doubts
     assert "raw: 2 files with captions are left out: " in faults
     assert "red fox.txt (is not text in UTF-8 (byte 0))" in faults
     assert "blue cat.txt (" in faults
-    assert faults.endswith("Next: correct them; texts are UTF-8")
+    assert faults.endswith("Next: correct these files; save texts as UTF-8")
 
 
 @pytest.mark.parametrize(
