@@ -152,7 +152,7 @@ def test_a_clip_of_another_width_is_refused_by_its_name(base: Base) -> None:
     made = build(base)
     tensors = made.tensors | {"projection": torch.zeros(WIDTH, 48)}
     with (
-        pytest.raises(BaseError, match=r"clip: projects states of width 48.* has 32"),
+        pytest.raises(BaseError, match=r"clip: needs a text encoder of width 48.* has 32"),
         aesthetic.apply(Artifact(METHOD, tensors, made.facts), base),
     ):
         pass
@@ -161,7 +161,7 @@ def test_a_clip_of_another_width_is_refused_by_its_name(base: Base) -> None:
 
 
 def test_away_from_no_text_is_refused() -> None:
-    with pytest.raises(ParamsError, match="`negative` turns the aim away from `text`, which is empty"):
+    with pytest.raises(ParamsError, match="`negative: true` needs a `text`, and `text` is empty"):
         params_of(METHOD, negative=True, text="")
 
 

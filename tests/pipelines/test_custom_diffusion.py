@@ -255,7 +255,7 @@ def test_a_start_of_several_tokens_is_their_mean(tiny_base: Path) -> None:
         ({"concepts": {"concept": FOX | {"word": "***"}}}, r"'\*\*\*' has no letter, digit or emoji"),
         (
             {"name": "<a> x", "concepts": {"concept": FOX | {"word": "<a>"}, "style": FOX | {"word": "A!"}}},
-            "words whose files would have one name: <a>, A!",
+            "words whose files would have the same name: <a>, A!",
         ),
         ({"concepts": {}}, "`concepts`"),
     ],

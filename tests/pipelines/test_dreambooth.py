@@ -194,8 +194,8 @@ def test_on_the_true_sd15_it_holds_all_values_of_the_unet_and_of_the_text_encode
             {"class_images": ASKED | {"prompts": []}},
             "class_images: `prompts` is empty, and `count` is 32: write the class",
         ),
-        ({"class_images": ASKED | {"prompts": ["sks eagle"]}}, "'sks eagle' with 'sks': the class alone is kept"),
-        ({"class_images": ASKED | {"prompts": ["an Eagle, SKS"]}}, "'an Eagle, SKS' with 'sks': the class alone"),
+        ({"class_images": ASKED | {"prompts": ["sks eagle"]}}, "'sks eagle': remove 'sks', because class images"),
+        ({"class_images": ASKED | {"prompts": ["an Eagle, SKS"]}}, "'an Eagle, SKS': remove 'sks'"),
     ],
 )
 def test_a_value_that_cannot_be_is_named(change: dict[str, Any], said: str) -> None:

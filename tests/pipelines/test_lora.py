@@ -209,7 +209,7 @@ def test_with_lora_plus_b_learns_faster_and_a_does_not(tiny_base: Path, tmp_path
     plain, plus = (learned(base, tmp_path / str(number), p) for number, p in enumerate(params))
     assert torch.allclose(plus.tensors[name.format("B")], 16 * plain.tensors[name.format("B")], rtol=1e-3)
     assert torch.equal(plus.tensors[name.format("A")], plain.tensors[name.format("A")])  # B is 0: A has no gradient yet
-    with pytest.raises(ParamsError, match="`plus` 16 is for B, which loha does not have"):
+    with pytest.raises(ParamsError, match="`plus` 16 changes the rate of the matrix B, which loha does not have"):
         params_of("lora", kind="loha", plus=16.0)
 
 

@@ -181,7 +181,9 @@ def test_loras_side_by_side_are_exact_with_weights_for_rows_too() -> None:
 def test_a_model_that_answers_as_the_base_does_is_named(base: Base, tmp_path: Path) -> None:
     models = opened(base, tmp_path)
     models[1] = Model(models[1].weights, [])
-    with pytest.raises(FormatError, match=r"model b: draws its prompts like the base.*learning\.prompts\.b"):
+    with pytest.raises(
+        FormatError, match=r"model b: draws its `learning.prompts` just as the base.*learning\.prompts\.b"
+    ):
         learn(base, models, {}, [1.0, 1.0], learning(), report(tmp_path))
 
 

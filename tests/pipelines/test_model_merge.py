@@ -233,7 +233,7 @@ def test_what_was_merged_in_is_extracted_again(base: Base, weights: dict[str, Te
 
 
 def test_a_lora_of_no_difference_is_refused(base: Base, tmp_path: Path) -> None:
-    for rank, says in ((0, "are not all LoRAs"), (4, "is the base itself: there is no difference")):
+    for rank, says in ((0, "are not all plain LoRAs"), (4, "equals the base, so there is no difference")):
         asked: dict[str, Any] = {"formula": "task_arithmetic", "weights": [1.0], "result": "lora", "rank": rank}
         with pytest.raises(FormatError, match=says):
             build(base, given(a=base.path), tmp_path, **asked)
@@ -269,7 +269,7 @@ def test_a_lora_of_a_merge_that_changes_nothing_is_refused(
     silent = {name: torch.zeros_like(t) if name.endswith(".alpha") else t for name, t in tensors.items()}
     write_tensors(own, silent, metadata)
     asked: dict[str, Any] = {"formula": "task_arithmetic", "weights": [1.0], "result": "lora", "rank": rank}
-    with pytest.raises(FormatError, match="is the base itself: there is no difference"):
+    with pytest.raises(FormatError, match="equals the base, so there is no difference"):
         build(base, given(a=own), tmp_path / "scratch", **asked)
 
 
@@ -354,25 +354,30 @@ def test_what_cannot_be_merged_is_named(base: Base, weights: dict[str, Tensor], 
     with pytest.raises(FormatError, match=r"1 weights that the base does not have, such as unet\.new\.weight"):
         open_model(tmp_path / "n.safetensors", weights, "sd1")
     artifacts.save(Artifact("x", {PROJ: torch.ones(1)}, {"family": "sdxl"}), tmp_path / "f.safetensors")
-    with pytest.raises(FormatError, match="is of the family sdxl, the base of sd1"):
+    with pytest.raises(FormatError, match="is of the family sdxl, but the base is of sd1"):
         open_model(tmp_path / "f.safetensors", weights, "sd1")
     wide = {f"{PROJ}.weight": torch.ones(3, 3)}
     artifacts.save(Artifact("x", wide, {}), tmp_path / "w.safetensors")
-    with pytest.raises(FormatError, match=rf"has `{PROJ}\.weight` of \[3, 3\], the base of \[32, 32, 1, 1\]"):
+    with pytest.raises(
+        FormatError, match=rf"has `{PROJ}\.weight` with the shape \[3, 3\], but the base has \[32, 32, 1, 1\]"
+    ):
         build(base, given(a=tmp_path / "w.safetensors", b=base.path), tmp_path, formula="weighted_sum")
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"models": {"a": "x", "c": "y"}}, "models are called a, b, c"),
+        ({"models": {"a": "x", "c": "y"}}, "the keys of `models` must be a, b, c"),
         ({"models": {"a": "x"}, "formula": "slerp"}, "slerp takes two models"),
         ({"weights": [1.0]}, "`weights` has 1 numbers for 2 models"),
-        ({"learning": UNLEARNED | {"steps": 1, "prompts": {"a": ["cat"], "c": ["dog"]}}}, "is for a, c, not for each"),
+        (
+            {"learning": UNLEARNED | {"steps": 1, "prompts": {"a": ["cat"], "c": ["dog"]}}},
+            "has the keys a, c, but `models` has a, b",
+        ),
         ({"learning": UNLEARNED | {"steps": 1, "importance": [1.0]}}, "`learning.importance` has 1 numbers for 2"),
         ({"alpha": {"unet": "GRAD_W", "rest": 0.0}}, "no preset `GRAD_W`, did you mean `GRAD_"),
         ({"alpha": {"unet": [0.5] * 24, "rest": 0.0}}, "alpha.unet"),
-        ({"formula": "ties", "result": "lora", "rank": 0}, "another formula needs a rank"),
+        ({"formula": "ties", "result": "lora", "rank": 0}, "which only task_arithmetic supports"),
         ({"formula": "weightd_sum"}, "formula"),
         ({"density": 0.0}, "density"),
     ],

@@ -47,7 +47,7 @@ class Params(MethodParams):
     @model_validator(mode="after")
     def _away_from_something(self) -> Self:
         if self.negative and not self.text:
-            raise ValueError("`negative` turns the aim away from `text`, which is empty")
+            raise ValueError("`negative: true` needs a `text`, and `text` is empty")
         return self
 
     @property
@@ -110,9 +110,9 @@ def _refuse_other_clip(base: Base, clip: str, projection: Tensor) -> None:
 
     width = base.text_encoders[0].config.hidden_size
     if projection.shape[1] != width:
-        fault = f"projects states of width {projection.shape[1]}, the text encoder of {base.path} has {width}"
+        fault = f"needs a text encoder of width {projection.shape[1]}, but that of {base.path} has {width}"
         raise BaseError(
-            clip, fault, f"name the CLIP whose text half the base has, as `clip` in pipelines/{METHOD}/params.yaml"
+            clip, fault, f"set `clip` in pipelines/{METHOD}/params.yaml to the CLIP that contains this text encoder"
         )
 
 

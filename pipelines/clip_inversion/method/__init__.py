@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from etude.training.report import Report
 
 METHOD = own_name(__name__)
-unsupported = {"sdxl": "there is no unCLIP base with its anatomy"}
+unsupported = {"sdxl": "there is no unCLIP base of this family"}
 formats = ("clip_image_embedding",)
 axes = {"strength": 1.0, "noise_level": 0.0}
 
@@ -156,7 +156,7 @@ def _unclip(base: Base) -> Unclip:
     from etude.core.errors import BaseError
 
     if base.unclip is None:
-        action = "name an unCLIP base, such as models/miniature-unclip, as `base` in its params.yaml"
+        action = f"set `base` in pipelines/{METHOD}/params.yaml to an unCLIP base, such as models/miniature-unclip"
         raise BaseError(base.path, f"is no unCLIP base, and {METHOD} needs one", action)
     return base.unclip
 

@@ -41,7 +41,7 @@ def merge(base: Base, artifacts: Sequence[Artifact], captions: Sequence[str]) ->
 
     words = _words(artifacts)
     if not captions:
-        raise InputError("captions", "are empty", "give a few hundred, with many different words")
+        raise InputError("captions", "are empty", "give a few hundred captions with many different words")
     with added_tokens(base, words), torch.no_grad():
         caption_states = states(base, list(captions)).double()
         text_states = [states(base, _prompts(one)).double() for one in artifacts]
@@ -102,7 +102,7 @@ def _words(artifacts: Sequence[Artifact]) -> dict[str, list[Tensor]]:
     for one in artifacts:
         others = [n for n in one.tensors if n.startswith("unet.") and not re.search(r"attn2\.to_[kv]\.weight$", n)]
         if others or _layers(one) != _layers(artifacts[0]):
-            fault = f"holds {others[0] if others else 'other layers than the first'}"
+            fault = f"changes {f'`{others[0]}`' if others else 'other layers than the first model'}"
             raise InputError(one.facts["name"], fault, "merge concepts learned with `layers: crossattn_kv`")
         for number, word in enumerate(one.facts["words"]):
             if word in words:

@@ -65,7 +65,7 @@ class Params(Concepts, HasViews, KeepsClass, MaskedLoss, Starts, Trained, HasPre
         if len(set(map(as_read, words))) < len(words):
             raise ValueError("`concepts` has one word twice: give each concept its own")
         if len({file_name(word).casefold() for word in words}) < len(words):
-            raise ValueError(f"`concepts` has words whose files would have one name: {', '.join(words)}")
+            raise ValueError(f"`concepts` has words whose files would have the same name: {', '.join(words)}")
         if self.set not in self.concepts:
             raise ValueError(f"`set` is {self.set!r}, which is none of `concepts`: {', '.join(self.concepts)}")
         if not has_word(word := self.concepts[self.set].word, self.name):

@@ -86,4 +86,4 @@ def evaluate(node: ast.expr, rate: Any) -> Any:
         case ast.Call(ast.Name(id=name), [argument], []) if name in FUNCTIONS:
             value = evaluate(argument, rate)
             return getattr(math, name)(value) if isinstance(value, float) else getattr(value, name)()
-    raise ValueError(f"`{ast.unparse(node)}` is not allowed in it")
+    raise ValueError(f"`{ast.unparse(node)}` is not allowed in a curve")

@@ -65,7 +65,9 @@ class Params(KeepsClass, TrainsWeights, TellsSizes, MaskedLoss, StartsWhole, Tra
             if as_read(word) not in as_read(prompt):
                 raise ValueError(f"`class_images.prompts` has {prompt!r} without {word!r}, the class in `name`")
             if has_word(rare, prompt):
-                raise ValueError(f"`class_images.prompts` has {prompt!r} with {rare!r}: the class alone is kept")
+                raise ValueError(
+                    f"`class_images.prompts` has {prompt!r}: remove {rare!r}, because class images show the class alone"
+                )
         return self
 
     def image_sets(self) -> list[str]:

@@ -64,7 +64,7 @@ class Params(LearnsCaptions, TellsSizes, MaskedLoss, Starts, HasPreview, Further
         if self.structure[0] != 1 or self.structure[-1] != 1:
             raise ValueError(f"`structure` {self.structure} does not begin and end with 1")
         if self.dropout and len(self.dropout) != len(self.structure):
-            raise ValueError(f"`dropout` has {len(self.dropout)} values for the {len(self.structure)} of `structure`")
+            raise ValueError(f"`dropout` has {len(self.dropout)} values, but `structure` has {len(self.structure)}")
         if self.dropout and (self.dropout[0] or self.dropout[-1]):
             raise ValueError(f"`dropout` {self.dropout} does not begin and end with 0")
         return self
@@ -152,7 +152,7 @@ def _learning(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tenso
     widths = input_widths(base.unet)
     if unknown := sorted(set(params.widths) - set(widths)):
         fault = f"`widths` has {unknown[0]}, but {base.path} has {', '.join(map(str, widths))}"
-        raise ParamsError(f"pipelines/{METHOD}/params.yaml", fault, "name some of these, or [] for all")
+        raise ParamsError(f"pipelines/{METHOD}/params.yaml", fault, "write some of these, or [] for all")
     networks: Networks = make_networks(params.widths or widths, design)
     initialise(networks, params.initial, params.activation, params.layer_norm == "unit")
     base.unet.hypernetwork = networks.to(base.device).train()  # in the UNet, so that previews switch off its dropout

@@ -95,8 +95,8 @@ def restored(tensors: Mapping[str, Tensor], design: Design, base: Base) -> Netwo
         networks.load_state_dict(values, assign=True)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
-        fault = f"tensors do not fit the structure {list(design.structure)} ({reason})"
-        raise FormatError(METHOD, fault, "use a whole file") from error
+        fault = f"its tensors do not fit the structure {list(design.structure)} ({reason})"
+        raise FormatError(METHOD, fault, "use a file that is complete") from error
     return networks.requires_grad_(False).eval()
 
 
@@ -129,7 +129,7 @@ def _stack(width: int, design: Design) -> nn.Sequential:
     widths = [int(width * multiple) for multiple in design.structure]
     if 0 in widths:
         fault = f"its structure {list(design.structure)} reduces a width of {width} to 0"
-        raise FormatError(METHOD, fault, "use larger multiples")
+        raise FormatError(METHOD, fault, "use larger numbers in `structure`")
     dropout = [*design.dropout[1:]] or [0.0] * len(widths)
     layers = []
     for number, (inner, outer) in enumerate(pairwise(widths)):
@@ -150,7 +150,7 @@ def _activation(name: str) -> nn.Module:
     classes = {name.lower(): getattr(activations, name) for name in activations.__all__}
     kind = classes.get("hardswish" if name == "swish" else name)
     if kind is None or name in UNFIT:
-        raise FormatError(METHOD, f"its activation `{name}` is not known", "use another file")
+        raise FormatError(METHOD, f"its activation `{name}` is not supported", "use another file")
     module: nn.Module = kind()
     return module
 

@@ -49,7 +49,7 @@ def inserted(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tensor
                     parameters[f"{part}.{_named(name)}"] = parameter
         if not parameters:
             raise ParamsError(
-                f"pipelines/{METHOD}/params.yaml", "`blocks` leaves no layer to train", "raise a rank in it"
+                f"pipelines/{METHOD}/params.yaml", "`blocks` leaves no layer to train", "set a rank in it above 0"
             )
         yield parameters
     finally:
@@ -100,11 +100,11 @@ def _check_blocks(base: Base, params: Params) -> None:
     layers = [place(part, name) for part, module in parts for name in params.chosen(module)]
     for block in params.blocks:
         if block not in modules:
-            action = "name a part or a block in it, such as unet.mid_block or text_encoder.encoder.layers.3"
+            action = "write a part or a block of the base, such as unet.mid_block or text_encoder.encoder.layers.3"
             raise BaseError(base.path, f"has no `{block}`, which `blocks` names{nearest(block, modules)}", action)
         if not any(f"{layer}.".startswith(f"{block}.") for layer in layers):
             fault = f"has no layer of `targets` in `{block}`, which `blocks` names"
-            raise BaseError(base.path, fault, "name other targets, or another block")
+            raise BaseError(base.path, fault, "change `targets`, or write another block in `blocks`")
 
 
 def _named(name: str) -> str:

@@ -65,10 +65,12 @@ class Params(LearnsCaptions, TrainsText, KeepsClass, TellsSizes, MaskedLoss, Sta
         if not self.text_encoder_rate and (idle := [block for block in self.blocks if block.startswith("text")]):
             raise ValueError(f"`blocks` has `{idle[0]}`, but `text_encoder_rate` 0.0 does not train text encoders")
         if self.plus != 1 and self.kind not in ("lora", "dora"):
-            raise ValueError(f"`plus` {self.plus:g} is for B, which {self.kind} does not have: write 1.0")
+            raise ValueError(
+                f"`plus` {self.plus:g} changes the rate of the matrix B, which {self.kind} does not have: write 1.0"
+            )
         if self.factor in (0, 1):
             raise ValueError(
-                f"`factor` {self.factor} does not split: write -1 for factors of similar size, or 2 or more"
+                f"`factor` {self.factor} does not split a matrix: write -1 for factors of similar size, or 2 or more"
             )
         return self
 
@@ -85,7 +87,10 @@ class Params(LearnsCaptions, TrainsText, KeepsClass, TellsSizes, MaskedLoss, Sta
         if not kind and other and self.prior_weight:
             method = own_name(__name__)
             fault = f"is needed: {method} also learns class images, and those in its params.yaml are of another set"
-            action = f"add --class dog, or what it is, or first set `prior_weight: 0` in pipelines/{method}/params.yaml"
+            action = (
+                "add what the pictures show, such as `--class dog`, "
+                f"or first set `prior_weight: 0` in pipelines/{method}/params.yaml"
+            )
             raise ArgumentError("--class", fault, action)
         if not kind or any(re.search(rf"(?<!\w){re.escape(kind)}(?!\w)", prompt) for prompt in prompts):
             return values

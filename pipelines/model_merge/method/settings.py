@@ -72,23 +72,26 @@ class Params(Models, MethodParams):
     def _fit(self) -> Params:
         letters = [name for name in self.models if name != "vae"]
         if letters != [chr(ord("a") + i) for i in range(len(letters))]:
-            raise ValueError("models are called a, b, c … in this order, and vae")
+            raise ValueError("the keys of `models` must be a, b, c … in this order, and may include vae")
         if fault := takes(self.formula, len(letters)):
             raise ValueError(f"{self.formula} {fault}")
         alphas, betas = ((*weights_of(each.unet), each.rest) for each in (self.alpha, self.beta))
         if fault := domain_fault(self.formula, alphas, betas, self.weights):
             raise ValueError(f"{self.formula} {fault}")
         if self.formula in MANY and len(self.weights) != len(letters):
-            raise ValueError(f"`weights` has {len(self.weights)} numbers for {len(letters)} models")
+            raise ValueError(f"`weights` has {len(self.weights)} numbers for {len(letters)} models: write one for each")
         if self.learns and list(self.learning.prompts) != letters:
-            raise ValueError(f"`learning.prompts` is for {', '.join(self.learning.prompts)}, not for each model")
+            raise ValueError(
+                f"`learning.prompts` has the keys {', '.join(self.learning.prompts)}, "
+                f"but `models` has {', '.join(letters)}"
+            )
         if self.learns and len(self.learning.importance) != len(letters):
             raise ValueError(
                 f"`learning.importance` has {len(self.learning.importance)} numbers for {len(letters)} models"
             )
         refuse_twice(parts=self.parts)
         if self.result == "lora" and self.rank == 0 and self.formula != "task_arithmetic":
-            raise ValueError("rank 0, LoRAs concatenated, is only for task_arithmetic; another formula needs a rank")
+            raise ValueError("`rank: 0` concatenates LoRAs, which only task_arithmetic supports: set `rank` above 0")
         return self
 
     @property

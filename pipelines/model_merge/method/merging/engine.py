@@ -45,7 +45,7 @@ class Merge:
             return tensors[0]
         for tensor in tensors[1:]:
             if tensor.shape != tensors[0].shape:
-                fault = f"is {list(tensors[0].shape)} in one model and {list(tensor.shape)} in another"
+                fault = f"has the shape {list(tensors[0].shape)} in one model and {list(tensor.shape)} in another"
                 raise FormatError(name, fault, "merge models of one family and kind")
         return as_saved(name, self._merged(name, tensors), self.dtype)
 

@@ -41,7 +41,7 @@ def takes(formula: FormulaName, count: int) -> str:
         return "" if count == 1 else "takes one model, a"
     if formula in _TWO:
         return "" if count == 2 else "takes two models, a and b"
-    return "" if count in (2, 3) else "takes two models, a and b, and may take a third, c (else the base is c)"
+    return "" if count in (2, 3) else "takes two models, a and b, and may take a third, c (without it, c is the base)"
 
 
 # The range of α and β, for formulas that are undefined outside of it.

@@ -115,8 +115,10 @@ def learn(
     ]
     for letter, each in zip(learning.prompts, lessons, strict=True):
         if each.effect < _NOTHING * each.answers.square().mean():
-            action = f"write prompts in `learning.prompts.{letter}` that show what it learned, or remove the model"
-            raise FormatError(f"model {letter}", "draws its prompts like the base", action)
+            action = (
+                f"write prompts in `learning.prompts.{letter}` that show what this model learned, or remove the model"
+            )
+            raise FormatError(f"model {letter}", "draws its `learning.prompts` just as the base does", action)
     rows = sum(len(base.unet.get_parameter(name)) for name in differences)
     weights = torch.tensor(start, dtype=base.dtype, device=base.device).repeat(rows, 1).requires_grad_()
     unet = Mixed(base.unet, differences, weights)

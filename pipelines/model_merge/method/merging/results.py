@@ -64,7 +64,7 @@ def as_lora(
     pairs: dict[str, Pair] = {}
     if params.rank == 0:
         if any(model.pairs is None for model in models):
-            raise FormatError("models", "are not all LoRAs, as rank 0 requires", "give a `rank` above 0")
+            raise FormatError("models", "are not all plain LoRAs, which `rank: 0` needs", "set `rank` above 0")
         numbers = {name: merge.numbers(name) for name in names}
         pairs = concatenated([model.pairs or {} for model in models], numbers)
     report.start(0, len(names))
@@ -74,7 +74,7 @@ def as_lora(
             pairs[name.removesuffix(".weight")] = extracted(difference, params.rank, params.clamp)
         report.advance(number + 1)
     if not any(pair.alpha and pair.up.any() and pair.down.any() for pair in pairs.values()):
-        fault = "is the base itself: there is no difference to make a LoRA of"
+        fault = "equals the base, so there is no difference from which to make a LoRA"
         raise FormatError("the merge", fault, "check `models`, `weights`, `alpha` and `parts`")
     saved = {}
     for name, pair in pairs.items():

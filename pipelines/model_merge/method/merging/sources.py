@@ -81,18 +81,18 @@ def open_model(path: Path, base: Weights, family: str, *, without_vae: bool = Fa
         return Model(Layered(fused, base), list(fused), split(tensors, facts) if is_plain(tensors) else None)
     if not tensors or any(name.partition(".")[0] not in parts() for name in tensors):
         fault = f"contains no weights of a model, only {', '.join(sorted(tensors)[:3])}"
-        raise FormatError(path, fault, "name a checkpoint, a LoRA, or the build of a method that changes weights")
+        raise FormatError(path, fault, "give a checkpoint, a LoRA, or the build of a method that changes weights")
     _refuse_strange(path, tensors, base)
     for name, tensor in tensors.items():
         if tensor.shape != base[name].shape:
-            fault = f"has `{name}` of {list(tensor.shape)}, the base of {list(base[name].shape)}"
+            fault = f"has `{name}` with the shape {list(tensor.shape)}, but the base has {list(base[name].shape)}"
             raise FormatError(path, fault, "merge models of one family and kind")
     return Model(Layered(tensors, base), list(tensors))
 
 
 def _refuse_other(path: Path, found: str, family: str) -> None:
     if found != family:
-        raise FormatError(path, f"is of the family {found}, the base of {family}", "merge models of one family")
+        raise FormatError(path, f"is of the family {found}, but the base is of {family}", "merge models of one family")
 
 
 def _refuse_strange(path: Path, names: Collection[str], base: Weights) -> None:
