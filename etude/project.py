@@ -79,7 +79,7 @@ class Project(Schema):
         prompts = {f"prompts.{name}": listed for name, listed in self.prompts.items()}
         refuse_twice(methods=self.methods, trackers=self.trackers, **prompts)
         if taken := [name for name in self.sets if name in RESERVED]:
-            raise ValueError(f"`sets` has `{taken[0]}`: data/{taken[0]} has another use")
+            raise ValueError(f"`sets` has `{taken[0]}`: choose another name, because data/{taken[0]} has another use")
         if (self.device, self.precision) == ("cpu", "fp16"):
             raise ValueError("`precision: fp16` needs a GPU, and `device` is cpu: write fp32 or bf16")
         return self
@@ -136,7 +136,7 @@ def _weight_faults(params: Schema, reading: Text) -> Iterator[Fault]:
     for key, word in _words(params):
         if _is_changed(word, reading):
             fault = f"`{key}` is {word!r}, and brackets and backslashes in it mean weights by `text.emphasis`"
-            action = "choose one without them, or write `text.emphasis: none` in the root's params.yaml"
+            action = "choose a word without them, or write `text.emphasis: none` in params.yaml of the project"
             yield f"{fault}: no text would contain it", action
     for text in _texts(params.model_dump()):
         try:
@@ -185,7 +185,7 @@ def _set_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
     """Image sets of a method that do not exist."""
     for name in sorted(set(params.image_sets()) - set(project.sets)):
         fault = f"there is no image set `{name}`{nearest(name, project.sets)}"
-        yield fault, "correct it, or bring the pictures in with `etude images`"
+        yield fault, "correct the name, or bring the pictures in with `etude images`"
 
 
 def _run_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
@@ -206,7 +206,7 @@ def _run_faults(params: MethodParams, project: Project) -> Iterator[Fault]:
         method = rest.partition("/")[0]
         if top == "artifacts" and method not in method_names():
             fault = f"`{key}` is {place}, but no method is called `{method}`{nearest(method, method_names())}"
-            yield fault, "correct it"
+            yield fault, "correct the name in this path"
 
 
 def _start_faults(name: str, params: MethodParams) -> Iterator[Fault]:

@@ -106,7 +106,7 @@ def hidden(root: Path, project: Project) -> list[str]:
             links |= dict.fromkeys(_links(root / source.path), source.key)
     folders = (project.evaluate.heldout_folder(name, root) for name in project.sets)
     links |= {folder: "params.yaml: evaluate.heldout" for folder in folders if folder.is_symlink()}
-    action = "copy what it leads to, or make one link of the whole model"
+    action = "put a copy of that folder in place of the link, or make the whole model one link"
     lines = []
     for link, key in links.items():
         place = link.relative_to(root).as_posix()

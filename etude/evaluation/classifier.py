@@ -51,8 +51,8 @@ class Classifier:
 
     def __init__(self, folder: Path, *, device: str) -> None:
         if not (folder / "config.json").exists():
-            action = "name its folder in `evaluate.classifier` of params.yaml, or set `evaluate.classify: false`"
-            raise InputError(folder, "is no classifier", action)
+            action = "set `evaluate.classifier` in params.yaml to the folder of one, or set `evaluate.classify: false`"
+            raise InputError(folder, "is no classifier: config.json is missing", action)
         self.folder, self.device = folder, device
         self.config = validate(read_json(folder / "config.json"), Config, folder / "config.json")
 

@@ -35,7 +35,9 @@ class ClipFeatures:
 
     def __init__(self, folder: Path, *, device: str, threads: int, root: Path | str = ".cache") -> None:
         if not (folder / "config.json").exists():
-            raise BaseError(folder, "is no CLIP folder", "name one with config.json in `evaluate.clip` of params.yaml")
+            raise BaseError(
+                folder, "is no CLIP folder: config.json is missing", "set `evaluate.clip` in params.yaml to one"
+            )
         self.folder, self.device, self.threads = folder, device, threads
         self.store, self.new = Store("features", root), 0
 

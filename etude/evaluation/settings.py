@@ -68,5 +68,5 @@ class Evaluate(Schema):
         folder, earlier = (root / self.heldout / f"{name}-{end}" for end in ("heldout", "truth"))
         if folder.is_dir() and earlier.is_dir():
             fault = f"may contain the held-out pictures of `{name}`, but {folder} exists too"
-            raise InputError(earlier, fault, "move its pictures there, and remove it")
+            raise InputError(earlier, fault, f"move its pictures to {folder}, and remove it")
         return earlier if earlier.is_dir() else folder

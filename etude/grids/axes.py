@@ -91,6 +91,8 @@ def _checkpoints(text: str, choices: Choices) -> list[str]:
         for step in checkpoint_steps([part]):
             if step not in steps:
                 have = ", ".join(str(s) for s in steps if s is not None)
-                raise ParamsError(PLACE, f"no checkpoint was saved at step {step} (saved: {have})", "name one of these")
+                raise ParamsError(
+                    PLACE, f"no checkpoint was saved at step {step} (saved: {have})", "write one of these"
+                )
             chosen.append(steps[step])
     return chosen

@@ -45,7 +45,9 @@ def draw_tile(path: Path, entries: Sequence[Entry], name: str, side: int) -> Ima
     since it was cut.
     """
     if not path.is_file():
-        raise InputError(path, "was cut, and is no longer there", f"run `dvc repro prepare@{name}`")
+        raise InputError(
+            path, "was cut into training pictures, but no longer exists", f"run `dvc repro prepare@{name}`"
+        )
     picture = read_picture(path, (255, 255, 255), enough=partial(fitted, side=side))
     width, height = entries[0]["source_size"]
     if picture.size != (width, height):

@@ -15,7 +15,9 @@ class UncountedError(EtudeError):
 
     def __init__(self, method: str, reason: str) -> None:
         self.reason = reason
-        super().__init__(method, f"its memory is not counted: {reason}", "start it, and watch it")
+        super().__init__(
+            method, f"its memory is not counted: {reason}", "start the build, and watch how much memory it uses"
+        )
 
 
 @dataclass(frozen=True)

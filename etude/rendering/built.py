@@ -28,7 +28,9 @@ def find_path(what: str | Path) -> Path:
     if path.suffix or len(path.parts) > 1:
         raise InputError(what, "is missing", "check the path")
     raise InputError(
-        what, f"is no method{nearest(method, method_names())} and no file here", "name a file, or a method"
+        what,
+        f"is no method{nearest(method, method_names())} and no file here",
+        "give the path of a file, or the name of a method",
     )
 
 
@@ -43,7 +45,9 @@ def _built(what: str, method: str, step: str) -> Path:
     build = ARTIFACTS / method / "build"
     final = build / "artifact.safetensors"
     if not final.exists():
-        raise InputError(final, "is missing", f"run `dvc repro pipelines/{method}/dvc.yaml:build`, or name another")
+        raise InputError(
+            final, "is missing", f"run `dvc repro pipelines/{method}/dvc.yaml:build`, or give another method"
+        )
     name = best_of(method) if step == BEST else f"{int(step):06d}" if step.isdecimal() else step
     if name == FINAL:
         return final

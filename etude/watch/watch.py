@@ -64,7 +64,7 @@ def watched(began: float) -> Iterator[None]:
 
     holder = holder_of(stage.outs[0]) if UNDER_DVC in os.environ and stage.outs else None
     if holder and not lives(holder.pid):
-        raise StaleError(stage.name, f"dvc (process {holder.pid}), which started it, has ended", AGAIN)
+        raise StaleError(stage.name, f"dvc (process {holder.pid}), which started this stage, has ended", AGAIN)
     chain = above(holder.pid if holder else None) if UNDER_DVC in os.environ or is_launched() else []
     with _ended_with(chain, stage) as watches, _alone(stage):
         watch = Watch(stage, Look(stage.deps, stage.params))
@@ -205,7 +205,9 @@ def _ended_with(processes: list[Any], stage: Stage) -> Iterator[list[Watch]]:
 
         while not over.wait(POLL):
             if (lost := gone(processes)) is not None:
-                fault = f"the process that started it ({lost.pid}) has ended, so its result would not be recorded"
+                fault = (
+                    f"the process that started this stage ({lost.pid}) has ended, so its result would not be recorded"
+                )
                 for watch in watches:
                     watch.abandoned = fault
                 sys.stderr.write(f"error: {StaleError(stage.name, fault, AGAIN)}\n")

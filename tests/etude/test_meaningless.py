@@ -46,7 +46,10 @@ ROOT = [
         "`methods` has `lroa`, which is no method, did you mean `lora`? Next: choose among aesthetic",
     ),
     ({"sets": {"../x": "data/samples/concept"}}, "small letters, digits and _"),
-    ({"sets": {"raw": "data/samples/concept"}}, "data/raw has another use"),
+    (
+        {"sets": {"raw": "data/samples/concept"}},
+        "`sets` has `raw`: choose another name, because data/raw has another use",
+    ),
     ({"sets.concept": ""}, "`sets.concept`"),
     ({"sets.concept": "data/.."}, "sets.concept: 'data/..' is the project's folder or one around it"),
     ({"sets.concept": "/"}, "sets.concept: '/' is the project's folder"),
@@ -129,7 +132,7 @@ TRAINING = [
 ]
 OWN = [
     *(("lora", values, said) for values, said in TRAINING),
-    ("lora", {"set": "conzept"}, "there is no image set `conzept`, did you mean `concept`? Next: correct it"),
+    ("lora", {"set": "conzept"}, "there is no image set `conzept`, did you mean `concept`? Next: correct the name"),
     ("lora", {"name": "[name]"}, "without [ or ]"),
     ("lora", {"rank": 10**6}, "`rank`"),
     (

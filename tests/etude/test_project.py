@@ -84,7 +84,7 @@ def test_a_name_that_brackets_make_another_text_is_refused_where_they_weigh(proj
     replace_in(project / "pipelines/lora/params.yaml", name[0], "name: saber_(fate)")
     check(project)
     replace_in(project / "params.yaml", "emphasis: none", "emphasis: kohya")
-    with pytest.raises(ParamsError, match=r"`name` is 'saber_\(fate\)', .*Next: choose one without them"):
+    with pytest.raises(ParamsError, match=r"`name` is 'saber_\(fate\)', .*Next: choose a word without them"):
         check(project)
 
 

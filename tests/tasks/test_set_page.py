@@ -244,7 +244,7 @@ def test_a_picture_or_caption_that_is_missing_is_named_and_leaves_no_half_page(r
         set_page("pets")
     write_json("data/pets/captioned/captions.json", entries)
     (raw / "a.png").unlink()
-    with pytest.raises(InputError, match="a.png: was cut, and is no longer there"):
+    with pytest.raises(InputError, match="a.png: was cut into training pictures, but no longer exists"):
         set_page("pets")
     assert not OUT.exists()
 

@@ -206,5 +206,7 @@ def test_held_out_pictures_may_lie_in_a_folder_of_the_earlier_name_but_not_in_bo
     (tmp_path / "kept/owl-truth").mkdir(parents=True)
     assert evaluate.heldout_folder("owl", tmp_path) == tmp_path / "kept/owl-truth"
     (tmp_path / "kept/owl-heldout").mkdir()
-    with pytest.raises(InputError, match=r"owl-truth: .* but .*owl-heldout exists too.* Next: move its pictures there"):
+    with pytest.raises(
+        InputError, match=r"owl-truth: .* but .*owl-heldout exists too.* Next: move its pictures to .*owl-heldout"
+    ):
         evaluate.heldout_folder("owl", tmp_path)

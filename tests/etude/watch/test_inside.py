@@ -200,7 +200,7 @@ def test_what_a_task_saw_itself_must_be_true_too_when_it_publishes() -> None:
 def test_a_stage_whose_dvc_has_ended_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     hold(DEAD, "dvc repro")
     monkeypatch.setenv(UNDER_DVC, "one")
-    with pytest.raises(StaleError, match=rf"dvc \(process {DEAD}\), which started it, has ended"), at_work():
+    with pytest.raises(StaleError, match=rf"dvc \(process {DEAD}\), which started this stage, has ended"), at_work():
         pass
 
 

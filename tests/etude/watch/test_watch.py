@@ -144,7 +144,7 @@ def test_a_stage_whose_dvc_was_killed_ends_and_the_next_one_waits_for_it(project
     project.go("one")
     assert second.wait() == 0
     assert project.made("one").endswith("helped " + "".join(f"{number}\n" for number in range(10)) + "end\n")
-    assert f"error: one: the process that started it ({first.pid}) has ended" in project.said()
+    assert f"error: one: the process that started this stage ({first.pid}) has ended" in project.said()
     assert not draft.exists()
 
 
