@@ -143,7 +143,9 @@ def test_a_picture_fills_a_square_with_its_outermost_pixels(size: tuple[int, int
 
 def test_a_file_that_is_missing_or_no_deepdanbooru_is_refused(tmp_path: Path, whole: tuple[Path, nn.Module]) -> None:
     refuse_missing(whole[0])
-    with pytest.raises(InputError, match=rf"holds no {FILE}. Next: fetch it from the releases"):
+    with pytest.raises(
+        InputError, match=rf"holds no {FILE}. Next: download model-resnet_custom_v3.pt from the releases"
+    ):
         refuse_missing(tmp_path)
     with pytest.raises(InputError, match="is missing"):
         refuse_missing(tmp_path / FILE)

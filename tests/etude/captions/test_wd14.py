@@ -180,7 +180,7 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, model: Pa
 
 def test_a_network_that_is_damaged_or_another_kind_is_refused(tmp_path: Path, pictures: list[Path]) -> None:
     logits = build_wd14(tmp_path / "logits", last="Identity")
-    with pytest.raises(BaseError, match="gives scores that are not from 0 to 1"):
+    with pytest.raises(BaseError, match="its network gives scores that are not between 0 and 1"):
         described(pictures[:1], logits, tags(), "cpu")
     whole = (logits / "model.onnx").read_bytes()
     (logits / "model.onnx").write_bytes(whole[:1000])
