@@ -62,12 +62,20 @@ class Prepare(Schema):
             raise ValueError(
                 f"`buckets` {self.buckets} is more than half of the resolution {smallest}: write a lower number"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _copies_differ(self) -> Prepare:
         colours = self.copies.brightness or self.copies.contrast or self.copies.saturation
         if self.copies.count and self.crop == "pad" and not self.split and not colours:
             raise ValueError(
                 "`copies` would all be the same, because `crop: pad` never cuts: "
                 "set `brightness`, `contrast` or `saturation` of `copies` above 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _resolutions_differ(self) -> Prepare:
         if len(set(self.resolutions)) < len(self.resolutions):
             raise ValueError(
                 f"`resolution` and `further_resolutions` have a number twice: together they are {self.resolutions}"
