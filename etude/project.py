@@ -214,7 +214,7 @@ def _start_faults(name: str, params: MethodParams) -> Iterator[Fault]:
     place = params.start if isinstance(params, Starts) else ""
     method, _, step = place.partition("@")
     if f"{place}/".startswith(f"artifacts/{name}/"):
-        copy = f"`cp {place} models/`, and name the copy"
+        copy = f"`cp {place} models/`, and set `start` to the copy"
         yield f"`start` is {place}, which the build of {name} itself replaces", f"keep a copy: {copy}"
     elif method in method_names():
         file = f"checkpoints/{int(step):06d}.safetensors" if step.isdecimal() else "artifact.safetensors"
@@ -263,7 +263,7 @@ def _tracking_faults(path: Path, method: Method) -> Iterator[Fault]:
     own = [entry for entry in build.get("params", []) if isinstance(entry, dict)]  # {file: keys}; no keys: all
     tracked = {str(key) for entry in own for keys in entry.values() for key in keys or []}
     for key in sorted(set(method.Params.model_fields) - {"export"} - tracked) if tracked else []:
-        yield f"the build stage does not track `{key}`", "add it to its `params`"
+        yield f"the build stage does not track `{key}`", "add this key to the `params` of the stage"
 
 
 class _FaultsError(ParamsError):

@@ -138,7 +138,7 @@ def find_heldout(folder: Path, clip: ClipFeatures, classifier: Classifier | None
 
 def _check(captions: Captions) -> None:
     for file, fault in captions.faults.items():
-        raise InputError(captions.folder / file, fault, "correct it: it describes held-out pictures")
+        raise InputError(captions.folder / file, fault, "correct this file: it describes held-out pictures")
     for file, note in captions.notes.items():
         warnings.warn(f"{captions.folder / file}: {note}", EtudeWarning, stacklevel=3)
 

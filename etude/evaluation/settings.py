@@ -57,7 +57,9 @@ class Evaluate(Schema):
     def _each_once(self) -> Self:
         refuse_twice(**{"seeds": self.seeds, "validation.timesteps": self.validation.timesteps})
         if CLASSIFIER in BY_KEY[self.best.metric].needs and not self.classify:
-            raise ValueError(f"`best.metric: {self.best.metric}` needs the classifier, but `classify` is false")
+            raise ValueError(
+                f"`best.metric: {self.best.metric}` needs the classifier: write `classify: true`, or another metric"
+            )
         return self
 
     def heldout_folder(self, name: str, root: Path = Path()) -> Path:

@@ -42,6 +42,6 @@ def refuse_no_masks(params: Schema, masks: Iterable[Any], place: str) -> None:
     fault = f"no picture has a mask, and `unmasked_weight` is {params.unmasked_weight:g}"
     action = (
         "put masks beside the pictures (otter-masklabel.png beside otter.png), let "
-        "`prepare.alpha_mask: true` make them of transparency, or write `unmasked_weight: 1.0`"
+        "`prepare.alpha_mask: true` make them from transparency, or write `unmasked_weight: 1.0`"
     )
     raise InputError(place, fault, action)

@@ -124,7 +124,7 @@ def refuse_busy(path: str) -> None:
     from etude.watch.holders import holder_of
 
     if (holder := holder_of(path)) and holder.lives:
-        raise ConflictError(path, f"dvc (process {holder.pid}) is making it", "wait until that has ended")
+        raise ConflictError(path, f"dvc (process {holder.pid}) is making it", "wait until that process has ended")
 
 
 def _conclude(watch: Watch) -> None:
@@ -162,7 +162,7 @@ def _refuse_other_deps(stage: Stage, reads: frozenset[str]) -> None:
     if reads and reads != own:
         parts = [("read", sorted(reads - own)), ("did not read", sorted(own - reads))]
         differences = " and ".join(f"{verb} {', '.join(map(os.path.relpath, paths))}" for verb, paths in parts if paths)
-        raise StaleError(stage.name, f"its params or dvc.yaml changed since dvc started, which {differences}", AGAIN)
+        raise StaleError(stage.name, f"its params or dvc.yaml changed after dvc started; dvc {differences}", AGAIN)
 
 
 @contextmanager

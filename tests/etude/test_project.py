@@ -51,7 +51,9 @@ def test_a_build_that_would_pass_over_a_change_is_told(project: Path) -> None:
     shutil.copy(ROOT / "pipelines/lora/dvc.yaml", graph)
     check(project)
     replace_in(graph, "kind, rank, alpha", "kind, alpha")
-    with pytest.raises(ParamsError, match=r"lora/dvc\.yaml: the build stage does not track `rank`\. Next: add it"):
+    with pytest.raises(
+        ParamsError, match=r"lora/dvc\.yaml: the build stage does not track `rank`\. Next: add this key"
+    ):
         check(project)
 
 

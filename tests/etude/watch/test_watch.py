@@ -109,7 +109,7 @@ def test_what_is_edited_before_a_stage_looks_is_refused_where_dvc_took_other_fil
     project.go("late")
     assert dvc.wait() == FAILED
     said = project.said()
-    assert "error: path: its params or dvc.yaml changed since dvc started, which read in/path/data and did not" in said
+    assert "error: path: its params or dvc.yaml changed after dvc started; dvc read in/path/data and did not" in said
     assert "error: steps/helper.py: changed while this stage ran" in said
     assert project.runs() == ["first"]
     assert set(project.recorded()) == project.kept() == {"first"}
@@ -140,7 +140,7 @@ def test_a_stage_whose_dvc_was_killed_ends_and_the_next_one_waits_for_it(project
     orphan.resume()
     project.next()
     assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
-    assert "which started it" not in project.said()
+    assert "which started this stage" not in project.said()
     project.go("one")
     assert second.wait() == 0
     assert project.made("one").endswith("helped " + "".join(f"{number}\n" for number in range(10)) + "end\n")
@@ -180,7 +180,10 @@ def test_a_person_does_not_publish_where_a_dvc_is_at_work(project: Project) -> N
     project.wait_until(lambda: "waiting until it has ended" in project.said())
     project.go("one")
     assert own.wait() == 1
-    assert f"error: out/one: dvc (process {dvc.pid}) is making it. Next: wait until that has ended." in project.said()
+    assert (
+        f"error: out/one: dvc (process {dvc.pid}) is making it. Next: wait until that process has ended."
+        in project.said()
+    )
     assert dvc.wait() == 0
     assert project.runs() == ["one", "one"]
 
