@@ -54,7 +54,9 @@ def _addition(
     told = f"{'.'.join((*place, key))}: {_written(value)}"
     own = {name: node.lc.data[name] for name in node if name in (node.lc.data or {})}  # not those of a merge (<<)
     if not own:
-        raise ParamsError(shown, f"lacks `{told}`, and an alias writes its block", "add it by hand, and run this again")
+        raise ParamsError(
+            shown, f"has no `{told}`, and an alias writes its block", "add this key by hand, and run this again"
+        )
     if node.fa.flow_style():  # {a: 1, b: 2}
         line, column = min(own.values())[:2]
         return Added(line, column, f"{key}: {_written(value)}, ", told)

@@ -38,5 +38,7 @@ def read_captions(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(path, f"cannot be read ({error})", "name a text file in UTF-8, a caption a line") from error
+        raise InputError(
+            path, f"cannot be read ({error})", "give a text file in UTF-8 with one caption on each line"
+        ) from error
     return [line.strip() for line in lines if line.strip()]

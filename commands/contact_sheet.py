@@ -28,7 +28,7 @@ def draw_sheets(name: str) -> list[Path]:
     """
     folder, listing = image_folder(name), Path("data", name, "prepared", "images.json")
     if not listing.is_file():
-        raise InputError(listing, "is not there", f"run `dvc repro prepare@{name}`")
+        raise InputError(listing, "is missing: this set is not prepared yet", f"run `dvc repro prepare@{name}`")
     pictures = {file: list(entries.values()) for file, entries in group_entries(read_json(listing)).items()}
     files = sorted(pictures, key=lambda file: (share_kept(pictures[file]), file))
     pages = [files[start : start + COLUMNS * ROWS] for start in range(0, len(files), COLUMNS * ROWS)]

@@ -64,7 +64,7 @@ def convert(
     from etude.rendering.built import find_path
 
     if family not in ("", *FAMILIES):
-        raise ArgumentError("--family", f"there is no `{family}`{nearest(family, FAMILIES)}", f"say {listed()}")
+        raise ArgumentError("--family", f"there is no `{family}`{nearest(family, FAMILIES)}", f"give {listed()}")
     name = choose_word("--name", name) if name else ""
     vae = vae and vae.expanduser()
     named = name_or_path(source, method_names())
@@ -74,9 +74,13 @@ def convert(
     choices = same_kind(artifact)
     if to not in choices:
         fault = f"is of the format {found}, which cannot become `{to}`{nearest(to, choices)}"
-        raise FormatError(source, fault, f"choose --to {' or '.join(choices) or 'nothing: it has one format alone'}")
+        raise FormatError(
+            source, fault, f"choose --to {' or '.join(choices) or 'nothing: this kind of file has only one format'}"
+        )
     if family and (told := artifact.facts.get("family", family)) != family:
-        raise FormatError(source, f"is made for {told}, not for {family}", "leave --family out")
+        raise FormatError(
+            source, f"is made for {told}, not for {family}", "leave --family out, since the file says its family"
+        )
     mark = path.stem if path != Path(named).expanduser() and path.stem.isdecimal() else ""
     chosen = {"name": name, "family": family, "mark": "" if name else mark}
     facts = artifact.facts | {key: value for key, value in chosen.items() if value}
@@ -100,7 +104,9 @@ def _opened(source: str, path: Path, vae: Path | None, name: str) -> tuple[str, 
         refuse_missing(vae)
     found, artifact = open_any(path, name=name, whole=partial(read_with_vae, vae=vae) if vae else read_model)
     if vae and FORMATS.get(found) != WHOLE:
-        raise ArgumentError("--vae", f"belongs to whole models, and {source} is of the format {found}", "leave it out")
+        raise ArgumentError(
+            "--vae", f"is for whole models only, and {source} has the format {found}", "leave --vae out"
+        )
     return found, artifact
 
 
@@ -111,8 +117,8 @@ def _write(to: str, whole: Artifact, draft: Draft, source: Path, frame: Callable
     try:
         written = write(to, whole, draft, frame)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, StopIteration) as error:
-        fault = f"holds no whole {whole.method}: {type(error).__name__} {error}"
-        raise FormatError(source, fault, "make or fetch it again") from error
+        fault = f"is not a complete {whole.method}: {type(error).__name__} {error}"
+        raise FormatError(source, fault, "make or download this file again") from error
     return [file.relative_to(draft.folder) for file in written]
 
 
@@ -140,12 +146,12 @@ def _frame(source: Path, artifact: Artifact, base: Path | None, vae: Path | None
 def _checked_base(source: Path, name: str, facts: Mapping[str, Any]) -> Path:
     """The base that an artifact names, if it is in this project and unchanged since the artifact was trained."""
     path, here = Path(os.path.normpath(Path.cwd() / name)), Path.cwd()
-    action = "say --base, with the base that it was learned on"
+    action = "give --base with the path of the base that it was learned on"
     if here not in path.parents or not path.exists():
         raise FormatError(source, f"was learned on {name!r}, which is not in this project", action)
     known = facts.get("inputs", {}).get(name)
     if known and sha256_tree(path) != known:
-        raise FormatError(source, f"was learned on another {name} than the one that is here now", action)
+        raise FormatError(source, f"was learned on {name} with other content than it has now", action)
     return path.relative_to(here)
 
 

@@ -108,10 +108,12 @@ def look(source: str, revision: str, half: bool = False) -> Snapshot:
     name, _, file = rest.partition("/")
     repository = f"{owner}/{name}"
     if not name:
-        raise BaseError(source, "is no path here and no hub id (owner/name)", "correct --from")
+        raise BaseError(
+            source, "is neither a path that exists nor the id of a model on the hub (owner/name)", "correct --from"
+        )
     if not COMMIT.fullmatch(revision):
-        fault = "is no path here, and of a hub the commit is missing: its branches move"
-        action = "correct the path, or give --revision the commit's 40 hex digits, from its page of commits"
+        fault = "is not a path that exists; a model of the hub also needs its commit, since branches change"
+        action = "correct the path, or give --revision the commit's 40 hex digits, from the model's page of commits"
         raise BaseError(source, fault, action)
     from huggingface_hub import HfApi
 
@@ -123,7 +125,7 @@ def look(source: str, revision: str, half: bool = False) -> Snapshot:
         known[entry.rfilename] = Remote(entry.rfilename, entry.size or 0, digest)
     wanted = [file] if file else needed(known, half)
     if not wanted or set(wanted) - set(known):
-        fault = f"has no {file}" if file else "holds nothing that a base or a CLIP is loaded from"
+        fault = f"has no {file}" if file else "has none of the files that a base, a CLIP or a captioner is loaded from"
         raise BaseError(f"{repository}@{revision[:8]}", fault, "check the id, the commit and the file's name")
     folder = WAITING / f"{owner}--{name}@{revision[:12]}{'-half' if half else ''}"
     return Snapshot(repository, revision, tuple(known[name] for name in wanted), folder)
@@ -154,7 +156,7 @@ def download(snapshot: Snapshot) -> Path:
             )
         if digest(part_of(path), file.digest) != file.digest:
             part_of(path).unlink()
-            fault = f"{file.name} did not arrive as the hub has it, and is deleted"
+            fault = f"the checksum of the downloaded {file.name} is not that of the hub, so it is deleted"
             raise BaseError(snapshot.shown, fault, "run this again: only that file is fetched again")
         os.replace(part_of(path), path)
     return snapshot.folder
@@ -193,8 +195,8 @@ def tell(wanted: dict[Path, Snapshot]) -> None:
 def _refuse_full_disk(snapshot: Snapshot) -> None:
     left, free = snapshot.size - snapshot.here, shutil.disk_usage(".").free
     if left > free:
-        fault = f"{told_size(left)} are to be fetched, and {told_size(free)} are free on this disk"
-        raise BaseError(snapshot.shown, fault, "free some space; what is fetched already is kept")
+        fault = f"the download needs {told_size(left)}, and only {told_size(free)} are free on this disk"
+        raise BaseError(snapshot.shown, fault, "free some space, then run this again: what is fetched already is kept")
 
 
 @contextmanager
@@ -209,7 +211,7 @@ def _told(shown: str) -> Iterator[None]:
             raise  # an error of the disk, reported as such
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         action = (
-            "check the network, the id and the commit (a gated one needs `hf auth login`), then run this again: "
-            "it goes on where it was. Or bring a local copy with --from"
+            "check the network, the id and the commit (a gated model needs `hf auth login`), then run this again: "
+            "the download continues. Or download the model yourself, and give its path as --from"
         )
         raise BaseError(shown, f"cannot be fetched ({reason})", action) from error

@@ -27,7 +27,7 @@ Array = NDArray[np.float32]
 END = MASKS[1]  # end of the stem of a mask's file
 MADE = "etude masks"  # in the PNG text of masks that this command made, before the hash of their pixels
 FETCH = "fetch it whole: `etude base --from CIDAS/clipseg-rd64-refined --revision COMMIT --to models/clipseg`"
-RENAMED = "take the file under the name that rembg gives it"
+RENAMED = "use the file of rembg, with the file name that rembg gives it"
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of red, green and blue
 
 
@@ -115,13 +115,17 @@ def open_finder(model: Path, text: str) -> Callable[[Image.Image], Array]:
     """The function from an RGB image to values from 0 to 1 [h, w]: how much each place belongs to the mask."""
     if model.suffix == ".onnx":
         if text:
-            raise ArgumentError("--text", "is for CLIPSeg; this network finds what is in front", "leave it out")
+            raise ArgumentError(
+                "--text", "is for CLIPSeg only; this network finds what is in front, without a text", "leave --text out"
+            )
         return Foreground(model)
     if not is_clipseg(model):
         fault = "is neither the folder of a CLIPSeg nor a .onnx file of rembg"
         raise BaseError(model, fault, FETCH)
     if not text:
-        raise ArgumentError("--text", "is missing: CLIPSeg finds what a text names", "add --text dog, or what it is")
+        raise ArgumentError(
+            "--text", "is missing: CLIPSeg finds what a text names", "add --text with what to find, such as --text dog"
+        )
     return Named(model, text)
 
 
@@ -192,12 +196,12 @@ class Foreground:
             raise InputError(model, "needs onnxruntime", onnx.INSTALL)
         sight = next((sight for begin, sight in SIGHTS.items() if model.stem.startswith(begin)), None)
         if sight is None or model.stem.startswith("u2net_cloth"):  # this one separates kinds of clothes
-            fault = f"is none of rembg's networks by its name: those begin with {', '.join(SIGHTS)}"
+            fault = f"is not supported by its name: it must begin with {', '.join(SIGHTS)}, but not with u2net_cloth"
             raise BaseError(model, fault, RENAMED)
         self._session = onnx.open_network(model, "fetch it again", on_gpu=onnx.can_use_gpu())
         taken = self._session.get_inputs()[0]
         if [size for size in taken.shape[1:] if isinstance(size, int)] not in ([3, sight.side, sight.side], [3], []):
-            fault = f"takes pictures as {taken.shape}, and {model.stem} of rembg [1, 3, {sight.side}, {sight.side}]"
+            fault = f"has the input shape {taken.shape}; rembg's {model.stem} has [1, 3, {sight.side}, {sight.side}]"
             raise BaseError(model, fault, RENAMED)
         self._path, self._sight = model, sight
         self._input, self._output = taken.name, self._session.get_outputs()[0].name
@@ -209,7 +213,11 @@ class Foreground:
         pixels = normalised(small, sight.mean, sight.deviation, max(float(np.asarray(small).max()), 1e-6))
         found = self._session.run([self._output], {self._input: pixels})[0]
         if found.shape[:2] != (1, 1):
-            raise BaseError(self._path, f"gives {found.shape}, and not one value for each place", RENAMED)
+            raise BaseError(
+                self._path,
+                f"has the output shape {found.shape}, not [1, 1, height, width] with one value for each pixel",
+                RENAMED,
+            )
         values: Array = found[0, 0]
         least, most = float(values.min()), float(values.max())
         return (values - least) / max(most - least, 1e-6)

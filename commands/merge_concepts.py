@@ -27,7 +27,7 @@ def merge_concepts(
     """
     refuse_existing(out, replace)
     if len(made) < 2:
-        raise InputError("artifacts", "are fewer than two", "name every artifact.safetensors to merge")
+        raise InputError("artifacts", "are fewer than two", "give the path of each artifact.safetensors to merge")
     from commands.concepts import merge_files
 
     merge_files(captions, out, made)

@@ -44,7 +44,9 @@ def bring(source: str, to: Path, revision: str, half: bool) -> None:
     _refuse_existing(to)
     if is_path(source):
         if revision:
-            raise ArgumentError("--revision", f"is for a model of a hub, and {source} is a local path", "leave it out")
+            raise ArgumentError(
+                "--revision", f"is for a model of the hub, and {source} is a local path", "leave --revision out"
+            )
         tracked = copy(local, to, half)
     else:
         snapshot = hub.look(source, revision, half)
@@ -109,7 +111,7 @@ def is_path(source: str) -> bool:
     first, *others = PurePosixPath(source).parts or ("",)
     single = _is_single(source) and len(others) < 2  # a hub's file is owner/name/file
     if PATHLIKE.match(source) or single or (others and Path(first).is_dir()):
-        raise BaseError(source, "is missing: there is no such file or folder", "correct --from")
+        raise BaseError(source, "is missing: there is no such file or folder", "correct the path at --from")
     return False
 
 
@@ -150,12 +152,12 @@ def _open_clip(path: Path) -> None:
     wanted = ("preprocessor_config.json", "vocab.json", "merges.txt")
     missing = [name for name in wanted if not (path / name).exists()] + ([] if weights else ["model.safetensors"])
     if missing:
-        raise BaseError(path, f"is a CLIP that lacks {', '.join(missing)}", "fetch it again, whole")
+        raise BaseError(path, f"is a CLIP without {', '.join(missing)}", "fetch the model again, with all files")
     for file in weights:
         refuse_pointer(file)
     from etude.base.clip import Clip
 
-    Clip(path, "cpu", "fetch it again, whole")
+    Clip(path, "cpu", "fetch the model again, with all files")
 
 
 def copy(source: Path, to: Path, half: bool = False) -> list[Path]:
@@ -202,8 +204,10 @@ def fetch(snapshot: hub.Snapshot, to: Path, origin: sources.Origin) -> list[Path
     recorded.write_text(before, encoding="utf-8")
     if not same:
         shutil.rmtree(to) if to.is_dir() else to.unlink()
-        action = f"restore it from where it was tracked, or `dvc remove {shlex.quote(str(recorded))}`, then fetch it"
-        raise BaseError(snapshot.shown, f"is not what {recorded} records", action)
+        action = f"`dvc pull` the recorded files; or `dvc remove {shlex.quote(str(recorded))}`, then fetch again"
+        raise BaseError(
+            snapshot.shown, f"has other content than {recorded} records, so the download is deleted", action
+        )
     return []
 
 
@@ -239,13 +243,13 @@ def _checked(brought: Path, source: str) -> str:
 def _refuse_existing(to: Path) -> None:
     inside = Path.cwd().resolve() in to.resolve().parents
     if not inside:
-        raise BaseError(to, "is outside the repository", "choose a path below models/")
+        raise BaseError(to, "is outside the repository", "choose a --to below models/")
     for path in (to, Path(f"{to}.dvc"), *map(to.with_suffix, BESIDE)):
         if path.exists():
             raise ConflictError(
                 path,
                 "is there already",
-                f"choose another --to, or `dvc remove {shlex.quote(f'{to}.dvc')}` and delete it",
+                f"choose another --to, or `dvc remove {shlex.quote(f'{to}.dvc')}` and delete {path}",
             )
 
 

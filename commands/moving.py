@@ -57,11 +57,11 @@ def _find(text: str, schema: type[Schema], shown: str, lines: list[str]) -> Iter
                 continue
             told = f"{'.'.join((*place, old))} → {'.'.join((*place, new))}"
             if isinstance(node.get(block), CommentedMap):
-                raise ParamsError(shown, f"{told}: that block is there already", f"move `{old}` into it by hand")
+                raise ParamsError(shown, f"{told}: the block `{block}` exists already", f"move `{old}` into it by hand")
             line = own_line(node, old, lines)
             if line is None:
-                fault = f"{told}: the former key has no line of its own"
-                raise ParamsError(shown, fault, "move it by hand, and run this again")
+                fault = f"{told}: the key is not on a line of its own with its value"
+                raise ParamsError(shown, fault, "move the key by hand, and run this again")
             fields = [list(model.model_fields) for model in models_at(owner, (block,)) if name in model.model_fields]
             order = fields[0].index(name) if fields else names.index(new)  # a mapping has no fields
             about = owner.model_fields[block].description or ""

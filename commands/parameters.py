@@ -112,7 +112,7 @@ def blocks(name: str, file: Path, schema: Node) -> list[Block]:
             full, child = f"{path}.{key}".lstrip("."), _resolved(_entry(node, key), schema)
             text = comment(lines, *mapping.lc.key(key))
             if not text:
-                raise ParamsError(name, f"`{full}` has no comment", "write beside it what it means")
+                raise ParamsError(name, f"`{full}` has no comment", "write what the key means in a comment on its line")
             if not _has_table(value, child, schema):
                 keys.append(Key(full, text, child, value))
             elif "properties" in child:

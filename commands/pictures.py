@@ -53,7 +53,7 @@ def bring(source: Path, name: str, methods: Sequence[str], word: str, kind: str,
     for change in changes:
         say(change)
     if silent:
-        warn(f"{' and '.join(silent)} leave [name] out of prompts: see `prompts.{name}` in params.yaml")
+        warn(f"{' and '.join(silent)} (`trigger: false`) has no [name] in prompts: see `prompts.{name}` in params.yaml")
     _tell_next(project, chosen, f"--from {shlex.quote(str(source))} --set {name}")
     own = [f"pipelines/{method}/params.yaml" for method in chosen]
     say(f"to keep it: git add {' '.join([f'{target}.dvc', f'{RAW}/.gitignore', 'params.yaml', *own])} && git commit")
@@ -74,11 +74,15 @@ def _tell_next(project: Project, methods: list[str], asked: str) -> None:
 
 def _check_name(name: str, target: Path) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or YAML(typ="safe", pure=True).load(name) != name:
-        raise InputError(name, "is no name for an image set", "use small letters, digits and _, a letter first")
+        raise InputError(
+            name,
+            "is not a valid name for an image set",
+            "use small letters, digits and _, a letter first, and not true or null",
+        )
     sets = read_yaml("params.yaml")["sets"]
     if name in RESERVED or sets.get(name, str(target)) != str(target):
-        taken = sets.get(name, f"data/{name}, which has another use")
-        raise ConflictError(name, f"this name stands for {taken}", "choose another --set")
+        taken = sets.get(name, f"data/{name}, which is not an image set")
+        raise ConflictError(name, f"this name is already in use for {taken}", "choose another --set")
 
 
 def _chosen(source: Path, target: Path) -> list[str]:
@@ -89,7 +93,9 @@ def _chosen(source: Path, target: Path) -> list[str]:
     from etude.images.folder import choose_pictures, list_folder, name_unused
 
     if target.resolve() != source.resolve() and target.resolve().is_relative_to(source.resolve()):
-        raise InputError(source, f"holds {target} itself", "choose the folder with the pictures alone")
+        raise InputError(
+            source, f"contains {target}, where the pictures go", "give --from a folder with the pictures only"
+        )
     files, unreadable = list_folder(source)
     masks = choose_pictures(files)
     faults = {file: fault_of(source / file) for file in masks}
@@ -99,7 +105,7 @@ def _chosen(source: Path, target: Path) -> list[str]:
         warn(f"{len(others)} files are not copied: {first_of(others)}")
     if not pictures:
         fault = f"holds no pictures{f': {others[0]}' if others else ''}"
-        raise InputError(source, fault, "name a folder with pictures (PNG, JPEG, WebP, …)")
+        raise InputError(source, fault, "give --from a folder with pictures (PNG, JPEG, WebP, …)")
     _refuse_class_images(source, pictures)
     captions = Captions(source, files, pictures)
     found = (captions.find([file]) for file in pictures)
@@ -107,7 +113,7 @@ def _chosen(source: Path, target: Path) -> list[str]:
     chosen.update(mask for file in pictures if (mask := masks[file]))
     chosen.update(captions.faults)  # *caption* names them, and people correct them in the set
     if unused := name_unused(files, chosen | {file for file, fault in faults.items() if fault}):
-        warn(f"not copied either: {first_of(unused)}")
+        warn(f"also not copied, because they are not used: {first_of(unused)}")
     if folders := repeated_folders(pictures):
         say(f"pictures count as often as the names of their folders say: {first_of(folders)}")
     return sorted(chosen)
@@ -117,9 +123,9 @@ def _refuse_class_images(source: Path, pictures: Sequence[str]) -> None:
     """Raise InputError for the folder that kohya's GUI makes: its class images would be learned like other pictures."""
     folders = {file.partition("/")[0] for file in pictures}
     if {"img", "reg"} <= folders:
-        fault = "holds kohya's folders `img` and `reg`: what is learned, and pictures of its class"
+        fault = "holds kohya's folders `img` (pictures to learn) and `reg` (pictures of the class)"
         each = f"--from {shlex.quote(str(source / 'img'))}, and --from {shlex.quote(str(source / 'reg'))} --set NAME"
-        action = f"bring them in one by one: {each}; NAME may then be in `class_images.real` of a method"
+        action = f"run `etude images` for each folder: {each}; then name NAME in `class_images.real` of a method"
         raise InputError(source, fault, action)
 
 
@@ -163,5 +169,5 @@ def _refuse_overwriting(source: Path, files: list[str], kept: set[str], target: 
     changed = sum(sha256_file(source / file) != sha256_file(target / file) for file in there & set(files))
     if there != set(files) or changed:
         new, gone = len(set(files) - there), len(there - set(files))
-        fault = f"holds other files: {new} would come, {gone} would go, {changed} would change"
-        raise ConflictError(target, fault, "choose another --set, or run `etude images` with --replace")
+        fault = f"holds other files: --replace would add {new}, delete {gone} and change {changed}"
+        raise ConflictError(target, fault, "choose another --set, or run the command with --replace")

@@ -30,17 +30,27 @@ def refuse(methods: Sequence[str], word: str, kind: str) -> None:
     for method in methods:
         refuse_unknown("--method", "method", method, method_names())
     if not methods and (word or kind):
-        raise ArgumentError("--name and --class", "are what a method learns", "add --method lora, or another")
+        raise ArgumentError(
+            "--name and --class", "need a method that learns them", "add --method, such as --method lora"
+        )
     if word and not re.fullmatch(r"[\w-]{1,40}", word):
-        raise ArgumentError("--name", f"`{word}` is no word", "give letters, digits, - and _")
+        raise ArgumentError(
+            "--name", f"`{word}` is not one word of at most 40 characters", "use letters, digits, - and _"
+        )
     if kind and not re.fullmatch(r"[\w'-]+( [\w'-]+)*", kind):
-        raise ArgumentError("--class", f"`{kind}` is no word or words", "give a word, such as --class dog")
+        raise ArgumentError(
+            "--class",
+            f"`{kind}` has other signs than letters, digits, ', - and single spaces",
+            "write it as --class dog",
+        )
     needing = [method for method in methods if load_method(method).Params.needs_class]
     if needing and not kind:
         fault = f"is needed by {' and '.join(needing)}: the kind of thing that the pictures show"
-        raise ArgumentError("--class", fault, "add --class dog, or what it is")
+        raise ArgumentError("--class", fault, "add --class with it, such as --class dog")
     if kind and word == kind:
-        raise ArgumentError("--name", f"`{word}` is the class itself, which stays as it is", "give a word of its own")
+        raise ArgumentError(
+            "--name", f"`{word}` is the word of --class too", "give another word, which has no meaning yet, such as rex"
+        )
 
 
 def add_set(draft: Path, name: str, folder: Path) -> None:
@@ -58,7 +68,7 @@ def add_set(draft: Path, name: str, folder: Path) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
         if not _reads_as(temporary, data):
-            fault = "has `sets` or `prompts` in an unusual form"
+            fault = "has `sets` or `prompts` in a form that this command cannot add to"
             raise ParamsError("params.yaml", fault, f"add `{name}: {folder.as_posix()}` and its prompts by hand")
 
 

@@ -31,9 +31,9 @@ def preset(
     here, chosen = {file.as_posix() for file in params_files(Path())}, _values(name)
     say("\n".join(changes) or f"everything is as the preset {name} wants it")
     for file in sorted(here - set(chosen)):
-        warn(f"the preset {name} has no values for {file}, which stays as it is; look whether it fits the base")
+        warn(f"the preset {name} has no values for {file}: the file is unchanged; check that it suits the base")
     for file in sorted(set(chosen) - here):
-        warn(f"the preset {name} has values for {file}, of a method that is not here: they are left out")
+        warn(f"the preset {name} has values for {file}, but this method is not here: they are left out")
     if lacking := [each.path for each in sources.missing(Path(), project) if sources.origin(each.path)]:
         say(f"next: etude base, which fetches {' and '.join(lacking)}")
 

@@ -21,7 +21,7 @@ def remove_from(text: str, shown: str, schema: type[Schema]) -> tuple[str, list[
             named = ".".join((*place, key))
             line = own_line(node, key, lines)
             if node[key] != value or line is None:
-                fault = f"`{named}: {node[key]}` is gone, and is not `{value}`"
+                fault = f"`{named}: {node[key]}` is gone, and only `{value}` on a line of its own is removed for you"
                 raise ParamsError(shown, fault, f"see what replaces it in docs/reference.md, and delete `{named}`")
             gone |= set(range(*extent(lines, line)))
             changes.append(f"{shown}: {named}: {value} is gone")

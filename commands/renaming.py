@@ -38,7 +38,7 @@ def rename_in(path: Path, shown: str, schema: type[Schema]) -> tuple[str, list[s
     for rename in renames:
         if not _rename(lines, rename):
             fault = f"{rename.told}: the former name comes from an alias (*name or <<), or is written in another way"
-            raise ParamsError(shown, fault, "rename it by hand, and run this again")
+            raise ParamsError(shown, fault, "rename the key by hand, and run this again")
     return "\n".join(lines), [f"{shown}: {rename.told}" for rename in reversed(renames)]
 
 
@@ -58,7 +58,7 @@ def _find(node: Any, schema: type[Schema], place: tuple[str, ...], shown: str) -
         line, column, value_line, value_column = (node.lc.data or {}).get(key, (-1, -1, -1, -1))
         if new != str(key):
             if new in node:
-                raise ParamsError(shown, f"holds `{old_name}` and `{name}`", "delete the one that is not meant")
+                raise ParamsError(shown, f"holds `{old_name}` and its new name `{name}`", "delete one of the two")
             yield Rename(line, column, str(key), new, f"{old_name} → {name}")
         if isinstance(value, str) and (renamed := values.get(new, {}).get(value)):
             yield Rename(value_line, value_column, str(value), renamed, f"{name}: {value} → {renamed}")

@@ -26,8 +26,8 @@ def drafts() -> Iterator[Path]:
         before = {file: (draft / file).read_bytes() for file in _names()}
         yield draft
         if edited := [file for file in before if Path(file).read_bytes() != before[file]]:
-            fault = "was edited meanwhile; no params file is changed"
-            raise ConflictError(", ".join(edited), fault, "run this again, it starts from the edited file")
+            fault = "was edited while this command ran; it changed no params file"
+            raise ConflictError(", ".join(edited), fault, "run the command again: it then reads the edited file")
         for file, content in before.items():
             if (draft / file).read_bytes() != content:
                 with atomic_path(file) as temporary:
@@ -59,7 +59,7 @@ def rewrite(path: Path, shown: str, values: Mapping[str, Any]) -> list[str]:
             block = block.get(parent, {})
         if last not in block:
             raise ParamsError(
-                shown, f"has no `{dotted}`, which is to be set", "restore that key, or correct the preset"
+                shown, f"has no key `{dotted}`, to which a value is given", "add the key, or correct the preset"
             )
         if block[last] != value:
             changes.append(f"{shown}: {dotted}: {_told(block[last])} → {_told(value)}")

@@ -91,7 +91,7 @@ def _name(layers: Sequence[Layer], prompts: Sequence[str]) -> str:
     """The word for [name]: that of the first layer with one; raises InputError if prompts need one and none has it."""
     name = next((str(layer.artifact.facts["name"]) for layer in layers if "name" in layer.artifact.facts), "")
     if not name and any(NAME in text for text in prompts):
-        raise InputError(STACK, "has no word for [name]", "write the prompt without it")
+        raise InputError(STACK, "contains no artifact with a word for [name]", "write the prompt without [name]")
     return name
 
 
@@ -128,7 +128,7 @@ def open_layer(what: str, numbers: dict[str, float] | float | None) -> Layer:
     if artifact.method == "aesthetic_gradient" and "projection" not in artifact.tensors:
         artifact = _steerable(artifact)
     if artifact.method not in method_names():
-        raise FormatError(path, f"is made by {artifact.method}, which is no method here", "name another")
+        raise FormatError(path, f"was made by the method {artifact.method}, which is not here", "give another artifact")
     return Layer(what, artifact, _settings(what, artifact.method, numbers))
 
 
@@ -149,13 +149,13 @@ def _settings(what: str, method: str, numbers: dict[str, float] | float | None) 
         for name in numbers:
             if name not in axes:
                 fault = f"{method} has no setting `{name}`{nearest(name, axes)}"
-                raise InputError(what, fault, f"choose among {', '.join(axes) or 'none: it has no settings'}")
+                raise InputError(what, fault, f"use {', '.join(axes) or 'no setting: this method has none'}")
         return {**axes, **numbers}
     if numbers is None:
         return dict(axes)
     if "strength" not in axes:
-        action = f"name one of its settings, as {what}:{next(iter(axes))}=…" if axes else "leave the number out"
-        raise InputError(what, f"{method} has no strength", action)
+        action = f"write one of its settings, such as {what}:{next(iter(axes))}=…" if axes else "leave the number out"
+        raise InputError(what, f"a number alone is the strength, which {method} does not have", action)
     return {**axes, "strength": numbers}
 
 
@@ -167,7 +167,9 @@ def ordered(layers: Sequence[Layer]) -> list[Layer]:
     whole = [layer for layer in layers if kind_of(layer.artifact) == WHOLE]
     if len(whole) > 1:
         both = " and ".join(layer.text for layer in whole[:2])
-        raise InputError(both, "replace the same weights", "merge them first (pipelines/model_merge)")
+        raise InputError(
+            both, "are two whole models, of which only one can be used", "merge them first (pipelines/model_merge)"
+        )
     place = {kind: number for number, kind in enumerate(FIRST)}
     return sorted(layers, key=lambda layer: place.get(kind_of(layer.artifact), len(FIRST)))
 
@@ -177,7 +179,9 @@ def _applied(layer: Layer, base: Base) -> Any:
     method = load_method(layer.artifact.method)
     family = layer.artifact.facts.get("family", base.family)
     if family != base.family:
-        raise BaseError(base.path, f"is {base.family}, {layer.text} is made for {family}", "choose another --base")
+        raise BaseError(
+            base.path, f"is of the family {base.family}, and {layer.text} is made for {family}", "choose another --base"
+        )
     if reason := method.unsupported.get(family):
         fault = f"is {family}, which {layer.artifact.method} does not support: {reason}"
         raise BaseError(base.path, fault, "choose another --base")
@@ -189,7 +193,7 @@ def _sampling(usual: Sampling, given: dict[str, Any]) -> Sampling:
     try:
         return validate(usual.model_dump() | given, Sampling, "command line")
     except ParamsError as error:
-        raise ArgumentError("command line", error.fault, "see --help") from None
+        raise ArgumentError("command line", error.fault, "see `etude sample --help`") from None
 
 
 def _numbers(text: str) -> list[int]:
@@ -198,7 +202,7 @@ def _numbers(text: str) -> list[int]:
     except ValueError as error:
         raise ArgumentError("--seeds", str(error), "write 0-3 or 1,5") from None
     if min(numbers) < 0:
-        raise ArgumentError("--seeds", f"{min(numbers)} is no seed", "write numbers from 0 on, such as 0-3 or 1,5")
+        raise ArgumentError("--seeds", f"{min(numbers)} is not a seed", "write numbers from 0 on, such as 0-3 or 1,5")
     return numbers
 
 

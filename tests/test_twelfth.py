@@ -116,7 +116,7 @@ def test_a_preset_says_that_it_has_no_values_for_it(project: Path) -> None:
     texts = {path: path.read_text(encoding="utf-8") for path in params_files(project)}
     try:
         said = " ".join(run_and_read(project, "commands.preset", "sd15").split())
-        assert f"has no values for pipelines/{NEW}/params.yaml, which stays as it is" in said
+        assert f"has no values for pipelines/{NEW}/params.yaml: the file is unchanged" in said
         assert (project / "pipelines" / NEW / "params.yaml").read_text(encoding="utf-8") in texts.values()
     finally:
         for path, text in texts.items():

@@ -95,9 +95,15 @@ def test_a_block_that_an_alias_repeats_is_renamed_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("evaluate: {truths: a, heldout: b}", "holds `evaluate.truths` and `evaluate.heldout`. Next: delete"),
-        ("other: &one {truths: a}\nevaluate:\n  <<: *one\n", r"evaluate.truths → .* alias .* Next: rename it by hand"),
-        ("m: &m truth_similarity\nevaluate: {best: {metric: *m}}\n", "alias .* Next: rename it by hand"),
+        (
+            "evaluate: {truths: a, heldout: b}",
+            "holds `evaluate.truths` and its new name `evaluate.heldout`. Next: delete",
+        ),
+        (
+            "other: &one {truths: a}\nevaluate:\n  <<: *one\n",
+            r"evaluate.truths → .* alias .* Next: rename the key by hand",
+        ),
+        ("m: &m truth_similarity\nevaluate: {best: {metric: *m}}\n", "alias .* Next: rename the key by hand"),
         ("evaluate: {truths: a", "params.yaml:.* is not YAML"),
     ],
 )
@@ -179,7 +185,9 @@ def test_a_small_new_number_is_one_for_readers_of_yaml_1_1_too() -> None:
 
 
 def test_a_block_that_an_alias_writes_is_not_added_to() -> None:
-    with pytest.raises(ParamsError, match="lacks `block.new: 1`, and an alias writes its block.* Next: add it by hand"):
+    with pytest.raises(
+        ParamsError, match="has no `block.new: 1`, and an alias writes its block.* Next: add this key by hand"
+    ):
         add_to("other: &one {first: 1.0}\nblock:\n  <<: *one\n", "params.yaml", Whole)
 
 
@@ -244,7 +252,7 @@ def test_the_captioners_of_an_earlier_version_get_blocks_of_their_own() -> None:
 
 
 def test_a_key_that_is_gone_is_removed_only_where_nothing_is_lost() -> None:
-    with pytest.raises(ParamsError, match=r"`caption.captioner: none` is gone, and is not `clip`. Next: see what repl"):
+    with pytest.raises(ParamsError, match=r"`caption.captioner: none` is gone, and only `clip` .* Next: see what repl"):
         remove_from(CAPTION.replace("captioner: clip ", "captioner: none "), "params.yaml", Captioned)
     with pytest.raises(ParamsError, match=r"`caption.captioner` is gone.* Next: run `etude migrate`"):
         validate(YAML(typ="safe", pure=True).load(CAPTION), Captioned, "params.yaml")
@@ -336,7 +344,7 @@ def test_a_value_whose_key_has_a_list_now_becomes_its_only_item(tmp_path: Path, 
 
 
 def test_a_value_of_several_lines_is_not_made_a_list(tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match="or is written in another way. Next: rename it by hand"):
+    with pytest.raises(ParamsError, match="or is written in another way. Next: rename the key by hand"):
         rename_in(write(tmp_path, "prompt: |\n  a\n  b\n"), "params.yaml", Several)
 
 
@@ -373,9 +381,12 @@ def test_a_key_is_moved_into_its_block_with_its_comment(before: str, after: str)
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("plan: {block: 1.0}", "plan.block → plan.block.first: .* no line of its own. Next: move it by hand"),
-        ("plan:\n  block:\n    1.0", "no line of its own"),
-        ("plan:\n  pull: sgd\n  block: {first: 1.0}", "there already. Next: move `pull` into it by hand"),
+        (
+            "plan: {block: 1.0}",
+            "plan.block → plan.block.first: .* not on a line of its own .* Next: move the key by hand",
+        ),
+        ("plan:\n  block:\n    1.0", "not on a line of its own"),
+        ("plan:\n  pull: sgd\n  block: {first: 1.0}", "exists already. Next: move `pull` into it by hand"),
     ],
 )
 def test_a_key_that_cannot_be_moved_is_refused_by_its_name(text: str, said: str) -> None:

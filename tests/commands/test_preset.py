@@ -76,7 +76,7 @@ def test_a_method_that_a_preset_lacks_is_named_and_left_as_it_is(copy: Path) -> 
     result = run_module(copy, "commands.preset", "sd15")
     assert result.returncode == 0, result.stderr
     said = " ".join(result.stderr.split())
-    assert "the preset sd15 has no values for pipelines/lora/params.yaml, which stays as it is" in said
+    assert "the preset sd15 has no values for pipelines/lora/params.yaml: the file is unchanged" in said
     assert said.count("has no values") == 1
     assert (copy / "pipelines/lora/params.yaml").read_text() == before
 
@@ -86,5 +86,5 @@ def test_values_for_a_method_that_is_not_here_are_named_and_left_out(copy: Path)
     result = run_module(copy, "commands.preset", "sd15")
     assert result.returncode == 0, result.stderr
     said = " ".join(result.stderr.split())
-    assert "the preset sd15 has values for pipelines/null_text_inversion/params.yaml, of a method that is not" in said
+    assert "the preset sd15 has values for pipelines/null_text_inversion/params.yaml, but this method is not" in said
     assert check(copy).base == "models/sd15"

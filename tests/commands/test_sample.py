@@ -98,8 +98,8 @@ def test_a_layer_is_read(text: str, found: Any) -> None:
         ("lorra:0.8", InputError, "lorra: is no method, did you mean `lora`"),
         ("none/lora.pt", InputError, r"none/lora\.pt: is missing\. Next: check the path"),
         ("lora:much", InputError, "`much` after the colon is no number"),
-        ("lora:width=2", InputError, "lora has no setting `width`.*choose among strength"),
-        ("blorp.pt:0.5", InputError, "textual_inversion has no strength"),
+        ("lora:width=2", InputError, "lora has no setting `width`.*use strength"),
+        ("blorp.pt:0.5", InputError, "is the strength, which textual_inversion does not have"),
         ("hypernetwork", InputError, r"artifacts/hypernetwork/build/artifact\.safetensors: is missing.*dvc repro"),
         ("lora@81", InputError, "lora@81: `81` is no step of its checkpoints: 80. Next: write lora@80"),
         ("lora@last", InputError, "`last` is no step of its checkpoints: 80"),
@@ -134,7 +134,7 @@ def test_an_aesthetic_embedding_of_others_is_drawn_with(project: Path) -> None:
 
 
 def test_other_faults_are_named(project: Path) -> None:
-    with pytest.raises(InputError, match=r"has no word for \[name\]"):
+    with pytest.raises(InputError, match=r"no artifact with a word for \[name\]"):
         draw("", prompt=["[name]"])
     with pytest.raises(ArgumentError, match="--size: `5` is not a size"):
         draw("", size="5")
@@ -142,7 +142,7 @@ def test_other_faults_are_named(project: Path) -> None:
         with pytest.raises(ArgumentError, match="--seeds"):
             draw("", seeds=seeds)
     for wrong in ({"sampler": "dpm"}, {"steps": 0}, {"steps": -5}, {"guidance": float("nan")}, {"guidance": -3.0}):
-        with pytest.raises(ArgumentError, match=f"command line: `{next(iter(wrong))}` .* Next: see --help"):
+        with pytest.raises(ArgumentError, match=f"line: `{next(iter(wrong))}` .* Next: see `etude sample --help`"):
             draw("", **wrong)
     with pytest.raises(InputError, match="`nan` after the colon is no number"):
         draw("lora:nan")
@@ -150,7 +150,7 @@ def test_other_faults_are_named(project: Path) -> None:
         draw("", base="models/none")
     wrong = Artifact("lora", {}, {"family": "sdxl", "name": "x", "alpha": 1.0, "rank": 1})
     artifacts.save(wrong, project / "xl.safetensors")
-    with pytest.raises(BaseError, match=r"is sd1, xl\.safetensors is made for sdxl"):
+    with pytest.raises(BaseError, match=r"is of the family sd1, and xl\.safetensors is made for sdxl"):
         draw("xl.safetensors")
     Path("x.png").write_bytes(b"mine")
     with pytest.raises(ConflictError, match="exists already"):
@@ -160,7 +160,7 @@ def test_other_faults_are_named(project: Path) -> None:
 def test_whole_weights_go_below_what_is_put_on_them() -> None:
     lora, whole = (Layer(m, Artifact(m, {}, {}), {}) for m in ("lora", "fine_tuning"))
     assert [layer.text for layer in ordered([lora, whole])] == ["fine_tuning", "lora"]
-    with pytest.raises(InputError, match="replace the same weights.*merge them first"):
+    with pytest.raises(InputError, match="two whole models.*merge them first"):
         ordered([whole, Layer("x", Artifact("model_merge", {}, {}), {})])
 
 
@@ -194,6 +194,6 @@ def layers(width: int) -> list[tuple[int, str, tuple[int, ...]]]:
 
 @pytest.mark.parametrize("seeds", ["9223372036854775808", "0,99999999999999999999", "-1"])
 def test_a_seed_outside_64_bits_is_refused_before_anything_is_loaded(seeds: str) -> None:
-    with pytest.raises(ArgumentError, match=r"--seeds: .* (is no seed|at most 18 digits)"):
+    with pytest.raises(ArgumentError, match=r"--seeds: .* (is not a seed|at most 18 digits)"):
         stacks._numbers(seeds)
     assert stacks._numbers("999999999999999999") == [10**18 - 1]
