@@ -39,7 +39,7 @@ def test_a_linked_part_of_a_base_is_refused_and_a_linked_base_is_not(here: Path,
     (base / "unet").symlink_to(elsewhere)
     (base / "more").mkdir()
     (base / "more/vae").symlink_to(elsewhere)
-    with pytest.raises(InputError, match=rf"{base}/unet \(.*base\): is a link to a folder, .* Next: copy") as caught:
+    with pytest.raises(InputError, match=rf"{base}/unet \(.*base\): is a link to a folder, .* Next: put") as caught:
         check()
     assert f"{base}/more/vae (" in str(caught.value)
     assert len(sources.lacking(project.check(Path()))) == 2
