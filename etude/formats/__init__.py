@@ -53,7 +53,7 @@ class Format(Protocol):
 def load_format(name: str) -> Format:
     """The module ``etude.formats.<kind>.<name>``; raises FormatError when there is none."""
     if name not in FORMATS:
-        raise FormatError(name, "is no format", f"name one of {', '.join(FORMATS)}")
+        raise FormatError(name, "is not a format of Étude", f"give one of {', '.join(FORMATS)}")
     return cast("Format", import_module(f"etude.formats.{FORMATS[name]}.{name}"))
 
 
@@ -73,7 +73,7 @@ def read(name: str, path: Path, whole: Read | None = None) -> tuple[dict[str, Te
         raise FormatError(path, fault, "check that it is there, and that you may read it") from error
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         reason = (str(error).strip().splitlines() or [""])[0][:80]
-        fault = f"is damaged: it is no whole {name} ({type(error).__name__}: {reason})"
+        fault = f"is damaged: it cannot be read as {name} ({type(error).__name__}: {reason})"
         raise FormatError(path, fault, "make or fetch it again") from error
     strange = [key for key, tensor in tensors.items() if not isinstance(tensor, Tensor)]
     if strange:
@@ -105,8 +105,8 @@ def identify(path: Path | str) -> str:
     for name in in_order():
         if load_format(name).recognise(keys, metadata):
             return name
-    action = f"save it in a form that is read here, with the program that made it: {', '.join(COMMON)}"
-    raise FormatError(path, f"has a form that is not known: it holds {described(keys)}", action)
+    action = f"with the program that made it, save it in a format that Étude reads: {', '.join(COMMON)}"
+    raise FormatError(path, f"has a format that Étude does not know: it holds {described(keys)}", action)
 
 
 def keys_of(path: Path) -> tuple[list[str], dict[str, str]]:

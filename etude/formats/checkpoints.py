@@ -42,7 +42,7 @@ def complete(artifact: Artifact, frame: Frame) -> dict[str, Tensor]:
     known = {name: tensor.shape for name, tensor in frame.tensors.items()}
     strange = sorted(name for name, tensor in learned.items() if known.get(name) != tensor.shape)
     if strange:
-        fault = f"holds {len(strange)} tensors that its base has not, such as {strange[0]}"
+        fault = f"holds {len(strange)} tensors that its base does not have in this shape, such as {strange[0]}"
         raise FormatError("artifact.safetensors", fault, "build it again on the base that `base` names")
     precision = artifact.dtype
     tensors = {}

@@ -81,5 +81,5 @@ def _of_base(name: str, tensor: Tensor, frame: Frame) -> Tensor:
     own = frame.tensors.get(f"unet.{name.removesuffix(DELTA)}")
     if own is None or own.shape != tensor.shape:
         action = "build it again on the base that `base` names"
-        raise FormatError("artifact.safetensors", f"holds `{name}`, which its base has not", action)
+        raise FormatError("artifact.safetensors", f"holds `{name}`, which its base does not have in this shape", action)
     return own

@@ -31,13 +31,13 @@ def rows(path: Path | str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for tensor in tensors.values():
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             kind = str(tensor.dtype) if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise FormatError(path, f"holds a {kind} in place of rows of numbers", "name another file")
+            raise FormatError(path, f"holds a {kind} in place of rows of numbers", "give an embedding")
     result = {name: tensor[None] if tensor.ndim == 1 else tensor for name, tensor in tensors.items()}
     shapes = {name: list(tensor.shape) for name, tensor in result.items()}
     whole = all(len(shape) == 2 and shape[0] and shape[1] for shape in shapes.values())
     if not whole or len({shape[0] for shape in shapes.values()}) != 1:
         listed = ", ".join(f"`{name}` {shape}" for name, shape in sorted(shapes.items()))
-        raise FormatError(path, f"holds {listed} where rows of one embedding should be", "name another file")
+        raise FormatError(path, f"holds {listed} where rows of one embedding should be", "give an embedding")
     return result
 
 
@@ -73,8 +73,8 @@ def one_vector(path: Path | str, data: Mapping[Any, Any]) -> Any:
         raise FormatError(path, fault, "save each word in a file of its own")
     for key, value in data.items():
         if key not in ("string_to_param", "string_to_token") and isinstance(value, Tensor | Mapping):
-            fault = f"holds `{str(key)[:40]}` beside `string_to_param`, which would be lost"
-            raise FormatError(path, fault, "save it again without it, if it is an embedding of SD 1.x or 2.x")
+            fault = f"holds `{str(key)[:40]}` beside `string_to_param`, which Étude would not keep"
+            raise FormatError(path, fault, "if this is an embedding of SD 1.x or 2.x, save it again without that key")
     return next(iter(vectors.values()))
 
 
@@ -102,4 +102,4 @@ def _families() -> Iterator[dict[str, str]]:
 def unknown(path: Path | str, keys: Collection[str]) -> FormatError:
     """The error for a file that is no embedding of this format."""
     some = ", ".join(f"`{key}`" for key in sorted(keys)[:5]) or "none"
-    return FormatError(path, f"is no embedding of this format (keys: {some})", "name another file")
+    return FormatError(path, f"is no embedding of this format (keys: {some})", "give an embedding")

@@ -67,7 +67,7 @@ def _name_of(form: str, path: Path, facts: Mapping[str, Any]) -> str:
         return choose_word(path, stem, inside)  # as A1111, which ignores the name inside
     word = choose_word(path, inside, stem)
     if form in ("embedding_safetensors", "embedding_image") and file_name(word) != file_name(stem):
-        text = f"{path}: its word is `{word}`, as it says inside; programs that go by file names know `{stem}`"
+        text = f"{path}: its word is `{word}` by its content; programs that use the file's name take `{stem}`"
         warnings.warn(text, EtudeWarning, stacklevel=3)
     return word
 
@@ -111,6 +111,6 @@ def family_of(tensors: Mapping[str, Tensor]) -> str | None:
 def described(facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """``facts`` with those that writing any format needs; raises FormatError if the family is not known."""
     if "family" not in facts:
-        fault = "does not tell for which family of base it was made, and its widths are of none that Étude knows"
-        raise FormatError(path, fault, f"say --family {listed()}")
+        fault = "does not say for which family of base it was made, and its names and widths do not show it"
+        raise FormatError(path, fault, f"add --family, with {listed()}")
     return {"prediction": "epsilon", **facts}

@@ -52,7 +52,7 @@ def alpha_told(path: Path | str, metadata: Mapping[str, str], layer: str, rank: 
     told = _number(metadata.get("ss_network_alpha"))
     if told not in (None, float(rank)) and told != _number(metadata.get("ss_network_dim")):
         fault = f"says `ss_network_alpha: {told:g}`, but `{layer}`, of rank {rank}, has no alpha"
-        raise FormatError(path, fault, "fetch the file again, or remove that field from the header")
+        raise FormatError(path, fault, "fetch the file again, or remove `ss_network_alpha` from the header")
     return float(rank)
 
 
@@ -73,8 +73,8 @@ def refuse_meaning(
     kinds = {start for start in ALGORITHMS.values() for name in names if name.startswith(start)}
     for name, value in sorted(args.items()):
         if name not in USED | HARMLESS and value not in (None, False, "", "none", [], {}):
-            fault = f"has `{name[:40]}: {str(value)[:40]}` in `{ARGS}`, which is not known and may change its meaning"
-            raise FormatError(path, fault, "remove it from the header, if the tensors mean the same without it")
+            fault = f"has `{name[:40]}: {str(value)[:40]}` in `{ARGS}`, which Étude does not know"
+            raise FormatError(path, fault, f"if you know that it has no effect, remove it from `{ARGS}` in the header")
     _refuse_kind(path, metadata.get("ss_network_module", ""), args, kinds)
     if any(_is_set(args, name) for name in RANK_STABILISED):
         _refuse_scale(path, metadata, args, layers, facts)
@@ -129,13 +129,13 @@ def _refuse_kind(path: Path | str, module: str, args: Mapping[str, Any], kinds: 
     elif last in ("loha", "lokr"):
         named = last
     elif last:
-        fault = f"says `ss_network_module: {module[:60]}`, which is not known, or has other tensors than these"
-        raise FormatError(path, fault, "remove it from the header, if the tensors are those of a LoRA all the same")
+        fault = f"says `ss_network_module: {module[:60]}`, which Étude does not know, or whose tensors are others"
+        raise FormatError(path, fault, "if the tensors are those of a usual LoRA, remove this field from the header")
     # A preset from a file of the user may give modules other algorithms than `algo`.
     if not named or re.search(r"[./\\]", str(args.get("preset") or "")):
         return
     if named == "dylora":
-        fault = "says `algo: dylora`, which learns with another scale than files of it say"
+        fault = "says `algo: dylora`, which trains with another scale than its files give"
         raise FormatError(path, fault, "extract a LoRA of one rank from it (kohya's extract_lora_from_dylora)")
     if ALGORITHMS.get(named, named) not in kinds:
         found = ", ".join(sorted(f"{start}…" for start in kinds))
@@ -155,8 +155,8 @@ def _refuse_scale(
         without = "glora_a1" in factors or {"lokr_w1", "lokr_w2"} <= factors.keys()
         plain = rank and alpha in told and not any(math.isclose(alpha, t * math.sqrt(rank), rel_tol=0.01) for t in told)
         if without or plain or not metadata.get("ss_network_module", "").startswith("lycoris"):
-            fault = f"says `rs_lora` in `{ARGS}`, and not whether the alpha of `{layer}` holds the √r of it"
-            raise FormatError(path, fault, "multiply each alpha by √r, and remove `rs_lora` from the header")
+            fault = f"says `rs_lora` in `{ARGS}`, but not whether the alpha of `{layer}` is multiplied by √r"
+            raise FormatError(path, fault, "if it is not, multiply each alpha by √r; then remove `rs_lora`")
 
 
 def _refuse_lengths(path: Path | str, args: Mapping[str, Any], layers: Layers) -> None:
@@ -178,7 +178,7 @@ def _refuse_rotations(path: Path | str, args: Mapping[str, Any], keys: Collectio
     """Raise FormatError if the header says of OFT or (IA)³ what the tensors do not contain."""
     oft = [factors for factors in layers.values() if "oft_blocks" in factors]
     if _is_set(args, "bypass_mode") and (oft or any("ia3_out" in factors for factors in layers.values())):
-        fault = "says `bypass_mode`, in which it learned to change biases as well, and they are not in the file"
+        fault = "says `bypass_mode`, in which training also changes biases, but the file does not hold them"
         raise FormatError(path, fault, "train it without `bypass_mode`")
     if _is_set(args, "rescaled") and any("oft_rescale" not in factors for factors in oft):
         raise FormatError(path, "says `rescaled`, but has layers without `rescale`", AGAIN)

@@ -98,7 +98,7 @@ def read_layers(
         for factor, tensor in sorted(factors.items()):
             common[f"{layer}.{factor}"] = tensor
     if not known:
-        raise FormatError(path, "holds no LoRA", "name another file")
+        raise FormatError(path, "holds no LoRA", "give the file of a LoRA")
     facts = ranks_and_alphas(known)
     refuse_overflow(path, common, facts)
     return common, facts | ({"words": words} if words else {})
@@ -121,7 +121,7 @@ def _placed(path: Path | str, tensors: Mapping[str, Tensor], place: Callable[[st
         if found is None:
             continue
         if found in origins:
-            fault = f"names one tensor twice: `{origins[found]}` and `{key}`"
+            fault = f"has one tensor under two names: `{origins[found]}` and `{key}`"
             raise FormatError(path, fault, "remove one of the two")
         if not tensors[key].numel():
             raise FormatError(path, f"`{key}` is empty: {list(tensors[key].shape)}", "fetch or make it again")
@@ -155,9 +155,7 @@ def _finish(
         alpha = alpha_of(layer, rank) if rank else float("oft_blocks" not in factors)  # OFT's is a bound; 0: no bound
     rank = rank or 1
     if turned and alpha != rank:
-        fault = (
-            f"has a GLoRA of LyCORIS before 3.0 with alpha {alpha:g} and rank {rank}, where programs differ: `{layer}`"
-        )
+        fault = f"has a GLoRA of LyCORIS before 3.0 with alpha {alpha:g} and rank {rank}: programs differ in `{layer}`"
         raise FormatError(path, fault, "merge it into its base with the program that made it")
     if "scalar" in numbers:
         names = [name for name in SCALED if name in factors]

@@ -42,8 +42,8 @@ def file_stem(facts: Mapping[str, Any]) -> str:
 def word_stem(facts: Mapping[str, Any]) -> str:
     """`file_stem` of an embedding, whose word is its file's name; raises FormatError for a word that would be cut."""
     if is_cut(str(facts["name"])):
-        fault = f"is a word of more than {STEM} bytes, and its file's name, which is typed in prompts, would be cut"
-        raise FormatError(f"{str(facts['name'])[:40]}…", fault, "give it a shorter one with `etude convert --name`")
+        fault = f"is a word of more than {STEM} bytes; its file's name, which prompts use, would be cut"
+        raise FormatError(f"{str(facts['name'])[:40]}…", fault, "give a shorter word with `etude convert --name`")
     return file_stem(facts)
 
 

@@ -76,5 +76,5 @@ def ranks_and_alphas(known: Mapping[str, tuple[int, float]]) -> dict[str, Any]:
 
 def unknown(path: Path | str, keys: Iterable[str]) -> FormatError:
     """The error for keys of an unknown kind of LoRA."""
-    action = "convert it with the program that made it"
-    return FormatError(path, f"holds no kind of LoRA that is known, but {described(list(keys))}", action)
+    action = "convert it to kohya's LoRA with the program that made it"
+    return FormatError(path, f"holds what belongs to no LoRA that Étude knows: {described(list(keys))}", action)

@@ -36,6 +36,7 @@ HARMLESS = {
 # Initialisations that do not change the base; pissa, olora, corda, loftq and lora_ga remove a part of each weight.
 STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 ADAPTER = "lora_adapter_metadata"  # JSON in the header of a file: "<part>.<field of peft's LoraConfig>"
+_PLAIN = "write names of layers in place of the expressions"
 DEFAULT = 8  # PEFT's rank and alpha if a configuration names none
 
 
@@ -61,10 +62,12 @@ class Adapter:
         """
         for module, factor in places:
             if not factor.startswith((*FACTORS[self.kind], "alpha")):
-                fault = f"is of the type {self.kind}, and there is a `{factor}` of `{module[:80]}`"
+                fault = f"is of the type {self.kind}, but `{module[:80]}` has `{factor}`, which is of another type"
                 raise FormatError(self.path, fault, "fetch the file again, with the configuration that belongs to it")
             if not any(self.targets.has(name) for name in self._names(module)):
-                fault = f"leaves `{module[:80]}` out, which has tensors, by {', '.join(peft_targets.FIELDS[:3])}"
+                fault = (
+                    f"leaves out `{module[:80]}` ({', '.join(peft_targets.FIELDS[:3])}), but the file has tensors of it"
+                )
                 raise FormatError(self.path, fault, "fetch the file again, with the configuration that belongs to it")
 
     def rank_of(self, module: str) -> int:
@@ -78,7 +81,7 @@ class Adapter:
     def alpha_of(self, module: str, rank: int) -> float:
         """The alpha for which alpha / r is the module's scale; raises FormatError if it has another rank in PEFT."""
         if rank != self.rank_of(module):
-            fault = f"says that `{module}` has rank {self.rank_of(module)}, its tensors have {rank}"
+            fault = f"says that `{module}` has rank {self.rank_of(module)}, but its tensors have rank {rank}"
             raise FormatError(self.path, fault, "fetch the file again, with the configuration that belongs to it")
         alpha = self.alphas.number(self._names(module), self.alpha)
         return alpha * math.sqrt(rank) if self.stabilised else alpha
@@ -90,11 +93,13 @@ def parse(path: Path | str, fields: Mapping[str, Any], *, is_text: bool = False)
     kind = "LORA" if kind is None else str(kind)
     if kind not in KINDS:
         action = "save it as LoRA, LoHa or LoKr, or merge it into the base with PEFT (merge_and_unload)"
-        raise FormatError(path, f"is an adapter of the type {kind[:40]}, which is not read", action)
+        raise FormatError(path, f"is an adapter of the type {kind[:40]}, which is not supported", action)
     for name, value in sorted(fields.items()):
         _refuse_meaning(path, name, value)
     if other := [name for name in OF_LORA if kind != "LORA" and fields.get(name)]:
-        raise FormatError(path, f"has `{other[0]}`, which an adapter of the type {kind} has not", "correct it")
+        raise FormatError(
+            path, f"has `{other[0]}`, but the type is {kind}", f"remove `{other[0]}`, or correct `peft_type`"
+        )
     alpha, rank = KINDS[kind], "r"
     return Adapter(
         path,
@@ -115,9 +120,11 @@ def read_object(path: Path | str, name: str, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        raise FormatError(path, f"has no JSON in `{name}`", "fetch or make it again") from None
+        raise FormatError(path, f"`{name}` is not JSON", "fetch or make it again") from None
     if value is not None and not isinstance(value, dict):
-        raise FormatError(path, f"has a {type(value).__name__} in `{name}`, not fields", "fetch or make it again")
+        raise FormatError(
+            path, f"has a {type(value).__name__} in `{name}`, not a JSON object", "fetch or make it again"
+        )
     return value or {}
 
 
@@ -129,10 +136,8 @@ def _refuse_meaning(path: Path | str, name: str, value: Any) -> None:
         if value in STARTS:
             return
         action = "convert it with PEFT (save_pretrained with path_initial_model_for_weight_conversion)"
-        raise FormatError(
-            path, f"has `init_lora_weights: {str(value)[:40]}`, which took a part out of the base", action
-        )
-    fault = f"has `{name}: {json.dumps(value, default=str)[:60]}`, which changes its meaning and is not applied here"
+        raise FormatError(path, f"has `init_lora_weights: {str(value)[:40]}`, which changes the base", action)
+    fault = f"has `{name}: {json.dumps(value, default=str)[:60]}`, which Étude does not support"
     raise FormatError(path, fault, "merge it into the base with PEFT (merge_and_unload), and use that model")
 
 
@@ -140,7 +145,7 @@ def _number(path: Path | str, name: str, value: Any) -> float:
     """A finite number."""
     known = isinstance(value, int | float) and not isinstance(value, bool)
     if not known or not abs(value) < 1e30:  # also false for NaN
-        raise FormatError(path, f"has `{name}: {str(value)[:40]}`, which is no number", "correct it")
+        raise FormatError(path, f"has `{name}: {str(value)[:40]}`, which must be a number below 1e30", "correct it")
     return float(value)
 
 
@@ -155,12 +160,14 @@ def _patterns(path: Path | str, name: str, fields: Mapping[str, Any]) -> dict[st
     """The numbers of a field by regular expression; raises FormatError for an expression that cannot be matched."""
     patterns = {} if fields.get(name) is None else fields[name]
     if not isinstance(patterns, dict):
-        raise FormatError(path, f"has a {type(patterns).__name__} in `{name}`, not patterns", "correct it")
+        raise FormatError(path, f"has a {type(patterns).__name__} in `{name}`, not names with numbers", "correct it")
     expressions = [key for key in patterns if not LITERAL.fullmatch(key)]
     if len(expressions) > PATTERNS:
-        raise FormatError(path, f"has {len(expressions)} regular expressions in `{name}`", "name the layers themselves")
+        raise FormatError(
+            path, f"has {len(expressions)} regular expressions in `{name}`, of at most {PATTERNS}", _PLAIN
+        )
     for key in patterns:
         if not is_usable(key):
             fault = f"has the regular expression {key[:60]!r} in `{name}`, which is damaged or too long to match"
-            raise FormatError(path, fault, "name the layers themselves")
+            raise FormatError(path, fault, _PLAIN)
     return {key: _number(path, name, value) for key, value in patterns.items()}

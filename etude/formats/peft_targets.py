@@ -51,7 +51,9 @@ def parse_targets(path: Path | str, fields: Mapping[str, Any]) -> Targets:
     if isinstance(layers, int) and not isinstance(layers, bool):
         layers = [layers]
     if layers and (not isinstance(layers, list) or not all(type(layer) is int for layer in layers)):
-        raise FormatError(path, f"has `{FIELDS[2]}: {str(layers)[:40]}`, which names no layers", "correct it")
+        raise FormatError(
+            path, f"has `{FIELDS[2]}: {str(layers)[:40]}`, which must be a list of whole numbers", "correct it"
+        )
     patterns = [pattern] if isinstance(pattern, str) else pattern or []
     blocks = [rf"(?:^|.*?\.)(?:{_expression(path, FIELDS[3], each).pattern})\." for each in patterns]
     return Targets(
@@ -68,14 +70,16 @@ def _names(path: Path | str, field: str, value: Any) -> Names:
     if isinstance(value, str):
         return _expression(path, field, value)
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise FormatError(path, f"has `{field}: {str(value)[:40]}`, which names no modules", "correct it")
+        raise FormatError(
+            path, f"has `{field}: {str(value)[:40]}`, which must be a text or a list of texts", "correct it"
+        )
     return frozenset(value)
 
 
 def _expression(path: Path | str, field: str, value: Any) -> re.Pattern[str]:
     if not isinstance(value, str) or not is_usable(value):
         fault = f"has the expression {str(value)[:60]!r} in `{field}`, which is damaged or too long to match"
-        raise FormatError(path, fault, "name the modules themselves, in a list")
+        raise FormatError(path, fault, "write a list of names of modules in its place")
     return re.compile(value)
 
 

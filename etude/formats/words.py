@@ -42,8 +42,8 @@ def choose_words(path: Path | str, texts: Sequence[object]) -> list[str]:
     known: dict[str, str] = {}
     for word in words:
         if other := known.get(as_read(word)):
-            fault = f"has the words {other!r} and {word!r}, which are one in prompts"
-            raise FormatError(path, fault, "remove one of the two, or rename it in the file")
+            fault = f"has the words {other!r} and {word!r}, which prompts cannot tell apart"
+            raise FormatError(path, fault, "remove or rename one of the two in the file")
         known[as_read(word)] = word
     return words
 

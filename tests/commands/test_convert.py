@@ -160,7 +160,7 @@ def test_what_cannot_be_converted_says_what_can(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nothing: is missing"):
         convert(tmp_path / "nothing", "kohya_lora", tmp_path / "out", "", "")
     write_tensors(tmp_path / "x.safetensors", {"a.b": torch.ones(1), "c.d": torch.ones(1)})
-    with pytest.raises(FormatError, match=r"has a form that is not known: it holds 2 names \(a\.b, c\.d\)"):
+    with pytest.raises(FormatError, match=r"has a format that Étude does not know: it holds 2 names \(a\.b, c\.d\)"):
         convert(tmp_path / "x.safetensors", "kohya_lora", tmp_path / "out", "", "")
     assert not (tmp_path / "out").exists()
 
@@ -180,7 +180,7 @@ def test_the_family_is_told_by_widths_or_must_be_said(tmp_path: Path) -> None:
     assert [family_of(embedding(w).tensors) for w in (768, 1024, 64)] == ["sd1", "sd2", None]
     assert family_of(lora("sdxl", 64).tensors) == "sdxl"
     path = written(lora(width=64), "diffusers_lora", tmp_path / "in")
-    with pytest.raises(FormatError, match="does not tell for which family.*say --family sd1"):
+    with pytest.raises(FormatError, match="does not say for which family.*add --family, with sd1"):
         convert(path, "kohya_lora", tmp_path / "out", "", "")
     with pytest.raises(ArgumentError, match=r"--family: there is no `sd3`, did you mean `sd"):
         convert(path, "kohya_lora", tmp_path / "out", "", "sd3")

@@ -27,7 +27,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensor ``embedding`` [1, d], and the fact name: the file's name."""
     tensor = read_tensor(path)
     if tensor.ndim != 2 or len(tensor) != 1:
-        raise FormatError(path, f"is a tensor {list(tensor.shape)}, not [1, d]", "name an aesthetic embedding")
+        raise FormatError(path, f"is a tensor of shape {list(tensor.shape)}, not [1, d]", "give an aesthetic embedding")
     return {KEY: tensor}, {"name": Path(path).stem}
 
 

@@ -47,7 +47,7 @@ def _named(path: Path | str, tensors: Mapping[str, Tensor], table: Mapping[str, 
     strange = sorted(name for name, other in names.items() if other is None)
     if strange:
         fault = f"holds {len(strange)} tensors that no Stable Diffusion has, such as {strange[0]}"
-        raise FormatError(path, fault, "name a Stable Diffusion 1.x, 2.x or XL model")
+        raise FormatError(path, fault, "give a Stable Diffusion 1.x, 2.x or XL model")
     return {str(names[name]): tensor for name, tensor in tensors.items()}
 
 

@@ -38,10 +38,12 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Whole weights, and differences where a compressed file has factors; the fact ``words``."""
     data = read_pickle(path)
     if not recognise(data, {}) or not all(isinstance(data[key], Mapping) for key in KEYS):
-        raise FormatError(path, "holds no `unet` and `modifier_token`", "name a delta file of Custom Diffusion")
+        raise FormatError(
+            path, "does not hold the dictionaries `unet` and `modifier_token`", "give a delta file of Custom Diffusion"
+        )
     if others := sorted(str(key) for key in data.keys() - KEYS):
         fault = f"also holds {described(others)}, which would be lost: only `unet` and `modifier_token` are read"
-        raise FormatError(path, fault, "save it again without them (`save_text_encoder=False`)")
+        raise FormatError(path, fault, "save it again without these keys (`save_text_encoder=False`)")
     weights: Mapping[str, Any] = data["unet"]
     factored = {name: value for name, value in weights.items() if isinstance(value, Mapping)}
     deltas = {name: product(path, name, value["u"], value["v"]) for name, value in factored.items()}

@@ -40,7 +40,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Whole weights; words are in separate files."""
     data: Mapping[str, Any] = read_weights(path)[0] if path.suffix.lower() == ".safetensors" else read_pickle(path)
     if not recognise(data, {}):
-        raise FormatError(path, "holds no processors of Custom Diffusion", "name another file")
+        raise FormatError(path, "holds no processors of Custom Diffusion", f"give a {FILE} of diffusers")
     return common({_OWN.sub(r".\1.", key): tensor for key, tensor in data.items() if len(tensor)}, {}, delta=False)
 
 

@@ -37,7 +37,7 @@ def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:
     """
     deltas = {f"unet.{n.removesuffix('.weight')}": d for n, d in differences(artifact, frame).items() if d.ndim == 2}
     if not any(delta.any() for delta in deltas.values()):
-        fault = "differs from its base in no layer that a LoRA can change"
+        fault = "has the same weights as its base in every layer that a LoRA can change"
         raise FormatError(str(artifact.facts.get("name", "artifact")), fault, "train it longer, or on another base")
     wanted, precision = int(artifact.facts.get("lora_rank", 0)), artifact.dtype
     ranks = {name: min(wanted or min(delta.shape), *delta.shape) for name, delta in deltas.items()}

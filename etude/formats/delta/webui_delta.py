@@ -42,7 +42,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Differences in the common form; no words, which are in separate files."""
     tensors, metadata = read_weights(path)
     if not recognise(tensors, metadata):
-        raise FormatError(path, "has no list of entries in its header", "name a .delta.safetensors")
+        raise FormatError(path, "has no list of entries in its header", "give a .delta.safetensors")
     entries: Mapping[str, str] = json.loads(metadata[HEADER])["entries"]
     found, rest = {}, dict(tensors)
     for name, kind in entries.items():
@@ -60,7 +60,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     table = inverse(table_of(families[0].blocks)) if families else {}
     named = {translate(name, table): tensor for name, tensor in found.items()}
     if None in named:
-        raise FormatError(path, "holds layers that no Stable Diffusion has", "name another file")
+        raise FormatError(path, "holds layers that no Stable Diffusion has", "give a delta of SD 1.x, 2.x or XL")
     return common({str(name): tensor for name, tensor in named.items()}, {}, delta=True)
 
 

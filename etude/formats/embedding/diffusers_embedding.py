@@ -68,7 +68,8 @@ def _one(path: Path) -> tuple[str, Tensor]:
         return token, vectors[0]
     each = [rows(path, {token: vector})[token] for vector in vectors]
     if any(len(vector) > 1 for vector in each):
-        fault = f"holds several words ({', '.join(repr(key) for key in sorted(data)[:3])}), or one in a form not known"
+        some = ", ".join(repr(key) for key in sorted(data)[:3])
+        fault = f"holds several words ({some}), or one word in a form that is not known"
         raise FormatError(path, fault, "save each word in a file of its own")
     return token, torch.cat(each)
 

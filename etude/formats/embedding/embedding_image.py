@@ -51,7 +51,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     data = read_dictionary(path)
     vector = one_vector(path, data)
     if not isinstance(vector, Tensor):
-        raise FormatError(path, "holds an embedding whose rows are no tensor", "name another file")
+        raise FormatError(path, "holds an embedding whose rows are no tensor", "give another picture of an embedding")
     return rows(path, {"text_encoder": checked(path, "string_to_param", vector)}), {
         "name": Path(path).stem,
         **labels(data),
@@ -60,7 +60,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def read_dictionary(path: Path | str) -> dict[str, Any]:
     """The dictionary in a picture, from its text or else from its pixels; raises FormatError."""
-    action = "name a picture that A1111 made of an embedding"
+    action = "give a picture that A1111 made of an embedding"
     try:
         image = open_whole(path, "PNG", "WEBP", "AVIF", *plugins())
         text = image.info.get(CHUNK)
@@ -79,7 +79,9 @@ def read_dictionary(path: Path | str) -> dict[str, Any]:
 def write(artifact: Artifact, draft: Draft) -> list[Path]:
     """``<name>.png``: a small grey picture with the embedding in its text and in its pixels. SDXL has no such form."""
     if set(artifact.tensors) != {"text_encoder"}:
-        raise FormatError("embedding_image", "holds one text encoder's rows, SDXL has two", "choose another format")
+        raise FormatError(
+            "embedding_image", "holds rows for one text encoder, but SDXL has two", "use embedding_safetensors"
+        )
     data = {
         "string_to_token": {"*": 265},
         "string_to_param": {"*": {TENSOR: artifact.tensors["text_encoder"].detach().float().tolist()}},
@@ -114,7 +116,7 @@ def _hidden(packed: bytes) -> Bytes:
 def _unhidden(pixels: Bytes) -> bytes:
     """What the blocks beside a picture hold; raises ValueError when there are none."""
     if pixels.size > MOST:
-        raise ValueError("it is too large for one")
+        raise ValueError("it is too large for the picture of an embedding")
     bright = pixels.max(axis=2) > 0
     across, down = np.flatnonzero(bright.any(axis=0)), np.flatnonzero(bright.any(axis=1))
     if not len(across):
@@ -122,7 +124,7 @@ def _unhidden(pixels: Bytes) -> bytes:
     halves = pixels[down[0] : down[-1] + 1, across[0] : across[-1] + 1] & HALF
     lines = np.flatnonzero(halves.max(axis=(0, 2)) == 0)
     if len(lines) < 2:
-        raise ValueError("it has neither the text nor the blocks of one")
+        raise ValueError("it has neither the text nor the blocks of an embedding")
     low, high = halves[:, : lines[0]], halves[:, lines[-1] + 1 :]
     if low.shape != high.shape or not low.size:
         raise ValueError("it has no two equal blocks")

@@ -33,7 +33,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path, beside = Path(path), partner(path)
     if beside is None:
         names = " or ".join(f"{Path(path).stem}{end}{Path(path).suffix}" for end in ENDS["negative"])
-        raise FormatError(path, f"has no {names} beside it", "name the positive file of a pair")
+        raise FormatError(path, f"has no {names} beside it", "put that file there, or give the positive file of a pair")
     module = MODULES[path.suffix.lower()]
     positive, facts = module.read(path)
     negative, _ = module.read(beside)

@@ -53,7 +53,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _pairs(path: Path, data: Mapping[Any, Any]) -> dict[int, Any]:
     """The two networks of each width; raises FormatError for another form, or for widths as text (A1111 skips them)."""
-    action = "name a hypernetwork made by A1111"
+    action = "give a hypernetwork made by A1111"
     if texts := [key for key in data if isinstance(key, str) and key.isdecimal()]:
         raise FormatError(path, f"has the width {texts[0][:20]!r} as text, which A1111 does not read", action)
     pairs = {key: value for key, value in data.items() if type(key) is int}
@@ -140,15 +140,17 @@ def _layers(path: Path, states: Mapping[str, Tensor], places: Mapping[int, tuple
         old, _, kind = key.partition(".")
         found = NAME.fullmatch(f"{OLD[old]}.{kind}" if old in OLD else key)
         if not found:
-            raise FormatError(path, f"holds `{key}`, which no hypernetwork has", "name a hypernetwork made by A1111")
+            raise FormatError(path, f"holds `{key}`, which no hypernetwork has", "give a hypernetwork made by A1111")
         layer, member = places.get(int(found[1]), (0, ""))
         if not member:
-            fault = f"holds `{key}`, where its layer_structure, activation, norm and dropout have no layer"
-            raise FormatError(path, fault, "name a whole file")
+            fault = f"holds `{key}`, but by its layer_structure, activation, norm and dropout there is no such layer"
+            raise FormatError(path, fault, "fetch or make the whole file again")
         layers[f"{layer}.{member}.{found[2]}"] = tensor
     wanted = {f"{layer}.{member}.{kind}" for layer, member in places.values() for kind in KINDS.get(member, ())}
     if missing := sorted(wanted - layers.keys()):
-        raise FormatError(path, f"lacks {len(missing)} tensors, such as `{missing[0]}`", "name a whole file")
+        raise FormatError(
+            path, f"lacks {len(missing)} tensors, such as `{missing[0]}`", "fetch or make the whole file again"
+        )
     return layers
 
 

@@ -34,7 +34,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensor ``clip_image_embeds`` [1, d], and the facts name, base and noise_level from the header."""
     tensors, metadata = read_weights(path)
     if not recognise(tensors, metadata) or tensors[KEY].ndim != 2:
-        raise FormatError(path, f"holds no `{KEY}` [1, d]", "name a file that clip_inversion exported")
+        raise FormatError(path, f"holds no tensor `{KEY}` of shape [1, d]", "give a file that clip_inversion exported")
     facts: dict[str, Any] = {"name": Path(path).stem} | {name: metadata[name] for name in TOLD if name in metadata}
     if metadata.get("noise_level", "").isdigit():
         facts["noise_level"] = int(metadata["noise_level"])

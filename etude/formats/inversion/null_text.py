@@ -37,7 +37,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """``picture.latent`` and ``picture.null_embeddings``, and the facts that drawing needs."""
     tensors, metadata = read_weights(path)
     if not recognise(tensors, metadata) or "prompt" not in metadata:
-        raise FormatError(path, "is no inverted picture of Étude", "name a file that *null_text_inversion* exported")
+        raise FormatError(path, "is no inverted picture of Étude", "give a file that *null_text_inversion* exported")
     facts: dict[str, Any] = {name: json.loads(metadata[name]) for name in NUMBERS}
     facts |= {"name": metadata["name"], "pictures": ["picture"], "captions": {"picture": metadata["prompt"]}}
     facts |= {"family": metadata["family"], "prediction": metadata["prediction_type"], "base": metadata["base"]}

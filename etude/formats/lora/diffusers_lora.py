@@ -152,7 +152,7 @@ def _flat(path: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
     flat = {name: value for name, value in fields.items() if name not in learned_parts()}
     for part in (part for part in learned_parts() if part in fields):
         if not isinstance(fields[part], Mapping | None):
-            fault = f"has a {type(fields[part]).__name__} in `{part}` of `{ADAPTER}`, not fields"
+            fault = f"has a {type(fields[part]).__name__} in `{part}` of `{ADAPTER}`, not a JSON object"
             raise FormatError(path, fault, "fetch or make it again")
         for name, value in (fields[part] or {}).items():
             if flat.get(f"{part}.{name}", value) != value:
@@ -169,7 +169,7 @@ def _scaled(path: Path, common: dict[str, Tensor], adapters: Mapping[str, Adapte
         if part in adapters and f"{layer}.lokr_w2" in common:
             rank = adapters[part].rank_of(module)
             if 2 * rank < max(common[f"{layer}.lokr_w2"].shape[:2]):  # PEFT would make two factors
-                fault = f"says that `{module}` has rank {rank}, which its whole `lokr_w2` has not"
+                fault = f"gives `{module}` rank {rank}, for which PEFT makes two factors of `lokr_w2`, but it is whole"
                 action = "fetch the file again, with the configuration that belongs to it"
                 raise FormatError(adapters[part].path, fault, action)
             number = adapters[part].alpha_of(module, rank) / rank
@@ -203,7 +203,7 @@ def write(artifact: Artifact, draft: Draft) -> list[Path]:
 def _magnitude(artifact: Artifact, name: str, lengths: Tensor, pair: Pair) -> Tensor:
     """DoRA's lengths of rows as peft has them, [out] or [1, out, 1, 1]; raises FormatError for those of columns."""
     if lengths.shape[0] != pair.up.shape[0]:
-        fault = f"has lengths of inputs, `{name}{_MAGNITUDE}` {list(lengths.shape)}; this format has them of outputs"
+        fault = f"has lengths of inputs (`{name}{_MAGNITUDE}` {list(lengths.shape)}); this format has them of outputs"
         raise FormatError(str(artifact.facts.get("name", "LoRA")), fault, "write it as kohya_lora")
     flat = lengths.flatten()
     return flat.view(1, -1, 1, 1) if pair.down.ndim == 4 else flat
@@ -221,7 +221,7 @@ def _adapter(artifact: Artifact, pairs: Mapping[str, Pair], magnitudes: Collecti
             _, facts = join(own)
             dora = [name for name in own if f"{part}.{name}" in magnitudes]
             if 0 < len(dora) < len(own):
-                fault = f"is DoRA in {len(dora)} of {len(own)} layers of {part}, and this format has it in all or none"
+                fault = f"is DoRA in {len(dora)} of {len(own)} layers of {part}, but this format needs all or none"
                 raise FormatError(str(artifact.facts.get("name", "LoRA")), fault, "write it as kohya_lora")
             others = {name: pair.rank for name, pair in sorted(own.items()) if pair.rank != facts["rank"]}
             fields |= {

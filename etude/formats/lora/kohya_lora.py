@@ -58,8 +58,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors, metadata = read_either(path)
     parts = _parts()
     if read_object(path, ADAPTER, metadata.get(ADAPTER, "{}")):
-        fault = f"has kohya's names, and PEFT's configuration in its header (`{ADAPTER}`): either gives alphas"
-        raise FormatError(path, fault, "remove that field from the header, or name the file that it is of")
+        fault = f"has kohya's names, and PEFT's configuration in its header (`{ADAPTER}`): both give alphas"
+        raise FormatError(path, fault, f"remove `{ADAPTER}` from the header, or give the file to which it belongs")
     alpha_of = partial(alpha_told, path, metadata)
     common, facts = read_layers(path, tensors, lambda key: _place(key, parts), alpha_of)
     refuse_meaning(path, metadata, tensors, common, facts)

@@ -52,7 +52,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         for layer in sorted(by_layer(tensors)):
             known[_placed(layer, part)] = facts["rank"], alphas.get(layer, facts["alpha"])
     if not common:
-        raise FormatError(path, f"holds no {FILE}", "name a folder that PEFT saved")
+        raise FormatError(path, f"holds no {FILE}", "give a folder that PEFT saved")
     return common, ranks_and_alphas(known) | {"name": path.name}
 
 

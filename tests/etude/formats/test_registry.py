@@ -62,5 +62,5 @@ def test_every_name_that_a_format_waits_for_is_a_format() -> None:
 
 
 def test_a_name_that_is_no_format_is_refused_with_those_that_are() -> None:
-    with pytest.raises(FormatError, match=r"kohya_lor: is no format\. Next: name one of .*kohya_lora"):
+    with pytest.raises(FormatError, match=r"kohya_lor: is not a format of Étude\. Next: give one of .*kohya_lora"):
         load_format("kohya_lor")

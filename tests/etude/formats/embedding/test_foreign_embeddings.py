@@ -66,7 +66,7 @@ def test_the_vectors_of_a_token_are_the_rows_of_one_word(tmp_path: Path) -> None
     word, _, tensors = read(tmp_path, vectors, "learned_embeds.bin")
     assert word == "<sks>"
     assert tensors["text_encoder"].equal(SD1)
-    with pytest.raises(FormatError, match="not known"):
+    with pytest.raises(FormatError, match="not know"):
         read(tmp_path, {"<sks>": SD1[0], "<other>": SD1[1]}, "learned_embeds.bin")
 
 

@@ -67,7 +67,7 @@ def test_two_words_that_are_one_in_prompts_are_refused() -> None:
     for pair in (["cat", "cat_1"], ["maß", "mass"], ["sks", "ſks"]):
         assert choose_words("x", pair) == pair
     for pair in (["Cat", "cat"], ["a  b", "a b"], ["cat ", "cat"], ["\u00e9", "e\u0301"], ["maß", "MAẞ"]):
-        with pytest.raises(FormatError, match="which are one in prompts"):
+        with pytest.raises(FormatError, match="which prompts cannot tell apart"):
             choose_words("x", pair)
 
 
@@ -159,5 +159,5 @@ def test_a_token_in_angle_brackets_may_have_a_dot_and_a_name_of_a_layer_is_no_to
     save_file({"<owl.v2>": ROWS}, tmp_path / "owl.safetensors")
     assert word_in(tmp_path / "owl.safetensors") == "<owl.v2>"
     save_file({"conv_in.weight": ROWS}, tmp_path / "layer.safetensors")
-    with pytest.raises(FormatError, match="a form that is not known"):
+    with pytest.raises(FormatError, match="a format that Étude does not know"):
         open_any(tmp_path / "layer.safetensors")

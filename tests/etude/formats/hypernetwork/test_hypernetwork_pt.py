@@ -180,11 +180,11 @@ def test_what_is_no_hypernetwork_is_refused(data: dict[Any, Any], said: str, tmp
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("activation_func", None, "have no layer"),
-        ("is_layer_norm", False, "have no layer"),
+        ("activation_func", None, "there is no such layer"),
+        ("is_layer_norm", False, "there is no such layer"),
         ("activate_output", True, "lacks 2 tensors"),
         ("layer_structure", [1.0, 2.0, 2.0, 1.0], "lacks"),
-        ("dropout_structure", [0.0, 0.5, 0.0], "have no layer"),
+        ("dropout_structure", [0.0, 0.5, 0.0], "there is no such layer"),
         ("activation_func", ["relu"], "has a list for activation"),
         ("activate_output", "no", "has a str for activate_output"),
         ("layer_structure", [1.0, -2.0, 1.0], "no list of numbers"),

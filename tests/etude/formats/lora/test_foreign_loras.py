@@ -339,7 +339,7 @@ def written(tensors: Mapping[str, Tensor], tmp_path: Path, metadata: dict[str, s
         ("dora_scale", torch.ones(1, 4), r"dora_scale` is \[1, 4\]"),
         ("hada_w1_a", torch.ones(16, 4), r"several kinds: hada_w1_a, lora_A.weight, lora_B.weight"),
         ("diff", torch.ones(16, 16), r"several kinds: diff, lora_A.weight, lora_B.weight"),
-        ("lora_A.weight", torch.ones(4, 16), r"names one tensor twice"),
+        ("lora_A.weight", torch.ones(4, 16), r"has one tensor under two names"),
     ],
 )
 def test_a_tensor_that_cannot_be_meant_is_named(suffix: str, tensor: Tensor, said: str, tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ def test_two_spellings_of_one_layer_in_a_file_are_refused(tmp_path: Path) -> Non
     tensors: dict[str, Tensor] = {}
     for stem in stems:
         tensors |= pair(f"{stem}.lora_down.weight", f"{stem}.lora_up.weight")
-    with pytest.raises(FormatError, match="names one tensor twice"):
+    with pytest.raises(FormatError, match="has one tensor under two names"):
         kohya_lora.read(written(tensors, tmp_path))
 
 
@@ -397,7 +397,7 @@ def test_the_shape_of_lengths_says_whose_they_are_on_square_layers_too(
 
 def test_lengths_of_inputs_are_not_written_where_they_would_be_of_outputs(tmp_path: Path) -> None:
     tensors, facts = kohya_lora.read(written(kohya(**{f"{STEM}.dora_scale": torch.rand(1, 16) + 0.5}), tmp_path))
-    with pytest.raises(FormatError, match=r"lengths of inputs, `unet.*to_q.dora_scale` \[1, 16\].*kohya_lora"):
+    with pytest.raises(FormatError, match=r"lengths of inputs \(`unet.*to_q.dora_scale` \[1, 16\].*kohya_lora"):
         diffusers_lora.write(Artifact("lora", tensors, FACTS | facts), Draft(tmp_path / "out"))
 
 

@@ -69,7 +69,7 @@ REFUSED: list[tuple[Header, Shapes, str]] = [
     (lycoris(algo="boft", rescaled="True"), OFT | ALPHA, "rescaled"),
     (lycoris(algo="diag-oft", constrain="0.01"), OFT, "constraint: 0.01"),
     ({"ss_network_alpha": "1.0", "ss_network_dim": "4"}, PAIR, "ss_network_alpha: 1.*rank 4"),
-    ({"ss_network_args": "{"}, PAIR, "no JSON in `ss_network_args`"),
+    ({"ss_network_args": "{"}, PAIR, "`ss_network_args` is not JSON"),
     ({"ss_network_args": "[1]"}, PAIR, "ss_network_args"),
     (one_trainer(peft_type="LOHA"), PAIR, "algorithm `loha`"),
     (one_trainer(peft_type="OFT_2"), PAIR, "algorithm `oft_2`"),

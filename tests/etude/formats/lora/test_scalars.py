@@ -46,5 +46,5 @@ def test_a_difference_is_multiplied_by_its_scalar_and_that_of_the_bias_is_not(tm
 
 @pytest.mark.parametrize("kind", ["oft", "boft", "ia3"])
 def test_a_scalar_beside_what_it_cannot_multiply_is_refused(tmp_path: Path, kind: str) -> None:
-    with pytest.raises(FormatError, match=r"holds no kind of LoRA that is known.*to_q"):
+    with pytest.raises(FormatError, match=r"holds what belongs to no LoRA that Étude knows.*to_q"):
         read(tmp_path, {**tensors_of(kind), f"{STEM}.scalar": torch.tensor(0.5)})
