@@ -114,7 +114,7 @@ def _warn_of_unknown(file: Path | str, config: Mapping[str, Any], kind: type) ->
         return
     unknown = [name for name, value in config.items() if name not in _fields(kind) and name[:1] != "_" and value]
     if unknown:
-        text = f"{file}: {kind.__name__} has no `{'`, no `'.join(unknown[:3])}`, so this changes nothing"
+        text = f"{file}: {kind.__name__} has no field `{'`, no `'.join(unknown[:3])}`, so it is ignored"
         warnings.warn(text, EtudeWarning, stacklevel=3)
 
 

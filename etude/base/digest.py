@@ -32,7 +32,7 @@ def part_digest(path: Path | str, part: Part) -> str:
     """
     path = Path(path)
     if part not in PARTS:
-        raise BaseError(path, f"has no part `{part}`", f"name one of {', '.join(PARTS)}")
+        raise BaseError(path, f"has no part `{part}`", f"give one of {', '.join(PARTS)}")
     family = recognise(path)
     folders = {"unet": _UNET, "vae": ("vae",), "text": FAMILIES[family].text_folders}[part]
     if path.is_dir():

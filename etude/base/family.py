@@ -43,7 +43,7 @@ def recognise(path: Path | str, *, without_vae: bool = False) -> str:
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         return _recognise_shapes(path, read_shapes(path), without_vae)
     if path.is_file():
-        raise BaseError(path, f"is no {', '.join(SUFFIXES)} file and no diffusers folder", _CHOOSE)
+        raise BaseError(path, f"is neither a diffusers folder nor a {' or '.join(SUFFIXES)} file", _CHOOSE)
     if path.with_name(path.name + ".dvc").exists():
         raise BaseError(path, "is tracked, but its content is not here", f"run `dvc pull {path}`")
     raise BaseError(path, "is missing", f"fetch a base with `etude base --from … --to {path}`")
@@ -56,7 +56,9 @@ def _refuse_unreadable(path: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return  # it is missing
     except (OSError, ValueError) as error:
-        raise BaseError(path, f"cannot be read ({getattr(error, 'strerror', error)})", "check its name") from error
+        raise BaseError(
+            path, f"cannot be read ({getattr(error, 'strerror', error)})", "check its name and its permissions"
+        ) from error
 
 
 UNCLIP_PARTS = ("image_encoder", "feature_extractor", "image_normalizer", "image_noising_scheduler")
@@ -77,14 +79,22 @@ def _recognise_folder(path: Path, without_vae: bool) -> str:
     kind, added = config.get("_class_name", "UNet2DConditionModel"), config.get("addition_embed_type")
     family = by_config(config)
     if kind != "UNet2DConditionModel" or family is None:
-        raise BaseError(path, f"its unet is a {kind}{f' with `{added}` conditions' if added else ''}", _CHOOSE)
+        raise BaseError(
+            path,
+            f"its unet is a {kind}{f' with `addition_embed_type: {added}`' if added else ''}, of no supported family",
+            _CHOOSE,
+        )
     _check_channels(path, config.get("in_channels", 4))
     if (channels := config.get("out_channels", 4)) != 4:
         raise BaseError(path, f"its unet has {channels} output channels instead of 4", _CHOOSE)
     if unused := [name for name in _UNUSED if config.get(name)]:
         raise BaseError(path, f"its unet needs {_UNUSED[unused[0]]} (`{unused[0]}`), which is not supported", _CHOOSE)
     if config.get("class_embed_type") not in (None, "projection"):
-        raise BaseError(path, f"its unet is conditioned on classes by `{config['class_embed_type']}`", _CHOOSE)
+        raise BaseError(
+            path,
+            f"its unet has `class_embed_type: {config['class_embed_type']}`: only projection is supported",
+            _CHOOSE,
+        )
     if config.get("class_embed_type"):
         _check_unclip(path)
     if family.size_ids and not (path / "text_encoder").is_dir():
@@ -162,7 +172,7 @@ def _recognise_shapes(path: Path, shapes: Shapes, without_vae: bool) -> str:
 
 
 def _put_vae(path: Path) -> str:
-    return f"put one into it: `etude convert {path} --to diffusers_checkpoint --vae FILE`"
+    return f"put a VAE into it: `etude convert {path} --to diffusers_checkpoint --vae FILE`"
 
 
 def _refuse_other_kinds(path: Path, shapes: Shapes) -> None:
@@ -180,5 +190,5 @@ def _refuse_other_kinds(path: Path, shapes: Shapes) -> None:
     if has("lora_", "unet.", "base_model.", "text_encoder."):
         raise BaseError(path, "is an add-on such as a LoRA, not a base model", _CHOOSE)
     if has("down_blocks.", "encoder.", "text_model.", "embeddings."):
-        raise BaseError(path, "is one part of a diffusers folder", "name the whole folder instead")
+        raise BaseError(path, "is one part of a diffusers folder", "give the whole folder instead")
     raise BaseError(path, "holds no UNet of Stable Diffusion", _CHOOSE)

@@ -11,7 +11,7 @@ from etude.core.errors import BaseError
 from etude.core.families import Family, TextEncoder
 from etude.core.model_folders import read_config
 
-_ACTION = "fetch the base again, whole: its parts are of different models"
+_ACTION = "fetch the whole base again: its parts belong to different models"
 _PLAIN = 512  # transformers' default width of a text encoder, and of its projection
 LAST = 2  # CLIP's eos_token_id in old configurations: transformers then finds the end by the largest id, rightly
 _CONTEXT = 1280  # diffusers' default width of a UNet's conditioning
@@ -36,11 +36,12 @@ def refuse_misfits(configs: Path, family: Family) -> None:
 def refuse_other_words(path: Path, encoder: TextEncoder, tokenizer: Any, text: Any) -> None:
     """Raise BaseError for a tokenizer with tokens that its text encoder, with the configuration ``text``, lacks."""
     if len(tokenizer) > text.vocab_size:
-        fault = f"its {encoder.tokenizer} has {len(tokenizer)} words, and its {encoder.part} {text.vocab_size}"
+        words = f"{len(tokenizer)} tokens, but its {encoder.part} has {text.vocab_size} (`vocab_size`)"
+        fault = f"its {encoder.tokenizer} has {words}"
         raise BaseError(path, fault, _ACTION)
     if encoder.pooled and text.eos_token_id not in (LAST, tokenizer.eos_token_id):
-        ends = f"{tokenizer.eos_token_id}, and its {encoder.part} looks for {text.eos_token_id} (`eos_token_id`)"
-        raise BaseError(path, f"its {encoder.tokenizer} ends texts with word {ends}", _ACTION)
+        ends = f"{tokenizer.eos_token_id}, but its {encoder.part} looks for {text.eos_token_id} (`eos_token_id`)"
+        raise BaseError(path, f"its {encoder.tokenizer} ends texts with token {ends}", _ACTION)
 
 
 def _refuse_other_width(configs: Path, unet: Mapping[str, Any], what: str, width: int) -> None:

@@ -44,10 +44,13 @@ def read_prediction(path: Path, scheduler: Mapping[str, Any]) -> Prediction:
     """What the UNet predicts; raises BaseError for another kind of model."""
     prediction, name = scheduler.get("prediction_type", "epsilon"), str(scheduler.get("_class_name", ""))
     if prediction not in ("epsilon", "v_prediction") or any(other in name for other in _OTHERS):
-        action = "choose a base that predicts ε or v on the usual noise schedule"
-        raise BaseError(path, f"its scheduler is a {name or 'scheduler'} predicting {prediction}", action)
+        action = "choose a base with `prediction_type` epsilon or v_prediction, and no EDM or Flow scheduler"
+        raise BaseError(
+            path, f"its scheduler ({name or 'of no class'}, `prediction_type: {prediction}`) is not supported", action
+        )
     if (spacing := scheduler.get("timestep_spacing", _SPACINGS[0])) not in _SPACINGS:
-        raise BaseError(path, f"its scheduler has the timestep_spacing {spacing!r}", f"choose {', '.join(_SPACINGS)}")
+        action = f"set it in scheduler_config.json to {', '.join(_SPACINGS[:-1])} or {_SPACINGS[-1]}"
+        raise BaseError(path, f"`timestep_spacing: {spacing!r}` is not supported", action)
     return cast("Prediction", prediction)
 
 
@@ -68,7 +71,7 @@ def read_alphas(path: Path, scheduler: Mapping[str, Any]) -> Tensor:
         or alphas[0] > 1
         or alphas[-1] < 0
     ):
-        fault = f"its scheduler_config.json has no noise that grows over {FEWEST} steps or more"
+        fault = f"its scheduler_config.json must give noise that grows, over {FEWEST} steps or more"
         raise BaseError(path, fault, _ACTION)
     return alphas
 
@@ -76,17 +79,20 @@ def read_alphas(path: Path, scheduler: Mapping[str, Any]) -> Tensor:
 def read_scaling(path: Path, vae: Mapping[str, Any]) -> float:
     """The factor between the VAE's latents and the UNet's; raises BaseError, also for a VAE of another kind."""
     if (kind := vae.get("_class_name", _VAE)) != _VAE:
-        raise BaseError(path, f"its VAE is of the class {str(kind)[:60]}, which is not supported", f"choose an {_VAE}")
+        raise BaseError(path, f"its VAE is of the class {str(kind)[:60]}, which is not supported", f"use an {_VAE}")
     levels, channels = vae.get("block_out_channels"), vae.get("latent_channels", 4)
     if channels != 4 or not isinstance(levels, list) or len(levels) != 4:
-        fault = f"its VAE has latents of {channels} channels at {levels} (`block_out_channels`)"
-        raise BaseError(path, fault, "choose one with 4 channels and 4 levels, as every Stable Diffusion has")
+        fault = (
+            f"its VAE has {channels} latent channels and `block_out_channels: {levels}`; "
+            "only 4 channels and 4 levels are supported"
+        )
+        raise BaseError(path, fault, "choose a base or a VAE of this kind")
     factor = vae.get("scaling_factor", 0.18215)
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
         raise BaseError(path, f"its VAE has the scaling_factor {factor!r}, which must be a number above 0", _ACTION)
     shifts = [name for name in _SHIFTS if vae.get(name)]
     if shifts:
-        raise BaseError(path, f"its VAE shifts latents ({', '.join(shifts)}), which is not supported", "choose another")
+        raise BaseError(path, f"its VAE shifts latents ({', '.join(shifts)}), which is not supported", "use another")
     return float(factor)
 
 

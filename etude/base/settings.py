@@ -41,8 +41,8 @@ class OneChunk(Schema):
 def text_faults(params: Schema, text: Text) -> Iterator[tuple[str, str]]:
     """The faults of a method that cannot read texts as ``text`` says, and what to do."""
     if isinstance(params, OneChunk) and not text.is_plain:
-        fault = "this method reads 75 tokens without weights, and params.yaml has `text.chunks` or `text.emphasis`"
-        yield fault, "write `chunks: 1` and `emphasis: none` there, or leave the method out"
+        fault = "this method reads 75 tokens without weights, but params.yaml sets `text.chunks` or `text.emphasis`"
+        yield fault, "write `text.chunks: 1` and `text.emphasis: none` in params.yaml, or leave the method out"
 
 
 class Sampling(Schema):
@@ -68,7 +68,7 @@ class ClassImages(Sampling):
     def _each_once(self) -> Self:
         refuse_twice(prompts=self.prompts, real=self.real)
         if self.count and not self.prompts:
-            raise ValueError(f"`prompts` is empty, and `count` is {self.count}: write the class, such as `dog`")
+            raise ValueError(f"`prompts` is empty, and `count` is {self.count}: write a prompt there, such as `dog`")
         return self
 
 
@@ -99,6 +99,7 @@ class KeepsClass(HasClassImages):
     def _has_what_it_weighs(self) -> Self:
         if self.prior_weight and not (self.class_images.count or self.class_images.real):
             raise ValueError(
-                "`prior_weight` needs pictures of the class: raise `class_images.count`, or name a `real` set"
+                "`prior_weight` needs pictures of the class: raise `class_images.count`, "
+                "or add an image set to `class_images.real`"
             )
         return self

@@ -51,7 +51,7 @@ def vae_config(model: Path, family: str) -> Path:
     unet = read_config(model / "unet" / "config.json")
     levels = unet.get("block_out_channels")
     widths = (levels[0] if isinstance(levels, list) and levels else None), unet.get("cross_attention_dim")
-    action = "name a VAE that has its configuration beside it: a folder of diffusers with config.json"
+    action = "give a VAE that has its configuration beside it: a folder of diffusers with config.json"
     return _shipped(model, family, widths, action) / "vae"
 
 
@@ -85,7 +85,7 @@ def single_scheduler(path: Path, family: str, configs: Path) -> dict[str, Any]:
     beside = _read_beside(path)
     if said := _prediction_beside(path, beside):
         if prediction not in (None, said):
-            fault = f"predicts {prediction} by marks in it, but {said} by {path.with_suffix('.yaml').name}"
+            fault = f"has marks of {prediction}, but {path.with_suffix('.yaml').name} says {said}"
             raise BaseError(path, fault, f"correct or remove {path.with_suffix('.yaml')}")
         prediction = said
     _refuse_other_numbers(path, beside, scheduler, read_config(configs / "vae" / "config.json"))
@@ -162,6 +162,6 @@ def warn_of_own_numbers(path: Path, alphas: Tensor, scaling_factor: float) -> No
     for name, tensor in read_either(path, wanted.__contains__)[0].items() if wanted else ():
         other = tensor.double() - ours[name] if tensor.numel() in (1, len(alphas)) else None
         if other is None or other.abs().max() > NEAR:
-            text = f"{path}: its `{name}` is not used, and is not that of the configuration that is"
-            action = f"if it is right, put a configuration with it in {path.with_suffix('.config')}"
+            text = f"{path}: its `{name}` is not used: the configuration that is used has other numbers"
+            action = f"if the file is right, put a configuration with its numbers in {path.with_suffix('.config')}"
             warnings.warn(f"{text}. Next: {action}", EtudeWarning, stacklevel=2)

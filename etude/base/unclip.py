@@ -95,9 +95,8 @@ def load_unclip(path: Path, config: dict[str, Any], device: torch.device) -> Unc
     if is_variation(path):
         width = config.get("cross_attention_dim")
         if type(width) is not int or not 0 < width <= LARGEST:
-            raise BaseError(
-                path, f"its unet has the cross_attention_dim {repr(width)[:60]}", "fetch the whole base again"
-            )
+            fault = f"its unet has `cross_attention_dim: {repr(width)[:60]}`; it must be a number from 1 to {LARGEST}"
+            raise BaseError(path, fault, "fetch the whole base again")
         blank = torch.zeros(1, width, device=device)
         return Unclip(blank, torch.ones_like(blank), torch.ones(LEVELS, device=device), instead=True)
     if config.get("class_embed_type") != "projection":

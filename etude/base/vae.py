@@ -39,14 +39,14 @@ def read_vae(path: Path, family: Family, model: Path) -> dict[str, Tensor]:
     refuse_missing(path)
     files = weight_paths(_folder(path)) if path.is_dir() else [path]
     if not files:
-        raise BaseError(path, "holds no VAE", "name a file or a folder that does")
+        raise BaseError(path, "holds no VAE", "give a file or a folder with a VAE")
     own = own_config(path)
     folder = own or vae_config(model, family.name)
     factor = read_scaling(path, read_config(folder / "config.json"))
     with as_base_errors(path):
         tensors = read_vae_files(path, files)
         if not any(name.startswith("vae.decoder.") for name in tensors):
-            raise BaseError(path, "holds no VAE", "name a file or a folder that does")
+            raise BaseError(path, "holds no VAE", "give a file or a folder with a VAE")
     tensors = whole(path, tensors, expected_shapes({"vae": empty_model(path, folder, family, "vae")}))
     if own is None:
         text = f"{path}: has no configuration, so its latents are scaled by {factor}, as those of {model}"
@@ -57,7 +57,7 @@ def read_vae(path: Path, family: Family, model: Path) -> dict[str, Tensor]:
 def refuse_missing(path: Path) -> None:
     """Raise BaseError if there is no such file or folder."""
     if not path.exists():
-        raise BaseError(path, "is missing: there is no such file or folder of a VAE", "correct its name")
+        raise BaseError(path, "is missing: there is no such file or folder of a VAE", "correct the path")
 
 
 def own_config(path: Path) -> Path | None:
@@ -88,7 +88,7 @@ def refuse_other_config(path: Path, family: Family, model: Path) -> None:
             continue
         if name == "force_upcast" and value:
             continue  # then the base computes in float32, which is right for every VAE
-        fault = f"has `{name}: {other}` in its configuration, and the base has {value}, which a merge keeps"
+        fault = f"has `{name}: {other}` in its configuration, but the base has {value}, which a merge keeps"
         action = f"give the base this VAE: `etude convert {model} --to diffusers_checkpoint --vae {path}`"
         raise BaseError(path, fault, action)
 

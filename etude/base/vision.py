@@ -25,7 +25,7 @@ def embed_pictures(
     ``encoder`` is the folder of CLIP's vision tower with its projection, or of a whole CLIP; ``preprocessor`` contains
     ``preprocessor_config.json``. Raises BaseError.
     """
-    clip = ClipVision(encoder, device, "name the folder of a whole CLIP", preprocessor)
+    clip = ClipVision(encoder, device, "give the folder of a whole CLIP", preprocessor)
     embeddings = [clip.see(Image.fromarray(picture.numpy())) for picture in pictures]
     return torch.stack(embeddings)
 
@@ -36,4 +36,6 @@ def text_projection(clip: Path) -> Tensor:
         found, _ = read_either(file, lambda name: name == PROJECTION)
         if found:
             return found[PROJECTION].float()
-    raise BaseError(clip, f"has no {PROJECTION}", "name the folder of a whole CLIP, with both towers")
+    raise BaseError(
+        clip, f"has no {PROJECTION}", "give the folder of a whole CLIP, with its text model and its vision model"
+    )

@@ -87,7 +87,7 @@ def whole(path: Path, tensors: Mapping[str, Tensor], expected: Shapes, beside: S
     if other:
         first = other[0]
         fault = f"`{first}` is {list(tensors[first].shape)}, but its configuration asks for {list(expected[first])}"
-        more = f"; so are {len(other) - 1} more tensors" if len(other) > 1 else ""
+        more = f"; {len(other) - 1} more tensors do not fit either" if len(other) > 1 else ""
         raise BaseError(path, fault + more, _ACTION)
     strange = [name for name in [*tensors, *beside] if name not in expected and not _USUAL.fullmatch(name)]
     if strange:

@@ -63,7 +63,7 @@ def test_a_method_that_reads_one_chunk_is_told_where_texts_have_more(project: Pa
     replace_in(project / "params.yaml", "chunks: 1 ", "chunks: 2 ")
     check(project)
     with pytest.raises(
-        ParamsError, match=r"null_text_inversion.*reads 75 tokens without weights.*Next: write `chunks: 1`"
+        ParamsError, match=r"null_text_inversion.*reads 75 tokens without weights.*Next: write `text.chunks: 1`"
     ):
         check(project, ["null_text_inversion"])
 

@@ -156,7 +156,7 @@ def test_a_clip_of_another_width_is_refused_by_its_name(base: Base) -> None:
         aesthetic.apply(Artifact(METHOD, tensors, made.facts), base),
     ):
         pass
-    with pytest.raises(BaseError, match="text_encoder: is no CLIP folder .*Next: name the folder of a whole CLIP"):
+    with pytest.raises(BaseError, match="text_encoder: is no CLIP folder .*Next: give the folder of a whole CLIP"):
         build(base, clip=str(base.path / "text_encoder"))
 
 
@@ -183,7 +183,7 @@ def test_its_file_is_a_bare_tensor_that_a1111_opens(save: torch.dtype, size: int
 
 def test_tensors_of_other_shapes_are_no_aesthetic_embedding(tmp_path: Path) -> None:
     torch.save(torch.zeros(3, 8), tmp_path / "x.pt")
-    with pytest.raises(FormatError, match=r"is a tensor \[3, 8\]"):
+    with pytest.raises(FormatError, match=r"is a tensor of shape \[3, 8\]"):
         aesthetic_pt.read(tmp_path / "x.pt")
     torch.save([1], tmp_path / "y.pt")
     with pytest.raises(FormatError, match="not a dictionary"):

@@ -230,5 +230,5 @@ def test_its_file_holds_one_row_of_float32_and_says_where_it_is_from(width: int,
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     made = Artifact(METHOD, {inversion.KEY: torch.zeros(8)}, artifact(1).facts)
     (path,) = clip_image_embedding.write(made, Draft(tmp_path))
-    with pytest.raises(FormatError, match=r"no `clip_image_embeds` \[1, d\]"):
+    with pytest.raises(FormatError, match=r"no tensor `clip_image_embeds` of shape \[1, d\]"):
         clip_image_embedding.read(path)

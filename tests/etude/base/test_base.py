@@ -205,7 +205,7 @@ def test_marks_that_contradict_each_other_or_are_not_known_are_refused(
 def test_a_file_that_contradicts_the_configuration_beside_it_is_refused(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"modelspec.prediction_type": "v"})
     (tmp_path / "model.yaml").write_text(LDM.format(""), encoding="utf-8")
-    with pytest.raises(BaseError, match=r"predicts v_prediction by marks in it, but epsilon by model\.yaml"):
+    with pytest.raises(BaseError, match=r"has marks of v_prediction, but model\.yaml says epsilon"):
         single_scheduler(tmp_path / "model.safetensors", "sd2", CONFIGS / "sd2")
 
 
@@ -215,7 +215,7 @@ def test_numbers_of_noise_and_latents_within_a_single_file_that_are_not_used_are
     warn_of_own_numbers(file, alphas, 0.18215)
     for other, name in ((alphas**2, "alphas_cumprod"), (alphas[:500], "alphas_cumprod")):
         save_file({name: other}, file)
-        with pytest.warns(EtudeWarning, match=f"its `{name}` is not used, .* Next: if it is right, put a conf"):
+        with pytest.warns(EtudeWarning, match=f"its `{name}` is not used: .* Next: if the file is right, put a conf"):
             warn_of_own_numbers(file, alphas, 0.18215)
     save_file({"scale_factor": torch.tensor(0.13025)}, file)
     with pytest.warns(EtudeWarning, match="its `scale_factor` is not used"):

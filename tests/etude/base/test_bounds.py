@@ -111,7 +111,7 @@ def test_every_field_of_a_model_is_used_or_refused_or_harmless(part: str) -> Non
 
 
 def test_a_field_that_a_model_does_not_have_is_named() -> None:
-    with pytest.warns(EtudeWarning, match="config: AutoencoderKL has no `downsample_padding`, so this changes nothing"):
+    with pytest.warns(EtudeWarning, match="config: AutoencoderKL has no field `downsample_padding`, so it is ignored"):
         check_config(Path("config"), {"downsample_padding": 2, "_note": 1, "other": None}, AutoencoderKL)
 
 
@@ -149,7 +149,11 @@ def test_published_configurations_are_within_the_bounds(file: Path) -> None:
             "the configuration of its text_encoder cannot",
         ),
         ("text_encoder/config.json", {"hidden_act": "no such"}, "the configuration of its text_encoder cannot"),
-        ("scheduler/scheduler_config.json", {"timestep_spacing": "no such"}, "timestep_spacing 'no such'"),
+        (
+            "scheduler/scheduler_config.json",
+            {"timestep_spacing": "no such"},
+            "`timestep_spacing: 'no such'` is not supported",
+        ),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**10}, "`num_train_timesteps` is 10000000000"),
     ],
     ids=str,
@@ -172,7 +176,7 @@ def test_a_clip_with_such_a_configuration_is_refused(tiny_base: Path, tmp_path: 
     ("file", "values", "fault"),
     [
         ("unet/config.json", {"addition_time_embed_dim": 16}, r"reads 96 numbers .* the text's 48 and 6 × 16"),
-        ("text_encoder_2/config.json", {"eos_token_id": 3}, "tokenizer_2 ends texts with word 689, .*looks for 3"),
+        ("text_encoder_2/config.json", {"eos_token_id": 3}, "tokenizer_2 ends texts with token 689, .*looks for 3"),
         ("unet/config.json", {"cross_attention_dim": 64}, "reads texts of width 64 .*, and its encoder gives 80"),
     ],
     ids=str,
@@ -189,7 +193,9 @@ def test_parts_of_different_models_are_no_base(
 def test_a_tokenizer_with_more_words_than_the_text_encoder_is_refused(copy: Path) -> None:
     words = json.loads((copy / "tokenizer/vocab.json").read_text())
     change(copy / "tokenizer/vocab.json", **{"zork</w>": len(words)})
-    with pytest.raises(BaseError, match=f"its tokenizer has {len(words) + 1} words, and its text_encoder {len(words)}"):
+    with pytest.raises(
+        BaseError, match=f"its tokenizer has {len(words) + 1} tokens, but its text_encoder has {len(words)}"
+    ):
         load_base(copy, parts=("text",))
 
 

@@ -53,7 +53,7 @@ def test_the_widths_and_the_name_of_a_base_do_not_count(copy: Path) -> None:
         ({"in_channels": 8}, "InstructPix2Pix"),
         ({"class_embed_type": "projection"}, "unCLIP"),
         ({"_class_name": "UNet3DConditionModel"}, "UNet3DConditionModel"),
-        ({"addition_embed_type": "image"}, "`image` conditions"),
+        ({"addition_embed_type": "image"}, "`addition_embed_type: image`"),
     ],
 )
 def test_another_unet_is_refused_by_its_kind(copy: Path, values: dict[str, object], says: str) -> None:
@@ -164,7 +164,7 @@ def test_another_single_file_is_refused_by_its_kind(
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_bytes(b"PNG")
-    with pytest.raises(BaseError, match="no diffusers folder"):
+    with pytest.raises(BaseError, match="neither a diffusers folder nor"):
         recognise(tmp_path / "picture.png")
 
 

@@ -79,7 +79,7 @@ def test_a_schedule_has_at_least_500_steps(schedule: str) -> None:
     if schedule == "scaled_linear":
         betas = [(0.001**0.5 + (0.012**0.5 - 0.001**0.5) * t / 499) ** 2 for t in range(500)]
     assert alphas.tolist() == pytest.approx([math.prod(1 - β for β in betas[: t + 1]) for t in range(500)], rel=1e-4)
-    with pytest.raises(BaseError, match="grows over 500 steps or more"):
+    with pytest.raises(BaseError, match="grows, over 500 steps or more"):
         read_alphas(Path("base"), {**own, "num_train_timesteps": 499})
 
 
@@ -91,9 +91,12 @@ def test_what_a_configuration_leaves_out_is_as_in_stable_diffusion_1() -> None:
 @pytest.mark.parametrize(
     ("scheduler", "fault"),
     [
-        ({"prediction_type": "sample"}, "a scheduler predicting sample"),
-        ({"_class_name": "EDMEulerScheduler"}, "a EDMEulerScheduler predicting epsilon"),
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "a FlowMatchEulerDiscreteScheduler predicting epsilon"),
+        ({"prediction_type": "sample"}, "of no class, `prediction_type: sample`"),
+        ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler, `prediction_type: epsilon`"),
+        (
+            {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+            "FlowMatchEulerDiscreteScheduler, `prediction_type: epsilon`",
+        ),
     ],
 )
 def test_other_kinds_of_noise_and_of_predictions_are_refused(scheduler: dict[str, Any], fault: str) -> None:
@@ -104,9 +107,9 @@ def test_other_kinds_of_noise_and_of_predictions_are_refused(scheduler: dict[str
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"latent_channels": 16}, r"latents of 16 channels at \[8, 8, 8, 8\]"),
-        ({"block_out_channels": [8, 8, 8]}, r"latents of 4 channels at \[8, 8, 8\]"),
-        ({"block_out_channels": 8}, "latents of 4 channels at 8"),
+        ({"latent_channels": 16}, r"16 latent channels and `block_out_channels: \[8, 8, 8, 8\]`"),
+        ({"block_out_channels": [8, 8, 8]}, r"4 latent channels and `block_out_channels: \[8, 8, 8\]`"),
+        ({"block_out_channels": 8}, "4 latent channels and `block_out_channels: 8`"),
         ({"_class_name": "AutoencoderTiny"}, "of the class AutoencoderTiny"),
     ],
 )

@@ -93,7 +93,9 @@ def test_a_noise_schedule_of_embeddings_that_does_not_grow_is_refused(
 ) -> None:
     copy = Path(shutil.copytree(unclip_of("sd1"), tmp_path / "base"))
     change(copy / "image_noising_scheduler/scheduler_config.json", **values)
-    with pytest.raises(BaseError, match=r"image_noising_scheduler: its scheduler_config\.json has no noise"):
+    with pytest.raises(
+        BaseError, match=r"image_noising_scheduler: its scheduler_config\.json (has no noise|must give noise)"
+    ):
         load_base(copy)
 
 

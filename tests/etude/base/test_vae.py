@@ -88,7 +88,7 @@ def test_a_folder_without_a_vae_needs_one_with_a_configuration_unless_it_has_usu
     folder_without: Path, without: tuple[Path, dict[str, Tensor]], tmp_path: Path
 ) -> None:
     save_file(without[1], tmp_path / "alone.safetensors")
-    with pytest.raises(BaseError, match=r"no_vae: does not have the widths .* Next: name a VAE that has its config"):
+    with pytest.raises(BaseError, match=r"no_vae: does not have the widths .* Next: give a VAE that has its config"):
         read_with_vae(folder_without, tmp_path / "alone.safetensors")
     change(folder_without / "unet/config.json", block_out_channels=3)
     with pytest.raises(BaseError, match="does not have the widths"):
@@ -142,7 +142,7 @@ def test_a_vae_comes_with_its_own_configuration(without: tuple[Path, dict[str, T
         ({"shift_factor": 0.1}, "shifts latents"),
         ({"latents_mean": [0.0, 1.0, 0.0, 0.0]}, "shifts latents"),
         ({"scaling_factor": 0}, "scaling_factor 0"),
-        ({"latent_channels": 16}, "16 channels"),
+        ({"latent_channels": 16}, "16 latent channels"),
         ({"block_out_channels": [8, 16, 24]}, r"\[8, 16, 24\]"),
         ({"_class_name": "AutoencoderTiny"}, "AutoencoderTiny"),
     ],

@@ -99,7 +99,7 @@ def test_a_name_inside_counts_where_the_file_was_called_by_it(tmp_path: Path) ->
 
 def test_a_word_inside_that_is_not_the_files_is_told(tmp_path: Path) -> None:
     save_file({"emb_params": ROWS}, tmp_path / "12345.safetensors", {"modelspec.trigger_phrase": "zork"})
-    with pytest.warns(EtudeWarning, match="its word is `zork`.*know `12345`"):
+    with pytest.warns(EtudeWarning, match="its word is `zork`.*take `12345`"):
         assert word_in(tmp_path / "12345.safetensors") == "zork"
     assert open_any(tmp_path / "12345.safetensors", name="owl")[1].facts["name"] == "owl"
     data = {"string_to_param": {"*": {"TORCHTENSOR": ROWS.tolist()}}, "name": 5}
