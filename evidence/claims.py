@@ -91,7 +91,7 @@ class Size(Schema):
     @model_validator(mode="after")
     def _decidable(self) -> Self:
         if (self.like is None) == (self.least is None and self.most is None):
-            raise ValueError("give `like`, or `least` and `most` or one of them")
+            raise ValueError("give either `like`, or one or both of `least` and `most`")
         return self
 
 
@@ -151,7 +151,11 @@ def chosen(evidence: Evidence, only: Sequence[str]) -> list[str]:
             named += [name for name, _ in evidence.claims[word].sides()]
         if not named:
             known = {*evidence.experiments, *evidence.claims, *(e.method for e in evidence.experiments.values())}
-            raise ParamsError("ONLY", f"nothing is called `{word}`{nearest(word, known)}", "name a method or a claim")
+            raise ParamsError(
+                "ONLY",
+                f"nothing is called `{word}`{nearest(word, known)}",
+                "give a method, image set, claim or experiment",
+            )
         found |= dict.fromkeys(named)
     return list(found) if only else list(evidence.experiments)
 
@@ -174,7 +178,11 @@ class Drafts:
             method = load_method(experiment.method)
             params: MethodParams = self._load(name, experiment.file, method.Params)
             if params.set != experiment.set:
-                raise ParamsError(FILE, f"experiments.{name}: `set` is overridden", "name the set as `set`")
+                raise ParamsError(
+                    FILE,
+                    f"experiments.{name}: an override changes `set`",
+                    "write the image set in the experiment's `set`",
+                )
         seeds = self.folder / "seeds"
         copy_params(self.root, seeds)
         for overrides in self.evidence.seeds:
@@ -224,14 +232,16 @@ class Drafts:
             return load(self.folder / name / file, schema)
         except ParamsError as error:
             fault = str(error).replace(f"{self.folder}/", "experiment ")
-            raise ParamsError(FILE, fault, "correct its overrides") from None
+            raise ParamsError(FILE, fault, "correct the overrides of this experiment") from None
 
 
 def _by_file(overrides: Sequence[str]) -> Mapping[str, Sequence[str]]:
     """Overrides by params file. Raises ParamsError if they give several combinations."""
     found = repository.combinations(overrides)
     if len(found) != 1:
-        raise ParamsError(FILE, f"{' '.join(overrides)} is {len(found)} combinations", "write an experiment for each")
+        raise ParamsError(
+            FILE, f"{' '.join(overrides)} gives {len(found)} combinations, not one", "write an experiment for each"
+        )
     return found[0]
 
 

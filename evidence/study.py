@@ -86,7 +86,7 @@ def count_sizes(root: Path, evidence: Evidence) -> dict[str, int]:
         for size in claim.names():
             if size not in known:
                 fault = f"sizes.{name}: there is no size `{size}`{nearest(size, known)}"
-                raise ParamsError(claims.FILE, fault, "name one that `etude sizes` counts")
+                raise ParamsError(claims.FILE, fault, "use a name that `etude sizes` prints")
     return known
 
 
@@ -96,4 +96,4 @@ def _run(root: Path, module: str, *words: str) -> None:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
         text = done.stderr.strip().removeprefix("error: ") or f"python -m {module} ended with {done.returncode}"
-        raise ParamsError(claims.FILE, text, "correct its overrides, or what they depend on")
+        raise ParamsError(claims.FILE, text, "correct the overrides in this file, or the files that the message names")

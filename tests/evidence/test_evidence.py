@@ -81,7 +81,7 @@ def test_the_one_picture_is_one_of_the_concept_set() -> None:
         ({"claims": {"a": CLAIM | {"this": "one.worst"}}}, r"claims.a.this"),
         ({"claims": {"a": CLAIM | {"source": "rumour"}}}, r"no source `rumour`"),
         ({"claims": {"a": CLAIM | {"beter": "lower"}}}, r"unknown key `claims.a.beter`"),
-        ({"sizes": {"a": {"says": "s", "source": "notes", "reading": "r", "size": "x"}}}, r"give `like`, or"),
+        ({"sizes": {"a": {"says": "s", "source": "notes", "reading": "r", "size": "x"}}}, r"give either `like`, or"),
     ],
 )
 def test_what_is_not_known_is_named(changes: dict[str, Any], said: str) -> None:
@@ -96,7 +96,7 @@ def test_what_is_not_known_is_named(changes: dict[str, Any], said: str) -> None:
         ({"own": ["rank=0"]}, "one/pipelines/lora/params.yaml.*`rank`"),
         ({"shared": ["evaluat.seeds=[0]"]}, "evaluat"),
         ({"own": ["rank=4,8"]}, "2 combinations"),
-        ({"own": ["set=style"]}, "`set` is overridden"),
+        ({"own": ["set=style"]}, "an override changes `set`"),
     ],
 )
 def test_a_value_that_a_method_does_not_take_is_named_before_anything_runs(
