@@ -57,7 +57,9 @@ def take() -> None:
     params = FOLDER / "params.yaml"
     earlier = pick(params, StageParams).earlier
     if earlier.as_published and not earlier.commit:
-        raise InputError(params, "`earlier.as_published` names stages of no commit", "give `earlier.commit`")
+        raise InputError(
+            params, "`earlier.as_published` names stages, but `earlier.commit` is empty", "write the commit"
+        )
     with replace_folder(OUT / "earlier") as begun, replace_folder(OUT / "published") as published:
         if earlier.commit:
             for part, path in BEGUN.items():
@@ -70,7 +72,7 @@ def unpack(commit: str, path: str, folder: Path) -> None:
     """Write the folder ``path`` of ``commit`` to ``folder``; raises InputError when this clone does not have it."""
     made = subprocess.run(["git", "archive", "--format=zip", f"{commit}:{path}"], capture_output=True, check=False)
     if made.returncode:
-        action = 'fetch the whole history (`git fetch --unshallow`), or set `commit: ""` to start from nothing'
+        action = 'fetch the whole history (`git fetch --unshallow`), or set `earlier.commit: ""` for random weights'
         raise InputError(FOLDER / "params.yaml", f"`earlier.commit`: git has no {path} at {commit}", action)
     with ZipFile(io.BytesIO(made.stdout)) as archive:  # tarfile extracts safely only since Python 3.11.4
         archive.extractall(folder)

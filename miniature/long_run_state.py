@@ -48,7 +48,11 @@ class Rolling(Report):
             self.history = [(int(step), float(loss), float(rate)) for step, loss, rate in state.pop("history")]
             return state
         if files:
-            raise TrainingError(self.scratch, "none of its states can be read", "move them away to start again")
+            raise TrainingError(
+                self.scratch,
+                "none of the saved states in it can be read",
+                "move these files away to train from the start",
+            )
         return None
 
     def start(self, step: int, steps: int) -> None:
@@ -125,6 +129,10 @@ def read_pieces(folder: Path) -> dict[str, Tensor]:
     for file in files:
         tensors, metadata = read_tensors(file)
         if metadata.get("pieces", "1") != count:
-            raise InputError(file.parent, f"holds {count} of {metadata['pieces']} pieces", "bring all of them")
+            raise InputError(
+                file.parent,
+                f"holds {count} pieces, and the weights have {metadata['pieces']}",
+                "copy all pieces of one run there",
+            )
         weights |= tensors
     return weights

@@ -74,7 +74,7 @@ def fetch(name: str, package: Package, folder: Path) -> Path:
         raise InputError(name, f"could not be fetched ({error})", "check the network and npm's registry") from error
     archive = folder / f"iconify-json-{name}-{package.version}.tgz"
     if sha256_file(archive) != package.sha256:
-        raise InputError(name, "is not the package that params.yaml names (sha256 differs)", "check where npm fetches")
+        raise InputError(name, "has another sha256 than in params.yaml", "check from which registry npm downloads")
     return archive
 
 
@@ -92,7 +92,9 @@ def record(name: str, package: Package, info: dict[str, Any], style: str) -> dic
     """Origin, author and licence of a package; raises InputError when the licence is not permissive."""
     licence = str(info["license"]["spdx"])
     if licence not in PERMISSIVE:
-        raise InputError(name, f"has the licence {licence}", f"use sets under {', '.join(PERMISSIVE)} only")
+        raise InputError(
+            name, f"has the licence {licence}", f"use only icon sets with a licence of {', '.join(PERMISSIVE)}"
+        )
     author = info["author"]
     return {
         "style": style,

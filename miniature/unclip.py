@@ -190,7 +190,11 @@ def look(world: World, encoded: Encoded, count: int) -> tuple[Tensor, Examples]:
     clip, pictures, table = read_clip(OUT / "vision"), read_pictures(), colour_table(world)
     trained = pictures.trained(world)
     if (trained.style, trained.concept) != (encoded.style, encoded.concept):
-        raise InputError(OUT / "latents", "are not those of the pictures in out/render", "run the stage latents again")
+        raise InputError(
+            OUT / "latents",
+            "were made from other pictures than those in out/render",
+            "run `dvc repro latents` in miniature",
+        )
     shown = (different(trained, count, table), different(pictures.held_out(world), count, table))
     return embed(clip, trained, table), Examples(clip, *shown)
 

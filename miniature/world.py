@@ -99,7 +99,11 @@ class Pictures:
         """Only the pictures of ``styles`` and ``concepts``."""
         kept = [i for i in range(len(self)) if self.style[i] in styles and self.concept[i] in concepts]
         if not kept:
-            raise InputError(OUT / "render", "has none of the pictures asked for", "look at world.yaml")
+            raise InputError(
+                OUT / "render",
+                "has no picture of the chosen styles and concepts",
+                "correct world.yaml, or run the stage render",
+            )
         return Pictures(self.rgba[kept], [self.style[i] for i in kept], [self.concept[i] for i in kept])
 
     def trained(self, world: World) -> Pictures:

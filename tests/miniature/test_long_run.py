@@ -77,7 +77,7 @@ def test_the_two_newest_states_are_kept_and_one_that_is_not_whole_is_no_state(tm
 
 def test_a_run_does_not_begin_anew_over_states_that_it_cannot_read(tmp_path: Path) -> None:
     (tmp_path / "state-0000002.pt").write_bytes(b"damaged")
-    with pytest.raises(TrainingError, match="none of its states can be read"):
+    with pytest.raises(TrainingError, match="none of the saved states in it can be read"):
         train(tmp_path)
 
 
