@@ -79,7 +79,7 @@ def push(root: Path, targets: list[str]) -> None:
     done = dvc(root, "push", "--quiet", "--run-cache", *targets)
     if done.returncode:
         fault = f"`dvc push` says: {done.stderr.strip()}"
-        raise InputError("the DVC remote", fault, "see that this machine can write there, and run the flow again")
+        raise InputError("the DVC remote", fault, "check that this machine can write to it, then run the flow again")
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def carrier(root: Path, stages: Sequence[Stage]) -> Callable[[Stage, Site, Tell,
                     raise StoppedError from error
                 continue
             if state is None:
-                fault = "its worker was lost"
+                fault = "its worker stopped without an answer"
             elif state.is_completed():
                 return str(state.message)
             else:
@@ -214,7 +214,7 @@ def shared_commit(root: Path) -> str:
     names = [name for line in plain if Path(name := line[2:].strip().split(" -> ")[-1]).name != "dvc.lock"]
     if names:
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        raise InputError(shown, "not committed, so no worker would see it", "commit and push it, or put it away")
+        raise InputError(shown, "not committed, so workers would not have it", "commit and push it, or `git stash -u`")
     commit = git(root, "rev-parse", "HEAD")
     if not git(root, "branch", "--remotes", "--contains", commit, check=False):
         raise InputError(commit[:10], "no remote branch has this commit, so no worker can fetch it", "`git push` it")
@@ -228,9 +228,11 @@ def share(root: Path, stages: Sequence[Stage]) -> None:
     """
     remote = repository.remote(root)
     if not remote or remote.startswith("http"):
-        fault = f"{remote} keeps no run-cache" if remote else "there is none that machines could share"
+        fault = f"{remote} cannot keep a run-cache" if remote else "is not set, and workers share results by it"
         raise InputError(
-            "the DVC remote", fault, "name a bucket, an ssh server or a folder: `dvc remote add --default`"
+            "the DVC remote",
+            fault,
+            "set it to a bucket, an ssh server or a folder: `dvc remote add --default NAME URL`",
         )
     for stage in stages:
         if stage.name.endswith(".dvc") and any(why.endswith("modified") for why in stage.why):

@@ -89,7 +89,7 @@ def sources(root: Path, targets: Iterable[str]) -> dict[str, Sources]:
             labels = _labels(names.values())
             return {target: _sources(graph, names, _wanted(graph, names, labels, [target])) for target in targets}
     except DvcException as error:
-        raise InputError(str(root), causes(error), "fix it; `dvc status` shows the same fault") from error
+        raise InputError(str(root), causes(error), "correct it; `dvc status` then shows no error") from error
 
 
 def load(
@@ -135,7 +135,7 @@ def _told(root: Path, error: DvcException) -> tuple[str, str]:
             "is a copy without .git, where DVC keeps no records",
             "run `git init && git add -A && git commit -m start`",
         )
-    return causes(error), "fix it; `dvc status` shows the same fault"
+    return causes(error), "correct it; `dvc status` then shows no error"
 
 
 def _missing(known: Iterable[DvcStage], wanted: Iterable[DvcStage]) -> list[str]:
@@ -149,7 +149,7 @@ def _missing(known: Iterable[DvcStage], wanted: Iterable[DvcStage]) -> list[str]
 def without(missing: Sequence[str]) -> tuple[str, str, str]:
     """What to say of inputs that are missing: where, what, and what to do."""
     fault = "is missing, and no stage makes it" if len(missing) == 1 else "are missing, and no stage makes them"
-    return ", ".join(missing), fault, "`etude check` says which parameters name it, and what brings it"
+    return ", ".join(missing), fault, "run `etude check`: it names the parameter and the command that brings the file"
 
 
 def pending(stages: Sequence[Stage]) -> dict[Stage, tuple[str, ...]]:
@@ -225,8 +225,8 @@ def _wanted(
         found = [stage for stage in graph if target.rstrip("/") in known[stage]]
         if not found:
             near = difflib.get_close_matches(target, sorted(set().union(*known.values())), n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else "`dvc stage list --all` names them all"
-            raise InputError(target, "no stage, group, method or output is called that", hint)
+            hint = f"did you mean {' or '.join(near)}?" if near else "see all stages with `dvc stage list --all`"
+            raise InputError(target, "no stage, group, method or output has this name", hint)
         wanted |= dict.fromkeys(found)
     return wanted
 
@@ -250,7 +250,7 @@ def _describe(stage: DvcStage, name: str, label: str, upstream: Sequence[Stage],
     why = _why(stage)
     try:
         if resource not in ("cpu", "gpu"):
-            raise ValueError(f"{resource!r} is no resource")
+            raise ValueError(f"{resource!r} is not a resource: cpu or gpu")
         return Stage(
             name=name,
             label=label,
@@ -264,7 +264,7 @@ def _describe(stage: DvcStage, name: str, label: str, upstream: Sequence[Stage],
         )
     except ValueError as error:
         raise InputError(
-            f"{name}: meta.flow", str(error), "write it as `{resource: gpu, timeout: 4h, retries: 1}`"
+            f"{name}: meta.flow", str(error), "write it in dvc.yaml as `{resource: gpu, timeout: 4h, retries: 1}`"
         ) from error
 
 

@@ -59,7 +59,7 @@ def combinations(overrides: Sequence[str]) -> list[dict[str, list[str]]]:
     try:
         return cast("list[dict[str, list[str]]]", get_hydra_sweeps(to_path_overrides(overrides)))
     except (DvcException, HydraException) as error:
-        raise InputError(" ".join(overrides), causes(error), "write it as `-S file.yaml:key=1,2`") from error
+        raise InputError(" ".join(overrides), causes(error), "write -S as `-S file.yaml:key=1,2`") from error
 
 
 def override(root: Path, values: Mapping[str, Sequence[str]]) -> None:
@@ -72,10 +72,10 @@ def override(root: Path, values: Mapping[str, Sequence[str]]) -> None:
         try:
             for text in overrides:
                 if fault := _unknown(root / path, text):
-                    raise InputError(shown, fault, "name a file and a key that exist")
+                    raise InputError(shown, fault, "give a file and a key that exist")
             apply_overrides(root / path, list(overrides))
         except (DvcException, OSError) as error:
-            raise InputError(shown, causes(error), "name a file and a key that exist") from error
+            raise InputError(shown, causes(error), "give a file and a key that exist") from error
 
 
 def _unknown(file: Path, text: str) -> str:

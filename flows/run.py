@@ -51,9 +51,17 @@ def main(
             show_plan(root, targets or (), jobs or cores(), force)
         else:
             if pools and force:
-                raise InputError("--force", "workers take what is already made", "leave out --force or --pools")
+                raise InputError(
+                    "--force",
+                    "has no use with --pools: workers take results that exist",
+                    "leave out --force or --pools",
+                )
             if pools and runner != "threads":
-                raise InputError(f"--runner {runner}", "workers run the stages", "leave out --runner or --pools")
+                raise InputError(
+                    f"--runner {runner}",
+                    "has no use with --pools: workers run the stages",
+                    "leave out --runner or --pools",
+                )
             run(root, targets or (), jobs or cores(), devices(gpus), force, pools, runner)
 
 

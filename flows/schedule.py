@@ -67,7 +67,7 @@ def last_tag(root: Path) -> str:
     """The tag nearest to the present commit. Raises InputError where there is none."""
     if tag := git(root, "describe", "--tags", "--abbrev=0", check=False):
         return tag
-    raise InputError(root, "no tag leads to the present commit", "publish a run: `git tag v1`")
+    raise InputError(root, "no tag is on the present commit or one before it", "tag a run to reproduce: `git tag v1`")
 
 
 def fingerprint(root: Path) -> str:
@@ -93,7 +93,9 @@ def deployments(root: Path, given: Settings) -> Sequence[RunnerDeployment]:
                 made.append(_deployment(todo, Cron(cron, timezone=given.time_zone), common | own))
     except ValueError as error:
         raise InputError(
-            str(settings.FILE), f"Prefect cannot read cron {cron!r}", "fix it; see `man 5 crontab`"
+            str(settings.FILE),
+            f"Prefect cannot read cron {cron!r}",
+            "write five fields, as '0 2 * * *'; see `man 5 crontab`",
         ) from error
     if given.changed.interval != NEVER:
         every = timedelta(seconds=settings.seconds(given.changed.interval))

@@ -65,13 +65,17 @@ def serve(root: Path, given: Settings, now: Sequence[str] = ()) -> None:
         leave(f"nothing to wait for: {settings.FILE} says never to all")
     for name in now:
         if name not in (known := [str(one.flow_name) for one in made]):
-            raise InputError(f"--now {name}", "no such flow is served", f"name {' or '.join(known)}")
+            raise InputError(
+                f"--now {name}",
+                f"no flow of this name is served; {settings.FILE} may say never to it",
+                f"give {' or '.join(known)}",
+            )
     say(f"watch at {ready()}")
     try:
         _serve(made, given.time_zone, now, Path(os.environ["PREFECT_HOME"]) if own else None)
     except HTTPError as error:
         fault = f"it does not answer ({describe(error)})"
-        raise InputError("the Prefect server", fault, "serve again when it does") from error
+        raise InputError("the Prefect server", fault, "run `etude serve` again when it answers") from error
 
 
 def _serve(made: Sequence[RunnerDeployment], zone: str, now: Sequence[str], home: Path | None) -> None:

@@ -100,7 +100,7 @@ def connect(root: Path) -> Callable[[], str]:
             found = _start(home, root, life) if locked(life.fileno()) else recorded(home)
     except OSError as error:
         fault = f"the folder of Prefect's history cannot be used ({error.strerror or error})"
-        raise InputError(home, fault, "make it writable, or set PREFECT_HOME to a folder that is") from error
+        raise InputError(home, fault, "make the folder writable, or set PREFECT_HOME to a writable folder") from error
     # Registered before Prefect is imported, so that what Prefect sends when the process ends still arrives.
     atexit.register(_leave, home, users)
     os.environ["PREFECT_API_URL"] = f"{found.url}/api"
@@ -113,7 +113,7 @@ def recorded(home: Path) -> Server:
     """The server that was started last. Raises OSError without one, or if a full disk damaged server.txt."""
     words = (home / "server.txt").read_text().split()
     if len(words) != 2:
-        raise OSError("server.txt is damaged: end what uses this folder")
+        raise OSError("server.txt is damaged: end the flows and servers that use this folder")
     return Server(*words)
 
 
@@ -139,7 +139,7 @@ def _given(api: str) -> str:
     except HTTPError:
         pass  # a server answers; Prefect itself reports a refused login
     except (URLError, OSError, ValueError) as error:
-        action = "start that server, or unset PREFECT_API_URL for one of the repository's own"
+        action = "start that server, or unset PREFECT_API_URL: then the repository starts its own"
         raise InputError("PREFECT_API_URL", f"nothing answers at {api} ({error})", action) from error
     return api.removesuffix("/api")
 
@@ -156,7 +156,7 @@ def _listen() -> socket.socket:
             listener.close()
         else:
             return listener
-    raise InputError("127.0.0.1", "no port is free", "end a program that listens on many")
+    raise InputError("127.0.0.1", "no port is free", "end a program that listens on many ports")
 
 
 def _start(home: Path, root: Path, life: IO[str]) -> Server:
@@ -189,7 +189,7 @@ def _wait(home: Path, server: Server) -> str:
         if not lives(home):
             text = (home / "server.log").read_text(errors="replace").strip()
             fault = f"the Prefect server does not start: {text[-2000:] or 'it says nothing'}"
-            action = f"fix that, or delete {home}: the history of past runs is lost then"
+            action = f"correct this, or delete {home}, and with it the history of past runs"
             raise InputError(home / "server.log", fault, action)
         if time.monotonic() > end:
             fault = f"the Prefect server of this folder does not answer at {server.url}"

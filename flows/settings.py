@@ -39,7 +39,7 @@ class Changed(Schema):
     @classmethod
     def _long_enough(cls, interval: str) -> str:
         if interval != NEVER and seconds(interval) < 10:
-            raise ValueError("is too short: looking takes seconds; write 10s or more")
+            raise ValueError("is too short, since each look takes seconds; write 10s or more")
         if interval != NEVER and seconds(interval) > 366 * 86400:
             raise ValueError('is more than a year: write less, or "" for never')
         return interval
@@ -68,7 +68,7 @@ class Settings(Schema):
     @classmethod
     def _known(cls, zone: str) -> str:
         if zone not in available_timezones():
-            raise ValueError(f"{zone!r} is no time zone; name one as Europe/Zurich or Etc/UTC")
+            raise ValueError(f"{zone!r} is not a time zone; write one such as Europe/Zurich or Etc/UTC")
         return zone
 
 
@@ -81,7 +81,7 @@ def seconds(duration: str | float) -> float:
     """`90`, `90s`, `30m`, `4h` or `2d` in seconds. Raises ValueError on anything else."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", str(duration))
     if not found:
-        raise ValueError(f"{duration!r} is no duration")
+        raise ValueError(f"{duration!r} is not a duration such as 90s, 30m, 4h or 2d")
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 

@@ -31,7 +31,7 @@ def find_root(folder: Path) -> Path:
     for root in (folder, *folder.parents):
         if (root / ".dvc").is_dir():
             return root
-    raise InputError(folder, "there is no DVC repository here", "change into one, or make one with `dvc init`")
+    raise InputError(folder, "is not in a DVC repository", "`cd` into one, or make one with `dvc init`")
 
 
 def refuse_runner(name: str) -> None:
@@ -40,11 +40,11 @@ def refuse_runner(name: str) -> None:
     if name == "threads":
         return
     if kind not in RUNNERS:
-        raise InputError(f"--runner {name}", "there is no such task runner", "name threads, dask or ray")
+        raise InputError(f"--runner {name}", "there is no such task runner", "use threads, dask or ray")
     package = RUNNERS[kind]
     if find_spec(package) is None:
         fault = f"{package.replace('_', '-')} is not installed"
-        raise InputError(f"--runner {name}", fault, f"`make setup EXTRAS={kind}`")
+        raise InputError(f"--runner {name}", fault, f"install it with `make setup EXTRAS={kind}`")
 
 
 def devices(count: int | None) -> list[str]:
@@ -124,7 +124,7 @@ def end_of(flow: Callable[[], State[Any]]) -> State[Any]:
         if isinstance(cause, EtudeError | HTTPError) and not interrupted:
             raise cause
     except HTTPError as error:
-        fault = f"it went away while the flow ran ({describe(error)})"
+        fault = f"it stopped answering while the flow ran ({describe(error)})"
         raise InputError("the Prefect server", fault, "run this again: what is finished is kept") from error
     if interrupted:
         raise KeyboardInterrupt

@@ -159,8 +159,10 @@ class Serving(Runner):
         except KeyboardInterrupt:
             if not self.lost:
                 raise
-            fault = "it is gone, and with it the runs that were at work"
-            raise InputError("the Prefect server", fault, "serve again; the end of server.log may tell why") from None
+            fault = "it ended, and with it the runs that were active"
+            raise InputError(
+                "the Prefect server", fault, "run `etude serve` again; the end of server.log may show why"
+            ) from None
         finally:
             over.set()
             if watching.is_alive():

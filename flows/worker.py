@@ -43,12 +43,12 @@ def main(
 def work(root: Path, pool: str, limit: int | None, gpus: list[str]) -> int:
     """Run a Prefect worker for a pool; returns its exit code. Raises InputError if this machine cannot be a worker."""
     if pool not in ("cpu", "gpu"):
-        raise InputError(pool, "there is no such pool", "name cpu or gpu")
+        raise InputError(pool, "there is no such pool", "give cpu or gpu")
     if pool == "gpu" and not gpus:
-        raise InputError("gpu", "this machine shows no GPU", "name cpu, or say how many with --gpus")
+        raise InputError("gpu", "no GPU was found on this machine", "give cpu, or the number of GPUs with --gpus")
     if "PREFECT_API_URL" not in os.environ:
-        fault = "it does not say which server hands the stages out"
-        raise InputError("PREFECT_API_URL", fault, "set it, as http://10.0.0.1:4200/api")
+        fault = "is not set, so the worker does not know its Prefect server"
+        raise InputError("PREFECT_API_URL", fault, "set it to the server's address, such as http://10.0.0.1:4200/api")
     from flows import server
 
     ready = server.connect(root)

@@ -62,7 +62,9 @@ def resolve(root: Path, revision: str) -> str:
         found = refs.splitlines()[0]
     if not found:
         raise InputError(
-            revision, "no commit, tag, branch or experiment is called that", "see `git tag`, `dvc exp show`"
+            revision,
+            "no commit, tag, branch or experiment has this name",
+            "see `git tag`, `git branch`, `dvc exp list`",
         )
     return found
 
@@ -71,7 +73,11 @@ def git(folder: Path, *words: str, check: bool = True) -> str:
     """The output of a git command. If git fails: InputError with git's message, or an empty text without `check`."""
     done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)
     if check and done.returncode:
-        raise InputError(str(folder), f"`git {' '.join(words)}` says: {done.stderr.strip()}", "fix that, and try again")
+        raise InputError(
+            str(folder),
+            f"`git {' '.join(words)}` says: {done.stderr.strip()}",
+            "correct this, and run the command again",
+        )
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
@@ -89,7 +95,9 @@ def _prepare(root: Path, tree: Path, fresh: bool, wanted: bool) -> None:
     inputs = git(tree, "ls-files", "*.dvc").splitlines() if wanted else []
     if inputs and dvc(tree, "checkout", *inputs).returncode and (pull := dvc(tree, "pull", *inputs)).returncode:
         last = pull.stderr.strip().splitlines()[-1:] or ["it cannot be pulled"]
-        raise InputError(", ".join(inputs), f"an input is not in the cache: {last[0]}", "fetch it with `dvc pull`")
+        raise InputError(
+            ", ".join(inputs), f"an input is not in the cache: {last[0]}", "see what `dvc pull` says about it"
+        )
     if fresh:
         repository.use_cache(tree, tree / ".dvc" / "cache")
     else:
@@ -133,7 +141,7 @@ def keep(root: Path, tree: Path, name: str, stages: Sequence[str]) -> None:
     with one_at_a_time(root / ".scratch" / "worktrees" / LOCK):
         done = dvc(tree, "exp", "save", "--force", "--name", name, *untracked, *stages)
     if done.returncode:
-        raise InputError(name, f"`dvc exp save` says: {done.stderr.strip()}", "fix that, and run the sweep again")
+        raise InputError(name, f"`dvc exp save` says: {done.stderr.strip()}", "correct this, and run the sweep again")
 
 
 def _remove(root: Path, tree: Path) -> None:

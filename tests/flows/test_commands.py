@@ -125,8 +125,8 @@ def test_a_run_that_is_not_complete_ends_with_its_message(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"pools": True, "force": True}, "--force: workers take what is already made"),
-        ({"pools": True, "runner": "dask"}, "--runner dask: workers run the stages"),
+        ({"pools": True, "force": True}, "--force: has no use with --pools: workers take"),
+        ({"pools": True, "runner": "dask"}, "--runner dask: has no use with --pools: workers run the stages"),
     ],
 )
 def test_what_workers_cannot_do_is_refused(
@@ -182,7 +182,9 @@ def test_a_flow_ends_with_its_state_or_with_the_error_that_a_user_can_mend(inter
     with pytest.raises(InputError, match="a: is wrong"):
         terminal.end_of(lambda: ended(InputError("a", "is wrong", "correct it")))
     for error, said in ((ConnectError("refused"), "refused"), (ReadTimeout(""), "ReadTimeout")):
-        with pytest.raises(InputError, match=rf"it went away while the flow ran \({said}\). Next: run this again"):
+        with pytest.raises(
+            InputError, match=rf"it stopped answering while the flow ran \({said}\). Next: run this again"
+        ):
             terminal.end_of(lambda error=error: ended(error))
 
 

@@ -160,7 +160,7 @@ def test_settings_have_their_bounds(change: dict[str, Any], fine: bool) -> None:
 
 @pytest.mark.parametrize("text", ["", "4 weeks", "-3", "1..5", "5x"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no duration"):
+    with pytest.raises(ValueError, match="is not a duration"):
         seconds(text)
     assert seconds(" 2 h ") == 7200
 
@@ -218,7 +218,9 @@ def test_nothing_to_wait_for_and_a_server_that_is_gone_end_serving(
         raise ConnectError("refused")
 
     monkeypatch.setattr(serve, "_serve", away)
-    with pytest.raises(InputError, match=r"the Prefect server: it does not answer \(refused\). Next: serve again"):
+    with pytest.raises(
+        InputError, match=r"the Prefect server: it does not answer \(refused\). Next: run `etude serve` again"
+    ):
         serve.serve(tmp_path, Settings.model_validate(GIVEN))
 
 

@@ -93,7 +93,7 @@ def test_a_recipe_is_the_command_the_parameters_the_paths_and_the_recipes_before
 
 def test_one_missing_input_is_named_alone(project: Project) -> None:
     (project.root / "in.txt").unlink()
-    with pytest.raises(InputError, match=r"^in\.txt: is missing, and no stage makes it. Next: `etude check` says"):
+    with pytest.raises(InputError, match=r"^in\.txt: is missing, and no stage makes it. Next: run `etude check`"):
         plan.load(project.root)
     assert [stage.label for stage in plan.load(project.root, ["photo.png"])] == ["photo.png.dvc"]
 
@@ -102,7 +102,9 @@ def test_a_target_is_a_name_a_label_a_group_a_file_a_folder_or_an_output(once: P
     for target in ("two", "out/two", "out/two/"):
         assert [stage.label for stage in plan.load(once.root, [target])] == ["photo.png.dvc", "one", "two"]
     assert {stage.label for stage in plan.load(once.root, ["dvc.yaml"])} == {"photo.png.dvc", "one", "two", "three"}
-    with pytest.raises(InputError, match="^work: no stage, group, method or output is called that. Next: `dvc stage"):
+    with pytest.raises(
+        InputError, match="^work: no stage, group, method or output has this name. Next: see all stages with `dvc stage"
+    ):
         plan.load(once.root, ["work"])
     with pytest.raises(InputError, match="^ot/on: .*Next: did you mean out/one or out/two"):
         plan.load(once.root, ["ot/on"])

@@ -54,16 +54,16 @@ def test_what_is_not_committed_is_named_the_first_five(
     status: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machines, "git", Git(status=status))
-    with pytest.raises(InputError, match=rf"^{shown}: not committed, so no worker would see it"):
+    with pytest.raises(InputError, match=rf"^{shown}: not committed, so workers would not have it"):
         machines.shared_commit(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("remote", "fault"),
     [
-        ("", "there is none that machines could share"),
-        ("https://x/y", "https://x/y keeps no run-cache"),
-        ("http://x", "http://x keeps no run-cache"),
+        ("", "is not set, and workers share"),
+        ("https://x/y", "https://x/y cannot keep a run-cache"),
+        ("http://x", "http://x cannot keep a run-cache"),
     ],
 )
 def test_a_remote_without_a_run_cache_is_refused(
@@ -270,6 +270,8 @@ def test_a_failed_stage_is_not_begun_again_and_one_whose_worker_is_lost_is(
             carry(*given)
     assert len(did["begun"]) == 2
     did["ends"] = [None] * machines.MACHINES
-    with pytest.raises(StageError, match=f"^x:build failed {machines.MACHINES} times: its worker was lost$"):
+    with pytest.raises(
+        StageError, match=f"^x:build failed {machines.MACHINES} times: its worker stopped without an answer$"
+    ):
         carry(*given)
     assert len(did["begun"]) == 2 + machines.MACHINES

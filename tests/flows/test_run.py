@@ -87,7 +87,7 @@ def test_the_plan_says_what_would_run_and_why_and_runs_nothing(project: Project)
 
 def test_the_plan_is_told_where_an_input_is_not_here_yet_and_the_run_is_refused(project: Project) -> None:
     project.stages(one={"deps": ["base"]}, two={"deps": ["out/one"]})
-    said = "base: is missing, and no stage makes it. Next: `etude check` says which parameters name it"
+    said = "base: is missing, and no stage makes it. Next: run `etude check`: it names the parameter"
     dry = project.flow("--dry")
     text, _ = dry.communicate()
     assert dry.returncode == 0, text
@@ -129,7 +129,7 @@ def test_an_unknown_target_ends_with_code_1_and_one_line(project: Project) -> No
     flow = project.flow("--dry", "on")
     text, _ = flow.communicate()
     assert flow.returncode == 1
-    assert text == "error: on: no stage, group, method or output is called that. Next: did you mean one?\n"
+    assert text == "error: on: no stage, group, method or output has this name. Next: did you mean one?\n"
 
 
 def test_a_server_that_does_not_answer_is_named(project: Project) -> None:
@@ -215,7 +215,7 @@ def test_a_server_that_is_restarted_is_waited_for_and_one_that_is_gone_is_named(
     (project.root / "end").touch()
     text, _ = flow.communicate()
     assert flow.returncode == 1
-    assert "error: the Prefect server: it went away while the flow ran" in text
+    assert "error: the Prefect server: it stopped answering while the flow ran" in text
     assert "run this again: what is finished is kept" in text
     assert "up to date" in project.dvc("status")
 

@@ -25,9 +25,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarni
 
 def test_an_unknown_runner_is_refused(project: Project) -> None:
     project.stages(one={})
-    with pytest.raises(InputError, match="name threads, dask or ray"):
+    with pytest.raises(InputError, match="use threads, dask or ray"):
         make("spark", 2)
-    assert "name threads, dask or ray" in project.flow("--dry", "--runner", "spark").communicate()[0]
+    assert "use threads, dask or ray" in project.flow("--dry", "--runner", "spark").communicate()[0]
 
 
 def test_what_is_set_in_one_process_is_set_in_its_copies(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_combinations_are_those_of_dvc() -> None:
         {"params.yaml": ["rate=1"], "a/b.yaml": ["x.y=3"]},
         {"params.yaml": ["rate=2"], "a/b.yaml": ["x.y=3"]},
     ]
-    with pytest.raises(InputError, match="write it as"):
+    with pytest.raises(InputError, match="write -S as"):
         repository.combinations(["rate=[1"])
 
 
@@ -47,7 +47,7 @@ def test_an_unknown_key_or_file_is_refused_and_comments_stay(tmp_path: Path) -> 
     repository.override(tmp_path, {"params.yaml": ["rate=2"]})
     assert (tmp_path / "params.yaml").read_text() == "rate: 2 # of learning\n"
     for values in ({"params.yaml": ["rat=2"]}, {"other.yaml": ["rate=2"]}):
-        with pytest.raises(InputError, match="name a file and a key that exist"):
+        with pytest.raises(InputError, match="give a file and a key that exist"):
             repository.override(tmp_path, values)
 
 

@@ -17,7 +17,7 @@ from flows.terminal import conclude, devices, find_root, leave, note_interrupts,
 def test_the_root_is_the_nearest_folder_above_with_a_dvc_repository(tmp_path: Path) -> None:
     inner = tmp_path / "outer/inner/deep"
     inner.mkdir(parents=True)
-    with pytest.raises(InputError, match="there is no DVC repository here"):
+    with pytest.raises(InputError, match="is not in a DVC repository"):
         find_root(tmp_path / "outer")
     (tmp_path / "outer/.dvc").mkdir()
     (tmp_path / "outer/inner/.dvc").write_text("a file")
@@ -27,7 +27,7 @@ def test_the_root_is_the_nearest_folder_above_with_a_dvc_repository(tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["spark", "thread", "threads@x", "", "@x"])
 def test_an_unknown_runner_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match="there is no such task runner. Next: name threads, dask or ray"):
+    with pytest.raises(InputError, match="there is no such task runner. Next: use threads, dask or ray"):
         refuse_runner(name)
 
 

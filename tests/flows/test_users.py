@@ -110,7 +110,7 @@ def test_a_record_that_a_full_disk_cut_is_named(home: Path) -> None:
     (home / "server.txt").write_text("http://127.0.0.1:9 word\n")
     assert server.recorded(home) == Server("http://127.0.0.1:9", "word")
     (home / "server.txt").write_text("http://127.0.0.1:9")
-    with pytest.raises(OSError, match=r"server.txt is damaged: end what uses this folder"):
+    with pytest.raises(OSError, match=r"server.txt is damaged: end the flows and servers that use this folder"):
         server.recorded(home)
 
 

@@ -231,7 +231,7 @@ def test_ctrl_c_ends_serving_and_a_lost_server_is_named(
     monkeypatch.setattr(Serving, "start", start)
     monkeypatch.setattr(serving, "_watch", watched)
     serving.lost = lost
-    expected, said = (InputError, "it is gone, and with it the runs") if lost else (KeyboardInterrupt, None)
+    expected, said = (InputError, "it ended, and with it the runs") if lost else (KeyboardInterrupt, None)
     with pytest.raises(expected, match=said):
         serving.serve(["look"], "tell", "lives")  # type: ignore[list-item, arg-type]
     ((looks, tell, lives, over),) = watched

@@ -56,7 +56,7 @@ def test_what_was_made_is_pushed_with_its_entry_in_the_run_cache(
     push, repro = ("push", "--quiet", "--run-cache"), ("repro", "--quiet", "--pull")
     assert dvc == [(tmp_path, *push, "a", "b"), (tmp_path, *repro, "a", "b")]
     dvc.result = SimpleNamespace(returncode=1, stderr=" it is full\n")
-    with pytest.raises(InputError, match="the DVC remote: `dvc push` says: it is full. Next: see that this machine"):
+    with pytest.raises(InputError, match="the DVC remote: `dvc push` says: it is full. Next: check that this machine"):
         machines.push(tmp_path, ["a"])
     with pytest.raises(InputError, match="`dvc repro --pull` says: it is full. Next: run the flow again"):
         machines.collect(tmp_path, ["a"])
@@ -170,11 +170,13 @@ def test_a_worker_leaves_when_it_is_told_to_and_keeps_how_often_a_user_wants_it_
 def test_a_worker_that_could_take_nothing_is_refused_before_it_starts(
     started: dict[str, Calls], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match=r"tpu: there is no such pool. Next: name cpu or gpu"):
+    with pytest.raises(InputError, match=r"tpu: there is no such pool. Next: give cpu or gpu"):
         command.work(tmp_path, "tpu", 1, ["0"])
-    with pytest.raises(InputError, match=r"gpu: this machine shows no GPU"):
+    with pytest.raises(InputError, match=r"gpu: no GPU was found on this machine"):
         command.work(tmp_path, "gpu", 1, [])
     monkeypatch.delenv("PREFECT_API_URL")
-    with pytest.raises(InputError, match=r"PREFECT_API_URL: it does not say which server hands the stages out"):
+    with pytest.raises(
+        InputError, match=r"PREFECT_API_URL: is not set, so the worker does not know its Prefect server"
+    ):
         command.work(tmp_path, "cpu", 1, [])
     assert started["process"] == started["connect"] == []

@@ -53,7 +53,7 @@ def dvc(monkeypatch: pytest.MonkeyPatch) -> Calls:
 def test_a_revision_is_a_commit_a_tag_or_an_experiment(once: Path) -> None:
     one, two = (git(once, "rev-parse", name).strip() for name in ("one", "two"))
     assert [worktree.resolve(once, name) for name in ("one", "HEAD", one[:8], "tried")] == [one, two, one, one]
-    with pytest.raises(InputError, match="never: no commit, tag, branch or experiment is called that"):
+    with pytest.raises(InputError, match="never: no commit, tag, branch or experiment has this name"):
         worktree.resolve(once, "never")
     blob = git(once, "rev-parse", "HEAD:a.txt").strip()
     with pytest.raises(InputError, match="no commit"):
@@ -62,7 +62,9 @@ def test_a_revision_is_a_commit_a_tag_or_an_experiment(once: Path) -> None:
 
 def test_a_command_of_git_that_fails_is_refused_or_gives_nothing(once: Path) -> None:
     assert worktree.git(once, "tag") == "one\ntwo"
-    with pytest.raises(InputError, match=r"(?s)`git show nothing` says: fatal: .* Next: fix that, and try again"):
+    with pytest.raises(
+        InputError, match=r"(?s)`git show nothing` says: fatal: .* Next: correct this, and run the command again"
+    ):
         worktree.git(once, "show", "nothing")
     assert worktree.git(once, "show", "nothing", check=False) == ""
     assert worktree.git(once, "ls-files", "--error-unmatch", "a.txt", "b.txt", check=False) == ""
@@ -227,7 +229,9 @@ def test_an_experiment_is_saved_with_its_stages_and_with_what_git_does_not_track
     assert (tree, words) == (root, ["exp", "save", "--force", "--name", "sweep-1", *new, "a", "lora:b"])
     assert (root / ".scratch/worktrees/git.lock").exists()  # nobody else makes a worktree meanwhile
     dvc.result = SimpleNamespace(returncode=1, stderr=" no commit\n")
-    with pytest.raises(InputError, match="sweep-1: `dvc exp save` says: no commit. Next: fix that, and run the sweep"):
+    with pytest.raises(
+        InputError, match="sweep-1: `dvc exp save` says: no commit. Next: correct this, and run the sweep"
+    ):
         worktree.keep(root, root, "sweep-1", [])
 
 
