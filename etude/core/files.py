@@ -45,7 +45,7 @@ def file_name(text: str) -> str:
 def file_name_fault(text: str) -> str:
     """Why no file can be named after a text (`file_name` would return another word); empty if one can."""
     if not _kept(text):
-        return "has no letter, digit or emoji, so that no file can be called by it"
+        return "has no letter, digit or emoji, so no file can have this name"
     return f"has more than {STEM} bytes, too many for the name of a file" if is_cut(text) else ""
 
 
@@ -72,7 +72,7 @@ def _name_fault(name: str) -> str:
     if match := FORBIDDEN.search(name):
         return f"has {match[0]!r} in it"
     if DEVICE.fullmatch(name):
-        return "is a device on Windows"
+        return "is the name of a device on Windows"
     return f"has more than {LONGEST} bytes" if len(os.fsencode(name)) > LONGEST else ""
 
 
@@ -91,13 +91,15 @@ class Draft:
         """
         for name in names:
             if fault := _name_fault(name):
-                raise InputError(repr(name[:80]), f"{fault}: nothing is written under this name", "choose another")
+                raise InputError(
+                    repr(name[:80]), f"{fault}: no file can be written under this name", "choose another name"
+                )
         path, home = self.folder.joinpath(*names), self.folder.resolve()
         if not names or path.is_symlink() or home not in path.resolve().parents:
-            raise InputError(path, f"leads out of {self.folder}", "remove the link")
+            raise InputError(path, f"is a link, or leads out of {self.folder}", "remove the link")
         key = path.as_posix().casefold()
         if key in self._returned:
-            raise InputError(path.name, "would be written twice: two names give one file", "rename one of the two")
+            raise InputError(path.name, "would be written twice: two names give the same file", "rename one of the two")
         self._returned.add(key)
         return path
 

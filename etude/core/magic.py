@@ -105,11 +105,11 @@ def what_instead(path: Path | str, own: str) -> tuple[str, str] | None:
     if not head:
         return "is empty", _AGAIN
     if head.startswith(POINTER):
-        return "is a Git LFS pointer, not the file itself", "run `git lfs pull` where it came from"
+        return "is a Git LFS pointer, not the file itself", "run `git lfs pull` in the repository that it comes from"
     if not any(head):
-        return "begins with zeros: its download or copy did not come to its end", "fetch it again"
+        return "begins with zeros: its download or copy was not completed", "fetch it again"
     if head.startswith(b"GGUF"):
-        return "is a GGUF file, of a quantised model", "name a file in float16 or float32, as .safetensors"
+        return "is a GGUF file, of a quantised model", "give a file in float16 or float32, as .safetensors"
     if is_safetensors(head):
         action = f"rename it to {path.with_suffix('.safetensors').name}"
         return None if own == "safetensors" else ("is a safetensors file under another name", action)
@@ -117,13 +117,13 @@ def what_instead(path: Path | str, own: str) -> tuple[str, str] | None:
         action = f"rename it to {path.with_suffix('.ckpt' if own == 'safetensors' else '.pt').name}"
         return None if own == "pickle" else ("is a pickle of PyTorch under another name", action)
     if (picture := named(PICTURES, head)) and own != "picture":
-        return f"is a picture ({picture})", "name another file"
+        return f"is a picture ({picture})", "give another file"
     kind = anything_else(head)
     if kind is None or (kind == "text" and own == "JSON"):
         return None
     if "HTML" in kind:
         return f"is {kind}, not the file itself", "fetch it again: the page may say why (a login, a licence, a limit)"
-    return f"is {kind}", "unpack it" if "archive" in kind else "name another file"
+    return f"is {kind}", "unpack it" if "archive" in kind else "give another file"
 
 
 def is_pointer(path: Path | str) -> bool:

@@ -50,7 +50,7 @@ def united(path: Path | str, named: Named) -> dict[str, Tensor]:
     origins: dict[str, str] = {}
     for origin, name, tensor in named:
         if name in tensors and not _is_equal(tensors[name], tensor):
-            fault = f"names one tensor twice, with different numbers: `{origins[name]}` and `{origin}`"
+            fault = f"has one tensor under two names, with different numbers: `{origins[name]}` and `{origin}`"
             raise FormatError(path, fault, "remove one of the two, or fetch the file again")
         if name not in tensors:
             tensors[name], origins[name] = tensor, origin
@@ -181,7 +181,7 @@ def read_folder(
     path = Path(path)
     family = family or by_config(read_config(path / "unet" / "config.json"))
     if family is None:
-        raise FormatError(path, "has a unet of no family that Étude knows", f"name a model of {listed()}")
+        raise FormatError(path, "has a unet of no family that Étude knows", f"give a model of {listed()}")
     found: dict[str, Tensor] = {}
     for part in family.parts if parts is None else parts:
         own = _read(weight_paths(path / part), lambda name: not name.endswith("position_ids"))

@@ -64,7 +64,7 @@ def read_config(path: Path) -> dict[str, Any]:
         fault, action = what_instead(path, "JSON") or (f"is not JSON ({error})", "fetch the base again")
         raise BaseError(path, fault, action) from error
     if not isinstance(config, dict):
-        raise BaseError(path, "holds no mapping", "fetch the base again")
+        raise BaseError(path, "holds no JSON object", "fetch the base again")
     return config
 
 
@@ -83,4 +83,6 @@ def read_shapes(path: Path | str) -> dict[str, tuple[int, ...]]:
 def refuse_pointer(path: Path | str) -> None:
     """Raise BaseError if the file is a Git LFS pointer: the placeholder of a file that was not fetched."""
     if is_pointer(path):
-        raise BaseError(path, "is a Git LFS pointer, not the file itself", "run `git lfs pull` where it came from")
+        raise BaseError(
+            path, "is a Git LFS pointer, not the file itself", "run `git lfs pull` in the repository that it comes from"
+        )

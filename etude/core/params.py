@@ -54,7 +54,7 @@ SetName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$", description="s
 def _something(path: str) -> str:
     """``path``; raises ValueError for the project's folder and its parents: a stage would read all of it."""
     if set(PurePosixPath(normpath(path)).parts) <= {"/", ".."}:
-        raise ValueError(f"{path!r} is the project's folder or one around it: name a folder in the project")
+        raise ValueError(f"{path!r} is the project's folder or a parent of it: write a folder in the project")
     return path
 
 

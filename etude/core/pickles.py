@@ -84,7 +84,7 @@ def _innermost(path: Path | str, data: object) -> Mapping[Any, Any]:
         if not isinstance(inner := data.get("state_dict"), Mapping):
             return data
         data = inner
-    raise FormatError(path, "holds a state_dict in itself, or too many in each other", ACTION)
+    raise FormatError(path, f"holds a state_dict in itself, or more than {DEEPEST} inside each other", ACTION)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,9 @@ class _Plain:
         if not isinstance(value, Mapping | list | tuple):
             return value
         if id(value) in self.around or len(self.around) == DEEPEST:
-            raise FormatError(self.path, f"`{name[:80]}` holds itself, or containers in too many others", ACTION)
+            raise FormatError(
+                self.path, f"`{name[:80]}` holds itself, or more than {DEEPEST} containers inside each other", ACTION
+            )
         if id(value) not in self.made:
             self.around.append(id(value))
             self.made[id(value)] = self._contents(name, value)
@@ -134,11 +136,11 @@ def _open(path: Path | str, device: str = "cpu") -> Any:
             raise pickle.UnpicklingError("mapped, a tensor larger than its entry would go on into the next one")
         return data
     except pickle.UnpicklingError as error:
-        fault = "is not a file that can be opened safely: it is damaged, none of weights, or holds what could run code"
+        fault = "is not a file that can be opened safely: it is damaged, holds no weights, or could run code"
         raise FormatError(path, fault, ACTION) from error
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0][:80]
-        fault = f"is damaged, or no file of weights ({type(error).__name__} {reason})"
+        fault = f"is damaged, or not a file of weights ({type(error).__name__} {reason})"
         raise FormatError(path, fault, ACTION) from error
 
 
@@ -179,7 +181,7 @@ def _fault(path: Path) -> str:
     if not path.exists():
         return "is missing"
     if not path.is_file():
-        return "is a pipe or a device, and no file"
+        return "is a pipe or a device, not a file"
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = [entry.file_size for entry in archive.infolist()]

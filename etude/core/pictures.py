@@ -178,7 +178,7 @@ def _check_palette(image: Image.Image) -> None:
     counts = image.getchannel("P").histogram() if image.mode == "PA" else image.histogram()
     used = [index for index, count in enumerate(counts) if count and index != image.info.get("transparency")]
     if used and used[-1] >= colours:
-        raise OSError(f"pixels have colour {used[-1]} of a palette of {colours}")
+        raise OSError(f"its pixels use colour {used[-1]}, but its palette has only {colours}")
 
 
 def _is_black(image: Image.Image, row: int) -> bool:
@@ -201,7 +201,7 @@ def _check_rows(path: Path) -> None:
                 data = inflate.unconsumed_tail
     total += len(inflate.flush())
     if total < expected:
-        raise OSError("it holds fewer rows than it should")
+        raise OSError("it holds fewer rows of pixels than its height")
 
 
 def _check_icons(path: Path) -> None:

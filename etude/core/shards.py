@@ -158,7 +158,9 @@ class Shards:
         for full, tensor in sorted(header.items(), key=lambda item: positions.get(item[0].rpartition(".")[0], -1)):
             name, _, key = full.rpartition(".")
             if name not in positions or tensor["dtype"] not in TYPES:
-                raise FormatError(file, f"has a tensor that no entry has, `{full[:80]}`", _AGAIN)
+                raise FormatError(
+                    file, f"has the tensor `{full[:80]}`, which belongs to no entry or has an unknown type", _AGAIN
+                )
             layout = (tensor["dtype"], tuple(tensor["shape"]))
             self._columns.setdefault(key, _Column(self)).add(positions[name], begin + tensor["data_offsets"][0], layout)
         return names
@@ -209,7 +211,9 @@ def _listed(folder: Path) -> dict[Path, str]:
     found = {file.name for file in folder.glob("*.safetensors")}
     if not (folder / INDEX).exists():
         if found:
-            raise InputError(folder, f"has files without {INDEX}, as earlier versions wrote them", _AGAIN)
+            raise InputError(
+                folder, f"has files but no {INDEX}: an earlier version wrote them, or a stage did not finish", _AGAIN
+            )
         raise InputError(folder, "is missing or empty", "run `dvc repro` so that the stage that fills it runs")
     digests = read_json(folder / INDEX)
     if not isinstance(digests, dict) or any(Path(name).name != name for name in digests):

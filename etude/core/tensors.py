@@ -25,7 +25,7 @@ def _read_header(path: Path | str) -> tuple[int, dict[str, Any]]:
     try:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise FormatError(path, "is a pipe or a device, and no file", "name a file")
+            raise FormatError(path, "is a pipe or a device, not a file", "give a file")
         with open(path, "rb") as file:
             head = file.read(9)
             if not is_safetensors(head) and (instead := what_instead(path, "safetensors")):
@@ -41,14 +41,14 @@ def _read_header(path: Path | str) -> tuple[int, dict[str, Any]]:
     except FileNotFoundError:
         raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first") from None
     except IsADirectoryError:
-        raise FormatError(path, "is a folder, not a safetensors file", "name the file in it") from None
+        raise FormatError(path, "is a folder, not a safetensors file", "give the file in it") from None
     except (ValueError, RecursionError) as error:  # not JSON, not text, too deep, or a number of 5,000 digits
         raise FormatError(path, "has a damaged safetensors header", _AGAIN) from error
     if fault := _header_fault(header):
         raise FormatError(path, f"has a damaged safetensors header: {fault}", _AGAIN)
     ends = [entry["data_offsets"][-1] for name, entry in header.items() if name != "__metadata__"]
     if ends and size < max(ends):
-        raise FormatError(path, f"is damaged: it holds {size:,} bytes of the {max(ends):,} of its tensors", _AGAIN)
+        raise FormatError(path, f"is damaged: its tensors need {max(ends):,} bytes, but it holds {size:,}", _AGAIN)
     return length, header
 
 
@@ -64,7 +64,7 @@ def _header_fault(header: Any) -> str:
         elif not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
             return f"`{name[:80]}` has no dtype"
         elif not _are_sizes(entry.get("shape")) or not _are_sizes(entry.get("data_offsets"), 2):
-            return f"`{name[:80]}` has no shape and place"
+            return f"`{name[:80]}` has no valid shape or data_offsets"
     return ""
 
 

@@ -40,7 +40,7 @@ COUNTERS = (
 # Tensors that belong to quantised weights, by the last word of their names: without them the weights would be wrong.
 SCALES = ("scale_weight", "weight_scale", "scaled_fp8", "comfy_quant", "absmax", "quant_map", "SCB", "qweight")
 
-_WHOLE = "name a file in float16 or float32"
+_WHOLE = "give a file in float16 or float32"
 _NAN_ALLOWED: ContextVar[bool] = ContextVar("nan_allowed", default=False)
 
 
@@ -67,20 +67,20 @@ def checked(path: Path | str, name: str, tensor: Tensor) -> Tensor:
     import torch
 
     if tensor.is_meta:
-        fault = f"`{name}` has a shape and no numbers: it is a tensor of the meta device"
-        raise FormatError(path, fault, "save it again where the weights are loaded")
+        fault = f"`{name}` has a shape but no numbers (a tensor on the meta device)"
+        raise FormatError(path, fault, "load the weights onto the CPU or the GPU, and save them again")
     dtype, last = str(tensor.dtype).removeprefix("torch."), name.rpartition(".")[2]
     name = name if len(name) <= SHOWN else f"{name[:SHOWN]}…"
     if last in SCALES:
         raise FormatError(path, f"`{name}` is of a quantised model", _WHOLE)
     if dtype in EIGHT_BITS:
-        text = f"{path}: has weights in {dtype}, of 8 bits: they are read as float16"
+        text = f"{path}: has weights in {dtype} (8 bits), which are read as float16"
         warnings.warn(text, EtudeWarning, stacklevel=2)
         tensor = tensor.to(torch.float16)
     elif dtype not in FLOATS:
         if last in COUNTERS or not tensor.numel():
             return tensor
-        raise FormatError(path, f"`{name}` is {dtype}, so it is no weight, or a quantised one", _WHOLE)
+        raise FormatError(path, f"`{name}` is {dtype}: it is no weight, or one of a quantised model", _WHOLE)
     if tensor.layout != torch.strided or tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
         raise FormatError(path, f"`{name}` declares more numbers than the file has", "fetch or make it again")
     if tensor.numel() and not nan_is_allowed() and not is_finite(tensor):

@@ -68,7 +68,7 @@ def _by_workers(work: Callable[[T], R], items: Sequence[T], count: int) -> Gener
             yield from sent.popleft().result()
     except BrokenProcessPool:
         fault = "a process that did a part of the work was killed, as happens when memory runs out"
-        action = "close what else uses memory, and run this again: it goes on from what is saved"
+        action = "close other programs that use memory, and run this again: it continues from what is saved"
         raise OutOfMemoryError("workers", fault, action) from None
     finally:
         executor.shutdown(cancel_futures=True)

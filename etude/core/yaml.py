@@ -64,7 +64,7 @@ class _Constructor(SafeConstructor):
             raise ConstructorError(None, None, what, node.start_mark) from None
         fault = ""
         if isinstance(value, int) and value.bit_length() > 64:
-            fault = f"a number of {value.bit_length()} bits, of at most 64"
+            fault = f"a number of {value.bit_length()} bits; at most 64 are supported"
         if isinstance(value, str) and UNSAYABLE.search(value):
             fault = f"{value!r} contains a character that cannot be shown"
         if fault:
@@ -81,9 +81,11 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         line = _line(error, text)
         where = f"{path}:{line}" if line else path
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).partition("\n")[0]
-        raise ParamsError(where, f"is not YAML ({problem})", f"correct {'that line' if line else 'it'}") from error
+        raise ParamsError(
+            where, f"is not YAML ({problem})", f"correct {'that line' if line else 'the file'}"
+        ) from error
     if not isinstance(data, dict):
-        raise ParamsError(path, "holds no mapping of keys to values", "write `key: value` lines")
+        raise ParamsError(path, "holds no keys with values", "write `key: value` lines")
     if count > MOST:
         fault = f"contains more than {MOST:,} values, or an alias that contains itself"
         raise ParamsError(path, fault, "write less, with fewer aliases (*name)")

@@ -66,7 +66,7 @@ def bias_change(layer: str, factors: Factors, bias: Tensor | None) -> Tensor:
     delta = factors[BIAS].float()
     if bias is None or bias.shape != delta.shape:
         own = "no bias" if bias is None else f"one of {list(bias.shape)}"
-        fault = f"`{layer}` has a change of a bias of {list(delta.shape)} values, the base has {own} there"
+        fault = f"`{layer}` changes a bias of shape {list(delta.shape)}, but the base has {own} there"
         raise FormatError("LoRA", fault, "apply it to a base of the family and size that it was trained on")
     return delta.to(bias.device)
 
@@ -139,7 +139,7 @@ def _decomposed(layer: str, own: Tensor, delta: Tensor, magnitude: Tensor) -> Te
     by_rows = magnitude.shape[:1] == (count,) and count == len(own)
     by_columns = magnitude.shape[:2] == (1, count) and own.shape[1:2] == (count,)
     if not by_rows and not by_columns:
-        fault = f"`{layer}` has lengths {list(magnitude.shape)}, which are of neither axis of {list(own.shape)}"
+        fault = f"`{layer}` has lengths {list(magnitude.shape)}, which fit neither axis of {list(own.shape)}"
         raise FormatError("LoRA", fault, "apply it to a base of the family and size that it was trained on")
     kept_axis = 0 if by_rows else 1
     others = [axis for axis in range(own.ndim) if axis != kept_axis]

@@ -73,7 +73,7 @@ def replaced_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterat
         raise FormatError("weights", fault, "use weights that were made for this family of base")
     for name, tensor in tensors.items():
         if tensor.shape != parameters[name].shape:
-            fault = f"{name} is {list(tensor.shape)}, the base's is {list(parameters[name].shape)}"
+            fault = f"{name} has shape {list(tensor.shape)}, but in the base it has {list(parameters[name].shape)}"
             raise FormatError("weights", fault, "use weights that were made for this base")
     before = {name: parameters[name].data for name in tensors}
     try:
@@ -93,7 +93,7 @@ def supplied_picture(base: Base, embedding: Tensor, level: int = 0) -> Iterator[
     embeddings of another width, or does not support noise.
     """
     if base.unclip is None:
-        action = "name an unCLIP base, such as models/miniature-unclip or Stable unCLIP 2.1, as `base` of the method"
+        action = "set the method's `base` to an unCLIP base, such as models/miniature-unclip or Stable unCLIP 2.1"
         raise BaseError(base.path, "is no unCLIP base: it cannot be conditioned on a picture", action)
     if embedding.shape != (1, base.unclip.width):
         fault = f"needs picture embeddings of {base.unclip.width} numbers, not of shape {list(embedding.shape)}"

@@ -64,7 +64,7 @@ def generate(
     size are used.
     """
     if len(prompts) != len(seeds):
-        raise InputError("seeds", f"are {len(seeds)} for {len(prompts)} prompts", "give one seed to each prompt")
+        raise InputError("seeds", f"there are {len(seeds)} for {len(prompts)} prompts", "give one seed to each prompt")
     if base.custom_samplers:
         return base.custom_samplers[-1](prompts, seeds, width or base.resolution, height or base.resolution)
     conditioning = prompts if isinstance(prompts, Conditioning) else encode_prompts(base, prompts, clip_skip)
@@ -144,7 +144,9 @@ def draw_noise(base: Base, randomness: Sequence[Generator], width: int, height: 
     Raises InputError if the sides are not multiples of 8.
     """
     if width % base.factor or height % base.factor:
-        raise InputError("size", f"{width} × {height} px has sides that are no multiples of {base.factor}", "change it")
+        raise InputError(
+            "size", f"{width} × {height} px: both sides must be multiples of {base.factor}", "change the size"
+        )
     shape = (4, height // base.factor, width // base.factor)
     noise = torch.stack([torch.randn(shape, generator=source) for source in randomness])
     return noise.to(device=base.device, dtype=torch.promote_types(base.dtype, torch.float32))

@@ -304,7 +304,7 @@ def test_a_whole_difference_of_an_embedding_table_is_added_in_each_precision(tin
 def test_a_change_of_a_bias_that_the_base_lacks_is_refused(tiny_base: Path) -> None:
     layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     artifact = Artifact("lora", {f"{layer}.diff_b": torch.ones(64)}, {"rank": 1, "alpha": 1.0})
-    fault = r"to_q` has a change of a bias of \[64\] values, the base has no bias there"
+    fault = r"to_q` changes a bias of shape \[64\], but the base has no bias there"
     for dtype in (torch.float32, torch.bfloat16):
         base = load_base(tiny_base, dtype=dtype)
         with pytest.raises(FormatError, match=fault), lora.apply(artifact, base):

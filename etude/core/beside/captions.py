@@ -132,7 +132,9 @@ class Captions:
                 continue
             if listing.strangers:
                 count, first = len(listing.strangers), listing.strangers[0]
-                self.notes[file] = f"{count} of its names mean no picture here, or several, such as {first[-80:]}"
+                self.notes[file] = (
+                    f"{count} of its names fit no picture here, or several pictures, such as {first[-80:]}"
+                )
             for picture, text in listing.captions.items():
                 found.setdefault(picture, (text, file))
         return found

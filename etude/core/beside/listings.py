@@ -22,7 +22,7 @@ LARGEST = 1 << 28  # bytes; captions of a million pictures
 # kohya's steps write the meta files one after the other; the last file contains what the others contain
 ORDER = ("metadata.jsonl", "metadata.csv", "meta_lat.json", "meta_clean.json", "meta_cap_dd.json", "meta_cap.json")
 NAMES = ("file_name", "image_path")  # fields of a row that name its picture: Hugging Face, musubi-tuner
-NEXT = "correct it, or delete it"
+NEXT = "correct the file, or delete it"
 
 Rows = Iterator[tuple[str, str | None]]  # the name of a picture, and its caption
 # How alike a name in a listing and a path are: whether the name, relative to the listing, is in the path's folder; and

@@ -117,7 +117,7 @@ def test_a_vae_file_may_name_a_tensor_twice_but_not_with_two_values(
         torch.save(vae | {other: same.clone()}, tmp_path / "a.vae.pt")
         read_with_vae(path, tmp_path / "a.vae.pt")
         torch.save(vae | {other: same + 1}, tmp_path / "a.vae.pt")
-        with pytest.raises(BaseError, match=f"names one tensor twice, with different numbers.*{shown}"):
+        with pytest.raises(BaseError, match=f"has one tensor under two names, with different numbers.*{shown}"):
             read_with_vae(path, tmp_path / "a.vae.pt")
 
 

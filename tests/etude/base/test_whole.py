@@ -135,7 +135,9 @@ def test_a_tensor_may_have_two_names_but_not_two_values(
     plain = read_model(single(lambda _: None))[0]
     found = read_model(single(lambda tensors: tensors.update({other: tensors[name].double()})))[0]
     assert set(found) == set(plain)
-    with pytest.raises(BaseError, match=rf"one tensor twice, with .*`({re.escape(name)}|{re.escape(other)})`.* and `"):
+    with pytest.raises(
+        BaseError, match=rf"one tensor under two names, with .*`({re.escape(name)}|{re.escape(other)})`.* and `"
+    ):
         read_model(single(lambda tensors: tensors.update({other: tensors[name] + 1})))
 
 

@@ -215,7 +215,10 @@ def test_weights_that_do_not_fit_are_refused_before_anything_changes(sd1: Base) 
     module = sd1.unet.conv_in
     before = module.weight.clone()
     good = torch.zeros_like(module.weight)
-    for bad, says in (({"bias": torch.zeros(1)}, r"bias is \[1\]"), ({"scale": torch.zeros(1)}, "such as scale")):
+    for bad, says in (
+        ({"bias": torch.zeros(1)}, r"bias has shape \[1\]"),
+        ({"scale": torch.zeros(1)}, "such as scale"),
+    ):
         with pytest.raises(FormatError, match=says), replaced_weights(module, {"weight": good, **bad}):
             pass
         assert torch.equal(module.weight, before)

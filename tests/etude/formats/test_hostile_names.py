@@ -167,7 +167,7 @@ def test_words_of_a_delta_file_are_no_paths(home: Path, tiny_base: Path, tmp_pat
     for form in ("adobe_delta", "webui_delta", "diffusers_custom_diffusion", "svd_lora"):
         (home / "out" / form).mkdir(parents=True)
         if form in ("webui_delta", "diffusers_custom_diffusion"):
-            with pytest.raises(InputError, match="two names give one file"):  # `X` twice, once cleaned
+            with pytest.raises(InputError, match="two names give the same file"):  # `X` twice, once cleaned
                 load_format(form).write(made, Draft(home / "out" / form), frame)
         else:
             load_format(form).write(made, Draft(home / "out" / form), frame)
@@ -235,7 +235,7 @@ def test_a_draft_gives_a_path_once_and_follows_no_link(tmp_path: Path) -> None:
     draft = Draft(tmp_path / "new")
     (tmp_path / "new").mkdir()
     draft.path("sks.pt")
-    with pytest.raises(InputError, match="two names give one file"):
+    with pytest.raises(InputError, match="two names give the same file"):
         draft.path("SKS.pt")
     (tmp_path / "new/link").symlink_to(tmp_path)
     for names in (("link", "x.pt"), ("link",)):

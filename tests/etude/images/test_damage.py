@@ -181,7 +181,7 @@ def with_four_colours(form: str, odd: int, **options: Any) -> bytes:
 def test_a_picture_with_colours_that_its_palette_lacks_is_refused(form: str, tmp_path: Path) -> None:
     assert read(tmp_path / "a", with_four_colours(form, 3)) is not None
     assert read(tmp_path / "b", with_four_colours(form, 200)) is None
-    with pytest.raises(InputError, match="colour 200 of a palette of 4"):
+    with pytest.raises(InputError, match="colour 200, but its palette has only 4"):
         read_picture(tmp_path / "b", WHITE)
 
 

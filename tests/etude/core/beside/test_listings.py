@@ -87,7 +87,7 @@ def test_of_two_names_that_are_equally_like_a_picture_none_counts_and_that_is_no
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     here = Captions(tmp_path, ["metadata.jsonl", "a.png"], ["a.png"])
     assert here.find(["a.png"]) is None
-    assert here.notes == {"metadata.jsonl": "1 of its names mean no picture here, or several, such as y/a.png"}
+    assert here.notes == {"metadata.jsonl": "1 of its names fit no picture here, or several pictures, such as y/a.png"}
 
 
 def test_names_that_mean_no_picture_are_counted(tmp_path: Path) -> None:
@@ -95,4 +95,4 @@ def test_names_that_mean_no_picture_are_counted(tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     here = Captions(tmp_path, ["metadata.jsonl", "a.png", "sub/a.png"], ["a.png", "sub/a.png"])
     assert here.find(["a.png"]) == ("a fox", "listing", "metadata.jsonl")
-    assert here.notes == {"metadata.jsonl": "1 of its names mean no picture here, or several, such as gone.png"}
+    assert here.notes == {"metadata.jsonl": "1 of its names fit no picture here, or several pictures, such as gone.png"}
