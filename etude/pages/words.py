@@ -21,8 +21,8 @@ def spread(value: float | None) -> str:
 
 def size(count: int) -> str:
     """A number of bytes in a readable unit: ``28.4 MB``."""
-    amount, units = float(count), ["bytes", "kB", "MB", "GB"]
-    while amount >= 1000 and len(units) > 1:
+    amount, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    while amount >= 999.5 and len(units) > 1:  # three digits would round 999.5 to 1e+03
         amount, units = amount / 1000, units[1:]
     return f"{amount:.0f} {units[0]}" if units[0] == "bytes" else f"{amount:.3g} {units[0]}"
 

@@ -14,7 +14,18 @@ def test_numbers_have_few_digits_and_what_is_unknown_is_a_dash(value: float | No
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(12, "12 bytes"), (3_830, "3.83 kB"), (28_400_000, "28.4 MB"), (4_265_000_000, "4.26 GB")]
+    ("count", "text"),
+    [
+        (12, "12 bytes"),
+        (999, "999 bytes"),
+        (1_000, "1 kB"),
+        (3_830, "3.83 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1 MB"),
+        (28_400_000, "28.4 MB"),
+        (4_265_000_000, "4.26 GB"),
+        (999_600_000_000, "1 TB"),
+    ],
 )
 def test_sizes_are_in_the_unit_that_suits(count: int, text: str) -> None:
     assert words.size(count) == text
