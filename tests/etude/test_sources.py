@@ -53,3 +53,45 @@ def test_linked_held_out_pictures_are_refused(here: Path, tmp_path: Path) -> Non
     folder.symlink_to(tmp_path / "pictures")
     with pytest.raises(InputError, match=rf"{folder} \(params\.yaml: evaluate\.heldout\): is a link to a folder"):
         check()
+
+
+def test_links_in_an_image_set_and_beside_held_out_sets_are_not_refused(here: Path, tmp_path: Path) -> None:
+    checked = project.check(Path())
+    (tmp_path / "pictures").mkdir()
+    for folder in (*checked.sets.values(), checked.evaluate.heldout):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        Path(folder, "of no set").symlink_to(tmp_path / "pictures")
+    check()
+
+
+@pytest.mark.parametrize(
+    ("recorded", "of", "told"),
+    [
+        ("", "", "is missing. Next: bring it with `etude base --from … --to in/it`, or correct that parameter."),
+        (
+            "",
+            "pets",
+            "is missing. Next: bring the pictures in with `etude images --from … --set pets`, or correct `sets`.",
+        ),
+        (
+            "outs: []",
+            "pets",
+            "is tracked by DVC, but its content is not here. Next: `dvc pull in/it` brings it from your DVC remote.",
+        ),
+        (
+            "meta: {from: some/model, revision: '1'}",
+            "",
+            "is tracked by DVC, but its content is not here. Next: `etude base` fetches it; or `dvc pull in/it` brings "
+            "it from your DVC remote.",
+        ),
+    ],
+    ids=["a model", "a set", "a tracked set", "a tracked model of a hub"],
+)
+def test_what_is_missing_is_told_with_every_way_to_get_it(
+    recorded: str, of: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    if recorded:
+        Path("in/it.dvc").write_text(recorded, encoding="utf-8")
+    assert sources.faults([sources.Source("in/it", "params.yaml: base", of)]) == [f"in/it (params.yaml: base): {told}"]

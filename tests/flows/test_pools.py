@@ -46,6 +46,7 @@ def test_only_a_commit_with_nothing_beside_it_is_shared_but_for_the_locks_that_r
         ("M  a.py\n?? b.txt", "a.py, b.txt"),
         ("R  old.py -> new.py", "new.py"),
         ("\n".join(f"?? f{number}" for number in range(5)), "f0, f1, f2, f3, f4"),
+        ("\n".join(f"?? f{number}" for number in range(6)), "f0, f1, f2, f3, f4 and 1 more"),
         ("\n".join(f"?? f{number}" for number in range(7)), "f0, f1, f2, f3, f4 and 2 more"),
         ("M my.dvc.lock", "my.dvc.lock"),
     ],

@@ -18,7 +18,7 @@ from flows.runners import Shared, attended, make
 from flows.slots import StoppedError
 from flows.stage import Site
 from flows.work import Work
-from tests.flows.conftest import Project
+from tests.flows.conftest import Project, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 
@@ -67,6 +67,29 @@ def test_a_task_that_begins_when_its_run_was_already_stopped_does_nothing(
     with pytest.raises(StoppedError):
         copy.do(stage, [], str)
     assert project.runs() == []
+
+
+def test_what_tasks_do_in_other_processes_is_shown_here_by_their_locks_and_logs(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.stages(one={}, two={}, three={})
+    stages = {stage.shown: stage for stage in load(project.root)}
+    work = Work(Site(project.root, 1), list(stages.values()), Board())
+    work.board.begin(stages.values())
+    rows = work.board.rows
+    for name in ("one", "two"):
+        for path in (work.site.holder(stages[name]), work.site.log(stages[name])):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("of an earlier run\n")
+    monkeypatch.setattr(FlowRunContext, "get", lambda: SimpleNamespace(task_runner="in other processes"))
+    with attended(work):
+        work.site.holder(stages["one"]).write_text("stage 12")
+        work.site.holder(stages["two"]).write_text("flow 12")
+        wait_until(lambda: (rows["one"].state, rows["two"].state) == ("running", "queued"))
+        with work.site.log(stages["one"]).open("a") as log:
+            log.write("step 3 of 4\n")
+        wait_until(lambda: rows["one"].text == "step 3 of 4")
+    assert (rows["two"].text, rows["three"].state) == ("", "waiting")
 
 
 @pytest.mark.slow  # a cluster of Dask's or Ray's

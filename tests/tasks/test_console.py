@@ -1,6 +1,6 @@
 import pytest
 
-from tasks.shell.console import WIDTH, first_of, progress, say, shorten, warn
+from tasks.shell.console import first_of, progress, say, shorten, warn
 
 
 def test_lines_are_printed_whole_and_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,10 +26,10 @@ def test_a_long_text_loses_its_middle_and_one_that_fits_nothing() -> None:
 
 def test_as_many_cases_as_a_line_holds_are_named_and_the_others_counted() -> None:
     assert first_of(["a", "b"]) == "a; b"
-    exact = ["x" * 99, "y" * (WIDTH - 99 - 2)]
+    exact = ["x" * 99, "y" * 99]  # with "; " between them, 200 characters
     assert first_of(exact) == "; ".join(exact)
     assert first_of([exact[0], exact[1] + "y", "z"]) == f"{exact[0]} and 2 more"
-    assert first_of(["x" * 500, "b"]) == f"{shorten('x' * 500, WIDTH)} and 1 more"
+    assert first_of(["x" * 500, "b"]) == f"{shorten('x' * 500, 200)} and 1 more"
 
 
 def test_a_warning_is_one_line_and_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,6 +137,16 @@ def test_a_page_names_the_other_exported_checkpoints_where_there_are_some(folder
     assert "the others are in its folder" not in html(folder)
 
 
+def test_a_page_names_the_settings_of_its_pictures_without_those_that_say_nothing(folder: Path) -> None:
+    path = folder / "artifacts/lora/evaluation/evaluation.json"
+    told = read_json(path)
+    assert "<dt>drawn with</dt><dd>guidance 3.0, sampler dpm++, steps 2</dd>" in html(folder)
+    sampling = {"clip_skip": 1, "guidance": 3.0, "negative": "grey", "sampler": "dpm++", "steps": 1}
+    write_json(path, {**told, "sampling": sampling})
+    drawn = "<dt>drawn with</dt><dd>clip_skip 1, guidance 3.0, negative grey, sampler dpm++, steps 1</dd>"
+    assert drawn in html(folder)
+
+
 def test_a_method_that_trains_nothing_has_no_loss_curve(folder: Path) -> None:
     shutil.rmtree(folder / "artifacts/lora/training")
     assert "Training loss" not in html(folder)

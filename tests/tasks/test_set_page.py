@@ -11,6 +11,8 @@ import subprocess
 import sys
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image, ImageFilter
@@ -210,6 +212,25 @@ def test_large_sets_have_several_pages_and_every_link_leads_somewhere(
             file, _, anchor = link.partition("#")
             if file != "../../report/index.html":
                 assert not anchor or f'id="{anchor}"' in texts[file], link
+
+
+def test_a_finding_has_twelve_thumbnails_and_a_list_200_names(raw: Path) -> None:
+    for number in range(13):
+        noisy(raw / f"{number:03}.png", number, (20, 16))  # enlarged, and without a caption
+    for number in range(201):
+        (raw / f"no-{number:03}.png").write_bytes(b"no picture")
+    text = html()
+    section = text.split("<h3>Enlarged")[1].split("</section>")[0]
+    assert section.count("<figure") == 12
+    assert "<summary>1 more</summary>" in section
+    assert "And 1 more, in <code>data/pets/prepared/images.json</code>" in text
+
+
+@pytest.mark.parametrize(("count", "files"), [(120, ["index.html"]), (121, ["index.html", "pictures-2.html"])])
+def test_a_page_holds_120_pictures(count: int, files: list[str]) -> None:
+    contents: Any = SimpleNamespace(pictures=dict.fromkeys(map(str, range(count))))
+    nothing: Any = None
+    assert page.Pages(contents, nothing, []).files == files
 
 
 def test_equal_inputs_give_equal_bytes_and_nothing_is_decoded_twice(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
