@@ -192,7 +192,7 @@ def test_on_the_true_sd15_it_holds_all_values_of_the_unet_and_of_the_text_encode
         ({"prior_weight": -1.0}, "`prior_weight"),
         (
             {"class_images": ASKED | {"prompts": []}},
-            "class_images: `prompts` is empty, and `count` is 32: write the class",
+            "class_images: `prompts` is empty, and `count` is 32: write a prompt there",
         ),
         ({"class_images": ASKED | {"prompts": ["sks eagle"]}}, "'sks eagle': remove 'sks', because class images"),
         ({"class_images": ASKED | {"prompts": ["an Eagle, SKS"]}}, "'an Eagle, SKS': remove 'sks'"),
