@@ -193,7 +193,7 @@ def test_a_base_outside_the_project_is_read_only_when_the_person_says_so(
     name = "unet.conv_out.bias"
     facts = {"family": "sd1", "prediction": "epsilon", "name": "sks", "base": str(tiny_base), "resolution": 64}
     artifacts.save(Artifact("fine_tuning", {name: torch.ones(4)}, facts), home / "in.safetensors")
-    with pytest.raises(EtudeError, match="not in this project. Next: say --base"):
+    with pytest.raises(EtudeError, match="not in this project. Next: give --base"):
         convert(str(home / "in.safetensors"), "ldm_checkpoint", home / "out")
     convert(str(home / "in.safetensors"), "ldm_checkpoint", home / "out", base=tiny_base)
     assert (home / "out/sks.safetensors").exists()
