@@ -149,7 +149,8 @@ def _captioner(path: Path) -> Captioner | None:
 
 def _open_clip(path: Path) -> None:
     weights = weight_files(path)
-    wanted = ("preprocessor_config.json", "vocab.json", "merges.txt")
+    words = ("tokenizer.json",) if (path / "tokenizer.json").exists() else ("vocab.json", "merges.txt")
+    wanted = ("preprocessor_config.json", *words)  # transformers 5 writes one file of words, its forerunners two
     missing = [name for name in wanted if not (path / name).exists()] + ([] if weights else ["model.safetensors"])
     if missing:
         raise BaseError(path, f"is a CLIP without {', '.join(missing)}", "fetch the model again, with all files")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
 
 from commands import models
 from commands.base import base
@@ -118,6 +119,16 @@ def test_a_clip_comes_in_the_same_way_and_without_git_or_dvc_the_error_says_what
     (project / "models" / "clip" / "vocab.json").unlink()
     with pytest.raises(BaseError, match=r"is a CLIP without vocab\.json"):
         kind_of(Path("models/clip"))
+
+
+def test_a_clip_with_a_tokenizer_in_one_file_as_transformers_saves_it_is_one(tiny_base: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_base / "clip", tmp_path / "clip"))
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    for name in ("vocab.json", "merges.txt", "special_tokens_map.json"):
+        (folder / name).unlink()
+    tokenizer.save_pretrained(folder)
+    assert not (folder / "vocab.json").exists()
+    assert kind_of(folder) == "clip"
 
 
 def test_what_is_there_is_never_overwritten(tiny_base: Path, project: Path) -> None:
