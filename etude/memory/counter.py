@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from etude.core import weights
 from etude.memory.sized import CPU, DEVICE, Operations, Sized
 
 BLOCK = 512  # bytes: CUDA's allocator allocates multiples of it
@@ -94,6 +95,7 @@ def counting() -> Iterator[Counter]:
         undo.enter_context(patch.object(Tensor, "item", _item))
         for name, kind in {"__int__": int, "__index__": int, "__float__": float, "__bool__": bool}.items():
             undo.enter_context(patch.object(Tensor, name, _value(kind)))
+        undo.enter_context(patch.object(weights, "is_finite", lambda _: True))  # numbers that are not there
         for name, function in _CUDA.items():
             undo.enter_context(patch.object(functional, name, function))
         gc.freeze()  # older objects hold no counted tensors, and searching them takes long
