@@ -12,6 +12,9 @@ from torch import nn
 
 from etude.base.base import Base
 from etude.base.single import CONFIGS
+from etude.core.families import FAMILIES
+from etude.core.files import write_json
+from etude.core.params import Part
 from etude.memory.base import empty_base
 from etude.training.opening import Opening
 
@@ -27,6 +30,20 @@ def random_base(family: str, how: Opening, device: str) -> Base:
             _fill(module)
     scheduler = schedule(family)
     return replace(base, device=torch.device(device), alphas_cumprod=scheduler.alphas_cumprod.to(device), waiting=set())
+
+
+def write_base(folder: Path, family: str) -> None:
+    """Write such a base as a diffusers folder, in float16, with CLIP's own tokenizer."""
+    parts: tuple[Part, ...] = ("unet", "vae", "text")
+    base = random_base(family, Opening(parts, (), "bf16", lambda _: False, recompute=False), "cpu")
+    records = FAMILIES[family].text_encoders
+    for encoder, record, tokenizer in zip(base.text_encoders, records, base.tokenizers, strict=True):
+        encoder.half().save_pretrained(folder / record.part)
+        tokenizer.save_pretrained(folder / record.tokenizer)
+    base.unet.half().save_pretrained(folder / "unet")
+    base.vae.half().save_pretrained(folder / "vae")
+    schedule(family).save_pretrained(folder / "scheduler")
+    write_json(folder / "model_index.json", dict(FAMILIES[family].index))
 
 
 def schedule(family: str) -> Any:

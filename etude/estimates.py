@@ -212,7 +212,8 @@ def counted_drawing(setup: Setup, pictures: int) -> Footprint:
 
 
 def _drawing_place(setup: Setup, pictures: int) -> Path:
-    about: list[Part] = [setup.family, setup.base.as_posix(), setup.precision, setup.chunks, setup.rule, pictures]
+    about: list[Part] = [setup.family, setup.base.as_posix(), setup.precision, setup.chunks, setup.rule, setup.device]
+    about += [pictures]
     return Store("memory").path(key("drawing", about, _configs(setup.base), *_code("etude")), ".json")
 
 

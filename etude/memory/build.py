@@ -3,6 +3,9 @@
 One step is counted, with a checkpoint after it, and the optimizer's states, which exist from the second step on. With
 gradient release the second step is counted, because in the first, states are made while activations are freed. Not
 counted: the CUDA context (about 0.5 GB), workspaces of cuDNN, and fragmentation.
+
+With ``device: cpu`` in the `Setup` the same build is counted on the CPU, where nothing waits elsewhere. Not counted
+then: Python and its libraries, and freed memory that glibc's allocator keeps. `benchmarks.true_size` measures both.
 """
 
 from __future__ import annotations
@@ -67,7 +70,7 @@ def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -
         params = params.model_copy(update={"tags": UNCHANGED})  # variants are as long as the captions
     assert isinstance(params, MethodParams)
     preview = preview_of(params)
-    with counting() as counter, ExitStack() as undo:
+    with counting(setup.device) as counter, ExitStack() as undo:
         footprint, how = Footprint(), opening(params)
         undo.enter_context(patch.object(waiting, "bring", counter.bring))
         undo.enter_context(patch.object(waiting, "send", counter.send))

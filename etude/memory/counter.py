@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -23,8 +23,9 @@ BLOCK = 512  # bytes: CUDA's allocator allocates multiples of it
 class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the storages that are alive. ``now`` and ``peak`` are in bytes; ``peak`` is the most since `restart`."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_host: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._on_host = on_host  # whether the host itself is the device: then nothing is aside
         self._alive: dict[int, int] = {}  # storage → bytes
         self._operations = Operations()
         self._aside: set[int] = set()  # storages on the host
@@ -55,6 +56,8 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def put_aside(self, tensor: Tensor) -> Tensor:
         """Stop counting ``tensor``: on a GPU it would wait on the host."""
+        if self._on_host:
+            return tensor
         storage = tensor.untyped_storage()
         self._drop(storage._cdata)
         self._aside.add(storage._cdata)
@@ -87,8 +90,8 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def counting() -> Iterator[Counter]:
-    """Within the block, tensors have shapes but no values, and operations keep the same for backward as CUDA's."""
+def counting(device: str = "cuda") -> Iterator[Counter]:
+    """Within the block, tensors have shapes but no values, and operations keep for backward what ``device``'s keep."""
     with ExitStack() as undo:
         undo.enter_context(patch.object(torch.nn.Module, "_apply", _apply))
         undo.enter_context(patch.object(Tensor, "tolist", _tolist))
@@ -96,11 +99,11 @@ def counting() -> Iterator[Counter]:
         for name, kind in {"__int__": int, "__index__": int, "__float__": float, "__bool__": bool}.items():
             undo.enter_context(patch.object(Tensor, name, _value(kind)))
         undo.enter_context(patch.object(weights, "is_finite", lambda _: True))  # numbers that are not there
-        for name, function in _CUDA.items():
+        for name, function in _KERNELS[device].items():
             undo.enter_context(patch.object(functional, name, function))
         gc.freeze()  # older objects hold no counted tensors, and searching them takes long
         undo.callback(gc.unfreeze)
-        yield undo.enter_context(Counter())
+        yield undo.enter_context(Counter(on_host=device == "cpu"))
 
 
 def _apply(self: torch.nn.Module, change: Any, recurse: bool = True) -> torch.nn.Module:
@@ -159,7 +162,7 @@ def _flash_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Attention that keeps no matrix of tokens × tokens, as CUDA's kernels do."""
+    """Attention that keeps no matrix of tokens × tokens, as the kernels of both devices do."""
     if not isinstance(q, Sized):
         return _attention(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     if _autocast():
@@ -186,9 +189,7 @@ def _float(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.float()
 
 
-# CUDA's autocast computes norms in float32 and attention in 16 bits; the CPU's does not.
-_CUDA = {
-    "scaled_dot_product_attention": _flash_attention,
-    "group_norm": _in_float32(functional.group_norm),
-    "layer_norm": _in_float32(functional.layer_norm),
-}
+# Autocast computes attention in 16 bits; norms CUDA's computes in float32, and the CPU's does not.
+_CPU = {"scaled_dot_product_attention": _flash_attention}
+_NORMS = {"group_norm": _in_float32(functional.group_norm), "layer_norm": _in_float32(functional.layer_norm)}
+_KERNELS: Mapping[str, Mapping[str, Any]] = {"cpu": _CPU, "cuda": _CPU | _NORMS}

@@ -22,7 +22,7 @@ PARTS: tuple[Part, ...] = ("unet", "vae", "text")
 def count_drawing(setup: Setup, pictures: int) -> Footprint:
     """Count a step of ``pictures`` drawn at once, with guidance, in the size of the base, and their decoding."""
     how = Opening(PARTS, (), setup.precision, lambda _: False, recompute=False)
-    with counting() as counter:
+    with counting(setup.device) as counter:
         made = replace(empty_base(setup.base, setup.family, how), reading=setup.reading)
         counter.restart()
         footprint = Footprint(weights=counter.now)

@@ -30,6 +30,7 @@ class Setup:
     precision: str  # fp32, fp16 or bf16
     chunks: int = 1  # of every text
     rule: Literal["a1111", "kohya"] = "a1111"  # by which chunks are joined
+    device: Literal["cuda", "cpu"] = "cuda"  # whose kernels compute; on the CPU nothing waits elsewhere
 
     @property
     def reading(self) -> Text:

@@ -63,6 +63,13 @@ def test_what_no_step_uses_waits_on_the_host_and_comes_for_previews(setup: Setup
     assert frozen.previews > size["vae"]
 
 
+def test_on_the_cpu_nothing_waits_elsewhere_and_norms_are_in_16_bits(setup: Setup) -> None:
+    half = replace(setup, precision="bf16")
+    cuda, cpu = (count(replace(half, device=device), "lora", base_precision="bf16") for device in ("cuda", "cpu"))
+    assert cpu.weights - cuda.weights == pytest.approx(bytes_of(setup.base, "text_encoder") / 2, rel=0.2)
+    assert cpu.activations < cuda.activations
+
+
 def test_training_the_unet_takes_a_gradient_and_two_states_for_each_of_its_values(setup: Setup) -> None:
     found, size = count(setup, "dreambooth", {"optimizer": ADAMW, "ema": 0.0}), bytes_of(setup.base, "unet")
     assert found.gradients == pytest.approx(size, rel=0.2)  # each tensor takes whole blocks
