@@ -12,7 +12,9 @@ from PIL import Image
 
 from etude.base.latents import encode_images
 from etude.base.loading import load_base
+from etude.core.errors import InputError
 from etude.core.files import sha256_tree, write_json
+from etude.training.inputs import INPUTS, Request
 from etude.training.views import load_views
 from tasks.views import _views, views
 from tests.pipelines.learning import params_of
@@ -116,3 +118,12 @@ def test_no_views_is_the_picture_as_it_is_and_all_of_it_counts() -> None:
     ((picture, _, _),) = _views(Path("data/concept/prepared/0.png"), asked)
     with Image.open("data/concept/prepared/0.png") as file:
         assert picture.tobytes() == file.convert("RGB").tobytes()
+
+
+@pytest.mark.usefixtures("project")
+def test_a_build_gets_the_views_of_all_its_concepts_and_is_refused_where_masks_should_count_and_none_is_there() -> None:
+    views(METHOD, "concept")
+    load = INPUTS["views"].load
+    assert len(load(Request(METHOD, params_of(METHOD), {})).images.names) == 6
+    with pytest.raises(InputError, match=r"^data/concept: no picture has a mask, and `unmasked_weight` is 0\.1\."):
+        load(Request(METHOD, params_of(METHOD, unmasked_weight=0.1), {}))
