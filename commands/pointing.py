@@ -40,7 +40,7 @@ def refuse(methods: Sequence[str], word: str, kind: str) -> None:
     if kind and not re.fullmatch(r"[\w'-]+( [\w'-]+)*", kind):
         raise ArgumentError(
             "--class",
-            f"`{kind}` has other signs than letters, digits, ', - and single spaces",
+            f"`{kind}` has other characters than letters, digits, ', -, _ and single spaces",
             "write it as --class dog",
         )
     needing = [method for method in methods if load_method(method).Params.needs_class]

@@ -181,7 +181,7 @@ def _names_below(folder: Path | str, before: str = "") -> Iterator[str]:
             continue
         if entry.is_dir(follow_symlinks=False):
             yield from _names_below(entry.path, f"{before}{entry.name}/")
-        elif entry.is_file():
+        elif os.path.isfile(entry.path):  # entry.is_file() raises OSError for a link that leads to itself
             yield before + entry.name
 
 

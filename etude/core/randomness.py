@@ -23,13 +23,14 @@ def generator(*parts: int | str) -> torch.Generator:
 
 
 def seed_generators(seed: int, device: str) -> None:
-    """Seed torch's global generators of the CPU and of ``device``, cpu or cuda.
+    """Seed torch's global generators of the CPU and of ``device``: cpu, cuda, mps …
 
-    torch.manual_seed would seed every kind of device, and format a traceback for each kind that is not in use.
+    torch.manual_seed seeds every kind of device, and formats a traceback for each kind that is not in use.
     """
-    torch.default_generator.manual_seed(seed)
-    if device == "cuda":
-        torch.cuda.manual_seed(seed)
+    if device == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def make_deterministic(threads: int, *, strict: bool = False) -> None:

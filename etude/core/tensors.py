@@ -133,5 +133,5 @@ def read_tensors(path: Path | str, device: str = "cpu") -> tuple[dict[str, Tenso
         if device == "cpu" and os.stat(path).st_size < MAPPED:
             return load(Path(path).read_bytes()), metadata
         return load_file(str(path), device=device), metadata
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # KeyError: a dtype that this torch does not have
         raise FormatError(path, f"is damaged ({error})", _AGAIN) from error

@@ -108,11 +108,14 @@ def in_precision(path: Path | str, name: str, tensor: Tensor, dtype: torch.dtype
     import torch
 
     copy = tensor.detach().to("cpu", dtype, copy=True)
-    if dtype == torch.float16 and tensor.dtype != dtype and tensor.numel() and not is_finite(copy):
-        largest = float(tensor.detach().abs().amax())
-        fault = f"`save: fp16` cannot hold `{name}`: its largest number is {largest:.3g}, and fp16 ends at 65504"
-        raise FormatError(path, fault, "write `save: bf16` or `save: fp32`, and build again")
-    return copy
+    if dtype != torch.float16 or tensor.dtype == dtype or not tensor.numel() or is_finite(copy):
+        return copy
+    if not is_finite(tensor):
+        action = "lower the learning rate, or train in `precision: fp32`"
+        raise FormatError(path, f"`{name}` has numbers that are not finite (NaN or infinity)", action)
+    largest = float(tensor.detach().abs().amax())
+    fault = f"`save: fp16` cannot hold `{name}`: its largest number is {largest:.6g}, and fp16 ends at 65504"
+    raise FormatError(path, fault, "write `save: bf16` or `save: fp32`, and build again")
 
 
 def read_weights(

@@ -145,7 +145,9 @@ def _number(path: Path | str, name: str, value: Any) -> float:
     """A finite number."""
     known = isinstance(value, int | float) and not isinstance(value, bool)
     if not known or not abs(value) < 1e30:  # also false for NaN
-        raise FormatError(path, f"has `{name}: {str(value)[:40]}`, which must be a number below 1e30", "correct it")
+        raise FormatError(
+            path, f"has `{name}: {str(value)[:40]}`, which must be a number between -1e30 and 1e30", "correct it"
+        )
     return float(value)
 
 

@@ -69,10 +69,11 @@ def accelerate(base: Base, settings: Compute) -> None:
 
 
 def compile_in_place(module: nn.Module, switch: str = "compile", **settings: Any) -> None:
-    """Compile the module with torch.compile at its next call; if that fails, the module runs uncompiled.
+    """Compile the module with torch.compile at its next call; if compiling fails, the module runs uncompiled.
 
-    A LeftOutWarning then names the ``switch``. The whole module must be one graph, so that a failure comes before
-    anything is computed, and no random number is lost. ``settings`` are torch.compile's.
+    A LeftOutWarning then names the ``switch``. The whole module must be one graph, so that such a failure comes before
+    anything is computed, and no random number is lost. What fails later, such as a recording of a GPU's kernels, is an
+    error. ``settings`` are torch.compile's.
     """
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 

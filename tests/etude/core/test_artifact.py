@@ -56,12 +56,17 @@ def test_it_is_saved_in_its_precision(tmp_path: Path) -> None:
 
 def test_numbers_that_its_precision_cannot_hold_are_refused_by_name_and_nothing_is_written(tmp_path: Path) -> None:
     large = {"small": torch.ones(1), "large": torch.tensor([1.0, -7e4])}
-    match = r"pipelines/test/params.yaml.*`save: fp16` cannot hold `large`.* 7e\+04.*Next: write `save: bf16`"
+    match = r"pipelines/test/params.yaml.*`save: fp16` cannot hold `large`.* 70000,.*Next: write `save: bf16`"
     with pytest.raises(FormatError, match=match):
         save(Artifact("test", large, {}, "fp16"), tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []
     save(Artifact("test", large, {}, "bf16"), tmp_path / "a.safetensors")
     assert load(tmp_path / "a.safetensors").tensors["large"][1] == torch.tensor(-7e4).bfloat16()
+
+
+def test_numbers_that_are_not_finite_are_no_matter_of_precision(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"`w` has numbers that are not finite.*Next: lower the learning rate"):
+        save(Artifact("test", {"w": torch.tensor([1.0, torch.nan])}, {}, "fp16"), tmp_path / "a.safetensors")
 
 
 def test_facts_have_one_byte_form_and_hold_nothing_that_json_lacks(tmp_path: Path) -> None:

@@ -251,6 +251,15 @@ def test_a_name_has_the_suffix_that_pathlib_sees() -> None:
         assert split_suffix(name) == (str(path.with_suffix("")), path.suffix), name
 
 
+def test_links_that_lead_to_no_file_are_no_files_of_a_tree(tmp_path: Path) -> None:
+    tmp_path.joinpath("a").write_text("a")
+    before = sha256_tree(tmp_path)
+    tmp_path.joinpath("circle").symlink_to("circle")
+    tmp_path.joinpath("through").symlink_to("a/b")
+    tmp_path.joinpath("gone").symlink_to("nothing")
+    assert sha256_tree(tmp_path) == before
+
+
 def test_a_tree_is_hashed_by_names_and_bytes_but_not_by_hidden_files(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("1")
     before = sha256_tree(tmp_path)

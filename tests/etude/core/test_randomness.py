@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from etude.core.randomness import generator, make_deterministic, mix
+from etude.core.randomness import generator, make_deterministic, mix, seed_generators
 
 
 @pytest.fixture
@@ -43,3 +43,17 @@ def test_a_seed_depends_on_every_part_and_on_where_it_ends() -> None:
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert generator(3, "step", 7).initial_seed() == mix(3, "step", 7)
+
+
+@pytest.mark.parametrize(("device", "all_kinds"), [("cpu", False), ("cuda", True), ("mps", True)])
+def test_the_generator_of_the_device_is_seeded_too(
+    device: str, all_kinds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeded: list[int] = []
+    seed = torch.manual_seed
+    monkeypatch.setattr(torch, "manual_seed", lambda number: (seeded.append(number), seed(number)))
+    seed_generators(5, device)
+    drawn = torch.rand(3)
+    seed(5)
+    assert torch.equal(drawn, torch.rand(3))
+    assert seeded == [5] * all_kinds
