@@ -78,13 +78,16 @@ def main(
         if not place.exists():
             write_base(place, "sd1")
         counts = {name: counted(place, precision, RUNS[name]) for name in RUNS if name != "plain"}
-        found: dict[str, dict[str, Any]] = {}
+        kept = {name: asdict(count) | {"peak": count.peak} for name, count in counts.items()}
+        how = {"precision": precision, "steps": steps, "threads": threads, "torch": torch.__version__, "counted": kept}
+        found: dict[str, dict[str, Any]] = {allocator: {} for allocator in ALLOCATORS}
         for allocator, settings in ALLOCATORS.items():
-            runs = {name: _apart(name, place, precision, steps, threads, settings) for name in RUNS}
-            found[allocator] = runs | {"ratio": runs["etude, the UNet alone"]["steps"] / runs["plain"]["steps"]}
-    how = {"precision": precision, "steps": steps, "threads": threads, "torch": torch.__version__}
-    kept = {name: asdict(count) | {"peak": count.peak} for name, count in counts.items()}
-    write_json(RESULT, how | {"allocators": found, "counted": kept})
+            runs = found[allocator]
+            for name in RUNS:
+                runs[name] = _apart(name, place, precision, steps, threads, settings)
+                write_json(RESULT, how | {"allocators": found})  # each run takes minutes
+            runs["ratio"] = runs["etude, the UNet alone"]["steps"] / runs["plain"]["steps"]
+        write_json(RESULT, how | {"allocators": found})
     show(found, counts)
 
 
