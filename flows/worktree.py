@@ -96,7 +96,7 @@ def _prepare(root: Path, tree: Path, fresh: bool, wanted: bool) -> None:
     if inputs and dvc(tree, "checkout", *inputs).returncode and (pull := dvc(tree, "pull", *inputs)).returncode:
         last = pull.stderr.strip().splitlines()[-1:] or ["it cannot be pulled"]
         raise InputError(
-            ", ".join(inputs), f"an input is not in the cache: {last[0]}", "see what `dvc pull` says about it"
+            ", ".join(inputs), f"an input is not in the cache: {last[0]}", "fetch it: `dvc pull` says what is missing"
         )
     if fresh:
         repository.use_cache(tree, tree / ".dvc" / "cache")

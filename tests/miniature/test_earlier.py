@@ -104,6 +104,6 @@ def test_a_stage_that_is_left_as_published_trains_nothing_and_any_other_trains(e
 
 def test_stages_of_no_edition_are_an_error_before_anything_is_written(edition: str, tmp_path: Path) -> None:
     ask_for(tmp_path, "", ["vae"])
-    with pytest.raises(InputError, match=r"earlier\.as_published.*give `earlier\.commit`"):
+    with pytest.raises(InputError, match=r"earlier\.as_published.*`earlier\.commit`"):
         earlier.take()
     assert not (tmp_path / "out").exists()

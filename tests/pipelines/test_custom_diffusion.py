@@ -326,7 +326,7 @@ def test_what_cannot_be_merged_is_named(
     with pytest.raises(InputError, match="is the word of two concepts"):
         merging.merge(base, [made[0], made[0]], captions)
     wide = Artifact(METHOD, made[1].tensors | {"unet.x.attn2.to_q.weight": torch.zeros(1)}, made[1].facts)
-    with pytest.raises(InputError, match=r"holds unet.x.attn2.to_q.weight.*crossattn_kv"):
+    with pytest.raises(InputError, match=r"changes `unet.x.attn2.to_q.weight.*crossattn_kv"):
         merging.merge(base, [made[0], wide], captions)
 
 
