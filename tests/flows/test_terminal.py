@@ -39,7 +39,8 @@ def test_a_runner_that_is_not_installed_names_its_command(
     refuse_runner("threads")
     refuse_runner(f"{other}@host:1")
     for name in (kind, f"{kind}@tcp://host"):
-        with pytest.raises(InputError, match=f"prefect-{kind} is not installed. Next: install it with `make setup EXTRAS={kind}`"):
+        told = f"prefect-{kind} is not installed. Next: install it with `make setup EXTRAS={kind}`"
+        with pytest.raises(InputError, match=told):
             refuse_runner(name)
 
 
