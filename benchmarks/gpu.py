@@ -43,14 +43,7 @@ MOST = 540.0  # seconds of all cells
 SIDES = {"sd1": 64, "sdxl": 128}  # of the latents of a training picture
 STATES = {"sd1": (768, None), "sdxl": (2048, 1280)}  # widths of the text's states, and of the pooled state
 WARM, TIMED = 5, 20  # steps
-DETERMINISTIC = {
-    "deterministic": True,
-    "channels_last": True,
-    "tf32": False,
-    "attention": "auto",
-    "compile": False,
-    "graphs": False,
-}
+DETERMINISTIC = {**Compute.added_keys, "channels_last": True}
 WAYS: Mapping[str, dict[str, Any] | None] = {
     "etude": DETERMINISTIC,
     "any kernels": DETERMINISTIC | {"deterministic": False},

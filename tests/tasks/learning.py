@@ -17,18 +17,12 @@ from etude.core.method import load_method
 from etude.core.params import read_yaml
 from etude.core.shards import CAPTIONS as CAPTIONS_FILE
 from etude.core.shards import text_entry, write_shards
+from etude.training.settings import Compute
 from etude.training.start import Starts
 from tests.pipelines.learning import params_of
 from tests.shipped import ROOT
 
-COMPUTE = {
-    "deterministic": True,
-    "channels_last": False,
-    "tf32": False,
-    "attention": "auto",
-    "compile": False,
-    "graphs": False,
-}
+COMPUTE = dict(Compute.added_keys)  # as shipped
 CAPTIONS = {"a": "noto otter", "b": "flat otter", "c": "otter"}
 
 
