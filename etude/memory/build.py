@@ -42,11 +42,12 @@ from etude.memory.base import empty_base
 from etude.memory.counter import Counter, counting
 from etude.memory.footprint import Footprint, Setup, UncountedError
 from etude.training import average, batches, conditioning, updates
+from etude.training.autocast import computing
 from etude.training.batches import Captions, Images, Pictures
 from etude.training.opening import opening
 from etude.training.optimizer import Optimizer
 from etude.training.plan import SavesMemory, TrainedWhole
-from etude.training.preview import Preview, computing, encode, encode_fixed, evaluating, preview_of
+from etude.training.preview import Preview, encode, encode_fixed, evaluating, preview_of
 from etude.training.prior import Prior
 from etude.training.report import Report
 from etude.training.tags import UNCHANGED, HasTags
@@ -110,7 +111,7 @@ def _shows_pictures(base: Path) -> bool:
 @torch.no_grad()
 def _draw(base: Base, preview: Preview, word: str, precision: str, texts: Texts | None) -> Image:
     """What needs the most memory in a preview: a step with guidance for a row's pictures, then their decoding."""
-    with evaluating(base), computing(base, precision):
+    with evaluating(base), computing(base.device.type, precision):
         positives, negative = texts or encode(base, preview, word, precision)
         side = base.resolution // base.factor
         latents = torch.empty(len(preview.seeds), 4, side, side)

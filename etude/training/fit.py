@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -22,6 +22,7 @@ from etude.core.artifact import Artifact
 from etude.core.errors import TrainingError
 from etude.core.memory import during
 from etude.core.randomness import mix, seed_generators
+from etude.training.autocast import computing
 from etude.training.average import Average
 from etude.training.further import usable_state
 from etude.training.plan import Optimization
@@ -189,14 +190,6 @@ def _release_recordings() -> None:
         trees.mark_step_begin()
 
 
-def _autocast(report: Report) -> AbstractContextManager[Any]:
-    if report.precision == "fp32":
-        return nullcontext()
-    half = {"fp16": torch.float16, "bf16": torch.bfloat16}[report.precision]
-    # a cache would keep a half-precision copy of each trained weight until the step ends: 5 GB for SDXL's UNet
-    return torch.autocast(report.device, half, cache_enabled=False)
-
-
 def _gradients(
     loss: Callable[[B], Tensor],
     batches: Callable[[int], B],
@@ -211,7 +204,7 @@ def _gradients(
         index = (step * plan.accumulation + part) * device.num_processes + device.process_index
         seed_generators(mix(report.seed, "step", index), report.device)
         batch = batches(index)
-        with _autocast(report):
+        with computing(report.device, report.precision):
             value = loss(batch) / plan.accumulation
         (device.scaler.scale(value) if device.scaler else value).backward()
         total = value.detach() if total is None else total + value.detach()

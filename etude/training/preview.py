@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -60,9 +60,10 @@ def encode(base: Base, preview: Preview, name: str, precision: str) -> Texts:
     from etude.base.text import encode_prompts
     from etude.base.waiting import present
     from etude.diffusion.sample import encode_negative
+    from etude.training.autocast import computing
 
     count, skipped = len(preview.seeds), preview.clip_skip
-    with torch.no_grad(), computing(base, precision), present(base, "text"):
+    with torch.no_grad(), computing(base.device.type, precision), present(base, "text"):
         rows = [[insert_name(prompt, name)] * count for prompt in preview.prompts]
         positives = tuple(encode_prompts(base, row, skipped) for row in rows)
         return positives, encode_negative(base, preview.negative, count, skipped) if preview.guidance > 1 else None
@@ -83,25 +84,15 @@ def draw(base: Base, preview: Preview, name: str, precision: str, texts: Texts |
     from PIL import Image
 
     from etude.diffusion.sample import generate
+    from etude.training.autocast import computing
 
     sampling, rows = preview.model_dump(exclude={"prompts", "seeds", "every", "negative"}), []
-    with evaluating(base), computing(base, precision):
+    with evaluating(base), computing(base.device.type, precision):
         positives, negative = texts or encode(base, preview, name, precision)
         for positive in positives:
             pictures = generate(base, positive, negative=negative or "", seeds=preview.seeds, **sampling)
             rows.append(np.concatenate(list(pictures.numpy()), axis=1))
     return Image.fromarray(np.concatenate(rows))
-
-
-def computing(base: Base, precision: str) -> AbstractContextManager[Any]:
-    """Autocast in the precision of training, without a cache of converted weights."""
-    import torch
-
-    from etude.base.base import DTYPES
-
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(base.device.type, DTYPES[precision], cache_enabled=False)
 
 
 @contextmanager

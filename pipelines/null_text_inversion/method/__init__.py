@@ -80,7 +80,7 @@ def build(
     """
     from etude.core.artifact import Artifact
     from etude.training import conditioning
-    from etude.training.preview import computing
+    from etude.training.autocast import computing
 
     from .batch import Album, Progress, invert, sheet
     from .inversion import Inversion, Rule
@@ -92,7 +92,7 @@ def build(
     progress = Progress(**(report.restore() or {}))
     total = len(groups) * len(path)
     report.start(progress.step, total)
-    with computing(base, params.base_precision):
+    with computing(base.device.type, params.base_precision):
         for group in groups[progress.step // len(path) :]:
             invert(Inversion(base, path, group.text_conditioning, params.guidance, rule), group, progress, report)
 
