@@ -1,9 +1,11 @@
-"""What *prepare* writes of each training picture into ``images.json``."""
+"""What *prepare* writes of each training picture: its entry in ``images.json``, and its mask."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+EVEN = 127  # of 255: a mask of this grey everywhere has the same effect as no mask
 
 
 def is_copy(entry: Mapping[str, Any]) -> bool:

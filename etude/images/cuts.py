@@ -17,6 +17,7 @@ from PIL import Image, ImageEnhance, features
 from etude.core.code import code_digests, versions
 from etude.core.errors import InputError
 from etude.core.files import atomic_path
+from etude.core.prepared import EVEN
 from etude.core.store import Store, key, load, remembered, save
 from etude.images import faces
 from etude.images.crop import (
@@ -38,7 +39,6 @@ from etude.images.settings import Copies, Prepare
 
 OVERSAMPLING = 2  # a JPEG is decoded at no less than this many times the size at which it is used
 PLAIN = "one colour alone"
-EVEN = 127  # the grey of a mask that has the same effect as no mask
 PNG_LEVEL = 1  # of zlib; fixed, because DVC identifies a file by its bytes
 CODE = ("etude/images", "etude/core")  # the code that makes an entry
 PACKAGES = ("numpy", "pillow", "pillow-heif", "pillow-jxl-plugin")  # Pillow's own libraries count too

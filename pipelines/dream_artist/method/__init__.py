@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from etude.core.families import text_rows
 from etude.core.method import own_name
 from etude.core.placeholder import NAME, insert_name
+from etude.core.prepared import EVEN
 from etude.training.tags import vary
 from etude.training.templates import draw, refuse_silent
 
@@ -37,7 +38,6 @@ unsupported: dict[str, str] = {}
 formats = ("embedding_pair",)
 axes: dict[str, float] = {}  # none: the guidance of the sampler sets the strength
 
-EVEN = 127 / 255  # a mask of this grey everywhere has the same effect as no mask
 SIDES = {"positive": "", "negative": "-neg"}  # suffix of the name for the word of each side
 
 
@@ -55,7 +55,8 @@ def build(*, base: Base, images: Images, captions: Captions | None, params: Para
     captions = captions and vary(captions, params.tags, report.seed)
     device = str(base.device)
     size, seed = plan.batch_size, report.seed
-    batches = Batches(images, captions, batch_size=size, seed=seed, device=device, encoded=False, unmasked=EVEN)
+    even = EVEN / 255
+    batches = Batches(images, captions, batch_size=size, seed=seed, device=device, encoded=False, unmasked=even)
     rows = _starts(base, params, report.seed)
 
     positive, negative = (_named(base, rows, side) for side in SIDES)
