@@ -373,6 +373,14 @@ def test_a_formula_that_takes_its_numbers_gives_finite_values(formula: FormulaNa
 
 def test_merged_values_that_the_saved_precision_cannot_hold_are_refused_by_their_weight() -> None:
     large = [torch.full(SHAPE, 60000.0), torch.full(SHAPE, -60000.0)]
-    with pytest.raises(FormatError, match=rf"{NAME}: has merged values that float16 cannot hold"):
+    with pytest.raises(FormatError, match=rf"`save: fp16` cannot hold `{NAME}`: its largest number is 180000,"):
         merged("weighted_sum", large, -1.0, dtype=torch.float16)
     assert merged("weighted_sum", large, -1.0, dtype=torch.float32).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_merged_values_that_no_precision_can_hold_are_the_formulas_fault(dtype: torch.dtype) -> None:
+    large = [torch.full(SHAPE, 3e38), torch.full(SHAPE, -3e38)]
+    match = rf"{NAME}: has merged values that are not finite .* Next: choose smaller numbers for the formula\.$"
+    with pytest.raises(FormatError, match=match):
+        merged("weighted_sum", large, -1.0, dtype=dtype)

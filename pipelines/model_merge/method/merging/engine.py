@@ -11,7 +11,7 @@ from torch import Tensor
 
 from etude.core.errors import FormatError
 from etude.core.randomness import generator
-from etude.core.weights import is_finite
+from etude.core.weights import in_precision, is_finite
 
 from .blocks import block_of, weights_of
 from .formulas import FORMULAS, Numbers
@@ -66,7 +66,7 @@ class Merge:
             return self._clipped(formula.merge(tensors, numbers, None), tensors)
         pieces = Pieces(tensors)
         measured = formula.measure(pieces, numbers) if formula.measure and pieces.count else None
-        result = torch.empty(pieces.count, dtype=torch.float64 if pieces.dtype == torch.float64 else self.dtype)
+        result = torch.empty(pieces.count, dtype=pieces.dtype)
         length = pieces.count // max(len(tensors[0]), 1)
         for start in range(0, pieces.count, pieces.size):
             values = slice(start, min(start + pieces.size, pieces.count))
@@ -101,8 +101,7 @@ def make(params: Params, models: Sequence[Weights], base: Weights, dtype: torch.
 
 def as_saved(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """A tensor in the precision that is saved; raises FormatError if that does not hold its values."""
-    saved = tensor.to(dtype)
-    if saved.numel() and not is_finite(saved):
-        fault = f"has merged values that {str(dtype).removeprefix('torch.')} cannot hold"
-        raise FormatError(name, fault, "choose smaller numbers for the formula, or `save: fp32`")
-    return saved
+    if tensor.numel() and not is_finite(tensor):
+        fault = "has merged values that are not finite (NaN or infinity)"
+        raise FormatError(name, fault, "choose smaller numbers for the formula")
+    return in_precision("the merge", name, tensor, dtype)
