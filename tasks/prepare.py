@@ -48,7 +48,7 @@ def prepare(name: str) -> None:
         preparation.add_copies()
         listing = preparation.listing()
         write_json(out / "images.json", listing)
-    _tell(name, len(files), listing, settings.further_resolutions)
+    _tell(name, len(files), listing)
 
 
 def _refuse_nothing(folder: Path, files: int, preparation: Preparation) -> None:
@@ -61,9 +61,8 @@ def _refuse_nothing(folder: Path, files: int, preparation: Preparation) -> None:
     raise InputError(folder, fault, "put usable pictures there, or change `prepare` in params.yaml")
 
 
-def _tell(name: str, files: int, listing: dict[str, Any], further: Sequence[int] = ()) -> None:
-    own = {key: image for key, image in listing["images"].items() if not is_copy(image)}
-    images = own.values()
+def _tell(name: str, files: int, listing: dict[str, Any]) -> None:
+    images = [image for image in listing["images"].values() if not is_copy(image)]
     copies = len(listing["images"]) - len(images)
     say(f"{name}: {len(images) + copies} pictures ({copies} of them copies) from {files} files")
     if cut := sum(image["crop"] != [0, 0, *image["source_size"]] for image in images):
@@ -72,10 +71,9 @@ def _tell(name: str, files: int, listing: dict[str, Any], further: Sequence[int]
     _list(name, "the same pixels as another", [_join(" = ", pair) for pair in listing["duplicates"].items()])
     _list(name, "nearly the same", [_join(" ~ ", pair) for pair in _sources(listing)])
     _list(name, "enlarged", [image["sources"][0] for image in images if image["enlarged"]])
-    for side in further:
-        made = {key.removesuffix(f"-{side}px") for key in listing["images"] if key.endswith(f"-{side}px")}
-        small = [image["sources"][0] for key, image in own.items() if key not in made]
-        _list(name, f"not at {side} px (too small, or the same as another)", list(dict.fromkeys(small)))
+    for side, reasons in listing.get("not_at", {}).items():
+        for reason, without in reasons.items():
+            _list(name, f"not at {side} px ({reason})", without)
     files_of: dict[str, list[str]] = {}
     for file, notes in listing.get("notes", {}).items():
         for note in notes:

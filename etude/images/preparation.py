@@ -114,7 +114,21 @@ class Preparation:
         }
         if self.settings.crop == "faces":
             listing["opencv"] = faces.version()
+        if not_at := self._not_at():
+            listing["not_at"] = not_at
         return {**listing, "notes": self.notes} if self.notes else listing
+
+    def _not_at(self) -> dict[str, dict[str, list[str]]]:
+        """The files of pictures that have no copy at a further resolution: resolution → reason → files."""
+        found: dict[str, dict[str, list[str]]] = {}
+        for side in self.settings.further_resolutions:
+            for identifier, cut in self._cuts.items():
+                if f"{identifier}-{side}px" not in self.images:
+                    reason = "the same as another" if f"{side}px" in cut.copies else "too small"
+                    files = found.setdefault(str(side), {}).setdefault(reason, [])
+                    if (file := self.images[identifier]["sources"][0]) not in files:  # one that was split is told once
+                        files.append(file)
+        return found
 
 
 def _has_mask(found: Cuts) -> bool:

@@ -255,6 +255,7 @@ def test_what_was_found_is_told_in_one_order_and_copies_are_not_counted_twice(
         "skipped": {"c.png": "9×9", "d.png": "9×9"},
         "duplicates": {"e.png": "b.png"},
         "near_duplicates": [["1", "3"]],
+        "not_at": {"96": {"too small": ["a.png"], "the same as another": ["b.png"]}},
         "notes": {"b.png": ["has a profile", "has a colour key"], "a.png": ["has a profile"]},
     }
     _tell("pets", 7, listing)
@@ -268,6 +269,8 @@ def test_what_was_found_is_told_in_one_order_and_copies_are_not_counted_twice(
         "warning: pets: the same pixels as another: 1: e.png = b.png",
         "warning: pets: nearly the same: 1: a.png ~ b.png",
         "warning: pets: enlarged: 1: a.png",
+        "warning: pets: not at 96 px (too small): 1: a.png",
+        "warning: pets: not at 96 px (the same as another): 1: b.png",
         "warning: pets: has a colour key: 1: b.png",
         "warning: pets: has a profile: 2: b.png; a.png",
     ]

@@ -368,6 +368,22 @@ def test_further_resolutions_are_copies_of_other_sizes_and_nothing_is_enlarged_f
         assert (right - left) / (bottom - top) == pytest.approx(size[0] / size[1], abs=0.03)  # nothing is stretched
 
 
+def test_why_a_picture_is_not_at_a_further_resolution_is_listed(folder: Path, tmp_path: Path) -> None:
+    draw(folder / "a.png", 1, (160, 100))
+    draw(folder / "b.png", 2, (320, 64))
+    Image.new("RGB", (200, 200), "red").save(folder / "c.png")
+    draw(folder / "d.png", 3, (200, 200))
+    Image.new("RGB", (300, 200), "red").save(folder / "e.png")
+    listing = prepared(folder, tmp_path / "out", further_resolutions=[96, 32, 2048], split=0.5)
+    assert listing["not_at"] == {
+        "96": {"too small": ["b.png"], "the same as another": ["e.png"]},
+        "32": {"the same as another": ["e.png"]},
+        "2048": {"too small": ["a.png", "b.png", "c.png", "d.png", "e.png"]},
+    }
+    (folder / "e.png").unlink()
+    assert "not_at" not in prepared(folder, tmp_path / "other", further_resolutions=[32])
+
+
 @pytest.mark.parametrize("size", [(712, 900), (4032, 3024), (1216, 832), (1920, 1080), (5184, 3456), (999, 1000)])
 @pytest.mark.parametrize("buckets", [0, 64])
 def test_boxes_of_copies_lie_in_the_picture_for_any_size(size: tuple[int, int], buckets: int) -> None:
