@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from etude.core.mixins import Captioned
 from etude.core.params import MethodParams, Schema
-from etude.core.placeholder import PLACES
+from etude.core.placeholder import FILEWORDS, PLACES
 from etude.training.plan import Trained
 
 if TYPE_CHECKING:
@@ -106,7 +106,14 @@ class LearnsCaptions(Captioned, HasTags, Trained, MethodParams):
 
 def refuse_idle_tags(tags: Tags, texts: Sequence[str], reads: str = "texts") -> None:
     """Raises ValueError if ``tags`` changes captions that none of ``texts`` contains, or that are not read."""
-    if tags.changes and (reads != "texts" or not any(place in text for text in texts for place in PLACES)):
+    if not tags.changes:
+        return
+    if reads != "texts":
+        raise ValueError(
+            f"`tags` changes captions, but `reads: {reads}` reads none: "
+            f"write `reads: texts`, and {FILEWORDS} in a template"
+        )
+    if not any(place in text for text in texts for place in PLACES):
         raise ValueError(
             f"`tags` changes captions, but no training text contains a caption: write {' or '.join(PLACES)} in one"
         )

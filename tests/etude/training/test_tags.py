@@ -82,16 +82,18 @@ def test_settings_that_would_do_nothing_are_refused(changes: dict[str, Any], sai
 
 
 @pytest.mark.parametrize(
-    ("method", "changes"),
+    ("method", "changes", "said"),
     [
-        ("lora", {"caption": "[name]"}),
-        ("textual_inversion", {"templates": ["a [name]"], "reads": "prepared"}),
-        ("dream_artist", {"templates": ["a [name]"], "reads": "prepared"}),
-        ("clip_inversion", {"templates": ["a [name]"]}),
+        ("lora", {"caption": "[name]"}, r"no training text contains a caption: write \[caption\]"),
+        ("clip_inversion", {"templates": ["a [name]"]}, r"no training text contains a caption: write \[caption\]"),
+        ("textual_inversion", {"templates": ["a [name]"], "reads": "prepared"}, "`reads: prepared` reads none: write"),
+        ("dream_artist", {"templates": ["a [name]"], "reads": "prepared"}, "`reads: prepared` reads none: write"),
     ],
 )
-def test_tags_of_captions_that_no_text_contains_are_refused(method: str, changes: dict[str, Any]) -> None:
-    with pytest.raises(ParamsError, match="`tags` changes captions, but no training text contains a caption"):
+def test_tags_of_captions_that_no_text_contains_or_that_are_not_read_are_refused(
+    method: str, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ParamsError, match=f"`tags` changes captions, but {said}"):
         params_of(method, tags=SHUFFLED, **changes)
 
 
