@@ -348,8 +348,11 @@ def test_what_cannot_be_merged_is_named(base: Base, weights: dict[str, Tensor], 
     with pytest.raises(InputError, match=r"nothing: is missing. Next: correct `models`"):
         open_model(tmp_path / "nothing", weights, "sd1")
     artifacts.save(Artifact("hypernetwork", {"768.k": torch.ones(1)}, {}), tmp_path / "h.safetensors")
-    with pytest.raises(FormatError, match=r"contains no weights of a model, only 768\.k"):
+    with pytest.raises(FormatError, match=r"tensors that are no weights of a model, such as 768\.k\. Next"):
         open_model(tmp_path / "h.safetensors", weights, "sd1")
+    artifacts.save(Artifact("x", {}, {}), tmp_path / "e.safetensors")
+    with pytest.raises(FormatError, match=r"e\.safetensors: contains no tensors\. Next: give a checkpoint"):
+        open_model(tmp_path / "e.safetensors", weights, "sd1")
     artifacts.save(Artifact("x", {"unet.new.weight": torch.ones(1)}, {}), tmp_path / "n.safetensors")
     with pytest.raises(FormatError, match=r"1 weights that the base does not have, such as unet\.new\.weight"):
         open_model(tmp_path / "n.safetensors", weights, "sd1")

@@ -79,8 +79,10 @@ def open_model(path: Path, base: Weights, family: str, *, without_vae: bool = Fa
         fused = Fused(tensors, facts, base)
         _refuse_strange(path, list(fused), base)
         return Model(Layered(fused, base), list(fused), split(tensors, facts) if is_plain(tensors) else None)
-    if not tensors or any(name.partition(".")[0] not in parts() for name in tensors):
-        fault = f"contains no weights of a model, only {', '.join(sorted(tensors)[:3])}"
+    others = sorted(name for name in tensors if name.partition(".")[0] not in parts())
+    if others or not tensors:
+        told = f"tensors that are no weights of a model, such as {', '.join(others[:3])}"
+        fault = f"contains {told if others else 'no tensors'}"
         raise FormatError(path, fault, "give a checkpoint, a LoRA, or the build of a method that changes weights")
     _refuse_strange(path, tensors, base)
     for name, tensor in tensors.items():
