@@ -378,6 +378,9 @@ def test_a_hypernetwork_of_another_base_or_a_broken_one_is_refused(tiny_base: Pa
     deeper = Artifact(METHOD, lively(base).tensors, facts | {"structure": [1.0, 2.0, 2.0, 1.0]})
     with pytest.raises(FormatError, match="do not fit the structure"), hypernetwork.apply(deeper, base):
         raise AssertionError("it was applied")
+    thin = Artifact(METHOD, lively(base).tensors, facts | {"structure": [1.0, 0.05, 1.0]})
+    with pytest.raises(FormatError, match="of 16 to 0. Next: use another file"), hypernetwork.apply(thin, base):
+        raise AssertionError("it was applied")
     strange = Artifact(METHOD, lively(base).tensors, facts | {"activation": "softmax2d"})
     with pytest.raises(FormatError, match="`softmax2d` is not supported"), hypernetwork.apply(strange, base):
         raise AssertionError("it was applied")
@@ -405,7 +408,8 @@ def test_what_only_the_base_can_tell_is_refused_before_anything_is_learned(tiny_
     base = load_base(tiny_base)
     with pytest.raises(ParamsError, match=r"`widths` has 768, but .* has 16, 24, 32"):
         run(base, tmp_path, widths=[16, 768])
-    with pytest.raises(FormatError, match=r"\[1.0, 0.05, 1.0\] reduces a width of 16 to 0"):
+    match = r"params.yaml: .*\[1.0, 0.05, 1.0\] reduces a width of 16 to 0. Next: use larger numbers in `structure`"
+    with pytest.raises(ParamsError, match=match):
         run(base, tmp_path, structure=[1, 0.05, 1])
     assert not hasattr(base.unet, "hypernetwork")
 

@@ -6,13 +6,13 @@ base changes. During training, the strength is 1. The networks are in `networks`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from etude.core.errors import ParamsError
+from etude.core.errors import FormatError, ParamsError
 from etude.core.method import own_name
 from etude.core.params import Part, refuse_twice
 from etude.training.masks import MaskedLoss
@@ -78,7 +78,7 @@ class Params(LearnsCaptions, TellsSizes, MaskedLoss, Starts, HasPreview, Further
         """Compare the architecture, and the widths of the networks."""
         import torch
 
-        from .networks import input_widths, make_networks
+        from .networks import input_widths
 
         design, facts = _design_of(self), start.facts
         for key in ("structure", "activation", "activate_output", "layer_norm"):
@@ -86,7 +86,7 @@ class Params(LearnsCaptions, TellsSizes, MaskedLoss, Starts, HasPreview, Further
             if found != own:
                 yield f"has `{key}` {found}, where the params say {own}"
         with torch.device("meta"):
-            networks = make_networks(self.widths or input_widths(parts["unet"]), design)
+            networks = _new_networks(self, input_widths(parts["unet"]))
         wanted = {name: tuple(parameter.shape) for name, parameter in networks.named_parameters()}
         yield from shape_faults(start.shapes, wanted)
 
@@ -138,6 +138,20 @@ def _design_of(params: Params) -> Design:
     return Design(params.structure, params.activation, params.activate_output, norm, params.dropout)
 
 
+def _new_networks(params: Params, widths: Sequence[int]) -> Networks:
+    """Networks as the params describe them, for ``widths`` if the params name none.
+
+    Raises ParamsError for a structure in which a width would be 0.
+    """
+    from .networks import make_networks
+
+    try:
+        return make_networks(params.widths or widths, _design_of(params))
+    except FormatError as error:
+        action = "use larger numbers in `structure`"
+        raise ParamsError(f"pipelines/{METHOD}/params.yaml", error.fault, action) from error
+
+
 @contextmanager
 def _learning(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tensor]]:
     """Add new networks to the base, in training mode. Yields their tensors by names in the artifact, in float32."""
@@ -145,15 +159,14 @@ def _learning(base: Base, params: Params, seed: int) -> Iterator[dict[str, Tenso
 
     from etude.core.randomness import mix
 
-    from .networks import before_keys_and_values, initialise, input_widths, make_networks
+    from .networks import before_keys_and_values, initialise, input_widths
 
     torch.manual_seed(mix(seed, METHOD))
-    design = _design_of(params)
     widths = input_widths(base.unet)
     if unknown := sorted(set(params.widths) - set(widths)):
         fault = f"`widths` has {unknown[0]}, but {base.path} has {', '.join(map(str, widths))}"
         raise ParamsError(f"pipelines/{METHOD}/params.yaml", fault, "write some of these, or [] for all")
-    networks: Networks = make_networks(params.widths or widths, design)
+    networks = _new_networks(params, widths)
     initialise(networks, params.initial, params.activation, params.layer_norm == "unit")
     base.unet.hypernetwork = networks.to(base.device).train()  # in the UNet, so that previews switch off its dropout
     try:

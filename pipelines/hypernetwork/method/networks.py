@@ -129,7 +129,7 @@ def _stack(width: int, design: Design) -> nn.Sequential:
     widths = [int(width * multiple) for multiple in design.structure]
     if 0 in widths:
         fault = f"its structure {list(design.structure)} reduces a width of {width} to 0"
-        raise FormatError(METHOD, fault, "use larger numbers in `structure`")
+        raise FormatError(METHOD, fault, "use another file")
     dropout = [*design.dropout[1:]] or [0.0] * len(widths)
     layers = []
     for number, (inner, outer) in enumerate(pairwise(widths)):
