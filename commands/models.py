@@ -245,13 +245,15 @@ def _refuse_existing(to: Path) -> None:
     inside = Path.cwd().resolve() in to.resolve().parents
     if not inside:
         raise BaseError(to, "is outside the repository", "choose a --to below models/")
-    for path in (to, Path(f"{to}.dvc"), *map(to.with_suffix, BESIDE)):
+    for path in (to, *map(to.with_suffix, BESIDE)):
+        record = Path(f"{path}.dvc")
+        remove, another = f"`dvc remove {shlex.quote(str(record))}`", "choose another --to"
         if path.exists():
-            raise ConflictError(
-                path,
-                "is there already",
-                f"choose another --to, or `dvc remove {shlex.quote(f'{to}.dvc')}` and delete {path}",
-            )
+            action = f"{another}, or {remove} and delete {path}" if record.exists() else f"{another}, or delete {path}"
+            raise ConflictError(path, "is there already", action)
+        if record.exists():
+            action = f"get it with `dvc pull {shlex.quote(str(record))}`, {another}, or {remove}"
+            raise ConflictError(record, f"records {path}, which is not here", action)
 
 
 @contextmanager

@@ -134,12 +134,18 @@ def test_a_clip_with_a_tokenizer_in_one_file_as_transformers_saves_it_is_one(tin
 def test_what_is_there_is_never_overwritten(tiny_base: Path, project: Path) -> None:
     (project / "models" / "mine").mkdir(parents=True)
     (project / "models" / "mine" / "precious").write_text("mine")
-    with pytest.raises(ConflictError, match="models/mine"):
+    with pytest.raises(ConflictError, match=r"models/mine: .*choose another --to, or delete models/mine\.$"):
+        base(source=str(tiny_base), to=Path("models/mine"))
+    (project / "models" / "mine.dvc").write_text("outs: []\n")
+    with pytest.raises(ConflictError, match=r"or `dvc remove models/mine\.dvc` and delete models/mine\.$"):
         base(source=str(tiny_base), to=Path("models/mine"))
     assert (project / "models" / "mine" / "precious").read_text() == "mine"
-    (project / "models" / "gone.dvc").write_text("outs: []\n")
-    with pytest.raises(ConflictError, match=r"gone\.dvc"):
-        base(source=str(tiny_base), to=Path("models/gone"))
+    for record in ("gone.dvc", "gone.yaml.dvc"):
+        (project / "models" / record).write_text("outs: []\n")
+        match = rf"models/{record}: records .* `dvc pull models/{record}`, .* or `dvc remove models/{record}`"
+        with pytest.raises(ConflictError, match=match):
+            base(source=str(tiny_base), to=Path("models/gone"))
+        (project / "models" / record).unlink()
 
 
 def test_a_base_belongs_inside_the_repository(tiny_base: Path, project: Path, tmp_path: Path) -> None:
