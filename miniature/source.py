@@ -81,9 +81,12 @@ def fetch(name: str, package: Package, folder: Path) -> Path:
 def read_member(archive: Path, member: str) -> dict[str, Any]:
     """One JSON file of an npm archive."""
     with tarfile.open(archive) as tar:
-        file = tar.extractfile(f"package/{member}")
-        if file is None:
-            raise InputError(archive, f"has no {member}", "choose another version of the package")
+        try:
+            file = tar.extractfile(f"package/{member}")
+        except KeyError:
+            file = None
+        if file is None:  # none of that name, or no file
+            raise InputError(archive.name, f"has no {member}", "choose another version of the package")
         data: dict[str, Any] = json.load(file)
     return data
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import random
+import tarfile
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,6 +80,17 @@ def test_an_alias_is_followed_but_not_one_that_turns_its_parent() -> None:
     data = {"icons": {"a": {"body": "A"}}, "aliases": {"b": {"parent": "a"}, "c": {"parent": "a", "rotate": 1}}}
     assert source.find(data, "b") == {"body": "A"}
     assert source.find(data, "c") is None
+
+
+def test_an_archive_without_the_file_that_is_read_is_named(tmp_path: Path) -> None:
+    archive = tmp_path / "icons.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        member = tarfile.TarInfo("package/info.json")
+        member.size = 2
+        tar.addfile(member, io.BytesIO(b"{}"))
+    assert source.read_member(archive, "info.json") == {}
+    with pytest.raises(InputError, match=r"icons\.tgz: has no icons\.json\. Next: choose another version"):
+        source.read_member(archive, "icons.json")
 
 
 def test_an_orange_background_has_its_article(words: Words) -> None:
