@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
@@ -83,7 +83,7 @@ def connect(root: Path) -> Callable[[], str]:
 
     Call this before importing Prefect. It returns at once, while the server starts: the returned function waits until
     the server answers, and returns its address. Telemetry is off; variables that the user has set stay. Raises
-    InputError where PREFECT_HOME cannot be used.
+    InputError where PREFECT_HOME cannot be used, or the running server is not known.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -94,10 +94,12 @@ def connect(root: Path) -> Callable[[], str]:
     os.environ["PREFECT_HOME"] = str(home)
     try:
         home.mkdir(parents=True, exist_ok=True)
-        users = (home / USERS).open("a")
-        fcntl.flock(users, fcntl.LOCK_SH)  # waits for a server that is ending
-        with _life(home) as life:
-            found = _start(home, root, life) if locked(life.fileno()) else recorded(home)
+        with ExitStack() as on_error:
+            users = on_error.enter_context((home / USERS).open("a"))
+            fcntl.flock(users, fcntl.LOCK_SH)  # waits for a server that is ending
+            with _life(home) as life:
+                found = _start(home, root, life) if locked(life.fileno()) else recorded(home)
+            on_error.pop_all()  # the lock is held until this process ends
     except OSError as error:
         fault = f"the folder of Prefect's history cannot be used ({error.strerror or error})"
         raise InputError(home, fault, "make the folder writable, or set PREFECT_HOME to a writable folder") from error
@@ -110,10 +112,12 @@ def connect(root: Path) -> Callable[[], str]:
 
 
 def recorded(home: Path) -> Server:
-    """The server that was started last. Raises OSError without one, or if a full disk damaged server.txt."""
-    words = (home / "server.txt").read_text().split()
+    """The server that was started last. Raises InputError if server.txt is missing, or was cut by a full disk."""
+    path = home / "server.txt"
+    words = path.read_text(errors="replace").split() if path.exists() else []
     if len(words) != 2:
-        raise OSError("server.txt is damaged: end the flows and servers that use this folder")
+        fault = "is damaged or missing, but the server whose address it holds still runs"
+        raise InputError(path, fault, "end the flows and servers that use this folder, and run this again")
     return Server(*words)
 
 

@@ -106,12 +106,16 @@ def test_what_the_user_has_set_stays_and_pages_are_served_only_from_the_checkout
     assert len(started["start"]) == len(started["exit"]) == 1
 
 
-def test_a_record_that_a_full_disk_cut_is_named(home: Path) -> None:
+@pytest.mark.usefixtures("environment", "started")
+def test_a_record_that_a_full_disk_cut_is_named(tmp_path: Path, home: Path) -> None:
     (home / "server.txt").write_text("http://127.0.0.1:9 word\n")
     assert server.recorded(home) == Server("http://127.0.0.1:9", "word")
-    (home / "server.txt").write_text("http://127.0.0.1:9")
-    with pytest.raises(OSError, match=r"server.txt is damaged: end the flows and servers that use this folder"):
-        server.recorded(home)
+    os.environ["PREFECT_HOME"] = str(home)
+    for spoil in (lambda path: path.write_bytes(b"http://127.0.0.1:9\xff"), Path.unlink):
+        spoil(home / "server.txt")
+        match = r"server\.txt: is damaged or missing, .*Next: end the flows and servers that use this folder"
+        with holds(home / LIFE, fcntl.LOCK_EX), pytest.raises(InputError, match=match):
+            server.connect(tmp_path)
 
 
 def test_one_process_at_a_time_looks_for_the_server(home: Path) -> None:
