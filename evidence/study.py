@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from etude.core.errors import ParamsError
+from etude.core.errors import InputError, ParamsError
 from etude.core.files import read_json
 from etude.core.params import nearest, read_yaml
 from evidence import claims, findings
@@ -59,14 +59,14 @@ def prepare(root: Path, only: Sequence[str], seeds: int | None, also: Sequence[s
     """Check the claims, the parameters of every experiment, the sizes; find what is not measured on the present state.
 
     `only` is as in `claims.chosen`; the first `seeds` seeds are used; `also` are overrides of all experiments: with
-    them, the numbers go to logs/evidence. Raises ParamsError for any fault.
+    them, the numbers go to logs/evidence. Raises an EtudeError for any fault.
     """
     evidence = claims.read(root)
     names = claims.chosen(evidence, only)
     memory = Memory.read(root / (TRIED if also else NUMBERS))
     with TemporaryDirectory(prefix="evidence-") as folder:
         drafts = Drafts(root, Path(folder), evidence, also)
-        _run(root, "commands.check", *map(str, drafts.write()))
+        _check(root, Path(folder), drafts.write())
         memory.sizes = count_sizes(root, evidence)
         every = range(len(evidence.seeds))
         for name in evidence.experiments:
@@ -90,10 +90,27 @@ def count_sizes(root: Path, evidence: Evidence) -> dict[str, int]:
     return known
 
 
+def _check(root: Path, folder: Path, drafts: Sequence[Path]) -> None:
+    """Check the parameters of the drafts in ``folder``; raises InputError that names the experiments with faults."""
+    try:
+        _run(root, "commands.check", *map(str, drafts))
+    except InputError as error:
+        fault = error.fault.replace(f"{folder}/", "experiment ")
+        if fault == error.fault:  # it is of the repository, not of a draft
+            raise
+        action = f"{error.action}; the overrides of experiments are in {claims.FILE}"
+        raise InputError(error.place, fault, action) from None
+
+
 def _run(root: Path, module: str, *words: str) -> None:
-    """Run a task of the repository as a process, because flows import no code of tasks."""
+    """Run a command of the repository as a process, as `evidence` may import none. Raises InputError with its error."""
     command = [sys.executable, "-m", module, *words]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
-        text = done.stderr.strip().removeprefix("error: ") or f"python -m {module} ended with {done.returncode}"
-        raise ParamsError(claims.FILE, text, "correct the overrides in this file, or the files that the message names")
+        _, is_told, text = f"\n{done.stderr.strip()}".rpartition("\nerror: ")
+        place, _, rest = text.partition(": ")
+        fault, has_action, action = rest.rpartition(" Next: ")
+        if is_told and has_action:
+            raise InputError(place, fault, action)
+        fault = f"ended with {done.returncode}: {text.strip()[-2000:] or 'it says nothing'}"
+        raise InputError(f"python -m {module}", fault, "correct this, and run this again")

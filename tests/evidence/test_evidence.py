@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 from etude.core.errors import InputError, ParamsError
 from etude.core.params import validate
-from evidence import claims
+from evidence import claims, study
 from evidence.claims import Claim, Drafts, Evidence, Size, chosen
 from evidence.decision import FALSE, HOLDS, UNDECIDED, UNMEASURED, Estimate, estimate, verdict, within
 from evidence.findings import Memory, decide, decide_size, metrics_of, page, write
@@ -105,6 +105,28 @@ def test_a_value_that_a_method_does_not_take_is_named_before_anything_runs(
     one = {"method": "lora", "set": "concept", **experiment}
     with pytest.raises((ParamsError, InputError), match=said):
         Drafts(PARAMS, tmp_path, evidence(experiments={"one": one}, claims={})).write()
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("warning: b\nerror: c.png: is empty. Next: leave it out.", "c.png: is empty. Next: leave it out."),
+        ("error: params: one: {0}/one/params.yaml: `a` is 0. Next: raise it.\n       two: b. Next: correct them.",
+         "params: one: experiment one/params.yaml: `a` is 0. Next: raise it.\n       two: b. "
+         "Next: correct them; the overrides of experiments are in evidence/claims.yaml."),
+        ("Traceback\nKeyError: 7", "python -m commands.check: ended with 1: Traceback\nKeyError: 7. Next: correct"),
+    ],
+)  # fmt: skip
+def test_a_fault_of_a_command_is_told_where_it_is_and_not_as_one_of_the_claims(
+    written: str, said: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "drafts"
+    (tmp_path / "commands").mkdir()
+    words = written.format(folder)
+    (tmp_path / "commands/check.py").write_text(f"import sys\nsys.exit({words!r})\n")
+    with pytest.raises(InputError) as told:
+        study._check(tmp_path, folder, [folder / "one"])
+    assert str(told.value).startswith(said)
 
 
 def test_a_trial_has_the_seed_and_the_overrides_by_file(tmp_path: Path) -> None:
