@@ -65,7 +65,7 @@ class Project(Schema):
     precision: Literal["fp32", "fp16", "bf16"]
     compute: Compute
     trackers: list[Tracker] = Field(description="services that also get the loss curve while a build runs")
-    keep_states: Days = Field(description="days that more steps can go on from a finished training; 0: not at all")
+    keep_states: Days = Field(description="days for which a finished training can go on with more steps; 0: none")
     prepare: Prepare
     caption: Caption
     text: Text = Field(description="how texts are read, by all stages alike")

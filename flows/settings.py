@@ -31,7 +31,7 @@ class Nightly(Schema):
 
 
 class Changed(Schema):
-    """How often pictures and parameters are looked at."""
+    """How often flows look whether pictures or parameters have changed."""
 
     interval: str = Field(pattern=r"^([\d.]+[smhd]?)?$", description='between two looks (s, m, h or d); "": never')
 

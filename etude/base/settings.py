@@ -14,9 +14,9 @@ SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 
 
 class Text(Schema):
-    """How texts are read, by all stages alike: the block `text` of params.yaml."""
+    """How all stages read texts: the block `text` of params.yaml."""
 
-    chunks: int = Field(ge=1, le=20, description="of 75 tokens each, which every text has; the rest of it is cut")
+    chunks: int = Field(ge=1, le=20, description="chunks of 75 tokens that each text gets; what is longer is cut")
     rule: Literal["a1111", "kohya"] = Field(description="where a text is split, and how its chunks are joined")
     emphasis: Literal["none", "a1111", "kohya"] = Field(description="what weights in brackets do: (word:1.2), [word]")
 
@@ -35,7 +35,7 @@ PLAIN = Text(chunks=1, rule="a1111", emphasis="none")
 
 
 class OneChunk(Schema):
-    """A method that needs the positions of words in a text, so texts have one chunk and no weights."""
+    """A method that must know where each word is in a text. So its texts have one chunk, and no weights in brackets."""
 
 
 def text_faults(params: Schema, text: Text) -> Iterator[tuple[str, str]]:
@@ -46,7 +46,7 @@ def text_faults(params: Schema, text: Text) -> Iterator[tuple[str, str]]:
 
 
 class Sampling(Schema):
-    """How pictures are drawn: the block `sampling` of params.yaml. Its fields are keywords of `generate`."""
+    """How pictures are drawn. `generate` takes these fields as keyword arguments."""
 
     sampler: SamplerName
     steps: int = Field(ge=1, le=500)  # training has 1000; schedulers fail with nearly as many
@@ -56,7 +56,10 @@ class Sampling(Schema):
 
 
 class ClassImages(Sampling):
-    """Pictures of the class, drawn by the base, so that the model does not forget the class: block `class_images`."""
+    """The block `class_images`: pictures of the class, drawn by the base.
+
+    They are learned beside your own, so that the model does not forget the class.
+    """
 
     prompts: list[str] = Field(description="prompts, used in turn; they are also the training texts")
     count: int = Field(ge=0, le=100_000, description="pictures drawn; 0: only the real ones")

@@ -27,7 +27,7 @@ ESCAPED = {"none": "", "smilingwolf": "()", "a1111": r"\()"}  # characters that 
 
 
 class Tags(Schema):
-    """What taggers (wd14, deepdanbooru) name, and how it is written."""
+    """Which tags the taggers (wd14, deepdanbooru) name, and how these are written."""
 
     general: Threshold = Field(description="wd14: the score from which a tag is named; 0.35 in kohya's script")
     character: Threshold = Field(description="wd14: the same for names of characters; 0.35 in kohya's script")

@@ -35,7 +35,7 @@ class Captioned(Schema):
 
 
 class ReadsCaptions(Schema):
-    """A method that can work without captions; then an edited caption does not cause a new build."""
+    """A method that can work without captions. If it does, an edited caption causes no new build."""
 
     reads: Literal["prepared", "texts"]  # a folder of the image set, which the build stage depends on
 
@@ -46,7 +46,7 @@ class ReadsCaptions(Schema):
 
 
 class TrainsText(Schema):
-    """A method whose steps use the UNet, and the text encoders only if they are trained."""
+    """A method whose steps use the UNet. They use the text encoders, too, if these are trained."""
 
     text_encoder_rate: Scale
 
@@ -57,7 +57,7 @@ class TrainsText(Schema):
 
 
 class TrainsWeights(TrainsText):
-    """A method that trains the weights of the base themselves."""
+    """A method that trains the base's own weights."""
 
     def trains(self, weight: str) -> bool:
         """All weights of the UNet, and those of the text encoders if ``text_encoder_rate`` is above 0."""

@@ -24,7 +24,7 @@ __all__ = ["read_yaml"]  # reads a whole file, unchecked
 
 
 class Schema(BaseModel):
-    """A block of parameters: no unknown keys, no silent conversions, no change after reading."""
+    """A block of parameters. Unknown keys are refused, values are not converted, and nothing changes after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -85,7 +85,7 @@ def callable_by(text: str) -> str:
 
 
 class Learned(Schema):
-    """The keys about what is learned, in every method's params.yaml."""
+    """The keys of every method's params.yaml that say what is learned."""
 
     set: SetName = Field(description="the image set to learn from: a key of `sets`")
     name: str = Field(

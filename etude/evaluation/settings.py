@@ -15,7 +15,10 @@ MetricKey = Annotated[str, AfterValidator(among("metric", BY_KEY)), Field(json_s
 
 
 class Best(Schema):
-    """The rule that chooses the best checkpoint: the largest or smallest value; among equal values, the earliest."""
+    """The rule that chooses the best checkpoint: the one with the largest or smallest value of a metric.
+
+    Of several with the same value, it is the earliest.
+    """
 
     former_values: ClassVar = {"metric": {"truth_similarity": "heldout_similarity"}}
 
@@ -31,7 +34,7 @@ class Best(Schema):
 
 
 class Validation(Schema):
-    """The loss at fixed noise and fixed timesteps, equal for all checkpoints and methods."""
+    """The validation loss. Its noise and timesteps are fixed: they are the same for all checkpoints and methods."""
 
     prompt: str = Field(description="the prompt; [name] is the method's name")
     images: Count = Field(description="largest number of training pictures, evenly chosen")

@@ -27,7 +27,7 @@ Number = Annotated[float, Field(ge=-1e18, le=1e18)]
 
 
 class AxisSettings(Schema):
-    """One axis: the setting that it varies, and the values in A1111's syntax (`etude.grids.syntax`)."""
+    """An axis of the grid: which setting varies along it, and its values, in A1111's syntax (`etude.grids.syntax`)."""
 
     axis: str = Field(
         description="checkpoint, prompt, seed, guidance, steps, sampler, size, replace, or a method's axis"
@@ -82,7 +82,7 @@ def checkpoint_steps(values: Sequence[str]) -> list[int]:
 
 
 class Grid(Schema):
-    """Columns (x), rows (y), and one grid for each z; null leaves an axis out."""
+    """The axes: x gives columns, y rows, and z one grid for each of its values. An axis that is null is left out."""
 
     x: AxisSettings | None
     y: AxisSettings | None

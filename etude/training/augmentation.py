@@ -15,7 +15,7 @@ KINDS = "kinds.json"  # a file beside the shards of views, with the kind of each
 
 
 class Augmentation(Schema):
-    """The block `augmentation`. Sizes are relative to the size of the picture."""
+    """The block `augmentation`: smaller and larger views of each picture. A size of 1 is that of the picture itself."""
 
     views: int = Field(ge=0, le=10_000, description="views of each picture; 0: the picture itself")
     smaller: float = Field(ge=0, le=1, description="share of the views that are smaller; the others are larger")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class MaskedLoss(Schema):
-    """A method in whose loss the masks of pictures can count."""
+    """A method whose loss can be weighted by the masks of pictures."""
 
     added_keys: ClassVar = {"unmasked_weight": 1.0}
 

@@ -17,16 +17,17 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Optimizer(Schema):
-    """What turns gradients into changes of the parameters.
+    """The optimizer: how weights change after each step, given their gradients. Its kinds:
 
     - adamw (Loshchilov and Hutter, 2019, arXiv:1711.05101);
-    - adamw8bit: the same, with states of 8 bits (Dettmers et al., 2022, arXiv:2110.02861);
-    - adafactor: no average of the gradient, and of its square only that of rows and columns (Shazeer and Stern, 2018,
-      arXiv:1804.04235), with the learning rate as it is written, as kohya and OneTrainer use it;
-    - prodigy finds the learning rate (Mishchenko and Defazio, 2024, arXiv:2306.06101);
-    - schedule_free: AdamW that averages its weights instead of lowering the rate (Defazio et al., 2024,
+    - adamw8bit: AdamW with states of 8 bits (Dettmers et al., 2022, arXiv:2110.02861);
+    - adafactor (Shazeer and Stern, 2018, arXiv:1804.04235): it keeps no average of the gradient, and of the squared
+      gradient only the averages over rows and columns. The learning rate is used as it is written, as in kohya's
+      scripts and OneTrainer;
+    - prodigy: it finds the learning rate (Mishchenko and Defazio, 2024, arXiv:2306.06101);
+    - schedule_free: AdamW that averages its weights, where others lower the learning rate (Defazio et al., 2024,
       arXiv:2405.15682);
-    - sgd, without momentum.
+    - sgd: without momentum.
     """
 
     added_keys: ClassVar = {"betas": [0.9, 0.999], "eps": 1e-8}

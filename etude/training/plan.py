@@ -39,7 +39,7 @@ class Optimization(Schema):
     ema_every: Steps = Field(description="steps between updates of that average, which is on the host")
     min_snr: Scale = Field(description="γ of Min-SNR weighting (arXiv:2303.09556); 0: off")
     noise_offset: float = Field(ge=0, le=1, description="noise added to whole channels; 0: off")
-    checkpoint_every: Steps = Field(description="steps between published checkpoints; the last is always one")
+    checkpoint_every: Steps = Field(description="steps between published checkpoints; the last step always has one")
     resume_every: Steps = Field(description="steps between saves of the state from which a killed run resumes")
     log_every: Steps = Field(description="steps between points of the loss curve")
 
@@ -71,12 +71,12 @@ class Optimization(Schema):
 
 
 class SavesMemory(Schema):
-    """A method whose build computes gradients through the base's UNet, and the switches for less memory."""
+    """A method whose build computes gradients through the base's UNet, with the switches that save memory."""
 
     added_keys: ClassVar = {"base_precision": "fp32", "recompute": False}
 
     base_precision: Literal["fp32", "fp16", "bf16"] = Field(description="of the base's frozen weights")
-    recompute: bool = Field(description="activations of the UNet are computed twice; others: gradient checkpointing")
+    recompute: bool = Field(description="activations of the UNet are computed twice; elsewhere: gradient checkpointing")
 
     def shortest(self) -> Self:
         """The same build with the fewest steps that need as much memory as all steps."""
@@ -109,7 +109,7 @@ class Trained(SavesMemory):
 
 
 class TrainedWhole(Trained):
-    """A method that trains all weights of a part of the base, for which two more switches save memory."""
+    """A method that trains all weights of a part of the base. It has two more switches that save memory."""
 
     added_keys: ClassVar = {"trained_precision": "fp32", "gradient_release": False}
 
@@ -117,7 +117,7 @@ class TrainedWhole(Trained):
         description="of the weights that are trained; bf16 is rounded at random, so that small changes count on average"
     )
     gradient_release: bool = Field(
-        description="each weight is changed as soon as its gradient is there, which is then given up"
+        description="each weight is changed as soon as its gradient is computed, and the gradient is freed at once"
     )
 
     def shortest(self) -> Self:

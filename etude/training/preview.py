@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 
 class Preview(Sampling):
-    """The ``preview`` block of a method's params.yaml. It is separate from the root's ``sampling``, so that a change of
-    that retrains nothing.
+    """The ``preview`` block of a method's params.yaml.
+
+    Previews have their own settings: a change of ``sampling`` in the root's params.yaml causes no new training.
     """
 
     former_keys: ClassVar = {"prompt": "prompts"}
@@ -43,7 +44,7 @@ class Preview(Sampling):
 
 
 class HasPreview(Schema):
-    """A method that draws previews: of the untouched base, at an interval of steps, and at the end."""
+    """A method that draws previews: before the first step (the untouched base), every so many steps, and at the end."""
 
     preview: Preview
 

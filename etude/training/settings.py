@@ -16,7 +16,7 @@ Tracker = Literal["tensorboard", "wandb", "mlflow"]  # also the names of their p
 
 
 class Compute(Schema):
-    """How a build computes. What a machine cannot do is left out, with a warning."""
+    """How a build computes. A setting that the machine does not support has no effect, and a warning says so."""
 
     added_keys: ClassVar = {
         "deterministic": True,
@@ -48,7 +48,7 @@ class Compute(Schema):
 
 
 class RunParams(Schema):
-    """The parts of params.yaml that a build reads without depending on them: another value causes no new build."""
+    """The parts of params.yaml that a build reads, but that are no deps of it: another value causes no new build."""
 
     trackers: list[Tracker]
     keep_states: Days

@@ -89,7 +89,7 @@ class Starts(Schema):
 
 
 class StartsWhole(Starts):
-    """A method that trains weights of the base themselves."""
+    """A method that trains the base's own weights, and can begin with those of another model."""
 
     def trains(self, weight: str) -> bool:
         """Whether this weight of the base is trained: see `MethodParams.trains`."""

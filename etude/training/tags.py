@@ -23,12 +23,12 @@ COMMA = ","
 
 
 class Tags(Schema):
-    """The ``tags`` block of a method's params.yaml."""
+    """The ``tags`` block of a method's params.yaml: how the tags of captions are shuffled and left out."""
 
     shuffle: bool
-    keep: int = Field(ge=0, le=1000, description="first tags that stay; others: keep_tokens")
-    separator: str = Field(max_length=16, description="the tags before it stay; others: keep_tokens_separator")
-    dropout: float = Field(ge=0, lt=1, description="share of tags that are left out; others: caption_tag_dropout_rate")
+    keep: int = Field(ge=0, le=1000, description="first tags that stay; kohya's keep_tokens")
+    separator: str = Field(max_length=16, description="the tags before it stay; kohya's keep_tokens_separator")
+    dropout: float = Field(ge=0, lt=1, description="share of tags that are left out; kohya's caption_tag_dropout_rate")
     variants: int = Field(ge=1, le=10_000, description="of each caption; each is encoded once")
 
     @model_validator(mode="after")
@@ -85,7 +85,7 @@ UNCHANGED = Tags(shuffle=False, keep=0, separator="", dropout=0.0, variants=1)
 
 
 class HasTags(Schema):
-    """A method that learns captions, whose tags it can shuffle and leave out."""
+    """A method that learns captions, and can shuffle their tags or leave some out."""
 
     added_keys: ClassVar = {"tags": UNCHANGED.model_dump()}
 
@@ -93,7 +93,7 @@ class HasTags(Schema):
 
 
 class LearnsCaptions(Captioned, HasTags, Trained, MethodParams):
-    """A method that learns captioned pictures; texts are encoded once, or by trained encoders: `conditioning`."""
+    """A method that learns pictures with captions. Unless text encoders are trained, texts are encoded only once."""
 
     caption_dropout: float = Field(ge=0, lt=1)
     clip_skip: int = Field(ge=0, le=10)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Word(Schema):
-    """The ``positive`` or ``negative`` block."""
+    """The block ``positive`` or ``negative``: the word that is learned for the prompt, or for the negative prompt."""
 
     vectors: int = Field(ge=1, le=75)  # a prompt has 75 places between start and end
     initializer: str

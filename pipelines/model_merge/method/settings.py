@@ -17,7 +17,7 @@ Weighing = Annotated[float, Field(ge=-100, le=100)]
 
 
 class Weight(Schema):
-    """A number of a formula, for each block."""
+    """A number of the formula: ``unet`` for the blocks of the UNet, ``rest`` for all other weights."""
 
     unet: Weighing | Annotated[list[Weighing], Field(min_length=COUNT, max_length=COUNT)] | str
     rest: Weighing
@@ -30,7 +30,11 @@ class Weight(Schema):
 
 
 class Learning(Schema):
-    """How weights for each channel are learned: each model draws, and the merge learns to predict the same."""
+    """How task arithmetic's weights are learned, one for each model and output channel.
+
+    Each model draws its prompts. On the noisy latents of these pictures, the merge learns to predict what that model
+    predicts.
+    """
 
     steps: int = Field(ge=0, le=1_000_000)
     batch_size: Count

@@ -34,7 +34,7 @@ axes = {"cross_replace": 0.8, "self_replace": 0.5}  # shares of the steps in whi
 
 
 class Optimization(Schema):
-    """The block `optimization`: the settings of the embeddings' optimisation."""
+    """The block `optimization`: how the null-text embeddings are optimised."""
 
     inner_steps: int = Field(ge=1, le=10_000)
     learning_rate: Rate
