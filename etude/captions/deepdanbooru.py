@@ -1,7 +1,7 @@
 """Tags by DeepDanbooru (Kim, 2019) as A1111 loads it: ``model-resnet_custom_v3.pt``, with tags and weights.
 
 The network is a residual one (He et al., 2016). Its normalisation is merged into the convolutions of the file, which
-are numbered in the order in which they run. Texts are the same as A1111's, which also resizes pictures to 512 × 512.
+are numbered in the order in which they run. The texts are those of A1111: it resizes pictures to 512 × 512 too.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ class Preparation:
     def add(self, name: str, found: Cuts | InputError, mask: str | None = None) -> None:
         """Add what the `cutter` made of the file ``name``; list it if it cannot be used.
 
-        The cuts of the attention ``mask``, a file beside it, go to ``attention/<id>.png``; a damaged one raises
-        InputError.
+        ``mask`` is the file of its attention mask: the mask's cuts go to ``attention/<id>.png``. Raises InputError if
+        the mask is damaged.
         """
         if isinstance(found, InputError):
             self.leave_out(name, found)

@@ -70,7 +70,7 @@ def load(file: Path, name: str) -> Stage:
 
 
 def every(file: Path, group: str = "") -> Iterator[Stage]:
-    """The stages of a file, or of one group of it, without those that cannot be filled in, which DVC refuses."""
+    """The stages of a file, or of one group of it. Those with missing parameters are left out: DVC refuses them."""
     return _stages(file, read_yaml(file), group)
 
 
