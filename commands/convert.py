@@ -74,9 +74,8 @@ def convert(
     choices = same_kind(artifact)
     if to not in choices:
         fault = f"is of the format {found}, which cannot become `{to}`{nearest(to, choices)}"
-        raise FormatError(
-            source, fault, f"choose --to {' or '.join(choices) or 'nothing: this kind of file has only one format'}"
-        )
+        action = f"choose --to {' or '.join(choices)}" if choices else "use it as it is: it fits no other format"
+        raise FormatError(source, fault, action)
     if family and (told := artifact.facts.get("family", family)) != family:
         raise FormatError(
             source, f"is made for {told}, not for {family}", "leave --family out, since the file says its family"

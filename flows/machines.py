@@ -144,7 +144,8 @@ def carrier(root: Path, stages: Sequence[Stage]) -> Callable[[Stage, Site, Tell,
                 return str(state.message)
             else:
                 raise StageError(state.message or f"{stage.label} ended {state.name}")
-        raise StageError(f"{stage.label} failed {MACHINES} times: {fault}")
+        action = "see whether the server and the workers run, then run the flow again: what is finished is kept"
+        raise StageError(f"{stage.label}: {MACHINES} tries failed; in the last, {fault}. Next: {action}.")
 
     return send
 

@@ -75,7 +75,8 @@ def serve(root: Path, given: Settings, now: Sequence[str] = ()) -> None:
         _serve(made, given.time_zone, now, Path(os.environ["PREFECT_HOME"]) if own else None)
     except HTTPError as error:
         fault = f"it does not answer ({describe(error)})"
-        raise InputError("the Prefect server", fault, "run `etude serve` again when it answers") from error
+        action = "run `etude serve` again" + ("" if own else " when it answers")
+        raise InputError("the Prefect server", fault, action) from error
 
 
 def _serve(made: Sequence[RunnerDeployment], zone: str, now: Sequence[str], home: Path | None) -> None:

@@ -94,16 +94,21 @@ def _prepare(root: Path, tree: Path, fresh: bool, wanted: bool) -> None:
     repository.use_cache(tree, repository.cache_folder(root))
     inputs = git(tree, "ls-files", "*.dvc").splitlines() if wanted else []
     if inputs and dvc(tree, "checkout", *inputs).returncode and (pull := dvc(tree, "pull", *inputs)).returncode:
-        last = pull.stderr.strip().splitlines()[-1:] or ["it cannot be pulled"]
-        raise InputError(
-            ", ".join(inputs), f"an input is not in the cache: {last[0]}", "fetch it: `dvc pull` says what is missing"
-        )
+        shown = ", ".join(inputs[:3]) + (f" and {len(inputs) - 3} more" if len(inputs) > 3 else "")
+        fault = f"the cache does not hold all of these inputs, and `dvc pull` says: {_said(pull.stderr)}"
+        raise InputError(shown, fault, "`dvc push` them to DVC's remote from where they are, then run this again")
     if fresh:
         repository.use_cache(tree, tree / ".dvc" / "cache")
     else:
         store = root / ".cache"  # its files are named by all that they depend on, so it is safe to share
         store.mkdir(exist_ok=True)
         (tree / ".cache").symlink_to(store, target_is_directory=True)
+
+
+def _said(told: str) -> str:
+    """What DVC wrote to stderr, in one line, without the address of a page at its end."""
+    lines = [line.removeprefix("ERROR: ").rstrip(".?") for line in told.splitlines() if line and line[0] != "<"]
+    return "; ".join(lines) or "nothing"
 
 
 def _edit(tree: Path, edits: bytes) -> None:

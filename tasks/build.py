@@ -21,7 +21,7 @@ from etude.core.families import FAMILIES
 from etude.core.files import write_json
 from etude.core.memory import advising, during, peak
 from etude.core.method import Method, load_method
-from etude.core.mixins import base_of, models_of
+from etude.core.mixins import OwnBase, base_of, models_of
 from etude.core.params import MethodParams, Schema, load, pick
 from etude.core.store import key
 from etude.training.inputs import Request, load_inputs
@@ -76,7 +76,7 @@ def build(method: str) -> None:
     refuse_missing_trackers(pick("params.yaml", RunParams).trackers)
     _refuse_excluded(params, stage_params, file)
     path = base_of(params, stage_params.base)
-    family = _family(method, module, path)
+    family = _family(method, module, path, file if isinstance(params, OwnBase) else Path("params.yaml"))
     _refuse_too_large(method, stage_params)
     sources = Path("artifacts", method, SOURCES)
     forget_others(sources, params.further_sets if isinstance(params, FurtherSets) else ())
@@ -130,14 +130,15 @@ def _refuse_excluded(params: MethodParams, stage_params: StageParams, file: Path
         raise ParamsError(file, fault, action)
 
 
-def _family(method: str, module: Method, path: Path) -> str:
+def _family(method: str, module: Method, path: Path, file: Path) -> str:
+    """The family of the base in ``path``, which ``file`` names; raises BaseError for one that is not supported."""
     from etude.base.family import recognise
 
     family = recognise(path)
     if reason := module.unsupported.get(family):
         fault = f"is of the family {family}, which {method} does not support: {reason}"
         others = " or ".join(name for name in FAMILIES if name not in module.unsupported)
-        raise BaseError(path, fault, f"set `base` in params.yaml to a base of {others}")
+        raise BaseError(path, fault, f"set `base` in {file.as_posix()} to a base of {others}")
     return family
 
 
@@ -163,7 +164,8 @@ def _tell_other_vae(method: str, own: Path, shared: Path) -> None:
     from etude.base.digest import part_digest
 
     if own != shared and part_digest(own, "vae") != part_digest(shared, "vae"):
-        warn(f"{method}: {own}/vae differs from {shared}/vae, with which the pictures were encoded")
+        fault = f"{method}: {own}/vae differs from {shared}/vae, with which the pictures were encoded"
+        warn(f"{fault}. Next: set `base` in pipelines/{method}/params.yaml to a base with the same VAE")
 
 
 def _facts(

@@ -166,7 +166,7 @@ def tree_names(path: Path | str) -> list[str]:
     if os.path.isfile(path):
         return [""]
     if not os.path.isdir(path):
-        raise InputError(path, "is missing", "run `dvc repro` so that the stage that makes it runs first")
+        raise InputError(path, "is missing", "run `dvc repro` if a stage makes it; otherwise correct the path")
     return sorted(_names_below(path), key=lambda name: name.split("/"))
 
 

@@ -53,18 +53,18 @@ def _shards(index: Path) -> list[Path]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file of a base; raises BaseError."""
+    """The mapping in a JSON file of a model; raises BaseError."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BaseError(path, "is missing", "fetch the whole base again") from None
+        raise BaseError(path, "is missing", "fetch the whole model again") from None
     except OSError as error:  # a folder, or without permission to read it
-        raise BaseError(path, f"cannot be read ({error.strerror})", "fetch the whole base again") from error
+        raise BaseError(path, f"cannot be read ({error.strerror})", "fetch the whole model again") from error
     except (ValueError, RecursionError) as error:  # not text, not JSON, too deep, or a number of 5,000 digits
-        fault, action = what_instead(path, "JSON") or (f"is not JSON ({error})", "fetch the base again")
+        fault, action = what_instead(path, "JSON") or (f"is not JSON ({error})", "fetch the model again")
         raise BaseError(path, fault, action) from error
     if not isinstance(config, dict):
-        raise BaseError(path, "holds no JSON object", "fetch the base again")
+        raise BaseError(path, "holds no JSON object", "fetch the model again")
     return config
 
 

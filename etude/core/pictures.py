@@ -41,7 +41,7 @@ SCANS = 500  # limit for a progressive JPEG: each scan reads all pixels, and tho
 
 JPEGS = ("JPEG", "MPO")
 BOXES = ("AVIF", "HEIF")
-CUT = "the file is cut: it ends before the end of its picture"
+CUT = "the file is cut: the end of its picture is missing"
 # A download that stopped may have its full length. In these formats, zeros at the end are decoded as pixels.
 ENDS_NOT_IN_ZEROS = ("WEBP", "AVIF", "HEIF", "JXL")
 ZEROS, SHARE = 64, 16  # the last 64 bytes, or 1/16 of the file if that is more: plain areas end in some zeros

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from pydantic import Field, PositiveInt
 
 from etude.core.errors import InputError
-from etude.core.files import read_json
+from etude.core.model_folders import read_config
 from etude.core.params import Schema, validate
 from etude.core.spelling import find_words, has_word
 from etude.core.weights import read_weights
@@ -46,7 +46,7 @@ class Config(Schema):
 class Classifier:
     """A classifier folder; the weights are read when the first picture is classified.
 
-    Raises InputError if the folder contains no classifier.
+    Raises InputError if the folder contains no classifier, and BaseError if its configuration is damaged.
     """
 
     def __init__(self, folder: Path, *, device: str) -> None:
@@ -54,7 +54,7 @@ class Classifier:
             action = "set `evaluate.classifier` in params.yaml to the folder of one, or set `evaluate.classify: false`"
             raise InputError(folder, "is no classifier: config.json is missing", action)
         self.folder, self.device = folder, device
-        self.config = validate(read_json(folder / "config.json"), Config, folder / "config.json")
+        self.config = validate(read_config(folder / "config.json"), Config, folder / "config.json")
 
     def classify_files(self, paths: Sequence[Path]) -> list[Labels]:
         """The content of each picture: the most likely label of every part."""

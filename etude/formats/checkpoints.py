@@ -34,6 +34,17 @@ class Frame:
     files: Mapping[str, bytes]
 
 
+def misfit(artifact: Artifact, fault: str) -> tuple[str, str, str]:
+    """Place, fault and action of the error for a base on which the artifact was not learned."""
+    action = f"give the base that it was learned on ({artifact.facts.get('base', 'not named')}), or build it again"
+    return place_of(artifact), fault, action
+
+
+def place_of(artifact: Artifact) -> str:
+    """How errors call an artifact, whose file is not known here: by its name."""
+    return str(artifact.facts.get("name", "artifact"))
+
+
 def complete(artifact: Artifact, frame: Frame) -> dict[str, Tensor]:
     """All tensors of the model, the base's in the artifact's precision; raises FormatError if the base lacks one."""
     learned = artifact.tensors
@@ -42,8 +53,8 @@ def complete(artifact: Artifact, frame: Frame) -> dict[str, Tensor]:
     known = {name: tensor.shape for name, tensor in frame.tensors.items()}
     strange = sorted(name for name, tensor in learned.items() if known.get(name) != tensor.shape)
     if strange:
-        fault = f"holds {len(strange)} tensors that its base does not have in this shape, such as {strange[0]}"
-        raise FormatError("artifact.safetensors", fault, "build it again on the base that `base` names")
+        fault = f"holds {len(strange)} tensors that this base does not have in this shape, such as {strange[0]}"
+        raise FormatError(*misfit(artifact, fault))
     precision = artifact.dtype
     tensors = {}
     for name, tensor in frame.tensors.items():

@@ -15,7 +15,7 @@ from torch import Tensor
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.weights import refuse_infinite
-from etude.formats.checkpoints import Frame
+from etude.formats.checkpoints import Frame, misfit, place_of
 from etude.formats.svd import truncated_to
 
 DELTA = ".delta"
@@ -25,9 +25,9 @@ def differences(artifact: Artifact, frame: Frame) -> dict[str, Tensor]:
     """ΔW float32 by parameter of the UNet, without ``unet.``; raises FormatError if the base has no such parameter."""
     found = {}
     for name, tensor in _weights(artifact).items():
-        own = _of_base(name, tensor, frame)
+        own = _of_base(artifact, name, frame)
         delta = tensor.float() if name.endswith(DELTA) else tensor.float() - own.float()
-        found[name.removesuffix(DELTA)] = refuse_infinite("artifact.safetensors", f"the difference of `{name}`", delta)
+        found[name.removesuffix(DELTA)] = refuse_infinite(place_of(artifact), f"the difference of `{name}`", delta)
     return found
 
 
@@ -36,8 +36,8 @@ def wholes(artifact: Artifact, frame: Frame) -> dict[str, Tensor]:
     found = {}
     for name, tensor in _weights(artifact).items():
         if name.endswith(DELTA):
-            tensor = (_of_base(name, tensor, frame).float() + tensor.float()).to(tensor.dtype)
-        found[name.removesuffix(DELTA)] = refuse_infinite("artifact.safetensors", f"`{name}`", tensor)
+            tensor = (_of_base(artifact, name, frame).float() + tensor.float()).to(tensor.dtype)
+        found[name.removesuffix(DELTA)] = refuse_infinite(place_of(artifact), f"`{name}`", tensor)
     return found
 
 
@@ -77,9 +77,8 @@ def _weights(artifact: Artifact) -> dict[str, Tensor]:
     return {name.removeprefix("unet."): t for name, t in artifact.tensors.items() if name.startswith("unet.")}
 
 
-def _of_base(name: str, tensor: Tensor, frame: Frame) -> Tensor:
+def _of_base(artifact: Artifact, name: str, frame: Frame) -> Tensor:
     own = frame.tensors.get(f"unet.{name.removesuffix(DELTA)}")
-    if own is None or own.shape != tensor.shape:
-        action = "build it again on the base that `base` names"
-        raise FormatError("artifact.safetensors", f"holds `{name}`, which its base does not have in this shape", action)
+    if own is None or own.shape != artifact.tensors[f"unet.{name}"].shape:
+        raise FormatError(*misfit(artifact, f"holds `{name}`, which this base does not have in this shape"))
     return own

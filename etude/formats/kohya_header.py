@@ -129,7 +129,7 @@ def _refuse_kind(path: Path | str, module: str, args: Mapping[str, Any], kinds: 
     elif last in ("loha", "lokr"):
         named = last
     elif last:
-        fault = f"says `ss_network_module: {module[:60]}`, which Étude does not know, or whose tensors are others"
+        fault = f"says `ss_network_module: {module[:60]}`, whose tensors Étude does not know"
         raise FormatError(path, fault, "if the tensors are those of a usual LoRA, remove this field from the header")
     # A preset from a file of the user may give modules other algorithms than `algo`.
     if not named or re.search(r"[./\\]", str(args.get("preset") or "")):
@@ -155,8 +155,9 @@ def _refuse_scale(
         without = "glora_a1" in factors or {"lokr_w1", "lokr_w2"} <= factors.keys()
         plain = rank and alpha in told and not any(math.isclose(alpha, t * math.sqrt(rank), rel_tol=0.01) for t in told)
         if without or plain or not metadata.get("ss_network_module", "").startswith("lycoris"):
-            fault = f"says `rs_lora` in `{ARGS}`, but not whether the alpha of `{layer}` is multiplied by √r"
-            raise FormatError(path, fault, "if it is not, multiply each alpha by √r; then remove `rs_lora`")
+            said = next(name for name in RANK_STABILISED if _is_set(args, name))
+            fault = f"says `{said}` in `{ARGS}`, but not whether the alpha of `{layer}` is multiplied by √r"
+            raise FormatError(path, fault, f"if it is not, multiply each alpha by √r; then remove `{said}`")
 
 
 def _refuse_lengths(path: Path | str, args: Mapping[str, Any], layers: Layers) -> None:
@@ -166,12 +167,12 @@ def _refuse_lengths(path: Path | str, args: Mapping[str, Any], layers: Layers) -
     for layer, tensor in lengths.items():
         of_outputs = tensor.shape[0] == tensor.numel()
         if isinstance(on_output, bool) and tensor.numel() > 1 and on_output != of_outputs:
-            axis = "outputs" if of_outputs else "inputs"
-            fault = f"says `wd_on_output` {str(on_output).lower()}, but `{layer}.dora_scale` {list(tensor.shape)}"
-            raise FormatError(path, f"{fault} is of {axis}", AGAIN)
+            told, found = ("input", "output") if of_outputs else ("output", "input")
+            fault = f"says that DoRA has a number for each {told}, but `{layer}.dora_scale` has one for each {found}"
+            raise FormatError(path, fault, AGAIN)
     plain = any(name.startswith(("lora_", "hada_", "lokr_")) for factors in layers.values() for name in factors)
     if _is_set(args, "dora_wd", "weight_decompose") and plain and not lengths:
-        raise FormatError(path, "says `dora_wd`, but no layer has a dora_scale", AGAIN)
+        raise FormatError(path, "says that it is a DoRA, but no layer has a dora_scale", AGAIN)
 
 
 def _refuse_rotations(path: Path | str, args: Mapping[str, Any], keys: Collection[str], layers: Layers) -> None:
@@ -182,9 +183,9 @@ def _refuse_rotations(path: Path | str, args: Mapping[str, Any], keys: Collectio
         raise FormatError(path, fault, "train it without `bypass_mode`")
     if _is_set(args, "rescaled") and any("oft_rescale" not in factors for factors in oft):
         raise FormatError(path, "says `rescaled`, but has layers without `rescale`", AGAIN)
-    bound = next((args[name] for name in ("constraint", "constrain") if _is_set(args, name)), None)
-    if bound is not None and _number(bound) != 0:
+    said = next((name for name in ("constraint", "constrain") if _is_set(args, name)), None)
+    if said and _number(args[said]) != 0:
         stems = [key.removesuffix(".oft_blocks") for key in keys if key.endswith(".oft_blocks")]
         if missing := [stem for stem in stems if f"{stem}.alpha" not in keys]:
-            fault = f"says `constraint: {str(bound)[:40]}`, but `{missing[0][:80]}` has no alpha, which holds it"
+            fault = f"says `{said}: {str(args[said])[:40]}`, but `{missing[0][:80]}` has no alpha, where it is stored"
             raise FormatError(path, fault, AGAIN)

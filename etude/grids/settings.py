@@ -76,8 +76,9 @@ def checkpoint_steps(values: Sequence[str]) -> list[int]:
             steps += syntax.integers(value)
         except ValueError:
             names = (ALL, BASE, BEST, FINAL)
-            alone = "; it must be the only value" if value == ALL else nearest(value, names)
-            raise ValueError(f"there is no checkpoint `{value}`{alone}") from None
+            if value == ALL:
+                raise ValueError(f"`{ALL}` means every checkpoint: write it alone, without other values") from None
+            raise ValueError(f"there is no checkpoint `{value}`{nearest(value, names)}") from None
     return steps
 
 

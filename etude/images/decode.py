@@ -58,7 +58,9 @@ def read_picture(path: Path | str, background: Colour, enough: Callable[[Size], 
     except UnusableError as error:
         raise InputError(path, str(error), "leave it out, or save it as PNG or JPEG of 8 bits") from None
     except DAMAGE as error:
-        fault = _too_large(error) or f"cannot be decoded ({describe(error, path)})"
+        if fault := _too_large(error):
+            raise InputError(path, fault, "leave it out, or save it with fewer pixels") from error
+        fault = f"cannot be decoded ({describe(error, path)})"
         raise InputError(path, fault, "leave it out, or save it again") from error
 
 
@@ -73,14 +75,15 @@ def fault_of(path: Path | str) -> str | None:
     except UnusableError as error:
         return str(error)
     except DAMAGE as error:
-        return _too_large(error) or f"cannot be opened ({describe(error, path)})"
+        large = _too_large(error)
+        return f"{large}: make it smaller" if large else f"cannot be opened ({describe(error, path)})"
     return None
 
 
 def _too_large(error: BaseException) -> str | None:
     if not isinstance(error, Image.DecompressionBombError):
         return None
-    return f"has more than {_limit() / 1e6:.0f} megapixels (a JPEG: {LARGEST_JPEG / 1e6:.0f}): make it smaller"
+    return f"has more than {_limit() / 1e6:.0f} megapixels (a JPEG: {LARGEST_JPEG / 1e6:.0f})"
 
 
 def _opened(path: Path) -> ImageFile:

@@ -40,8 +40,9 @@ def list_folder(folder: Path | str) -> Listing:
     if not folder.is_dir():
         if folder.with_name(f"{folder.name}.dvc").exists():
             raise InputError(folder, "is tracked by DVC, but its content is not here", f"run `dvc pull {folder}`")
-        fault = "does not exist or is not a folder"
-        raise InputError(folder, fault, "put the pictures there, or correct the folder's name")
+        if folder.exists():
+            raise InputError(folder, "is a file, not a folder", "give the folder that holds the pictures")
+        raise InputError(folder, "does not exist", "put the pictures there, or correct the folder's name")
     found: dict[str, str | None] = {}
     for place, folders, names in os.walk(folder, onerror=lambda error: found.update(_closed(folder, error))):
         folders[:] = [name for name in folders if not _hidden(name)]

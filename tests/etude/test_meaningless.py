@@ -87,7 +87,7 @@ ROOT = [
     ({"evaluate.validation.timesteps": [5, 5]}, "`validation.timesteps` holds 5 twice"),
     ({"evaluate.validation.images": 0}, "`evaluate.validation.images`"),
     ({"grid.x.values": "al"}, "there is no checkpoint `al`, did you mean `all`?"),
-    ({"grid.x.values": "all, 80"}, "there is no checkpoint `all`; it must be the only value"),
+    ({"grid.x.values": "all, 80"}, "`all` means every checkpoint: write it alone"),
     ({"grid.x.values": 0}, "there is no checkpoint at step 0"),
     ({"grid.x.values": "base, 100, final"}, "lora makes no checkpoint at step 100, but every 80 steps, and at 240"),
     ({"grid.z": {"axis": "sampler", "values": "dmp++"}}, "there is no sampler `dmp++`, did you mean `dpm++`?"),

@@ -136,7 +136,7 @@ def test_the_users_own_remotes_and_credentials_are_there_too(root: Path, dvc: Ca
 @pytest.mark.parametrize(
     ("pulled", "told"), [(0, ""), (1, "ERROR: no remote"), (1, "")], ids=["pulled", "refused", "silent"]
 )
-def test_an_input_that_no_cache_has_is_pulled_or_refused_with_the_last_word_of_dvc(
+def test_an_input_that_no_cache_has_is_pulled_or_refused_with_the_words_of_dvc(
     root: Path, monkeypatch: pytest.MonkeyPatch, dvc: Calls, pulled: int, told: str
 ) -> None:
     for name in ("b.dvc", "a.dvc"):
@@ -152,7 +152,8 @@ def test_an_input_that_no_cache_has_is_pulled_or_refused_with_the_last_word_of_d
 
     monkeypatch.setattr(worktree, "dvc", answer)
     if pulled:
-        fault = rf"a\.dvc, b\.dvc: an input is not in the cache: {told or 'it cannot be pulled'}\. Next: fetch it"
+        said = f"first; {told.removeprefix('ERROR: ')}" if told else "nothing"
+        fault = rf"a\.dvc, b\.dvc: the cache .*`dvc pull` says: {said}\. Next: `dvc push` them"
         with pytest.raises(InputError, match=fault), worktree.worktree(root, "HEAD"):
             pass
         assert not list((root / ".scratch/worktrees").glob("0"))

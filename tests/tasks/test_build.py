@@ -18,6 +18,7 @@ from PIL import Image
 from etude.base.loading import load_base
 from etude.core import artifact as artifacts
 from etude.core.errors import BaseError, InputError, OutOfMemoryError, StaleError
+from etude.core.families import FAMILIES
 from etude.core.files import read_json, sha256_tree
 from etude.core.method import load_method
 from etude.core.params import read_yaml
@@ -334,3 +335,7 @@ def test_a_base_of_ones_own_is_told_apart_when_its_vae_is_another(
     build("clip_inversion")
     said = " ".join(capsys.readouterr().err.split())
     assert "warning: clip_inversion: models/tiny/vae differs from models/other/vae" in said
+    assert "Next: set `base` in pipelines/clip_inversion/params.yaml to a base with the same VAE" in said
+    monkeypatch.setattr(load_method("clip_inversion"), "unsupported", dict.fromkeys(FAMILIES, "it is too old"))
+    with pytest.raises(BaseError, match="Next: set `base` in pipelines/clip_inversion/params.yaml"):
+        build("clip_inversion")

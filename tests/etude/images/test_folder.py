@@ -22,8 +22,11 @@ def test_only_what_could_be_a_picture_is_listed_with_sub_folders_in_the_order_of
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="gone: does not exist or is not a folder"):
+    with pytest.raises(InputError, match="gone: does not exist"):
         list_pictures(tmp_path / "gone")
+    (tmp_path / "a.png").touch()
+    with pytest.raises(InputError, match="a.png: is a file, not a folder"):
+        list_pictures(tmp_path / "a.png")
 
 
 def test_a_folder_that_was_not_pulled_is_told_from_one_that_never_was(tmp_path: Path) -> None:

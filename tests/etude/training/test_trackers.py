@@ -67,14 +67,17 @@ def test_without_a_choice_no_tracker_is_opened_and_nothing_is_written(service: S
     assert not (tmp_path / "lora-1").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "told"), [("api_key not configured\n(no-tty)", "api_key not configured"), ("", "RuntimeError")]
+)
 def test_a_tracker_that_does_not_start_is_one_line_with_what_to_do(
-    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: str, told: str, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_key(**_: Any) -> None:
-        raise RuntimeError("api_key not configured\n(no-tty)")
+        raise RuntimeError(text)
 
     monkeypatch.setattr(service, "init", no_key)
-    fault = r"wandb does not start \(RuntimeError: api_key not configured\)\. Next: configure wandb on this machine"
+    fault = rf"wandb does not start \(RuntimeError: {told}\)\. Next: configure wandb on this machine"
     with pytest.raises(TrainingError, match=fault):
         Trackers(["wandb"], tmp_path / "lora-1", {}).log(10, {"loss": 0.5})
 

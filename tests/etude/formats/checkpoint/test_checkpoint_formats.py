@@ -244,9 +244,12 @@ def test_a_half_precision_folder_and_one_in_pickles_are_read(folder_of: Callable
 
 def test_what_does_not_fit_the_base_is_refused(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
     frame = read_frame(folder_of("sd1"))
-    artifact = Artifact("", {"unet.conv_in.weight": torch.zeros(3)}, {"name": "a", "family": "sd1"})
+    artifact = Artifact(
+        "", {"unet.conv_in.weight": torch.zeros(3)}, {"name": "a", "family": "sd1", "base": "models/own"}
+    )
     with pytest.raises(
-        FormatError, match=r"1 tensors that its base does not have in this shape, such as unet\.conv_in"
+        FormatError,
+        match=r"1 tensors that this base does not have .* unet\.conv_in.*Next: give the base .* \(models/own\)",
     ):
         ldm_checkpoint.write(artifact, Draft(tmp_path), frame)
     save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1)}, tmp_path / "a.safetensors")
