@@ -151,7 +151,7 @@ class Named:
             tokenizer = CLIPTokenizer.from_pretrained(model, local_files_only=True)
             network, info = quietly(load, model, local_files_only=True, output_loading_info=True)
         except (InputError, *DAMAGED) as error:  # type: ignore[misc]  # a tuple of exceptions
-            why = error.fault if isinstance(error, InputError) else reason(error)
+            why = f"{Path(error.place).name}: {error.fault}" if isinstance(error, InputError) else reason(error)
             raise BaseError(model, f"cannot be opened as CLIPSeg ({why})", FETCH) from error
         if missing := info["missing_keys"]:
             raise BaseError(model, f"lacks {len(missing)} tensors, such as {min(missing)}", FETCH)

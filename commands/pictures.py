@@ -53,7 +53,8 @@ def bring(source: Path, name: str, methods: Sequence[str], word: str, kind: str,
     for change in changes:
         say(change)
     if silent:
-        warn(f"{' and '.join(silent)} (`trigger: false`) has no [name] in prompts: see `prompts.{name}` in params.yaml")
+        fault = f"{' and '.join(silent)}: with `trigger: false`, [name] in prompts is replaced by nothing"
+        warn(f"{fault}. Next: check that `prompts.{name}` in params.yaml makes sense without it")
     _tell_next(project, chosen, f"--from {shlex.quote(str(source))} --set {name}")
     own = [f"pipelines/{method}/params.yaml" for method in chosen]
     say(f"to keep it: git add {' '.join([f'{target}.dvc', f'{RAW}/.gitignore', 'params.yaml', *own])} && git commit")
@@ -64,7 +65,7 @@ def _tell_next(project: Project, methods: list[str], asked: str) -> None:
     if not methods:
         say(f"next: etude images {asked} --name word --class dog --method lora (or another method, or several)")
     elif not draws_photos(project.base):
-        warn(f"the base is {MINIATURE}, which draws emoji alone: PHOTOS LEARNED ON IT BECOME MUD")
+        warn(f"the base is {MINIATURE}, which can draw only emoji: with it, no method can learn from photos")
         say("next, for photos: etude preset sd15, then etude base, then dvc repro; for emoji: dvc repro")
     elif sources.missing(Path(), project):
         say("next: etude base, then dvc repro")

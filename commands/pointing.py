@@ -40,8 +40,8 @@ def refuse(methods: Sequence[str], word: str, kind: str) -> None:
     if kind and not re.fullmatch(r"[\w'-]+( [\w'-]+)*", kind):
         raise ArgumentError(
             "--class",
-            f"`{kind}` has other characters than letters, digits, ', -, _ and single spaces",
-            "write it as --class dog",
+            f"`{kind}` is not made of words with one space between them",
+            "use letters, digits, `-`, `_` and `'` only, such as --class 'teddy bear'",
         )
     needing = [method for method in methods if load_method(method).Params.needs_class]
     if needing and not kind:

@@ -68,7 +68,7 @@ def bring_up_to_date(stage: Stage, work: Work, before: Sequence[str]) -> State[s
         try:
             artifacts.publish(work.site.root, stage, pages)
         except (OSError, ValueError, HTTPError) as error:  # the outputs are there, even if they cannot be shown
-            logger.warning("not shown: %s", describe(error))
+            logger.warning("%s: its outputs are missing on Prefect's pages (%s)", stage.label, describe(error))
     return Completed(name=outcome.title().replace(" ", ""), message="; ".join(stage.why) or None, data=outcome)
 
 

@@ -63,6 +63,7 @@ class Entries:
         from etude.base.digest import part_digest
         from etude.base.loading import choose_device
 
+        self._base = stage_params.base
         code = code_digests(*CODE)
         libraries = versions(*LIBRARIES[part])
         device = choose_device(stage_params.device).type
@@ -89,7 +90,7 @@ class Entries:
             self.cached += 1
         else:
             tensors, metadata = encode()
-            _refuse_infinite(item, tensors)
+            _refuse_infinite(self._base, item, tensors)
             write_tensors(place, tensors, metadata, durable=False)
             with atomic_path(_note(place), durable=False) as note:
                 note.write_bytes(sha256_file(place).encode())
@@ -253,10 +254,10 @@ def read_pixels(path: Path) -> tuple[tuple[int, int], bytes]:
     return image.size, image.convert("RGB").tobytes()
 
 
-def _refuse_infinite(item: str, tensors: dict[str, Tensor]) -> None:
+def _refuse_infinite(base: str, item: str, tensors: dict[str, Tensor]) -> None:
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        fault = f"it encodes `{item}` to values that are not finite"
-        raise BaseError("base", fault, "fetch it again, or set `base` to another one")
+        fault = f"encodes `{item}` to numbers that are not finite (NaN or infinity)"
+        raise BaseError(base, fault, "fetch it again, or set `base` to another one")
 
 
 def _tell_cut(name: str, text: str, entry: Path) -> None:

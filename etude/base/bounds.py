@@ -114,7 +114,9 @@ def _warn_of_unknown(file: Path | str, config: Mapping[str, Any], kind: type) ->
         return
     unknown = [name for name, value in config.items() if name not in _fields(kind) and name[:1] != "_" and value]
     if unknown:
-        text = f"{file}: {kind.__name__} has no field `{'`, no `'.join(unknown[:3])}`, so it is ignored"
+        names = f"`{'`, `'.join(unknown[:3])}`"
+        text = f"{file}: ignored, because {kind.__name__} of diffusers has no such field: {names}"
+        text += ". Next: if the model's pictures are wrong, choose another model"
         warnings.warn(text, EtudeWarning, stacklevel=3)
 
 

@@ -50,7 +50,8 @@ class ClipVision:
             self._prepare = CLIPImageProcessorPil.from_pretrained(preprocessor or folder, local_files_only=True)
             self._open_text(folder)
         except BaseError as error:
-            raise BaseError(folder, f"is no CLIP folder ({error.fault}), or a damaged one", remedy) from error
+            why = f"{Path(error.place).name}: {error.fault}"
+            raise BaseError(folder, f"is no CLIP folder ({why}), or a damaged one", remedy) from error
         except DAMAGED as error:
             why = reason(error)
             if "ignore_mismatched_sizes" in str(error):  # transformers' own message is advice to programmers

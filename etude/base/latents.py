@@ -26,9 +26,8 @@ def encode_images(base: Base, images: Tensor) -> tuple[Tensor, Tensor]:
         raise InputError("images", f"are {images.dtype} {list(images.shape)}", "give uint8 [B, H, W, 3]")
     if any(side % base.factor for side in images.shape[1:3]):
         size = f"{images.shape[2]} × {images.shape[1]} px"
-        raise InputError(
-            "images", f"of {size} have sides that are no multiples of {base.factor}", "crop or resize them"
-        )
+        fault = f"are {size}: both sides must be multiples of {base.factor}"
+        raise InputError("images", fault, "crop or resize them")
     pixels = images.to(base.device).permute(0, 3, 1, 2).to(base.vae.dtype) / 127.5 - 1
     with present(base, "vae"):
         moments = base.vae.encode(pixels).latent_dist

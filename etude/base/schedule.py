@@ -92,7 +92,8 @@ def read_scaling(path: Path, vae: Mapping[str, Any]) -> float:
         raise BaseError(path, f"its VAE has the scaling_factor {factor!r}, which must be a number above 0", _ACTION)
     shifts = [name for name in _SHIFTS if vae.get(name)]
     if shifts:
-        raise BaseError(path, f"its VAE shifts latents ({', '.join(shifts)}), which is not supported", "use another")
+        fault = f"its VAE shifts latents ({', '.join(shifts)}), which is not supported"
+        raise BaseError(path, fault, "choose another base, or another VAE for it")
     return float(factor)
 
 

@@ -85,7 +85,7 @@ def single_scheduler(path: Path, family: str, configs: Path) -> dict[str, Any]:
     beside = _read_beside(path)
     if said := _prediction_beside(path, beside):
         if prediction not in (None, said):
-            fault = f"has marks of {prediction}, but {path.with_suffix('.yaml').name} says {said}"
+            fault = f"says itself that it predicts {prediction}, but {path.with_suffix('.yaml').name} says {said}"
             raise BaseError(path, fault, f"correct or remove {path.with_suffix('.yaml')}")
         prediction = said
     _refuse_other_numbers(path, beside, scheduler, read_config(configs / "vae" / "config.json"))

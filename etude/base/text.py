@@ -56,7 +56,8 @@ def encode_prompts(base: Base, prompts: Sequence[str], clip_skip: int = 0) -> Co
     tokens = tokenise(base, prompts)
     for prompt, cut in zip(prompts, tokens.cut, strict=True):
         if base.reading.follows_a1111 and EDITING.search(prompt):
-            fault = f"{prompt!r} has [from:to:when], [one|other] or AND, which are read as weights and words"
+            fault = f"{prompt!r} has [from:to:when], [one|other] or AND, which are not supported"
+            fault += ": they are read as weights and words"
             warnings.warn(fault, PromptEditingWarning, stacklevel=2)
         if cut:
             warnings.warn(f"prompt too long, left out {cut!r} of {prompt!r}", PromptCutWarning, stacklevel=2)

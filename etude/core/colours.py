@@ -82,7 +82,7 @@ def flatten(image: Image.Image, background: Colour, white: int = WHITE) -> Image
     and for a picture that is transparent everywhere.
     """
     if image.mode == "F":
-        raise UnusableError("its floating-point pixels have no agreed white")
+        raise UnusableError("its pixels are floating-point numbers, and no standard says which of them is white")
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _eight_bits(image, white).convert("RGB")
     if not image.has_transparency_data:
@@ -120,7 +120,7 @@ def _eight_bits(image: Image.Image, white: int) -> Image.Image:
     """Grey of more than eight bits, scaled to eight: Pillow's conversion clips at 255 and turns such pictures white."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() > white:
-        raise UnusableError(f"its grey has values outside 0 … {white}, without an agreed white")
+        raise UnusableError(f"its grey has values outside 0 … {white}, and no standard says which of them is white")
     if white == WHITE and 0 < values.max() <= FEWER:
         raise UnusableError(f"its 16-bit grey ends at {values.max()} of {WHITE}: {FEWER_BITS}")
     scaled = values.astype(np.uint32)  # computed in place: a 16-bit scan may have the largest size that Pillow opens

@@ -53,7 +53,8 @@ def change(layer: str, factors: Factors, alpha: float, weight: Tensor) -> Tensor
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(factors.items()))
         raise FormatError("LoRA", f"the factors of `{layer}` do not fit: {shapes}", "fetch the file again") from error
     if delta.shape != _flat(own).shape:
-        fault = f"`{layer}` has a change of shape {list(delta.shape)}, but the base's weight is {list(own.shape)}"
+        wanted = list(_flat(own).shape)
+        fault = f"`{layer}` has a change of shape {list(delta.shape)}, but the base's weight has {wanted}"
         raise FormatError("LoRA", fault, "apply it to a base of the family and size that it was trained on")
     delta = (delta if rank is None else alpha / rank * delta).view_as(own)
     if "dora_scale" in cast:
@@ -139,7 +140,8 @@ def _decomposed(layer: str, own: Tensor, delta: Tensor, magnitude: Tensor) -> Te
     by_rows = magnitude.shape[:1] == (count,) and count == len(own)
     by_columns = magnitude.shape[:2] == (1, count) and own.shape[1:2] == (count,)
     if not by_rows and not by_columns:
-        fault = f"`{layer}` has lengths {list(magnitude.shape)}, which fit neither axis of {list(own.shape)}"
+        sizes = f"{list(magnitude.shape)}, but the base's weight has {list(own.shape)}"
+        fault = f"`{layer}` has a dora_scale of shape {sizes}"
         raise FormatError("LoRA", fault, "apply it to a base of the family and size that it was trained on")
     kept_axis = 0 if by_rows else 1
     others = [axis for axis in range(own.ndim) if axis != kept_axis]

@@ -155,7 +155,8 @@ def _finish(
         alpha = alpha_of(layer, rank) if rank else float("oft_blocks" not in factors)  # OFT's is a bound; 0: no bound
     rank = rank or 1
     if turned and alpha != rank:
-        fault = f"has a GLoRA of LyCORIS before 3.0 with alpha {alpha:g} and rank {rank}: programs differ in `{layer}`"
+        fault = f"has in `{layer}` a GLoRA of LyCORIS before 3.0 with alpha {alpha:g} and rank {rank}"
+        fault += ": programs scale it differently"
         raise FormatError(path, fault, "merge it into its base with the program that made it")
     if "scalar" in numbers:
         names = [name for name in SCALED if name in factors]

@@ -55,7 +55,7 @@ def refuse_misread(image: TiffImageFile) -> None:
     if raw and bits == 16 and tags.get(PLANES) == SEPARATE:
         raise UnusableError("keeps 16-bit colours in separate planes, which Pillow misreads")
     if SIGNED in tags.get(SAMPLE_FORMAT, ()) or image.mode == "I":
-        raise UnusableError("its pixels are signed or 32-bit integers, which have no agreed white")
+        raise UnusableError("its pixels are signed or 32-bit integers, and no standard says which of them is white")
     if bits == 16 and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
         raise UnusableError("its 16-bit grey is 0 at white, which Pillow misreads")
     if raw and tags.get(PHOTOMETRIC) == YCBCR and not _has_usual_ycbcr(tags):

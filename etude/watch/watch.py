@@ -160,9 +160,9 @@ def _refuse_other_deps(stage: Stage, reads: frozenset[str]) -> None:
     """Raise StaleError if DVC, which read dvc.yaml and params at its start, uses other paths as deps."""
     own = {os.path.realpath(path) for path in (*stage.deps, *stage.params)}
     if reads and reads != own:
-        parts = [("read", sorted(reads - own)), ("did not read", sorted(own - reads))]
-        differences = " and ".join(f"{verb} {', '.join(map(os.path.relpath, paths))}" for verb, paths in parts if paths)
-        raise StaleError(stage.name, f"its params or dvc.yaml changed after dvc started; dvc {differences}", AGAIN)
+        parts = [("removed", sorted(reads - own)), ("added", sorted(own - reads))]
+        changes = "; ".join(f"{how} deps: {', '.join(map(os.path.relpath, paths))}" for how, paths in parts if paths)
+        raise StaleError(stage.name, f"its params or dvc.yaml changed after dvc started ({changes})", AGAIN)
 
 
 @contextmanager

@@ -181,7 +181,9 @@ def test_what_cannot_be_shown_fails_no_stage(
     monkeypatch.setattr(graph.artifacts, "publish", publish)
     work = SimpleNamespace(do=lambda *_: "ran", site=Site(tmp_path, 1))
     assert graph.bring_up_to_date.fn(STAGES[0], work, []).name == "Ran"
-    assert logged.messages == [f"not shown: {str(error) or 'ConnectError'}"]
+    assert logged.messages == [
+        f"{STAGES[0].label}: its outputs are missing on Prefect's pages ({str(error) or 'ConnectError'})"
+    ]
 
 
 @pytest.fixture

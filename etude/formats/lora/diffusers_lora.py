@@ -169,7 +169,7 @@ def _scaled(path: Path, common: dict[str, Tensor], adapters: Mapping[str, Adapte
         if part in adapters and f"{layer}.lokr_w2" in common:
             rank = adapters[part].rank_of(module)
             if 2 * rank < max(common[f"{layer}.lokr_w2"].shape[:2]):  # PEFT would make two factors
-                fault = f"gives `{module}` rank {rank}, for which PEFT makes two factors of `lokr_w2`, but it is whole"
+                fault = f"gives `{module}` rank {rank}, at which PEFT splits `lokr_w2`, but here it is not split"
                 action = "fetch the file again, with the configuration that belongs to it"
                 raise FormatError(adapters[part].path, fault, action)
             number = adapters[part].alpha_of(module, rank) / rank
@@ -203,7 +203,7 @@ def write(artifact: Artifact, draft: Draft) -> list[Path]:
 def _magnitude(artifact: Artifact, name: str, lengths: Tensor, pair: Pair) -> Tensor:
     """DoRA's lengths of rows as peft has them, [out] or [1, out, 1, 1]; raises FormatError for those of columns."""
     if lengths.shape[0] != pair.up.shape[0]:
-        fault = f"has lengths of inputs (`{name}{_MAGNITUDE}` {list(lengths.shape)}); this format has them of outputs"
+        fault = f"has in `{name}{_MAGNITUDE}` one number for each input; this format has one for each output"
         raise FormatError(str(artifact.facts.get("name", "LoRA")), fault, "write it as kohya_lora")
     flat = lengths.flatten()
     return flat.view(1, -1, 1, 1) if pair.down.ndim == 4 else flat

@@ -205,7 +205,7 @@ def test_marks_that_contradict_each_other_or_are_not_known_are_refused(
 def test_a_file_that_contradicts_the_configuration_beside_it_is_refused(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"modelspec.prediction_type": "v"})
     (tmp_path / "model.yaml").write_text(LDM.format(""), encoding="utf-8")
-    with pytest.raises(BaseError, match=r"has marks of v_prediction, but model\.yaml says epsilon"):
+    with pytest.raises(BaseError, match=r"says itself that it predicts v_prediction, but model\.yaml says epsilon"):
         single_scheduler(tmp_path / "model.safetensors", "sd2", CONFIGS / "sd2")
 
 

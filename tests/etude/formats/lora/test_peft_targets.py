@@ -85,7 +85,7 @@ def test_a_whole_factor_of_lokr_is_of_a_rank_for_which_peft_makes_one(rank: int,
     config = {"peft_type": "LOKR", "r": rank, "alpha": 2 * rank, "target_modules": ["to_q"]}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     if rank == 1:  # it makes two factors of rank 1, and ignores the whole one
-        with pytest.raises(FormatError, match="rank 1, for which PEFT makes two factors of `lokr_w2`"):
+        with pytest.raises(FormatError, match="rank 1, at which PEFT splits `lokr_w2`, but here it is not"):
             peft_lora.read(tmp_path)
     else:
         assert torch.equal(peft_lora.read(tmp_path)[0][f"unet.{ATTENTION}.to_q.lokr_w1"], 2 * torch.ones(4, 4))
