@@ -31,6 +31,8 @@ def read_words(path: Path | str) -> list[str]:
         raise InputError(
             path, "is missing", "set `caption.words.file` to a text file with words, or choose another captioner"
         ) from None
+    except UnicodeDecodeError as error:
+        raise InputError(path, f"is not text in UTF-8 (byte {error.start})", "save it as UTF-8") from error
     words = list(dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#")))
     if not words:
         raise InputError(path, "has no words", "write one word on each line, or choose another captioner")

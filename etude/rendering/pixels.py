@@ -35,7 +35,8 @@ def open_picture(path: Path) -> Image.Image:
     except UnusableError as error:
         raise InputError(path, str(error), "save it as PNG or JPEG of 8 bits") from error
     except OSError as error:
-        raise InputError(path, f"is no picture ({error})", "delete it and run `dvc repro`") from error
+        action = "if a stage made it, delete it and run `dvc repro`; otherwise save it again as PNG or JPEG"
+        raise InputError(path, f"cannot be read as a picture ({error})", action) from error
 
 
 def pixel_digest(picture: Image.Image) -> str:

@@ -66,6 +66,9 @@ def test_a_list_of_words_has_one_a_line_each_once(tmp_path: Path) -> None:
         read_words(tmp_path / "empty.txt")
     with pytest.raises(InputError, match="is missing"):
         read_words(tmp_path / "gone.txt")
+    (tmp_path / "latin.txt").write_bytes("Füchse".encode("latin-1"))
+    with pytest.raises(InputError, match=r"latin.txt: is not text in UTF-8 \(byte 1\)"):
+        read_words(tmp_path / "latin.txt")
 
 
 @pytest.mark.parametrize("wrong", [{"templates": []}, {"templates": ["a photo"]}, {"captioner": "blip"}, {"top": 0}])

@@ -117,5 +117,5 @@ def test_a_missing_or_broken_picture_is_named(red: Path, tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"gone\.png: is missing"):
         paint(layout(), {(0, 0, 0): tmp_path / "gone.png"})
     red.write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"red\.png: is no picture"):
+    with pytest.raises(InputError, match=r"red\.png: cannot be read as a picture"):
         paint(layout(), {(0, 0, 0): red})

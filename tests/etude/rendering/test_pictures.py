@@ -154,7 +154,7 @@ def test_a_damaged_picture_is_named_and_not_half_read(tmp_path: Path) -> None:
     data = bytearray((tmp_path / "a.png").read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / "a.png").write_bytes(data)
-    with pytest.raises(InputError, match=r"a.png: is no picture \(the check sum"):
+    with pytest.raises(InputError, match=r"a.png: cannot be read as a picture \(the check sum"):
         open_picture(tmp_path / "a.png")
     Image.new("RGBA", (8, 8)).save(tmp_path / "b.png")
     with pytest.raises(InputError, match=r"b.png: shows nothing"):
