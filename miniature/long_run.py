@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 from diffusers.models.attention_processor import AttnProcessor
+from pydantic import Field
 
 from etude.core.params import Schema, pick
 from etude.core.randomness import make_deterministic
@@ -37,6 +38,7 @@ class LongRun(Schema):
     threads: int
     compile: bool
     snr_floor: float
+    timestep_power: float = Field(ge=1)
     training: Optimization
     gpu: dict[str, Any]
 
@@ -60,9 +62,10 @@ def train(
     """Continue from the newest state in STATE, else from the pieces there, else from the published denoiser."""
     began = time.monotonic()
     stage_params, world = pick(FOLDER / "params.yaml", StageParams), read_world()
-    plan = stage_params.long_run.plan(device)
+    long_run = stage_params.long_run
+    plan = long_run.plan(device)
     spread(stage_params.run.processes if device == "cpu" else 1)
-    make_deterministic(stage_params.long_run.threads)
+    make_deterministic(long_run.threads)
     encoded = encoded_on(read_encoded(), device)
     scale = float(read_vae().config.scaling_factor)
     settings = stage_params.unet.model_copy(update={"training": plan})
@@ -71,7 +74,7 @@ def train(
     model.load_state_dict(read_pieces(state))
     model.to(device)
     model.set_attn_processor(AttnProcessor())  # torch's fused attention takes twice the step's time on CPU in bf16
-    if stage_params.long_run.compile and device == "cpu":  # on a GPU, compiling takes more time than it saves
+    if long_run.compile and device == "cpu":  # on a GPU, compiling takes more time than it saves
         compile_in_place(model)
     parameters = dict(model.named_parameters())
     report = Rolling(state, stage_params.run.seed, device, stage_params.run.precision)
@@ -82,7 +85,7 @@ def train(
         return draw_batch(encoded, world, stage_params, scale, randomiser(report.seed, "long run", step))
 
     def loss(batch: Denoising) -> Any:
-        return denoising_loss(model, batch, plan.min_snr, stage_params.long_run.snr_floor)
+        return denoising_loss(model, batch, plan.min_snr, long_run.snr_floor, long_run.timestep_power)
 
     try:
         fit(parameters, loss, batches, plan, report)

@@ -172,34 +172,43 @@ def draw_batch(
 
 
 SCHEDULER = DDPMScheduler(**SCHEDULE)
+RAREST = 0.25  # the smallest density that weights make up for: below it, single pictures would count too much
 
 
-def denoising_loss(model: Callable[..., object], batch: Denoising, gamma: float, floor: float) -> Tensor:
+def denoising_loss(
+    model: Callable[..., object], batch: Denoising, gamma: float, floor: float, power: float = 1.0
+) -> Tensor:
     """Mean squared error of the noise, weighted by min(SNR + floor, γ) / SNR: the weight of the picture's error is then
     ``floor`` where all is noise, and γ at most. Where all is noise only the caption determines what to draw; with a
     floor, backgrounds are drawn as named much sooner than with Min-SNR's own weights (floor 0).
+
+    With ``power`` above 1, noisy timesteps are drawn more often, and weighted less in the same measure: the same mean,
+    but less of it depends on chance where only the caption determines what to draw.
     """
-    noise, noisy, t = add_noise(batch.latents)
+    noise, noisy, t = add_noise(batch.latents, power)
     made = model(noisy, t, batch.hidden).sample.float()  # type: ignore[attr-defined]
-    return weighted_error(made, noise, t, gamma, floor)
+    return weighted_error(made, noise, t, gamma, floor, power)
 
 
-def add_noise(latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def add_noise(latents: Tensor, power: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
     """Noise, ``latents`` with it, and the timesteps: one from each of as many equal ranges as there are pictures; the
-    mean loss varies less than with independent draws.
+    mean loss varies less than with independent draws. The density of timesteps is proportional to t ** (power - 1).
     """
     noise, ranges = torch.randn_like(latents), torch.arange(len(latents), device=latents.device)
     share = (ranges + torch.rand(len(latents), device=latents.device)) / len(latents)
-    t = (share * SCHEDULER.config.num_train_timesteps).long()
+    t = (share ** (1 / power) * SCHEDULER.config.num_train_timesteps).long()
     return noise, SCHEDULER.add_noise(latents, noise, t), t
 
 
-def weighted_error(made: Tensor, aim: Tensor, t: Tensor, gamma: float, floor: float) -> Tensor:
+def weighted_error(made: Tensor, aim: Tensor, t: Tensor, gamma: float, floor: float, power: float = 1.0) -> Tensor:
     """Mean squared error of the noise at timesteps ``t``, weighted as in :func:`denoising_loss`."""
     each = mse_loss(made, aim, reduction="none").mean(dim=(1, 2, 3))
     kept = SCHEDULER.alphas_cumprod.to(t.device)[t]
     ratio = kept / (1 - kept)
     weight: Tensor = (ratio + floor).clamp(max=gamma) / ratio
+    if power != 1:
+        density = power * ((t + 0.5) / SCHEDULER.config.num_train_timesteps) ** (power - 1)
+        weight = weight / density.clamp(min=RAREST)
     return (each * weight).mean()
 
 

@@ -173,9 +173,16 @@ def test_the_published_text_encoder_has_the_names_of_sd15s_file(words: Path, tmp
     assert all(name.startswith("text_model.") for name in tensors)
 
 
-@pytest.mark.parametrize(("gamma", "floor"), [(5.0, 0.1), (2.0, 0.0), (5.0, 1.0)])
-def test_an_error_in_the_picture_weighs_its_signal_to_noise_ratio_and_the_floor(gamma: float, floor: float) -> None:
-    """A model that always believes the picture to be off by d has the loss mean(min(SNR + floor, γ)) · d²."""
+@pytest.mark.parametrize(
+    ("gamma", "floor", "power"), [(5.0, 0.1, 1.0), (2.0, 0.0, 1.0), (5.0, 1.0, 1.0), (3.0, 0.5, 2.0)]
+)
+def test_an_error_in_the_picture_weighs_its_signal_to_noise_ratio_and_the_floor_however_often_it_is_drawn(
+    gamma: float, floor: float, power: float
+) -> None:
+    """A model that always believes the picture to be off by d has the loss mean(min(SNR + floor, γ)) · d².
+
+    With a power, only the rarest timesteps count less.
+    """
     kept = unet.SCHEDULER.alphas_cumprod
     off, count = 0.3, 1000
 
@@ -190,8 +197,16 @@ def test_an_error_in_the_picture_weighs_its_signal_to_noise_ratio_and_the_floor(
     picture = torch.full((count, 1, 1, 1), 0.5)
     batch = unet.Denoising(["x"] * count, picture, picture)
     ratio = kept / (1 - kept)
-    expected = float((ratio + floor).clamp(max=gamma).mean()) * off**2
-    assert float(unet.denoising_loss(model, batch, gamma, floor)) == pytest.approx(expected, rel=1e-3)
+    density = power * ((torch.arange(count) + 0.5) / count) ** (power - 1)
+    counted = (density / unet.RAREST).clamp(max=1)
+    expected = float(((ratio + floor).clamp(max=gamma) * counted).mean()) * off**2
+    assert float(unet.denoising_loss(model, batch, gamma, floor, power)) == pytest.approx(expected, rel=4e-3)
+
+
+def test_with_a_power_most_timesteps_are_noisy_ones() -> None:
+    latents = torch.zeros(1000, 1, 1, 1)
+    shares = [float((unet.add_noise(latents, power)[2] >= 500).float().mean()) for power in (1.0, 2.0)]
+    assert shares == pytest.approx([0.5, 0.75], abs=0.002)
 
 
 def test_a_decoder_that_is_trained_further_leaves_the_latents_as_they_are() -> None:
