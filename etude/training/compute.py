@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.backends import cuda, cudnn
+from torch.utils._pytree import tree_map_only
 
 from etude.base.base import Base
 from etude.core import randomness
@@ -65,7 +67,39 @@ def accelerate(base: Base, settings: Compute) -> None:
     if settings.compile:
         compile_in_place(base.unet, "compile", **({"mode": "reduce-overhead", **_RECORDED} if graphs else {}))
     elif graphs:
-        compile_in_place(base.unet, "graphs", backend="cudagraphs", **_RECORDED)
+        compile_in_place(base.unet, "graphs", backend=recorded, **_RECORDED)
+    if graphs:
+        _keep_answers(base.unet)
+
+
+def recorded(graph: Any, inputs: Any) -> Any:
+    """torch's backend ``cudagraphs``, with the weights where they are.
+
+    torch 2.13 takes weights for inputs of the graph, of which the recording has its own copies: the memory of all
+    weights twice, and a copy of each at every step. Its other backend asks which inputs stay where they are; so here.
+    """
+    from torch._dynamo.backends.cudagraphs import cudagraphs
+    from torch._inductor import cudagraph_trees
+    from torch._inductor.compile_fx import get_static_input_idxs
+
+    plain = cudagraph_trees.cudagraphify_impl
+
+    def record(model: Any, given: Any, fixed: Any, **settings: Any) -> Any:
+        places = fixed if settings["is_backward"] else get_static_input_idxs(len(fixed))
+        return plain(model, given, places, **settings)
+
+    with patch.object(cudagraph_trees, "cudagraphify_impl", record):
+        return cudagraphs(graph, inputs)
+
+
+def _keep_answers(module: nn.Module) -> None:
+    """The module's answers are copies: the next call overwrites those of a recording."""
+    call: Callable[..., Any] = module.forward
+
+    def copied(*arguments: Any, **named: Any) -> Any:
+        return tree_map_only(Tensor, torch.clone, call(*arguments, **named))
+
+    module.forward = copied
 
 
 def compile_in_place(module: nn.Module, switch: str = "compile", **settings: Any) -> None:

@@ -94,7 +94,7 @@ def fit(
             report.draw_again(start)
     for step in range(start, plan.steps):
         with during(f"step {step + 1} of the training"):
-            _release_recordings()
+            release_recordings()
             with updates.step(step, plan.rate(step)):
                 run.losses.append(_gradients(loss, batches, step, plan, report, device))
                 _share(tensors, device)
@@ -181,10 +181,11 @@ def _accelerator(report: Report) -> Accelerator:
     return accelerator
 
 
-def _release_recordings() -> None:
-    """From now on, the graphs of `compute.graphs` may overwrite what the UNet computed in the last step.
+def release_recordings() -> None:
+    """From now on, the graphs of `compute.graphs` may overwrite what the UNet has computed so far.
 
-    Without this call they would do so at each forward pass, and overwrite a gradient that is summed over batches.
+    Without this call in each step they would do so at each forward pass, and overwrite a gradient that is summed over
+    batches. Without it in drawing, each step of a picture would be recorded by itself, as one after the other.
     """
     if trees := sys.modules.get("torch._inductor.cudagraph_trees"):  # imported with the first recording
         trees.mark_step_begin()

@@ -86,12 +86,20 @@ def draw(base: Base, preview: Preview, name: str, precision: str, texts: Texts |
 
     from etude.diffusion.sample import generate
     from etude.training.autocast import computing
+    from etude.training.fit import release_recordings
 
     sampling, rows = preview.model_dump(exclude={"prompts", "seeds", "every", "negative"}), []
     with evaluating(base), computing(base.device.type, precision):
         positives, negative = texts or encode(base, preview, name, precision)
         for positive in positives:
-            pictures = generate(base, positive, negative=negative or "", seeds=preview.seeds, **sampling)
+            pictures = generate(
+                base,
+                positive,
+                negative=negative or "",
+                seeds=preview.seeds,
+                progress=lambda *_: release_recordings(),
+                **sampling,
+            )
             rows.append(np.concatenate(list(pictures.numpy()), axis=1))
     return Image.fromarray(np.concatenate(rows))
 

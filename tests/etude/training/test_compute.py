@@ -116,7 +116,7 @@ def test_a_compiled_module_computes_the_same() -> None:
 def test_recorded_graphs_compute_the_same_and_have_the_same_gradients_for_each_size() -> None:
     module, pictures = Layer(), [torch.randn(count, 3) for count in (2, 3, 4)]
     expected = [_with_gradient(module, x) for x in pictures]
-    compile_in_place(module, "graphs", backend="cudagraphs", dynamic=False)  # on a CPU it records nothing
+    compile_in_place(module, "graphs", backend=compute.recorded, dynamic=False)  # on a CPU it records nothing
     for x, (plain, gradient) in zip(pictures, expected, strict=True):
         value, own = _with_gradient(module, x)
         torch.testing.assert_close(value, plain, rtol=0, atol=1e-6)
@@ -129,15 +129,53 @@ def test_graphs_are_left_out_on_a_cpu_and_recorded_elsewhere(sd1: Base, monkeypa
     monkeypatch.setattr(compute, "compile_in_place", lambda _, switch, **how: given.append((switch, how)))
     accelerate(sd1, settings(graphs=True))
     assert given == []
-    on_gpu = replace(sd1, device=torch.device("cuda"))
+    on_gpu = replace(sd1, unet=Layer(), device=torch.device("cuda"))
     accelerate(on_gpu, settings(graphs=True))
     accelerate(on_gpu, settings(graphs=True, compile=True))
     accelerate(on_gpu, settings(compile=True))
     assert given == [
-        ("graphs", {"backend": "cudagraphs", "dynamic": False}),
+        ("graphs", {"backend": compute.recorded, "dynamic": False}),
         ("compile", {"mode": "reduce-overhead", "dynamic": False}),
         ("compile", {}),
     ]
+
+
+@pytest.mark.usefixtures("_as_before")
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # in torch's own code
+def test_a_recording_leaves_the_weights_where_they_are_and_copies_the_pictures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found: list[tuple[list[torch.Size], list[torch.Size]]] = []  # forward: shapes of what stays, and of what is copied
+
+    def record(model: Any, given: list[Tensor], fixed: Any, **settings: Any) -> Any:
+        if not settings["is_backward"]:
+            shapes, stay = [each.shape for each in given], set(fixed)
+            copied = [shape for place, shape in enumerate(shapes) if place not in stay]
+            found.append(([shapes[place] for place in stay], copied))
+        return model
+
+    monkeypatch.setattr("torch._inductor.cudagraph_trees.cudagraphify_impl", record)
+    monkeypatch.setattr("torch._dynamo.backends.cudagraphs.check_for_skip", lambda *_: None)
+    monkeypatch.setattr("torch._dynamo.backends.cudagraphs.get_device_index", lambda _: 0)
+    module = Layer()
+    compile_in_place(module, "graphs", backend=compute.recorded, dynamic=False)
+    _with_gradient(module, torch.randn(2, 3))
+    weights = sorted(parameter.shape for parameter in module.parameters())
+    assert [(sorted(stay), copied) for stay, copied in found] == [(weights, [torch.Size((2, 3))])]
+
+
+def test_the_answers_of_recorded_graphs_are_copies_that_a_further_call_does_not_overwrite(
+    sd1: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, module = torch.zeros(2, 3), Layer()
+
+    def replayed(module: nn.Module, *_: Any, **__: Any) -> None:
+        module.forward = lambda x: (memory.copy_(x),)
+
+    monkeypatch.setattr(compute, "compile_in_place", replayed)
+    accelerate(replace(sd1, unet=module, device=torch.device("cuda")), settings(graphs=True))
+    (first,), (second,) = module(torch.ones(2, 3)), module(torch.full((2, 3), 2.0))
+    assert (first.unique().tolist(), second.unique().tolist()) == ([1.0], [2.0])
 
 
 def _with_gradient(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from etude.base.base import Base
 from etude.diffusion.sample import generate
+from etude.training import fit
 from etude.training.preview import Preview, draw, encode, evaluating
 
 SAMPLING: dict[str, Any] = {"sampler": "ddim", "steps": 2, "guidance": 3.0, "negative": "sad", "clip_skip": 1}
@@ -54,6 +55,15 @@ def test_the_pictures_of_all_seeds_stand_in_a_row_for_each_prompt_with_the_word_
             one = drawn.crop((64 * column, 64 * row, 64 * column + 64, 64 * row + 64))
             assert one.tobytes() == Image.fromarray(pixels).tobytes()
     assert torch.is_grad_enabled()
+
+
+def test_after_each_step_of_a_picture_recorded_graphs_may_be_used_again(
+    sd1: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released: list[None] = []
+    monkeypatch.setattr(fit, "release_recordings", lambda: released.append(None))
+    draw(sd1, Preview(prompts=["cat", "fox"], seeds=[3], every=0, **SAMPLING), "cat", "fp32")
+    assert len(released) == 2 * SAMPLING["steps"]
 
 
 def test_texts_that_were_encoded_at_the_start_draw_the_same_picture_without_a_text_encoder(
