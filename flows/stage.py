@@ -13,7 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from errno import ENOSPC
 from pathlib import Path
@@ -21,7 +21,8 @@ from shutil import disk_usage
 from threading import Event
 from typing import IO
 
-from etude.core.errors import StaleError
+from etude.core.errors import EtudeError, StaleError
+from etude.core.yaml import read_yaml
 from etude.watch.holders import lives
 from etude.watch.locks import locked
 from flows.plan import Stage
@@ -121,8 +122,8 @@ def run(stage: Stage, site: Site, tell: Tell, stopping: Event, urgency: float = 
         tell("state", "queued")
         device, fds = None, list(site.held)
         if stage.resource == "gpu" and site.gpus:
-            number, fd = stack.enter_context(site.slots.take("gpu", len(site.gpus), stopping, urgency))
-            device, fds = site.gpus[number], [*fds, fd]
+            taken = stack.enter_context(_gpus(stage, site, stopping, urgency))
+            device, fds = ",".join(site.gpus[number] for number, _ in taken), [*fds, *(fd for _, fd in taken)]
         fds.append(stack.enter_context(site.slots.take("job", site.jobs, stopping, urgency))[1])
         if log.stat().st_size > LOG_LIMIT:
             output.truncate(0)
@@ -134,6 +135,29 @@ def run(stage: Stage, site: Site, tell: Tell, stopping: Event, urgency: float = 
         if outcome == "ran" or (waited and outcome == "unchanged"):
             _check(record, stage)
         return "adopted" if waited and outcome != "ran" else outcome
+
+
+@contextmanager
+def _gpus(stage: Stage, site: Site, stopping: Event, urgency: float) -> Iterator[list[tuple[int, int]]]:
+    """The slots of a stage's GPUs: a build gets one for each of `processes`, every other stage one.
+
+    Only one stage at a time collects several: two might wait for each other's.
+    """
+    count = min(_processes(site.root), len(site.gpus)) if stage.label.endswith(":build") else 1
+    with ExitStack() as stack:
+        with site.slots.take("several", 1, stopping, urgency) if count > 1 else nullcontext():
+            taken = []
+            for _ in range(count):
+                taken.append(stack.enter_context(site.slots.take("gpu", len(site.gpus), stopping, urgency)))
+        yield sorted(taken)
+
+
+def _processes(root: Path) -> int:
+    """`processes` of params.yaml; 1 if it is not there: the build tells what is wrong with the file."""
+    try:
+        return int(read_yaml(root / "params.yaml").get("processes", 1))
+    except (EtudeError, TypeError, ValueError):
+        return 1
 
 
 def _check(record: Record, stage: Stage) -> None:

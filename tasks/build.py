@@ -6,6 +6,7 @@ are in ``logs/curves/<method>/`` and ``logs/previews/<method>/``.
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import time
@@ -77,6 +78,7 @@ def build(method: str) -> None:
     _refuse_excluded(params, stage_params, file)
     path = base_of(params, stage_params.base)
     family = _family(method, module, path, file if isinstance(params, OwnBase) else Path("params.yaml"))
+    _tell_of_gpus(stage_params)
     _refuse_too_large(method, stage_params)
     sources = Path("artifacts", method, SOURCES)
     forget_others(sources, params.further_sets if isinstance(params, FurtherSets) else ())
@@ -148,6 +150,31 @@ def _refuse_too_large(method: str, stage_params: StageParams) -> None:
     if room and stage_params.processes == 1 and not is_launched():
         # imported by name, so that the stage does not depend on this code, which changes no result
         import_module("etude.estimates").refuse_too_large(method, room)
+
+
+def _tell_of_gpus(stage_params: StageParams) -> None:
+    """Raise ParamsError for device cuda without a GPU, or with fewer than `processes`: NCCL refuses two on one GPU.
+
+    Warns of bf16 on a GPU that only emulates it.
+    """
+    import torch
+
+    from etude.base.loading import choose_device
+
+    if choose_device(stage_params.device).type != "cuda" or is_launched():
+        return
+    there, count = torch.cuda.device_count(), stage_params.processes
+    if not there:
+        action = "write `device: auto`, or install a torch for CUDA and the GPU's driver"
+        raise ParamsError("params.yaml", "`device` is cuda, and torch finds no GPU", action)
+    if count > there:
+        fault = f"`processes` is {count}, but this stage can use {there} GPU{'s' * (there != 1)}"
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+        fault += f" (CUDA_VISIBLE_DEVICES is {shown})" if shown else ""
+        raise ParamsError("params.yaml", fault, f"write `processes: {there}`, or give it more GPUs")
+    if stage_params.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name()
+        warn(f"params.yaml: {name} only emulates `precision: bf16`, slowly. Next: write `precision: fp16`")
 
 
 def _room(device: str) -> int:

@@ -7,6 +7,7 @@ consists only of parameters, optimizer, average and losses, and a resumed run en
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import check_cuda_p2p_ib_support
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
@@ -175,6 +177,9 @@ def _accelerator(report: Report) -> Accelerator:
     if report.device == "cpu" and precision == "fp16":
         raise TrainingError("params.yaml", "`precision: fp16` needs a GPU", "choose fp32 or bf16")
     forget_scheduler()
+    if report.device == "cuda" and not check_cuda_p2p_ib_support():
+        # several GPUs of the kind RTX 40 with a driver before 550: accelerate raises an error without these two
+        os.environ |= {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"}
     threads = torch.get_num_threads()
     accelerator = Accelerator(cpu=report.device == "cpu", mixed_precision=precision)
     torch.set_num_threads(threads)  # with several processes on a CPU, accelerate changes their number

@@ -21,7 +21,7 @@ from flows import stage as stage_module
 from flows.plan import Stage, load
 from flows.repository import forget
 from flows.slots import StoppedError
-from flows.stage import Site, StageError, Tail, environment, run
+from flows.stage import Site, StageError, Tail, _gpus, environment, run
 from tests.flows.conftest import Project
 from tests.shipped import git
 
@@ -267,6 +267,21 @@ def test_a_stage_finds_the_python_that_runs_the_flow_and_its_own_device(monkeypa
     assert env["CUDA_VISIBLE_DEVICES"] == "3"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert "CUDA_VISIBLE_DEVICES" not in environment()
+
+
+def test_a_build_gets_a_gpu_for_each_of_its_processes_and_other_stages_one(tmp_path: Path) -> None:
+    site, stopped = Site(tmp_path, 2, ("0", "4", "7")), Event()
+    stopped.set()
+    (tmp_path / "params.yaml").write_text("processes: 2\n")
+    with _gpus(Stage("b", "lora:build"), site, Event(), 0.0) as two:
+        assert [number for number, _ in two] == [0, 1]
+        with _gpus(Stage("g", "lora:grid"), site, Event(), 0.0) as one:
+            assert [number for number, _ in one] == [2]
+            with pytest.raises(StoppedError), _gpus(Stage("c", "dreambooth:build"), site, stopped, 0.0):
+                pass
+    (tmp_path / "params.yaml").write_text("processes: 8\n")
+    with _gpus(Stage("b", "lora:build"), site, Event(), 0.0) as every:
+        assert [number for number, _ in every] == [0, 1, 2]
 
 
 def test_a_log_is_told_line_by_line_and_a_progress_bar_as_it_is_now(tmp_path: Path) -> None:

@@ -17,14 +17,14 @@ from PIL import Image
 
 from etude.base.loading import load_base
 from etude.core import artifact as artifacts
-from etude.core.errors import BaseError, InputError, OutOfMemoryError, StaleError
+from etude.core.errors import BaseError, InputError, OutOfMemoryError, ParamsError, StaleError
 from etude.core.families import FAMILIES
 from etude.core.files import read_json, sha256_tree
 from etude.core.method import load_method
-from etude.core.params import read_yaml
+from etude.core.params import pick, read_yaml
 from etude.diffusion.sample import generate
 from etude.training.average import Average
-from tasks.build import build
+from tasks.build import StageParams, _tell_of_gpus, build
 from tasks.shell import look_of
 from tests.pipelines.learning import same
 from tests.shipped import ROOT
@@ -212,6 +212,29 @@ def full_at(steps: int) -> Callable[[Average, int], None]:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     return update
+
+
+def test_more_processes_than_gpus_are_refused_with_both_numbers(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(project / "params.yaml", processes=2, device="cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    fault = r"`processes` is 2, but this stage can use 1 GPU \(CUDA_VISIBLE_DEVICES is 5\).*write `processes: 1`"
+    with pytest.raises(ParamsError, match=fault):
+        build("lora")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ParamsError, match="`device` is cuda, and torch finds no GPU. Next: write `device: auto`"):
+        build("lora")
+
+
+def test_bf16_on_a_gpu_that_emulates_it_is_told(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    settings = pick(project / "params.yaml", StageParams).model_copy(update={"device": "cuda", "precision": "bf16"})
+    _tell_of_gpus(settings)
+    assert "Tesla T4 only emulates `precision: bf16`, slowly. Next: write `precision: fp16`" in capsys.readouterr().err
 
 
 def test_several_processes_make_one_artifact_and_one_of_them_speaks(project: Path) -> None:

@@ -21,7 +21,7 @@ from etude.core.errors import TrainingError
 from etude.core.memory import work_of
 from etude.core.randomness import mix
 from etude.training.curve import Curve
-from etude.training.fit import _buckets, fit
+from etude.training.fit import _accelerator, _buckets, fit
 from etude.training.plan import Optimization
 from etude.training.processes import OURS
 from etude.training.report import Report
@@ -424,3 +424,13 @@ def test_a_preview_for_which_memory_does_not_suffice_is_left_out_by_the_run_that
     drawing(tmp_path, too_large)
     assert "step 10: no preview, since memory did not suffice for it. Next: lower" in capsys.readouterr().err
     assert sorted(results(tmp_path)) == ["000005.safetensors", "000010.safetensors"]
+
+
+def test_gpus_that_cannot_speak_to_each_other_directly_train_as_others_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NCCL_P2P_DISABLE", "NCCL_IB_DISABLE"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setattr("etude.training.fit.check_cuda_p2p_ib_support", lambda: False)
+    _accelerator(Report(tmp_path, 0, "cuda", "fp32"))
+    assert (os.environ["NCCL_P2P_DISABLE"], os.environ["NCCL_IB_DISABLE"]) == ("1", "1")
