@@ -18,3 +18,9 @@ def computing(device: str, precision: str) -> AbstractContextManager[Any]:
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device, DTYPES[precision], cache_enabled=False)
+
+
+def outside_fp16(device: str) -> AbstractContextManager[Any]:
+    """Within the block, autocast does not compute in fp16. In bf16, which has the range of fp32, it does."""
+    half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+    return torch.autocast(device, enabled=False) if half else nullcontext()

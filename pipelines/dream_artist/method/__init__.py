@@ -161,7 +161,10 @@ def _distances(base: Base, samples: NoisySamples, answer: Tensor, mean: Tensor) 
 
 def _decoded(base: Base, latents: Tensor) -> Tensor:
     """Pixels [B, 3, H, W], about -1 to 1. They are not clamped, so that every pixel has a gradient."""
-    pixels: Tensor = base.vae.decode(latents.to(base.vae.dtype) / base.scaling_factor, return_dict=False)[0]
+    from etude.training.autocast import outside_fp16
+
+    with outside_fp16(base.device.type):  # many VAEs overflow in it
+        pixels: Tensor = base.vae.decode(latents.to(base.vae.dtype) / base.scaling_factor, return_dict=False)[0]
     return pixels
 
 
