@@ -14,7 +14,7 @@ from etude.base.base import Base
 from etude.base.chunks import Item, join, split
 from etude.base.conditioning import Conditioning
 from etude.base.emphasis import EDITING, pieces_of, weighted
-from etude.base.waiting import present
+from etude.base.waiting import present, sent
 from etude.core.errors import BaseError, EtudeWarning
 from etude.core.families import FAMILIES
 from etude.core.spelling import find_words
@@ -104,12 +104,12 @@ def encode_tokens(base: Base, tokens: Tokens, clip_skip: int = 0) -> Conditionin
         for number, (encoder, record) in enumerate(zip(base.text_encoders, records, strict=True)):
             length, place = encoder.config.max_position_embeddings, record.layer + clip_skip
             last = record.normed and place == 1  # this state is the encoder's normal output
-            rows = tokens.ids[number].to(base.device).reshape(-1, length)
+            rows = sent(tokens.ids[number], base.device).reshape(-1, length)
             output = encoder(rows, output_hidden_states=not last)
             state = output.last_hidden_state if last else _layer(output.hidden_states, place)
             state = encoder.final_layer_norm(state) if record.normed and not last else state
             if tokens.weights:
-                weights = tokens.weights[number].to(base.device).reshape(-1, length)
+                weights = sent(tokens.weights[number], base.device).reshape(-1, length)
                 state = weighted(state, weights, base.reading.emphasis)
             states.append(
                 join(state.unflatten(0, (len(tokens.ids[number]), count)), base.reading.rule) if count > 1 else state

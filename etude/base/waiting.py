@@ -1,4 +1,4 @@
-"""Parts of a base that wait on the host, and are on its device only while they are used."""
+"""Parts of a base that wait on the host, and are on its device only while they are used; and copies to the device."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from etude.base.base import Base
 from etude.core.params import Part
 
 HOST = torch.device("cpu")
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on ``device``. The host does not wait for a copy to a GPU: it is made of a pinned copy."""
+    if device.type == "cuda" and tensor.device == HOST:
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor
 from etude.base.base import Base
 from etude.base.conditioning import Conditioning
 from etude.base.text import encode_prompts
-from etude.base.waiting import present
+from etude.base.waiting import present, sent
 from etude.core.errors import FormatError, InputError, TrainingError
 from etude.core.files import read_json, replace_folder, write_json
 from etude.core.mixins import TrainsText
@@ -142,7 +142,7 @@ def use_cached(batch: Batch, empty: Conditioning, share: float) -> Conditioning:
     assert batch.conditioning is not None
     hidden, pooled = batch.conditioning.hidden, batch.conditioning.pooled
     if share:
-        mask = choose_dropped(batch, share).to(hidden.device)[:, None, None]
+        mask = sent(choose_dropped(batch, share), hidden.device)[:, None, None]
         hidden = torch.where(mask, empty.hidden.to(hidden), hidden)
         if pooled is not None and empty.pooled is not None:
             pooled = torch.where(mask[:, 0], empty.pooled.to(pooled), pooled)

@@ -144,7 +144,8 @@ def _loss(
     answer = predict(base, samples.noisy, samples.timesteps, conditioning)
     if params.guidance != 1:
         with torch.no_grad():
-            unconditional = predict(base, samples.noisy, samples.timesteps, unclip.add_no_picture(nothing[[0] * count]))
+            rows = torch.zeros(count, dtype=torch.int64, device=base.device)  # a list would be copied to the device
+            unconditional = predict(base, samples.noisy, samples.timesteps, unclip.add_no_picture(nothing[rows]))
         answer = unconditional + params.guidance * (answer - unconditional)
     wanted = target(base, samples.latents, samples.noise, samples.timesteps)
     errors = (answer.to(wanted) - wanted).square().mean(dim=(1, 2, 3))

@@ -142,16 +142,17 @@ def _reader(base: Base, params: Params) -> Callable[[Pair], Conditioning]:
 
     from etude.base.conditioning import Conditioning
     from etude.base.text import encode_prompts
+    from etude.base.waiting import sent
 
     prompts = [insert_name(template, params.name) for template in params.templates]
     encoded = encode_prompts(base, prompts, params.clip_skip)
 
     def read(pair: Pair) -> Conditioning:
-        chosen = torch.randint(len(prompts), (len(pair.own.names),)).tolist()
+        chosen = torch.randint(len(prompts), (len(pair.own.names),))
         if params.text_encoder_rate:
-            texts = [prompts[i] for i in chosen] + list(pair.prior.texts if pair.prior else ())
+            texts = [prompts[i] for i in chosen.tolist()] + list(pair.prior.texts if pair.prior else ())
             return encode_prompts(base, texts, params.clip_skip)
         class_texts = pair.prior.conditioning if pair.prior else None
-        return Conditioning.cat([encoded[chosen], *([class_texts] if class_texts else [])])
+        return Conditioning.cat([encoded[sent(chosen, base.device)], *([class_texts] if class_texts else [])])
 
     return read
