@@ -91,8 +91,8 @@ def checked(path: Path | str, name: str, tensor: Tensor) -> Tensor:
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether all numbers are finite, in float32 too. 3 to 6 GB/s, without a copy."""
-    low, high = (value.double() for value in tensor.detach().aminmax())
-    return bool(low >= -LARGEST and high <= LARGEST)  # with NaN, both comparisons are false
+    low, high = map(float, tensor.detach().aminmax())
+    return low >= -LARGEST and high <= LARGEST  # with NaN, both comparisons are false
 
 
 def refuse_infinite(path: Path | str, what: str, tensor: Tensor) -> Tensor:

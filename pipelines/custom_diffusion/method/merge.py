@@ -43,13 +43,13 @@ def merge(base: Base, artifacts: Sequence[Artifact], captions: Sequence[str]) ->
     if not captions:
         raise InputError("captions", "are empty", "give a few hundred captions with many different words")
     with added_tokens(base, words), torch.no_grad():
-        caption_states = states(base, list(captions)).double()
-        text_states = [states(base, _prompts(one)).double() for one in artifacts]
+        caption_states = states(base, list(captions)).cpu().double()  # on the host: a Mac's GPU has no float64
+        text_states = [states(base, _prompts(one)).cpu().double() for one in artifacts]
     targets, owners = _distinct(text_states)
     tensors = {}
     for name in sorted(artifacts[0].tensors):
         if name.startswith("unet."):
-            weight = base.unet.get_parameter(name.removeprefix("unet.")).detach().double()
+            weight = base.unet.get_parameter(name.removeprefix("unet.")).detach().cpu().double()
             own = [one.tensors[name].to(weight) for one in artifacts]
             values = torch.stack([own[i] @ row for i, row in zip(owners, targets, strict=True)])
             tensors[name] = solve(weight, caption_states, targets, values).to(artifacts[0].tensors[name].dtype).cpu()

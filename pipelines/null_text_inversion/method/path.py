@@ -34,7 +34,7 @@ class Path:
 def plan(base: Base, steps: int) -> Path:
     """The steps of ``sampler: ddim`` with this base."""
     scheduler = make_scheduler(base, "ddim", steps)
-    ᾱ = base.alphas_cumprod.double().cpu()
+    ᾱ = base.alphas_cumprod.cpu().double()  # a Mac's GPU has no float64
     last = float(ᾱ[0]) if not scheduler.config.set_alpha_to_one else 1.0
     times = [int(t) for t in scheduler.timesteps]
     stride = scheduler.config.num_train_timesteps // steps
