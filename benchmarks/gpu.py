@@ -177,6 +177,8 @@ def toys() -> list[Cell]:
 
 def measure(cell: Cell, way: str, machine: Machine) -> dict[str, Any]:
     """Seconds of a step and peak bytes of the device; or the fault."""
+    if machine.device == "cuda":
+        torch.compiler.reset()  # gives up the recordings of an earlier cell, and their memory
     gc.collect()
     if machine.device == "cuda":
         torch.cuda.empty_cache()

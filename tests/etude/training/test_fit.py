@@ -431,6 +431,7 @@ def test_gpus_that_cannot_speak_to_each_other_directly_train_as_others_do(
 ) -> None:
     for name in ("NCCL_P2P_DISABLE", "NCCL_IB_DISABLE"):
         monkeypatch.setenv(name, "0")
+    monkeypatch.setattr(AcceleratorState, "_shared_state", {})
     monkeypatch.setattr("etude.training.fit.check_cuda_p2p_ib_support", lambda: False)
     _accelerator(Report(tmp_path, 0, "cuda", "fp32"))
     assert (os.environ["NCCL_P2P_DISABLE"], os.environ["NCCL_IB_DISABLE"]) == ("1", "1")
