@@ -40,7 +40,8 @@ def repro(
 ) -> State[None]:
     """Bring stages and what they depend on up to date, independent ones at once.
 
-    `targets` are those of `plan.load`. At most `jobs` stages run at once; a GPU stage gets one of `gpus` for itself.
+    `targets` are those of `plan.load`. At most `jobs` stages run at once; a GPU stage gets one of `gpus` for itself, a
+    build one for each of its processes.
     With `pools` the workers of Prefect's work pools run the stages, and their results are brought here.
     If a stage fails, all that does not depend on it still runs; then the flow ends Failed, with what failed and why.
     """
