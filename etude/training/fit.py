@@ -179,7 +179,8 @@ def _accelerator(report: Report) -> Accelerator:
     forget_scheduler()
     if report.device == "cuda" and not check_cuda_p2p_ib_support():
         # several GPUs of the kind RTX 40 with a driver before 550: accelerate raises an error without these two
-        os.environ |= {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"}
+        for name in ("NCCL_P2P_DISABLE", "NCCL_IB_DISABLE"):
+            os.environ.setdefault(name, "1")
     threads = torch.get_num_threads()
     accelerator = Accelerator(cpu=report.device == "cpu", mixed_precision=precision)
     torch.set_num_threads(threads)  # with several processes on a CPU, accelerate changes their number

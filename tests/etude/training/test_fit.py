@@ -429,9 +429,10 @@ def test_a_preview_for_which_memory_does_not_suffice_is_left_out_by_the_run_that
 def test_gpus_that_cannot_speak_to_each_other_directly_train_as_others_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("NCCL_P2P_DISABLE", "NCCL_IB_DISABLE"):
-        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("NCCL_IB_DISABLE", "0")  # one that the user has set stays
+    monkeypatch.setenv("NCCL_P2P_DISABLE", "")
+    monkeypatch.delenv("NCCL_P2P_DISABLE")
     monkeypatch.setattr(AcceleratorState, "_shared_state", {})
     monkeypatch.setattr("etude.training.fit.check_cuda_p2p_ib_support", lambda: False)
     _accelerator(Report(tmp_path, 0, "cuda", "fp32"))
-    assert (os.environ["NCCL_P2P_DISABLE"], os.environ["NCCL_IB_DISABLE"]) == ("1", "1")
+    assert (os.environ["NCCL_P2P_DISABLE"], os.environ["NCCL_IB_DISABLE"]) == ("1", "0")
