@@ -54,7 +54,7 @@ class OnGpu(Tensor):
 
 _WAITS: list[str] = []
 _Generator = torch.Generator
-_PINNED: set[int] = set()
+_PINNED: dict[int, Tensor] = {}  # by address; kept, so that no other tensor gets the address of one
 _GENERATORS: dict[int, torch.Generator] = {}  # those of the GPU, by id
 
 
@@ -157,25 +157,27 @@ def _pin(tensor: Tensor) -> Tensor:
     if isinstance(tensor, OnGpu):
         raise RuntimeError("a tensor of the GPU cannot be pinned")
     copy = tensor.clone()
-    _PINNED.add(copy.untyped_storage().data_ptr())
+    _PINNED[copy.untyped_storage().data_ptr()] = copy
     return copy
 
 
 @contextmanager
 def a_gpu() -> Iterator[list[str]]:
     """Inside, there is such a GPU, whose name is cuda. Yields the list of what the host waits for."""
-    autocast, enabled = torch.autocast, torch.is_autocast_enabled
+    autocast, enabled, half = torch.autocast, torch.is_autocast_enabled, torch.get_autocast_dtype
     with ExitStack() as undo:
         AcceleratorState._reset_state(reset_partial_state=True)  # otherwise accelerate would refuse a second precision
         undo.callback(AcceleratorState._reset_state, reset_partial_state=True)
         for name, value in {
             "autocast": lambda _, *rest, **named: autocast("cpu", *rest, **named),
             "is_autocast_enabled": lambda _=None: enabled("cpu"),
+            "get_autocast_dtype": lambda _: half("cpu"),
             "Generator": _Made,
         }.items():
             undo.enter_context(patch.object(torch, name, value))
         undo.enter_context(patch.object(torch.nn.Module, "_apply", _apply))
         undo.enter_context(patch.object(Tensor, "pin_memory", _pin))
         undo.enter_context(_Gpu())
+        undo.callback(_PINNED.clear)
         _WAITS.clear()
         yield _WAITS
