@@ -182,8 +182,9 @@ def denoising_loss(
     ``floor`` where all is noise, and γ at most. Where all is noise only the caption determines what to draw; with a
     floor, backgrounds are drawn as named much sooner than with Min-SNR's own weights (floor 0).
 
-    With ``power`` above 1, noisy timesteps are drawn more often, and weighted less in the same measure: the same mean,
-    but less of it depends on chance where only the caption determines what to draw.
+    With ``power`` above 1, noisy timesteps are drawn more often, and weighted less in the same measure: the same mean
+    (except for the rarest, see `RAREST`), but less of it depends on chance where only the caption determines what to
+    draw.
     """
     noise, noisy, t = add_noise(batch.latents, power)
     made = model(noisy, t, batch.hidden).sample.float()  # type: ignore[attr-defined]
@@ -196,7 +197,8 @@ def add_noise(latents: Tensor, power: float = 1.0) -> tuple[Tensor, Tensor, Tens
     """
     noise, ranges = torch.randn_like(latents), torch.arange(len(latents), device=latents.device)
     share = (ranges + torch.rand(len(latents), device=latents.device)) / len(latents)
-    t = (share ** (1 / power) * SCHEDULER.config.num_train_timesteps).long()
+    count = SCHEDULER.config.num_train_timesteps
+    t = (share ** (1 / power) * count).long().clamp(max=count - 1)  # in float32, (31 + 0.9999999) / 32 is 1
     return noise, SCHEDULER.add_noise(latents, noise, t), t
 
 
