@@ -91,6 +91,7 @@ def draw(base: Base, preview: Preview, name: str, precision: str, texts: Texts |
     sampling, rows = preview.model_dump(exclude={"prompts", "seeds", "every", "negative"}), []
     with evaluating(base), computing(base.device.type, precision):
         positives, negative = texts or encode(base, preview, name, precision)
+        release_recordings()  # otherwise the first step would be recorded as one that follows the step of training
         for positive in positives:
             pictures = generate(
                 base,

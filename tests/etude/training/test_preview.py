@@ -57,13 +57,13 @@ def test_the_pictures_of_all_seeds_stand_in_a_row_for_each_prompt_with_the_word_
     assert torch.is_grad_enabled()
 
 
-def test_after_each_step_of_a_picture_recorded_graphs_may_be_used_again(
+def test_before_and_after_each_step_of_a_picture_recorded_graphs_may_be_used_again(
     sd1: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released: list[None] = []
     monkeypatch.setattr(fit, "release_recordings", lambda: released.append(None))
     draw(sd1, Preview(prompts=["cat", "fox"], seeds=[3], every=0, **SAMPLING), "cat", "fp32")
-    assert len(released) == 2 * SAMPLING["steps"]
+    assert len(released) == 1 + 2 * SAMPLING["steps"]
 
 
 def test_texts_that_were_encoded_at_the_start_draw_the_same_picture_without_a_text_encoder(
