@@ -128,10 +128,11 @@ def read_pieces(folder: Path) -> dict[str, Tensor]:
     count = str(len(files))
     for file in files:
         tensors, metadata = read_tensors(file)
-        if metadata.get("pieces", "1") != count:
+        of = metadata.get("pieces", "1")  # the published file is one whole
+        if of != count:
             raise InputError(
                 file.parent,
-                f"holds {count} pieces, and the weights have {metadata['pieces']}",
+                f"holds {count} pieces, but {file.name} is one of {of}",
                 "copy all pieces of one run there",
             )
         weights |= tensors

@@ -12,6 +12,7 @@ from torch.nn.functional import mse_loss
 from etude.core.errors import InputError, TrainingError
 from etude.core.files import write_json
 from etude.core.params import pick, read_yaml
+from etude.core.tensors import write_tensors
 from etude.training.fit import fit
 from etude.training.report import CONSOLE
 from miniature import long_run, long_run_inputs, long_run_out, unet
@@ -98,7 +99,11 @@ def test_weights_come_back_from_their_pieces_and_a_missing_piece_is_named(tmp_pa
     assert found.keys() == weights.keys()
     assert all(torch.equal(found[name], weights[name].half()) for name in weights)
     files[1].unlink()
-    with pytest.raises(InputError, match="holds 3 pieces, and the weights have 4"):
+    with pytest.raises(InputError, match=r"holds 3 pieces, but \d.safetensors is one of 4"):
+        read_pieces(tmp_path)
+    for file in (tmp_path / "pieces").iterdir():  # of no run: without the number of pieces
+        write_tensors(file, {"weight": torch.ones(1)}, {})
+    with pytest.raises(InputError, match=r"holds 3 pieces, but \d.safetensors is one of 1"):
         read_pieces(tmp_path)
 
 
