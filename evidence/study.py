@@ -113,4 +113,4 @@ def _run(root: Path, module: str, *words: str) -> None:
         if is_told and has_action:
             raise InputError(place, fault, action)
         fault = f"ended with {done.returncode}: {text.strip()[-2000:] or 'it says nothing'}"
-        raise InputError(f"python -m {module}", fault, "correct this, and run this again")
+        raise InputError(f"etude {module.removeprefix('commands.')}", fault, "correct this, and run this again")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from etude.base.base import DTYPES
+from etude.core.artifact import PRECISIONS
 
 
 def computing(device: str, precision: str) -> AbstractContextManager[Any]:
@@ -17,7 +17,7 @@ def computing(device: str, precision: str) -> AbstractContextManager[Any]:
     """
     if precision == "fp32":
         return nullcontext()
-    return torch.autocast(device, DTYPES[precision], cache_enabled=False)
+    return torch.autocast(device, getattr(torch, PRECISIONS[precision]), cache_enabled=False)
 
 
 def outside_fp16(device: str) -> AbstractContextManager[Any]:

@@ -59,8 +59,6 @@ class Trackers:
         from accelerate.state import PartialState
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-        from etude.base.damage import reason
-
         self.folder.mkdir(parents=True, exist_ok=True)
         # without an address, MLflow would create a database in the working folder
         os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{self.folder.parent.as_posix()}/mlflow.db")
@@ -70,7 +68,8 @@ class Trackers:
             try:
                 tracker.start()
             except Exception as error:
-                fault = f"{kind} does not start ({type(error).__name__}: {reason(error)})"
+                said = (str(error).strip().splitlines() or ["without a message"])[0][:120]
+                fault = f"{kind} does not start ({type(error).__name__}: {said})"
                 action = f"configure {kind} on this machine, or remove it from `trackers`"
                 raise TrainingError("params.yaml: trackers", fault, action) from error
             self._open.append(tracker)

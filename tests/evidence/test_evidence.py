@@ -114,7 +114,7 @@ def test_a_value_that_a_method_does_not_take_is_named_before_anything_runs(
         ("error: params: one: {0}/one/params.yaml: `a` is 0. Next: raise it.\n       two: b. Next: correct them.",
          "params: one: experiment one/params.yaml: `a` is 0. Next: raise it.\n       two: b. "
          "Next: correct them; the overrides of experiments are in evidence/claims.yaml."),
-        ("Traceback\nKeyError: 7", "python -m commands.check: ended with 1: Traceback\nKeyError: 7. Next: correct"),
+        ("Traceback\nKeyError: 7", "etude check: ended with 1: Traceback\nKeyError: 7. Next: correct"),
     ],
 )  # fmt: skip
 def test_a_fault_of_a_command_is_told_where_it_is_and_not_as_one_of_the_claims(

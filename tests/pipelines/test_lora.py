@@ -332,7 +332,7 @@ def test_a_lora_of_another_base_is_refused_and_leaves_the_base_alone(tiny_base: 
     artifact = random_lora(base, targets=["attention"])
     last = [name for name in artifact.tensors if name.startswith("text_encoder.") and "lora_A" in name][-1]
     wider = Artifact("lora", artifact.tensors | {last: torch.zeros(4, 768)}, artifact.facts)
-    shapes = r"`text_encoder\.encoder.* the base's weight is \[32, 32\]"
+    shapes = r"`text_encoder\.encoder.* the base's weight has \[32, 32\]"
     with pytest.raises(FormatError, match=shapes), lora.apply(wider, base):
         pass
     strange = Artifact("lora", artifact.tensors | {"unet.mid.lora_A.weight": torch.zeros(4, 8)}, artifact.facts)

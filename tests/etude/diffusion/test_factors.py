@@ -107,7 +107,7 @@ def test_factors_that_do_not_fit_are_named() -> None:
         FormatError, match=r"the factors of `unet\.x` do not fit: hada_w1_a \[8, 2\], hada_w1_b \[3, 12\]"
     ):
         change("unet.x", hada((8, 2), (3, 12), (8, 2), (2, 12)), 1.0, random(*LINEAR))
-    shapes = r"`unet\.x` has a change of shape \[8, 16\], but the base's weight is \[8, 12\]"
+    shapes = r"`unet\.x` has a change of shape \[8, 16\], but the base's weight has \[8, 12\]"
     with pytest.raises(FormatError, match=shapes):
         change("unet.x", {"lora_A.weight": random(2, 16), "lora_B.weight": random(8, 2)}, 1.0, random(*LINEAR))
 

@@ -68,7 +68,7 @@ def test_without_a_choice_no_tracker_is_opened_and_nothing_is_written(service: S
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("api_key not configured\n(no-tty)", "api_key not configured"), ("", "RuntimeError")]
+    ("text", "told"), [("api_key not configured\n(no-tty)", "api_key not configured"), ("", "without a message")]
 )
 def test_a_tracker_that_does_not_start_is_one_line_with_what_to_do(
     text: str, told: str, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

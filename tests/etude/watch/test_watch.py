@@ -109,7 +109,8 @@ def test_what_is_edited_before_a_stage_looks_is_refused_where_dvc_took_other_fil
     project.go("late")
     assert dvc.wait() == FAILED
     said = project.said()
-    assert "error: path: its params or dvc.yaml changed after dvc started; dvc read in/path/data and did not" in said
+    told = "error: path: its params or dvc.yaml changed after dvc started"
+    assert f"{told} (removed deps: in/path/data; added deps: in/path/code.txt)" in said
     assert "error: steps/helper.py: changed while this stage ran" in said
     assert project.runs() == ["first"]
     assert set(project.recorded()) == project.kept() == {"first"}
