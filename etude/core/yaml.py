@@ -31,18 +31,18 @@ UNSAYABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # not possible
 class _Composer(Composer):
     """Stops at DEEPEST levels, because Python's stack is limited."""
 
-    depth = 0
+    level = 0  # not `depth`: ruamel.yaml counts in that name itself
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """The node of the next event; raises ComposerError if it is nested too deep."""
-        self.depth += 1
-        if self.depth > DEEPEST:
+        self.level += 1
+        if self.level > DEEPEST:
             mark = self.parser.peek_event().start_mark
             raise ComposerError(None, None, f"blocks in blocks, more than {DEEPEST} deep", mark)
         try:
             return super().compose_node(parent, index)
         finally:
-            self.depth -= 1
+            self.level -= 1
 
 
 class _Constructor(SafeConstructor):

@@ -112,6 +112,30 @@ def test_as_many_values_are_read_as_are_allowed(tmp_path: Path, monkeypatch: pyt
             read_yaml(tmp_path / "a.yaml")
 
 
+def test_a_file_is_read_up_to_each_of_its_bounds_and_not_beyond(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(yaml, "LARGEST_BLOCK", 3)
+    deep = "a: " + 28 * "[" + "1" + 28 * "]"  # 28 lists in a mapping, and the value
+    for text, more in (
+        ("a: 1" + " " * (500_000 - 4), " "),
+        (deep, deep.replace("1", "[1]")),
+        ("a: 18446744073709551615", "a: 18446744073709551616"),
+        ("a: 1\nb: 1\nc: 1", "a: 1\nb: 1\nc: 1\nd: 1"),
+    ):
+        (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+        assert "a" in read_yaml(tmp_path / "a.yaml")
+        (tmp_path / "a.yaml").write_text(text + more if more == " " else more, encoding="utf-8")
+        with pytest.raises(ParamsError, match=r"a\.yaml"):
+            read_yaml(tmp_path / "a.yaml")
+
+
+def test_a_long_value_is_shown_by_its_first_hundred_characters() -> None:
+    assert yaml.shortened("x" * 100) == "x" * 100
+    assert yaml.shortened("x" * 101) == "x" * 99 + "…"
+    assert yaml.shortened("abcd", 3) == "ab…"
+
+
 @pytest.mark.parametrize(("text", "line"), [("\n\x07", 2), ("\x07", 1), ("a: 1\nb: 1\n\x07", 3), ("a: 1\nb: [", 2)])
 def test_the_line_of_a_fault_is_told(tmp_path: Path, text: str, line: int) -> None:
     (tmp_path / "a.yaml").write_text(text, encoding="utf-8", newline="")
