@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
-from etude.core.described_colours import profile_of_codes
+from etude.core.described_colours import profile_of_codes, profile_of_png
 from etude.core.errors import InputError
 from etude.images.decode import PROFILE, fault_of, read_picture
 from etude.rendering.pixels import open_picture
@@ -133,3 +133,130 @@ def test_the_codes_of_a_png_come_before_its_profile_also_if_they_say_srgb(tmp_pa
     (tmp_path / "b.png").write_bytes(data[:33] + chunk(b"cICP", bytes([1, 13, 0, 1])) + data[33:])
     assert read_picture(tmp_path / "b.png", WHITE).image.getpixel((1, 1)) == GREEN
     assert open_picture(tmp_path / "b.png").getpixel((1, 1)) == GREEN
+
+
+D65 = (0.3127, 0.329)
+H273 = {  # code → x and y of green, blue, red and white, in the order of H.273's table 2
+    1: (0.3, 0.6, 0.15, 0.06, 0.64, 0.33, *D65),
+    4: (0.21, 0.71, 0.14, 0.08, 0.67, 0.33, 0.31, 0.316),
+    5: (0.29, 0.6, 0.15, 0.06, 0.64, 0.33, *D65),
+    6: (0.31, 0.595, 0.155, 0.07, 0.63, 0.34, *D65),
+    7: (0.31, 0.595, 0.155, 0.07, 0.63, 0.34, *D65),
+    9: (0.17, 0.797, 0.131, 0.046, 0.708, 0.292, *D65),
+    11: (0.265, 0.69, 0.15, 0.06, 0.68, 0.32, 0.314, 0.351),
+    12: (0.265, 0.69, 0.15, 0.06, 0.68, 0.32, *D65),
+    22: (0.295, 0.605, 0.155, 0.077, 0.63, 0.34, *D65),
+}
+TO_XYZ = np.array(  # Bradford's cones as XYZ (Lindbloom)
+    [[0.9869929, -0.1470543, 0.1599627], [0.4323053, 0.5183603, 0.0492912], [-0.0085287, 0.0400428, 0.9684867]]
+)
+
+
+def tags(profile: bytes) -> dict[bytes, bytes]:
+    """The tags of an ICC profile, by its table."""
+    found = {}
+    for number in range(int.from_bytes(profile[128:132])):
+        kind, start, length = struct.unpack_from(">4sII", profile, 132 + 12 * number)
+        assert start % 4 == 0
+        assert start + length <= len(profile)
+        found[kind] = profile[start : start + length]
+    return found
+
+
+def point(tag: bytes) -> np.ndarray:
+    kind, reserved, *numbers = struct.unpack(">4sI3i", tag)
+    assert (kind, reserved) == (b"XYZ ", 0)
+    return np.array(numbers) / 65536
+
+
+def profile_of(primaries: int, transfer: int) -> bytes:
+    profile = profile_of_codes(primaries, transfer)
+    assert profile is not None
+    return profile
+
+
+@pytest.mark.parametrize("code", H273)
+def test_a_profile_has_the_colours_of_its_code_seen_under_its_white(code: int) -> None:
+    found = tags(profile_of(code, 8))
+    assert found[b"wtpt"] == b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)  # D50 of the ICC
+    columns = {name: point(found[name]) for name in (b"gXYZ", b"bXYZ", b"rXYZ")}
+    white = sum(columns.values())
+    assert np.allclose(white, point(found[b"wtpt"]), atol=1e-4)
+    x, y = H273[code][6:]
+    to_cones = np.linalg.inv(TO_XYZ)
+    scales = (to_cones @ [x / y, 1, (1 - x - y) / y]) / (to_cones @ white)
+    seen = [TO_XYZ @ (scales * (to_cones @ each)) for each in columns.values()]
+    chromaticities = [float(value) for each in seen for value in each[:2] / each.sum()]
+    assert chromaticities == pytest.approx(H273[code][:6], abs=1e-3)
+
+
+def test_a_profile_is_one_of_a_display_of_version_4_with_a_name() -> None:
+    data = profile_of(12, 13)
+    assert data[:4] == struct.pack(">I", len(data))
+    assert data[4:12] == b"\0\0\0\0\x04\x30\0\0"
+    assert data[12:40] == b"mntrRGB XYZ " + bytes(12) + b"acsp"
+    assert data[40:68] == bytes(28)
+    assert data[80:128] == bytes(48)
+    assert data[68:80] == tags(data)[b"wtpt"][8:]
+    opened = ImageCms.ImageCmsProfile(io.BytesIO(data))
+    assert ImageCms.getProfileDescription(opened).strip() == "described"
+    assert tags(data)[b"desc"][12:28] == struct.pack(">I4sII", 12, b"enUS", 18, 28)
+    assert tags(data)[b"rTRC"][:12] == b"para\0\0\0\0\0\3\0\0"
+    assert tags(profile_of(12, 8))[b"bTRC"] == b"para\0\0\0\0\0\0\0\0" + struct.pack(">i", 65536)
+
+
+@pytest.mark.parametrize(
+    ("transfer", "exponent"), [(4, 2.2), (5, 2.8), (8, 1), (1, 0), (2, 0), (6, 0), (13, 0), (14, 0), (15, 0)]
+)
+def test_every_grey_has_the_light_of_its_curve(transfer: int, exponent: float) -> None:
+    """An exponent of 0 means the curve of sRGB, which leaves all greys as they are."""
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(profile_of(12, transfer)))
+    greys = np.arange(256, dtype=np.uint8)
+    image = Image.fromarray(np.repeat(greys[None, :, None], 3, axis=2))
+    converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"))
+    light = (greys / 255) ** exponent
+    curved = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    expected = curved * 255 if exponent else greys
+    assert np.abs(np.asarray(converted)[0] - np.round(expected)[:, None]).max() <= 1
+
+
+CHROMATICITIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)  # sRGB's, as cHRM has them
+
+
+def chroma(place: int, more: int) -> dict[bytes, bytes]:
+    """The cHRM of sRGB, one of its numbers larger."""
+    values = [value + more * (number == place) for number, value in enumerate(CHROMATICITIES)]
+    return {b"cHRM": struct.pack(">8I", *values)}
+
+
+ON_A_LINE = {b"cHRM": struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 33000, 15000, 33000)}
+WIDE = {b"cHRM": struct.pack(">8I", 31270, 32900, 73470, 26530, 0, 100000, 10000, 5000)}
+
+
+@pytest.mark.parametrize(
+    ("chunks", "converted"),
+    [
+        ({}, False),
+        (gamma(0.1), True),
+        (gamma(0.09999), False),
+        (gamma(10), True),
+        (gamma(10.00001), False),
+        (gamma(0.45), False),  # as near to sRGB as makes no difference
+        (gamma(0.4594), False),
+        (gamma(0.449), True),
+        (gamma(0.46), True),
+        (gamma(1) | {b"iCCP": b"x"}, False),
+        (gamma(1) | {b"cICP": b"\1\15\0"}, True),
+        ({b"gAMA": USUAL[:3]}, False),
+        ({b"cHRM": bytes(31)}, False),
+        *((chroma(place, 450), False) for place in range(8)),
+        *((chroma(place, 600), True) for place in range(8)),
+        (ON_A_LINE, False),
+        (WIDE, True),
+    ],
+    ids=str,
+)
+def test_a_png_is_converted_if_its_numbers_have_a_meaning_that_is_not_that_of_srgb(
+    chunks: dict[bytes, bytes], converted: bool
+) -> None:
+    assert (profile_of_png(chunks) is not None) == converted

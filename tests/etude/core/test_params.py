@@ -2,13 +2,33 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import Field, create_model
 
 from etude.core.errors import ParamsError
-from etude.core.params import MethodParams, Schema, load, pick, read_yaml
+from etude.core.params import (
+    Count,
+    Learned,
+    Location,
+    MethodParams,
+    Rate,
+    Scale,
+    Schema,
+    Seed,
+    SetName,
+    Steps,
+    Words,
+    classed,
+    image_folder,
+    load,
+    nearest,
+    pick,
+    read_yaml,
+    refuse_twice,
+    validate,
+)
 
 
 class Inner(Schema):
@@ -140,3 +160,94 @@ def test_a_file_that_is_read_twice_gives_two_values_and_an_edited_one_another(tm
     file.write_text("a: {b: [1, 9]}\n", encoding="utf-8")
     os.utime(file, ns=times)
     assert read_yaml(file) == {"a": {"b": [1, 9]}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "allowed", "refused"),
+    [
+        (Seed, (0, 9223372036854775807), (-1, 9223372036854775808)),
+        (Steps, (1, 10_000_000), (0, 10_000_001)),
+        (Count, (1, 10_000), (0, 10_001)),
+        (Rate, (1e-30, 100.0), (0.0, 100.001)),
+        (Scale, (0.0, 100.0), (-0.001, 100.001)),
+        (Words, ("a", " a\n"), ("", " \n")),
+        (SetName, ("a", "o" + 63 * "1"), ("", "1o", "O", "o-o", "o" + 64 * "1")),
+        (
+            Location,
+            ("a", "/data/a b", "../a", "a/../b"),
+            ("", " a", "a ", "~/a", "-a", ".", "..", "../..", "/", "a/.."),
+        ),
+    ],
+    ids=str,
+)
+def test_a_value_is_allowed_up_to_its_bounds_and_refused_beyond(
+    kind: Any, allowed: tuple[Any, ...], refused: tuple[Any, ...]
+) -> None:
+    model = create_model("One", __base__=Schema, value=(kind, ...))
+    for value in allowed:
+        assert validate({"value": value}, model, "p.yaml").model_dump() == {"value": value}
+    for value in refused:
+        with pytest.raises(ParamsError, match="value"):
+            validate({"value": value}, model, "p.yaml")
+
+
+@pytest.mark.parametrize(("name", "fits"), [("a", True), ("my owl", True), ("a" * 64, True), ("a" * 65, False)])
+def test_what_is_learned_has_a_name_of_one_to_64_characters(name: str, fits: bool) -> None:
+    data = {"set": "owl", "name": name, "trigger": True}
+    if fits:
+        assert validate(data, Learned, "p.yaml").word == name
+    else:
+        with pytest.raises(ParamsError, match="`name` string should have at most 64 characters"):
+            validate(data, Learned, "p.yaml")
+
+
+def test_a_schema_converts_nothing_changes_nothing_and_has_no_infinity() -> None:
+    made = validate({"rank": 8, "alpha": 1}, Inner, "p.yaml")
+    for other in ({"rank": 8.0, "alpha": 1}, {"rank": True, "alpha": 1}, {"rank": 8, "alpha": float("inf")}):
+        with pytest.raises(ParamsError):
+            validate(other, Inner, "p.yaml")
+    with pytest.raises(ValueError, match="frozen"):
+        made.rank = 9
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "kind", "after"),
+    [
+        ("a photo of an owl", "owl", "dog", "a photo of a dog"),
+        ("a photo of a dog", "dog", "Owl", "a photo of an Owl"),
+        ("an owl, a owl's nest", "owl", "eagle", "an eagle, an eagle's nest"),
+        ("owls, a barnowl and owl", "owl", "dog", "owls, a barnowl and dog"),
+        ("a cat", "owl", "eagle", "a cat"),
+        ("a cat", "", "eagle", "a cat"),
+    ],
+)
+def test_another_class_takes_the_place_of_the_word_with_its_article(
+    text: str, before: str, kind: str, after: str
+) -> None:
+    assert classed(text, before, kind) == after
+
+
+def test_a_similar_name_is_suggested_and_otherwise_all_are_listed() -> None:
+    assert nearest("rnk", ["rank", "alpha"]) == ", did you mean `rank`?"
+    assert nearest("zzz", ["rank", "alpha"]) == " (known: alpha, rank)"
+    assert nearest("abcd", ["abxy"]) == ", did you mean `abxy`?"  # half of it is the same
+    assert nearest("abcde", ["abxyz"]) == " (known: abxyz)"
+    assert nearest("zzz", []) == ""
+
+
+def test_a_value_that_is_in_a_list_twice_is_named_with_its_list() -> None:
+    refuse_twice(prompts=["a", "b"], seeds=[1, 2])
+    with pytest.raises(ValueError, match=r"`seeds` holds 2 twice"):
+        refuse_twice(prompts=["a", "b"], seeds=[1, 2, 2])
+
+
+def test_the_folder_of_a_set_is_that_of_params_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "params.yaml", "sets: {owls: data/owls, other: 3}\n")
+    assert image_folder("owls") == Path("data/owls")
+    for name, said in (("owl", "did you mean `owls`"), ("other", "has no folder `other`")):
+        with pytest.raises(ParamsError, match=said):
+            image_folder(name)
+    write(tmp_path / "params.yaml", "sets: 3\n")
+    with pytest.raises(ParamsError, match="has no folder `owls`"):
+        image_folder("owls")
