@@ -119,10 +119,11 @@ def split_suffix(name: str) -> tuple[str, str]:
 
 def beside(path: Path, name: object) -> Path:
     """The file ``name`` in the folder of the file ``path``, which refers to it; raises FormatError for other places."""
-    if Path(str(name)).name != name or len(str(name).encode(errors="replace")) > LONGEST:
-        fault = f"refers to {str(name)[:60]!r}, which is not a file in the same folder"
+    text = str(name)
+    if text in ("", "..") or Path(text).name != name or len(text.encode(errors="replace")) > LONGEST:
+        fault = f"refers to {text[:60]!r}, which is not a file in the same folder"
         raise FormatError(path, fault, "fetch it again, from a source you trust")
-    return path.with_name(str(name))
+    return path.with_name(text)
 
 
 def refuse_existing(path: Path, replace: bool = False) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -15,17 +16,22 @@ import pytest
 import torch
 
 from etude.core import tensors as tensor_files
-from etude.core.errors import FormatError, InputError, ParamsError
+from etude.core.errors import ConflictError, FormatError, InputError, ParamsError
 from etude.core.files import (
+    Draft,
     add_to_folder,
     atomic_path,
+    beside,
     copy_file,
     file_name,
     file_name_fault,
     read_json,
+    refuse_existing,
     replace_folder,
+    sha256_file,
     sha256_tree,
     split_suffix,
+    tree_names,
     write_json,
 )
 from etude.core.params import Learned, validate
@@ -227,6 +233,89 @@ def test_json_has_one_byte_form_and_refuses_what_json_lacks(tmp_path: Path) -> N
     assert read_json(tmp_path / "a.json")["b"] == 1
 
 
+def test_json_has_its_own_letters_two_spaces_or_one_line_and_the_line_ends_of_unix(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": [1], "a": "Zörk"})
+    assert (tmp_path / "a.json").read_bytes() == '{\n  "a": "Zörk",\n  "b": [\n    1\n  ]\n}\n'.encode()
+    write_json(tmp_path / "a.json", {"b": [1], "a": "Zörk"}, indent=None)
+    assert (tmp_path / "a.json").read_bytes() == '{"a": "Zörk", "b": [1]}\n'.encode()
+
+
+def test_what_may_be_lost_by_a_power_failure_is_not_brought_to_the_disk(
+    tmp_path: Path, events: list[tuple[str, int]]
+) -> None:
+    with atomic_path(tmp_path / "deep" / "er" / "a.txt", durable=False) as temporary:
+        temporary.write_text("whole")
+        assert (temporary.parent, temporary.suffix) == (tmp_path / "deep" / "er", ".txt")
+    assert (tmp_path / "deep" / "er" / "a.txt").read_text() == "whole"
+    assert [kind for kind, _ in events] == ["move"]
+
+
+@pytest.mark.parametrize("existed", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_folder_to_which_nothing_is_added_is_there_only_if_it_was_there_before(
+    tmp_path: Path, existed: bool, fails: bool
+) -> None:
+    folder = tmp_path / "a" / "b"
+    if existed:
+        folder.mkdir(parents=True)
+    try:
+        with add_to_folder(folder) as draft:
+            if fails:
+                draft.path("x").touch()
+                raise KeyError
+    except KeyError:
+        assert fails
+    assert folder.exists() == existed
+    assert list(tmp_path.rglob("*"))[1:] == [folder] * existed
+
+
+def test_what_exists_is_replaced_only_if_that_was_asked_for(tmp_path: Path) -> None:
+    old_files(tmp_path / "out")
+    with pytest.raises(ConflictError, match="exists already"), add_to_folder(tmp_path / "out") as draft:
+        draft.path("b").write_text("new")
+        draft.path("c").write_text("new")
+    assert contents(tmp_path / "out") == {"a": "old", "b": "old"}
+    refuse_existing(tmp_path / "none")
+    refuse_existing(tmp_path / "out", replace=True)
+    (tmp_path / "broken").symlink_to("nothing")
+    for name in ("out", "broken"):
+        with pytest.raises(ConflictError, match="add --replace"):
+            refuse_existing(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a" * 200, "\u0431" * 100, "a b", "a.b", ".a", "console", "com10"])
+def test_a_draft_gives_a_path_for_a_name_that_every_system_has(tmp_path: Path, name: str) -> None:
+    assert Draft(tmp_path).path("sub", name) == tmp_path / "sub" / name
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("a" * 201, "more than 200 bytes"),
+        ("\u0431" * 100 + "a", "more than 200 bytes"),
+        ("", "not a valid"),
+        ("..", "not a valid"),
+        ("a.", "not a valid"),
+        ("a ", "not a valid"),
+        ("a:b", "has ':' in it"),
+        ("NUL", "device"),
+        ("con.txt", "device"),
+        ("com9", "device"),
+    ],
+)
+def test_a_draft_refuses_a_name_that_some_system_lacks(tmp_path: Path, name: str, fault: str) -> None:
+    with pytest.raises(InputError, match=fault):
+        Draft(tmp_path).path(name)
+
+
+def test_a_file_refers_to_others_beside_it_alone() -> None:
+    for name in ("a", "a" * 200):
+        assert beside(Path("x/index.json"), name) == Path("x") / name
+    for other in ("a" * 201, "../a", "b/a", "/a", "..", "", 3, None):
+        with pytest.raises(FormatError, match="is not a file in the same folder"):
+            beside(Path("x/index.json"), other)
+
+
 def test_a_missing_input_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="dvc repro"):
         read_json(tmp_path / "none.json")
@@ -269,6 +358,45 @@ def test_a_tree_is_hashed_by_names_and_bytes_but_not_by_hidden_files(tmp_path: P
     assert sha256_tree(tmp_path) == before
     (tmp_path / "a").rename(tmp_path / "b")
     assert sha256_tree(tmp_path) != before
+
+
+def test_a_digest_is_that_of_all_bytes_and_a_file_has_the_same_as_a_tree(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 9000  # more than is read at a time
+    (tmp_path / "a.bin").write_bytes(data)
+    assert sha256_file(tmp_path / "a.bin") == hashlib.sha256(data).hexdigest()
+    assert (
+        sha256_tree(tmp_path / "a.bin") == sha256_tree(tmp_path / "a.bin", (".py",)) == sha256_file(tmp_path / "a.bin")
+    )
+
+
+def test_a_tree_has_its_files_in_the_order_of_folders_and_counts_those_of_a_suffix(tmp_path: Path) -> None:
+    for name in ("a.py", "a-b", "a/c.py", "a/.h/d", "a/__pycache__/e", "b"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert tree_names(tmp_path) == ["a/c.py", "a-b", "a.py", "b"]
+    assert tree_names(tmp_path / "b") == [""]
+    before = sha256_tree(tmp_path, (".py",))
+    (tmp_path / "b").write_text("other")
+    assert sha256_tree(tmp_path, (".py",)) == before
+    listed = "".join(f"{name}\0{hashlib.sha256(name.encode()).hexdigest()}\n" for name in ("a/c.py", "a.py"))
+    assert before == hashlib.sha256(listed.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("a" * 101, "a" * 100),
+        ("a" * 99 + ".b", "a" * 99),
+        ("x" + "\u00e9" * 50, "x" + "\u00e9" * 49),
+        ("con", "_con"),
+        ("LPT\u00b9.txt", "_LPT\u00b9.txt"),
+        ("console", "console"),
+        ("--rf", "rf"),
+        ("***", "etude"),
+    ],
+)
+def test_a_text_that_is_no_name_becomes_one(text: str, name: str) -> None:
+    assert file_name(text) == name
 
 
 @pytest.mark.parametrize(

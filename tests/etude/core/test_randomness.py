@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from etude.core.randomness import generator, make_deterministic, mix, seed_generators
+from etude.core.randomness import allow_any_kernels, generator, make_deterministic, mix, seed_generators
 
 
 @pytest.fixture
@@ -33,6 +34,29 @@ def test_a_stage_computes_with_its_threads_and_deterministic_kernels() -> None:
     assert not torch.utils.deterministic.fill_uninitialized_memory  # which costs time, and changes no result
     assert not torch.backends.cudnn.benchmark
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_strict_stage_refuses_kernels_without_a_deterministic_form_and_another_may_take_any() -> None:
+    make_deterministic(2, strict=True)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    allow_any_kernels(3)
+    assert torch.get_num_threads() == 3
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cudnn.benchmark
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize("collects", [True, False])
+def test_the_garbage_collector_is_on_afterwards_if_it_was_on(collects: bool) -> None:
+    was_on = gc.isenabled()
+    try:
+        gc.enable() if collects else gc.disable()
+        make_deterministic(2)
+        assert gc.isenabled() == collects
+    finally:
+        gc.enable() if was_on else gc.disable()
 
 
 def test_a_seed_depends_on_every_part_and_on_where_it_ends() -> None:
