@@ -55,6 +55,16 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("scheduler", "num_train_timesteps", 10**10, "a whole number from 1 to 100000"),
     ("scheduler", "steps_offset", 1.5, "a whole number from 0 to 1"),
     ("scheduler", "steps_offset", 2, "a whole number from 0 to 1"),
+    ("scheduler", "trained_betas", [0.1] * 100_001, "a list of 1 to 100000 entries"),
+    ("unet", "attention_head_dim", [8] * 17, "a list of 1 to 16 entries"),
+    ("unet", "freq_shift", -1, "a whole number from 0 to 8192"),
+    ("text_encoder", "vocab_size", 10**6 + 1, "a whole number from 1 to 1000000"),
+    ("text_encoder", "eos_token_id", 10**6 + 1, "a whole number from -1 to 1000000"),
+    ("text_encoder", "num_hidden_layers", 0, "a whole number from 1 to 64"),
+    ("unet", "cross_attention_dim", 8193, "a whole number from 1 to 8192"),
+    ("unet", "num_attention_heads", 8193, "at most 8192"),
+    ("unet", "num_attention_heads", float("inf"), "at most 8192"),
+    ("unet", "norm_eps", -1e-5, "a number from 0 on"),
     ("unet", "downsample_padding", 0, "`1`"),
     ("unet", "downsample_padding", 2, "`1`"),
     ("unet", "conv_in_kernel", 4, "`3`"),
@@ -104,6 +114,36 @@ def test_a_field_beyond_its_bounds_is_named(part: str, name: str, value: Any, mu
     assert len(str(caught.value)) < 250
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "values"),
+    [
+        ("unet", "layers_per_block", [1, 16, [1, 16, 1, 1]]),
+        ("unet", "transformer_layers_per_block", [0, 64, [[0, 64]]]),
+        ("unet", "reverse_transformer_layers_per_block", [[0, 64], None]),
+        ("unet", "attention_head_dim", [8, [8] * 16]),
+        ("unet", "cross_attention_dim", [1, 8192]),
+        ("unet", "num_attention_heads", [8192, None]),
+        ("unet", "freq_shift", [0, 1]),
+        ("unet", "norm_eps", [1e-12, 1]),
+        ("unet", "mid_block_scale_factor", [1, 1e-9, 100.0]),
+        ("unet", "mid_block_type", ["UNetMidBlock2D", None]),
+        ("unet", "resnet_time_scale_shift", ["default", "scale_shift"]),
+        ("unet", "only_cross_attention", [True, [True, False, True, False]]),
+        ("text_encoder", "num_hidden_layers", [1, 64]),
+        ("text_encoder", "vocab_size", [1, 10**6]),
+        ("text_encoder", "eos_token_id", [-1, 10**6]),
+        ("text_encoder", "chunk_size_feed_forward", [0]),
+        ("scheduler", "num_train_timesteps", [1, 10**5]),
+        ("scheduler", "steps_offset", [0, 1]),
+        ("scheduler", "beta_start", [0, 0.5]),
+        ("scheduler", "trained_betas", [None, [0.1] * 10**5]),
+    ],
+)
+def test_a_field_at_its_bounds_is_used(part: str, name: str, values: list[Any]) -> None:
+    for value in values:
+        check_config(Path("config"), {name: value}, KINDS[part])
+
+
 @pytest.mark.parametrize("part", USED)
 def test_every_field_of_a_model_is_used_or_refused_or_harmless(part: str) -> None:
     listed = [*" ".join((USED[part], REFUSED[part], HARMLESS[part])).split(), *ONLY[KINDS[part].__name__]]
@@ -128,6 +168,7 @@ def test_layers_are_bounded_together() -> None:
     config = {"block_out_channels": [32] * 4, "layers_per_block": 4, "transformer_layers_per_block": [1, 1, 9, 1]}
     with pytest.raises(BaseError, match="asks for more than 128 layers"):
         check_config(Path("config"), config, UNet2DConditionModel)
+    check_config(Path("config"), config | {"transformer_layers_per_block": [1, 1, 8, 0]}, UNet2DConditionModel)
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*/*/*config.json")), ids=lambda file: "/".join(file.parts[-3:]))
