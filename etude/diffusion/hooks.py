@@ -147,7 +147,7 @@ def _splice(base: Base, number: int, table: nn.Module, undo: ExitStack) -> None:
         rows = torch.cat([nothing, *(vectors[number].to(output) for vectors in base.words.values())])
         # adds rows of zeros: `where`, with its gradient, would take twice as long
         others = (ids >= 0).unsqueeze(-1).to(output)
-        return torch.addcmul(embedding((-ids).clamp(min=0), rows), output, others)
+        return embedding((-ids).clamp(min=0), rows).addcmul_(output, others)
 
     undo.callback(table.register_forward_pre_hook(before).remove)
     undo.callback(table.register_forward_hook(after).remove)
