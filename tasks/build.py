@@ -11,6 +11,7 @@ import platform
 import shutil
 import time
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -234,6 +235,7 @@ def _open(
 ) -> tuple[Base, Report]:
     """The base, opened as its method needs it, and a report with previews."""
     from etude.base.loading import choose_device
+    from etude.base.waiting import discard
     from etude.training.compute import accelerate, choose_kernels
     from etude.training.curve import Curve
     from etude.training.opening import open_base
@@ -254,6 +256,7 @@ def _open(
         report.preview_every = preview.every
         with during("drawing the preview of the untouched base"):
             report.draw_again(0)
+    report.prepared = partial(discard, base, "text")  # when steps begin, all texts are encoded, those of previews too
     return base, report
 
 

@@ -51,6 +51,14 @@ def absent(base: Base, part: Part) -> Iterator[None]:
             bring(module, base.device)
 
 
+def discard(base: Base, part: Part) -> None:
+    """Free the memory of a part if it waits, because nothing uses it any more: its weights lose their values."""
+    if part in base.waiting:
+        base.waiting.remove(part)
+        for module in modules(base, part):
+            free(module)
+
+
 def modules(base: Base, part: Part) -> tuple[Any, ...]:
     """The modules of a part."""
     return base.text_encoders if part == "text" else (getattr(base, part),)
@@ -64,3 +72,8 @@ def bring(module: Any, device: torch.device) -> None:
 def send(module: Any) -> None:
     """Move a module to the host."""
     module.to(HOST)
+
+
+def free(module: Any) -> None:
+    """Keep a module's layers without the values of their weights."""
+    module.to("meta")

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -75,6 +76,7 @@ def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -
         footprint, how = Footprint(), opening(params)
         undo.enter_context(patch.object(waiting, "bring", counter.bring))
         undo.enter_context(patch.object(waiting, "send", counter.send))
+        undo.enter_context(patch.object(waiting, "free", counter.free))
         base = replace(how.prepare(empty_base(setup.base, setup.family, how)), reading=setup.reading)
         for part in how.waiting:
             for module in waiting.modules(base, part):
@@ -85,6 +87,7 @@ def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -
         data = {need: getattr(host, need)() for need in needs(method)}
         report = _Counting(Path(), 0, "cpu", {"fp16": "bf16"}.get(setup.precision, setup.precision))
         report.counter, report.footprint = counter, footprint
+        report.prepared = partial(_discard_texts, base, report)
         if preview:
             texts = encode_fixed(base, preview, params, report.precision)
             report.drawing = report.preview = lambda: _draw(base, preview, params.word, report.precision, texts)
@@ -174,6 +177,13 @@ class _Counting(Report):
         self.counter.restart()
         self.drawing()
         self.footprint.previews = self.counter.peak - self.footprint.stays
+
+
+def _discard_texts(base: Base, report: _Counting) -> None:
+    """What the stage does before the first step: text encoders that wait are freed, on a CPU from the device itself."""
+    before = report.counter.now
+    waiting.discard(base, "text")
+    report.footprint.weights -= before - report.counter.now
 
 
 _make_optimizer = updates.make_optimizer

@@ -75,6 +75,11 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in (*module.parameters(), *module.buffers()):
             self.put_aside(tensor)
 
+    def free(self, module: torch.nn.Module) -> None:
+        """Stop counting the tensors of a module, whose values are freed wherever they are."""
+        for tensor in (*module.parameters(), *module.buffers()):
+            self._drop(tensor.untyped_storage()._cdata)
+
     def _add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         number = storage._cdata

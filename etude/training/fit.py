@@ -89,6 +89,7 @@ def fit(
     device.wait_for_everyone()  # all have read the state before one of them writes there
     if device.is_main_process:
         report.clear(start, partial(_saved, start, plan), partial(_drawn, start, plan, report))
+    report.prepared()
     report.start(start, plan.steps)
     if start and _draws(start, plan, report) and device.is_main_process:
         with during(f"drawing the preview of step {start}"), run.published():

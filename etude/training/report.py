@@ -41,6 +41,7 @@ class Report:
     """One run's settings and its folder of results.
 
     ``preview`` draws a picture with the model in its present state; the task sets it, or leaves it None.
+    ``prepared`` is called once, before the first step: what only the preparation used can be freed.
     """
 
     scratch: Path
@@ -49,6 +50,7 @@ class Report:
     precision: str  # fp32, fp16 or bf16
     preview: Callable[[], Image.Image] | None = None
     preview_every: int = 0  # steps; 0: at each checkpoint
+    prepared: Callable[[], None] = lambda: None
     watch: Path | None = None  # folder to which each preview is also copied at once, for people to look at
     curve: Curve | None = None  # files with the points so far
     trackers: Trackers | None = None

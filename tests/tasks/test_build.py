@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+from etude.base import waiting
 from etude.base.loading import load_base
 from etude.core import artifact as artifacts
 from etude.core.errors import BaseError, InputError, OutOfMemoryError, ParamsError, StaleError
@@ -103,6 +105,23 @@ def test_previews_have_their_own_interval_and_a_row_for_each_prompt_and_change_n
         sampling = {key: params[key] for key in ("sampler", "steps", "guidance", "negative", "clip_skip")}
         pixels = generate(base, ["otter"], seeds=[0], **sampling)[0]
         assert one.tobytes() == Image.fromarray(pixels.numpy()).tobytes()
+
+
+@pytest.mark.parametrize(("rate", "freed"), [(0.0, ["CLIPTextModel"]), (1.0, [])])
+def test_text_encoders_are_freed_before_the_first_step_unless_they_are_trained(
+    project: Path, monkeypatch: pytest.MonkeyPatch, rate: float, freed: list[str]
+) -> None:
+    own, free, found = project / "pipelines/lora/params.yaml", waiting.free, []
+
+    def seen(module: nn.Module) -> None:
+        found.append(type(module).__name__)
+        free(module)
+
+    monkeypatch.setattr(waiting, "free", seen)
+    change(own, text_encoder_rate=rate, caption="a photo of [name], [caption]")
+    build("lora")
+    assert found == freed
+    assert outs(project / "artifacts/lora/previews") == [f"00000{step}.png" for step in (0, 3, 6)]
 
 
 def test_more_steps_go_on_from_the_state_of_a_finished_build_and_another_rate_does_not(

@@ -11,7 +11,7 @@ from etude.base import waiting
 from etude.base.latents import decode_latents
 from etude.base.loading import load_base
 from etude.base.text import encode_prompts
-from etude.base.waiting import present
+from etude.base.waiting import discard, present
 
 
 def test_a_part_that_waits_is_brought_once_for_all_that_uses_it_and_sent_back_also_after_an_error(
@@ -37,3 +37,12 @@ def test_a_part_that_does_not_wait_stays_where_it_is(tiny_base: Path, monkeypatc
     assert base.waiting == set()  # what is not loaded does not wait
     with present(base, "text"):
         encode_prompts(base, ["cat"])
+
+
+def test_a_part_that_is_discarded_takes_no_memory_and_cannot_be_used_any_more(tiny_base: Path) -> None:
+    base = load_base(tiny_base, waiting=("text",))
+    discard(base, "text")
+    assert base.waiting == set()
+    assert {tensor.device.type for tensor in base.text_encoders[0].state_dict().values()} == {"meta"}
+    with pytest.raises(RuntimeError, match="meta"):  # what they compute has no values
+        encode_prompts(base, ["cat"]).hidden.tolist()
