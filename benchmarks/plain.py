@@ -98,7 +98,7 @@ class Loop:
         chosen = torch.randint(len(self.inputs.mean), (count,))
         mean, logvar = (tensor[chosen].to(self.place) for tensor in (self.inputs.mean, self.inputs.logvar))
         with self.device.accumulate(self.unet):
-            latents = (mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)) * 0.18215
+            latents = self._latents(mean, logvar)
             noise, t = torch.randn_like(latents), torch.randint(0, 1000, (count,), device=self.place).long()
             noisy = self.noise.add_noise(latents, noise, t)
             with self.device.autocast():
@@ -115,6 +115,10 @@ class Loop:
             self.optimizer.zero_grad()
             self.restore()
         return value
+
+    def _latents(self, mean: Tensor, logvar: Tensor) -> Tensor:
+        """A sample of the pictures' latents."""
+        return (mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)) * 0.18215
 
     def _added(self, chosen: Tensor, mean: Tensor) -> dict[str, Tensor] | None:
         """What SDXL's UNet is conditioned on as well."""
@@ -133,3 +137,17 @@ class Loop:
     def _halves(self, prediction: Tensor, noise: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
         sizes = [self.own, self.class_size]
         return zip(torch.split(prediction, sizes), torch.split(noise, sizes), strict=True)
+
+
+class Script(Loop):
+    """The loop as diffusers' script for LoRA runs it: pictures of ``side`` px and texts are encoded at each step."""
+
+    def __init__(self, method: str, inputs: Inputs, model: Model, size: int, rank: int, vae: Any, side: int) -> None:
+        super().__init__(method, inputs, model, size, rank=rank)
+        self.vae, self.side = vae.requires_grad_(False), side
+        encoder, ids = model.encoder.requires_grad_(False), torch.arange(77)[None]
+        self.encode = lambda count: encoder(ids.repeat(count, 1))[0]
+
+    def _latents(self, mean: Tensor, logvar: Tensor) -> Tensor:
+        pictures = torch.randn(len(mean), 3, self.side, self.side, dtype=self.vae.dtype)
+        return self.vae.encode(pictures).latent_dist.sample().float() * 0.18215  # type: ignore[no-any-return]

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ import typer
 
 from benchmarks.inputs import MINIATURE, ROOT, VOCABULARY, Inputs, read, shipped
 from benchmarks.silent import Silent
+from etude.base.waiting import discard
 from etude.core.method import load_method
 from etude.core.params import MethodParams, read_yaml, validate
 from etude.training.compute import accelerate, choose_kernels
@@ -105,7 +107,7 @@ def etude(method: str, inputs: Inputs, **switches: bool) -> None:
     module = load_method(method)
     with tempfile.TemporaryDirectory() as folder:
         report = Waiting(Path(folder), seed=0, device="cpu", precision="fp32")
-        report.steps = Steps()
+        report.steps, report.prepared = Steps(), partial(discard, base, "text")
         module.build(base=base, params=params, report=report, **inputs.given(module, params))
 
 

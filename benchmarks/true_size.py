@@ -2,7 +2,8 @@
 
 The weights are random, in a diffusers folder in float16, as people's files are. What is measured is anonymous memory:
 what a process holds besides pages of files. Two things are compared with it: what is counted for the same run, as
-`etude memory` does it for a GPU, and what a plain diffusers + peft loop holds with the same recomputing, after loading.
+`etude memory` does it for a GPU, and what diffusers + peft hold with the same recomputing: in a plain loop that gets
+latents and texts encoded (plain), and as diffusers' script does it, which encodes both at each step (script).
 Each side is a process of its own, and there twice. The second time the allocator gives every freed tensor of 1 MB back
 to the system at once: that is what the tensors take. The first time it is glibc's as it is, which keeps freed pieces
 below 32 MB, in gaps that the next ones may not fit. It takes a quarter of an hour on two cores, and 8 GB.
@@ -19,7 +20,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,9 +32,10 @@ from ruamel.yaml import YAML
 
 from benchmarks.bases import schedule, write_base
 from benchmarks.inputs import ROOT, Inputs, shipped
-from benchmarks.plain import Loop, Model
+from benchmarks.plain import Loop, Model, Script
 from benchmarks.side import anonymous
 from benchmarks.silent import Silent
+from etude.base.waiting import discard
 from etude.core.errors import InputError
 from etude.core.files import write_json
 from etude.core.method import load_method
@@ -54,6 +56,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "etude, as in the preset": {},
     "etude, the UNet alone": {"text_encoder_rate": 0.0},  # what the plain loop trains
     "plain": {"text_encoder_rate": 0.0},
+    "script": {"text_encoder_rate": 0.0},
 }
 
 
@@ -77,7 +80,7 @@ def main(
         place = base or Path(folder, "base")
         if not place.exists():
             write_base(place, "sd1")
-        counts = {name: counted(place, precision, RUNS[name]) for name in RUNS if name != "plain"}
+        counts = {name: counted(place, precision, RUNS[name]) for name in RUNS if name not in OTHERS}
         kept = {name: asdict(count) | {"peak": count.peak} for name, count in counts.items()}
         how = {"precision": precision, "steps": steps, "threads": threads, "torch": torch.__version__, "counted": kept}
         found: dict[str, dict[str, Any]] = {allocator: {} for allocator in ALLOCATORS}
@@ -86,7 +89,8 @@ def main(
             for name in RUNS:
                 runs[name] = _apart(name, place, precision, steps, threads, settings)
                 write_json(RESULT, how | {"allocators": found})  # each run takes minutes
-            runs["ratio"] = runs["etude, the UNet alone"]["steps"] / runs["plain"]["steps"]
+            ours = runs["etude, the UNet alone"]["steps"]
+            runs["ratios"] = {other: ours / runs[other]["steps"] for other in OTHERS}
         write_json(RESULT, how | {"allocators": found})
     show(found, counts)
 
@@ -96,7 +100,7 @@ def measure(name: str, base: Path, precision: Precision, steps: int, threads: in
     params = params_of(precision, RUNS[name], steps)
     with _watched() as peaks:
         start = anonymous()
-        take = _plain if name == "plain" else _etude
+        take = OTHERS.get(name, _etude)
         loaded = take(base, precision, params, threads, peaks)
     return {"start": start, "loaded": loaded - start, "most": max(peaks) - start, "steps": peaks[-1] - start}
 
@@ -133,8 +137,9 @@ def show(found: dict[str, dict[str, Any]], counts: dict[str, Footprint]) -> None
                 row += [f"{count.peak / 1e9:.2f}", f"{runs[name]['most'] / count.peak - 1:+.0%}"]
             table.add_row(*row)
     Console().print(table)
-    ratios = ", ".join(f"{runs['ratio']:.2f} ({allocator})" for allocator, runs in found.items())
-    Console().print(f"steps of the UNet alone, ours beside the plain loop: {ratios}", highlight=False)
+    for other in OTHERS:
+        ratios = ", ".join(f"{runs['ratios'][other]:.2f} ({allocator})" for allocator, runs in found.items())
+        Console().print(f"steps of the UNet alone, ours beside {other}: {ratios}", highlight=False)
 
 
 class _Report(Silent):
@@ -159,12 +164,17 @@ def _etude(base: Path, precision: Precision, params: Any, threads: int, peaks: l
     inputs, module = _inputs(), load_method(METHOD)
     with tempfile.TemporaryDirectory() as folder:
         report = _Report(Path(folder), seed=0, device="cpu", precision=precision)
-        report.peaks = peaks
+        report.peaks, report.prepared = peaks, partial(discard, opened, "text")
         module.build(base=opened, params=params, report=report, **inputs.given(module, params))
     return report.loaded
 
 
 def _plain(base: Path, precision: Precision, params: Any, threads: int, peaks: list[int]) -> int:
+    model, _ = _model(base, precision, threads)
+    return _run(Loop(METHOD, _inputs(), model, params.training.batch_size, rank=params.rank), params, peaks)
+
+
+def _model(base: Path, precision: Precision, threads: int) -> tuple[Model, torch.dtype]:
     """As diffusers' script: frozen weights in the precision of the computation, and gradient checkpointing."""
     from diffusers import UNet2DConditionModel
 
@@ -172,13 +182,29 @@ def _plain(base: Path, precision: Precision, params: Any, threads: int, peaks: l
     dtype, mixed = (torch.bfloat16, "bf16") if precision == "bf16" else (torch.float32, "no")
     unet = UNet2DConditionModel.from_pretrained(base / "unet", torch_dtype=dtype)
     unet.enable_gradient_checkpointing()
-    model = Model(unet, schedule("sd1"), precision=mixed)
-    loop = Loop(METHOD, _inputs(), model, params.training.batch_size, rank=params.rank)
+    return Model(unet, schedule("sd1"), precision=mixed), dtype
+
+
+def _script(base: Path, precision: Precision, params: Any, threads: int, peaks: list[int]) -> int:
+    """As `_plain`, with VAE and text encoder."""
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextModel
+
+    model, dtype = _model(base, precision, threads)
+    model.encoder = CLIPTextModel.from_pretrained(base / "text_encoder", dtype=dtype)
+    vae = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=dtype)
+    return _run(Script(METHOD, _inputs(), model, params.training.batch_size, params.rank, vae, SIZE), params, peaks)
+
+
+def _run(loop: Loop, params: Any, peaks: list[int]) -> int:
     loaded = anonymous()
     peaks.append(0)
     for _ in range(params.training.steps):
         loop.step()
     return loaded
+
+
+OTHERS = {"plain": _plain, "script": _script}
 
 
 @contextmanager
