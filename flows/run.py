@@ -15,7 +15,7 @@ from etude import names
 from etude.command_line import command_line
 from etude.core.errors import InputError
 from etude.core.workers import cores
-from flows.terminal import devices, end_of, find_root, leave, refuse_runner, told_in_short
+from flows.terminal import devices, end_of, find_root, leave, refuse_runner, say, told_in_short
 
 if TYPE_CHECKING:
     from flows.plan import Stage
@@ -111,9 +111,9 @@ def show_plan(root: Path, targets: Sequence[str], jobs: int, force: bool) -> Non
         console.print(row, soft_wrap=True)
     console.print(f"{len(todo)} of {len(stages)} stages to run, {len(stages) - len(todo)} up to date", highlight=False)
     if lacking:
-        console.print(str(InputError(*plan.without(lacking))), highlight=False, markup=False, soft_wrap=True)
+        say(str(InputError(*plan.without(lacking))))
     for line in memory.lines:
-        console.print(line, highlight=False, markup=False)
+        say(line)
     if took:
         about = duration(durations.estimate(stages, took, jobs))
         unknown = f", not counting the {len(todo) - len(took)} never run here" if len(took) < len(todo) else ""

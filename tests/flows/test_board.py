@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import re
 import time
+from collections.abc import Callable
+from threading import Thread
 
 import pytest
 from rich.console import Console
@@ -194,3 +196,30 @@ def test_a_table_keeps_each_stage_on_one_line_however_narrow_the_terminal_is(clo
     assert len(lines) == 4
     assert "…" in lines[0]
     assert "…" in lines[3]
+
+
+def test_a_line_that_is_longer_than_the_terminal_stays_one_line_and_is_no_mark_up() -> None:
+    board, text = made()
+    board.note("[red]" + "x " * 300)
+    assert text.getvalue() == "[red]" + "x " * 300 + "\n"
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        lambda board: board.add([Stage("more", "more")]),
+        lambda board: board.state(STAGES[0], "running"),
+        lambda board: board.text(STAGES[0], "step 1"),
+        lambda board: board.__rich__(),
+    ],
+    ids=["add", "state", "text", "show"],
+)
+def test_a_board_is_changed_and_shown_by_one_thread_at_a_time(report: Callable[[Board], object]) -> None:
+    board = Board()
+    board.begin(STAGES)
+    thread = Thread(target=report, args=[board], daemon=True)
+    with board._guard:
+        thread.start()
+        thread.join(0.05)
+        assert thread.is_alive()
+    thread.join()

@@ -13,6 +13,7 @@ import typer
 from httpx import ConnectError, ReadTimeout
 from prefect.context import FlowRunContext
 from prefect.task_runners import ThreadPoolTaskRunner
+from typer.testing import CliRunner
 
 from etude.core.errors import InputError
 from flows import board as boards
@@ -277,3 +278,46 @@ def test_a_stopped_run_on_other_processes_waits_two_graces_for_them(
     with runners.attended(work):
         assert not work.stopping.is_set()
     assert not work.stopping.is_set()
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "given"),
+    [
+        (run, [], ("repro", "ROOT", [], 1, [], False, False)),
+        (reproduce, ["v1", "--tolerance", "0"], ("reproduce", "v1", "ROOT", [], 1, [], False, 0.0)),
+        (sweep, ["-S", "rank=4"], ("sweep", ["rank=4"], "ROOT", [], 1, [], "sweep")),
+    ],
+    ids=["run", "reproduce", "sweep"],
+)
+def test_one_stage_at_once_and_no_gpu_are_taken_and_less_than_that_is_refused(
+    command: ModuleType, words: list[str], given: tuple[Any, ...], tmp_path: Path, asked: Calls
+) -> None:
+    app = typer.Typer()
+    app.command()(command.main)
+    for wrong in (["--jobs", "0"], ["--gpus", "-1"], ["--tolerance", "-0.1"]):
+        assert CliRunner().invoke(app, [*words, *wrong]).exit_code == 2
+    assert asked == []
+    assert CliRunner().invoke(app, [*words, "--jobs", "1", "--gpus", "0"]).exit_code == 0
+    assert asked[-1] == (*(str(tmp_path) if part == "ROOT" else part for part in given), {"return_state": True})
+
+
+def test_what_a_dry_run_says_below_its_table_is_a_line_each_and_no_mark_up(
+    asked: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*_: object, lacking: list[str], **__: object) -> list[Stage]:
+        lacking += ["pictures/[red]fox", "models/" + "x" * 100]
+        return STAGES
+
+    large = ["lora:build does not fit. Next: write `recompute: true` " + "[bold]" * 20]
+    monkeypatch.setattr(plan, "load", load)
+    monkeypatch.setattr("flows.memory.needs", lambda *_: SimpleNamespace(told={"c": "55.0 GB"}, lines=large))
+    run.main(dry=True)
+    *table, count, missing, memory = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in table] == [
+        ["stage", "memory", "why"],
+        ["b", "x;", "y"],
+        ["c", "55.0", "GB", "after", "b"],
+    ]
+    assert count == "2 of 3 stages to run, 1 up to date"
+    assert missing.startswith(f"pictures/[red]fox, models/{'x' * 100}: are missing, and no stage makes them. Next: run")
+    assert memory == large[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -266,3 +267,25 @@ class Look:
 
     def look(self) -> list[str]:
         return []
+
+
+@pytest.mark.parametrize(("words", "now"), [(None, ()), (["weekly"], ["weekly"])])
+def test_serving_reads_the_settings_of_its_repository_and_ends_with_ctrl_c_also_in_a_background_job_of_a_shell(
+    words: list[str] | None,
+    now: object,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    served = Calls()
+    monkeypatch.setattr(serve, "find_root", lambda _: tmp_path)
+    monkeypatch.setattr(settings, "load", lambda root: f"settings of {root}")
+    monkeypatch.setattr(serve, "serve", lambda *given: (served(*given), signal.raise_signal(signal.SIGINT)))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(typer.Exit) as ended:
+            serve.main(words)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert served == [(tmp_path, f"settings of {tmp_path}", now)]
+    assert (ended.value.exit_code, capsys.readouterr().err) == (130, "stopped\n")

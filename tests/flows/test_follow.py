@@ -39,6 +39,21 @@ def did(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return did
 
 
+def test_a_stage_that_waits_for_its_turn_names_its_flow_as_the_holder_of_its_log(
+    tmp_path: Path, did: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, held = Site(tmp_path, 1), list[str]()
+
+    def repro(stage: Stage, *_: object) -> str:
+        held.append(site.holder(stage).read_text())
+        site.holder(stage).unlink()  # somebody cleared `.scratch` meanwhile
+        return "ran"
+
+    monkeypatch.setattr(module, "_repro", repro)
+    assert module.run(STAGE, site, Calls(), Event()) == "ran"
+    assert held == [f"flow {os.getpid()}"]
+
+
 def test_a_stage_gets_its_log_its_slots_and_its_device_and_leaves_them(tmp_path: Path, did: dict[str, Any]) -> None:
     site, told = Site(tmp_path, 1, ["7", "8"], held=[0]), Calls()
     with site.slots.take("gpu", 2, Event()):
@@ -188,3 +203,42 @@ def test_a_process_is_followed_to_its_end_or_its_timeout(
     clock.now = 0.0
     with pytest.raises(StoppedError):
         module._follow(dvc, Tail(tmp_path / "log", 0), Calls(), timeout, Waits(clock, at=1.0))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["base: x\n", "processes: many\n", "processes: [\n", "processes:\n", None])
+def test_a_build_of_which_nobody_says_how_many_processes_it_has_gets_one_gpu(text: str | None, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "params.yaml").write_text(text)
+    build, site = Stage("x.yaml:build", "x:build", resource="gpu"), Site(tmp_path, 2, ["4", "5"])
+    with module._gpus(build, site, Event(), 0.0) as taken:
+        assert [number for number, _ in taken] == [0]
+
+
+def test_a_stage_that_asks_for_nothing_runs_once_on_the_cpu_for_as_long_as_it_takes() -> None:
+    stage = Stage("a", "a")
+    assert (stage.resource, stage.retries, stage.timeout) == ("cpu", 0, 0.0)
+
+
+def test_only_the_last_twenty_lines_of_a_log_are_shown_with_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("".join(f"{number}\n" for number in range(50)))
+    tail = Tail(tmp_path / "log", 0)
+    tail.follow(Calls())
+    assert list(tail.last) == [str(number) for number in range(30, 50)]
+
+
+def test_what_dvc_says_after_every_stage_is_kept_for_errors_and_not_shown(tmp_path: Path) -> None:
+    hints = (
+        "Updating lock file 'dvc.lock'",
+        "To track the changes with git, run:",
+        "\tgit add pipelines/lora/dvc.lock",
+        "To enable auto staging, run:",
+        "\tdvc config core.autostage true",
+        "Use `dvc push` to send your updates to remote storage.",
+    )
+    log, told = tmp_path / "log", Calls()
+    log.write_text("".join(f"{line}\n" for line in ("step 1", *hints, "git add dvc.lock fails")))
+    tail = Tail(log, 0)
+    tail.follow(told)
+    tail.follow(told)  # nothing new
+    assert told == [("line", "step 1"), ("line", "git add dvc.lock fails")]
+    assert len(tail.last) == len(hints) + 2

@@ -119,6 +119,7 @@ def test_who_no_longer_waits_for_a_slot_is_in_nobodys_way(tmp_path: Path) -> Non
     over.set()
     with slots.take("job", 1, over) as (number, lock):  # it is free: taken at once, stopped or not
         assert number == 0
+        assert (tmp_path / "deep/slots/job-0.lock").stat().st_mode & 0o777 == 0o644
         with (tmp_path / "deep/slots/job-0.lock").open("a") as file:
             assert os.path.samestat(os.fstat(lock), os.fstat(file.fileno()))
             assert not locked(file.fileno())

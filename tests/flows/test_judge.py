@@ -187,3 +187,12 @@ def test_a_page_shows_numbers_in_short_and_leaves_gaps_where_there_are_none(tmp_
     assert "/" not in path.name
     assert "<title>mine / two</title>" in path.read_text()
     assert comparison.write(tmp_path, "mine / two", results[:1]) == path
+
+
+def test_where_all_experiments_measured_the_same_none_is_the_best(tmp_path: Path) -> None:
+    name = "lora:evaluate image_similarity.best"
+    equal = [Result("a", {name: 0.5}), Result("b", {name: 0.5})]
+    assert 'class="best"' not in render("mine", equal)
+    assert render("mine", [*equal, Result("c", {name: 0.25})]).count('class="best"') == 2
+    assert "&lt;b&gt;" in render("<b>", [Result("<b>")])
+    assert "<b>" not in render("<b>", [Result("<b>", {"<b>": 1}, {"<b>": "data:,"}, "<b>")])

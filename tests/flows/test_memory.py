@@ -19,6 +19,7 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     asked: list[int] = []
 
     def told(label: str, room: int) -> tuple[str, str]:
+        assert Path.cwd() == CHECKOUT  # estimates read its params files
         asked.append(room)
         large = ("55.0 GB, does not fit", "write `recompute: true`")
         answers = {"lora:build": ("7.0 GB, fits", ""), "dreambooth:build": large, "prepare@concept": ("", "")}
@@ -29,7 +30,10 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return asked
 
 
-def test_each_build_has_its_memory_and_what_to_do_is_told_after_the_table(rooms: list[int]) -> None:
+def test_each_build_has_its_memory_and_what_to_do_is_told_after_the_table(
+    rooms: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     found = needs(CHECKOUT, [*BUILDS, Stage("prepare@concept", "prepare@concept")])
     assert list(found.told.values()) == ["7.0 GB, fits", "55.0 GB, does not fit", UNCOUNTED, ""]
     assert found.lines == [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -10,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from httpx import ConnectError
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import Completed, Crashed, Failed, Pending, Running
@@ -19,7 +22,7 @@ from flows import machines
 from flows.plan import Stage
 from flows.slots import StoppedError
 from flows.stage import Site, StageError
-from tests.flows.conftest import Calls, Clock, Git, Waits
+from tests.flows.conftest import Calls, Clock, Git, Waits, wait_until
 
 STAGE = Stage("x.yaml:build", "x:build", resource="gpu")
 
@@ -277,3 +280,48 @@ def test_a_failed_stage_is_not_begun_again_and_one_whose_worker_is_lost_is(
     ):
         carry(*given)
     assert len(did["begun"]) == 2 + machines.MACHINES
+
+
+@pytest.fixture
+def signs(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """The signs of life that a flow run a-b gives to Prefect's server."""
+    signs = Calls()
+    monkeypatch.setattr(machines, "flow_run", SimpleNamespace(id="a-b"))
+    monkeypatch.setattr(machines, "get_run_logger", lambda: SimpleNamespace(info=str))
+    monkeypatch.setattr(machines, "Variable", SimpleNamespace(set=signs, unset=lambda _: None))
+    return signs
+
+
+def test_a_worker_is_heard_at_once_and_no_two_of_its_signs_of_life_are_alike(
+    signs: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machines, "BEAT", 3600.0)
+    with machines.pulse():
+        wait_until(lambda: signs)
+    monkeypatch.setattr(machines, "BEAT", 0.01)
+    signs.clear()
+    with machines.pulse() as tell:
+        tell("line", "x" * 300 + "y" * 200)
+        count = len(signs)
+        wait_until(lambda: len(signs) > count + 3)
+    beats = [beat for _, beat, _ in signs]
+    assert {(name, str(named)) for name, _, named in signs} == {("alive_a_b", "{'overwrite': True}")}
+    assert len({beat["beat"] for beat in beats}) == len(beats)  # `follow` takes an equal one for silence
+    assert beats[-1] == {"beat": len(beats), "line": "y" * 200, "host": os.uname().nodename}
+    assert not [thread for thread in threading.enumerate() if "beat" in thread.name]
+
+
+def test_a_flow_that_is_stopped_while_the_server_is_away_does_not_try_again(
+    send: tuple[Any, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carry, did = send
+
+    def away(*_: object) -> None:
+        raise ConnectError("refused")
+
+    monkeypatch.setattr(machines, "follow", away)
+    stopping = Event()
+    stopping.set()
+    with pytest.raises(StoppedError):
+        carry(STAGE, Site(tmp_path, 1), Calls(), stopping)
+    assert len(did["begun"]) == 1

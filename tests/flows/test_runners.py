@@ -38,6 +38,9 @@ def test_what_is_set_in_one_process_is_set_in_its_copies(tmp_path: Path) -> None
     first.set()
     assert copy.is_set()
     assert copy.wait(0)
+    other = Shared(tmp_path / "stopping/two")  # of a later run
+    other.set()
+    assert other.file.exists()
 
 
 def test_a_copy_of_a_run_elsewhere_brings_stages_up_to_date_and_shows_nothing(project: Project, tmp_path: Path) -> None:

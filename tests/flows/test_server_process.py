@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -130,3 +132,44 @@ def test_the_server_serves_its_word_pages_and_pictures_before_the_ui_and_ends_wh
         paths = (server.WORD, "/artifacts/report/", f"/{server.PICTURES}/a.webp", "/artifacts/flow", "/")
         assert [client.get(path).text for path in paths] == ["word", "a index.html", "a a.webp", "the UI", "the UI"]
     assert events == ["services begin", "looked", "looked", "looked", "services end"]
+
+
+def test_the_process_serves_the_socket_that_it_inherits_until_nobody_uses_it_and_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    over, ended = threading.Event(), Calls()
+
+    class Server:
+        should_exit = False
+
+        def __init__(self, config: Any) -> None:
+            given["config"] = config
+
+        def run(self, sockets: list[socket.socket]) -> None:
+            assert over.wait(60)
+            given["ports"] = [one.getsockname()[1] for one in sockets]
+            assert self.should_exit
+            for one in sockets:
+                one.detach()
+
+    def leave(home: Path, recorded: Any, leave: Any) -> None:
+        given["leaving"] = (home, recorded(), threading.current_thread().daemon)
+        leave()
+        over.set()
+
+    stand_in(monkeypatch, "prefect.server.utilities.messaging.memory", Topic=SimpleNamespace(_topics={}))
+    uvicorn = SimpleNamespace(Server=Server, Config=lambda app, **named: (app, named))
+    monkeypatch.setitem(sys.modules, "uvicorn", uvicorn)
+    monkeypatch.setattr(server_process, "application", lambda *words: words)
+    monkeypatch.setattr(server_process, "leave_when_unused", leave)
+    monkeypatch.setattr(server_process.os, "_exit", ended)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server_process.main(tmp_path, tmp_path / "root", listener.fileno(), "word")
+        assert given["ports"] == [listener.getsockname()[1]]
+    inbox, named = given["config"]
+    assert inbox.app == (tmp_path, tmp_path / "root", "word")
+    assert (named["lifespan"], named["log_level"]) == ("on", "error")  # else what waits is lost as it ends
+    assert given["leaving"] == (tmp_path, True, True)
+    assert ended == [(0,)]

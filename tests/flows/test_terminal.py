@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,17 @@ import typer
 
 from etude.core.errors import InputError
 from flows import terminal
-from flows.terminal import conclude, devices, find_root, leave, note_interrupts, refuse_runner, told_in_short
+from flows.terminal import (
+    conclude,
+    device_memory,
+    devices,
+    find_root,
+    leave,
+    note_interrupts,
+    refuse_runner,
+    say,
+    told_in_short,
+)
 
 
 def test_the_root_is_the_nearest_folder_above_with_a_dvc_repository(tmp_path: Path) -> None:
@@ -107,3 +118,50 @@ def test_ctrl_c_is_noted_and_still_interrupts() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         assert len(seen) == count
+
+
+@pytest.mark.parametrize(
+    ("gpus", "memory", "room"),
+    [
+        ("GPU 0: a\nGPU 1: b\n", "24564\n16384\n", 16384 * 1024**2),  # MiB; a build must fit on any of them
+        ("GPU 0: a\n", "[N/A]\n\n", 0),
+        ("", "24564\n", 0),
+    ],
+)
+def test_the_room_for_a_build_is_the_memory_of_the_smallest_gpu(
+    gpus: str, memory: str, room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smi = tmp_path / "nvidia-smi"
+    listing = "--query-gpu=memory.total --format=csv,noheader,nounits"
+    smi.write_text(f"""#!/bin/sh
+case "$*" in
+    -L) printf '{gpus}';;
+    '{listing}') printf '{memory}';;
+esac
+""")
+    smi.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert device_memory() == room
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert device_memory() == 0
+
+
+def test_on_windows_every_command_of_flows_says_what_to_use_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(typer.Exit) as ended, told_in_short("stopped"):
+        pytest.fail("the command began")
+    assert ended.value.exit_code == 1  # where the command names no other code
+    assert capsys.readouterr().err.startswith(
+        "error: Windows: flows need Linux or macOS. Next: use WSL; or `dvc repro`"
+    )
+
+
+def test_what_is_said_has_no_mark_up_and_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    say("[red]a\x1b[2J" + "b" * 100)
+    with pytest.raises(typer.Exit):
+        leave("[red]a\x1b[2J" + "b" * 100)
+    line = "[red]a\\x1b[2J" + "b" * 100 + "\n"
+    assert capsys.readouterr() == (line, line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -182,6 +183,7 @@ def test_the_server_is_a_process_of_its_own_that_inherits_its_port_and_its_lock(
     assert command == [sys.executable, "-m", "flows.server_process", str(home), str(tmp_path), listener, found.word]
     assert named["pass_fds"] == (int(listener), lock)
     assert named["start_new_session"] is True
+    assert (named["stdin"], named["stderr"]) == (subprocess.DEVNULL, subprocess.STDOUT)
     assert named["cwd"] == Path(server.__file__).parent.parent
     assert named["stdout"].name == str(home / "server.log")
     env = named["env"]

@@ -12,6 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from etude.core.errors import InputError
 from flows import machines, server
@@ -180,3 +182,24 @@ def test_a_worker_that_could_take_nothing_is_refused_before_it_starts(
     ):
         command.work(tmp_path, "cpu", 1, [])
     assert started["process"] == started["connect"] == []
+
+
+def test_the_command_of_a_worker_takes_its_gpus_only_for_their_pool_and_ends_with_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Calls(3)
+    monkeypatch.setattr(command, "work", work)
+    monkeypatch.setattr(command, "find_root", lambda _: tmp_path)
+    monkeypatch.setattr(command, "devices", lambda count: ["4", "5"][:count])
+    app = typer.Typer()
+    app.command()(command.main)
+    for words in ([], ["gpu"], ["gpu", "--limit", "1", "--gpus", "0"]):
+        assert CliRunner().invoke(app, words).exit_code == 3
+    assert work == [
+        (tmp_path, "cpu", None, []),
+        (tmp_path, "gpu", None, ["4", "5"]),
+        (tmp_path, "gpu", 1, []),
+    ]
+    for words in (["--limit", "0"], ["--gpus", "-1"]):
+        assert CliRunner().invoke(app, words).exit_code == 2
+    assert len(work) == 3

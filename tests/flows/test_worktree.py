@@ -262,3 +262,27 @@ def test_what_is_left_of_a_worktree_is_removed_also_where_git_does_not_know_it(r
     shutil.rmtree(left)  # git still knows it
     with worktree.worktree(root, "two") as (tree, _):
         assert (tree / "a.txt").read_text() == "two"
+
+
+@pytest.mark.parametrize(
+    ("count", "named"),
+    [
+        (1, "0.dvc"),
+        (3, "0.dvc, 1.dvc, 2.dvc"),
+        (4, "0.dvc, 1.dvc, 2.dvc and 1 more"),
+        (5, "0.dvc, 1.dvc, 2.dvc and 2 more"),
+    ],
+)
+def test_of_many_inputs_that_no_cache_has_the_first_three_are_named_and_no_address_of_a_page(
+    count: int, named: str, root: Path, monkeypatch: pytest.MonkeyPatch, dvc: Calls
+) -> None:
+    for number in range(count):
+        (root / f"{number}.dvc").write_text("")
+    git(root, "add", ".")
+    git(root, "commit", "-qm", "inputs")
+    dvc.result = SimpleNamespace(returncode=1, stderr="ERROR: lost.\n\n<https://error.dvc.org/missing>\n")
+    with pytest.raises(InputError) as refused, worktree.worktree(root, "HEAD"):
+        pass
+    assert str(refused.value).startswith(
+        f"{named}: the cache does not hold all of these inputs, and `dvc pull` says: lost. Next: "
+    )
