@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from torch import nn
 
 from etude.base import waiting
 from etude.base.loading import load_base
+from etude.base.settings import Text
 from etude.core import artifact as artifacts
 from etude.core.errors import BaseError, InputError, OutOfMemoryError, ParamsError, StaleError
 from etude.core.families import FAMILIES
@@ -25,10 +29,22 @@ from etude.core.files import read_json, sha256_tree
 from etude.core.method import load_method
 from etude.core.params import pick, read_yaml
 from etude.diffusion.sample import generate
+from etude.training import processes
 from etude.training.average import Average
-from tasks.build import StageParams, _tell_of_gpus, build
+from tasks.build import (
+    LIBRARIES,
+    StageParams,
+    _facts,
+    _keep_state,
+    _measure,
+    _refuse_too_large,
+    _room,
+    _scratch,
+    _tell_of_gpus,
+    build,
+)
 from tasks.shell import look_of
-from tests.pipelines.learning import same
+from tests.pipelines.learning import params_of, same
 from tests.shipped import ROOT
 from tests.tasks.learning import change, make_project
 from tests.tiny import build_tiny
@@ -221,6 +237,92 @@ def test_a_build_that_does_not_fit_on_the_device_stops_before_weights_are_read(
     with pytest.raises(InputError, match="needs more"):
         build("lora")
     assert rooms == [("lora", 8_000_000_000)]
+    settings = pick(project / "params.yaml", StageParams)
+    _refuse_too_large("lora", settings.model_copy(update={"processes": 2}))  # an estimate is of one process
+    with monkeypatch.context() as patch:
+        patch.setenv(processes.OURS, "2")
+        _refuse_too_large("lora", settings)
+    monkeypatch.setattr("tasks.build._room", lambda _: 0)
+    _refuse_too_large("lora", settings)
+    assert len(rooms) == 1
+
+
+def test_the_room_of_a_device_is_all_of_a_gpus_memory_and_the_cpu_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (7_000, 9_000))  # free, and in all
+    assert (_room("cuda"), _room("cpu")) == (9_000, 0)
+
+
+def test_time_and_memory_of_a_run_are_noted_with_those_of_the_gpu_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.build.peak", lambda: 77)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 55)
+    for there, more in ((False, {}), (True, {"device_memory_bytes": 55})):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        _measure(tmp_path / "costs.json", 1.26)
+        assert read_json(tmp_path / "costs.json") == {"seconds": 1.3, "memory_bytes": 77, **more}
+
+
+@pytest.mark.parametrize(
+    ("method", "training", "days", "kept"),
+    [
+        ("lora", {"schedule": "constant", "steps": 7}, 2, ("retain", 7, True)),
+        ("lora", {"schedule": "cosine", "steps": 7}, 2, ("retain", 7, False)),  # its end depends on all of its steps
+        ("lora", {"schedule": "constant", "steps": 7}, 0, ("discard",)),
+        ("model_merge", None, 2, ("discard",)),
+    ],
+)
+def test_the_state_of_a_run_that_ended_is_kept_for_a_longer_one_as_many_days_as_params_say(
+    method: str,
+    training: dict[str, Any] | None,
+    days: int,
+    kept: tuple[Any, ...],
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+    report: Any = SimpleNamespace(
+        retain=lambda steps, state: asked.append(("retain", steps, state)), discard=lambda: asked.append(("discard",))
+    )
+    monkeypatch.setattr("etude.training.report.forget_finished", lambda *given: asked.append(given))
+    change(project / "params.yaml", keep_states=days)
+    _keep_state(report, params_of(method, training))
+    assert asked == [kept, (Path(".scratch"), days)]
+
+
+def test_a_run_has_a_state_of_its_own_for_all_that_changes_its_result_and_not_for_its_length_or_its_memory(
+    project: Path,
+) -> None:
+    def place(inputs: dict[str, str] | None = None, facts: dict[str, Any] | None = None, **changes: Any) -> Path:
+        return _scratch("lora", params_of("lora", **changes), inputs or {"data": "1"}, facts or {"seed": 3})
+
+    own = place()
+    assert own == place(training={"steps": 60}) == place(recompute=True)
+    others = [place(rank=5), place(training={"learning_rate": 1e-3}), place({"data": "2"}), place(facts={"seed": 4})]
+    assert len({own, *others}) == 5
+    assert own.parent == Path(".scratch")
+    assert re.fullmatch("lora-[0-9a-f]{16}", own.name)
+
+
+def test_facts_name_the_gpu_the_reading_of_texts_and_the_package_of_the_optimizer(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = pick(project / "params.yaml", StageParams)
+    params, base = params_of("lora"), Path("models/tiny")
+    inputs = {"models/tiny": "1", "data/concept/latents": "2", "etude/core": "3"}
+    plain = _facts(params, settings, inputs, base, None)
+    assert "reading" not in plain
+    assert plain["inputs"] == {"models/tiny": "1", "data/concept/latents": "2"}
+    assert plain["cpu"].startswith(platform.machine())
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    text = Text(chunks=2, rule="kohya", emphasis="none")
+    facts = _facts(params, settings.model_copy(update={"device": "cuda", "text": text}), inputs, base, None)
+    assert (facts["device"], facts["reading"]) == ("Tesla T4", text.model_dump())
+    monkeypatch.setattr("tasks.build.versions", lambda *names: names)
+    optimizer = params.training.optimizer.model_copy(update={"kind": "prodigy"})  # type: ignore[attr-defined]
+    prodigy = params.model_copy(update={"training": params.training.model_copy(update={"optimizer": optimizer})})  # type: ignore[attr-defined]
+    packages = [_facts(one, settings, inputs, base, None)["versions"] for one in (params, prodigy)]
+    assert packages == [LIBRARIES, (*LIBRARIES, "prodigyopt")]
 
 
 def full_at(steps: int) -> Callable[[Average, int], None]:
@@ -245,6 +347,21 @@ def test_more_processes_than_gpus_are_refused_with_both_numbers(project: Path, m
         build("lora")
 
 
+def test_as_many_processes_as_gpus_are_taken_and_those_that_were_started_are_not_counted_again(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = pick(project / "params.yaml", StageParams).model_copy(update={"device": "cuda", "processes": 3})
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    _tell_of_gpus(settings)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ParamsError, match=r"`processes` is 3, but this stage can use 2 GPUs\. Next: write `proc.*: 2`"):
+        _tell_of_gpus(settings)
+    _tell_of_gpus(settings.model_copy(update={"device": "cpu"}))
+    monkeypatch.setenv(processes.OURS, "3")  # each of them sees one GPU
+    _tell_of_gpus(settings)
+
+
 def test_bf16_on_a_gpu_that_emulates_it_is_told(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,6 +371,10 @@ def test_bf16_on_a_gpu_that_emulates_it_is_told(
     settings = pick(project / "params.yaml", StageParams).model_copy(update={"device": "cuda", "precision": "bf16"})
     _tell_of_gpus(settings)
     assert "Tesla T4 only emulates `precision: bf16`, slowly. Next: write `precision: fp16`" in capsys.readouterr().err
+    _tell_of_gpus(settings.model_copy(update={"precision": "fp16"}))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    _tell_of_gpus(settings)
+    assert capsys.readouterr().err == ""
 
 
 def test_several_processes_make_one_artifact_and_one_of_them_speaks(project: Path) -> None:
@@ -295,18 +416,22 @@ def test_every_dep_of_the_stage_is_an_input(project: Path) -> None:
 
 
 def test_a_build_whose_inputs_changed_meanwhile_saves_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = load_method("lora")
-    learn = module.build
+    module, captions = load_method("lora"), project / "data/concept/texts/captions.json"
+    learn, before = module.build, captions.read_text()
 
     @functools.wraps(learn)
     def meddle(**given: Any) -> Any:
-        (project / "data/concept/texts/captions.json").write_text("{}")
+        captions.write_text("{}")
         return learn(**given)
 
     monkeypatch.setattr(module, "build", meddle)
     with pytest.raises(StaleError, match=r"data/concept/texts/captions.json: changed while this stage ran"):
         build("lora")
     assert not (project / "artifacts/lora/build").exists()
+    captions.write_text(before)
+    monkeypatch.setattr("tasks.build._publish", lambda *_: pytest.fail("gigabytes were copied before a look"))
+    with pytest.raises(StaleError, match=r"data/concept/texts/captions.json: changed while this stage ran"):
+        build("lora")
 
 
 def test_a_base_that_the_method_cannot_stand_on_is_refused_before_it_is_loaded(
@@ -316,9 +441,48 @@ def test_a_base_that_the_method_cannot_stand_on_is_refused_before_it_is_loaded(
     monkeypatch.setattr("etude.base.loading.load_base", None)
     with pytest.raises(
         BaseError,
-        match="is of the family sd1, which lora does not support: it is too old. Next: set `base` in params.yaml",
+        match="is of the family sd1, which lora does not support: it is too old. Next: set `base` in params.yaml "
+        f"to a base of {' or '.join(name for name in FAMILIES if name != 'sd1')}",
     ):
         build("lora")
+
+
+@pytest.mark.parametrize(
+    ("module", "there", "shared", "kind", "fault"),
+    [
+        ("etude.training.settings", None, {"trackers": ["wandb"]}, "adamw", "`trackers` has wandb, which is not inst"),
+        ("etude.training.optimizer", None, {}, "adamw8bit", "needs bitsandbytes, which is not installed"),
+        ("etude.training.optimizer", True, {"device": "auto"}, "adamw8bit", "bitsandbytes cannot compute on this dev"),
+    ],
+    ids=["tracker", "optimizer", "device"],
+)
+def test_what_this_machine_cannot_run_is_refused_before_the_base_is_looked_at(
+    module: str,
+    there: bool | None,
+    shared: dict[str, Any],
+    kind: str,
+    fault: str,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = project / "pipelines/lora/params.yaml"
+    plan = read_yaml(own)["training"]
+    change(own, training=plan | {"optimizer": plan["optimizer"] | {"kind": kind}})
+    change(project / "params.yaml", base="models/none", **shared)
+    monkeypatch.setattr(f"{module}.find_spec", lambda _: there)
+    monkeypatch.setattr("etude.base.loading.choose_device", lambda _: torch.device("mps"))
+    with pytest.raises(ParamsError, match=fault):
+        build("lora")
+
+
+def test_a_method_that_reads_one_chunk_of_a_text_is_refused_where_texts_have_several(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_project(tmp_path, tiny_base, "null_text_inversion")
+    monkeypatch.chdir(tmp_path)
+    change(tmp_path / "params.yaml", text={"chunks": 2, "rule": "a1111", "emphasis": "none"})
+    with pytest.raises(ParamsError, match="this method reads 75 tokens without weights"):
+        build("null_text_inversion")
 
 
 def test_a_base_that_is_missing_is_named(project: Path) -> None:
@@ -352,7 +516,10 @@ def test_a_method_that_trains_nothing_reads_the_pictures_and_leaves_its_artifact
     for folder in ("latents", "texts"):
         shutil.rmtree(tmp_path / "data/concept" / folder)
     change(tmp_path / "pipelines/aesthetic_gradient/params.yaml", set="concept")
+    began = time.monotonic()
     build("aesthetic_gradient")
+    took = read_json(tmp_path / "logs/build-aesthetic_gradient.json")["seconds"]
+    assert 0 < took <= time.monotonic() - began + 0.1
     out = tmp_path / "artifacts/aesthetic_gradient"
     assert [name for name in outs(out) if name.startswith("build")] == ["build/artifact.safetensors"]
     assert (out / "training").is_dir()

@@ -385,3 +385,22 @@ def test_a_name_as_long_as_the_file_system_takes_is_captioned(raw: Path) -> None
     draw(raw / f"{'dog ' * 61}abc.png", 2)
     (raw / f"{'dog ' * 61}abc.txt").write_text("a dog", encoding="utf-8")
     assert sorted(text for text, _ in front().values()) == ["a dog", f"{'fox ' * 62}abc"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "used"), [("auto", True, "cuda"), ("auto", False, "cpu"), ("cpu", True, "cpu")]
+)
+def test_captioners_run_on_the_gpu_where_there_is_one_unless_params_say_otherwise(
+    raw: Path, asked: str, there: bool, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def describe(pictures: Iterable[Path], model: Path, settings: Words, device: str) -> Iterator[str]:
+        yield from (f"on {device}" for _ in pictures)
+
+    echo = SimpleNamespace(describe_pictures=describe, refuse_missing=lambda model: None)
+    monkeypatch.setitem(sys.modules, "echo_captioner", echo)
+    monkeypatch.setitem(CAPTIONERS, "echo", Captioner("echo", "Echo", "words", "echo_captioner"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: there)
+    describe_with({"echo": "words.txt"})
+    set_param("device: cpu", f"device: {asked}")
+    draw(raw / "0001.png", 1)
+    assert front() == {"0001.png": (f"on {used}", "echo")}

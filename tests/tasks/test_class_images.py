@@ -15,7 +15,7 @@ from etude.base.latents import encode_images
 from etude.base.loading import load_base
 from etude.base.settings import ClassImages, Text
 from etude.base.text import encode_prompts
-from etude.core.errors import InputError
+from etude.core.errors import InputError, OutOfMemoryError
 from etude.core.files import sha256_tree
 from etude.core.params import pick
 from etude.core.store import key
@@ -103,6 +103,33 @@ def test_nothing_is_drawn_again_and_a_lost_store_gives_the_same_bytes(capsys: py
 
 
 @pytest.mark.usefixtures("project")
+def test_a_batch_of_which_one_picture_is_lost_is_drawn_again_whole_and_is_the_same(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before, lost = sha256_tree(OUT), (OUT / "drawn/pictures/00003.png").read_bytes()
+    (kept,) = (path for path in Path(".cache/class_images").rglob("*.png") if path.read_bytes() == lost)
+    kept.unlink()
+    class_images("dreambooth")
+    assert said(capsys) == "2 drawn, 3 from cache"
+    assert sha256_tree(OUT) == before
+
+
+@pytest.mark.usefixtures("project")
+def test_where_memory_does_not_suffice_for_a_batch_its_size_and_what_to_lower_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    ask(seed=8)
+    monkeypatch.setattr("etude.diffusion.sample.generate", full)
+    with pytest.raises(
+        OutOfMemoryError, match=r"drawing 2 class images at once: .*Next: lower `class_images\.batch_size`"
+    ):
+        class_images("dreambooth")
+
+
+@pytest.mark.usefixtures("project")
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -164,10 +191,13 @@ def test_the_copy_of_a_set_that_is_no_longer_asked_for_goes() -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_no_picture_at_all_is_an_error_where_one_is_asked_for_and_real_ones_suffice(tiny_base: Path) -> None:
+def test_no_picture_at_all_is_an_error_where_one_is_asked_for_and_real_ones_suffice(
+    tiny_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ask(count=0, prompts=[])
     set_base("models/none")  # nothing is loaded, the base neither
     class_images("dreambooth")
+    assert capsys.readouterr().out == "dreambooth: no class images are drawn\n"
     own, base = Batches(load_images("data/concept/latents"), None, batch_size=2, seed=0), load_base(tiny_base)
     nothing = load_prior(OUT, [])
     with pytest.raises(InputError, match="contain no pictures of the class.*`prior_weight: 0`"):

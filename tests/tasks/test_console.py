@@ -1,3 +1,5 @@
+import io
+
 import pytest
 
 from tasks.shell.console import first_of, progress, say, shorten, warn
@@ -21,6 +23,7 @@ def test_progress_hands_out_every_item_and_says_nothing_into_a_log(capsys: pytes
 def test_a_long_text_loses_its_middle_and_one_that_fits_nothing() -> None:
     assert shorten("abcdefghij", 10) == "abcdefghij"
     assert shorten("abcdefghijk", 10) == "abcde…hijk"
+    assert shorten("abcdefghijklm", 11) == "abcde…ijklm"
     assert len(shorten("x" * 500)) == 60
 
 
@@ -40,3 +43,23 @@ def test_a_warning_is_one_line_and_cannot_steer_the_terminal(capsys: pytest.Capt
 def test_lines_keep_their_ends_and_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     say("a\n  b\x1b[2J é")
     assert capsys.readouterr().out == "a\n  b\\x1b[2J é\n"
+
+
+class Terminal(io.StringIO):
+    """A stream that people look at."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_shown_in_a_terminal_and_leaves_nothing_among_the_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", terminal)
+    assert list(progress([1, 2, 3], "pets: prepare")) == [1, 2, 3]
+    assert "pets: prepare" in terminal.getvalue()
+    assert "100%" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\x1b[2K")  # the bar is gone at the end
+    assert capsys.readouterr().out == ""

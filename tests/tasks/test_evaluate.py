@@ -69,7 +69,12 @@ def test_a_second_run_draws_nothing_and_writes_the_same_bytes(folder: Path, caps
     first, pictures = sha256_tree(folder / "artifacts/lora/evaluation"), cached(folder, "images")
     assert "12 pictures, 12 of them drawn now" in capsys.readouterr().out
     evaluate("lora")
-    assert "12 pictures, 0 of them drawn now" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "lora: 3 rows, 12 pictures, 0 of them drawn now" in told
+    best = read_json(folder / "artifacts/lora/evaluation/best.json")
+    base = read_json(folder / "artifacts/lora/evaluation/metrics.json")["image_similarity"]["base"]
+    row = f"image_similarity {best['value']}, untouched base {base}"
+    assert f"lora: best is {best['checkpoint']}: {row}" in told
     assert sha256_tree(folder / "artifacts/lora/evaluation") == first
     assert cached(folder, "images") == pictures
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from etude.core.errors import EtudeError, ParamsError
-from etude.core.files import read_json, sha256_tree
+from etude.core.files import read_json, sha256_tree, write_json
 from etude.core.params import read_yaml
 from tasks.grid import grid
 from tests.finished import build, copy, write_yaml
@@ -39,6 +40,24 @@ def test_training_pictures_lie_beside_the_grid_with_their_captions(folder: Path)
     for name in names:
         assert (shown / f"{name}.png").read_bytes() == (data / f"prepared/{name}.png").read_bytes()
         assert (shown / f"{name}.txt").read_text() == (data / f"captioned/{name}.txt").read_text()
+
+
+def test_of_many_training_pictures_eight_from_all_over_the_set_lie_beside_the_grid(folder: Path) -> None:
+    data = folder / "data/concept"
+    images = read_json(data / "prepared/images.json")["images"]
+    (plain, entry), *_ = (
+        (name, entry) for name, entry in sorted(images.items()) if (data / f"captioned/{name}.txt").exists()
+    )
+    for number in range(24):
+        for room, suffix in (("prepared", "png"), ("captioned", "txt")):
+            shutil.copy(data / room / f"{plain}.{suffix}", data / room / f"z{number:02}.{suffix}")
+    write_json(data / "prepared/images.json", {"images": {f"z{number:02}": entry for number in range(24)}})
+    grid("lora")
+    shown = folder / "artifacts/lora/grid/training"
+    for suffix in ("png", "txt"):
+        assert [path.stem for path in sorted(shown.glob(f"*.{suffix}"))] == [
+            f"z{number:02}" for number in range(0, 24, 3)
+        ]
 
 
 def test_the_manifest_tells_of_each_cell_what_it_is_and_how_it_scores(folder: Path) -> None:

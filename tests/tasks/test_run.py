@@ -59,6 +59,18 @@ def told(
             PermissionError(errno.EACCES, "Permission denied", "out"),
             "error: out: Permission denied. Next: change",
         ),
+        *(
+            (OSError(getattr(errno, name), "Fault", "a"), f"error: a: Fault. Next: {action}.\n")
+            for name, action in (
+                ("EDQUOT", "free some space, or ask for more"),
+                ("EROFS", "use a folder that can be written"),
+                ("ELOOP", "remove the link that leads to itself"),
+                ("ENOTDIR", "name a folder, or a file in one"),
+                ("EISDIR", "name a file"),
+                ("EIO", "check the disk"),
+            )
+        ),
+        (OSError(errno.ENOSPC, "No space left"), "error: disk: No space left. Next: free some space on that disk.\n"),
         (OUT_OF_MEMORY, "error: the start: memory did not suffice: at most "),
         (MemoryError(), "error: the start: memory did not suffice: at most "),
         (CPU_ALLOCATOR, "error: the start: memory did not suffice: at most "),
@@ -74,7 +86,7 @@ def test_neither_errors_nor_warnings_can_steer_the_terminal_and_several_faults_a
     fault = FormatError("a.pt", f"has \x1b[2J\n\u202e{BELOW}b.pt: is empty", "leave it out")
     assert told(fault) == "error: a.pt: has \\x1b[2J\\n\\u202e\n       b.pt: is empty. Next: leave it out.\n"
 
-    shown = []
+    shown, before = [], warnings.formatwarning
 
     def command() -> None:
         shown.append(warnings.formatwarning(EtudeWarning("\x1b[2Ja\nb é"), EtudeWarning, "a.py", 1))
@@ -82,6 +94,7 @@ def test_neither_errors_nor_warnings_can_steer_the_terminal_and_several_faults_a
     with pytest.raises(SystemExit):
         run(command)
     assert shown == ["warning: \\x1b[2Ja\\nb é\n"]
+    assert warnings.formatwarning is before
 
 
 @pytest.mark.parametrize("error", [RuntimeError("sizes differ"), FileNotFoundError(errno.ENOENT, "No such file", "a")])
@@ -124,3 +137,20 @@ def test_without_any_environment_it_is_said_what_to_do(
         ran = system_python(folder, *words)
         assert ran.returncode == 1
         assert re.fullmatch(r"error: \S+: this Python has no .*typer\. Next: run `make setup`, .*\n", ran.stderr)
+
+
+@pytest.mark.usefixtures("told")
+@pytest.mark.parametrize(("platform", "name"), [("win32", "a set"), ("linux", "'a set'")])
+def test_on_windows_whose_shell_leaves_them_the_quotes_around_names_in_dvc_yaml_are_removed(
+    platform: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[str] = []
+
+    def command(first: str, second: str) -> None:
+        given.extend([first, second])
+
+    monkeypatch.setattr(sys, "argv", ["task", "'a set'", "it's"])
+    monkeypatch.setattr(sys, "platform", platform)
+    with pytest.raises(SystemExit) as ended:
+        run(command)
+    assert (ended.value.code, given) == (0, [name, "it's"])

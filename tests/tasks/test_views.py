@@ -30,7 +30,7 @@ def project(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) ->
     make_project(tmp_path, tiny_base, METHOD)
     shutil.rmtree(tmp_path / "data/concept/prepared", ignore_errors=True)
     for number in range(2):
-        draw(tmp_path / f"data/concept/prepared/{number}.png", number, (64, 64))
+        draw(tmp_path / f"data/concept/prepared/{number}.png", number, (96, 64))
     tell_sources(tmp_path, "a.png", "b.png")
     monkeypatch.chdir(tmp_path)
     ask(views=3)
@@ -60,10 +60,11 @@ def test_each_view_is_encoded_with_its_mask_and_kind_and_none_twice(
     base = load_base(tiny_base, parts=("vae",))
     for number, (picture, masks, kind) in enumerate(_views(Path("data/concept/prepared/1.png"), asked)):
         name = f"concept/1-00{number}"
-        pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).reshape(1, 64, 64, 3)
+        pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).reshape(1, 64, 96, 3)
         mean = found.images.mean[found.images.names.index(name)]
         torch.testing.assert_close(mean, encode_images(base, pixels)[0][0], rtol=0, atol=1e-5)
         assert torch.equal(found.images.cells[found.images.names.index(name)], masks["mask"])
+        assert masks["mask"].shape == mean.shape[1:] == (8, 12)
         assert found.images.attention[found.images.names.index(name)] is None
         assert found.kinds[name] == kind
     assert "6 encoded, 0 from cache" in capsys.readouterr().out
@@ -90,8 +91,8 @@ def test_views_count_as_often_as_their_picture(project: Path) -> None:
 @pytest.mark.parametrize("count", [0, 3])
 def test_the_mask_of_a_picture_is_placed_as_its_view_is(count: int) -> None:
     asked = ask(views=count)
-    grey = Image.new("L", (64, 64), 0)
-    grey.paste(255, (0, 0, 64, 32))
+    grey = Image.new("L", (96, 64), 0)
+    grey.paste(255, (0, 0, 96, 32))
     Path("data/concept/prepared/attention").mkdir()
     grey.save("data/concept/prepared/attention/1.png")
     views(METHOD, "concept")
@@ -99,7 +100,7 @@ def test_the_mask_of_a_picture_is_placed_as_its_view_is(count: int) -> None:
     for number, (picture, _, _) in enumerate(_views(Path("data/concept/prepared/1.png"), asked)):
         mask = images.attention[images.names.index(f"concept/1-00{number}")]
         assert mask is not None
-        assert (mask.shape, picture.size) == ((8, 8), (64, 64))
+        assert (mask.shape, picture.size) == ((8, 12), (96, 64))
         if not count:
             assert mask[:3].min() > 0.99
             assert mask[-3:].max() < 0.01
