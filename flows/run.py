@@ -66,13 +66,7 @@ def main(
 
 
 def run(
-    root: Path,
-    targets: Sequence[str],
-    jobs: int,
-    gpus: Sequence[str],
-    force: bool = False,
-    pools: bool = False,
-    runner: str = "threads",
+    root: Path, targets: Sequence[str], jobs: int, gpus: Sequence[str], force: bool, pools: bool, runner: str
 ) -> None:
     """Run the flow with this repository's Prefect server, or with the one that PREFECT_API_URL names."""
     from flows import plan, server

@@ -304,9 +304,11 @@ def test_one_stage_at_once_and_no_gpu_are_taken_and_less_than_that_is_refused(
 def test_what_a_dry_run_says_below_its_table_is_a_line_each_and_no_mark_up(
     asked: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    long = Stage("b", "b", ("a",), why=("x" * 100,))
+
     def load(*_: object, lacking: list[str], **__: object) -> list[Stage]:
         lacking += ["pictures/[red]fox", "models/" + "x" * 100]
-        return STAGES
+        return [STAGES[0], long, STAGES[2]]
 
     large = ["lora:build does not fit. Next: write `recompute: true` " + "[bold]" * 20]
     monkeypatch.setattr(plan, "load", load)
@@ -315,9 +317,42 @@ def test_what_a_dry_run_says_below_its_table_is_a_line_each_and_no_mark_up(
     *table, count, missing, memory = capsys.readouterr().out.splitlines()
     assert [line.split() for line in table] == [
         ["stage", "memory", "why"],
-        ["b", "x;", "y"],
+        ["b", "x" * 100],
         ["c", "55.0", "GB", "after", "b"],
     ]
     assert count == "2 of 3 stages to run, 1 up to date"
     assert missing.startswith(f"pictures/[red]fox, models/{'x' * 100}: are missing, and no stage makes them. Next: run")
     assert memory == large[0]
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "fault", "stopped"),
+    [
+        (run, (), 1, "stopped: the next run goes on from here"),
+        (sweep, (["rank=4"],), 1, "stopped: what was finished is kept, and the next sweep finds it"),
+        (reproduce, ("v1",), 2, "stopped"),  # 1 says that something differs
+    ],
+    ids=["run", "sweep", "reproduce"],
+)
+def test_a_command_ends_with_a_line_and_a_code_for_a_fault_and_for_ctrl_c(
+    command: Any,
+    given: tuple[Any, ...],
+    fault: int,
+    stopped: str,
+    asked: Calls,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for error, code, line in (
+        (InputError("v1", "is wrong", "correct it"), fault, "error: v1: is wrong. Next: correct it."),
+        (KeyboardInterrupt(), 130, stopped),
+    ):
+
+        def fail(_: object, error: BaseException = error) -> None:
+            raise error
+
+        monkeypatch.setattr(command, "find_root", fail)
+        with pytest.raises(typer.Exit) as ended:
+            command.main(*given)
+        assert (ended.value.exit_code, capsys.readouterr().err) == (code, f"{line}\n")
+    assert asked == []

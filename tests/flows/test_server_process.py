@@ -108,6 +108,8 @@ def test_the_server_serves_its_word_pages_and_pictures_before_the_ui_and_ends_wh
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, root = tmp_path / "home", tmp_path / "root"
+    stand_in(monkeypatch, "prefect.server.api.server", create_app=Starlette)
+    server_process.application(home, root, "word")  # of a checkout without pages or pictures yet
     for file in (home / server.PICTURES / "a.webp", root / "artifacts/report/index.html"):
         file.parent.mkdir(parents=True)
         file.write_text(f"a {file.name}")

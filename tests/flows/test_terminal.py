@@ -126,6 +126,7 @@ def test_ctrl_c_is_noted_and_still_interrupts() -> None:
         ("GPU 0: a\nGPU 1: b\n", "24564\n16384\n", 16384 * 1024**2),  # MiB; a build must fit on any of them
         ("GPU 0: a\n", "[N/A]\n\n", 0),
         ("", "24564\n", 0),
+        ("GPU 0: a\n", "", 0),
     ],
 )
 def test_the_room_for_a_build_is_the_memory_of_the_smallest_gpu(
@@ -138,11 +139,13 @@ case "$*" in
     -L) printf '{gpus}';;
     '{listing}') printf '{memory}';;
 esac
+exit 9
 """)
     smi.chmod(0o755)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert device_memory() == room
+    assert devices(None) == [str(number) for number in range(gpus.count("GPU"))]
     monkeypatch.setenv("PATH", "/nowhere")
     assert device_memory() == 0
 

@@ -286,3 +286,11 @@ def test_of_many_inputs_that_no_cache_has_the_first_three_are_named_and_no_addre
     assert str(refused.value).startswith(
         f"{named}: the cache does not hold all of these inputs, and `dvc pull` says: lost. Next: "
     )
+
+
+def test_edits_that_git_cannot_tell_are_an_error_and_not_none(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", "--template=", str(tmp_path)], check=True)
+    (tmp_path / "a.txt").write_text("a")
+    git(tmp_path, "add", ".")  # and there is no commit to compare it with
+    with pytest.raises(subprocess.CalledProcessError):
+        worktree.edits_of(tmp_path)

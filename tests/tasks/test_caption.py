@@ -404,3 +404,17 @@ def test_captioners_run_on_the_gpu_where_there_is_one_unless_params_say_otherwis
     set_param("device: cpu", f"device: {asked}")
     draw(raw / "0001.png", 1)
     assert front() == {"0001.png": (f"on {used}", "echo")}
+
+
+def test_a_captioner_that_leaves_a_picture_without_an_answer_stops_the_stage(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_echo(monkeypatch)
+    echo = sys.modules["echo_captioner"].describe_pictures
+    monkeypatch.setattr("echo_captioner.describe_pictures", lambda pictures, *rest: list(echo(pictures, *rest))[:-1])
+    describe_with({"echo": "words.txt"})
+    draw(raw / "1.png", 1)
+    draw(raw / "2.png", 2)
+    with pytest.raises(ValueError, match="is shorter than"):
+        front()
+    assert not Path("data/pets/captioned").exists()
