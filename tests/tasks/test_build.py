@@ -222,6 +222,24 @@ def test_out_of_memory_names_the_step_the_peak_and_a_switch_with_which_the_same_
     assert same(artifacts.load(project / name).tensors, artifacts.load(built / name).tensors)
 
 
+@pytest.mark.parametrize(
+    ("place", "step"),
+    [
+        ("etude.training.opening.open_base", "loading the base"),
+        ("etude.training.preview.draw", "drawing the preview of the untouched base"),
+    ],
+)
+def test_out_of_memory_before_the_first_step_names_what_was_going_on(
+    place: str, step: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(place, full)
+    with pytest.raises(OutOfMemoryError, match=rf"^{step}: memory did not suffice: .*Next: write `recompute: true`"):
+        build("lora")
+
+
 def test_a_build_that_does_not_fit_on_the_device_stops_before_weights_are_read(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

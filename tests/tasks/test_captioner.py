@@ -14,10 +14,13 @@ def project(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(make_project(tmp_path, tiny_base))
 
 
-def test_the_digest_of_a_captioners_model_is_that_of_its_folder(tiny_base: Path) -> None:
+def test_the_digest_of_a_captioners_model_is_that_of_its_folder(
+    tiny_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     captioner("clip")
     clip = tiny_base / "clip"
     assert read_json(MODELS / "clip.json") == {"path": str(clip), "sha256": sha256_tree(clip)}
+    assert capsys.readouterr().out == f"clip is {clip} ({sha256_tree(clip)[:10]})\n"
 
 
 def test_a_digest_of_a_captioner_that_was_removed_is_deleted_and_what_else_is_there_stays() -> None:

@@ -49,11 +49,12 @@ def test_each_method_gets_the_pictures_and_captions_of_all_sets_with_their_repea
         assert set(data["captions"].texts) == set(images.names)
 
 
-def test_a_build_depends_on_what_the_further_sets_hold(project: Path) -> None:
+def test_a_build_depends_on_what_the_further_sets_hold(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match=r"sources/studio.json: is missing. Next: .*further_set@studio"):
         build("lora")
     RECORD.with_name("former.json").write_text("{}")
     further_set("lora", "studio")
+    assert "lora: learns from studio, too" in capsys.readouterr().out
     assert not RECORD.with_name("former.json").exists()
     record = read_json(RECORD)
     assert list(record) == ["data/studio/latents", "data/studio/texts"]

@@ -105,8 +105,9 @@ def test_pictures_are_inside_the_page_as_png(folder: Path) -> None:
     assert all(base64.b64decode(data).startswith(b"\x89PNG") for data in found)
 
 
-def test_equal_inputs_give_equal_bytes(folder: Path) -> None:
+def test_equal_inputs_give_equal_bytes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page("lora")
+    assert capsys.readouterr().out == "lora: artifacts/pages/lora/index.html\n"
     first = sha256_tree(folder / "artifacts/pages/lora")
     page("lora")
     assert sha256_tree(folder / "artifacts/pages/lora") == first

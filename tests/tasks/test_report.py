@@ -102,8 +102,9 @@ def test_names_are_escaped(folder: Path) -> None:
     assert "<b>" not in text
 
 
-def test_equal_pages_give_equal_bytes(folder: Path) -> None:
+def test_equal_pages_give_equal_bytes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report()
+    assert capsys.readouterr().out == "lora, textual_inversion: artifacts/report/index.html\n"
     first = sha256_tree(folder / "artifacts/report")
     report()
     assert sha256_tree(folder / "artifacts/report") == first

@@ -214,13 +214,16 @@ def test_large_sets_have_several_pages_and_every_link_leads_somewhere(
                 assert not anchor or f'id="{anchor}"' in texts[file], link
 
 
-def test_a_finding_has_twelve_thumbnails_and_a_list_200_names(raw: Path) -> None:
+def test_a_finding_has_twelve_thumbnails_and_a_list_200_names(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(13):
         noisy(raw / f"{number:03}.png", number, (20, 16))  # enlarged, and without a caption
     for number in range(201):
         (raw / f"no-{number:03}.png").write_bytes(b"no picture")
     text = html()
     section = text.split("<h3>Enlarged")[1].split("</section>")[0]
+    told = capsys.readouterr().out.splitlines()
+    assert "pets: enlarged: 13" in told
+    assert told[-1] == "pets: artifacts/sets/pets/index.html"
     assert section.count("<figure") == 12
     assert "<summary>1 more</summary>" in section
     assert "And 1 more, in <code>data/pets/prepared/images.json</code>" in text

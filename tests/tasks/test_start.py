@@ -34,15 +34,19 @@ def project(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) ->
     return tmp_path
 
 
-def test_a_method_that_starts_from_scratch_gets_only_a_note_of_that(project: Path) -> None:
+def test_a_method_that_starts_from_scratch_gets_only_a_note_of_that(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (project / "artifacts/textual_inversion/sources/start/left.safetensors").touch()
     start("textual_inversion")
     assert [path.name for path in (project / "artifacts/textual_inversion/sources/start").iterdir()] == ["start.json"]
+    assert capsys.readouterr().out == "textual_inversion: starts from scratch\n"
 
 
-def test_a_build_goes_on_from_a_file_of_another_program(project: Path) -> None:
+def test_a_build_goes_on_from_a_file_of_another_program(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change(project / OWN, start="models/rex.pt", **still(project))
     start("textual_inversion")
+    assert capsys.readouterr().out == "textual_inversion: goes on from models/rex.pt (embedding_pt, 1 tensors)\n"
     opened = artifacts.load(project / "artifacts/textual_inversion/sources/start" / FILE)
     assert torch.equal(opened.tensors["text_encoder"], torch.full((4, 32), 0.5))
     build("textual_inversion")
