@@ -11,11 +11,14 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from etude.core.errors import BELOW, EtudeWarning, FormatError, InputError
+from tasks import shell
 from tasks.shell import run
 from tests.shipped import copy_project
 
@@ -109,10 +112,12 @@ def system_python() -> Callable[..., subprocess.CompletedProcess[str]]:
     python = shutil.which("python3", path=str(Path(sys.base_prefix, "bin")))
     if sys.prefix == sys.base_prefix or not python:
         pytest.skip("the tests run in no environment of their own")
-    kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    others = ("VIRTUAL_ENV", "PYTHONPATH", "CONDA_PREFIX")
+    kept = {name: value for name, value in os.environ.items() if name not in others}
 
-    def ran(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([python, "-m", *words], cwd=folder, env=kept, capture_output=True, text=True, check=False)
+    def ran(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        command = [python, "-m", *words]
+        return subprocess.run(command, cwd=folder, env=kept | env, capture_output=True, text=True, check=False)
 
     return ran
 
@@ -127,6 +132,8 @@ def test_a_stage_finds_the_environment_of_the_checkout_in_experiments_and_worktr
     (elsewhere / ".git").write_text(f"gitdir: {checkout}/.git/worktrees/elsewhere\n", encoding="utf-8")
     for folder in folders:
         assert system_python(folder, "tasks.prepare", "gone").stderr.startswith("error: NAME: there is no image set")
+    own = system_python(checkout, "tasks.prepare", "gone", CONDA_PREFIX="/conda")  # an environment that is activated
+    assert "this Python has no " in own.stderr
 
 
 def test_without_any_environment_it_is_said_what_to_do(
@@ -154,3 +161,29 @@ def test_on_windows_whose_shell_leaves_them_the_quotes_around_names_in_dvc_yaml_
     with pytest.raises(SystemExit) as ended:
         run(command)
     assert (ended.value.code, given) == (0, [name, "it's"])
+
+
+@pytest.mark.parametrize(("platform", "name"), [("win32", "Scripts/python.exe"), ("linux", "bin/python3")])
+def test_each_system_has_the_python_of_an_environment_in_its_own_place(
+    platform: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(shell, "_ROOT", tmp_path)
+    assert shell._python() is None
+    for other in ("Scripts/python.exe", "bin/python3"):
+        (tmp_path / ".venv" / other).parent.mkdir(parents=True)
+        (tmp_path / ".venv" / other).touch()
+    assert shell._python() == tmp_path / ".venv" / name
+
+
+def test_on_windows_a_stage_waits_for_the_python_that_does_its_work_and_ends_with_its_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "tasks.build", "lora"])
+    run_it = lambda command, check: (asked.append((command, check)), SimpleNamespace(returncode=7))[1]  # noqa: E731
+    monkeypatch.setattr(subprocess, "run", run_it)
+    with pytest.raises(SystemExit) as ended:
+        shell._continue_with(Path("own/python.exe"))
+    assert (ended.value.code, asked) == (7, [(["own/python.exe", "-m", "tasks.build", "lora"], False)])

@@ -16,6 +16,7 @@ from etude.core.errors import InputError
 from etude.core.files import sha256_tree, write_json
 from etude.training.inputs import INPUTS, Request
 from etude.training.views import load_views
+from tasks.encode import grey_of
 from tasks.views import _views, views
 from tests.pipelines.learning import params_of
 from tests.tasks.front import draw
@@ -95,12 +96,14 @@ def test_the_mask_of_a_picture_is_placed_as_its_view_is(count: int) -> None:
     grey.paste(255, (0, 0, 96, 32))
     Path("data/concept/prepared/attention").mkdir()
     grey.save("data/concept/prepared/attention/1.png")
+    grey.convert("RGB").save("data/concept/prepared/1.png")  # so that each view shows what its mask has to be
     views(METHOD, "concept")
     images = load_views(OUT, ["concept"]).images
     for number, (picture, _, _) in enumerate(_views(Path("data/concept/prepared/1.png"), asked)):
         mask = images.attention[images.names.index(f"concept/1-00{number}")]
         assert mask is not None
         assert (mask.shape, picture.size) == ((8, 12), (96, 64))
+        assert torch.equal(mask, grey_of(picture, 8, 12))
         if not count:
             assert mask[:3].min() > 0.99
             assert mask[-3:].max() < 0.01
