@@ -35,3 +35,29 @@ def test_a_picture_of_one_colour_has_no_contrast_and_is_not_called_blurred() -> 
     red = Image.merge("RGB", [Image.effect_noise((64, 64), 90), Image.new("L", (64, 64)), Image.new("L", (64, 64))])
     assert contrast_of(red) > NEARLY_PLAIN
     assert blur_of(Image.new("RGB", (WINDOW, 2))) == 0
+
+
+def test_blur_is_the_share_of_a_rows_differences_that_an_average_of_nine_pixels_leaves() -> None:
+    edge = np.zeros((1, 20), np.uint8)
+    edge[0, 10:] = 180
+    # of the step of 180, the average of nine pixels leaves a ninth at the place of the step: 1/9
+    assert blur_of(Image.fromarray(edge).convert("RGB")) == pytest.approx(1 / 9)
+    ramp = np.tile(np.arange(0, 200, 10, dtype=np.uint8), (1, 1))
+    assert blur_of(Image.fromarray(ramp).convert("RGB")) == 1
+    both = np.zeros((20, 20), np.uint8)
+    both[:, 10:] = 100
+    both += np.arange(0, 100, 5, dtype=np.uint8)[:, None]
+    assert blur_of(Image.fromarray(both).convert("RGB")) == 1  # smooth from top to bottom
+
+
+def test_a_picture_as_small_as_the_average_is_not_called_blurred_and_one_pixel_more_is_measured() -> None:
+    def ramp(width: int) -> Image.Image:
+        return Image.fromarray(np.arange(0, 10 * width, 10, dtype=np.uint8)[None]).convert("RGB")
+
+    assert (blur_of(ramp(9)), blur_of(ramp(10))) == (0, 1)
+
+
+def test_contrast_is_the_standard_deviation_of_the_channel_that_varies_most() -> None:
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    pixels[0] = (40, 100, 6)
+    assert contrast_of(Image.fromarray(pixels)) == 50
