@@ -80,8 +80,17 @@ def test_axes_reach_sampling_size_and_the_methods_own_settings() -> None:
 def test_search_and_replace_begins_with_words_of_the_prompt() -> None:
     made = one(axis("replace", "red, blue, shiny green"), axis("prompt", "a red [name]"))
     assert [cell.request.prompt for cell in made] == ["a red sks", "a blue sks", "a shiny green sks"]
+    assert {cell.request.sampling.negative for cell in made} == {""}
     with pytest.raises(ParamsError, match="`yellow` is not in the prompt"):
         one(axis("replace", "yellow, blue"))
+
+
+def test_search_and_replace_also_changes_the_negative_prompt() -> None:
+    sampling = DEFAULTS.sampling.model_copy(update={"negative": "a blurred sks"})
+    own = Defaults("sks", 7, sampling, {})
+    made = cells([axis("replace", "blurred, plain"), None, None], CHOICES, own)
+    assert [cell.request.sampling.negative for cell in made] == ["a blurred sks", "a plain sks"]
+    assert {cell.request.prompt for cell in made} == {"sks"}
 
 
 def test_the_base_is_drawn_once_for_all_strengths() -> None:
@@ -95,3 +104,21 @@ def test_seeds_of_one_prompt_are_asked_for_together_as_an_evaluation_asks() -> N
     assert len(requests) == 8
     assert len(set(requests)) == 4
     assert {request.seeds for request in requests} == {(0, 1)}
+
+
+def test_a_cell_has_the_position_of_its_axis_where_others_are_left_out() -> None:
+    assert [cell.position for cell in one(None, axis("seed", "1-2"))] == [(0, 0, 0), (0, 1, 0)]
+    assert [cell.position for cell in one(None, None, axis("seed", "1-2"))] == [(0, 0, 0), (0, 0, 1)]
+
+
+def test_equal_values_make_one_cell_and_labels_of_long_numbers_are_rounded() -> None:
+    assert axis("seed", "1-3, 2").values == (1, 2, 3)
+    assert axis("strength", "0-1 [4]").labels[1] == "strength 0.33333333"
+    assert axis("seed", "123456789").labels == ("seed 123456789",)
+
+
+def test_a_build_without_steps_has_its_one_artifact_by_its_name() -> None:
+    only = {"base": UNTOUCHED, "final": Candidate("final", None, Path("final"), final=True)}
+    made = read_axis(AxisSettings(axis="checkpoint", values="all"), Choices(only, "base", ["[name]"]))
+    assert made
+    assert made.labels == ("untouched base, best", "final")
