@@ -43,7 +43,9 @@ def test_labels_are_legible_and_pictures_apart_in_the_smallest_cells() -> None:
     assert (plan.font, plan.gap, plan.gutter) == (12, 2, 72)
 
 
-@pytest.mark.parametrize(("count", "across"), [(1, 1), (2, 2), (3, 2), (4, 2), (5, 3), (6, 3), (7, 4), (12, 4), (15, 5)])
+@pytest.mark.parametrize(
+    ("count", "across"), [(1, 1), (2, 2), (3, 2), (4, 2), (5, 3), (6, 3), (7, 4), (12, 4), (15, 5)]
+)
 def test_square_blocks_fill_a_sheet_of_about_4_to_3_with_few_empty_places(count: int, across: int) -> None:
     assert layout(blocks=" " * count, cell=(180, 180)).across == across
 
