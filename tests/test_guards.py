@@ -332,3 +332,62 @@ def test_no_comprehension_holds_another() -> None:
 
 def test_a_nested_comprehension_is_found() -> None:
     assert nested("a = 1\nb = [x for x in sorted(y for y in range(3))]") == [2]
+
+
+# Classes that collect or count as they go. All others are values: what one part of a run got, no other part changes.
+CHANGED = {"FileState", "Report", "Trackers", "Footprint", "_Counting", "Row", "Result", "Tail"}
+CHANGED |= {"Progress", "Rolling", "Memory"}
+
+
+def not_frozen(text: str) -> set[str]:
+    """The dataclasses whose fields may be set again."""
+    found = set()
+    for node in (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)):
+        for decorator in map(ast.unparse, node.decorator_list):
+            if decorator.startswith("dataclass") and "frozen=True" not in decorator:
+                found.add(node.name)
+    return found
+
+
+# Where lists of different lengths are walked together on purpose: the rest of the longer one has no partner.
+UNEVEN = {
+    "etude/images/tiff.py": 1,
+    "etude/inspection/page.py": 1,
+    "etude/formats/layers.py": 1,
+    "etude/formats/delta/adobe_delta.py": 1,
+    "etude/captions/names.py": 1,
+    "etude/core/model_files.py": 1,
+    "etude/core/beside/listings.py": 1,
+    "flows/artifacts.py": 1,
+    "flows/verdict.py": 1,
+    "pipelines/null_text_inversion/method/path.py": 1,
+}
+
+
+def uneven(text: str) -> int:
+    """How many calls of zip would leave out the end of a longer list."""
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    zips = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "zip"]
+    return sum("strict=True" not in ast.unparse(call) for call in zips)
+
+
+def code() -> dict[str, str]:
+    """The text of each module, by its path."""
+    files = [file for room in PACKAGES for file in (ROOT / room).rglob("*.py")]
+    return {file.relative_to(ROOT).as_posix(): file.read_text(encoding="utf-8") for file in files}
+
+
+def test_values_cannot_be_changed() -> None:
+    assert set().union(*map(not_frozen, code().values())) == CHANGED
+
+
+def test_a_value_that_can_be_changed_is_found() -> None:
+    assert not_frozen("@dataclass(frozen=False)\nclass A: pass\n@dataclass(frozen=True)\nclass B: pass") == {"A"}
+
+
+def test_lists_that_are_walked_together_are_equally_long_unless_that_is_meant() -> None:
+    assert {file: count for file, text in code().items() if (count := uneven(text))} == UNEVEN
+
+
+def test_lists_of_different_lengths_that_are_walked_together_are_found() -> None:
+    assert uneven("zip(a, b)\nzip(a, b, strict=False)\nzip(a, b, strict=True)") == 2
