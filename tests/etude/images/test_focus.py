@@ -116,3 +116,39 @@ def test_a_face_larger_than_the_crop_fills_it() -> None:
     image = Image.new("RGB", (300, 900), (128, 128, 128))
     _, top, _, bottom = crop_box(image.size, (64, 64), focal_point(image, (64, 64), [(0, 350, 300, 800)]))
     assert 348 <= top <= bottom <= 802
+
+
+def clutter(size: tuple[int, int], seed: int) -> Image.Image:
+    """Rectangles of many sizes and colours."""
+    image, dice = Image.new("RGB", size, (90, 120, 150)), random.Random(seed)
+    draw = ImageDraw.Draw(image)
+    for _ in range(40):
+        x, y, width = dice.randrange(size[0]), dice.randrange(size[1]), dice.randrange(4, 60)
+        colour = tuple(dice.randrange(60, 200) for _ in "rgb")
+        draw.rectangle((x, y, x + width, y + dice.randrange(4, 60)), fill=colour)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("size", "seed", "faces", "focus"),
+    [
+        ((700, 300), 1, [], (213.28, 150)),
+        ((300, 701), 2, [], (150, 186.2)),
+        ((501, 260), 3, [], (213.32, 130)),
+        ((260, 900), 4, [], (130, 175.78)),
+        ((400, 230), 7, [], (175, 115)),
+        ((240, 410), 8, [], (120, 139.34)),
+        ((300, 400), 11, [(80, 0, 160, 40), (90, 330, 200, 399)], (150, 287.5)),
+        ((900, 300), 6, [(100, 50, 180, 250), (640, 80, 860, 120)], (284.77, 150)),
+        ((900, 300), 6, [(100, 50, 300, 120), (640, 40, 700, 280)], (597.66, 150)),
+        ((300, 900), 5, [(60, 100, 260, 150), (150, 620, 190, 860)], (150, 179.3)),
+        ((300, 900), 5, [(60, 100, 100, 290), (50, 620, 290, 700)], (150, 608.2)),
+        ((300, 900), 9, [(100, 420, 160, 500)], (150, 407.81)),
+        ((800, 300), 10, [(10, 50, 400, 250)], (203.12, 150)),
+        ((300, 901), 12, [(100, 380, 160, 560)], (150, 485.7)),
+    ],
+)
+def test_a_picture_keeps_its_focus_in_every_version_because_another_one_would_cut_all_sets_anew(
+    size: tuple[int, int], seed: int, faces: list[Box], focus: tuple[float, float]
+) -> None:
+    assert focal_point(clutter(size, seed), (64, 48), faces) == pytest.approx(focus, abs=0.01)
