@@ -48,3 +48,16 @@ def test_a_table_of_files_tells_where_each_loads(readme: Path) -> None:
 def test_a_section_or_a_readme_that_is_not_there_is_empty(readme: Path) -> None:
     assert section(readme, "Size") == ""
     assert section(readme.with_name("NONE.md"), "The files") == ""
+
+
+def test_a_table_that_nothing_announces_takes_no_other_line_with_it(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(
+        "## A\n\nKept.\n\n| a |\n|---|\n| b |\n\n## B\n\n| a |\n|---|\n| b |\n\nKept too.\n"
+    )
+    assert section(tmp_path / "README.md", "A") == "<p>Kept.</p>\n"
+    assert section(tmp_path / "README.md", "B") == "<p>Kept too.</p>\n"
+    assert files(tmp_path / "README.md", "A", "owl") == {}  # a table of one column says nothing of a file
+
+
+def test_a_name_becomes_the_stem_of_a_file(readme: Path) -> None:
+    assert list(files(readme, "The files", "<red otter>")) == ["file", "redotter.pt"]

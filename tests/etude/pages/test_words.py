@@ -7,7 +7,18 @@ from etude.pages import words
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.81234, "0.812"), (0.01234, "0.0123"), (-0.5, "−0.500"), (None, "–"), (12.3456, "12.346")]
+    ("value", "text"),
+    [
+        (0.81234, "0.812"),
+        (0.01234, "0.0123"),
+        (-0.5, "−0.500"),
+        (None, "–"),
+        (12.3456, "12.346"),
+        (0.1, "0.100"),
+        (0.09996, "0.1"),
+        (-0.0123, "−0.0123"),
+        (0.0, "0"),
+    ],
 )
 def test_numbers_have_few_digits_and_what_is_unknown_is_a_dash(value: float | None, text: str) -> None:
     assert words.number(value) == text
@@ -48,6 +59,20 @@ def test_a_gain_is_weighed_against_the_spread_between_seeds(values: dict[str, fl
     assert bool(text) == bool(said)
 
 
+def test_a_gain_is_certain_above_three_times_the_larger_spread_and_none_if_nothing_changed() -> None:
+    metric = BY_KEY["image_similarity"]
+    values = {"base": 0.5, "best": 0.875, "base_spread": 0.0625, "best_spread": 0.125}
+    assert "so not certain" in words.verdict(values, metric)
+    assert "so not certain" in words.verdict(values | {"base_spread": 0.125, "best_spread": 0.0625}, metric)
+    assert "From 0.500 to 0.876: 3 times the spread" in words.verdict(values | {"best": 0.876}, metric)
+    assert "From 0.500 to 0.500: it did not rise" in words.verdict(values | {"best": 0.5}, metric)
+    assert words.verdict({"base": 0.5, "base_spread": 0.1}, metric) == ""
+
+
+def test_a_spread_has_two_digits() -> None:
+    assert [words.spread(value) for value in (0.01234, 0.5, None)] == ["± 0.012", "± 0.5", ""]
+
+
 def test_where_lower_is_better_a_fall_is_the_gain() -> None:
     values = {"base": 0.5, "best": 0.3, "base_spread": 0.02, "best_spread": 0.01}
     assert "10 times the spread" in words.verdict(values, BY_KEY["validation_loss"])
@@ -57,4 +82,5 @@ def test_where_lower_is_better_a_fall_is_the_gain() -> None:
 def test_a_method_is_named_by_its_docstring() -> None:
     assert words.title(("LoRA: a low-rank change.", "More."), "lora") == ("LoRA", "A low-rank change.")
     assert words.title(("No colon here",), "lora") == ("lora", "No colon here")
+    assert words.title(("LoRA: small.", "More."), "x") == ("LoRA", "Small.")
     assert words.title((), "lora") == ("lora", "lora")
