@@ -60,11 +60,12 @@ def extra_negative_prompt(base: Base, text: str) -> Iterator[Base]:
 
 
 @contextmanager
-def replaced_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[nn.Module]:
-    """Give parameters of ``module`` other values, by name; cast to its device and precision.
+def replaced_weights(module: nn.Module, tensors: Mapping[str, Tensor], strength: float = 1.0) -> Iterator[nn.Module]:
+    """Give parameters of ``module`` the values W + ``strength`` · (W' - W), with W' by name in ``tensors``.
 
-    The parameters stay the same objects, so every reference to one sees the change. Raises FormatError, before anything
-    is changed, if a name or a shape does not fit.
+    They are cast to the module's device and precision, one after the other; meanwhile W is on the host. The parameters
+    stay the same objects, so every reference to one sees the change. Raises FormatError, before anything is changed, if
+    a name or a shape does not fit.
     """
     parameters = dict(module.named_parameters())
     unknown = sorted(set(tensors) - set(parameters))
@@ -75,14 +76,30 @@ def replaced_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterat
         if tensor.shape != parameters[name].shape:
             fault = f"{name} has shape {list(tensor.shape)}, but in the base it has {list(parameters[name].shape)}"
             raise FormatError("weights", fault, "use weights that were made for this base")
-    before = {name: parameters[name].data for name in tensors}
+    before: dict[str, Tensor] = {}
     try:
         for name, tensor in tensors.items():
-            parameters[name].data = tensor.detach().to(before[name])
+            parameter = parameters[name]
+            changed = _between(parameter.data, tensor.detach(), strength).to(parameter.data)
+            before[name], parameter.data = to_host(parameter.data), changed
         yield module
     finally:
         for name, data in before.items():
-            parameters[name].data = data
+            parameters[name].data = data.to(parameters[name].device)
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """A tensor of a GPU as a copy on the host; any other as it is."""
+    return tensor.cpu() if tensor.is_cuda else tensor
+
+
+def _between(before: Tensor, after: Tensor, strength: float) -> Tensor:
+    """The interpolated weight, in float32 or wider, so that a small difference is not lost by rounding."""
+    if strength == 1.0:
+        return after
+    wide = torch.promote_types(before.dtype, torch.float32)
+    start = before.to(wide)
+    return start + strength * (after.to(start) - start)
 
 
 @contextmanager

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
-import torch
 from torch import Tensor, nn
 
 from etude.base.base import Base
 from etude.core.errors import FormatError
-from etude.diffusion.hooks import replaced_weights
+from etude.diffusion.hooks import replaced_weights, to_host
 
 
 def parts_of(base: Base) -> dict[str, nn.Module]:
@@ -40,7 +39,7 @@ def learning(
     """
     all_parameters = {name: p for part, module in modules.items() for name, p in parameters_of(part, module).items()}
     parameters = {name: parameter for name, parameter in all_parameters.items() if chosen(name)}
-    before = {name: _to_host(p.data) for name, p in parameters.items()}
+    before = {name: to_host(p.data) for name, p in parameters.items()}
     try:
         for name, parameter in parameters.items():
             parameter.data = before[name].to(parameter.device, copy=True)
@@ -50,10 +49,6 @@ def learning(
         for name, parameter in parameters.items():
             parameter.requires_grad_(False)
             parameter.data, parameter.grad = before[name].to(parameter.device), None
-
-
-def _to_host(tensor: Tensor) -> Tensor:
-    return tensor.cpu() if tensor.is_cuda else tensor
 
 
 @contextmanager
@@ -67,21 +62,12 @@ def swapped(base: Base, tensors: Mapping[str, Tensor], strength: float = 1.0) ->
     for part, module in parts_of(base).items():
         names = {parameter: name for name, parameter in module.named_parameters()}
         own_parameters = {name: p for name, p in parameters_of(part, module).items() if name in tensors}
-        own[part] = {names[p]: _between(p, tensors[name], strength) for name, p in own_parameters.items()}
+        own[part] = {names[p]: tensors[name] for name, p in own_parameters.items()}
         unknown -= set(own_parameters)
     if unknown:
         fault = f"{len(unknown)} tensors, such as {min(unknown)}, are not in {base.path}"
         raise FormatError("weights", fault, "use weights that were made for this family of base")
     with ExitStack() as undo:
         for part, module in parts_of(base).items():
-            undo.enter_context(replaced_weights(module, own[part]))
+            undo.enter_context(replaced_weights(module, own[part], strength))
         yield base
-
-
-def _between(before: Tensor, after: Tensor, strength: float) -> Tensor:
-    """The interpolated weight, in float32 or wider, so that a small difference is not lost by rounding."""
-    if strength == 1.0 or before.shape != after.shape:  # `replaced_weights` raises the error for a wrong shape
-        return after
-    wide = torch.promote_types(before.dtype, torch.float32)
-    start = before.detach().to(wide)
-    return start + strength * (after.to(start) - start)

@@ -49,6 +49,10 @@ class ClipFeatures:
         """Unit features [n, d] of texts."""
         return self._all([self._kept(("text", text), partial(self._read, text)) for text in texts])
 
+    def forget(self) -> None:
+        """Free the memory of the model; the next feature that is not cached reads it again."""
+        self.__dict__.pop("_model", None)
+
     def _all(self, features: Sequence[Array]) -> Array:
         return unit(np.stack(features).astype(np.float64))
 

@@ -78,6 +78,7 @@ def examine(study: Study, candidates: Sequence[Candidate], track: Track) -> Exam
     names, method = study.real(), study.renderer.method
     table = loss_table(study.data / "latents", names, study.evaluate.validation, study.name, study.sampling.clip_skip)
     requests = [request for candidate in candidates for request in study.requests(candidate)]
+    study.clip.forget()  # drawing has the device for itself
     drawn = draw(study.renderer, requests, lambda missing: track(missing, f"{method}: draw"))
     tracked = track(candidates, f"{method}: losses")
     curves = {candidate: curve(study.renderer, candidate, study.settings, table) for candidate in tracked}

@@ -2,7 +2,8 @@
 
 One step is counted, with a checkpoint after it, and the optimizer's states, which exist from the second step on. With
 gradient release the second step is counted, because in the first, states are made while activations are freed. Not
-counted: the CUDA context (about 0.5 GB), workspaces of cuDNN, and fragmentation.
+counted: the CUDA context (about 0.5 GB), workspaces of cuDNN, fragmentation, and with several processes the gradients
+that are sent at once (about 0.2 GB).
 
 With ``device: cpu`` in the `Setup` the same build is counted on the CPU, where nothing waits elsewhere. Not counted
 then: Python and its libraries, and freed memory that glibc's allocator keeps. `benchmarks.true_size` measures both.
@@ -96,7 +97,7 @@ def count_build(method: Method, name: str, params: MethodParams, setup: Setup) -
         undo.enter_context(patch.object(conditioning, "encode_texts", encode_texts))
         report.releases = isinstance(params, TrainedWhole) and params.gradient_release
         undo.enter_context(patch.object(updates, "make_optimizer", report.optimizer))
-        undo.enter_context(patch.object(weights, "_to_host", counter.put_aside))
+        undo.enter_context(patch.object(weights, "to_host", counter.put_aside))
         undo.enter_context(patch.object(average, "to_host", lambda one: counter.put_aside(one.detach().clone())))
         AcceleratorState._reset_state(reset_partial_state=True)  # otherwise accelerate would refuse a second precision
         undo.callback(AcceleratorState._reset_state, reset_partial_state=True)

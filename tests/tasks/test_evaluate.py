@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import csv
+import gc
 import shutil
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from etude.base.clip import Clip
 from etude.core.errors import EtudeError
 from etude.core.files import read_json, sha256_tree
 from etude.core.params import read_yaml
+from etude.evaluation import study
 from tasks.evaluate import evaluate
 from tests.classifying import write_classifier
 from tests.finished import build, copy, write_yaml
@@ -156,6 +161,27 @@ def test_a_set_with_held_out_pictures_is_measured_against_them_with_base_and_rea
     hits = [float(row["concept_accuracy"]) for row in pictures if row["checkpoint"] == "base"]
     assert sum(hits) / len(hits) == metrics["concept_accuracy"]["base"]
     assert {row["background_accuracy"] for row in pictures if row["prompt"] == "[name]"} == {""}
+
+
+def test_clip_is_not_in_memory_while_pictures_are_drawn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold_out(folder, classify=False)
+    shutil.rmtree(folder / ".cache")
+    opened, seen, opening, draw = list[Any](), list[int](), Clip.__init__, study.draw
+
+    def watched_opening(clip: Clip, *given: Any) -> None:
+        opened.append(weakref.ref(clip))
+        opening(clip, *given)
+
+    def watched_draw(*given: Any) -> Any:
+        gc.collect()
+        seen.append(sum(clip() is not None for clip in opened))
+        return draw(*given)
+
+    monkeypatch.setattr(Clip, "__init__", watched_opening)
+    monkeypatch.setattr(study, "draw", watched_draw)
+    evaluate("lora")
+    assert seen == [0]
+    assert len(opened) == 2  # for the held-out pictures before, and for all others after
 
 
 def test_without_classifying_only_the_similarity_to_the_held_out_pictures_is_measured(folder: Path) -> None:

@@ -77,11 +77,8 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
         own = {n: p.detach() for part, m in parts_of(base).items() for n, p in parameters_of(part, m).items()}
         tensors = dict(Fused(artifact.tensors, artifact.facts, own))
     vae = {name.removeprefix("vae."): tensor for name, tensor in tensors.items() if name.startswith("vae.")}
-    if strength != 1:
-        now = dict(base.vae.named_parameters())
-        vae = {n: now[n].float() + strength * (t.float().to(now[n].device) - now[n].float()) for n, t in vae.items()}
     rest = {name: tensor for name, tensor in tensors.items() if not name.startswith("vae.")}
-    with replaced_weights(base.vae, vae), swapped(base, rest, strength):
+    with replaced_weights(base.vae, vae, strength), swapped(base, rest, strength):
         yield base
 
 

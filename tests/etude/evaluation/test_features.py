@@ -54,6 +54,18 @@ def test_a_feature_is_computed_once_for_equal_pixels(tiny_base: Path, tmp_path: 
     assert "_model" not in vars(again)  # the model was not opened
 
 
+def test_a_model_that_was_forgotten_is_read_again_for_the_next_feature(
+    tiny_base: Path, tmp_path: Path, pictures: list[Path]
+) -> None:
+    made, model = clip(tiny_base, tmp_path), "_model"
+    made.pictures(pictures[:2])
+    made.forget()
+    assert model not in vars(made)
+    made.pictures(pictures)
+    assert made.new == 3
+    assert model in vars(made)
+
+
 def test_a_feature_does_not_depend_on_its_neighbours(tiny_base: Path, tmp_path: Path, pictures: list[Path]) -> None:
     together = clip(tiny_base, tmp_path / "one").pictures(pictures)
     alone = clip(tiny_base, tmp_path / "two").pictures(pictures[2:])

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+import torch
 
 from etude.base.whole import empty_model
 from etude.core.families import FAMILIES
+from etude.diffusion import hooks
+from etude.diffusion.hooks import replaced_weights
+from etude.memory.base import empty_base
+from etude.memory.counter import counting
 from etude.memory.drawing import count_drawing
 from etude.memory.footprint import Setup
+from etude.training.opening import Opening
 from tests.etude.conftest import change
 
 
@@ -25,3 +32,17 @@ def test_drawing_needs_all_parts_in_the_precision_and_a_step_or_the_decoding(tin
     assert found.weights == pytest.approx(2 * values, rel=0.25)  # each tensor takes whole blocks
     assert found.previews > 2 * 2 * 64 * 64 * 3  # the decoded pictures, in bf16
     assert found.peak == found.weights + max(found.activations, found.previews)
+
+
+def test_the_weights_that_an_artifact_replaces_wait_on_the_host(tiny_base: Path) -> None:
+    how = Opening(("unet",), (), "bf16", lambda _: False, recompute=False)
+    with counting() as counter, patch.object(hooks, "to_host", counter.put_aside):
+        unet = empty_base(tiny_base, "sd1", how).unet
+        others = {name: counter.put_aside(torch.empty(p.shape)) for name, p in unet.named_parameters()}
+        largest = max(tensor.nbytes for tensor in others.values())
+        counter.restart()
+        before = counter.now
+        with replaced_weights(unet, others, 0.5):
+            assert counter.now <= before
+        assert counter.peak - before < 5 * largest  # the interpolation of one weight, in float32
+        assert 5 * largest < before
