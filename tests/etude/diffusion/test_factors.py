@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -143,6 +144,7 @@ LAYERS = {
     "padded": "conv_in",
     "stride": "down_blocks.0.downsamplers.0.conv",
 }
+NORMS = {"group": "conv_norm_out", "layer": f"{ATTENTION}.transformer_blocks.0.norm1"}
 
 
 @pytest.mark.parametrize("kind", ["pair", "dora", "diff"])
@@ -167,6 +169,60 @@ def test_in_half_precision_a_change_beside_the_weight_does_what_the_changed_weig
         assert not base.unet.get_submodule(name)._forward_hooks
     assert answers[0].shape == answers[1].shape
     assert (answers[0] - answers[1]).norm() < 0.02 * answers[0].norm()
+
+
+@pytest.mark.parametrize("factor", ["diff", "diff_b"])
+@pytest.mark.parametrize("layer", [*NORMS, "padded"])
+def test_in_half_precision_norms_and_biases_change_beside_the_weight_too(
+    precise_and_half: tuple[Base, Base], layer: str, factor: str
+) -> None:
+    name = (NORMS | LAYERS)[layer]
+    precise: Any = precise_and_half[0].unet.get_submodule(name)
+    delta = random(*(precise.weight if factor == "diff" else precise.bias).shape)
+    channels = precise.weight.shape[-1 if layer != "padded" else 1]
+    x = 3 + random(2, 6, channels) if layer == "layer" else 3 + random(2, channels, 8, 8)
+    answers = []
+    for base in precise_and_half:
+        module = base.unet.get_submodule(name)
+        with torch.no_grad():
+            before = module(x.to(module.weight.dtype)).double()
+            with added(base, {f"unet.{name}.{factor}": delta}, {"alpha": 2.0}, 0.7):
+                answers.append(module(x.to(module.weight.dtype)).double() - before)
+    assert answers[0].abs().max() > 0.5
+    assert (answers[0] - answers[1]).norm() < 0.02 * answers[0].norm()
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_layer_has_its_own_alpha_where_the_facts_name_one(precise_and_half: tuple[Base, Base], half: bool) -> None:
+    base, names = precise_and_half[half], [LAYERS["linear"], LAYERS["small"]]
+    changes = []
+    for facts in ({"alpha": 2.0}, {"alpha": 2.0, "alphas": {f"unet.{names[0]}": 6.0}}):
+        source = torch.Generator().manual_seed(1)
+        tensors, answers = {}, []
+        for name in names:
+            weight = base.unet.get_submodule(name).weight
+            for factor, shape in (("A", (2, *weight.shape[1:])), ("B", (len(weight), 2, *[1] * (weight.ndim - 2)))):
+                tensors[f"unet.{name}.lora_{factor}.weight"] = torch.randn(shape, generator=source)
+        for name in names:
+            module = base.unet.get_submodule(name)
+            weight = module.weight
+            x = torch.ones(1, weight.shape[1], 4, 4) if weight.ndim == 4 else torch.ones(1, 3, weight.shape[1])
+            with torch.no_grad():
+                before = module(x.to(weight)).double()
+                with added(base, tensors, facts, 1.0):
+                    answers.append(module(x.to(weight)).double() - before)
+        changes.append(answers)
+    (first, second), (tripled, same) = changes
+    torch.testing.assert_close(tripled, 3 * first, rtol=0.05, atol=0.1)
+    torch.testing.assert_close(same, second)
+
+
+def test_a_row_without_a_direction_stays_zero_and_an_untouched_rotation_changes_nothing() -> None:
+    f = {"lora_A.weight": random(2, 12), "lora_B.weight": torch.zeros(8, 2, dtype=torch.float64)}
+    delta = change("x", f | {"dora_scale": torch.ones(8, 1, dtype=torch.float64)}, 1.0, torch.zeros(LINEAR).double())
+    assert torch.equal(delta, torch.zeros(LINEAR).double())
+    weight, blocks = random(*LINEAR), torch.zeros(2, 4, 4, dtype=torch.float64)
+    assert torch.allclose(change("x", {"oft_blocks": blocks}, 0.5, weight), torch.zeros(LINEAR).double(), atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [LINEAR, CONV])

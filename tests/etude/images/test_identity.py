@@ -94,3 +94,24 @@ def test_the_pairs_of_a_large_set_are_those_that_comparing_all_with_all_finds() 
     assert len(expected) > 10
     assert near_duplicates(signatures, 0.05) == expected
     assert near_duplicates({}, 0.05) == []
+
+
+def test_a_signature_has_a_bit_for_each_cell_that_is_brighter_than_the_one_before_by_three_levels() -> None:
+    steps = [3, 2, -9, 30, 0, 3, 4, -50, 2, 3, 100, -20, 2, 1, 3, 90]
+    levels = np.cumsum([60, *steps]).astype(np.uint8)
+    set_bits = [int(step >= 3) for step in steps]
+    row = np.packbits(set_bits).tobytes().hex()
+    right = np.repeat(np.tile(levels, (272, 1)), 16, axis=1)  # 17 columns of 16 px
+    for pixels, expected in ((right, row * 16 + "00" * 32), (right.T, "00" * 32 + "".join(both(set_bits)))):
+        found = signature(Image.fromarray(pixels).convert("RGB"))
+        assert found.text()[:128] == expected
+        quarters = pixels.reshape(4, 68, 4, 68).mean(axis=(1, 3))
+        assert np.abs(found.tint - quarters[..., None]).max() <= 0.5
+        again = Signature.of_text(found.text())
+        assert (again.bits == found.bits).all()
+        assert (again.tint == found.tint).all()
+
+
+def both(bits: list[int]) -> list[str]:
+    """Two bytes for each row of 16 cells: all of its bits are the same."""
+    return ["ffff" if bit else "0000" for bit in bits]

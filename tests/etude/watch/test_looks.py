@@ -9,7 +9,7 @@ import pytest
 
 from etude.core import store
 from etude.core.errors import StaleError
-from etude.watch.looks import Look
+from etude.watch.looks import Look, receipt, refuse, values_of
 
 DAY = 24 * 3600
 
@@ -117,3 +117,30 @@ def test_a_look_that_was_kept_tells_the_same(folder: Path) -> None:
     assert Look.read(folder / "kept.json", folder).changed() == []
     (folder / "data/new").touch()
     assert Look.read(folder / "kept.json", folder).changed() == ["data/new"]
+
+
+def test_an_error_names_five_changes_and_counts_the_others() -> None:
+    refuse([])
+    with pytest.raises(StaleError, match="^a, b, c, d, e: changed while"):
+        refuse(list("abcde"))
+    with pytest.raises(StaleError, match="^a, b, c, d, e and 2 more: changed while"):
+        refuse(list("abcdefg"))
+
+
+def test_a_value_of_more_than_40_letters_is_shortened(folder: Path) -> None:
+    seen = look()
+    (folder / "params.yaml").write_text(f"a: {'x' * 38}\nb: {{c: {'y' * 39}, d: .inf}}\n")  # in quotes: 40 and 41
+    assert seen.changed() == [
+        f'params.yaml: a (1 → "{"x" * 38}")',
+        f'params.yaml: b.c ([1, 2] → "{"y" * 36}...)',
+    ]
+
+
+def test_values_that_json_has_not_are_texts(folder: Path) -> None:
+    (folder / "params.yaml").write_text("a: .nan\nb: 2026-11-30\n1: [true, null, -.inf]\n")
+    assert values_of(folder / "params.yaml", []) == {"a": "nan", "b": "2026-11-30", "1": [True, None, "-inf"]}
+    assert values_of(folder / "params.yaml", ["a", "a.b", "c"]) == {"a": "nan", "a.b": "(missing)", "c": "(missing)"}
+
+
+def test_a_stage_keeps_its_look_by_its_address() -> None:
+    assert receipt("pipelines/lora/dvc.yaml:build") == Path(".scratch/seen/pipelines/lora/dvc.yaml/build.json")
