@@ -5,7 +5,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from etude.images.crop import bucket_sizes, crop_box, cut, fitted, nearest_size, pad, scaled, split_boxes
+from etude.images.crop import (
+    bucket_sizes,
+    crop_box,
+    cut,
+    fitted,
+    nearest_size,
+    pad,
+    scaled,
+    smaller_box,
+    split_boxes,
+)
 
 SIZES = [(1, 1), (1, 5000), (5000, 1), (64, 64), (65, 64), (63, 64), (4000, 3000), (3000, 4001), (97, 1009)]
 TARGETS = [(64, 64), (96, 40), (40, 96)]
@@ -13,7 +23,12 @@ TARGETS = [(64, 64), (96, 40), (40, 96)]
 
 def test_a_box_is_scaled_with_its_picture() -> None:
     assert scaled((1, 2, 3, 4), 2, 5) == (2, 10, 6, 20)
-    assert [fitted(size, 10) for size in ((40, 20), (20, 40), (1000, 1))] == [(10, 5), (5, 10), (10, 1)]
+    assert [fitted(size, 10) for size in ((40, 20), (20, 40), (1000, 1), (1, 1000))] == [
+        (10, 5),
+        (5, 10),
+        (10, 1),
+        (1, 10),
+    ]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -73,6 +88,21 @@ def test_an_oversized_picture_is_split_where_a1111_splits_it(size: tuple[int, in
     assert boxes[-1][axis + 2] == pytest.approx(max(size), abs=2 / scale)
 
 
+@pytest.mark.parametrize("target", [(128, 96), (96, 128)])
+@pytest.mark.parametrize("size", [(400, 1000), (1000, 400)])
+def test_a_picture_is_split_into_parts_of_a_shape_that_is_not_square(
+    size: tuple[int, int], target: tuple[int, int]
+) -> None:
+    boxes = split_boxes(size, target, 0.9, 0.25)
+    axis = 1 if size[1] > size[0] else 0
+    scale = target[1 - axis] / size[1 - axis]
+    assert [round(box[axis] * scale) for box in boxes] == a1111_starts(size, target, 0.25)
+    for box in boxes:
+        assert (box[1 - axis], box[3 - axis]) == (0, size[1 - axis])
+        assert (box[2] - box[0]) / (box[3] - box[1]) == pytest.approx(target[0] / target[1], rel=0.01)
+        assert box[axis + 2] <= size[axis]
+
+
 def test_only_pictures_whose_shape_is_far_enough_off_are_split() -> None:
     assert split_boxes((100, 100), (64, 64), 0.99, 0.2) == []
     assert split_boxes((100, 199), (64, 64), 0.5, 0.2) == []
@@ -106,6 +136,26 @@ def test_a_picture_goes_to_the_bucket_of_its_shape() -> None:
     assert nearest_size((10, 9000), sizes) == (256, 1024)
 
 
+def test_of_buckets_of_one_shape_the_largest_is_taken() -> None:
+    assert nearest_size((50, 50), [(64, 64), (128, 128), (32, 32)]) == (128, 128)
+    assert nearest_size((20, 10), [(128, 64), (256, 128), (64, 128)]) == (256, 128)
+
+
+def test_a_smaller_box_has_the_same_shape_lies_inside_and_loses_at_most_its_share() -> None:
+    dice, boxes = random.Random(1), []
+    for _ in range(500):
+        left, top, right, bottom = smaller_box((10.0, 20.0, 110.0, 60.0), 0.25, dice)
+        assert 10 <= left < right <= 110
+        assert 20 <= top < bottom <= 60
+        assert (right - left) / 100 == pytest.approx((bottom - top) / 40)
+        boxes.append((right - left, (left - 10) / (100 - right + left), (top - 20) / (40 - bottom + top)))
+    widths, across, down = zip(*boxes, strict=True)
+    assert 75 <= min(widths) < 76 < 99 < max(widths) <= 100
+    for shares in (across, down):  # anywhere from one side to the other
+        assert 0 <= min(shares) < 0.05 < 0.95 < max(shares) <= 1
+    assert smaller_box((10.0, 20.0, 110.0, 60.0), 0.0, dice) == (10, 20, 110, 60)
+
+
 def test_a_cut_is_the_boxed_part_and_padding_keeps_the_whole() -> None:
     image = Image.new("RGB", (300, 100), (255, 0, 0))
     image.paste((0, 0, 255), (100, 0, 200, 100))
@@ -117,3 +167,5 @@ def test_a_cut_is_the_boxed_part_and_padding_keeps_the_whole() -> None:
     assert tuple(padded[15, 2]) == (255, 0, 0)
     assert tuple(padded[15, 15]) == (0, 0, 255)
     assert pad(Image.new("RGB", (5000, 1)), (30, 30), (0, 0, 0)).size == (30, 30)
+    thin = np.asarray(pad(Image.new("RGB", (1, 5000), (255, 255, 255)), (30, 20), (0, 0, 0)))
+    assert np.flatnonzero(thin[10].any(axis=1)).tolist() == [14]
