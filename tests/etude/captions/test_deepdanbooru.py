@@ -141,6 +141,11 @@ def test_a_picture_fills_a_square_with_its_outermost_pixels(size: tuple[int, int
         assert not band.size or np.abs(band - edge).max() < 1
 
 
+@pytest.mark.parametrize("size", [(5000, 1), (1, 5000), (1, 1)])
+def test_a_picture_of_a_pixels_height_or_width_fills_the_square_too(size: tuple[int, int]) -> None:
+    assert (fitted(Image.new("RGB", size, (255, 51, 0))) == np.array([1, 51 / 255, 0], np.float32)).all()
+
+
 def test_a_file_that_is_missing_or_no_deepdanbooru_is_refused(tmp_path: Path, whole: tuple[Path, nn.Module]) -> None:
     refuse_missing(whole[0])
     with pytest.raises(

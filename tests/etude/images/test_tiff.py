@@ -237,3 +237,38 @@ def test_ycbcr_of_other_weights_is_refused(tmp_path: Path, weights: list[int], r
     (tmp_path / "a.tif").write_bytes(data)
     said = fault_of(tmp_path / "a.tif")
     assert said is None if right else "YCbCr" in str(said)
+
+
+@pytest.mark.parametrize(("kind", "right"), [(0, True), (2, True), (1, False), (3, False)])
+def test_a_page_of_several_is_a_picture_and_one_that_is_marked_as_a_preview_is_none(
+    tmp_path: Path, kind: int, right: bool
+) -> None:
+    (tmp_path / "a.tif").write_bytes(tiff(bytes(512), grey(8) | {254: ("I", [kind])}))
+    said = fault_of(tmp_path / "a.tif")
+    assert said is None if right else "begins with a small preview" in str(said)
+
+
+@pytest.mark.parametrize(
+    ("tag", "fractions", "right"),
+    [
+        (529, [2994, 10_000, 5865, 10_000, 1141, 10_000], True),  # rounded in another way
+        (529, [299, 1000, 587, 1000, 116, 1000], False),
+        (532, [0, 1, 255, 1, 128, 1, 255, 1, 128, 1, 255, 1], True),
+        (532, [16, 1, 235, 1, 128, 1, 240, 1, 128, 1, 240, 1], False),
+    ],
+)
+def test_ycbcr_is_read_with_jpegs_weights_and_levels_alone(
+    tmp_path: Path, tag: int, fractions: list[int], right: bool
+) -> None:
+    kinds = colours(8, photometric=6) | {530: ("H", [1, 1]), tag: ("R", fractions)}
+    (tmp_path / "a.tif").write_bytes(tiff(bytes(WIDTH * HEIGHT * 3), kinds))
+    said = fault_of(tmp_path / "a.tif")
+    assert said is None if right else "YCbCr" in str(said)
+
+
+@pytest.mark.parametrize(("largest", "brightest"), [(255, 255), (256, 1)])
+def test_a_palette_has_eight_bits_only_if_no_value_needs_more(tmp_path: Path, largest: int, brightest: int) -> None:
+    palette = np.linspace(0, largest, 256).round().astype(int)
+    tags = {258: ("H", [8]), 262: ("H", [3]), 277: ("H", [1]), 320: ("H", np.tile(palette, 3).tolist())}
+    indices = np.arange(WIDTH * HEIGHT).astype(np.uint8)
+    assert read(tmp_path / "a.tif", tiff(indices.tobytes(), tags)).max() == brightest
