@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from etude.core.errors import InputError, ParamsError
-from etude.grids.drawing import BAND, GREY, PAPER, paint
+from etude.grids.drawing import BAND, GREY, PAPER, RULE, paint
 from etude.grids.layout import Label, Layout, Sheet, refuse_huge
 from etude.grids.text import font, wrap
 
@@ -119,3 +119,82 @@ def test_a_missing_or_broken_picture_is_named(red: Path, tmp_path: Path) -> None
     red.write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"red\.png: cannot be read as a picture"):
         paint(layout(), {(0, 0, 0): red})
+
+
+def ink(picture: Image.Image, box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """The box (left, top, right, bottom) around what is written in a part of a sheet, in pixels of the sheet."""
+    written = np.argwhere(np.asarray(picture.crop(box).convert("L")) < 150)
+    (top, left), (bottom, right) = written.min(axis=0), written.max(axis=0)
+    return box[0] + int(left), box[1] + int(top), box[0] + int(right), box[1] + int(bottom)
+
+
+def large() -> Layout:
+    """A sheet whose letters are 20 px large."""
+    columns = [Label("HHH", marked=True), Label("HHHHH")]
+    return Layout(Sheet("HHHH", "HHHHH", columns, [Label("HHH", marked=True)], [Label("HH"), Label("HH")], (180, 180)))
+
+
+def test_title_and_subtitle_stand_in_the_band_at_the_left_margin() -> None:
+    plan = large()
+    made = paint(plan, {})
+    title, subtitle = ink(made, (0, 0, plan.full[0], 58)), ink(made, (0, 58, plan.full[0], plan.head - 2))
+    assert title[0] == pytest.approx(40, abs=3)
+    assert (title[1] + title[3]) / 2 == pytest.approx(40, abs=2)
+    assert subtitle[0] == pytest.approx(40, abs=3)
+    assert (subtitle[1] + subtitle[3]) / 2 == pytest.approx(65 + 13, abs=2)  # the middle of a line of 26 px
+    heights = title[3] - title[1], subtitle[3] - subtitle[1]
+    assert heights[0] == pytest.approx(1.5 * heights[1], abs=2)
+
+
+def test_the_band_ends_with_a_line_and_every_cell_has_a_frame_even_without_a_picture(red: Path) -> None:
+    plan = large()
+    made = paint(plan, {(0, 0, 0): red, (1, 0, 1): red})
+    rule, band, paper = (Image.new("RGB", (1, 1), colour).getpixel((0, 0)) for colour in (RULE, BAND, PAPER))
+    right = plan.full[0] - 1
+    assert [made.getpixel((right, y)) for y in (0, plan.head - 2, plan.head - 1, plan.head)] == [
+        band,
+        band,
+        rule,
+        paper,
+    ]
+    for position in ((0, 0, 0), (1, 0, 1)):
+        left, top = plan.cell(*position)
+        pixels = np.asarray(made)
+        frame = [pixels[top - 1, left - 1 : left + 181], pixels[top + 180, left - 1 : left + 181]]
+        frame += [pixels[top - 1 : top + 181, left - 1], pixels[top - 1 : top + 181, left + 180]]
+        assert all((side == rule).all() for side in frame)
+        inside = pixels[top : top + 180, left : left + 180]
+        assert (inside == RED).all()
+
+
+def test_titles_of_columns_are_centred_just_above_their_cells_and_the_best_is_underlined() -> None:
+    plan = large()
+    made = paint(plan, {})
+    left, top = plan.cell(0, 0, 0)
+    foot = top - 10  # half a letter above the cells
+    letters = ink(made, (left, top - 36, left + 180, foot - 1))
+    assert (letters[0] + letters[2]) / 2 == pytest.approx(left + 90, abs=2)
+    assert (letters[1] + letters[3]) / 2 == pytest.approx(foot - 13, abs=2)
+    under = ink(made, (left, foot - 1, left + 180, top - 2))
+    assert (under[1], under[3]) == (foot, foot + 2)
+    assert (under[0], under[2]) == (pytest.approx(letters[0], abs=3), pytest.approx(letters[2], abs=3))
+    left, top = plan.cell(1, 0, 0)
+    other = ink(made, (left, top - 36, left + 180, top - 2))
+    assert other[3] < foot  # nothing is drawn under it
+    assert other[2] - other[0] > letters[2] - letters[0]
+
+
+def test_titles_of_rows_stand_at_the_left_beside_the_middle_of_their_cells_and_blocks_have_theirs_above() -> None:
+    plan = large()
+    made = paint(plan, {})
+    left, top = plan.block(1)
+    middle = plan.cell(0, 0, 1)[1] + 90
+    letters = ink(made, (left, middle - 90, left + plan.gutter, middle + 12))
+    assert letters[0] == pytest.approx(left, abs=3)
+    assert (letters[1] + letters[3]) / 2 == pytest.approx(middle, abs=2)
+    under = ink(made, (left, middle + 12, left + plan.gutter, middle + 90))
+    assert (under[1], under[3]) == (middle + 13, middle + 15)
+    assert (under[0], under[2]) == (pytest.approx(letters[0], abs=3), pytest.approx(letters[2], abs=3))
+    block = ink(made, (left, top, left + 180, top + 28))
+    assert block[0] == pytest.approx(left, abs=3)
+    assert (block[1] + block[3]) / 2 == pytest.approx(top + 13, abs=2)
