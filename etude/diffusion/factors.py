@@ -31,7 +31,7 @@ from etude.base.base import Base
 from etude.core.errors import BaseError, FormatError
 from etude.core.factors import by_layer, rank_of
 from etude.core.weights import refuse_infinite
-from etude.diffusion.hooks import replaced_weights
+from etude.diffusion.hooks import replaced_weights, to_host
 from etude.diffusion.weights import parts_of
 
 Factors = Mapping[str, Tensor]  # the factors of one layer, by name
@@ -186,15 +186,15 @@ def _no_layer(base: Base, full: str) -> BaseError:
 
 
 def _replaced(full: str, factors: Factors, alpha: float, layer: Any, strength: float, name: str) -> dict[str, Tensor]:
-    """The new weight and bias of a layer, by their names in the module."""
+    """The new weight and bias of a layer, on the host, by their names in the module."""
     weights = {}
     if set(factors) != {BIAS}:
         changed = layer.weight + strength * change(full, factors, alpha, layer.weight)
-        weights[f"{name}.weight"] = refuse_infinite("LoRA", f"the changed `{full}`", changed)
+        weights[f"{name}.weight"] = to_host(refuse_infinite("LoRA", f"the changed `{full}`", changed))
     if BIAS in factors:
         delta = bias_change(full, factors, getattr(layer, "bias", None))
         changed_bias = layer.bias + strength * delta
-        weights[f"{name}.bias"] = refuse_infinite("LoRA", f"the changed bias of `{full}`", changed_bias)
+        weights[f"{name}.bias"] = to_host(refuse_infinite("LoRA", f"the changed bias of `{full}`", changed_bias))
     return weights
 
 
