@@ -124,7 +124,7 @@ def carrier(root: Path, stages: Sequence[Stage]) -> Callable[[Stage, Site, Tell,
     share(root, stages)
     make_pools()
 
-    def send(stage: Stage, site: Site, tell: Tell, stopping: Event, urgency: float = 0.0) -> str:
+    def send(stage: Stage, site: Site, tell: Tell, stopping: Event, urgency: float) -> str:
         del site, urgency  # the worker has a site of its own, and Prefect's queue has an order of its own
         if stage.name.endswith(".dvc"):
             return "unchanged"  # an input: workers pull it from the remote

@@ -308,7 +308,7 @@ def test_a_server_that_is_away_for_a_moment_fails_no_stage_and_one_that_stays_aw
         return end
 
     monkeypatch.setattr(machines, "follow", follow)
-    given = Stage("a", "a"), Site(tmp_path, 1), lambda *_: None, Event()
+    given = Stage("a", "a"), Site(tmp_path, 1), lambda *_: None, Event(), 0.0
     send = machines.carrier(tmp_path, [])
     assert send(*given) == "ran"
     with pytest.raises(StageError, match="a: 3 tries failed; in the last, the Prefect server does not answer.*Next: "):

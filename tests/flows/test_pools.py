@@ -259,7 +259,7 @@ def test_workers_begin_once_commit_results_and_pools_are_there(
     assert carry(STAGE, Site(tmp_path, 1), told, Event(), 3.0) == "restored"
     assert did["begun"] == [(STAGE, "abc")]
     assert told == [("state", "queued")]
-    assert carry(Stage("in.dvc", "in.dvc"), Site(tmp_path, 1), told, Event()) == "unchanged"
+    assert carry(Stage("in.dvc", "in.dvc"), Site(tmp_path, 1), told, Event(), 0.0) == "unchanged"
     assert len(did["begun"]) == 1
 
 
@@ -267,7 +267,7 @@ def test_a_failed_stage_is_not_begun_again_and_one_whose_worker_is_lost_is(
     send: tuple[Any, dict[str, Any]], tmp_path: Path
 ) -> None:
     carry, did = send
-    given = STAGE, Site(tmp_path, 1), Calls(), Event()
+    given = STAGE, Site(tmp_path, 1), Calls(), Event(), 0.0
     for state, said in ((Failed(message="it broke"), "it broke"), (Failed(name="Gone"), "x:build ended Gone")):
         did["ends"] = [state]
         with pytest.raises(StageError, match=f"^{said}$"):
@@ -320,5 +320,5 @@ def test_a_flow_that_is_stopped_while_the_server_is_away_does_not_try_again(
     stopping = Event()
     stopping.set()
     with pytest.raises(StoppedError):
-        carry(STAGE, Site(tmp_path, 1), Calls(), stopping)
+        carry(STAGE, Site(tmp_path, 1), Calls(), stopping, 0.0)
     assert len(did["begun"]) == 1
