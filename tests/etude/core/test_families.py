@@ -14,10 +14,22 @@ from safetensors.torch import load_file
 from etude.base.base import Base
 from etude.base.family import recognise
 from etude.base.loading import load_base
+from etude.base.single import CONFIGS
 from etude.base.text import encode_prompts
 from etude.core.artifact import Artifact
-from etude.core.families import FAMILIES, PLAIN, PROJECTED, Family, TextEncoder, by_config, by_tensors
+from etude.core.families import (
+    FAMILIES,
+    PLAIN,
+    PROJECTED,
+    Family,
+    TextEncoder,
+    by_config,
+    by_names,
+    by_tensors,
+    listed,
+)
 from etude.core.files import Draft
+from etude.core.model_folders import read_config
 from etude.core.tensors import read_metadata
 from etude.formats import identify, load_format, write
 from etude.formats.kinds import family_of
@@ -182,6 +194,38 @@ def test_a_lora_is_of_the_one_family_with_its_text_encoders_and_depth_else_of_th
     assert family_of({deep: torch.ones(4, 7)}) == "sdxl"
     widths = {80: "made_up", 768: "sd1", 1024: "sd2", 2048: "sdxl", 7: None}
     assert {width: family_of({context: torch.ones(4, width)}) for width in widths} == widths
+
+
+@pytest.mark.parametrize(
+    ("name", "resolution"),
+    [
+        ("sd1", {"epsilon": 512, "v_prediction": 512}),
+        ("sd2", {"epsilon": 512, "v_prediction": 768}),
+        ("sdxl", {"epsilon": 1024, "v_prediction": 1024}),
+    ],
+)
+def test_a_published_family_has_the_sizes_of_its_published_configuration(name: str, resolution: dict[str, int]) -> None:
+    family, unet = FAMILIES[name], read_config(CONFIGS / name / "unet" / "config.json")
+    texts = [read_config(CONFIGS / name / encoder.part / "config.json") for encoder in family.text_encoders]
+    assert [encoder.width for encoder in family.text_encoders] == [text["hidden_size"] for text in texts]
+    assert family.width == unet["cross_attention_dim"]
+    levels = [name == "CrossAttnDownBlock2D" for name in unet["down_block_types"]]
+    depths = unet.get("transformer_layers_per_block", [1] * len(levels))
+    assert family.blocks == tuple(depth * with_attention for depth, with_attention in zip(depths, levels, strict=True))
+    assert family.size_ids == (unet.get("addition_embed_type") == "text_time")
+    assert by_config(unet) == family
+    assert family.resolution == resolution
+    for encoder, text in zip(family.text_encoders, texts, strict=True):
+        assert encoder.layers in (None, text["num_hidden_layers"])
+        assert (encoder.model == PROJECTED) == encoder.pooled == ("WithProjection" in text["architectures"][0])
+
+
+def test_a_layer_deeper_than_any_family_has_belongs_to_none() -> None:
+    block = "unet.down_blocks.2.attentions.0.transformer_blocks.{}.attn2.to_k.lora_A.weight"
+    for number, names in ((0, ["sd1", "sd2", "sdxl", "made_up"]), (1, ["sdxl"]), (9, ["sdxl"]), (10, [])):
+        assert [family.name for family in by_names([block.format(number)])] == names
+    assert [family.name for family in by_names(["positive.text_encoder_2"])] == ["sdxl", "made_up"]
+    assert listed() == "sd1, sd2, sdxl or made_up"
 
 
 def named(source: str) -> set[str]:

@@ -75,15 +75,28 @@ def test_a_png_with_all_check_sums_right_and_too_few_rows_is_damaged(tmp_path: P
         open_whole(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("size", [(64, 48), (5, 7), (1, 1), (1, 2), (4, 1), (3, 5)])
+# The PNG specification's pattern: which pass brings each pixel of a square of eight
+ADAM7 = ("16462646", "77777777", "56565656", "77777777", "36463646", "77777777", "56565656", "77777777")
+
+
+def interlaced(size: tuple[int, int]) -> bytes:
+    """The rows of the seven passes, in RGB, each with its filter."""
+    data = b""
+    for number in "1234567":
+        for row in range(size[1]):
+            columns = sum(ADAM7[row % 8][column % 8] == number for column in range(size[0]))
+            data += b"\0" + b"\x09" * 3 * columns if columns else b""
+    return data
+
+
+@pytest.mark.parametrize(
+    "size", [(64, 48), (5, 7), (1, 1), (1, 2), (4, 1), (3, 5), (73, 73), (74, 74), (75, 75), (77, 77)]
+)
 @pytest.mark.parametrize("missing", [0, 1])
 def test_an_interlaced_png_with_a_part_of_its_pixels_missing_is_damaged(
     tmp_path: Path, size: tuple[int, int], missing: int
 ) -> None:
-    data = b""
-    for left, top, across, down in pictures.ADAM7:
-        columns, lines = len(range(left, size[0], across)), len(range(top, size[1], down))
-        data += (b"\0" + b"\x09" * 3 * columns) * lines if columns else b""
+    data = interlaced(size)
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 1))
     shown = chunk(b"IDAT", zlib.compress(data[: len(data) - missing * 4]))
     (tmp_path / "a.png").write_bytes(pictures.SIGNATURE + header + shown + chunk(b"IEND", b""))
@@ -92,6 +105,26 @@ def test_an_interlaced_png_with_a_part_of_its_pixels_missing_is_damaged(
             open_whole(tmp_path / "a.png")
     else:
         assert open_whole(tmp_path / "a.png").getcolors() == [(size[0] * size[1], (9, 9, 9))]
+
+
+@pytest.mark.parametrize(
+    ("colours", "depth", "bits"),
+    [(0, 1, 1), (0, 8, 8), (0, 16, 16), (2, 8, 24), (2, 16, 48), (3, 4, 4), (3, 8, 8), (4, 8, 16), (6, 8, 32)],
+)
+def test_the_last_byte_of_a_black_png_of_any_kind_of_pixels_must_be_there(
+    tmp_path: Path, colours: int, depth: int, bits: int
+) -> None:
+    rows = (b"\0" + bytes((37 * bits + 7) // 8)) * 5
+    for data in (rows, rows[:-1]):
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", 37, 5, depth, colours, 0, 0, 0)) + chunk(b"PLTE", bytes(48))
+        header = header if colours == 3 else header[:25]
+        shown = chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+        (tmp_path / "a.png").write_bytes(pictures.SIGNATURE + header + shown)
+        if data == rows:
+            assert open_whole(tmp_path / "a.png").size == (37, 5)
+        else:
+            with pytest.raises(OSError, match="fewer rows of pixels than its height|truncated"):
+                open_whole(tmp_path / "a.png")
 
 
 def test_a_png_of_indices_without_a_palette_is_damaged(tmp_path: Path) -> None:

@@ -42,3 +42,42 @@ def test_blocks_of_a_rotation_that_are_not_square_are_refused(tmp_path: Path, sh
     save_file({f"{STEM}.oft_blocks": torch.zeros(shape)}, tmp_path / "a.safetensors")
     with pytest.raises(FormatError, match=r"has factors that do not fit: oft_blocks"):
         kohya_lora.read(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("kind", "alpha"), [("lora", 4), ("loha", 4), ("full", 1), ("ia3", 1), ("oft", 0), ("boft", 0)]
+)
+def test_a_file_without_alphas_has_that_which_changes_nothing(tmp_path: Path, kind: str, alpha: float) -> None:
+    """The rank, where there is one; no bound of a rotation."""
+    tensors = {name: tensor for name, tensor in tensors_of(kind).items() if not name.endswith((".alpha", ".scalar"))}
+    save_file(tensors, tmp_path / "a.safetensors")
+    assert kohya_lora.read(tmp_path / "a.safetensors")[1]["alpha"] == alpha
+
+
+def test_a_layer_of_a_kernel_in_three_dimensions_is_refused(tmp_path: Path) -> None:
+    shapes = {"lora_down.weight": (2, 4, 1, 1, 1), "lora_up.weight": (4, 2, 1, 1, 1)}
+    save_file({f"{STEM}.{name}": torch.ones(shape) for name, shape in shapes.items()}, tmp_path / "a.safetensors")
+    with pytest.raises(FormatError, match=r"has factors that do not fit: lora_down\.weight \[2, 4, 1, 1, 1\]"):
+        kohya_lora.read(tmp_path / "a.safetensors")
+
+
+def test_an_alpha_without_a_layer_is_left_out_and_alone_is_no_lora(tmp_path: Path) -> None:
+    lonely = {f"{STEM.replace('to_q', 'to_k')}.alpha": torch.tensor(3.0)}
+    save_file(tensors_of("lora") | lonely, tmp_path / "a.safetensors")
+    assert not [name for name in kohya_lora.read(tmp_path / "a.safetensors")[0] if "to_k" in name]
+    save_file(lonely, tmp_path / "a.safetensors")
+    with pytest.raises(FormatError, match="holds no LoRA"):
+        kohya_lora.read(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("missing", ["weight", "on_input"])
+@pytest.mark.parametrize("on_input", [0, 1])
+def test_a_vector_of_ia3_is_by_inputs_or_outputs_as_it_says(tmp_path: Path, on_input: int, missing: str) -> None:
+    tensors = tensors_of("ia3") | {f"{STEM}.on_input": torch.tensor(on_input)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    found, _ = kohya_lora.read(tmp_path / "a.safetensors")
+    assert list(found) == [f"{LAYER}.ia3_in" if on_input else f"{LAYER}.ia3_out"]
+    del tensors[f"{STEM}.{missing}"]
+    save_file(tensors, tmp_path / "a.safetensors")
+    with pytest.raises(FormatError, match=f"has no {missing}"):
+        kohya_lora.read(tmp_path / "a.safetensors")

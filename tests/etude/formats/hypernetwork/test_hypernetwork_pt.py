@@ -130,6 +130,35 @@ def test_a_file_with_dropouts_between_is_read(tmp_path: Path) -> None:
     assert facts["step"] == 5
 
 
+@pytest.mark.parametrize(
+    ("fields", "dropout"),
+    [
+        ({}, [0, 0, 0, 0]),
+        ({"dropout_structure": [], "use_dropout": False, "last_layer_dropout": True}, [0, 0, 0, 0]),
+        ({"use_dropout": True}, [0, 0.3, 0, 0]),
+        ({"use_dropout": True, "last_layer_dropout": True}, [0, 0.3, 0.3, 0]),
+        ({"dropout_structure": [0, 0.5]}, [0, 0.5, 0, 0]),
+        ({"dropout_structure": [0, 0, 1, 0.1], "use_dropout": True}, [0, 0, 1, 0.1]),
+    ],
+)
+def test_layers_are_found_behind_the_dropouts_that_a_file_has(
+    fields: dict[str, Any], dropout: list[float], tmp_path: Path
+) -> None:
+    data: dict[Any, Any] = {"layer_structure": [1, 2, 3, 1], "activation_func": "relu", "is_layer_norm": True}
+    data |= {"activate_output": False, "step": 5, "weight_initialization": None}
+    pair = [a1111_sequential(8, data | {"dropout_structure": dropout}) for _ in "kv"]
+    states = tuple({f"linear.{name}": t for name, t in each.state_dict().items()} for each in pair)
+    torch.save(data | fields | {8: states}, tmp_path / "other.pt")
+    tensors, facts = hypernetwork_pt.read(tmp_path / "other.pt")
+    layers = [member for member in pair[0] if isinstance(member, nn.Linear)]
+    assert [torch.equal(tensors[f"8.k.{i}.linear.weight"], layer.weight) for i, layer in enumerate(layers)] == [
+        True
+    ] * 3
+    norms = [member for member in pair[1] if isinstance(member, nn.LayerNorm)]
+    assert [tensors[f"8.v.{i}.norm.bias"].numel() for i in range(3)] == [norm.bias.numel() for norm in norms]
+    assert (facts["structure"], facts["initial"], facts["name"]) == ([1.0, 2.0, 3.0, 1.0], "Normal", "other")
+
+
 def test_the_first_files_have_other_names_and_tell_nothing_else(tmp_path: Path) -> None:
     states = {"linear1.weight": torch.randn(16, 8), "linear1.bias": torch.randn(16)}
     states |= {"linear2.weight": torch.randn(8, 16), "linear2.bias": torch.randn(8)}
@@ -161,6 +190,13 @@ def test_the_file_for_sd15_has_the_size_that_the_notes_name(tmp_path: Path) -> N
     assert path.stat().st_size / 2**20 == pytest.approx(83.7, abs=0.05)
 
 
+def test_a_structure_may_be_as_wide_as_a_thousand_and_as_narrow_as_nothing(tmp_path: Path) -> None:
+    data: Any = dict(read_pickle(hypernetwork_pt.write(hypernetwork(), Draft(tmp_path))[0]))
+    for structure in ([1, 1000, 1], [0, 0, 0]):
+        torch.save(data | {"layer_structure": structure}, tmp_path / "other.pt")
+        assert hypernetwork_pt.read(tmp_path / "other.pt")[1]["structure"] == structure
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
@@ -189,6 +225,10 @@ def test_what_is_no_hypernetwork_is_refused(data: dict[Any, Any], said: str, tmp
         ("activate_output", "no", "has a str for activate_output"),
         ("layer_structure", [1.0, -2.0, 1.0], "no list of numbers"),
         ("layer_structure", {}, "no list of numbers"),
+        ("layer_structure", [1.0], "no list of numbers"),
+        ("layer_structure", [1.0, True, 1.0], "no list of numbers"),
+        ("layer_structure", [1.0, 1000.5, 1.0], "no list of numbers"),
+        ("dropout_structure", [0.0, 1.5, 0.0], "has the dropout_structure"),
     ],
 )
 def test_tensors_at_other_places_than_the_file_says_are_refused(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from etude import formats
@@ -172,6 +172,42 @@ def test_the_model_hash_is_that_of_the_bytes_after_the_header(tmp_path: Path) ->
     assert metadata["sshs_model_hash"] == hashlib.sha256(body).hexdigest()
     assert metadata["modelspec.hash_sha256"] == "0x" + metadata["sshs_model_hash"]
     assert metadata["sshs_legacy_hash"] == hashlib.sha256(b"").hexdigest()[:8]  # shorter than a MiB: nothing is read
+
+
+def test_the_legacy_hash_is_that_of_64_kib_from_one_mib_on(tmp_path: Path) -> None:
+    made = lora()
+    made.tensors[f"{UNET}.lora_A.weight"] = torch.randn(4, 80_000)
+    (path,) = kohya_lora.write(made, Draft(tmp_path))
+    tensors, metadata = read_tensors(path)
+    own = {key: value for key, value in metadata.items() if key.startswith("ss_")}
+    written = save(tensors, own)
+    assert len(written) > 1_114_112
+    assert metadata["sshs_legacy_hash"] == hashlib.sha256(written[1_048_576:1_114_112]).hexdigest()[:8]
+
+
+def test_what_was_not_trained_is_none_in_the_kohya_header(tmp_path: Path) -> None:
+    facts = {"name": "sks", "rank": 4, "alpha": 2.0, "family": "sd1"}
+    metadata = read_metadata(kohya_lora.write(Artifact("lora", lora().tensors, facts), Draft(tmp_path))[0])
+    unknown = ("clip_skip", "learning_rate", "lr_scheduler", "max_grad_norm", "min_snr_gamma", "noise_offset")
+    unknown += ("num_train_images", "optimizer", "sd_model_name", "seed", "steps", "tag_frequency")
+    assert {metadata[f"ss_{name}"] for name in unknown} == {"None"}
+    assert metadata["ss_resolution"] == "(512, 512)"
+    assert metadata["modelspec.resolution"] == "512x512"
+    assert metadata["modelspec.prediction_type"] == "epsilon"
+    assert metadata["ss_base_model_version"] == "sd_v1"
+
+
+def test_what_was_trained_is_in_the_kohya_header(tmp_path: Path) -> None:
+    training = {"clip": 1.5, "min_snr": 5.0, "noise_offset": 0.1, "optimizer": {"kind": "adamw8bit"}}
+    made = lora(resolution=768, images=12, prediction="v_prediction", params={"training": training})
+    metadata = read_metadata(kohya_lora.write(made, Draft(tmp_path))[0])
+    found = {name: metadata[f"ss_{name}"] for name in ("max_grad_norm", "min_snr_gamma", "noise_offset", "optimizer")}
+    assert list(found.values()) == ["1.5", "5.0", "0.1", "adamw8bit"]
+    assert (metadata["ss_num_train_images"], metadata["ss_sd_model_name"]) == ("12", "models/miniature")
+    assert metadata["ss_resolution"] == "(768, 768)"
+    assert metadata["modelspec.resolution"] == "768x768"
+    assert metadata["modelspec.prediction_type"] == "v"
+    assert metadata["modelspec.trigger_phrase"] == "sks"
 
 
 def test_a_kohya_file_without_alpha_counts_as_alpha_equal_to_rank(tmp_path: Path) -> None:
