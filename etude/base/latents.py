@@ -43,7 +43,6 @@ def sample_latents(mean: Tensor, logvar: Tensor, noise: Tensor, scaling_factor: 
 @torch.no_grad()
 def decode_latents(base: Base, latents: Tensor) -> Tensor:
     """Pictures uint8 [B, 8h, 8w, 3] on the CPU, from scaled latents [B, 4, h, w]; large ones a few at a time."""
-    _need_vae(base)
     count = max(1, AT_ONCE // _pixels_of(base, latents))
     pictures: list[Tensor] = []
     with present(base, "vae"):

@@ -227,6 +227,10 @@ def test_a_single_sdxl_file_marked_v_pred_and_ztsnr_is_taken_as_such(tmp_path: P
     save_file({"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, file)
     scheduler = single_scheduler(file, "sdxl", CONFIGS / "sdxl")
     assert (scheduler["prediction_type"], scheduler["rescale_betas_zero_snr"]) == ("v_prediction", True)
+    assert scheduler["timestep_spacing"] == "trailing"
+    save_file({"v_pred": torch.zeros(0)}, file)
+    scheduler = single_scheduler(file, "sdxl", CONFIGS / "sdxl")
+    assert (scheduler["prediction_type"], scheduler.get("rescale_betas_zero_snr", False)) == ("v_prediction", False)
 
 
 def test_the_shipped_tokenizer_gives_clips_ids(tmp_path: Path) -> None:

@@ -39,6 +39,15 @@ def test_half_weights_are_computed_with_in_float32(folder: Path) -> None:
     assert Clip(folder, "cpu", "").read(["a red fox"]).dtype == torch.float32
 
 
+def test_texts_of_any_length_are_read_together_as_each_alone(folder: Path) -> None:
+    clip, texts = Clip(folder, "cpu", ""), ["a red fox", "", "a cat " * 60]
+    together = clip.read(texts)
+    assert together.shape[0] == 3
+    for text, embedding in zip(texts, together, strict=True):
+        torch.testing.assert_close(clip.read([text])[0], embedding, rtol=0, atol=1e-5)
+    assert not torch.allclose(together[0], together[1])
+
+
 @pytest.mark.parametrize("lost", ["config.json", "preprocessor_config.json", "model.safetensors"])
 def test_a_folder_that_lacks_a_file_is_refused_with_the_remedy(folder: Path, lost: str) -> None:
     (folder / lost).unlink()

@@ -51,6 +51,15 @@ def test_the_widths_and_the_name_of_a_base_do_not_count(copy: Path) -> None:
     [
         ({"in_channels": 9}, "inpainting"),
         ({"in_channels": 8}, "InstructPix2Pix"),
+        ({"in_channels": 7}, "7 input channels instead of 4: it is an upscaler"),
+        ({"in_channels": 5}, "a depth model"),
+        ({"in_channels": 16}, "another model"),
+        ({"in_channels": "4"}, "another model"),
+        ({"out_channels": 8}, "8 output channels instead of 4"),
+        ({"num_class_embeds": 10}, "needs a class"),
+        ({"encoder_hid_dim": 10}, "needs another kind of text"),
+        ({"encoder_hid_dim_type": "text_proj"}, r"another kind of text \(`encoder_hid_dim_type`\)"),
+        ({"class_embed_type": "timestep"}, "`class_embed_type: timestep`: only projection is supported"),
         ({"class_embed_type": "projection"}, "unCLIP"),
         ({"_class_name": "UNet3DConditionModel"}, "UNet3DConditionModel"),
         ({"addition_embed_type": "image"}, "`addition_embed_type: image`"),
@@ -60,6 +69,43 @@ def test_another_unet_is_refused_by_its_kind(copy: Path, values: dict[str, objec
     change(copy / "unet" / "config.json", **values)
     with pytest.raises(BaseError, match=says):
         recognise(copy)
+
+
+def test_a_unet_that_leaves_out_what_is_usual_is_recognised(copy: Path) -> None:
+    file = copy / "unet/config.json"
+    config = json.loads(file.read_text())
+    usual = ("in_channels", "out_channels", "_class_name", "class_embed_type", "num_class_embeds")
+    file.write_text(json.dumps({name: value for name, value in config.items() if name not in usual}))
+    assert recognise(copy) == "sd1"
+
+
+def test_a_folder_without_a_unet_is_said_to_be_what_its_index_names(tmp_path: Path) -> None:
+    with pytest.raises(BaseError, match=r"is no diffusers folder \(it has no unet/config\.json\)"):
+        recognise(tmp_path)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    with pytest.raises(BaseError, match="is a StableDiffusionPipeline without its unet"):
+        recognise(tmp_path)
+    (tmp_path / "prior").mkdir()
+    (tmp_path / "model_index.json").unlink()
+    with pytest.raises(BaseError, match="is a model without a UNet, an architecture that no method supports"):
+        recognise(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "loop"])
+def test_a_name_that_no_file_can_have_is_not_said_to_be_missing(name: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(BaseError, match=r"cannot be read \(.*Next: check its name and its permissions"):
+        recognise(tmp_path / name)
+
+
+@pytest.mark.parametrize("lost", ["vocab.json", "merges.txt"])
+def test_a_tokenizer_is_a_vocabulary_and_merges_or_one_file(copy: Path, lost: str) -> None:
+    (copy / "tokenizer" / lost).unlink()
+    (copy / "tokenizer/tokenizer.json").unlink(missing_ok=True)
+    with pytest.raises(BaseError, match="lacks tokenizer"):
+        recognise(copy)
+    (copy / "tokenizer/tokenizer.json").write_text("{}")
+    assert recognise(copy) == "sd1"
 
 
 def test_another_kind_of_conditions_is_a_familys_own_that_says_so(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,9 +71,13 @@ def test_other_pictures_are_refused(sd1: Base, pictures: torch.Tensor, says: str
         encode_images(sd1, pictures)
 
 
-def test_encoding_without_a_vae_says_what_to_load(sd1: Base) -> None:
+def test_encoding_and_decoding_without_a_vae_say_what_to_load(sd1: Base) -> None:
+    without = replace(sd1, vae=None)
     with pytest.raises(BaseError, match='"vae"'):
-        encode_images(replace(sd1, vae=None), torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+        encode_images(without, torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+    for decode in (decode_latents, decode_pixels):
+        with pytest.raises(BaseError, match='"vae"'):
+            decode(without, torch.zeros(1, 4, 8, 8))
 
 
 def test_large_pictures_are_decoded_one_after_another_and_very_large_ones_in_tiles(

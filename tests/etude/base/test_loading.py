@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,14 @@ def test_only_a_vae_that_says_so_stays_in_half_precision(copy: Path, upcast: boo
     change(copy / "vae/config.json", force_upcast=upcast)
     assert load_base(copy, dtype=torch.float16, parts=("vae",)).vae.dtype == dtype
     assert load_base(copy, dtype=torch.bfloat16, parts=("vae",)).vae.dtype == torch.bfloat16
+
+
+def test_a_vae_that_says_nothing_of_half_precision_stays_in_float32(copy: Path) -> None:
+    file = copy / "vae/config.json"
+    config = json.loads(file.read_text())
+    config.pop("force_upcast", None)
+    file.write_text(json.dumps(config))
+    assert load_base(copy, dtype=torch.float16, parts=("vae",)).vae.dtype == torch.float32
 
 
 @pytest.mark.parametrize(("size", "resolution"), [(8, 64), ([12, 10], 80), (None, 512)])

@@ -18,6 +18,7 @@ from etude.base.digest import part_digest
 from etude.base.family import recognise
 from etude.base.loading import load_base
 from etude.base.text import encode_prompts, tokenise
+from etude.base.unclip import with_image, without_image
 from etude.core.errors import BaseError
 from etude.core.tensors import read_tensors, write_tensors
 from etude.diffusion.hooks import supplied_picture
@@ -164,6 +165,32 @@ def test_noise_on_the_embedding_comes_from_the_pictures_own_seed(picture_base: B
         clean = draw(picture_base, (2,))
     assert (both[1].int() - alone[0].int()).abs().max() <= 1
     assert not torch.equal(alone, clean)
+
+
+def test_the_noise_of_an_embedding_is_drawn_from_a_stream_of_its_own(picture_base: Base) -> None:
+    """Fixed numbers: from another stream, every picture of the same parameters would be another."""
+    unclip, text = picture_base.unclip, Conditioning(torch.zeros(2, 77, WIDTH, dtype=torch.float64))
+    assert unclip is not None
+    with supplied_picture(picture_base, embedding(), 600):
+        found = with_image(unclip, text, [5, 0]).picture
+        alike = with_image(unclip, text).picture
+        z = unclip.supplied[-1].embedding.expand(2, -1)
+    source = [torch.Generator().manual_seed(seed + 4294967296) for seed in (5, 0)]
+    noise = torch.stack([torch.randn(WIDTH, generator=each) for each in source]).to(z)
+    assert torch.equal(found, unclip.labels(z, noise, torch.tensor([600, 600])).to(text.hidden))
+    assert alike is not None
+    assert torch.equal(alike[0], alike[1])
+
+
+def test_a_picture_that_a_text_has_already_is_kept(picture_base: Base) -> None:
+    own = Conditioning(torch.zeros(1, 77, WIDTH), picture=torch.ones(1, 2 * WIDTH))
+    for function in (with_image, without_image):
+        assert function(picture_base.unclip, own) is own
+        plain = Conditioning(torch.zeros(3, 77, WIDTH))
+        assert function(None, plain) is plain
+        zeros = function(picture_base.unclip, plain).picture
+        assert zeros is not None
+        assert torch.equal(zeros, torch.zeros(3, 2 * WIDTH))
 
 
 def test_without_guidance_the_picture_is_told_as_well(picture_base: Base) -> None:

@@ -90,9 +90,10 @@ def test_a_folder_without_a_vae_needs_one_with_a_configuration_unless_it_has_usu
     save_file(without[1], tmp_path / "alone.safetensors")
     with pytest.raises(BaseError, match=r"no_vae: does not have the widths .* Next: give a VAE that has its config"):
         read_with_vae(folder_without, tmp_path / "alone.safetensors")
-    change(folder_without / "unet/config.json", block_out_channels=3)
-    with pytest.raises(BaseError, match="does not have the widths"):
-        vae_config(folder_without, "sd1")
+    for levels in (3, [], None):
+        change(folder_without / "unet/config.json", block_out_channels=levels)
+        with pytest.raises(BaseError, match="does not have the widths"):
+            vae_config(folder_without, "sd1")
     change(folder_without / "unet/config.json", block_out_channels=[320, 640, 1280, 1280], cross_attention_dim=768)
     assert vae_config(folder_without, "sd1") == CONFIGS / "sd1/vae"
 

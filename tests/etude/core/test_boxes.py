@@ -52,6 +52,13 @@ def test_properties_are_those_of_the_picture_that_is_shown_wherever_it_stands(
         assert kinds == [b"ispe", b"irot"]
 
 
+def test_boxes_may_be_empty_also_the_last(tmp_path: Path) -> None:
+    properties = box(b"clap", b"") + box(b"irot", b"\0") + box(b"imir", b"")
+    listed = box(b"iprp", box(b"ipco", properties) + associations([(SHOWN, [1, 3])], 0, 0))
+    path = write(tmp_path / "a.avif", listed)
+    assert [kind for kind in (b"clap", b"irot", b"imir") if has_property(path, kind)] == [b"clap", b"imir"]
+
+
 def test_places_outside_the_list_of_properties_are_none(tmp_path: Path) -> None:
     listed = box(b"iprp", box(b"ipco", box(b"clap", b"")) + associations([(SHOWN, [0, 2])], 0, 0))
     assert not has_property(write(tmp_path / "a.avif", listed), b"clap")

@@ -158,6 +158,32 @@ def test_containers_that_hold_themselves_or_too_many_are_refused(tmp_path: Path)
             read_pickle(tmp_path / "m.pt")
 
 
+@pytest.mark.parametrize(("levels", "is_read"), [(32, True), (33, False)])
+def test_thirty_two_containers_may_be_inside_each_other(levels: int, is_read: bool, tmp_path: Path) -> None:
+    tower: Any = torch.ones(1)
+    for _ in range(levels):
+        tower = [tower]
+    torch.save({"w": tower}, tmp_path / "m.pt")
+    if is_read:
+        assert read_pickle(tmp_path / "m.pt")["w"][0]
+    else:
+        with pytest.raises(FormatError, match="more than 32 containers inside each other"):
+            read_pickle(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize(("levels", "is_read"), [(0, True), (1, True), (31, True), (32, False)])
+def test_a_state_dict_is_found_in_thirty_one_others(levels: int, is_read: bool, tmp_path: Path) -> None:
+    data: dict[str, Any] = {"w": torch.ones(3)}
+    for _ in range(levels):
+        data = {"state_dict": data, "epoch": 3}
+    torch.save(data, tmp_path / "m.ckpt")
+    if is_read:
+        assert pickle_keys(tmp_path / "m.ckpt") == list(read_pickle(tmp_path / "m.ckpt")) == ["w"]
+    else:
+        with pytest.raises(FormatError, match="more than 32 inside each other"):
+            read_pickle(tmp_path / "m.ckpt")
+
+
 def test_a_container_that_is_named_very_often_is_read_once(tmp_path: Path) -> None:
     tower: Any = torch.ones(1)
     for _ in range(30):

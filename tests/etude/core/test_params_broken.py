@@ -97,6 +97,8 @@ def test_a_folder_a_pipe_and_a_file_that_may_not_be_read_are_named(tmp_path: Pat
     os.mkfifo(tmp_path / "pipe.yaml")
     with pytest.raises(ParamsError, match="is no file"):
         read_yaml(tmp_path / "pipe.yaml")
+    with pytest.raises(ParamsError, match="gone.yaml: is missing. Next: restore it"):
+        read_yaml(tmp_path / "gone.yaml")
     (tmp_path / "loop.yaml").symlink_to("loop.yaml")
     with pytest.raises(ParamsError, match=r"loop\.yaml"):
         read_yaml(tmp_path / "loop.yaml")

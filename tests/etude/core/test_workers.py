@@ -68,6 +68,11 @@ def test_results_come_in_order_from_several_processes_and_where_little_is_left_f
     assert {process for _, process in in_order(place_of_work, range(4))} == {os.getpid()}
 
 
+def test_one_core_works_on_all_by_itself(two: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "cores", lambda: 1)
+    assert {process for _, process in in_order(place_of_work, range(4))} == {os.getpid()}
+
+
 def fail(number: int) -> None:
     if number == 3:
         raise InputError("a.png", "is empty", "leave it out")

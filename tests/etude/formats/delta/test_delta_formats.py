@@ -268,6 +268,36 @@ def test_sizes_on_the_true_sd15_are_those_of_the_formulas(tmp_path: Path) -> Non
         path.unlink()
 
 
+def test_whole_weights_become_differences_and_those_whole_weights_again(frame: Frame, tmp_path: Path) -> None:
+    artifact = learned(frame, "crossattn")
+    weights = {name: tensor for name, tensor in artifact.tensors.items() if name.startswith("unet.")}
+    deltas, _ = webui_delta.read(webui_delta.write(artifact, Draft(tmp_path / "1"), frame)[0])
+    made = Artifact("custom_diffusion", deltas, {**artifact.facts, "words": []})
+    again = webui_delta.read(webui_delta.write(made, Draft(tmp_path / "2"), frame)[0])[0]
+    assert again.keys() == {f"{name}.delta" for name in weights}
+    assert all(torch.equal(again[name], deltas[name]) for name in deltas)
+    whole, _ = adobe_delta.read(adobe_delta.write(made, Draft(tmp_path / "3"), frame)[0])
+    assert whole.keys() == weights.keys()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(tensor, weights[name], rtol=0, atol=1e-6)
+
+
+def test_a_lora_of_a_higher_rank_than_some_layers_has_one_alpha(frame: Frame, tmp_path: Path) -> None:
+    """All layers have the same: diffusers ignores alphas that differ."""
+    artifact = learned(frame, lora_rank=20)
+    tensors, facts = kohya_lora.read(svd_lora.write(artifact, Draft(tmp_path), frame)[0])
+    ranks = {tensor.shape[0] for name, tensor in tensors.items() if ".lora_A." in name}
+    assert facts["alpha"] == max(ranks) <= 20
+    assert "alphas" not in facts
+    for name in (name for name in artifact.tensors if name.startswith("unet.")):
+        down, up = (tensors[name.replace("weight", f"lora_{half}.weight")] for half in "AB")
+        delta = artifact.tensors[name] - frame.tensors[name]
+        assert len(down) == min(20, *delta.shape)
+        nearest = torch.linalg.svdvals(delta.double())[20:].square().sum().sqrt()
+        error = (up @ down * facts["alpha"] / len(down) - delta).double().norm()
+        assert float(error) == pytest.approx(float(nearest), rel=1e-4, abs=1e-5)
+
+
 def test_a_delta_with_a_text_encoder_is_refused_by_name(frame: Frame, tmp_path: Path) -> None:
     draft = Draft(tmp_path)
     (path,) = adobe_delta.write(learned(frame), draft, frame)

@@ -92,6 +92,56 @@ def test_a_picture_is_written_and_read_back(tmp_path: Path) -> None:
         embedding_image.write(Artifact("x", {"text_encoder_2": torch.ones(1)}, FACTS), Draft(tmp_path))
 
 
+def sequence(count: int) -> list[int]:
+    """The numbers by which the values of a block are hidden, by the notes on methods."""
+    state, hidden = 0, []
+    for _ in range(count):
+        state = (1664525 * state + 1013904223) % 4294967296
+        hidden.append((state % 255) & 15)
+    return hidden
+
+
+def test_a_written_picture_has_the_text_also_in_the_blocks_beside_a_grey_square(tmp_path: Path) -> None:
+    artifact = Artifact("textual_inversion", {"text_encoder": torch.randn(2, 16)}, FACTS)
+    (path,) = embedding_image.write(artifact, Draft(tmp_path))
+    with Image.open(path) as image:
+        text, pixels = image.info["sd-ti-embedding"], np.asarray(image)
+    width = (pixels.shape[1] - 66) // 2
+    assert pixels.shape == (64, 2 * width + 66, 3)
+    assert (pixels[:, width + 1 : -width - 1] == 0x77).all()
+    assert not pixels[:, [width, -width - 1]].any()
+    low, high = pixels[:, :width].flatten(), pixels[:, -width:].flatten()
+    assert min(low.min(), high.min()) >= 128  # so that no column is black
+    hidden = sequence(len(low))
+    values = [(a & 15 ^ h) | (b & 15 ^ h) << 4 for a, b, h in zip(low, high, hidden, strict=True)]
+    packed = zlib.decompressobj().decompress(bytes(values))
+    assert packed == base64.b64decode(text)
+    data = json.loads(packed)
+    assert data.pop("string_to_param") == {"*": {"TORCHTENSOR": artifact.tensors["text_encoder"].tolist()}}
+    told = {"name": "sks", "step": 200, "sd_checkpoint": None, "sd_checkpoint_name": "models/x"}
+    assert data == told | {"string_to_token": {"*": 265}}
+
+
+@pytest.mark.parametrize("lines", [(), (20,), (20, 40)])
+def test_a_picture_whose_blocks_are_missing_or_of_other_sizes_is_refused(tmp_path: Path, lines: tuple[int]) -> None:
+    pixels = np.full((30, 70, 3), 0x99, np.uint8)
+    pixels[:, list(lines)] = 0
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    with pytest.raises(FormatError, match="neither the text nor the blocks|no two equal blocks"):
+        embedding_image.read(tmp_path / "a.png")
+
+
+def test_a_picture_too_large_for_an_embedding_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = as_pixels(torch.randn(2, 16), tmp_path / "a.png")
+    with Image.open(path) as image:
+        size = 3 * image.width * image.height
+    monkeypatch.setattr(embedding_image, "MOST", size)
+    assert embedding_image.read(path)[0]["text_encoder"].shape == (2, 16)
+    monkeypatch.setattr(embedding_image, "MOST", size - 1)
+    with pytest.raises(FormatError, match="it is too large for the picture of an embedding"):
+        embedding_image.read(path)
+
+
 def test_a_picture_without_an_embedding_is_refused(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")

@@ -32,6 +32,7 @@ CANNOT = {
     "half a letter": "zo\udcffrk",
     "a placeholder": "a [name]",
     "too long": "z" * 256,
+    "too long in bytes": "\u00e9" * 128,
 }
 
 
@@ -61,6 +62,11 @@ def test_a_word_is_as_it_is_with_single_spaces() -> None:
     assert choose_word("x.pt", "  a \u00a0 b ") == "a b"
     with pytest.raises(FormatError, match="has the name '5', which is a int"):
         choose_word("x.pt", 5, "zork")
+
+
+@pytest.mark.parametrize("word", ["z" * 255, "\u00e9" * 127, "7", "a [names]"])
+def test_a_word_may_be_as_long_as_the_name_of_a_file(word: str) -> None:
+    assert choose_word("x.pt", word, "zork") == word
 
 
 def test_two_words_that_are_one_in_prompts_are_refused() -> None:

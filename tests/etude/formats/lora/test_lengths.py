@@ -38,11 +38,12 @@ def read(folder: Path, kind: str, lengths: Shape) -> Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_lengths_of_rows_and_of_columns_have_the_axes_of_the_layer(kind: str, tmp_path: Path) -> None:
-    ones = (1, 1) if kind == "convolution" else ()
-    assert read(tmp_path, kind, (6,)).shape == (6, 1, *ones)
-    for more in ((), (1, 1)):
-        assert read(tmp_path, kind, (6, 1, *more)).shape == (6, 1, *ones)
-        assert read(tmp_path, kind, (1, 10, *more)).shape == (1, 10, *ones)
+    """Only the lengths themselves show whether a LoHa or a LoKr is of a convolution."""
+    kernel = (1, 1) if kind == "convolution" else ()
+    assert read(tmp_path, kind, (6,)).shape == (6, 1, *kernel)
+    for more in ((1, 1),) if kernel else ((),) if kind == "linear" else ((), (1, 1)):
+        assert read(tmp_path, kind, (6, 1, *more)).shape == (6, 1, *more)
+        assert read(tmp_path, kind, (1, 10, *more)).shape == (1, 10, *more)
 
 
 @pytest.mark.parametrize("shape", [(7,), (7, 1), (1, 7), (1, 6), (10, 1), (6, 10), (2, 3), (1, 1, 10), (1, 20)])

@@ -68,9 +68,23 @@ REFUSED: list[tuple[Header, Shapes, str]] = [
     (lycoris(algo="ia3", bypass_mode="True"), IA3, "bypass_mode"),
     (lycoris(algo="boft", rescaled="True"), OFT | ALPHA, "rescaled"),
     (lycoris(algo="diag-oft", constrain="0.01"), OFT, "constrain: 0.01"),
+    (lycoris(algo="diag-oft", bypass_mode=1), OFT | ALPHA, "bypass_mode"),
+    (lycoris(algo="diag-oft", constraint="0.01"), OFT, "constraint: 0.01"),
+    (lycoris(dora_wd="True", wd_on_out="True"), PAIR | {"dora_scale": (1, 16)}, "for each input"),
+    (lycoris(weight_decompose="True"), PAIR | ALPHA, "it is a DoRA"),
+    (lycoris(rs_lora="True", conv_alpha="1"), PAIR | ALPHA, r"rs_lora.*to_q"),
+    ({"ss_network_module": "networks.lokr"}, LOHA, "algorithm `lokr`"),
     ({"ss_network_alpha": "1.0", "ss_network_dim": "4"}, PAIR, "ss_network_alpha: 1.*rank 4"),
+    ({"ss_network_alpha": "8", "ss_network_dim": "4"}, PAIR, "ss_network_alpha: 8.*rank 4"),
     ({"ss_network_args": "{"}, PAIR, "`ss_network_args` is not JSON"),
     ({"ss_network_args": "[1]"}, PAIR, "ss_network_args"),
+    ({"ot_config": '{"peft_type": "LOHA"}'}, PAIR, "algorithm `loha`"),
+    (one_trainer(peft_type="LOKR", lokr_weight_decompose=True), LOKR, "it is a DoRA"),
+    (
+        one_trainer(peft_type="LOKR", lokr_weight_decompose=True, lokr_dora_on_output=False),
+        LOKR | {"dora_scale": (16, 1)},
+        "for each output",
+    ),
     (one_trainer(peft_type="LOHA"), PAIR, "algorithm `loha`"),
     (one_trainer(peft_type="OFT_2"), PAIR, "algorithm `oft_2`"),
     (one_trainer(peft_type="LORA", lora_decompose=True), PAIR, "it is a DoRA"),
@@ -87,10 +101,24 @@ READ: list[tuple[Header, Shapes]] = [
     ({"ss_network_module": "None", "ss_network_args": "None"}, PAIR),
     ({"ss_network_alpha": "Dynamic", "ss_network_dim": "Dynamic"}, PAIR),
     ({"ss_network_alpha": "1.0", "ss_network_dim": "4"}, PAIR | ALPHA),
+    ({"ss_network_alpha": "8", "ss_network_dim": "8"}, PAIR),  # of other layers: this one has its own rank
+    ({"ss_network_alpha": "4", "ss_network_dim": "8"}, PAIR),
+    ({"ss_network_module": "networks.loha"}, LOHA),
+    ({"ss_network_module": "networks.lokr"}, LOKR),
+    (lycoris(rs_lora="0", bypass_mode="0", new=[], more={}, other=""), PAIR),
+    (lycoris(rs_lora="True", conv_alpha="1") | {"ss_network_alpha": "0.5"}, PAIR | ALPHA),
+    (lycoris(algo="boft", rescaled="True"), OFT | ALPHA | {"rescale": (16, 1)}),
+    (lycoris(algo="diag-oft", constraint="0"), OFT),
+    (lycoris(algo="full", dora_wd="True"), {"diff": (16, 16)}),
+    (one_trainer(peft_type="LOHA", lora_decompose=True, lora_decompose_output_axis=True), LOHA),
     (lycoris(algo="locon", bypass_mode="True", use_tucker="True", new="None"), PAIR),
     (lycoris(algo="loha", preset="mine/all.toml"), PAIR),
     (lycoris(rs_lora="True") | {"ss_network_alpha": "0.5"}, PAIR | ALPHA),  # 0.5 · √4
     (lycoris(dora_wd="True", wd_on_output="True"), PAIR | {"dora_scale": (16, 1)}),
+    (
+        lycoris(dora_wd="True", wd_on_output="False"),  # one number is that of the output and of the input
+        {"lora_down.weight": (4, 1), "lora_up.weight": (1, 4), "dora_scale": (1, 1)},
+    ),
     (lycoris(algo="glora", dora_wd="True"), GLORA | ALPHA),
     (lycoris(algo="boft", constraint="0.01"), OFT | ALPHA),
     (lycoris(algo="full"), {"diff": (16, 16), "diff_b": (16,)}),
@@ -158,6 +186,22 @@ def test_kohyas_names_and_pefts_configuration_in_one_file_are_refused(tmp_path: 
     with pytest.raises(FormatError, match="lora_adapter_metadata"):
         read(tmp_path, PAIR, header)
     assert read(tmp_path, PAIR, {"lora_adapter_metadata": "null"})["alpha"] == 4
+
+
+@pytest.mark.parametrize(("rank", "scale"), [(2, 3.0), (4, 1.5), (1, None)])
+def test_a_lokr_of_two_whole_factors_has_pefts_scale_where_peft_would_not_split_it(
+    rank: int, scale: float | None, tmp_path: Path
+) -> None:
+    tensors = {"unet.a.lokr_w1": torch.ones(2, 2), "unet.a.lokr_w2": torch.ones(4, 3)}
+    header = {"lora_adapter_metadata": json.dumps({"unet": {"peft_type": "LOKR", "r": rank, "alpha": 6}})}
+    save_file(tensors, tmp_path / "x.safetensors", header)
+    if scale is None:
+        with pytest.raises(FormatError, match="gives `a` rank 1, at which PEFT splits `lokr_w2`"):
+            diffusers_lora.read(tmp_path / "x.safetensors")
+    else:
+        found, _ = diffusers_lora.read(tmp_path / "x.safetensors")
+        assert torch.equal(found["unet.a.lokr_w1"], torch.full((2, 2), scale))
+        assert torch.equal(found["unet.a.lokr_w2"], tensors["unet.a.lokr_w2"])
 
 
 def test_an_empty_header_leaves_the_configuration_beside_pefts_own_file(tmp_path: Path) -> None:
