@@ -275,7 +275,7 @@ def test_a_missing_part_of_a_base_of_variations_is_named(variation: Path, part: 
         recognise(copy)
 
 
-@pytest.mark.parametrize("fault", ["cut", "no mean", "std of another size", "not finite"])
+@pytest.mark.parametrize("fault", ["cut", "no mean", "std of another size", "no row", "two rows", "not finite"])
 def test_a_damaged_normaliser_is_one_error(unclip_of: Callable[[str], Path], tmp_path: Path, fault: str) -> None:
     base = Path(shutil.copytree(unclip_of("sd1"), tmp_path / "base"))
     (file,) = (base / "image_normalizer").glob("*.safetensors")
@@ -284,6 +284,10 @@ def test_a_damaged_normaliser_is_one_error(unclip_of: Callable[[str], Path], tmp
         write_tensors(file, {"std": tensors["std"]})
     elif fault == "std of another size":
         write_tensors(file, tensors | {"std": torch.ones(1, 3)})
+    elif fault == "no row":
+        write_tensors(file, tensors | {"mean": tensors["mean"][0]})
+    elif fault == "two rows":
+        write_tensors(file, tensors | {"std": tensors["std"].repeat(2, 1)})
     elif fault == "not finite":
         write_tensors(file, tensors | {"mean": torch.full_like(tensors["mean"], torch.nan)})
     else:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from etude.core.artifact import Artifact, facts_of, load, save
+from etude.core.artifact import Artifact, built, facts_of, is_artifact, load, save
 from etude.core.errors import FormatError
 from etude.core.tensors import write_tensors
 
@@ -26,6 +26,18 @@ def test_another_safetensors_file_is_no_artifact(tmp_path: Path, metadata: dict[
     write_tensors(tmp_path / "a.safetensors", {"a": torch.ones(1)}, metadata)
     with pytest.raises(FormatError, match="not an artifact"):
         load(tmp_path / "a.safetensors")
+
+
+def test_an_artifact_is_known_by_its_header_and_found_in_the_folder_of_its_build(tmp_path: Path) -> None:
+    save(Artifact("lora", {"a": torch.ones(1)}, {}), tmp_path / "artifact.safetensors")
+    assert built(tmp_path) == tmp_path / "artifact.safetensors"
+    assert built(tmp_path / "artifact.safetensors") == tmp_path / "artifact.safetensors"
+    assert built(tmp_path / "none") == tmp_path / "none"
+    (tmp_path / "artifact.safetensors").rename(tmp_path / "A.SAFETENSORS")
+    write_tensors(tmp_path / "b.safetensors", {"a": torch.ones(1)}, {"ss_v2": "False"})
+    (tmp_path / "c.pt").write_bytes((tmp_path / "A.SAFETENSORS").read_bytes())
+    paths = [tmp_path / name for name in ("A.SAFETENSORS", "b.safetensors", "c.pt", "none.safetensors", "")]
+    assert [is_artifact(path) for path in paths] == [True, False, False, False, False]
 
 
 def test_facts_are_read_without_the_tensors(tmp_path: Path) -> None:

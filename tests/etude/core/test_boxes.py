@@ -52,11 +52,13 @@ def test_properties_are_those_of_the_picture_that_is_shown_wherever_it_stands(
         assert kinds == [b"ispe", b"irot"]
 
 
-def test_boxes_may_be_empty_also_the_last(tmp_path: Path) -> None:
-    properties = box(b"clap", b"") + box(b"irot", b"\0") + box(b"imir", b"")
-    listed = box(b"iprp", box(b"ipco", properties) + associations([(SHOWN, [1, 3])], 0, 0))
+@pytest.mark.parametrize("form", ["short", "long", "last"])
+def test_boxes_inside_may_be_empty_and_of_every_form(tmp_path: Path, form: str) -> None:
+    properties = box(b"clap", b"") + box(b"irot", b"\0", "long") + box(b"imir", b"")
+    listed = box(b"iprp", associations([(SHOWN, [1, 2])], 0, 0) + box(b"ipco", properties, form), form)
     path = write(tmp_path / "a.avif", listed)
-    assert [kind for kind in (b"clap", b"irot", b"imir") if has_property(path, kind)] == [b"clap", b"imir"]
+    path.write_bytes(box(b"free", b"") + path.read_bytes())
+    assert [kind for kind in (b"clap", b"irot", b"imir") if has_property(path, kind)] == [b"clap", b"irot"]
 
 
 def test_places_outside_the_list_of_properties_are_none(tmp_path: Path) -> None:

@@ -373,7 +373,9 @@ def test_a_tree_has_its_files_in_the_order_of_folders_and_counts_those_of_a_suff
     for name in ("a.py", "a-b", "a/c.py", "a/.h/d", "a/__pycache__/e", "b"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
-    assert tree_names(tmp_path) == ["a/c.py", "a-b", "a.py", "b"]
+    (tmp_path / "link").symlink_to("a")
+    (tmp_path / "linked").symlink_to("b")
+    assert tree_names(tmp_path) == ["a/c.py", "a-b", "a.py", "b", "linked"]
     assert tree_names(tmp_path / "b") == [""]
     before = sha256_tree(tmp_path, (".py",))
     (tmp_path / "b").write_text("other")

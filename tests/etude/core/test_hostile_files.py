@@ -66,6 +66,14 @@ def test_a_header_that_is_no_json_is_refused(text: str | bytes, tmp_path: Path) 
         read_header(header(tmp_path, text))
 
 
+def test_a_file_without_tensors_is_one_of_safetensors_under_any_name(tmp_path: Path) -> None:
+    path = header(tmp_path, "{}")
+    assert read_header(path) == {}
+    path.rename(tmp_path / "m.ckpt")
+    with pytest.raises(FormatError, match="is a safetensors file under another name"):
+        read_either(tmp_path / "m.ckpt")
+
+
 def test_a_header_without_metadata_may_say_so_by_null(tmp_path: Path) -> None:
     path = header(tmp_path, json.dumps({"w": ENTRY, "__metadata__": None}))
     assert read_metadata(path) == {}

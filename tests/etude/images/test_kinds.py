@@ -36,6 +36,7 @@ FILES = {
     "g.png": (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\n", "git lfs pull"),
     "h.png": (b'{"error": "not found"}', "text"),
     "i.png": (b"\1\2\3\4 nobody knows", "not a picture of a known format"),
+    "q.png": (b"\xe9t\xe9 " * 9, "not a picture of a known format"),
     "j.png": (b"\x89PNG\r\n\x1a\n\0\0", "PNG, but damaged"),
     "k.bin": (b"", "is empty"),
     "l.webm": (b"\x1a\x45\xdf\xa3\x93\x42", "a video"),
