@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from etude.base import loading, single
 from etude.base.base import Base
 from etude.base.loading import load_base
 from etude.base.single import CONFIGS, single_scheduler, warn_of_own_numbers
@@ -220,6 +221,23 @@ def test_numbers_of_noise_and_latents_within_a_single_file_that_are_not_used_are
     save_file({"scale_factor": torch.tensor(0.13025)}, file)
     with pytest.warns(EtudeWarning, match="its `scale_factor` is not used"):
         warn_of_own_numbers(file, alphas, 0.18215)
+
+
+def test_a_single_file_with_a_shipped_configuration_is_told_of_its_own_numbers_when_it_is_loaded(
+    folder_of: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration_beside(folder_of("sd1"), tmp_path / "shipped/sd1")
+    change(tmp_path / "shipped/sd1/scheduler/scheduler_config.json", prediction_type="epsilon")
+    for module in (single, loading):
+        monkeypatch.setattr(module, "CONFIGS", tmp_path / "shipped")
+    tensors = {name: tensor.contiguous() for name, tensor in to_ldm(folder_of("sd1"), "sd1").items()}
+    save_file(tensors, tmp_path / "plain.safetensors")
+    assert load_base(tmp_path / "plain.safetensors", parts=()).resolution == 512
+    save_file(tensors | {"alphas_cumprod": torch.linspace(0.9, 0.1, 1000)}, tmp_path / "own.safetensors")
+    with pytest.warns(EtudeWarning, match="its `alphas_cumprod` is not used"):
+        load_base(tmp_path / "own.safetensors", parts=())
+    configuration_beside(folder_of("sd1"), tmp_path / "own.config")
+    assert load_base(tmp_path / "own.safetensors", parts=()).resolution == 64
 
 
 def test_a_single_sdxl_file_marked_v_pred_and_ztsnr_is_taken_as_such(tmp_path: Path) -> None:

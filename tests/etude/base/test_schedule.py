@@ -33,6 +33,11 @@ def test_a_schedule_without_growing_noise_is_refused(copy: Path, values: dict[st
         load_base(copy, parts=())
 
 
+def test_the_reason_that_diffusers_gives_is_told() -> None:
+    with pytest.raises(BaseError, match=r"has no noise schedule \(NotImplementedError: foo is not implemented"):
+        read_alphas(Path("base"), {"beta_schedule": "foo"})
+
+
 @pytest.mark.parametrize("factor", [0, math.nan, -1.0, None, "abc", [1], True], ids=str)
 def test_a_scaling_factor_that_is_no_positive_number_is_refused(copy: Path, factor: Any) -> None:
     change(copy / "vae/config.json", scaling_factor=factor)

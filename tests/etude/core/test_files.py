@@ -250,6 +250,12 @@ def test_what_may_be_lost_by_a_power_failure_is_not_brought_to_the_disk(
     assert [kind for kind, _ in events] == ["move"]
 
 
+def test_a_folder_may_be_made_below_others_that_are_not_there_yet(tmp_path: Path) -> None:
+    with replace_folder(tmp_path / "deep" / "er" / "out") as folder:
+        (folder / "a").write_text("1")
+    assert contents(tmp_path / "deep" / "er" / "out") == {"a": "1"}
+
+
 @pytest.mark.parametrize("existed", [False, True])
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_folder_to_which_nothing_is_added_is_there_only_if_it_was_there_before(
