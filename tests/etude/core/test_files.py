@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -46,6 +47,18 @@ def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: P
         raise KeyError
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows counts handles")
+def test_no_file_is_left_open(tmp_path: Path) -> None:
+    before = psutil.Process().num_fds()
+    for number in range(3):
+        write_json(tmp_path / f"{number}.json", number)
+        with replace_folder(tmp_path / "out") as folder:
+            (folder / "a").touch()
+        with add_to_folder(tmp_path / "out") as draft:
+            draft.path(str(number)).touch()
+    assert psutil.Process().num_fds() == before
 
 
 def test_an_error_while_filling_a_folder_leaves_the_old_folder(tmp_path: Path) -> None:

@@ -154,7 +154,11 @@ def test_a_state_dict_that_holds_itself_is_refused(tmp_path: Path) -> None:
             read(tmp_path / "m.ckpt")
 
 
-def test_containers_that_hold_themselves_or_too_many_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mapped", [0, pickles.MAPPED])
+def test_containers_that_hold_themselves_or_too_many_are_refused(
+    mapped: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pickles, "MAPPED", mapped)
     ring: list[Any] = []
     ring.append(ring)
     deep: dict[str, Any] = {}
@@ -218,8 +222,12 @@ def test_a_tensor_that_is_larger_than_its_entry_in_the_archive_is_refused(
 ) -> None:
     """Mapped into memory, it would go on into what follows in the file."""
     monkeypatch.setattr(pickles, "MAPPED", mapped)
-    torch.save({"a": torch.ones(8), "b": torch.ones(8), "same": torch.ones(4)}, tmp_path / "whole.pt")
-    assert read_either(tmp_path / "whole.pt")[0]["a"].sum() == 8
+    row = torch.ones(8)
+    whole = {"a": row, "b": torch.ones(8), "same": torch.ones(4), "view": row[:4], "none": torch.ones(0)}
+    torch.save(whole, tmp_path / "whole.pt")
+    assert {name: int(tensor.sum()) for name, tensor in read_either(tmp_path / "whole.pt")[0].items()} == {
+        "a": 8, "b": 8, "same": 4, "view": 4, "none": 0
+    }  # fmt: skip
     with zipfile.ZipFile(tmp_path / "whole.pt") as source, zipfile.ZipFile(tmp_path / "short.pt", "w") as target:
         for name in source.namelist():
             content = source.read(name)

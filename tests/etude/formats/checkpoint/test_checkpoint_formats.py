@@ -219,6 +219,21 @@ def test_sdxl_that_predicts_v_is_marked_as_other_programs_know_it(
     assert ldm_checkpoint.read(path)[1]["prediction"] == "v_prediction"
 
 
+def test_the_index_of_a_folder_names_the_parts_that_it_has_and_no_path_of_another_machine(
+    folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    frame = read_frame(folder_of("sd1"))
+    index = json.loads(frame.files["model_index.json"])
+    index |= {"_name_or_path": "/home/me/model", "safety_checker": ["diffusers", "SafetyChecker"]}
+    files = dict(frame.files) | {"model_index.json": json.dumps(index).encode()}
+    diffusers_checkpoint.write(learned(folder_of("sd1")), Draft(tmp_path), Frame(frame.tensors, files))
+    written = json.loads((tmp_path / "otter/model_index.json").read_text())
+    assert "_name_or_path" not in written
+    assert written["safety_checker"] == [None, None]
+    assert written["unet"] == index["unet"]
+    assert written["_class_name"] == index["_class_name"]
+
+
 def test_old_names_in_the_attention_of_a_vae_are_read(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
     shutil.copytree(folder_of("sd1"), tmp_path / "old")
     file = tmp_path / "old/vae/diffusion_pytorch_model.safetensors"
