@@ -144,6 +144,55 @@ def test_what_else_is_wrong_is_told_beside_a_former_name(tmp_path: Path) -> None
         load(file, Around)
 
 
+class Named(Schema):
+    word: str
+
+
+class Grown(Schema):
+    former_keys: ClassVar = {"name": "name.word"}
+    gone_keys: ClassVar = {"old": 0}
+    refused_keys: ClassVar = {"steps": "this method learns nothing"}
+    added_keys: ClassVar = {"rank": 4}
+
+    name: Named
+    rank: int
+
+
+@pytest.mark.parametrize(
+    ("data", "told", "action"),
+    [
+        ({"name": {"word": "a"}}, "`rank` is missing", "run `etude migrate`, which adds the new keys."),
+        ({"rank": 1, "name": "a"}, "`name` is called `name.word` now", "which writes the new names."),
+        ({"name": "a"}, "2 faults: `name` is", "which writes the new names and adds the new keys."),
+        ({"name": {"word": 3}}, "`name.word`", "which adds the new keys, and correct the rest."),
+        ({"rank": 1, "name": {"word": "a"}, "old": 3}, "`old` is gone", "which writes the new names."),
+        ({"rank": 1, "name": 3, "x": 1}, "`name.word` now; unknown key `x`", "names, and correct the rest."),
+        ({"rank": 1, "name": {"word": "a"}, "steps": 3}, "no `steps` here: this method learns nothing", "comments"),
+        ({"rank": 1, "name": {}}, "`name.word` is missing", "Next: correct the file; its comments list the choices."),
+    ],
+)
+def test_a_file_of_an_earlier_version_is_answered_with_what_migrate_does_and_what_is_left(
+    data: dict[str, Any], told: str, action: str
+) -> None:
+    with pytest.raises(ParamsError) as caught:
+        validate(data, Grown, "p.yaml")
+    assert told in str(caught.value)
+    assert action in str(caught.value)
+
+
+def test_twenty_faults_are_listed_and_what_is_no_block_is_the_whole_file() -> None:
+    values = create_model("Many", __base__=Schema, values=(list[int], ...))
+    for count in (20, 21):
+        with pytest.raises(ParamsError) as caught:
+            validate({"values": ["x"] * count}, values, "p.yaml")
+        assert str(caught.value).count("`values.") == 20
+        assert ("; 1 more. Next" in str(caught.value)) == (count == 21)
+    with pytest.raises(ParamsError, match=r"^p\.yaml: `\(whole file\)` input should be"):
+        validate([], values, "p.yaml")  # type: ignore[arg-type]
+    with pytest.raises(ParamsError, match="`name` needs 1 or more, not ''"):
+        validate({"set": "owl", "name": "", "trigger": True}, Learned, "p.yaml")
+
+
 def test_what_is_learned_without_a_trigger_has_no_word_in_prompts() -> None:
     own = {"set": "concept", "name": "otter", "export": "best"}
     assert MethodParams(trigger=True, **own).word == "otter"
