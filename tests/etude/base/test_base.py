@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from etude.base import loading, single
 from etude.base.base import Base
-from etude.base.loading import load_base
+from etude.base.loading import load_base, read_kind
 from etude.base.single import CONFIGS, single_scheduler, warn_of_own_numbers
 from etude.base.tokenizer import load_tokenizer
 from etude.core.errors import BaseError, EtudeWarning
@@ -101,6 +101,7 @@ def test_a_single_file_with_its_configuration_beside_it_equals_the_folder(
         torch.save(checkpoint, file, _use_new_zipfile_serialization=not form.startswith("old"))
     configuration_beside(folder, tmp_path / "model.config")
 
+    assert read_kind(file) == read_kind(folder) == (family, load_base(folder, parts=()).prediction, 64)
     one, other = load_base(file), load_base(folder)
 
     assert (one.family, one.prediction, one.resolution) == (other.family, other.prediction, other.resolution)

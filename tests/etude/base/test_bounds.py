@@ -17,9 +17,11 @@ from transformers import CLIPTextConfig
 from etude.base.base import Base
 from etude.base.bounds import ONLY, _number_fault, check_config
 from etude.base.clip import ClipVision
+from etude.base.fitting import refuse_misfits
 from etude.base.loading import load_base
 from etude.base.single import CONFIGS
 from etude.core.errors import BaseError, EtudeWarning
+from etude.core.families import FAMILIES
 from tests.etude.conftest import change
 from tests.tiny import build_tiny
 
@@ -229,6 +231,30 @@ def test_parts_of_different_models_are_no_base(
     change(copy / file, **values)
     with pytest.raises(BaseError, match=f"{fault}.* Next: "):
         load_base(copy, parts=("text",))
+
+
+@pytest.mark.parametrize(
+    ("unet", "text", "fits"),
+    [
+        ({}, {"hidden_size": 1280}, True),
+        ({"cross_attention_dim": 512}, {}, True),
+        ({"cross_attention_dim": [512, 512]}, {"hidden_size": 512}, True),
+        ({"cross_attention_dim": [512, 768]}, {"hidden_size": 512}, False),
+        ({}, {}, False),
+        ({"cross_attention_dim": 512}, {"hidden_size": "512"}, False),
+    ],
+)
+def test_what_a_configuration_leaves_out_has_the_width_that_its_library_gives_it(
+    unet: dict[str, Any], text: dict[str, Any], fits: bool, tmp_path: Path
+) -> None:
+    for part, values in (("unet", unet), ("text_encoder", text)):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text(json.dumps(values))
+    if fits:
+        refuse_misfits(tmp_path, FAMILIES["sd1"])
+    else:
+        with pytest.raises(BaseError, match="its UNet reads texts of width"):
+            refuse_misfits(tmp_path, FAMILIES["sd1"])
 
 
 def test_a_tokenizer_with_more_words_than_the_text_encoder_is_refused(copy: Path) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from commands.convert import convert
-from etude.base.loading import load_base
+from etude.base.loading import load_base, read_kind
 from etude.base.single import CONFIGS, vae_config
 from etude.base.vae import own_config, read_with_vae
 from etude.base.whole import read_model
@@ -74,6 +74,7 @@ def test_a_folder_without_a_vae_may_get_one(
 ) -> None:
     with pytest.raises(BaseError, match=r"no_vae: lacks vae, .*--vae FILE"):
         read_model(folder_without)
+    assert read_kind(folder_without) == read_kind(folder_of("sd1"))
     convert(str(folder_without), "diffusers_checkpoint", tmp_path / "out", name="whole", vae=folder_of("sd1"))
     whole = read_model(folder_of("sd1"))[0]
     found = load_base(tmp_path / "out/whole")

@@ -146,6 +146,12 @@ def test_a_black_picture_is_whole(tmp_path: Path) -> None:
         assert open_whole(tmp_path / "a.png").size == (37, 5)
 
 
+@pytest.mark.parametrize("form", ["JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+def test_a_black_picture_of_another_format_is_whole(tmp_path: Path, form: str) -> None:
+    Image.new("RGB", (37, 5)).save(tmp_path / "a", form)
+    assert open_whole(tmp_path / "a", form).size == (37, 5)
+
+
 def test_a_flipped_bit_of_a_png_inside_an_icon_is_noticed(tmp_path: Path) -> None:
     whole = encoded(noise().resize((256, 256)), "ICO")
     place = whole.index(b"IDAT")

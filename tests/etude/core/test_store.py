@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from etude.core import store
+from etude.core.shards import text_entry
 from etude.core.store import REMEMBERED, Store, is_settled, key, load, remembered, save
 
 
@@ -25,6 +27,12 @@ def test_keys_tell_apart_what_joins_to_the_same_text() -> None:
         key(["a", 1]),
     ]
     assert len(set(keys)) == len(keys)
+
+
+def test_a_key_is_the_digest_of_its_parts_as_json() -> None:
+    """Fixed: with another one, all that is stored would be computed again."""
+    assert key("a cat", 1, {"b": None}) == hashlib.sha256(b'["a cat", 1, {"b": null}]').hexdigest()
+    assert text_entry("Zörk") == hashlib.sha256('["Zörk"]'.encode()).hexdigest()[:16]
 
 
 def test_a_mapping_counts_whatever_its_order() -> None:

@@ -53,6 +53,41 @@ def test_a_file_is_of_one_format_alone_or_the_others_say_that_they_are_asked_lat
     assert all(name in after(other) for other in recognising[1:])
 
 
+@pytest.mark.parametrize(
+    ("name", "keys", "metadata"),
+    [
+        ("kohya_lora", ["lora_unet_mid_block_attentions_0_proj_in.lora_down.weight", "x"], {}),
+        ("kohya_lora", ["bundle_emb.a.clip_l"], {}),
+        ("kohya_lora", [], {}),
+        ("diffusers_lora", ["unet.mid_block.attentions.0.proj_in.alpha"], {}),
+        ("diffusers_lora", ["unet.mid_block.attentions.0.proj_in.lora_A.weight", "x"], {}),
+        ("diffusers_lora", [], {}),
+        ("peft_lora", ["vae/adapter_model.safetensors"], {}),
+        ("aesthetic_pt", [BARE, "x"], {}),
+        ("clip_image_embedding", ["clip_image_embeds", "x"], {}),
+        ("embedding_safetensors", ["clip_l", "x"], {}),
+        ("embedding_safetensors", [], {}),
+        ("diffusers_embedding", ["<owl>", "<dog>"], {}),
+        ("diffusers_embedding", ["conv_in.weight"], {}),
+        ("diffusers_embedding", ["clip_l"], {}),
+        ("diffusers_embedding", [], {}),
+        ("hypernetwork_pt", ["name", "step"], {}),
+        ("adobe_delta", ["unet"], {}),
+        ("adobe_delta", ["modifier_token"], {}),
+        ("webui_delta", [ALL_LAYERS], {}),
+        ("webui_delta", ["x"], {HEADER: '{"entries": {}}'}),
+        ("diffusers_checkpoint", ["unet/config.json", "vae/config.json"], {}),
+        ("diffusers_checkpoint", ["text_encoder/config.json"], {}),
+        ("null_text", ["latent"], {}),
+        ("null_text", ["latent", "null_embeddings", "x"], {}),
+    ],
+)
+def test_a_file_that_lacks_a_key_or_has_another_is_not_of_the_format(
+    name: str, keys: Collection[str], metadata: Mapping[str, str]
+) -> None:
+    assert not load_format(name).recognise(keys, metadata)
+
+
 def test_every_format_has_a_sample_here_or_is_never_recognised() -> None:
     assert {name for name, _, _ in SAMPLES} == set(FORMATS) - NEVER
 

@@ -1,6 +1,7 @@
 import random
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -302,6 +303,16 @@ def test_a_large_jpeg_is_decoded_smaller_but_never_below_what_is_enough(tmp_path
     full = read_picture(tmp_path / "a.jpg", WHITE).image.resize((300, 400), Image.Resampling.BOX)
     assert np.abs(np.asarray(full).astype(int) - np.asarray(picture.image).astype(int)).mean() < 1
     assert read_picture(tmp_path / "a.png", WHITE, enough).image.size == (1600, 1200)
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"restart_marker_rows": 1}, {}], ids=str)
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_large_jpeg_that_is_decoded_smaller_is_whole_whatever_its_form(
+    tmp_path: Path, options: dict[str, Any], grey: bool
+) -> None:
+    image = Image.new("RGB", (640, 480), (128, 128, 128)) if grey else drawn((640, 480))
+    image.save(tmp_path / "a.jpg", **options)
+    assert read_picture(tmp_path / "a.jpg", WHITE, lambda _: (160, 120)).image.size == (160, 120)
 
 
 def test_a_picture_too_large_to_be_meant_is_refused_before_it_fills_the_memory(

@@ -118,6 +118,12 @@ def test_the_pt_file_passes_the_safe_unpickler_of_a1111(family: str, tmp_path: P
     assert accepted(embedding_pt.write(embedding(family), Draft(tmp_path))[0])
 
 
+def test_a_pickle_has_the_earliest_time_of_its_form(tmp_path: Path) -> None:
+    with zipfile.ZipFile(embedding_pt.write(embedding(), Draft(tmp_path))[0]) as file:
+        assert {entry.date_time for entry in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        assert {entry.compress_type for entry in file.infolist()} == {zipfile.ZIP_STORED}
+
+
 def test_what_torch_writes_itself_does_not_pass(tmp_path: Path) -> None:
     torch.save({"string_to_param": {"*": torch.ones(1, 4)}}, tmp_path / "plain.pt")
     assert not accepted(tmp_path / "plain.pt")

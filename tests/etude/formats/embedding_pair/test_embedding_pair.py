@@ -12,6 +12,7 @@ from etude.core.files import Draft
 from etude.core.pickles import read_pickle
 from etude.core.tensors import read_tensors
 from etude.formats.embedding_pair import embedding_pair
+from etude.formats.kinds import kind_of, open_any, same_kind
 from tests.etude.formats.embedding.test_embedding_formats import accepted
 
 
@@ -51,6 +52,22 @@ def test_a_pair_is_read_back_from_its_positive_file(family: str, suffix: str, tm
     assert facts["name"] == "otter"
     assert sorted(tensors) == sorted(artifact.tensors)
     assert all(torch.equal(tensors[name], artifact.tensors[name]) for name in tensors)
+
+
+def test_an_embedding_is_read_as_a_pair_only_where_that_is_asked_for_and_there_are_two(tmp_path: Path) -> None:
+    embedding_pair.write(pair(), Draft(tmp_path))
+    for suffix in (".pt", ".safetensors"):
+        one, made = open_any(tmp_path / f"otter{suffix}")
+        assert (one, made.method, list(made.tensors)) == (
+            f"embedding_{suffix[1:]}",
+            "textual_inversion",
+            ["text_encoder"],
+        )
+        two, made = open_any(tmp_path / f"otter{suffix}", pairs=True)
+        assert (two, made.method, made.facts["family"]) == ("embedding_pair", "dream_artist", "sd1")
+    assert open_any(tmp_path / "otter-neg.pt", pairs=True)[0] == "embedding_pt"
+    assert kind_of(made) == "embedding_pair"
+    assert same_kind(made) == ("embedding_pair",)
 
 
 def test_the_first_codes_name_of_a_negative_file_is_known_and_a_lonely_file_is_no_pair(tmp_path: Path) -> None:

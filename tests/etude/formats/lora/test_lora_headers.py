@@ -100,6 +100,8 @@ READ: list[tuple[Header, Shapes]] = [
     ({"ss_network_module": "locon.locon_kohya", "ss_network_args": "null"}, PAIR),
     ({"ss_network_module": "None", "ss_network_args": "None"}, PAIR),
     ({"ss_network_alpha": "Dynamic", "ss_network_dim": "Dynamic"}, PAIR),
+    ({"ss_network_alpha": "inf"}, PAIR),
+    ({"ss_network_alpha": "nan"}, PAIR),
     ({"ss_network_alpha": "1.0", "ss_network_dim": "4"}, PAIR | ALPHA),
     ({"ss_network_alpha": "8", "ss_network_dim": "8"}, PAIR),  # of other layers: this one has its own rank
     ({"ss_network_alpha": "4", "ss_network_dim": "8"}, PAIR),
