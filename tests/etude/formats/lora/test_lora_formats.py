@@ -14,7 +14,7 @@ from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
 from etude.core.files import Draft
 from etude.core.tensors import read_metadata, read_tensors
-from etude.formats.lora import diffusers_lora, kohya_lora
+from etude.formats.lora import diffusers_lora, kohya_lora, peft_lora
 
 UNET = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 CONV = "unet.mid_block.resnets.0.conv1"
@@ -289,6 +289,24 @@ def test_a_peft_folder_is_read_with_the_alpha_of_its_configuration(tmp_path: Pat
     tensors, facts = diffusers_lora.read(tmp_path / "adapter_model.safetensors")
     assert "unet.down_blocks.0.attentions.0.proj_in.lora_A.weight" in tensors
     assert facts["alpha"] == 8.0
+
+
+def test_a_folder_of_peft_has_a_configuration_for_each_part(tmp_path: Path) -> None:
+    made = lora(alphas={TEXT: 3.0, CONV: 1.0})
+    made.tensors[f"{CONV}.lora_A.weight"] = torch.randn(2, 6, 3, 3)
+    made.tensors[f"{CONV}.lora_B.weight"] = torch.randn(6, 2, 1, 1)
+    peft_lora.write(made, Draft(tmp_path))
+    fixed = {"peft_type": "LORA", "task_type": None, "base_model_name_or_path": None, "inference_mode": True}
+    fixed |= {"lora_dropout": 0.0, "bias": "none"}
+    unet, conv, text = (name.partition(".")[2] for name in (UNET, CONV, TEXT))
+    assert json.loads((tmp_path / "sks/text_encoder/adapter_config.json").read_text()) == fixed | {
+        "r": 4, "lora_alpha": 3.0, "target_modules": [text], "rank_pattern": {}, "alpha_pattern": {}
+    }  # fmt: skip
+    config = json.loads((tmp_path / "sks/unet/adapter_config.json").read_text())
+    assert {unet: 4, conv: 2} == dict.fromkeys((unet, conv), config.pop("r")) | config.pop("rank_pattern")
+    assert {unet: 2.0, conv: 1.0} == dict.fromkeys((unet, conv), config.pop("lora_alpha")) | config.pop("alpha_pattern")
+    assert config == fixed | {"target_modules": sorted((unet, conv))}
+    assert_equal(peft_lora.read(tmp_path / "sks")[0], made.tensors)
 
 
 # The names that LyCORIS 3 writes, as A1111's `network_*.py` and ComfyUI's `weight_adapter` read them.
