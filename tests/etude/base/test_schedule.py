@@ -91,6 +91,11 @@ def test_a_schedule_has_at_least_500_steps(schedule: str) -> None:
         read_alphas(Path("base"), {**own, "num_train_timesteps": 499})
 
 
+def test_a_schedule_may_end_without_any_signal() -> None:
+    alphas = read_alphas(Path("base"), {"trained_betas": [0.0] + [0.01] * 998 + [1.0]})
+    assert (float(alphas[0]), float(alphas[-1])) == (1.0, 0.0)
+
+
 def test_what_a_configuration_leaves_out_is_as_in_stable_diffusion_1() -> None:
     assert read_prediction(Path("base"), {}) == "epsilon"
     assert read_scaling(Path("base"), {"block_out_channels": [8, 8, 8, 8]}) == 0.18215
