@@ -14,6 +14,7 @@ from transformers.utils import logging
 from etude.base.clip import Clip
 from etude.base.loading import choose_device, load_base
 from etude.core.errors import BaseError
+from etude.core.tensors import read_tensors, write_tensors
 from tests.etude.conftest import change
 
 
@@ -36,6 +37,18 @@ def test_only_a_vae_that_says_so_stays_in_half_precision(copy: Path, upcast: boo
     change(copy / "vae/config.json", force_upcast=upcast)
     assert load_base(copy, dtype=torch.float16, parts=("vae",)).vae.dtype == dtype
     assert load_base(copy, dtype=torch.bfloat16, parts=("vae",)).vae.dtype == torch.bfloat16
+
+
+def test_a_base_with_a_number_beyond_half_precision_is_refused_in_it(copy: Path) -> None:
+    file = copy / "unet/diffusion_pytorch_model.safetensors"
+    tensors = read_tensors(file)[0]
+    tensors["conv_in.bias"][0] = 7e4
+    write_tensors(file, tensors)
+    with pytest.raises(BaseError, match=r"`unet\.conv_in\.bias` has numbers beyond what fp16 holds.* bf16 or fp32"):
+        load_base(copy, dtype=torch.float16, parts=("unet",))
+    assert load_base(copy, dtype=torch.bfloat16, parts=("unet",)).unet.dtype == torch.bfloat16
+    base = load_base(copy, dtype=torch.float16, parts=("unet",), trained=lambda name: name == "unet.conv_in.bias")
+    assert (base.unet.conv_in.bias.dtype, base.unet.conv_in.weight.dtype) == (torch.float32, torch.float16)
 
 
 def test_a_vae_that_says_nothing_of_half_precision_stays_in_float32(copy: Path) -> None:

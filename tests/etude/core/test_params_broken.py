@@ -138,6 +138,21 @@ def test_a_long_value_is_shown_by_its_first_hundred_characters() -> None:
     assert yaml.shortened("abcd", 3) == "ab…"
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: 1\na: 2", 'found duplicate key "a"'),
+        ("a: \x07", "special characters are not allowed"),
+        ("a: *b", "found undefined alias 'b'"),
+        ('a: "\\U00110000"', "chr"),
+    ],
+)
+def test_the_reason_of_the_library_is_told(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "a.yaml").write_text(text, encoding="utf-8", newline="")
+    with pytest.raises(ParamsError, match=rf"is not YAML \({reason}"):
+        read_yaml(tmp_path / "a.yaml")
+
+
 @pytest.mark.parametrize(("text", "line"), [("\n\x07", 2), ("\x07", 1), ("a: 1\nb: 1\n\x07", 3), ("a: 1\nb: [", 2)])
 def test_the_line_of_a_fault_is_told(tmp_path: Path, text: str, line: int) -> None:
     (tmp_path / "a.yaml").write_text(text, encoding="utf-8", newline="")

@@ -144,6 +144,12 @@ def test_a_jpeg_that_is_cut_and_then_ended_is_refused(kind: str, tmp_path: Path)
             assert np.array_equal(found, expected)
 
 
+def test_a_jpeg_of_the_extended_form_that_is_cut_is_refused(tmp_path: Path) -> None:
+    whole = written("JPEG", JPEGS["baseline"]).replace(b"\xff\xc0", b"\xff\xc1", 1)
+    assert read(tmp_path / "a", whole) is not None
+    assert read(tmp_path / "a", whole[: len(whole) // 2] + b"\xff\xd9") is None
+
+
 def test_a_jpeg_that_lacks_pixels_between_two_restarts_is_refused(tmp_path: Path) -> None:
     whole = written("JPEG", JPEGS["restarts"])
     place = whole.index(b"\xff\xd2")

@@ -332,6 +332,7 @@ def written(tensors: Mapping[str, Tensor], tmp_path: Path, metadata: dict[str, s
         ("alpha", torch.tensor(float("nan")), r"alpha.*nan"),
         ("alpha", torch.tensor(float("inf")), r"alpha.*inf"),
         ("alpha", torch.ones(4), r"alpha` has 4 values"),
+        ("alpha", torch.tensor(1 + 0j), r"alpha` is \(1\+0j\), which is no finite number"),
         ("alpha", torch.ones(0), r"alpha` is empty"),
         ("scalar", torch.ones(2), r"scalar` has 2 values"),
         ("dora_scale", torch.ones(3), r"dora_scale` is \[3\]: neither \[16, 1\] nor \[1, 16\]"),

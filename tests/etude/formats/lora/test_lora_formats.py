@@ -12,6 +12,7 @@ from torch import Tensor
 from etude import formats
 from etude.core.artifact import Artifact
 from etude.core.errors import FormatError
+from etude.core.families import text_parts
 from etude.core.files import Draft
 from etude.core.tensors import read_metadata, read_tensors
 from etude.formats.lora import diffusers_lora, kohya_lora, peft_lora
@@ -307,6 +308,13 @@ def test_a_folder_of_peft_has_a_configuration_for_each_part(tmp_path: Path) -> N
     assert {unet: 2.0, conv: 1.0} == dict.fromkeys((unet, conv), config.pop("lora_alpha")) | config.pop("alpha_pattern")
     assert config == fixed | {"target_modules": sorted((unet, conv))}
     assert_equal(peft_lora.read(tmp_path / "sks")[0], made.tensors)
+
+
+def test_layers_of_sdxls_second_text_encoder_have_the_names_that_its_class_has(tmp_path: Path) -> None:
+    peft_lora.write(lora("sdxl"), Draft(tmp_path))
+    first, second = (read_tensors(tmp_path / "sks" / part / "adapter_model.safetensors")[0] for part in text_parts())
+    assert {name.partition(".encoder.")[0] for name in first} == {"base_model.model"}
+    assert {name.partition(".encoder.")[0] for name in second} == {"base_model.model.text_model"}
 
 
 # The names that LyCORIS 3 writes, as A1111's `network_*.py` and ComfyUI's `weight_adapter` read them.

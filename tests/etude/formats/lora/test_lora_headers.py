@@ -51,6 +51,7 @@ REFUSED: list[tuple[Header, Shapes, str]] = [
     ({"ss_network_module": "my.network"}, PAIR, "my.network"),
     ({"ss_network_module": "networks.lora"}, LOHA, "networks.lora.*holds no LoRA"),
     ({"ss_network_module": "networks.loha"}, PAIR, "algorithm `loha`"),
+    ({"ss_network_module": "networks.lora", "ss_network_args": '{"algo": "loha"}'}, PAIR, "algorithm `loha`"),
     (lycoris(algo="loha"), PAIR, r"algorithm `loha`.* factors are lora_…"),
     (lycoris(algo="lokr", preset="full"), PAIR, "algorithm `lokr`"),
     (lycoris(), LOHA, "algorithm `lora`"),
@@ -97,6 +98,7 @@ REFUSED: list[tuple[Header, Shapes, str]] = [
 READ: list[tuple[Header, Shapes]] = [
     ({"ss_network_module": "networks.lora", "ss_network_args": json.dumps({"conv_dim": "8", "conv_alpha": "1"})}, PAIR),
     ({"ss_network_module": "networks.dylora", "ss_network_args": json.dumps({"unit": "4"})}, PAIR),
+    ({"ss_network_module": "networks.dylora", "ss_network_args": '{"algo": "dylora"}'}, PAIR),
     ({"ss_network_module": "locon.locon_kohya", "ss_network_args": "null"}, PAIR),
     ({"ss_network_module": "None", "ss_network_args": "None"}, PAIR),
     ({"ss_network_alpha": "Dynamic", "ss_network_dim": "Dynamic"}, PAIR),
