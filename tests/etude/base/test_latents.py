@@ -93,11 +93,14 @@ def test_large_pictures_are_decoded_one_after_another_and_very_large_ones_in_til
         monkeypatch.setattr(latents_module, "TILE", 16)
         monkeypatch.setattr(latents_module, "AT_ONCE", 64 * 16 * 16)
         tiled = decode_latents(sd1, values).int()
+        calls = len(sizes)
+        decode_latents(sd1, values[:, :, :16])  # not above the bound: whole
     finally:
         watch.remove()
     assert sizes[:3] == [(2, 4, 24, 16), (1, 4, 24, 16), (1, 4, 24, 16)]
     assert {size[0] for size in sizes[3:]} == {1}
     assert max(size[2] for size in sizes[3:]) == 16
+    assert sizes[calls:] == [(1, 4, 16, 16)] * 2
     assert tiled.shape == whole.shape == (2, 192, 128, 3)
     assert (one_by_one - whole).abs().max() <= 1
     between = (whole[0] - whole[1]).float().abs().mean()  # a tile has its own means in the norms of groups

@@ -54,6 +54,14 @@ def test_a_file_without_alphas_has_that_which_changes_nothing(tmp_path: Path, ki
     assert kohya_lora.read(tmp_path / "a.safetensors")[1]["alpha"] == alpha
 
 
+@pytest.mark.parametrize(("suffix", "factor"), [("diff_b", "diff_b"), ("b_norm", "diff_b"), ("w_norm", "diff")])
+def test_a_layer_may_have_a_difference_of_its_bias_or_its_norm_alone(tmp_path: Path, suffix: str, factor: str) -> None:
+    save_file({f"{STEM}.{suffix}": torch.full((16,), 3.0)}, tmp_path / "a.safetensors")
+    found, facts = kohya_lora.read(tmp_path / "a.safetensors")
+    assert {name: tensor.tolist() for name, tensor in found.items()} == {f"{LAYER}.{factor}": [3.0] * 16}
+    assert facts == {"rank": 1, "alpha": 1.0}
+
+
 def test_a_layer_of_a_kernel_in_three_dimensions_is_refused(tmp_path: Path) -> None:
     shapes = {"lora_down.weight": (2, 4, 1, 1, 1), "lora_up.weight": (4, 2, 1, 1, 1)}
     save_file({f"{STEM}.{name}": torch.ones(shape) for name, shape in shapes.items()}, tmp_path / "a.safetensors")
