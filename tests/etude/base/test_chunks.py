@@ -131,6 +131,15 @@ def test_the_states_of_a1111_are_those_of_each_chunk_and_sdxl_pools_the_first(ba
         torch.testing.assert_close(found.pooled[0], beginning[0], rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize(("count", "fits"), [(75, True), (76, False)])
+def test_a_word_may_have_as_many_rows_as_a_chunk_has_places(sd1: Base, count: int, fits: bool) -> None:
+    rows = (torch.zeros(count, 32, dtype=torch.float64),)
+    with added_tokens(reading(sd1, 2), {"sks": rows}) as base:
+        tokens = tokenise(base, ["a sks dog"])
+        assert tokens.cut == ("" if fits else "sks dog",)
+        assert int((tokens.ids[0] < 0).sum()) == (75 if fits else 0)
+
+
 def test_only_what_the_last_chunk_has_no_place_for_is_left_out(sd1: Base) -> None:
     text = "cat " * 150 + "blue dog"
     assert tokenise(reading(sd1, 3), [text]).cut == ("",)

@@ -169,5 +169,9 @@ def test_the_vae_of_a_whole_file_has_the_configuration_beside_it(
 ) -> None:
     assert own_config(without[0]) == tmp_path / "m.config/vae"
     assert own_config(folder_of("sd1")) == folder_of("sd1") / "vae"
-    save_file(without[1], tmp_path / "alone.safetensors")
+    for name in ("alone", "diffusion_pytorch_model"):
+        save_file(without[1], tmp_path / f"{name}.safetensors")
+        assert own_config(tmp_path / f"{name}.safetensors") is None
+    (tmp_path / "config.json").write_text("{}")
     assert own_config(tmp_path / "alone.safetensors") is None
+    assert own_config(tmp_path / "diffusion_pytorch_model.safetensors") == tmp_path

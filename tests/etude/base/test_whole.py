@@ -66,9 +66,22 @@ def test_missing_tensors_are_counted_and_the_first_are_named(single: Callable[[C
         read_model(path)
 
 
+def test_three_missing_tensors_are_all_named(single: Callable[[Change], Path]) -> None:
+    lost = [f"{U}out.0.weight", f"{U}out.0.bias", f"{U}out.2.bias"]
+    path = single(lambda tensors: [tensors.pop(name) for name in lost])
+    named = r"unet\.conv_norm_out\.weight, unet\.conv_norm_out\.bias, unet\.conv_out\.bias"
+    with pytest.raises(BaseError, match=rf"lacks 3 tensors: {named}\. Next"):
+        read_model(path)
+
+
 def test_a_tensor_of_another_shape_is_named_with_both(single: Callable[[Change], Path]) -> None:
     path = single(lambda tensors: tensors.update({f"{U}out.2.bias": torch.zeros(7)}))
-    with pytest.raises(BaseError, match=r"`unet\.conv_out\.bias` is \[7\], but its configuration asks for \[4\]"):
+    with pytest.raises(
+        BaseError, match=r"`unet\.conv_out\.bias` is \[7\], but its configuration asks for \[4\]\. Next"
+    ):
+        read_model(path)
+    path = single(lambda tensors: tensors.update({f"{U}out.2.bias": torch.zeros(7), f"{U}out.0.bias": torch.zeros(7)}))
+    with pytest.raises(BaseError, match=r"asks for \[\d+\]; 1 more tensors do not fit either\. Next"):
         read_model(path)
 
 

@@ -100,6 +100,14 @@ def test_containers_become_plain_and_their_tensors_are_checked(tmp_path: Path) -
         read_pickle(tmp_path / "e.pt")
 
 
+def test_the_largest_numbers_of_float32_are_read(tmp_path: Path) -> None:
+    largest = torch.tensor([3.4028234663852886e38, -3.4028234663852886e38])
+    save_file({"w": largest, "wide": largest.double()}, tmp_path / "m.safetensors")
+    assert all(
+        tensor.double().equal(largest.double()) for tensor in read_weights(tmp_path / "m.safetensors")[0].values()
+    )
+
+
 def test_a_number_that_float32_cannot_hold_is_refused(tmp_path: Path) -> None:
     save_file({"w": torch.tensor([1e300], dtype=torch.float64)}, tmp_path / "m.safetensors")
     with pytest.raises(FormatError, match="`w` holds numbers that are not finite"):
