@@ -24,7 +24,7 @@ from tests.etude.conftest import change
         {"num_train_timesteps": 0},
         {"trained_betas": [0.1, 0.2]},
         {"trained_betas": 2},
-        {"trained_betas": [-0.5] + [0.01] * 999},
+        {"trained_betas": [-0.005] + [0.01] * 999},
         {"trained_betas": [0.01] * 999 + [1.5]},
         {"trained_betas": [0.01] * 500 + [0.0] + [0.01] * 499},
     ],

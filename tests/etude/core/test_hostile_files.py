@@ -223,7 +223,14 @@ def test_a_tensor_that_is_larger_than_its_entry_in_the_archive_is_refused(
     """Mapped into memory, it would go on into what follows in the file."""
     monkeypatch.setattr(pickles, "MAPPED", mapped)
     row = torch.ones(8)
-    whole = {"a": row, "b": torch.ones(8), "same": torch.ones(4), "view": row[:4], "none": torch.ones(0)}
+    whole: dict[str, Any] = {
+        "a": row,
+        "b": torch.ones(8),
+        "same": torch.ones(4),
+        "view": row[:4],
+        "none": torch.ones(0),
+    }
+    whole["step"] = 100
     torch.save(whole, tmp_path / "whole.pt")
     assert {name: int(tensor.sum()) for name, tensor in read_either(tmp_path / "whole.pt")[0].items()} == {
         "a": 8, "b": 8, "same": 4, "view": 4, "none": 0

@@ -19,6 +19,14 @@ def test_a_text_of_windows_is_read_and_that_is_noted(tmp_path: Path) -> None:
     assert "Windows-1252" in note
 
 
+def test_a_text_of_windows_has_three_foreign_letters_in_ten_at_most(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("éééabcdefg".encode("cp1252"))
+    assert read_text(tmp_path / "a.txt").text == "éééabcdefg"
+    (tmp_path / "a.txt").write_bytes("ééééabcdefg".encode("cp1252"))
+    with pytest.raises(InputError, match="is not text in UTF-8"):
+        read_text(tmp_path / "a.txt")
+
+
 @pytest.mark.parametrize(
     "data",
     [
