@@ -134,7 +134,7 @@ def test_the_states_of_a1111_are_those_of_each_chunk_and_sdxl_pools_the_first(ba
 @pytest.mark.parametrize(("count", "fits"), [(75, True), (76, False)])
 def test_a_word_may_have_as_many_rows_as_a_chunk_has_places(sd1: Base, count: int, fits: bool) -> None:
     rows = (torch.zeros(count, 32, dtype=torch.float64),)
-    with added_tokens(reading(sd1, 2), {"sks": rows}) as base:
+    with added_tokens(reading(sd1, 3), {"sks": rows}) as base:
         tokens = tokenise(base, ["a sks dog"])
         assert tokens.cut == ("" if fits else "sks dog",)
         assert int((tokens.ids[0] < 0).sum()) == (75 if fits else 0)
