@@ -80,7 +80,7 @@ class Entries:
         """
         return self._made(item, source, lambda: encoder()(*source))
 
-    def picture(self, item: str, encoder: Callable[[], Encoder], path: Path) -> Path:
+    def picture(self, item: str, encoder: Callable[[], Encoder], path: Path | str) -> Path:
         """As `path`, for the pixels of a PNG. Its key has the digest of the file, so a cached PNG is not decoded."""
         return self._made(item, sha256_file(path), lambda: encoder()(*read_pixels(path)))
 
@@ -129,14 +129,15 @@ def encode_pictures(name: str, stage_params: StageParams) -> tuple[Entries, Entr
     images = read_json(folder / "prepared/images.json")["images"]
     places = {}
     for picture in progress(pictures, f"{name}: latents"):
-        own, path = copies if is_copy(images[picture]) else entries, folder / "prepared" / f"{picture}.png"
-        places[picture] = own.picture(str(path), encoder, path)
+        own, path = copies if is_copy(images[picture]) else entries, f"{folder}/prepared/{picture}.png"
+        places[picture] = own.picture(path, encoder, path)
     from etude.base.family import recognise
 
-    masks, told = folder / "prepared" / "attention", FAMILIES[recognise(stage_params.base)].size_ids
+    masks = {mask.stem: mask for mask in (folder / "prepared" / "attention").glob("*.png")}
+    told = FAMILIES[recognise(stage_params.base)].size_ids
     with publish(folder / "latents") as out:
         write_shards(
-            out, places, lambda name: _with_mask(places[name], masks / f"{name}.png") | _sizes(images[name], told=told)
+            out, places, lambda name: _with_mask(places[name], masks.get(name)) | _sizes(images[name], told=told)
         )
         write_repeats(out, {name: images[name]["sources"] for name in places})
     if folders := repeated_folders(source for name in places for source in images[name]["sources"]):
@@ -209,10 +210,10 @@ def open_text_encoder(stage_params: StageParams) -> Encoder:
     return states
 
 
-def _with_mask(entry: Path, mask: Path) -> dict[str, Tensor]:
+def _with_mask(entry: Path, mask: Path | None) -> dict[str, Tensor]:
     """The tensors of an entry; if there is a mask, its grey is added."""
     tensors, _ = read_tensors(entry)
-    if not os.path.exists(mask):
+    if mask is None:
         return tensors
     from etude.core.pictures import open_prepared
 
@@ -246,7 +247,7 @@ def grey_of(mask: Image.Image, height: int, width: int) -> Tensor:
     return torch.tensor(grey).float() / 255
 
 
-def read_pixels(path: Path) -> tuple[tuple[int, int], bytes]:
+def read_pixels(path: Path | str) -> tuple[tuple[int, int], bytes]:
     """Width and height of a prepared picture, and its RGB bytes row by row."""
     from etude.core.pictures import open_prepared
 
@@ -269,13 +270,14 @@ def _tell_cut(name: str, text: str, entry: Path) -> None:
 def is_whole(entry: Path) -> bool:
     """Whether an entry exists and its digest is the one in the .sha256 file beside it."""
     try:
-        return _note(entry).read_bytes() == sha256_file(entry).encode()
+        with open(_note(entry), "rb") as note:
+            return note.read() == sha256_file(entry).encode()
     except FileNotFoundError:
         return False
 
 
-def _note(entry: Path) -> Path:
-    return Path(f"{os.path.splitext(entry)[0]}.sha256")
+def _note(entry: Path) -> str:
+    return f"{os.path.splitext(entry)[0]}.sha256"  # a text: a set has many
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from typing import Any
 from etude.core.errors import ConflictError, FormatError, InputError
 
 CHUNK = 1 << 20  # bytes read at a time when hashing
+SMALL = 1 << 16  # bytes of a file that is copied by one read and one write, in a third of the time of a shared copy
 LONGEST = 200  # bytes of a name: file systems allow 255, and the temporary name during writing is longer
 STEM = 100  # bytes of a name that `file_name` makes, so that a suffix still fits
 # names of devices on Windows (with any suffix), and characters that some system does not allow in file names
@@ -182,7 +183,7 @@ def _names_below(folder: Path | str, before: str = "") -> Iterator[str]:
             continue
         if entry.is_dir(follow_symlinks=False):
             yield from _names_below(entry.path, f"{before}{entry.name}/")
-        elif os.path.isfile(entry.path):  # entry.is_file() raises OSError for a link that leads to itself
+        elif entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path):  # a stat only for a link
             yield before + entry.name
 
 
@@ -231,10 +232,15 @@ def atomic_path(path: Path | str, durable: bool = True) -> Iterator[Path]:
 
 
 def copy_file(source: Path, place: Path) -> None:
-    """Copy the bytes of a file to a new one. Where the file system can (Btrfs, XFS), both share one place on the disk.
+    """Copy the bytes of a file to a new one. Where the file system can (Btrfs, XFS), large files share their blocks.
 
     A later change of one file does not change the other. With a hard link it would; DVC would replace one by a copy.
     """
+    with open(source, "rb") as small:
+        data = small.read(SMALL)
+    if len(data) < SMALL:
+        place.write_bytes(data)
+        return
     if hasattr(os, "copy_file_range"):
         try:
             with open(source, "rb", buffering=0) as old, open(place, "wb", buffering=0) as new:

@@ -74,7 +74,7 @@ def remembered(file: Path, digest: Callable[[Path], str] = sha256_file, kind: st
     cannot be set back, and the digest of a file that was changed in the last seconds is not cached, because a further
     write might not change its times.
     """
-    stat = file.stat()
+    stat = os.stat(file)  # a third of the time of Path.stat()
     if (cached := recalled(file, stat, kind)) is not None:
         return cached
     new = digest(file)

@@ -86,6 +86,12 @@ def read_layout(path: Path | str) -> tuple[int, dict[str, Any]]:
     return 8 + length, header
 
 
+def _metadata_in(data: bytes) -> dict[str, str]:
+    """The ``__metadata__`` of a whole safetensors file whose header has no fault."""
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+
+
 def read_metadata(path: Path | str) -> dict[str, str]:
     """The ``__metadata__`` of a safetensors file, read from its header alone."""
     return dict(read_header(path).get("__metadata__") or {})
@@ -128,10 +134,12 @@ def read_tensors(path: Path | str, device: str = "cpu") -> tuple[dict[str, Tenso
     from safetensors import SafetensorError
     from safetensors.torch import load, load_file
 
-    metadata = read_metadata(path)
     try:
-        if device == "cpu" and os.stat(path).st_size < MAPPED:
-            return load(Path(path).read_bytes()), metadata
+        if device == "cpu" and os.path.isfile(path) and os.path.getsize(path) < MAPPED:
+            data = Path(path).read_bytes()
+            return load(data), _metadata_in(data)  # `load` checks the header
+        metadata = read_metadata(path)
         return load_file(str(path), device=device), metadata
     except (SafetensorError, KeyError) as error:  # KeyError: a dtype that this torch does not have
+        read_metadata(path)  # if the header has the fault, this error says more
         raise FormatError(path, f"is damaged ({error})", _AGAIN) from error

@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance, features
 
 from etude.core.code import code_digests, versions
 from etude.core.errors import InputError
-from etude.core.files import atomic_path
+from etude.core.files import atomic_path, sha256_file
 from etude.core.prepared import EVEN
 from etude.core.store import Store, key, load, remembered, save
 from etude.images import faces
@@ -133,7 +133,7 @@ class Cutter:
 
     def _is_whole(self, name: str) -> bool:
         try:
-            return hashlib.sha256(self.png(name).read_bytes()).hexdigest() == name
+            return sha256_file(self.png(name)) == name
         except FileNotFoundError:
             return False
 

@@ -10,8 +10,10 @@ from PIL import Image
 from etude.core.pictures import DAMAGE
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})  # the formats in which these programs save
+KEY = "parameters"  # of the text in a PNG
 EXIF, COMMENT = 0x8769, 0x9286  # the EXIF directory and UserComment in it, for JPEG and WebP
 CODED = {b"UNICODE\0": "utf-16-be", b"ASCII\0\0\0": "ascii"}
+SMALL = 1 << 20  # bytes of a file that is searched for these before Pillow opens it, which takes four times as long
 END = re.compile(r"^(Negative prompt|Steps): ", re.MULTILINE)
 STEPS = re.compile(r"^Steps: \d", re.MULTILINE)  # every such text has steps; a text of another program may have none
 NETWORK = re.compile(r"<[a-z]+:[^<>]*>")  # <lora:owl:0.8>
@@ -24,7 +26,7 @@ COMMAS = re.compile(r"\s*,(\s*,)*\s*")
 
 def prompt_in(path: Path) -> str | None:
     """The prompt in a picture file; None if it has none, or one that changes from step to step."""
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES or _has_none(path):
         return None
     text = _parameters(path)
     if text is None or not STEPS.search(text):
@@ -42,11 +44,25 @@ def as_caption(prompt: str) -> str | None:
     return " ".join(COMMAS.sub(", ", prompt).split()).strip(", ") or None
 
 
+def _has_none(path: Path) -> bool:
+    """Whether a file certainly has no prompt: if it is small, and nowhere in it is what stands before each prompt.
+
+    EXIF data in several parts could be divided there.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(SMALL)
+    except OSError:  # *prepare* reports it
+        return True
+    marked = any(mark in data for mark in (KEY.encode(), *CODED))
+    return len(data) < SMALL and data.count(b"Exif\0\0") < 2 and not marked
+
+
 def _parameters(path: Path) -> str | None:
     """The text that describes how a picture was drawn. None for a damaged file, which *prepare* reports."""
     try:
         with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
-            text = image.info.get("parameters")
+            text = image.info.get(KEY)
             if text is None and image.format != "PNG" and "exif" in image.info:
                 text = _decoded(image.getexif().get_ifd(EXIF).get(COMMENT))
     except DAMAGE:

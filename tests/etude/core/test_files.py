@@ -450,14 +450,15 @@ def test_a_word_that_no_file_can_be_called_by_is_told(word: str, fault: str) -> 
         validate({"set": "owl", "name": word, "trigger": True}, Learned, "params.yaml")
 
 
+@pytest.mark.parametrize("times", [1, 256, 999])
 @pytest.mark.parametrize("answer", [None, OSError(errno.EXDEV, "another file system"), 0])
 def test_a_copy_has_the_bytes_of_the_file_and_does_not_change_with_it(
-    answer: OSError | int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    answer: OSError | int | None, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if answer is not None:
         monkeypatch.setattr(os, "copy_file_range", lambda *_: _answer(answer), raising=False)
     source, place = tmp_path / "a", tmp_path / "b"
-    source.write_bytes(bytes(range(256)) * 999)
+    source.write_bytes(bytes(range(256)) * times)
     copy_file(source, place)
     assert place.read_bytes() == source.read_bytes()
     with open(source, "r+b") as file:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, PngImagePlugin
 
-from etude.core.beside.generated import COMMENT, EXIF, as_caption, prompt_in
+from etude.core.beside.generated import COMMENT, EXIF, SMALL, as_caption, prompt_in
 
 END = "\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512"
 
@@ -39,6 +39,18 @@ def test_a_prompt_over_several_lines_without_a_negative_one_is_read(tmp_path: Pa
 )
 def test_what_is_no_prompt_or_one_that_changes_while_it_is_drawn_is_no_caption(tmp_path: Path, text: str) -> None:
     assert prompt_in(draw(tmp_path / "a.png", text)) is None
+
+
+def test_a_prompt_is_found_in_a_large_file_and_in_exif_data_whose_parts_divide_its_first_word(tmp_path: Path) -> None:
+    whole = draw(tmp_path / "a.jpg", "a fox" + END).read_bytes()
+    start = whole.index(b"\xff\xe1")
+    exif = whole[start + 10 : start + 2 + int.from_bytes(whole[start + 2 : start + 4])]
+    place = exif.index(b"UNICODE") + 3
+    parts = [b"Exif\0\0" + part for part in (exif[:place], exif[place:])]
+    divided = b"".join(b"\xff\xe1" + (2 + len(part)).to_bytes(2) + part for part in parts)
+    (tmp_path / "b.jpg").write_bytes(whole[:start] + divided + whole[start + 10 + len(exif) :])
+    (tmp_path / "c.jpg").write_bytes(whole + bytes(SMALL))
+    assert [prompt_in(tmp_path / name) for name in ("a.jpg", "b.jpg", "c.jpg")] == ["a fox"] * 3
 
 
 def test_brackets_that_are_meant_stay() -> None:
