@@ -54,8 +54,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _rows(path: Path, word: str, given: Tensor | list[Tensor]) -> dict[str, Tensor]:
-    """The rows of a word by text encoder; raises FormatError for more rows than text encoders."""
+    """The rows of a word by text encoder; raises FormatError for more than text encoders, or for what is no row."""
     rows = given if isinstance(given, list) else [given]
+    for row in rows:
+        if not isinstance(row, Tensor) or not row.numel() or row.shape not in ((row.numel(),), (1, row.numel())):
+            found = list(row.shape) if isinstance(row, Tensor) else f"a {type(row).__name__}"
+            fault = f"has {found} for the word `{word[:40]}`, where a row of a text encoder's table should be"
+            raise FormatError(path, fault, "fetch or make it again")
     if len(rows) > len(text_parts()):
         fault = f"has {len(rows)} rows for the word `{word}`, more than any family has text encoders"
         raise FormatError(path, fault, "fetch or make it again")

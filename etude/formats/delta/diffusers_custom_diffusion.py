@@ -37,11 +37,15 @@ def recognise(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Whole weights; words are in separate files."""
+    """Whole weights; words are in separate files. The processors of other attention are dictionaries with nothing."""
     data: Mapping[str, Any] = read_weights(path)[0] if path.suffix.lower() == ".safetensors" else read_pickle(path)
     if not recognise(data, {}):
         raise FormatError(path, "holds no processors of Custom Diffusion", f"give a {FILE} of diffusers")
-    return common({_OWN.sub(r".\1.", key): tensor for key, tensor in data.items() if len(tensor)}, {}, delta=False)
+    weights = {key: value for key, value in data.items() if isinstance(value, Tensor) or value != {}}
+    for key, value in weights.items():
+        if isinstance(value, Tensor) and not value.numel():
+            raise FormatError(path, f"`{key[:120]}` is empty: {list(value.shape)}", "fetch or make it again")
+    return common({_OWN.sub(r".\1.", key): tensor for key, tensor in weights.items()}, {}, delta=False)
 
 
 def write(artifact: Artifact, draft: Draft, frame: Frame) -> list[Path]:

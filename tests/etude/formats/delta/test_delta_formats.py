@@ -326,6 +326,22 @@ def test_a_delta_with_a_text_encoder_is_refused_by_name(frame: Frame, tmp_path: 
         adobe_delta.read(path)
 
 
+@pytest.mark.parametrize("row", [torch.ones(()), torch.ones(32, 1), torch.ones(2, 32), torch.ones(0), 3.0])
+def test_what_is_no_row_for_a_word_is_refused_by_the_word(row: Any, frame: Frame, tmp_path: Path) -> None:
+    (path,) = adobe_delta.write(learned(frame), Draft(tmp_path), frame)
+    write_pickle(path, read_pickle(path) | {"modifier_token": {"<otter>": row}})
+    with pytest.raises(FormatError, match=r"has .* for the word `<otter>`, where a row of a text encoder's table"):
+        adobe_delta.read(path)
+
+
+def test_an_empty_weight_of_custom_diffusion_is_refused_and_not_left_out(frame: Frame, tmp_path: Path) -> None:
+    path = diffusers_custom_diffusion.write(learned(frame), Draft(tmp_path), frame)[0]
+    name = f"{LAYER}.processor.to_k_custom_diffusion.weight"
+    write_pickle(path, read_pickle(path) | {name: torch.ones(0)})
+    with pytest.raises(FormatError, match=rf"`{re.escape(name)}` is empty: \[0\]"):
+        diffusers_custom_diffusion.read(path)
+
+
 def test_an_entry_of_another_kind_and_a_tensor_without_entry_are_refused(frame: Frame, tmp_path: Path) -> None:
     path = webui_delta.write(learned(frame), Draft(tmp_path), frame)[0]
     tensors, metadata = read_tensors(path)
