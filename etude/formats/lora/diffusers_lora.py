@@ -2,9 +2,12 @@
 
 diffusers has PEFT's names below ``unet.`` and ``text_encoder.text_model.``; alpha is in the header
 (``lora_adapter_metadata``), where diffusers ≥ 0.34 reads it. Files are written with alpha = rank, so that programs
-that do not know the header apply them rightly. Also read: older spellings of diffusers; PEFT's ``adapter_model``, with
-``adapter_config.json`` beside it; ComfyUI's ``diffusion_model.`` and ``text_encoders.clip_l.transformer.``;
-OneTrainer's ``lora_unet.`` and, with the names of the LDM UNet, ``unet.`` and ``clip_l.``, or no prefix.
+that do not know the header apply them rightly. Of a text encoder's DoRA, diffusers 0.42 with transformers 5.23 loses
+the lengths, with a warning.
+
+Also read: older spellings of diffusers; PEFT's ``adapter_model``, with ``adapter_config.json`` beside it; ComfyUI's
+``diffusion_model.`` and ``text_encoders.clip_l.transformer.``; OneTrainer's ``lora_unet.`` and, with the names of the
+LDM UNet, ``unet.`` and ``clip_l.``, or no prefix.
 """
 
 from __future__ import annotations
