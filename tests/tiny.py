@@ -40,17 +40,23 @@ SAMPLE = 8  # latent side: 64 px
 
 
 def build_tiny(
-    folder: Path | str, family: str = "sd1", seed: int = 0, unclip: bool = False, variation: bool = False
+    folder: Path | str,
+    family: str = "sd1",
+    seed: int = 0,
+    unclip: bool = False,
+    variation: bool = False,
+    shallow: bool = False,
 ) -> Path:
     """Write a random base of family sd1, sd2 (v-prediction) or sdxl; sd1 gets a ``clip/`` for evaluation as well.
 
-    With ``unclip`` it also takes a picture, as Stable unCLIP does. With ``variation`` it takes only pictures.
+    With ``unclip`` it also takes a picture, as Stable unCLIP does. With ``variation`` it takes only pictures. With
+    ``shallow`` its text encoders have two layers, and its transformers one.
     """
-    return Path(shutil.copytree(_built(family, seed, unclip, variation), folder, dirs_exist_ok=True))
+    return Path(shutil.copytree(_built(family, seed, unclip, variation, shallow), folder, dirs_exist_ok=True))
 
 
 @cache
-def _built(family: str, seed: int, unclip: bool, variation: bool) -> Path:
+def _built(family: str, seed: int, unclip: bool, variation: bool, shallow: bool) -> Path:
     """Such a base in a folder of this process, to be copied: making one takes longer."""
     temporary = tempfile.mkdtemp(prefix="tiny-")
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
@@ -58,9 +64,9 @@ def _built(family: str, seed: int, unclip: bool, variation: bool) -> Path:
     disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        _unet(family, unclip).save_pretrained(folder / "unet")
+        _unet(family, unclip, shallow).save_pretrained(folder / "unet")
         _vae().save_pretrained(folder / "vae")
-        for number, encoder in enumerate([] if variation else _text_encoders(family)):
+        for number, encoder in enumerate([] if variation else _text_encoders(family, shallow)):
             end = "_2" if number else ""
             encoder.save_pretrained(folder / f"text_encoder{end}")
             write_tokenizer(folder / f"tokenizer{end}", pad=EOS if family != "sd2" and not number else "!")
@@ -155,7 +161,7 @@ def _byte_symbols() -> list[str]:
     return [*map(chr, printable), *(chr(256 + number) for number in range(len(others)))]
 
 
-def _unet(family: str, unclip: bool) -> UNet2DConditionModel:
+def _unet(family: str, unclip: bool, shallow: bool) -> UNet2DConditionModel:
     cross, plain = "CrossAttn", ""
     levels = {"sd1": (cross, cross, cross, plain), "sd2": (cross, cross, cross, plain), "sdxl": (plain, cross, cross)}
     widths = (16, 24, 32) if family == "sdxl" else (16, 24, 32, 32)  # unequal, as in real models: shortcuts need it
@@ -164,7 +170,8 @@ def _unet(family: str, unclip: bool) -> UNet2DConditionModel:
         config = {"cross_attention_dim": WIDTH, "attention_head_dim": (2, 3, 4, 4), "use_linear_projection": True}
     if family == "sdxl":
         config = {"cross_attention_dim": WIDTH + 48, "attention_head_dim": (2, 3, 4), "use_linear_projection": True}
-        config |= {"transformer_layers_per_block": (1, 2, 10), "addition_embed_type": "text_time"}
+        depths = (1, 1, 1) if shallow else (1, 2, 10)
+        config |= {"transformer_layers_per_block": depths, "addition_embed_type": "text_time"}
         config |= {"addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 48 + 6 * 8}
     down = tuple(f"{kind}DownBlock2D" for kind in levels[family])
     up = tuple(f"{kind}UpBlock2D" for kind in reversed(levels[family]))
@@ -184,13 +191,16 @@ def _vae() -> AutoencoderKL:
     return vae
 
 
-def _text_encoders(family: str) -> list[torch.nn.Module]:
-    if family == "sd1":
-        return [CLIPTextModel(CLIPTextConfig(**_text_size(WIDTH, 12)))]
+def _text_encoders(family: str, shallow: bool) -> list[torch.nn.Module]:
+    layers = {"sd1": (12,), "sd2": (23,), "sdxl": (12, 32)}[family]
+    sizes = [_text_size(width, 2 if shallow else count) for width, count in zip((WIDTH, 48), layers, strict=False)]
     if family == "sd2":
-        return [CLIPTextModel(CLIPTextConfig(**_text_size(WIDTH, 23), hidden_act="gelu"))]
-    second = CLIPTextConfig(**_text_size(48, 32), hidden_act="gelu", projection_dim=48)
-    return [CLIPTextModel(CLIPTextConfig(**_text_size(WIDTH, 12))), CLIPTextModelWithProjection(second)]
+        return [CLIPTextModel(CLIPTextConfig(**sizes[0], hidden_act="gelu"))]
+    first = CLIPTextModel(CLIPTextConfig(**sizes[0]))
+    if family == "sd1":
+        return [first]
+    second = CLIPTextConfig(**sizes[1], hidden_act="gelu", projection_dim=48)
+    return [first, CLIPTextModelWithProjection(second)]
 
 
 def _text_size(width: int, layers: int) -> dict[str, Any]:

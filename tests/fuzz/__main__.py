@@ -51,6 +51,7 @@ class Fuzzed:
 FUZZED = {
     "dotted_lora": Fuzzed(loras.dotted_lora, loras.check_lora),
     "kohya_lora": Fuzzed(loras.kohya_lora, loras.check_lora),
+    "diffusers_lora": Fuzzed(loras.diffusers_lora, loras.check_diffusers_lora),
     "peft": Fuzzed(loras.peft, loras.check_peft),
     "embedding": Fuzzed(files.embedding, files.check_embedding),
     "picture": Fuzzed(files.picture, files.check_embedding),
@@ -66,7 +67,8 @@ def try_one(name: str, number: int, folder: Path) -> str:
     fuzzed, dice = FUZZED[name], random.Random(f"{name} {number}")
     path = fuzzed.make(folder, number)
     inside = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    mutate(dice.choice(inside), dice)
+    mutated = mutate(dice.choice(inside), dice)
+    path = path if path.is_dir() else mutated
     try:
         with within(SECONDS), warnings.catch_warnings():
             warnings.simplefilter("ignore")

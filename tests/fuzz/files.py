@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor
 
 from etude.core.artifact import Artifact
 from etude.core.files import Draft
@@ -61,8 +60,7 @@ def picture(folder: Path, number: int) -> Path:
 def check_embedding(path: Path) -> None:
     """The rows are those that the file's own program takes."""
     _, opened = open_any(path)
-    if opened.method != "textual_inversion":
-        return
+    assert opened.method == "textual_inversion", f"read as {opened.method}"
     with programs.asked():
         own = programs.embedding_rows(path)
     assert own.keys() == opened.tensors.keys(), "other text encoders"
@@ -94,8 +92,7 @@ def check_hypernetwork(path: Path) -> None:
     from pipelines.hypernetwork.method.networks import restored
 
     _, opened = open_any(path)
-    if opened.method != "hypernetwork":
-        return
+    assert opened.method == "hypernetwork", f"read as {opened.method}"
     networks: Any = restored(opened.tensors, _design(opened.facts), _Base)
     with programs.asked():
         own = programs.hypernetworks(programs.raw(path))
@@ -130,8 +127,11 @@ def delta(folder: Path, number: int) -> Path:
     ]
     if number % 4 == 3:
         name = f"model.diffusion_model.middle_block.1.{LAYER}"
-        header = {"json": json.dumps({"meta": {"version": "0.2.0"}, "entries": {name: "delta_factors"}})}
-        save_file({f"{name}.US": weight.half(), f"{name}.Vh": weight.half()}, folder / "x.delta.safetensors", header)
+        other = name.replace("to_k", "to_v")
+        entries = {name: "delta_factors", other: "delta"}
+        header = {"json": json.dumps({"meta": {"version": "0.2.0"}, "entries": entries})}
+        tensors = {f"{name}.US": weight.half(), f"{name}.Vh": weight.T.half().contiguous(), other: weight}
+        save_file(tensors, folder / "x.delta.safetensors", header)
         return folder / "x.delta.safetensors"
     name, data = files[number % 4]
     torch.save(data, folder / name)
@@ -139,6 +139,11 @@ def delta(folder: Path, number: int) -> Path:
 
 
 def check_delta(path: Path) -> None:
-    """Every tensor of the result is one of the file, or a product of two."""
+    """The tensors are those of the file, or products of two of them."""
     _, opened = open_any(path)
-    assert all(isinstance(tensor, Tensor) for tensor in opened.tensors.values())
+    with programs.asked():
+        is_word = opened.method == "textual_inversion"  # a tensor with a name of its own
+        own = programs.embedding_rows(path) if is_word else programs.delta_tensors(path)
+    assert own.keys() == opened.tensors.keys(), "other tensors"
+    for name, tensor in own.items():
+        assert programs.is_near(opened.tensors[name].float(), tensor), f"another {name}"

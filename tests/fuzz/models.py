@@ -1,5 +1,6 @@
-"""Whole models as single files and as folders of diffusers, tiny and of the true architectures, and whether Étude reads
-them as diffusers does.
+"""Whole models as single files and as folders of diffusers, and whether Étude reads them as diffusers does.
+
+They are tiny: of the true architectures, with the fewest layers.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def _home() -> Path:
 @cache
 def _folder(family: str) -> Path:
     """A folder of diffusers without what no reader looks at."""
-    path = build_tiny(_home() / family, family)
+    path = build_tiny(_home() / family, family, shallow=True)
     shutil.rmtree(path / "clip", ignore_errors=True)
     (path / "model_index.json").unlink()
     return path
@@ -79,8 +80,7 @@ def check_single(path: Path) -> None:
     family = path.stem
     _linked(_folder(family), path.with_suffix(".config"))
     _, opened = open_any(path, whole=partial(read_model, expected=_expected(family)))
-    if opened.method != "model_merge":
-        return
+    assert opened.method == "model_merge", f"read as {opened.method}"
     with programs.asked():
         own = programs.single_parts(path, _folder(family), family)
     for part, tensors in own.items():

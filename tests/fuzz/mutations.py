@@ -27,18 +27,22 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.int64,
 DTYPES += [torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64]
 NAMES = ["", ".", "lora_unet_", "alpha", "lora_A.weight", "lora_unet_input_blocks_99999_1_x", "é\u0000", "x" * 5000]
 NAMES += ["bundle_emb.zork.clip_l", "bundle_emb..", "unet..lora_A.weight", "unet.to_out.lora.up.weight"]
+SUFFIXES = [".pt", ".bin", ".ckpt", ".safetensors", ".SafeTensors", ".PT", ".png", ".json", ".x", ""]
 PLACES: list[Any] = [[], [0], [2**62, 4], [16, -4], ["x"], "F32", "I64", "F8_E4M3", "BOGUS", None]
 PLAIN: list[Any] = [None, 3, -1.5, "text", [], {}, True, 10**400]
 
 
-def mutate(path: Path, dice: random.Random) -> None:
-    """Change one file. Other files with the same content (links) stay as they are."""
+def mutate(path: Path, dice: random.Random) -> Path:
+    """Change one file, and return its path. Other files with the same content (links) stay as they are."""
     content = path.read_bytes()
     path.unlink()
     path.write_bytes(content)
-    own = {".safetensors": [change_header, *[change_tensor] * 5], ".json": [change_field] * 12}
+    if dice.random() < 0.03:
+        return path.rename(path.with_suffix(dice.choice(SUFFIXES)))
+    own = {".safetensors": [change_header, change_metadata, *[change_tensor] * 5], ".json": [change_field] * 12}
     own |= {".png": [change_text] * 4 + [change_pixels] * 2, ".txt": []}
     dice.choice([flip, cut, *own.get(path.suffix, [change_entry] * 6)])(path, dice)
+    return path
 
 
 def flip(path: Path, dice: random.Random) -> None:
@@ -74,6 +78,22 @@ def change_header(path: Path, dice: random.Random) -> None:
         else:
             header["__metadata__"] = dice.choice([{"lora_adapter_metadata": dice.choice(["null", "[", "3"])}, *VALUES])
     text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+
+
+def change_metadata(path: Path, dice: random.Random) -> None:
+    """A field of the metadata, or of a JSON object in it, with another value or name, or none."""
+    data = path.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    metadata = header.get("__metadata__") or {"format": "pt"}
+    objects = [name for name, text in metadata.items() if text.startswith("{")]
+    if objects and dice.random() < 0.9:
+        name = dice.choice(objects)
+        metadata |= {name: json.dumps(_other_field(json.loads(metadata[name]), dice))}
+    else:
+        metadata = {name: str(value) for name, value in _other_field(metadata, dice).items()}
+    text = json.dumps(header | {"__metadata__": metadata}).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
 
 
@@ -207,12 +227,24 @@ KNOWN: dict[str, list[Any]] = {
     "lora_bias": [True],
     "decompose_both": [True],
     "use_effective_conv2d": [True],
+    "algo": ["locon", "loha", "lokr", "full", "dylora", "boft", "x"],
+    "rs_lora": ["True", True],
+    "dora_wd": ["True", "False", True],
+    "wd_on_output": ["True", False],
+    "bypass_mode": ["True"],
+    "rescaled": ["True"],
+    "constraint": ["0.01", 1],
+    "ss_network_alpha": ["1", "4", "None"],
+    "ss_network_module": ["networks.lora", "lycoris.kohya", "networks.oft", "networks.dylora", "x"],
+    "lora_decompose": [True, False],
+    "lora_decompose_output_axis": [True, False],
 }
 
 
 def _other_field(config: dict[str, Any], dice: random.Random) -> dict[str, Any]:
     name, other = dice.choice(list(config)), dice.choice(list(config))
     kind = dice.random()
+    part = name.rpartition(".")[0]  # diffusers' headers have `unet.r` for a field `r`
     if kind < 0.1:
         return {key: value for key, value in config.items() if key != name}
     if kind < 0.2:
@@ -222,9 +254,10 @@ def _other_field(config: dict[str, Any], dice: random.Random) -> dict[str, Any]:
     if isinstance(config[name], dict) and config[name] and kind < 0.4:
         return config | {name: _other_field(config[name], dice)}
     if kind < 0.7:
-        name = dice.choice([key for key in KNOWN if key in config] or list(KNOWN))
+        named = f"{part}." if part else ""
+        name = dice.choice([key for key in KNOWN if f"{named}{key}" in config] or list(KNOWN))
         name = dice.choice(list(KNOWN)) if dice.random() < 0.3 else name
-        return config | {name: dice.choice(KNOWN[name])}
+        return config | {f"{named}{name}": dice.choice(KNOWN[name])}
     return config | {name: dice.choice([*VALUES, _nearly(config[name], dice)])}
 
 

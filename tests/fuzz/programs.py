@@ -19,7 +19,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders import single_file_utils as single_files
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -42,7 +44,7 @@ def asked() -> Iterator[None]:
 
 def raw(path: Path) -> Any:
     """What is in a file of weights, or in the dictionary around it that pytorch-lightning writes."""
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         return load_file(path)
     with torch.serialization.safe_globals([torch.nn.ParameterDict, set]):
         data = torch.load(path, map_location="cpu", weights_only=True)
@@ -52,28 +54,73 @@ def raw(path: Path) -> Any:
 
 
 def lora_change(factors: Mapping[str, Tensor], weight: Tensor) -> Tensor:
-    """W' - W by the factors of one layer as kohya's and LyCORIS' files hold them: LoRA, LoHa, LoKr, whole; DoRA."""
-    f = {name: tensor.float() for name, tensor in factors.items()}
+    """W' - W by the factors of one layer as kohya's and LyCORIS' files hold them."""
+    f, weight = {name: tensor.double() for name, tensor in factors.items()}, weight.double()
+    alpha = float(f["alpha"]) if "alpha" in f else None
     rank = 1.0
-    if "diff" in f:
-        delta = f["diff"]
+    if "diff" in f or "w_norm" in f:
+        delta, alpha = f.get("diff", f.get("w_norm")), None
     elif "lora_down.weight" in f:
         rank = len(f["lora_down.weight"])
         delta = f["lora_up.weight"].flatten(1) @ f["lora_down.weight"].flatten(1)
+        if "lora_mid.weight" in f:
+            delta = _tucker(f["lora_mid.weight"], f["lora_up.weight"].flatten(1).T, f["lora_down.weight"].flatten(1))
     elif "hada_w1_a" in f:
         rank = len(f["hada_w1_b"])
-        delta = (f["hada_w1_a"] @ f["hada_w1_b"]) * (f["hada_w2_a"] @ f["hada_w2_b"])
+        one, other = ((f[f"hada_{name}_a"], f[f"hada_{name}_b"]) for name in ("w1", "w2"))
+        if "hada_t1" in f:
+            delta = _tucker(f["hada_t1"], *one) * _tucker(f["hada_t2"], *other)
+        else:
+            delta = (one[0] @ one[1]) * (other[0] @ other[1])
+    elif "a1.weight" in f:
+        rank = len(f["a2.weight"])
+        a1, a2, b1, b2 = (f[f"{name}.weight"].flatten(1) for name in ("a1", "a2", "b1", "b2"))
+        mixed = torch.stack([part @ a1 @ a2 for part in weight.flatten(2).unbind(-1)], -1) if weight.ndim > 2 else None
+        delta = (weight @ a1 @ a2 if mixed is None else mixed.flatten(1)) + b1 @ b2
+    elif "oft_blocks" in f:
+        return _rotated(f, alpha or 0.0, weight) - weight
+    elif "weight" in f:
+        shape = [1, -1] if bool(f["on_input"]) else [-1, 1]
+        return weight * f["weight"].reshape(*shape, *[1] * (weight.ndim - 2))
     else:
         rank = len(f["lokr_w2_b"])
-        delta = torch.kron(f["lokr_w1"], f["lokr_w2_a"] @ f["lokr_w2_b"])
-    scale = 1.0 if "diff" in f else float(f.get("alpha", torch.tensor(rank))) / rank
+        second = f["lokr_w2_a"] @ f["lokr_w2_b"] if "lokr_t2" not in f else None
+        second = _tucker(f["lokr_t2"], f["lokr_w2_a"], f["lokr_w2_b"]) if second is None else second
+        delta = torch.kron(f["lokr_w1"].reshape(*f["lokr_w1"].shape, *[1] * (second.ndim - 2)), second)
+    scale = 1.0 if alpha is None else alpha / rank
     changed = weight + delta.reshape(weight.shape) * scale * float(f.get("scalar", torch.tensor(1.0)))
     if "dora_scale" in f:
         lengths = f["dora_scale"]
-        axis = 0 if lengths.ndim > 1 and lengths.shape[0] == 1 else 1  # [1, in] is of columns, else of rows
-        lengths = lengths.reshape(1, -1) if axis == 0 else lengths.reshape(-1, 1)
-        changed = changed * lengths / changed.norm(dim=axis, keepdim=True)
+        axis = 1 if lengths.ndim > 1 and lengths.shape[0] == 1 else 0  # [1, in] is of columns, else of rows
+        shape = [-1 if place == axis else 1 for place in range(weight.ndim)]
+        others = [place for place in range(weight.ndim) if place != axis]
+        changed = changed * lengths.reshape(shape) / changed.pow(2).sum(others, keepdim=True).sqrt()
     return changed - weight
+
+
+def _tucker(core: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Σ left[r, o] core[r, s, …] right[s, i]."""
+    kernels = [left.T @ part @ right for part in core.flatten(2).unbind(-1)]
+    return torch.stack(kernels, -1).reshape(left.shape[1], right.shape[1], *core.shape[2:])
+
+
+def _rotated(f: Mapping[str, Tensor], bound: float, weight: Tensor) -> Tensor:
+    """W turned by the transpose of OFT's block-diagonal matrix, or by each of BOFT's on permuted rows, then scaled."""
+    blocks = f["oft_blocks"]
+    skew = blocks - blocks.transpose(-1, -2)
+    if bound > 0 and skew.norm() > bound * len(weight):
+        skew = skew * bound * len(weight) / skew.norm()
+    one = torch.eye(blocks.shape[-1], dtype=blocks.dtype)
+    matrices = (one + skew) @ torch.linalg.inv(one - skew)
+    turned = weight.flatten(1)
+    for stage, parts in enumerate(matrices if matrices.ndim == 4 else matrices.transpose(1, 2)[None]):
+        rows = torch.arange(len(weight))
+        if matrices.ndim == 4:
+            rows = rows.reshape(-1, 2, 2**stage * (blocks.shape[-1] // 2)).transpose(1, 2).flatten()
+        result = torch.empty_like(turned)
+        result[rows] = torch.block_diag(*parts) @ turned[rows]
+        turned = result
+    return turned.reshape(weight.shape) * f.get("rescale", torch.ones(1)).reshape(-1, *[1] * (weight.ndim - 1))
 
 
 def peft_weights(net: nn.Module, folder: Path) -> dict[str, Tensor]:
@@ -82,9 +129,28 @@ def peft_weights(net: nn.Module, folder: Path) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in merged.named_parameters()}
 
 
+def diffusers_weights(net: Any, text_encoder: Any, path: Path) -> dict[str, Tensor]:
+    """Part and name → the weights after diffusers has loaded a LoRA into both and PEFT has merged it."""
+    loader: Any = diffusers.loaders.StableDiffusionLoraLoaderMixin
+    state, alphas, metadata = loader.lora_state_dict(
+        str(path.parent), weight_name=path.name, use_safetensors=True, return_lora_metadata=True
+    )
+    loader.load_lora_into_unet(state, alphas, net, metadata=metadata)
+    loader.load_lora_into_text_encoder(state, alphas, text_encoder, "text_encoder", metadata=metadata)
+    found = {}
+    for part, model in {"unet": net, "text_encoder": text_encoder}.items():
+        for module in model.modules():
+            if isinstance(module, BaseTunerLayer):
+                module.merge()
+        for name, parameter in model.named_parameters():
+            if "lora_" not in name:
+                found[f"{part}.{name.replace('.base_layer', '').removeprefix('text_model.')}"] = parameter.detach()
+    return found
+
+
 def embedding_rows(path: Path) -> dict[str, Tensor]:
     """Text encoder → rows [n, d] as A1111 and kohya take them from an embedding's file."""
-    data = _picture_data(path) if path.suffix == ".png" else raw(path)
+    data = _picture_data(path) if path.suffix.lower() == ".png" else raw(path)
     if "string_to_param" in data:
         words = data["string_to_param"]
         (rows,) = getattr(words, "_parameters", words).values()
@@ -107,6 +173,33 @@ def _picture_data(path: Path) -> Any:
 
 def _tensor(value: dict[str, Any]) -> Any:
     return torch.tensor(value["TORCHTENSOR"]) if "TORCHTENSOR" in value else value
+
+
+def delta_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors in files of Custom Diffusion (Adobe's, diffusers', the web UI's) and of aesthetic gradients.
+
+    By Étude's names: `unet.<parameter>` and, for a difference, `.delta`.
+    """
+    data = raw(path)
+    if isinstance(data, Tensor):
+        return {"embedding": data.float()}
+    found: dict[str, Tensor] = {}
+    if path.suffix.lower() == ".safetensors":
+        with safe_open(str(path), framework="pt") as opened:
+            entries = json.loads(opened.metadata()["json"])["entries"]
+        for name, kind in entries.items():
+            own = name.removeprefix("model.diffusion_model.").replace("middle_block.1.", "mid_block.attentions.0.")
+            whole = data[name].float() if kind == "delta" else data[f"{name}.US"].float() @ data[f"{name}.Vh"].float()
+            found[f"unet.{own}.delta"] = whole
+        return found
+    for number, (_, row) in enumerate(data.get("modifier_token", {}).items()):
+        found[f"words.{number}.text_encoder"] = row.float()[None]
+    for name, value in data.get("unet", data).items():
+        if isinstance(value, Tensor):
+            found[f"unet.{name.replace('processor.to_k_custom_diffusion', 'to_k')}"] = value.float()
+        elif value:
+            found[f"unet.{name}.delta"] = value["u"].float() @ value["v"].float()
+    return found
 
 
 def hypernetworks(data: dict[Any, Any]) -> dict[str, nn.Sequential]:
