@@ -67,8 +67,8 @@ def read_single(
     """The tensors of ``parts`` (None: all) in the common form; the facts family and, if the file has them, prediction
     and name.
 
-    What no model needs is not read: averages (``model_ema.``), schedules, SD 2.x's last text layer. Names that no
-    Stable Diffusion has stay as they are; `etude.base.whole` decides on them.
+    What no model needs is not read: averages (``model_ema.``), schedules, OpenCLIP's ``logit_scale``, which kohya
+    writes as a whole number. Names that no Stable Diffusion has stay as they are; `etude.base.whole` decides on them.
     """
     path = Path(path)
     family = family or _family_of(read_shapes(path))
@@ -105,7 +105,8 @@ def _is_needed(name: str, prefixes: Mapping[str, tuple[str, str]]) -> bool:
         return True
     every = [prefix for beginnings in prefixes.values() for prefix in beginnings]
     rest = next((name.removeprefix(prefix) for prefix in every if name.startswith(prefix)), None)
-    return rest is not None and not rest.startswith(("loss.", "model_ema.")) and not rest.endswith("position_ids")
+    unused = ("position_ids", "logit_scale")
+    return rest is not None and not rest.startswith(("loss.", "model_ema.")) and not rest.endswith(unused)
 
 
 def _of_ldm(part: str, own: Sequence[tuple[str, str, Tensor]], family: Family) -> Named:

@@ -43,6 +43,7 @@ def single(folder_of: Callable[[str], Path], tmp_path: Path) -> Callable[[Change
         {f"{V}loss.logvar": torch.zeros(()), f"{V}loss.discriminator.main.0.weight": torch.zeros(4, 3, 4, 4)},
         {f"{V}model_ema.decay": torch.tensor(0.9), "model_ema.num_updates": torch.tensor(5)},
         {f"{T}text_projection.weight": torch.eye(32), f"{T}logit_scale": torch.tensor(4.6)},
+        {f"{T}logit_scale": torch.tensor(1)},  # kohya's, in files of SD 2.x
         {f"{T}text_model.embeddings.position_ids": torch.arange(77)[None].float()},
         {f"{V}loss.nan": torch.full((3,), torch.nan), "betas": torch.full((3,), torch.nan)},
     ],
