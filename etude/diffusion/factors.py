@@ -48,7 +48,7 @@ def change(layer: str, factors: Factors, alpha: float, weight: Tensor) -> Tensor
     cast = {name: tensor.to(weight.device, wide) for name, tensor in factors.items()}
     own, rank = weight.detach().to(wide), rank_of(factors)
     try:
-        delta = _flat(_rotation(cast, alpha, own) if "oft_blocks" in cast else _difference(cast, own))
+        delta = _flat(_rotation(layer, cast, alpha, own) if "oft_blocks" in cast else _difference(cast, own))
     except (KeyError, RuntimeError, IndexError, ValueError) as error:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(factors.items()))
         raise FormatError("LoRA", f"the factors of `{layer}` do not fit: {shapes}", "fetch the file again") from error
@@ -99,12 +99,13 @@ def _difference(f: Factors, own: Tensor) -> Tensor:
     return torch.kron(one[..., None, None] if other.ndim == 4 else one, other.contiguous())
 
 
-def _rotation(f: Factors, constraint: float, own: Tensor) -> Tensor:
+def _rotation(layer: str, f: Factors, constraint: float, own: Tensor) -> Tensor:
     """ΔW of OFT, with one rotation of blocks of rows, and of BOFT, with several."""
     blocks = f["oft_blocks"]
     skew = blocks - blocks.transpose(-1, -2)
     if constraint > 0:
-        skew = skew * (constraint * len(own) / skew.norm().clamp(min=1e-8)).clamp(max=1)
+        norm = refuse_infinite("LoRA", f"the norm of `{layer}.oft_blocks`", skew.norm())  # Q would be 0
+        skew = skew * (constraint * len(own) / norm.clamp(min=1e-8)).clamp(max=1)
     one = torch.eye(blocks.shape[-1], dtype=skew.dtype, device=skew.device)
     rotations = (one + skew) @ torch.linalg.inv(one - skew)
     size, rest, turned = blocks.shape[-1], own.shape[1:], own
@@ -146,6 +147,7 @@ def _decomposed(layer: str, own: Tensor, delta: Tensor, magnitude: Tensor) -> Te
     kept_axis = 0 if by_rows else 1
     others = [axis for axis in range(own.ndim) if axis != kept_axis]
     norm: Tensor = torch.linalg.vector_norm(changed, dim=others, keepdim=True)
+    norm = refuse_infinite("LoRA", f"a length in the change of `{layer}`", norm)  # W' would be finite: m/∞ is 0
     norm = norm.clamp(min=torch.finfo(norm.dtype).eps)  # a row of zeros has no direction, and stays zero
     return changed * (magnitude.reshape(norm.shape) / norm) - own
 

@@ -99,6 +99,17 @@ def test_a_row_of_zeros_stays_one_under_dora() -> None:
     assert torch.equal(after, torch.tensor([[3.0], [0.0], [3.0], [3.0]]).expand(4, 4))
 
 
+HUGE = {"lora_A.weight": torch.full((1, 4), 1e30), "lora_B.weight": torch.ones(4, 1), "dora_scale": torch.ones(4, 1)}
+
+
+@pytest.mark.parametrize("factors", [HUGE, {"oft_blocks": torch.tensor([[[0, 1e30], [-1e30, 0]]] * 2)}])
+def test_a_length_that_is_infinite_is_refused_and_does_not_make_rows_or_rotations_zero(
+    factors: dict[str, Tensor],
+) -> None:
+    with pytest.raises(FormatError, match=r"`x(\.oft_blocks)?` is not finite in float32"):
+        change("x", factors, 1.0, torch.ones(4, 4))
+
+
 def test_the_two_factors_of_a_compressed_delta_are_refused_if_their_product_is_infinite(tmp_path: Path) -> None:
     halves = {"u": torch.full((8, 2), 1e30), "v": torch.full((2, 8), 1e30)}
     data = {"unet": {"mid_block.x.to_k.weight": halves}, "modifier_token": {"<new1>": torch.ones(8)}}
