@@ -59,7 +59,7 @@ def lora_change(factors: Mapping[str, Tensor], weight: Tensor) -> Tensor:
     alpha = float(f["alpha"]) if "alpha" in f else None
     rank = 1.0
     if "diff" in f or "w_norm" in f:
-        delta, alpha = f.get("diff", f.get("w_norm")), None
+        delta, alpha = f["diff" if "diff" in f else "w_norm"], None
     elif "lora_down.weight" in f:
         rank = len(f["lora_down.weight"])
         delta = f["lora_up.weight"].flatten(1) @ f["lora_down.weight"].flatten(1)
@@ -75,18 +75,17 @@ def lora_change(factors: Mapping[str, Tensor], weight: Tensor) -> Tensor:
     elif "a1.weight" in f:
         rank = len(f["a2.weight"])
         a1, a2, b1, b2 = (f[f"{name}.weight"].flatten(1) for name in ("a1", "a2", "b1", "b2"))
-        mixed = torch.stack([part @ a1 @ a2 for part in weight.flatten(2).unbind(-1)], -1) if weight.ndim > 2 else None
-        delta = (weight @ a1 @ a2 if mixed is None else mixed.flatten(1)) + b1 @ b2
+        each = [part @ a1 @ a2 for part in weight.reshape(*weight.shape[:2], -1).unbind(-1)]  # of the kernel's places
+        delta = torch.stack(each, -1).flatten(1) + b1 @ b2
     elif "oft_blocks" in f:
         return _rotated(f, alpha or 0.0, weight) - weight
     elif "weight" in f:
         shape = [1, -1] if bool(f["on_input"]) else [-1, 1]
         return weight * f["weight"].reshape(*shape, *[1] * (weight.ndim - 2))
     else:
-        rank = len(f["lokr_w2_b"])
-        second = f["lokr_w2_a"] @ f["lokr_w2_b"] if "lokr_t2" not in f else None
-        second = _tucker(f["lokr_t2"], f["lokr_w2_a"], f["lokr_w2_b"]) if second is None else second
-        delta = torch.kron(f["lokr_w1"].reshape(*f["lokr_w1"].shape, *[1] * (second.ndim - 2)), second)
+        rank, first, halves = len(f["lokr_w2_b"]), f["lokr_w1"], (f["lokr_w2_a"], f["lokr_w2_b"])
+        second = _tucker(f["lokr_t2"], *halves) if "lokr_t2" in f else halves[0] @ halves[1]
+        delta = torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - 2)), second)
     scale = 1.0 if alpha is None else alpha / rank
     changed = weight + delta.reshape(weight.shape) * scale * float(f.get("scalar", torch.tensor(1.0)))
     if "dora_scale" in f:
