@@ -226,6 +226,16 @@ def test_only_the_last_twenty_lines_of_a_log_are_shown_with_a_fault(tmp_path: Pa
     assert list(tail.last) == [str(number) for number in range(30, 50)]
 
 
+def test_a_log_that_was_emptied_is_read_from_its_start_however_much_is_in_it_again(tmp_path: Path) -> None:
+    log, told = tmp_path / "log", Calls()
+    log.write_text("step 10\n")
+    tail = Tail(log, 0)
+    tail.follow(told)
+    log.write_text("step 1\n")  # a byte less
+    tail.follow(told)
+    assert told == [("line", "step 10"), ("line", "step 1")]
+
+
 def test_what_dvc_says_after_every_stage_is_kept_for_errors_and_not_shown(tmp_path: Path) -> None:
     hints = (
         "Updating lock file 'dvc.lock'",

@@ -110,6 +110,12 @@ def test_a_target_is_a_name_a_label_a_group_a_file_a_folder_or_an_output(once: P
         plan.load(once.root, ["ot/on"])
 
 
+def test_of_many_names_that_are_near_three_are_offered(project: Project) -> None:
+    project.stages(**{f"part{number}": {} for number in range(5)})
+    with pytest.raises(InputError, match=r"^out/part9: .*Next: did you mean out/part\d or out/part\d or out/part\d\?"):
+        plan.load(project.root, ["out/part9"])
+
+
 def test_a_stage_is_shown_with_its_title_and_has_a_place_for_its_files() -> None:
     stage = Stage("pipelines/lora/dvc.yaml:build", "lora:build")
     assert (stage.shown, stage.slug) == ("lora:build", "lora/build")
