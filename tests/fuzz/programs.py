@@ -192,7 +192,7 @@ def delta_tensors(path: Path) -> dict[str, Tensor]:
             found[f"unet.{own}.delta"] = whole
         return found
     for number, (_, row) in enumerate(data.get("modifier_token", {}).items()):
-        found[f"words.{number}.text_encoder"] = row.float()[None]
+        found[f"words.{number}.text_encoder"] = row.float().reshape(1, -1)
     for name, value in data.get("unet", data).items():
         if isinstance(value, Tensor):
             found[f"unet.{name.replace('processor.to_k_custom_diffusion', 'to_k')}"] = value.float()
