@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -89,3 +90,56 @@ def test_a_tracker_whose_package_is_missing_is_refused_with_the_command(monkeypa
         ParamsError, match="`trackers` has mlflow, which is not installed. Next: run `pip install mlflow`"
     ):
         refuse_missing_trackers(["tensorboard", "mlflow"])
+
+
+class Opened:
+    """A tracker of accelerate that notes how it is opened."""
+
+    settings: ClassVar[list[dict[str, Any]]] = []
+
+    def __init__(self, project: str, **settings: Any) -> None:
+        self.settings.append({"project": project, **settings})
+        self.tracker = SimpleNamespace(info=SimpleNamespace(run_id="7f3"))
+
+    def start(self) -> None:
+        """Nothing is opened."""
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Nothing is sent."""
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    kinds = dict.fromkeys(("mlflow", "tensorboard"), Opened)
+    monkeypatch.setattr("accelerate.tracking.LOGGER_TYPE_TO_CLASS", kinds)
+    monkeypatch.setattr(Opened, "settings", [])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # so that it is restored
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    return Opened.settings
+
+
+def test_mlflow_goes_on_in_the_run_whose_number_it_gave_and_keeps_its_data_beside_the_runs(
+    opened: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    for step in (10, 20):
+        Trackers(["mlflow"], tmp_path / "lora-1", {"training": {"steps": 30}}).log(step, {"loss": 0.5})
+    assert [(each["run_id"], each["run_name"]) for each in opened] == [(None, "lora-1"), ("7f3", "lora-1")]
+    assert opened[0]["tags"] == {"training.steps": "30"}
+    assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path.as_posix()}/mlflow.db"
+
+
+def test_an_address_of_mlflow_that_is_set_is_kept(
+    opened: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://here")
+    Trackers(["mlflow"], tmp_path / "lora-1", {}).log(10, {"loss": 0.5})
+    assert os.environ["MLFLOW_TRACKING_URI"] == "http://here"
+    assert len(opened) == 1
+
+
+def test_tensorboard_writes_into_the_folder_of_the_run(opened: list[dict[str, Any]], tmp_path: Path) -> None:
+    trackers = Trackers(["tensorboard"], tmp_path / "lora-1", {"rank": 4})
+    trackers.log(10, {"loss": 0.5})
+    trackers.log(20, {"loss": 0.25})
+    assert opened == [{"project": "etude", "logging_dir": str(tmp_path / "lora-1")}]
+    assert not (tmp_path / "lora-1" / "mlflow-run").exists()
