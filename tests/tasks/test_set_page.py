@@ -160,6 +160,18 @@ def test_how_often_a_picture_counts_is_shown_where_its_folder_says_so(raw: Path)
     assert ">sks dog<br><small>folder’s name: 10_sks dog;" in text
 
 
+def test_how_each_file_is_used_is_told_and_nothing_of_what_goes_without_saying(raw: Path) -> None:
+    set_param("split: 0.0", "split: 0.7")
+    noisy(raw / "a.png", 1, (64, 64))
+    noisy(raw / "b.png", 2, (64, 100))
+    noisy(raw / "c.png", 3, (80, 64))
+    noisy(raw / "d.png", 4, (32, 32))
+    told = []
+    for figure in re.findall(r'<figure class="photo".*?</figure>', html(), re.DOTALL):
+        told += [about.strip() for about in re.findall(r"→ ([^<]*)<", figure)]
+    assert told == ["64×64", "2 of 64×64", "64×64, 80% kept", "64×64, enlarged"]
+
+
 def test_a_page_is_one_well_formed_file_without_scripts_and_its_thumbnails_are_small(raw: Path) -> None:
     noisy(raw / "a.png", 1, (900, 640))
     noisy(raw / "b.png", 2)

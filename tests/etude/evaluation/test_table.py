@@ -31,6 +31,12 @@ def test_of_equal_checkpoints_the_earliest_is_best() -> None:
     assert best_row([row(0, 0.1), row(100, 0.0), row(200, 0.0)], HIGHEST).candidate.step == 100
 
 
+def test_a_value_of_0_is_a_value_and_an_unknown_one_is_none() -> None:
+    rows = [row(0, 0.1), row(100, 0.0), row(200, 0.5), row(300, None)]
+    assert best_row(rows, HIGHEST).candidate.step == 200
+    assert best_row(rows, Best(metric="validation_loss", direction="min")).candidate.step == 100
+
+
 def test_the_untouched_base_is_never_the_best_checkpoint() -> None:
     assert best_row([row(0, 0.99), row(100, 0.5)], HIGHEST).candidate.step == 100
 

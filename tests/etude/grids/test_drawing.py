@@ -198,3 +198,18 @@ def test_titles_of_rows_stand_at_the_left_beside_the_middle_of_their_cells_and_b
     block = ink(made, (left, top, left + 180, top + 28))
     assert block[0] == pytest.approx(left, abs=3)
     assert (block[1] + block[3]) / 2 == pytest.approx(top + 13, abs=2)
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_titles_of_columns_rows_and_blocks_are_grey_if_they_are_quiet_and_black_otherwise(quiet: bool) -> None:
+    label = [Label("HHHH", quiet=quiet)]
+    plan = Layout(Sheet("lora", "what", label, label, label, (180, 180)))
+    made = paint(plan, {})
+    block, cell = plan.block(0), plan.cell(0, 0, 0)
+    parts = [
+        (block[0], block[1], block[0] + 180, block[1] + 28),
+        (cell[0], cell[1] - 36, cell[0] + 180, cell[1] - 2),
+        (block[0], cell[1], block[0] + plan.gutter, cell[1] + 180),
+    ]
+    darkest = [int(np.asarray(made.crop(part).convert("L")).min()) for part in parts]
+    assert darkest == [0x76 if quiet else 0x11] * 3

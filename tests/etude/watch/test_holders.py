@@ -117,3 +117,16 @@ def test_a_later_process_with_the_same_number_is_not_taken_for_the_first() -> No
         process.stdout.read(1)  # so it has begun: its arguments show a moment after it starts
         assert lives(process.pid, "cat -")
         assert not lives(process.pid, "dvc repro")
+
+
+def test_a_process_that_the_system_tells_nothing_of_is_taken_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = psutil.Process()
+
+    def denied(*_: object) -> None:
+        raise psutil.AccessDenied(1)
+
+    monkeypatch.setattr(psutil.Process, "is_running", denied)
+    assert gone([process]) is None
+    monkeypatch.setattr(psutil, "Process", denied)
+    assert lives(1, "dvc repro")
+    assert above(1) == []
