@@ -59,6 +59,15 @@ def test_one_that_never_fits_is_told_so_and_one_that_is_not_counted_passes(proje
     estimates.refuse_too_large("model_merge", GB)
 
 
+def test_switches_that_make_a_build_no_smaller_are_not_among_those_that_are_named(project: Path) -> None:
+    params: Any = load("pipelines/lora/params.yaml", load_method("lora").Params)
+    setup = estimates.setup_of(pick("params.yaml", estimates.Shared), params)
+    for room, fits in ((3 * GB, False), (7 * GB, True)):
+        chosen, then = estimates.changes_that_fit("lora", params, setup, room)
+        assert [next(iter(switch.change)) for switch in chosen] == ["recompute", "base_precision"]
+        assert (then is not None) == fits
+
+
 @pytest.mark.parametrize(
     ("room", "text", "action"),
     [(0, "20.0 GB", ""), (24 * GB, "20.0 GB, fits", ""), (12 * GB, "20.0 GB, does not fit", "write `recompute: true`")],
