@@ -169,3 +169,4 @@ def test_a_model_with_missing_tensors_is_refused(models: dict[str, Path], pictur
 def test_lengths_that_exclude_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match="`min_length` 9 is more than `max_length` 6"):
         settings(min_length=9)
+    assert settings(min_length=6).min_length == settings().max_length == 6

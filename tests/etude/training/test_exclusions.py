@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from etude.core.errors import ParamsError
 from etude.core.method import load_method, method_names
 from etude.core.params import MethodParams, read_yaml, validate
 from etude.project import check
-from etude.training.exclusions import GROUPS, TABLE, Exclusion, Setting
+from etude.training.exclusions import GROUPS, TABLE, Exclusion, Setting, exclusions
 from etude.training.plan import Trained
 from tests.shipped import PARAMS, ROOT, held
 
@@ -112,3 +113,29 @@ def test_every_preset_of_every_method_keeps_to_the_table(tmp_path: Path, preset:
     folder = Path(shutil.copytree(PARAMS, tmp_path / "project"))
     apply_preset(preset, folder)
     check(folder, method_names())
+
+
+@pytest.mark.parametrize(
+    ("rate", "refused"), [(0.1, False), (1.0, False), (0.09, True), ("0.1", False), ("0.05:9, 1", True)]
+)
+def test_the_rate_that_prodigy_finds_is_not_multiplied_by_less_than_a_tenth(rate: float | str, refused: bool) -> None:
+    run = SimpleNamespace(training=SimpleNamespace(optimizer=SimpleNamespace(kind="prodigy"), learning_rate=rate))
+    assert bool(list(exclusions(run))) is refused
+
+
+@pytest.mark.parametrize(("rate", "refused"), [(0.0, False), (1.0, False), (0.5, True), (2.0, True)])
+def test_prodigy_finds_one_rate_for_all_groups_but_a_group_may_be_off(rate: float, refused: bool) -> None:
+    training = SimpleNamespace(optimizer=SimpleNamespace(kind="prodigy"), learning_rate=1.0)
+    assert bool(list(exclusions(SimpleNamespace(training=training, text_encoder_rate=rate)))) is refused
+
+
+def test_a_key_is_that_of_the_first_block_that_has_it() -> None:
+    rounded = SimpleNamespace(trained_precision="bf16", base_precision="bf16")
+    assert list(exclusions(rounded, SimpleNamespace(base_precision="fp32"))) == []
+    assert list(exclusions(SimpleNamespace(base_precision="fp32"), rounded)) == [
+        (
+            "`trained_precision: bf16` and `base_precision: fp32` exclude each other: "
+            "trained weights in bf16 need the whole base in bf16",
+            "write `base_precision: bf16` or `trained_precision: fp32`",
+        )
+    ]
