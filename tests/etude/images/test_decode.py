@@ -1,5 +1,6 @@
 import random
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +325,16 @@ def test_a_picture_too_large_to_be_meant_is_refused_before_it_fills_the_memory(
         read_picture(tmp_path / "a.png", WHITE)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 15000)  # Pillow would only warn here, and warnings are errors
     assert pixels(tmp_path / "a.png").shape == (100, 200, 3)
+
+
+def test_a_picture_of_which_pillow_warns_is_read_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (10, 8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)  # it warns from here on, and refuses twice as many
+    with warnings.catch_warnings(action="error"):
+        assert fault_of(tmp_path / "a.png") is None
+        assert read_picture(tmp_path / "a.png", (0, 0, 0)).size == (10, 8)
 
 
 def test_a_damaged_png_is_refused_whatever_was_asked_of_it_first(tmp_path: Path) -> None:
