@@ -277,7 +277,7 @@ def is_whole(entry: Path) -> bool:
 
 
 def _note(entry: Path) -> str:
-    return f"{os.path.splitext(entry)[0]}.sha256"  # a text: a set has many
+    return f"{os.path.splitext(entry)[0]}.sha256"  # a str: a set has many, and each Path takes time
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -149,7 +150,7 @@ def _fault(name: str, value: Any, field: _Field) -> str:
     if isinstance(sample, float):
         return _number_fault(name, entries) if math.isfinite(sample) else ""
     numbers = [entry for entry in entries if isinstance(entry, int | float) and not isinstance(entry, bool)]
-    large = any(not math.isfinite(number) or abs(number) > LARGEST for number in numbers)
+    large = any(not abs(number) <= LARGEST for number in numbers)  # also NaN; isfinite cannot take 10**400
     return f"at most {LARGEST}" if large else ""
 
 
@@ -163,7 +164,7 @@ def _whole_fault(name: str, entries: list[Any]) -> str:
 
 
 def _number_fault(name: str, entries: list[Any]) -> str:
-    if not all(type(entry) in (int, float) and math.isfinite(entry) and entry >= 0 for entry in entries):
+    if not all(type(entry) in (int, float) and 0 <= entry <= sys.float_info.max for entry in entries):
         return "a number from 0 on"
     if name.endswith("eps") and max(entries) > 1:
         return "at most 1"

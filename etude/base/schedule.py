@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -88,8 +88,8 @@ def read_scaling(path: Path, vae: Mapping[str, Any]) -> float:
         )
         raise BaseError(path, fault, "choose a base or a VAE of this kind")
     factor = vae.get("scaling_factor", 0.18215)
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
-        raise BaseError(path, f"its VAE has the scaling_factor {factor!r}, which must be a number above 0", _ACTION)
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor <= sys.float_info.max:
+        raise BaseError(path, f"its VAE has the scaling_factor {factor!r:.40}, which must be a number above 0", _ACTION)
     shifts = [name for name in _SHIFTS if vae.get(name)]
     if shifts:
         fault = f"its VAE shifts latents ({', '.join(shifts)}), which is not supported"

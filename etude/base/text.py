@@ -124,6 +124,9 @@ def _need_text(base: Base) -> None:
         raise BaseError(base.path, fault, "choose a base with a text encoder")
     if not base.text_encoders:
         raise BaseError(base.path, "was loaded without its text encoder", 'add "text" to the `parts` of load_base')
+    if next(base.text_encoders[0].parameters()).is_meta:
+        action = 'add "text" to the `step_parts` of the method\'s params'
+        raise BaseError(base.path, "has no text encoder any more: it was freed before the first step", action)
 
 
 def _layer(states: Sequence[Tensor], from_end: int) -> Tensor:

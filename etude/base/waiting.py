@@ -75,5 +75,8 @@ def send(module: Any) -> None:
 
 
 def free(module: Any) -> None:
-    """Keep a module's layers without the values of their weights."""
-    module.to("meta")
+    """Keep a module's layers without the values of their weights, also where something else refers to these."""
+    tensors = [*module.parameters(), *module.buffers()]
+    module.to("meta")  # gives it new parameters
+    for tensor in tensors:
+        tensor.data = tensor.data.new_empty(0)

@@ -133,7 +133,10 @@ class MethodParams(Learned):
 
     @property
     def step_parts(self) -> tuple[Part, ...]:
-        """The parts of the base that each step of `build` uses; the others wait on the host."""
+        """The parts of the base that each step of `build` uses.
+
+        The others wait on the host; text encoders among them are freed before the first step.
+        """
         return ("unet", "text")
 
     def trains(self, weight: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from torch import Tensor
 from etude.core.errors import FormatError
 from etude.core.files import atomic_path
 from etude.core.magic import what_instead
-from etude.core.weights import COUNTERS, checked, read_weights
+from etude.core.weights import COUNTERS, checked, nan_is_allowed, read_weights
 
 ACTION = "fetch it again from a source you trust, as .safetensors if there is one"
 MAPPED = 1 << 28  # bytes of a file above which it is memory-mapped
@@ -48,13 +49,20 @@ def read_either(path: Path | str, wanted: Wanted = lambda _: True) -> tuple[dict
     tensors = {}
     for name, value in read_pickle(path, wanted).items():
         if isinstance(value, int | float) and str(name).endswith(NUMBERS):
-            value = torch.tensor(float(value))
+            value = torch.tensor(_plain_number(path, str(name), value))
         if isinstance(value, Tensor):
             tensors[str(name)] = value
         elif not (isinstance(value, int | float) and str(name).rpartition(".")[2] in COUNTERS):
             fault = f"`{name}` holds a {type(value).__name__} in place of a tensor"
             raise FormatError(path, fault, ACTION)
     return tensors, {}
+
+
+def _plain_number(path: Path | str, name: str, value: float) -> float:
+    allowed = isinstance(value, float) and nan_is_allowed()
+    if not allowed and not abs(value) <= sys.float_info.max:  # also NaN
+        raise FormatError(path, f"`{name}` holds {str(value)[:20]}, which is no finite number", ACTION)
+    return float(value)
 
 
 def read_tensor(path: Path | str) -> Tensor:

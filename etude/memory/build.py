@@ -181,7 +181,7 @@ class _Counting(Report):
 
 
 def _discard_texts(base: Base, report: _Counting) -> None:
-    """What the stage does before the first step: text encoders that wait are freed, on a CPU from the device itself."""
+    """Free the text encoders as the stage does. On a CPU they were counted as weights, and are subtracted."""
     before = report.counter.now
     waiting.discard(base, "text")
     report.footprint.weights -= before - report.counter.now

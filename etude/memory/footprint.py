@@ -48,7 +48,7 @@ class Footprint:
     optimizer: int = 0
     activations: int = 0  # of a step, and everything else that exists only within it
     previews: int = 0  # what drawing them needs in addition to what stays
-    start: int = 0  # peak before training: texts are encoded, by encoders that wait on the host afterwards
+    start: int = 0  # peak before training: texts are encoded, by encoders that are freed afterwards
 
     @property
     def stays(self) -> int:

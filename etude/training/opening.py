@@ -19,7 +19,7 @@ from etude.training.preview import preview_of
 class Opening:
     """What is loaded of a base: ``parts``, in ``precision``; weights for which ``wide`` holds are in float32.
 
-    The parts in ``waiting`` stay on the host while nothing uses them.
+    The parts in ``waiting`` stay on the host while nothing uses them; text encoders only until all texts are encoded.
 
     ``recompute``: the UNet keeps only the inputs of its blocks, and computes their activations again for the gradients
     (Chen et al., 2016, arXiv:1604.06174).

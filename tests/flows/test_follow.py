@@ -226,7 +226,7 @@ def test_only_the_last_twenty_lines_of_a_log_are_shown_with_a_fault(tmp_path: Pa
     assert list(tail.last) == [str(number) for number in range(30, 50)]
 
 
-def test_a_log_that_was_emptied_is_read_from_its_start_however_much_is_in_it_again(tmp_path: Path) -> None:
+def test_a_log_that_is_shorter_than_before_is_read_from_its_start(tmp_path: Path) -> None:
     log, told = tmp_path / "log", Calls()
     log.write_text("step 10\n")
     tail = Tail(log, 0)

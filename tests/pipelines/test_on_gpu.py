@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from etude.base.loading import load_base
+from etude.base.waiting import discard
 from etude.core.method import load_method, needs
 from etude.training import fit
 from etude.training.opening import open_base
@@ -37,6 +39,7 @@ def learned(method: str, folder: Path, scratch: Path, monkeypatch: pytest.Monkey
     with a_gpu() as waits:
         base = open_base(folder, params, "cuda")
         report = Report(scratch, seed=3, device="cuda", precision="bf16")
+        report.prepared = partial(discard, base, "text")
         preview: Any = getattr(params, "preview", None)
         if preview:
             texts = encode_fixed(base, preview, params, report.precision)
@@ -52,7 +55,7 @@ def learned(method: str, folder: Path, scratch: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(fit, "_gradients", watched)
         artifact = module.build(base=base, params=params, report=report, **{name: data[name] for name in needs(module)})
         assert not any(isinstance(tensor, OnGpu) for tensor in artifact.tensors.values())
-        with module.apply(artifact, base) as changed:
+        with module.apply(artifact, load_base(folder, device="cuda", dtype=base.dtype)) as changed:
             assert picture(changed).shape == (1, 64, 64, 3)
     return waited
 

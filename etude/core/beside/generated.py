@@ -45,9 +45,9 @@ def as_caption(prompt: str) -> str | None:
 
 
 def _has_none(path: Path) -> bool:
-    """Whether a file certainly has no prompt: if it is small, and nowhere in it is what stands before each prompt.
+    """Whether a file certainly has no prompt: it is small, and has none of the marks that stand before prompts.
 
-    EXIF data in several parts could be divided there.
+    This is never said of a file with EXIF data in several parts: a mark could be split between two of them.
     """
     try:
         with open(path, "rb") as file:

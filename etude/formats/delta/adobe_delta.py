@@ -54,7 +54,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _rows(path: Path, word: str, given: Tensor | list[Tensor]) -> dict[str, Tensor]:
-    """The rows of a word by text encoder; raises FormatError for more than text encoders, or for what is no row."""
+    """The rows of a word by text encoder; raises FormatError for too many rows, or for a tensor that is no row."""
     rows = given if isinstance(given, list) else [given]
     for row in rows:
         if not isinstance(row, Tensor) or not row.numel() or row.shape not in ((row.numel(),), (1, row.numel())):

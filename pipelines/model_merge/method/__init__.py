@@ -67,7 +67,7 @@ def build(*, base: Base, models: Mapping[str, Input], params: Params, report: Re
 @contextmanager
 def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Base]:
     """The base with the merged weights: W + ``strength`` · (W' - W); on exit, the weights are exactly as before."""
-    from etude.diffusion.hooks import replaced_weights
+    from etude.diffusion.hooks import replaced_weights, to_host
     from etude.diffusion.weights import parameters_of, parts_of, swapped
 
     from .merging.low_rank import Fused
@@ -75,7 +75,8 @@ def apply(artifact: Artifact, base: Base, strength: float = 1.0) -> Iterator[Bas
     tensors: Mapping[str, Tensor] = artifact.tensors
     if "rank" in artifact.facts:
         own = {n: p.detach() for part, m in parts_of(base).items() for n, p in parameters_of(part, m).items()}
-        tensors = dict(Fused(artifact.tensors, artifact.facts, own))
+        tensors = {name: to_host(tensor) for name, tensor in Fused(artifact.tensors, artifact.facts, own).items()}
+        del own  # it would keep the weights on the GPU
     vae = {name.removeprefix("vae."): tensor for name, tensor in tensors.items() if name.startswith("vae.")}
     rest = {name: tensor for name, tensor in tensors.items() if not name.startswith("vae.")}
     with replaced_weights(base.vae, vae, strength), swapped(base, rest, strength):

@@ -91,6 +91,7 @@ def build(
     path, rule = plan(base, params.steps), Rule(**params.optimization.model_dump())
     progress = Progress(**(report.restore() or {}))
     total = len(groups) * len(path)
+    report.prepared()
     report.start(progress.step, total)
     with computing(base.device.type, params.base_precision):
         for group in groups[progress.step // len(path) :]:

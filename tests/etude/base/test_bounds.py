@@ -66,6 +66,8 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("unet", "cross_attention_dim", 8193, "a whole number from 1 to 8192"),
     ("unet", "num_attention_heads", 8193, "at most 8192"),
     ("unet", "num_attention_heads", float("inf"), "at most 8192"),
+    ("unet", "num_attention_heads", 10**400, "at most 8192"),
+    ("unet", "norm_eps", 10**400, "a number from 0 on"),
     ("unet", "norm_eps", -1e-5, "a number from 0 on"),
     ("unet", "downsample_padding", 0, "`1`"),
     ("unet", "downsample_padding", 2, "`1`"),

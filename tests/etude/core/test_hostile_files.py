@@ -241,3 +241,10 @@ def test_a_tensor_that_is_larger_than_its_entry_in_the_archive_is_refused(
             target.writestr(name, content[:12] if name.endswith("data/0") else content)
     with pytest.raises(FormatError, match="damaged"):
         read_either(tmp_path / "short.pt")
+
+
+@pytest.mark.parametrize("number", [10**400, float("nan"), float("-inf")], ids=["large", "nan", "-inf"])
+def test_a_plain_number_that_is_not_finite_is_named(number: float, tmp_path: Path) -> None:
+    torch.save({"layer.alpha": number}, tmp_path / "m.pt")
+    with pytest.raises(FormatError, match=r"`layer\.alpha` holds .* no finite number"):
+        read_either(tmp_path / "m.pt")

@@ -227,7 +227,7 @@ def test_a_file_that_is_read_twice_gives_two_values_and_an_edited_one_another(tm
             ("", " a", "a ", "~/a", "-a", ".", "..", "../..", "/", "a/.."),
         ),
     ],
-    ids=str,
+    ids=("seed", "steps", "count", "rate", "scale", "words", "set name", "location"),
 )
 def test_a_value_is_allowed_up_to_its_bounds_and_refused_beyond(
     kind: Any, allowed: tuple[Any, ...], refused: tuple[Any, ...]

@@ -177,7 +177,7 @@ def teach(base: Base, model: Model, texts: Mapping[str, Tensor], prompts: Sequen
     pictures = [(text, seed) for seed in learning.seeds for text in range(len(prompts))]
     own = {name: model.weights[name] for name in model.own if not name.startswith("vae.")}
     encoded: list[tuple[Conditioning, Conditioning]] = []  # by the model's text encoders, by the base's, by the merge's
-    for tensors in (own, {}, texts):
+    for tensors in ({name: own[name] for name in own if not name.startswith("unet.")}, {}, texts):
         with swapped(base, tensors):
             both = encode_prompts(base, [*prompts, drawing.negative], drawing.clip_skip)
             encoded.append((both[:-1], both[-1:]))
