@@ -22,6 +22,8 @@ LONGEST = ("test_readme_lines.py", "test_pipelines.py")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the longest files first, then those with slow tests: at the end, one would keep a single worker busy."""
+    if unnamed := [item.nodeid for item in items if " at 0x" in item.nodeid]:
+        raise pytest.UsageError(f"{unnamed[0]}: its name has an address in it, so workers cannot share it: give it ids")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path.name not in LONGEST or item.path not in slow, item.path not in slow))
 
