@@ -47,6 +47,7 @@ def test_evaluation_measures_the_base_first_and_the_final_artifact_once(finished
     assert set(metrics["image_similarity"]) >= {"base", "best", "final", "real", "base_spread"}
     best = read_json(out / "best.json")
     assert best["value"] == max(float(row["image_similarity"]) for row in table[1:])
+    assert best["base"] == float(table[0]["image_similarity"])
     assert read_json(out.parent / "best.json") == {"checkpoint": best["checkpoint"]}  # the name, and no number
     assert len(rows(out / "pictures.csv")) == 3 * 2 * 2
     assert len(list((out / "pictures").rglob("*.png"))) == 2 * 2 * 2

@@ -137,6 +137,13 @@ def test_every_part_of_a_comparison_stands_where_its_value_is() -> None:
     assert texts(svg, "label") == [("lora", 172, 53), ("ti", 172, 97)]
 
 
+def test_a_spread_at_the_end_of_a_comparison_is_within_it() -> None:
+    svg = draw_bars("image similarity", [Bar("lora", 0.5, 0.7, 0.1, 0.3)], real=None)
+    left, right = (round(190 + share * 540, 1) for share in (0.05 / 1.1, 1.05 / 1.1))  # from 0.4 to 1, and 5 % of air
+    ends = [end for spread in found(svg, "spread wide", "x1", "x2") for end in spread]
+    assert (min(ends), max(ends)) == (left, right)
+
+
 def test_one_value_alone_stands_in_the_middle_of_a_comparison() -> None:
     svg = draw_bars("image similarity", [Bar("lora", 0.5, 0.5)], real=None)
     assert found(svg, "dot", "cx") == [(460,)]

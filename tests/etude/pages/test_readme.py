@@ -59,5 +59,10 @@ def test_a_table_that_nothing_announces_takes_no_other_line_with_it(tmp_path: Pa
     assert files(tmp_path / "README.md", "A", "owl") == {}  # a table of one column says nothing of a file
 
 
+def test_only_the_paragraph_that_announces_a_table_goes_with_it(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("## A\n\nKept.\n\nThey are:\n\n| a |\n|---|\n| b |\n")
+    assert section(tmp_path / "README.md", "A") == "<p>Kept.</p>\n"
+
+
 def test_a_name_becomes_the_stem_of_a_file(readme: Path) -> None:
     assert list(files(readme, "The files", "<red otter>")) == ["file", "redotter.pt"]
