@@ -89,8 +89,13 @@ class Loop:
             with torch.no_grad():
                 table[others] = before[others]
 
-        self.encode, self.restore = lambda count: encoder(ids.repeat(count, 1))[0], restore
+        self._read_by(encoder, ids)
+        self.restore = restore
         return [table]
+
+    def _read_by(self, encoder: Any, ids: Tensor) -> None:
+        """Encode texts with the tokens ``ids`` [1, 77] at each step."""
+        self.encode = lambda count: encoder(ids.repeat(count, 1))[0]
 
     def step(self) -> float:
         """A step of training; returns its loss."""
@@ -145,8 +150,7 @@ class Script(Loop):
     def __init__(self, method: str, inputs: Inputs, model: Model, size: int, rank: int, vae: Any, side: int) -> None:
         super().__init__(method, inputs, model, size, rank=rank)
         self.vae, self.side = vae.requires_grad_(False), side
-        encoder, ids = model.encoder.requires_grad_(False), torch.arange(77)[None]
-        self.encode = lambda count: encoder(ids.repeat(count, 1))[0]
+        self._read_by(model.encoder.requires_grad_(False), torch.arange(77)[None])
 
     def _latents(self, mean: Tensor, logvar: Tensor) -> Tensor:
         pictures = torch.randn(len(mean), 3, self.side, self.side, dtype=self.vae.dtype)

@@ -52,8 +52,7 @@ from tests.tiny import build_tiny
 
 @pytest.fixture
 def project(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    make_project(tmp_path, tiny_base, "lora", alpha=4.0)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(make_project(tmp_path, tiny_base, "lora", alpha=4.0))
     return tmp_path
 
 
@@ -502,8 +501,7 @@ def test_what_this_machine_cannot_run_is_refused_before_the_base_is_looked_at(
 def test_a_method_that_reads_one_chunk_of_a_text_is_refused_where_texts_have_several(
     tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_project(tmp_path, tiny_base, "null_text_inversion")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(make_project(tmp_path, tiny_base, "null_text_inversion"))
     change(tmp_path / "params.yaml", text={"chunks": 2, "rule": "a1111", "emphasis": "none"})
     with pytest.raises(ParamsError, match="this method reads 75 tokens without weights"):
         build("null_text_inversion")
@@ -518,8 +516,7 @@ def test_a_base_that_is_missing_is_named(project: Path) -> None:
 def test_a_method_that_names_no_captions_needs_none_and_previews_can_be_left_out(
     tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_project(tmp_path, tiny_base, "dream_artist")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(make_project(tmp_path, tiny_base, "dream_artist"))
     own = tmp_path / "pipelines/dream_artist/params.yaml"
     blocks = {side: read_yaml(own)[side] | {"vectors": count} for side, count in (("positive", 2), ("negative", 3))}
     word_alone = {"templates": ["[name]"], "reads": "prepared"}
@@ -535,8 +532,7 @@ def test_a_method_that_names_no_captions_needs_none_and_previews_can_be_left_out
 def test_a_method_that_trains_nothing_reads_the_pictures_and_leaves_its_artifact_alone(
     tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_project(tmp_path, tiny_base, "aesthetic_gradient", clip="models/tiny/clip")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(make_project(tmp_path, tiny_base, "aesthetic_gradient", clip="models/tiny/clip"))
     for folder in ("latents", "texts"):
         shutil.rmtree(tmp_path / "data/concept" / folder)
     change(tmp_path / "pipelines/aesthetic_gradient/params.yaml", set="concept")

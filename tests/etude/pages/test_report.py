@@ -1,4 +1,4 @@
-"""Which methods stand in one table of the report, and what the table has of each."""
+"""Which methods share a table of the report, and what the table says of each."""
 
 from __future__ import annotations
 
